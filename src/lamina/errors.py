@@ -1,0 +1,100 @@
+"""The error tree (floor 0).
+
+Every failure that lamina foresees is a ``LaminaError``. Its message is one line that names the offending
+thing (reference, digest, path) and, as ``hint``, what to do about it. ``exit_code`` is what the command line
+ends with; the table stands in ``docs/exit-codes.md``.
+"""
+
+from __future__ import annotations
+
+
+class LaminaError(Exception):
+    """Base of all foreseen failures."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(LaminaError):
+    """The caller asked for something that can't be meant: a bad reference, flag, platform or range."""
+
+    exit_code = 2
+
+
+class NotFound(LaminaError):
+    """Something that was named is not there: an image, a path in an image, a blob."""
+
+    exit_code = 3
+
+
+class ReferenceNotFound(NotFound):
+    """No image has this name here."""
+
+
+class BlobNotFound(NotFound):
+    """No blob with this digest here."""
+
+
+class PathNotFound(NotFound):
+    """The union has no such path."""
+
+
+class InvalidContent(LaminaError):
+    """Bytes from outside break their format, their digest, their size or a limit."""
+
+    exit_code = 4
+
+
+class DigestMismatch(InvalidContent):
+    """The bytes are not those that the digest promises."""
+
+
+class SizeMismatch(InvalidContent):
+    """There are more or fewer bytes than the descriptor promises."""
+
+
+class InvalidDocument(InvalidContent):
+    """A manifest, index, config or layout file breaks its specification."""
+
+
+class InvalidLayer(InvalidContent):
+    """A layer's archive is malformed or hostile."""
+
+
+class LimitExceeded(InvalidContent):
+    """Input asks for more than the limits allow (bombs, huge headers, too many entries)."""
+
+
+class Conflict(LaminaError):
+    """What is there stands in the way: in use, exists already, has dependants."""
+
+    exit_code = 5
+
+
+class SystemFailure(LaminaError):
+    """The operating system refused: no rights, disk full, input/output error."""
+
+    exit_code = 6
+
+
+class StoreDamaged(SystemFailure):
+    """The store's own files are not what lamina wrote."""
+
+
+class Unsupported(LaminaError):
+    """Known but not done here: an algorithm, a media type, a transport, a platform without the feature."""
+
+    exit_code = 7
+
+
+class Cancelled(LaminaError):
+    """The caller (or Ctrl-C) stopped the operation."""
+
+    exit_code = 130

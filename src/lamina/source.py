@@ -1,0 +1,199 @@
+"""Protocols of everything that holds images, and the plain values that pass between floors (floor 5).
+
+A place (the store, an OCI layout, an archive, later a registry) implements some of ``Reader``, ``Writer``,
+``Deleter``, ``Lister``, in files named after the operation family. A blob is a descriptor and a way to open it.
+Nothing here touches a disk or a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+
+from lamina.errors import UsageError
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import History, ImageConfig, chain_ids
+from lamina.spec.manifest import Manifest
+
+if TYPE_CHECKING:
+    from lamina.layer.index import LayerIndex
+    from lamina.union.tree import Tree
+
+
+class Stream(Protocol):
+    """Bytes to be read once, front to back."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
+
+
+class Blob(Protocol):
+    """A content-addressed blob: what it is, and how to get at its bytes (not verified: the writer does that)."""
+
+    @property
+    def descriptor(self) -> Descriptor: ...
+
+    def open(self, start: int = 0, end: int | None = None) -> Stream:
+        """The bytes from ``start`` up to ``end`` (exclusive; None: to the end). Raises BlobNotFound."""
+        ...
+
+
+class Reader(Protocol):
+    """A place that images can be read from. ``location`` names it in messages."""
+
+    @property
+    def location(self) -> str: ...
+
+    def resolve(self, name: str) -> Descriptor:
+        """The manifest or index that ``name`` stands for; "" is the only image there. Raises ReferenceNotFound."""
+        ...
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """The document's bytes, verified against the descriptor. Raises BlobNotFound, InvalidContent."""
+        ...
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        """Raises BlobNotFound (at the latest when the blob is opened)."""
+        ...
+
+
+class Writer(Protocol):
+    """A place that images can be written to."""
+
+    @property
+    def location(self) -> str: ...
+
+    def session(self, purpose: str) -> AbstractContextManager[None]:
+        """Everything is written inside one session: it keeps gc away from what is not tagged yet, and closes
+        what has an end (an archive). Leaving it with an exception leaves nothing half-written visible."""
+        ...
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there, whole, and need not be put (the session then protects it)."""
+        ...
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        *,
+        diff_id: Digest | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> None:
+        """Copy and verify: size, digest and, where ``diff_id`` is given, the uncompressed bytes' digest.
+        Raises InvalidContent and leaves nothing where they don't agree."""
+        ...
+
+    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
+        """Verify and write a manifest or an index. What it names must be there before (an index may be sparse)."""
+        ...
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """Let ``name`` point to the manifest or index; "" lists it without a name."""
+        ...
+
+
+class Deleter(Protocol):
+    """A place that images can be removed from."""
+
+    def untag(self, name: str) -> Descriptor:
+        """Remove the name; what it pointed to stays. Raises ReferenceNotFound."""
+        ...
+
+    def delete(self, descriptor: Descriptor) -> None:
+        """Remove the manifest or index and all names of it. Raises BlobNotFound."""
+        ...
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """A place that can say what it holds."""
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        """Each name with what it points to; "" for an image without a name."""
+        ...
+
+
+class LayerHandle(Protocol):
+    """One layer as a place offers it: its index, and its uncompressed tar."""
+
+    @property
+    def descriptor(self) -> Descriptor: ...
+
+    @property
+    def diff_id(self) -> Digest: ...
+
+    def index(self) -> LayerIndex: ...
+
+    def open(self, start: int = 0, end: int | None = None) -> Stream:
+        """Bytes of the uncompressed tar."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stack:
+    """An image, or a range of its layers, ready to be looked into: what ``view``, ``edit`` and ``insight`` take.
+
+    ``layers`` are bottom first; ``first`` is the number (from 1) that ``layers[0]`` has in the whole image;
+    ``steps`` holds, for each layer, the build step that made it where the history says so.
+    """
+
+    name: str
+    manifest: Manifest
+    config: ImageConfig
+    layers: tuple[LayerHandle, ...]
+    steps: tuple[History | None, ...] = ()
+    first: int = 1
+    _cache: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def diff_ids(self) -> tuple[Digest, ...]:
+        return tuple(layer.diff_id for layer in self.layers)
+
+    @cached_property
+    def chain_ids(self) -> tuple[Digest, ...]:
+        """image-spec config.md, "Layer ChainID"; of these layers alone where the stack is a range."""
+        return chain_ids(self.diff_ids)
+
+    def slice(self, low: int, high: int | None) -> Stack:
+        """Layers ``low`` to ``high``, both counted from 1 at the bottom. Raises UsageError out of range."""
+        top = self.first + len(self.layers) - 1
+        high = top if high is None else high
+        if high > top or low < self.first or low > high + 1:
+            raise UsageError(
+                f"{self.name} has layers {self.first} to {top}, not {low} to {high}",
+                hint="layers are counted from 1 at the bottom; see `lamina layers`",
+            )
+        cut = slice(low - self.first, high - self.first + 1)
+        return replace(self, layers=self.layers[cut], steps=self.steps[cut], first=low, _cache={})
+
+    def tree(self) -> Tree:
+        """The union of the layers, merged on first need."""
+        tree = self._cache.get("tree")
+        if tree is None:
+            from lamina.union.merge import merge
+
+            tree = self._cache["tree"] = merge([layer.index() for layer in self.layers])
+        return tree  # type: ignore[return-value]
+
+    def open_file(self, node: int) -> Stream:
+        """The content of the union's regular file ``node``. Sparse members are given whole, holes as zeros."""
+        from lamina.layer.content import open_content
+
+        tree = self.tree()
+        layer, row = tree.content(node)
+        return open_content(self.layers[layer].index(), row, self.layers[layer].open)

@@ -1,0 +1,77 @@
+"""Digests (image-spec descriptor.md, "Digests"): the one place that parses, computes and compares them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from lamina.errors import UsageError, Unsupported
+
+# algorithm ::= component (separator component)*; encoded ::= [a-zA-Z0-9=_-]+
+_GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
+_HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
+_HEX = re.compile(r"[0-9a-f]+")
+CANONICAL = "sha256"
+
+
+class Hasher(Protocol):
+    """What ``hashlib`` objects offer."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """``algorithm:encoded``. Registered algorithms are checked for length and lower case; unknown ones that fit
+    the grammar are carried, but ``hasher`` refuses them."""
+
+    algorithm: str
+    encoded: str
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Raises UsageError where ``text`` is not a digest."""
+        if not isinstance(text, str) or len(text) > 512 or not _GRAMMAR.fullmatch(text):
+            raise UsageError(f"not a digest: {text!r:.200}", hint="expected like sha256:<64 hex digits>")
+        algorithm, encoded = text.split(":", 1)
+        length = _HEX_LENGTH.get(algorithm)
+        if length is not None and (len(encoded) != length or not _HEX.fullmatch(encoded)):
+            raise UsageError(f"not a {algorithm} digest: {text!r:.200}", hint=f"expected {length} lower-case hex digits")
+        return cls(algorithm, encoded)
+
+    @classmethod
+    def of(cls, data: bytes | bytearray | memoryview, algorithm: str = CANONICAL) -> Digest:
+        """The digest of these bytes."""
+        hasher = new_hasher(algorithm)
+        hasher.update(data)
+        return cls(algorithm, hasher.hexdigest())
+
+    @property
+    def supported(self) -> bool:
+        """Whether this machine can verify it."""
+        return self.algorithm in _HEX_LENGTH
+
+    def hasher(self) -> Hasher:
+        """A fresh hash object of this algorithm. Raises Unsupported for one that can't be verified here."""
+        return new_hasher(self.algorithm)
+
+    @property
+    def short(self) -> str:
+        """The first twelve digits, as docker shows an ID."""
+        return self.encoded[:12]
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.encoded}"
+
+
+def new_hasher(algorithm: str = CANONICAL) -> Hasher:
+    """Raises Unsupported for an algorithm that can't be computed here."""
+    if algorithm not in _HEX_LENGTH:
+        raise Unsupported(
+            f"digest algorithm {algorithm!r:.60} can't be verified", hint="known: " + ", ".join(sorted(_HEX_LENGTH))
+        )
+    return hashlib.new(algorithm, usedforsecurity=True)
