@@ -1,1 +1,5 @@
-"""TODO(room)."""
+"""The command line (floor 9)."""
+
+
+def main() -> None:
+    raise SystemExit(0)

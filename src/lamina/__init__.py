@@ -1,0 +1,1 @@
+"""lamina: container images as a stack of immutable layers seen as one filesystem."""
