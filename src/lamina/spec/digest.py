@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from lamina.errors import UsageError, Unsupported
+from lamina.errors import Unsupported, UsageError
 
 # algorithm ::= component (separator component)*; encoded ::= [a-zA-Z0-9=_-]+
 _GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
@@ -40,7 +40,9 @@ class Digest:
         algorithm, encoded = text.split(":", 1)
         length = _HEX_LENGTH.get(algorithm)
         if length is not None and (len(encoded) != length or not _HEX.fullmatch(encoded)):
-            raise UsageError(f"not a {algorithm} digest: {text!r:.200}", hint=f"expected {length} lower-case hex digits")
+            raise UsageError(
+                f"not a {algorithm} digest: {text!r:.200}", hint=f"expected {length} lower-case hex digits"
+            )
         return cls(algorithm, encoded)
 
     @classmethod

@@ -1,0 +1,375 @@
+"""The columnar index of one layer: all its entries in archive order, in one buffer that can be mapped.
+
+Fixed-width columns (54 bytes an entry), a heap of base names, a table of directories (parent and name, so that a
+path's directory is stored once), a heap of link targets, sparse maps and xattrs. Built in one pass while the layer
+streams by; an ``Entry`` is made only on access. The file is derived data in this machine's byte order: whatever
+does not check out is ``StoreDamaged`` and made again from the blob.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+
+from lamina.errors import LimitExceeded, StoreDamaged
+from lamina.layer.entry import Entry, Kind
+
+VERSION = 1
+MAX_ENTRIES = 4_000_000
+MAX_HEAP = 1 << 30  # bytes of names, of links and xattrs together
+
+_MAGIC = b"LAMINDEX"
+_ORDER = 0x01020304
+_HEADER = struct.Struct(
+    "=8sIIQQQQQI4x"
+)  # magic, order, version, rows, directories, tar size, content size, file size, crc
+_SECTION = struct.Struct("=QQ")
+_ROW_COLUMNS = (
+    ("kind", "B"),
+    ("flags", "B"),
+    ("mode", "H"),
+    ("uid", "I"),
+    ("gid", "I"),
+    ("size", "Q"),
+    ("offset", "Q"),
+    ("mtime", "q"),
+    ("nsec", "I"),
+    ("directory", "I"),
+    ("link_at", "I"),
+    ("xattr_at", "I"),
+)
+_OTHER_COLUMNS = (("name_at", "I"), ("dir_parent", "I"), ("dir_name_at", "I"))
+_HEAPS = ("names", "dir_names", "heap", "notes")
+_SECTIONS = len(_ROW_COLUMNS) + len(_OTHER_COLUMNS) + len(_HEAPS)
+_BODY = _HEADER.size + _SECTIONS * _SECTION.size + (-(_HEADER.size + _SECTIONS * _SECTION.size) % 8)
+_BATCH = 4096
+
+FLAG_SPARSE = 1  # the link heap holds this file's segments instead of a target
+
+Row = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+
+
+class IndexBuilder:
+    """Takes entries in archive order; ``finish`` gives the index."""
+
+    def __init__(self) -> None:
+        self._columns = [array(code) for _, code in _ROW_COLUMNS]
+        self._batch: list[Row] = []
+        self._names: list[bytes] = []
+        self._name_heap = bytearray()
+        self._name_at = array("I", [0])
+        self._directories: dict[bytes, int] = {b"": 0}
+        self._dir_parent = array("I", [0])
+        self._dir_names = bytearray()
+        self._dir_name_at = array("I", [0, 0])
+        self._heap = bytearray(1)  # position 0 means "nothing"
+        self._xattr_positions: dict[bytes, int] = {}
+        self._notes: dict[str, None] = {}
+        self._rows = 0
+        self._content = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def directory(self, path: bytes) -> int:
+        """The id of the directory with this normalised path, made (with its parents) where it is new."""
+        known = self._directories.get(path)
+        if known is not None:
+            return known
+        missing = []
+        while known is None:
+            parent, _, name = path.rpartition(b"/")
+            missing.append((path, name))
+            path = parent
+            known = self._directories.get(path)
+        for path, name in reversed(missing):
+            self._dir_parent.append(known)
+            self._dir_names += name
+            self._dir_name_at.append(len(self._dir_names))
+            known = len(self._directories)
+            self._directories[path] = known
+        if known > MAX_ENTRIES or len(self._dir_names) > MAX_HEAP:
+            raise LimitExceeded(f"the layer names more than {MAX_ENTRIES} directories", hint="refused as a bomb")
+        return known
+
+    def note(self, text: str) -> None:
+        """A warning that belongs to the layer, kept once."""
+        if len(self._notes) < 100:
+            self._notes[text] = None
+
+    def add(
+        self,
+        path: bytes,
+        kind: int,
+        mode: int = 0,
+        uid: int = 0,
+        gid: int = 0,
+        size: int = 0,
+        offset: int = 0,
+        mtime: int = 0,
+        nsec: int = 0,
+        link: bytes = b"",
+        xattrs: Mapping[bytes, bytes] | None = None,
+        sparse: Iterable[tuple[int, int]] | None = None,
+    ) -> None:
+        """One entry. ``path`` and ``link`` are normalised already; ``mtime`` in seconds; ``offset`` is that of the
+        content, or ``major << 32 | minor`` of a device. For OPAQUE, ``path`` is the directory itself."""
+        if kind == Kind.OPAQUE:
+            directory, name = self.directory(path), b""
+        else:
+            parent, _, name = path.rpartition(b"/")
+            directory = self._directories.get(parent, -1)
+            if directory < 0:
+                directory = self.directory(parent)
+        flags = link_at = xattr_at = 0
+        if sparse is not None:
+            flags = FLAG_SPARSE
+            link_at = self._store(array("Q", [part for segment in sparse for part in segment]).tobytes())
+        elif link:
+            link_at = self._store(link)
+        if xattrs:
+            packed = _pack_xattrs(xattrs)
+            xattr_at = self._xattr_positions.get(packed, 0)
+            if not xattr_at:
+                xattr_at = self._store(packed)
+                if len(self._xattr_positions) < 65536:
+                    self._xattr_positions[packed] = xattr_at
+        if kind == Kind.FILE:
+            self._content += size
+        self._names.append(name)
+        self._batch.append((kind, flags, mode, uid, gid, size, offset, mtime, nsec, directory, link_at, xattr_at))
+        self._rows += 1
+        if len(self._batch) >= _BATCH:
+            self._flush()
+
+    def _store(self, data: bytes) -> int:
+        position = len(self._heap)
+        if position + len(data) + 4 > MAX_HEAP:
+            raise LimitExceeded("the layer's links and xattrs exceed 1 GiB", hint="refused as a bomb")
+        self._heap += len(data).to_bytes(4, "little")
+        self._heap += data
+        return position
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        for column, values in zip(self._columns, zip(*self._batch, strict=True), strict=True):
+            column.extend(values)
+        position = len(self._name_heap)
+        at = self._name_at
+        for name in self._names:
+            position += len(name)
+            at.append(position)
+        self._name_heap += b"".join(self._names)
+        self._batch.clear()
+        self._names.clear()
+        if self._rows > MAX_ENTRIES or position > MAX_HEAP:
+            raise LimitExceeded(f"the layer has more than {MAX_ENTRIES} entries", hint="refused as a bomb")
+
+    def finish(self, tar_size: int) -> LayerIndex:
+        """The index, in memory. ``tar_size`` is that of the whole uncompressed archive, in bytes."""
+        return LayerIndex(b"".join(self.chunks(tar_size)))
+
+    def chunks(self, tar_size: int) -> list[memoryview]:
+        """What an index file holds, in pieces that share the builder's memory: write them, then drop the builder."""
+        self._flush()
+        notes = "\n".join(self._notes).encode("utf-8", "backslashreplace")
+        parts = [
+            *map(memoryview, self._columns),
+            memoryview(self._name_at),
+            memoryview(self._dir_parent),
+            memoryview(self._dir_name_at),
+            *map(memoryview, (self._name_heap, self._dir_names, self._heap, notes)),
+        ]
+        pieces, table, position = [], [], _BODY
+        for part in parts:
+            raw = part.cast("B") if part.nbytes else part[:0]
+            padding = -len(raw) % 8
+            table.append(_SECTION.pack(position, len(raw)))
+            pieces += [raw, memoryview(bytes(padding))]
+            position += len(raw) + padding
+        pieces.insert(0, memoryview(b"".join(table).ljust(_BODY - _HEADER.size, b"\0")))
+        crc = 0
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+        header = _HEADER.pack(
+            _MAGIC, _ORDER, VERSION, self._rows, len(self._dir_parent), tar_size, self._content, position, crc
+        )
+        return [memoryview(header), *pieces]
+
+
+class LayerIndex:
+    """All entries of one layer. The column attributes are memoryviews with one value a row, in archive order."""
+
+    kind: memoryview
+    flags: memoryview
+    mode: memoryview
+    uid: memoryview
+    gid: memoryview
+    size: memoryview
+    offset: memoryview
+    mtime: memoryview
+    nsec: memoryview
+    directory: memoryview
+    link_at: memoryview
+    xattr_at: memoryview
+    name_at: memoryview
+    dir_parent: memoryview
+    dir_name_at: memoryview
+
+    def __init__(self, buffer: bytes | bytearray | mmap.mmap, what: str = "layer index") -> None:
+        """Raises StoreDamaged where the buffer is not a whole index of this version."""
+        self._buffer = buffer
+        view = memoryview(buffer)
+        if len(view) < _BODY:
+            raise _damaged(what)
+        magic, order, version, rows, directories, tar_size, content, size, crc = _HEADER.unpack_from(view)
+        if magic != _MAGIC or order != _ORDER or version != VERSION or size != len(view):
+            raise _damaged(what)
+        if zlib.crc32(view[_HEADER.size :]) != crc:
+            raise _damaged(what)
+        self._rows: int = rows
+        self._directories: int = directories
+        self.tar_size: int = tar_size
+        self.content_size: int = content
+        parts = [
+            view[at : at + length]
+            for at, length in (
+                _SECTION.unpack_from(view, _HEADER.size + number * _SECTION.size) for number in range(_SECTIONS)
+            )
+        ]
+        for number, (name, code) in enumerate(_ROW_COLUMNS + _OTHER_COLUMNS):
+            setattr(self, name, parts[number].cast(code))  # type: ignore[call-overload]
+        self._names, self._dir_names, self._heap, notes = parts[-4:]
+        self.warnings: tuple[str, ...] = tuple(bytes(notes).decode().split("\n")) if len(notes) else ()
+
+    @classmethod
+    def load(cls, path: str) -> LayerIndex:
+        """Map an index file. Raises StoreDamaged; OSError where it can't be opened."""
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        try:
+            if os.fstat(descriptor).st_size < _HEADER.size:
+                raise _damaged(path)
+            mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        return cls(mapped, path)
+
+    @property
+    def buffer(self) -> bytes | bytearray | mmap.mmap:
+        """What an index file holds."""
+        return self._buffer
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.entry, range(self._rows))
+
+    def basename(self, row: int) -> bytes:
+        return bytes(self._names[self.name_at[row] : self.name_at[row + 1]])
+
+    def basenames(self) -> list[bytes]:
+        """The base names of all rows at once (about 100 bytes of memory each: for one merge, not to keep)."""
+        heap, at = bytes(self._names), self.name_at.tolist()
+        return [heap[start:end] for start, end in itertools.pairwise(at)]
+
+    @property
+    def directory_count(self) -> int:
+        """How many directories the entries lie in, the root (number 0) included. Parents have lower numbers."""
+        return self._directories
+
+    def directory_parent(self, number: int) -> int:
+        parent: int = self.dir_parent[number]
+        return parent
+
+    def directory_name(self, number: int) -> bytes:
+        return bytes(self._dir_names[self.dir_name_at[number] : self.dir_name_at[number + 1]])
+
+    def directory_path(self, number: int) -> bytes:
+        names = []
+        while number:
+            names.append(self.directory_name(number))
+            number = self.dir_parent[number]
+        return b"/".join(reversed(names))
+
+    def path(self, row: int) -> bytes:
+        """The entry's path; for an OPAQUE that of its directory."""
+        parent = self.directory_path(self.directory[row])
+        name = self.basename(row)
+        return parent + b"/" + name if parent and name else parent or name
+
+    def link(self, row: int) -> bytes:
+        """A symlink's target, or a hardlink's; empty for everything else."""
+        if self.flags[row] & FLAG_SPARSE:
+            return b""
+        return self._fetch(self.link_at[row])
+
+    def sparse(self, row: int) -> tuple[tuple[int, int], ...] | None:
+        """The data segments (offset in the file, length) of a sparse file, else None."""
+        if not self.flags[row] & FLAG_SPARSE:
+            return None
+        numbers = array("Q", self._fetch(self.link_at[row]))
+        return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+    def xattrs(self, row: int) -> dict[bytes, bytes]:
+        return _unpack_xattrs(self._fetch(self.xattr_at[row]))
+
+    def rdev(self, row: int) -> tuple[int, int]:
+        """(major, minor) of a device, (0, 0) of everything else."""
+        if self.kind[row] not in (Kind.CHAR, Kind.BLOCK):
+            return (0, 0)
+        both: int = self.offset[row]
+        return both >> 32, both & 0xFFFFFFFF
+
+    def entry(self, row: int) -> Entry:
+        kind = Kind(self.kind[row])
+        return Entry(
+            path=self.path(row),
+            kind=kind,
+            mode=self.mode[row],
+            uid=self.uid[row],
+            gid=self.gid[row],
+            size=self.size[row],
+            mtime=self.mtime[row] * 1_000_000_000 + self.nsec[row],
+            link=self.link(row),
+            xattrs=self.xattrs(row),
+            rdev=self.rdev(row),
+            offset=self.offset[row] if kind == Kind.FILE else 0,
+            sparse=self.sparse(row),
+        )
+
+    def _fetch(self, position: int) -> bytes:
+        if not position:
+            return b""
+        length = int.from_bytes(self._heap[position : position + 4], "little")
+        return bytes(self._heap[position + 4 : position + 4 + length])
+
+
+def _pack_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes:
+    return b"".join(
+        struct.pack("<II", len(name), len(value)) + name + value for name, value in sorted(xattrs.items())
+    )
+
+
+def _unpack_xattrs(packed: bytes) -> dict[bytes, bytes]:
+    found, position = {}, 0
+    while position < len(packed):
+        name_length, value_length = struct.unpack_from("<II", packed, position)
+        position += 8
+        name = packed[position : position + name_length]
+        position += name_length
+        found[name] = packed[position : position + value_length]
+        position += value_length
+    return found
+
+
+def _damaged(what: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"{what} is not a whole index of version {VERSION}", hint="`lamina fsck --repair` makes it again"
+    )
