@@ -1,0 +1,173 @@
+"""Descriptors (image-spec descriptor.md): what a blob is, how large, and by which digest it is found."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lamina.errors import DigestMismatch, InvalidDocument, SizeMismatch, UsageError
+from lamina.spec.digest import Digest
+from lamina.spec.json import kind_of, refuse_twins
+from lamina.spec.platform import Platform
+
+KNOWN_KEYS = frozenset({"mediaType", "digest", "size", "annotations", "platform", "urls", "data", "artifactType"})
+MAX_SIZE = 2**63 - 1
+
+# RFC 6838 says less; what is refused here is what could forge a header or a terminal's line
+_MEDIA_TYPE = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """``size`` in bytes. ``raw`` is the object that it was read from, so that unknown fields survive."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    platform: Platform | None = None
+    urls: tuple[str, ...] = ()
+    data: bytes | None = None
+    artifact_type: str | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, media_type: str, data: bytes, algorithm: str = "sha256") -> Descriptor:
+        """The descriptor of these bytes."""
+        return cls(media_type, Digest.of(data, algorithm), len(data))
+
+    @classmethod
+    def from_json(cls, value: object, what: str) -> Descriptor:
+        """Raises InvalidDocument that names ``what`` and the field; null counts as absent. Inline ``data`` is
+        verified (DigestMismatch, SizeMismatch), and left out where its algorithm is unknown here."""
+        if type(value) is not dict:
+            raise _invalid(what, "descriptor", "an object", value)
+        if not value.keys() <= KNOWN_KEYS:
+            refuse_twins(value, KNOWN_KEYS, what)
+        size = value.get("size")
+        if type(size) is not int or not 0 <= size <= MAX_SIZE:
+            shown = size if type(size) is int else kind_of(size)
+            raise InvalidDocument(f"{what}: size must be 0 or more bytes, not {shown}", hint=_HINT)
+        descriptor = cls(
+            _media_type(value, "mediaType", what),
+            _digest(value.get("digest"), what),
+            size,
+            string_map(value.get("annotations"), f"{what}: annotations"),
+            _platform(value, what),
+            _urls(value.get("urls"), what),
+            None,
+            None if value.get("artifactType") is None else _media_type(value, "artifactType", what),
+            value,
+        )
+        encoded = value.get("data")
+        if encoded is None or not descriptor.digest.supported:
+            return descriptor
+        return replace(descriptor, data=_inline(encoded, descriptor, what))
+
+    def to_json(self) -> dict[str, Any]:
+        """``raw`` with this descriptor's fields over it. Fields that say the same stay as they were written."""
+        value = dict(self.raw)
+        value["mediaType"] = self.media_type
+        value["digest"] = str(self.digest)
+        value["size"] = self.size
+        _override(value, "annotations", dict(self.annotations))
+        _override(value, "urls", list(self.urls))
+        _override(value, "artifactType", self.artifact_type)
+        if _platform(value, "descriptor") != self.platform:
+            _override(value, "platform", self.platform and self.platform.to_json())
+        if self.data is not None:
+            value["data"] = binascii.b2a_base64(self.data, newline=False).decode("ascii")
+        return value
+
+    def with_annotations(self, annotations: Mapping[str, str | None]) -> Descriptor:
+        """These added or changed; those with None removed."""
+        merged: dict[str, str | None] = {**self.annotations, **annotations}
+        return replace(self, annotations={key: text for key, text in merged.items() if text is not None})
+
+    def check(self, data: bytes) -> None:
+        """Raises SizeMismatch or DigestMismatch where these are not the bytes; Unsupported for an algorithm
+        that can't be computed here. The size first: it costs nothing."""
+        if len(data) != self.size:
+            raise SizeMismatch(
+                f"{self.digest} has {len(data)} bytes instead of {self.size}", hint="fetch it again from its source"
+            )
+        actual = Digest.of(data, self.digest.algorithm)
+        if actual != self.digest:
+            raise DigestMismatch(
+                f"content of {self.digest} has digest {actual}", hint="fetch it again from its source"
+            )
+
+
+_HINT = "the document breaks its specification; ask whoever made it"
+
+
+def string_map(value: object, what: str) -> dict[str, str]:
+    """A map of strings to strings ({} for null). Raises InvalidDocument."""
+    if value is None:
+        return {}
+    if type(value) is not dict:
+        raise InvalidDocument(f"{what} must be an object, not {kind_of(value)}", hint=_HINT)
+    for key, text in value.items():
+        if type(text) is not str:
+            raise InvalidDocument(f"{what}: {key!r:.100} must be a string, not {kind_of(text)}", hint=_HINT)
+    return value
+
+
+def _media_type(value: Mapping[str, Any], key: str, what: str) -> str:
+    text = value.get(key)
+    if type(text) is not str:
+        raise _invalid(what, key, "a string", text)
+    if not _MEDIA_TYPE.fullmatch(text):
+        raise InvalidDocument(f"{what}: {key} {text!r:.100} is no media type", hint=_HINT)
+    return text
+
+
+def _digest(text: object, what: str) -> Digest:
+    if type(text) is not str:
+        raise _invalid(what, "digest", "a string", text)
+    try:
+        return Digest.parse(text)
+    except UsageError as error:
+        raise InvalidDocument(f"{what}: {error.message}", hint=error.hint) from error
+
+
+def _platform(value: Mapping[str, Any], what: str) -> Platform | None:
+    """None also for the empty platform that Go writes where there is none."""
+    stated = value.get("platform")
+    if stated is None:
+        return None
+    platform = Platform.from_json(stated, what)
+    return platform if platform.os or platform.architecture else None
+
+
+def _urls(value: object, what: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if type(value) is not list or not all(type(url) is str for url in value):
+        raise _invalid(what, "urls", "a list of strings", value)
+    return tuple(value)
+
+
+def _inline(encoded: object, descriptor: Descriptor, what: str) -> bytes:
+    if type(encoded) is not str:
+        raise _invalid(what, "data", "a string", encoded)
+    try:
+        data = binascii.a2b_base64(encoded, strict_mode=True)
+    except ValueError as error:
+        raise InvalidDocument(f"{what}: data is not base64: {error}", hint=_HINT) from error
+    descriptor.check(data)
+    return data
+
+
+def _override(value: dict[str, Any], key: str, new: Any) -> None:
+    if new:
+        value[key] = new
+    elif value.get(key):
+        del value[key]
+
+
+def _invalid(what: str, name: str, wanted: str, found: object) -> InvalidDocument:
+    return InvalidDocument(f"{what}: {name} must be {wanted}, not {kind_of(found)}", hint=_HINT)

@@ -1,0 +1,151 @@
+"""The one reader and writer of JSON documents from outside (manifests, indexes, configs, layout files).
+
+Two parsers that read one document differently are how a signed image becomes another one, so everything that
+parsers are known to disagree about is refused: duplicate keys, keys that equal a known one but for case (Go's
+decoder takes them for it), bytes that are not UTF-8, numbers beyond 64 bits, NaN, deep nesting.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from lamina.errors import InvalidDocument, LimitExceeded
+
+MAX_DOCUMENT = 4 * 1024 * 1024
+"""Bytes. Registries must accept manifests up to this size (distribution-spec, "Pushing Manifests")."""
+
+MAX_DEPTH = 32
+_INT_LIMIT = 2**63
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class _Refused(Exception):
+    """Raised inside the decoder's hooks; ``load`` turns it into InvalidDocument."""
+
+
+def load(data: bytes, what: str, *, known: frozenset[str] = frozenset(), limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+    """Decode a JSON object. ``what`` names the document in messages; ``known`` are the top-level keys whose
+    case twins are refused; ``limit`` is the size in bytes that is still accepted.
+
+    Raises InvalidDocument (LimitExceeded where it is too large).
+    """
+    if len(data) > limit:
+        raise LimitExceeded(
+            f"{what} is too large: {len(data)} bytes, the limit is {limit}",
+            hint="no tool should make such a document; ask whoever made it",
+        )
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        _refuse(what, "it starts with a byte order mark")
+    try:
+        text = str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        _refuse(what, f"byte {error.start} is not UTF-8", error)
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        _refuse(what, f"{error.msg}, line {error.lineno} column {error.colno}", error)
+    except _Refused as error:
+        _refuse(what, str(error), error)
+    except (RecursionError, MemoryError) as error:
+        _refuse(what, f"it is nested deeper than {MAX_DEPTH} levels", error)
+    if type(value) is not dict:
+        _refuse(what, f"expected an object, found {kind_of(value)}")
+    _check_depth(value, what)
+    if _SURROGATE_ESCAPE.search(data):
+        try:
+            dump(value)
+        except InvalidDocument as error:
+            _refuse(what, "a string holds half a surrogate pair", error)
+    refuse_twins(value, known, what)
+    return value
+
+
+def dump(value: Mapping[str, Any]) -> bytes:
+    """Compact JSON in insertion order, UTF-8, nothing escaped that need not be: same value, same bytes.
+
+    Raises InvalidDocument for what JSON can't say: NaN, lone surrogates, values that are no JSON.
+    """
+    try:
+        return _ENCODER.encode(value).encode("utf-8")
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = "a string is not valid Unicode" if isinstance(error, UnicodeError) else str(error)
+        raise InvalidDocument(
+            f"can't be written as JSON: {reason}", hint="values must be valid text, numbers, lists or objects"
+        ) from error
+
+
+def refuse_twins(value: Iterable[str], known: frozenset[str], what: str) -> None:
+    """Raise InvalidDocument if one of the keys equals a known one but for case."""
+    strange = [key for key in value if key not in known]
+    if strange and known:
+        folded = {key.casefold(): key for key in known}
+        for key in strange:
+            # casefold, as Go does: the Kelvin sign and the long s count as k and s
+            twin = folded.get(key.casefold())
+            if twin is not None:
+                _refuse(what, f"key {key!r:.80} differs from {twin!r} only in case")
+
+
+def kind_of(value: object) -> str:
+    """What JSON calls the type of a decoded value, for messages."""
+    if value is None:
+        return "null"
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}.get(type(value), "a number")
+
+
+def _refuse(what: str, why: str, cause: BaseException | None = None) -> NoReturn:
+    raise InvalidDocument(
+        f"{what} is no valid document: {why}", hint="it was damaged or made to mislead; fetch it again"
+    ) from cause
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Refused(f"key {key!r:.80} occurs twice")
+            seen.add(key)
+    return result
+
+
+def _int(text: str) -> int:
+    # the length first: int() of a million digits is slow, and refused by Python with another error
+    if len(text) <= 20 and -_INT_LIMIT <= (number := int(text)) < _INT_LIMIT:
+        return number
+    raise _Refused(f"number {text[:24]} does not fit in 64 bits")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise _Refused(f"number {text[:24]} is too large")
+    return number
+
+
+def _constant(text: str) -> NoReturn:
+    raise _Refused(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_constant)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _check_depth(value: dict[str, Any], what: str) -> None:
+    """Level by level: no recursion, and wide documents cost one pass."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if type(container) is dict else container)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    _refuse(what, f"it is nested deeper than {MAX_DEPTH} levels")

@@ -1,0 +1,268 @@
+"""Manifests and indexes (image-spec manifest.md, image-index.md; docker v2 schema 2): typed views over raw bytes.
+
+What a document is taken for must never depend on who reads it (CVE-2021-41190): its shape, its ``mediaType``
+and the type that it was announced with have to agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from lamina.errors import InvalidDocument, LimitExceeded, NotFound, Unsupported, UsageError
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor, string_map
+from lamina.spec.json import MAX_DOCUMENT, dump, kind_of, load
+from lamina.spec.platform import Platform
+
+MAX_LAYERS = 10_000
+"""Far beyond what any kernel or tool can stack; bounds the work that one manifest can ask for."""
+
+ATTESTATION = "vnd.docker.reference.type"
+"""The annotation by which BuildKit marks an index entry as metadata of another entry."""
+
+_KNOWN = frozenset(
+    {"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations"}
+)
+_HINT = "the document breaks its specification; ask whoever made it"
+
+
+class Document:
+    """What a manifest and an index share. Immutable: don't change ``json``."""
+
+    def __init__(self, raw: bytes, value: dict[str, Any], media_type: str, what: str) -> None:
+        self.raw = raw
+        self.json = value
+        self.media_type = media_type
+        self.annotations = string_map(value.get("annotations"), f"{what}: annotations")
+        self.artifact_type = _optional_text(value, "artifactType", what)
+        subject = value.get("subject")
+        self.subject = None if subject is None else Descriptor.from_json(subject, f"{what}: subject")
+
+    @cached_property
+    def descriptor(self) -> Descriptor:
+        """Of the raw bytes, by sha256."""
+        return Descriptor.of(self.media_type, self.raw)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Document):
+            return NotImplemented
+        return (self.raw, self.media_type) == (other.raw, other.media_type)
+
+    def __hash__(self) -> int:
+        return hash((self.raw, self.media_type))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.descriptor.digest}>"
+
+
+class Manifest(Document):
+    """One image, or one artifact: ``layers`` are bottom first, and the same may stand there several times."""
+
+    def __init__(self, raw: bytes, value: dict[str, Any], media_type: str, what: str) -> None:
+        super().__init__(raw, value, media_type, what)
+        self.config = Descriptor.from_json(value.get("config"), f"{what}: config")
+        self.layers = _descriptors(value, "layers", what)
+        if len(self.layers) > MAX_LAYERS:
+            raise LimitExceeded(f"{what} has {len(self.layers)} layers, the limit is {MAX_LAYERS}", hint=_HINT)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the config is an image config and may be parsed; artifacts have others (manifest.md)."""
+        return mediatype.is_image_config(self.config.media_type)
+
+
+class Index(Document):
+    """A list of manifests, mostly one for each platform; entries may be indexes themselves."""
+
+    def __init__(self, raw: bytes, value: dict[str, Any], media_type: str, what: str) -> None:
+        super().__init__(raw, value, media_type, what)
+        self.manifests = _descriptors(value, "manifests", what)
+
+
+def parse(
+    raw: bytes, media_type: str | None = None, what: str = "manifest", *, limit: int = MAX_DOCUMENT
+) -> Manifest | Index:
+    """A manifest or an index from its bytes. ``media_type`` is what it was announced as (by a descriptor or a
+    Content-Type); ``limit`` in bytes.
+
+    Raises InvalidDocument (types or shape that don't agree, bad fields), Unsupported (schema 1, other types).
+    """
+    value = load(raw, what, known=_KNOWN, limit=limit)
+    announced = mediatype.essence(media_type) if media_type else None
+    stated = _optional_text(value, "mediaType", what)
+    _refuse_schema1(value, announced, stated, what)
+    version = value.get("schemaVersion")
+    if type(version) is not int or version != 2:
+        shown = version if type(version) is int else kind_of(version)
+        raise InvalidDocument(f"{what}: schemaVersion must be 2, not {shown}", hint=_HINT)
+    if announced and stated and announced != stated:
+        raise InvalidDocument(
+            f"{what} calls itself {stated!r:.100} but was announced as {announced!r:.100}",
+            hint="one of the two was changed to mislead; don't use it",
+        )
+    looks_like_index = value.get("manifests") is not None
+    looks_like_manifest = value.get("config") is not None or value.get("layers") is not None
+    if looks_like_index and looks_like_manifest:
+        raise InvalidDocument(
+            f"{what} is both an index (manifests) and a manifest (config, layers)",
+            hint="it was made to mislead; don't use it",
+        )
+    effective = announced or stated or (mediatype.OCI_INDEX if "manifests" in value else mediatype.OCI_MANIFEST)
+    if mediatype.is_index(effective):
+        if looks_like_manifest:
+            raise _shape(what, effective, "config or layers")
+        return Index(raw, value, effective, what)
+    if mediatype.is_manifest(effective):
+        if looks_like_index:
+            raise _shape(what, effective, "manifests")
+        return Manifest(raw, value, effective, what)
+    raise Unsupported(
+        f"{what} is of type {effective!r:.100}, which is no image manifest or index",
+        hint="lamina reads OCI manifests and indexes, and docker's version 2 schema 2",
+    )
+
+
+def select(index: Index, platform: Platform, what: str = "the index") -> Descriptor:
+    """The entry for ``platform``: for each of its candidates in turn the first entry that fits
+    (image-index.md). Attestations are skipped; an entry without a platform counts if it is the only one.
+    The result may be an index again.
+
+    Raises NotFound, which lists the platforms that are there.
+    """
+    entries = [entry for entry in index.manifests if is_selectable(entry)]
+    for candidate in platform.candidates():
+        for entry in entries:
+            if entry.platform is not None and candidate.accepts(entry.platform):
+                return entry
+    if len(entries) == 1 and entries[0].platform is None:
+        return entries[0]
+    there = dict.fromkeys(str(entry.platform or "unknown") for entry in entries)
+    listed = [name if name.isprintable() else repr(name) for name in list(there)[:20]]
+    raise NotFound(
+        f"{what} has no image for {platform}; it has: "
+        + (", ".join(listed) or "none")
+        + (", ..." if len(there) > 20 else ""),
+        hint="choose one of these with --platform",
+    )
+
+
+def is_selectable(entry: Descriptor) -> bool:
+    """Whether an index entry is something to choose: a manifest or index that is no attestation."""
+    if not (mediatype.is_manifest(entry.media_type) or mediatype.is_index(entry.media_type)):
+        return False
+    platform = entry.platform
+    return ATTESTATION not in entry.annotations and not (
+        platform is not None and platform.os == "unknown" and platform.architecture == "unknown"
+    )
+
+
+def build_manifest(
+    config: Descriptor,
+    layers: Iterable[Descriptor],
+    *,
+    annotations: Mapping[str, str] | None = None,
+    docker: bool = False,
+    subject: Descriptor | None = None,
+    artifact_type: str | None = None,
+) -> Manifest:
+    """A manifest with these parts: same arguments, same bytes. Config and layer types are translated between
+    docker and OCI. Raises Unsupported or UsageError for what docker's format can't hold."""
+    if docker and (annotations or subject or artifact_type):
+        raise UsageError(
+            "docker's manifest format has no annotations, subject or artifactType", hint="write OCI instead"
+        )
+    if not docker and not artifact_type and config.media_type == mediatype.OCI_EMPTY:
+        raise UsageError("a manifest with an empty config needs an artifactType", hint="see image-spec manifest.md")
+    value: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": mediatype.DOCKER_MANIFEST if docker else mediatype.OCI_MANIFEST,
+    }
+    if artifact_type:
+        value["artifactType"] = artifact_type
+    value["config"] = translate(config, docker).to_json()
+    value["layers"] = [translate(layer, docker).to_json() for layer in layers]
+    if subject:
+        value["subject"] = subject.to_json()
+    if annotations:
+        value["annotations"] = dict(annotations)
+    return Manifest(dump(value), value, value["mediaType"], "manifest")
+
+
+def build_index(
+    manifests: Iterable[Descriptor],
+    *,
+    annotations: Mapping[str, str] | None = None,
+    docker: bool = False,
+    subject: Descriptor | None = None,
+    artifact_type: str | None = None,
+) -> Index:
+    """An index of these entries: same arguments, same bytes."""
+    if docker and (annotations or subject or artifact_type):
+        raise UsageError("docker's manifest list has no annotations, subject or artifactType", hint="write OCI")
+    value: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": mediatype.DOCKER_LIST if docker else mediatype.OCI_INDEX,
+    }
+    if artifact_type:
+        value["artifactType"] = artifact_type
+    value["manifests"] = [entry.to_json() for entry in manifests]
+    if subject:
+        value["subject"] = subject.to_json()
+    if annotations:
+        value["annotations"] = dict(annotations)
+    return Index(dump(value), value, value["mediaType"], "index")
+
+
+def translate(descriptor: Descriptor, docker: bool) -> Descriptor:
+    """The same blob as docker or as OCI calls it; types that only one side has stay as they are.
+    Raises Unsupported for a zstd layer in docker's format."""
+    media_type = descriptor.media_type
+    if mediatype.is_image_config(media_type):
+        new = mediatype.DOCKER_CONFIG if docker else mediatype.OCI_CONFIG
+    elif mediatype.is_layer(media_type) and mediatype.is_docker(media_type) != docker:
+        compression = mediatype.compression(media_type) or "none"
+        new = mediatype.layer_type(compression, docker, foreign=mediatype.is_foreign(media_type))
+    else:
+        return descriptor
+    if new == media_type:
+        return descriptor
+    return replace(descriptor, media_type=new)
+
+
+def _descriptors(value: Mapping[str, Any], key: str, what: str) -> tuple[Descriptor, ...]:
+    listed = value.get(key)
+    if listed is None and key in value:
+        return ()  # Go writes an empty list as null
+    if type(listed) is not list:
+        raise InvalidDocument(f"{what}: {key} must be a list, not {kind_of(listed)}", hint=_HINT)
+    from_json = Descriptor.from_json
+    return tuple([from_json(item, f"{what}: {key}[{number}]") for number, item in enumerate(listed)])
+
+
+def _refuse_schema1(value: Mapping[str, Any], announced: str | None, stated: str | None, what: str) -> None:
+    version = value.get("schemaVersion")
+    if (
+        (type(version) is int and version == 1)
+        or value.get("fsLayers") is not None
+        or any(mediatype.is_schema1(media_type) for media_type in (announced, stated) if media_type)
+    ):
+        raise Unsupported(
+            f"{what} is in docker's schema 1, a format that was retired in 2017",
+            hint="pull and push it again with a docker older than 26, or ask for a newer tag",
+        )
+
+
+def _optional_text(value: Mapping[str, Any], key: str, what: str) -> str | None:
+    text = value.get(key)
+    if text is not None and type(text) is not str:
+        raise InvalidDocument(f"{what}: {key} must be a string, not {kind_of(text)}", hint=_HINT)
+    return text or None
+
+
+def _shape(what: str, media_type: str, found: str) -> InvalidDocument:
+    return InvalidDocument(
+        f"{what} is of type {media_type} but holds {found}", hint="it was made to mislead; don't use it"
+    )
