@@ -14,15 +14,17 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from lamina.errors import UsageError
+from lamina.errors import InvalidDocument, LimitExceeded, Unsupported, UsageError
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig, chain_ids
-from lamina.spec.manifest import Manifest
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.manifest import Manifest, parse, select
 
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
+    from lamina.spec.platform import Platform
     from lamina.union.tree import Tree
 
 
@@ -197,3 +199,36 @@ class Stack:
         tree = self.tree()
         layer, row = tree.content(node)
         return open_content(self.layers[layer].index(), row, self.layers[layer].open)
+
+
+MAX_NESTING = 8  # indexes within indexes; the spec sets no bound, a loop is impossible, a bomb is not
+
+
+def find_manifest(reader: Reader, descriptor: Descriptor, platform: Platform, what: str) -> Manifest:
+    """The manifest that ``descriptor`` stands for, through as many indexes as need be.
+
+    Raises NotFound where an index has nothing for the platform, BlobNotFound where its choice is not there.
+    """
+    for _ in range(MAX_NESTING):
+        document = parse(reader.manifest(descriptor), descriptor.media_type, what)
+        if isinstance(document, Manifest):
+            return document
+        descriptor = select(document, platform, what)
+    raise InvalidDocument(f"{what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb")
+
+
+def read_config(reader: Reader, manifest: Manifest, what: str) -> ImageConfig:
+    """The image config of ``manifest``, verified and with one diff_id a layer. Raises Unsupported for an artifact."""
+    if not manifest.is_image:
+        raise Unsupported(
+            f"{what} is no image but an artifact of type {manifest.artifact_type or manifest.config.media_type!r:.100}",
+            hint="it can be copied, but has no layers to look into",
+        )
+    if manifest.config.size > MAX_DOCUMENT:
+        raise LimitExceeded(f"{what}: a config of {manifest.config.size} bytes", hint="the limit is 4 MiB")
+    with reader.blob(manifest.config).open() as stream:
+        raw = stream.read(manifest.config.size + 1)
+    manifest.config.check(raw)
+    config = ImageConfig.parse(raw, f"the config of {what}", manifest.config.media_type)
+    config.check_layers(len(manifest.layers), what)
+    return config

@@ -1,5 +1,67 @@
-"""The command line (floor 9)."""
+"""The command line (floor 9): verbs, formats, progress drawing. One module a group of verbs, each loaded only when
+it is called. All meaning lives below; here are words, flags, exit codes and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
-def main() -> None:
-    raise SystemExit(0)
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and end the process: one clear line on stderr and the documented code on failure."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code is returned (docs/exit-codes.md)."""
+    import click
+
+    from lamina.cli.app import cli
+    from lamina.cli.text import clean
+    from lamina.errors import LaminaError
+
+    try:
+        result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f" (see `{error.ctx.command_path} --help`)"
+        else:
+            hint = ""
+        _say(f"lamina: {clean(error.format_message())}{hint}")
+        return error.exit_code
+    except LaminaError as error:
+        _say(f"lamina: {clean(str(error))}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("lamina: interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # the reader (head, less) has gone: nothing more to say, and Python must not try at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except RecursionError:
+        _say("lamina: the input is nested too deeply")
+        return 4
+    except MemoryError:
+        _say("lamina: out of memory")
+        return 6
+    except OSError as error:
+        _say(f"lamina: {clean(str(error))}")
+        return 6
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, file=sys.stderr)  # noqa: T201  (the one place that speaks for a failed command)
+    except OSError:
+        pass

@@ -1,0 +1,100 @@
+"""The command group: every verb with its one line, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+VERBS: dict[str, tuple[str, str, str]] = {
+    # verb: (module below lamina.cli, attribute, one line for the overview)
+    "append": ("make", "append", "Put a layer on top of an image."),
+    "blame": ("look", "blame", "Say which layer and build step put a path there, and what it shadows."),
+    "cat": ("look", "cat", "Print files of an image."),
+    "completion": ("about", "completion", "Print the completion script of a shell."),
+    "copy": ("move", "copy", "Copy images between store, layouts and archives, digests kept."),
+    "df": ("keep", "df", "Show what the store's bytes are for, and what a delete frees."),
+    "fsck": ("keep", "fsck", "Check every byte of the store; --repair what can be made again."),
+    "history": ("images", "history", "Show the build steps of an image beside its layers."),
+    "images": ("images", "images", "List the images of the store."),
+    "info": ("about", "info", "Show the settings and where each comes from."),
+    "inspect": ("images", "inspect", "Show an image's config and manifest as JSON."),
+    "layers": ("layers", "layers", "Show the stack: what each layer adds, replaces, hides and shares."),
+    "load": ("move", "load", "Bring images in from an archive or a layout."),
+    "ls": ("look", "ls", "List a directory of the union."),
+    "pack": ("make", "pack", "Make an image of programs and all the files that they need."),
+    "prune": ("keep", "prune", "Delete what no image needs."),
+    "rmi": ("images", "rmi", "Remove images."),
+    "save": ("move", "save", "Write images to an archive."),
+    "stat": ("look", "stat", "Show all that is known of a path, and its layer."),
+    "tag": ("images", "tag", "Give an image another name."),
+    "tree": ("look", "tree", "Draw the union, or some of it, as a tree."),
+    "unpack": ("make", "unpack", "Write the union into a new directory."),
+    "version": ("about", "version", "Show lamina's version and its parts'."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows the verbs by name; imports one only to run it or to show its help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = VERBS.get(cmd_name)
+        if found is None:
+            return None
+        module, attribute, _ = found
+        command: click.Command = getattr(importlib.import_module(f"lamina.cli.{module}"), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in VERBS:
+            import difflib
+
+            near = difflib.get_close_matches(name, VERBS, n=3, cutoff=0.5)
+            raise click.UsageError(f"no verb {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, text) for verb, (_, _, text) in sorted(VERBS.items())])
+
+
+def command(name: str, example: str) -> Any:
+    """A click command whose help ends with an example, and whose first line is the overview's."""
+
+    def decorate(function: Any) -> click.Command:
+        function.__doc__ = f"{function.__doc__ or VERBS[name][2]}\n\n\b\nExample:\n" + "\n".join(
+            f"  {line}" for line in example.splitlines()
+        )
+        return click.command(name, short_help=VERBS[name][2])(function)
+
+    return decorate
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="IMAGE is a name in the store, an ID or digest, oci:DIR[:REF], oci-archive:FILE[:REF] or "
+    "docker-archive:FILE[:REF]; IMAGE~N is the union of its lowest N layers, IMAGE~N:M that of layers N to M.",
+)
+@click.option("--root", metavar="DIR", help="The store's directory (else LAMINA_ROOT, the config, the default).")
+@click.version_option(package_name="lamina", prog_name="lamina")
+@click.pass_context
+def cli(ctx: click.Context, root: str | None) -> None:
+    """Container images as what they are: a stack of immutable layers seen as one filesystem.
+
+    \b
+    Example:
+      lamina pack sh ls -t tools
+      lamina ls tools /
+      lamina blame tools /bin/sh
+    """
+    from lamina.cli.session import Session
+
+    ctx.obj = Session({"root": root} if root is not None else {})

@@ -1,0 +1,85 @@
+"""How a verb gives its answer: a table for people, JSON, or a Go template, chosen by ``--format``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from lamina.cli.text import clean
+
+Row = Mapping[str, Any]
+
+
+def write(text: str) -> None:
+    """One line to stdout; what the terminal's encoding can't say is escaped."""
+    click.echo(text)
+
+
+def emit_json(value: Any) -> None:
+    """Pretty JSON; ASCII only, so that a pipe of any encoding takes it and no control character gets through."""
+    write(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *, right: Iterable[int] = ()) -> None:
+    """Aligned columns, three spaces apart, as docker prints them. ``right``: numbers of right-aligned columns."""
+    lines = [[clean(cell) for cell in row] for row in rows]
+    if header is not None:
+        lines.insert(0, list(header))
+    if not lines:
+        return
+    flush_right = set(right)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    last = len(widths) - 1
+    for line in lines:
+        cells = [
+            cell.rjust(width) if number in flush_right else cell if number == last else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        write("   ".join(cells).rstrip())
+
+
+def emit(
+    rows: Sequence[Row],
+    columns: Sequence[tuple[str, str]],
+    format: str | None,
+    *,
+    json_rows: Sequence[Row] | None = None,
+    right: Iterable[str] = (),
+    header: bool = True,
+) -> None:
+    """Rows of named fields. ``columns`` are (field, heading) of the table; ``json`` prints ``json_rows`` (exact
+    numbers, whole digests) where given; a template sees every field of a row."""
+    if format == "json":
+        emit_json(list(json_rows if json_rows is not None else rows))
+        return
+    if format is None or format == "table":
+        flush = set(right)
+        table(
+            [[str(row[field]) for field, _ in columns] for row in rows],
+            [heading for _, heading in columns] if header else None,
+            right=[number for number, (field, _) in enumerate(columns) if field in flush],
+        )
+        return
+    emit_template(rows, dict(columns), format)
+
+
+def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str) -> None:
+    """A Go template a row; with the prefix ``table`` aligned and under headings."""
+    from lamina.cli.template import Template
+
+    tabular = format.startswith("table ")
+    template = Template(format.removeprefix("table ").lstrip() if tabular else format)
+    lines = [template.render(row) for row in rows]
+    if not tabular:
+        for line in lines:
+            write("\n".join(clean(part).replace("\\t", "\t") for part in line.split("\n")))
+        return
+    header = [headings.get(name, name.rpartition(".")[2].upper()) for name in template.fields()]
+    cells = [line.split("\t") for line in lines]
+    if all(len(line) == len(header) for line in cells):
+        table(cells, header)
+    else:
+        table(cells)
