@@ -1,1 +1,40 @@
-"""lamina: container images as a stack of immutable layers seen as one filesystem."""
+"""lamina: container images as a stack of immutable layers seen as one filesystem.
+
+>>> image = lamina.open("debian:12")
+>>> image.fs.cat("/etc/os-release")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lamina.version import __version__
+
+if TYPE_CHECKING:
+    from lamina.errors import LaminaError
+    from lamina.image import Image, Layer, open, open_store
+
+__all__ = ["Image", "LaminaError", "Layer", "__version__", "open", "open_store"]
+
+_HOMES = {
+    "open": "lamina.image",
+    "open_store": "lamina.image",
+    "Image": "lamina.image",
+    "Layer": "lamina.image",
+    "LaminaError": "lamina.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'lamina' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

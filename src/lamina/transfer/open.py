@@ -83,8 +83,6 @@ class BlobLayer:
             raise DigestMismatch(
                 f"layer {self.descriptor.digest} has other bytes than its digest says", hint="get the image again"
             )
-        for piece in layer.flush():
-            tar.write(piece)
         summary = layer.finish()
         if summary.diff_id != self.diff_id:
             tar.close()

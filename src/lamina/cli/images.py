@@ -1,0 +1,257 @@
+"""Verbs about whole images in the store: images, inspect, history, tag, rmi."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.options import format_option, image_argument, no_trunc_option, platform_option
+from lamina.cli.output import emit, emit_json, emit_template, write
+from lamina.cli.session import Session
+from lamina.cli.text import ago, clean, human_size
+from lamina.errors import LaminaError
+from lamina.spec.image_config import parse_time
+from lamina.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from lamina.image import Image
+    from lamina.insight.images import ImageSummary
+
+
+def age(created: str | None, now: float) -> str:
+    """docker's words for a time stamp; "N/A" where there is none."""
+    moment = parse_time(created)
+    return "N/A" if moment is None else ago(now - moment.timestamp())
+
+
+@command("images", "lamina images\nlamina images 'my/*' --filter dangling=false --format '{{.Repository}}:{{.Tag}}'")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("-a", "--all", "all_", is_flag=True, help="Accepted for docker's sake: all images are shown anyway.")
+@click.option("-q", "--quiet", is_flag=True, help="IDs only.")
+@click.option("--digests", is_flag=True, help="Show the manifests' digests.")
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="reference, dangling, label, before, since, until.")
+@no_trunc_option
+@platform_option
+@format_option
+@click.pass_obj
+def images(
+    session: Session,
+    patterns: tuple[str, ...],
+    all_: bool,
+    quiet: bool,
+    digests: bool,
+    filters: tuple[str, ...],
+    no_trunc: bool,
+    format: str | None,
+) -> None:
+    """List the images of the store, newest first. SIZE is what is stored, shared layers counted for each image."""
+    from lamina.insight.images import select_images, summaries
+
+    found = select_images(summaries(session.store, session.platform), patterns=patterns, filters=filters)
+    found.sort(key=lambda image: (image.created or "", image.name), reverse=True)
+    if quiet:
+        for ident in dict.fromkeys(image.id or image.digest for image in found):
+            write(str(ident) if no_trunc else ident.short)
+        return
+    now = time.time()
+    rows = [_image_row(image, now, no_trunc) for image in found]
+    columns = [("Repository", "REPOSITORY"), ("Tag", "TAG")]
+    if digests:
+        columns.append(("Digest", "DIGEST"))
+    columns += [("ID", "IMAGE ID"), ("CreatedSince", "CREATED"), ("Size", "SIZE")]
+    emit(rows, columns, format, json_rows=[_image_json(image) for image in found])
+
+
+def _image_row(image: ImageSummary, now: float, no_trunc: bool) -> dict[str, Any]:
+    reference = image.reference
+    ident = image.id
+    return {
+        "Repository": _repository(reference) if reference else "<none>",
+        "Tag": (reference.tag if reference else None) or "<none>",
+        "Digest": str(image.digest),
+        "ID": "<not here>" if ident is None else str(ident) if no_trunc else ident.short,
+        "CreatedSince": age(image.created, now),
+        "CreatedAt": image.created or "",
+        "Size": human_size(image.size),
+        "Layers": image.layers,
+        "Platform": image.platform,
+        "Labels": ",".join(f"{key}={value}" for key, value in sorted(image.labels.items())),
+    }
+
+
+def _repository(reference: Reference) -> str:
+    familiar = reference.familiar
+    if reference.digest:
+        familiar = familiar.partition("@")[0]
+    return familiar.rpartition(":")[0] if reference.tag else familiar
+
+
+def _image_json(image: ImageSummary) -> dict[str, Any]:
+    return {
+        "name": image.name or None,
+        "id": str(image.id) if image.id else None,
+        "digest": str(image.digest),
+        "created": image.created,
+        "size": image.size,
+        "layers": image.layers,
+        "platform": image.platform or None,
+        "labels": image.labels,
+        "artifact_type": image.artifact,
+    }
+
+
+@command("inspect", "lamina inspect debian:12\nlamina inspect debian:12 --format '{{json .Config.Env}}'")
+@image_argument("names", nargs=-1, required=True)
+@click.option("--raw", is_flag=True, help="The manifest's own bytes.")
+@click.option("--config", "raw_config", is_flag=True, help="The config's own bytes.")
+@platform_option
+@format_option
+@click.pass_obj
+def inspect(
+    session: Session, names: tuple[str, ...], raw: bool, raw_config: bool, format: str | None
+) -> None:
+    """Show config and manifest of images as JSON, with docker's field names."""
+    opened = [session.image(name) for name in names]
+    if raw or raw_config:
+        for image in opened:
+            data = image.manifest.raw if raw else image.config.raw
+            click.get_binary_stream("stdout").write(data)
+        click.get_binary_stream("stdout").flush()
+        return
+    values = [_inspect(image) for image in opened]
+    if format in (None, "json", "table"):
+        emit_json(values)
+    else:
+        emit_template(values, {}, format or "")
+
+
+def _inspect(image: Image) -> dict[str, Any]:
+    config, manifest = image.config, image.manifest
+    return {
+        "Id": str(image.id),
+        "Name": image.name,
+        "Digest": str(image.digest),
+        "MediaType": manifest.media_type,
+        "Created": config.created,
+        "Author": config.author,
+        "Architecture": config.architecture,
+        "Variant": config.variant,
+        "Os": config.os,
+        "Size": sum(layer.size for layer in manifest.layers),
+        "Config": config.json.get("config") or {},
+        "RootFS": {"Type": "layers", "Layers": [str(diff_id) for diff_id in image.stack.diff_ids]},
+        "Layers": [
+            {"MediaType": layer.descriptor.media_type, "Digest": str(layer.descriptor.digest), "Size": layer.descriptor.size}
+            for layer in image.stack.layers
+        ],
+        "Annotations": dict(manifest.annotations),
+        "History": config.json.get("history") or [],
+    }
+
+
+@command("history", "lamina history debian:12")
+@image_argument()
+@click.option("-H", "--human/--no-human", default=True, help="Sizes and times for people (the default).")
+@click.option("-q", "--quiet", is_flag=True, help="Layer digests only.")
+@no_trunc_option
+@platform_option
+@format_option
+@click.pass_obj
+def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bool, format: str | None) -> None:
+    """Show the build steps of an image, newest first, each beside the layer that it made."""
+    opened = session.image(image)
+    layers = list(opened.stack.layers)
+    now, rows, json_rows, number = time.time(), [], [], 0
+    steps = list(opened.config.history)
+    first, top = opened.stack.first, opened.stack.first + len(layers) - 1
+    for step in steps:
+        number += not step.empty_layer
+        made = None if step.empty_layer or not first <= number <= top else layers[number - first]
+        if not step.empty_layer and made is None:
+            continue  # a step of a layer outside the range that was asked for, or one too many
+        digest = str(made.descriptor.digest) if made else None
+        size = made.descriptor.size if made else 0
+        by = clean(step.created_by)
+        json_rows.append(
+            {
+                "layer": number if made else None,
+                "digest": digest,
+                "size": size,
+                "created": step.created,
+                "created_by": step.created_by,
+                "comment": step.comment,
+                "empty_layer": step.empty_layer,
+            }
+        )
+        rows.append(
+            {
+                "Layer": number if made else "-",
+                "ID": digest if digest and no_trunc else made.descriptor.digest.short if made else "-",
+                "CreatedSince": age(step.created, now) if human else step.created or "N/A",
+                "CreatedAt": step.created or "",
+                "CreatedBy": by if no_trunc or len(by) <= 60 else by[:59] + "…",
+                "Size": human_size(size) if human else size,
+                "Comment": clean(step.comment),
+            }
+        )
+    for late in range(max(number, first - 1) + 1, top + 1):  # layers that the history forgot
+        made = layers[late - first]
+        digest = str(made.descriptor.digest)
+        json_rows.append({"layer": late, "digest": digest, "size": made.descriptor.size, "created": None, "created_by": None, "comment": None, "empty_layer": False})
+        rows.append({"Layer": late, "ID": digest if no_trunc else made.descriptor.digest.short, "CreatedSince": "N/A", "CreatedAt": "", "CreatedBy": "<not recorded>", "Size": human_size(made.descriptor.size) if human else made.descriptor.size, "Comment": ""})
+    rows.reverse()
+    json_rows.reverse()
+    if quiet:
+        for row in rows:
+            write(str(row["ID"]))
+        return
+    columns = [("Layer", "LAYER"), ("ID", "DIGEST"), ("CreatedSince", "CREATED"), ("CreatedBy", "CREATED BY"), ("Size", "SIZE"), ("Comment", "COMMENT")]
+    emit(rows, columns, format, json_rows=json_rows)
+
+
+@command("tag", "lamina tag my/app:1 my/app:latest")
+@image_argument("source")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.pass_obj
+def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
+    """Give an image another name. A name that is taken moves; what it named stays, untagged."""
+    from lamina.spec.name import parse_name
+
+    names = [str(Reference.parse(target).with_default_tag()) for target in targets]
+    store = session.writable_store
+    descriptor = store.resolve(parse_name(source).name)
+    for name in names:
+        store.tag(name, descriptor)
+
+
+@command("rmi", "lamina rmi my/app:1\nlamina rmi --dry-run my/app:1")
+@image_argument("names", nargs=-1, required=True)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would go and how many bytes it frees.")
+@click.option("-f", "--force", is_flag=True, help="By ID: also where several names have it. No error if there is none.")
+@click.option("--no-prune", is_flag=True, help="Keep the image, untagged, and its layers.")
+@format_option
+@click.pass_obj
+def rmi(
+    session: Session, names: tuple[str, ...], dry_run: bool, force: bool, no_prune: bool, format: str | None
+) -> None:
+    """Remove images: the name, and with the last name the layers that no other image has."""
+    from lamina.store.gc import delete_images
+
+    try:
+        done = delete_images(session.writable_store, names, dry_run=dry_run, force=force, keep_untagged=no_prune)
+    except LaminaError as error:
+        if force and error.exit_code == 3:
+            return
+        raise
+    if format == "json":
+        emit_json({"untagged": list(done.untagged), "deleted": [str(d) for d in done.deleted], "freed": done.freed, "dry_run": dry_run})
+        return
+    would = "would be " if dry_run else ""
+    for name in done.untagged:
+        write(f"{would}untagged: {clean(name)}")
+    for digest in done.deleted:
+        write(f"{would}deleted: {digest}")
+    write(f"{would}freed: {human_size(done.freed)} ({done.freed} bytes)")

@@ -1,0 +1,338 @@
+"""Verbs that look into the union: ls, cat, stat, tree, blame."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.options import format_option, image_argument, platform_option
+from lamina.cli.output import emit, emit_json, emit_template, table, write
+from lamina.cli.session import Session
+from lamina.cli.text import clean, human_size, json_path, mode_text
+from lamina.errors import UsageError
+from lamina.image import to_bytes
+from lamina.layer.entry import Entry, Kind
+
+if TYPE_CHECKING:
+    from lamina.insight.blame import Blame
+    from lamina.union.tree import Tree
+
+_LETTER = {
+    Kind.FILE: "-",
+    Kind.DIRECTORY: "d",
+    Kind.SYMLINK: "l",
+    Kind.HARDLINK: "h",
+    Kind.CHAR: "c",
+    Kind.BLOCK: "b",
+    Kind.FIFO: "p",
+    Kind.WHITEOUT: "w",
+    Kind.OPAQUE: "o",
+}
+_COPY = 1 << 20
+
+
+def iso(nanoseconds: int) -> str:
+    """A time in UTC, to the second; what Python's calendar can't say stays a number."""
+    import datetime
+
+    try:
+        moment = datetime.datetime.fromtimestamp(nanoseconds // 1_000_000_000, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"@{nanoseconds // 1_000_000_000}"
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """All that an entry says, for JSON: size in bytes, mode as octal text, mtime in nanoseconds."""
+    value: dict[str, Any] = {
+        **json_path(entry.path),
+        "kind": entry.kind.name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "size": entry.size,
+        "mtime": entry.mtime,
+    }
+    if entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
+        value["target"] = clean(entry.link)
+    if entry.kind in (Kind.CHAR, Kind.BLOCK):
+        value["rdev"] = list(entry.rdev)
+    if entry.xattrs:
+        value["xattrs"] = {clean(name): content.hex() for name, content in sorted(entry.xattrs.items())}
+    return value
+
+
+@command("ls", "lamina ls -l debian:12 /etc\nlamina ls -R debian:12~1 /usr/lib")
+@image_argument()
+@click.argument("paths", nargs=-1)
+@click.option("-l", "--long", "long_", is_flag=True, help="Mode, owner, size, time and layer of each entry.")
+@click.option("-R", "--recursive", is_flag=True, help="Everything below.")
+@click.option("-d", "--directory", is_flag=True, help="The directory itself, not what is in it.")
+@click.option("-0", "--null", is_flag=True, help="Raw names, each ended by a zero byte, for scripts.")
+@platform_option
+@format_option
+@click.pass_obj
+def ls(
+    session: Session,
+    image: str,
+    paths: tuple[str, ...],
+    long_: bool,
+    recursive: bool,
+    directory: bool,
+    null: bool,
+    format: str | None,
+) -> None:
+    """List directories of the union of an image's layers. Nothing is unpacked."""
+    tree = session.image(image).tree
+    nodes: list[tuple[bytes, int]] = []
+    for path in paths or ("/",):
+        top = to_bytes(path)
+        node = tree.lookup(top, follow=not directory)
+        if directory or not tree.is_directory(node):
+            nodes.append((top or b".", node))
+        elif recursive:
+            at = len(tree.path(node)) + 1 if node else 0
+            prefix = top + b"/" if len(paths) > 1 and top else b""
+            nodes += [(prefix + tree.path(below)[at:], below) for below in tree.walk(node) if below != node]
+        else:
+            prefix = top + b"/" if len(paths) > 1 and top else b""
+            nodes += [(prefix + name, child) for name, child in sorted(tree.children(node).items())]
+    if null:
+        for name, _ in nodes:
+            sys.stdout.buffer.write(name + b"\0")
+        sys.stdout.buffer.flush()
+    elif format not in (None, "table") or long_:
+        rows = [_ls_row(tree, name, node) for name, node in nodes]
+        if format in (None, "table"):
+            fields = ("Mode", "Links", "Owner", "Size", "Time", "Layer", "Text")
+            table([[str(row[field]) for field in fields] for row in rows], right=(1, 3, 5))
+        elif format == "json":
+            emit_json([row["json"] for row in rows])
+        else:
+            emit_template(rows, {}, format or "")
+    else:
+        for name, _ in nodes:
+            write(clean(name))
+
+
+def _ls_row(tree: Tree, name: bytes, node: int) -> dict[str, Any]:
+    entry, origin = tree.entry(node), tree.origin(node)
+    text = clean(name)
+    if entry.kind == Kind.SYMLINK:
+        text += f" -> {clean(entry.link)}"
+    device = entry.kind in (Kind.CHAR, Kind.BLOCK)
+    layer = origin[0] + 1 if origin else None
+    return {
+        "Name": clean(name),
+        "Text": text,
+        "Path": "/" + clean(entry.path),
+        "Kind": entry.kind.name.lower(),
+        "Mode": mode_text(_LETTER[entry.kind], entry.mode),
+        "Links": tree.links(node),
+        "Owner": f"{entry.uid}:{entry.gid}",
+        "UID": entry.uid,
+        "GID": entry.gid,
+        "Size": f"{entry.rdev[0]}, {entry.rdev[1]}" if device else entry.size,
+        "Time": iso(entry.mtime),
+        "Target": clean(entry.link),
+        "Layer": "-" if layer is None else layer,
+        "json": {**entry_json(entry), "layer": layer},
+    }
+
+
+@command("cat", "lamina cat debian:12 /etc/os-release\nlamina cat my/app~2 /etc/motd   # as the lowest two layers have it")
+@image_argument()
+@click.argument("paths", nargs=-1, required=True)
+@platform_option
+@click.pass_obj
+def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
+    """Print files of the union, byte for byte. Symlinks are followed inside the image."""
+    opened = session.image(image)
+    tree = opened.tree
+    nodes = []
+    for path in paths:  # all are looked up before the first is printed
+        node = tree.lookup(to_bytes(path), follow=True)
+        kind = tree.kind(node)
+        if kind != Kind.FILE:
+            raise UsageError(f"{path!r:.200} in {image} is a {kind.name.lower()}", hint="cat prints regular files")
+        nodes.append(node)
+    out = sys.stdout.buffer
+    for node in nodes:
+        with opened.stack.open_file(node) as stream:
+            while data := stream.read(_COPY):
+                out.write(data)
+    out.flush()
+
+
+@command("stat", "lamina stat debian:12 /bin/sh\nlamina stat -L debian:12 /bin/sh --format '{{.Size}}'")
+@image_argument()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("-L", "--dereference", is_flag=True, help="Follow symlinks inside the image.")
+@platform_option
+@format_option
+@click.pass_obj
+def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool, format: str | None) -> None:
+    """Show all that the union knows of a path, and which layer says so."""
+    opened = session.image(image)
+    tree = opened.tree
+    values = []
+    for path in paths:
+        node = tree.lookup(to_bytes(path), follow=dereference)
+        entry, origin = tree.entry(node), tree.origin(node)
+        layer = opened.stack.layers[origin[0]] if origin else None
+        values.append(
+            {
+                **entry_json(entry),
+                "links": tree.links(node),
+                "layer": opened.stack.first + origin[0] if origin else None,
+                "layer_digest": str(layer.descriptor.digest) if layer else None,
+                "implied": origin is None,
+            }
+        )
+    if format == "json":
+        emit_json(values)
+    elif format not in (None, "table"):
+        emit_template([{key.title().replace("_", ""): item for key, item in value.items()} for value in values], {}, format)
+    else:
+        for value in values:
+            value["mtime"] = iso(value["mtime"])
+            rows = [[f"{key}:", "-" if item is None else str(item)] for key, item in value.items() if key != "path_b64"]
+            table(rows)
+
+
+@command("tree", "lamina tree --depth 2 debian:12 /usr")
+@image_argument()
+@click.argument("path", default="/")
+@click.option("--depth", type=click.IntRange(min=1), default=3, show_default=True, help="How many levels.")
+@click.option("--sizes", is_flag=True, help="The bytes of each file, and below each directory.")
+@platform_option
+@format_option
+@click.pass_obj
+def tree(session: Session, image: str, path: str, depth: int, sizes: bool, format: str | None) -> None:
+    """Draw the union below a directory. Behind each name stands the layer it comes from."""
+    union = session.image(image).tree
+    top = union.lookup(to_bytes(path), follow=True)
+    if format == "json":
+        emit_json([_ls_row(union, union.name(n), n)["json"] for n in union.walk(top) if _level(union, top, n) <= depth])
+        return
+    total = _sizes_below(union, top) if sizes else {}
+    write(clean(path if path.startswith("/") else "/" + path))
+    pending: list[tuple[int, str, bool]] = _branches(union, top, "")
+    while pending:
+        node, indent, last = pending.pop()
+        origin = union.origin(node)
+        label = clean(union.name(node))
+        if union.kind(node) == Kind.SYMLINK:
+            label += f" -> {clean(union.entry(node).link)}"
+        size = f"  {human_size(total.get(node, 0))}" if sizes else ""
+        write(f"{indent}{'└── ' if last else '├── '}{label}  [{origin[0] + 1 if origin else '-'}]{size}")
+        below = indent + ("    " if last else "│   ")
+        if union.is_directory(node) and len(below) // 4 < depth:
+            pending += _branches(union, node, below)
+
+
+def _branches(union: Tree, node: int, indent: str) -> list[tuple[int, str, bool]]:
+    children = sorted(union.children(node).items(), reverse=True)
+    return [(child, indent, number == 0) for number, (_, child) in enumerate(children)]
+
+
+def _level(union: Tree, top: int, node: int) -> int:
+    level = 0
+    while node != top:
+        node, level = union.parent(node), level + 1
+    return level
+
+
+def _sizes_below(union: Tree, top: int) -> dict[int, int]:
+    total: dict[int, int] = {}
+    for node in reversed(list(union.walk(top))):
+        if union.kind(node) == Kind.FILE and union.inode(node) == node:
+            total[node] = union.entry(node).size
+        if node != top:
+            parent = union.parent(node)
+            total[parent] = total.get(parent, 0) + total.get(node, 0)
+    return total
+
+
+@command("blame", "lamina blame my/app:1 /etc/passwd\nlamina blame -r my/app:1 /etc --format json")
+@image_argument()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("-r", "--recursive", is_flag=True, help="Every path below that is or ever was.")
+@platform_option
+@format_option
+@click.pass_obj
+def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool, format: str | None) -> None:
+    """Say which layer and build step put the winning entry there, what it shadows, and the whiteouts on the way."""
+    from lamina.insight.blame import blame as blame_path
+    from lamina.insight.blame import blame_under
+
+    stack = session.image(image).stack
+    found: list[Blame] = []
+    for path in paths:
+        found += blame_under(stack, to_bytes(path)) if recursive else [blame_path(stack, to_bytes(path))]
+    if format == "json":
+        emit_json([_blame_json(item) for item in found])
+    elif recursive or format not in (None, "table"):
+        rows = [_blame_row(item) for item in found]
+        columns = [("Layer", "LAYER"), ("State", "STATE"), ("Shadows", "SHADOWS"), ("Path", "PATH"), ("Step", "STEP")]
+        emit(rows, columns, format, right=("Layer", "Shadows"))
+    else:
+        for number, item in enumerate(found):
+            if number:
+                write("")
+            _blame_text(item)
+
+
+def _blame_row(item: Blame) -> dict[str, Any]:
+    newest = item.states[0]
+    return {
+        "Path": "/" + clean(item.path),
+        "State": "hidden" if item.hidden else newest.entry.kind.name.lower(),
+        "Layer": newest.layer if newest.layer is not None else "-",
+        "Digest": newest.digest or "",
+        "Step": newest.step or "",
+        "Shadows": len(item.states) - (0 if item.hidden else 1),
+    }
+
+
+def _blame_json(item: Blame) -> dict[str, Any]:
+    return {
+        **json_path(item.path),
+        "hidden": item.hidden,
+        "states": [
+            {
+                "layer": state.layer,
+                "digest": state.digest,
+                "step": state.step,
+                "visible": not item.hidden and number == 0,
+                "entry": entry_json(state.entry),
+                "changed": list(state.changed),
+                "ended": state.ended and {"how": state.ended.how, "layer": state.ended.layer, **json_path(state.ended.path, "by")},
+            }
+            for number, state in enumerate(item.states)
+        ],
+        "whiteouts": [{"layer": layer, **json_path(path)} for layer, path in item.whiteouts],
+    }
+
+
+def _blame_text(item: Blame) -> None:
+    write(f"/{clean(item.path)}" + (" (hidden in the union)" if item.hidden else ""))
+    for number, state in enumerate(item.states):
+        visible = number == 0 and not item.hidden
+        entry = state.entry
+        where = f"layer {state.layer}" if state.layer is not None else "implied"
+        what = f"{mode_text(_LETTER[entry.kind], entry.mode)} {entry.uid}:{entry.gid} {human_size(entry.size)} {iso(entry.mtime)}"
+        if entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
+            what += f" -> {clean(entry.link)}"
+        write(f"  {'*' if visible else ' '} {where}  {(state.digest or '')[:19]}  {what}")
+        if state.step:
+            write(f"      by {clean(state.step)}")
+        if state.changed:
+            write(f"      changed: {', '.join(state.changed)}")
+        if state.ended:
+            write(f"      {clean(state.ended.text)}")
+    for layer, path in item.whiteouts:
+        write(f"    layer {layer} has a whiteout of /{clean(path)} that hides nothing")

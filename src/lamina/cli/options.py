@@ -1,0 +1,51 @@
+"""Options and arguments that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from lamina.cli.session import Session
+
+Decorator = Callable[[Any], Any]
+
+format_option: Decorator = click.option(
+    "--format", metavar="json|table|TEMPLATE", help="json, table, or a Go template like '{{.Name}}'."
+)
+no_trunc_option: Decorator = click.option("--no-trunc", is_flag=True, help="Whole digests and commands.")
+quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+
+
+def _platform(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Session).flags["platform"] = value
+
+
+platform_option: Decorator = click.option(
+    "--platform",
+    metavar="OS/ARCH[/VARIANT]",
+    expose_value=False,
+    callback=_platform,
+    help="Take this platform of a multi-platform image (default: this machine's).",
+)
+
+
+def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from lamina.errors import LaminaError
+    from lamina.image import load_settings, open_store
+    from lamina.spec.reference import Reference
+
+    try:
+        root = ctx.find_root().params.get("root")
+        store = open_store(load_settings({"root": root} if root else {}), create=False)
+        names = [Reference.parse(name).familiar for name, _ in store.names() if name]
+    except LaminaError:
+        return []  # a broken store must not break the shell's line
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def image_argument(name: str = "image", **options: Any) -> Decorator:
+    """An argument that takes an image, completed from the store's names."""
+    return click.argument(name, shell_complete=_complete, **options)

@@ -1,0 +1,255 @@
+"""The facade (floor 8): ``Image`` and ``Layer`` as people script them. It only delegates; paths are ``str`` here.
+
+Bytes that are not UTF-8 come through as surrogate escapes, as Python's own file functions have them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lamina.errors import Unsupported, UsageError
+from lamina.source import LayerHandle, Reader, Stack
+from lamina.spec.digest import Digest
+from lamina.spec.name import ImageName, parse_name
+from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from lamina.config import Settings
+    from lamina.events import OnEvent
+    from lamina.insight.blame import Blame
+    from lamina.layer.entry import Entry
+    from lamina.spec.image_config import ImageConfig
+    from lamina.spec.manifest import Manifest
+    from lamina.store import Store
+    from lamina.union.tree import Tree
+    from lamina.view.fs import LaminaFileSystem
+    from lamina.view.unpack import UnpackReport
+
+
+def open(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    platform: str | None = None,
+    settings: Settings | None = None,
+) -> Image:
+    """The image ``name``: a reference, ID or digest in the store, or ``oci:DIR[:REF]``, ``oci-archive:FILE[:REF]``,
+    ``docker-archive:FILE[:REF]``; with ``~N`` or ``~N:M`` a range of its layers.
+
+    ``root`` is the store's directory, ``platform`` like ``linux/arm64``; both default to the settings.
+    Raises ReferenceNotFound, NotFound (platform), InvalidContent, UsageError, Unsupported.
+    """
+    flags = {key: str(value) for key, value in (("root", root), ("platform", platform)) if value is not None}
+    return open_with(name, settings or load_settings(flags))
+
+
+def load_settings(flags: Mapping[str, str] | None = None) -> Settings:
+    """The settings as they are now: defaults, files, environment, then ``flags``."""
+    from lamina.config import Settings
+
+    return Settings.load(flags=flags or {})
+
+
+def open_with(name: str, settings: Settings) -> Image:
+    """As ``open``, with settings that were loaded already."""
+    parsed = parse_name(name)
+    platform = Platform.parse(settings.platform) if settings.platform else Platform.host()
+    if parsed.transport:
+        from lamina.transfer.open import open_stack
+
+        stack = open_stack(reader_for(parsed), parsed.name, platform, name, max_layer=settings.max_layer)
+    else:
+        stack = open_store(settings, create=False).stack(parsed.name, platform)
+    if (parsed.low, parsed.high) != (1, None):
+        stack = stack.slice(parsed.low, parsed.high)
+    return Image(stack)
+
+
+def open_store(settings: Settings, *, create: bool = True) -> Store:
+    """The store of these settings."""
+    from lamina.store import Store
+
+    return Store.open(settings.root, create=create, max_layer=settings.max_layer)
+
+
+def reader_for(name: ImageName) -> Reader:
+    """The place that a transport and location name. Raises Unsupported, NotFound."""
+    if name.transport == "oci":
+        from lamina.archive.layout import LayoutReader
+
+        return LayoutReader(name.location)
+    if name.transport == "oci-archive":
+        from lamina.archive.oci import OciArchiveReader
+
+        return OciArchiveReader(name.location)
+    if name.transport == "docker-archive":
+        from lamina.archive.docker import DockerArchiveReader
+
+        return DockerArchiveReader(name.location)
+    raise Unsupported(f"{name}: images are not read from {name.transport}: yet", hint="save it to an archive first")
+
+
+class Image:
+    """An image, or a range of its layers: an immutable value. Nothing is unpacked to look into it."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+
+    @property
+    def name(self) -> str:
+        return self.stack.name
+
+    @property
+    def digest(self) -> Digest:
+        """Of the manifest."""
+        return self.stack.manifest.descriptor.digest
+
+    @property
+    def id(self) -> Digest:
+        """The config's digest: docker's image ID."""
+        return self.stack.manifest.config.digest
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.stack.manifest
+
+    @property
+    def config(self) -> ImageConfig:
+        return self.stack.config
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Bottom first."""
+        return tuple(
+            Layer(handle, self.stack.first + number, self.stack.steps[number])
+            for number, handle in enumerate(self.stack.layers)
+        )
+
+    @property
+    def tree(self) -> Tree:
+        """The union of the layers, merged on first need."""
+        return self.stack.tree()
+
+    @property
+    def fs(self) -> LaminaFileSystem:
+        """A read-only fsspec filesystem over the union."""
+        from lamina.view.fs import LaminaFileSystem
+
+        return LaminaFileSystem(stack=self.stack, skip_instance_cache=True)
+
+    def stat(self, path: str, *, follow: bool = False) -> Entry:
+        """What the union has at ``path``. Raises PathNotFound."""
+        tree = self.tree
+        return tree.entry(tree.lookup(to_bytes(path), follow=follow))
+
+    def listdir(self, path: str = "/") -> list[str]:
+        """The names in a directory, in byte order. Raises PathNotFound, UsageError where it is no directory."""
+        tree = self.tree
+        node = tree.lookup(to_bytes(path), follow=True)
+        if not tree.is_directory(node):
+            raise UsageError(f"{path!r:.200} in {self.name} is no directory")
+        return [os.fsdecode(name) for name in sorted(tree.children(node))]
+
+    def read_bytes(self, path: str) -> bytes:
+        """A file's content; symlinks are followed inside the image. Raises PathNotFound, UsageError."""
+        from lamina.layer.entry import Kind
+
+        tree = self.tree
+        node = tree.lookup(to_bytes(path), follow=True)
+        if tree.kind(node) != Kind.FILE:
+            raise UsageError(f"{path!r:.200} in {self.name} is no regular file")
+        with self.stack.open_file(node) as stream:
+            return stream.read()
+
+    def blame(self, path: str) -> Blame:
+        """The layer and build step of the winning entry, what it shadows, and what hid it. Raises PathNotFound."""
+        from lamina.insight.blame import blame
+
+        return blame(self.stack, to_bytes(path))
+
+    def unpack(self, target: str | os.PathLike[str], *, on_event: OnEvent | None = None) -> UnpackReport:
+        """Write the union into the new or empty directory ``target``. Raises Conflict, SystemFailure."""
+        from lamina.events import ignore
+        from lamina.view.unpack import unpack
+
+        return unpack(self.stack, os.fsencode(target), on_event=on_event or ignore)
+
+    def __getitem__(self, layers: builtins.slice) -> Image:
+        """A range of layers, as Python slices: ``image[:2]`` is the union of the lowest two."""
+        if not isinstance(layers, slice) or layers.step not in (None, 1):
+            raise UsageError("layers are taken as image[low:high]", hint="image[:2] is the union of the lowest two")
+        low, high, _ = layers.indices(len(self.stack.layers))
+        first = self.stack.first
+        return Image(self.stack.slice(first + low, first + max(high, low) - 1))
+
+    def __len__(self) -> int:
+        """How many layers."""
+        return len(self.stack.layers)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Image):
+            return NotImplemented
+        return (self.digest, self.stack.first, len(self)) == (other.digest, other.stack.first, len(other))
+
+    def __hash__(self) -> int:
+        return hash((self.digest, self.stack.first, len(self)))
+
+    def __repr__(self) -> str:
+        return f"<lamina.Image {self.name} {self.digest.short} {len(self)} layers>"
+
+
+class Layer:
+    """One layer of an image: an immutable set of changes."""
+
+    def __init__(self, handle: LayerHandle, number: int, step: Any = None) -> None:
+        self.handle = handle
+        self.number = number
+        """From 1 at the bottom."""
+        self.step = step
+        """The build step that made it (``History``), or None."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of the blob, as it is stored and sent."""
+        return self.handle.descriptor.digest
+
+    @property
+    def diff_id(self) -> Digest:
+        """Of the uncompressed tar."""
+        return self.handle.diff_id
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blob."""
+        return self.handle.descriptor.size
+
+    @property
+    def tar_size(self) -> int:
+        """Bytes of the uncompressed tar."""
+        return self.handle.index().tar_size
+
+    def __len__(self) -> int:
+        """How many entries."""
+        return len(self.handle.index())
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The entries in archive order, whiteouts among them."""
+        return iter(self.handle.index())
+
+    def __repr__(self) -> str:
+        return f"<lamina.Layer {self.number} {self.digest.short}>"
+
+
+def to_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A path that a person typed, as the floors below have it: relative, no slash at its ends, ``.`` and ``..``
+    resolved as text (never above the root)."""
+    parts: list[bytes] = []
+    for part in os.fsencode(path).split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)

@@ -1,0 +1,144 @@
+"""The store's images as a list: one summary an image, from its manifest and config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from lamina.errors import BlobNotFound, LaminaError, NotFound, UsageError
+from lamina.source import find_manifest
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.platform import Platform
+from lamina.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from lamina.store import Store
+
+FILTERS = ("reference", "dangling", "label", "before", "since", "until")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSummary:
+    """``name`` is canonical, "" for an untagged image; ``size`` the bytes of manifest, config and layers as they
+    are stored; ``id`` the config's digest (None: the platform's manifest was never fetched)."""
+
+    name: str
+    digest: Digest
+    id: Digest | None
+    created: str | None
+    size: int
+    layers: int
+    platform: str
+    labels: dict[str, str]
+    artifact: str | None = None
+
+    @property
+    def reference(self) -> Reference | None:
+        return Reference.parse(self.name) if self.name else None
+
+
+def summaries(store: Store, platform: Platform) -> Iterator[ImageSummary]:
+    """One for each name, and one for each untagged image. What can't be read shows as an image without an ID:
+    `lamina fsck` says why."""
+    for name, descriptor in store.names():
+        yield summarise(store, name, descriptor, platform)
+
+
+def summarise(store: Store, name: str, descriptor: Descriptor, platform: Platform) -> ImageSummary:
+    """Raises nothing for an image that is not all there: its ID is then None."""
+    try:
+        manifest = find_manifest(store, descriptor, platform, name or str(descriptor.digest))
+    except (BlobNotFound, NotFound):
+        return ImageSummary(name, descriptor.digest, None, None, descriptor.size, 0, "", {})
+    size = manifest.descriptor.size + manifest.config.size + sum(layer.size for layer in manifest.layers)
+    if not manifest.is_image:
+        kind = manifest.artifact_type or manifest.config.media_type
+        return ImageSummary(
+            name, descriptor.digest, manifest.config.digest, None, size, len(manifest.layers), "", {}, kind
+        )
+    try:
+        with store.blob(manifest.config).open() as stream:
+            raw = stream.read(MAX_DOCUMENT + 1)
+        config = ImageConfig.parse(raw, f"the config of {name or descriptor.digest}")
+    except LaminaError:
+        return ImageSummary(name, descriptor.digest, None, None, size, len(manifest.layers), "", {})
+    return ImageSummary(
+        name,
+        descriptor.digest,
+        manifest.config.digest,
+        config.created,
+        size,
+        len(manifest.layers),
+        str(config.platform),
+        dict(config.labels),
+    )
+
+
+def select_images(
+    found: Iterable[ImageSummary], *, patterns: Iterable[str] = (), filters: Iterable[str] = ()
+) -> list[ImageSummary]:
+    """docker's ``--filter key=value``: the same key several times is "or" for reference, "and" for all others.
+
+    Raises UsageError for a filter that is not known, NotFound where before= or since= names no image.
+    """
+    images = list(found)
+    globs = list(patterns)
+    tests = []
+    for text in filters:
+        key, equals, value = text.partition("=")
+        if key not in FILTERS or not equals:
+            raise UsageError(f"not a filter: {text!r:.200}", hint="known: " + ", ".join(f"{k}=..." for k in FILTERS))
+        if key == "reference":
+            globs.append(value)
+        else:
+            tests.append((key, value))
+    kept = images
+    if globs:
+        kept = [image for image in kept if any(_matches(image, glob) for glob in globs)]
+    for key, value in tests:
+        if key == "dangling":
+            if value not in ("true", "false", "1", "0"):
+                raise UsageError(f"dangling must be true or false, not {value!r:.60}")
+            kept = [image for image in kept if (not image.name) == (value in ("true", "1"))]
+        elif key == "label":
+            label, has_value, wanted = value.partition("=")
+            kept = [i for i in kept if label in i.labels and (not has_value or i.labels[label] == wanted)]
+        else:
+            kept = _by_time(key, value, kept, images)
+    return kept
+
+
+def _matches(image: ImageSummary, pattern: str) -> bool:
+    reference = image.reference
+    if reference is None:
+        return False
+    familiar = reference.familiar
+    without_tag = familiar.rpartition(":")[0] if reference.tag else familiar
+    return any(fnmatchcase(text, pattern) for text in (familiar, without_tag, image.name))
+
+
+def _by_time(key: str, value: str, kept: list[ImageSummary], images: list[ImageSummary]) -> list[ImageSummary]:
+    from lamina.spec.image_config import parse_time
+
+    if key == "until":
+        limit = parse_time(value)
+        if limit is None:
+            raise UsageError(f"until must be a time like 2026-01-31T12:00:00Z, not {value!r:.60}")
+    else:
+        base = next((image for image in images if image.name and _matches(image, value)), None)
+        if base is None:
+            raise NotFound(f"{key}={value}: no such image", hint="see `lamina images`")
+        limit = parse_time(base.created)
+    out = []
+    for image in kept:
+        created = parse_time(image.created)
+        if created is None or limit is None:
+            continue
+        if (created > limit) if key == "since" else (created < limit):
+            out.append(image)
+    return out

@@ -1,0 +1,182 @@
+"""Compression of layers: gzip (many members), zstd (many frames), none. The one place that knows the libraries.
+
+A decoder gives its output in pieces of at most 1 MiB, so that a bomb never sits in memory whole. Encoders write
+neither name nor time: the bytes depend on the input and the library's version only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from lamina.errors import InvalidLayer, Unsupported, UsageError
+
+PIECE = 1 << 20
+COMPRESSIONS = ("gzip", "zstd", "none")
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class Decoder(Protocol):
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Decompressed pieces of what this chunk adds. Raises InvalidLayer for corrupt data."""
+        ...
+
+    def finish(self) -> None:
+        """Raises InvalidLayer where the stream is not at its end."""
+        ...
+
+
+class Encoder(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+def sniff(start: bytes) -> str:
+    """The compression that the first bytes show; skippable zstd frames count as zstd."""
+    if start.startswith(_GZIP_MAGIC):
+        return "gzip"
+    if start.startswith(_ZSTD_MAGIC) or (len(start) >= 4 and start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5):
+        return "zstd"
+    return "none"
+
+
+def decoder(compression: str) -> Decoder:
+    """Raises Unsupported for a compression that is not known."""
+    if compression == "gzip":
+        return GzipDecoder()
+    if compression == "zstd":
+        return ZstdDecoder()
+    if compression == "none":
+        return PlainDecoder()
+    raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS))
+
+
+def encoder(compression: str, level: int | None = None) -> Encoder:
+    """``level``: gzip 0 to 3 (default 1), zstd -7 to 19 (default 3). Raises UsageError, Unsupported."""
+    if compression == "gzip":
+        from isal import isal_zlib
+
+        if level is not None and not 0 <= level <= 3:
+            raise UsageError(f"gzip level {level} is not known", hint="0 (fast) to 3 (small)")
+        gzip_with_empty_header = 31
+        made: Encoder = isal_zlib.compressobj(1 if level is None else level, isal_zlib.DEFLATED, gzip_with_empty_header)
+        return made
+    if compression == "zstd":
+        if level is not None and not -7 <= level <= 19:
+            raise UsageError(f"zstd level {level} is not known", hint="-7 (fast) to 19 (small)")
+        packed: Encoder = _zstd().ZstdCompressor(level=3 if level is None else level)
+        return packed
+    if compression == "none":
+        return _PlainEncoder()
+    raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS))
+
+
+class PlainDecoder:
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if data:
+            yield data
+
+    def finish(self) -> None:
+        """A plain stream ends where it ends; the tar in it says whether it is whole."""
+
+
+class _PlainEncoder:
+    def compress(self, data: bytes, /) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
+
+
+class GzipDecoder:
+    """RFC 1952: members follow each other; zeros after the last are padding, anything else is an error."""
+
+    def __init__(self) -> None:
+        from isal import isal_zlib
+
+        self._zlib = isal_zlib
+        self._member: Any = None
+        self._members = 0
+        self._rest = b""  # too few bytes to say whether a member begins
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        data = self._rest + data
+        self._rest = b""
+        while data:
+            if self._member is None:
+                if self._members:
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        return
+                if len(data) < 2 and _GZIP_MAGIC.startswith(data):
+                    self._rest = data
+                    return
+                if not data.startswith(_GZIP_MAGIC):
+                    raise InvalidLayer(
+                        "not gzip data" if not self._members else "garbage after the gzip data",
+                        hint="the blob is damaged or its media type is wrong",
+                    )
+                self._member = self._zlib.decompressobj(31)
+                self._members += 1
+            member = self._member
+            try:
+                piece = member.decompress(data, PIECE)
+                while piece:
+                    yield piece
+                    piece = b"" if member.eof else member.decompress(member.unconsumed_tail, PIECE)
+            except self._zlib.error as error:
+                raise InvalidLayer(f"corrupt gzip data: {error}", hint="fetch the blob again") from None
+            if not member.eof:
+                return
+            data = member.unused_data
+            self._member = None
+
+    def finish(self) -> None:
+        if self._member is not None or self._rest or not self._members:
+            raise InvalidLayer("the gzip data ends too early", hint="the blob is truncated: fetch it again")
+
+
+class ZstdDecoder:
+    """RFC 8878: frames follow each other, skippable ones among them."""
+
+    def __init__(self) -> None:
+        self._module = _zstd()
+        self._frame: Any = None
+        self._frames = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._frame is None:
+                self._frame = self._module.ZstdDecompressor()
+                self._frames += 1
+            frame = self._frame
+            try:
+                piece = frame.decompress(data, max_length=PIECE)
+                while True:
+                    if piece:
+                        yield piece
+                    if frame.eof or frame.needs_input:
+                        break
+                    piece = frame.decompress(b"", max_length=PIECE)
+            except self._module.ZstdError as error:
+                raise InvalidLayer(f"corrupt zstd data: {error}", hint="fetch the blob again") from None
+            if not frame.eof:
+                return
+            data = frame.unused_data
+            self._frame = None
+
+    def finish(self) -> None:
+        if self._frame is not None or not self._frames:
+            raise InvalidLayer("the zstd data ends too early", hint="the blob is truncated: fetch it again")
+
+
+def _zstd() -> Any:
+    import sys
+
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd

@@ -1,0 +1,94 @@
+"""The content of one regular file, straight from its layer's tar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, Self
+
+from lamina.errors import InvalidLayer
+
+if TYPE_CHECKING:
+    from lamina.layer.index import LayerIndex
+
+
+class _Stream(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+OpenTar = Callable[[int, int], _Stream]
+
+
+def open_content(index: LayerIndex, row: int, open_tar: OpenTar) -> Content:
+    """The file in ``row`` (a FILE). ``open_tar(start, end)`` gives bytes of the uncompressed tar."""
+    size, offset = index.size[row], index.offset[row]
+    segments = index.sparse(row)
+    if segments is None:
+        segments = ((0, size),) if size else ()
+    return Content(size, offset, segments, open_tar)
+
+
+class Content:
+    """A readable, seekable file. Holes of sparse files are zeros."""
+
+    def __init__(self, size: int, offset: int, segments: tuple[tuple[int, int], ...], open_tar: OpenTar) -> None:
+        self.size = size
+        self._open_tar = open_tar
+        self._at = 0
+        self._segments: list[tuple[int, int, int]] = []  # start in the file, end, offset in the tar
+        for start, length in segments:
+            self._segments.append((start, start + length, offset))
+            offset += length
+        self._stream: _Stream | None = None
+        self._stream_at = self._stream_end = -1
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Raises InvalidLayer where the tar is shorter than its index says."""
+        left = self.size - self._at
+        size = left if size < 0 else min(size, left)
+        pieces = []
+        while size > 0:
+            piece = self._piece(size)
+            pieces.append(piece)
+            self._at += len(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _piece(self, size: int) -> bytes:
+        at = self._at
+        for start, end, offset in self._segments:
+            if at < start:
+                return bytes(min(size, start - at, 1 << 20))
+            if at < end:
+                return self._data(offset + at - start, offset + end - start, size)
+        return bytes(min(size, 1 << 20))
+
+    def _data(self, position: int, end: int, size: int) -> bytes:
+        if self._stream is None or self._stream_at != position or self._stream_end != end:
+            self.close()
+            self._stream, self._stream_at, self._stream_end = self._open_tar(position, end), position, end
+        data = self._stream.read(min(size, end - position))
+        if not data:
+            raise InvalidLayer("a layer's tar is shorter than its index says", hint="run `lamina fsck --repair`")
+        self._stream_at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = (0, self._at, self.size)[whence]
+        self._at = max(0, min(self.size, base + offset))
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

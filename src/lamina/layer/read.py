@@ -1,0 +1,83 @@
+"""One pass over a layer as it streams by: inflate, hash (diff_id), parse into the index, hand on the tar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lamina.errors import LaminaError, LimitExceeded
+from lamina.layer.codec import decoder
+from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.layer.tar import TarParser
+from lamina.spec.digest import CANONICAL, Digest, new_hasher
+
+MAX_LAYER = 64 << 30  # bytes of tar
+_MAX_RATIO = 1032  # deflate can't do better
+_ALLOWANCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """What one pass over a layer has found; sizes in bytes."""
+
+    diff_id: Digest
+    tar_size: int
+    builder: IndexBuilder
+
+    @property
+    def index(self) -> LayerIndex:
+        """The index in memory."""
+        return self.builder.finish(self.tar_size)
+
+    def chunks(self) -> list[memoryview]:
+        """The index as its file holds it, without a second copy in memory."""
+        return self.builder.chunks(self.tar_size)
+
+
+class LayerReader:
+    """``feed`` it the blob as it comes; what it yields is the uncompressed tar. ``what`` names it in messages."""
+
+    def __init__(
+        self, compression: str, *, max_layer: int = MAX_LAYER, what: str = "the layer", algorithm: str = CANONICAL
+    ) -> None:
+        self._decoder = decoder(compression)
+        self._builder = IndexBuilder()
+        self._parser = TarParser(self._builder)
+        self._hasher = new_hasher(algorithm)
+        self._algorithm = algorithm
+        self._max_layer = max_layer
+        self._what = what
+        self._fed = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Raises InvalidLayer; LimitExceeded where the tar gets longer than min(1032 x blob + 1 MiB, max_layer)."""
+        self._fed += len(data)
+        try:
+            for piece in self._decoder.feed(data):
+                self._parser.feed(piece)
+                size = self._parser.position
+                if size > self._max_layer or size > self._fed * _MAX_RATIO + _ALLOWANCE:
+                    raise LimitExceeded(
+                        f"it unpacks to more than {size} bytes from {self._fed}",
+                        hint="refused as a bomb; raise max_layer if it is meant",
+                    )
+                self._hasher.update(piece)
+                yield piece
+        except LaminaError as error:
+            raise self._named(error) from None
+
+    def finish(self) -> LayerSummary:
+        """Raises InvalidLayer where the blob or the archive is not at its end."""
+        try:
+            self._decoder.finish()
+            self._parser.finish()
+        except LaminaError as error:
+            raise self._named(error) from None
+        return LayerSummary(
+            Digest(self._algorithm, self._hasher.hexdigest()), self._parser.position, self._builder
+        )
+
+    def _named(self, error: LaminaError) -> LaminaError:
+        if not error.message.startswith(self._what):
+            error.message = f"{self._what}: {error.message}"
+        return error

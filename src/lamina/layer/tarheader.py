@@ -1,0 +1,155 @@
+"""Fields of tar headers and PAX records as values (pure): numbers, checksums, times, xattrs, sparse maps.
+
+ustar and PAX are POSIX.1-1988 and -2001; base-256 and long names are GNU's and star's.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from lamina.errors import InvalidLayer, LimitExceeded
+
+BLOCK = 512
+HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
+MAX_PAX = 1 << 20
+MAX_XATTRS = 64 << 10
+MAX_NUMBER = (1 << 63) - 1
+_HINT = "the layer is malformed; fetch or build it again"
+
+SCHILY_XATTR = b"SCHILY.xattr."
+LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
+OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
+
+Segments = tuple[tuple[int, int], ...]
+
+
+def checksum_fits(header: bytes, stated: bytes) -> bool:
+    """Whether the sum over the header, its own field counted as spaces, is what it states. Historic tars summed
+    signed bytes: accepted too. adler32's lower half is 1 + the sum of all bytes mod 65521, a hundred times faster
+    than summing in Python."""
+    text = stated.strip(b"\0 ")
+    if not text.isdigit():
+        return False
+    try:
+        wanted = int(text, 8) - 256 + sum(stated)
+    except ValueError:
+        return False
+    if zlib.adler32(header) & 0xFFFF == (wanted + 1) % 65521:
+        return True
+    signed = sum(byte - 256 if byte > 127 else byte for byte in header)
+    return signed == wanted - 2 * sum(byte for byte in stated if byte > 127)
+
+
+def number(field: bytes, what: str) -> int:
+    """An octal field (blank counts as 0), or base-256 where the top bit is set. Raises InvalidLayer."""
+    if field and field[0] & 0x80:
+        value = int.from_bytes(field, "big", signed=False) & ((1 << (8 * len(field) - 1)) - 1)
+        if field[0] & 0x40:  # two's complement
+            value -= 1 << (8 * len(field) - 1)
+        return value
+    text = field.partition(b"\0")[0].strip(b" ")
+    if not text:
+        return 0
+    if not text.isdigit():
+        raise InvalidLayer(f"the {what} {field!r} is no octal number", hint=_HINT)
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise InvalidLayer(f"the {what} {field!r} is no octal number", hint=_HINT) from None
+
+
+def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The records ``length key=value\\n`` in order, by length: values may hold anything. Raises InvalidLayer."""
+    records, at, end = [], 0, len(data)
+    while at < end:
+        if data[at] == 0:  # some writers pad the block
+            if data[at:].strip(b"\0"):
+                raise InvalidLayer("a PAX record is malformed", hint=_HINT)
+            break
+        space = data.find(b" ", at, at + 20)
+        digits = data[at:space] if space > 0 else b""
+        if not digits.isdigit():
+            raise InvalidLayer("a PAX record has no length", hint=_HINT)
+        stop = at + int(digits)
+        if stop > end or stop <= space + 1 or data[stop - 1] != 0x0A:
+            raise InvalidLayer(f"a PAX record states the length {digits.decode()}, which can't be", hint=_HINT)
+        key, equals, value = data[space + 1 : stop - 1].partition(b"=")
+        if not equals or not key:
+            raise InvalidLayer("a PAX record has no key", hint=_HINT)
+        records.append((key, value))
+        at = stop
+    return records
+
+
+def decimal(value: bytes, what: str) -> int:
+    """A decimal number of a PAX record. Raises InvalidLayer."""
+    digits = value[1:] if value[:1] == b"-" else value
+    if not digits.isdigit() or len(digits) > 20:
+        raise InvalidLayer(f"the {what} {value!r:.60} is no number", hint=_HINT)
+    return int(value)
+
+
+def pax_time(value: bytes) -> tuple[int, int]:
+    """(seconds, nanoseconds 0 to 999,999,999); digits beyond nanoseconds are cut off, never rounded."""
+    whole, _, fraction = value.partition(b".")
+    if fraction and not fraction.isdigit():
+        raise InvalidLayer(f"the time {value!r:.60} is no number", hint=_HINT)
+    negative = whole[:1] == b"-"
+    seconds = 0 if whole in (b"", b"-") else decimal(whole, "time")
+    nanoseconds = int(fraction[:9].ljust(9, b"0")) if fraction else 0
+    if negative and nanoseconds:
+        return seconds - 1, 1_000_000_000 - nanoseconds
+    return seconds, nanoseconds
+
+
+def is_xattr(key: bytes) -> bool:
+    return key.startswith((SCHILY_XATTR, LIBARCHIVE_XATTR))
+
+
+def xattrs_of(records: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Extended attributes; where SCHILY (raw) and LIBARCHIVE (encoded) both state one, SCHILY's counts.
+    Raises InvalidLayer, LimitExceeded above 64 KiB."""
+    found: dict[bytes, bytes] = {}
+    for key, value in records:
+        if key.startswith(LIBARCHIVE_XATTR):
+            import binascii
+            from urllib.parse import unquote_to_bytes
+
+            try:
+                decoded = binascii.a2b_base64(value + b"=" * (-len(value) % 4))
+            except ValueError:
+                raise InvalidLayer(f"the xattr {key!r:.100} is not base64", hint=_HINT) from None
+            found.setdefault(unquote_to_bytes(key[len(LIBARCHIVE_XATTR) :]), decoded)
+    for key, value in records:
+        if key.startswith(SCHILY_XATTR):
+            found[key[len(SCHILY_XATTR) :]] = value
+    if sum(len(key) + len(value) for key, value in found.items()) > MAX_XATTRS:
+        raise LimitExceeded("an entry has more than 64 KiB of xattrs", hint="refused: no Linux file can have them")
+    if any(not name or b"\0" in name or len(name) > 255 for name in found):
+        raise InvalidLayer("an xattr has an impossible name", hint=_HINT)
+    return found
+
+
+def gnu_sparse_entries(data: bytes, count: int) -> list[tuple[int, int]]:
+    """Old GNU sparse: up to ``count`` pairs of 12-byte numbers; the first empty one ends the list."""
+    pairs = []
+    for at in range(0, count * 24, 24):
+        if not data[at] and not data[at + 12]:
+            break
+        pairs.append((number(data[at : at + 12], "sparse offset"), number(data[at + 12 : at + 24], "sparse length")))
+    return pairs
+
+
+def check_segments(segments: list[tuple[int, int]], size: int, stored: int) -> Segments:
+    """Segments in order, inside ``size``, and as long as what is ``stored``; empty ones left out.
+    Raises InvalidLayer."""
+    position = total = 0
+    for offset, length in segments:
+        if offset < position or length < 0 or offset + length > size:
+            raise InvalidLayer("a sparse file's map overlaps or leaves the file", hint=_HINT)
+        position = offset + length
+        total += length
+    if total != stored:
+        raise InvalidLayer(f"a sparse file's map names {total} bytes, {stored} are stored", hint=_HINT)
+    return tuple((offset, length) for offset, length in segments if length)

@@ -1,0 +1,214 @@
+"""Layers written: the same entries give the same bytes, anywhere.
+
+Plain ustar where it says all, PAX records where not (long or non-ASCII-safe names, big numbers, fractions of
+seconds, xattrs). No user or host names, no access times. The archive ends with two zero blocks and nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from lamina.errors import InvalidLayer, UsageError
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.tarheader import BLOCK, SCHILY_XATTR
+from lamina.layer.whiteout import opaque_path_for, path_for
+
+_CHUNK = 1 << 20
+_FLAGS = {
+    Kind.FILE: b"0",
+    Kind.HARDLINK: b"1",
+    Kind.SYMLINK: b"2",
+    Kind.CHAR: b"3",
+    Kind.BLOCK: b"4",
+    Kind.DIRECTORY: b"5",
+    Kind.FIFO: b"6",
+    Kind.WHITEOUT: b"0",
+    Kind.OPAQUE: b"0",
+}
+
+
+class Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+Content = bytes | Callable[[], Readable] | None
+"""What a file holds: bytes, or a function that opens it; None for everything that is no file."""
+Item = tuple[Entry, Content]
+Write = Callable[[bytes], object]
+
+
+class LayerWriter:
+    """``add`` entries in the order they shall stand, then ``close``. ``epoch`` (seconds, SOURCE_DATE_EPOCH) is the
+    latest modification time that is written; older ones stay."""
+
+    def __init__(self, write: Write, *, epoch: int | None = None) -> None:
+        self._write = write
+        self._epoch = epoch
+
+    def add(self, entry: Entry, content: Content = None) -> None:
+        """Raises UsageError where the content is not as long as ``entry.size``, or the entry can't be written."""
+        kind = entry.kind
+        if kind in (Kind.WHITEOUT, Kind.OPAQUE):
+            path = path_for(entry.path) if kind == Kind.WHITEOUT else opaque_path_for(entry.path)
+            self._header(Entry(path, Kind.FILE, mode=0), 0)
+            return
+        if kind != Kind.FILE:
+            self._header(entry, 0)
+            return
+        self._header(entry, entry.size)
+        if isinstance(content, bytes):
+            if len(content) != entry.size:
+                raise UsageError(f"{entry.path!r:.200} states {entry.size} bytes and has {len(content)}")
+            self._write(content)
+        elif entry.size or content is not None:
+            self._copy(entry, content)
+        self._write(bytes(-entry.size % BLOCK))
+
+    def close(self) -> None:
+        self._write(bytes(2 * BLOCK))
+
+    def _copy(self, entry: Entry, content: Callable[[], Readable] | None) -> None:
+        if content is None:
+            raise UsageError(f"{entry.path!r:.200} states {entry.size} bytes and has no content")
+        left, stream = entry.size, content()
+        try:
+            while left > 0:
+                data = stream.read(min(left, _CHUNK))
+                if not data:
+                    break
+                self._write(data)
+                left -= len(data)
+            if left or stream.read(1):
+                raise UsageError(f"{entry.path!r:.200} changed while it was read", hint="try again when it is quiet")
+        finally:
+            stream.close()
+
+    def _header(self, entry: Entry, size: int) -> None:
+        kind = entry.kind
+        name = entry.path + b"/" if kind == Kind.DIRECTORY and entry.path else entry.path or b"./"
+        seconds, nanoseconds = divmod(entry.mtime, 1_000_000_000)
+        if self._epoch is not None and seconds >= self._epoch:
+            seconds, nanoseconds = self._epoch, 0
+        records: list[tuple[bytes, bytes]] = []
+        split = _split_name(name)
+        if split is None:
+            records.append((b"path", name))
+            split = name[:100], b""
+        link = entry.link if kind in (Kind.SYMLINK, Kind.HARDLINK) else b""
+        if len(link) > 100:
+            records.append((b"linkpath", link))
+        numbers = {}
+        for key, value, most in (
+            (b"uid", entry.uid, 0o7777777),
+            (b"gid", entry.gid, 0o7777777),
+            (b"size", size, 0o77777777777),
+        ):
+            numbers[key] = value
+            if not 0 <= value <= most:
+                records.append((key, b"%d" % value))
+                numbers[key] = 0
+        if nanoseconds or not 0 <= seconds <= 0o77777777777:
+            records.append((b"mtime", _pax_time(seconds, nanoseconds)))
+            seconds = 0
+        records += [(SCHILY_XATTR + key, value) for key, value in sorted(entry.xattrs.items())]
+        if records:
+            if any(not _is_utf8(value) for key, value in records if key in (b"path", b"linkpath")):
+                records.insert(0, (b"hdrcharset", b"BINARY"))
+            body = b"".join(_record(key, value) for key, value in records)
+            self._write(_block(b"PaxHeaders/" + name[-80:].strip(b"/"), b"", b"x", b"", 0o644, 0, 0, len(body), 0, (0, 0)))
+            self._write(body + bytes(-len(body) % BLOCK))
+        device = entry.rdev if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0)
+        if max(device) > 0o7777777:
+            raise UsageError(f"{entry.path!r:.200}: the device number {device} does not fit into a tar")
+        self._write(
+            _block(
+                *split, _FLAGS[kind], link[:100], entry.mode & 0o7777,
+                numbers[b"uid"], numbers[b"gid"], numbers[b"size"], seconds, device,
+            )
+        )  # fmt: skip
+
+
+def write_layer(items: Iterable[Item], write: Write, *, epoch: int | None = None) -> None:
+    """A whole layer in a fixed order: by path, a whiteout before its siblings, a hardlink's target before the link.
+    Raises InvalidLayer for a path that is stated twice."""
+    ordered = sorted(items, key=_order)
+    writer = LayerWriter(write, epoch=epoch)
+    seen: set[bytes] = set()
+    for entry, _ in ordered:
+        if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
+            if entry.path in seen:
+                raise InvalidLayer(f"{entry.path!r:.200} is stated twice", hint="one layer states a path once")
+            seen.add(entry.path)
+    later: list[Item] = []
+    written: set[bytes] = set()
+    for entry, content in ordered:
+        if entry.kind == Kind.HARDLINK and entry.link in seen and entry.link not in written:
+            later.append((entry, content))
+            continue
+        writer.add(entry, content)
+        written.add(entry.path)
+    for entry, content in later:  # links whose target sorts after them
+        writer.add(entry, content)
+    writer.close()
+
+
+def _order(item: Item) -> tuple[tuple[bytes, ...], int, bytes]:
+    entry = item[0]
+    parts = tuple(entry.path.split(b"/")) if entry.path else ()
+    if entry.kind == Kind.WHITEOUT:
+        return parts[:-1], 1, parts[-1] if parts else b""
+    if entry.kind == Kind.OPAQUE:
+        return parts, 1, b""
+    # a path sorts after its parent, and after all whiteouts of its siblings
+    return parts, 0 if entry.kind == Kind.DIRECTORY else 2, b""
+
+
+def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
+    """(name, prefix) as ustar splits it, or None where it can't."""
+    if len(name) <= 100:
+        return name, b""
+    cut = name.find(b"/", max(0, len(name) - 101), len(name) - 1)
+    if cut < 1 or cut > 155:
+        return None
+    return name[cut + 1 :], name[:cut]
+
+
+def _pax_time(seconds: int, nanoseconds: int) -> bytes:
+    if seconds < 0 and nanoseconds:
+        seconds, nanoseconds = seconds + 1, 1_000_000_000 - nanoseconds
+        sign = b"-" if seconds == 0 else b""
+    else:
+        sign = b""
+    fraction = (b".%09d" % nanoseconds).rstrip(b"0") if nanoseconds else b""
+    return sign + b"%d" % seconds + fraction
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    body = b" " + key + b"=" + value + b"\n"
+    length = len(body)
+    while len(str(length)) + len(body) != length:
+        length = len(str(length)) + len(body)
+    return b"%d" % length + body
+
+
+def _block(
+    name: bytes, prefix: bytes, flag: bytes, link: bytes, mode: int, uid: int, gid: int, size: int, mtime: int,
+    device: tuple[int, int],
+) -> bytes:  # fmt: skip
+    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
+    tail = b"%b%bustar\00000%b%07o\0%07o\0%b" % (
+        flag, link.ljust(100, b"\0"), bytes(64), device[0], device[1], prefix.ljust(155, b"\0"),
+    )  # fmt: skip
+    checksum = sum(head) + sum(tail) + 8 * 32
+    return (head + b"%06o\0 " % checksum + tail).ljust(BLOCK, b"\0")

@@ -1,0 +1,79 @@
+"""What a person types where an image is taken: transport, place, name, and a range of layers (pure)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lamina.errors import Unsupported, UsageError
+from lamina.spec.reference import Reference
+
+ARCHIVES = ("oci", "oci-archive", "docker-archive")
+_REFUSED = {
+    "containers-storage": "save it with podman or skopeo to an oci: layout first",
+    "docker-daemon": "lamina needs no daemon: `docker save` it and take docker-archive:FILE",
+    "dir": "copy it with skopeo to an oci: layout first",
+    "atomic": "it was retired by its makers",
+    "ostree": "it was retired by its makers",
+    "tarball": "take `lamina append` to make a layer of an archive's files",
+}
+_RANGE = re.compile(r"~(\d{1,9})(?::(\d{1,9}))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """``transport`` is "" for the store (then a registry), "docker" for a registry, or one of ``ARCHIVES`` with
+    the place in ``location``. Layers ``low`` to ``high`` count from 1 at the bottom; None is the top."""
+
+    transport: str
+    location: str
+    name: str
+    low: int = 1
+    high: int | None = None
+
+    @property
+    def reference(self) -> Reference:
+        """``name`` as a reference with its tag. Raises UsageError."""
+        return Reference.parse(self.name).with_default_tag()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all layers are meant."""
+        return self.low == 1 and self.high is None
+
+    def __str__(self) -> str:
+        text = self.name
+        if self.transport == "docker":
+            text = f"docker://{self.name}"
+        elif self.transport:
+            text = f"{self.transport}:{self.location}" + (f":{self.name}" if self.name else "")
+        if self.high is None:
+            return text
+        return f"{text}~{self.high}" if self.low == 1 else f"{text}~{self.low}:{self.high}"
+
+
+def parse_name(text: str) -> ImageName:
+    """Raises UsageError, or Unsupported for a transport that other tools have and lamina has not."""
+    if not text or "\0" in text:
+        raise UsageError("an empty image name" if not text else "a zero byte in an image name")
+    low, high = 1, None
+    found = _RANGE.search(text)
+    if found:
+        first, second = int(found[1]), found[2]
+        low, high = (1, first) if second is None else (first, int(second))
+        if low < 1 or high < low - 1 or (second is not None and high < low):
+            raise UsageError(
+                f"not a range of layers: {found[0]}", hint="~N is layers 1 to N, ~N:M layers N to M, from the bottom"
+            )
+        text = text[: found.start()]
+    transport, colon, rest = text.partition(":")
+    if colon and transport in _REFUSED:
+        raise Unsupported(f"images are not taken from {transport}:", hint=_REFUSED[transport])
+    if colon and transport == "docker" and rest.startswith("//"):
+        return ImageName("docker", "", rest[2:], low, high)
+    if colon and transport in ARCHIVES:
+        location, _, name = rest.partition(":")
+        if not location:
+            raise UsageError(f"{text!r:.200} names no place", hint=f"expected {transport}:PATH[:REFERENCE]")
+        return ImageName(transport, location, name, low, high)
+    return ImageName("", "", text, low, high)

@@ -1,0 +1,104 @@
+"""References (``debian:12``, ``host:5000/a/b@sha256:...``) with docker's normalisation and limits
+(distribution/reference). Pure; the canonical form is what names are stored under."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from lamina.errors import UsageError
+from lamina.spec.digest import Digest
+
+DEFAULT_DOMAIN = "docker.io"
+DEFAULT_TAG = "latest"
+MAX_REPOSITORY = 255  # of the path, as distribution/reference counts since 0.6
+MAX_TAG = 128
+
+_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
+_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_ID = re.compile(r"[a-f0-9]{64}")
+_DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name in a registry. ``str()`` is canonical and parses to the same value again."""
+
+    domain: str
+    path: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Raises UsageError for what docker would refuse."""
+        if not text:
+            raise UsageError("an empty reference", hint="expected like debian:12 or host:5000/path/name:tag")
+        if _ID.fullmatch(text):
+            raise _bad(text, "64 hex digits can't be a repository name: they are taken for an ID")
+        rest, at, digest_text = text.partition("@")
+        digest = None
+        if at:
+            if not _DIGEST.fullmatch(digest_text):
+                raise _bad(text, "what follows the @ is no digest")
+            digest = Digest.parse(digest_text)
+        head, slash, tail = rest.rpartition("/")
+        tail, colon, tag = tail.partition(":")
+        name = head + slash + tail
+        if colon and not _TAG.fullmatch(tag):
+            raise _bad(text, f"a tag is 1 to {MAX_TAG} of A-Z a-z 0-9 _ . - and starts with none of the last two")
+        domain, path = _split_domain(name)
+        if not _DOMAIN.fullmatch(domain):
+            raise _bad(text, f"{domain!r:.100} is no host")
+        if not _PATH.fullmatch(path):
+            why = "a repository name must be lower case" if path != path.lower() else "not a repository name"
+            raise _bad(text, why)
+        if len(path) > MAX_REPOSITORY:
+            raise _bad(text, f"a repository name has at most {MAX_REPOSITORY} characters")
+        return cls(domain, path, tag or None, digest)
+
+    @property
+    def repository(self) -> str:
+        """``domain/path``."""
+        return f"{self.domain}/{self.path}"
+
+    def with_default_tag(self) -> Reference:
+        """With ``latest`` where neither a tag nor a digest is stated."""
+        return self if self.tag or self.digest else replace(self, tag=DEFAULT_TAG)
+
+    @property
+    def familiar(self) -> str:
+        """The shortest form that means the same: what people type."""
+        name = self.repository
+        if self.domain == DEFAULT_DOMAIN:
+            name = self.path.removeprefix("library/") if self.path.count("/") == 1 else self.path
+            if _ID.fullmatch(name):
+                name = self.repository
+        return self._finish(name)
+
+    def __str__(self) -> str:
+        return self._finish(self.repository)
+
+    def _finish(self, name: str) -> str:
+        if self.tag:
+            name += f":{self.tag}"
+        return f"{name}@{self.digest}" if self.digest else name
+
+
+def _split_domain(name: str) -> tuple[str, str]:
+    """The first component is a host if it looks like one: a dot, a port, localhost, or an upper-case letter."""
+    first, slash, rest = name.partition("/")
+    is_host = slash and ("." in first or ":" in first or first == "localhost" or first != first.lower())
+    domain, path = (first, rest) if is_host else (DEFAULT_DOMAIN, name)
+    if domain == "index.docker.io":
+        domain = DEFAULT_DOMAIN
+    if domain == DEFAULT_DOMAIN and "/" not in path:
+        path = f"library/{path}"
+    return domain, path
+
+
+def _bad(text: str, why: str) -> UsageError:
+    return UsageError(f"not a reference: {text!r:.300}: {why}", hint="expected like debian:12 or host:5000/path:tag")
