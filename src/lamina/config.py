@@ -1,0 +1,190 @@
+"""Settings (floor 2): defaults, then /etc, then the user's file, then the environment, then flags. Each value
+remembers where it came from; ``lamina info`` prints it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lamina.errors import SystemFailure, UsageError
+
+SYSTEM_FILE = "/etc/lamina/config.toml"
+_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_COMPRESSIONS = ("gzip", "zstd", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value and its origin: "default", a file's path, a variable's name, or "flag"."""
+
+    value: Any
+    origin: str
+
+
+_VARIABLES = {
+    "root": ("LAMINA_ROOT",),
+    "platform": ("LAMINA_PLATFORM", "DOCKER_DEFAULT_PLATFORM"),
+    "max_layer": ("LAMINA_MAX_LAYER",),
+    "compression": ("LAMINA_COMPRESSION",),
+    "compression_level": ("LAMINA_COMPRESSION_LEVEL",),
+}
+_MEANING = {
+    "root": "the store's directory",
+    "platform": "which platform of an image is taken; empty for this machine's",
+    "max_layer": "the most bytes that a layer may unpack to",
+    "compression": "of new layers: gzip, zstd or none",
+    "compression_level": "of new layers; empty for the compression's own default",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``values``: each setting by name. Sizes are in bytes."""
+
+    values: Mapping[str, Setting]
+
+    @property
+    def root(self) -> str:
+        return str(self.values["root"].value)
+
+    @property
+    def platform(self) -> str:
+        return str(self.values["platform"].value)
+
+    @property
+    def max_layer(self) -> int:
+        return int(self.values["max_layer"].value)
+
+    @property
+    def compression(self) -> str:
+        return str(self.values["compression"].value)
+
+    @property
+    def compression_level(self) -> int | None:
+        value: int | None = self.values["compression_level"].value
+        return value
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        flags: Mapping[str, str] | None = None,
+        environ: Mapping[str, str] | None = None,
+        system_file: str = SYSTEM_FILE,
+    ) -> Settings:
+        """Raises UsageError naming the file or variable and the key, SystemFailure where a file can't be read."""
+        environ = os.environ if environ is None else environ
+        found = {name: Setting(value, "default") for name, value in _defaults(environ).items()}
+        for path in (system_file, user_file(environ)):
+            for name, raw in _read_file(path).items():
+                found[name] = Setting(_checked(name, raw, path), path)
+        for name, variables in _VARIABLES.items():
+            for variable in variables:
+                if environ.get(variable):
+                    found[name] = Setting(_checked(name, environ[variable], variable), variable)
+                    break
+        for name, text in (flags or {}).items():
+            found[name] = Setting(_checked(name, text, "flag"), "flag")
+        return cls(found)
+
+
+def user_file(environ: Mapping[str, str]) -> str:
+    """Where the user's settings are."""
+    base = environ.get("XDG_CONFIG_HOME") or os.path.join(_home(environ), ".config")
+    return os.path.join(base, "lamina", "config.toml")
+
+
+def meaning(name: str) -> str:
+    """What a setting is for, in a few words."""
+    return _MEANING[name]
+
+
+def parse_size(text: str) -> int:
+    """Bytes: ``512``, ``64GiB``, ``10MB`` (powers of ten without the i). Raises UsageError."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"not a size: {text!r:.60}", hint="expected like 64GiB or 500MB")
+    number, unit, binary = match.groups()
+    return int(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " ")
+
+
+def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "root": _default_root(environ),
+        "platform": "",
+        "max_layer": 64 << 30,
+        "compression": "gzip",
+        "compression_level": None,
+    }
+
+
+def _default_root(environ: Mapping[str, str]) -> str:
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return "/var/lib/lamina"
+    base = environ.get("XDG_DATA_HOME") or environ.get("LOCALAPPDATA")
+    return os.path.join(base or os.path.join(_home(environ), ".local", "share"), "lamina")
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    return environ.get("HOME") or os.path.expanduser("~")
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(1 << 20)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise SystemFailure(f"the settings in {path} can't be read: {error.strerror}", hint="check its rights") from None
+    import tomllib
+
+    try:
+        values = tomllib.loads(raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not TOML: {error}", hint="see docs/settings.md") from None
+    for name in values:
+        if name not in _VARIABLES:
+            raise UsageError(f"{path}: no setting is called {name!r:.100}", hint="known: " + ", ".join(_VARIABLES))
+    return values
+
+
+def _checked(name: str, raw: object, origin: str) -> Any:
+    try:
+        return _value(name, raw)
+    except UsageError as error:
+        raise UsageError(f"{origin}: {name}: {error.message}", hint=error.hint) from None
+
+
+def _value(name: str, raw: object) -> Any:
+    if name == "max_layer":
+        size = raw if type(raw) is int else parse_size(_text(raw))
+        if size <= 0:
+            raise UsageError(f"{size} is no limit", hint="expected like 64GiB")
+        return size
+    if name == "compression_level":
+        text = str(raw) if type(raw) is int else _text(raw)
+        if not text.lstrip("-").isdigit():
+            raise UsageError(f"not a number: {text!r:.60}")
+        return int(text)
+    text = _text(raw)
+    if name == "compression" and text not in _COMPRESSIONS:
+        raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(_COMPRESSIONS))
+    if name == "platform" and text:
+        from lamina.spec.platform import Platform
+
+        Platform.parse(text)
+    if name == "root":
+        if not text or "\0" in text:
+            raise UsageError("an empty directory name")
+        return os.path.abspath(os.path.expanduser(text))
+    return text
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise UsageError(f"must be a text, not {raw!r:.60}")
+    return raw

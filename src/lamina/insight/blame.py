@@ -1,0 +1,123 @@
+"""Blame: the story of a path told with the layers' digests and the build steps that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lamina.layer.entry import Entry, Kind
+from lamina.source import Stack
+from lamina.union.trail import State, Trail, trail, trails_under
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What ended a state: ``layer`` counts from 1; ``path`` is the path itself or a parent of it."""
+
+    how: str
+    layer: int
+    path: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A state of the path in layer ``layer`` (from 1); ``changed`` names what differs from the state below,
+    "content" where two files of one length have other bytes."""
+
+    layer: int
+    stated: bool
+    digest: str
+    step: str | None
+    entry: Entry
+    changed: tuple[str, ...]
+    ended: Ended | None
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """``states`` newest first; the first is what the union shows unless ``hidden``. ``whiteouts``: (layer from 1,
+    path) of whiteouts of this path that hide nothing."""
+
+    path: bytes
+    hidden: bool
+    states: tuple[Stage, ...]
+    whiteouts: tuple[tuple[int, bytes], ...]
+
+
+def blame(stack: Stack, path: bytes) -> Blame:
+    """Raises PathNotFound where no layer ever had the path."""
+    return _told(stack, trail(stack.tree(), path))
+
+
+def blame_under(stack: Stack, path: bytes) -> Iterator[Blame]:
+    """``path`` and everything below it that is or ever was. Raises PathNotFound."""
+    for item in trails_under(stack.tree(), path):
+        yield _told(stack, item)
+
+
+def _told(stack: Stack, item: Trail) -> Blame:
+    stages = tuple(
+        _stage(stack, item.path, state, item.states[number + 1] if number + 1 < len(item.states) else None)
+        for number, state in enumerate(item.states)
+    )
+    idle = tuple((stack.first + layer, item.path) for layer in item.idle_whiteouts)
+    return Blame(item.path, item.hidden, stages, idle)
+
+
+def _stage(stack: Stack, path: bytes, state: State, below: State | None) -> Stage:
+    step = stack.steps[state.layer] if state.layer < len(stack.steps) else None
+    ended = state.ended and Ended(
+        state.ended.how,
+        stack.first + state.ended.layer,
+        state.ended.path,
+        _ended_text(state.ended.how, stack.first + state.ended.layer, state.ended.path, path),
+    )
+    changed = state.changed
+    if below is not None and _same_length(state.entry, below.entry):
+        content = "content" if _differ(stack, state, below) else None
+        changed = (content, *changed) if content else changed or ("nothing",)
+    return Stage(
+        stack.first + state.layer,
+        state.stated,
+        str(stack.layers[state.layer].descriptor.digest) if stack.layers else "",
+        (step.created_by or step.comment or None) if step else None,
+        state.entry,
+        changed,
+        ended,
+    )
+
+
+def _ended_text(how: str, layer: int, by: bytes, path: bytes) -> str:
+    where = "it" if by == path else "/" + by.decode("utf-8", "backslashreplace")
+    if how == "whiteout":
+        return f"hidden by layer {layer}: a whiteout of {where}"
+    if how == "opaque":
+        return f"hidden by layer {layer}: the opaque mark of the directory above {where}"
+    if how == "restated":
+        return f"layer {layer} states the directory again"
+    return f"replaced by layer {layer}" + ("" if by == path else f", which replaces {where}")
+
+
+def _same_length(entry: Entry, below: Entry) -> bool:
+    return entry.kind == below.kind == Kind.FILE and entry.size == below.size
+
+
+def _differ(stack: Stack, state: State, below: State) -> bool:
+    """Whether two files of one length have other bytes: read side by side, up to the first difference."""
+    from lamina.layer.content import Content
+
+    def opened(of: State) -> Content:
+        handle = stack.layers[of.holder]
+        segments = of.entry.sparse
+        if segments is None:
+            segments = ((0, of.entry.size),) if of.entry.size else ()
+        return Content(of.entry.size, of.entry.offset, segments, handle.open)
+
+    with opened(state) as one, opened(below) as other:
+        while True:
+            piece = one.read(1 << 20)
+            if piece != other.read(len(piece) if piece else 1):
+                return True
+            if not piece:
+                return False

@@ -1,0 +1,211 @@
+"""The union: layers applied one upon the other (image-spec layer.md). The one place where these rules stand.
+
+1. A layer's whiteouts and opaque marks act first, wherever in the archive they stand, and only on what is below.
+   One that hides nothing does nothing; none of them makes a directory.
+2. Then its entries, in archive order. A directory over a directory takes only attributes; any other pair replaces
+   the whole subtree. A hardlink binds to the file that its target names at that moment, in this layer or below;
+   later changes of the other name don't touch it. Attributes stated with a hardlink are ignored: they are the
+   file's.
+3. A directory that is not stated keeps what it has below; a path below something else makes a directory of it.
+
+``tests/oracles.md`` says rule by rule what other engines do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lamina.errors import InvalidLayer, LimitExceeded
+from lamina.layer.entry import Kind
+from lamina.layer.index import LayerIndex
+from lamina.union.tree import UNSTATED, Ending, How, Restatement, Tree
+
+MAX_LAYERS = 10_000
+MAX_WARNINGS = 100
+_DIRECTORY, _HARDLINK, _WHITEOUT, _OPAQUE = (
+    int(Kind.DIRECTORY),
+    int(Kind.HARDLINK),
+    int(Kind.WHITEOUT),
+    int(Kind.OPAQUE),
+)
+
+
+def merge(layers: Sequence[LayerIndex]) -> Tree:
+    """The union of ``layers``, bottom first.
+
+    Raises InvalidLayer for a hardlink whose target is not there or is a directory, LimitExceeded.
+    """
+    if len(layers) > MAX_LAYERS:
+        raise LimitExceeded(f"{len(layers)} layers", hint=f"the limit is {MAX_LAYERS}")
+    tree = Tree(layers)
+    for number, index in enumerate(layers):
+        _Merge(tree, number, index).apply()
+    return tree
+
+
+class _Merge:
+    """One layer on its way into the tree."""
+
+    def __init__(self, tree: Tree, number: int, index: LayerIndex) -> None:
+        self.tree = tree
+        self.number = number
+        self.index = index
+        self.resolved: dict[int, int] = {0: 0}  # the index's directory -> node
+
+    def apply(self) -> None:
+        kinds = self.index.kind.tolist()
+        if kinds and max(kinds) >= _WHITEOUT:
+            for row, kind in enumerate(kinds):
+                if kind >= _WHITEOUT:
+                    self._hide(row, kind)
+        self._entries(kinds)
+
+    def _hide(self, row: int, kind: int) -> None:
+        directory = self._existing(self.index.directory[row])
+        if directory is None:
+            return
+        children = self.tree.kids[directory]
+        if children is None:
+            return
+        if kind == _WHITEOUT:
+            hidden = children.pop(self.index.basename(row), None)
+            if hidden is not None:
+                self._end(hidden, How.WHITEOUT, row)
+        else:
+            for hidden in children.values():
+                self._end(hidden, How.OPAQUE, row)
+            children.clear()
+
+    def _existing(self, directory: int) -> int | None:
+        """The node of one of the index's directories, or None where the tree has none (nothing is made)."""
+        names = []
+        while directory:
+            names.append(self.index.directory_name(directory))
+            directory = self.index.directory_parent(directory)
+        node = 0
+        for name in reversed(names):
+            children = self.tree.kids[node]
+            found = None if children is None else children.get(name)
+            if found is None:
+                return None
+            node = found
+        return node
+
+    def _entries(self, kinds: list[int]) -> None:
+        tree, number = self.tree, self.number
+        parents, layers, rows, ended = tree.parents, tree.origin_layers, tree.rows, tree.endings_of
+        names, kids, resolved = tree.names, tree.kids, self.resolved
+        directories, basenames = self.index.directory.tolist(), self.index.basenames()
+        for row, kind in enumerate(kinds):
+            if kind >= _WHITEOUT:
+                continue
+            directory = directories[row]
+            parent = resolved.get(directory, -1)
+            if parent < 0 or ended[parent] or kids[parent] is None:
+                parent = self._directory(directory)
+            name = basenames[row]
+            if not name:
+                self._restate(0, row)
+                continue
+            children = kids[parent]
+            assert children is not None
+            old = children.get(name)
+            inode = -1
+            if kind == _DIRECTORY:
+                if old is not None and kids[old] is not None:
+                    self._restate(old, row)
+                    continue
+            elif kind == _HARDLINK:
+                inode = self._target(row)
+                if inode == old or (old is not None and tree.inode(old) == inode):
+                    continue  # a link to itself
+            node = len(names)
+            parents.append(parent)
+            layers.append(number)
+            rows.append(row)
+            ended.append(0)
+            names.append(name)
+            kids.append({} if kind == _DIRECTORY else None)
+            if inode >= 0:
+                tree.hardlinks[node] = inode
+            if old is not None:
+                self._end(old, How.REPLACED, row)
+            children[name] = node
+
+    def _restate(self, node: int, row: int) -> None:
+        tree = self.tree
+        tree.restatements.append(Restatement(node, tree.origin_layers[node], tree.rows[node]))
+        tree.origin_layers[node] = self.number
+        tree.rows[node] = row
+
+    def _directory(self, directory: int) -> int:
+        """The node of one of the index's directories, made where the tree has none."""
+        tree, index, resolved = self.tree, self.index, self.resolved
+        missing = []
+        while True:
+            node = resolved.get(directory, -1)
+            if node >= 0 and not tree.endings_of[node]:
+                break
+            missing.append(directory)
+            directory = index.directory_parent(directory)
+        for directory in reversed(missing):
+            children = tree.kids[node]
+            assert children is not None
+            name = index.directory_name(directory)
+            found = children.get(name)
+            if found is None or tree.kids[found] is None:
+                new = self._implied(node, name)
+                if found is not None:
+                    if len(tree.warnings) < MAX_WARNINGS:
+                        tree.warnings.append(self._literal_warning(found))
+                    self._end(found, How.REPLACED, UNSTATED)
+                children[name] = found = new
+            resolved[directory] = node = found
+        return node
+
+    def _implied(self, parent: int, name: bytes) -> int:
+        tree = self.tree
+        tree.parents.append(parent)
+        tree.origin_layers.append(self.number)
+        tree.rows.append(UNSTATED)
+        tree.endings_of.append(0)
+        tree.names.append(name)
+        tree.kids.append({})
+        return len(tree.names) - 1
+
+    def _literal_warning(self, node: int) -> str:
+        path, kind = self.tree.path(node).decode("utf-8", "backslashreplace"), self.tree.kind(node)
+        return (
+            f"layer {self.number + 1} has entries below /{path:.300}, which is a {kind.name.lower()}: "
+            "it becomes a directory"
+        )
+
+    def _target(self, row: int) -> int:
+        """The inode that a hardlink names at this moment."""
+        link = self.index.link(row)
+        node = self.tree.find(link)
+        if node is None:
+            raise InvalidLayer(
+                f"layer {self.number + 1}: the hardlink {self.index.path(row)!r:.300} names {link!r:.300}, "
+                "which is not there",
+                hint="the layer was made for another base, or is malformed",
+            )
+        if self.tree.kids[node] is not None:
+            raise InvalidLayer(
+                f"layer {self.number + 1}: the hardlink {self.index.path(row)!r:.300} names the directory {link!r:.300}",
+                hint="no file system has links to directories; the layer is malformed",
+            )
+        return self.tree.inode(node)
+
+    def _end(self, node: int, how: How, row: int) -> None:
+        """Hide ``node`` and all below it. Each node ends once: linear in all."""
+        tree = self.tree
+        tree.endings.append(Ending(how, node, self.number, row))
+        number = len(tree.endings)
+        pending = [node]
+        while pending:
+            node = pending.pop()
+            tree.endings_of[node] = number
+            children = tree.kids[node]
+            if children:
+                pending += children.values()

@@ -1,0 +1,169 @@
+"""What happened to a path on its way up the stack: every state it had, what ended each, and what hid it.
+
+Read off the records that ``merge`` keeps in the ``Tree``; no rule of the union stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from lamina.errors import PathNotFound
+from lamina.layer.entry import Entry, Kind
+from lamina.union.tree import UNSTATED, Ending, How, Tree
+
+_WHITEOUT = int(Kind.WHITEOUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a state ended: ``how`` is "whiteout", "opaque", "replaced" or "restated" (a directory whose attributes
+    a later layer states again); ``layer`` (from 0) did it by an entry at ``path``: the path itself, or a parent."""
+
+    how: str
+    layer: int
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One state of a path. ``stated`` is False for a directory that layer ``layer`` (from 0) only implies.
+    ``changed`` names what differs from the state below; empty for the first."""
+
+    layer: int
+    stated: bool
+    entry: Entry
+    ended: Ended | None
+    changed: tuple[str, ...]
+    holder: int
+    """The layer (from 0) whose tar holds the content: another one where a hardlink leads down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """``states`` newest first; the first is what the union shows unless ``hidden``. ``idle_whiteouts``: layers
+    (from 0) with a whiteout of this path that hid nothing."""
+
+    path: bytes
+    hidden: bool
+    states: tuple[State, ...]
+    idle_whiteouts: tuple[int, ...] = ()
+
+
+def trail(tree: Tree, path: bytes) -> Trail:
+    """The story of one literal path. Raises PathNotFound where no layer ever had it."""
+    if not path:
+        return _tell(tree, path, [0], _idle(tree, path))
+    name = path.rpartition(b"/")[2]
+    nodes = [node for node in _ended_nodes(tree) if tree.names[node] == name and tree.path(node) == path]
+    alive = tree.find(path)
+    if alive is not None:
+        nodes.append(alive)
+    if not nodes:
+        text = path.decode("utf-8", "backslashreplace")
+        raise PathNotFound(f"no layer has or had /{text:.300}", hint="see `lamina ls`")
+    return _tell(tree, path, nodes, _idle(tree, path))
+
+
+def trails_under(tree: Tree, path: bytes) -> Iterator[Trail]:
+    """The story of ``path`` and of each path below it that is or ever was, in order of their components.
+    Raises PathNotFound where there is none."""
+    inside = path + b"/" if path else b""
+    by_path: dict[bytes, list[int]] = {}
+    for node in _ended_nodes(tree):
+        at = tree.path(node)
+        if at == path or at.startswith(inside):
+            by_path.setdefault(at, []).append(node)
+    top = tree.find(path)
+    if top is not None:
+        for node in tree.walk(top):
+            by_path.setdefault(tree.path(node), []).append(node)
+    if not by_path:
+        raise PathNotFound(f"no layer has or had {path!r:.300}", hint="see `lamina ls`")
+    for at in sorted(by_path, key=lambda text: text.split(b"/")):
+        yield _tell(tree, at, by_path[at], ())
+
+
+def shadows(tree: Tree) -> Iterator[tuple[int, Ending]]:
+    """Every hidden node with what hid it, in the order in which the layers brought them."""
+    for node in _ended_nodes(tree):
+        ending = tree.ending(node)
+        assert ending is not None
+        yield node, ending
+
+
+def _ended_nodes(tree: Tree) -> list[int]:
+    return [node for node, ended in enumerate(tree.endings_of) if ended]
+
+
+def _idle(tree: Tree, path: bytes) -> tuple[int, ...]:
+    parent, _, name = path.rpartition(b"/")
+    busy = {(ending.layer, ending.row) for ending in tree.endings if ending.how == How.WHITEOUT}
+    found = []
+    for number, index in enumerate(tree.layers):
+        for row, kind in enumerate(index.kind):
+            if (
+                kind == _WHITEOUT
+                and (number, row) not in busy
+                and index.basename(row) == name
+                and index.directory_path(index.directory[row]) == parent
+            ):
+                found.append(number)
+    return tuple(dict.fromkeys(found))
+
+
+def _tell(tree: Tree, path: bytes, nodes: list[int], idle: tuple[int, ...]) -> Trail:
+    nodes = sorted(nodes)  # numbers grow as the layers are applied
+    wanted = set(nodes)
+    earlier: dict[int, list[tuple[int, int]]] = {}
+    for node, layer, row in tree.restatements:
+        if node in wanted:
+            earlier.setdefault(node, []).append((layer, row))
+    states: list[State] = []
+    below: Entry | None = None
+    for node in nodes:
+        history = [*earlier.get(node, ()), (tree.origin_layers[node], tree.rows[node])]
+        if node == 0 and len(history) > 1 and history[0][1] == UNSTATED:
+            del history[0]  # the root before any layer spoke of it
+        for number, (layer, row) in enumerate(history):
+            entry = _state(tree, node, layer, row)
+            if number + 1 < len(history):
+                ended: Ended | None = Ended("restated", history[number + 1][0], path)
+            else:
+                ending = tree.ending(node)
+                ended = ending and Ended(ending.how.name.lower(), ending.layer, tree.path(ending.node))
+            holder = tree.content(node)[0] if node in tree.hardlinks else layer
+            states.append(State(layer, row != UNSTATED, entry, ended, _changed(below, entry), holder))
+            below = entry
+    states.reverse()
+    return Trail(path, states[0].ended is not None, tuple(states), idle)
+
+
+def _state(tree: Tree, node: int, layer: int, row: int) -> Entry:
+    inode = tree.inode(node)
+    if inode == node:
+        return tree.state(node, layer, row)
+    return replace(tree.entry(inode), path=tree.path(node))
+
+
+def _changed(below: Entry | None, entry: Entry) -> tuple[str, ...]:
+    if below is None:
+        return ()
+    changes = []
+    if below.kind != entry.kind:
+        changes.append(f"kind ({below.kind.name.lower()} to {entry.kind.name.lower()})")
+    elif below.kind == Kind.FILE and below.size != entry.size:
+        changes.append(f"size ({below.size} to {entry.size})")
+    if below.link != entry.link and entry.kind == below.kind == Kind.SYMLINK:
+        changes.append("target")
+    if below.mode != entry.mode:
+        changes.append(f"mode ({below.mode:04o} to {entry.mode:04o})")
+    if (below.uid, below.gid) != (entry.uid, entry.gid):
+        changes.append(f"owner ({below.uid}:{below.gid} to {entry.uid}:{entry.gid})")
+    if below.rdev != entry.rdev:
+        changes.append("device")
+    if below.xattrs != entry.xattrs:
+        changes.append("xattrs")
+    if below.mtime != entry.mtime:
+        changes.append("time")
+    return tuple(changes)
