@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lamina.layer.entry import Entry
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.manifest import Manifest
-    from lamina.store import Store
+    from lamina.store.store import Store
     from lamina.union.tree import Tree
     from lamina.view.fs import LaminaFileSystem
     from lamina.view.unpack import UnpackReport
@@ -70,7 +70,7 @@ def open_with(name: str, settings: Settings) -> Image:
 
 def open_store(settings: Settings, *, create: bool = True) -> Store:
     """The store of these settings."""
-    from lamina.store import Store
+    from lamina.store.store import Store
 
     return Store.open(settings.root, create=create, max_layer=settings.max_layer)
 

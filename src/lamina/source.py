@@ -73,7 +73,9 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """A place that images can be written to."""
+    """A place that images can be written to. ``takes_indexes`` is False where only single manifests fit in."""
+
+    takes_indexes: bool
 
     @property
     def location(self) -> str: ...

@@ -11,7 +11,7 @@ from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from lamina.config import Settings
-    from lamina.store import Store
+    from lamina.store.store import Store
 
 
 class Session:

@@ -17,7 +17,7 @@ from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from lamina.store import Store
+    from lamina.store.store import Store
 
 FILTERS = ("reference", "dangling", "label", "before", "since", "until")
 

@@ -72,6 +72,16 @@ class TarParser:
             raise
         self._carry = data[used:]
 
+    def skippable(self) -> int:
+        """How many of the next bytes are content that need not be fed: a reader that can seek may leave them out
+        and say so with ``skipped``."""
+        return 0 if self._carry else self._skip
+
+    def skipped(self, count: int) -> None:
+        """``count`` bytes of content, at most ``skippable()``, were left out."""
+        self._skip -= count
+        self.position += count
+
     def finish(self) -> None:
         """The end of the archive. Raises InvalidLayer where something is missing."""
         if self._zero_blocks >= 2:

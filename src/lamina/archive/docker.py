@@ -1,0 +1,267 @@
+"""docker-archive: what ``docker save`` writes, read (every generation of it) and written (podman's and skopeo's form:
+uncompressed layers, named by diff_id).
+
+The archive holds no manifests: one is made of what is there. Archives that are an OCI layout too (docker 25 and
+later) keep their own manifests, and so their digests.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from json import dumps
+from typing import Any
+
+from lamina.archive.members import MemberRange, Members
+from lamina.archive.names import canonical
+from lamina.archive.oci import OciArchiveReader
+from lamina.archive.output import ArchiveFile
+from lamina.archive.verify import CHUNK, copy_verified
+from lamina.errors import BlobNotFound, InvalidDocument, ReferenceNotFound, Unsupported
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.files import reported
+from lamina.layer.codec import sniff
+from lamina.source import Blob
+from lamina.spec import json, mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest, new_hasher
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.manifest import Manifest, build_manifest, parse
+from lamina.spec.reference import Reference
+
+
+class DockerArchiveReader:
+    """``Reader`` and ``Lister`` of a docker-archive."""
+
+    def __init__(self, path: str, members: Members | None = None) -> None:
+        """Raises NotFound, InvalidDocument, LimitExceeded."""
+        self.location = f"docker-archive:{path}"
+        self.path = path
+        self._members = members or Members(path)
+        if "manifest.json" not in self._members:
+            raise InvalidDocument(f"{path} has no manifest.json", hint="is it an oci-archive?")
+        self._oci = OciArchiveReader(path, self._members) if "index.json" in self._members else None
+        self._images = self._read_list()
+        self._documents: dict[Digest, bytes] = {}
+        self._places: dict[Digest, str] = {}  # blob -> member
+        self._made: dict[int, Descriptor] = {}
+
+    def resolve(self, name: str) -> Descriptor:
+        if not name:
+            if len(self._images) == 1:
+                return self._image(0)
+            raise ReferenceNotFound(f"{self.location} holds {len(self._images)} images", hint=self._there())
+        wanted = canonical(name)
+        for number, image in enumerate(self._images):
+            if wanted in map(canonical, image["RepoTags"]) or name == f"@{number}":
+                return self._image(number)
+        raise ReferenceNotFound(f"{self.location} holds no image {name!r:.200}", hint=self._there())
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        raw = self._documents.get(descriptor.digest)
+        if raw is None:
+            if self._oci is None:
+                raise BlobNotFound(f"{self.location} has no manifest {descriptor.digest}")
+            return self._oci.manifest(descriptor)
+        descriptor.check(raw)
+        return raw
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        place = self._places.get(descriptor.digest)
+        if place is not None:
+            return _Member(descriptor, self._members, place)
+        if self._oci is not None:
+            return self._oci.blob(descriptor)
+        raise BlobNotFound(f"{self.location} has no blob {descriptor.digest}", hint="the archive is not complete")
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        for number, image in enumerate(self._images):
+            for name in image["RepoTags"] or [""]:
+                yield name, self._image(number)
+
+    def _image(self, number: int) -> Descriptor:
+        made = self._made.get(number)
+        if made is None:
+            made = self._made[number] = self._own_manifest(number) or self._make(number)
+        return made
+
+    def _own_manifest(self, number: int) -> Descriptor | None:
+        """The manifest of an archive that is a layout as well: the one with this config."""
+        if self._oci is None:
+            return None
+        config = self._images[number]["Config"]
+        for _, entry in self._oci.names():
+            if not mediatype.is_manifest(entry.media_type):
+                if any(canonical(tag) == canonical(name) and name for tag in self._images[number]["RepoTags"]
+                       for name, other in self._oci.names() if other.digest == entry.digest):  # fmt: skip
+                    return entry
+                continue
+            try:
+                document = parse(self._oci.manifest(entry), entry.media_type)
+            except BlobNotFound:
+                continue
+            if isinstance(document, Manifest) and config.endswith(document.config.digest.encoded):
+                return entry
+        return None
+
+    def _make(self, number: int) -> Descriptor:
+        """A manifest of the config and the layers as they are in the archive."""
+        image = self._images[number]
+        what = f"{self.path}: image {number + 1}"
+        raw = self._read(image["Config"], what)
+        config = ImageConfig.parse(raw, f"{what}: config", mediatype.DOCKER_CONFIG)
+        config.check_layers(len(image["Layers"]), what)
+        place = config.descriptor
+        self._places[place.digest] = image["Config"]
+        layers = [self._layer(name, diff_id, what) for name, diff_id in zip(image["Layers"], config.diff_ids, strict=True)]
+        docker = all(mediatype.compression(layer.media_type) != "zstd" for layer in layers)
+        manifest = build_manifest(place, layers, docker=docker)
+        self._documents[manifest.descriptor.digest] = manifest.raw
+        return manifest.descriptor
+
+    def _layer(self, name: str, diff_id: Digest, what: str) -> Descriptor:
+        """An uncompressed layer's digest is its diff_id (proved when it is copied); a compressed one is hashed."""
+        try:
+            with self._members.open(name) as stream:
+                compression = sniff(stream.read(16))
+            size = self._members.size(name)
+            digest = diff_id
+            if compression != "none":
+                hasher = new_hasher()
+                with self._members.open(name) as stream:
+                    while data := stream.read(CHUNK):
+                        hasher.update(data)
+                digest = Digest("sha256", hasher.hexdigest())
+        except KeyError:
+            raise InvalidDocument(f"{what} names the layer {name!r:.200}, which is not there", hint="truncated?") from None
+        self._places[digest] = name
+        return Descriptor(mediatype.layer_type(compression, docker=compression != "zstd"), digest, size)
+
+    def _read_list(self) -> list[dict[str, Any]]:
+        what = f"{self.path}: manifest.json"
+        raw = self._members.read("manifest.json")
+        listed = json.load(b'{"images":' + raw + b"}", what, limit=64 << 20).get("images")
+        if not isinstance(listed, list) or not listed:
+            raise InvalidDocument(f"{what} is no list of images", hint="is it what `docker save` wrote?")
+        for image in listed:
+            if not isinstance(image, dict) or not isinstance(image.get("Config"), str):
+                raise InvalidDocument(f"{what}: an image without Config", hint="is it what `docker save` wrote?")
+            for key in ("RepoTags", "Layers"):
+                values = image[key] = image.get(key) or []
+                if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                    raise InvalidDocument(f"{what}: {key} is no list of texts", hint="the archive is malformed")
+        return listed
+
+    def _read(self, name: str, what: str) -> bytes:
+        try:
+            return self._members.read(name)
+        except KeyError:
+            raise InvalidDocument(f"{what} names {name!r:.200}, which is not there", hint="truncated?") from None
+
+    def _there(self) -> str:
+        names = [name for image in self._images for name in image["RepoTags"]]
+        return "name one of: " + ", ".join(names[:20]) if names else "take @0, @1, ... by position"
+
+
+class _Member:
+    def __init__(self, descriptor: Descriptor, members: Members, name: str) -> None:
+        self.descriptor = descriptor
+        self._members = members
+        self._name = name
+
+    def open(self, start: int = 0, end: int | None = None) -> MemberRange:
+        return self._members.open(self._name, start, end)
+
+
+class DockerArchiveWriter:
+    """``Writer`` of a docker-archive: a new file, or ``-``. Layers are written uncompressed, each once."""
+
+    takes_indexes = False
+
+    def __init__(self, path: str) -> None:
+        self.location = f"docker-archive:{path}"
+        self._archive = ArchiveFile(path)
+        self._diff_ids: dict[Digest, Digest] = {}  # layer's blob -> what it is named by
+        self._configs: dict[Digest, str] = {}
+        self._images: dict[Digest, dict[str, Any]] = {}
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[None]:
+        self._images = {}
+        with self._archive.writing():
+            yield
+            images = list(self._images.values())
+            self._archive.add("manifest.json", dumps(images, separators=(",", ":")).encode())
+            self._archive.add("repositories", dumps(self._repositories(), separators=(",", ":")).encode())
+
+    def has(self, descriptor: Descriptor) -> bool:
+        if descriptor.digest in self._configs:
+            return True
+        return descriptor.digest in self._diff_ids and _layer_name(self._diff_ids[descriptor.digest]) in self._archive
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        *,
+        diff_id: Digest | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> None:
+        with tempfile.TemporaryFile(prefix="lamina-") as spool:
+            with reported(tempfile.gettempdir()):
+                copy_verified(
+                    descriptor,
+                    blob,
+                    (lambda data: None) if diff_id else spool.write,
+                    diff_id=diff_id,
+                    on_event=on_event,
+                    cancel=cancel,
+                    write_plain=spool.write if diff_id else None,
+                )
+                size = spool.tell()
+                spool.seek(0)
+            name = _layer_name(diff_id) if diff_id else f"{descriptor.digest.encoded}.json"
+            self._archive.add_stream(name, size, spool)
+        if diff_id:
+            self._diff_ids[descriptor.digest] = diff_id
+        else:
+            self._configs[descriptor.digest] = name
+
+    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
+        document = parse(raw, descriptor.media_type)
+        if not isinstance(document, Manifest) or not document.is_image:
+            raise Unsupported(
+                f"{self.location} can't hold {descriptor.digest}: it is no image of one platform",
+                hint="choose one with --platform, or write an oci-archive",
+            )
+        missing = [layer.digest for layer in document.layers if layer.digest not in self._diff_ids]
+        if missing or document.config.digest not in self._configs:
+            raise BlobNotFound(f"{self.location}: {(missing or [document.config.digest])[0]} was not written")
+        self._images[descriptor.digest] = {
+            "Config": self._configs[document.config.digest],
+            "RepoTags": [],
+            "Layers": [_layer_name(self._diff_ids[layer.digest]) for layer in document.layers],
+        }
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        tags = self._images[descriptor.digest]["RepoTags"]
+        if name and "@" not in name:
+            tag = Reference.parse(name).with_default_tag()
+            written = tag.familiar if tag.domain == "docker.io" else str(tag)
+            if written not in tags:
+                tags.append(written)
+
+    def _repositories(self) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for image in self._images.values():
+            for name in image["RepoTags"]:
+                repository, _, tag = name.rpartition(":")
+                if image["Layers"]:
+                    found.setdefault(repository, {})[tag] = image["Layers"][-1].removesuffix(".tar")
+        return found
+
+
+def _layer_name(diff_id: Digest) -> str:
+    return f"{diff_id.encoded}.tar"

@@ -1,0 +1,174 @@
+"""An OCI image layout directory (image-spec image-layout.md), read and written."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lamina.archive.names import annotated, find, names_of
+from lamina.archive.verify import copy_verified
+from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.files import FileRange, remove, replace_file, reported, sync_directory
+from lamina.source import Blob
+from lamina.spec import json, mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Index, parse
+
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+_MAX_INDEX = 64 << 20
+
+
+def check_layout_file(raw: bytes, where: str) -> None:
+    """Raises InvalidDocument, Unsupported (another version)."""
+    version = json.load(raw, f"{where}/oci-layout").get("imageLayoutVersion")
+    if not isinstance(version, str) or not version.startswith("1."):
+        raise Unsupported(f"{where} is a layout of version {version!r:.40}", hint="lamina reads version 1.0.0")
+
+
+def parse_index(raw: bytes, where: str) -> Index:
+    """The layout's index.json. Raises InvalidDocument."""
+    document = parse(raw, mediatype.OCI_INDEX, f"{where}/index.json", limit=_MAX_INDEX)
+    assert isinstance(document, Index)
+    return document
+
+
+class LayoutReader:
+    """``Reader`` and ``Lister`` of a layout directory."""
+
+    def __init__(self, directory: str) -> None:
+        """Raises NotFound (no layout there), InvalidDocument, SystemFailure."""
+        self.directory = directory
+        self.location = f"oci:{directory}"
+        try:
+            check_layout_file(self._read("oci-layout", 64 << 10), directory)
+            self.index = parse_index(self._read("index.json", _MAX_INDEX), directory)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"{directory} is no OCI layout", hint="it has no oci-layout and index.json") from None
+
+    def resolve(self, name: str) -> Descriptor:
+        return find(self.index.manifests, name, self.location)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        with self.blob(descriptor).open() as stream:
+            raw = stream.read(descriptor.size + 1)
+        descriptor.check(raw)
+        return raw
+
+    def blob(self, descriptor: Descriptor) -> LayoutBlob:
+        return LayoutBlob(descriptor, blob_path(self.directory, descriptor.digest))
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        for entry in self.index.manifests:
+            yield (names_of(entry) or [""])[0], entry
+
+    def _read(self, name: str, limit: int) -> bytes:
+        path = os.path.join(self.directory, name)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InvalidDocument(f"{path} is no regular file", hint="this is no OCI layout")
+        with reported(path), open(path, "rb") as file:
+            raw = file.read(limit + 1)
+        if len(raw) > limit:
+            raise InvalidDocument(f"{path} has more than {limit} bytes", hint="refused")
+        return raw
+
+
+class LayoutBlob:
+    """A ``Blob`` in a layout; only regular files count."""
+
+    def __init__(self, descriptor: Descriptor, path: str) -> None:
+        self.descriptor = descriptor
+        self._path = path
+
+    def open(self, start: int = 0, end: int | None = None) -> FileRange:
+        try:
+            if stat.S_ISREG(os.lstat(self._path).st_mode):
+                return FileRange(self._path, start, end)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise BlobNotFound(f"no blob {self.descriptor.digest} ({self._path})", hint="the layout is not complete")
+
+
+class LayoutWriter:
+    """``Writer`` of a layout directory, made where it is missing; what is in it stays."""
+
+    takes_indexes = True
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.location = f"oci:{directory}"
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[None]:
+        with reported(self.directory):
+            os.makedirs(os.path.join(self.directory, "blobs", "sha256"), exist_ok=True)
+            path = os.path.join(self.directory, "oci-layout")
+            if os.path.exists(path):
+                LayoutReader(self.directory)
+            else:
+                replace_file(path, [LAYOUT_FILE])
+                self._replace([])
+            yield
+
+    def has(self, descriptor: Descriptor) -> bool:
+        try:
+            return os.lstat(blob_path(self.directory, descriptor.digest)).st_size == descriptor.size
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        *,
+        diff_id: Digest | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> None:
+        path = blob_path(self.directory, descriptor.digest)
+        temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        with reported(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                with open(temporary, "xb") as file:
+                    copy_verified(descriptor, blob, file.write, diff_id=diff_id, on_event=on_event, cancel=cancel)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                remove(temporary)
+                raise
+            sync_directory(os.path.dirname(path))
+
+    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
+        descriptor.check(raw)
+        path = blob_path(self.directory, descriptor.digest)
+        with reported(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            replace_file(path, [raw])
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        entries = list(LayoutReader(self.directory).index.manifests)
+        new = annotated(descriptor, name)
+        kept = [
+            entry
+            for entry in entries
+            if (name not in names_of(entry) if name else (names_of(entry) or entry.digest != descriptor.digest))
+        ]
+        with reported(self.directory):
+            self._replace([*kept, new])
+
+    def _replace(self, entries: list[Descriptor]) -> None:
+        path = os.path.join(self.directory, "index.json")
+        value: dict[str, object] = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX}
+        if os.path.exists(path):
+            value = dict(LayoutReader(self.directory).index.json)  # unknown fields survive
+        value["manifests"] = [entry.to_json() for entry in entries]
+        replace_file(path, [json.dump(value)])
+
+
+def blob_path(directory: str, digest: Digest) -> str:
+    return os.path.join(directory, "blobs", digest.algorithm, digest.encoded)

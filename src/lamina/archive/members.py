@@ -1,0 +1,185 @@
+"""A tar archive of images as members by name: read in place, never extracted. Compressed ones are inflated to an
+unnamed temporary file first, within limits."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import IO
+
+from lamina.errors import InvalidDocument, InvalidLayer, LimitExceeded, NotFound
+from lamina.files import CHUNK, READ_FLAGS, reported
+from lamina.layer.codec import decoder, sniff
+from lamina.layer.entry import Kind
+from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.layer.tar import TarParser
+
+_MAX_ARCHIVE = 256 << 30
+_MAX_DOCUMENT = 64 << 20
+
+
+class Members:
+    """The regular files of a tar archive, by normalised name; the last of several counts, and links to other
+    members are followed. ``path`` may be ``-`` for standard input."""
+
+    def __init__(self, path: str) -> None:
+        """Raises NotFound, InvalidDocument (no tar archive), LimitExceeded, SystemFailure."""
+        self.path = path
+        self._file = _opened(path)
+        try:
+            self._index = self._parse()
+        except InvalidLayer as error:
+            self._file.close()
+            raise InvalidDocument(f"{path} is no tar archive: {error.message}", hint="is it truncated?") from None
+        except BaseException:
+            self._file.close()
+            raise
+        self._rows: dict[bytes, int] = {self._index.path(row): row for row in range(len(self._index))}
+
+    def __contains__(self, name: str) -> bool:
+        return self._row(name) is not None
+
+    def names(self) -> list[str]:
+        return [os.fsdecode(name) for name in self._rows]
+
+    def size(self, name: str) -> int:
+        """Bytes of a member. Raises KeyError."""
+        row = self._row(name)
+        if row is None:
+            raise KeyError(name)
+        size: int = self._index.size[row]
+        return size
+
+    def open(self, name: str, start: int = 0, end: int | None = None) -> MemberRange:
+        """Raises KeyError."""
+        row = self._row(name)
+        if row is None:
+            raise KeyError(name)
+        offset, size = self._index.offset[row], self._index.size[row]
+        return MemberRange(self._file, offset + start, offset + (size if end is None else min(end, size)))
+
+    def read(self, name: str) -> bytes:
+        """A small member whole. Raises KeyError, LimitExceeded."""
+        if self.size(name) > _MAX_DOCUMENT:
+            raise LimitExceeded(f"{self.path}: {name!r:.100} has {self.size(name)} bytes", hint="refused")
+        return self.open(name).read()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _row(self, name: str) -> int | None:
+        path = os.fsencode(name)
+        for _ in range(8):
+            row = self._rows.get(path)
+            if row is None:
+                return None
+            kind = self._index.kind[row]
+            if kind == Kind.FILE:
+                return row
+            if kind == Kind.HARDLINK:
+                path = self._index.link(row)
+            elif kind == Kind.SYMLINK:
+                target = self._index.link(row)
+                joined = target if target.startswith(b"/") else os.path.join(os.path.dirname(path), target)
+                path = os.path.normpath(b"/" + joined).lstrip(b"/")
+            else:
+                return None
+        return None
+
+    def _parse(self) -> LayerIndex:
+        builder = IndexBuilder()
+        parser = TarParser(builder)
+        self._file.seek(0)
+        with reported(self.path):
+            while data := self._file.read(CHUNK):
+                parser.feed(data)
+                # skip content without reading it: only headers are looked at
+                jump = parser.skippable() - parser.skippable() % CHUNK
+                if jump:
+                    self._file.seek(jump, os.SEEK_CUR)
+                    parser.skipped(jump)
+        size = self._file.seek(0, os.SEEK_END)
+        if parser.position > size:
+            raise InvalidLayer(f"it ends after {size} bytes, in the middle of a member")
+        parser.finish()
+        return builder.finish(parser.position)
+
+
+class MemberRange:
+    """A part of the archive, read by position; a ``Stream``."""
+
+    def __init__(self, file: IO[bytes], start: int, end: int) -> None:
+        self._file, self._at, self._end = file, start, end
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = self._end - self._at
+        size = left if size < 0 else min(size, left)
+        if size <= 0:
+            return b""
+        with reported():
+            data = _pread(self._file, size, self._at)
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        """The file belongs to the archive."""
+
+    def __enter__(self) -> MemberRange:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _pread(file: IO[bytes], size: int, at: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, at)
+    file.seek(at)
+    return file.read(size)
+
+
+def _opened(path: str) -> IO[bytes]:
+    """The archive, uncompressed and seekable."""
+    source: IO[bytes] = sys.stdin.buffer if path == "-" else _regular(path)
+    start = source.read(512)
+    compression = sniff(start)
+    if compression == "none" and path != "-":
+        source.seek(0)
+        return source
+    import tempfile
+
+    plain = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (closed with the archive)
+    try:
+        inflate, fed, written = decoder(compression), 0, 0
+        data = start
+        while data:
+            fed += len(data)
+            for piece in inflate.feed(data):
+                written += len(piece)
+                if written > min(_MAX_ARCHIVE, fed * 1032 + (1 << 20)):
+                    raise LimitExceeded(f"{path} unpacks to more than {written} bytes", hint="refused as a bomb")
+                with reported(tempfile.gettempdir()):
+                    plain.write(piece)
+            data = source.read(CHUNK)
+        inflate.finish()
+    except InvalidLayer as error:
+        plain.close()
+        raise InvalidDocument(f"{path}: {error.message}", hint=error.hint) from None
+    except BaseException:
+        plain.close()
+        raise
+    finally:
+        if path != "-":
+            source.close()
+    return plain
+
+
+def _regular(path: str) -> IO[bytes]:
+    if not os.path.exists(path):
+        raise NotFound(f"no file {path!r:.300}", hint="check the path")
+    with reported(path):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InvalidDocument(f"{path!r:.300} is no regular file", hint="expected a tar archive; `-` is stdin")
+        descriptor = os.open(path, READ_FLAGS & ~getattr(os, "O_NOFOLLOW", 0))
+        return os.fdopen(descriptor, "rb", buffering=0)

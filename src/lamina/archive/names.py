@@ -1,0 +1,57 @@
+"""Names of images in layouts and archives, as the different tools write them (pure).
+
+``org.opencontainers.image.ref.name`` is a tag (umoci, skopeo), or a full name (podman); containerd and docker put
+the full name into ``io.containerd.image.name``; BuildKit writes both. All are read, both are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lamina.errors import LaminaError, ReferenceNotFound
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.reference import Reference
+
+REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
+
+
+def names_of(entry: Descriptor) -> list[str]:
+    """The names that an entry of index.json states, the fuller one first."""
+    found = (entry.annotations.get(CONTAINERD_NAME, ""), entry.annotations.get(REF_NAME, ""))
+    return [name for name in dict.fromkeys(found) if name]
+
+
+def find(entries: Sequence[Descriptor], name: str, where: str) -> Descriptor:
+    """The entry that ``name`` means: exactly as written, else as docker reads it. "" is the only image.
+    Raises ReferenceNotFound, which lists what is there."""
+    if not name:
+        if len({entry.digest for entry in entries}) == 1:
+            return entries[0]
+        raise ReferenceNotFound(f"{where} holds {len(entries)} images", hint=_there(entries))
+    for entry in entries:
+        if name in names_of(entry) or name == str(entry.digest):
+            return entry
+    wanted = canonical(name)
+    for entry in entries:
+        if wanted and wanted in map(canonical, names_of(entry)):
+            return entry
+    raise ReferenceNotFound(f"{where} holds no image {name!r:.200}", hint=_there(entries))
+
+
+def canonical(name: str) -> str:
+    """docker's full form; "" for what is no reference."""
+    try:
+        return str(Reference.parse(name).with_default_tag())
+    except LaminaError:
+        return ""
+
+
+def annotated(descriptor: Descriptor, name: str) -> Descriptor:
+    """``descriptor`` under ``name`` ("" for none)."""
+    return descriptor.with_annotations({REF_NAME: name or None, CONTAINERD_NAME: canonical(name) or None})
+
+
+def _there(entries: Sequence[Descriptor]) -> str:
+    names = [name for entry in entries for name in names_of(entry)[:1]]
+    return "name one of: " + ", ".join(sorted(names)[:20]) if names else "it names none"

@@ -1,0 +1,118 @@
+"""oci-archive: an OCI layout in one tar, read in place and written in one go."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lamina.archive.layout import LAYOUT_FILE, check_layout_file, parse_index
+from lamina.archive.members import MemberRange, Members
+from lamina.archive.names import annotated, find, names_of
+from lamina.archive.output import ArchiveFile
+from lamina.archive.verify import copy_verified
+from lamina.errors import BlobNotFound, InvalidDocument
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.files import reported
+from lamina.source import Blob
+from lamina.spec import json, mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Index
+
+
+class OciArchiveReader:
+    """``Reader`` and ``Lister`` of an oci-archive."""
+
+    def __init__(self, path: str, members: Members | None = None) -> None:
+        """Raises NotFound, InvalidDocument (no tar, no layout), LimitExceeded."""
+        self.location = f"oci-archive:{path}"
+        self._members = members or Members(path)
+        if "oci-layout" not in self._members or "index.json" not in self._members:
+            raise InvalidDocument(f"{path} holds no OCI layout", hint="is it a docker-archive?")
+        check_layout_file(self._members.read("oci-layout"), path)
+        self._index: Index = parse_index(self._members.read("index.json"), path)
+
+    def resolve(self, name: str) -> Descriptor:
+        return find(self._index.manifests, name, self.location)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        with self.blob(descriptor).open() as stream:
+            raw = stream.read(descriptor.size + 1)
+        descriptor.check(raw)
+        return raw
+
+    def blob(self, descriptor: Descriptor) -> MemberBlob:
+        return MemberBlob(descriptor, self._members, member_name(descriptor.digest))
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        for entry in self._index.manifests:
+            yield (names_of(entry) or [""])[0], entry
+
+
+class MemberBlob:
+    """A ``Blob`` that is a member of a tar."""
+
+    def __init__(self, descriptor: Descriptor, members: Members, name: str) -> None:
+        self.descriptor = descriptor
+        self._members = members
+        self._name = name
+
+    def open(self, start: int = 0, end: int | None = None) -> MemberRange:
+        try:
+            return self._members.open(self._name, start, end)
+        except KeyError:
+            raise BlobNotFound(
+                f"{self._members.path} has no member {self._name!r:.200}", hint="the archive is not complete"
+            ) from None
+
+
+class OciArchiveWriter:
+    """``Writer`` of an oci-archive: a new file, or ``-`` for standard output."""
+
+    takes_indexes = True
+
+    def __init__(self, path: str) -> None:
+        self.location = f"oci-archive:{path}"
+        self._archive = ArchiveFile(path)
+        self._entries: list[Descriptor] = []
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[None]:
+        self._entries = []
+        with self._archive.writing():
+            self._archive.add("oci-layout", LAYOUT_FILE)
+            yield
+            value = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX}
+            value["manifests"] = [entry.to_json() for entry in self._entries]  # type: ignore[assignment]
+            self._archive.add("index.json", json.dump(value))
+
+    def has(self, descriptor: Descriptor) -> bool:
+        return member_name(descriptor.digest) in self._archive
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        *,
+        diff_id: Digest | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> None:
+        # verified before it is written: what stands in a tar can't be taken back
+        with tempfile.TemporaryFile(prefix="lamina-") as spool:
+            with reported(tempfile.gettempdir()):
+                copy_verified(descriptor, blob, spool.write, diff_id=diff_id, on_event=on_event, cancel=cancel)
+                spool.seek(0)
+            self._archive.add_stream(member_name(descriptor.digest), descriptor.size, spool)
+
+    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
+        descriptor.check(raw)
+        self._archive.add(member_name(descriptor.digest), raw)
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        self._entries.append(annotated(descriptor, name))
+
+
+def member_name(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.encoded}"

@@ -1,0 +1,85 @@
+"""Writing a tar archive of images: members as they come, the file in place only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from lamina.errors import Conflict
+from lamina.files import remove, reported, sync_directory
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.write import Content, LayerWriter, Readable
+
+
+class ArchiveFile:
+    """A tar in the making. ``path`` may be ``-`` for standard output."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+        self._writer: LayerWriter | None = None
+        self._names: set[str] = set()
+        self._lock = threading.Lock()  # members can't interleave
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Open; at the end close, sync and rename. With an exception nothing is left. Raises Conflict where the
+        place is taken by something that is no file, SystemFailure."""
+        if self.path == "-":
+            self._start(sys.stdout.buffer)
+            yield
+            self._finish()
+            sys.stdout.buffer.flush()
+            return
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise Conflict(f"{self.path!r:.300} is there and no regular file", hint="choose another name")
+        temporary = f"{self.path}.{os.getpid()}.tmp"
+        with reported(self.path):
+            file = open(temporary, "xb")  # noqa: SIM115  (closed below)
+        try:
+            with file, reported(self.path):
+                self._start(file)
+                yield
+                self._finish()
+                file.flush()
+                os.fsync(file.fileno())
+            with reported(self.path):
+                os.replace(temporary, self.path)
+                sync_directory(os.path.dirname(self.path) or ".")
+        except BaseException:
+            remove(temporary)
+            raise
+        finally:
+            self._file = self._writer = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def add(self, name: str, content: bytes) -> None:
+        """A small member."""
+        self._add(name, len(content), content)
+
+    def add_stream(self, name: str, size: int, stream: Readable) -> None:
+        """A member of ``size`` bytes from an open stream, which is closed."""
+        self._add(name, size, lambda: stream)
+
+    def _add(self, name: str, size: int, content: Content) -> None:
+        assert self._writer is not None, "inside `with archive.writing()`"
+        with self._lock:
+            if name in self._names:
+                return
+            self._writer.add(Entry(os.fsencode(name), Kind.FILE, 0o644, size=size), content)
+            self._names.add(name)
+
+    def _start(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._writer = LayerWriter(file.write)
+        self._names.clear()
+
+    def _finish(self) -> None:
+        assert self._writer is not None
+        self._writer.close()

@@ -1,0 +1,159 @@
+"""What every room that touches a disk does alike (floor 2): failures in our words, ranges of files, atomic
+replacement. Works where Python does: what a platform lacks is left out, never an error."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from lamina.errors import Cancelled, SystemFailure
+
+CHUNK = 1 << 20
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_HINTS = {
+    errno.ENOSPC: ("the disk is full", "free some space; `lamina prune` deletes what no image needs"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space; `lamina prune` deletes what no image needs"),
+    errno.EACCES: ("no permission", "check the rights, or choose another directory"),
+    errno.EPERM: ("not permitted", "check the rights, or run it as the owner"),
+    errno.EROFS: ("the file system is read-only", "choose another directory"),
+    errno.EIO: ("input/output error", "the disk may be failing: check the system log"),
+    errno.EMFILE: ("too many open files", "raise the limit (ulimit -n)"),
+    errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter one"),
+    errno.ELOOP: ("a symlink stands where none may be", "look who put it there"),
+}
+
+
+def failure(error: OSError, path: str | bytes | None = None) -> SystemFailure:
+    """An OSError in our words; ``path`` is what was being worked on."""
+    what = path if path is not None else error.filename
+    text, hint = _HINTS.get(error.errno or 0, (error.strerror or str(error), "see the operating system's message"))
+    return SystemFailure(f"{_shown(what)}: {text}" if what else text, hint=hint)
+
+
+@contextmanager
+def reported(path: str | bytes | None = None) -> Iterator[None]:
+    """Turns an OSError inside into a SystemFailure that names ``path``, or the file that the error names."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise failure(error, error.filename or path) from error
+
+
+def _shown(path: str | bytes | int) -> str:
+    return os.fsdecode(path) if isinstance(path, (str, bytes)) else f"descriptor {path}"
+
+
+class FileRange:
+    """Bytes ``start`` to ``end`` (None: the end) of a file, read by position; a ``Stream``."""
+
+    def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
+        """Raises OSError where it can't be opened."""
+        self._descriptor = os.open(path, READ_FLAGS)
+        self._at = start
+        self._end = os.fstat(self._descriptor).st_size if end is None else end
+        self._path = path
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = self._end - self._at
+        size = left if size < 0 else min(size, left)
+        if size <= 0 or self._descriptor < 0:
+            return b""
+        with reported(self._path):
+            data = _read_at(self._descriptor, size, self._at)
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _read_at(descriptor: int, size: int, at: int) -> bytes:
+    if hasattr(os, "pread"):
+        pieces = []
+        while size > 0:
+            piece = os.pread(descriptor, size, at)
+            if not piece:
+                break
+            pieces.append(piece)
+            at += len(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    os.lseek(descriptor, at, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write everything, however many calls it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_directory(path: str) -> None:
+    """Make renames and creations in a directory last over a power cut, where the platform can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except OSError:
+        return  # Windows opens no directories
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: str, pieces: list[bytes] | list[memoryview], *, mode: int = 0o644, temporary: str = "") -> None:
+    """Write a file so that it is there whole or not at all: temporary, fsync, rename, fsync of the directory.
+    ``temporary``: where to write first (same file system); beside the file by default."""
+    temporary = temporary or f"{path}.{os.getpid()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        try:
+            for piece in pieces:
+                write_all(descriptor, piece)
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+    sync_directory(os.path.dirname(path) or ".")
+
+
+def remove(path: str) -> bool:
+    """Unlink; False where it was not there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def first_error(errors: list[BaseException]) -> BaseException | None:
+    """Of errors from threads that stop each other, the one that was first: not a Cancelled if there is another."""
+    for error in errors:
+        if not isinstance(error, Cancelled):
+            return error
+    return errors[0] if errors else None
+

@@ -1,0 +1,83 @@
+"""Blobs by digest: verified, immutable, read-only files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from lamina.errors import BlobNotFound, UsageError
+from lamina.files import FileRange, replace_file, reported
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.store.paths import Paths
+
+READ_ONLY = 0o444
+
+
+class StoredBlob:
+    """A ``Blob`` of the store."""
+
+    def __init__(self, descriptor: Descriptor, path: str) -> None:
+        self.descriptor = descriptor
+        self._path = path
+
+    def open(self, start: int = 0, end: int | None = None) -> FileRange:
+        """Raises BlobNotFound."""
+        try:
+            return FileRange(self._path, start, end)
+        except FileNotFoundError:
+            raise BlobNotFound(
+                f"blob {self.descriptor.digest} is not in the store", hint="load or pull the image again"
+            ) from None
+
+
+class Blobs:
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def path(self, digest: Digest) -> str:
+        return self._paths.blob(digest)
+
+    def size(self, digest: Digest) -> int | None:
+        """Bytes, or None where it is not there."""
+        try:
+            return os.stat(self._paths.blob(digest), follow_symlinks=False).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether it is there with this size. Its bytes were verified when it came in; `fsck` does so again."""
+        return self.size(descriptor.digest) == descriptor.size
+
+    def get(self, descriptor: Descriptor) -> StoredBlob:
+        return StoredBlob(descriptor, self._paths.blob(descriptor.digest))
+
+    def read(self, descriptor: Descriptor) -> bytes:
+        """A small blob whole, verified. Raises BlobNotFound, InvalidContent."""
+        with reported(self._paths.blob(descriptor.digest)), self.get(descriptor).open() as stream:
+            data = stream.read(descriptor.size + 1)
+        descriptor.check(data)
+        return data
+
+    def write(self, descriptor: Descriptor, data: bytes) -> None:
+        """A small blob whole: verified, then there at once or not at all. Raises InvalidContent, SystemFailure."""
+        descriptor.check(data)
+        path = self._paths.blob(descriptor.digest)
+        with reported(path):
+            self.make_directory(descriptor.digest)
+            replace_file(path, [data], mode=READ_ONLY, temporary=self._paths.scratch(descriptor.digest.short))
+
+    def make_directory(self, digest: Digest) -> None:
+        os.makedirs(os.path.dirname(self._paths.blob(digest)), mode=0o700, exist_ok=True)
+
+    def __iter__(self) -> Iterator[Digest]:
+        """All that is there, in no order; files whose name is no digest are left out."""
+        for algorithm in sorted(os.listdir(self._paths.blobs)):
+            directory = os.path.join(self._paths.blobs, algorithm)
+            if not os.path.isdir(directory):
+                continue
+            for encoded in os.listdir(directory):
+                try:
+                    yield Digest.parse(f"{algorithm}:{encoded}")
+                except UsageError:
+                    continue

@@ -1,0 +1,31 @@
+"""Removing from the store: names, and documents with their names. What nothing needs any more is left to gc."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lamina.errors import BlobNotFound
+from lamina.spec.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    from lamina.store.refs import Entries, Refs
+
+
+class StoreDeleter:
+    """``Deleter`` of the store."""
+
+    refs: Refs
+
+    def untag(self, name: str) -> Descriptor:
+        descriptor = self.refs.get(name)
+        self.refs.unset([name], keep_untagged=True)
+        return descriptor
+
+    def delete(self, descriptor: Descriptor) -> None:
+        def change(entries: Entries) -> Entries:
+            kept = [entry for entry in entries if entry.digest != descriptor.digest]
+            if len(kept) == len(entries):
+                raise BlobNotFound(f"no image {descriptor.digest} in the store", hint="see `lamina images`")
+            return kept
+
+        self.refs.update(change)

@@ -1,0 +1,37 @@
+"""Named fault points: where a test lets the process die as by kill -9. One comparison each, nothing else."""
+
+from __future__ import annotations
+
+import os
+
+POINTS = (
+    "ingest.part-created",
+    "ingest.part-written",
+    "ingest.part-synced",
+    "ingest.index-renamed",
+    "ingest.tar-renamed",
+    "ingest.blob-renamed",
+    "manifest.written",
+    "root.created",
+    "root.extended",
+    "root.removed",
+    "refs.locked",
+    "refs.written",
+    "refs.renamed",
+    "gc.marked",
+    "gc.locked",
+    "gc.blob-removed",
+    "gc.layer-removed",
+    "gc.done",
+    "prune.refs-removed",
+    "prune.parts-removed",
+)
+_CHOSEN = os.environ.get("LAMINA_FAULT", "")
+
+
+def point(name: str) -> None:
+    """Die here if LAMINA_FAULT names this point."""
+    if _CHOSEN == name:
+        import signal
+
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

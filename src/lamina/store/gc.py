@@ -1,0 +1,241 @@
+"""What is needed and what is not: marking, deleting images, pruning.
+
+Nothing is deleted that a name, an untagged entry, or the root of a working process needs. Mark first, then again
+under the lock with fresh names and roots, and only then unlink.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lamina.errors import Conflict, LaminaError
+from lamina.files import READ_FLAGS, remove, reported
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.reference import Reference
+from lamina.store.fault import point
+from lamina.store.lock import acquire, locked
+from lamina.store.refs import Entries, name_of, unnamed
+from lamina.store.roots import GRACE
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+_DERIVED = ("index", "tar")
+
+
+@dataclass
+class Marked:
+    """What is needed: blobs, and the diff_ids of layers."""
+
+    blobs: set[Digest] = field(default_factory=set)
+    diff_ids: set[Digest] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """``freed`` in bytes of disk; ``deleted`` blobs and layers' diff_ids."""
+
+    untagged: tuple[str, ...] = ()
+    deleted: tuple[Digest, ...] = ()
+    freed: int = 0
+
+
+def mark(store: Store, tops: Iterable[Digest], protected: Iterable[Digest] = ()) -> Marked:
+    """Everything that these documents need, and these blobs with what they need. What is not there or can't be
+    read needs nothing (fsck reports it)."""
+    marked = Marked()
+    pending: list[Digest] = [*tops, *protected]
+    seen: set[Digest] = set()
+    while pending:
+        digest = pending.pop()
+        if digest in seen:
+            continue
+        seen.add(digest)
+        marked.blobs.add(digest)
+        document = _document(store, digest)
+        if isinstance(document, Manifest):
+            marked.blobs |= {document.config.digest, *(layer.digest for layer in document.layers)}
+            marked.diff_ids |= set(_diff_ids(store, document))
+        elif document is not None:
+            pending += [child.digest for child in document.manifests]
+    return marked
+
+
+def _document(store: Store, digest: Digest) -> Manifest | Index | None:
+    """The manifest or index that a blob is, or None. Small and parseable is what makes one."""
+    size = store.blobs.size(digest)
+    if size is None or size > 4 << 20:
+        return None
+    try:
+        raw = store.blobs.read(Descriptor("application/octet-stream", digest, size))
+        if not raw.lstrip().startswith(b"{") or b"schemaVersion" not in raw:
+            return None
+        return parse(raw)
+    except LaminaError:
+        return None
+
+
+def _diff_ids(store: Store, manifest: Manifest) -> Sequence[Digest]:
+    if not manifest.is_image:
+        return ()
+    try:
+        return ImageConfig.parse(store.blobs.read(manifest.config)).diff_ids
+    except LaminaError:
+        return ()
+
+
+def delete_images(
+    store: Store, names: Sequence[str], *, dry_run: bool = False, force: bool = False, keep_untagged: bool = False
+) -> Deleted:
+    """Remove names; with its last name an image goes, and what only it had (unless ``keep_untagged``). A name
+    given as ID or digest means the image: refused where several names have it, unless ``force``.
+
+    Raises ReferenceNotFound, Conflict. With ``dry_run`` nothing changes, and the answer is the same.
+    """
+    entries = store.refs.entries()
+    gone_names: list[str] = []
+    gone: set[Digest] = set()
+    for name in names:
+        descriptor = store.resolve(name)
+        has = [name_of(entry) for entry in entries if entry.digest == descriptor.digest]
+        canonical = _canonical(name)
+        if canonical in has:
+            gone_names.append(canonical)
+        elif len([n for n in has if n]) > 1 and not force:
+            raise Conflict(
+                f"{name} has several names: {', '.join(sorted(has))}", hint="remove them by name, or use --force"
+            )
+        else:
+            gone_names += [n for n in has if n]
+            gone.add(descriptor.digest)
+    gone_names = list(dict.fromkeys(gone_names))
+
+    def change(entries: Entries) -> Entries:
+        left = [e for e in entries if name_of(e) not in gone_names and (name_of(e) or e.digest not in gone)]
+        if keep_untagged:
+            left += unnamed([e for e in entries if name_of(e) in gone_names and e.digest not in gone], left)
+        return left
+
+    if dry_run:
+        deleted, freed = _collect(store, change(entries), dry_run=True, grace=GRACE)
+        return Deleted(tuple(gone_names), deleted, freed)
+    store.refs.update(change)
+    point("prune.refs-removed")
+    done = collect(store)
+    return Deleted(tuple(gone_names), done.deleted, done.freed)
+
+
+def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: float = GRACE) -> Deleted:
+    """Delete untagged images (``all``: also every named one that no container uses: all of them, as there are no
+    containers yet), blobs and derived data that nothing needs, leftovers of interrupted work older than ``grace``
+    seconds."""
+    entries = store.refs.entries()
+
+    def change(entries: Entries) -> Entries:
+        return [] if all else [entry for entry in entries if name_of(entry)]
+
+    names = tuple(name_of(entry) for entry in entries if name_of(entry)) if all else ()
+    if dry_run:
+        deleted, freed = _collect(store, change(entries), dry_run=True, grace=grace)
+        return Deleted(names, deleted, freed + _leftovers(store, grace, dry_run=True))
+    store.roots.drop_dead(grace=grace)
+    store.refs.update(change)
+    point("prune.refs-removed")
+    freed = _leftovers(store, grace, dry_run=False)
+    point("prune.parts-removed")
+    done = collect(store, grace=grace)
+    return Deleted(names, done.deleted, done.freed + freed)
+
+
+def collect(store: Store, *, grace: float = GRACE) -> Deleted:
+    """Delete what neither a name nor a root needs. Safe while others pull."""
+    with reported(store.paths.root):
+        mark(store, [entry.digest for entry in store.refs.entries()], store.roots.protected(grace=grace))
+        point("gc.marked")
+        with locked(store.paths.lock):
+            point("gc.locked")
+            deleted, freed = _collect(store, store.refs.entries(), dry_run=False, grace=grace)
+        point("gc.done")
+    return Deleted((), deleted, freed)
+
+
+def _collect(store: Store, entries: Entries, *, dry_run: bool, grace: float) -> tuple[tuple[Digest, ...], int]:
+    needed = mark(store, [entry.digest for entry in entries], store.roots.protected(grace=grace))
+    deleted: list[Digest] = []
+    freed = 0
+    links: dict[tuple[int, int], int] = {}
+    for digest in list(store.blobs):
+        if digest not in needed.blobs:
+            freed += _unlink(store.blobs.path(digest), links, dry_run)
+            deleted.append(digest)
+            point("gc.blob-removed")
+    for diff_id in store.layers.diff_ids():
+        if diff_id not in needed.diff_ids:
+            directory = store.paths.layer(diff_id)
+            for name in sorted(os.listdir(directory)):
+                freed += _unlink(os.path.join(directory, name), links, dry_run)
+            if not dry_run:
+                os.rmdir(directory)
+            if diff_id not in deleted:
+                deleted.append(diff_id)
+            point("gc.layer-removed")
+    return tuple(deleted), freed
+
+
+def _unlink(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:
+    """Unlink a file; the bytes of disk that come free (with the last of its names)."""
+    try:
+        state = os.lstat(path)
+    except FileNotFoundError:
+        return 0
+    key = (state.st_dev, state.st_ino)
+    links.setdefault(key, state.st_nlink)
+    links[key] -= 1
+    if not dry_run:
+        remove(path)
+    return disk_bytes(state) if links[key] == 0 else 0
+
+
+def disk_bytes(state: os.stat_result) -> int:
+    """What a file takes on the disk."""
+    blocks: int | None = getattr(state, "st_blocks", None)
+    return state.st_size if blocks is None else blocks * 512
+
+
+def _leftovers(store: Store, grace: float, *, dry_run: bool) -> int:
+    """Temporary and part files that nobody holds any more."""
+    freed, now = 0, time.time()
+    for name in sorted(os.listdir(store.paths.ingest)):
+        path = os.path.join(store.paths.ingest, name)
+        try:
+            if now - os.lstat(path).st_mtime < grace or (name.endswith(".part") and _held(path)):
+                continue
+            freed += disk_bytes(os.lstat(path))
+            if not dry_run:
+                remove(path)
+        except FileNotFoundError:
+            continue
+    return freed
+
+
+def _held(path: str) -> bool:
+    descriptor = os.open(path, READ_FLAGS)
+    try:
+        return not acquire(descriptor, path, wait=False)
+    finally:
+        os.close(descriptor)
+
+
+def _canonical(name: str) -> str:
+    try:
+        return str(Reference.parse(name).with_default_tag())
+    except LaminaError:
+        return ""
+

@@ -1,0 +1,283 @@
+"""Bytes on their way into the store: hashed, inflated, parsed and written in one pass, and there only when all of
+it was verified. Two threads a layer with a bounded queue between them: hashing and inflating release the GIL.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from contextlib import suppress
+
+from lamina.errors import DigestMismatch, InvalidContent, LaminaError, SizeMismatch, SystemFailure
+from lamina.events import BlobProgress, Cancel, OnEvent
+from lamina.files import failure, remove, replace_file, reported, sync_directory, write_all
+from lamina.layer.read import LayerReader
+from lamina.source import Blob, Stream
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.store.blobs import READ_ONLY, Blobs
+from lamina.store.fault import point
+from lamina.store.lock import acquire
+from lamina.store.paths import Paths
+
+CHUNK = 1 << 20
+_QUEUED = 4  # chunks between the threads
+_MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
+_LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
+_ZEROS = bytes(CHUNK)
+_WRITE = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+class Ingest:
+    """Takes one blob into the store. ``diff_id`` is given for a layer: its tar and index are made on the way."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        descriptor: Descriptor,
+        diff_id: Digest | None,
+        *,
+        max_layer: int,
+        on_event: OnEvent,
+        cancel: Cancel | None,
+    ) -> None:
+        self._paths = paths
+        self._descriptor = descriptor
+        self._diff_id = diff_id
+        self._max_layer = max_layer
+        self._on_event = on_event
+        self._cancel = cancel
+
+    def run(self, blob: Blob) -> bool:
+        """False where another process has brought the blob in meanwhile. Raises InvalidContent, SystemFailure,
+        Cancelled; then nothing is left but what the next run takes up."""
+        path = self._paths.part(self._descriptor.digest)
+        with reported(path):
+            part = self._lock_part(path)
+            try:
+                if Blobs(self._paths).has(self._descriptor):
+                    remove(path)
+                    return False
+                os.ftruncate(part, 0)
+                point("ingest.part-created")
+                try:
+                    layer = self._receive(blob, part)
+                except BaseException:
+                    remove(path)
+                    raise
+                self._keep(part, path, layer)
+            finally:
+                os.close(part)
+        return True
+
+    def _lock_part(self, path: str) -> int:
+        """The part file, open and locked. Whoever waited looks again whether it is still the same file."""
+        while True:
+            descriptor = os.open(path, _WRITE, 0o600)
+            acquire(descriptor, path)
+            try:
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)
+
+    def _receive(self, blob: Blob, part: int) -> LayerFiles | None:
+        layer = None
+        if self._diff_id is not None:
+            layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer)
+        try:
+            with blob.open() as stream:
+                self._pump(stream, part, layer)
+            if layer is not None:
+                layer.finish()
+            point("ingest.part-written")
+            os.fsync(part)
+            point("ingest.part-synced")
+        except BaseException:
+            if layer is not None:
+                layer.discard()
+            raise
+        return layer
+
+    def _pump(self, stream: Stream, part: int, layer: LayerFiles | None) -> None:
+        """Read, hash and write the blob here, while the other thread inflates and parses."""
+        descriptor = self._descriptor
+        hasher, done, looked = descriptor.digest.hasher(), 0, 0
+        look_at_free_space(self._paths.root, descriptor.size)
+        if layer is not None:
+            layer.start()
+        while True:
+            if self._cancel is not None:
+                self._cancel.check()
+            data = stream.read(min(CHUNK, descriptor.size - done + 1))
+            if not data:
+                break
+            done += len(data)
+            if done > descriptor.size:
+                raise SizeMismatch(
+                    f"blob {descriptor.digest} has more than its {descriptor.size} bytes", hint="get it again"
+                )
+            hasher.update(data)
+            write_all(part, data)
+            if layer is not None:
+                layer.feed(data)
+            if done - looked >= _LOOK_EVERY:
+                look_at_free_space(self._paths.root, descriptor.size - done)
+                looked = done
+            self._on_event(BlobProgress(descriptor.digest, done, descriptor.size))
+        if done != descriptor.size:
+            raise SizeMismatch(
+                f"blob {descriptor.digest} ends after {done} of {descriptor.size} bytes", hint="get it again"
+            )
+        actual = Digest(descriptor.digest.algorithm, hasher.hexdigest())
+        if actual != descriptor.digest:
+            raise DigestMismatch(f"blob {descriptor.digest} has the digest {actual}", hint="get it again")
+
+    def _keep(self, part: int, path: str, layer: LayerFiles | None) -> None:
+        """Everything is verified: give it its names, the blob last."""
+        target = self._paths.blob(self._descriptor.digest)
+        Blobs(self._paths).make_directory(self._descriptor.digest)
+        if layer is not None:
+            layer.keep(blob=path)
+        if hasattr(os, "fchmod"):
+            os.fchmod(part, READ_ONLY)
+        os.replace(path, target)
+        point("ingest.blob-renamed")
+        sync_directory(os.path.dirname(target))
+
+
+class LayerFiles:
+    """The derived files of one layer in the making: tar and index, from the blob's bytes as they come.
+
+    ``start``, ``feed`` each chunk, ``finish`` (verifies diff_id), then ``keep`` or ``discard``.
+    """
+
+    def __init__(self, paths: Paths, descriptor: Descriptor, diff_id: Digest, max_layer: int) -> None:
+        self._paths = paths
+        self._diff_id = diff_id
+        self._digest = descriptor.digest
+        compression = mediatype.compression(descriptor.media_type) or "none"
+        self._plain = compression == "none"
+        self._reader = LayerReader(
+            compression, max_layer=max_layer, what=f"layer {descriptor.digest}", algorithm=diff_id.algorithm
+        )
+        self._tar_path = paths.scratch(f"{diff_id.short}.tar")
+        self._index: list[memoryview] = []
+        self._tar = -1
+        self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
+
+    def start(self) -> None:
+        if not self._plain:  # else the blob is the tar
+            self._tar = os.open(self._tar_path, _WRITE | os.O_TRUNC, 0o600)
+        self._thread.start()
+
+    def feed(self, data: bytes) -> None:
+        """Raises what went wrong with what was fed before."""
+        if self._error is not None:
+            raise self._error
+        self._chunks.put(data)
+
+    def finish(self) -> None:
+        self._chunks.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        summary = self._reader.finish()
+        if summary.diff_id != self._diff_id:
+            raise InvalidContent(
+                f"layer {self._digest} unpacks to {summary.diff_id}, the config says {self._diff_id}",
+                hint="config and layer don't belong together: get the image again",
+            )
+        self._index = summary.chunks()
+        if self._tar >= 0:
+            os.ftruncate(self._tar, summary.tar_size)
+            os.fsync(self._tar)
+            if hasattr(os, "fchmod"):
+                os.fchmod(self._tar, READ_ONLY)
+            self._close()
+
+    def keep(self, *, blob: str) -> None:
+        """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of."""
+        directory = self._paths.layer(self._diff_id)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        index = self._paths.layer_index(self._diff_id)
+        replace_file(index, self._index, mode=READ_ONLY, temporary=self._paths.scratch(f"{self._diff_id.short}.index"))
+        self._index = []
+        point("ingest.index-renamed")
+        if self._plain:
+            link_or_copy(blob, self._tar_path)
+        os.replace(self._tar_path, self._paths.tar(self._diff_id))
+        sync_directory(directory)
+        point("ingest.tar-renamed")
+
+    def discard(self) -> None:
+        """Stop, and leave nothing."""
+        self._error = self._error or InvalidContent("given up")
+        while self._thread.is_alive():
+            with suppress(queue.Full):
+                self._chunks.put_nowait(None)
+            self._thread.join(0.05)
+        self._close()
+        remove(self._tar_path)
+
+    def _close(self) -> None:
+        if self._tar >= 0:
+            os.close(self._tar)
+            self._tar = -1
+
+    def _work(self) -> None:
+        written, looked = 0, 0
+        while True:
+            data = self._chunks.get()
+            if data is None:
+                return
+            if self._error is not None:
+                continue  # keep the queue moving until the feeder sees it
+            try:
+                for piece in self._reader.feed(data):
+                    if self._tar < 0:
+                        continue
+                    if piece == _ZEROS[: len(piece)]:
+                        os.lseek(self._tar, len(piece), os.SEEK_CUR)  # a hole: costs nothing
+                        continue
+                    write_all(self._tar, piece)
+                    written += len(piece)
+                    if written - looked >= _LOOK_EVERY:
+                        look_at_free_space(self._paths.root, 0)
+                        looked = written
+            except OSError as error:
+                self._error = failure(error, self._paths.root)
+            except LaminaError as error:
+                self._error = error
+            except BaseException as error:  # noqa: BLE001  (it is raised again in the feeding thread)
+                self._error = error
+
+
+def look_at_free_space(root: str, needed: int) -> None:
+    """Raise SystemFailure where the disk has not ``needed`` bytes and a margin left."""
+    if not hasattr(os, "statvfs"):
+        return
+    state = os.statvfs(root)
+    free = state.f_bavail * state.f_frsize
+    margin = min(_MARGIN, state.f_blocks * state.f_frsize // 20)
+    if free < needed + margin:
+        raise SystemFailure(
+            f"{root}: the disk is full: {free} bytes are free, {needed + margin} are needed",
+            hint="free some space; `lamina prune` deletes what no image needs",
+        )
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """A second name for a file, or a copy where the file system has no hard links."""
+    remove(target)
+    try:
+        os.link(source, target)
+    except OSError:
+        import shutil
+
+        shutil.copyfile(source, target)

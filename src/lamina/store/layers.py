@@ -1,0 +1,98 @@
+"""Layers of the store: the derived tar and index of each diff_id, made again from the blob where they are gone."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.errors import DigestMismatch, StoreDamaged
+from lamina.files import FileRange, reported
+from lamina.layer.index import LayerIndex
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.store.blobs import Blobs
+from lamina.store.ingest import CHUNK, LayerFiles, look_at_free_space
+from lamina.store.paths import Paths
+
+
+class StoredLayer:
+    """A ``LayerHandle`` of the store."""
+
+    def __init__(self, layers: Layers, descriptor: Descriptor, diff_id: Digest) -> None:
+        self.descriptor = descriptor
+        self.diff_id = diff_id
+        self._layers = layers
+        self._index: LayerIndex | None = None
+
+    def index(self) -> LayerIndex:
+        if self._index is None:
+            self._index = self._layers.index(self.descriptor, self.diff_id)
+        return self._index
+
+    def open(self, start: int = 0, end: int | None = None) -> FileRange:
+        """Bytes of the uncompressed tar."""
+        return self._layers.open_tar(self.descriptor, self.diff_id, start, end)
+
+
+class Layers:
+    def __init__(self, paths: Paths, max_layer: int) -> None:
+        self._paths = paths
+        self._max_layer = max_layer
+
+    def get(self, descriptor: Descriptor, diff_id: Digest) -> StoredLayer:
+        return StoredLayer(self, descriptor, diff_id)
+
+    def index(self, descriptor: Descriptor, diff_id: Digest) -> LayerIndex:
+        """Raises BlobNotFound, InvalidContent (the blob is not what it was), SystemFailure."""
+        path = self._paths.layer_index(diff_id)
+        try:
+            return LayerIndex.load(path)
+        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+            self.make(descriptor, diff_id)
+        with reported(path):
+            return LayerIndex.load(path)
+
+    def open_tar(self, descriptor: Descriptor, diff_id: Digest, start: int = 0, end: int | None = None) -> FileRange:
+        path = self._paths.tar(diff_id)
+        try:
+            return FileRange(path, start, end)
+        except (FileNotFoundError, NotADirectoryError):
+            self.make(descriptor, diff_id)
+        with reported(path):
+            return FileRange(path, start, end)
+
+    def make(self, descriptor: Descriptor, diff_id: Digest) -> None:
+        """Derive tar and index from the blob, verified. Raises as ``index``."""
+        blob = self._paths.blob(descriptor.digest)
+        with reported(self._paths.root):
+            look_at_free_space(self._paths.root, descriptor.size)
+            files = LayerFiles(self._paths, descriptor, diff_id, self._max_layer)
+            try:
+                files.start()
+                hasher = descriptor.digest.hasher()
+                with Blobs(self._paths).get(descriptor).open() as stream:
+                    while data := stream.read(CHUNK):
+                        hasher.update(data)
+                        files.feed(data)
+                if hasher.hexdigest() != descriptor.digest.encoded:
+                    raise DigestMismatch(
+                        f"blob {descriptor.digest} in the store is not what it was",
+                        hint="run `lamina fsck --repair`, then load or pull the image again",
+                    )
+                files.finish()
+            except BaseException:
+                files.discard()
+                raise
+            files.keep(blob=blob)
+
+    def there(self, diff_id: Digest) -> bool:
+        """Whether both derived files are there (not whether they are right: see fsck)."""
+        return os.path.exists(self._paths.layer_index(diff_id)) and os.path.exists(self._paths.tar(diff_id))
+
+    def diff_ids(self) -> list[Digest]:
+        """All layers that have derived data."""
+        found = []
+        for algorithm in sorted(os.listdir(self._paths.layers)):
+            directory = os.path.join(self._paths.layers, algorithm)
+            found += [Digest(algorithm, encoded) for encoded in sorted(os.listdir(directory))]
+        return found
+

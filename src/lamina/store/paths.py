@@ -1,0 +1,116 @@
+"""Where things are in a store (docs/store.md), and making or checking its frame."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from lamina.errors import NotFound, StoreDamaged, Unsupported
+from lamina.files import replace_file, reported
+from lamina.spec.digest import Digest
+
+FORMAT = 1
+_TEXT = b'{"imageLayoutVersion":"1.0.0"}'
+_EMPTY_INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+_DIRECTORIES = ("blobs", "ingest", "roots", "containers", "volumes", "layers", "unions")
+
+
+class Paths:
+    """File names below ``root``. Digests are checked values, so none of them can lead out."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.index = os.path.join(root, "index.json")
+        self.lock = os.path.join(root, "lock")
+        self.ingest = os.path.join(root, "ingest")
+        self.roots = os.path.join(root, "roots")
+        self.blobs = os.path.join(root, "blobs")
+        self.layers = os.path.join(root, "layers")
+
+    def blob(self, digest: Digest) -> str:
+        return os.path.join(self.blobs, digest.algorithm, digest.encoded)
+
+    def part(self, digest: Digest) -> str:
+        return os.path.join(self.ingest, f"{digest.algorithm}-{digest.encoded}.part")
+
+    def scratch(self, name: str) -> str:
+        """A temporary file of this process and thread."""
+        import threading
+
+        return os.path.join(self.ingest, f"{name}.{os.getpid()}-{threading.get_ident()}.tmp")
+
+    def layer(self, diff_id: Digest) -> str:
+        return os.path.join(self.layers, diff_id.algorithm, diff_id.encoded)
+
+    def tar(self, diff_id: Digest) -> str:
+        return os.path.join(self.layer(diff_id), "tar")
+
+    def layer_index(self, diff_id: Digest) -> str:
+        return os.path.join(self.layer(diff_id), "index")
+
+
+def open_frame(root: str, *, create: bool) -> Paths:
+    """The store's frame, made where it is missing and ``create``.
+
+    Raises NotFound (no store there), Unsupported (another format), StoreDamaged, SystemFailure.
+    """
+    paths = Paths(root)
+    with reported(root):
+        try:
+            with open(os.path.join(root, "format"), "rb") as file:
+                _check_format(file.read(64), root)
+        except (FileNotFoundError, NotADirectoryError):
+            if not create:
+                raise NotFound(f"no store at {root}", hint="`lamina load` or `lamina pack` makes one") from None
+            _make(paths)
+    return paths
+
+
+def _check_format(text: bytes, root: str) -> None:
+    stripped = text.strip()
+    if not stripped.isdigit():
+        raise StoreDamaged(f"{root}/format is not what lamina wrote", hint="is this a lamina store?")
+    if int(stripped) > FORMAT:
+        raise Unsupported(f"the store {root} has format {int(stripped)}", hint="a newer lamina made it: update yours")
+    if int(stripped) < 1:
+        raise Unsupported(f"the store {root} has format {int(stripped)}, which never was", hint="make a new one")
+
+
+def _make(paths: Paths) -> None:
+    """Safe to run twice and at once: ``format`` is written last."""
+    root = paths.root
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    present = set(os.listdir(root)) - {*_DIRECTORIES, "oci-layout", "index.json", "lock"}
+    strangers = [name for name in present if not name.endswith(".tmp") and name != "format"]
+    if strangers:
+        raise StoreDamaged(
+            f"{root} holds {strangers[0]!r:.100} and more, but no store", hint="choose an empty directory for the store"
+        )
+    for name in _DIRECTORIES:
+        os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
+    os.makedirs(os.path.join(root, "blobs", "sha256"), mode=0o700, exist_ok=True)
+    for name, content in (("oci-layout", _TEXT), ("index.json", _EMPTY_INDEX)):
+        path = os.path.join(root, name)
+        if not os.path.exists(path):
+            temporary = f"{path}.{os.getpid()}.tmp"
+            replace_new(temporary, path, content)
+    replace_file(os.path.join(root, "format"), [b"%d\n" % FORMAT])
+
+
+def replace_new(temporary: str, path: str, content: bytes) -> None:
+    """Write ``path`` unless it has come to be meanwhile: whoever is first wins."""
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        if not os.path.exists(path):
+            os.replace(temporary, path)
+            return
+    os.unlink(temporary)

@@ -1,0 +1,107 @@
+"""Reading from the store: names, documents, blobs, and images as stacks."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from lamina.errors import LaminaError, ReferenceNotFound, UsageError
+from lamina.source import Stack, find_manifest, read_config
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Manifest, parse
+from lamina.spec.platform import Platform
+from lamina.spec.reference import Reference
+from lamina.store.blobs import Blobs, StoredBlob
+from lamina.store.refs import name_of
+
+if TYPE_CHECKING:
+    from lamina.store.layers import Layers
+    from lamina.store.refs import Refs
+
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
+
+
+class StoreReader:
+    """``Reader`` of the store."""
+
+    blobs: Blobs
+    refs: Refs
+    layers: Layers
+    location: str
+
+    def resolve(self, name: str) -> Descriptor:
+        """``name``: a reference, a digest, or four and more digits of an image ID or manifest digest; "" is the
+        only image there. Raises ReferenceNotFound, UsageError (several fit)."""
+        entries = self.refs.entries()
+        if not name:
+            if len({entry.digest for entry in entries}) == 1:
+                return entries[0]
+            raise ReferenceNotFound(f"{self.location} has {len(entries)} images", hint="name one of them")
+        reference, error = _reference(name)
+        if reference is not None:
+            for entry in entries:
+                if name_of(entry) == str(reference):
+                    return entry
+            for entry in entries:
+                if reference.digest is not None and entry.digest == reference.digest:
+                    return entry
+        short = _PREFIX.fullmatch(name)
+        if short:
+            found = self._by_prefix(short[1], entries)
+            if found is not None:
+                return found
+        elif error is not None:
+            raise error
+        raise ReferenceNotFound(
+            f"no image {name!r:.300} in {self.location}", hint="see `lamina images`; `lamina load` brings one in"
+        )
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        return self.blobs.read(descriptor)
+
+    def blob(self, descriptor: Descriptor) -> StoredBlob:
+        return self.blobs.get(descriptor)
+
+    def stack(self, name: str, platform: Platform) -> Stack:
+        """The image ``name`` ready to be looked into. Raises as ``resolve``; NotFound (platform), Unsupported
+        (artifact), InvalidContent."""
+        manifest = find_manifest(self, self.resolve(name), platform, name)
+        config = read_config(self, manifest, name)
+        layers = tuple(
+            self.layers.get(descriptor, diff_id)
+            for descriptor, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        )
+        return Stack(name, manifest, config, layers, config.steps())
+
+    def _by_prefix(self, digits: str, entries: list[Descriptor]) -> Descriptor | None:
+        """By the start of a manifest's digest or of an image ID."""
+        found: dict[Digest, Descriptor] = {}
+        for entry in entries:
+            idents = [entry.digest.encoded]
+            try:
+                document = parse(self.manifest(entry), entry.media_type)
+                if isinstance(document, Manifest):
+                    idents.append(document.config.digest.encoded)
+                else:
+                    idents += [child.digest.encoded for child in document.manifests]
+            except LaminaError:
+                pass  # a damaged image can't be named by its ID, but must not hide the others
+            if any(ident.startswith(digits) for ident in idents):
+                found.setdefault(entry.digest, entry)
+        if len(found) > 1:
+            listed = ", ".join(digest.short for digest in found)
+            raise UsageError(f"several images begin with {digits}: {listed}", hint="give more digits, or a name")
+        return next(iter(found.values()), None)
+
+
+def _reference(name: str) -> tuple[Reference | None, UsageError | None]:
+    if name.startswith(("sha256:", "sha512:")) and len(name) >= 71:
+        digest = Digest.parse(name)
+        return Reference("", "", None, digest), None
+    try:
+        return Reference.parse(name).with_default_tag(), None
+    except UsageError as error:
+        return None, error
+
+

@@ -1,0 +1,121 @@
+"""Names: the store's ``index.json``, an OCI image index that other tools can read at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from lamina.errors import LaminaError, ReferenceNotFound, StoreDamaged
+from lamina.files import replace_file, reported
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.json import dump
+from lamina.spec.manifest import Index, parse
+from lamina.store.fault import point
+from lamina.store.lock import locked
+
+if TYPE_CHECKING:
+    from lamina.store.paths import Paths
+
+REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
+FETCHED = "dev.lamina.fetched"
+"""Which children of an index were fetched: digests, comma-separated. So fsck tells "lost" from "not fetched"."""
+_MAX_INDEX = 256 << 20
+_OURS: dict[str, str | None] = {REF_NAME: None, CONTAINERD_NAME: None, FETCHED: None}
+
+Entries = list[Descriptor]
+
+
+class Refs:
+    """A name is there at most once; a document without a name stands there once."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def entries(self) -> Entries:
+        """Raises StoreDamaged where index.json is not what it must be."""
+        path = self._paths.index
+        with reported(path), open(path, "rb") as file:
+            raw = file.read(_MAX_INDEX + 1)
+        try:
+            document = parse(raw, mediatype.OCI_INDEX, path, limit=_MAX_INDEX)
+        except LaminaError as error:
+            raise StoreDamaged(error.message, hint="restore index.json; the blobs are still there") from None
+        assert isinstance(document, Index)
+        return list(document.manifests)
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        for entry in self.entries():
+            yield name_of(entry), entry
+
+    def get(self, name: str) -> Descriptor:
+        """Raises ReferenceNotFound."""
+        for entry in self.entries():
+            if name_of(entry) == name:
+                return entry
+        raise ReferenceNotFound(f"no image {name!r:.300} in the store", hint="see `lamina images`")
+
+    def set(self, name: str, descriptor: Descriptor, fetched: str = "") -> None:
+        """Point ``name`` ("" for none) to a document. What it pointed to before stays, without a name."""
+        annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched or None}
+        if name:
+            annotations |= {REF_NAME: name, CONTAINERD_NAME: name}
+        new = descriptor.with_annotations(annotations)
+
+        def change(entries: Entries) -> Entries:
+            if not name and any(entry.digest == new.digest for entry in entries):
+                return entries
+            kept = [
+                entry
+                for entry in entries
+                if (name_of(entry) or entry.digest != new.digest) and not (name and name_of(entry) == name)
+            ]
+            moved = [entry for entry in entries if name and name_of(entry) == name and entry.digest != new.digest]
+            return [*kept, *unnamed(moved, kept), new]
+
+        self.update(change)
+
+    def unset(self, names: list[str], *, keep_untagged: bool) -> None:
+        """Remove names; a document that has none left stays without a name if ``keep_untagged``."""
+        wanted = set(names)
+
+        def change(entries: Entries) -> Entries:
+            gone = [entry for entry in entries if name_of(entry) in wanted and name_of(entry)]
+            kept = [entry for entry in entries if entry not in gone]
+            return kept + (unnamed(gone, kept) if keep_untagged else [])
+
+        self.update(change)
+
+    def update(self, change: Callable[[Entries], Entries]) -> None:
+        """Replace index.json by what ``change`` makes of it, under the store's lock."""
+        with reported(self._paths.index), locked(self._paths.lock):
+            point("refs.locked")
+            self.replace(change(self.entries()))
+
+    def replace(self, entries: Entries) -> None:
+        """Write index.json. The caller holds the lock."""
+        value = {
+            "schemaVersion": 2,
+            "mediaType": mediatype.OCI_INDEX,
+            "manifests": [entry.to_json() for entry in entries],
+        }
+        data = dump(value)
+        point("refs.written")
+        replace_file(self._paths.index, [data], temporary=self._paths.scratch("index"))
+        point("refs.renamed")
+
+
+def name_of(entry: Descriptor) -> str:
+    """The canonical name of an entry, "" for none."""
+    return entry.annotations.get(REF_NAME, "")
+
+
+def unnamed(gone: Entries, kept: Entries) -> Entries:
+    """What lost its name and has no other entry, once each, without a name."""
+    there = {entry.digest for entry in kept}
+    left = {}
+    for entry in gone:
+        if entry.digest not in there:
+            left[entry.digest] = entry.with_annotations({REF_NAME: None, CONTAINERD_NAME: None})
+    return list(left.values())

@@ -1,0 +1,139 @@
+"""Roots: what must not be collected now because somebody works with it.
+
+One file a session: a line about the process, then a digest a line, appended before the store is looked at. A root
+whose process is gone counts for an hour more, so that an interrupted pull can go on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lamina.errors import UsageError
+from lamina.files import remove, write_all
+from lamina.spec.digest import Digest
+from lamina.store.fault import point
+from lamina.store.lock import locked
+from lamina.store.paths import Paths
+
+GRACE = 3600.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """``changed`` in seconds since 1970."""
+
+    name: str
+    pid: int
+    purpose: str
+    alive: bool
+    changed: float
+    digests: frozenset[Digest]
+
+
+class Roots:
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def create(self, purpose: str) -> str:
+        """A new root of this process; its name."""
+        name = f"{os.getpid()}-{os.urandom(6).hex()}"
+        head = {"pid": os.getpid(), "started": _started(os.getpid()), "boot": _boot(), "purpose": purpose}
+        descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            write_all(descriptor, json.dumps(head).encode() + b"\n")
+        finally:
+            os.close(descriptor)
+        point("root.created")
+        return name
+
+    def extend(self, name: str, digests: list[Digest]) -> None:
+        """Protect these from now on. Under the store's lock: a gc has either seen them or has not begun."""
+        data = "".join(f"{digest}\n" for digest in digests).encode()
+        with locked(self._paths.lock):
+            descriptor = os.open(self._path(name), os.O_WRONLY | os.O_APPEND)
+            try:
+                write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+        point("root.extended")
+
+    def remove(self, name: str) -> None:
+        remove(self._path(name))
+        point("root.removed")
+
+    def __iter__(self) -> Iterator[Root]:
+        for name in sorted(os.listdir(self._paths.roots)):
+            try:
+                with open(self._path(name), "rb") as file:
+                    lines = file.read().decode("utf-8", "replace").split("\n")
+                changed = os.stat(self._path(name)).st_mtime
+            except FileNotFoundError:
+                continue
+            yield _parse(name, lines, changed)
+
+    def protected(self, *, grace: float = GRACE) -> frozenset[Digest]:
+        """All digests that a living process, or one that died less than ``grace`` seconds ago, works with."""
+        now = time.time()
+        found: set[Digest] = set()
+        for root in self:
+            if root.alive or now - root.changed < grace:
+                found |= root.digests
+        return frozenset(found)
+
+    def drop_dead(self, *, grace: float = GRACE) -> int:
+        """Remove roots whose process is gone for longer than ``grace`` seconds; how many."""
+        now = time.time()
+        dead = [root.name for root in self if not root.alive and now - root.changed >= grace]
+        for name in dead:
+            self.remove(name)
+        return len(dead)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._paths.roots, name)
+
+
+def _parse(name: str, lines: list[str], changed: float) -> Root:
+    try:
+        head = json.loads(lines[0])
+        pid, started, boot = int(head["pid"]), head["started"], head["boot"]
+        purpose = str(head["purpose"])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        pid, started, boot, purpose = 0, None, None, "unreadable"
+    digests = set()
+    for line in lines[1:]:
+        try:
+            digests.add(Digest.parse(line))
+        except UsageError:
+            continue  # the last line of a process that died while it wrote
+    alive = pid > 0 and boot == _boot() and _started(pid) == started and started is not None
+    return Root(name, pid, purpose, alive, changed, frozenset(digests))
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in a form that only compares; None where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        pass
+    if os.path.exists("/proc/self/stat") or os.name == "nt":
+        return "unknown" if os.name == "nt" else None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return "unknown"

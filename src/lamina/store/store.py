@@ -1,0 +1,37 @@
+"""The store as one object: a bundle without logic of its own."""
+
+from __future__ import annotations
+
+import threading
+
+from lamina.layer.read import MAX_LAYER
+from lamina.store.blobs import Blobs
+from lamina.store.delete import StoreDeleter
+from lamina.store.layers import Layers
+from lamina.store.list import StoreLister
+from lamina.store.paths import Paths, open_frame
+from lamina.store.read import StoreReader
+from lamina.store.refs import Refs
+from lamina.store.roots import Roots
+from lamina.store.write import StoreWriter
+
+
+class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
+    """Reader, Writer, Deleter and Lister over ``blobs``, ``refs``, ``layers`` and ``roots``."""
+
+    def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER) -> None:
+        self.paths = paths
+        self.max_layer = max_layer
+        self.location = f"the store {paths.root}"
+        self.blobs = Blobs(paths)
+        self.refs = Refs(paths)
+        self.layers = Layers(paths, max_layer)
+        self.roots = Roots(paths)
+        self._session = None
+        self._guard = threading.Lock()
+
+    @classmethod
+    def open(cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER) -> Store:
+        """The store at ``root``, made there if ``create``. Raises NotFound, Unsupported (another format),
+        StoreDamaged, SystemFailure."""
+        return cls(open_frame(root, create=create), max_layer=max_layer)

@@ -1,0 +1,121 @@
+"""Writing to the store. Everything runs in a session, whose root keeps gc away from what is not named yet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lamina.errors import BlobNotFound
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.files import reported
+from lamina.source import Blob
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.mediatype import is_foreign
+from lamina.spec.reference import Reference
+from lamina.store.fault import point
+from lamina.store.ingest import Ingest
+
+if TYPE_CHECKING:
+    from lamina.store.blobs import Blobs
+    from lamina.store.paths import Paths
+    from lamina.store.refs import Refs
+    from lamina.store.roots import Roots
+
+
+class StoreWriter:
+    """``Writer`` of the store."""
+
+    takes_indexes = True
+
+    blobs: Blobs
+    refs: Refs
+    roots: Roots
+    paths: Paths
+    max_layer: int
+    _session: str | None
+    _guard: threading.Lock
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[None]:
+        """One at a time in a Store object; others wait."""
+        with self._guard:
+            with reported(self.paths.roots):
+                self._session = self.roots.create(purpose)
+            try:
+                yield
+            finally:
+                name, self._session = self._session, None
+                with reported(self.paths.roots):
+                    self.roots.remove(name)
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Protects the blob first, then looks."""
+        self._protect(descriptor.digest)
+        return self.blobs.has(descriptor)
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        *,
+        diff_id: Digest | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> None:
+        self._protect(descriptor.digest)
+        if not self.blobs.has(descriptor):
+            Ingest(
+                self.paths, descriptor, diff_id, max_layer=self.max_layer, on_event=on_event, cancel=cancel
+            ).run(blob)
+
+    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
+        """Raises InvalidContent; BlobNotFound where config or a layer is missing."""
+        self._protect(descriptor.digest)
+        descriptor.check(raw)
+        document = parse(raw, descriptor.media_type, str(descriptor.digest))
+        if isinstance(document, Manifest):
+            for needed in (document.config, *document.layers):
+                if not self.blobs.has(needed) and not is_foreign(needed.media_type):
+                    raise BlobNotFound(
+                        f"manifest {descriptor.digest} needs blob {needed.digest}, which is not in the store",
+                        hint="blobs are written before the manifest",
+                    )
+        if not self.blobs.has(descriptor):
+            self.blobs.write(descriptor, raw)
+            point("manifest.written")
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """``name`` in any form that docker takes. Raises UsageError, BlobNotFound (no such document here)."""
+        if not self.blobs.has(descriptor):
+            raise BlobNotFound(f"{descriptor.digest} is not in the store", hint="write it before you name it")
+        canonical = str(Reference.parse(name).with_default_tag()) if name else ""
+        document = parse(self.blobs.read(descriptor), descriptor.media_type, str(descriptor.digest))
+        self.refs.set(canonical, descriptor, self._fetched(document))
+
+    def _fetched(self, document: Manifest | Index) -> str:
+        """The children of an index that are here, at any depth."""
+        if isinstance(document, Manifest):
+            return ""
+        found: list[str] = []
+        pending = [document]
+        while pending:
+            for child in pending.pop().manifests:
+                if str(child.digest) in found or not self.blobs.has(child):
+                    continue
+                found.append(str(child.digest))
+                inner = parse(self.blobs.read(child), child.media_type, str(child.digest))
+                if isinstance(inner, Index):
+                    pending.append(inner)
+        return ",".join(found)
+
+    def _protect(self, digest: Digest) -> None:
+        if self._session is None:
+            raise RuntimeError("the store is written to inside `with store.session(...)`")
+        with reported(self.paths.roots):
+            self.roots.extend(self._session, [digest])
+
+
