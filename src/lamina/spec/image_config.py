@@ -198,6 +198,19 @@ class ImageConfig:
             value["history"] = [*steps, history.to_json()]
         return self._edited(value)
 
+    def keep_layers(self, count: int) -> ImageConfig:
+        """With the lowest ``count`` layers only, and the steps up to the last of them."""
+        if count >= len(self.diff_ids):
+            return self
+        steps, made = [], 0
+        for step in self._aligned_history() if self.history else ():
+            made += not step.get("empty_layer")
+            if made > count:
+                break
+            steps.append(step)
+        rootfs = {**(self.json.get("rootfs") or {}), "diff_ids": [str(diff_id) for diff_id in self.diff_ids[:count]]}
+        return self._edited({**self.json, "rootfs": rootfs, "history": steps})
+
     @cached_property
     def descriptor(self) -> Descriptor:
         """Of the raw bytes, by sha256; its digest is the image ID."""

@@ -1,0 +1,93 @@
+"""Verbs about lamina itself: info, version, completion."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.options import format_option
+from lamina.cli.output import emit_json, emit_template, table, write
+from lamina.cli.session import Session
+from lamina.errors import LaminaError
+from lamina.version import __version__
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@command("info", "lamina info")
+@format_option
+@click.pass_obj
+def info(session: Session, format: str | None) -> None:
+    """Show the settings, where each comes from, and what this machine has."""
+    from lamina.config import meaning
+    from lamina.spec.platform import Platform
+
+    settings = session.settings
+    state = "there"
+    images = None
+    try:
+        images = sum(1 for _ in session.store.names())
+    except LaminaError as error:
+        state = error.message
+    value = {
+        "version": __version__,
+        "python": sys.version.split()[0],
+        "platform": str(Platform.host()),
+        "store": {"root": settings.root, "state": state, "images": images},
+        "settings": {
+            name: {"value": setting.value, "origin": setting.origin, "meaning": meaning(name)}
+            for name, setting in settings.values.items()
+        },
+    }
+    if format == "json":
+        emit_json(value)
+    elif format not in (None, "table"):
+        emit_template([value], {}, format or "")
+    else:
+        write(f"lamina {__version__} on Python {value['python']}, {value['platform']}")
+        write(f"store: {settings.root} ({state if images is None else f'{images} names'})")
+        write("")
+        rows = [
+            [name, "" if setting.value is None else str(setting.value), setting.origin, meaning(name)]
+            for name, setting in settings.values.items()
+        ]
+        table(rows, ["SETTING", "VALUE", "FROM", "WHAT IT IS"])
+
+
+@command("version", "lamina version --format json")
+@format_option
+def version(format: str | None) -> None:
+    """Show lamina's version and those of the parts that shape its results."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    parts = {"lamina": __version__, "python": sys.version.split()[0]}
+    for name in ("isal", "backports.zstd", "click", "rich", "fsspec", "pyelftools"):
+        try:
+            parts[name] = installed(name)
+        except PackageNotFoundError:
+            continue
+    if format == "json":
+        emit_json(parts)
+    elif format not in (None, "table"):
+        emit_template([parts], {}, format or "")
+    else:
+        table([[name, number] for name, number in parts.items()])
+
+
+@command("completion", 'eval "$(lamina completion bash)"\nlamina completion fish > ~/.config/fish/completions/lamina.fish')
+@click.argument("shell", type=click.Choice(_SHELLS), required=False)
+def completion(shell: str | None) -> None:
+    """Print the completion script of a shell (default: the one that $SHELL names)."""
+    from click.shell_completion import get_completion_class
+
+    from lamina.cli.app import cli
+
+    name = shell or os.path.basename(os.environ.get("SHELL", ""))
+    found = get_completion_class(name) if name in _SHELLS else None
+    if found is None:
+        raise click.UsageError(f"no completion for {name or 'an unknown shell'!r}; known: {', '.join(_SHELLS)}")
+    write(found(cli, {}, "lamina", "_LAMINA_COMPLETE").source())

@@ -1,0 +1,122 @@
+"""Verbs that look after the store: df, fsck, prune."""
+
+from __future__ import annotations
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.options import format_option
+from lamina.cli.output import emit, emit_json, table, write
+from lamina.cli.session import Session
+from lamina.cli.text import clean, human_size
+from lamina.spec.reference import Reference
+
+
+@command("df", "lamina df\nlamina df --format json")
+@click.option("-v", "--verbose", is_flag=True, help="Accepted for docker's sake: each image is shown anyway.")
+@format_option
+@click.pass_obj
+def df(session: Session, verbose: bool, format: str | None) -> None:
+    """Show what the store's bytes are for. UNIQUE is what `lamina rmi` of that image alone frees."""
+    from lamina.store.usage import usage
+
+    used = usage(session.store)
+    parts = {
+        "images": used.images,
+        "unneeded": used.unneeded,
+        "ingest": used.ingest,
+        "containers": used.containers,
+        "frame": used.frame,
+        "total": used.total,
+    }
+    json_rows = [
+        {"names": list(i.names), "digest": str(i.digest), "size": i.size, "shared": i.shared, "unique": i.unique}
+        for i in used.per_image
+    ]
+    if format == "json":
+        emit_json({**parts, "per_image": json_rows})
+        return
+    rows = [
+        {
+            "Image": ", ".join(Reference.parse(name).familiar for name in image.names) or f"<none> {image.digest.short}",
+            "Size": human_size(image.size),
+            "Shared": human_size(image.shared),
+            "Unique": human_size(image.unique),
+        }
+        for image in used.per_image
+    ]
+    columns = [("Image", "IMAGE"), ("Size", "SIZE"), ("Shared", "SHARED"), ("Unique", "UNIQUE")]
+    emit(rows, columns, format, right=("Size", "Shared", "Unique"))
+    if format in (None, "table"):
+        write("")
+        words = {
+            "images": "needed by images",
+            "unneeded": "needed by none (prune)",
+            "ingest": "on its way in",
+            "containers": "containers, volumes",
+            "frame": "names and roots",
+            "total": "total on disk",
+        }
+        table([[words[key], human_size(size), f"{size} bytes"] for key, size in parts.items()], right=(1,))
+
+
+@command("fsck", "lamina fsck\nlamina fsck --repair")
+@click.option("--repair", is_flag=True, help="Make derived data again, move damaged blobs aside.")
+@format_option
+@click.pass_obj
+def fsck(session: Session, repair: bool, format: str | None) -> int:
+    """Check every byte of the store: blobs, names, layers. Exit code 1 if an image is not whole."""
+    from lamina.store.fsck import fsck as check
+
+    count = 0
+
+    def counted(_: object) -> None:
+        nonlocal count
+        count += 1
+
+    findings = check(session.store, repair=repair, on_blob=counted)
+    bad = [f for f in findings if f.severity == "error" or (f.severity == "derived" and not f.repaired)]
+    if format == "json":
+        emit_json(
+            {
+                "blobs": count,
+                "ok": not bad,
+                "findings": [{"severity": f.severity, "what": f.what, "repaired": f.repaired} for f in findings],
+            }
+        )
+    else:
+        for finding in findings:
+            write(f"{finding.severity}: {clean(finding.what)}" + (" (repaired)" if finding.repaired else ""))
+        write(f"{count} blobs checked, {len(bad)} problems" + ("" if bad or repair else ": the store is whole"))
+    return 1 if bad else 0
+
+
+@command("prune", "lamina prune\nlamina prune --all --dry-run")
+@click.option("-a", "--all", "all_", is_flag=True, help="Also images that have a name.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would go and how many bytes it frees.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@format_option
+@click.pass_obj
+def prune(session: Session, all_: bool, dry_run: bool, force: bool, format: str | None) -> None:
+    """Delete untagged images, and blobs and derived data that no image needs. What is being pulled stays."""
+    from lamina.store.gc import prune as sweep
+
+    if all_ and not (force or dry_run):
+        click.confirm("Delete ALL images of the store?", abort=True, err=True)
+    done = sweep(session.store, all=all_, dry_run=dry_run)
+    if format == "json":
+        emit_json(
+            {
+                "untagged": list(done.untagged),
+                "deleted": [str(digest) for digest in done.deleted],
+                "freed": done.freed,
+                "dry_run": dry_run,
+            }
+        )
+        return
+    would = "would be " if dry_run else ""
+    for name in done.untagged:
+        write(f"{would}untagged: {clean(name)}")
+    for digest in done.deleted:
+        write(f"{would}deleted: {digest}")
+    write(f"{would}freed: {human_size(done.freed)} ({done.freed} bytes)")

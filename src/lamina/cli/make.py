@@ -1,0 +1,269 @@
+"""Verbs that make something: pack, append, unpack."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.options import image_argument, platform_option, quiet_option
+from lamina.cli.output import write
+from lamina.cli.session import Session
+from lamina.cli.text import clean, human_size
+from lamina.errors import UsageError
+from lamina.image import to_bytes
+
+if TYPE_CHECKING:
+    from lamina.layer.write import Item
+    from lamina.source import Stack
+    from lamina.spec.image_config import Changes, ImageConfig
+
+
+def epoch() -> int | None:
+    """SOURCE_DATE_EPOCH. Raises UsageError where it is no number."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return None
+    if not text.isdigit() or int(text) > 253_402_300_799:
+        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r:.60}", hint="expected seconds since 1970")
+    return int(text)
+
+
+def split_pair(text: str) -> tuple[str, bytes]:
+    """``SOURCE[:TARGET]``; the target is the source's own absolute path by default."""
+    source, colon, target = text.partition(":")
+    if not source or (colon and not target):
+        raise UsageError(f"{text!r:.200} is not SOURCE[:TARGET]", hint="like app.py:/srv/app.py")
+    return source, to_bytes(target if colon else os.path.abspath(source))
+
+
+_config_options = [
+    click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."),
+    click.option("--cmd", metavar="WORDS", help="What runs by default, split as a shell does."),
+    click.option("--entrypoint", metavar="WORDS", help="What always runs, split as a shell does."),
+    click.option("--workdir", metavar="PATH", help="Where it runs."),
+    click.option("--user", metavar="USER", help="As whom it runs."),
+    click.option("--label", multiple=True, metavar="NAME=VALUE", help="Set a label."),
+    click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of the new layer."),
+]
+
+
+def config_options(function: object) -> object:
+    for option in reversed(_config_options):
+        function = option(function)  # type: ignore[arg-type]
+    return function
+
+
+def _changes(
+    old: ImageConfig | None,
+    env: tuple[str, ...],
+    cmd: str | None,
+    entrypoint: str | None,
+    workdir: str | None,
+    user: str | None,
+    label: tuple[str, ...],
+) -> Changes:
+    changes: Changes = {}
+    if env:
+        merged = dict(old.environment) if old else {}
+        merged.update(_pairs(env, "--env"))
+        changes["env"] = [f"{name}={value}" for name, value in merged.items()]
+    if label:
+        changes["labels"] = {**(dict(old.labels) if old else {}), **_pairs(label, "--label")}
+    if cmd is not None:
+        changes["cmd"] = _words(cmd, "--cmd")
+    if entrypoint is not None:
+        changes["entrypoint"] = _words(entrypoint, "--entrypoint")
+    if workdir is not None:
+        changes["working_dir"] = workdir
+    if user is not None:
+        changes["user"] = user
+    return changes
+
+
+def _pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UsageError(f"{flag} {text!r:.200} is not NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _words(text: str, flag: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text!r:.200}: {error}") from None
+
+
+def _base(session: Session, name: str | None) -> Stack | None:
+    if name is None:
+        return None
+    from lamina.spec.name import parse_name
+
+    if parse_name(name).transport:
+        raise UsageError(f"{name!r:.200} is not in the store", hint="bring it in with `lamina load` or `lamina copy` first")
+    return session.image(name).stack
+
+
+@command(
+    "pack",
+    "lamina pack sh ls cat -t tools\nlamina pack python3 --base tools --file app.py:/srv/app.py --cmd 'python3 /srv/app.py' -t app",
+)
+@click.argument("programs", nargs=-1, metavar="PROGRAM...")
+@click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
+@click.option("--base", metavar="IMAGE", help="Put it on this image; what that has already is left out.")
+@click.option("--file", "files", multiple=True, metavar="SOURCE[:TARGET]", help="More files or directories.")
+@click.option("--no-stdlib", is_flag=True, help="A Python interpreter without its standard library.")
+@click.option("--no-accounts", is_flag=True, help="No /tmp, /etc/passwd and /etc/group in a new image.")
+@config_options
+@quiet_option
+@click.pass_obj
+def pack(
+    session: Session,
+    programs: tuple[str, ...],
+    tag: str,
+    base: str | None,
+    files: tuple[str, ...],
+    no_stdlib: bool,
+    no_accounts: bool,
+    env: tuple[str, ...],
+    cmd: str | None,
+    entrypoint: str | None,
+    workdir: str | None,
+    user: str | None,
+    label: tuple[str, ...],
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Make an image of programs of this machine, with the shared libraries and files that they need.
+
+    Libraries are found by reading the programs, which are never run. The first program becomes the image's command.
+    """
+    from lamina.edit.append import append as put_on
+    from lamina.edit.pack import pack_items
+
+    if not programs and not files:
+        raise click.UsageError("name a program, or --file")
+    stack = _base(session, base)
+    pairs = [split_pair(text) for text in files]
+    items, paths = pack_items(programs, pairs, base=stack, stdlib=not no_stdlib, accounts=not no_accounts)
+    changes = _changes(stack.config if stack else None, env, cmd, entrypoint, workdir, user, label)
+    if paths and cmd is None and entrypoint is None:
+        changes["cmd"] = [paths[0]]
+    if stack is None and not env:
+        changes["env"] = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    step = "lamina pack " + " ".join([*programs, *(f"--file {text}" for text in files)])
+    settings = session.settings
+    made = put_on(
+        stack,
+        items,
+        session.writable_store,
+        tag,
+        created_by=step,
+        epoch=epoch(),
+        compression=compression or settings.compression,
+        level=settings.compression_level if compression in (None, settings.compression) else None,
+        changes=changes,
+    )
+    _tell(tag, str(made.digest), len(items), quiet)
+
+
+@command(
+    "append",
+    "lamina append my/base app.py:/srv/app.py --remove /etc/motd -t my/app\nlamina append my/app --env DEBUG=1 -t my/app:debug",
+)
+@image_argument("image")
+@click.argument("sources", nargs=-1, metavar="SOURCE[:TARGET]...")
+@click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
+@click.option("--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (a whiteout).")
+@click.option("--keep-owner", is_flag=True, help="The host's owners instead of 0:0.")
+@click.option("--message", "-m", metavar="TEXT", help="The build step that the history tells.")
+@config_options
+@platform_option
+@quiet_option
+@click.pass_obj
+def append(
+    session: Session,
+    image: str,
+    sources: tuple[str, ...],
+    tag: str,
+    removed: tuple[str, ...],
+    keep_owner: bool,
+    message: str | None,
+    env: tuple[str, ...],
+    cmd: str | None,
+    entrypoint: str | None,
+    workdir: str | None,
+    user: str | None,
+    label: tuple[str, ...],
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Put one layer on top of an image: files and directories of this machine, and whiteouts. The image that it is
+    put on stays as it was. A directory's content goes to TARGET, a file becomes TARGET."""
+    from lamina.edit.append import append as put_on
+    from lamina.edit.append import whiteout, with_parents
+    from lamina.scan.directory import scan, scan_file
+
+    stack = _base(session, image)
+    assert stack is not None
+    owner = None if keep_owner else (0, 0)
+    items: list[Item] = []
+    for text in sources:
+        source, target = split_pair(text)
+        if os.path.isdir(source) and not os.path.islink(source):
+            items += scan(source, to=target, owner=owner, on_warning=lambda text: click.echo(f"warning: {text}", err=True))
+        else:
+            items.append(scan_file(source, target, owner=owner))
+    items += [whiteout(to_bytes(path)) for path in removed]
+    if items:
+        items = with_parents(items, stack)
+    changes = _changes(stack.config, env, cmd, entrypoint, workdir, user, label)
+    if not items and not changes:
+        raise click.UsageError("nothing to put on it: name files, --remove, or what to set")
+    words = [*sources, *(f"--remove {path}" for path in removed)]
+    settings = session.settings
+    made = put_on(
+        stack,
+        items,
+        session.writable_store,
+        tag,
+        created_by=message or "lamina append " + " ".join(words),
+        epoch=epoch(),
+        compression=compression or settings.compression,
+        level=settings.compression_level if compression in (None, settings.compression) else None,
+        changes=changes,
+    )
+    _tell(tag, str(made.digest), len(items), quiet)
+
+
+def _tell(tag: str, digest: str, entries: int, quiet: bool) -> None:
+    if not quiet:
+        click.echo(f"{clean(tag)}: one layer with {entries} entries", err=True)
+    write(digest)
+
+
+@command("unpack", "lamina unpack debian:12 ./rootfs\nlamina unpack my/app~2 ./below")
+@image_argument()
+@click.argument("directory")
+@click.option("--same-owner/--no-same-owner", default=None, help="Give files the image's owners (default: as root).")
+@platform_option
+@quiet_option
+@click.pass_obj
+def unpack(session: Session, image: str, directory: str, same_owner: bool | None, quiet: bool) -> None:
+    """Write the union into DIRECTORY, which must be new or empty. It appears only when it is complete."""
+    from lamina.view.unpack import unpack as write_out
+
+    report = write_out(session.image(image).stack, os.fsencode(directory), same_owner=same_owner)
+    for warning in report.warnings:
+        click.echo(f"warning: {clean(warning)}", err=True)
+    if not quiet:
+        click.echo(f"{report.entries} entries, {human_size(report.size)} in {clean(directory)}", err=True)
+    sys.stdout.flush()

@@ -1,0 +1,116 @@
+"""What each layer of a stack does to the union: adds, replaces, hides; and who shares it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lamina.errors import LaminaError
+from lamina.source import Stack, find_manifest, read_config
+from lamina.spec.digest import Digest
+from lamina.spec.platform import Platform
+from lamina.union.tree import How, Tree
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One layer, counted from 1 at the bottom. ``size`` is the blob's, ``tar_size`` the uncompressed tar's,
+    ``content_size`` that of the files in it, in bytes. ``adds``: new paths; ``replaces``: paths that had something
+    below, directories whose attributes are stated again left out (``restates``); ``hides``: paths gone through
+    whiteouts. ``shared_with``: names of other images that have it."""
+
+    number: int
+    digest: Digest
+    diff_id: Digest
+    chain_id: Digest
+    media_type: str
+    size: int
+    tar_size: int
+    content_size: int
+    entries: int
+    adds: int
+    replaces: int
+    restates: int
+    hides: int
+    step: str | None
+    created: str | None
+    shared_with: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def report_layers(stack: Stack, sharers: Mapping[Digest, tuple[str, ...]] | None = None) -> list[LayerReport]:
+    """Bottom first. ``sharers``: for each diff_id the other images that have it, see ``layer_sharers``."""
+    tree = stack.tree()
+    counts = _counts(tree)
+    reports = []
+    for number, handle in enumerate(stack.layers):
+        index = handle.index()
+        adds, replaces, restates, hides = counts[number]
+        step = stack.steps[number] if number < len(stack.steps) else None
+        reports.append(
+            LayerReport(
+                number=stack.first + number,
+                digest=handle.descriptor.digest,
+                diff_id=handle.diff_id,
+                chain_id=stack.chain_ids[number],
+                media_type=handle.descriptor.media_type,
+                size=handle.descriptor.size,
+                tar_size=index.tar_size,
+                content_size=index.content_size,
+                entries=len(index),
+                adds=adds,
+                replaces=replaces,
+                restates=restates,
+                hides=hides,
+                step=(step.created_by or step.comment or None) if step else None,
+                created=step.created if step else None,
+                shared_with=(sharers or {}).get(handle.diff_id, ()),
+                warnings=index.warnings,
+            )
+        )
+    return reports
+
+
+def layer_sharers(store: Store, platform: Platform, leave_out: Digest) -> dict[Digest, tuple[str, ...]]:
+    """For each diff_id the names of the local images that have it; the image whose manifest is ``leave_out`` does
+    not count. Images that can't be read are left out."""
+    found: dict[Digest, dict[str, None]] = {}
+    for name, descriptor in store.names():
+        try:
+            manifest = find_manifest(store, descriptor, platform, name)
+            if manifest.descriptor.digest == leave_out or not manifest.is_image:
+                continue
+            diff_ids = read_config(store, manifest, name).diff_ids
+        except LaminaError:
+            continue
+        for diff_id in diff_ids:
+            found.setdefault(diff_id, {})[name or descriptor.digest.short] = None
+    return {diff_id: tuple(names) for diff_id, names in found.items()}
+
+
+def _counts(tree: Tree) -> list[tuple[int, int, int, int]]:
+    """(adds, replaces, restates, hides) of each layer."""
+    count = len(tree.layers)
+    made, replaced, restated, hidden = [0] * count, [0] * count, [0] * count, [0] * count
+    latest: dict[int, int] = {}  # node -> layer of its state after the restatement looked at
+    for node, layer, _ in reversed(tree.restatements):
+        if node:
+            restated[latest.get(node, tree.origin_layers[node])] += 1
+            latest[node] = layer
+    for node in range(1, len(tree.names)):
+        made[latest.get(node, tree.origin_layers[node])] += 1
+        ending = tree.ending(node)
+        if ending is None:
+            continue
+        if ending.how == How.REPLACED:
+            replaced[ending.layer] += ending.node == node
+        else:
+            hidden[ending.layer] += 1
+    return [
+        (made[number] - replaced[number], replaced[number], restated[number], hidden[number])
+        for number in range(count)
+    ]

@@ -1,0 +1,136 @@
+"""A directory becomes entries: names in byte order, hardlinks found, nothing followed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from lamina.errors import NotFound, UsageError
+from lamina.files import reported
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.path import normalise
+from lamina.layer.write import Item
+
+_KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFCHR: Kind.CHAR,
+    stat.S_IFBLK: Kind.BLOCK,
+    stat.S_IFIFO: Kind.FIFO,
+}
+_LEFT_OUT = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"system.nfs4_acl")
+OnWarning = Callable[[str], object]
+
+
+def scan(
+    source: str | bytes,
+    *,
+    to: bytes = b"",
+    owner: tuple[int, int] | None = (0, 0),
+    exclude: Callable[[bytes], bool] = lambda path: False,
+    on_warning: OnWarning = lambda text: None,
+) -> Iterator[Item]:
+    """Everything below the directory ``source`` as it shall stand below ``to`` in the image, ``to`` itself first
+    (where it is not the root). ``owner``: the ids that all entries get; None keeps the host's.
+
+    ``exclude`` gets paths relative to ``source``. Sockets are left out with a warning. Raises NotFound (no such
+    directory), SystemFailure.
+    """
+    top = os.fsencode(source)
+    if not os.path.isdir(top):
+        raise NotFound(f"no directory {os.fsdecode(top)!r:.300}", hint="check the path")
+    first: dict[tuple[int, int], bytes] = {}
+    prefix = normalise(to)
+    if prefix:
+        yield _item(top, prefix, owner)
+    pending = [b""]
+    while pending:
+        relative = pending.pop()
+        with reported(os.path.join(top, relative)):
+            names = sorted(os.listdir(os.path.join(top, relative)))
+        below = []
+        for name in names:
+            inner = relative + b"/" + name if relative else name
+            if exclude(inner):
+                continue
+            path = os.path.join(top, inner)
+            target = prefix + b"/" + inner if prefix else inner
+            with reported(path):
+                state = os.lstat(path)
+            if stat.S_ISSOCK(state.st_mode):
+                on_warning(f"the socket {os.fsdecode(path)!r:.200} is left out")
+                continue
+            key = (state.st_dev, state.st_ino)
+            if state.st_nlink > 1 and not stat.S_ISDIR(state.st_mode):
+                known = first.setdefault(key, target)
+                if known != target:
+                    yield Entry(target, Kind.HARDLINK, link=known), None
+                    continue
+            yield _item(path, target, owner, state)
+            if stat.S_ISDIR(state.st_mode):
+                below.append(inner)
+        pending += reversed(below)
+
+
+def scan_file(source: str | bytes, to: bytes, *, owner: tuple[int, int] | None = (0, 0)) -> Item:
+    """One file, link or empty directory of the host as ``to``. Raises NotFound, UsageError (a socket)."""
+    path = os.fsencode(source)
+    if not os.path.lexists(path):
+        raise NotFound(f"no file {os.fsdecode(path)!r:.300}", hint="check the path")
+    return _item(path, normalise(to), owner)
+
+
+def _item(path: bytes, target: bytes, owner: tuple[int, int] | None, state: os.stat_result | None = None) -> Item:
+    with reported(path):
+        state = state or os.lstat(path)
+        kind = _KINDS.get(stat.S_IFMT(state.st_mode))
+        if kind is None:
+            raise UsageError(f"{os.fsdecode(path)!r:.200} is a socket", hint="a layer can't hold one")
+        uid, gid = owner if owner is not None else (state.st_uid, state.st_gid)
+        device = (os.major(state.st_rdev), os.minor(state.st_rdev)) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0)
+        entry = Entry(
+            path=target,
+            kind=kind,
+            mode=0o777 if kind == Kind.SYMLINK else stat.S_IMODE(state.st_mode),
+            uid=uid,
+            gid=gid,
+            size=state.st_size if kind == Kind.FILE else 0,
+            mtime=state.st_mtime_ns,
+            link=os.readlink(path) if kind == Kind.SYMLINK else b"",
+            xattrs=_xattrs(path),
+            rdev=device,
+        )
+    return entry, (_opener(path, state) if kind == Kind.FILE else None)
+
+
+def _opener(path: bytes, seen: os.stat_result) -> Callable[[], IO[bytes]]:
+    def opened() -> IO[bytes]:
+        with reported(path):
+            flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+            file = os.fdopen(os.open(path, flags), "rb")
+        if not os.path.samestat(os.fstat(file.fileno()), seen):
+            file.close()
+            raise UsageError(f"{os.fsdecode(path)!r:.200} changed while it was read", hint="try again when it is quiet")
+        return file
+
+    return opened
+
+
+def _xattrs(path: bytes) -> dict[bytes, bytes]:
+    if not hasattr(os, "listxattr"):
+        return {}
+    try:
+        names = [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=False)]
+    except OSError:
+        return {}  # the file system has none
+    found = {}
+    for name in names:
+        if not name.startswith(_LEFT_OUT):
+            try:
+                found[name] = os.getxattr(path, name, follow_symlinks=False)
+            except OSError:
+                continue  # not for us to read
+    return found

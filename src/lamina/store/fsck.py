@@ -1,0 +1,198 @@
+"""Checking the store, byte by byte; and repairing what can be made again.
+
+Truth (names, blobs) is only ever reported or moved aside, derived data is made again, leftovers are removed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lamina.errors import LaminaError
+from lamina.files import FileRange, reported
+from lamina.layer.index import LayerIndex
+from lamina.source import read_config
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Index, Manifest, parse
+from lamina.store.ingest import CHUNK
+from lamina.store.refs import FETCHED, name_of
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+LOST_AND_FOUND = "lost+found"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``severity``: "error" (an image is not whole), "derived" (can be made again), "leftover" (harmless).
+    ``repaired`` where ``--repair`` mended it."""
+
+    severity: str
+    what: str
+    repaired: bool = False
+
+
+def fsck(store: Store, *, repair: bool = False, on_blob: Callable[[Digest], None] = lambda digest: None) -> list[Finding]:
+    """Re-hash every blob, follow every name, check every layer's derived data. ``on_blob`` is called for each blob
+    that is looked at. Raises StoreDamaged where index.json itself can't be read."""
+    with reported(store.paths.root):
+        findings = list(_blobs(store, repair, on_blob))
+        broken = {finding.what.split()[1] for finding in findings if finding.severity == "error"}
+        layers: dict[Digest, Descriptor] = {}
+        for name, entry in store.names():
+            findings += _image(store, name or f"(untagged) {entry.digest.short}", entry, broken, layers)
+        findings += _derived(store, layers, repair)
+        findings += _leftovers(store, repair)
+    return findings
+
+
+def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Iterator[Finding]:
+    for algorithm in sorted(os.listdir(store.paths.blobs)):
+        directory = os.path.join(store.paths.blobs, algorithm)
+        if not os.path.isdir(directory):
+            yield Finding("leftover", f"{directory} is no directory of blobs")
+            continue
+        for encoded in sorted(os.listdir(directory)):
+            try:
+                digest = Digest.parse(f"{algorithm}:{encoded}")
+            except LaminaError:
+                yield Finding("leftover", f"{directory}/{encoded} is no blob")
+                continue
+            if not digest.supported:
+                continue
+            on_blob(digest)
+            path = store.blobs.path(digest)
+            if _hash(path, digest.algorithm) != digest.encoded:
+                if repair:
+                    _move_aside(store, path)
+                yield Finding("error", f"blob {digest} has other bytes than its digest says", repair)
+            elif repair and os.stat(path).st_mode & 0o222:
+                os.chmod(path, 0o444)
+
+
+def _hash(path: str, algorithm: str) -> str:
+    import hashlib
+
+    hasher = hashlib.new(algorithm)
+    with FileRange(path) as stream:
+        while data := stream.read(CHUNK):
+            hasher.update(data)
+    return hasher.hexdigest()
+
+
+def _move_aside(store: Store, path: str) -> None:
+    target = os.path.join(store.paths.ingest, LOST_AND_FOUND)
+    os.makedirs(target, mode=0o700, exist_ok=True)
+    os.replace(path, os.path.join(target, os.path.basename(path)))
+
+
+def _image(
+    store: Store, name: str, top: Descriptor, broken: set[str], layers: dict[Digest, Descriptor]
+) -> Iterator[Finding]:
+    """What one name needs. Children of an index that were never fetched are no loss."""
+    fetched = set(top.annotations.get(FETCHED, "").split(","))
+    pending = [top]
+    while pending:
+        descriptor = pending.pop()
+        if str(descriptor.digest) in broken:
+            yield Finding("error", f"image {name} needs {descriptor.digest}, which is damaged")
+            continue
+        if not store.blobs.has(descriptor):
+            yield Finding("error", f"image {name} needs {descriptor.digest}, which is lost")
+            continue
+        try:
+            document = parse(store.blobs.read(descriptor), descriptor.media_type, str(descriptor.digest))
+        except LaminaError as error:
+            yield Finding("error", f"image {name}: {error.message}")
+            continue
+        if isinstance(document, Index):
+            pending += [c for c in document.manifests if str(c.digest) in fetched or store.blobs.has(c)]
+        else:
+            yield from _manifest(store, name, document, broken, layers)
+
+
+def _manifest(
+    store: Store, name: str, manifest: Manifest, broken: set[str], layers: dict[Digest, Descriptor]
+) -> Iterator[Finding]:
+    whole = True
+    for needed in (manifest.config, *manifest.layers):
+        if str(needed.digest) in broken or not store.blobs.has(needed):
+            if mediatype.is_foreign(needed.media_type) and not store.blobs.has(needed):
+                continue
+            how = "damaged" if str(needed.digest) in broken else "lost"
+            yield Finding("error", f"image {name} needs blob {needed.digest}, which is {how}")
+            whole = False
+    if whole and manifest.is_image:
+        try:
+            config = read_config(store, manifest, name)
+        except LaminaError as error:
+            yield Finding("error", f"image {name}: {error.message}")
+            return
+        for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
+            layers.setdefault(diff_id, layer)
+
+
+def _derived(store: Store, layers: dict[Digest, Descriptor], repair: bool) -> Iterator[Finding]:
+    for diff_id in store.layers.diff_ids():
+        descriptor = layers.get(diff_id)
+        if descriptor is None:
+            continue  # of no image: prune's
+        problem = _layer_problem(store, diff_id)
+        if problem:
+            yield _mended(store, descriptor, diff_id, problem, repair)
+
+
+def _layer_problem(store: Store, diff_id: Digest) -> str:
+    tar = store.paths.tar(diff_id)
+    try:
+        index = LayerIndex.load(store.paths.layer_index(diff_id))
+        if os.stat(tar).st_size != index.tar_size:
+            return f"the tar of layer {diff_id} has not the length that its index says"
+        if _hash(tar, diff_id.algorithm) != diff_id.encoded:
+            return f"the tar of layer {diff_id} is not what it was"
+        if _remade_index(tar) != bytes(index.buffer):
+            return f"the index of layer {diff_id} is not that of its tar"
+    except FileNotFoundError:
+        return f"derived data of layer {diff_id} is not complete"
+    except LaminaError as error:
+        return f"layer {diff_id}: {error.message}"
+    return ""
+
+
+def _remade_index(tar: str) -> bytes:
+    from lamina.layer.index import IndexBuilder
+    from lamina.layer.tar import TarParser
+
+    builder = IndexBuilder()
+    parser = TarParser(builder)
+    with FileRange(tar) as stream:
+        while data := stream.read(CHUNK):
+            parser.feed(data)
+    parser.finish()
+    return b"".join(builder.chunks(parser.position))
+
+
+def _mended(store: Store, descriptor: Descriptor, diff_id: Digest, problem: str, repair: bool) -> Finding:
+    if not repair:
+        return Finding("derived", problem)
+    try:
+        store.layers.make(descriptor, diff_id)
+    except LaminaError as error:
+        return Finding("error", f"layer {diff_id} can't be made again: {error.message}")
+    return Finding("derived", problem, True)
+
+
+def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:
+    for root in store.roots:
+        if not root.alive:
+            yield Finding("leftover", f"root {root.name} ({root.purpose}) of a process that is gone", repair)
+    if repair:
+        store.roots.drop_dead()
+    for name in sorted(os.listdir(store.paths.ingest)):
+        if name != LOST_AND_FOUND:
+            yield Finding("leftover", f"ingest/{name} of interrupted work: `lamina prune` removes it")

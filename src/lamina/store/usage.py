@@ -1,0 +1,119 @@
+"""What the store's bytes are for. Every byte on the disk is counted once: the parts add up to the whole.
+
+Bytes are those of the disk (blocks), so holes of sparse tars cost nothing and hard links count once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lamina.spec.digest import Digest
+from lamina.store.gc import Marked, disk_bytes, mark
+from lamina.store.refs import name_of
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUsage:
+    """``size``: all that the image needs; ``shared`` of it with other images; ``unique``: what deleting this image
+    alone frees. ``names`` that it has."""
+
+    digest: Digest
+    names: tuple[str, ...]
+    size: int
+    shared: int
+    unique: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes on disk: ``images`` (what some image needs), ``unneeded`` (what prune would look at), ``ingest``,
+    ``containers``, ``frame`` (index.json, roots and the like). They add up to ``total``."""
+
+    per_image: tuple[ImageUsage, ...]
+    images: int
+    unneeded: int
+    ingest: int
+    containers: int
+    frame: int
+
+    @property
+    def total(self) -> int:
+        return self.images + self.unneeded + self.ingest + self.containers + self.frame
+
+
+def usage(store: Store) -> Usage:
+    """Look at everything once. Raises SystemFailure, StoreDamaged."""
+    names: dict[Digest, list[str]] = {}
+    for entry in store.refs.entries():
+        names.setdefault(entry.digest, []).append(name_of(entry))
+    sizes, owners = _files(store)
+    needs = {digest: _needed(mark(store, [digest]), owners) for digest in names}
+    users: dict[tuple[int, int], int] = {}
+    for needed in needs.values():
+        for file in needed:
+            users[file] = users.get(file, 0) + 1
+    per_image = []
+    for digest, needed in needs.items():
+        size = sum(sizes[file] for file in needed)
+        unique = sum(sizes[file] for file in needed if users[file] == 1)
+        held = tuple(sorted(filter(None, names[digest])))
+        per_image.append(ImageUsage(digest, held, size, size - unique, unique))
+    needed_all = sum(sizes[file] for file in users)
+    everything = sum(sizes[file] for file in {file for files in owners.values() for file in files})
+    root = store.paths.root
+    ingest = _tree_bytes(store.paths.ingest)
+    containers = sum(_tree_bytes(os.path.join(root, name)) for name in ("containers", "volumes"))
+    total = _tree_bytes(root)
+    frame = total - everything - ingest - containers
+    per_image.sort(key=lambda image: (-image.size, image.names))
+    return Usage(tuple(per_image), needed_all, everything - needed_all, ingest, containers, frame)
+
+
+def _files(store: Store) -> tuple[dict[tuple[int, int], int], dict[Digest, list[tuple[int, int]]]]:
+    """Bytes of each file (by device and inode), and the files of each blob and of each layer's diff_id."""
+    sizes: dict[tuple[int, int], int] = {}
+    owners: dict[Digest, list[tuple[int, int]]] = {}
+
+    def note(owner: Digest, path: str) -> None:
+        try:
+            state = os.lstat(path)
+        except FileNotFoundError:
+            return
+        key = (state.st_dev, state.st_ino)
+        sizes[key] = disk_bytes(state)
+        owners.setdefault(owner, []).append(key)
+
+    for digest in store.blobs:
+        note(digest, store.blobs.path(digest))
+    for diff_id in store.layers.diff_ids():
+        directory = store.paths.layer(diff_id)
+        for name in os.listdir(directory):
+            note(diff_id, os.path.join(directory, name))
+    return sizes, owners
+
+
+def _needed(marked: Marked, owners: dict[Digest, list[tuple[int, int]]]) -> set[tuple[int, int]]:
+    found: set[tuple[int, int]] = set()
+    both: Iterable[Digest] = marked.blobs | marked.diff_ids
+    for digest in both:
+        found.update(owners.get(digest, ()))
+    return found
+
+
+def _tree_bytes(directory: str) -> int:
+    """Bytes of all regular files below, each inode once."""
+    seen: dict[tuple[int, int], int] = {}
+    for where, _, files in os.walk(directory):
+        for name in files:
+            try:
+                state = os.lstat(os.path.join(where, name))
+            except FileNotFoundError:
+                continue
+            seen[state.st_dev, state.st_ino] = disk_bytes(state)
+    return sum(seen.values())
