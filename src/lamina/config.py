@@ -64,8 +64,8 @@ class Settings:
 
     @property
     def compression_level(self) -> int | None:
-        value: int | None = self.values["compression_level"].value
-        return value
+        level: int | None = self.values["compression_level"].value
+        return level
 
     @classmethod
     def load(
@@ -139,7 +139,9 @@ def _read_file(path: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise SystemFailure(f"the settings in {path} can't be read: {error.strerror}", hint="check its rights") from None
+        raise SystemFailure(
+            f"the settings in {path} can't be read: {error.strerror}", hint="check its rights"
+        ) from None
     import tomllib
 
     try:

@@ -18,7 +18,7 @@ from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from lamina.config import Settings
-    from lamina.events import OnEvent
+    from lamina.events import Cancel
     from lamina.insight.blame import Blame
     from lamina.layer.entry import Entry
     from lamina.spec.image_config import ImageConfig
@@ -170,12 +170,11 @@ class Image:
 
         return blame(self.stack, to_bytes(path))
 
-    def unpack(self, target: str | os.PathLike[str], *, on_event: OnEvent | None = None) -> UnpackReport:
+    def unpack(self, target: str | os.PathLike[str], *, cancel: Cancel | None = None) -> UnpackReport:
         """Write the union into the new or empty directory ``target``. Raises Conflict, SystemFailure."""
-        from lamina.events import ignore
         from lamina.view.unpack import unpack
 
-        return unpack(self.stack, os.fsencode(target), on_event=on_event or ignore)
+        return unpack(self.stack, os.fsencode(target), cancel=cancel)
 
     def __getitem__(self, layers: builtins.slice) -> Image:
         """A range of layers, as Python slices: ``image[:2]`` is the union of the lowest two."""

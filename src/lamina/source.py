@@ -223,7 +223,7 @@ def read_config(reader: Reader, manifest: Manifest, what: str) -> ImageConfig:
     """The image config of ``manifest``, verified and with one diff_id a layer. Raises Unsupported for an artifact."""
     if not manifest.is_image:
         raise Unsupported(
-            f"{what} is no image but an artifact of type {manifest.artifact_type or manifest.config.media_type!r:.100}",
+            f"{what} is an artifact of type {manifest.artifact_type or manifest.config.media_type!r:.100}, no image",
             hint="it can be copied, but has no layers to look into",
         )
     if manifest.config.size > MAX_DOCUMENT:

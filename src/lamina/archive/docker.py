@@ -114,7 +114,9 @@ class DockerArchiveReader:
         config.check_layers(len(image["Layers"]), what)
         place = config.descriptor
         self._places[place.digest] = image["Config"]
-        layers = [self._layer(name, diff_id, what) for name, diff_id in zip(image["Layers"], config.diff_ids, strict=True)]
+        layers = [
+            self._layer(name, diff_id, what) for name, diff_id in zip(image["Layers"], config.diff_ids, strict=True)
+        ]
         docker = all(mediatype.compression(layer.media_type) != "zstd" for layer in layers)
         manifest = build_manifest(place, layers, docker=docker)
         self._documents[manifest.descriptor.digest] = manifest.raw
@@ -134,7 +136,9 @@ class DockerArchiveReader:
                         hasher.update(data)
                 digest = Digest("sha256", hasher.hexdigest())
         except KeyError:
-            raise InvalidDocument(f"{what} names the layer {name!r:.200}, which is not there", hint="truncated?") from None
+            raise InvalidDocument(
+                f"{what} names the layer {name!r:.200}, which is not there", hint="truncated?"
+            ) from None
         self._places[digest] = name
         return Descriptor(mediatype.layer_type(compression, docker=compression != "zstd"), digest, size)
 

@@ -83,8 +83,8 @@ class OciArchiveWriter:
         with self._archive.writing():
             self._archive.add("oci-layout", LAYOUT_FILE)
             yield
-            value = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX}
-            value["manifests"] = [entry.to_json() for entry in self._entries]  # type: ignore[assignment]
+            entries = [entry.to_json() for entry in self._entries]
+            value = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries}
             self._archive.add("index.json", json.dump(value))
 
     def has(self, descriptor: Descriptor) -> bool:

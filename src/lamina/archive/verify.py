@@ -50,7 +50,9 @@ def copy_verified(
                         write_plain(piece)
             on_event(BlobProgress(descriptor.digest, done, descriptor.size))
     if done != descriptor.size:
-        raise SizeMismatch(f"blob {descriptor.digest} has not the {descriptor.size} bytes it states", hint="get it again")
+        raise SizeMismatch(
+            f"blob {descriptor.digest} has not the {descriptor.size} bytes it states", hint="get it again"
+        )
     actual = Digest(descriptor.digest.algorithm, hasher.hexdigest())
     if actual != descriptor.digest:
         raise DigestMismatch(f"blob {descriptor.digest} has the digest {actual}", hint="get it again")

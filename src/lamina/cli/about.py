@@ -78,7 +78,9 @@ def version(format: str | None) -> None:
         table([[name, number] for name, number in parts.items()])
 
 
-@command("completion", 'eval "$(lamina completion bash)"\nlamina completion fish > ~/.config/fish/completions/lamina.fish')
+@command(
+    "completion", 'eval "$(lamina completion bash)"\nlamina completion fish > ~/.config/fish/completions/lamina.fish'
+)
 @click.argument("shell", type=click.Choice(_SHELLS), required=False)
 def completion(shell: str | None) -> None:
     """Print the completion script of a shell (default: the one that $SHELL names)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -65,7 +66,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(verb, text) for verb, (_, _, text) in sorted(VERBS.items())])
 
 
-def command(name: str, example: str) -> Any:
+def command(name: str, example: str) -> Callable[[Any], click.Command]:
     """A click command whose help ends with an example, and whose first line is the overview's."""
 
     def decorate(function: Any) -> click.Command:

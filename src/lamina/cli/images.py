@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,13 @@ def age(created: str | None, now: float) -> str:
 @click.option("-a", "--all", "all_", is_flag=True, help="Accepted for docker's sake: all images are shown anyway.")
 @click.option("-q", "--quiet", is_flag=True, help="IDs only.")
 @click.option("--digests", is_flag=True, help="Show the manifests' digests.")
-@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="reference, dangling, label, before, since, until.")
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="reference, dangling, label, before, since, until.",
+)
 @no_trunc_option
 @platform_option
 @format_option
@@ -110,16 +117,14 @@ def _image_json(image: ImageSummary) -> dict[str, Any]:
 @platform_option
 @format_option
 @click.pass_obj
-def inspect(
-    session: Session, names: tuple[str, ...], raw: bool, raw_config: bool, format: str | None
-) -> None:
+def inspect(session: Session, names: tuple[str, ...], raw: bool, raw_config: bool, format: str | None) -> None:
     """Show config and manifest of images as JSON, with docker's field names."""
     opened = [session.image(name) for name in names]
     if raw or raw_config:
         for image in opened:
             data = image.manifest.raw if raw else image.config.raw
-            click.get_binary_stream("stdout").write(data)
-        click.get_binary_stream("stdout").flush()
+            sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
         return
     values = [_inspect(image) for image in opened]
     if format in (None, "json", "table"):
@@ -144,7 +149,11 @@ def _inspect(image: Image) -> dict[str, Any]:
         "Config": config.json.get("config") or {},
         "RootFS": {"Type": "layers", "Layers": [str(diff_id) for diff_id in image.stack.diff_ids]},
         "Layers": [
-            {"MediaType": layer.descriptor.media_type, "Digest": str(layer.descriptor.digest), "Size": layer.descriptor.size}
+            {
+                "MediaType": layer.descriptor.media_type,
+                "Digest": str(layer.descriptor.digest),
+                "Size": layer.descriptor.size,
+            }
             for layer in image.stack.layers
         ],
         "Annotations": dict(manifest.annotations),
@@ -200,15 +209,42 @@ def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bo
     for late in range(max(number, first - 1) + 1, top + 1):  # layers that the history forgot
         made = layers[late - first]
         digest = str(made.descriptor.digest)
-        json_rows.append({"layer": late, "digest": digest, "size": made.descriptor.size, "created": None, "created_by": None, "comment": None, "empty_layer": False})
-        rows.append({"Layer": late, "ID": digest if no_trunc else made.descriptor.digest.short, "CreatedSince": "N/A", "CreatedAt": "", "CreatedBy": "<not recorded>", "Size": human_size(made.descriptor.size) if human else made.descriptor.size, "Comment": ""})
+        json_rows.append(
+            {
+                "layer": late,
+                "digest": digest,
+                "size": made.descriptor.size,
+                "created": None,
+                "created_by": None,
+                "comment": None,
+                "empty_layer": False,
+            }
+        )
+        rows.append(
+            {
+                "Layer": late,
+                "ID": digest if no_trunc else made.descriptor.digest.short,
+                "CreatedSince": "N/A",
+                "CreatedAt": "",
+                "CreatedBy": "<not recorded>",
+                "Size": human_size(made.descriptor.size) if human else made.descriptor.size,
+                "Comment": "",
+            }
+        )
     rows.reverse()
     json_rows.reverse()
     if quiet:
         for row in rows:
             write(str(row["ID"]))
         return
-    columns = [("Layer", "LAYER"), ("ID", "DIGEST"), ("CreatedSince", "CREATED"), ("CreatedBy", "CREATED BY"), ("Size", "SIZE"), ("Comment", "COMMENT")]
+    columns = [
+        ("Layer", "LAYER"),
+        ("ID", "DIGEST"),
+        ("CreatedSince", "CREATED"),
+        ("CreatedBy", "CREATED BY"),
+        ("Size", "SIZE"),
+        ("Comment", "COMMENT"),
+    ]
     emit(rows, columns, format, json_rows=json_rows)
 
 
@@ -230,7 +266,9 @@ def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
 @command("rmi", "lamina rmi my/app:1\nlamina rmi --dry-run my/app:1")
 @image_argument("names", nargs=-1, required=True)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go and how many bytes it frees.")
-@click.option("-f", "--force", is_flag=True, help="By ID: also where several names have it. No error if there is none.")
+@click.option(
+    "-f", "--force", is_flag=True, help="By ID: also where several names have it. No error if there is none."
+)
 @click.option("--no-prune", is_flag=True, help="Keep the image, untagged, and its layers.")
 @format_option
 @click.pass_obj
@@ -247,7 +285,14 @@ def rmi(
             return
         raise
     if format == "json":
-        emit_json({"untagged": list(done.untagged), "deleted": [str(d) for d in done.deleted], "freed": done.freed, "dry_run": dry_run})
+        emit_json(
+            {
+                "untagged": list(done.untagged),
+                "deleted": [str(d) for d in done.deleted],
+                "freed": done.freed,
+                "dry_run": dry_run,
+            }
+        )
         return
     would = "would be " if dry_run else ""
     for name in done.untagged:

@@ -38,7 +38,8 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         return
     rows = [
         {
-            "Image": ", ".join(Reference.parse(name).familiar for name in image.names) or f"<none> {image.digest.short}",
+            "Image": ", ".join(Reference.parse(name).familiar for name in image.names)
+            or f"<none> {image.digest.short}",
             "Size": human_size(image.size),
             "Shared": human_size(image.shared),
             "Unique": human_size(image.unique),

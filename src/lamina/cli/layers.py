@@ -19,7 +19,7 @@ from lamina.errors import NotFound
 @format_option
 @click.pass_obj
 def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> None:
-    """Show the stack, bottom first: sizes, what each layer adds, replaces and hides, its build step, who shares it."""
+    """Show the stack, bottom first: sizes, what each layer adds, replaces, hides, its build step, who shares it."""
     from lamina.insight.layers import layer_sharers, report_layers
 
     opened = session.image(image)

@@ -143,7 +143,9 @@ def _ls_row(tree: Tree, name: bytes, node: int) -> dict[str, Any]:
     }
 
 
-@command("cat", "lamina cat debian:12 /etc/os-release\nlamina cat my/app~2 /etc/motd   # as the lowest two layers have it")
+@command(
+    "cat", "lamina cat debian:12 /etc/os-release\nlamina cat my/app~2 /etc/motd   # as the lowest two layers have it"
+)
 @image_argument()
 @click.argument("paths", nargs=-1, required=True)
 @platform_option
@@ -195,11 +197,15 @@ def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool
     if format == "json":
         emit_json(values)
     elif format not in (None, "table"):
-        emit_template([{key.title().replace("_", ""): item for key, item in value.items()} for value in values], {}, format)
+        emit_template(
+            [{key.title().replace("_", ""): item for key, item in value.items()} for value in values], {}, format
+        )
     else:
         for value in values:
             value["mtime"] = iso(value["mtime"])
-            rows = [[f"{key}:", "-" if item is None else str(item)] for key, item in value.items() if key != "path_b64"]
+            rows = [
+                [f"{key}:", "-" if item is None else str(item)] for key, item in value.items() if key != "path_b64"
+            ]
             table(rows)
 
 
@@ -216,7 +222,9 @@ def tree(session: Session, image: str, path: str, depth: int, sizes: bool, forma
     union = session.image(image).tree
     top = union.lookup(to_bytes(path), follow=True)
     if format == "json":
-        emit_json([_ls_row(union, union.name(n), n)["json"] for n in union.walk(top) if _level(union, top, n) <= depth])
+        emit_json(
+            [_ls_row(union, union.name(n), n)["json"] for n in union.walk(top) if _level(union, top, n) <= depth]
+        )
         return
     total = _sizes_below(union, top) if sizes else {}
     write(clean(path if path.startswith("/") else "/" + path))
@@ -310,7 +318,8 @@ def _blame_json(item: Blame) -> dict[str, Any]:
                 "visible": not item.hidden and number == 0,
                 "entry": entry_json(state.entry),
                 "changed": list(state.changed),
-                "ended": state.ended and {"how": state.ended.how, "layer": state.ended.layer, **json_path(state.ended.path, "by")},
+                "ended": state.ended
+                and {"how": state.ended.how, "layer": state.ended.layer, **json_path(state.ended.path, "by")},
             }
             for number, state in enumerate(item.states)
         ],
@@ -324,7 +333,8 @@ def _blame_text(item: Blame) -> None:
         visible = number == 0 and not item.hidden
         entry = state.entry
         where = f"layer {state.layer}" if state.layer is not None else "implied"
-        what = f"{mode_text(_LETTER[entry.kind], entry.mode)} {entry.uid}:{entry.gid} {human_size(entry.size)} {iso(entry.mtime)}"
+        what = f"{mode_text(_LETTER[entry.kind], entry.mode)} {entry.uid}:{entry.gid} {human_size(entry.size)}"
+        what += f" {iso(entry.mtime)}"
         if entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
             what += f" -> {clean(entry.link)}"
         write(f"  {'*' if visible else ' '} {where}  {(state.digest or '')[:19]}  {what}")

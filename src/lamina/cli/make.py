@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,9 +52,9 @@ _config_options = [
 ]
 
 
-def config_options(function: object) -> object:
+def config_options(function: Any) -> Any:
     for option in reversed(_config_options):
-        function = option(function)  # type: ignore[arg-type]
+        function = option(function)
     return function
 
 
@@ -108,13 +108,16 @@ def _base(session: Session, name: str | None) -> Stack | None:
     from lamina.spec.name import parse_name
 
     if parse_name(name).transport:
-        raise UsageError(f"{name!r:.200} is not in the store", hint="bring it in with `lamina load` or `lamina copy` first")
+        raise UsageError(
+            f"{name!r:.200} is not in the store", hint="bring it in with `lamina load` or `lamina copy` first"
+        )
     return session.image(name).stack
 
 
 @command(
     "pack",
-    "lamina pack sh ls cat -t tools\nlamina pack python3 --base tools --file app.py:/srv/app.py --cmd 'python3 /srv/app.py' -t app",
+    "lamina pack sh ls cat -t tools\n"
+    "lamina pack python3 --base tools --file app.py:/srv/app.py --cmd 'python3 /srv/app.py' -t app",
 )
 @click.argument("programs", nargs=-1, metavar="PROGRAM...")
 @click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
@@ -177,12 +180,15 @@ def pack(
 
 @command(
     "append",
-    "lamina append my/base app.py:/srv/app.py --remove /etc/motd -t my/app\nlamina append my/app --env DEBUG=1 -t my/app:debug",
+    "lamina append my/base app.py:/srv/app.py --remove /etc/motd -t my/app\n"
+    "lamina append my/app --env DEBUG=1 -t my/app:debug",
 )
 @image_argument("image")
 @click.argument("sources", nargs=-1, metavar="SOURCE[:TARGET]...")
 @click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
-@click.option("--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (a whiteout).")
+@click.option(
+    "--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (a whiteout)."
+)
 @click.option("--keep-owner", is_flag=True, help="The host's owners instead of 0:0.")
 @click.option("--message", "-m", metavar="TEXT", help="The build step that the history tells.")
 @config_options
@@ -219,7 +225,9 @@ def append(
     for text in sources:
         source, target = split_pair(text)
         if os.path.isdir(source) and not os.path.islink(source):
-            items += scan(source, to=target, owner=owner, on_warning=lambda text: click.echo(f"warning: {text}", err=True))
+            items += scan(
+                source, to=target, owner=owner, on_warning=lambda text: click.echo(f"warning: {text}", err=True)
+            )
         else:
             items.append(scan_file(source, target, owner=owner))
     items += [whiteout(to_bytes(path)) for path in removed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -108,13 +109,11 @@ def copy(
 @platform_option
 @quiet_option
 @click.pass_obj
-def save(
-    session: Session, images: tuple[str, ...], output: str, kind: str, all_platforms: bool, quiet: bool
-) -> None:
+def save(session: Session, images: tuple[str, ...], output: str, kind: str, all_platforms: bool, quiet: bool) -> None:
     """Write images into one archive, layers that they share once."""
     from lamina.transfer.copy import copy as move
 
-    if output == "-" and click.get_text_stream("stdout").isatty():
+    if output == "-" and sys.stdout.isatty():
         raise UsageError("an archive on a terminal", hint="name a file with -o, or pipe it")
     if kind == "oci-dir" and output == "-":
         raise UsageError("a directory can't go to stdout", hint="name it with -o")
@@ -141,22 +140,27 @@ def _saved_name(session: Session, name: ImageName) -> str:
 
 
 @command("load", "lamina load -i images.tar\ncurl -s https://host/app.tar.gz | lamina load")
-@click.option("-i", "--input", "path", default="-", metavar="FILE", help="docker-archive, oci-archive (also gzip, zstd) or layout.")
+@click.option(
+    "-i",
+    "--input",
+    "path",
+    default="-",
+    metavar="FILE",
+    help="docker-archive, oci-archive (also gzip, zstd) or layout.",
+)
 @click.option("-t", "--tag", "tag", metavar="REF", help="The name, where the archive holds one image.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of multi-platform images.")
 @platform_option
 @quiet_option
 @format_option
 @click.pass_obj
-def load(
-    session: Session, path: str, tag: str | None, all_platforms: bool, quiet: bool, format: str | None
-) -> None:
+def load(session: Session, path: str, tag: str | None, all_platforms: bool, quiet: bool, format: str | None) -> None:
     """Bring all images of an archive or layout into the store, under the names that they have there."""
     from lamina.archive.detect import open_any
     from lamina.archive.names import canonical
     from lamina.transfer.copy import copy as move
 
-    if path == "-" and click.get_text_stream("stdin").isatty():
+    if path == "-" and sys.stdin.isatty():
         raise UsageError("no archive on stdin", hint="name a file with -i, or pipe it")
     reader = open_any(path)
     found = list(reader.names())

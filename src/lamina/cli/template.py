@@ -91,9 +91,7 @@ def _output(evaluate: Callable[[Any, Any], Any]) -> Render:
     return lambda dot, root: _show(evaluate(dot, root))
 
 
-def _control(
-    word: str, evaluate: Callable[[Any, Any], Any], body: list[Render], otherwise: list[Render]
-) -> Render:
+def _control(word: str, evaluate: Callable[[Any, Any], Any], body: list[Render], otherwise: list[Render]) -> Render:
     def render(dot: Any, root: Any) -> str:
         value = evaluate(dot, root)
         if not value:

@@ -54,12 +54,18 @@ def append(
         if items:
             with reported(tempfile.gettempdir()):
                 built = build_layer(
-                    items, blob, compression=compression, level=level, epoch=epoch, docker=docker and compression != "zstd"
+                    items,
+                    blob,
+                    compression=compression,
+                    level=level,
+                    epoch=epoch,
+                    docker=docker and compression != "zstd",
                 )
                 blob.flush()
             config = config.add_layer(built.diff_id, step)
             layers.append(built.descriptor)
-        config = config.with_(**{**(changes or {}), "created": created})
+        merged: Changes = {**(changes or {}), "created": created}
+        config = config.with_(**merged)
         manifest = build_manifest(config.descriptor, layers, docker=docker and compression != "zstd")
         with target.session(f"append {name}"):
             if built is not None and not target.has(built.descriptor):
@@ -104,7 +110,9 @@ def _check_whiteouts(base: Stack | None, items: Sequence[Item]) -> None:
         if not path:
             raise InvalidLayer("the root can't be removed", hint="name what is in it")
         if tree is None or tree.find(path) is None:
-            raise PathNotFound(f"nothing to remove at /{path.decode('utf-8', 'backslashreplace')}", hint="see `lamina ls`")
+            raise PathNotFound(
+                f"nothing to remove at /{path.decode('utf-8', 'backslashreplace')}", hint="see `lamina ls`"
+            )
 
 
 def _base_config(base: Stack | None, platform: Platform, docker: bool) -> ImageConfig:
@@ -114,7 +122,9 @@ def _base_config(base: Stack | None, platform: Platform, docker: bool) -> ImageC
 
 
 def _now(epoch: int | None) -> str:
-    moment = datetime.datetime.now(datetime.UTC) if epoch is None else datetime.datetime.fromtimestamp(epoch, datetime.UTC)
+    moment = (
+        datetime.datetime.now(datetime.UTC) if epoch is None else datetime.datetime.fromtimestamp(epoch, datetime.UTC)
+    )
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

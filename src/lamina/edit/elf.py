@@ -68,13 +68,13 @@ def _parse(path: str, file: IO[bytes]) -> Elf:
         if isinstance(segment, InterpSegment):
             interpreter = segment.get_interp_name()
         elif isinstance(segment, DynamicSegment):
-            for tag in segment.iter_tags():
+            for tag in segment.iter_tags():  # what a tag offers depends on its kind
                 if tag.entry.d_tag == "DT_NEEDED":
-                    needed.append(tag.needed)
+                    needed.append(tag.needed)  # type: ignore[attr-defined]
                 elif tag.entry.d_tag == "DT_RPATH":
-                    rpath += tag.rpath.split(":")
+                    rpath += tag.rpath.split(":")  # type: ignore[attr-defined]
                 elif tag.entry.d_tag == "DT_RUNPATH":
-                    runpath += tag.runpath.split(":")
+                    runpath += tag.runpath.split(":")  # type: ignore[attr-defined]
     return Elf(path, elf["e_machine"], elf.elfclass, interpreter, tuple(needed), tuple(rpath), tuple(runpath))
 
 

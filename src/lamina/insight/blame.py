@@ -67,12 +67,11 @@ def _told(stack: Stack, item: Trail) -> Blame:
 
 def _stage(stack: Stack, path: bytes, state: State, below: State | None) -> Stage:
     step = stack.steps[state.layer] if state.layer < len(stack.steps) else None
-    ended = state.ended and Ended(
-        state.ended.how,
-        stack.first + state.ended.layer,
-        state.ended.path,
-        _ended_text(state.ended.how, stack.first + state.ended.layer, state.ended.path, path),
-    )
+    ended = None
+    if state.ended is not None:
+        layer = stack.first + state.ended.layer
+        text = _ended_text(state.ended.how, layer, state.ended.path, path)
+        ended = Ended(state.ended.how, layer, state.ended.path, text)
     changed = state.changed
     if below is not None and _same_length(state.entry, below.entry):
         content = "content" if _differ(stack, state, below) else None

@@ -61,7 +61,9 @@ def encoder(compression: str, level: int | None = None) -> Encoder:
         if level is not None and not 0 <= level <= 3:
             raise UsageError(f"gzip level {level} is not known", hint="0 (fast) to 3 (small)")
         gzip_with_empty_header = 31
-        made: Encoder = isal_zlib.compressobj(1 if level is None else level, isal_zlib.DEFLATED, gzip_with_empty_header)
+        made: Encoder = isal_zlib.compressobj(
+            1 if level is None else level, isal_zlib.DEFLATED, gzip_with_empty_header
+        )
         return made
     if compression == "zstd":
         if level is not None and not -7 <= level <= 19:
@@ -97,6 +99,7 @@ class GzipDecoder:
         from isal import isal_zlib
 
         self._zlib = isal_zlib
+        self._error: type[Exception] = isal_zlib.error
         self._member: Any = None
         self._members = 0
         self._rest = b""  # too few bytes to say whether a member begins
@@ -126,7 +129,7 @@ class GzipDecoder:
                 while piece:
                     yield piece
                     piece = b"" if member.eof else member.decompress(member.unconsumed_tail, PIECE)
-            except self._zlib.error as error:
+            except self._error as error:
                 raise InvalidLayer(f"corrupt gzip data: {error}", hint="fetch the blob again") from None
             if not member.eof:
                 return

@@ -180,11 +180,11 @@ class IndexBuilder:
         self._flush()
         notes = "\n".join(self._notes).encode("utf-8", "backslashreplace")
         parts = [
-            *map(memoryview, self._columns),
+            *(memoryview(column) for column in self._columns),
             memoryview(self._name_at),
             memoryview(self._dir_parent),
             memoryview(self._dir_name_at),
-            *map(memoryview, (self._name_heap, self._dir_names, self._heap, notes)),
+            *(memoryview(heap) for heap in (self._name_heap, self._dir_names, self._heap, notes)),
         ]
         pieces, table, position = [], [], _BODY
         for part in parts:

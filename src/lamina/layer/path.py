@@ -30,6 +30,7 @@ def normalise(name: bytes) -> bytes:
     path = b"/".join(parts)
     if len(path) > MAX_PATH or (len(path) > MAX_COMPONENT and max(map(len, parts)) > MAX_COMPONENT):
         raise LimitExceeded(
-            f"the name {name!r:.60}... has {len(name)} bytes", hint=f"limits: path {MAX_PATH}, component {MAX_COMPONENT}"
+            f"the name {name!r:.60}... has {len(name)} bytes",
+            hint=f"limits: path {MAX_PATH}, component {MAX_COMPONENT}",
         )
     return path

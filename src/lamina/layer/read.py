@@ -73,9 +73,7 @@ class LayerReader:
             self._parser.finish()
         except LaminaError as error:
             raise self._named(error) from None
-        return LayerSummary(
-            Digest(self._algorithm, self._hasher.hexdigest()), self._parser.position, self._builder
-        )
+        return LayerSummary(Digest(self._algorithm, self._hasher.hexdigest()), self._parser.position, self._builder)
 
     def _named(self, error: LaminaError) -> LaminaError:
         if not error.message.startswith(self._what):

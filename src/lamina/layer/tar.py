@@ -89,7 +89,9 @@ class TarParser:
         in_header = self._carry.strip(b"\0") if self._zero_blocks else self._carry
         waiting = self._payload or self._records or self._long_name is not None or self._long_link is not None
         if self._skip > self._padding or in_header or waiting or self._sparse:
-            raise InvalidLayer(f"the archive ends too early, after {self.position} bytes", hint="fetch the layer again")
+            raise InvalidLayer(
+                f"the archive ends too early, after {self.position} bytes", hint="fetch the layer again"
+            )
 
     def _parse(self, data: bytes, start: int) -> int:
         """Handle all that is whole in ``data``; return how much of it was used."""
@@ -128,7 +130,7 @@ class TarParser:
                     return end
                 continue
             fields = unpack(header)
-            name, mode, uid, gid, size_field, mtime, checksum, flag, link, magic, major, minor, prefix = fields
+            name, mode, uid, gid, size_field, mtime, checksum, flag, _, magic, _, _, prefix = fields
             if self._zero_blocks or not tarheader.checksum_fits(header, checksum):
                 raise InvalidLayer("no tar header where one must be", hint="the layer is not a tar, or damaged")
             size = cached(size_field, "size")
@@ -280,7 +282,9 @@ class TarParser:
         self._emit(member, size, offset)
         self._content(size, offset)
 
-    def _emit(self, member: _Member, size: int, offset: int, sparse: tuple[tuple[int, int], ...] | None = None) -> None:
+    def _emit(
+        self, member: _Member, size: int, offset: int, sparse: tuple[tuple[int, int], ...] | None = None
+    ) -> None:
         path, kind, add = normalise(member.name), member.kind, self.builder.add
         if not path and kind != _DIRECTORY:
             raise InvalidLayer(f"the root directory is stated as something else ({member.name!r:.100})", hint=_HINT)
@@ -349,7 +353,9 @@ class TarParser:
             numbers = [tarheader.decimal(value, "sparse map") for key, value in records if key in wanted]
         if len(numbers) % 2:
             raise InvalidLayer(f"the sparse map of {member.name!r:.200} is not in pairs", hint=_HINT)
-        real = tarheader.decimal(pax.get(b"GNU.sparse.size", b"") or pax.get(b"GNU.sparse.realsize", b""), "real size")
+        real = tarheader.decimal(
+            pax.get(b"GNU.sparse.size", b"") or pax.get(b"GNU.sparse.realsize", b""), "real size"
+        )
         pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
         self._sparse = _SparseMember(member, size, real, pairs, old=True)
         self._finish_sparse(offset)
@@ -368,7 +374,9 @@ class TarParser:
         sparse.stored -= BLOCK  # the map is part of the member's content
         sparse.text += block
         if len(sparse.text) > MAX_PAX or sparse.stored < 0:
-            raise LimitExceeded("a sparse map of more than 1 MiB, or longer than its member", hint="refused as a bomb")
+            raise LimitExceeded(
+                "a sparse map of more than 1 MiB, or longer than its member", hint="refused as a bomb"
+            )
         lines = sparse.text.split(b"\n")
         if len(lines) < 2:
             return

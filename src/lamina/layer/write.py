@@ -118,7 +118,9 @@ class LayerWriter:
             if any(not _is_utf8(value) for key, value in records if key in (b"path", b"linkpath")):
                 records.insert(0, (b"hdrcharset", b"BINARY"))
             body = b"".join(_record(key, value) for key, value in records)
-            self._write(_block(b"PaxHeaders/" + name[-80:].strip(b"/"), b"", b"x", b"", 0o644, 0, 0, len(body), 0, (0, 0)))
+            self._write(
+                _block(b"PaxHeaders/" + name[-80:].strip(b"/"), b"", b"x", b"", 0o644, 0, 0, len(body), 0, (0, 0))
+            )
             self._write(body + bytes(-len(body) % BLOCK))
         device = entry.rdev if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0)
         if max(device) > 0o7777777:

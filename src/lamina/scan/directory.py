@@ -109,11 +109,15 @@ def _item(path: bytes, target: bytes, owner: tuple[int, int] | None, state: os.s
 def _opener(path: bytes, seen: os.stat_result) -> Callable[[], IO[bytes]]:
     def opened() -> IO[bytes]:
         with reported(path):
-            flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+            flags = (
+                os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+            )
             file = os.fdopen(os.open(path, flags), "rb")
         if not os.path.samestat(os.fstat(file.fileno()), seen):
             file.close()
-            raise UsageError(f"{os.fsdecode(path)!r:.200} changed while it was read", hint="try again when it is quiet")
+            raise UsageError(
+                f"{os.fsdecode(path)!r:.200} changed while it was read", hint="try again when it is quiet"
+            )
         return file
 
     return opened

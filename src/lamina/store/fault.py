@@ -31,7 +31,7 @@ _CHOSEN = os.environ.get("LAMINA_FAULT", "")
 
 def point(name: str) -> None:
     """Die here if LAMINA_FAULT names this point."""
-    if _CHOSEN == name:
+    if name == _CHOSEN:
         import signal
 
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

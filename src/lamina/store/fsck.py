@@ -19,7 +19,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, parse
 from lamina.store.ingest import CHUNK
-from lamina.store.refs import FETCHED, name_of
+from lamina.store.refs import FETCHED
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -37,7 +37,9 @@ class Finding:
     repaired: bool = False
 
 
-def fsck(store: Store, *, repair: bool = False, on_blob: Callable[[Digest], None] = lambda digest: None) -> list[Finding]:
+def fsck(
+    store: Store, *, repair: bool = False, on_blob: Callable[[Digest], None] = lambda digest: None
+) -> list[Finding]:
     """Re-hash every blob, follow every name, check every layer's derived data. ``on_blob`` is called for each blob
     that is looked at. Raises StoreDamaged where index.json itself can't be read."""
     with reported(store.paths.root):

@@ -238,4 +238,3 @@ def _canonical(name: str) -> str:
         return str(Reference.parse(name).with_default_tag())
     except LaminaError:
         return ""
-

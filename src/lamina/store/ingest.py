@@ -27,7 +27,9 @@ _QUEUED = 4  # chunks between the threads
 _MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
 _LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
 _ZEROS = bytes(CHUNK)
-_WRITE = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_WRITE = (
+    os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+)
 
 
 class Ingest:
@@ -206,7 +208,9 @@ class LayerFiles:
         directory = self._paths.layer(self._diff_id)
         os.makedirs(directory, mode=0o700, exist_ok=True)
         index = self._paths.layer_index(self._diff_id)
-        replace_file(index, self._index, mode=READ_ONLY, temporary=self._paths.scratch(f"{self._diff_id.short}.index"))
+        replace_file(
+            index, self._index, mode=READ_ONLY, temporary=self._paths.scratch(f"{self._diff_id.short}.index")
+        )
         self._index = []
         point("ingest.index-renamed")
         if self._plain:

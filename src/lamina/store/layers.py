@@ -95,4 +95,3 @@ class Layers:
             directory = os.path.join(self._paths.layers, algorithm)
             found += [Digest(algorithm, encoded) for encoded in sorted(os.listdir(directory))]
         return found
-

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
+fcntl: ModuleType | None
 try:
-    import fcntl
+    fcntl = importlib.import_module("fcntl")
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 _POLL = 0.02  # seconds; only where there is no flock
 

@@ -84,7 +84,8 @@ def _make(paths: Paths) -> None:
     strangers = [name for name in present if not name.endswith(".tmp") and name != "format"]
     if strangers:
         raise StoreDamaged(
-            f"{root} holds {strangers[0]!r:.100} and more, but no store", hint="choose an empty directory for the store"
+            f"{root} holds {strangers[0]!r:.100} and more, but no store",
+            hint="choose an empty directory for the store",
         )
     for name in _DIRECTORIES:
         os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)

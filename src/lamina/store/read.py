@@ -103,5 +103,3 @@ def _reference(name: str) -> tuple[Reference | None, UsageError | None]:
         return Reference.parse(name).with_default_tag(), None
     except UsageError as error:
         return None, error
-
-

@@ -68,9 +68,9 @@ class StoreWriter:
     ) -> None:
         self._protect(descriptor.digest)
         if not self.blobs.has(descriptor):
-            Ingest(
-                self.paths, descriptor, diff_id, max_layer=self.max_layer, on_event=on_event, cancel=cancel
-            ).run(blob)
+            Ingest(self.paths, descriptor, diff_id, max_layer=self.max_layer, on_event=on_event, cancel=cancel).run(
+                blob
+            )
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Raises InvalidContent; BlobNotFound where config or a layer is missing."""
@@ -117,5 +117,3 @@ class StoreWriter:
             raise RuntimeError("the store is written to inside `with store.session(...)`")
         with reported(self.paths.roots):
             self.roots.extend(self._session, [digest])
-
-

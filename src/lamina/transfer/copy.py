@@ -97,7 +97,9 @@ def _planned(
             raise Conflict(f"{target.location} holds one platform an image", hint="write an oci-archive instead")
         depth += 1
         if depth > MAX_NESTING:
-            raise InvalidDocument(f"{what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb")
+            raise InvalidDocument(
+                f"{what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb"
+            )
         plan.top = select(document, platform, what)
         raw = source.manifest(plan.top)
         document = parse(raw, plan.top.media_type, what)

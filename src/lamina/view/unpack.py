@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from lamina.errors import Conflict, UsageError
 from lamina.events import Cancel
@@ -257,7 +258,7 @@ def remove_tree(top: bytes) -> None:
     """Remove a directory that we made, also where its directories have lost their rights."""
     import shutil
 
-    def allow(function: Callable[..., object], path: bytes, error: object) -> None:
+    def allow(function: Callable[..., Any], path: Any, error: object) -> None:
         try:
             os.chmod(os.path.dirname(path), 0o700)
             if os.path.isdir(path) and not os.path.islink(path):
@@ -266,7 +267,7 @@ def remove_tree(top: bytes) -> None:
         except OSError:
             pass  # what can't go stays; the first error is the one to tell
 
-    shutil.rmtree(top, onerror=allow)
+    shutil.rmtree(top, onerror=allow)  # type: ignore[call-overload]
 
 
 def _text(path: bytes) -> str:
