@@ -56,7 +56,8 @@ class Settings:
 
     @property
     def max_layer(self) -> int:
-        return int(self.values["max_layer"].value)
+        size: int = self.values["max_layer"].value
+        return size
 
     @property
     def compression(self) -> str:

@@ -99,7 +99,7 @@ class GzipDecoder:
         from isal import isal_zlib
 
         self._zlib = isal_zlib
-        self._error: type[Exception] = isal_zlib.error
+        self._error: Any = isal_zlib.error
         self._member: Any = None
         self._members = 0
         self._rest = b""  # too few bytes to say whether a member begins

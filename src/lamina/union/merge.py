@@ -192,7 +192,7 @@ class _Merge:
             )
         if self.tree.kids[node] is not None:
             raise InvalidLayer(
-                f"layer {self.number + 1}: the hardlink {self.index.path(row)!r:.200} names the directory {link!r:.200}",
+                f"layer {self.number + 1}: hardlink {self.index.path(row)!r:.200} names the directory {link!r:.200}",
                 hint="no file system has links to directories; the layer is malformed",
             )
         return self.tree.inode(node)

@@ -234,9 +234,9 @@ class _Directories:
         self._chain = [(b"", os.open(self.top, _DIRECTORY))]
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for _, descriptor in self._chain:
-            os.close(descriptor)
+    def __exit__(self, *error: object) -> None:
+        for _, opened in self._chain:
+            os.close(opened)
         self._chain = []
 
     def parent(self, path: bytes) -> int:
@@ -267,7 +267,7 @@ def remove_tree(top: bytes) -> None:
         except OSError:
             pass  # what can't go stays; the first error is the one to tell
 
-    shutil.rmtree(top, onerror=allow)  # type: ignore[call-overload]
+    shutil.rmtree(top, onerror=allow)
 
 
 def _text(path: bytes) -> str:

@@ -1,0 +1,110 @@
+"""The demo: images made of this machine's own programs, and what their layers do to each other.
+
+No network, no root, no container tool. Everything happens in a temporary directory. Run it with `make demo`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import lamina
+from lamina.layer.entry import Kind
+
+PYTHON = os.path.realpath(sys.executable)
+LIBRARY = Path(PYTHON).parent.parent / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+REPLACED, DELETED, CLASH = str(LIBRARY / "this.py"), str(LIBRARY / "antigravity.py"), "/srv/notes"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="lamina-demo-") as scratch:
+        os.environ["LAMINA_ROOT"] = os.path.join(scratch, "store")
+        os.environ.pop("LAMINA_PLATFORM", None)
+        make_images(Path(scratch))
+        show(Path(scratch))
+
+
+def make_images(scratch: Path) -> None:
+    notes = scratch / "notes"
+    notes.mkdir()
+    (notes / "from-the-os.txt").write_text("the os has a directory here\n")
+    poem = scratch / "this.py"
+    poem.write_text('print("Layers are better than one big lump.")\n')
+    clash = scratch / "note"
+    clash.write_text("app-a has a file here\n")
+    for name in ("a", "b"):
+        (scratch / f"app-{name}.py").write_text(f'print("this is app-{name}")\n')
+
+    say("Four images, made of programs of this machine and the libraries that they need")
+    run("pack", "sh", "ls", "cat", "--file", f"{notes}:{CLASH}", "-t", "os", "-q")
+    run("pack", PYTHON, "--base", "os", "-t", "runtime", "-q")
+    command = ("--cmd", f"{PYTHON} /srv/app.py")
+    changes = (f"{poem}:{REPLACED}", f"{clash}:{CLASH}", "--remove", DELETED)
+    run("append", "runtime", f"{scratch}/app-a.py:/srv/app.py", *changes, *command, "-t", "app-a", "-q", "-m", "app-a")
+    run("append", "runtime", f"{scratch}/app-b.py:/srv/app.py", *command, "-t", "app-b", "-q", "-m", "app-b")
+    run("images")
+
+
+def show(scratch: Path) -> None:
+    say("1. The manifest: an image is a config and a list of layers, each named by its digest")
+    run("inspect", "--raw", "app-a")
+    print()
+    say("2. The stack: what each layer adds, replaces and hides, and which images share it")
+    run("layers", "app-a")
+    say("3. Each layer and the union side by side: the top one wins, a whiteout hides, nothing below is changed")
+    side_by_side()
+    say(f"4. Blame of the replaced {REPLACED}: which layer won, what it shadows")
+    run("blame", "app-a", REPLACED)
+    say(f"   ... and of the deleted {DELETED}: gone from the union, still in its layer")
+    run("blame", "app-a", DELETED)
+    say("5. Shadowed, not erased: the deleted file read from the union of the lowest two layers (app-a~2)")
+    first_lines("cat", "app-a~2", DELETED)
+    say("6. app-a copied into an empty store: manifest first, then every layer, since nothing is there yet")
+    other = str(scratch / "other-store")
+    run("copy", "app-a", "app-a", "--to-root", other)
+    say("   Then app-b: its lower two layers are there already, so one layer is fetched")
+    run("copy", "app-b", "app-b", "--to-root", other)
+    say("7. What the first store's bytes are for: os and runtime are stored once for all images")
+    run("df")
+
+
+def side_by_side() -> None:
+    image = lamina.open("app-a")
+    watched = [path.lstrip("/") for path in ("/srv/app.py", CLASH, f"{CLASH}/from-the-os.txt", REPLACED, DELETED)]
+    columns = [{os.fsdecode(entry.path): shown(entry.kind) for entry in layer} for layer in image.layers]
+    union = {}
+    for path in watched:
+        node = image.tree.find(os.fsencode(path))
+        union[path] = "-" if node is None else shown(image.tree.kind(node))
+    heads = ["path", "1 os", "2 runtime", "3 app-a", "union"]
+    rows = [[f"/{path}", *(column.get(path, "") for column in columns), union[path]] for path in watched]
+    widths = [max(len(row[number]) for row in [heads, *rows]) for number in range(len(heads))]
+    for row in [heads, *rows]:
+        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def shown(kind: Kind) -> str:
+    return kind.name.lower()
+
+
+def run(*words: str) -> None:
+    print("$ lamina", " ".join(words), flush=True)
+    command = [sys.executable, "-m", "lamina", *words]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+
+
+def first_lines(*words: str) -> None:
+    print("$ lamina", " ".join(words), "| head -n 4", flush=True)
+    done = subprocess.run([sys.executable, "-m", "lamina", *words], check=True, capture_output=True, text=True)
+    print("\n".join(done.stdout.splitlines()[:4]))
+
+
+def say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

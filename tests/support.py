@@ -1,0 +1,123 @@
+"""What many tests need: small layers and images, the command line in this process, other tools."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.archive.layout import LayoutWriter
+from lamina.edit.append import BytesBlob
+from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.layer.tar import TarParser
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import History, ImageConfig
+from lamina.spec.manifest import build_manifest
+from lamina.spec.platform import Platform
+
+Member = tuple[Any, ...]
+
+
+def make_tar(members: Sequence[Member], format: int = tarfile.PAX_FORMAT) -> bytes:
+    """Members as (name, content): bytes a file, None a directory, "-> x" a symlink, "= x" a hardlink, "c 1 3" a device,
+    "fifo"; a third item is a dict of TarInfo attributes."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as tar:
+        for name, content, *more in members:
+            info = tarfile.TarInfo(name)
+            info.mode, info.mtime = 0o644, 1_700_000_000
+            data = None
+            if content is None:
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+            elif isinstance(content, bytes):
+                info.size, data = len(content), io.BytesIO(content)
+            elif content.startswith("-> "):
+                info.type, info.linkname, info.mode = tarfile.SYMTYPE, content[3:], 0o777
+            elif content.startswith("= "):
+                info.type, info.linkname = tarfile.LNKTYPE, content[2:]
+            elif content == "fifo":
+                info.type = tarfile.FIFOTYPE
+            elif content.startswith("c "):
+                info.type = tarfile.CHRTYPE
+                info.devmajor, info.devminor = map(int, content[2:].split())
+            for key, value in (more[0] if more else {}).items():
+                setattr(info, key, value)
+            tar.addfile(info, data)
+    return out.getvalue()
+
+
+def index_of(tar: bytes, chunk: int = 1 << 20) -> LayerIndex:
+    builder = IndexBuilder()
+    parser = TarParser(builder)
+    for at in range(0, len(tar), chunk):
+        parser.feed(tar[at : at + chunk])
+    parser.finish()
+    return builder.finish(parser.position)
+
+
+def layer_index(*members: Member) -> LayerIndex:
+    return index_of(make_tar(members))
+
+
+def write_layout(
+    directory: Path | str,
+    name: str,
+    layers: Sequence[Sequence[Member] | bytes],
+    *,
+    config: dict[str, Any] | None = None,
+    compress: bool = True,
+) -> Descriptor:
+    """An image in an OCI layout; its manifest's descriptor."""
+    writer = LayoutWriter(str(directory))
+    descriptors, diff_ids = [], []
+    with writer.session("test"):
+        for layer in layers:
+            tar = layer if isinstance(layer, bytes) else make_tar(layer)
+            blob = gzip.compress(tar, 1, mtime=0) if compress else tar
+            kind = mediatype.OCI_LAYER_GZIP if compress else mediatype.OCI_LAYER
+            descriptor = Descriptor.of(kind, blob)
+            writer.put_blob(descriptor, BytesBlob(descriptor, blob))
+            descriptors.append(descriptor)
+            diff_ids.append(Digest.of(tar))
+        steps = [History(created="2024-01-01T00:00:00Z", created_by=f"step {n + 1}") for n in range(len(layers))]
+        image = ImageConfig.build(Platform.host(), diff_ids=diff_ids, history=steps, cmd=["/bin/sh"])
+        raw = json.dumps({**image.json, **(config or {})}).encode()
+        config_descriptor = Descriptor.of(mediatype.OCI_CONFIG, raw)
+        writer.put_blob(config_descriptor, BytesBlob(config_descriptor, raw))
+        manifest = build_manifest(config_descriptor, descriptors)
+        writer.put_manifest(manifest.descriptor, manifest.raw)
+        writer.tag(name, manifest.descriptor)
+    return manifest.descriptor
+
+
+def lamina(*words: str, root: Path | str, input: bytes | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command line as a user runs it."""
+    env = {**os.environ, "LAMINA_ROOT": str(root), "PYTHONWARNINGS": "error", **environment}
+    command = [sys.executable, "-m", "lamina", *words]
+    return subprocess.run(command, capture_output=True, input=input, env=env, check=False, timeout=120)
+
+
+def require_tool(*names: str) -> None:
+    """Skip where a tool is missing; fail where CI says that nothing may be missing."""
+    for name in names:
+        if shutil.which(name) is None:
+            if os.environ.get("LAMINA_TEST_REQUIRE"):
+                pytest.fail(f"{name} is not installed")
+            pytest.skip(f"{name} is not installed")
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
