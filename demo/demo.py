@@ -43,7 +43,9 @@ def make_images(scratch: Path) -> None:
     run("pack", PYTHON, "--base", "os", "-t", "runtime", "-q")
     command = ("--cmd", f"{PYTHON} /srv/app.py")
     changes = (f"{poem}:{REPLACED}", f"{clash}:{CLASH}", "--remove", DELETED)
-    run("append", "runtime", f"{scratch}/app-a.py:/srv/app.py", *changes, *command, "-t", "app-a", "-q", "-m", "app-a")
+    run(
+        "append", "runtime", f"{scratch}/app-a.py:/srv/app.py", *changes, *command, "-t", "app-a", "-q", "-m", "app-a"
+    )
     run("append", "runtime", f"{scratch}/app-b.py:/srv/app.py", *command, "-t", "app-b", "-q", "-m", "app-b")
     run("images")
 

@@ -31,8 +31,8 @@ Member = tuple[Any, ...]
 
 
 def make_tar(members: Sequence[Member], format: int = tarfile.PAX_FORMAT) -> bytes:
-    """Members as (name, content): bytes a file, None a directory, "-> x" a symlink, "= x" a hardlink, "c 1 3" a device,
-    "fifo"; a third item is a dict of TarInfo attributes."""
+    """Members as (name, content): bytes a file, None a directory, "-> x" a symlink, "= x" a hardlink, "c 1 3" a
+    device, "fifo"; a third item is a dict of TarInfo attributes."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as tar:
         for name, content, *more in members:
@@ -102,7 +102,9 @@ def write_layout(
     return manifest.descriptor
 
 
-def lamina(*words: str, root: Path | str, input: bytes | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
+def lamina(
+    *words: str, root: Path | str, input: bytes | None = None, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     """The command line as a user runs it."""
     env = {**os.environ, "LAMINA_ROOT": str(root), "PYTHONWARNINGS": "error", **environment}
     command = [sys.executable, "-m", "lamina", *words]

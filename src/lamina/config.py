@@ -12,6 +12,8 @@ from typing import Any
 from lamina.errors import SystemFailure, UsageError
 
 SYSTEM_FILE = "/etc/lamina/config.toml"
+MAX_LAYER = 64 << 30
+"""The most bytes of tar that a layer may unpack to, unless told otherwise."""
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _COMPRESSIONS = ("gzip", "zstd", "none")
 
@@ -116,7 +118,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         "root": _default_root(environ),
         "platform": "",
-        "max_layer": 64 << 30,
+        "max_layer": MAX_LAYER,
         "compression": "gzip",
         "compression_level": None,
     }

@@ -8,9 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support import lamina, write_layout
 
-BASE = [("etc/", None), ("etc/conf", b"one\n"), ("bin/", None), ("bin/sh", b"#!", {"mode": 0o755}), ("gone", b"ghost")]
+BASE = [
+    ("etc/", None),
+    ("etc/conf", b"one\n"),
+    ("bin/", None),
+    ("bin/sh", b"#!", {"mode": 0o755}),
+    ("gone", b"ghost"),
+]
 TOP = [("etc/conf", b"two\n"), (".wh.gone", b""), ("new", b"new\n")]
 
 
@@ -39,7 +46,10 @@ def test_union_is_shown_by_ls_cat_stat_and_tree(root: Path) -> None:
 
 def test_layers_counts_what_each_does(root: Path) -> None:
     rows = json.loads(out(lamina("layers", "app", "--format", "json", root=root)))
-    assert [(r["adds"], r["replaces"], r["hides"], r["step"]) for r in rows] == [(5, 0, 0, "step 1"), (1, 1, 1, "step 2")]
+    assert [(r["adds"], r["replaces"], r["hides"], r["step"]) for r in rows] == [
+        (5, 0, 0, "step 1"),
+        (1, 1, 1, "step 2"),
+    ]
 
 
 def test_blame_tells_winner_and_whiteout(root: Path) -> None:
@@ -52,7 +62,10 @@ def test_blame_tells_winner_and_whiteout(root: Path) -> None:
 
 def test_images_templates_and_filters(root: Path) -> None:
     out(lamina("tag", "app", "team/app:1", root=root))
-    assert out(lamina("images", "--format", "{{.Repository}}:{{.Tag}}", root=root)).split() == ["app:latest", "team/app:1"]
+    assert out(lamina("images", "--format", "{{.Repository}}:{{.Tag}}", root=root)).split() == [
+        "app:latest",
+        "team/app:1",
+    ]
     assert out(lamina("images", "team/*", "-q", root=root)) == out(lamina("images", "app", "-q", root=root))
     assert out(lamina("images", "--filter", "dangling=true", "-q", root=root)) == ""
     table = out(lamina("images", "--format", "table {{.Repository}}\t{{.Tag}}", root=root)).splitlines()
@@ -61,7 +74,9 @@ def test_images_templates_and_filters(root: Path) -> None:
 
 def test_rmi_dry_run_tells_what_rmi_frees(root: Path) -> None:
     def used() -> int:
-        return sum(f.stat().st_blocks * 512 for d in ("blobs", "layers") for f in (root / d).rglob("*") if f.is_file())
+        return sum(
+            f.stat().st_blocks * 512 for d in ("blobs", "layers") for f in (root / d).rglob("*") if f.is_file()
+        )
 
     plan = json.loads(out(lamina("rmi", "--dry-run", "app", "--format", "json", root=root)))
     before = used()
@@ -104,7 +119,9 @@ def test_pack_runs_where_only_the_image_is(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         import subprocess
 
-        done = subprocess.run(["chroot", str(tmp_path / "rootfs"), "sh", "-c", "ls /"], capture_output=True, check=True)
+        done = subprocess.run(
+            ["chroot", str(tmp_path / "rootfs"), "sh", "-c", "ls /"], capture_output=True, check=True
+        )
         assert b"etc" in done.stdout
 
 
@@ -139,7 +156,9 @@ def test_append_is_reproducible_and_leaves_the_base(root: Path, tmp_path: Path) 
         (("--root", "/proc/nope", "pack", "sh", "-t", "x"), 6, "/proc/nope"),
     ],
 )
-def test_bad_input_is_one_line_and_a_documented_code(root: Path, words: tuple[str, ...], code: int, text: str) -> None:
+def test_bad_input_is_one_line_and_a_documented_code(
+    root: Path, words: tuple[str, ...], code: int, text: str
+) -> None:
     done = lamina(*words, root=root)
     assert done.returncode == code, done.stderr
     lines = done.stderr.decode().splitlines()

@@ -243,11 +243,12 @@ class DockerArchiveWriter:
         missing = [layer.digest for layer in document.layers if layer.digest not in self._diff_ids]
         if missing or document.config.digest not in self._configs:
             raise BlobNotFound(f"{self.location}: {(missing or [document.config.digest])[0]} was not written")
-        self._images[descriptor.digest] = {
+        image = {
             "Config": self._configs[document.config.digest],
             "RepoTags": [],
             "Layers": [_layer_name(self._diff_ids[layer.digest]) for layer in document.layers],
         }
+        self._images.setdefault(descriptor.digest, image)  # it may come again under another name
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         tags = self._images[descriptor.digest]["RepoTags"]

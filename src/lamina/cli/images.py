@@ -58,7 +58,8 @@ def images(
     from lamina.insight.images import select_images, summaries
 
     found = select_images(summaries(session.store, session.platform), patterns=patterns, filters=filters)
-    found.sort(key=lambda image: (image.created or "", image.name), reverse=True)
+    found.sort(key=lambda image: image.name)
+    found.sort(key=lambda image: image.created or "", reverse=True)
     if quiet:
         for ident in dict.fromkeys(image.id or image.digest for image in found):
             write(str(ident) if no_trunc else ident.short)

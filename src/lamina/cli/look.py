@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,13 +37,11 @@ _COPY = 1 << 20
 
 def iso(nanoseconds: int) -> str:
     """A time in UTC, to the second; what Python's calendar can't say stays a number."""
-    import datetime
-
+    seconds = nanoseconds // 1_000_000_000
     try:
-        moment = datetime.datetime.fromtimestamp(nanoseconds // 1_000_000_000, datetime.UTC)
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
     except (ValueError, OverflowError, OSError):
-        return f"@{nanoseconds // 1_000_000_000}"
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return f"@{seconds}"
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def pack_items(
         _add(collected, library)
     for source, target in files:
         _add_files(collected, source, target)
+    if base is None:
+        _add_merged_links(collected)
     if base is None and accounts:
         for path_bytes, text in _ACCOUNTS.items():
             collected.setdefault(path_bytes, (Entry(path_bytes, Kind.FILE, 0o644, size=len(text)), text))
@@ -65,6 +67,16 @@ def pack_items(
     if base is not None:
         items = _missing_from(base, items)
     return items, paths
+
+
+def _add_merged_links(collected: dict[bytes, Item]) -> None:
+    """/bin, /lib and the like where they are symlinks here (merged /usr): scripts name /bin/sh."""
+    for name in (b"bin", b"sbin", b"lib", b"lib64"):
+        host = b"/" + name
+        if os.path.islink(host):
+            target = os.path.normpath(os.path.join(b"/", os.readlink(host))).lstrip(b"/")
+            if any(path.startswith(target + b"/") for path in collected):
+                collected.setdefault(name, scan_file(host, name))
 
 
 def _program(name: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lamina.config import MAX_LAYER
 from lamina.errors import LaminaError, LimitExceeded
 from lamina.layer.codec import decoder
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
 
-MAX_LAYER = 64 << 30  # bytes of tar
 _MAX_RATIO = 1032  # deflate can't do better
 _ALLOWANCE = 1 << 20
 

@@ -10,7 +10,6 @@ from lamina.layer.index import LayerIndex
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
-from lamina.store.ingest import CHUNK, LayerFiles, look_at_free_space
 from lamina.store.paths import Paths
 
 
@@ -62,6 +61,8 @@ class Layers:
 
     def make(self, descriptor: Descriptor, diff_id: Digest) -> None:
         """Derive tar and index from the blob, verified. Raises as ``index``."""
+        from lamina.store.ingest import CHUNK, LayerFiles, look_at_free_space
+
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):
             look_at_free_space(self._paths.root, descriptor.size)

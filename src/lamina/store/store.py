@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from lamina.layer.read import MAX_LAYER
+from lamina.config import MAX_LAYER
 from lamina.store.blobs import Blobs
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers

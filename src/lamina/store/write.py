@@ -17,7 +17,6 @@ from lamina.spec.manifest import Index, Manifest, parse
 from lamina.spec.mediatype import is_foreign
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
-from lamina.store.ingest import Ingest
 
 if TYPE_CHECKING:
     from lamina.store.blobs import Blobs
@@ -68,6 +67,8 @@ class StoreWriter:
     ) -> None:
         self._protect(descriptor.digest)
         if not self.blobs.has(descriptor):
+            from lamina.store.ingest import Ingest
+
             Ingest(self.paths, descriptor, diff_id, max_layer=self.max_layer, on_event=on_event, cancel=cancel).run(
                 blob
             )

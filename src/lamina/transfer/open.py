@@ -58,7 +58,8 @@ class BlobLayer:
     def _read(self) -> None:
         import tempfile
 
-        from lamina.layer.read import MAX_LAYER, LayerReader
+        from lamina.config import MAX_LAYER
+        from lamina.layer.read import LayerReader
 
         compression = mediatype.compression(self.descriptor.media_type) or "none"
         layer = LayerReader(

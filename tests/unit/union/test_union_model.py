@@ -1,0 +1,169 @@
+"""The merge against a naive model: layers applied one after the other to a dict of paths, everything copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lamina.errors import InvalidLayer
+from lamina.layer.entry import Kind
+from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.union.merge import merge
+from lamina.union.trail import trail, trails_under
+
+Op = tuple[Kind, bytes, bytes]  # kind, path, hardlink or symlink target
+
+
+@dataclass
+class Node:
+    kind: Kind
+    mode: int
+    size: int  # says which entry of which layer the content is
+    ident: object = field(default_factory=object)  # shared by hardlinks
+
+
+class Impossible(Exception):
+    """The model meets a hardlink that can't be made."""
+
+
+def apply(below: dict[bytes, Node], layer: list[tuple[Kind, bytes, bytes, int, int]]) -> dict[bytes, Node]:
+    tree = dict(below)
+
+    def remove(path: bytes, *, itself: bool = True) -> None:
+        for other in list(tree):
+            if (itself and other == path) or other.startswith(path + b"/") or (not path and not itself):
+                del tree[other]
+
+    def parents(path: bytes) -> None:
+        parts = path.split(b"/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            parent = b"/".join(parts[:depth])
+            if parent in tree and tree[parent].kind != Kind.DIRECTORY:
+                remove(parent)
+            tree.setdefault(parent, Node(Kind.DIRECTORY, 0o755, 0))
+
+    for kind, path, _, _, _ in layer:
+        if kind == Kind.WHITEOUT:
+            if all(tree.get(p, Node(Kind.FILE, 0, 0)).kind == Kind.DIRECTORY for p in ancestors(path)):
+                remove(path)
+        elif kind == Kind.OPAQUE and (not path or (path in tree and tree[path].kind == Kind.DIRECTORY)):
+            remove(path, itself=False)
+    for kind, path, target, mode, size in layer:
+        if kind in (Kind.WHITEOUT, Kind.OPAQUE):
+            continue
+        parents(path)
+        if kind == Kind.HARDLINK:
+            node = tree.get(target)
+            if node is None or node.kind == Kind.DIRECTORY:
+                raise Impossible
+            if path in tree and tree[path].ident is node.ident:
+                continue
+            remove(path)
+            tree[path] = node
+        elif kind == Kind.DIRECTORY and path in tree and tree[path].kind == Kind.DIRECTORY:
+            tree[path] = Node(kind, mode, 0)
+        else:
+            remove(path)
+            tree[path] = Node(kind, mode, size)
+    return tree
+
+
+def ancestors(path: bytes) -> list[bytes]:
+    parts = path.split(b"/")
+    return [b"/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def build(layer: list[tuple[Kind, bytes, bytes, int, int]]) -> LayerIndex:
+    builder = IndexBuilder()
+    for kind, path, target, mode, size in layer:
+        builder.add(path, int(kind), mode, 0, 0, size if kind == Kind.FILE else 0, 0, 0, 0, target)
+    return builder.finish(0)
+
+
+names = st.sampled_from([b"a", b"b", b"c"])
+paths = st.lists(names, min_size=1, max_size=3).map(b"/".join)
+kinds = st.sampled_from(
+    [Kind.FILE] * 4
+    + [Kind.DIRECTORY] * 4
+    + [Kind.SYMLINK, Kind.FIFO]
+    + [Kind.HARDLINK] * 2
+    + [Kind.WHITEOUT] * 3
+    + [Kind.OPAQUE]
+)
+stacks: Any = st.lists(
+    st.lists(st.tuples(kinds, paths, paths, st.sampled_from([0o600, 0o644, 0o755])), max_size=8),
+    min_size=1,
+    max_size=5,
+)
+
+
+def numbered(stack: Any) -> list[list[tuple[Kind, bytes, bytes, int, int]]]:
+    return [
+        [
+            (kind, path, target if kind in (Kind.HARDLINK, Kind.SYMLINK) else b"", mode, number * 100 + row + 1)
+            for row, (kind, path, target, mode) in enumerate(layer)
+        ]
+        for number, layer in enumerate(stack)
+    ]
+
+
+@settings(max_examples=600, deadline=None)
+@given(stacks)
+def test_merge_equals_the_model(stack: Any) -> None:
+    layers = numbered(stack)
+    model: dict[bytes, Node] | None = {}
+    try:
+        for layer in layers:
+            model = apply(model or {}, layer)
+    except Impossible:
+        model = None
+    try:
+        tree = merge([build(layer) for layer in layers])
+    except InvalidLayer:
+        assert model is None
+        return
+    assert model is not None
+    found = {tree.path(node): node for node in tree.walk() if node}
+    assert sorted(found) == sorted(model)
+    assert len(tree) == len(model)
+    groups: dict[object, set[int]] = {}
+    for path, node in found.items():
+        entry, expected = tree.entry(node), model[path]
+        assert (entry.path, entry.kind, entry.mode) == (path, expected.kind, expected.mode)
+        if entry.kind == Kind.FILE:
+            assert entry.size == expected.size
+        if entry.kind != Kind.DIRECTORY:
+            groups.setdefault(expected.ident, set()).add(tree.inode(node))
+            assert tree.links(node) == sum(other.ident is expected.ident for other in model.values())
+    assert all(len(inodes) == 1 for inodes in groups.values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(stacks)
+def test_trails_equal_a_replay_layer_by_layer(stack: Any) -> None:
+    """After each layer, a path is visible in the prefix's own union exactly if its trail says so."""
+    indexes = [build(layer) for layer in numbered(stack)]
+    try:
+        tree = merge(indexes)
+    except InvalidLayer:
+        return
+    prefixes = [merge(indexes[: n + 1]) for n in range(len(indexes))]
+    every = {tree.path(node) for node in range(1, len(tree.names))}
+    assert {t.path for t in trails_under(tree, b"")} == every | {b""}
+    for path in every:
+        story = trail(tree, path)
+        assert story.hidden == (tree.find(path) is None)
+        for number, prefix in enumerate(prefixes):
+            visible = [
+                state
+                for state in story.states
+                if state.layer <= number and (state.ended is None or state.ended.layer > number)
+            ]
+            node = prefix.find(path)
+            assert len(visible) == (node is not None)
+            if node is not None:
+                assert visible[0].entry.kind == prefix.kind(node)
+                assert visible[0].entry.size == prefix.entry(node).size
