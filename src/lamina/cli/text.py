@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -39,7 +39,7 @@ def json_path(path: bytes, key: str = "path") -> dict[str, Any]:
         return {key: "/" + path.decode("utf-8")}
     except UnicodeDecodeError:
         text = path.decode("utf-8", "backslashreplace")
-        return {key: "/" + text, key + "_b64": base64.b64encode(b"/" + path).decode("ascii")}
+        return {key: "/" + text, key + "_b64": binascii.b2a_base64(b"/" + path, newline=False).decode("ascii")}
 
 
 def ago(seconds: float) -> str:
