@@ -167,7 +167,9 @@ def collect(store: Store, *, grace: float = GRACE) -> Deleted:
 
 
 def _collect(store: Store, entries: Entries, *, dry_run: bool, grace: float) -> tuple[tuple[Digest, ...], int]:
-    needed = mark(store, [entry.digest for entry in entries], store.roots.protected(grace=grace))
+    protected = store.roots.protected(grace=grace)
+    needed = mark(store, [entry.digest for entry in entries], protected)
+    needed.diff_ids |= protected  # a layer on its way in has derived data before any manifest names it
     deleted: list[Digest] = []
     freed = 0
     links: dict[tuple[int, int], int] = {}

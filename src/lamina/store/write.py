@@ -65,7 +65,7 @@ class StoreWriter:
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> None:
-        self._protect(descriptor.digest)
+        self._protect(descriptor.digest, *([diff_id] if diff_id else []))
         if not self.blobs.has(descriptor):
             from lamina.store.ingest import Ingest
 
@@ -113,8 +113,8 @@ class StoreWriter:
                     pending.append(inner)
         return ",".join(found)
 
-    def _protect(self, digest: Digest) -> None:
+    def _protect(self, *digests: Digest) -> None:
         if self._session is None:
             raise RuntimeError("the store is written to inside `with store.session(...)`")
         with reported(self.paths.roots):
-            self.roots.extend(self._session, [digest])
+            self.roots.extend(self._session, list(digests))

@@ -1,0 +1,293 @@
+"""The store under kill -9, many processes, a full disk, lost derived data, damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from lamina.archive.layout import LayoutReader
+from lamina.errors import BlobNotFound, Conflict, DigestMismatch, LaminaError, NotFound, SizeMismatch, Unsupported
+from lamina.events import BlobStarted, Event
+from lamina.spec.digest import Digest
+from lamina.spec.platform import Platform
+from lamina.store.fault import POINTS
+from lamina.store.fsck import fsck
+from lamina.store.gc import collect, prune
+from lamina.store.store import Store
+from lamina.store.usage import usage
+from lamina.transfer.copy import copy
+from support import lamina, make_tar, require_root, write_layout
+
+BASE = [("etc/", None), ("etc/conf", b"one\n" * 5000), ("bin/sh", b"#!", {"mode": 0o755})]
+TOP = [("etc/conf", b"two\n"), ("new", b"new\n")]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    write_layout(tmp_path / "layout", "app", [BASE, TOP])
+    write_layout(tmp_path / "layout", "app2", [BASE, [("other", b"o")]])
+    return tmp_path / "layout"
+
+
+def loaded(layout: Path, root: Path, *names: str) -> Store:
+    store = Store.open(str(root))
+    copy(LayoutReader(str(layout)), store, [(name, name) for name in names or ("app",)])
+    return store
+
+
+def errors(store: Store) -> list[str]:
+    return [f.what for f in fsck(store) if f.severity != "leftover"]
+
+
+SCRIPT = """
+import sys
+from lamina.archive.layout import LayoutReader
+from lamina.store.store import Store
+from lamina.store.gc import delete_images, prune
+from lamina.transfer.copy import copy
+store = Store.open(sys.argv[2])
+copy(LayoutReader(sys.argv[1]), store, [("app", "app"), ("app2", "app2")])
+delete_images(store, ["app2"])
+prune(store)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_kill_at_each_point_leaves_a_store_that_works(layout: Path, tmp_path: Path, point: str) -> None:
+    root = tmp_path / "store"
+
+    def run(**environment: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-c", SCRIPT, str(layout), str(root)]
+        return subprocess.run(command, capture_output=True, env={**os.environ, **environment}, check=False)
+
+    done = run(LAMINA_FAULT=point)
+    assert done.returncode == -signal.SIGKILL, (done.returncode, done.stderr)
+    store = Store.open(str(root), create=False)
+    assert errors(store) == []
+    done = run()
+    assert done.stdout == b"done\n", done.stderr
+    store = Store.open(str(root), create=False)
+    assert errors(store) == []
+    assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]
+    tree = store.stack("app", Platform.host()).tree()
+    assert tree.entry(tree.lookup(b"etc/conf")).size == 4
+    prune(store, grace=0)
+    assert list(store.roots) == []
+    assert os.listdir(root / "ingest") == []
+    assert len(list(store.blobs)) == 4
+
+
+def test_eight_processes_lose_nothing_and_write_each_blob_once(layout: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    Store.open(str(root))
+    code = (
+        "import sys, os\n"
+        "from lamina.archive.layout import LayoutReader\n"
+        "from lamina.store.store import Store\n"
+        "from lamina.store import ingest\n"
+        "from lamina.transfer.copy import copy\n"
+        "keep = ingest.Ingest._keep\n"
+        "def counted(self, *a): print('wrote', self._descriptor.digest); keep(self, *a)\n"
+        "ingest.Ingest._keep = counted\n"
+        "copy(LayoutReader(sys.argv[1]), Store.open(sys.argv[2]), [('app', 'app'), ('app2', 'n' + sys.argv[3])])\n"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(layout), str(root), str(n)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for n in range(8)
+    ]
+    results = [process.communicate() for process in running]
+    assert all(process.returncode == 0 for process in running), results
+    wrote = [line for out, _ in results for line in out.decode().splitlines()]
+    assert len(wrote) == len(set(wrote)) == 5  # three layers, two configs
+    store = Store.open(str(root))
+    assert {name for name, _ in store.names()} == {
+        "docker.io/library/app:latest",
+        *(f"docker.io/library/n{n}:latest" for n in range(8)),
+    }
+    assert errors(store) == []
+
+
+def test_gc_while_others_copy_loses_nothing(layout: Path, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    stop = threading.Event()
+    other = Store.open(str(tmp_path / "store"))
+
+    def sweep() -> None:
+        while not stop.is_set():
+            collect(other)
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    try:
+        for number in range(15):
+            copy(LayoutReader(str(layout)), store, [("app", f"n{number}")])
+            store.delete(store.resolve(f"n{number}"))
+        copy(LayoutReader(str(layout)), store, [("app", "last")])
+    finally:
+        stop.set()
+        thread.join()
+    assert errors(store) == []
+
+
+def test_all_derived_data_can_go(layout: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    store = loaded(layout, root)
+    shutil.rmtree(root / "layers")
+    shutil.rmtree(root / "unions")
+    (root / "layers").mkdir()
+    stack = Store.open(str(root)).stack("app", Platform.host())
+    tree = stack.tree()
+    with stack.open_file(tree.lookup(b"etc/conf")) as stream:
+        assert stream.read() == b"two\n"
+    assert errors(store) == []
+
+
+def test_df_adds_up_to_the_disk(layout: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    store = loaded(layout, root, "app", "app2")
+    used = usage(store)
+    seen = {(f.stat().st_dev, f.stat().st_ino): f.stat().st_blocks * 512 for f in root.rglob("*") if f.is_file()}
+    assert used.total == sum(seen.values())
+    assert used.images == sum(i.unique for i in used.per_image) + used.per_image[0].shared
+    before = used.total
+    freed = next(i.unique for i in used.per_image if i.names == ("docker.io/library/app2:latest",))
+    done = lamina("rmi", "app2", "--format", "json", root=root)
+    assert json.loads(done.stdout)["freed"] == freed == before - usage(store).total
+
+
+def test_fsck_finds_and_repairs(layout: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    store = loaded(layout, root)
+    stack = store.stack("app", Platform.host())
+    tar = Path(store.paths.tar(stack.layers[0].diff_id))
+    os.chmod(tar, 0o600)
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 1
+    tar.write_bytes(bytes(data))
+    assert [f.severity for f in fsck(store)] == ["derived"]
+    assert [f.repaired for f in fsck(store, repair=True)] == [True]
+    assert fsck(store) == []
+    blob = Path(store.blobs.path(stack.layers[1].descriptor.digest))
+    os.chmod(blob, 0o600)
+    blob.write_bytes(b"x" * blob.stat().st_size)
+    assert lamina("fsck", root=root).returncode == 1
+    assert any("damaged" in f.what for f in fsck(store, repair=True))
+    copy(LayoutReader(str(layout)), store, [("app", "app")])
+    assert errors(store) == []
+
+
+def test_wrong_bytes_never_enter(layout: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    top = LayoutReader(str(layout)).resolve("app")
+    manifest = json.loads((layout / "blobs/sha256" / top.digest.encoded).read_bytes())
+    blob = layout / "blobs/sha256" / manifest["layers"][1]["digest"].split(":")[1]
+    good = blob.read_bytes()
+    for bad, kind in ((good[:-1], SizeMismatch), (good + b"x", SizeMismatch), (good[:-1] + bytes([good[-1] ^ 1]), LaminaError)):
+        blob.write_bytes(bad)
+        store = Store.open(str(root))
+        with pytest.raises(kind):
+            copy(LayoutReader(str(layout)), store, [("app", "app")])
+        assert list(store.names()) == []
+        assert os.listdir(root / "ingest") == []
+        assert Digest("sha256", blob.name) not in set(store.blobs)
+        assert errors(store) == []
+    blob.unlink()
+    with pytest.raises(BlobNotFound):
+        copy(LayoutReader(str(layout)), store, [("app", "app")])
+
+
+def test_wrong_diff_id_never_enters(tmp_path: Path) -> None:
+    wrong = {"rootfs": {"type": "layers", "diff_ids": [str(Digest.of(b"wrong"))]}}
+    write_layout(tmp_path / "l", "app", [BASE], config=wrong)
+    store = Store.open(str(tmp_path / "s"))
+    with pytest.raises(LaminaError, match="the config says"):
+        copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app")])
+    assert list(store.names()) == []
+    assert not (tmp_path / "s/layers/sha256").exists()
+
+
+def test_full_disk_is_one_clear_line_and_changes_nothing(tmp_path: Path) -> None:
+    require_root()
+    write_layout(tmp_path / "l", "big", [[("big", os.urandom(9 << 20))]])
+    write_layout(tmp_path / "l", "small", [[("small", b"s")]])
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(small)], check=True)
+    try:
+        assert lamina("copy", f"oci:{tmp_path}/l:small", "small", root=small / "s").returncode == 0
+        done = lamina("copy", "-q", f"oci:{tmp_path}/l:big", "big", root=small / "s")
+        assert done.returncode == 6
+        assert len(done.stderr.splitlines()) == 1
+        assert b"the disk is full" in done.stderr
+        assert lamina("images", "--format", "{{.Repository}}", root=small / "s").stdout == b"small\n"
+        assert lamina("fsck", root=small / "s").returncode == 0
+        assert os.listdir(small / "s/ingest") == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_frame_refuses_what_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no store"):
+        Store.open(str(tmp_path / "none"), create=False)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_text("meow")
+    with pytest.raises(LaminaError, match=r"cat\.jpg"):
+        Store.open(str(tmp_path / "photos"))
+    Store.open(str(tmp_path / "s"))
+    (tmp_path / "s/format").write_text("99\n")
+    with pytest.raises(Unsupported, match="format 99"):
+        Store.open(str(tmp_path / "s"))
+
+
+def test_names_move_and_what_they_named_stays_untagged(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    first, second = store.resolve("app"), store.resolve("app2")
+    store.tag("app", second)
+    assert store.resolve("app").digest == second.digest
+    assert [d.digest for n, d in store.names() if not n] == [first.digest]
+    assert store.resolve(first.digest.short).digest == first.digest
+    assert store.resolve(str(first.digest)).digest == first.digest
+    from lamina.store.gc import delete_images
+
+    with pytest.raises(Conflict, match="several names"):
+        delete_images(store, [second.digest.short])
+    prune(store, grace=0)
+    with pytest.raises(NotFound):
+        store.resolve(first.digest.short)
+
+
+def test_started_events_come_once_a_blob_that_moves(layout: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    store = Store.open(str(tmp_path / "s"))
+    copy(LayoutReader(str(layout)), store, [("app", "app"), ("app2", "app2")], on_event=seen.append)
+    started = [e.digest for e in seen if isinstance(e, BlobStarted)]
+    assert len(started) == len(set(started)) == 5
+
+
+def test_digest_mismatch_names_the_blob(layout: Path, tmp_path: Path) -> None:
+    top = LayoutReader(str(layout)).resolve("app")
+    path = layout / "blobs/sha256" / top.digest.encoded
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    with pytest.raises(DigestMismatch, match=top.digest.encoded):
+        copy(LayoutReader(str(layout)), Store.open(str(tmp_path / "s")), [("app", "app")])
+
+
+def test_layer_bytes_stay_as_they_were(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s")
+    for layer in store.stack("app", Platform.host()).layers:
+        with layer.open() as stream:
+            assert Digest.of(stream.read()) == layer.diff_id
+    assert make_tar(BASE) == store.stack("app", Platform.host()).layers[0].open().read()
