@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,19 @@ def require_tool(*names: str) -> None:
             if os.environ.get("LAMINA_TEST_REQUIRE"):
                 pytest.fail(f"{name} is not installed")
             pytest.skip(f"{name} is not installed")
+
+
+@contextmanager
+def podman_command(driver: str = "vfs") -> Iterator[list[str]]:
+    """podman with a storage of its own, gone afterwards. It wants a short path."""
+    require_tool("podman")
+    require_root()
+    with tempfile.TemporaryDirectory(prefix="lp-", ignore_cleanup_errors=True) as top:
+        command = ["podman", "--root", f"{top}/r", "--runroot", f"{top}/x", "--storage-driver", driver]
+        try:
+            yield command
+        finally:
+            subprocess.run([*command, "image", "umount", "--all", "--force"], capture_output=True, check=False)
 
 
 def require_root() -> None:

@@ -195,7 +195,11 @@ def test_wrong_bytes_never_enter(layout: Path, tmp_path: Path) -> None:
     manifest = json.loads((layout / "blobs/sha256" / top.digest.encoded).read_bytes())
     blob = layout / "blobs/sha256" / manifest["layers"][1]["digest"].split(":")[1]
     good = blob.read_bytes()
-    for bad, kind in ((good[:-1], SizeMismatch), (good + b"x", SizeMismatch), (good[:-1] + bytes([good[-1] ^ 1]), LaminaError)):
+    for bad, kind in (
+        (good[:-1], SizeMismatch),
+        (good + b"x", SizeMismatch),
+        (good[:-1] + bytes([good[-1] ^ 1]), LaminaError),
+    ):
         blob.write_bytes(bad)
         store = Store.open(str(root))
         with pytest.raises(kind):

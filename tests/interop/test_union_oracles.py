@@ -1,0 +1,128 @@
+"""What podman and umoci make of the rules of the union. The table of tests/oracles.md, checked: where a peer differs
+from lamina, it stands here what it does, so that a change of theirs is seen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.errors import LaminaError
+from lamina.union.merge import merge
+from support import layer_index, podman_command, require_root, require_tool, write_layout
+
+pytestmark = pytest.mark.peer
+DIR = [("d/", None), ("d/x", b"1"), ("d/y/", None), ("d/y/z", b"22")]
+FAILS = "fails"
+
+# rule: layers, what lamina shows, and what a peer shows where that is something else
+RULES: dict[str, tuple[list[list[tuple[Any, ...]]], Any, dict[str, Any]]] = {
+    "whiteout of a directory": ([DIR, [(".wh.d", b"")]], {}, {}),
+    "whiteout of a file": ([DIR, [("d/.wh.x", b"")]], {"d": "dir", "d/y": "dir", "d/y/z": 2}, {}),
+    "whiteout after the entry of its own layer": (
+        [DIR, [("d/x", b"333"), ("d/.wh.x", b"")]],
+        {"d": "dir", "d/x": 3, "d/y": "dir", "d/y/z": 2},
+        {"podman vfs": {"d": "dir", "d/y": "dir", "d/y/z": 2}, "podman overlay": FAILS},
+    ),
+    "opaque mark after the entries of its own layer": (
+        [DIR, [("d/", None), ("d/new", b""), ("d/.wh..wh..opq", b"")]],
+        {"d": "dir", "d/new": 0},
+        {},
+    ),
+    "opaque mark before": ([DIR, [("d/.wh..wh..opq", b""), ("d/new", b"")]], {"d": "dir", "d/new": 0}, {}),
+    "deleted, then made again in the next layer": (
+        [DIR, [(".wh.d", b"")], [("d/", None), ("d/q", b"")]],
+        {"d": "dir", "d/q": 0},
+        {},
+    ),
+    "file over directory": ([DIR, [("d", b"file")]], {"d": 4}, {}),
+    "directory over file": ([[("d", b"file")], [("d/", None), ("d/f", b"")]], {"d": "dir", "d/f": 0}, {}),
+    "symlink over directory": ([DIR, [("d", "-> t")]], {"d": "-> t"}, {}),
+    "entry below a symlink of a lower layer": (
+        [[("real/", None), ("d", "-> real")], [("d/f", b"")]],
+        {"d": "dir", "d/f": 0, "real": "dir"},
+        {
+            "umoci": {"d": "-> real", "real": "dir", "real/f": 0},
+            "podman vfs": {"d": "-> real", "real": "dir", "real/f": 0},
+        },
+    ),
+    "hardlink into a lower layer": ([[("a", b"one")], [("b", "= a")]], {"a": 3, "b": 3}, {"podman overlay": FAILS}),
+    "hardlink, then the other name replaced": ([[("a", b"one"), ("b", "= a")], [("a", b"2")]], {"a": 1, "b": 3}, {}),
+    "duplicate entries": ([[("a", b"1"), ("a", b"22")]], {"a": 2}, {"podman": FAILS}),
+    "whiteout that is a hardlink": ([DIR, [("d/.wh.x", "= d/y/z")]], {"d": "dir", "d/y": "dir", "d/y/z": 2}, {}),
+}
+
+
+def shown(top: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for where, directories, files in os.walk(top):
+        for name in [*directories, *files]:
+            path = Path(where, name)
+            kind: Any = "dir"
+            if path.is_symlink():
+                kind = f"-> {os.readlink(path)}"
+            elif path.is_file():
+                kind = path.stat().st_size
+            found[str(path.relative_to(top))] = kind
+    return found
+
+
+def ours(layers: list[list[tuple[Any, ...]]]) -> Any:
+    try:
+        tree = merge([layer_index(*layer) for layer in layers])
+    except LaminaError:
+        return FAILS
+    found: dict[str, Any] = {}
+    for node in tree.walk():
+        if node:
+            entry = tree.entry(node)
+            kind: Any = entry.size
+            if tree.is_directory(node):
+                kind = "dir"
+            elif entry.link:
+                kind = f"-> {entry.link.decode()}"
+            found[tree.path(node).decode()] = kind
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_lamina_does_what_the_table_says(rule: str) -> None:
+    layers, expected, _ = RULES[rule]
+    assert ours(layers) == expected
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_umoci(rule: str, tmp_path: Path) -> None:
+    require_tool("umoci")
+    require_root()
+    layers, expected, others = RULES[rule]
+    write_layout(tmp_path / "l", "x", layers)
+    done = subprocess.run(
+        ["umoci", "raw", "unpack", "--image", f"{tmp_path}/l:x", str(tmp_path / "out")],
+        capture_output=True,
+        check=False,
+    )
+    got = shown(tmp_path / "out") if done.returncode == 0 else FAILS
+    assert got == others.get("umoci", expected), done.stderr
+
+
+@pytest.mark.parametrize("driver", ["vfs", "overlay"])
+@pytest.mark.parametrize("rule", RULES)
+def test_podman(rule: str, driver: str, tmp_path: Path) -> None:
+    layers, expected, others = RULES[rule]
+    write_layout(tmp_path / "l", "x", layers)
+    wanted = others.get(f"podman {driver}", others.get("podman", expected))
+    with podman_command(driver) as podman:
+        done = subprocess.run(
+            [*podman, "pull", "-q", f"oci:{tmp_path}/l:x"], capture_output=True, check=False, text=True
+        )
+        if done.returncode != 0:
+            assert wanted == FAILS, done.stderr
+            return
+        mounted = subprocess.run(
+            [*podman, "image", "mount", done.stdout.split()[-1]], capture_output=True, check=True, text=True
+        )
+        assert shown(Path(mounted.stdout.strip())) == wanted
