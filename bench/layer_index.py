@@ -83,7 +83,8 @@ def million() -> None:
     index, spent = parse(synthetic(1_000_000))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     print(
-        f"1,000,000 entries: parse and index {spent:.2f} s CPU, index {len(index.buffer) / len(index):.1f} bytes an entry,"
+        f"1,000,000 entries: parse and index {spent:.2f} s CPU,"
+        f" index {len(index.buffer) / len(index):.1f} bytes an entry,"
     )
     print(f"  peak memory grew by {grown / len(index):.0f} bytes an entry while it was built and copied once")
 

@@ -111,7 +111,9 @@ def parse_size(text: str) -> int:
     if not match:
         raise UsageError(f"not a size: {text!r:.60}", hint="expected like 64GiB or 500MB")
     number, unit, binary = match.groups()
-    return int(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " ")
+    base, power = 1024 if binary else 1000, " kmgt".index(unit.lower() or " ")
+    size: int = int(number) * base**power
+    return size
 
 
 def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
