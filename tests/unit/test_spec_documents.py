@@ -49,7 +49,7 @@ D = f"sha256:{HEX}"
         ("localhost:5000/a/b/c:x", "localhost:5000", "a/b/c", "x", None),
         ("lowercase:Uppercase", "docker.io", "library/lowercase", "Uppercase", None),
         ("Uppercase/lowercase", "Uppercase", "lowercase", None, None),
-        ("domain/" + "a" * 255, "docker.io", "domain/" + "a" * 248, None, None),
+        ("domain/" + "a" * 248, "docker.io", "domain/" + "a" * 248, None, None),
         ("sub-dom1.foo.com/bar/baz/quux:some-long-tag", "sub-dom1.foo.com", "bar/baz/quux", "some-long-tag", None),
         ("b.gcr.io/test.example.com/my-app:x", "b.gcr.io", "test.example.com/my-app", "x", None),
         ("foo_bar.com:8080", "docker.io", "library/foo_bar.com", "8080", None),
@@ -64,8 +64,6 @@ D = f"sha256:{HEX}"
     ],
 )
 def test_references(text: str, domain: str, path: str, tag: str | None, digest: str | None) -> None:
-    if len(text) > 250:
-        text, path = "domain/" + "a" * 248, path
     found = Reference.parse(text)
     assert (found.domain, found.path, found.tag, found.digest and str(found.digest)) == (domain, path, tag, digest)
     assert Reference.parse(str(found)) == found
