@@ -57,7 +57,7 @@ class Members:
         if row is None:
             raise KeyError(name)
         offset, size = self._index.offset[row], self._index.size[row]
-        return MemberRange(self._file, offset + start, offset + (size if end is None else min(end, size)))
+        return MemberRange(self, self._file, offset + start, offset + (size if end is None else min(end, size)))
 
     def read(self, name: str) -> bytes:
         """A small member whole. Raises KeyError, LimitExceeded."""
@@ -67,6 +67,10 @@ class Members:
 
     def close(self) -> None:
         self._file.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
 
     def _row(self, name: str) -> int | None:
         path = os.fsencode(name)
@@ -109,7 +113,8 @@ class Members:
 class MemberRange:
     """A part of the archive, read by position; a ``Stream``."""
 
-    def __init__(self, file: IO[bytes], start: int, end: int) -> None:
+    def __init__(self, owner: Members, file: IO[bytes], start: int, end: int) -> None:
+        self._owner = owner  # the file is open as long as somebody reads it
         self._file, self._at, self._end = file, start, end
 
     def read(self, size: int = -1, /) -> bytes:

@@ -53,7 +53,11 @@ class BlobLayer:
         if self._tar is None:
             self._read()
         assert self._tar is not None
-        return cast("Stream", _Range(self._tar, start, self.index().tar_size if end is None else end))
+        return cast("Stream", _Range(self, self._tar, start, self.index().tar_size if end is None else end))
+
+    def __del__(self) -> None:
+        if getattr(self, "_tar", None) is not None and self._tar is not None:
+            self._tar.close()
 
     def _read(self) -> None:
         import tempfile
@@ -97,7 +101,8 @@ class BlobLayer:
 class _Range:
     """A part of a shared file, read by position."""
 
-    def __init__(self, file: IO[bytes], start: int, end: int) -> None:
+    def __init__(self, owner: BlobLayer, file: IO[bytes], start: int, end: int) -> None:
+        self._owner = owner  # the file is open as long as somebody reads it
         self._file, self._at, self._end = file, start, end
 
     def read(self, size: int = -1) -> bytes:
