@@ -36,8 +36,31 @@ def parse_index(raw: bytes, where: str) -> Index:
     return document
 
 
-class LayoutReader:
-    """``Reader`` and ``Lister`` of a layout directory."""
+class IndexedReader:
+    """``Reader`` and ``Lister`` of a place with an index.json; how a blob is opened is the place's own."""
+
+    location: str
+    index: Index
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        raise NotImplementedError
+
+    def resolve(self, name: str) -> Descriptor:
+        return find(self.index.manifests, name, self.location)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        with self.blob(descriptor).open() as stream:
+            raw = stream.read(descriptor.size + 1)
+        descriptor.check(raw)
+        return raw
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        for entry in self.index.manifests:
+            yield (names_of(entry) or [""])[0], entry
+
+
+class LayoutReader(IndexedReader):
+    """A layout directory."""
 
     def __init__(self, directory: str) -> None:
         """Raises NotFound (no layout there), InvalidDocument, SystemFailure."""
@@ -49,21 +72,8 @@ class LayoutReader:
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"{directory} is no OCI layout", hint="it has no oci-layout and index.json") from None
 
-    def resolve(self, name: str) -> Descriptor:
-        return find(self.index.manifests, name, self.location)
-
-    def manifest(self, descriptor: Descriptor) -> bytes:
-        with self.blob(descriptor).open() as stream:
-            raw = stream.read(descriptor.size + 1)
-        descriptor.check(raw)
-        return raw
-
     def blob(self, descriptor: Descriptor) -> LayoutBlob:
         return LayoutBlob(descriptor, blob_path(self.directory, descriptor.digest))
-
-    def names(self) -> Iterator[tuple[str, Descriptor]]:
-        for entry in self.index.manifests:
-            yield (names_of(entry) or [""])[0], entry
 
     def _read(self, name: str, limit: int) -> bytes:
         path = os.path.join(self.directory, name)

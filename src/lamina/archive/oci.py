@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lamina.archive.layout import LAYOUT_FILE, check_layout_file, parse_index
+from lamina.archive.layout import LAYOUT_FILE, IndexedReader, check_layout_file, parse_index
 from lamina.archive.members import MemberRange, Members
-from lamina.archive.names import annotated, find, names_of
+from lamina.archive.names import annotated
 from lamina.archive.output import ArchiveFile
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument
@@ -18,11 +18,10 @@ from lamina.source import Blob
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index
 
 
-class OciArchiveReader:
-    """``Reader`` and ``Lister`` of an oci-archive."""
+class OciArchiveReader(IndexedReader):
+    """An oci-archive."""
 
     def __init__(self, path: str, members: Members | None = None) -> None:
         """Raises NotFound, InvalidDocument (no tar, no layout), LimitExceeded."""
@@ -31,23 +30,10 @@ class OciArchiveReader:
         if "oci-layout" not in self._members or "index.json" not in self._members:
             raise InvalidDocument(f"{path} holds no OCI layout", hint="is it a docker-archive?")
         check_layout_file(self._members.read("oci-layout"), path)
-        self._index: Index = parse_index(self._members.read("index.json"), path)
-
-    def resolve(self, name: str) -> Descriptor:
-        return find(self._index.manifests, name, self.location)
-
-    def manifest(self, descriptor: Descriptor) -> bytes:
-        with self.blob(descriptor).open() as stream:
-            raw = stream.read(descriptor.size + 1)
-        descriptor.check(raw)
-        return raw
+        self.index = parse_index(self._members.read("index.json"), path)
 
     def blob(self, descriptor: Descriptor) -> MemberBlob:
         return MemberBlob(descriptor, self._members, member_name(descriptor.digest))
-
-    def names(self) -> Iterator[tuple[str, Descriptor]]:
-        for entry in self._index.manifests:
-            yield (names_of(entry) or [""])[0], entry
 
 
 class MemberBlob:

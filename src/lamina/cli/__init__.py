@@ -30,7 +30,8 @@ def run(arguments: list[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
+        _say("lamina: interrupted")
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -42,9 +43,6 @@ def run(arguments: list[str] | None = None) -> int:
     except LaminaError as error:
         _say(f"lamina: {clean(str(error))}")
         return error.exit_code
-    except KeyboardInterrupt:
-        _say("lamina: interrupted")
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # the reader (head, less) has gone: nothing more to say, and Python must not try at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

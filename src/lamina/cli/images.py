@@ -10,7 +10,7 @@ import click
 
 from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, no_trunc_option, platform_option
-from lamina.cli.output import emit, emit_json, emit_template, write
+from lamina.cli.output import emit, emit_json, emit_template, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import ago, clean, human_size
 from lamina.errors import LaminaError
@@ -285,19 +285,4 @@ def rmi(
         if force and error.exit_code == 3:
             return
         raise
-    if format == "json":
-        emit_json(
-            {
-                "untagged": list(done.untagged),
-                "deleted": [str(d) for d in done.deleted],
-                "freed": done.freed,
-                "dry_run": dry_run,
-            }
-        )
-        return
-    would = "would be " if dry_run else ""
-    for name in done.untagged:
-        write(f"{would}untagged: {clean(name)}")
-    for digest in done.deleted:
-        write(f"{would}deleted: {digest}")
-    write(f"{would}freed: {human_size(done.freed)} ({done.freed} bytes)")
+    tell_deleted(done, dry_run=dry_run, format=format)

@@ -6,7 +6,7 @@ import click
 
 from lamina.cli.app import command
 from lamina.cli.options import format_option
-from lamina.cli.output import emit, emit_json, table, write
+from lamina.cli.output import emit, emit_json, table, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
 from lamina.spec.reference import Reference
@@ -105,19 +105,4 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, format: str 
     if all_ and not (force or dry_run):
         click.confirm("Delete ALL images of the store?", abort=True, err=True)
     done = sweep(session.store, all=all_, dry_run=dry_run)
-    if format == "json":
-        emit_json(
-            {
-                "untagged": list(done.untagged),
-                "deleted": [str(digest) for digest in done.deleted],
-                "freed": done.freed,
-                "dry_run": dry_run,
-            }
-        )
-        return
-    would = "would be " if dry_run else ""
-    for name in done.untagged:
-        write(f"{would}untagged: {clean(name)}")
-    for digest in done.deleted:
-        write(f"{would}deleted: {digest}")
-    write(f"{would}freed: {human_size(done.freed)} ({done.freed} bytes)")
+    tell_deleted(done, dry_run=dry_run, format=format)

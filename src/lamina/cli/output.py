@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli.text import clean
+from lamina.cli.text import clean, human_size
+
+if TYPE_CHECKING:
+    from lamina.store.gc import Deleted
 
 Row = Mapping[str, Any]
 
@@ -83,3 +86,23 @@ def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str)
         table(cells, header)
     else:
         table(cells)
+
+
+def tell_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:
+    """What `rmi` and `prune` have removed, or would."""
+    if format == "json":
+        emit_json(
+            {
+                "untagged": list(done.untagged),
+                "deleted": [str(digest) for digest in done.deleted],
+                "freed": done.freed,
+                "dry_run": dry_run,
+            }
+        )
+        return
+    would = "would be " if dry_run else ""
+    for name in done.untagged:
+        write(f"{would}untagged: {clean(name)}")
+    for digest in done.deleted:
+        write(f"{would}deleted: {digest}")
+    write(f"{would}freed: {human_size(done.freed)} ({done.freed} bytes)")

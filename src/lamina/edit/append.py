@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import IO
 
 from lamina.errors import InvalidLayer, PathNotFound, UsageError
@@ -126,11 +125,6 @@ def _now(epoch: int | None) -> str:
         datetime.datetime.now(datetime.UTC) if epoch is None else datetime.datetime.fromtimestamp(epoch, datetime.UTC)
     )
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def set_owner(items: Sequence[Item], uid: int, gid: int) -> list[Item]:
-    """All entries owned by these ids."""
-    return [(replace(entry, uid=uid, gid=gid), content) for entry, content in items]
 
 
 class BytesBlob:
