@@ -72,8 +72,17 @@ class ArchiveFile:
         with self._lock:
             if name in self._names:
                 return
+            self._add_parents(name)
             self._writer.add(Entry(os.fsencode(name), Kind.FILE, 0o644, size=size), content)
             self._names.add(name)
+
+    def _add_parents(self, name: str) -> None:
+        """Directories as members of their own: a plain user's skopeo can't make those that are only implied."""
+        assert self._writer is not None
+        for at, character in enumerate(name):
+            if character == "/" and name[:at] not in self._names:
+                self._writer.add(Entry(os.fsencode(name[:at]), Kind.DIRECTORY, 0o755))
+                self._names.add(name[:at])
 
     def _start(self, file: IO[bytes]) -> None:
         self._file = file
