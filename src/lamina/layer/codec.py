@@ -6,12 +6,15 @@ neither name nor time: the bytes depend on the input and the library's version o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
 from lamina.errors import InvalidLayer, Unsupported, UsageError
 
 PIECE = 1 << 20
+_WINDOW = 1 << 14
+"""Behind the first member or frame the input is given in pieces of this size: each end of one copies what is left of
+its piece, so that a million tiny ones would cost the square of their number."""
 COMPRESSIONS = ("gzip", "zstd", "none")
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -92,7 +95,25 @@ class _PlainEncoder:
         return b""
 
 
-class GzipDecoder:
+class _ManyPieces:
+    """What gzip and zstd share: several members or frames, fed to ``_decode`` in pieces."""
+
+    _seen = 0  # members or frames begun
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._seen < 2:
+            data = yield from self._decode(data)
+        for at in range(0, len(data), _WINDOW):
+            piece = data[at : at + _WINDOW]
+            while piece:
+                piece = yield from self._decode(piece)
+
+    def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
+        """Up to the end of one member or frame; what is left of ``data``."""
+        raise NotImplementedError
+
+
+class GzipDecoder(_ManyPieces):
     """RFC 1952: members follow each other; zeros after the last are padding, anything else is an error."""
 
     def __init__(self) -> None:
@@ -101,77 +122,75 @@ class GzipDecoder:
         self._zlib = isal_zlib
         self._error: Any = isal_zlib.error
         self._member: Any = None
-        self._members = 0
         self._rest = b""  # too few bytes to say whether a member begins
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        data = self._rest + data
-        self._rest = b""
-        while data:
-            if self._member is None:
-                if self._members:
-                    data = data.lstrip(b"\0")
-                    if not data:
-                        return
-                if len(data) < 2 and _GZIP_MAGIC.startswith(data):
-                    self._rest = data
-                    return
-                if not data.startswith(_GZIP_MAGIC):
-                    raise InvalidLayer(
-                        "not gzip data" if not self._members else "garbage after the gzip data",
-                        hint="the blob is damaged or its media type is wrong",
-                    )
-                self._member = self._zlib.decompressobj(31)
-                self._members += 1
-            member = self._member
-            try:
-                piece = member.decompress(data, PIECE)
-                while piece:
-                    yield piece
-                    piece = b"" if member.eof else member.decompress(member.unconsumed_tail, PIECE)
-            except self._error as error:
-                raise InvalidLayer(f"corrupt gzip data: {error}", hint="fetch the blob again") from None
-            if not member.eof:
-                return
-            data = member.unused_data
-            self._member = None
+    def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
+        if self._member is None:
+            data = self._rest + data
+            self._rest = b""
+            if self._seen:
+                data = data.lstrip(b"\0")
+            if len(data) < 2 and _GZIP_MAGIC.startswith(data):
+                self._rest = data
+                return b""
+            if not data.startswith(_GZIP_MAGIC):
+                raise InvalidLayer(
+                    "garbage after the gzip data" if self._seen else "not gzip data",
+                    hint="the blob is damaged or its media type is wrong",
+                )
+            self._member = self._zlib.decompressobj(31)
+            self._seen += 1
+        member = self._member
+        try:
+            piece = member.decompress(data, PIECE)
+            while piece:
+                yield piece
+                piece = b"" if member.eof else member.decompress(member.unconsumed_tail, PIECE)
+        except self._error as error:
+            raise InvalidLayer(f"corrupt gzip data: {error}", hint="fetch the blob again") from None
+        if not member.eof:
+            return b""
+        self._member = None
+        rest: bytes = member.unused_data
+        return rest
 
     def finish(self) -> None:
-        if self._member is not None or self._rest or not self._members:
+        if self._member is not None or self._rest or not self._seen:
             raise InvalidLayer("the gzip data ends too early", hint="the blob is truncated: fetch it again")
 
 
-class ZstdDecoder:
+class ZstdDecoder(_ManyPieces):
     """RFC 8878: frames follow each other, skippable ones among them."""
 
     def __init__(self) -> None:
         self._module = _zstd()
         self._frame: Any = None
-        self._frames = 0
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        while data:
-            if self._frame is None:
-                self._frame = self._module.ZstdDecompressor()
-                self._frames += 1
-            frame = self._frame
-            try:
-                piece = frame.decompress(data, max_length=PIECE)
-                while True:
-                    if piece:
-                        yield piece
-                    if frame.eof or frame.needs_input:
-                        break
-                    piece = frame.decompress(b"", max_length=PIECE)
-            except self._module.ZstdError as error:
-                raise InvalidLayer(f"corrupt zstd data: {error}", hint="fetch the blob again") from None
-            if not frame.eof:
-                return
-            data = frame.unused_data
-            self._frame = None
+    def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
+        if not data:
+            return b""
+        if self._frame is None:
+            self._frame = self._module.ZstdDecompressor()
+            self._seen += 1
+        frame = self._frame
+        try:
+            piece = frame.decompress(data, max_length=PIECE)
+            while True:
+                if piece:
+                    yield piece
+                if frame.eof or frame.needs_input:
+                    break
+                piece = frame.decompress(b"", max_length=PIECE)
+        except self._module.ZstdError as error:
+            raise InvalidLayer(f"corrupt zstd data: {error}", hint="fetch the blob again") from None
+        if not frame.eof:
+            return b""
+        self._frame = None
+        rest: bytes = frame.unused_data
+        return rest
 
     def finish(self) -> None:
-        if self._frame is not None or not self._frames:
+        if self._frame is not None or not self._seen:
             raise InvalidLayer("the zstd data ends too early", hint="the blob is truncated: fetch it again")
 
 

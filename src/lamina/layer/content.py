@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -40,6 +41,7 @@ class Content:
         for start, length in segments:
             self._segments.append((start, start + length, offset))
             offset += length
+        self._ends = [end for _, end, _ in self._segments]
         self._stream: _Stream | None = None
         self._stream_at = self._stream_end = -1
 
@@ -57,12 +59,13 @@ class Content:
 
     def _piece(self, size: int) -> bytes:
         at = self._at
-        for start, end, offset in self._segments:
-            if at < start:
-                return bytes(min(size, start - at, 1 << 20))
-            if at < end:
-                return self._data(offset + at - start, offset + end - start, size)
-        return bytes(min(size, 1 << 20))
+        number = bisect_right(self._ends, at)  # the first segment that ends behind this place
+        if number == len(self._segments):
+            return bytes(min(size, 1 << 20))
+        start, end, offset = self._segments[number]
+        if at < start:
+            return bytes(min(size, start - at, 1 << 20))
+        return self._data(offset + at - start, offset + end - start, size)
 
     def _data(self, position: int, end: int, size: int) -> bytes:
         if self._stream is None or self._stream_at != position or self._stream_end != end:

@@ -43,7 +43,7 @@ class TarParser:
         self.builder = builder
         self.position = 0
         """Bytes fed so far."""
-        self._carry = b""
+        self._carry = bytearray()  # the beginning of what is not whole yet
         self._skip = 0  # bytes of content (and padding) still to come
         self._padding = 0  # how many of these are padding, which a truncated archive may lack
         self._payload: tuple[bytes, int] | None = None  # an extension header's type and size, not read yet
@@ -64,13 +64,25 @@ class TarParser:
         if skip >= len(chunk) and not self._carry:
             self._skip = skip - len(chunk)
             return
-        data = self._carry + chunk if self._carry else chunk
+        data = chunk
+        if self._carry:
+            self._carry += chunk
+            if len(self._carry) < self._wanted():
+                return  # looked at once it is whole: tiny chunks must not cost a copy each
+            data = bytes(self._carry)
         try:
             used = self._parse(data, start)
         except LaminaError as error:
             error.message = f"{error.message}, at or after byte {max(start, 0)} of the archive"
             raise
-        self._carry = data[used:]
+        self._carry = bytearray(data[used:])
+
+    def _wanted(self) -> int:
+        """How many bytes the next step needs: an extension's whole payload, else a block."""
+        if self._payload is None:
+            return BLOCK
+        size = self._payload[1]
+        return size + (-size % BLOCK)
 
     def skippable(self) -> int:
         """How many of the next bytes are content that need not be fed: a reader that can seek may leave them out
@@ -106,7 +118,7 @@ class TarParser:
                     return at
             if self._payload is not None:
                 kind, size = self._payload
-                padded = size + (-size % BLOCK)
+                padded = self._wanted()
                 if end - at < padded:
                     return at
                 self._payload = None
@@ -377,14 +389,15 @@ class TarParser:
             raise LimitExceeded(
                 "a sparse map of more than 1 MiB, or longer than its member", hint="refused as a bomb"
             )
-        lines = sparse.text.split(b"\n")
-        if len(lines) < 2:
+        sparse.lines += block.count(b"\n")
+        if sparse.count < 0 and sparse.lines:
+            sparse.count = tarheader.decimal(bytes(sparse.text.partition(b"\n")[0]), "sparse map")
+            if not 0 <= sparse.count <= MAX_PAX:
+                raise InvalidLayer(f"a sparse map of {sparse.count} entries", hint=_HINT)
+        count = sparse.count
+        if count < 0 or sparse.lines < 2 * count + 1:
             return
-        count = tarheader.decimal(lines[0], "sparse map")
-        if not 0 <= count <= MAX_PAX:
-            raise InvalidLayer(f"a sparse map of {count} entries", hint=_HINT)
-        if len(lines) < 2 * count + 2:
-            return
+        lines = bytes(sparse.text).split(b"\n")
         numbers = [tarheader.decimal(text, "sparse map") for text in lines[1 : 2 * count + 1]]
         sparse.pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
         self._finish_sparse(offset + BLOCK)
@@ -425,11 +438,12 @@ class _Member:
 class _SparseMember:
     """A sparse member whose map is not read to its end yet."""
 
-    __slots__ = ("member", "old", "pairs", "real", "stored", "text")
+    __slots__ = ("count", "lines", "member", "old", "pairs", "real", "stored", "text")
 
     def __init__(self, member: _Member, stored: int, real: int, pairs: list[tuple[int, int]], *, old: bool) -> None:
         self.member, self.stored, self.real, self.pairs, self.old = member, stored, real, pairs, old
-        self.text = b""
+        self.text = bytearray()  # of a PAX 1.0 map, with so many whole lines, and the pairs that it promises
+        self.lines, self.count = 0, -1
 
 
 def _bad_ids(name: bytes, uid: int, gid: int) -> InvalidLayer:

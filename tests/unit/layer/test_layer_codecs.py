@@ -1,0 +1,70 @@
+"""Many members, many frames, many sparse segments: read right however they are cut."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import pytest
+from support import index_of
+
+from lamina.errors import InvalidLayer
+from lamina.layer.codec import PIECE, decoder, encoder
+from lamina.layer.content import open_content
+
+DATA = bytes(range(256)) * 3
+
+
+def pack(compression: str, data: bytes) -> bytes:
+    made = encoder(compression)
+    return made.compress(data) + made.flush()
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000, 1 << 20])
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_thousands_of_members_or_frames_are_one_stream(compression: str, step: int) -> None:
+    skippable = b"\x50\x2a\x4d\x18\x03\0\0\0abc" if compression == "zstd" else b""
+    blob = pack(compression, b"x" * (3 * PIECE)) + b"".join(pack(compression, bytes([b])) + skippable for b in DATA)
+    if compression == "gzip":
+        blob += bytes(5)  # padding
+    reader = decoder(compression)
+    pieces = [piece for at in range(0, len(blob), step) for piece in reader.feed(blob[at : at + step])]
+    reader.finish()
+    assert max(map(len, pieces)) <= PIECE
+    assert b"".join(pieces) == b"x" * (3 * PIECE) + DATA
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_garbage_and_truncation_behind_any_member_are_seen(compression: str, members: int) -> None:
+    blob = pack(compression, b"data") * members
+    for bad in (blob + b"garbage.", blob[:-1]):
+        reader = decoder(compression)
+        with pytest.raises(InvalidLayer):
+            for at in range(0, len(bad), 3):
+                for _ in reader.feed(bad[at : at + 3]):
+                    pass
+            reader.finish()
+
+
+def test_a_sparse_file_of_many_segments_reads_right_anywhere() -> None:
+    count = 5000
+    text = b"%d\n" % count + b"".join(b"%d\n1\n" % (2 * number) for number in range(count))
+    text += bytes(-len(text) % 512)
+    info = tarfile.TarInfo("s")
+    info.size = len(text) + count
+    info.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "s",
+        "GNU.sparse.realsize": str(2 * count + 100),
+    }
+    tar = info.tobuf(tarfile.PAX_FORMAT) + text + b"y" * count + bytes(-count % 512) + bytes(1024)
+    whole = b"y\0" * count + bytes(100)
+    for chunk in (1 << 20, 100):
+        index = index_of(tar, chunk)
+        with open_content(index, 0, lambda start, end: io.BytesIO(tar[start:end])) as stream:
+            assert stream.read() == whole
+            for at in (0, 1, 4999, 9999, 10_000, 10_050):
+                stream.seek(at)
+                assert stream.read(3) == whole[at : at + 3]
