@@ -295,3 +295,39 @@ def test_layer_bytes_stay_as_they_were(layout: Path, tmp_path: Path) -> None:
         with layer.open() as stream:
             assert Digest.of(stream.read()) == layer.diff_id
     assert make_tar(BASE) == store.stack("app", Platform.host()).layers[0].open().read()
+
+
+def test_a_damaged_manifest_is_never_taken_for_garbage(layout: Path, tmp_path: Path) -> None:
+    """One flipped byte in a named image's manifest must not make prune delete its layers, nor hide other images."""
+    root = tmp_path / "s"
+    store = loaded(layout, root, "app", "app2")
+    path = Path(store.blobs.path(store.resolve("app").digest))
+    os.chmod(path, 0o600)
+    path.write_bytes(path.read_bytes().replace(b"schemaVersion", b"schemaVersioN"))
+    before = set(store.blobs)
+    done = lamina("prune", root=root)
+    assert done.returncode == 6
+    assert b"nothing was deleted" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert set(store.blobs) == before
+    assert lamina("images", "--format", "{{.Repository}}", root=root).stdout.split() == [b"app2", b"app"]
+    assert lamina("df", root=root).returncode == 0
+    copy(LayoutReader(str(layout)), store, [("app2", "again")])
+    assert lamina("fsck", root=root).returncode == 1
+
+
+def test_what_fsck_moved_aside_outlives_prune(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s")
+    blob = Path(store.blobs.path(store.stack("app", Platform.host()).layers[0].descriptor.digest))
+    os.chmod(blob, 0o600)
+    blob.write_bytes(b"damaged")
+    fsck(store, repair=True)
+    prune(store, grace=0)
+    assert (tmp_path / "s/ingest/lost+found" / blob.name).read_bytes() == b"damaged"
+
+
+def test_a_range_numbers_its_layers_as_the_whole_image_does(layout: Path, tmp_path: Path) -> None:
+    loaded(layout, tmp_path / "s")
+    row = json.loads(lamina("ls", "app~2:2", "--format", "json", root=tmp_path / "s").stdout)[1]
+    assert (row["path"], row["layer"]) == ("/new", 2)
+    assert "new  [2]" in lamina("tree", "app~2:2", root=tmp_path / "s").stdout.decode()

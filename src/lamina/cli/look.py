@@ -85,7 +85,8 @@ def ls(
     format: str | None,
 ) -> None:
     """List directories of the union of an image's layers. Nothing is unpacked."""
-    tree = session.image(image).tree
+    opened = session.image(image)
+    tree, first = opened.tree, opened.stack.first
     nodes: list[tuple[bytes, int]] = []
     for path in paths or ("/",):
         top = to_bytes(path)
@@ -104,7 +105,7 @@ def ls(
             sys.stdout.buffer.write(name + b"\0")
         sys.stdout.buffer.flush()
     elif format not in (None, "table") or long_:
-        rows = [_ls_row(tree, name, node) for name, node in nodes]
+        rows = [_ls_row(tree, first, name, node) for name, node in nodes]
         if format in (None, "table"):
             fields = ("Mode", "Links", "Owner", "Size", "Time", "Layer", "Text")
             table([[str(row[field]) for field in fields] for row in rows], right=(1, 3, 5))
@@ -117,13 +118,13 @@ def ls(
             write(clean(name))
 
 
-def _ls_row(tree: Tree, name: bytes, node: int) -> dict[str, Any]:
+def _ls_row(tree: Tree, first: int, name: bytes, node: int) -> dict[str, Any]:
     entry, origin = tree.entry(node), tree.origin(node)
     text = clean(name)
     if entry.kind == Kind.SYMLINK:
         text += f" -> {clean(entry.link)}"
     device = entry.kind in (Kind.CHAR, Kind.BLOCK)
-    layer = origin[0] + 1 if origin else None
+    layer = first + origin[0] if origin else None
     return {
         "Name": clean(name),
         "Text": text,
@@ -218,11 +219,16 @@ def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool
 @click.pass_obj
 def tree(session: Session, image: str, path: str, depth: int, sizes: bool, format: str | None) -> None:
     """Draw the union below a directory. Behind each name stands the layer it comes from."""
-    union = session.image(image).tree
+    opened = session.image(image)
+    union, first = opened.tree, opened.stack.first
     top = union.lookup(to_bytes(path), follow=True)
     if format == "json":
         emit_json(
-            [_ls_row(union, union.name(n), n)["json"] for n in union.walk(top) if _level(union, top, n) <= depth]
+            [
+                _ls_row(union, first, union.name(n), n)["json"]
+                for n in union.walk(top)
+                if _level(union, top, n) <= depth
+            ]
         )
         return
     total = _sizes_below(union, top) if sizes else {}
@@ -235,7 +241,7 @@ def tree(session: Session, image: str, path: str, depth: int, sizes: bool, forma
         if union.kind(node) == Kind.SYMLINK:
             label += f" -> {clean(union.entry(node).link)}"
         size = f"  {human_size(total.get(node, 0))}" if sizes else ""
-        write(f"{indent}{'└── ' if last else '├── '}{label}  [{origin[0] + 1 if origin else '-'}]{size}")
+        write(f"{indent}{'└── ' if last else '├── '}{label}  [{first + origin[0] if origin else '-'}]{size}")
         below = indent + ("    " if last else "│   ")
         if union.is_directory(node) and len(below) // 4 < depth:
             pending += _branches(union, node, below)

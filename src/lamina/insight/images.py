@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from lamina.errors import BlobNotFound, LaminaError, NotFound, UsageError
-from lamina.source import find_manifest
+from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
+from lamina.source import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.image_config import ImageConfig
-from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 
@@ -50,10 +48,10 @@ def summaries(store: Store, platform: Platform) -> Iterator[ImageSummary]:
 
 
 def summarise(store: Store, name: str, descriptor: Descriptor, platform: Platform) -> ImageSummary:
-    """Raises nothing for an image that is not all there: its ID is then None."""
+    """An image that is not all there or damaged is told without an ID. Raises SystemFailure."""
     try:
         manifest = find_manifest(store, descriptor, platform, name or str(descriptor.digest))
-    except (BlobNotFound, NotFound):
+    except (NotFound, InvalidContent, Unsupported):
         return ImageSummary(name, descriptor.digest, None, None, descriptor.size, 0, "", {})
     size = manifest.descriptor.size + manifest.config.size + sum(layer.size for layer in manifest.layers)
     if not manifest.is_image:
@@ -62,10 +60,8 @@ def summarise(store: Store, name: str, descriptor: Descriptor, platform: Platfor
             name, descriptor.digest, manifest.config.digest, None, size, len(manifest.layers), "", {}, kind
         )
     try:
-        with store.blob(manifest.config).open() as stream:
-            raw = stream.read(MAX_DOCUMENT + 1)
-        config = ImageConfig.parse(raw, f"the config of {name or descriptor.digest}")
-    except LaminaError:
+        config = read_config(store, manifest, name or str(descriptor.digest))
+    except (NotFound, InvalidContent):
         return ImageSummary(name, descriptor.digest, None, None, size, len(manifest.layers), "", {})
     return ImageSummary(
         name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -59,13 +58,21 @@ class Content:
 
     def _piece(self, size: int) -> bytes:
         at = self._at
-        number = bisect_right(self._ends, at)  # the first segment that ends behind this place
+        number = self._segment_behind(at)
         if number == len(self._segments):
             return bytes(min(size, 1 << 20))
         start, end, offset = self._segments[number]
         if at < start:
             return bytes(min(size, start - at, 1 << 20))
         return self._data(offset + at - start, offset + end - start, size)
+
+    def _segment_behind(self, at: int) -> int:
+        """The first segment that ends behind this place; their number where none does."""
+        if len(self._ends) < 2:
+            return int(bool(self._ends) and at >= self._ends[0])
+        from bisect import bisect_right  # sparse files are rare, and `blame` starts with few modules
+
+        return bisect_right(self._ends, at)
 
     def _data(self, position: int, end: int, size: int) -> bytes:
         if self._stream is None or self._stream_at != position or self._stream_end != end:

@@ -30,11 +30,12 @@ LOST_AND_FOUND = "lost+found"
 @dataclass(frozen=True, slots=True)
 class Finding:
     """``severity``: "error" (an image is not whole), "derived" (can be made again), "leftover" (harmless).
-    ``repaired`` where ``--repair`` mended it."""
+    ``repaired`` where ``--repair`` mended it. ``blob``: the damaged one, where the finding is about one."""
 
     severity: str
     what: str
     repaired: bool = False
+    blob: Digest | None = None
 
 
 def fsck(
@@ -44,7 +45,7 @@ def fsck(
     that is looked at. Raises StoreDamaged where index.json itself can't be read."""
     with reported(store.paths.root):
         findings = list(_blobs(store, repair, on_blob))
-        broken = {finding.what.split()[1] for finding in findings if finding.severity == "error"}
+        broken = {finding.blob for finding in findings if finding.blob is not None}
         layers: dict[Digest, Descriptor] = {}
         for name, entry in store.names():
             findings += _image(store, name or f"(untagged) {entry.digest.short}", entry, broken, layers)
@@ -72,7 +73,7 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
             if _hash(path, digest.algorithm) != digest.encoded:
                 if repair:
                     _move_aside(store, path)
-                yield Finding("error", f"blob {digest} has other bytes than its digest says", repair)
+                yield Finding("error", f"blob {digest} has other bytes than its digest says", repair, digest)
             elif repair and os.stat(path).st_mode & 0o222:
                 os.chmod(path, 0o444)
 
@@ -94,14 +95,14 @@ def _move_aside(store: Store, path: str) -> None:
 
 
 def _image(
-    store: Store, name: str, top: Descriptor, broken: set[str], layers: dict[Digest, Descriptor]
+    store: Store, name: str, top: Descriptor, broken: set[Digest], layers: dict[Digest, Descriptor]
 ) -> Iterator[Finding]:
     """What one name needs. Children of an index that were never fetched are no loss."""
     fetched = set(top.annotations.get(FETCHED, "").split(","))
     pending = [top]
     while pending:
         descriptor = pending.pop()
-        if str(descriptor.digest) in broken:
+        if descriptor.digest in broken:
             yield Finding("error", f"image {name} needs {descriptor.digest}, which is damaged")
             continue
         if not store.blobs.has(descriptor):
@@ -119,14 +120,14 @@ def _image(
 
 
 def _manifest(
-    store: Store, name: str, manifest: Manifest, broken: set[str], layers: dict[Digest, Descriptor]
+    store: Store, name: str, manifest: Manifest, broken: set[Digest], layers: dict[Digest, Descriptor]
 ) -> Iterator[Finding]:
     whole = True
     for needed in (manifest.config, *manifest.layers):
-        if str(needed.digest) in broken or not store.blobs.has(needed):
+        if needed.digest in broken or not store.blobs.has(needed):
             if mediatype.is_foreign(needed.media_type) and not store.blobs.has(needed):
                 continue
-            how = "damaged" if str(needed.digest) in broken else "lost"
+            how = "damaged" if needed.digest in broken else "lost"
             yield Finding("error", f"image {name} needs blob {needed.digest}, which is {how}")
             whole = False
     if whole and manifest.is_image:

@@ -7,17 +7,19 @@ under the lock with fresh names and roots, and only then unlink.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lamina.errors import Conflict, LaminaError
+from lamina.errors import Conflict, InvalidContent, LaminaError, StoreDamaged
 from lamina.files import READ_FLAGS, remove, reported
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
-from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.manifest import Index, parse
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
 from lamina.store.lock import acquire, locked
@@ -47,48 +49,76 @@ class Deleted:
     freed: int = 0
 
 
-def mark(store: Store, tops: Iterable[Digest], protected: Iterable[Digest] = ()) -> Marked:
-    """Everything that these documents need, and these blobs with what they need. What is not there or can't be
-    read needs nothing (fsck reports it)."""
-    marked = Marked()
-    pending: list[Digest] = [*tops, *protected]
-    seen: set[Digest] = set()
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What one document needs directly. It never changes: a digest's bytes don't."""
+
+    documents: tuple[Digest, ...] = ()
+    blobs: tuple[Digest, ...] = ()
+    diff_ids: tuple[Digest, ...] = ()
+
+
+_NOTHING = _Needs()
+Known = dict[Digest, _Needs]
+"""Documents that were read already: the second look, under the lock, reads only what is new."""
+
+
+def mark(
+    store: Store,
+    tops: Iterable[Digest],
+    protected: Iterable[Digest] = (),
+    *,
+    known: Known | None = None,
+    damaged_ok: bool = False,
+) -> Marked:
+    """Everything that these documents need, and these blobs with what they need. What is not there needs nothing.
+
+    Raises StoreDamaged where a document of ``tops`` is there and can't be understood (what it needs must not be
+    taken for garbage), unless ``damaged_ok``; SystemFailure.
+    """
+    marked, known = Marked(), {} if known is None else known
+    wanted = list(tops)  # these are documents; a protected digest may be any blob
+    pending = [*wanted, *protected]
+    documents, seen = set(wanted), set()
     while pending:
         digest = pending.pop()
         if digest in seen:
             continue
         seen.add(digest)
         marked.blobs.add(digest)
-        document = _document(store, digest)
-        if isinstance(document, Manifest):
-            marked.blobs |= {document.config.digest, *(layer.digest for layer in document.layers)}
-            marked.diff_ids |= set(_diff_ids(store, document))
-        elif document is not None:
-            pending += [child.digest for child in document.manifests]
+        needs = known.get(digest)
+        if needs is None:
+            try:
+                needs = _needs(store, digest)
+            except InvalidContent as error:
+                if digest in documents and not damaged_ok:
+                    raise StoreDamaged(
+                        f"nothing was deleted: {digest} of a named image is damaged: {error.message}",
+                        hint="run `lamina fsck`, then remove that image or bring it in again",
+                    ) from None
+                needs = _NOTHING
+            else:
+                known[digest] = needs
+        marked.blobs.update(needs.blobs)
+        marked.diff_ids.update(needs.diff_ids)
+        documents.update(needs.documents)
+        pending += needs.documents
     return marked
 
 
-def _document(store: Store, digest: Digest) -> Manifest | Index | None:
-    """The manifest or index that a blob is, or None. Small and parseable is what makes one."""
+def _needs(store: Store, digest: Digest) -> _Needs:
+    """What a blob needs if it is a document, and nothing if it is something else or not there.
+    Raises InvalidContent where it is small and no document, or not what its digest says; SystemFailure."""
     size = store.blobs.size(digest)
-    if size is None or size > 4 << 20:
-        return None
-    try:
-        raw = store.blobs.read(Descriptor("application/octet-stream", digest, size))
-        if not raw.lstrip().startswith(b"{") or b"schemaVersion" not in raw:
-            return None
-        return parse(raw)
-    except LaminaError:
-        return None
-
-
-def _diff_ids(store: Store, manifest: Manifest) -> Sequence[Digest]:
-    if not manifest.is_image:
-        return ()
-    try:
-        return ImageConfig.parse(store.blobs.read(manifest.config)).diff_ids
-    except LaminaError:
-        return ()
+    if size is None or size > MAX_DOCUMENT:
+        return _NOTHING
+    document = parse(store.blobs.read(Descriptor("application/octet-stream", digest, size)), what=str(digest))
+    if isinstance(document, Index):
+        return _Needs(documents=tuple(child.digest for child in document.manifests))
+    blobs = (document.config.digest, *(layer.digest for layer in document.layers))
+    if not document.is_image or not store.blobs.has(document.config):
+        return _Needs(blobs=blobs)
+    return _Needs(blobs=blobs, diff_ids=ImageConfig.parse(store.blobs.read(document.config)).diff_ids)
 
 
 def delete_images(
@@ -157,18 +187,22 @@ def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: floa
 def collect(store: Store, *, grace: float = GRACE) -> Deleted:
     """Delete what neither a name nor a root needs. Safe while others pull."""
     with reported(store.paths.root):
-        mark(store, [entry.digest for entry in store.refs.entries()], store.roots.protected(grace=grace))
+        known: Known = {}
+        tops = [entry.digest for entry in store.refs.entries()]
+        mark(store, tops, store.roots.protected(grace=grace), known=known)
         point("gc.marked")
         with locked(store.paths.lock):
             point("gc.locked")
-            deleted, freed = _collect(store, store.refs.entries(), dry_run=False, grace=grace)
+            deleted, freed = _collect(store, store.refs.entries(), dry_run=False, grace=grace, known=known)
         point("gc.done")
     return Deleted((), deleted, freed)
 
 
-def _collect(store: Store, entries: Entries, *, dry_run: bool, grace: float) -> tuple[tuple[Digest, ...], int]:
+def _collect(
+    store: Store, entries: Entries, *, dry_run: bool, grace: float, known: Known | None = None
+) -> tuple[tuple[Digest, ...], int]:
     protected = store.roots.protected(grace=grace)
-    needed = mark(store, [entry.digest for entry in entries], protected)
+    needed = mark(store, [entry.digest for entry in entries], protected, known=known)
     needed.diff_ids |= protected  # a layer on its way in has derived data before any manifest names it
     deleted: list[Digest] = []
     freed = 0
@@ -217,9 +251,12 @@ def _leftovers(store: Store, grace: float, *, dry_run: bool) -> int:
     for name in sorted(os.listdir(store.paths.ingest)):
         path = os.path.join(store.paths.ingest, name)
         try:
-            if now - os.lstat(path).st_mtime < grace or (name.endswith(".part") and _held(path)):
+            state = os.lstat(path)
+            if not stat.S_ISREG(state.st_mode):
+                continue  # what fsck moved aside is people's data
+            if now - state.st_mtime < grace or (name.endswith(".part") and _held(path)):
                 continue
-            freed += disk_bytes(os.lstat(path))
+            freed += disk_bytes(state)
             if not dry_run:
                 remove(path)
         except FileNotFoundError:

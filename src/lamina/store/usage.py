@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.spec.digest import Digest
-from lamina.store.gc import Marked, disk_bytes, mark
+from lamina.store.gc import Known, Marked, disk_bytes, mark
 from lamina.store.refs import name_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def usage(store: Store) -> Usage:
     for entry in store.refs.entries():
         names.setdefault(entry.digest, []).append(name_of(entry))
     sizes, owners = _files(store)
-    needs = {digest: _needed(mark(store, [digest]), owners) for digest in names}
+    known: Known = {}
+    needs = {digest: _needed(mark(store, [digest], known=known, damaged_ok=True), owners) for digest in names}
     users: dict[tuple[int, int], int] = {}
     for needed in needs.values():
         for file in needed:

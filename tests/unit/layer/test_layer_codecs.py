@@ -6,11 +6,11 @@ import io
 import tarfile
 
 import pytest
-from support import index_of
 
 from lamina.errors import InvalidLayer
 from lamina.layer.codec import PIECE, decoder, encoder
 from lamina.layer.content import open_content
+from support import index_of
 
 DATA = bytes(range(256)) * 3
 
