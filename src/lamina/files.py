@@ -83,6 +83,34 @@ class FileRange:
         self.close()
 
 
+class SharedRange:
+    """Bytes ``start`` to ``end`` of a file that somebody else has open and closes; a ``Stream``. ``owner`` is kept
+    alive as long as this is. Reads by position: several may read at once."""
+
+    def __init__(self, owner: object, descriptor: int, start: int, end: int) -> None:
+        self._owner = owner
+        self._descriptor, self._at, self._end = descriptor, start, end
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = self._end - self._at
+        size = left if size < 0 else min(size, left)
+        if size <= 0:
+            return b""
+        with reported():
+            data = _read_at(self._descriptor, size, self._at)
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        """The file belongs to its owner."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def _read_at(descriptor: int, size: int, at: int) -> bytes:
     if hasattr(os, "pread"):
         pieces = []

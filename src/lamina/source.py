@@ -14,8 +14,15 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from lamina.errors import InvalidDocument, LimitExceeded, Unsupported, UsageError
-from lamina.events import Cancel, OnEvent, ignore
+from lamina.errors import (
+    DigestMismatch,
+    InvalidDocument,
+    LimitExceeded,
+    SizeMismatch,
+    Unsupported,
+    UsageError,
+)
+from lamina.events import BlobProgress, Cancel, OnEvent, ignore
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig, chain_ids
@@ -234,3 +241,47 @@ def read_config(reader: Reader, manifest: Manifest, what: str) -> ImageConfig:
     config = ImageConfig.parse(raw, f"the config of {what}", manifest.config.media_type)
     config.check_layers(len(manifest.layers), what)
     return config
+
+
+CHUNK = 1 << 20
+
+
+def verified(
+    blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None, hint: str = "get it again"
+) -> Iterator[bytes]:
+    """The blob's bytes in pieces of at most 1 MiB, size and digest proved at the end: what was done with them is to
+    be undone where this raises. The one place that proves a blob as it streams by.
+
+    Raises SizeMismatch, DigestMismatch, Unsupported (algorithm), Cancelled.
+    """
+    descriptor = blob.descriptor
+    hasher, done = descriptor.digest.hasher(), 0
+    with blob.open() as stream:
+        while True:
+            if cancel is not None:
+                cancel.check()
+            data = stream.read(min(CHUNK, descriptor.size - done + 1))
+            if not data:
+                break
+            done += len(data)
+            if done > descriptor.size:
+                raise SizeMismatch(f"blob {descriptor.digest} has more than its {descriptor.size} bytes", hint=hint)
+            hasher.update(data)
+            yield data
+            on_event(BlobProgress(descriptor.digest, done, descriptor.size))
+    if done != descriptor.size:
+        raise SizeMismatch(f"blob {descriptor.digest} ends after {done} of {descriptor.size} bytes", hint=hint)
+    actual = Digest(descriptor.digest.algorithm, hasher.hexdigest())
+    if actual != descriptor.digest:
+        raise DigestMismatch(
+            f"blob {descriptor.digest} has other bytes than its digest says: theirs is {actual}", hint=hint
+        )
+
+
+def prove_diff_id(layer: Digest, stated: Digest, actual: Digest) -> None:
+    """Raises DigestMismatch unless the layer unpacks to what the config states."""
+    if actual != stated:
+        raise DigestMismatch(
+            f"layer {layer} unpacks to {actual}, the config says {stated}",
+            hint="config and layer don't belong together: get the image again",
+        )

@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from json import dumps
 from typing import Any
 
-from lamina.archive.members import MemberRange, Members
+from lamina.archive.members import Members
 from lamina.archive.names import canonical
-from lamina.archive.oci import OciArchiveReader
+from lamina.archive.oci import MemberBlob, OciArchiveReader
 from lamina.archive.output import ArchiveFile
-from lamina.archive.verify import CHUNK, copy_verified
+from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument, ReferenceNotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.files import reported
 from lamina.layer.codec import sniff
-from lamina.source import Blob
+from lamina.source import CHUNK, Blob
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest, new_hasher
@@ -54,7 +54,10 @@ class DockerArchiveReader:
             raise ReferenceNotFound(f"{self.location} holds {len(self._images)} images", hint=self._there())
         wanted = canonical(name)
         for number, image in enumerate(self._images):
-            if wanted in map(canonical, image["RepoTags"]) or name == f"@{number}":
+            if (wanted and wanted in map(canonical, image["RepoTags"])) or name == f"@{number}":
+                return self._image(number)
+        for number in range(len(self._images)):
+            if name == str(self._image(number).digest):
                 return self._image(number)
         raise ReferenceNotFound(f"{self.location} holds no image {name!r:.200}", hint=self._there())
 
@@ -70,7 +73,7 @@ class DockerArchiveReader:
     def blob(self, descriptor: Descriptor) -> Blob:
         place = self._places.get(descriptor.digest)
         if place is not None:
-            return _Member(descriptor, self._members, place)
+            return MemberBlob(descriptor, self._members, place)
         if self._oci is not None:
             return self._oci.blob(descriptor)
         raise BlobNotFound(f"{self.location} has no blob {descriptor.digest}", hint="the archive is not complete")
@@ -166,16 +169,6 @@ class DockerArchiveReader:
     def _there(self) -> str:
         names = [name for image in self._images for name in image["RepoTags"]]
         return "name one of: " + ", ".join(names[:20]) if names else "take @0, @1, ... by position"
-
-
-class _Member:
-    def __init__(self, descriptor: Descriptor, members: Members, name: str) -> None:
-        self.descriptor = descriptor
-        self._members = members
-        self._name = name
-
-    def open(self, start: int = 0, end: int | None = None) -> MemberRange:
-        return self._members.open(self._name, start, end)
 
 
 class DockerArchiveWriter:

@@ -9,8 +9,8 @@ import sys
 from typing import IO
 
 from lamina.errors import InvalidDocument, InvalidLayer, LimitExceeded, NotFound
-from lamina.files import CHUNK, READ_FLAGS, reported
-from lamina.layer.codec import decoder, sniff
+from lamina.files import CHUNK, READ_FLAGS, SharedRange, reported
+from lamina.layer.codec import check_inflated, decoder, sniff
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
@@ -51,13 +51,15 @@ class Members:
         size: int = self._index.size[row]
         return size
 
-    def open(self, name: str, start: int = 0, end: int | None = None) -> MemberRange:
+    def open(self, name: str, start: int = 0, end: int | None = None) -> SharedRange:
         """Raises KeyError."""
         row = self._row(name)
         if row is None:
             raise KeyError(name)
         offset, size = self._index.offset[row], self._index.size[row]
-        return MemberRange(self, self._file, offset + start, offset + (size if end is None else min(end, size)))
+        return SharedRange(
+            self, self._file.fileno(), offset + start, offset + (size if end is None else min(end, size))
+        )
 
     def read(self, name: str) -> bytes:
         """A small member whole. Raises KeyError, LimitExceeded."""
@@ -110,40 +112,6 @@ class Members:
         return builder.finish(parser.position)
 
 
-class MemberRange:
-    """A part of the archive, read by position; a ``Stream``."""
-
-    def __init__(self, owner: Members, file: IO[bytes], start: int, end: int) -> None:
-        self._owner = owner  # the file is open as long as somebody reads it
-        self._file, self._at, self._end = file, start, end
-
-    def read(self, size: int = -1, /) -> bytes:
-        left = self._end - self._at
-        size = left if size < 0 else min(size, left)
-        if size <= 0:
-            return b""
-        with reported():
-            data = _pread(self._file, size, self._at)
-        self._at += len(data)
-        return data
-
-    def close(self) -> None:
-        """The file belongs to the archive."""
-
-    def __enter__(self) -> MemberRange:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _pread(file: IO[bytes], size: int, at: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(file.fileno(), size, at)
-    file.seek(at)
-    return file.read(size)
-
-
 def _opened(path: str) -> IO[bytes]:
     """The archive, uncompressed and seekable."""
     source: IO[bytes] = sys.stdin.buffer if path == "-" else _regular(path)
@@ -162,12 +130,14 @@ def _opened(path: str) -> IO[bytes]:
             fed += len(data)
             for piece in inflate.feed(data):
                 written += len(piece)
-                if written > min(_MAX_ARCHIVE, fed * 1032 + (1 << 20)):
-                    raise LimitExceeded(f"{path} unpacks to more than {written} bytes", hint="refused as a bomb")
+                check_inflated(written, fed, _MAX_ARCHIVE)
                 with reported(tempfile.gettempdir()):
                     plain.write(piece)
             data = source.read(CHUNK)
         inflate.finish()
+    except LimitExceeded as error:
+        plain.close()
+        raise LimitExceeded(f"{path}: {error.message}", hint=error.hint) from None
     except InvalidLayer as error:
         plain.close()
         raise InvalidDocument(f"{path}: {error.message}", hint=error.hint) from None

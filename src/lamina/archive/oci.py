@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lamina.archive.layout import LAYOUT_FILE, IndexedReader, check_layout_file, parse_index
-from lamina.archive.members import MemberRange, Members
+from lamina.archive.members import Members
 from lamina.archive.names import annotated
 from lamina.archive.output import ArchiveFile
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.files import reported
+from lamina.files import SharedRange, reported
 from lamina.source import Blob
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -44,7 +44,7 @@ class MemberBlob:
         self._members = members
         self._name = name
 
-    def open(self, start: int = 0, end: int | None = None) -> MemberRange:
+    def open(self, start: int = 0, end: int | None = None) -> SharedRange:
         try:
             return self._members.open(self._name, start, end)
         except KeyError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -172,7 +172,7 @@ def load(session: Session, path: str, tag: str | None, all_platforms: bool, quie
         pairs = [(name or str(descriptor.digest), canonical(name)) for name, descriptor in found]
     with Progress(quiet=quiet or format is not None) as progress:
         done = move(
-            _Positional(reader),
+            reader,
             session.writable_store,
             pairs,
             platform=session.platform,
@@ -184,25 +184,6 @@ def load(session: Session, path: str, tag: str | None, all_platforms: bool, quie
     else:
         for image in done:
             write(f"loaded {clean(image.name) or image.descriptor.digest}")
-
-
-class _Positional:
-    """A reader that also resolves the digests of images that have no name."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-        self.location: str = reader.location
-        self._by_digest = {str(descriptor.digest): descriptor for _, descriptor in reader.names()}
-
-    def resolve(self, name: str) -> Any:
-        return self._by_digest.get(name) or self._reader.resolve(name)
-
-    def manifest(self, descriptor: Any) -> bytes:
-        raw: bytes = self._reader.manifest(descriptor)
-        return raw
-
-    def blob(self, descriptor: Any) -> Any:
-        return self._reader.blob(descriptor)
 
 
 def _report(done: list[Copied], format: str | None, quiet: bool) -> None:

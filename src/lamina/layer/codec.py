@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
-from lamina.errors import InvalidLayer, Unsupported, UsageError
+from lamina.errors import InvalidLayer, LimitExceeded, Unsupported, UsageError
 
 PIECE = 1 << 20
 _WINDOW = 1 << 14
@@ -34,6 +34,15 @@ class Encoder(Protocol):
     def compress(self, data: bytes, /) -> bytes: ...
 
     def flush(self) -> bytes: ...
+
+
+def check_inflated(inflated: int, fed: int, most: int) -> None:
+    """Raise LimitExceeded for a bomb: more than min(1032 x input + 1 MiB, ``most``) bytes (deflate's best)."""
+    if inflated > most or inflated > fed * 1032 + (1 << 20):
+        raise LimitExceeded(
+            f"it unpacks to more than {inflated} bytes from {fed}",
+            hint="refused as a bomb; raise max_layer if it is a layer that is meant so",
+        )
 
 
 def sniff(start: bytes) -> str:

@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lamina.config import MAX_LAYER
-from lamina.errors import LaminaError, LimitExceeded
-from lamina.layer.codec import decoder
+from lamina.errors import LaminaError
+from lamina.layer.codec import check_inflated, decoder
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
-
-_MAX_RATIO = 1032  # deflate can't do better
-_ALLOWANCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,7 @@ class LayerReader:
         try:
             for piece in self._decoder.feed(data):
                 self._parser.feed(piece)
-                size = self._parser.position
-                if size > self._max_layer or size > self._fed * _MAX_RATIO + _ALLOWANCE:
-                    raise LimitExceeded(
-                        f"it unpacks to more than {size} bytes from {self._fed}",
-                        hint="refused as a bomb; raise max_layer if it is meant",
-                    )
+                check_inflated(self._parser.position, self._fed, self._max_layer)
                 self._hasher.update(piece)
                 yield piece
         except LaminaError as error:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError
 from lamina.files import FileRange, reported
 from lamina.layer.index import LayerIndex
-from lamina.source import read_config
+from lamina.source import CHUNK, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, parse
-from lamina.store.ingest import CHUNK
 from lamina.store.refs import FETCHED
 
 if TYPE_CHECKING:

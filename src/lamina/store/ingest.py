@@ -9,11 +9,11 @@ import queue
 import threading
 from contextlib import suppress
 
-from lamina.errors import DigestMismatch, InvalidContent, LaminaError, SizeMismatch, SystemFailure
-from lamina.events import BlobProgress, Cancel, OnEvent
+from lamina.errors import InvalidContent, SystemFailure
+from lamina.events import Cancel, OnEvent
 from lamina.files import failure, remove, replace_file, reported, sync_directory, write_all
 from lamina.layer.read import LayerReader
-from lamina.source import Blob, Stream
+from lamina.source import CHUNK, Blob, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -22,7 +22,6 @@ from lamina.store.fault import point
 from lamina.store.lock import acquire
 from lamina.store.paths import Paths
 
-CHUNK = 1 << 20
 _QUEUED = 4  # chunks between the threads
 _MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
 _LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
@@ -91,8 +90,7 @@ class Ingest:
         if self._diff_id is not None:
             layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer)
         try:
-            with blob.open() as stream:
-                self._pump(stream, part, layer)
+            self._pump(blob, part, layer)
             if layer is not None:
                 layer.finish()
             point("ingest.part-written")
@@ -104,39 +102,20 @@ class Ingest:
             raise
         return layer
 
-    def _pump(self, stream: Stream, part: int, layer: LayerFiles | None) -> None:
+    def _pump(self, blob: Blob, part: int, layer: LayerFiles | None) -> None:
         """Read, hash and write the blob here, while the other thread inflates and parses."""
-        descriptor = self._descriptor
-        hasher, done, looked = descriptor.digest.hasher(), 0, 0
-        look_at_free_space(self._paths.root, descriptor.size)
+        size, done, looked = self._descriptor.size, 0, 0
+        look_at_free_space(self._paths.root, size)
         if layer is not None:
             layer.start()
-        while True:
-            if self._cancel is not None:
-                self._cancel.check()
-            data = stream.read(min(CHUNK, descriptor.size - done + 1))
-            if not data:
-                break
-            done += len(data)
-            if done > descriptor.size:
-                raise SizeMismatch(
-                    f"blob {descriptor.digest} has more than its {descriptor.size} bytes", hint="get it again"
-                )
-            hasher.update(data)
+        for data in verified(blob, on_event=self._on_event, cancel=self._cancel):
             write_all(part, data)
             if layer is not None:
                 layer.feed(data)
+            done += len(data)
             if done - looked >= _LOOK_EVERY:
-                look_at_free_space(self._paths.root, descriptor.size - done)
+                look_at_free_space(self._paths.root, size - done)
                 looked = done
-            self._on_event(BlobProgress(descriptor.digest, done, descriptor.size))
-        if done != descriptor.size:
-            raise SizeMismatch(
-                f"blob {descriptor.digest} ends after {done} of {descriptor.size} bytes", hint="get it again"
-            )
-        actual = Digest(descriptor.digest.algorithm, hasher.hexdigest())
-        if actual != descriptor.digest:
-            raise DigestMismatch(f"blob {descriptor.digest} has the digest {actual}", hint="get it again")
 
     def _keep(self, part: int, path: str, layer: LayerFiles | None) -> None:
         """Everything is verified: give it its names, the blob last."""
@@ -190,11 +169,7 @@ class LayerFiles:
         if self._error is not None:
             raise self._error
         summary = self._reader.finish()
-        if summary.diff_id != self._diff_id:
-            raise InvalidContent(
-                f"layer {self._digest} unpacks to {summary.diff_id}, the config says {self._diff_id}",
-                hint="config and layer don't belong together: get the image again",
-            )
+        prove_diff_id(self._digest, self._diff_id, summary.diff_id)
         self._index = summary.chunks()
         if self._tar >= 0:
             os.ftruncate(self._tar, summary.tar_size)
@@ -256,8 +231,6 @@ class LayerFiles:
                         looked = written
             except OSError as error:
                 self._error = failure(error, self._paths.root)
-            except LaminaError as error:
-                self._error = error
             except BaseException as error:  # noqa: BLE001  (it is raised again in the feeding thread)
                 self._error = error
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import DigestMismatch, StoreDamaged
+from lamina.errors import StoreDamaged
 from lamina.files import FileRange, reported
 from lamina.layer.index import LayerIndex
+from lamina.source import verified
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
 from lamina.store.paths import Paths
+
+_HINT = "run `lamina fsck --repair`, then load or pull the image again"
 
 
 class StoredLayer:
@@ -61,7 +64,7 @@ class Layers:
 
     def make(self, descriptor: Descriptor, diff_id: Digest) -> None:
         """Derive tar and index from the blob, verified. Raises as ``index``."""
-        from lamina.store.ingest import CHUNK, LayerFiles, look_at_free_space
+        from lamina.store.ingest import LayerFiles, look_at_free_space
 
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):
@@ -69,16 +72,8 @@ class Layers:
             files = LayerFiles(self._paths, descriptor, diff_id, self._max_layer)
             try:
                 files.start()
-                hasher = descriptor.digest.hasher()
-                with Blobs(self._paths).get(descriptor).open() as stream:
-                    while data := stream.read(CHUNK):
-                        hasher.update(data)
-                        files.feed(data)
-                if hasher.hexdigest() != descriptor.digest.encoded:
-                    raise DigestMismatch(
-                        f"blob {descriptor.digest} in the store is not what it was",
-                        hint="run `lamina fsck --repair`, then load or pull the image again",
-                    )
+                for data in verified(Blobs(self._paths).get(descriptor), hint=_HINT):
+                    files.feed(data)
                 files.finish()
             except BaseException:
                 files.discard()

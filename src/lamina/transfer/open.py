@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING
 
-from lamina.errors import DigestMismatch
-from lamina.source import Blob, Reader, Stack, Stream, find_manifest, read_config
+from lamina.files import SharedRange
+from lamina.source import Blob, Reader, Stack, find_manifest, prove_diff_id, read_config, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -13,8 +13,6 @@ from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
-
-CHUNK = 1 << 20
 
 
 def open_stack(reader: Reader, name: str, platform: Platform, what: str, *, max_layer: int | None = None) -> Stack:
@@ -49,11 +47,11 @@ class BlobLayer:
         assert self._index is not None
         return self._index
 
-    def open(self, start: int = 0, end: int | None = None) -> Stream:
+    def open(self, start: int = 0, end: int | None = None) -> SharedRange:
         if self._tar is None:
             self._read()
         assert self._tar is not None
-        return cast("Stream", _Range(self, self._tar, start, self.index().tar_size if end is None else end))
+        return SharedRange(self, self._tar.fileno(), start, self.index().tar_size if end is None else end)
 
     def __del__(self) -> None:
         if getattr(self, "_tar", None) is not None and self._tar is not None:
@@ -72,54 +70,15 @@ class BlobLayer:
             what=f"layer {self.descriptor.digest}",
             algorithm=self.diff_id.algorithm,
         )
-        hasher, left = self.descriptor.digest.hasher(), self.descriptor.size
         tar = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (lives as long as the layer)
-        with self._blob.open() as stream:
-            while chunk := stream.read(min(CHUNK, left + 1)):
-                hasher.update(chunk)
-                left -= len(chunk)
-                for piece in layer.feed(chunk):
+        try:
+            for data in verified(self._blob):
+                for piece in layer.feed(data):
                     tar.write(piece)
-                if left < 0:
-                    break
-        digest = Digest(self.descriptor.digest.algorithm, hasher.hexdigest())
-        if left or digest != self.descriptor.digest:
+            summary = layer.finish()
+            prove_diff_id(self.descriptor.digest, self.diff_id, summary.diff_id)
+            tar.flush()
+        except BaseException:
             tar.close()
-            raise DigestMismatch(
-                f"layer {self.descriptor.digest} has other bytes than its digest says", hint="get the image again"
-            )
-        summary = layer.finish()
-        if summary.diff_id != self.diff_id:
-            tar.close()
-            raise DigestMismatch(
-                f"layer {self.descriptor.digest} unpacks to {summary.diff_id}, the config says {self.diff_id}",
-                hint="config and layer don't belong together",
-            )
+            raise
         self._tar, self._index = tar, summary.index
-
-
-class _Range:
-    """A part of a shared file, read by position."""
-
-    def __init__(self, owner: BlobLayer, file: IO[bytes], start: int, end: int) -> None:
-        self._owner = owner  # the file is open as long as somebody reads it
-        self._file, self._at, self._end = file, start, end
-
-    def read(self, size: int = -1) -> bytes:
-        left = self._end - self._at
-        size = left if size < 0 else min(size, left)
-        if size <= 0:
-            return b""
-        self._file.seek(self._at)
-        data = self._file.read(size)
-        self._at += len(data)
-        return data
-
-    def close(self) -> None:
-        """The file belongs to the layer."""
-
-    def __enter__(self) -> _Range:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
