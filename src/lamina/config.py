@@ -7,9 +7,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina.errors import SystemFailure, UsageError
+
+if TYPE_CHECKING:
+    from lamina.spec.platform import Platform
 
 SYSTEM_FILE = "/etc/lamina/config.toml"
 MAX_LAYER = 64 << 30
@@ -55,6 +58,12 @@ class Settings:
     @property
     def platform(self) -> str:
         return str(self.values["platform"].value)
+
+    def wanted_platform(self) -> Platform:
+        """The platform that is set, else this machine's."""
+        from lamina.spec.platform import Platform
+
+        return Platform.parse(self.platform) if self.platform else Platform.host()
 
     @property
     def max_layer(self) -> int:

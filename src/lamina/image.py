@@ -14,7 +14,6 @@ from lamina.errors import Unsupported, UsageError
 from lamina.source import LayerHandle, Reader, Stack
 from lamina.spec.digest import Digest
 from lamina.spec.name import ImageName, parse_name
-from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from lamina.config import Settings
@@ -56,14 +55,14 @@ def load_settings(flags: Mapping[str, str] | None = None) -> Settings:
 def open_with(name: str, settings: Settings) -> Image:
     """As ``open``, with settings that were loaded already."""
     parsed = parse_name(name)
-    platform = Platform.parse(settings.platform) if settings.platform else Platform.host()
+    platform = settings.wanted_platform()
     if parsed.transport:
         from lamina.transfer.open import open_stack
 
         stack = open_stack(reader_for(parsed), parsed.name, platform, name, max_layer=settings.max_layer)
     else:
         stack = open_store(settings, create=False).stack(parsed.name, platform)
-    if (parsed.low, parsed.high) != (1, None):
+    if not parsed.whole:
         stack = stack.slice(parsed.low, parsed.high)
     return Image(stack)
 

@@ -14,7 +14,6 @@ from json import dumps
 from typing import Any
 
 from lamina.archive.members import Members
-from lamina.archive.names import canonical
 from lamina.archive.oci import MemberBlob, OciArchiveReader
 from lamina.archive.output import ArchiveFile
 from lamina.archive.verify import copy_verified
@@ -28,7 +27,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest, new_hasher
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import Manifest, build_manifest, parse
-from lamina.spec.reference import Reference
+from lamina.spec.reference import Reference, canonical
 
 
 class DockerArchiveReader:

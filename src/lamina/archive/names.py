@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lamina.errors import LaminaError, ReferenceNotFound
+from lamina.errors import ReferenceNotFound
 from lamina.spec.descriptor import Descriptor
-from lamina.spec.reference import Reference
-
-REF_NAME = "org.opencontainers.image.ref.name"
-CONTAINERD_NAME = "io.containerd.image.name"
+from lamina.spec.reference import CONTAINERD_NAME, REF_NAME, canonical
 
 
 def names_of(entry: Descriptor) -> list[str]:
@@ -37,14 +34,6 @@ def find(entries: Sequence[Descriptor], name: str, where: str) -> Descriptor:
         if wanted and wanted in map(canonical, names_of(entry)):
             return entry
     raise ReferenceNotFound(f"{where} holds no image {name!r:.200}", hint=_there(entries))
-
-
-def canonical(name: str) -> str:
-    """docker's full form; "" for what is no reference."""
-    try:
-        return str(Reference.parse(name).with_default_tag())
-    except LaminaError:
-        return ""
 
 
 def annotated(descriptor: Descriptor, name: str) -> Descriptor:

@@ -149,7 +149,6 @@ def pack(
 
     Libraries are found by reading the programs, which are never run. The first program becomes the image's command.
     """
-    from lamina.edit.append import append as put_on
     from lamina.edit.pack import pack_items
 
     if not programs and not files:
@@ -163,19 +162,7 @@ def pack(
     if stack is None and not env:
         changes["env"] = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
     step = "lamina pack " + " ".join([*programs, *(f"--file {text}" for text in files)])
-    settings = session.settings
-    made = put_on(
-        stack,
-        items,
-        session.writable_store,
-        tag,
-        created_by=step,
-        epoch=epoch(),
-        compression=compression or settings.compression,
-        level=settings.compression_level if compression in (None, settings.compression) else None,
-        changes=changes,
-    )
-    _tell(tag, str(made.digest), len(items), quiet)
+    _put_on(session, stack, items, tag, step, changes, compression, quiet)
 
 
 @command(
@@ -214,7 +201,6 @@ def append(
 ) -> None:
     """Put one layer on top of an image: files and directories of this machine, and whiteouts. The image that it is
     put on stays as it was. A directory's content goes to TARGET, a file becomes TARGET."""
-    from lamina.edit.append import append as put_on
     from lamina.edit.append import whiteout, with_parents
     from lamina.scan.directory import scan, scan_file
 
@@ -237,25 +223,37 @@ def append(
     if not items and not changes:
         raise click.UsageError("nothing to put on it: name files, --remove, or what to set")
     words = [*sources, *(f"--remove {path}" for path in removed)]
+    _put_on(session, stack, items, tag, message or "lamina append " + " ".join(words), changes, compression, quiet)
+
+
+def _put_on(
+    session: Session,
+    stack: Stack | None,
+    items: list[Item],
+    tag: str,
+    step: str,
+    changes: Changes,
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """The new image into the store; its digest to stdout."""
+    from lamina.edit.append import append as put_on
+
     settings = session.settings
     made = put_on(
         stack,
         items,
         session.writable_store,
         tag,
-        created_by=message or "lamina append " + " ".join(words),
+        created_by=step,
         epoch=epoch(),
         compression=compression or settings.compression,
         level=settings.compression_level if compression in (None, settings.compression) else None,
         changes=changes,
     )
-    _tell(tag, str(made.digest), len(items), quiet)
-
-
-def _tell(tag: str, digest: str, entries: int, quiet: bool) -> None:
     if not quiet:
-        click.echo(f"{clean(tag)}: one layer with {entries} entries", err=True)
-    write(digest)
+        click.echo(f"{clean(tag)}: one layer with {len(items)} entries", err=True)
+    write(str(made.digest))
 
 
 @command("unpack", "lamina unpack debian:12 ./rootfs\nlamina unpack my/app~2 ./below")

@@ -157,7 +157,7 @@ def _saved_name(session: Session, name: ImageName) -> str:
 def load(session: Session, path: str, tag: str | None, all_platforms: bool, quiet: bool, format: str | None) -> None:
     """Bring all images of an archive or layout into the store, under the names that they have there."""
     from lamina.archive.detect import open_any
-    from lamina.archive.names import canonical
+    from lamina.spec.reference import canonical
     from lamina.transfer.copy import copy as move
 
     if path == "-" and sys.stdin.isatty():

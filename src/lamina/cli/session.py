@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lamina.image import Image, load_settings, open_store, open_with
-from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from lamina.config import Settings
+    from lamina.spec.platform import Platform
     from lamina.store.store import Store
 
 
@@ -36,7 +36,7 @@ class Session:
 
     @property
     def platform(self) -> Platform:
-        return Platform.parse(self.settings.platform) if self.settings.platform else Platform.host()
+        return self.settings.wanted_platform()
 
     def image(self, name: str) -> Image:
         return open_with(name, self.settings)

@@ -107,11 +107,7 @@ def _differ(stack: Stack, state: State, below: State) -> bool:
     from lamina.layer.content import Content
 
     def opened(of: State) -> Content:
-        handle = stack.layers[of.holder]
-        segments = of.entry.sparse
-        if segments is None:
-            segments = ((0, of.entry.size),) if of.entry.size else ()
-        return Content(of.entry.size, of.entry.offset, segments, handle.open)
+        return Content(of.entry.size, of.entry.offset, of.entry.sparse, stack.layers[of.holder].open)
 
     with opened(state) as one, opened(below) as other:
         while True:

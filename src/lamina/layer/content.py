@@ -22,17 +22,18 @@ OpenTar = Callable[[int, int], _Stream]
 
 def open_content(index: LayerIndex, row: int, open_tar: OpenTar) -> Content:
     """The file in ``row`` (a FILE). ``open_tar(start, end)`` gives bytes of the uncompressed tar."""
-    size, offset = index.size[row], index.offset[row]
-    segments = index.sparse(row)
-    if segments is None:
-        segments = ((0, size),) if size else ()
-    return Content(size, offset, segments, open_tar)
+    return Content(index.size[row], index.offset[row], index.sparse(row), open_tar)
 
 
 class Content:
-    """A readable, seekable file. Holes of sparse files are zeros."""
+    """A readable, seekable file of ``size`` bytes, stored from ``offset`` of the tar. ``segments`` of a sparse one
+    as in ``Entry.sparse``; its holes are zeros."""
 
-    def __init__(self, size: int, offset: int, segments: tuple[tuple[int, int], ...], open_tar: OpenTar) -> None:
+    def __init__(
+        self, size: int, offset: int, segments: tuple[tuple[int, int], ...] | None, open_tar: OpenTar
+    ) -> None:
+        if segments is None:
+            segments = ((0, size),) if size else ()
         self.size = size
         self._open_tar = open_tar
         self._at = 0

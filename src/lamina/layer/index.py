@@ -327,10 +327,11 @@ class LayerIndex:
         both: int = self.offset[row]
         return both >> 32, both & 0xFFFFFFFF
 
-    def entry(self, row: int) -> Entry:
+    def entry(self, row: int, path: bytes | None = None) -> Entry:
+        """The row as a value; ``path`` where the caller knows it, or has it at another one."""
         kind = Kind(self.kind[row])
         return Entry(
-            path=self.path(row),
+            path=self.path(row) if path is None else path,
             kind=kind,
             mode=self.mode[row],
             uid=self.uid[row],

@@ -14,6 +14,10 @@ DEFAULT_TAG = "latest"
 MAX_REPOSITORY = 255  # of the path, as distribution/reference counts since 0.6
 MAX_TAG = 128
 
+REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
+"""The annotations of an index entry that hold its name (image-spec annotations.md; containerd)."""
+
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -86,6 +90,14 @@ class Reference:
         if self.tag:
             name += f":{self.tag}"
         return f"{name}@{self.digest}" if self.digest else name
+
+
+def canonical(name: str) -> str:
+    """docker's full form with a tag; "" for what is no reference."""
+    try:
+        return str(Reference.parse(name).with_default_tag())
+    except UsageError:
+        return ""
 
 
 def _split_domain(name: str) -> tuple[str, str]:

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lamina.errors import Conflict, InvalidContent, LaminaError, StoreDamaged
+from lamina.errors import Conflict, InvalidContent, StoreDamaged
 from lamina.files import READ_FLAGS, remove, reported
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, parse
-from lamina.spec.reference import Reference
+from lamina.spec.reference import canonical
 from lamina.store.fault import point
 from lamina.store.lock import acquire, locked
 from lamina.store.refs import Entries, name_of, unnamed
@@ -135,9 +135,9 @@ def delete_images(
     for name in names:
         descriptor = store.resolve(name)
         has = [name_of(entry) for entry in entries if entry.digest == descriptor.digest]
-        canonical = _canonical(name)
-        if canonical in has:
-            gone_names.append(canonical)
+        full = canonical(name)
+        if full and full in has:
+            gone_names.append(full)
         elif len([n for n in has if n]) > 1 and not force:
             raise Conflict(
                 f"{name} has several names: {', '.join(sorted(has))}", hint="remove them by name, or use --force"
@@ -270,10 +270,3 @@ def _held(path: str) -> bool:
         return not acquire(descriptor, path, wait=False)
     finally:
         os.close(descriptor)
-
-
-def _canonical(name: str) -> str:
-    try:
-        return str(Reference.parse(name).with_default_tag())
-    except LaminaError:
-        return ""

@@ -11,14 +11,13 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.json import dump
 from lamina.spec.manifest import Index, parse
+from lamina.spec.reference import CONTAINERD_NAME, REF_NAME
 from lamina.store.fault import point
 from lamina.store.lock import locked
 
 if TYPE_CHECKING:
     from lamina.store.paths import Paths
 
-REF_NAME = "org.opencontainers.image.ref.name"
-CONTAINERD_NAME = "io.containerd.image.name"
 FETCHED = "dev.lamina.fetched"
 """Which children of an index were fetched: digests, comma-separated. So fsck tells "lost" from "not fetched"."""
 _MAX_INDEX = 256 << 20

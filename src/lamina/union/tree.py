@@ -194,22 +194,7 @@ class Tree:
         path = self.path(node)
         if row == UNSTATED:
             return Entry(path, Kind.DIRECTORY, 0o755, mtime=self._implied_time(node))
-        index = self.layers[layer]
-        kind = Kind(index.kind[row])
-        return Entry(
-            path=path,
-            kind=kind,
-            mode=index.mode[row],
-            uid=index.uid[row],
-            gid=index.gid[row],
-            size=index.size[row],
-            mtime=index.mtime[row] * 1_000_000_000 + index.nsec[row],
-            link=index.link(row),
-            xattrs=index.xattrs(row),
-            rdev=index.rdev(row),
-            offset=index.offset[row] if kind == Kind.FILE else 0,
-            sparse=index.sparse(row),
-        )
+        return self.layers[layer].entry(row, path)
 
     def _implied_time(self, node: int) -> int:
         while node:

@@ -179,7 +179,6 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
 def _from_store(image: str, root: str | None, platform: str | None) -> Stack:
     from lamina.config import Settings
     from lamina.spec.name import parse_name
-    from lamina.spec.platform import Platform
     from lamina.store.store import Store
 
     flags = {key: value for key, value in (("root", root), ("platform", platform)) if value is not None}
@@ -187,6 +186,5 @@ def _from_store(image: str, root: str | None, platform: str | None) -> Stack:
     name = parse_name(image)
     if name.transport:
         raise UsageError(f"{image!r:.200} is not in the store", hint="use lamina.open(...).fs for archives")
-    wanted = Platform.parse(settings.platform) if settings.platform else Platform.host()
     store = Store.open(settings.root, create=False, max_layer=settings.max_layer)
-    return store.stack(name.name, wanted).slice(name.low, name.high)
+    return store.stack(name.name, settings.wanted_platform()).slice(name.low, name.high)
