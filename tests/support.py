@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from lamina.archive.layout import LayoutWriter
-from lamina.edit.append import BytesBlob
+from lamina.source import BytesBlob
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
 from lamina.spec import mediatype

@@ -94,6 +94,18 @@ class Unsupported(LaminaError):
     exit_code = 7
 
 
+class RemoteFailure(LaminaError):
+    """A registry can't be reached, or fails: no route, no trust in its certificate, cut connections, 5xx, limits."""
+
+    exit_code = 8
+
+
+class AccessDenied(LaminaError):
+    """A registry refuses this user (401, 403), or a login is not what it asks for."""
+
+    exit_code = 9
+
+
 class Cancelled(LaminaError):
     """The caller (or Ctrl-C) stopped the operation."""
 

@@ -7,7 +7,8 @@ and ``cancel``. Neither is ever required.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lamina.errors import Cancelled
@@ -70,13 +71,24 @@ def ignore(event: Event) -> None:
 
 
 class Cancel:
-    """A flag that stops a long operation at its next step; ``set`` may be called from any thread."""
+    """A flag that stops a long operation at its next step; ``set`` may be called from any thread. What blocks (a
+    socket) hangs itself in with ``calling`` and is woken. A child is set with its parent, not the other way round.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, parent: Cancel | None = None) -> None:
         self._event = threading.Event()
+        self._guard = threading.Lock()
+        self._wake: dict[object, Callable[[], object]] = {}
+        self._parent = parent
+        if parent is not None:
+            parent._add(self, self.set)
 
     def set(self) -> None:
-        self._event.set()
+        with self._guard:
+            self._event.set()
+            waking = list(self._wake.values())
+        for wake in waking:
+            wake()
 
     @property
     def is_set(self) -> bool:
@@ -86,3 +98,34 @@ class Cancel:
         """Raise ``Cancelled`` once ``set`` was called."""
         if self._event.is_set():
             raise Cancelled("cancelled")
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; raise ``Cancelled`` as soon as ``set`` is called."""
+        if self._event.wait(seconds):
+            raise Cancelled("cancelled")
+
+    @contextmanager
+    def calling(self, wake: Callable[[], object]) -> Iterator[None]:
+        """``wake`` is called once ``set`` is, from that thread, while this block runs. Raises Cancelled at once
+        where it was set before."""
+        key = object()
+        self._add(key, wake)
+        try:
+            self.check()
+            yield
+        finally:
+            with self._guard:
+                self._wake.pop(key, None)
+
+    def close(self) -> None:
+        """Let go of the parent."""
+        if self._parent is not None:
+            with self._parent._guard:
+                self._parent._wake.pop(self, None)
+
+    def _add(self, key: object, wake: Callable[[], object]) -> None:
+        with self._guard:
+            self._wake[key] = wake
+            if not self._event.is_set():
+                return
+        wake()

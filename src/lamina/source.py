@@ -7,8 +7,9 @@ Nothing here touches a disk or a network.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import TracebackType
@@ -49,15 +50,40 @@ class Stream(Protocol):
     ) -> bool | None: ...
 
 
+@runtime_checkable
+class Abortable(Protocol):
+    """A stream that another thread may stop: its ``read`` fails at once."""
+
+    def abort(self) -> None: ...
+
+
 class Blob(Protocol):
     """A content-addressed blob: what it is, and how to get at its bytes (not verified: the writer does that)."""
 
     @property
     def descriptor(self) -> Descriptor: ...
 
+    @property
+    def origin(self) -> str:
+        """The repository (``host/path``) that has the blob and gives it again at any time; "" for a local place."""
+        ...
+
     def open(self, start: int = 0, end: int | None = None) -> Stream:
         """The bytes from ``start`` up to ``end`` (exclusive; None: to the end). Raises BlobNotFound."""
         ...
+
+
+class BytesBlob:
+    """A small ``Blob`` in memory."""
+
+    origin = ""
+
+    def __init__(self, descriptor: Descriptor, data: bytes) -> None:
+        self.descriptor = descriptor
+        self._data = data
+
+    def open(self, start: int = 0, end: int | None = None) -> Stream:
+        return io.BytesIO(self._data[start:end])
 
 
 class Reader(Protocol):
@@ -79,10 +105,21 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class Referrers(Protocol):
+    """A place that knows which manifests have another one as their subject (signatures, attestations)."""
+
+    def referrers(self, subject: Digest) -> list[Descriptor]:
+        """Manifests whose ``subject`` is this one; artifactType and annotations are filled in."""
+        ...
+
+
 class Writer(Protocol):
-    """A place that images can be written to. ``takes_indexes`` is False where only single manifests fit in."""
+    """A place that images can be written to. ``takes_indexes`` is False where only single manifests fit in;
+    ``reads_back`` where what was put is at once and cheaply to be read by the ``Reader`` that it is as well."""
 
     takes_indexes: bool
+    reads_back: bool
 
     @property
     def location(self) -> str: ...
@@ -104,9 +141,10 @@ class Writer(Protocol):
         diff_id: Digest | None = None,
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
-    ) -> None:
-        """Copy and verify: size, digest and, where ``diff_id`` is given, the uncompressed bytes' digest.
-        Raises InvalidContent and leaves nothing where they don't agree."""
+    ) -> bool:
+        """Copy and verify: size, digest and, where ``diff_id`` is given, the uncompressed bytes' digest. False
+        where no bytes had to move: another process brought them in, the target knows them by ``diff_id``, or gets
+        them from the blob's origin. Raises InvalidContent and leaves nothing where they don't agree."""
         ...
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
@@ -256,7 +294,7 @@ def verified(
     """
     descriptor = blob.descriptor
     hasher, done = descriptor.digest.hasher(), 0
-    with blob.open() as stream:
+    with blob.open() as stream, _woken(stream, cancel):
         while True:
             if cancel is not None:
                 cancel.check()
@@ -276,6 +314,12 @@ def verified(
         raise DigestMismatch(
             f"blob {descriptor.digest} has other bytes than its digest says: theirs is {actual}", hint=hint
         )
+
+
+def _woken(stream: Stream, cancel: Cancel | None) -> AbstractContextManager[None]:
+    if cancel is None or not isinstance(stream, Abortable):
+        return nullcontext()
+    return cancel.calling(stream.abort)
 
 
 def prove_diff_id(layer: Digest, stated: Digest, actual: Digest) -> None:

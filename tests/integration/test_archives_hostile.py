@@ -180,7 +180,7 @@ def test_an_index_keeps_its_digest_and_fetches_one_platform(tmp_path: Path) -> N
 
 
 def test_artifacts_copy_but_have_nothing_to_look_into(tmp_path: Path) -> None:
-    from lamina.edit.append import BytesBlob
+    from lamina.source import BytesBlob
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.manifest import build_manifest
 

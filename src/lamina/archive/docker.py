@@ -174,6 +174,7 @@ class DockerArchiveWriter:
     """``Writer`` of a docker-archive: a new file, or ``-``. Layers are written uncompressed, each once."""
 
     takes_indexes = False
+    reads_back = False
 
     def __init__(self, path: str) -> None:
         self.location = f"docker-archive:{path}"
@@ -204,7 +205,7 @@ class DockerArchiveWriter:
         diff_id: Digest | None = None,
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
-    ) -> None:
+    ) -> bool:
         with tempfile.TemporaryFile(prefix="lamina-") as spool:
             with reported(tempfile.gettempdir()):
                 copy_verified(
@@ -224,6 +225,7 @@ class DockerArchiveWriter:
             self._diff_ids[descriptor.digest] = diff_id
         else:
             self._configs[descriptor.digest] = name
+        return True
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         document = parse(raw, descriptor.media_type)

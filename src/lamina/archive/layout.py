@@ -89,6 +89,8 @@ class LayoutReader(IndexedReader):
 class LayoutBlob:
     """A ``Blob`` in a layout; only regular files count."""
 
+    origin = ""
+
     def __init__(self, descriptor: Descriptor, path: str) -> None:
         self.descriptor = descriptor
         self._path = path
@@ -106,6 +108,7 @@ class LayoutWriter:
     """``Writer`` of a layout directory, made where it is missing; what is in it stays."""
 
     takes_indexes = True
+    reads_back = False
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -137,7 +140,7 @@ class LayoutWriter:
         diff_id: Digest | None = None,
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
-    ) -> None:
+    ) -> bool:
         path = blob_path(self.directory, descriptor.digest)
         temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         with reported(path):
@@ -152,6 +155,7 @@ class LayoutWriter:
                 remove(temporary)
                 raise
             sync_directory(os.path.dirname(path))
+        return True
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         descriptor.check(raw)

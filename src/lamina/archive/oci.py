@@ -39,6 +39,8 @@ class OciArchiveReader(IndexedReader):
 class MemberBlob:
     """A ``Blob`` that is a member of a tar."""
 
+    origin = ""
+
     def __init__(self, descriptor: Descriptor, members: Members, name: str) -> None:
         self.descriptor = descriptor
         self._members = members
@@ -57,6 +59,7 @@ class OciArchiveWriter:
     """``Writer`` of an oci-archive: a new file, or ``-`` for standard output."""
 
     takes_indexes = True
+    reads_back = False
 
     def __init__(self, path: str) -> None:
         self.location = f"oci-archive:{path}"
@@ -84,13 +87,14 @@ class OciArchiveWriter:
         diff_id: Digest | None = None,
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
-    ) -> None:
+    ) -> bool:
         # verified before it is written: what stands in a tar can't be taken back
         with tempfile.TemporaryFile(prefix="lamina-") as spool:
             with reported(tempfile.gettempdir()):
                 copy_verified(descriptor, blob, spool.write, diff_id=diff_id, on_event=on_event, cancel=cancel)
                 spool.seek(0)
             self._archive.add_stream(member_name(descriptor.digest), descriptor.size, spool)
+        return True
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         descriptor.check(raw)

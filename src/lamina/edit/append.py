@@ -12,7 +12,7 @@ from lamina.files import reported
 from lamina.layer.build import build_layer
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.write import Item
-from lamina.source import Stack, Writer
+from lamina.source import BytesBlob, Stack, Writer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import Changes, History, ImageConfig
 from lamina.spec.manifest import build_manifest
@@ -127,21 +127,10 @@ def _now(epoch: int | None) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class BytesBlob:
-    """A small ``Blob`` in memory."""
-
-    def __init__(self, descriptor: Descriptor, data: bytes) -> None:
-        self.descriptor = descriptor
-        self._data = data
-
-    def open(self, start: int = 0, end: int | None = None) -> IO[bytes]:
-        import io
-
-        return io.BytesIO(self._data[start:end])
-
-
 class _FileBlob:
     """A ``Blob`` in an open file, read once."""
+
+    origin = ""
 
     def __init__(self, descriptor: Descriptor, file: IO[bytes]) -> None:
         self.descriptor = descriptor

@@ -17,6 +17,8 @@ READ_ONLY = 0o444
 class StoredBlob:
     """A ``Blob`` of the store."""
 
+    origin = ""
+
     def __init__(self, descriptor: Descriptor, path: str) -> None:
         self.descriptor = descriptor
         self._path = path

@@ -122,8 +122,11 @@ def _manifest(
     store: Store, name: str, manifest: Manifest, broken: set[Digest], layers: dict[Digest, Descriptor]
 ) -> Iterator[Finding]:
     whole = True
+    elsewhere = store.layers.origins()
     for needed in (manifest.config, *manifest.layers):
         if needed.digest in broken or not store.blobs.has(needed):
+            if needed.digest in elsewhere and needed.digest not in broken:
+                continue  # its tar is here, checked as derived data; the blob is in a registry
             if mediatype.is_foreign(needed.media_type) and not store.blobs.has(needed):
                 continue
             how = "damaged" if needed.digest in broken else "lost"

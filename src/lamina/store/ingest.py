@@ -8,12 +8,13 @@ import os
 import queue
 import threading
 from contextlib import suppress
+from typing import Self
 
 from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
-from lamina.files import failure, remove, replace_file, reported, sync_directory, write_all
+from lamina.files import SharedRange, failure, remove, replace_file, reported, sync_directory, write_all
 from lamina.layer.read import LayerReader
-from lamina.source import CHUNK, Blob, prove_diff_id, verified
+from lamina.source import CHUNK, Abortable, Blob, Stream, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -53,7 +54,8 @@ class Ingest:
 
     def run(self, blob: Blob) -> bool:
         """False where another process has brought the blob in meanwhile. Raises InvalidContent, SystemFailure,
-        Cancelled; then nothing is left but what the next run takes up."""
+        Cancelled, RemoteFailure; then nothing is left but what the next run takes up: the part file, whose bytes
+        count once they were hashed again."""
         path = self._paths.part(self._descriptor.digest)
         with reported(path):
             part = self._lock_part(path)
@@ -61,11 +63,10 @@ class Ingest:
                 if Blobs(self._paths).has(self._descriptor):
                     remove(path)
                     return False
-                os.ftruncate(part, 0)
                 point("ingest.part-created")
                 try:
-                    layer = self._receive(blob, part)
-                except BaseException:
+                    layer = self._received(blob, part)
+                except (InvalidContent, SystemFailure):  # bad bytes, or a full disk: both are of no use
                     remove(path)
                     raise
                 self._keep(part, path, layer)
@@ -84,6 +85,17 @@ class Ingest:
             except FileNotFoundError:
                 pass
             os.close(descriptor)
+
+    def _received(self, blob: Blob, part: int) -> LayerFiles | None:
+        """What an earlier run left is gone on with; where it proves wrong (a power cut tears files), all anew."""
+        if os.fstat(part).st_size > self._descriptor.size:
+            os.ftruncate(part, 0)
+        if os.fstat(part).st_size:
+            try:
+                return self._receive(Resumed(blob, part), part)
+            except InvalidContent:
+                os.ftruncate(part, 0)
+        return self._receive(blob, part)
 
     def _receive(self, blob: Blob, part: int) -> LayerFiles | None:
         layer = None
@@ -105,11 +117,14 @@ class Ingest:
     def _pump(self, blob: Blob, part: int, layer: LayerFiles | None) -> None:
         """Read, hash and write the blob here, while the other thread inflates and parses."""
         size, done, looked = self._descriptor.size, 0, 0
-        look_at_free_space(self._paths.root, size)
+        had = os.fstat(part).st_size
+        look_at_free_space(self._paths.root, size - had)
+        os.lseek(part, had, os.SEEK_SET)
         if layer is not None:
             layer.start()
         for data in verified(blob, on_event=self._on_event, cancel=self._cancel):
-            write_all(part, data)
+            if done >= had:
+                write_all(part, data)
             if layer is not None:
                 layer.feed(data)
             done += len(data)
@@ -128,6 +143,61 @@ class Ingest:
         os.replace(path, target)
         point("ingest.blob-renamed")
         sync_directory(os.path.dirname(target))
+
+
+class Resumed:
+    """A ``Blob`` whose first bytes are in the part file already: only the rest is asked of its source."""
+
+    def __init__(self, blob: Blob, part: int) -> None:
+        self.descriptor = blob.descriptor
+        self.origin = blob.origin
+        self._blob = blob
+        self._part = part
+
+    def open(self, start: int = 0, end: int | None = None) -> Stream:
+        if start or end is not None:
+            raise ValueError("a resumed blob is read once, from its start")
+        return _PartThenRest(self._blob, self._part)
+
+
+class _PartThenRest:
+    """Never gives bytes of both in one piece: whoever reads can tell them apart by their position."""
+
+    def __init__(self, blob: Blob, part: int) -> None:
+        self._blob = blob
+        self._had = os.fstat(part).st_size
+        self._kept: SharedRange | None = SharedRange(self, part, 0, self._had)
+        self._rest: Stream | None = None
+        self._aborted = threading.Event()
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._kept is not None:
+            data = self._kept.read(size)
+            if data or size == 0:
+                return data
+            self._kept = None
+            if self._had == self._blob.descriptor.size:
+                return b""
+            self._rest = self._blob.open(self._had)
+            if self._aborted.is_set():
+                self.abort()
+        return b"" if self._rest is None else self._rest.read(size)
+
+    def abort(self) -> None:
+        self._aborted.set()
+        rest: object = self._rest
+        if isinstance(rest, Abortable):
+            rest.abort()
+
+    def close(self) -> None:
+        if self._rest is not None:
+            self._rest.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class LayerFiles:

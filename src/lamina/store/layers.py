@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import StoreDamaged
-from lamina.files import FileRange, reported
+from lamina.errors import StoreDamaged, UsageError
+from lamina.files import FileRange, replace_file, reported
 from lamina.layer.index import LayerIndex
 from lamina.source import verified
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
+from lamina.store.lock import locked
 from lamina.store.paths import Paths
 
 _HINT = "run `lamina fsck --repair`, then load or pull the image again"
@@ -84,6 +85,25 @@ class Layers:
         """Whether both derived files are there (not whether they are right: see fsck)."""
         return os.path.exists(self._paths.layer_index(diff_id)) and os.path.exists(self._paths.tar(diff_id))
 
+    def note_origin(self, descriptor: Descriptor, diff_id: Digest, origin: str) -> None:
+        """Remember the repository that has this blob of the layer: only its tar is here. Raises SystemFailure."""
+        path = self._paths.origins(diff_id)
+        with reported(path), locked(self._paths.lock):
+            known = _read_origins(path)
+            if known.get(descriptor.digest) == origin:
+                return
+            known[descriptor.digest] = origin
+            text = "".join(f"{digest} {place}\n" for digest, place in known.items())
+            replace_file(path, [text.encode()], temporary=self._paths.scratch(f"{diff_id.short}.origins"))
+
+    def origins(self) -> dict[Digest, str]:
+        """Of every layer blob that is not kept here but known by its tar: the repository that has it."""
+        found: dict[Digest, str] = {}
+        for diff_id in self.diff_ids():
+            if self.there(diff_id):
+                found.update(_read_origins(self._paths.origins(diff_id)))
+        return found
+
     def diff_ids(self) -> list[Digest]:
         """All layers that have derived data."""
         found = []
@@ -91,3 +111,19 @@ class Layers:
             directory = os.path.join(self._paths.layers, algorithm)
             found += [Digest(algorithm, encoded) for encoded in sorted(os.listdir(directory))]
         return found
+
+
+def _read_origins(path: str) -> dict[Digest, str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read(1 << 20).split("\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    found = {}
+    for line in lines:
+        digest, _, place = line.partition(" ")
+        try:
+            found[Digest.parse(digest)] = place
+        except UsageError:
+            continue
+    return found

@@ -45,6 +45,9 @@ class Paths:
     def tar(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "tar")
 
+    def origins(self, diff_id: Digest) -> str:
+        return os.path.join(self.layer(diff_id), "origins")
+
     def layer_index(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "index")
 

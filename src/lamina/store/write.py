@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from lamina.store.fault import point
 
 if TYPE_CHECKING:
     from lamina.store.blobs import Blobs
+    from lamina.store.layers import Layers
     from lamina.store.paths import Paths
     from lamina.store.refs import Refs
     from lamina.store.roots import Roots
@@ -29,8 +30,10 @@ class StoreWriter:
     """``Writer`` of the store."""
 
     takes_indexes = True
+    reads_back = True
 
     blobs: Blobs
+    layers: Layers
     refs: Refs
     roots: Roots
     paths: Paths
@@ -64,14 +67,19 @@ class StoreWriter:
         diff_id: Digest | None = None,
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
-    ) -> None:
+    ) -> bool:
+        """A layer whose tar is here under another compressed digest stays where it is: its origin is noted."""
         self._protect(descriptor.digest, *([diff_id] if diff_id else []))
-        if not self.blobs.has(descriptor):
-            from lamina.store.ingest import Ingest
+        if self.blobs.has(descriptor):
+            return False
+        if diff_id is not None and blob.origin and self.layers.there(diff_id):
+            self.layers.note_origin(descriptor, diff_id, blob.origin)
+            return False
+        from lamina.store.ingest import Ingest
 
-            Ingest(self.paths, descriptor, diff_id, max_layer=self.max_layer, on_event=on_event, cancel=cancel).run(
-                blob
-            )
+        return Ingest(
+            self.paths, descriptor, diff_id, max_layer=self.max_layer, on_event=on_event, cancel=cancel
+        ).run(blob)
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Raises InvalidContent; BlobNotFound where config or a layer is missing."""
@@ -79,8 +87,12 @@ class StoreWriter:
         descriptor.check(raw)
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
         if isinstance(document, Manifest):
+            elsewhere: Mapping[Digest, str] | None = None
             for needed in (document.config, *document.layers):
                 if not self.blobs.has(needed) and not is_foreign(needed.media_type):
+                    elsewhere = self.layers.origins() if elsewhere is None else elsewhere
+                    if needed.digest in elsewhere:
+                        continue
                     raise BlobNotFound(
                         f"manifest {descriptor.digest} needs blob {needed.digest}, which is not in the store",
                         hint="blobs are written before the manifest",

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
-from lamina.errors import BlobNotFound, Conflict, InvalidDocument, LimitExceeded
+from lamina.errors import BlobNotFound, Conflict, InvalidDocument, LaminaError, NotFound, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
 from lamina.files import first_error
-from lamina.source import MAX_NESTING, Reader, Writer, read_config
+from lamina.source import MAX_NESTING, Reader, Referrers, Writer, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index, Manifest, parse, select
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.manifest import Index, Manifest, is_selectable, parse, select
 from lamina.spec.platform import Platform
+from lamina.spec.reference import Reference
+
+_PATIENCE = 0.7  # seconds that workers have to stop in after an interrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class _Plan:
     top: Descriptor
     documents: list[tuple[Descriptor, bytes, str]] = field(default_factory=list)  # children before parents
     blobs: dict[Digest, tuple[Descriptor, str, Digest | None]] = field(default_factory=dict)
+    moved: dict[Digest, Moved] = field(default_factory=dict)  # what is at the target already, since planning
 
 
 def copy(
@@ -56,94 +64,170 @@ def copy(
     *,
     platform: Platform | None = None,
     all_platforms: bool = False,
+    referrers: bool = False,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Copied]:
     """Copy each (name at the source, name at the target). Of an index, the platform's child is fetched (``platform``
     or this machine's), or every one with ``all_platforms``; the name keeps the index's digest where the target can
-    hold an index.
+    hold an index. With ``referrers`` also what refers to it: signatures, attestations, SBOMs.
 
-    Raises ReferenceNotFound, NotFound (platform), InvalidContent, SystemFailure, Cancelled. Nothing is named then.
+    Raises ReferenceNotFound, NotFound (platform), InvalidContent, SystemFailure, RemoteFailure, AccessDenied,
+    Cancelled. Nothing is named then.
     """
     wanted = platform or Platform.host()
-    cancel = cancel or Cancel()
+    stop = Cancel(cancel)
     copied = []
-    with target.session(f"copy from {source.location}"):
-        for name, target_name in pairs:
-            plan = _planned(source, target, source.resolve(name), wanted, all_platforms, name or source.location)
-            moved = _move_blobs(source, target, plan, on_event, cancel)
-            for descriptor, raw, what in plan.documents:
-                reused = target.has(descriptor)
-                target.put_manifest(descriptor, raw)
-                moved[descriptor.digest] = Moved(descriptor, what, reused)
-                on_event(BlobDone(descriptor.digest, descriptor.size, what, reused))
-            cancel.check()
-            target.tag(target_name, plan.top)
-            on_event(Tagged(target_name, plan.top.digest))
-            order = [descriptor.digest for descriptor, _, _ in reversed(plan.documents)] + list(plan.blobs)
-            copied.append(Copied(target_name, plan.top, tuple(moved[d] for d in order if d in moved)))
+    try:
+        with target.session(f"copy from {source.location}"):
+            for name, target_name in pairs:
+                job = _Job(source, target, wanted, all_platforms, name or source.location, on_event, stop)
+                plan = job.planned(source.resolve(name))
+                blobs = job.run(plan)
+                stop.check()
+                if referrers:
+                    blobs += _referrers(job, plan, name)
+                target.tag(target_name, plan.top)
+                on_event(Tagged(target_name, plan.top.digest))
+                copied.append(Copied(target_name, plan.top, tuple(blobs)))
+    finally:
+        stop.close()
     return copied
 
 
-def _planned(
-    source: Reader, target: Writer, top: Descriptor, platform: Platform, all_platforms: bool, what: str
-) -> _Plan:
-    plan = _Plan(top)
-    raw = source.manifest(top)
-    document = parse(raw, top.media_type, what)
-    depth = 0
-    while isinstance(document, Index) and not target.takes_indexes:
-        if all_platforms:
-            raise Conflict(f"{target.location} holds one platform an image", hint="write an oci-archive instead")
-        depth += 1
+def _referrers(job: _Job, plan: _Plan, name: str) -> list[Moved]:
+    """What refers to the image's documents, and what refers to that: by the referrers of the source, and by the
+    tags that cosign derives from a digest."""
+    moved: list[Moved] = []
+    seen: set[Digest] = set()
+    pending = [descriptor.digest for descriptor, _, _ in plan.documents]
+    while pending:
+        subject = pending.pop()
+        if subject in seen:
+            continue
+        seen.add(subject)
+        found: list[tuple[str, Descriptor]] = []
+        if isinstance(job.source, Referrers):
+            found += [("", descriptor) for descriptor in job.source.referrers(subject)]
+        found += _digest_tags(job.source, name, subject)
+        for tag, descriptor in found:
+            inner = job.planned(descriptor)
+            moved += job.run(inner)
+            job.target.tag(tag, inner.top)
+            pending += [document.digest for document, _, _ in inner.documents]
+    return moved
+
+
+def _digest_tags(source: Reader, name: str, subject: Digest) -> list[tuple[str, Descriptor]]:
+    try:
+        repository = Reference.parse(name).repository
+    except UsageError:
+        return []
+    found = []
+    for suffix in ("sig", "att", "sbom"):
+        tag = f"{repository}:{subject.algorithm}-{subject.encoded}.{suffix}"
+        try:
+            found.append((tag, source.resolve(tag)))
+        except NotFound:
+            continue
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One image on its way."""
+
+    source: Reader
+    target: Writer
+    platform: Platform
+    all_platforms: bool
+    what: str
+    on_event: OnEvent
+    cancel: Cancel
+
+    def run(self, plan: _Plan) -> list[Moved]:
+        """Blobs, then documents, children first; what was moved, in manifest order, parents first."""
+        moved = {**plan.moved, **_move_blobs(self, plan)}
+        for descriptor, raw, what in plan.documents:
+            reused = self.target.has(descriptor)
+            self.target.put_manifest(descriptor, raw)
+            moved[descriptor.digest] = Moved(descriptor, what, reused)
+            self.on_event(BlobDone(descriptor.digest, descriptor.size, what, reused))
+        order = [descriptor.digest for descriptor, _, _ in reversed(plan.documents)] + list(plan.blobs)
+        return [moved[digest] for digest in order if digest in moved]
+
+    def planned(self, top: Descriptor) -> _Plan:
+        plan = _Plan(top)
+        raw = self.source.manifest(top)
+        document = parse(raw, top.media_type, self.what)
+        depth = 0
+        while isinstance(document, Index) and not self.target.takes_indexes:
+            if self.all_platforms:
+                raise Conflict(
+                    f"{self.target.location} holds one platform an image", hint="write an oci-archive instead"
+                )
+            depth += 1
+            if depth > MAX_NESTING:
+                raise self._nested()
+            plan.top = select(document, self.platform, self.what)
+            raw = self.source.manifest(plan.top)
+            document = parse(raw, plan.top.media_type, self.what)
+        self._add_document(plan, plan.top, raw, document, 0)
+        return plan
+
+    def _add_document(
+        self, plan: _Plan, descriptor: Descriptor, raw: bytes, document: Manifest | Index, depth: int
+    ) -> None:
         if depth > MAX_NESTING:
-            raise InvalidDocument(
-                f"{what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb"
-            )
-        plan.top = select(document, platform, what)
-        raw = source.manifest(plan.top)
-        document = parse(raw, plan.top.media_type, what)
-    _add_document(source, plan, plan.top, raw, document, platform, all_platforms, what, 0)
-    return plan
+            raise self._nested()
+        if any(descriptor.digest == known.digest for known, _, _ in plan.documents):
+            return
+        if isinstance(document, Index):
+            for child in document.manifests if self.all_platforms else self._chosen(document):
+                self._add_child(plan, child, depth)
+            plan.documents.append((descriptor, raw, "index"))
+            return
+        diff_ids: Sequence[Digest | None] = [None] * len(document.layers)
+        if document.is_image:
+            diff_ids = self._config(plan, document).diff_ids
+        _add_blob(plan, document.config, "config", None, self.what)
+        for layer, diff_id in zip(document.layers, diff_ids, strict=True):
+            known = mediatype.is_layer(layer.media_type) and mediatype.compression(layer.media_type) is not None
+            _add_blob(plan, layer, "layer" if diff_id else "blob", diff_id if known else None, self.what)
+        plan.documents.append((descriptor, raw, "manifest"))
 
+    def _chosen(self, index: Index) -> tuple[Descriptor, ...]:
+        """The platform's child; of an index that is no image (artifacts, referrers) every one."""
+        if any(is_selectable(entry) for entry in index.manifests):
+            return (select(index, self.platform, self.what),)
+        return index.manifests
 
-def _add_document(
-    source: Reader,
-    plan: _Plan,
-    descriptor: Descriptor,
-    raw: bytes,
-    document: Manifest | Index,
-    platform: Platform,
-    all_platforms: bool,
-    what: str,
-    depth: int,
-) -> None:
-    if depth > MAX_NESTING:
-        raise LimitExceeded(f"{what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb")
-    if any(descriptor.digest == known.digest for known, _, _ in plan.documents):
-        return
-    if isinstance(document, Index):
-        children = document.manifests if all_platforms else (select(document, platform, what),)
-        for child in children:
-            try:
-                child_raw = source.manifest(child)
-            except BlobNotFound:
-                if all_platforms:
-                    continue  # a sparse index: what the source lacks can't be copied
-                raise
-            if mediatype.is_manifest(child.media_type) or mediatype.is_index(child.media_type):
-                inner = parse(child_raw, child.media_type, what)
-                _add_document(source, plan, child, child_raw, inner, platform, all_platforms, what, depth + 1)
-        plan.documents.append((descriptor, raw, "index"))
-        return
-    diff_ids: Sequence[Digest | None] = [None] * len(document.layers)
-    if document.is_image:
-        diff_ids = read_config(source, document, what).diff_ids
-    _add_blob(plan, document.config, "config", None, what)
-    for layer, diff_id in zip(document.layers, diff_ids, strict=True):
-        known = mediatype.is_layer(layer.media_type) and mediatype.compression(layer.media_type) is not None
-        _add_blob(plan, layer, "layer" if diff_id else "blob", diff_id if known else None, what)
-    plan.documents.append((descriptor, raw, "manifest"))
+    def _add_child(self, plan: _Plan, child: Descriptor, depth: int) -> None:
+        if not (mediatype.is_manifest(child.media_type) or mediatype.is_index(child.media_type)):
+            return
+        try:
+            raw = self.source.manifest(child)
+        except BlobNotFound:
+            if self.all_platforms:
+                return  # a sparse index: what the source lacks can't be copied
+            raise
+        self._add_document(plan, child, raw, parse(raw, child.media_type, self.what), depth + 1)
+
+    def _config(self, plan: _Plan, manifest: Manifest) -> ImageConfig:
+        """The config, which says what the layers unpack to. Where the target can be read it goes there first: it is
+        fetched once, however many processes want it."""
+        descriptor = manifest.config
+        if self.target.reads_back and descriptor.size <= MAX_DOCUMENT:
+            moved = _move(self, descriptor, "config", None, self.cancel)
+            if moved is not None:
+                plan.moved[descriptor.digest] = moved
+            return read_config(cast(Reader, self.target), manifest, self.what)
+        return read_config(self.source, manifest, self.what)
+
+    def _nested(self) -> LaminaError:
+        return InvalidDocument(
+            f"{self.what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb"
+        )
 
 
 def _add_blob(plan: _Plan, descriptor: Descriptor, kind: str, diff_id: Digest | None, what: str) -> None:
@@ -162,15 +246,14 @@ def _add_blob(plan: _Plan, descriptor: Descriptor, kind: str, diff_id: Digest | 
         )
 
 
-def _move_blobs(
-    source: Reader, target: Writer, plan: _Plan, on_event: OnEvent, cancel: Cancel
-) -> dict[Digest, Moved]:
+def _move_blobs(job: _Job, plan: _Plan) -> dict[Digest, Moved]:
     """All blobs, several at once; the first failure stops the others and is raised."""
     moved: dict[Digest, Moved] = {}
-    waiting = list(plan.blobs.values())[::-1]
+    waiting = [blob for digest, blob in plan.blobs.items() if digest not in plan.moved]
+    waiting.sort(key=lambda blob: blob[0].size)  # the largest is taken first: it decides when all is done
     errors: list[BaseException] = []
     guard = threading.Lock()
-    stop = Cancel()
+    stop = Cancel(job.cancel)
 
     def work() -> None:
         while not errors:
@@ -179,8 +262,8 @@ def _move_blobs(
                     return
                 descriptor, kind, diff_id = waiting.pop()
             try:
-                cancel.check()
-                result = _move(source, target, descriptor, kind, diff_id, on_event, _Either(cancel, stop))
+                stop.check()
+                result = _move(job, descriptor, kind, diff_id, stop)
             except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
                 errors.append(error)
                 stop.set()
@@ -199,50 +282,31 @@ def _move_blobs(
             thread.join()
     except BaseException:
         stop.set()
-        for thread in threads:
-            thread.join()
+        deadline = time.monotonic() + _PATIENCE
+        for thread in threads:  # one that waits for another process's lock is left behind: it dies with us
+            thread.join(max(0.0, deadline - time.monotonic()))
         raise
+    finally:
+        stop.close()
     error = first_error(errors)
     if error is not None:
         raise error
     return moved
 
 
-class _Either(Cancel):
-    """Set when one of two is."""
-
-    def __init__(self, first: Cancel, second: Cancel) -> None:
-        super().__init__()
-        self._both = (first, second)
-
-    def check(self) -> None:
-        for one in self._both:
-            one.check()
-
-    @property
-    def is_set(self) -> bool:
-        return any(one.is_set for one in self._both)
-
-
-def _move(
-    source: Reader,
-    target: Writer,
-    descriptor: Descriptor,
-    kind: str,
-    diff_id: Digest | None,
-    on_event: OnEvent,
-    cancel: Cancel,
-) -> Moved | None:
-    if target.has(descriptor):
+def _move(job: _Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
+    on_event = job.on_event
+    if job.target.has(descriptor):
         on_event(BlobDone(descriptor.digest, descriptor.size, kind, reused=True))
         return Moved(descriptor, kind, True)
     on_event(BlobStarted(descriptor.digest, descriptor.size, kind))
     try:
-        target.put_blob(descriptor, source.blob(descriptor), diff_id=diff_id, on_event=on_event, cancel=cancel)
+        blob = job.source.blob(descriptor)
+        new = job.target.put_blob(descriptor, blob, diff_id=diff_id, on_event=on_event, cancel=cancel)
     except BlobNotFound:
         if not mediatype.is_foreign(descriptor.media_type):
             raise
-        on_event(Warned(f"layer {descriptor.digest} is not distributable and not at {source.location}: left out"))
+        on_event(Warned(f"layer {descriptor.digest} is not distributable and not at {job.source.location}: left out"))
         return None
-    on_event(BlobDone(descriptor.digest, descriptor.size, kind))
-    return Moved(descriptor, kind, False)
+    on_event(BlobDone(descriptor.digest, descriptor.size, kind, reused=not new))
+    return Moved(descriptor, kind, not new)
