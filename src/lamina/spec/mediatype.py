@@ -66,6 +66,11 @@ def is_manifest(media_type: str) -> bool:
     return media_type in _MANIFESTS
 
 
+def is_known_document(media_type: str) -> bool:
+    """A manifest or an index of a type that lamina reads."""
+    return media_type in _INDEXES or media_type in _MANIFESTS
+
+
 def is_schema1(media_type: str) -> bool:
     """Docker's first manifest format, which lamina knows only by name."""
     return media_type in (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)

@@ -1,0 +1,314 @@
+"""One registry host: where it is, authentication, redirects, retries, and its errors in words.
+
+distribution-spec "API", "Error Codes". Credentials go to the host that they are for and nowhere else.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from itertools import count
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from lamina.errors import AccessDenied, InvalidContent, LaminaError, NotFound, RemoteFailure, Unsupported
+from lamina.events import Cancel, Event, OnEvent, Warned, ignore
+from lamina.remote.auth import Authorizer
+from lamina.remote.challenge import parse_challenges
+from lamina.remote.credentials import Credential
+from lamina.remote.http import Answer, Broken, Transport
+from lamina.remote.loopback import is_loopback
+from lamina.remote.registries import api_host
+from lamina.spec.json import load
+
+ATTEMPTS = 5
+MAX_WAIT = 60.0  # seconds that a Retry-After may ask for before it is an error
+MAX_REDIRECTS = 10
+_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+_MOVED = frozenset({301, 302, 303, 307, 308})
+MAX_ERROR = 64 << 10
+Body = bytes | Callable[[], Iterable[bytes]]
+_WARNING = re.compile(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True)
+class Access:
+    """How registries are reached. ``credential`` finds the one for (host, repository); ``tls_verify``: None is true,
+    but plain http for loopback hosts. ``attempts`` at what fails for reasons that pass."""
+
+    credential: Callable[[str, str], Credential | None] = lambda host, path: None
+    tls_verify: bool | None = None
+    cert_dirs: tuple[str, ...] = ()
+    cert_dir: str | None = None
+    attempts: int = ATTEMPTS
+    first_wait: float = 0.5
+    on_event: OnEvent = ignore
+    cancel: Cancel = field(default_factory=Cancel)
+
+
+class Client:
+    """``host`` as references have it (docker.io); ``insecure``: certificates unchecked, plain http accepted."""
+
+    def __init__(self, host: str, access: Access, *, path: str = "", insecure: bool = False) -> None:
+        self.host = host
+        self._path = path
+        self._api = api_host(host)
+        self._access = access
+        name = self._api.rpartition(":")[0] if re.search(r":\d+$", self._api) else self._api
+        self._loopback = is_loopback(name)
+        self._insecure = insecure or access.tls_verify is False
+        self._transport = Transport(verify=not self._insecure, cert_dirs=access.cert_dirs, cert_dir=access.cert_dir)
+        self._authorizers: dict[str, Authorizer] = {}
+        self._guard = threading.Lock()
+        self._base_url = ""
+        self._warned: set[str] = set()
+
+    @property
+    def base(self) -> str:
+        """``https://host``; a loopback or insecure host is asked first which of http and https it speaks.
+        Raises RemoteFailure."""
+        with self._guard:
+            if not self._base_url:
+                self._base_url = f"{self._scheme()}://{self._api}"
+            return self._base_url
+
+    def _scheme(self) -> str:
+        plain_allowed = self._insecure or (self._loopback and self._access.tls_verify is not True)
+        if not plain_allowed:
+            return "https"
+        order = ("http", "https") if self._loopback else ("https", "http")
+        failed: Broken | None = None
+        for scheme in order:
+            try:
+                answer = self._transport.send("GET", f"{scheme}://{self._api}/v2/", {}, cancel=self._access.cancel)
+            except Broken as error:
+                failed = failed or error
+                if error.fatal and not error.tls:
+                    break  # nobody listens: no scheme helps
+                continue
+            wants_tls = scheme == "http" and answer.status == 400
+            body = answer.read_all(MAX_ERROR, self.host) if wants_tls else b""
+            answer.release()
+            if b"HTTPS" not in body:
+                return scheme
+        raise RemoteFailure(str(failed or f"{self.host} speaks neither http nor https"), hint=_REACH)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        scopes: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        ok: Sequence[int] = (200,),
+        retry: bool = True,
+        what: str = "",
+        cancel: Cancel | None = None,
+    ) -> Answer:
+        """The answer to a request, whose status is one of ``ok``. ``path`` is below the host, or a whole URL that the
+        registry gave. ``body``: bytes, or what makes an iterator anew for each try (with a Content-Length header).
+
+        Raises NotFound (404), AccessDenied (401, 403), RemoteFailure (the rest, after retries), Cancelled.
+        """
+        url = urljoin(self.base, path)
+        what = what or f"{method} {path.partition('?')[0]}"
+        cancel = cancel or self._access.cancel
+        answer = self._persistent(
+            lambda: self._authorized(method, url, scopes, headers or {}, body, cancel), retry, what, cancel
+        )
+        self._warn(answer)
+        if answer.status in ok:
+            return answer
+        raise self.failure(answer, what)
+
+    def failure(self, answer: Answer, what: str) -> LaminaError:
+        """What an answer that is not ok means, in words; the answer is used up."""
+        with answer:
+            said = _said(answer)
+            said = f": {said}" if said else ""
+            status = answer.status
+            wait = _retry_after(answer.headers)
+        if status in (401, 403):
+            return AccessDenied(
+                f"{what}: {self.host} refuses{said or f' (status {status})'}", hint=f"`lamina login {self.host}`"
+            )
+        if status == 404:
+            return NotFound(
+                f"{what}: {self.host} has it not{said}",
+                hint=f"check the name; if it is private: `lamina login {self.host}`",
+            )
+        if status == 429:
+            again = f"try again in {wait:.0f} s" if wait else "try again later"
+            return RemoteFailure(
+                f"{what}: {self.host} limits the rate of requests{said}",
+                hint=f"{again}, or log in for a higher limit",
+            )
+        if status in (405, 501) or "UNSUPPORTED" in said:
+            return Unsupported(
+                f"{what}: {self.host} does not do this{said}", hint="the registry is set up without it"
+            )
+        if status in _MOVED:
+            return RemoteFailure(f"{what}: {self.host} redirects without end or to nowhere", hint="ask its makers")
+        return RemoteFailure(
+            f"{what}: {self.host} answers with status {status}{said}",
+            hint="try again later" if status >= 500 else "ask the registry's makers",
+        )
+
+    @property
+    def attempts(self) -> int:
+        return self._access.attempts
+
+    def tell(self, event: Event) -> None:
+        """To whoever listens."""
+        self._access.on_event(event)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def check_login(self) -> None:
+        """Prove the credential. Raises AccessDenied, RemoteFailure."""
+        self.request("GET", "/v2/", what=f"login to {self.host}").release()
+
+    def _persistent(self, attempt: Callable[[], Answer], retry: bool, what: str, cancel: Cancel | None) -> Answer:
+        """Again after what passes: cut connections, 408, 429, 5xx; with growing pauses, or as long as told."""
+        attempts = self._access.attempts if retry else 1
+        for number in count(1):
+            try:
+                answer = attempt()
+            except Broken as error:
+                if error.fatal or number >= attempts:
+                    raise RemoteFailure(f"{what}: {error}", hint=_TRUST if error.tls else _REACH) from None
+                self.pause(number, None, cancel)
+                continue
+            if answer.status not in _AGAIN or number >= attempts:
+                return answer
+            wait = _retry_after(answer.headers)
+            if wait is not None and wait > MAX_WAIT:
+                return answer
+            answer.release()
+            self.pause(number, wait, cancel)
+        raise AssertionError("unreachable")
+
+    def pause(self, number: int, wait: float | None, cancel: Cancel | None) -> None:
+        """Wait before attempt ``number`` + 1: ``wait`` seconds, or twice as long as the last time, with jitter."""
+        seconds = self._access.first_wait * 2 ** (number - 1) * (0.5 + random.random()) if wait is None else wait
+        (cancel or self._access.cancel).wait(min(seconds, MAX_WAIT))
+
+    def _authorized(
+        self,
+        method: str,
+        url: str,
+        scopes: Sequence[str],
+        headers: Mapping[str, str],
+        body: Body | None,
+        cancel: Cancel | None,
+    ) -> Answer:
+        """One request: redirects followed, a 401 answered once on each host."""
+        answered: set[str] = set()
+        for _ in range(MAX_REDIRECTS * 2):
+            authorizer = self._authorizer(url)
+            authorization = authorizer.header(scopes)
+            sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
+            answer = self._transport.send(method, url, sent, body() if callable(body) else body, cancel=cancel)
+            origin = _origin(url)
+            if answer.status == 401 and origin not in answered:
+                answered.add(origin)
+                challenges = parse_challenges(answer.all("WWW-Authenticate"))
+                if authorizer.answer(challenges, scopes, authorization):
+                    answer.release()
+                    continue
+            target = answer.headers.get("Location") if answer.status in _MOVED else None
+            if target is None or (method not in ("GET", "HEAD") and answer.status not in (307, 308)):
+                return answer
+            answer.release()
+            url = self._redirected(url, target)
+        raise Broken(f"{self.host} redirects without end", fatal=True)
+
+    def _redirected(self, url: str, target: str) -> str:
+        new = urljoin(url, target)
+        parts = urlsplit(new)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise Broken(f"{self.host} redirects to {new[:200]!r}", fatal=True)
+        if parts.scheme == "http" and urlsplit(url).scheme == "https" and not self._insecure:
+            raise Broken(f"{self.host} redirects from https to plain http", fatal=True)
+        if parts.username is not None:
+            raise Broken(f"{self.host} redirects to an address with a password in it", fatal=True)
+        return new
+
+    def _authorizer(self, url: str) -> Authorizer:
+        """Of the host of ``url``: credentials of this registry are never for another one."""
+        origin = _origin(url)
+        with self._guard:
+            authorizer = self._authorizers.get(origin)
+            if authorizer is None:
+                netloc = urlsplit(url).netloc
+                own = origin == _origin(self._base_url)
+                host, path = (self.host, self._path) if own else (netloc, "")
+                authorizer = self._authorizers[origin] = Authorizer(
+                    host, lambda: self._access.credential(host, path), self._exchange, plain=url.startswith("http:")
+                )
+            return authorizer
+
+    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """For the token server: retries, redirects to nowhere."""
+        cancel = self._access.cancel
+        return self._persistent(
+            lambda: self._transport.send(method, url, headers, body, cancel=cancel),
+            True,
+            f"a token for {self.host}",
+            cancel,
+        )
+
+    def _warn(self, answer: Answer) -> None:
+        for header in answer.all("Warning"):
+            found = _WARNING.match(header)
+            if found and found[1] not in self._warned and len(self._warned) < 100:
+                self._warned.add(found[1])
+                self._access.on_event(Warned(f"{self.host} says: {found[1]}"))
+
+
+_REACH = "check the name, the network and the proxy settings"
+_TRUST = "put its CA into certs.d, or use --tls-verify=false if you know why"
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from either form of Retry-After (RFC 9110 10.2.3); None where there is none."""
+    text = headers.get("Retry-After", "").strip()
+    if not text:
+        return None
+    if text.isdigit() and len(text) < 10:
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _said(answer: Answer) -> str:
+    """The registry's own words (distribution-spec "Error Codes"), on one bounded line."""
+    try:
+        raw = answer.read_all(MAX_ERROR, "error")
+    except (Broken, InvalidContent):
+        return ""
+    try:
+        value: Any = load(raw, "error", known=frozenset())
+    except LaminaError:
+        return ""
+    errors = value.get("errors") if isinstance(value, dict) else None
+    said = []
+    for error in errors[:3] if isinstance(errors, list) else []:
+        if isinstance(error, dict):
+            words = [str(error.get(key)) for key in ("code", "message") if error.get(key)]
+            said.append(" ".join(words)[:200])
+    return "; ".join(filter(None, said))

@@ -1,0 +1,44 @@
+"""Deleting from a repository (distribution-spec "Content Management")."""
+
+from __future__ import annotations
+
+from lamina.errors import BlobNotFound, NotFound, ReferenceNotFound
+from lamina.remote.read import RemoteReader
+from lamina.spec.descriptor import Descriptor
+
+
+class RemoteDeleter(RemoteReader):
+    """``Deleter`` of a repository."""
+
+    def untag(self, name: str) -> Descriptor:
+        """Remove the tag; what it pointed to stays. Raises ReferenceNotFound, Unsupported, AccessDenied."""
+        reference = self.reference(name)
+        descriptor = self.head(name)
+        site = self.sites()[-1]
+        try:
+            site.client.request(
+                "DELETE",
+                site.url(f"manifests/{reference.tag}"),
+                scopes=site.delete,
+                ok=(200, 202, 204),
+                what=str(name),
+            ).release()
+        except NotFound as error:
+            raise ReferenceNotFound(error.message, hint=error.hint) from None
+        return descriptor
+
+    def delete(self, descriptor: Descriptor) -> None:
+        """Remove the manifest or index and all tags of it. Raises BlobNotFound, Unsupported, AccessDenied."""
+        site = self.sites()[-1]
+        what = f"{self.repository}@{descriptor.digest}"
+        try:
+            site.client.request(
+                "DELETE",
+                site.url(f"manifests/{descriptor.digest}"),
+                scopes=site.delete,
+                ok=(200, 202, 204),
+                what=what,
+            ).release()
+        except NotFound as error:
+            raise BlobNotFound(error.message, hint=error.hint) from None
+        self._documents.pop(descriptor.digest, None)

@@ -1,0 +1,336 @@
+"""HTTP exchanges that can be stopped: urllib3 with nothing automatic. No redirects, no retries, no decoding, no
+meaning: those are ``client``'s."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, suppress
+from http.client import HTTPException
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure, Unsupported
+from lamina.events import Cancel
+from lamina.files import reported
+from lamina.remote.loopback import is_loopback
+from lamina.version import __version__
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; reading: between two pieces
+AGENT = f"lamina/{__version__}"
+_DRAIN = 64 << 10  # bytes of an unread body that are worth reading to keep the connection
+
+
+class Broken(Exception):
+    """The exchange did not come to an answer, or the answer was cut off. ``fatal``: trying again changes nothing."""
+
+    def __init__(self, message: str, *, fatal: bool = False, tls: bool = False) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+        self.tls = tls
+
+
+class _Slot(threading.local):
+    """The connection that this thread's request is on."""
+
+    connection: HTTPConnection | None = None
+
+
+_slot = _Slot()
+
+
+class _Tracked:
+    def request(self, *arguments: Any, **options: Any) -> None:
+        _slot.connection = self  # type: ignore[assignment]
+        super().request(*arguments, **options)  # type: ignore[misc]
+
+
+class _Plain(_Tracked, HTTPConnection):
+    pass
+
+
+class _Secure(_Tracked, HTTPSConnection):
+    pass
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _Secure
+
+
+class Answer:
+    """A response whose body is still on the wire. ``headers`` are case-insensitive."""
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse, connection: HTTPConnection | None, url: str) -> None:
+        self.status = raw.status
+        self.headers: Mapping[str, str] = raw.headers
+        self.url = url
+        self._raw = raw
+        self._connection = connection
+        self._socket = getattr(connection, "sock", None)
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header that may stand several times."""
+        values: list[str] = self._raw.headers.getlist(name)
+        return values
+
+    def read1(self, size: int) -> bytes:
+        """Some bytes, as they come; b"" at the end. Raises Broken."""
+        with _broken(self.url):
+            return self._raw.read1(size)
+
+    def read_all(self, limit: int, what: str) -> bytes:
+        """The whole body. Raises LimitExceeded over ``limit`` bytes, Broken."""
+        stated = self.headers.get("Content-Length", "")
+        pieces: list[bytes] = []
+        size = 0
+        while size <= limit and not (stated.isdigit() and int(stated) > limit):
+            data = self.read1(min(limit + 1 - size, 1 << 20))
+            if not data:
+                self.release()
+                return b"".join(pieces)
+            pieces.append(data)
+            size += len(data)
+        self.close()
+        raise LimitExceeded(f"{what}: an answer of more than {limit} bytes", hint="refused; is this a registry?")
+
+    def release(self) -> None:
+        """Give the connection back; read what little is left of the body first."""
+        try:
+            left = _DRAIN
+            while left > 0 and (data := self._raw.read1(left)):
+                left -= len(data)
+            if left > 0:
+                self._raw.release_conn()
+                return
+        except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError):
+            pass
+        self.close()
+
+    def close(self) -> None:
+        with suppress(urllib3.exceptions.HTTPError, OSError, ValueError):
+            self._raw.close()
+
+    def abort(self) -> None:
+        """Wake whoever reads, from any thread."""
+        _shut(self._socket)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Transport:
+    """Connections to any host, kept alive. ``verify`` False: certificates are not checked. ``cert_dirs``: where
+    directories named after hosts hold own CAs (*.crt) and client certificates (*.cert with *.key)."""
+
+    def __init__(self, *, verify: bool = True, cert_dirs: Iterable[str] = (), cert_dir: str | None = None) -> None:
+        self._verify = verify
+        self._cert_dirs = tuple(cert_dirs)
+        self._cert_dir = cert_dir
+        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._guard = threading.Lock()
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Iterable[bytes] | None = None,
+        *,
+        cancel: Cancel | None = None,
+        timeout: float = READ_TIMEOUT,
+    ) -> Answer:
+        """One exchange; the body of the answer is not read yet. Raises Broken, Cancelled, SystemFailure."""
+        manager = self._manager(url)
+        mine = _Exchange()
+        with cancel.calling(mine.abort) if cancel is not None else nullcontext(), _broken(url):
+            _slot.connection = None
+            mine.slot_of(_slot)
+            try:
+                raw = manager.request(
+                    method,
+                    url,
+                    body=body,
+                    headers={"User-Agent": AGENT, "Accept-Encoding": "identity", **headers},
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    decode_content=False,
+                    timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=timeout),
+                )
+            finally:
+                connection, _slot.connection = _slot.connection, None
+                if cancel is not None:
+                    cancel.check()
+        return Answer(raw, connection, url)
+
+    def close(self) -> None:
+        for manager in self._managers.values():
+            manager.clear()
+
+    def _manager(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        key = (parts.scheme, parts.netloc)
+        with self._guard:
+            manager = self._managers.get(key)
+            if manager is None:
+                manager = self._managers[key] = self._made(parts.scheme, parts.netloc, parts.hostname or "")
+        return manager
+
+    def _made(self, scheme: str, netloc: str, host: str) -> urllib3.PoolManager:
+        options: dict[str, Any] = {"maxsize": 32, "num_pools": 4}
+        if scheme == "https":
+            options["ssl_context"] = self._context(netloc)
+            if not self._verify:
+                options["assert_hostname"] = False
+        proxy = proxy_for(scheme, netloc, host)
+        if proxy is None:
+            manager = urllib3.PoolManager(**options)
+        else:
+            manager = _proxied(proxy, options)
+        manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+        return manager
+
+    def _context(self, netloc: str) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        if not self._verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        directories = [self._cert_dir] if self._cert_dir else [os.path.join(d, netloc) for d in self._cert_dirs]
+        for directory in directories:
+            if not os.path.isdir(directory):
+                continue
+            _load_certificates(context, directory)
+            break
+        return context
+
+
+class _Exchange:
+    """What a cancel needs to know of a request under way in another thread."""
+
+    def __init__(self) -> None:
+        self._slot: dict[str, Any] = {}
+
+    def slot_of(self, slot: _Slot) -> None:
+        self._slot = slot.__dict__  # of the thread that asks: a thread-local's dict is one a thread
+
+    def abort(self) -> None:
+        _shut(getattr(self._slot.get("connection"), "sock", None))
+
+
+def proxy_for(scheme: str, netloc: str, host: str) -> str | None:
+    """The proxy that the environment names for a host (HTTPS_PROXY, HTTP_PROXY, NO_PROXY); None for loopback."""
+    from urllib.request import getproxies, proxy_bypass
+
+    if is_loopback(host):
+        return None
+    proxy = getproxies().get(scheme) or getproxies().get("all")
+    if not proxy or proxy_bypass(netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _proxied(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
+    parts = urlsplit(proxy)
+    if parts.scheme not in ("http", "https"):
+        raise Unsupported(f"a proxy by {parts.scheme}: is not known", hint="set HTTPS_PROXY to http://HOST:PORT")
+    headers = None
+    if parts.username is not None:
+        from urllib.parse import unquote
+
+        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=secret)
+    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return urllib3.ProxyManager(bare, proxy_headers=headers, **options)
+
+
+def _load_certificates(context: ssl.SSLContext, directory: str) -> None:
+    with reported(directory):
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            try:
+                if name.endswith(".crt"):
+                    context.load_verify_locations(path)
+                elif name.endswith(".cert"):
+                    context.load_cert_chain(path, path.removesuffix(".cert") + ".key")
+            except ssl.SSLError as error:
+                raise SystemFailure(
+                    f"{path} is no certificate that can be used: {error.reason or error}",
+                    hint="PEM is expected: NAME.crt a CA, NAME.cert with NAME.key the client's",
+                ) from None
+
+
+def _shut(connected: Any) -> None:
+    if connected is not None:
+        with suppress(OSError, ValueError, AttributeError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+
+class _broken:  # noqa: N801  (a context manager by use, not by kind)
+    """Turns what urllib3 and the system raise into Broken, with the reason in words."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None or not isinstance(error, (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)):
+            return
+        if isinstance(error, UnicodeError):
+            raise RemoteFailure(f"{_host(self._url)} is no host name", hint="check the reference") from None
+        raise _in_words(error, self._url) from error
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2] or url
+
+
+def _in_words(error: BaseException, url: str) -> Broken:
+    host = _host(url)
+    exceptions = urllib3.exceptions
+    if isinstance(error, exceptions.ProxyError):
+        return Broken(f"{host}: the proxy fails: {_reason(error)}")
+    if isinstance(error, exceptions.NameResolutionError):
+        return Broken(f"{host}: no such host is known", fatal=True)
+    if isinstance(error, (exceptions.SSLError, ssl.SSLError)):
+        text = _reason(error)
+        if "certificate" in text.lower():
+            text = f"its certificate is not trusted: {text}"
+        return Broken(f"{host}: {text}", fatal=True, tls=True)
+    if isinstance(error, exceptions.NewConnectionError):
+        return Broken(f"{host} can't be reached: {_reason(error)}", fatal="refused" in str(error).lower())
+    if isinstance(error, exceptions.ConnectTimeoutError):
+        return Broken(f"{host} can't be reached: no answer within {CONNECT_TIMEOUT:.0f} s")
+    if isinstance(error, exceptions.ReadTimeoutError):
+        return Broken(f"{host} says nothing any more")
+    if isinstance(error, exceptions.IncompleteRead):
+        return Broken(f"{host} cut the connection off")
+    return Broken(f"{host}: the connection broke: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost words of an error that wraps others."""
+    seen: BaseException = error
+    for _ in range(8):
+        inner = getattr(seen, "reason", None) or getattr(seen, "original_error", None) or seen.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        seen = inner
+    if isinstance(seen, OSError) and seen.strerror:
+        return str(seen.strerror)
+    return str(seen)[:200] or type(seen).__name__

@@ -1,0 +1,105 @@
+"""What a repository and a registry hold: tags, referrers, repositories.
+
+distribution-spec "Content Discovery". Pages are followed by their Link, not counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from lamina.errors import InvalidDocument, NotFound, ReferenceNotFound, RemoteFailure
+from lamina.remote.client import Client
+from lamina.remote.http import Broken
+from lamina.remote.read import RemoteReader
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.json import load
+from lamina.spec.manifest import Index, parse
+
+MAX_PAGES = 10_000
+_LIMIT = 4 << 20
+_NEXT = re.compile(r"<([^>]*)>\s*;(?:[^,]*;)?\s*rel=\"?next\"?", re.IGNORECASE)
+
+
+class RemoteLister(RemoteReader):
+    """``Lister`` and ``Referrers`` of a repository."""
+
+    def tags(self) -> Iterator[str]:
+        """Every tag, in the registry's order. Raises NotFound (no such repository), AccessDenied, RemoteFailure."""
+        site = self.sites()[-1]
+        what = f"the tags of {self.repository}"
+        for page in pages(site.client, site.url("tags/list"), site.pull, what):
+            yield from _texts(page.get("tags"), what)
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        for tag in self.tags():
+            name = f"{self.repository}:{tag}"
+            yield name, self.head(name)
+
+    def referrers(self, subject: Digest) -> list[Descriptor]:
+        """By the referrers API, or by the tag that stands for it where the registry has it not (distribution-spec
+        "Listing Referrers"). Raises AccessDenied, RemoteFailure, InvalidDocument."""
+        site = self.sites()[-1]
+        what = f"referrers of {subject}"
+        found: dict[Digest, Descriptor] = {}
+        try:
+            for page in pages(site.client, site.url(f"referrers/{subject}"), site.pull, what):
+                for value in page.get("manifests") or []:
+                    descriptor = Descriptor.from_json(value, what)
+                    found.setdefault(descriptor.digest, descriptor)
+        except NotFound:
+            return list(self.referrers_tag(subject)[1])
+        return list(found.values())
+
+    def referrers_tag(self, subject: Digest) -> tuple[str, tuple[Descriptor, ...]]:
+        """The tag that stands for the referrers API, and the descriptors that its index lists."""
+        tag = f"{subject.algorithm[:32]}-{subject.encoded[:64]}"
+        try:
+            descriptor = self.resolve(f"{self.repository}:{tag}")
+        except ReferenceNotFound:
+            return tag, ()
+        document = parse(self.manifest(descriptor), descriptor.media_type, f"{self.repository}:{tag}")
+        return tag, document.manifests if isinstance(document, Index) else ()
+
+
+def catalog(client: Client) -> Iterator[str]:
+    """Every repository of a registry, where it tells. Raises NotFound, AccessDenied, RemoteFailure."""
+    what = f"the repositories of {client.host}"
+    for page in pages(client, "/v2/_catalog", ("registry:catalog:*",), what):
+        yield from _texts(page.get("repositories"), what)
+
+
+def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterator[dict[str, Any]]:
+    """Each page of a list as JSON; the next one is where Link says."""
+    url = urljoin(client.base, path)
+    home, seen = urlsplit(url), {url}
+    for _ in range(MAX_PAGES):
+        with client.request("GET", url, scopes=scopes, what=what) as answer:
+            if mediatype.essence(answer.headers.get("Content-Type", "")) == "text/html":
+                raise RemoteFailure(f"{what}: {client.host} sends a web page", hint="no registry there")
+            try:
+                raw = answer.read_all(_LIMIT, what)
+            except Broken as error:
+                raise RemoteFailure(f"{what}: {error}", hint="try again") from None
+            link = answer.headers.get("Link", "")
+        yield load(raw, what)
+        found = _NEXT.search(link)
+        if found is None:
+            return
+        url = urljoin(url, found[1])
+        if urlsplit(url)[:2] != home[:2] or url in seen:
+            raise RemoteFailure(f"{what}: the next page is at {url[:200]!r}", hint="ask the registry's makers")
+        seen.add(url)
+    raise RemoteFailure(f"{what}: more than {MAX_PAGES} pages", hint="given up")
+
+
+def _texts(value: object, what: str) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise InvalidDocument(f"{what}: no list of names came", hint="ask the registry's makers")
+    return value

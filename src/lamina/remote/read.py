@@ -1,0 +1,381 @@
+"""Reading a repository: names, documents and blobs, from its mirrors in order and then from itself.
+
+distribution-spec "Pull". A blob that is cut off goes on where it stopped (Range); what comes is not verified here:
+``source.verified`` does that, for every place alike.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Self, TypeVar
+
+from lamina.errors import (
+    AccessDenied,
+    BlobNotFound,
+    Cancelled,
+    DigestMismatch,
+    InvalidDocument,
+    NotFound,
+    ReferenceNotFound,
+    RemoteFailure,
+    SizeMismatch,
+    UsageError,
+)
+from lamina.events import Warned
+from lamina.remote.challenge import scope
+from lamina.remote.client import Client
+from lamina.remote.http import Answer, Broken
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.manifest import parse
+from lamina.spec.reference import Reference
+
+ACCEPT = ", ".join(mediatype.ACCEPT)
+PIECE = 256 << 10  # bytes that are handed on at once
+PROGRESS = 64 << 10  # bytes after which a cut connection counts as a fresh trouble
+SLOW_WINDOW, SLOW_BYTES = 30.0, 30 << 10  # fewer bytes in so many seconds: the connection is given up
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+T = TypeVar("T")
+
+
+class Site:
+    """A repository at one host: ``path`` there; ``mirror`` if it only stands in for another."""
+
+    def __init__(self, client: Client, path: str, *, mirror: bool = False) -> None:
+        self.client = client
+        self.path = path
+        self.mirror = mirror
+
+    def url(self, rest: str) -> str:
+        return f"/v2/{self.path}/{rest}"
+
+    @property
+    def pull(self) -> tuple[str, ...]:
+        return (scope("repository", self.path, "pull"),)
+
+    @property
+    def push(self) -> tuple[str, ...]:
+        return (scope("repository", self.path, "pull,push"),)
+
+    @property
+    def delete(self) -> tuple[str, ...]:
+        return (scope("repository", self.path, "delete,pull,push"),)
+
+
+class RemoteReader:
+    """``Reader`` of a repository. ``location`` is ``docker://host/path``."""
+
+    location: str
+    repository: str
+    _documents: dict[Digest, bytes]
+
+    def sites(self, reference: Reference | None = None) -> Sequence[Site]:
+        """Where to ask for ``reference``, in order; the repository itself is the last."""
+        raise NotImplementedError
+
+    def resolve(self, name: str) -> Descriptor:
+        """``name``: a reference of this repository, with a tag or a digest. The document is fetched with it.
+        Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent."""
+        reference = self.reference(name)
+        descriptor, raw = self._each(
+            self.sites(reference), lambda site: _get_manifest(site, reference), str(reference)
+        )
+        self._documents[descriptor.digest] = raw
+        return descriptor
+
+    def head(self, name: str) -> Descriptor:
+        """As ``resolve``, but the document stays there: one HEAD, which rate limits don't count. Falls back to
+        ``resolve`` where the registry does not say the digest."""
+        reference = self.reference(name)
+        found = self._each(self.sites(reference), lambda site: _head_manifest(site, reference), str(reference))
+        return found or self.resolve(name)
+
+    def reference(self, name: str) -> Reference:
+        """``name`` as a reference; it must be of this repository. Raises UsageError."""
+        reference = Reference.parse(name).with_default_tag()
+        if reference.repository != self.repository:
+            raise UsageError(f"{reference} is not in {self.repository}", hint="one repository at a time")
+        return reference
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """Verified. Raises BlobNotFound, InvalidContent, RemoteFailure."""
+        raw = self._documents.get(descriptor.digest)
+        if raw is None:
+            if descriptor.data is not None:
+                return descriptor.data
+            pinned = Reference.parse(f"{self.repository}@{descriptor.digest}")
+            try:
+                found, raw = self._each(self.sites(pinned), lambda site: _get_manifest(site, pinned), str(pinned))
+            except ReferenceNotFound as error:
+                raise BlobNotFound(error.message, hint=error.hint) from None
+            if found.media_type != descriptor.media_type and mediatype.is_known_document(found.media_type):
+                raise InvalidDocument(
+                    f"{pinned} is announced as {descriptor.media_type} and comes as {found.media_type}",
+                    hint="one of the two was changed to mislead; don't use it",
+                )
+            self._documents[descriptor.digest] = raw
+        descriptor.check(raw)
+        return raw
+
+    def blob(self, descriptor: Descriptor) -> RemoteBlob:
+        return RemoteBlob(self, descriptor)
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the repository itself has it. Raises SizeMismatch, AccessDenied, RemoteFailure."""
+        site = self.sites()[-1]
+        url = site.url(f"blobs/{descriptor.digest}")
+        answer = site.client.request("HEAD", url, scopes=site.pull, ok=(200, 404), what=f"blob {descriptor.digest}")
+        answer.release()
+        size = answer.headers.get("Content-Length", "")
+        if answer.status == 200 and size.isdigit() and int(size) != descriptor.size:
+            raise SizeMismatch(
+                f"{self.location} has blob {descriptor.digest} with {size} bytes, not {descriptor.size}",
+                hint="one of the two is damaged",
+            )
+        return answer.status == 200
+
+    def _each(self, sites: Sequence[Site], ask: Callable[[Site], T], what: str) -> T:
+        """The first answer; what a mirror lacks or fails at, the next one is asked."""
+        for site in sites[:-1]:
+            try:
+                return ask(site)
+            except (NotFound, RemoteFailure, AccessDenied) as error:
+                if not isinstance(error, NotFound):
+                    site.client.tell(Warned(f"mirror {site.client.host}: {error.message}; asking the next"))
+        return ask(sites[-1])
+
+
+def _get_manifest(site: Site, reference: Reference) -> tuple[Descriptor, bytes]:
+    wanted = str(reference.digest or reference.tag)
+    answer = _asked(site, "GET", wanted, reference)
+    what = f"{reference} at {site.client.host}"
+    with answer:
+        media_type = _document_type(answer, what)
+        raw = _whole(answer, what)
+    stated = _stated(answer)
+    for digest in filter(None, (reference.digest, stated)):
+        if digest.supported and Digest.of(raw, digest.algorithm) != digest:
+            raise DigestMismatch(
+                f"{what} has other bytes than its digest {digest} says", hint="the registry is damaged, or lies"
+            )
+    digest = reference.digest or (stated if stated is not None and stated.supported else None) or Digest.of(raw)
+    if not media_type:
+        media_type = parse(raw, None, what).media_type
+    return Descriptor(media_type, digest, len(raw)), raw
+
+
+def _whole(answer: Answer, what: str) -> bytes:
+    try:
+        return answer.read_all(MAX_DOCUMENT, what)
+    except Broken as error:
+        raise RemoteFailure(f"{what}: {error}", hint="try again") from None
+
+
+def _head_manifest(site: Site, reference: Reference) -> Descriptor | None:
+    answer = _asked(site, "HEAD", str(reference.digest or reference.tag), reference)
+    answer.release()
+    stated, size = _stated(answer), answer.headers.get("Content-Length", "")
+    media_type = _document_type(answer, str(reference))
+    if stated is None or not size.isdigit() or not media_type:
+        return None
+    if reference.digest is not None and reference.digest != stated:
+        return None
+    return Descriptor(media_type, stated, int(size))
+
+
+def _asked(site: Site, method: str, wanted: str, reference: Reference) -> Answer:
+    try:
+        return site.client.request(
+            method, site.url(f"manifests/{wanted}"), scopes=site.pull, headers={"Accept": ACCEPT}, what=str(reference)
+        )
+    except NotFound as error:
+        raise ReferenceNotFound(error.message, hint=error.hint) from None
+
+
+def _document_type(answer: Answer, what: str) -> str:
+    """The media type from the header; "" where the document must say it itself."""
+    media_type = mediatype.essence(answer.headers.get("Content-Type", ""))
+    if media_type in ("text/html", "application/xhtml+xml"):
+        answer.close()
+        raise RemoteFailure(
+            f"{what}: a web page came instead of a manifest", hint="no registry there, or a login page in between"
+        )
+    return "" if media_type in ("", "application/json", "text/plain", "application/octet-stream") else media_type
+
+
+def _stated(answer: Answer) -> Digest | None:
+    try:
+        return Digest.parse(answer.headers.get("Docker-Content-Digest", "").strip())
+    except UsageError:
+        return None
+
+
+class RemoteBlob:
+    """A ``Blob`` of a repository."""
+
+    def __init__(self, reader: RemoteReader, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+        self.origin = reader.repository
+        self._reader = reader
+
+    def open(self, start: int = 0, end: int | None = None) -> RemoteStream:
+        """Raises BlobNotFound, AccessDenied, RemoteFailure, SizeMismatch."""
+        pinned = Reference.parse(f"{self._reader.repository}@{self.descriptor.digest}")
+        stop = self.descriptor.size if end is None else min(end, self.descriptor.size)
+        return self._reader._each(
+            self._reader.sites(pinned), lambda site: RemoteStream(site, self.descriptor, start, stop), str(pinned)
+        )
+
+
+class RemoteStream:
+    """Bytes ``start`` to ``end`` of a blob; cut off, it asks for the rest. ``abort`` may come from another thread."""
+
+    def __init__(self, site: Site, descriptor: Descriptor, start: int, end: int) -> None:
+        self._site = site
+        self._descriptor = descriptor
+        self._at, self._end = start, end
+        self._what = f"blob {descriptor.digest}"
+        self._failures, self._last_cut = 0, start
+        self._aborted = threading.Event()
+        self._window = (time.monotonic(), start)
+        self._answer: Answer | None = self._ask() if start < end else None
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Raises RemoteFailure where trying again does not help, SizeMismatch, Cancelled."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(PIECE), b""))
+        want = min(size, PIECE, self._end - self._at)
+        pieces: list[bytes] = []
+        while want > 0:
+            data = self._some(want)
+            pieces.append(data)
+            want -= len(data)
+            self._at += len(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _some(self, want: int) -> bytes:
+        """At least one byte, over as many connections as it takes."""
+        while True:
+            try:
+                if self._answer is None:
+                    self._answer = self._ask()
+                data = self._answer.read1(want)
+                if not data:
+                    raise Broken(f"{self._site.client.host} cut it off")
+                self._watch_speed()
+                return data
+            except Broken as error:
+                self._cut(error)
+
+    def _cut(self, error: Broken) -> None:
+        if self._aborted.is_set():
+            raise Cancelled("cancelled")
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
+        client = self._site.client
+        self._failures = 1 if self._at - self._last_cut >= PROGRESS else self._failures + 1
+        self._last_cut = self._at
+        if self._failures >= client.attempts:
+            raise RemoteFailure(
+                f"{self._what} from {client.host} broke off at byte {self._at} of {self._descriptor.size}, "
+                f"{self._failures} times: {error}",
+                hint="try again: what has come is kept",
+            )
+        client.tell(
+            Warned(f"{self._what}: {error} at byte {self._at} of {self._descriptor.size}; going on from there")
+        )
+        client.pause(self._failures, None, None)
+        self._window = (time.monotonic(), self._at)
+
+    def _watch_speed(self) -> None:
+        since, at = self._window
+        now = time.monotonic()
+        if now - since >= SLOW_WINDOW:
+            if self._at - at < SLOW_BYTES:
+                raise Broken(f"{self._site.client.host} sends next to nothing")
+            self._window = (now, self._at)
+
+    def _ask(self) -> Answer:
+        site, size = self._site, self._descriptor.size
+        ranged = self._at > 0 or self._end < size
+        try:
+            answer = site.client.request(
+                "GET",
+                site.url(f"blobs/{self._descriptor.digest}"),
+                scopes=site.pull,
+                headers={"Range": f"bytes={self._at}-{self._end - 1}"} if ranged else {},
+                ok=(200, 206, 416),
+                what=self._what,
+            )
+        except NotFound as error:
+            raise BlobNotFound(error.message, hint=error.hint) from None
+        if self._aborted.is_set():
+            answer.close()
+            raise Cancelled("cancelled")
+        try:
+            self._check(answer)
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def _check(self, answer: Answer) -> None:
+        """That the answer is of the blob that was asked for, and stands where it should."""
+        host, size = self._site.client.host, self._descriptor.size
+        if mediatype.essence(answer.headers.get("Content-Type", "")) == "text/html":
+            raise RemoteFailure(
+                f"{self._what}: {host} sends a web page", hint="no registry there, or a login page in between"
+            )
+        if answer.status == 206:
+            found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
+            if found is None or int(found[1]) != self._at:
+                raise Broken(f"{host} sends another range than was asked for")
+            if found[3] != "*" and int(found[3]) != size:
+                raise self._other_size(found[3])
+            return
+        if answer.status == 416:
+            raise self._other_size("fewer")
+        length = answer.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) != size:
+            raise self._other_size(length)
+        self._skip(answer, self._at)
+
+    def _skip(self, answer: Answer, size: int) -> None:
+        """A server that ignores Range begins anew: what has come already is read past."""
+        while size > 0:
+            data = answer.read1(min(size, PIECE))
+            if not data:
+                raise Broken(f"{self._site.client.host} cut it off")
+            size -= len(data)
+
+    def _other_size(self, found: str) -> SizeMismatch:
+        return SizeMismatch(
+            f"{self._what} at {self._site.client.host} has {found} bytes instead of {self._descriptor.size}",
+            hint="the registry is damaged, or lies: get the image from another one",
+        )
+
+    def abort(self) -> None:
+        self._aborted.set()
+        answer = self._answer
+        if answer is not None:
+            answer.abort()
+
+    def close(self) -> None:
+        if self._answer is not None:
+            if self._at >= self._end and self._end == self._descriptor.size:
+                self._answer.release()  # whole: the connection can be used again
+            else:
+                self._answer.close()
+            self._answer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,217 @@
+"""Where a repository is asked for: registries.conf with its mirrors, rewritten places, blocked ones and short names.
+
+containers-registries.conf(5), version 2. Without such a file: the host that the reference names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lamina.errors import SystemFailure, UsageError
+from lamina.spec.reference import Reference
+
+_PULL_FROM = ("all", "digest-only", "tag-only")
+_MAX_FILE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """``host`` (with port) and repository ``path`` to ask there; ``insecure``: certificates unchecked, or http."""
+
+    host: str
+    path: str
+    insecure: bool = False
+    mirror: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Mirror:
+    location: str
+    insecure: bool
+    pull: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    prefix: str
+    location: str
+    insecure: bool
+    blocked: bool
+    mirrors: tuple[_Mirror, ...]
+    file: str
+
+
+@dataclass(frozen=True)
+class Registries:
+    """What the files say."""
+
+    rules: tuple[_Rule, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    search: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, files: Sequence[str] | None = None) -> Registries:
+        """Raises UsageError naming the file and the key."""
+        rules: dict[str, _Rule] = {}
+        aliases: dict[str, str] = {}
+        search: tuple[str, ...] = ()
+        for file in registries_files(os.environ if environ is None else environ) if files is None else files:
+            value = _read(file)
+            if not value:
+                continue
+            if "registries" in value:
+                raise UsageError(f"{file} is of version 1, which was retired", hint="write [[registry]] tables")
+            for number, table in enumerate(_list(value, "registry", file)):
+                rule = _rule(table, f"{file}: registry {number + 1}", file)
+                rules[rule.prefix] = rule  # a later file's table replaces an earlier one's
+            search = tuple(_texts(value, "unqualified-search-registries", file)) or search
+            aliases.update(_aliases(value, file))
+        return cls(tuple(rules.values()), aliases, search)
+
+    def endpoints(self, reference: Reference, *, push: bool = False) -> tuple[Endpoint, ...]:
+        """Mirrors in their order, then the place itself; only that to ``push``. Raises UsageError (blocked)."""
+        name = reference.repository
+        rule = self._rule_for(reference)
+        if rule is None:
+            return (Endpoint(reference.domain, reference.path),)
+        if rule.blocked:
+            raise UsageError(f"{name} is blocked", hint=f"by {rule.file}")
+        rest = name.removeprefix(rule.prefix) if not rule.prefix.startswith("*.") else None
+        own = rule.location + rest if rule.location and rest is not None else name
+        found = []
+        if not push:
+            pinned = "digest-only" if reference.digest else "tag-only"
+            for mirror in rule.mirrors:
+                if mirror.pull in ("all", pinned):
+                    there = mirror.location + (rest if rest is not None else f"/{reference.path}")
+                    found.append(_endpoint(there, mirror.insecure, True))
+        return (*found, _endpoint(own, rule.insecure, False))
+
+    def alias(self, short: str) -> str | None:
+        """The full name of a short one: "debian" -> "docker.io/library/debian"."""
+        return self.aliases.get(short)
+
+    def insecure(self, host: str) -> bool:
+        """Whether a table for the whole host says so."""
+        return any(rule.insecure and rule.prefix == host for rule in self.rules)
+
+    def _rule_for(self, reference: Reference) -> _Rule | None:
+        """The longest prefix that ends where a component ends; then the longest wildcard of hosts."""
+        full, best = str(reference), None
+        for rule in self.rules:
+            prefix = rule.prefix
+            if prefix.startswith("*."):
+                fits = reference.domain.partition(":")[0].endswith(prefix[1:])
+            else:
+                fits = full.startswith(prefix) and full[len(prefix) : len(prefix) + 1] in ("", "/", ":", "@")
+            if fits and (best is None or len(prefix) > len(best.prefix)):
+                best = rule
+        return best
+
+
+def registries_files(environ: Mapping[str, str]) -> list[str]:
+    """The main file, then the drop-ins of the system and of the user, each in the order of their names."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    user = os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), "containers")
+    stated = environ.get("CONTAINERS_REGISTRIES_CONF")
+    own = os.path.join(user, "registries.conf")
+    main = stated or (own if os.path.exists(own) else "/etc/containers/registries.conf")
+    files = [main]
+    if not stated:
+        for directory in ("/etc/containers/registries.conf.d", os.path.join(user, "registries.conf.d")):
+            try:
+                names = sorted(os.listdir(directory))
+            except OSError:
+                continue
+            files += [os.path.join(directory, name) for name in names if name.endswith(".conf")]
+    return files
+
+
+def api_host(domain: str) -> str:
+    """Where the API of a domain is: docker.io's has another name."""
+    return "registry-1.docker.io" if domain == "docker.io" else domain
+
+
+def _endpoint(location: str, insecure: bool, mirror: bool) -> Endpoint:
+    host, _, path = location.partition("/")
+    return Endpoint(host, path, insecure, mirror)
+
+
+def _rule(table: Mapping[str, Any], what: str, file: str) -> _Rule:
+    location = _text(table, "location", what)
+    prefix = _text(table, "prefix", what) or location
+    if not prefix:
+        raise UsageError(f"{what} has neither prefix nor location", hint="see containers-registries.conf(5)")
+    only_digest = _flag(table, "mirror-by-digest-only", what)
+    mirrors = []
+    for number, entry in enumerate(_list(table, "mirror", what)):
+        which = f"{what}: mirror {number + 1}"
+        place = _text(entry, "location", which)
+        if not place:
+            raise UsageError(f"{which} has no location", hint="see containers-registries.conf(5)")
+        pull = _text(entry, "pull-from-mirror", which) or ("digest-only" if only_digest else "all")
+        if pull not in _PULL_FROM:
+            raise UsageError(f"{which}: pull-from-mirror {pull!r:.60}", hint="known: " + ", ".join(_PULL_FROM))
+        mirrors.append(_Mirror(place.rstrip("/"), _flag(entry, "insecure", which), pull))
+    return _Rule(
+        prefix.rstrip("/"),
+        location.rstrip("/"),
+        _flag(table, "insecure", what),
+        _flag(table, "blocked", what),
+        tuple(mirrors),
+        file,
+    )
+
+
+def _aliases(value: Mapping[str, Any], file: str) -> dict[str, str]:
+    table = value.get("aliases") or {}
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise UsageError(f"{file}: aliases must be texts", hint="see containers-registries.conf(5)")
+    return {short: full for short, full in table.items() if full}
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            raw = stream.read(_MAX_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise SystemFailure(f"{file} can't be read: {error.strerror}", hint="check its rights") from None
+    import tomllib
+
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{file} is not TOML: {error}", hint="see containers-registries.conf(5)") from None
+
+
+def _list(table: Mapping[str, Any], key: str, what: str) -> list[Mapping[str, Any]]:
+    value = table.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise UsageError(f"{what}: {key} must be written [[{key}]]", hint="see containers-registries.conf(5)")
+    return value
+
+
+def _texts(table: Mapping[str, Any], key: str, what: str) -> list[str]:
+    value = table.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise UsageError(f"{what}: {key} must be a list of texts", hint="see containers-registries.conf(5)")
+    return value
+
+
+def _text(table: Mapping[str, Any], key: str, what: str) -> str:
+    value = table.get(key, "")
+    if not isinstance(value, str):
+        raise UsageError(f"{what}: {key} must be a text", hint="see containers-registries.conf(5)")
+    return value
+
+
+def _flag(table: Mapping[str, Any], key: str, what: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise UsageError(f"{what}: {key} must be true or false", hint="see containers-registries.conf(5)")
+    return value

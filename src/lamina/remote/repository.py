@@ -1,0 +1,62 @@
+"""A repository as one object: a bundle of the four families over its sites."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from lamina.remote.client import Access, Client
+from lamina.remote.delete import RemoteDeleter
+from lamina.remote.read import Site
+from lamina.remote.registries import Registries
+from lamina.remote.upload import Journal, NoJournal
+from lamina.remote.write import RemoteWriter
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.reference import Reference
+
+
+class Repository(RemoteWriter, RemoteDeleter):
+    """Reader, Writer, Deleter, Lister and Referrers of ``host/path``, with its mirrors after registries.conf.
+    Nothing is asked before the first need. ``journal`` remembers uploads; see ``RemoteWriter`` for ``mount_from``."""
+
+    def __init__(
+        self,
+        repository: str,
+        access: Access | None = None,
+        registries: Registries | None = None,
+        *,
+        journal: Journal | None = None,
+        mount_from: Callable[[Descriptor], Sequence[str]] = lambda descriptor: (),
+    ) -> None:
+        """Raises UsageError for what is no repository name."""
+        self._reference = Reference.parse(repository)
+        self.repository = self._reference.repository
+        self.location = f"docker://{self.repository}"
+        self.journal = journal or NoJournal()
+        self.mount_from = mount_from
+        self._access = access or Access()
+        self._registries = registries or Registries.load()
+        self._documents: dict[Digest, bytes] = {}
+        self._held = None
+        self._known: dict[tuple[str, str, bool], Site] = {}
+        self._guard = threading.Lock()
+
+    def sites(self, reference: Reference | None = None) -> Sequence[Site]:
+        """As ``RemoteReader.sites``; without a reference only the repository itself."""
+        endpoints = self._registries.endpoints(reference or self._reference, push=reference is None)
+        found = []
+        with self._guard:
+            for endpoint in endpoints:
+                key = (endpoint.host, endpoint.path, endpoint.insecure)
+                site = self._known.get(key)
+                if site is None:
+                    client = Client(endpoint.host, self._access, path=endpoint.path, insecure=endpoint.insecure)
+                    site = self._known[key] = Site(client, endpoint.path, mirror=endpoint.mirror)
+                found.append(site)
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        for site in self._known.values():
+            site.client.close()

@@ -1,0 +1,320 @@
+"""One blob on its way into a repository: mounted, sent in one piece, or in chunks; gone on with after a cut, or after
+the process was killed.
+
+distribution-spec "Pushing Blobs". The registry proves the digest; our own reading is proved too, so that a damaged
+source is found here and not there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+
+from lamina.errors import AccessDenied, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
+from lamina.events import BlobProgress, Cancel, OnEvent, Warned
+from lamina.remote.challenge import scope
+from lamina.remote.http import Answer
+from lamina.remote.read import Site
+from lamina.source import CHUNK, Blob, verified
+from lamina.spec.descriptor import Descriptor
+
+SMALL = 256 << 10  # bytes up to which a blob goes in the request that ends the session
+FIRST_CHUNK, LEAST_CHUNK = 32 << 20, 1 << 20
+MOUNTS = 3  # repositories that are tried as the source of a mount
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
+_STATUSES = (200, 201, 202, 204, 400, 404, 408, 409, 413, 416, 429, 500, 502, 503, 504)
+
+
+class Journal(Protocol):
+    """Where upload sessions are noted, so that the next process can go on with them."""
+
+    def get(self, key: str) -> str | None: ...
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def drop(self, key: str) -> None: ...
+
+
+class NoJournal:
+    """Forgets."""
+
+    def get(self, key: str) -> str | None:
+        return None
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def drop(self, key: str) -> None: ...
+
+
+class Upload:
+    """Sends one blob. ``run`` may be called once."""
+
+    def __init__(
+        self,
+        site: Site,
+        blob: Blob,
+        *,
+        journal: Journal,
+        mount_from: Sequence[str] = (),
+        on_event: OnEvent,
+        cancel: Cancel | None,
+    ) -> None:
+        self._site = site
+        self._client = site.client
+        self._blob = blob
+        self._descriptor: Descriptor = blob.descriptor
+        self._journal = journal
+        self._key = f"{site.client.host}/{site.path}@{blob.descriptor.digest}"
+        self._mounts = list(dict.fromkeys(mount_from))[:MOUNTS]
+        self._on_event = on_event
+        self._cancel = cancel
+        self._what = f"blob {blob.descriptor.digest}"
+        self._location = ""
+        self._least = 0
+        self._chunk = 0  # bytes; 0 sends what is left in one request
+
+    def run(self) -> bool:
+        """False where the registry took the blob from another repository of its own. Raises InvalidContent (the
+        source is not what it should be), AccessDenied, RemoteFailure, Cancelled: then the next run goes on."""
+        at = self._taken_up()
+        if at is None:
+            if self._mounted():
+                return False
+            at = self._begun()
+        if self._descriptor.size <= SMALL and at == 0:
+            self._end(b"".join(verified(self._blob, on_event=self._on_event, cancel=self._cancel)))
+        else:
+            self._send(at)
+            self._end(b"")
+        self._journal.drop(self._key)
+        return True
+
+    def _taken_up(self) -> int | None:
+        """How many bytes an earlier run's session has; None where there is none."""
+        location = self._journal.get(self._key)
+        if location is None or urlsplit(location)[:2] != urlsplit(self._client.base)[:2]:
+            return None
+        self._location = location
+        at = self._state()
+        if at is None:
+            self._journal.drop(self._key)
+            self._location = ""
+        return at
+
+    def _mounted(self) -> bool:
+        for source in self._mounts:
+            host, _, path = source.partition("/")
+            if host != self._client.host or path == self._site.path:
+                continue
+            parameters = urlencode({"mount": str(self._descriptor.digest), "from": path})
+            try:
+                answer = self._ask(
+                    "POST",
+                    self._site.url(f"blobs/uploads/?{parameters}"),
+                    scopes=(*self._site.push, scope("repository", path, "pull")),
+                    headers={"Content-Length": "0"},
+                    ok=(201, 202),
+                )
+            except (AccessDenied, NotFound, RemoteFailure):
+                continue
+            answer.release()
+            if answer.status == 201:
+                return True
+            self._follow(answer)
+            return False
+        return False
+
+    def _begun(self) -> int:
+        if not self._location:
+            answer = self._ask(
+                "POST", self._site.url("blobs/uploads/"), headers={"Content-Length": "0"}, ok=(202,), retry=True
+            )
+            answer.release()
+            self._follow(answer)
+            least = answer.headers.get("OCI-Chunk-Min-Length", "")
+            self._least = int(least) if least.isdigit() and len(least) < 12 else 0
+        return 0
+
+    def _send(self, at: int) -> None:
+        """All bytes from ``at`` on, over as many requests as it takes."""
+        size, failures, fresh = self._descriptor.size, 0, at == 0
+        while at < size:
+            end = size if not self._chunk else min(size, at + self._chunk)
+            problem = ""
+            try:
+                answer = self._patch(at, end, fresh)
+            except RemoteFailure as error:
+                status, problem = 0, error.message
+            else:
+                status = answer.status
+                if status in (200, 201, 202, 204):
+                    answer.release()
+                    self._follow(answer)
+                    at, fresh, failures = self._confirmed(answer, at, end), False, 0
+                    continue
+                if status not in (408, 409, 413, 416, 429, 500, 502, 503, 504):
+                    raise self._refused(answer)
+                problem = str(self._client.failure(answer, self._what).message)
+            failures += 1
+            if failures >= self._client.attempts:
+                raise RemoteFailure(f"{self._what}: {problem}", hint="try again: what the registry has is kept")
+            had = at
+            if status == 413 or (status == 0 and failures > 1):
+                self._smaller(problem)
+            self._client.pause(failures, None, self._cancel)
+            state = self._state()
+            if state is None:
+                self._location = ""
+                state = self._begun()
+            at, fresh = state, state == 0
+            if at > had:
+                failures = 0
+            self._on_event(Warned(f"{self._what}: {problem}; going on from byte {at} of {size}"))
+
+    def _patch(self, at: int, end: int, whole: bool) -> Answer:
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - at)}
+        if at or end < self._descriptor.size or self._chunk:
+            headers["Content-Range"] = f"{at}-{end - 1}"
+        return self._ask("PATCH", self._location, headers=headers, body=self._body(at, end, whole), ok=_STATUSES)
+
+    def _body(self, at: int, end: int, whole: bool) -> Callable[[], Iterable[bytes]]:
+        """What makes the pieces, anew for each try. The whole blob is proved on its way."""
+        if whole and at == 0 and end == self._descriptor.size:
+            return lambda: verified(self._blob, on_event=self._on_event, cancel=self._cancel)
+        return lambda: self._pieces(at, end)
+
+    def _pieces(self, at: int, end: int) -> Iterator[bytes]:
+        size = self._descriptor.size
+        with self._blob.open(at, end) as stream:
+            while at < end:
+                if self._cancel is not None:
+                    self._cancel.check()
+                data = stream.read(min(CHUNK, end - at))
+                if not data:
+                    raise InvalidContent(f"{self._what} ends at byte {at} of {size}", hint="its source is damaged")
+                at += len(data)
+                yield data
+                self._on_event(BlobProgress(self._descriptor.digest, at, size))
+
+    def _confirmed(self, answer: Answer, at: int, end: int) -> int:
+        """The position that the registry confirms: what it says it has, where it says."""
+        found = _RANGE.fullmatch(answer.headers.get("Range", "").strip())
+        return int(found[1]) + 1 if found and at <= int(found[1]) + 1 < end and int(found[1]) > 0 else end
+
+    def _smaller(self, problem: str) -> None:
+        """What sits before the registry takes no body that large, or dies of it: chunks then, each time smaller."""
+        least = max(self._least, LEAST_CHUNK)
+        smaller = FIRST_CHUNK if not self._chunk else self._chunk // 4
+        if self._chunk and self._chunk <= least:
+            raise RemoteFailure(
+                f"{self._what}: {self._client.host} takes not even {self._chunk} bytes at once: {problem}",
+                hint="raise the limit of the proxy before the registry",
+            )
+        self._chunk = max(smaller, least)
+
+    def _state(self) -> int | None:
+        """How many bytes the session has; None where it is gone."""
+        try:
+            answer = self._ask("GET", self._location, ok=(200, 202, 204, 400, 404, 405, 416), retry=True)
+        except NotFound:
+            return None
+        answer.release()
+        if answer.status not in (200, 202, 204):
+            return None
+        found = _RANGE.fullmatch(answer.headers.get("Range", "").strip())
+        if answer.headers.get("Location"):
+            self._follow(answer)
+        if found is None:
+            return 0
+        # a session without bytes answers 0-0 in most registries, and one with a single byte too: send that again
+        return min(int(found[1]) + 1, self._descriptor.size) if int(found[1]) else 0
+
+    def _end(self, data: bytes) -> None:
+        parts = urlsplit(self._location)
+        query = "&".join(filter(None, (parts.query, urlencode({"digest": str(self._descriptor.digest)}))))
+        url = urlunsplit(parts._replace(query=query))
+        headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"}
+        try:
+            answer = self._ask("PUT", url, headers=headers, body=data, ok=(200, 201, 202, 204, 400, 416))
+        except RemoteFailure:
+            if self._there():
+                return  # it was done, only the answer was lost
+            raise
+        if answer.status in (400, 416):
+            failure = self._client.failure(answer, self._what)
+            self._give_up()
+            raise DigestMismatch(
+                f"{self._client.host} does not take {self._what} as what was sent: {failure.message}",
+                hint="push again",
+            )
+        answer.release()
+
+    def _there(self) -> bool:
+        url = self._site.url(f"blobs/{self._descriptor.digest}")
+        answer = self._client.request("HEAD", url, scopes=self._site.push, ok=(200, 404), what=self._what)
+        answer.release()
+        return answer.status == 200
+
+    def _refused(self, answer: Answer) -> LaminaError:
+        self._journal.drop(self._key)
+        return self._client.failure(answer, self._what)
+
+    def _give_up(self) -> None:
+        """End the session there; nothing depends on it."""
+        self._journal.drop(self._key)
+        try:
+            self._ask("DELETE", self._location, ok=(200, 202, 204, 404, 405)).release()
+        except LaminaError:
+            pass
+
+    def _follow(self, answer: Answer) -> None:
+        """Each answer may give the session a new address."""
+        location = answer.headers.get("Location")
+        if not location:
+            if not self._location:
+                raise RemoteFailure(
+                    f"{self._what}: {self._client.host} opens an upload without saying where",
+                    hint="ask the registry's makers",
+                )
+            return
+        url = urljoin(answer.url, location)
+        parts, home = urlsplit(url), urlsplit(self._client.base)
+        if parts.scheme not in ("http", "https") or parts.username is not None:
+            raise RemoteFailure(
+                f"{self._what}: {self._client.host} wants the upload at {url[:200]!r}", hint="refused"
+            )
+        if home.scheme == "https" and parts.scheme == "http":
+            if parts.hostname != home.hostname:
+                raise RemoteFailure(
+                    f"{self._what}: {self._client.host} wants the upload by plain http at {url[:200]!r}",
+                    hint="refused",
+                )
+            url = urlunsplit(parts._replace(scheme="https"))  # a registry behind a proxy that ends TLS
+        self._location = url
+        if self._descriptor.size > SMALL:
+            self._journal.set(self._key, url)
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        scopes: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Callable[[], Iterable[bytes]] | None = None,
+        ok: Sequence[int],
+        retry: bool = False,
+    ) -> Answer:
+        return self._client.request(
+            method,
+            url,
+            scopes=self._site.push if scopes is None else scopes,
+            headers=headers,
+            body=body,
+            ok=ok,
+            retry=retry,
+            what=self._what,
+            cancel=self._cancel,
+        )

@@ -1,0 +1,141 @@
+"""Writing to a repository (distribution-spec "Push"): blobs first, then documents, the name last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from lamina.errors import InvalidContent
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.remote.http import Answer
+from lamina.remote.list import RemoteLister
+from lamina.remote.upload import Journal, Upload
+from lamina.source import Blob
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Manifest, build_index, parse
+
+
+class RemoteWriter(RemoteLister):
+    """``Writer`` of a repository. ``mount_from`` names repositories of the same registry that may have a blob."""
+
+    takes_indexes = True
+    reads_back = False
+
+    journal: Journal
+    mount_from: Callable[[Descriptor], Sequence[str]]
+    _held: tuple[Descriptor, bytes] | None
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[None]:
+        """A document waits for its name: sent under its tag it takes one request instead of two."""
+        try:
+            yield
+            self._flush()
+        finally:
+            self._held = None
+
+    def has(self, descriptor: Descriptor) -> bool:
+        return self.has_blob(descriptor) if not _is_document(descriptor) else self._has_document(descriptor)
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        *,
+        diff_id: Digest | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> bool:
+        mounts = [blob.origin, *self.mount_from(descriptor)]
+        upload = Upload(
+            self.sites()[-1],
+            blob,
+            journal=self.journal,
+            mount_from=[place for place in mounts if place],
+            on_event=on_event,
+            cancel=cancel,
+        )
+        return upload.run()
+
+    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
+        descriptor.check(raw)
+        if self._held is not None and self._held[0].digest == descriptor.digest:
+            return
+        self._flush()
+        self._held = (descriptor, raw)
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """``name``: a reference of this repository; "" or one without a tag leaves the document at its digest."""
+        reference = self.reference(name) if name else None
+        if reference is None or reference.tag is None:
+            self._flush()
+            return
+        if self._held is not None and self._held[0].digest == descriptor.digest:
+            held, self._held = self._held, None
+            self._put(held[0], held[1], reference.tag)
+        else:
+            self._put(descriptor, self.manifest(descriptor), reference.tag)
+
+    def _flush(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._put(held[0], held[1], str(held[0].digest))
+
+    def _put(self, descriptor: Descriptor, raw: bytes, where: str) -> None:
+        site = self.sites()[-1]
+        what = f"manifest {descriptor.digest}"
+        answer = site.client.request(
+            "PUT",
+            site.url(f"manifests/{where}"),
+            scopes=site.push,
+            headers={"Content-Type": descriptor.media_type, "Content-Length": str(len(raw))},
+            body=raw,
+            ok=(200, 201, 202, 204, 400),
+            what=what,
+        )
+        if answer.status == 400:
+            raise InvalidContent(
+                site.client.failure(answer, what).message, hint="the registry does not take this manifest"
+            )
+        answer.release()
+        self._documents[descriptor.digest] = raw
+        self._refer(descriptor, raw, answer)
+
+    def _refer(self, descriptor: Descriptor, raw: bytes, answer: Answer) -> None:
+        """A registry that does not confirm the subject leaves the list of referrers to the client (distribution-spec
+        "Pushing Manifests with Subject")."""
+        document = parse(raw, descriptor.media_type, str(descriptor.digest))
+        if document.subject is None or answer.headers.get("OCI-Subject"):
+            return
+        tag, known = self.referrers_tag(document.subject.digest)
+        if any(entry.digest == descriptor.digest for entry in known):
+            return
+        artifact = document.artifact_type
+        if artifact is None and isinstance(document, Manifest):
+            artifact = document.config.media_type
+        entry = Descriptor(
+            descriptor.media_type, descriptor.digest, descriptor.size, artifact_type=artifact
+        ).with_annotations(dict(document.annotations))
+        index = build_index([*known, entry])
+        self._put(index.descriptor, index.raw, tag)
+
+    def _has_document(self, descriptor: Descriptor) -> bool:
+        site = self.sites()[-1]
+        url = site.url(f"manifests/{descriptor.digest}")
+        answer = site.client.request(
+            "HEAD",
+            url,
+            scopes=site.push,
+            headers={"Accept": descriptor.media_type},
+            ok=(200, 404),
+            what=f"manifest {descriptor.digest}",
+        )
+        answer.release()
+        return answer.status == 200
+
+
+def _is_document(descriptor: Descriptor) -> bool:
+    from lamina.spec.mediatype import is_known_document
+
+    return is_known_document(descriptor.media_type)
