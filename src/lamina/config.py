@@ -34,13 +34,20 @@ _VARIABLES = {
     "platform": ("LAMINA_PLATFORM", "DOCKER_DEFAULT_PLATFORM"),
     "max_layer": ("LAMINA_MAX_LAYER",),
     "compression": ("LAMINA_COMPRESSION",),
+    "tls_verify": ("LAMINA_TLS_VERIFY",),
+    "authfile": ("REGISTRY_AUTH_FILE",),
+    "cert_dir": ("LAMINA_CERT_DIR",),
     "compression_level": ("LAMINA_COMPRESSION_LEVEL",),
 }
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MEANING = {
     "root": "the store's directory",
     "platform": "which platform of an image is taken; empty for this machine's",
     "max_layer": "the most bytes that a layer may unpack to",
     "compression": "of new layers: gzip, zstd or none",
+    "tls_verify": "false: certificates of registries go unchecked, and plain http will do; empty: http on loopback",
+    "authfile": "where credentials of registries are; empty: where podman and docker have them",
+    "cert_dir": "own CAs (*.crt), client certificates (*.cert, *.key); empty: certs.d as docker and podman have it",
     "compression_level": "of new layers; empty for the compression's own default",
 }
 
@@ -78,6 +85,19 @@ class Settings:
     def compression_level(self) -> int | None:
         level: int | None = self.values["compression_level"].value
         return level
+
+    @property
+    def tls_verify(self) -> bool | None:
+        verify: bool | None = self.values["tls_verify"].value
+        return verify
+
+    @property
+    def authfile(self) -> str | None:
+        return self.values["authfile"].value or None
+
+    @property
+    def cert_dir(self) -> str | None:
+        return self.values["cert_dir"].value or None
 
     @classmethod
     def load(
@@ -132,6 +152,9 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "max_layer": MAX_LAYER,
         "compression": "gzip",
         "compression_level": None,
+        "tls_verify": None,
+        "authfile": "",
+        "cert_dir": "",
     }
 
 
@@ -186,6 +209,11 @@ def _value(name: str, raw: object) -> Any:
         if not text.lstrip("-").isdigit():
             raise UsageError(f"not a number: {text!r:.60}")
         return int(text)
+    if name == "tls_verify":
+        truth = raw if isinstance(raw, bool) else _TRUTH.get(_text(raw).lower())
+        if truth is None:
+            raise UsageError(f"{raw!r:.60} is neither true nor false")
+        return truth
     text = _text(raw)
     if name == "compression" and text not in _COMPRESSIONS:
         raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(_COMPRESSIONS))
@@ -193,9 +221,9 @@ def _value(name: str, raw: object) -> Any:
         from lamina.spec.platform import Platform
 
         Platform.parse(text)
-    if name == "root":
+    if name in ("root", "authfile", "cert_dir"):
         if not text or "\0" in text:
-            raise UsageError("an empty directory name")
+            raise UsageError("an empty path")
         return os.path.abspath(os.path.expanduser(text))
     return text
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lamina.errors import Unsupported, UsageError
+from lamina.errors import ReferenceNotFound, UsageError
 from lamina.source import LayerHandle, Reader, Stack
 from lamina.spec.digest import Digest
 from lamina.spec.name import ImageName, parse_name
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from lamina.layer.entry import Entry
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.manifest import Manifest
+    from lamina.spec.platform import Platform
     from lamina.store.store import Store
+    from lamina.transfer.connect import Network
     from lamina.union.tree import Tree
     from lamina.view.fs import LaminaFileSystem
     from lamina.view.unpack import UnpackReport
@@ -35,8 +37,8 @@ def open(
     platform: str | None = None,
     settings: Settings | None = None,
 ) -> Image:
-    """The image ``name``: a reference, ID or digest in the store, or ``oci:DIR[:REF]``, ``oci-archive:FILE[:REF]``,
-    ``docker-archive:FILE[:REF]``; with ``~N`` or ``~N:M`` a range of its layers.
+    """The image ``name``: a reference, ID or digest in the store, ``docker://REF`` in a registry, ``oci:DIR[:REF]``,
+    ``oci-archive:FILE[:REF]`` or ``docker-archive:FILE[:REF]``; with ``~N`` or ``~N:M`` a range of its layers.
 
     ``root`` is the store's directory, ``platform`` like ``linux/arm64``; both default to the settings.
     Raises ReferenceNotFound, NotFound (platform), InvalidContent, UsageError, Unsupported.
@@ -57,14 +59,32 @@ def open_with(name: str, settings: Settings) -> Image:
     parsed = parse_name(name)
     platform = settings.wanted_platform()
     if parsed.transport:
+        from lamina.transfer.connect import Network
         from lamina.transfer.open import open_stack
 
-        stack = open_stack(reader_for(parsed), parsed.name, platform, name, max_layer=settings.max_layer)
+        network = Network(settings)
+        reader = reader_for(parsed, network)
+        inside = str(network.full(parsed.name)) if parsed.transport == "docker" else parsed.name
+        stack = open_stack(reader, inside, platform, name, max_layer=settings.max_layer)
     else:
-        stack = open_store(settings, create=False).stack(parsed.name, platform)
+        stack = _stored(settings, parsed.name, platform)
     if not parsed.whole:
         stack = stack.slice(parsed.low, parsed.high)
     return Image(stack)
+
+
+def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
+    """An image of the store; a short name that registries.conf gives another meaning is tried in that too."""
+    store = open_store(settings, create=False)
+    try:
+        return store.stack(name, platform)
+    except ReferenceNotFound:
+        from lamina.remote.registries import Registries
+
+        alias = Registries.load().alias(name.partition(":")[0])
+        if alias is None:
+            raise
+        return store.stack(alias + name[len(name.partition(":")[0]) :], platform)
 
 
 def open_store(settings: Settings, *, create: bool = True) -> Store:
@@ -74,8 +94,10 @@ def open_store(settings: Settings, *, create: bool = True) -> Store:
     return Store.open(settings.root, create=create, max_layer=settings.max_layer)
 
 
-def reader_for(name: ImageName) -> Reader:
-    """The place that a transport and location name. Raises Unsupported, NotFound."""
+def reader_for(name: ImageName, network: Network) -> Reader:
+    """The place that a transport and location name. Raises UsageError, NotFound."""
+    if name.transport == "docker":
+        return network.repository(name.name)
     if name.transport == "oci":
         from lamina.archive.layout import LayoutReader
 
@@ -84,11 +106,9 @@ def reader_for(name: ImageName) -> Reader:
         from lamina.archive.oci import OciArchiveReader
 
         return OciArchiveReader(name.location)
-    if name.transport == "docker-archive":
-        from lamina.archive.docker import DockerArchiveReader
+    from lamina.archive.docker import DockerArchiveReader
 
-        return DockerArchiveReader(name.location)
-    raise Unsupported(f"{name}: images are not read from {name.transport}: yet", hint="save it to an archive first")
+    return DockerArchiveReader(name.location)
 
 
 class Image:

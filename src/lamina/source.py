@@ -116,10 +116,12 @@ class Referrers(Protocol):
 
 class Writer(Protocol):
     """A place that images can be written to. ``takes_indexes`` is False where only single manifests fit in;
-    ``reads_back`` where what was put is at once and cheaply to be read by the ``Reader`` that it is as well."""
+    ``reads_back`` is True where what was put is at once and cheaply read by the ``Reader`` that it is as well;
+    ``takes_foreign`` is False where layers that may not be distributed don't go."""
 
     takes_indexes: bool
     reads_back: bool
+    takes_foreign: bool
 
     @property
     def location(self) -> str: ...

@@ -175,6 +175,7 @@ class DockerArchiveWriter:
 
     takes_indexes = False
     reads_back = False
+    takes_foreign = True
 
     def __init__(self, path: str) -> None:
         self.location = f"docker-archive:{path}"

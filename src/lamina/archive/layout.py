@@ -109,6 +109,7 @@ class LayoutWriter:
 
     takes_indexes = True
     reads_back = False
+    takes_foreign = True
 
     def __init__(self, directory: str) -> None:
         self.directory = directory

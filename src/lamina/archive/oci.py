@@ -60,6 +60,7 @@ class OciArchiveWriter:
 
     takes_indexes = True
     reads_back = False
+    takes_foreign = True
 
     def __init__(self, path: str) -> None:
         self.location = f"oci-archive:{path}"

@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from lamina.cli.app import command
-from lamina.cli.options import format_option, image_argument, platform_option, quiet_option
-from lamina.cli.output import emit, emit_json, write
+from lamina.cli.options import (
+    format_option,
+    image_argument,
+    platform_option,
+    quiet_option,
+    referrers_option,
+    registry_options,
+)
+from lamina.cli.output import report, write
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size
-from lamina.errors import Unsupported, UsageError
+from lamina.cli.text import clean
+from lamina.errors import UsageError
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
     from lamina.source import Reader, Writer
-    from lamina.transfer.copy import Copied
+    from lamina.transfer.connect import Network
 
 
-def _source(session: Session, name: ImageName) -> Reader:
+def _source(session: Session, name: ImageName, network: Network) -> tuple[Reader, str]:
+    """The place to read from, and the image's name there."""
     from lamina.image import reader_for
+    from lamina.transfer.connect import WithOrigins
 
-    return reader_for(name) if name.transport else session.store
+    if not name.transport:
+        return WithOrigins(session.store, network), name.name
+    inside = str(network.full(name.name)) if name.transport == "docker" else name.name
+    return reader_for(name, network), inside
 
 
-def _target(session: Session, name: ImageName) -> Writer:
+def _target(session: Session, name: ImageName, network: Network) -> tuple[Writer, str]:
+    """The place to write to, and the image's name there."""
     if not name.whole:
         raise UsageError(f"{name} is a range of layers", hint="a target is a whole image")
+    if name.transport == "docker":
+        store = session.store if os.path.isdir(session.settings.root) else None
+        return network.repository(name.name, store=store), str(network.full(name.name))
     if name.transport == "oci":
         from lamina.archive.layout import LayoutWriter
 
-        return LayoutWriter(name.location)
+        return LayoutWriter(name.location), name.name
     if name.transport == "oci-archive":
         from lamina.archive.oci import OciArchiveWriter
 
-        return OciArchiveWriter(name.location)
+        return OciArchiveWriter(name.location), name.name
     if name.transport == "docker-archive":
         from lamina.archive.docker import DockerArchiveWriter
 
-        return DockerArchiveWriter(name.location)
-    if name.transport:
-        raise Unsupported(f"images are not written to {name.transport}: yet", hint="save to an oci-archive")
-    return session.writable_store
+        return DockerArchiveWriter(name.location), name.name
+    return session.writable_store, name.name
 
 
 def _whole(name: ImageName) -> ImageName:
@@ -53,12 +68,22 @@ def _whole(name: ImageName) -> ImageName:
     return name
 
 
-@command("copy", "lamina copy debian:12 oci:./layout:debian\nlamina copy oci-archive:app.tar my/app:1")
+@command(
+    "copy",
+    "lamina copy debian:12 oci:./layout:debian\n"
+    "lamina copy docker://debian:12 docker://localhost:5000/debian:12 --all-platforms",
+)
 @image_argument("source")
 @image_argument("target")
-@click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
+@click.option("-a", "--all-platforms", "--all", is_flag=True, help="Every platform of a multi-platform image.")
 @click.option("--to-root", metavar="DIR", help="TARGET is in the store in this directory (made where missing).")
+@referrers_option
 @platform_option
+@registry_options
+@click.option("--src-tls-verify", metavar="true|false", help="As --tls-verify, for SOURCE only.")
+@click.option("--dest-tls-verify", metavar="true|false", help="As --tls-verify, for TARGET only.")
+@click.option("--src-creds", metavar="USER[:PASSWORD]", help="As --creds, for SOURCE only.")
+@click.option("--dest-creds", metavar="USER[:PASSWORD]", help="As --creds, for TARGET only.")
 @quiet_option
 @format_option
 @click.pass_obj
@@ -68,30 +93,31 @@ def copy(
     target: str,
     all_platforms: bool,
     to_root: str | None,
+    referrers: bool,
+    src_tls_verify: str | None,
+    dest_tls_verify: str | None,
+    src_creds: str | None,
+    dest_creds: str | None,
     quiet: bool,
     format: str | None,
 ) -> None:
-    """Copy an image between the store, OCI layouts and archives: only what the target lacks, digests kept."""
-    from lamina.transfer.copy import copy as move
-
+    """Copy an image between the store, registries (docker://), OCI layouts and archives: only what the target lacks,
+    digests kept, nothing stored in between."""
     there, here = _whole(parse_name(source)), _whole(parse_name(target))
-    reader = _source(session, there)
-    if to_root is not None:
-        if here.transport:
-            raise UsageError(f"{target} is not in a store", hint="--to-root goes with a plain name")
-        writer: Writer = Session({**session.flags, "root": to_root}).writable_store
-    else:
-        writer = _target(session, here)
     with Progress(quiet=quiet or format is not None) as progress:
-        done = move(
-            reader,
-            writer,
-            [(there.name, here.name)],
-            platform=session.platform,
-            all_platforms=all_platforms,
-            on_event=progress,
+        reader, name = _source(session, there, session.network(progress, tls_verify=src_tls_verify, creds=src_creds))
+        if to_root is not None:
+            if here.transport:
+                raise UsageError(f"{target} is not in a store", hint="--to-root goes with a plain name")
+            writer: Writer = Session({**session.flags, "root": to_root}).writable_store
+            target_name = here.name
+        else:
+            network = session.network(progress, tls_verify=dest_tls_verify, creds=dest_creds)
+            writer, target_name = _target(session, here, network)
+        done = session.copied(
+            reader, writer, [(name, target_name)], progress, all_platforms=all_platforms, referrers=referrers
         )
-    _report(done, format, quiet)
+    report(done, format, quiet)
 
 
 @command("save", "lamina save -o images.tar debian:12 my/app:1\nlamina save my/app:1 | ssh host lamina load")
@@ -111,19 +137,19 @@ def copy(
 @click.pass_obj
 def save(session: Session, images: tuple[str, ...], output: str, kind: str, all_platforms: bool, quiet: bool) -> None:
     """Write images into one archive, layers that they share once."""
-    from lamina.transfer.copy import copy as move
-
     if output == "-" and sys.stdout.isatty():
         raise UsageError("an archive on a terminal", hint="name a file with -o, or pipe it")
     if kind == "oci-dir" and output == "-":
         raise UsageError("a directory can't go to stdout", hint="name it with -o")
     names = [_whole(parse_name(image)) for image in images]
     transport = "oci" if kind == "oci-dir" else kind
-    reader = _source(session, names[0])
-    writer = _target(session, ImageName(transport, output, ""))
-    pairs = [(name.name, _saved_name(session, name)) for name in names]
     with Progress(quiet=quiet or output == "-") as progress:
-        move(reader, writer, pairs, platform=session.platform, all_platforms=all_platforms, on_event=progress)
+        network = session.network(progress)
+        reader, first = _source(session, names[0], network)
+        writer, _ = _target(session, ImageName(transport, output, ""), network)
+        inside = [first, *(name.name for name in names[1:])]
+        pairs = [(there, _saved_name(session, name)) for there, name in zip(inside, names, strict=True)]
+        session.copied(reader, writer, pairs, progress, all_platforms=all_platforms)
 
 
 def _saved_name(session: Session, name: ImageName) -> str:
@@ -158,7 +184,6 @@ def load(session: Session, path: str, tag: str | None, all_platforms: bool, quie
     """Bring all images of an archive or layout into the store, under the names that they have there."""
     from lamina.archive.detect import open_any
     from lamina.spec.reference import canonical
-    from lamina.transfer.copy import copy as move
 
     if path == "-" and sys.stdin.isatty():
         raise UsageError("no archive on stdin", hint="name a file with -i, or pipe it")
@@ -171,53 +196,9 @@ def load(session: Session, path: str, tag: str | None, all_platforms: bool, quie
     else:
         pairs = [(name or str(descriptor.digest), canonical(name)) for name, descriptor in found]
     with Progress(quiet=quiet or format is not None) as progress:
-        done = move(
-            reader,
-            session.writable_store,
-            pairs,
-            platform=session.platform,
-            all_platforms=all_platforms,
-            on_event=progress,
-        )
+        done = session.copied(reader, session.writable_store, pairs, progress, all_platforms=all_platforms)
     if format == "json":
-        _report(done, format, quiet)
+        report(done, format, quiet)
     else:
         for image in done:
             write(f"loaded {clean(image.name) or image.descriptor.digest}")
-
-
-def _report(done: list[Copied], format: str | None, quiet: bool) -> None:
-    """The table "fetched / already here"."""
-    rows = [
-        {
-            "Image": clean(image.name),
-            "What": moved.what,
-            "Digest": moved.descriptor.digest.short,
-            "Size": human_size(moved.descriptor.size),
-            "State": "already here" if moved.reused else "fetched",
-        }
-        for image in done
-        for moved in image.blobs
-    ]
-    if format == "json":
-        emit_json(
-            [
-                {
-                    "name": image.name,
-                    "digest": str(image.descriptor.digest),
-                    "blobs": [
-                        {
-                            "what": moved.what,
-                            "digest": str(moved.descriptor.digest),
-                            "size": moved.descriptor.size,
-                            "reused": moved.reused,
-                        }
-                        for moved in image.blobs
-                    ],
-                }
-                for image in done
-            ]
-        )
-    elif format is not None or not quiet:
-        columns = [("What", "WHAT"), ("Digest", "DIGEST"), ("Size", "SIZE"), ("State", "STATE")]
-        emit(rows, columns, format, right=("Size",))

@@ -18,6 +18,11 @@ no_trunc_option: Decorator = click.option("--no-trunc", is_flag=True, help="Whol
 quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 
+referrers_option: Decorator = click.option(
+    "--referrers", is_flag=True, help="Signatures, attestations and SBOMs along with the image."
+)
+
+
 def _platform(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.ensure_object(Session).flags["platform"] = value
@@ -30,6 +35,51 @@ platform_option: Decorator = click.option(
     callback=_platform,
     help="Take this platform of a multi-platform image (default: this machine's).",
 )
+
+
+def _setting(name: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
+    def keep(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.ensure_object(Session).flags[name] = value
+
+    return keep
+
+
+def _credentials(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    ctx.ensure_object(Session).credentials = value
+
+
+_TLS = click.option(
+    "--tls-verify",
+    metavar="true|false",
+    expose_value=False,
+    callback=_setting("tls_verify"),
+    help="false: don't check certificates, and take plain http (default: true, http for loopback).",
+)
+_AUTHFILE = click.option(
+    "--authfile", metavar="FILE", expose_value=False, callback=_setting("authfile"), help="Where credentials are."
+)
+_CERT_DIR = click.option(
+    "--cert-dir",
+    metavar="DIR",
+    expose_value=False,
+    callback=_setting("cert_dir"),
+    help="Own CAs (*.crt) and client certificates (*.cert with *.key).",
+)
+_CREDS = click.option(
+    "--creds",
+    metavar="USER[:PASSWORD]",
+    expose_value=False,
+    callback=_credentials,
+    help="Credentials for this call (others see them in the process list: `lamina login` is better).",
+)
+
+
+def registry_options(function: Any) -> Any:
+    """What every verb that asks a registry takes."""
+    for option in (_CREDS, _CERT_DIR, _AUTHFILE, _TLS):
+        function = option(function)
+    return function
 
 
 def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

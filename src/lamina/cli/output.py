@@ -12,6 +12,7 @@ from lamina.cli.text import clean, human_size
 
 if TYPE_CHECKING:
     from lamina.store.gc import Deleted
+    from lamina.transfer.copy import Copied
 
 Row = Mapping[str, Any]
 
@@ -106,3 +107,42 @@ def tell_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:
     for digest in done.deleted:
         write(f"{would}deleted: {digest}")
     write(f"{would}freed: {human_size(done.freed)} ({done.freed} bytes)")
+
+
+def report(
+    done: list[Copied], format: str | None, quiet: bool, *, moved: str = "fetched", there: str = "already here"
+) -> None:
+    """The table of what was moved and what was there already."""
+    rows = [
+        {
+            "Image": clean(image.name),
+            "What": blob.what,
+            "Digest": blob.descriptor.digest.short,
+            "Size": human_size(blob.descriptor.size),
+            "State": there if blob.reused else moved,
+        }
+        for image in done
+        for blob in image.blobs
+    ]
+    if format == "json":
+        emit_json(
+            [
+                {
+                    "name": image.name,
+                    "digest": str(image.descriptor.digest),
+                    "blobs": [
+                        {
+                            "what": blob.what,
+                            "digest": str(blob.descriptor.digest),
+                            "size": blob.descriptor.size,
+                            "reused": blob.reused,
+                        }
+                        for blob in image.blobs
+                    ],
+                }
+                for image in done
+            ]
+        )
+    elif format is not None or not quiet:
+        columns = [("What", "WHAT"), ("Digest", "DIGEST"), ("Size", "SIZE"), ("State", "STATE")]
+        emit(rows, columns, format, right=("Size",))

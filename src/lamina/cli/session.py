@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from lamina.events import Cancel, OnEvent, ignore
 from lamina.image import Image, load_settings, open_store, open_with
 
 if TYPE_CHECKING:
     from lamina.config import Settings
+    from lamina.source import Reader, Writer
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
+    from lamina.transfer.connect import Network
+    from lamina.transfer.copy import Copied
 
 
 class Session:
@@ -19,6 +24,8 @@ class Session:
 
     def __init__(self, flags: Mapping[str, str]) -> None:
         self.flags = dict(flags)
+        self.credentials: str | None = None
+        """USER[:PASSWORD] for registries, where given for this call."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -33,6 +40,54 @@ class Session:
     def writable_store(self) -> Store:
         """The store to write to: made where it is not there yet."""
         return open_store(self.settings)
+
+    def network(
+        self, on_event: OnEvent = ignore, *, tls_verify: str | None = None, creds: str | None = None
+    ) -> Network:
+        """How registries are reached; one side of a copy may have a ``tls_verify`` and credentials of its own."""
+        from lamina.transfer.connect import Network
+
+        settings = self.settings if tls_verify is None else load_settings({**self.flags, "tls_verify": tls_verify})
+        return Network(settings, credentials=creds or self.credentials, on_event=on_event, cancel=self.cancel)
+
+    def copied(
+        self,
+        source: Reader,
+        target: Writer,
+        pairs: list[tuple[str, str]],
+        progress: OnEvent,
+        *,
+        all_platforms: bool = False,
+        referrers: bool = False,
+    ) -> list[Copied]:
+        """``transfer.copy`` with what this run has set; an interrupt cancels it."""
+        from lamina.transfer.copy import copy
+
+        with self.interruptible():
+            return copy(
+                source,
+                target,
+                pairs,
+                platform=self.platform,
+                all_platforms=all_platforms,
+                referrers=referrers,
+                on_event=progress,
+                cancel=self.cancel,
+            )
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C inside wakes whatever waits for the network."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.cancel.set()
+            raise
+
+    @cached_property
+    def cancel(self) -> Cancel:
+        """Set when the run is interrupted."""
+        return Cancel()
 
     @property
     def platform(self) -> Platform:

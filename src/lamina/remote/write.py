@@ -13,7 +13,7 @@ from lamina.remote.upload import Journal, Upload
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Manifest, build_index, parse
+from lamina.spec.manifest import build_index, parse
 
 
 class RemoteWriter(RemoteLister):
@@ -21,6 +21,7 @@ class RemoteWriter(RemoteLister):
 
     takes_indexes = True
     reads_back = False
+    takes_foreign = False
 
     journal: Journal
     mount_from: Callable[[Descriptor], Sequence[str]]
@@ -111,13 +112,7 @@ class RemoteWriter(RemoteLister):
         tag, known = self.referrers_tag(document.subject.digest)
         if any(entry.digest == descriptor.digest for entry in known):
             return
-        artifact = document.artifact_type
-        if artifact is None and isinstance(document, Manifest):
-            artifact = document.config.media_type
-        entry = Descriptor(
-            descriptor.media_type, descriptor.digest, descriptor.size, artifact_type=artifact
-        ).with_annotations(dict(document.annotations))
-        index = build_index([*known, entry])
+        index = build_index([*known, document.as_referrer()])
         self._put(index.descriptor, index.raw, tag)
 
     def _has_document(self, descriptor: Descriptor) -> bool:

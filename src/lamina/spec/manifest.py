@@ -46,6 +46,16 @@ class Document:
         """Of the raw bytes, by sha256."""
         return Descriptor.of(self.media_type, self.raw)
 
+    def as_referrer(self) -> Descriptor:
+        """As it stands in the list of its subject's referrers (distribution-spec "Listing Referrers"): with its
+        annotations and artifact type, which of an image is the config's type."""
+        artifact_type = self.artifact_type
+        config = self.json.get("config")
+        if artifact_type is None and isinstance(config, dict):
+            artifact_type = config.get("mediaType")
+        own = self.descriptor
+        return replace(own, artifact_type=artifact_type, annotations=dict(self.annotations))
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Document):
             return NotImplemented

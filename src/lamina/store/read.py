@@ -63,6 +63,18 @@ class StoreReader:
     def blob(self, descriptor: Descriptor) -> StoredBlob:
         return self.blobs.get(descriptor)
 
+    def referrers(self, subject: Digest) -> list[Descriptor]:
+        """Named and untagged documents whose ``subject`` is this one."""
+        found = []
+        for entry in {entry.digest: entry for entry in self.refs.entries()}.values():
+            try:
+                document = parse(self.manifest(entry), entry.media_type)
+            except LaminaError:
+                continue  # a damaged image refers to nothing, and must not hide the others
+            if document.subject is not None and document.subject.digest == subject:
+                found.append(document.as_referrer())
+        return found
+
     def stack(self, name: str, platform: Platform) -> Stack:
         """The image ``name`` ready to be looked into. Raises as ``resolve``; NotFound (platform), Unsupported
         (artifact), InvalidContent."""

@@ -13,6 +13,7 @@ from lamina.store.paths import Paths, open_frame
 from lamina.store.read import StoreReader
 from lamina.store.refs import Refs
 from lamina.store.roots import Roots
+from lamina.store.uploads import Uploads
 from lamina.store.write import StoreWriter
 
 
@@ -27,6 +28,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self.refs = Refs(paths)
         self.layers = Layers(paths, max_layer)
         self.roots = Roots(paths)
+        self.uploads = Uploads(paths)
         self._session = None
         self._guard = threading.Lock()
 

@@ -31,6 +31,7 @@ class StoreWriter:
 
     takes_indexes = True
     reads_back = True
+    takes_foreign = True
 
     blobs: Blobs
     layers: Layers

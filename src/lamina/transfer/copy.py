@@ -296,6 +296,9 @@ def _move_blobs(job: _Job, plan: _Plan) -> dict[Digest, Moved]:
 
 def _move(job: _Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
     on_event = job.on_event
+    if mediatype.is_foreign(descriptor.media_type) and not job.target.takes_foreign:
+        on_event(Warned(f"layer {descriptor.digest} is not distributable: {job.target.location} goes without it"))
+        return None
     if job.target.has(descriptor):
         on_event(BlobDone(descriptor.digest, descriptor.size, kind, reused=True))
         return Moved(descriptor, kind, True)

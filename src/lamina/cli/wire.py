@@ -1,0 +1,207 @@
+"""Verbs between a registry and the store: pull, push, plan."""
+
+from __future__ import annotations
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.options import (
+    format_option,
+    image_argument,
+    platform_option,
+    quiet_option,
+    referrers_option,
+    registry_options,
+)
+from lamina.cli.output import emit, emit_json, report, write
+from lamina.cli.progress import Progress
+from lamina.cli.session import Session
+from lamina.cli.text import clean, human_size
+from lamina.spec.name import ImageName, parse_name
+
+
+def _registry_name(text: str) -> str:
+    """A name for a registry, ``docker://`` before it or not."""
+    from lamina.errors import UsageError
+
+    name: ImageName = parse_name(text)
+    if name.transport not in ("", "docker") or not name.whole:
+        raise UsageError(f"{text!r:.200} is in no registry", hint="expected like debian:12 or ghcr.io/me/app:1")
+    return name.name
+
+
+@command("pull", "lamina pull debian:12\nlamina pull ghcr.io/me/app:1 --platform linux/arm64")
+@click.argument("images", nargs=-1, required=True, metavar="REF...")
+@click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
+@click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
+@referrers_option
+@platform_option
+@registry_options
+@quiet_option
+@format_option
+@click.pass_obj
+def pull(
+    session: Session,
+    images: tuple[str, ...],
+    all_tags: bool,
+    all_platforms: bool,
+    referrers: bool,
+    quiet: bool,
+    format: str | None,
+) -> None:
+    """Bring images from a registry into the store: the manifest first, then only what is not here yet. An interrupted
+    pull goes on where it stopped."""
+    from lamina.transfer.wire import pull as fetch
+
+    names = [_registry_name(image) for image in images]
+    done = []
+    with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
+        network = session.network(progress)
+        for name in names:
+            done += fetch(
+                name,
+                session.writable_store,
+                network,
+                platform=session.platform,
+                all_platforms=all_platforms,
+                all_tags=all_tags,
+                referrers=referrers,
+                on_event=progress,
+                cancel=session.cancel,
+            )
+    if quiet and format is None:
+        for image in done:
+            write(str(image.descriptor.digest))
+        return
+    report(done, format, quiet)
+
+
+@command("push", "lamina push ghcr.io/me/app:1\nlamina push app localhost:5000/app:1 --tls-verify=false")
+@image_argument()
+@click.argument("target", required=False, default="", metavar="[REF]")
+@click.option("--all-platforms", is_flag=True, help="Every platform of the image that is here.")
+@click.option("--digestfile", metavar="FILE", help="Write the pushed digest to this file.")
+@referrers_option
+@platform_option
+@registry_options
+@quiet_option
+@format_option
+@click.pass_obj
+def push(
+    session: Session,
+    image: str,
+    target: str,
+    all_platforms: bool,
+    digestfile: str | None,
+    referrers: bool,
+    quiet: bool,
+    format: str | None,
+) -> None:
+    """Give an image of the store to a registry: only what the registry lacks. An interrupted push goes on where it
+    stopped."""
+    from lamina.files import replace_file, reported
+    from lamina.transfer.wire import push as give
+
+    name = _registry_name(image)
+    with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
+        done = give(
+            name,
+            _registry_name(target) if target else "",
+            session.store,
+            session.network(progress),
+            platform=session.platform,
+            all_platforms=all_platforms,
+            referrers=referrers,
+            on_event=progress,
+            cancel=session.cancel,
+        )
+    if digestfile is not None:
+        with reported(digestfile):
+            replace_file(digestfile, [str(done.descriptor.digest).encode()])
+    report([done], format, quiet, moved="pushed", there="already there")
+
+
+@click.group("plan", short_help="Say what an operation would move, before it does.")
+def plan() -> None:
+    """Say what an operation would move, before it does.
+
+    \b
+    Example:
+      lamina plan pull debian:12
+    """
+
+
+@plan.command("pull")
+@click.argument("image", metavar="REF")
+@click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
+@platform_option
+@registry_options
+@format_option
+@click.pass_obj
+def plan_pull(session: Session, image: str, all_platforms: bool, format: str | None) -> None:
+    """Say what `lamina pull` would fetch, what is here already and who shares it, and the bytes on disk. Only the
+    manifest and the config are asked for.
+
+    \b
+    Example:
+      lamina plan pull debian:12
+      lamina plan pull ghcr.io/me/app:1 --format json
+    """
+    from lamina.transfer.plan import plan_pull as planned
+
+    with Progress(quiet=True) as progress, session.interruptible():
+        found = planned(
+            _registry_name(image),
+            session.writable_store,
+            session.network(progress),
+            platform=session.platform,
+            all_platforms=all_platforms,
+        )
+    if format == "json":
+        emit_json(
+            {
+                "name": found.name,
+                "digest": str(found.descriptor.digest),
+                "fetch": found.fetch,
+                "here": found.here,
+                "disk": found.disk,
+                "disk_estimated": found.estimated,
+                "blobs": [
+                    {
+                        "what": blob.what,
+                        "digest": str(blob.descriptor.digest),
+                        "size": blob.descriptor.size,
+                        "state": blob.state,
+                        "tar_size": blob.tar_size,
+                        "shared_with": list(blob.shared),
+                    }
+                    for blob in found.blobs
+                ],
+            }
+        )
+        return
+    rows = [
+        {
+            "What": blob.what,
+            "Digest": blob.descriptor.digest.short,
+            "Size": human_size(blob.descriptor.size),
+            "State": blob.state,
+            "Shared": ", ".join(clean(name) for name in blob.shared[:3])
+            + (f" and {len(blob.shared) - 3} more" if len(blob.shared) > 3 else ""),
+        }
+        for blob in found.blobs
+    ]
+    columns = [
+        ("What", "WHAT"),
+        ("Digest", "DIGEST"),
+        ("Size", "SIZE"),
+        ("State", "STATE"),
+        ("Shared", "SHARED WITH"),
+    ]
+    emit(rows, columns, format, right=("Size",))
+    if format is None or format == "table":
+        about = "about " if found.estimated else ""
+        write(
+            f"\nto fetch: {human_size(found.fetch)} of {human_size(found.fetch + found.here)}; "
+            f"on disk: {about}{human_size(found.disk)} more"
+        )

@@ -1,0 +1,185 @@
+"""Registries as the settings say they are to be reached, and the store with what it knows to be in registries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lamina.errors import LaminaError, UsageError
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.source import Blob, Reader
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Index, parse
+from lamina.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lamina.config import Settings
+    from lamina.remote.client import Access, Client
+    from lamina.remote.credentials import Credential
+    from lamina.remote.registries import Registries
+    from lamina.remote.repository import Repository
+    from lamina.store.store import Store
+
+CERT_DIRS = ("/etc/containers/certs.d", "/etc/docker/certs.d")
+
+
+class Network:
+    """How this user reaches registries. ``credentials`` as "USER[:PASSWORD]" override what is stored."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        credentials: str | None = None,
+        tls_verify: bool | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._tls_verify = settings.tls_verify if tls_verify is None else tls_verify
+        self._on_event = on_event
+        self._cancel = cancel or Cancel()
+
+    @cached_property
+    def access(self) -> Access:
+        import os
+
+        from lamina.remote.client import Access
+
+        home = os.path.expanduser("~/.config/containers/certs.d")
+        return Access(
+            credential=self._credential,
+            tls_verify=self._tls_verify,
+            cert_dirs=(home, *CERT_DIRS),
+            cert_dir=self._settings.cert_dir,
+            on_event=self._on_event,
+            cancel=self._cancel,
+        )
+
+    @cached_property
+    def registries(self) -> Registries:
+        from lamina.remote.registries import Registries
+
+        return Registries.load()
+
+    def full(self, name: str) -> Reference:
+        """What a person typed as a reference with its tag; short names after registries.conf.
+        Raises UsageError."""
+        short = name.partition("@")[0].partition(":")[0]
+        alias = self.registries.alias(short) if "/" not in short else None
+        if alias is not None:
+            name = alias + name[len(short) :]
+        return Reference.parse(name).with_default_tag()
+
+    def repository(self, name: str, *, store: Store | None = None) -> Repository:
+        """The repository of ``name``; a ``store`` lends its memory of uploads and of what is where."""
+        from lamina.remote.repository import Repository
+
+        reference = self.full(name)
+        if store is None:
+            return Repository(reference.repository, self.access, self.registries)
+        return Repository(
+            reference.repository,
+            self.access,
+            self.registries,
+            journal=store.uploads,
+            mount_from=mounts(store, reference),
+        )
+
+    def client(self, host: str) -> Client:
+        """A registry's host alone. Raises UsageError."""
+        from lamina.remote.client import Client
+
+        if "/" in host:
+            raise UsageError(f"{host!r:.200} is no host", hint="expected like ghcr.io or localhost:5000")
+        return Client(
+            Reference.parse(f"{host}/x").domain if host != "docker.io" else host,
+            self.access,
+            insecure=self.registries.insecure(host),
+        )
+
+    def _credential(self, host: str, path: str) -> Credential | None:
+        from lamina.remote.credentials import Credential, find
+
+        if self._credentials is not None:
+            name, _, password = self._credentials.partition(":")
+            return Credential(name, password)
+        return find(host, path, authfile=self._settings.authfile)
+
+
+class WithOrigins:
+    """``Reader`` of a store that also gives the blobs which are known here only by their tar: from the registry that
+    they came from."""
+
+    def __init__(self, store: Store, network: Network) -> None:
+        self._store = store
+        self._network = network
+        self._origins: dict[Digest, str] | None = None
+        self.location = store.location
+
+    def resolve(self, name: str) -> Descriptor:
+        return self._store.resolve(name)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        return self._store.manifest(descriptor)
+
+    def referrers(self, subject: Digest) -> list[Descriptor]:
+        return self._store.referrers(subject)
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        return self._store.names()
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        if not self._store.blobs.has(descriptor):
+            if self._origins is None:
+                self._origins = self._store.layers.origins()
+            origin = self._origins.get(descriptor.digest)
+            if origin is not None:
+                return self._network.repository(origin).blob(descriptor)
+        return self._store.blob(descriptor)
+
+
+def mounts(store: Store, target: Reference) -> Callable[[Descriptor], Sequence[str]]:
+    """Which repositories of the target's registry may have a blob already: those of images here that have it."""
+    found: dict[Digest, dict[str, None]] = {}
+    looked: list[bool] = []
+
+    def candidates(descriptor: Descriptor) -> Sequence[str]:
+        if not looked:
+            looked.append(True)
+            for name, top in store.names():
+                if not name:
+                    continue
+                reference = Reference.parse(name)
+                if reference.domain != target.domain or reference.path == target.path:
+                    continue
+                for digest in blobs_of(store, top):
+                    found.setdefault(digest, {})[reference.repository] = None
+        return tuple(found.get(descriptor.digest, ()))
+
+    return candidates
+
+
+def blobs_of(store: Reader, top: Descriptor) -> set[Digest]:
+    """Configs and layers of an image, of all its platforms that are there."""
+    found: set[Digest] = set()
+    pending, seen = [top], set()
+    while pending:
+        descriptor = pending.pop()
+        if descriptor.digest in seen:
+            continue
+        seen.add(descriptor.digest)
+        try:
+            document = parse(store.manifest(descriptor), descriptor.media_type)
+        except LaminaError:
+            continue  # not here, or damaged: then nothing is known of it
+        if isinstance(document, Index):
+            pending += document.manifests
+        else:
+            found.update(blob.digest for blob in (document.config, *document.layers))
+    return found

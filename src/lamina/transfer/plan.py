@@ -1,0 +1,144 @@
+"""What a pull would move, before anything is moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lamina.errors import LaminaError
+from lamina.source import Reader, find_manifest, read_config
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.platform import Platform
+from lamina.spec.reference import Reference
+from lamina.transfer.connect import Network, blobs_of
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+FETCH, HERE, KNOWN = "to fetch", "already here", "known by diff_id"
+_TYPICAL = 3.0  # tar bytes a gzip byte, where nothing better is known
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBlob:
+    """``state``: "to fetch", "already here", or "known by diff_id" (its tar is here under another compressed digest:
+    it is not fetched). ``tar_size`` in bytes, None for what is no layer; ``shared``: images here that have it."""
+
+    descriptor: Descriptor
+    what: str
+    state: str
+    tar_size: int | None
+    shared: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PullPlan:
+    """``fetch`` and ``here`` in bytes of blobs; ``disk``: bytes the store grows by, ``estimated`` where a layer's
+    tar is not known before it is there."""
+
+    name: str
+    descriptor: Descriptor
+    blobs: tuple[PlannedBlob, ...]
+    fetch: int
+    here: int
+    disk: int
+    estimated: bool
+
+
+def plan_pull(
+    name: str, store: Store, network: Network, *, platform: Platform, all_platforms: bool = False
+) -> PullPlan:
+    """Ask for manifests and configs only, plus a few bytes at the end of each missing layer that say how large it
+    unpacks to. Raises as ``pull``; nothing is written."""
+    repository = network.repository(name)
+    reference = network.full(name)
+    top = repository.resolve(str(reference))
+    shared = _shared(store)
+    blobs: dict[Digest, PlannedBlob] = {}
+    disk, estimated = 0, False
+    for descriptor, document in _documents(repository, top, platform, all_platforms, str(reference)):
+        what = "manifest" if isinstance(document, Manifest) else "index"
+        blobs[descriptor.digest] = _small(store, descriptor, what, shared)
+        if not isinstance(document, Manifest):
+            continue
+        diff_ids: tuple[Digest | None, ...] = (None,) * len(document.layers)
+        if document.is_image:
+            diff_ids = read_config(repository, document, str(reference)).diff_ids
+        blobs.setdefault(document.config.digest, _small(store, document.config, "config", shared))
+        for layer, diff_id in zip(document.layers, diff_ids, strict=True):
+            if layer.digest in blobs:
+                continue
+            state, tar_size = FETCH, None
+            if store.blobs.has(layer):
+                state = HERE
+            elif diff_id is not None and store.layers.there(diff_id):
+                state = KNOWN
+            if diff_id is not None and state == FETCH:
+                tar_size, exact = _unpacked(repository, layer)
+                estimated = estimated or not exact
+                disk += tar_size
+            elif diff_id is not None:
+                tar_size = store.layers.index(layer, diff_id).tar_size
+            blobs[layer.digest] = PlannedBlob(
+                layer, "layer" if diff_id else "blob", state, tar_size, shared.get(layer.digest, ())
+            )
+    fetch = sum(blob.descriptor.size for blob in blobs.values() if blob.state == FETCH)
+    here = sum(blob.descriptor.size for blob in blobs.values() if blob.state != FETCH)
+    return PullPlan(str(reference), top, tuple(blobs.values()), fetch, here, disk + fetch, estimated)
+
+
+def _documents(
+    reader: Reader, top: Descriptor, platform: Platform, all_platforms: bool, what: str
+) -> list[tuple[Descriptor, Manifest | Index]]:
+    first = parse(reader.manifest(top), top.media_type, what)
+    found: list[tuple[Descriptor, Manifest | Index]] = [(top, first)]
+    if isinstance(first, Manifest):
+        return found
+    if not all_platforms:
+        manifest = find_manifest(reader, top, platform, what)
+        return [*found, (manifest.descriptor, manifest)]
+    pending = list(first.manifests)
+    while pending:
+        child = pending.pop(0)
+        if not mediatype.is_known_document(child.media_type) or any(child.digest == d.digest for d, _ in found):
+            continue
+        document = parse(reader.manifest(child), child.media_type, what)
+        found.append((child, document))
+        if isinstance(document, Index):
+            pending += document.manifests
+    return found
+
+
+def _small(store: Store, descriptor: Descriptor, what: str, shared: dict[Digest, tuple[str, ...]]) -> PlannedBlob:
+    state = HERE if store.blobs.has(descriptor) else FETCH
+    return PlannedBlob(descriptor, what, state, None, shared.get(descriptor.digest, ()))
+
+
+def _shared(store: Store) -> dict[Digest, tuple[str, ...]]:
+    """Which named images of the store have a blob."""
+    found: dict[Digest, list[str]] = {}
+    for name, top in store.names():
+        if name:
+            for digest in blobs_of(store, top):
+                found.setdefault(digest, []).append(Reference.parse(name).familiar)
+    return {digest: tuple(sorted(names)) for digest, names in found.items()}
+
+
+def _unpacked(reader: Reader, layer: Descriptor) -> tuple[int, bool]:
+    """Bytes of a layer's tar, and whether that is sure. A gzip file ends with its length modulo 2**32, if it has one
+    member: believed where it is plausible, never relied on."""
+    compression = mediatype.compression(layer.media_type)
+    if compression == "none":
+        return layer.size, True
+    if compression == "gzip" and 18 < layer.size < 1 << 31:
+        try:
+            with reader.blob(layer).open(layer.size - 4) as stream:
+                size = int.from_bytes(stream.read(4), "little")
+        except LaminaError:
+            size = 0
+        if layer.size // 2 <= size <= layer.size * 200 and size % 512 == 0:
+            return size, False
+    return int(layer.size * _TYPICAL), False

@@ -1,0 +1,88 @@
+"""Pull and push: an image between a registry and the store, on the one engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lamina.errors import UsageError
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.spec.platform import Platform
+from lamina.spec.reference import Reference
+from lamina.transfer.connect import Network, WithOrigins
+from lamina.transfer.copy import Copied, copy
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+
+def pull(
+    name: str,
+    store: Store,
+    network: Network,
+    *,
+    platform: Platform,
+    all_platforms: bool = False,
+    all_tags: bool = False,
+    referrers: bool = False,
+    on_event: OnEvent = ignore,
+    cancel: Cancel | None = None,
+) -> list[Copied]:
+    """Bring the image into the store under its full name: the manifest first, then what is not there yet.
+
+    Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent, SystemFailure, Cancelled.
+    """
+    repository = network.repository(name)
+    reference = network.full(name)
+    if all_tags:
+        if reference != network.full(reference.repository):
+            raise UsageError(f"{name} names a tag", hint="--all-tags takes a repository")
+        names = [f"{reference.repository}:{tag}" for tag in repository.tags()]
+    else:
+        names = [str(reference)]
+    return copy(
+        repository,
+        store,
+        [(one, one) for one in names],
+        platform=platform,
+        all_platforms=all_platforms,
+        referrers=referrers,
+        on_event=on_event,
+        cancel=cancel,
+    )
+
+
+def push(
+    name: str,
+    target: str,
+    store: Store,
+    network: Network,
+    *,
+    platform: Platform,
+    all_platforms: bool = False,
+    referrers: bool = False,
+    on_event: OnEvent = ignore,
+    cancel: Cancel | None = None,
+) -> Copied:
+    """Give the image ``name`` of the store to a registry as ``target`` ("": under its own name): only what is not
+    there yet. Raises as ``pull``."""
+    reference = network.full(target) if target else own_name(store, name, network)
+    repository = network.repository(str(reference), store=store)
+    return copy(
+        WithOrigins(store, network),
+        repository,
+        [(name, str(reference))],
+        platform=platform,
+        all_platforms=all_platforms,
+        referrers=referrers,
+        on_event=on_event,
+        cancel=cancel,
+    )[0]
+
+
+def own_name(store: Store, name: str, network: Network) -> Reference:
+    """The name that an image of the store has. Raises UsageError for one that was taken by its ID."""
+    known = {stored for stored, _ in store.names()}
+    reference = network.full(name)
+    if str(reference) not in known:
+        raise UsageError(f"{name} is an ID, no name", hint="say where to: `lamina push IMAGE HOST/PATH:TAG`")
+    return reference
