@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Protocol, Self, runtime_checkable
 
 from lamina.errors import Cancelled, SystemFailure
 
@@ -48,6 +48,15 @@ def _shown(path: str | bytes | int) -> str:
     return os.fsdecode(path) if isinstance(path, (str, bytes)) else f"descriptor {path}"
 
 
+@runtime_checkable
+class Extent(Protocol):
+    """A stream that is a piece of a file, which the kernel can copy by itself."""
+
+    def extent(self) -> tuple[int, int, int]:
+        """Descriptor, first byte and end of what was not read yet. The stream closes the descriptor."""
+        ...
+
+
 class FileRange:
     """Bytes ``start`` to ``end`` (None: the end) of a file, read by position; a ``Stream``."""
 
@@ -67,6 +76,9 @@ class FileRange:
             data = _read_at(self._descriptor, size, self._at)
         self._at += len(data)
         return data
+
+    def extent(self) -> tuple[int, int, int]:
+        return self._descriptor, self._at, self._end
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -100,6 +112,9 @@ class SharedRange:
             data = _read_at(self._descriptor, size, self._at)
         self._at += len(data)
         return data
+
+    def extent(self) -> tuple[int, int, int]:
+        return self._descriptor, self._at, self._end
 
     def close(self) -> None:
         """The file belongs to its owner."""

@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "push": ("wire", "push", "Give an image of the store to a registry."),
     "rmi": ("images", "rmi", "Remove images."),
     "save": ("move", "save", "Write images to an archive."),
+    "serve": ("serve", "serve", "Serve the store as an OCI registry, to this machine."),
     "stat": ("look", "stat", "Show all that is known of a path, and its layer."),
     "tag": ("images", "tag", "Give an image another name."),
     "tree": ("look", "tree", "Draw the union, or some of it, as a tree."),

@@ -21,6 +21,10 @@ class StoreDeleter:
         self.refs.unset([name], keep_untagged=True)
         return descriptor
 
+    def drop(self, names: list[str]) -> None:
+        """Remove names for good: what only they held is left to gc."""
+        self.refs.unset(names, keep_untagged=False)
+
     def delete(self, descriptor: Descriptor) -> None:
         def change(entries: Entries) -> Entries:
             kept = [entry for entry in entries if entry.digest != descriptor.digest]

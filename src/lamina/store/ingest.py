@@ -52,11 +52,11 @@ class Ingest:
         self._on_event = on_event
         self._cancel = cancel
 
-    def run(self, blob: Blob) -> bool:
+    def run(self, blob: Blob, path: str = "") -> bool:
         """False where another process has brought the blob in meanwhile. Raises InvalidContent, SystemFailure,
         Cancelled, RemoteFailure; then nothing is left but what the next run takes up: the part file, whose bytes
-        count once they were hashed again."""
-        path = self._paths.part(self._descriptor.digest)
+        count once they were hashed again. ``path``: another part file, received elsewhere."""
+        path = path or self._paths.part(self._descriptor.digest)
         with reported(path):
             part = self._lock_part(path)
             try:

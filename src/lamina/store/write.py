@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.files import reported
+from lamina.files import remove, reported
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -81,6 +81,20 @@ class StoreWriter:
         return Ingest(
             self.paths, descriptor, diff_id, max_layer=self.max_layer, on_event=on_event, cancel=cancel
         ).run(blob)
+
+    def put_file(self, descriptor: Descriptor, path: str, rest: Blob) -> bool:
+        """As ``put_blob``, of bytes that were received in a file on the store's own file system: it is verified and
+        becomes the blob. What it lacks is asked of ``rest``. Raises as ``put_blob``; the file is gone then."""
+        self._protect(descriptor.digest)
+        from lamina.store.ingest import Ingest
+
+        ingest = Ingest(self.paths, descriptor, None, max_layer=self.max_layer, on_event=ignore, cancel=None)
+        try:
+            return ingest.run(rest, path)
+        except BaseException:
+            with reported(path):
+                remove(path)
+            raise
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Raises InvalidContent; BlobNotFound where config or a layer is missing."""

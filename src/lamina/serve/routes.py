@@ -1,0 +1,91 @@
+"""What a request line asks for (pure). distribution-spec "API" and "Error Codes"."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAIL = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<rest>.*)")
+TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+MAX_NAME = 255
+MAX_PAGE = 10_000
+MAX_BATCH = 100
+
+
+class ApiError(Exception):
+    """An answer that is an error: status, the spec's code, words, and further headers."""
+
+    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
+
+    def body(self) -> bytes:
+        return json.dumps({"errors": [{"code": self.code, "message": str(self), "detail": None}]}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``kind``: "base", "catalog", "manifest", "blob", "uploads", "upload", "tags" or "referrers"; ``rest``: the tag,
+    digest or upload's id."""
+
+    kind: str
+    name: str = ""
+    rest: str = ""
+    query: dict[str, list[str]] = field(default_factory=dict)
+
+    def one(self, key: str) -> str:
+        """The first value of a query parameter; "" where there is none."""
+        return self.query.get(key, [""])[0]
+
+
+def parse_target(target: str) -> Route:
+    """Raises ApiError (404 for what is no path of the API, 400 NAME_INVALID)."""
+    parts = urlsplit(target)
+    path = unquote(parts.path)
+    query: dict[str, list[str]] = {}
+    for key, value in parse_qsl(parts.query, keep_blank_values=True, max_num_fields=MAX_BATCH):
+        query.setdefault(key, []).append(value)
+    if path in ("/v2", "/v2/"):
+        return Route("base", query=query)
+    if path == "/v2/_catalog":
+        return Route("catalog", query=query)
+    found = _TAIL.fullmatch(path)
+    if found is None:
+        raise ApiError(404, "UNSUPPORTED", "no such path")
+    name, kind, rest = found["name"], found["kind"], found["rest"]
+    if kind == "blobs" and (rest == "uploads" or rest.startswith("uploads/")):
+        ident = rest.removeprefix("uploads").strip("/")
+        kind, rest = ("upload", ident) if ident else ("uploads", "")
+    elif kind == "tags":
+        if rest != "list":
+            raise ApiError(404, "UNSUPPORTED", "no such path")
+        rest = ""
+    else:
+        kind = {"manifests": "manifest", "blobs": "blob"}.get(kind, kind)
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        raise ApiError(400, "NAME_INVALID", f"{name[:100]!r} is no repository name")
+    return Route(kind, name, rest, query)
+
+
+def page(names: list[str], query: dict[str, list[str]], path: str) -> tuple[list[str], str]:
+    """One page of a sorted list, and the Link to the next ("" for the last). Raises ApiError."""
+    last = query.get("last", [""])[0]
+    left = [name for name in names if name > last] if last else names
+    text = query.get("n", [""])[0]
+    if not text:
+        return left, ""
+    if not text.isdigit() or len(text) > 9:
+        raise ApiError(400, "PAGINATION_NUMBER_INVALID", f"n={text[:20]!r} is no number")
+    count = min(int(text), MAX_PAGE)
+    shown = left[:count]
+    if len(left) <= count or not shown:
+        return shown, ""
+    from urllib.parse import urlencode
+
+    return shown, f'<{path}?{urlencode({"n": count, "last": shown[-1]})}>; rel="next"'

@@ -1,0 +1,312 @@
+"""HTTP around ``Api``: one thread a connection, bodies by sendfile where the system has it, loopback only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from lamina.errors import LaminaError, SystemFailure, UsageError
+from lamina.files import Extent, failure
+from lamina.remote.loopback import is_loopback
+from lamina.serve.api import Api, Request, Response
+from lamina.serve.routes import ApiError, parse_target
+from lamina.version import __version__
+
+if TYPE_CHECKING:
+    from lamina.serve.api import Readable
+    from lamina.store.store import Store
+
+CHUNK = 256 << 10
+IDLE = 75.0  # seconds a connection may say nothing
+_DRAIN = 1 << 20  # bytes of an unread body that are worth reading to keep the connection
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,12})(?:;.*)?\r?\n")
+_log = logging.getLogger("lamina.serve")
+
+
+class RegistryServer:
+    """A registry over ``source`` on a loopback address. ``writable`` needs a store. ``start`` returns at once; a
+    context manager starts and closes.
+
+    Raises UsageError (an address that others reach, a place that can't be written to), SystemFailure (a taken port).
+    """
+
+    def __init__(
+        self, source: Readable | Store, *, host: str = "127.0.0.1", port: int = 0, writable: bool = False
+    ) -> None:
+        from lamina.store.store import Store
+
+        if not is_loopback(host):
+            raise UsageError(
+                f"{host} is no loopback address", hint="this registry has no users yet: it serves this machine only"
+            )
+        if writable and not isinstance(source, Store):
+            raise UsageError(f"{source.location} can't be written to", hint="only the store can")
+        self.api = Api(source, source if writable and isinstance(source, Store) else None)
+        self.host = host
+        try:
+            self._server = _Server((host, port), self.api)
+        except OSError as error:
+            raise failure(error, f"{host}:{port}") from None
+        self.port: int = self._server.server_address[1]
+        self._thread: threading.Thread | None = None
+        self._open = ExitStack()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.name}"
+
+    @property
+    def name(self) -> str:
+        """``host:port``, as references have it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def start(self) -> None:
+        self._open.enter_context(self.api.session())
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="lamina-serve", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop at once; what clients are in the middle of is cut off."""
+        if self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._thread = None
+        self._server.hang_up()
+        self._server.server_close()
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], api: Api) -> None:
+        self.api = api
+        self._connections: set[socket.socket] = set()
+        self._guard = threading.Lock()
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer's asks the resolver for this machine's name, which may take long
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._guard:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._guard:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        with self._guard:
+            connections = list(self._connections)
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        _log.debug("a connection failed", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = f"lamina/{__version__}"
+    sys_version = ""
+    timeout = IDLE
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def do_GET(self) -> None:
+        body = _Body(self)
+        try:
+            route = parse_target(self.path)
+            request = Request(self.command, route, self.headers, body.pieces(), body.length)  # type: ignore[arg-type]
+            body.check()
+            response = self.server.api.answer(request)
+        except ApiError as error:
+            response = Response(error.status, {"Content-Type": "application/json", **error.headers}, error.body())
+        except _CutOff:
+            self.close_connection = True
+            return
+        except SystemFailure as error:
+            response = _failed(507 if "full" in error.message else 500, error)
+        except LaminaError as error:
+            response = _failed(500, error)
+        if not body.drained():
+            self.close_connection = True
+        try:
+            self._send(response)
+        except OSError:
+            self.close_connection = True
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
+
+    def _send(self, response: Response) -> None:
+        length = response.end - response.start if response.blob is not None else len(response.body)
+        self.send_response(response.status)
+        for key, value in response.headers.items():
+            self.send_header(key, value.replace("\r", "").replace("\n", ""))
+        self.send_header("Docker-Distribution-API-Version", "registry/2.0")
+        if response.status not in (204, 304):
+            self.send_header("Content-Length", str(length))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers_with(b"" if self.command == "HEAD" or response.status in (204, 304) else response.body)
+        if response.blob is not None and self.command != "HEAD":
+            self._send_blob(response)
+
+    def end_headers_with(self, body: bytes) -> None:
+        """Head and body in one packet where they fit."""
+        lines: list[bytes] = getattr(self, "_headers_buffer", [])
+        self._headers_buffer: list[bytes] = []
+        self.wfile.write(b"".join([*lines, b"\r\n", body]))
+
+    def _send_blob(self, response: Response) -> None:
+        assert response.blob is not None
+        with response.blob.open(response.start, response.end) as stream:
+            if isinstance(stream, Extent) and hasattr(os, "sendfile"):
+                descriptor, at, end = stream.extent()
+                out = self.connection.fileno()
+                while at < end:
+                    try:
+                        sent = os.sendfile(out, descriptor, at, min(end - at, 1 << 30))
+                    except BlockingIOError:  # the connection has a time-out, so its descriptor does not block
+                        self._wait_until_writable()
+                        continue
+                    if not sent:
+                        raise OSError("the file ended before its time")
+                    at += sent
+                return
+            while data := stream.read(CHUNK):
+                self.connection.sendall(data)
+
+    def _wait_until_writable(self) -> None:
+        import select
+
+        poll = select.poll()
+        poll.register(self.connection, select.POLLOUT)
+        if not poll.poll(IDLE * 1000):
+            raise TimeoutError
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        _log.debug("%s " + format, self.address_string(), *arguments)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server itself refuses: bad request lines, too many headers."""
+        self.close_connection = True
+        error = ApiError(code, "UNSUPPORTED", message or "bad request")
+        with suppress(OSError):
+            self.command = getattr(self, "command", None) or "GET"
+            self._send(Response(code, {"Content-Type": "application/json"}, error.body()))
+
+
+class _CutOff(Exception):
+    """The client is gone."""
+
+
+class _Body:
+    """The body of a request, read at most once: by Content-Length, or in chunks (RFC 9112 7.1)."""
+
+    def __init__(self, handler: _Handler) -> None:
+        self._handler = handler
+        headers = handler.headers
+        self._chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
+        stated = headers.get("Content-Length", "")
+        self.length = int(stated) if stated.isdigit() and len(stated) < 20 and not self._chunked else None
+        self._bad = bool(stated) and self.length is None and not self._chunked
+        self._left = 0 if self._chunked else self.length or 0
+        self._done = not self._chunked and not self._left
+
+    def check(self) -> None:
+        if self._bad:
+            raise ApiError(400, "SIZE_INVALID", "Content-Length is none")
+
+    def pieces(self) -> Iterator[bytes]:
+        if self._chunked:
+            yield from self._chunks()
+            return
+        while self._left > 0:
+            data = self._read(min(self._left, CHUNK))
+            self._left -= len(data)
+            self._done = self._left == 0
+            yield data
+
+    def _chunks(self) -> Iterator[bytes]:
+        while not self._done:
+            line = self._line()
+            found = _CHUNK_SIZE.fullmatch(line)
+            if found is None:
+                raise ApiError(400, "SIZE_INVALID", "a chunk without a length")
+            left = int(found[1], 16)
+            if left == 0:
+                while self._line() not in (b"\r\n", b"\n"):
+                    pass
+                self._done = True
+                return
+            while left > 0:
+                data = self._read(min(left, CHUNK))
+                left -= len(data)
+                yield data
+            self._line()
+
+    def drained(self) -> bool:
+        """Whether the connection can be used again: what little is left of the body is read for it."""
+        if self._done:
+            return True
+        if self._bad or self._chunked or self._left > _DRAIN:
+            return False
+        try:
+            for _ in self.pieces():
+                pass
+        except _CutOff:
+            return False
+        return True
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._handler.rfile.read1(size)
+        except OSError:
+            data = b""
+        if not data:
+            raise _CutOff
+        return bytes(data)
+
+    def _line(self) -> bytes:
+        try:
+            line = self._handler.rfile.readline(4096)
+        except OSError:
+            line = b""
+        if not line:
+            raise _CutOff
+        return line
+
+
+def _failed(status: int, error: LaminaError) -> Response:
+    _log.warning("%s", error)
+    return Response(status, {"Content-Type": "application/json"}, ApiError(status, "UNKNOWN", error.message).body())
