@@ -13,8 +13,9 @@ from lamina.version import __version__
 if TYPE_CHECKING:
     from lamina.errors import LaminaError
     from lamina.image import Image, Layer, open, open_store
+    from lamina.registry import Registry, pull, push
 
-__all__ = ["Image", "LaminaError", "Layer", "__version__", "open", "open_store"]
+__all__ = ["Image", "LaminaError", "Layer", "Registry", "__version__", "open", "open_store", "pull", "push"]
 
 _HOMES = {
     "open": "lamina.image",
@@ -22,6 +23,9 @@ _HOMES = {
     "Image": "lamina.image",
     "Layer": "lamina.image",
     "LaminaError": "lamina.errors",
+    "Registry": "lamina.registry",
+    "pull": "lamina.registry",
+    "push": "lamina.registry",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, Self, runtime_checkable
 
@@ -184,6 +184,21 @@ def replace_file(
         remove(temporary)
         raise
     sync_directory(os.path.dirname(path) or ".")
+
+
+def write_stream(path: str, pieces: Iterable[bytes]) -> None:
+    """Write a file from pieces as they come, so that it is there whole or not at all."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
 
 
 def remove(path: str) -> bool:

@@ -273,14 +273,19 @@ def read_config(reader: Reader, manifest: Manifest, what: str) -> ImageConfig:
             f"{what} is an artifact of type {manifest.artifact_type or manifest.config.media_type!r:.100}, no image",
             hint="it can be copied, but has no layers to look into",
         )
-    if manifest.config.size > MAX_DOCUMENT:
-        raise LimitExceeded(f"{what}: a config of {manifest.config.size} bytes", hint="the limit is 4 MiB")
-    with reader.blob(manifest.config).open() as stream:
-        raw = stream.read(manifest.config.size + 1)
-    manifest.config.check(raw)
+    raw = read_document(reader, manifest.config, what)
     config = ImageConfig.parse(raw, f"the config of {what}", manifest.config.media_type)
     config.check_layers(len(manifest.layers), what)
     return config
+
+
+def read_document(reader: Reader, descriptor: Descriptor, what: str) -> bytes:
+    """A config or another small blob whole, verified. Raises LimitExceeded (4 MiB), BlobNotFound, InvalidContent."""
+    if descriptor.size > MAX_DOCUMENT:
+        raise LimitExceeded(f"{what}: a config of {descriptor.size} bytes", hint="the limit is 4 MiB")
+    if descriptor.data is not None:
+        return descriptor.data
+    return b"".join(verified(reader.blob(descriptor)))
 
 
 CHUNK = 1 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from lamina.cli.options import (
     registry_options,
 )
 from lamina.cli.output import report, write
+from lamina.cli.places import source_of, target_of, whole
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
 from lamina.cli.text import clean
@@ -25,47 +25,7 @@ from lamina.errors import UsageError
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
-    from lamina.source import Reader, Writer
-    from lamina.transfer.connect import Network
-
-
-def _source(session: Session, name: ImageName, network: Network) -> tuple[Reader, str]:
-    """The place to read from, and the image's name there."""
-    from lamina.image import reader_for
-    from lamina.transfer.connect import WithOrigins
-
-    if not name.transport:
-        return WithOrigins(session.store, network), name.name
-    inside = str(network.full(name.name)) if name.transport == "docker" else name.name
-    return reader_for(name, network), inside
-
-
-def _target(session: Session, name: ImageName, network: Network) -> tuple[Writer, str]:
-    """The place to write to, and the image's name there."""
-    if not name.whole:
-        raise UsageError(f"{name} is a range of layers", hint="a target is a whole image")
-    if name.transport == "docker":
-        store = session.store if os.path.isdir(session.settings.root) else None
-        return network.repository(name.name, store=store), str(network.full(name.name))
-    if name.transport == "oci":
-        from lamina.archive.layout import LayoutWriter
-
-        return LayoutWriter(name.location), name.name
-    if name.transport == "oci-archive":
-        from lamina.archive.oci import OciArchiveWriter
-
-        return OciArchiveWriter(name.location), name.name
-    if name.transport == "docker-archive":
-        from lamina.archive.docker import DockerArchiveWriter
-
-        return DockerArchiveWriter(name.location), name.name
-    return session.writable_store, name.name
-
-
-def _whole(name: ImageName) -> ImageName:
-    if not name.whole:
-        raise UsageError(f"{name} is a range of layers", hint="only whole images are moved")
-    return name
+    from lamina.source import Writer
 
 
 @command(
@@ -103,9 +63,11 @@ def copy(
 ) -> None:
     """Copy an image between the store, registries (docker://), OCI layouts and archives: only what the target lacks,
     digests kept, nothing stored in between."""
-    there, here = _whole(parse_name(source)), _whole(parse_name(target))
+    there, here = whole(parse_name(source)), whole(parse_name(target))
     with Progress(quiet=quiet or format is not None) as progress:
-        reader, name = _source(session, there, session.network(progress, tls_verify=src_tls_verify, creds=src_creds))
+        reader, name = source_of(
+            session, there, session.network(progress, tls_verify=src_tls_verify, creds=src_creds)
+        )
         if to_root is not None:
             if here.transport:
                 raise UsageError(f"{target} is not in a store", hint="--to-root goes with a plain name")
@@ -113,7 +75,7 @@ def copy(
             target_name = here.name
         else:
             network = session.network(progress, tls_verify=dest_tls_verify, creds=dest_creds)
-            writer, target_name = _target(session, here, network)
+            writer, target_name = target_of(session, here, network)
         done = session.copied(
             reader, writer, [(name, target_name)], progress, all_platforms=all_platforms, referrers=referrers
         )
@@ -141,12 +103,12 @@ def save(session: Session, images: tuple[str, ...], output: str, kind: str, all_
         raise UsageError("an archive on a terminal", hint="name a file with -o, or pipe it")
     if kind == "oci-dir" and output == "-":
         raise UsageError("a directory can't go to stdout", hint="name it with -o")
-    names = [_whole(parse_name(image)) for image in images]
+    names = [whole(parse_name(image)) for image in images]
     transport = "oci" if kind == "oci-dir" else kind
     with Progress(quiet=quiet or output == "-") as progress:
         network = session.network(progress)
-        reader, first = _source(session, names[0], network)
-        writer, _ = _target(session, ImageName(transport, output, ""), network)
+        reader, first = source_of(session, names[0], network)
+        writer, _ = target_of(session, ImageName(transport, output, ""), network)
         inside = [first, *(name.name for name in names[1:])]
         pairs = [(there, _saved_name(session, name)) for there, name in zip(inside, names, strict=True)]
         session.copied(reader, writer, pairs, progress, all_platforms=all_platforms)

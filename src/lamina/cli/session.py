@@ -42,12 +42,19 @@ class Session:
         return open_store(self.settings)
 
     def network(
-        self, on_event: OnEvent = ignore, *, tls_verify: str | None = None, creds: str | None = None
+        self,
+        on_event: OnEvent = ignore,
+        *,
+        tls_verify: str | None = None,
+        cert_dir: str | None = None,
+        creds: str | None = None,
     ) -> Network:
         """How registries are reached; one side of a copy may have a ``tls_verify`` and credentials of its own."""
         from lamina.transfer.connect import Network
 
-        settings = self.settings if tls_verify is None else load_settings({**self.flags, "tls_verify": tls_verify})
+        given = {"tls_verify": tls_verify, "cert_dir": cert_dir}
+        flags = {key: value for key, value in given.items() if value is not None}
+        settings = load_settings({**self.flags, **flags}) if flags else self.settings
         return Network(settings, credentials=creds or self.credentials, on_event=on_event, cancel=self.cancel)
 
     def copied(

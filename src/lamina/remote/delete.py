@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.errors import BlobNotFound, NotFound, ReferenceNotFound
+from lamina.errors import BlobNotFound, NotFound, ReferenceNotFound, Unsupported
 from lamina.remote.read import RemoteReader
 from lamina.spec.descriptor import Descriptor
 

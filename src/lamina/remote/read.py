@@ -125,6 +125,20 @@ class RemoteReader:
     def blob(self, descriptor: Descriptor) -> RemoteBlob:
         return RemoteBlob(self, descriptor)
 
+    def stat_blob(self, digest: Digest) -> Descriptor:
+        """What is known of a blob by its digest alone: its size. Raises BlobNotFound, RemoteFailure, AccessDenied."""
+        site = self.sites()[-1]
+        what = f"blob {digest}"
+        try:
+            answer = site.client.request("HEAD", site.url(f"blobs/{digest}"), scopes=site.pull, what=what)
+        except NotFound as error:
+            raise BlobNotFound(error.message, hint=error.hint) from None
+        answer.release()
+        size = answer.headers.get("Content-Length", "")
+        if not size.isdigit():
+            raise RemoteFailure(f"{what}: {site.client.host} does not say its size", hint="ask the registry's makers")
+        return Descriptor("application/octet-stream", digest, int(size))
+
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the repository itself has it. Raises SizeMismatch, AccessDenied, RemoteFailure."""
         site = self.sites()[-1]

@@ -1,4 +1,6 @@
-"""Range and Content-Range as registries use them (pure): RFC 9110 14; distribution-spec "Pushing a blob in chunks".
+"""Range and Content-Range as registries use them (pure).
+
+RFC 9110 14; distribution-spec "Pushing a blob in chunks".
 """
 
 from __future__ import annotations

@@ -47,6 +47,13 @@ class Blobs:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def descriptor(self, digest: Digest) -> Descriptor:
+        """What is known of a blob by its digest alone. Raises BlobNotFound."""
+        size = self.size(digest)
+        if size is None:
+            raise BlobNotFound(f"blob {digest} is not in the store", hint="leave --local out to ask the registry")
+        return Descriptor("application/octet-stream", digest, size)
+
     def has(self, descriptor: Descriptor) -> bool:
         """Whether it is there with this size. Its bytes were verified when it came in; `fsck` does so again."""
         return self.size(descriptor.digest) == descriptor.size

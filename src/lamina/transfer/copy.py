@@ -48,8 +48,8 @@ class Copied:
 
 
 @dataclass
-class _Plan:
-    """What one image needs, in the order in which it is written."""
+class Plan:
+    """What one image needs, in the order in which it is written. Of use within this room only."""
 
     top: Descriptor
     documents: list[tuple[Descriptor, bytes, str]] = field(default_factory=list)  # children before parents
@@ -81,7 +81,7 @@ def copy(
     try:
         with target.session(f"copy from {source.location}"):
             for name, target_name in pairs:
-                job = _Job(source, target, wanted, all_platforms, name or source.location, on_event, stop)
+                job = Job(source, target, wanted, all_platforms, name or source.location, on_event, stop)
                 plan = job.planned(source.resolve(name))
                 blobs = job.run(plan)
                 stop.check()
@@ -95,7 +95,7 @@ def copy(
     return copied
 
 
-def _referrers(job: _Job, plan: _Plan, name: str) -> list[Moved]:
+def _referrers(job: Job, plan: Plan, name: str) -> list[Moved]:
     """What refers to the image's documents, and what refers to that: by the referrers of the source, and by the
     tags that cosign derives from a digest."""
     moved: list[Moved] = []
@@ -134,7 +134,7 @@ def _digest_tags(source: Reader, name: str, subject: Digest) -> list[tuple[str, 
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
     """One image on its way."""
 
     source: Reader
@@ -145,7 +145,7 @@ class _Job:
     on_event: OnEvent
     cancel: Cancel
 
-    def run(self, plan: _Plan) -> list[Moved]:
+    def run(self, plan: Plan) -> list[Moved]:
         """Blobs, then documents, children first; what was moved, in manifest order, parents first."""
         moved = {**plan.moved, **_move_blobs(self, plan)}
         for descriptor, raw, what in plan.documents:
@@ -156,8 +156,8 @@ class _Job:
         order = [descriptor.digest for descriptor, _, _ in reversed(plan.documents)] + list(plan.blobs)
         return [moved[digest] for digest in order if digest in moved]
 
-    def planned(self, top: Descriptor) -> _Plan:
-        plan = _Plan(top)
+    def planned(self, top: Descriptor) -> Plan:
+        plan = Plan(top)
         raw = self.source.manifest(top)
         document = parse(raw, top.media_type, self.what)
         depth = 0
@@ -176,7 +176,7 @@ class _Job:
         return plan
 
     def _add_document(
-        self, plan: _Plan, descriptor: Descriptor, raw: bytes, document: Manifest | Index, depth: int
+        self, plan: Plan, descriptor: Descriptor, raw: bytes, document: Manifest | Index, depth: int
     ) -> None:
         if depth > MAX_NESTING:
             raise self._nested()
@@ -202,7 +202,7 @@ class _Job:
             return (select(index, self.platform, self.what),)
         return index.manifests
 
-    def _add_child(self, plan: _Plan, child: Descriptor, depth: int) -> None:
+    def _add_child(self, plan: Plan, child: Descriptor, depth: int) -> None:
         if not (mediatype.is_manifest(child.media_type) or mediatype.is_index(child.media_type)):
             return
         try:
@@ -213,7 +213,7 @@ class _Job:
             raise
         self._add_document(plan, child, raw, parse(raw, child.media_type, self.what), depth + 1)
 
-    def _config(self, plan: _Plan, manifest: Manifest) -> ImageConfig:
+    def _config(self, plan: Plan, manifest: Manifest) -> ImageConfig:
         """The config, which says what the layers unpack to. Where the target can be read it goes there first: it is
         fetched once, however many processes want it."""
         descriptor = manifest.config
@@ -230,7 +230,7 @@ class _Job:
         )
 
 
-def _add_blob(plan: _Plan, descriptor: Descriptor, kind: str, diff_id: Digest | None, what: str) -> None:
+def _add_blob(plan: Plan, descriptor: Descriptor, kind: str, diff_id: Digest | None, what: str) -> None:
     known = plan.blobs.get(descriptor.digest)
     if known is None:
         plan.blobs[descriptor.digest] = (descriptor, kind, diff_id)
@@ -246,7 +246,7 @@ def _add_blob(plan: _Plan, descriptor: Descriptor, kind: str, diff_id: Digest | 
         )
 
 
-def _move_blobs(job: _Job, plan: _Plan) -> dict[Digest, Moved]:
+def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
     """All blobs, several at once; the first failure stops the others and is raised."""
     moved: dict[Digest, Moved] = {}
     waiting = [blob for digest, blob in plan.blobs.items() if digest not in plan.moved]
@@ -294,7 +294,7 @@ def _move_blobs(job: _Job, plan: _Plan) -> dict[Digest, Moved]:
     return moved
 
 
-def _move(job: _Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
+def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
     on_event = job.on_event
     if mediatype.is_foreign(descriptor.media_type) and not job.target.takes_foreign:
         on_event(Warned(f"layer {descriptor.digest} is not distributable: {job.target.location} goes without it"))

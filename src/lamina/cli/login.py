@@ -1,0 +1,89 @@
+"""Verbs about credentials: login, logout."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.options import registry_options
+from lamina.cli.output import write
+from lamina.cli.session import Session
+from lamina.errors import NotFound, UsageError
+
+_HUB = "docker.io"
+
+
+@command("login", "lamina login ghcr.io -u me --password-stdin < token\nlamina login localhost:5000 --get-login")
+@click.argument("host", required=False, default=_HUB, metavar="[HOST]")
+@click.option("-u", "--username", metavar="NAME", help="Asked for on a terminal where it is missing.")
+@click.option("-p", "--password", metavar="TEXT", help="Others see it in the process list: better --password-stdin.")
+@click.option("--password-stdin", is_flag=True, help="The password is on stdin.")
+@click.option("--get-login", is_flag=True, help="Only print the name that is logged in.")
+@registry_options
+@click.pass_obj
+def login(
+    session: Session,
+    host: str,
+    username: str | None,
+    password: str | None,
+    password_stdin: bool,
+    get_login: bool,
+) -> None:
+    """Keep the credential of a registry (docker.io where none is named), after the registry has accepted it. It goes
+    where docker and podman find it: a credential helper where one is set up, else a file of yours alone."""
+    from lamina.remote.credentials import Credential, find, save
+
+    host = _host(host)
+    authfile = session.settings.authfile
+    if get_login:
+        known = find(host, authfile=authfile)
+        if known is None:
+            raise NotFound(f"not logged in to {host}", hint=f"`lamina login {host}`")
+        write(known.username or "<token>")
+        return
+    if password is not None and password_stdin:
+        raise UsageError("--password and --password-stdin", hint="one of the two")
+    if password is not None:
+        click.echo("warning: others see --password in the process list; --password-stdin is better", err=True)
+    known = find(host, authfile=authfile) if username is None and sys.stdin.isatty() and not password_stdin else None
+    username = username or _ask("Username", default=known.username if known else None)
+    if password_stdin:
+        password = sys.stdin.readline(1 << 16).rstrip("\r\n")
+    password = password if password is not None else _ask("Password", hidden=True)
+    if not username or not password:
+        raise UsageError("an empty name or password", hint="nothing was changed")
+    session.credentials = f"{username}:{password}"
+    session.network().client(host).check_login()
+    credential = Credential("", "", password) if username == "<token>" else Credential(username, password)
+    place = save(host, credential, authfile=authfile)
+    write(f"login succeeded: {host}, kept in {place}")
+
+
+@command("logout", "lamina logout ghcr.io\nlamina logout --all")
+@click.argument("host", required=False, default="", metavar="[HOST]")
+@click.option("-a", "--all", "everything", is_flag=True, help="Of every registry.")
+@registry_options
+@click.pass_obj
+def logout(session: Session, host: str, everything: bool) -> None:
+    """Forget the credential of a registry (docker.io where none is named)."""
+    from lamina.remote.credentials import erase
+
+    if host and everything:
+        raise UsageError("a host and --all", hint="one of the two")
+    for place in erase(_host(host or _HUB), authfile=session.settings.authfile, everything=everything):
+        write(f"removed from {place}")
+
+
+def _host(text: str) -> str:
+    host = text.removeprefix("https://").removeprefix("http://").rstrip("/")
+    host = host.removesuffix("/v1").removesuffix("/v2")
+    return _HUB if host in ("index.docker.io", "registry-1.docker.io") else host
+
+
+def _ask(what: str, *, default: str | None = None, hidden: bool = False) -> str:
+    if not sys.stdin.isatty():
+        raise UsageError(f"no {what.lower()}, and no terminal to ask on", hint="use --username and --password-stdin")
+    answer: str = click.prompt(what, default=default, hide_input=hidden, err=True)
+    return answer

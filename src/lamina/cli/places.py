@@ -1,0 +1,54 @@
+"""What IMAGE, SOURCE and TARGET mean on the command line: a place, and a name there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lamina.errors import UsageError
+from lamina.spec.name import ImageName
+
+if TYPE_CHECKING:
+    from lamina.cli.session import Session
+    from lamina.source import Reader, Writer
+    from lamina.transfer.connect import Network
+
+
+def source_of(session: Session, name: ImageName, network: Network) -> tuple[Reader, str]:
+    """The place to read from, and the image's name there."""
+    from lamina.image import reader_for
+    from lamina.transfer.connect import WithOrigins
+
+    if not name.transport:
+        return WithOrigins(session.store, network), name.name
+    inside = str(network.full(name.name)) if name.transport == "docker" else name.name
+    return reader_for(name, network), inside
+
+
+def target_of(session: Session, name: ImageName, network: Network) -> tuple[Writer, str]:
+    """The place to write to, and the image's name there."""
+    if not name.whole:
+        raise UsageError(f"{name} is a range of layers", hint="a target is a whole image")
+    if name.transport == "docker":
+        store = session.store if os.path.isdir(session.settings.root) else None
+        return network.repository(name.name, store=store), str(network.full(name.name))
+    if name.transport == "oci":
+        from lamina.archive.layout import LayoutWriter
+
+        return LayoutWriter(name.location), name.name
+    if name.transport == "oci-archive":
+        from lamina.archive.oci import OciArchiveWriter
+
+        return OciArchiveWriter(name.location), name.name
+    if name.transport == "docker-archive":
+        from lamina.archive.docker import DockerArchiveWriter
+
+        return DockerArchiveWriter(name.location), name.name
+    return session.writable_store, name.name
+
+
+def whole(name: ImageName) -> ImageName:
+    """Raises UsageError for a range of layers."""
+    if not name.whole:
+        raise UsageError(f"{name} is a range of layers", hint="only whole images are moved")
+    return name

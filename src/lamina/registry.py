@@ -1,0 +1,185 @@
+"""The facade of registries (floor 10): ``Registry``, ``pull`` and ``push`` as people script them. It delegates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.image import Image, load_settings, open_store, open_with
+from lamina.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from lamina.config import Settings
+    from lamina.remote.repository import Repository
+    from lamina.source import Stream
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.image_config import ImageConfig
+    from lamina.spec.manifest import Index, Manifest
+    from lamina.transfer.connect import Network
+
+
+def pull(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    platform: str | None = None,
+    all_platforms: bool = False,
+    referrers: bool = False,
+    on_event: OnEvent = ignore,
+    cancel: Cancel | None = None,
+    **access: Any,
+) -> Image:
+    """Bring an image from a registry into the store and open it: the manifest first, then what is not there yet.
+
+    ``access``: ``tls_verify``, ``authfile``, ``cert_dir``, ``creds`` ("user:password"), as the flags.
+    Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent, SystemFailure, Cancelled.
+    """
+    from lamina.transfer.wire import pull as fetch
+
+    settings, network = _network(root, platform, on_event, cancel, access)
+    done = fetch(
+        name,
+        open_store(settings),
+        network,
+        platform=settings.wanted_platform(),
+        all_platforms=all_platforms,
+        referrers=referrers,
+        on_event=on_event,
+        cancel=cancel,
+    )
+    return open_with(done[0].name, settings)
+
+
+def push(
+    name: str,
+    target: str = "",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    platform: str | None = None,
+    all_platforms: bool = False,
+    referrers: bool = False,
+    on_event: OnEvent = ignore,
+    cancel: Cancel | None = None,
+    **access: Any,
+) -> Digest:
+    """Give an image of the store to a registry, as ``target`` or under its own name: only what is not there yet.
+    The digest that it has there. ``access`` and errors as ``pull``."""
+    from lamina.transfer.wire import push as give
+
+    settings, network = _network(root, platform, on_event, cancel, access)
+    store = open_store(settings, create=False)
+    return give(
+        name,
+        target,
+        store,
+        network,
+        platform=settings.wanted_platform(),
+        all_platforms=all_platforms,
+        referrers=referrers,
+        on_event=on_event,
+        cancel=cancel,
+    ).descriptor.digest
+
+
+class Registry:
+    """A registry's host: ``Registry("ghcr.io").tags("me/app")``. References may leave the host out.
+
+    ``access`` as ``pull``. Every method raises NotFound, AccessDenied, RemoteFailure, InvalidContent.
+    """
+
+    def __init__(self, host: str, *, platform: str | None = None, on_event: OnEvent = ignore, **access: Any) -> None:
+        self.host = host
+        settings, self._network = _network(None, platform, on_event, None, access)
+        self._platform = settings.wanted_platform()
+        self._repositories: dict[str, Repository] = {}
+
+    def catalog(self) -> Iterator[str]:
+        """All repositories, where the registry tells."""
+        from lamina.remote.list import catalog
+
+        return catalog(self._network.client(self.host))
+
+    def tags(self, repository: str) -> Iterator[str]:
+        """In the registry's order."""
+        return self._repository(repository)[0].tags()
+
+    def digest(self, reference: str) -> Digest:
+        """Of the manifest or index that a tag points to now."""
+        repository, name = self._repository(reference)
+        return repository.head(name).digest
+
+    def manifest(self, reference: str) -> Manifest | Index:
+        """The document itself: an index stays one."""
+        from lamina.spec.manifest import parse
+
+        repository, name = self._repository(reference)
+        descriptor = repository.resolve(name)
+        return parse(repository.manifest(descriptor), descriptor.media_type, name)
+
+    def config(self, reference: str) -> ImageConfig:
+        """Of the platform's image. Raises Unsupported for an artifact."""
+        from lamina.source import find_manifest, read_config
+
+        repository, name = self._repository(reference)
+        manifest = find_manifest(repository, repository.resolve(name), self._platform, name)
+        return read_config(repository, manifest, name)
+
+    def referrers(self, reference: str) -> list[Descriptor]:
+        """What has this as its subject: signatures, attestations, SBOMs."""
+        repository, name = self._repository(reference)
+        return repository.referrers(repository.head(name).digest)
+
+    def blob(self, repository: str, descriptor: Descriptor, start: int = 0, end: int | None = None) -> Stream:
+        """Bytes of a blob, as they come: not verified (``lamina.source.verified`` does that)."""
+        return self._repository(repository)[0].blob(descriptor).open(start, end)
+
+    def delete(self, reference: str) -> None:
+        """The tag, or with a digest the manifest and all its tags."""
+        repository, name = self._repository(reference)
+        if repository.reference(name).digest is not None:
+            repository.delete(repository.resolve(name))
+        else:
+            repository.untag(name)
+
+    def image(self, reference: str) -> Image:
+        """The image, looked into without storing it."""
+        from lamina.transfer.open import open_stack
+
+        repository, name = self._repository(reference)
+        return Image(open_stack(repository, name, self._platform, name))
+
+    def _repository(self, text: str) -> tuple[Repository, str]:
+        full = text if text.startswith(f"{self.host}/") else f"{self.host}/{text}"
+        reference = self._network.full(full)
+        repository = self._repositories.get(reference.repository)
+        if repository is None:
+            repository = self._repositories[reference.repository] = self._network.repository(full)
+        return repository, str(reference)
+
+    def __repr__(self) -> str:
+        return f"<lamina.Registry {self.host}>"
+
+
+def _network(
+    root: str | os.PathLike[str] | None,
+    platform: str | None,
+    on_event: OnEvent,
+    cancel: Cancel | None,
+    access: dict[str, Any],
+) -> tuple[Settings, Network]:
+    from lamina.transfer.connect import Network
+
+    unknown = set(access) - {"tls_verify", "authfile", "cert_dir", "creds"}
+    if unknown:
+        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    given = {"root": root, "platform": platform, **access}
+    creds = given.pop("creds", None)
+    flags = {
+        key: str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in given.items()
+        if value is not None
+    }
+    settings = load_settings(flags)
+    return settings, Network(settings, credentials=creds, on_event=on_event, cancel=cancel)

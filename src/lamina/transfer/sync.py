@@ -1,0 +1,156 @@
+"""Many references at once: what a list or a pattern names, from registries to another place."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lamina.errors import UsageError
+from lamina.spec.reference import Reference
+from lamina.transfer.connect import Network
+
+MAX_FILE = 1 << 20
+_SERVER_KEYS = frozenset({"images", "images-by-tag-regex", "credentials", "tls-verify", "cert-dir"})
+_HINT = "see docs/sync.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Images of a repository: these ``tags`` and digests, those that match ``pattern``, or with neither all. In
+    ``repository`` the path may have * and ?: all that fit in the registry's catalog."""
+
+    repository: str
+    tags: tuple[str, ...] = ()
+    pattern: re.Pattern[str] | None = None
+    access: Mapping[str, str] = field(default_factory=dict)
+    """Settings of this registry alone: "tls_verify", "cert_dir", "creds"."""
+
+
+def parse_list(raw: bytes, what: str) -> list[Wanted]:
+    """A YAML list of references, or skopeo's form: hosts with ``images`` (repository to list of tags and digests) and
+    ``images-by-tag-regex``. Raises UsageError naming the place."""
+    import yaml
+
+    if len(raw) > MAX_FILE:
+        raise UsageError(f"{what} has more than {MAX_FILE} bytes", hint=_HINT)
+    try:
+        value = yaml.safe_load(raw)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"{what} is not YAML: {' '.join(str(error).split())[:200]}", hint=_HINT) from None
+    if isinstance(value, list):
+        return [one for text in value for one in parse_pattern(_text(text, what))]
+    if not isinstance(value, dict):
+        raise UsageError(f"{what} holds neither a list of references nor hosts", hint=_HINT)
+    return [one for host, server in value.items() for one in _server(_text(host, what), server, what)]
+
+
+def parse_pattern(text: str) -> list[Wanted]:
+    """``host/repository:tag`` with ``*`` and ``?`` in the tag; without a tag: all of them. Raises UsageError."""
+    text = text.removeprefix("docker://")
+    if "@" not in text:
+        head, slash, tail = text.rpartition("/")
+        name, colon, tag = tail.partition(":")
+        if colon and any(letter in tag for letter in "*?["):
+            return [Wanted(_repository(head + slash + name), pattern=re.compile(fnmatch.translate(tag)))]
+        if any(letter in head + name for letter in "*?["):
+            return [Wanted(_repository(head + slash + name), (tag,) if tag else ())]
+    reference = Reference.parse(text)
+    names = (str(reference.digest),) if reference.digest else (reference.tag,) if reference.tag else ()
+    return [Wanted(reference.repository, names)]
+
+
+def expand(wanted: Wanted, network: Network) -> Iterator[Reference]:
+    """The references, tags asked for where a pattern or a whole repository is wanted.
+    Raises NotFound, AccessDenied, RemoteFailure."""
+    host, _, path = wanted.repository.partition("/")
+    if any(letter in path for letter in "*?["):
+        from lamina.remote.list import catalog
+
+        for name in sorted(catalog(network.client(host))):
+            if fnmatch.fnmatchcase(name, path):
+                yield from expand(replace(wanted, repository=f"{host}/{name}"), network)
+        return
+    if wanted.tags:
+        for tag in wanted.tags:
+            separator = "@" if ":" in tag else ":"
+            yield Reference.parse(f"{wanted.repository}{separator}{tag}")
+        return
+    for tag in sorted(network.repository(wanted.repository).tags()):
+        if wanted.pattern is None or wanted.pattern.search(tag):
+            yield Reference.parse(f"{wanted.repository}:{tag}")
+
+
+def target_name(reference: Reference, prefix: str, *, scoped: bool) -> str:
+    """Where an image goes below ``prefix`` (host, or host and path): under the last part of its name, or with
+    ``scoped`` under its whole name."""
+    name = f"{reference.domain}/{reference.path}" if scoped else reference.path.rpartition("/")[2]
+    name = name.replace(":", "-") if scoped else name
+    start = f"{prefix.rstrip('/')}/{name}"
+    return f"{start}@{reference.digest}" if reference.digest else f"{start}:{reference.tag or 'latest'}"
+
+
+def _repository(text: str) -> str:
+    """Its full name, where the path may be a pattern: that needs its host said. Raises UsageError."""
+    host, _, path = text.partition("/")
+    if not any(letter in text for letter in "*?["):
+        return Reference.parse(text).repository
+    Reference.parse(f"{host}/x")
+    if not path or not ("." in host or ":" in host or host == "localhost"):
+        raise UsageError(f"{text!r:.200}: a pattern of repositories begins with a host", hint=_HINT)
+    return text
+
+
+def _server(host: str, server: object, what: str) -> Iterator[Wanted]:
+    where = f"{what}: {host}"
+    if not isinstance(server, dict):
+        raise UsageError(f"{where} must be a map", hint=_HINT)
+    unknown = set(map(str, server)) - _SERVER_KEYS
+    if unknown:
+        raise UsageError(
+            f"{where}: unknown {sorted(unknown)[0]!r:.100}", hint="known: " + ", ".join(sorted(_SERVER_KEYS))
+        )
+    access = _access(server, where)
+    for repository, tags in _map(server, "images", where).items():
+        listed = tags or []
+        if not isinstance(listed, list):
+            raise UsageError(f"{where}: {repository}: tags must be a list", hint=_HINT)
+        name = Reference.parse(f"{host}/{repository}").repository
+        yield Wanted(name, tuple(str(tag) for tag in listed), access=access)
+    for repository, text in _map(server, "images-by-tag-regex", where).items():
+        try:
+            pattern = re.compile(_text(text, where))
+        except re.error as error:
+            raise UsageError(
+                f"{where}: {repository}: {text!r:.100} is no regular expression: {error}", hint=_HINT
+            ) from None
+        yield Wanted(Reference.parse(f"{host}/{repository}").repository, pattern=pattern, access=access)
+
+
+def _access(server: Mapping[str, Any], where: str) -> dict[str, str]:
+    access: dict[str, str] = {}
+    if "tls-verify" in server:
+        access["tls_verify"] = str(server["tls-verify"]).lower()
+    if server.get("cert-dir"):
+        access["cert_dir"] = _text(server["cert-dir"], where)
+    credentials = server.get("credentials")
+    if credentials is not None:
+        if not isinstance(credentials, dict) or set(credentials) != {"username", "password"}:
+            raise UsageError(f"{where}: credentials are username and password", hint=_HINT)
+        access["creds"] = f"{credentials['username']}:{credentials['password']}"
+    return access
+
+
+def _map(server: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = server.get(key) or {}
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise UsageError(f"{where}: {key} must be a map of repositories", hint=_HINT)
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: {value!r:.100} is no text", hint=_HINT)
+    return value
