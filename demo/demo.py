@@ -1,6 +1,6 @@
 """The demo: images made of this machine's own programs, and what their layers do to each other.
 
-No network, no root, no container tool. Everything happens in a temporary directory. Run it with `make demo`.
+No network but loopback, no root, no container tool; everything happens in a temporary directory. `make demo` runs it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import tempfile
 from pathlib import Path
 
 import lamina
+from lamina.image import load_settings
 from lamina.layer.entry import Kind
+from lamina.serve.server import RegistryServer
 
 PYTHON = os.path.realpath(sys.executable)
 LIBRARY = Path(PYTHON).parent.parent / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -64,13 +66,24 @@ def show(scratch: Path) -> None:
     run("blame", "app-a", DELETED)
     say("5. Shadowed, not erased: the deleted file read from the union of the lowest two layers (app-a~2)")
     first_lines("cat", "app-a~2", DELETED)
-    say("6. app-a copied into an empty store: manifest first, then every layer, since nothing is there yet")
-    other = str(scratch / "other-store")
-    run("copy", "app-a", "app-a", "--to-root", other)
-    say("   Then app-b: its lower two layers are there already, so one layer is fetched")
-    run("copy", "app-b", "app-b", "--to-root", other)
+    over_http(scratch)
     say("7. What the first store's bytes are for: os and runtime are stored once for all images")
     run("df")
+
+
+def over_http(scratch: Path) -> None:
+    """A registry over this store, and an empty store that pulls from it."""
+    store = lamina.open_store(load_settings())
+    with RegistryServer(store) as server:
+        say(f"6. lamina serve: the store as a registry on {server.url}")
+        other = {"LAMINA_ROOT": str(scratch / "other-store")}
+        say(
+            "   app-a pulled over HTTP into an empty store: manifest first, then every layer, as nothing is there yet"
+        )
+        run("pull", f"{server.name}/app-a", **other)
+        say("   app-b: what a pull would fetch; its lower two layers are there already")
+        run("plan", "pull", f"{server.name}/app-b", **other)
+        run("pull", f"{server.name}/app-b", **other)
 
 
 def side_by_side() -> None:
@@ -92,10 +105,11 @@ def shown(kind: Kind) -> str:
     return kind.name.lower()
 
 
-def run(*words: str) -> None:
+def run(*words: str, **environment: str) -> None:
     print("$ lamina", " ".join(words), flush=True)
     command = [sys.executable, "-m", "lamina", *words]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    env = {**os.environ, **environment}
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=env)
 
 
 def first_lines(*words: str) -> None:

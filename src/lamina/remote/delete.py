@@ -15,16 +15,17 @@ class RemoteDeleter(RemoteReader):
         reference = self.reference(name)
         descriptor = self.head(name)
         site = self.sites()[-1]
+        url, what = site.url(f"manifests/{reference.tag}"), str(reference)
         try:
-            site.client.request(
-                "DELETE",
-                site.url(f"manifests/{reference.tag}"),
-                scopes=site.delete,
-                ok=(200, 202, 204),
-                what=str(name),
-            ).release()
+            answer = site.client.request("DELETE", url, scopes=site.delete, ok=(200, 202, 204, 400, 405), what=what)
         except NotFound as error:
             raise ReferenceNotFound(error.message, hint=error.hint) from None
+        answer.release()
+        if answer.status in (400, 405):  # registries from before distribution-spec 1.1 know digests only
+            raise Unsupported(
+                f"{what}: {site.client.host} deletes no tags",
+                hint=f"`lamina delete {self.repository}@{descriptor.digest}` deletes the image and all its tags",
+            )
         return descriptor
 
     def delete(self, descriptor: Descriptor) -> None:
