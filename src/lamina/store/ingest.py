@@ -20,6 +20,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
+from lamina.store.flush import EVERY, start_writing
 from lamina.store.lock import acquire
 from lamina.store.paths import Paths
 
@@ -103,11 +104,11 @@ class Ingest:
             layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer)
         try:
             self._pump(blob, part, layer)
+            point("ingest.part-written")
+            os.fsync(part)  # while the other thread comes to its end
+            point("ingest.part-synced")
             if layer is not None:
                 layer.finish()
-            point("ingest.part-written")
-            os.fsync(part)
-            point("ingest.part-synced")
         except BaseException:
             if layer is not None:
                 layer.discard()
@@ -117,7 +118,7 @@ class Ingest:
     def _pump(self, blob: Blob, part: int, layer: LayerFiles | None) -> None:
         """Read, hash and write the blob here, while the other thread inflates and parses."""
         size, done, looked = self._descriptor.size, 0, 0
-        had = os.fstat(part).st_size
+        had = flushed = os.fstat(part).st_size
         look_at_free_space(self._paths.root, size - had)
         os.lseek(part, had, os.SEEK_SET)
         if layer is not None:
@@ -128,6 +129,9 @@ class Ingest:
             if layer is not None:
                 layer.feed(data)
             done += len(data)
+            if done - flushed >= EVERY:
+                start_writing(part, flushed, done - flushed)
+                flushed = done
             if done - looked >= _LOOK_EVERY:
                 look_at_free_space(self._paths.root, size - done)
                 looked = done
@@ -280,7 +284,7 @@ class LayerFiles:
             self._tar = -1
 
     def _work(self) -> None:
-        written, looked = 0, 0
+        written, looked, flushed, at = 0, 0, 0, 0
         while True:
             data = self._chunks.get()
             if data is None:
@@ -291,6 +295,10 @@ class LayerFiles:
                 for piece in self._reader.feed(data):
                     if self._tar < 0:
                         continue
+                    at += len(piece)
+                    if at - flushed >= EVERY:
+                        start_writing(self._tar, flushed, at - flushed - len(piece))
+                        flushed = at - len(piece)
                     if piece == _ZEROS[: len(piece)]:
                         os.lseek(self._tar, len(piece), os.SEEK_CUR)  # a hole: costs nothing
                         continue
