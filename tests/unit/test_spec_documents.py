@@ -257,6 +257,9 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         "max_layer": (2 << 30, str(user)),
         "compression": ("zstd", str(system)),
         "compression_level": (None, "default"),
+        "tls_verify": (None, "default"),
+        "authfile": ("", "default"),
+        "cert_dir": ("", "default"),
     }
     for text, word in (
         ("nonsense = 1", "nonsense"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from lamina.config import MAX_LAYER
 from lamina.store.blobs import Blobs
@@ -13,8 +15,10 @@ from lamina.store.paths import Paths, open_frame
 from lamina.store.read import StoreReader
 from lamina.store.refs import Refs
 from lamina.store.roots import Roots
-from lamina.store.uploads import Uploads
 from lamina.store.write import StoreWriter
+
+if TYPE_CHECKING:
+    from lamina.store.uploads import Uploads
 
 
 class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
@@ -28,9 +32,15 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self.refs = Refs(paths)
         self.layers = Layers(paths, max_layer)
         self.roots = Roots(paths)
-        self.uploads = Uploads(paths)
         self._session = None
         self._guard = threading.Lock()
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        """The upload sessions of pushes."""
+        from lamina.store.uploads import Uploads
+
+        return Uploads(self.paths)
 
     @classmethod
     def open(cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER) -> Store:
