@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from lamina.archive.layout import LayoutWriter
-from lamina.source import BytesBlob
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
+from lamina.source import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
