@@ -54,6 +54,7 @@ class Unruly:
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.uploads: dict[str, bytearray] = {}
         self.over = threading.Event()
+        self._made = 0
         self._guard = threading.Lock()
         if layout is not None:
             self._fill(LayoutReader(str(layout)), ref)
@@ -114,8 +115,10 @@ class Unruly:
             self.manifests[found[1]] = (seen.headers["content-type"], body)
             return Answer(201)
         if parts.path.endswith("/uploads/"):
-            ident = f"u{len(self.uploads)}"
-            self.uploads[ident] = bytearray()
+            with self._guard:
+                self._made += 1
+                ident = f"u{self._made}"
+                self.uploads[ident] = bytearray()
             return Answer(202, {"Location": f"{parts.path}{ident}?state=a"})
         ident = parts.path.rpartition("/")[2]
         if ident not in self.uploads:
@@ -187,6 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
             limit -= len(piece)
             seen.received += len(piece)
         if answer is not None and answer.cut is not None and left > 0:
+            if answer.stall:
+                self.owner.over.wait(30)
             self._hang_up()
             raise ConnectionAbortedError
         return bytes(data)

@@ -7,7 +7,7 @@ and ``cancel``. Neither is ever required.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -129,3 +129,11 @@ class Cancel:
             if not self._event.is_set():
                 return
         wake()
+
+
+def join(threads: Iterable[threading.Thread]) -> None:
+    """Wait for threads to end. An interrupt comes through: a plain ``Thread.join`` may sleep over one that arrives
+    just before it blocks, or in another thread."""
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.1)

@@ -50,4 +50,5 @@ def serve(session: Session, source: str, host: str, port: int, writable: bool) -
     with RegistryServer(place, host=host, port=port, writable=writable) as server:
         write(f"serving {place.location} on {server.url} ({'writable' if writable else 'read-only'})")
         sys.stdout.flush()
-        done.wait()
+        while not done.wait(0.5):  # not for ever: a signal may come just before it blocks
+            pass

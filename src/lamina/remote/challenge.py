@@ -59,7 +59,7 @@ def _parse(header: str) -> list[Challenge]:
         at = scheme.end()
         parameters: dict[str, str] = {}
         blob = _TOKEN68.match(header, at)
-        if blob and not _PARAMETER.match(header, at):
+        if blob:
             at = blob.end()
         while parameter := _PARAMETER.match(header, at):
             quoted, plain = parameter[2], parameter[3]

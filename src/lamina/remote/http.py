@@ -41,6 +41,7 @@ class _Slot(threading.local):
     """The connection that this thread's request is on."""
 
     connection: HTTPConnection | None = None
+    socket: socket.socket | None = None
 
 
 _slot = _Slot()
@@ -50,6 +51,7 @@ class _Tracked:
     def request(self, *arguments: Any, **options: Any) -> None:
         _slot.connection = self  # type: ignore[assignment]
         super().request(*arguments, **options)  # type: ignore[misc]
+        _slot.socket = self.sock  # type: ignore[attr-defined]
 
 
 class _Plain(_Tracked, HTTPConnection):
@@ -71,13 +73,12 @@ class _SecurePool(HTTPSConnectionPool):
 class Answer:
     """A response whose body is still on the wire. ``headers`` are case-insensitive."""
 
-    def __init__(self, raw: urllib3.BaseHTTPResponse, connection: HTTPConnection | None, url: str) -> None:
+    def __init__(self, raw: urllib3.BaseHTTPResponse, connected: socket.socket | None, url: str) -> None:
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
         self.url = url
         self._raw = raw
-        self._connection = connection
-        self._socket = getattr(connection, "sock", None)
+        self._socket = connected
 
     def all(self, name: str) -> list[str]:
         """Every value of a header that may stand several times."""
@@ -171,11 +172,17 @@ class Transport:
                     decode_content=False,
                     timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=timeout),
                 )
-            finally:
-                connection, _slot.connection = _slot.connection, None
+            except Exception:
                 if cancel is not None:
-                    cancel.check()
-        return Answer(raw, connection, url)
+                    cancel.check()  # whatever broke, broke because it was to end
+                raise
+            finally:
+                connected, _slot.connection, _slot.socket = _slot.socket, None, None
+        answer = Answer(raw, connected, url)
+        if cancel is not None and cancel.is_set:
+            answer.close()
+            cancel.check()
+        return answer
 
     def close(self) -> None:
         for manager in self._managers.values():

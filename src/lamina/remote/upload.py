@@ -83,13 +83,20 @@ class Upload:
             if self._mounted():
                 return False
             at = self._begun()
+        try:
+            self._sent_from(at)
+        except NotFound:  # the session was lost there
+            self._location = ""
+            self._sent_from(self._begun())
+        self._journal.drop(self._key)
+        return True
+
+    def _sent_from(self, at: int) -> None:
         if self._descriptor.size <= SMALL and at == 0:
             self._end(b"".join(verified(self._blob, on_event=self._on_event, cancel=self._cancel)))
         else:
             self._send(at)
             self._end(b"")
-        self._journal.drop(self._key)
-        return True
 
     def _taken_up(self) -> int | None:
         """How many bytes an earlier run's session has; None where there is none."""
@@ -157,13 +164,13 @@ class Upload:
                 if status not in (408, 409, 413, 416, 429, 500, 502, 503, 504):
                     raise self._refused(answer)
                 problem = str(self._client.failure(answer, self._what).message)
-            failures += 1
+            failures += status != 413
             if failures >= self._client.attempts:
                 raise RemoteFailure(f"{self._what}: {problem}", hint="try again: what the registry has is kept")
             had = at
             if status == 413 or (status == 0 and failures > 1):
                 self._smaller(problem)
-            self._client.pause(failures, None, self._cancel)
+            self._client.pause(max(1, failures), None, self._cancel)
             state = self._state()
             if state is None:
                 self._location = ""
@@ -206,7 +213,7 @@ class Upload:
     def _smaller(self, problem: str) -> None:
         """What sits before the registry takes no body that large, or dies of it: chunks then, each time smaller."""
         least = max(self._least, LEAST_CHUNK)
-        smaller = FIRST_CHUNK if not self._chunk else self._chunk // 4
+        smaller = min(FIRST_CHUNK, self._descriptor.size // 2) if not self._chunk else self._chunk // 4
         if self._chunk and self._chunk <= least:
             raise RemoteFailure(
                 f"{self._what}: {self._client.host} takes not even {self._chunk} bytes at once: {problem}",
@@ -226,10 +233,11 @@ class Upload:
         found = _RANGE.fullmatch(answer.headers.get("Range", "").strip())
         if answer.headers.get("Location"):
             self._follow(answer)
-        if found is None:
-            return 0
-        # a session without bytes answers 0-0 in most registries, and one with a single byte too: send that again
-        return min(int(found[1]) + 1, self._descriptor.size) if int(found[1]) else 0
+        if found is None or int(found[1]) == 0:
+            # most registries say 0-0 for a session without bytes and for one with a single byte: a new one is sure
+            self._give_up()
+            return None
+        return min(int(found[1]) + 1, self._descriptor.size)
 
     def _end(self, data: bytes) -> None:
         parts = urlsplit(self._location)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256 << 10
 IDLE = 75.0  # seconds a connection may say nothing
-_DRAIN = 1 << 20  # bytes of an unread body that are worth reading to keep the connection
+_DRAIN = 16 << 20  # bytes of an unread body that are worth reading to keep the connection
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,12})(?:;.*)?\r?\n")
 _log = logging.getLogger("lamina.serve")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from lamina.errors import BlobNotFound, Conflict, InvalidDocument, LaminaError, NotFound, UsageError
-from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
+from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore, join
 from lamina.files import first_error
 from lamina.source import MAX_NESTING, Reader, Referrers, Writer, read_config
 from lamina.spec import mediatype
@@ -278,8 +278,7 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
     for thread in threads:
         thread.start()
     try:
-        for thread in threads:
-            thread.join()
+        join(threads)
     except BaseException:
         stop.set()
         deadline = time.monotonic() + _PATIENCE

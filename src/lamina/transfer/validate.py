@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lamina.config import MAX_LAYER
 from lamina.errors import BlobNotFound, LaminaError
-from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore
+from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore, join
 from lamina.layer.read import LayerReader
 from lamina.source import Reader, prove_diff_id, read_config, verified
 from lamina.spec import mediatype
@@ -110,8 +110,7 @@ def _all(
     for thread in threads:
         thread.start()
     try:
-        for thread in threads:
-            thread.join()
+        join(threads)
     except BaseException:
         cancel.set()
         raise

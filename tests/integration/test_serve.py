@@ -1,0 +1,241 @@
+"""`lamina serve`: what clients other than lamina may do to it, and what stays after a cut."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.archive.layout import LayoutReader
+from lamina.errors import SystemFailure, UsageError
+from lamina.serve.server import RegistryServer
+from lamina.spec import mediatype
+from lamina.store.gc import collect
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from support import lamina, write_layout
+
+CONTENT = random.Random(7).randbytes(700_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    write_layout(tmp_path / "l", "app", [[("a", CONTENT)], [("b", b"top")]])
+    store = Store.open(str(tmp_path / "s"))
+    copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app:1"), ("app", "ghcr.io/me/app:2")])
+    return store
+
+
+@pytest.fixture
+def server(store: Store) -> Iterator[RegistryServer]:
+    with RegistryServer(store) as server:
+        yield server
+
+
+@pytest.fixture
+def writable(tmp_path: Path) -> Iterator[RegistryServer]:
+    with RegistryServer(Store.open(str(tmp_path / "w")), writable=True) as server:
+        yield server
+
+
+def ask(
+    server: RegistryServer, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+def manifest_of(server: RegistryServer, name: str = "app", tag: str = "1") -> dict[str, Any]:
+    status, _, raw = ask(server, "GET", f"/v2/{name}/manifests/{tag}")
+    assert status == 200
+    value: dict[str, Any] = json.loads(raw)
+    return value
+
+
+def test_reading(server: RegistryServer, store: Store) -> None:
+    assert ask(server, "GET", "/v2/")[0] == 200
+    assert json.loads(ask(server, "GET", "/v2/_catalog")[2]) == {"repositories": ["ghcr.io/me/app", "library/app"]}
+    assert json.loads(ask(server, "GET", "/v2/app/tags/list")[2]) == {"name": "app", "tags": ["1"]}
+    for path in ("/v2/library/app/manifests/1", "/v2/app/manifests/1", "/v2/me/app/manifests/2?ns=ghcr.io"):
+        status, headers, raw = ask(server, "GET", path)
+        assert status == 200
+        assert headers["content-type"] == mediatype.OCI_MANIFEST
+        assert headers["docker-content-digest"] == "sha256:" + hashlib.sha256(raw).hexdigest()
+        assert ask(server, "HEAD", path)[1]["content-length"] == str(len(raw))
+        assert ask(server, "GET", path, If_None_Match=headers["etag"])[0] == 304
+    layer = manifest_of(server)["layers"][0]
+    path = f"/v2/app/blobs/{layer['digest']}"
+    whole = ask(server, "GET", path)[2]
+    assert "sha256:" + hashlib.sha256(whole).hexdigest() == layer["digest"]
+    status, headers, part = ask(server, "GET", path, Range="bytes=1000-1999")
+    assert (status, part, headers["content-range"]) == (206, whole[1000:2000], f"bytes 1000-1999/{len(whole)}")
+    assert ask(server, "GET", path, Range=f"bytes={len(whole)}-")[0] == 416
+    assert ask(server, "HEAD", path)[2] == b""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/app/manifests/9", 404),
+        ("GET", "/v2/none/tags/list", 404),
+        ("GET", f"/v2/app/blobs/sha256:{'0' * 64}", 404),
+        ("GET", "/v2/app/blobs/sha256:zz", 400),
+        ("GET", "/v2/app/blobs/sha256:../../../../etc/passwd", 400),
+        ("POST", "/v2/app/blobs/uploads/", 405),
+        ("PUT", "/v2/app/manifests/1", 405),
+        ("DELETE", "/v2/app/manifests/1", 405),
+        ("GET", "/v2/app/blobs/uploads/../../x", 405),
+        ("GET", "/nothing", 404),
+        ("PUT", "/v2/", 405),
+    ],
+)
+def test_what_is_refused(server: RegistryServer, method: str, path: str, status: int) -> None:
+    found, _, body = ask(server, method, path)
+    assert found == status
+    assert json.loads(body)["errors"][0]["code"]
+
+
+def test_garbage_does_not_stop_it(server: RegistryServer) -> None:
+    for raw in (
+        b"\0\1\2\r\n\r\n",
+        b"GET " + b"/" * 100_000,
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+        b"GET /v2/ HTTP/9\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            connection.sendall(raw)
+            connection.shutdown(socket.SHUT_WR)
+            try:
+                while connection.recv(65536):
+                    pass
+            except ConnectionError:
+                pass
+    assert ask(server, "GET", "/v2/")[0] == 200
+
+
+def begin(server: RegistryServer) -> str:
+    status, headers, _ = ask(server, "POST", "/v2/new/app/blobs/uploads/")
+    assert status == 202
+    return headers["location"]
+
+
+def test_upload_survives_a_cut_and_a_restart(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    digest = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+    with RegistryServer(Store.open(str(root)), writable=True) as server:
+        location = begin(server)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
+            connection.sendall(head.encode() + CONTENT[:300_000])
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline and ask(server, "GET", location)[1].get("range") != "0-299999":
+                time.sleep(0.01)
+        assert ask(server, "GET", location)[1]["range"] == "0-299999"
+    with RegistryServer(Store.open(str(root)), writable=True) as server:
+        status, headers, _ = ask(server, "PATCH", location, CONTENT[:5], Content_Range="0-4")
+        assert (status, headers["range"]) == (416, "0-299999")
+        size = len(CONTENT)
+        assert ask(server, "PATCH", location, CONTENT[300_000:], Content_Range=f"300000-{size - 1}")[0] == 202
+        assert ask(server, "PUT", f"{location}?digest={digest}", b"")[0] == 201
+        assert ask(server, "GET", f"/v2/new/app/blobs/{digest}")[2] == CONTENT
+        assert not list((root / "ingest").iterdir())
+
+
+def test_wrong_digest_never_becomes_a_blob(writable: RegistryServer, tmp_path: Path) -> None:
+    wrong = "sha256:" + "0" * 64
+    for digest in (wrong, "sha512:" + "0" * 128, "md5:" + "0" * 32):
+        status, _, body = ask(writable, "PUT", f"{begin(writable)}?digest={digest}", CONTENT)
+        assert (status, json.loads(body)["errors"][0]["code"]) == (400, "DIGEST_INVALID")
+    assert not [name for _, _, names in os.walk(tmp_path / "w/blobs") for name in names]
+    assert not list((tmp_path / "w/ingest").iterdir())
+
+
+def test_chunked_transfer_encoding(writable: RegistryServer) -> None:
+    digest = "sha256:" + hashlib.sha256(b"abcdef").hexdigest()
+    connection = http.client.HTTPConnection("127.0.0.1", writable.port, timeout=10)
+    connection.request("PUT", f"{begin(writable)}?digest={digest}", iter([b"abc", b"def"]), encode_chunked=True)
+    assert connection.getresponse().status == 201
+    connection.close()
+
+
+def test_manifests_are_checked(writable: RegistryServer) -> None:
+    missing = {"mediaType": mediatype.OCI_LAYER, "digest": "sha256:" + "0" * 64, "size": 5}
+    manifest = {"schemaVersion": 2, "mediaType": mediatype.OCI_MANIFEST, "config": missing, "layers": []}
+    for body, status in ((json.dumps(manifest).encode(), 404), (b"{", 400), (b"[]", 400), (b"x" * (5 << 20), 413)):
+        found, _, _ = ask(writable, "PUT", "/v2/new/app/manifests/1", body, Content_Type=mediatype.OCI_MANIFEST)
+        assert found == status
+    assert ask(writable, "GET", "/v2/new/app/tags/list")[0] == 404
+
+
+def test_gc_leaves_what_was_uploaded_but_not_named(writable: RegistryServer, tmp_path: Path) -> None:
+    digest = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+    assert ask(writable, "PUT", f"{begin(writable)}?digest={digest}", CONTENT)[0] == 201
+    collect(Store.open(str(tmp_path / "w")))
+    assert ask(writable, "HEAD", f"/v2/new/app/blobs/{digest}")[0] == 200
+
+
+def test_only_loopback_and_only_what_can_be_written(store: Store, tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "192.0.2.1", "example.com", "::"):
+        with pytest.raises(UsageError, match="loopback"):
+            RegistryServer(store, host=host)
+    with pytest.raises(UsageError, match="can't be written to"):
+        RegistryServer(LayoutReader(str(tmp_path / "l")), writable=True)
+    with RegistryServer(store) as server, pytest.raises(SystemFailure):
+        RegistryServer(store, port=server.port)
+
+
+def test_a_layout_can_be_served(store: Store, tmp_path: Path) -> None:
+    with RegistryServer(LayoutReader(str(tmp_path / "l"))) as server:
+        done = lamina("pull", f"{server.name}/app:latest", root=tmp_path / "x")
+        assert done.returncode == 0, done.stderr
+        assert lamina("validate", f"{server.name}/app:latest", "-q", root=tmp_path / "x").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command_line_ends_at_once_with_a_client_on_it(store: Store, tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "lamina", "--root", str(tmp_path / "s"), "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    line = process.stdout.readline().decode()
+    assert line.endswith("(read-only)\n")
+    port = int(line.split(" on http://127.0.0.1:")[1].split()[0])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        start = time.monotonic()
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=10)
+        assert time.monotonic() - start < 1.5
+    assert (process.returncode, stderr) == (0, b"")
+
+
+def test_store_stays_whole_when_the_server_is_killed(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    write_layout(tmp_path / "l", "app", [[("a", CONTENT)]])
+    command = [sys.executable, "-m", "lamina", "--root", str(root), "serve", "--port", "0", "--writable"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    port = int(process.stdout.readline().decode().split(" on http://127.0.0.1:")[1].split()[0])
+    target = f"docker://127.0.0.1:{port}/x/app:1"
+    assert lamina("copy", f"oci:{tmp_path}/l:app", target, root=tmp_path / "o").returncode == 0
+    process.kill()
+    process.communicate()
+    assert lamina("fsck", root=root).returncode == 0
+    assert lamina("cat", "x/app:1", "/a", root=root).stdout == CONTENT

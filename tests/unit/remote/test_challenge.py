@@ -1,0 +1,111 @@
+"""Challenges, tokens, scopes and realms, by table."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamina.errors import InvalidContent, InvalidDocument
+from lamina.remote.challenge import (
+    Challenge,
+    check_realm,
+    merge_scopes,
+    parse_challenges,
+    parse_token,
+    scope,
+)
+
+TABLE = [
+    (['Basic realm="x"'], [("basic", {"realm": "x"})]),
+    (
+        ['Bearer realm="https://auth.example.com/token",service="reg",scope="repository:a/b:pull,push"'],
+        [
+            (
+                "bearer",
+                {"realm": "https://auth.example.com/token", "service": "reg", "scope": "repository:a/b:pull,push"},
+            )
+        ],
+    ),
+    # several in one header, and several headers
+    (['Bearer realm="r", Basic realm="b"'], [("bearer", {"realm": "r"}), ("basic", {"realm": "b"})]),
+    (["Negotiate", 'Basic realm="b"'], [("negotiate", {}), ("basic", {"realm": "b"})]),
+    (['Negotiate, Basic realm="b"'], [("negotiate", {}), ("basic", {"realm": "b"})]),
+    (["NTLM TlRMTVNTUAAB==, Basic realm=b"], [("ntlm", {}), ("basic", {"realm": "b"})]),
+    # case, spaces around =, no quotes, escapes, a missing closing quote
+    (['BEARER Realm = "r" , SERVICE=s'], [("bearer", {"realm": "r", "service": "s"})]),
+    ([r'Bearer realm="a\"b,c",service=""'], [("bearer", {"realm": 'a"b,c', "service": ""})]),
+    (['Bearer realm="open'], [("bearer", {"realm": "open"})]),
+    # the first of two equal keys counts
+    (['Bearer realm="a",realm="b"'], [("bearer", {"realm": "a"})]),
+    ([""], []),
+    (["   ,,, "], []),
+    (["x" * 20_000], []),
+]
+
+
+@pytest.mark.parametrize(("headers", "expected"), TABLE)
+def test_challenges(headers: list[str], expected: list[tuple[str, dict[str, str]]]) -> None:
+    assert parse_challenges(headers) == tuple(Challenge(scheme, values) for scheme, values in expected)
+
+
+@given(st.text(alphabet=' ,="\\aB/:\x00é', max_size=60))
+def test_garbage_never_raises(text: str) -> None:
+    for challenge in parse_challenges([text]):
+        assert challenge.scheme == challenge.scheme.lower()
+
+
+@pytest.mark.parametrize(
+    ("body", "value", "life"),
+    [
+        (b'{"token":"a"}', "a", 60),
+        (b'{"access_token":"b","expires_in":300}', "b", 300),
+        (b'{"token":"a","access_token":"b","expires_in":5}', "a", 60),  # less than a minute counts as one
+        (b'{"token":"a","expires_in":null,"issued_at":"2199-01-01T00:00:00Z"}', "a", 60),
+        (b'{"token":"a","expires_in":99999999999999}', "a", 60),
+    ],
+)
+def test_tokens(body: bytes, value: str, life: float) -> None:
+    token = parse_token(body, 1000.0, "t")
+    assert (token.value, token.expires) == (value, 1000.0 + life)
+    assert value not in repr(token).replace("Token", "").replace("until", "")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"token":""}', b'{"token":"a b"}', b'{"token":"\\n"}']
+)
+def test_no_tokens(body: bytes) -> None:
+    with pytest.raises(InvalidDocument, match="the answer"):
+        parse_token(body, 0.0, "the answer")
+
+
+def test_scopes() -> None:
+    assert scope("repository", "a/b", "pull") == "repository:a/b:pull"
+    wanted = ["repository:host:5000/a:pull", "repository:b:pull,push", "repository:host:5000/a:push,pull", "junk"]
+    assert merge_scopes(wanted) == ["repository:host:5000/a:pull,push", "repository:b:pull,push"]
+
+
+@pytest.mark.parametrize(
+    ("realm", "host", "plain", "allowed"),
+    [
+        ("https://auth.example.com/token", "example.com", False, True),
+        ("http://127.0.0.1:5001/token", "127.0.0.1:5000", True, True),
+        ("http://localhost/token", "example.com", False, True),
+        ("http://[::1]:5000/token", "example.com", False, True),
+        ("http://auth.example.com/token", "example.com", False, False),
+        ("http://auth.example.com/token", "example.com", True, False),
+        ("http://example.com/token", "example.com", True, True),
+        ("http://example.com:8080/token", "example.com:5000", True, True),
+        ("http://example.com/token", "example.com", False, False),
+        ("https://user:pw@auth.example.com/token", "example.com", False, False),
+        ("ftp://auth.example.com/", "example.com", False, False),
+        ("//auth.example.com", "example.com", False, False),
+        ("", "example.com", False, False),
+    ],
+)
+def test_realms(realm: str, host: str, plain: bool, allowed: bool) -> None:
+    if allowed:
+        check_realm(realm, host, plain)
+    else:
+        with pytest.raises(InvalidContent, match="https only"):
+            check_realm(realm, host, plain)
