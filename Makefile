@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench conformance clean
+PEERS := $(or $(LAMINA_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina-peers)
 
 help:
 	@echo "make demo   images made of this machine's programs, layer by layer (under a minute, no root, no network but pip's)"
 	@echo "make test   lint, types, import rules and all tests"
 	@echo "make bench  measurements of the parser, the index and the merge"
+	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lamina needs Python 3.11 or later; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11" >&2; exit 1; }
@@ -32,6 +34,11 @@ test: lint
 
 bench: $(STAMP)
 	$(BIN)/python bench/layer_index.py
+
+# the OCI program against `lamina serve --writable`; built once, outside the tree
+conformance: $(STAMP)
+	@command -v go >/dev/null || { echo "the conformance program needs Go, and there is none: skipped"; exit 0; } && \
+	tests/peers.sh $(PEERS) conformance && $(BIN)/python tests/conformance.py $(PEERS)/bin/conformance
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

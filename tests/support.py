@@ -7,10 +7,12 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,3 +140,63 @@ def podman_command(driver: str = "vfs") -> Iterator[list[str]]:
 def require_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+def peer(name: str) -> str:
+    """A tool that `tests/peers.sh` builds: from $LAMINA_PEERS, the cache, or PATH. Missing as ``require_tool``."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamina-peers"
+    for directory in (os.environ.get("LAMINA_PEERS", ""), str(cache)):
+        path = os.path.join(directory, "bin", name)
+        if directory and os.access(path, os.X_OK):
+            return path
+    require_tool(name)
+    return name
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@contextmanager
+def real_registry(
+    program: str, directory: Path, *, users: str = "", certificate: Path | None = None
+) -> Iterator[str]:
+    """distribution's registry on loopback, Debian's ("docker-registry") or the newest ("registry"); its host:port.
+    ``users``: lines of an htpasswd file. ``certificate``: PEM, with its key beside it as .key."""
+    command = peer(program) if program == "registry" else program
+    if program != "registry":
+        require_tool(program)
+    port = free_port()
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "version: 0.1",
+        f"storage: {{filesystem: {{rootdirectory: {directory}/data}}, delete: {{enabled: true}}}}",
+        "log: {level: error, accesslog: {disabled: true}}",
+        "http:",
+        f"  addr: 127.0.0.1:{port}",
+    ]
+    if certificate is not None:
+        lines.append(f"  tls: {{certificate: {certificate}, key: {certificate.with_suffix('.key')}}}")
+    if users:
+        (directory / "htpasswd").write_text(users)
+        lines.append(f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}")
+    (directory / "config.yml").write_text("\n".join(lines) + "\n")
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen([command, "serve", str(directory / "config.yml")], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"{program} did not start: {(directory / 'log').read_text()[-500:]}")
+                time.sleep(0.02)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()

@@ -203,6 +203,8 @@ class Transport:
             options["ssl_context"] = self._context(netloc)
             if not self._verify:
                 options["assert_hostname"] = False
+                # the user said so; a line a connection on stderr is no use to him
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         proxy = proxy_for(scheme, netloc, host)
         if proxy is None:
             manager = urllib3.PoolManager(**options)

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds the clients and servers that lamina's tests talk to and Debian has not (or only old), from the Go module
+# proxy at pinned versions, into DIRECTORY/bin.
+#
+#   tests/peers.sh DIRECTORY [NAME...]     NAME: conformance crane regctl oras registry; none = all
+#
+# What is there at its pinned version is left alone. Needs Go. A build that fails is named with the end of its log,
+# the others are built all the same, and the exit code is 1.
+set -euo pipefail
+
+conformance=github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
+crane=github.com/google/go-containerregistry@v0.22.1
+regctl=github.com/regclient/regclient@v0.11.7
+oras=oras.land/oras@v1.3.6
+registry=github.com/distribution/distribution/v3@v3.1.2
+declare -A package=([conformance]=. [crane]=./cmd/crane [regctl]=./cmd/regctl [oras]=./cmd/oras [registry]=./cmd/registry)
+
+[ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
+command -v go >/dev/null || { echo "peers.sh: go is not installed" >&2; exit 1; }
+mkdir -p "$1/bin" "$1/stamps"
+target=$(cd "$1" && pwd)
+shift
+[ $# -gt 0 ] || set -- conformance crane regctl oras registry
+work=$(mktemp -d)
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=mod"
+failed=0
+for name; do
+  module=${!name}
+  if [ "$(cat "$target/stamps/$name" 2>/dev/null)" = "$module" ] && [ -x "$target/bin/$name" ]; then continue; fi
+  echo "peers.sh: building $name ($module)" >&2
+  if (
+    set -e
+    # a copy, since `go install` refuses modules with replace directives
+    directory=$(cd "$work" && GOFLAGS='' go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    cp -r "$directory" "$work/$name"
+    chmod -R u+w "$work/$name"
+    cd "$work/$name"
+    go build -ldflags "-s -w" -o "$work/out-$name" "${package[$name]}"
+  ) >"$work/$name.log" 2>&1; then
+    mv "$work/out-$name" "$target/bin/$name"
+    echo "$module" >"$target/stamps/$name"
+  else
+    echo "peers.sh: $name was not built:" >&2
+    tail -n 15 "$work/$name.log" >&2
+    failed=1
+  fi
+done
+exit $failed
