@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from lamina.version import __version__
 
+TYPE_CHECKING = False  # typing itself takes longer to load than the short way to answer (quick.py)
+
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.errors import LaminaError
     from lamina.image import Image, Layer, open, open_store
     from lamina.registry import Registry, pull, push

@@ -6,13 +6,21 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process: one clear line on stderr and the documented code on failure."""
+    if arguments is None:
+        from lamina import quick
+
+        if quick.main():
+            sys.exit(0)
     sys.exit(run(arguments))
 
 

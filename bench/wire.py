@@ -1,0 +1,241 @@
+"""Pull, push and small questions to a registry on loopback, side by side with what else there is.
+
+    python bench/wire.py LAYOUT [--rounds 5] [--refs node,pyml]
+
+LAYOUT is an OCI layout with real images. Peers take turns with lamina, the order changes from round to round, and
+caches are warm: what is printed are medians and ratios. Pull is measured against a shell pipeline that is the least
+one can do: per layer, all in parallel, `curl | tee >(sha256sum) | igzip -d | tee >(sha256sum) > tar`. It writes no blob
+and no index, and syncs nothing to the disk; lamina does.
+
+Everything is on a journaled ext4 of its own, in a loop image (root only; else in the temporary directory, and says so).
+Needs: curl, igzip (package isal), skopeo, crane ($LAMINA_PEERS/bin or PATH), docker-registry or registry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LAMINA = [sys.executable, "-m", "lamina"]
+IMAGE_BYTES = 24 << 30
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("layout", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--refs", default="node,pyml")
+    options = parser.parse_args()
+    with file_system() as place, registry(place / "registry") as host:
+        print(f"{platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores; ratios to the peer")
+        for ref in options.refs.split(","):
+            quiet("skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false",
+                  f"oci:{options.layout}:{ref}", f"docker://{host}/fx/{ref}:1")  # fmt: skip
+        for ref in options.refs.split(","):
+            pulls(place, host, ref, options.rounds)
+        for ref in options.refs.split(","):
+            pushes(place, options.layout, ref, options.rounds)
+        questions(host, options.refs.split(",")[0], options.rounds)
+    return 0
+
+
+def pulls(place: Path, host: str, ref: str, rounds: int) -> None:
+    target = place / "pull"
+    raw = subprocess.run([*LAMINA, "manifest", f"{host}/fx/{ref}:1"], capture_output=True, check=True).stdout
+    script = (
+        "\n".join(pipeline(host, ref, layer["digest"], target) for layer in json.loads(raw)["layers"]) + "\nwait\n"
+    )
+
+    def shell() -> None:
+        target.mkdir()
+        quiet("bash", "-c", script)
+
+    def lamina() -> None:
+        quiet(*LAMINA, "--root", str(target), "pull", "-q", f"{host}/fx/{ref}:1")
+
+    compare(f"pull {ref}", {"pipeline": shell, "lamina": lamina}, rounds, lambda: clear(target))
+
+
+def pipeline(host: str, ref: str, digest: str, target: Path) -> str:
+    out = target / digest[7:19]
+    url = f"http://{host}/v2/fx/{ref}/blobs/{digest}"
+    return f"(curl -sf {url} | tee >(sha256sum >{out}.1) | igzip -d -c | tee >(sha256sum >{out}.2) >{out}.tar) &"
+
+
+def pushes(place: Path, layout: Path, ref: str, rounds: int) -> None:
+    """Each into an empty registry of its own: nothing is there to be mounted."""
+    root = place / "store"
+    quiet(*LAMINA, "--root", str(root), "load", "-q", "-i", str(layout))
+    name = next(
+        line.split()[0]
+        for line in text(*LAMINA, "--root", str(root), "images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+        if line.startswith(f"{ref}:")
+    )
+    number = [0]
+    empty: list[str] = []
+
+    def skopeo() -> None:
+        quiet(
+            "skopeo",
+            "copy",
+            "--insecure-policy",
+            "--dest-tls-verify=false",
+            f"oci:{layout}:{ref}",
+            f"docker://{empty[0]}/p/x:1",
+        )
+
+    def lamina() -> None:
+        quiet(*LAMINA, "--root", str(root), "push", "-q", name, f"{empty[0]}/p/x:1")
+
+    @contextmanager
+    def fresh() -> Iterator[None]:
+        number[0] += 1
+        directory = place / f"registry-{number[0]}"
+        with registry(directory) as host:
+            empty[:] = [host]
+            yield
+        clear(directory)
+
+    compare(f"push {ref}", {"skopeo": skopeo, "lamina": lamina}, rounds, around=fresh)
+    clear(root)
+
+
+def questions(host: str, ref: str, rounds: int) -> None:
+    crane = shutil.which(
+        "crane", path=os.pathsep.join([os.environ.get("LAMINA_PEERS", "") + "/bin", os.environ["PATH"]])
+    )
+    if crane is None:
+        print("crane is not there: tags, digest, manifest are not measured")
+        return
+    for verb, theirs, name in (
+        ("tags", "ls", f"{host}/fx/{ref}"),
+        ("digest", "digest", f"{host}/fx/{ref}:1"),
+        ("manifest", "manifest", f"{host}/fx/{ref}:1"),
+    ):
+        runs: dict[str, Callable[[], None]] = {
+            "crane": lambda theirs=theirs, name=name: quiet(crane, theirs, name),  # type: ignore[misc]
+            "lamina": lambda verb=verb, name=name: quiet(*LAMINA, verb, name),  # type: ignore[misc]
+        }
+        compare(verb, runs, rounds * 3)
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    yield
+
+
+def compare(
+    title: str,
+    runs: dict[str, Callable[[], None]],
+    rounds: int,
+    before: Callable[[], None] = lambda: None,
+    around: Callable[[], object] = nothing,
+) -> None:
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):  # the first round only warms
+        order = list(runs.items())
+        for name, run in order if number % 2 else order[::-1]:
+            before()
+            os.sync()
+            with around():  # type: ignore[attr-defined]
+                start = time.monotonic()
+                run()
+                if number:
+                    times[name].append(time.monotonic() - start)
+    before()
+    peer = next(iter(runs))
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    spread = {name: f"{min(found):.3f}-{max(found):.3f}" for name, found in times.items()}
+    told = ", ".join(f"{name} {medians[name]:.3f} s ({spread[name]})" for name in runs)
+    print(f"{title}: {told}; lamina/{peer} {medians['lamina'] / medians[peer]:.2f}", flush=True)
+
+
+@contextmanager
+def registry(directory: Path) -> Iterator[str]:
+    program = shutil.which("docker-registry") or shutil.which("registry")
+    if program is None:
+        raise SystemExit("neither docker-registry nor registry is installed")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    directory.mkdir(parents=True)
+    config = directory / "config.yml"
+    config.write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
+    )
+    process = subprocess.Popen([program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    raise SystemExit("the registry did not start") from None
+                time.sleep(0.02)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def file_system() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        prefix="lamina-bench-", dir=os.environ.get("LAMINA_BENCH_DIR", "/var/tmp")
+    ) as top:
+        place = Path(top) / "fs"
+        place.mkdir()
+        if os.geteuid() != 0:
+            print(f"not root: on the file system of {top}, whatever that is")
+            yield place
+            return
+        image = Path(top) / "image"
+        with image.open("wb") as file:
+            file.truncate(IMAGE_BYTES)
+        quiet("mkfs.ext4", "-q", "-F", str(image))
+        quiet("mount", "-o", "loop", str(image), str(place))
+        try:
+            warm(place)
+            yield place
+        finally:
+            quiet("umount", "-l", str(place))
+
+
+def warm(place: Path) -> None:
+    """Have the loop image's blocks allocated: else who comes first pays for them."""
+    block = b"\1" * (1 << 20)
+    with (place / "warm").open("wb") as file:
+        for _ in range(6 << 10):
+            file.write(block)
+    (place / "warm").unlink()
+    os.sync()
+
+
+def clear(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def quiet(*words: str) -> None:
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def text(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
