@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.digest import Digest
     from lamina.spec.manifest import Index
     from lamina.spec.reference import Reference
     from lamina.transfer.connect import Network
@@ -154,10 +156,10 @@ def sync(
             if dry_run:
                 return "would be copied"
             writer, inside = target_of(session, parse_name(there), session.network(progress))
-            pairs = [(name, inside)]
+            pairs, before = [(name, inside)], _digest(writer, inside)
             source = network.repository(name)
             done = session.copied(source, writer, pairs, progress, all_platforms=all_platforms, referrers=referrers)
-            return "already there" if all(blob.reused for blob in done[0].blobs) else "copied"
+            return "already there" if before == done[0].descriptor.digest else "copied"
 
         for wanted in _wanted(source):
             network = session.network(progress, **dict(wanted.access))
@@ -193,6 +195,18 @@ def _wanted(source: str) -> list[Wanted]:
             with open(source, "rb") as file:
                 raw = file.read(MAX_FILE + 1)
     return parse_list(raw, source)
+
+
+def _digest(place: object, name: str) -> Digest | None:
+    """What a name points to at a target now, where the target can tell."""
+    from lamina.errors import NotFound
+
+    resolve = getattr(place, "head", None) or getattr(place, "resolve", None)
+    try:
+        found: Descriptor | None = resolve(name) if resolve is not None else None
+    except NotFound:
+        return None
+    return found.digest if found is not None else None
 
 
 def _there(reference: Reference, target: str, scoped: bool) -> str:

@@ -1,0 +1,311 @@
+"""The verbs around registries as a user meets them: words, exit codes, help, progress, the short way."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina import quick
+from lamina.archive.layout import LayoutReader
+from lamina.cli.app import VERBS
+from lamina.serve.server import RegistryServer
+from lamina.spec.platform import Platform
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from support import lamina, write_layout
+from unruly import Answer, Seen, Unruly
+
+CONTENT = random.Random(11).randbytes(400_000)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[str]:
+    write_layout(tmp_path / "l", "app", [[("a", CONTENT)], [("b", b"top")]])
+    store = Store.open(str(tmp_path / "served"))
+    copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app:1"), ("app", "app:2"), ("app", "team/web:1.0")])
+    with RegistryServer(store, writable=True) as server:
+        yield server.name
+
+
+def ok(*words: str, root: Path, **environment: str) -> str:
+    done = lamina(*words, root=root, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
+
+
+NEW = ["blob", "config", "delete", "digest", "index", "login", "logout", "manifest", "plan", "pull", "push", "search", "serve", "sync", "tags", "validate"]
+
+
+@pytest.mark.parametrize("verb", NEW)
+def test_help_has_an_example(verb: str, tmp_path: Path) -> None:
+    assert verb in VERBS
+    said = ok(verb, "--help", root=tmp_path)
+    assert f"lamina {verb}" in said
+    assert "Example:" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["pull", "oci:x"], 2, "in no registry"),
+        (["pull", "a/UPPER"], 2, "not a reference"),
+        (["pull", "127.0.0.1:1/x"], 8, "can't be reached"),
+        (["pull", "--tls-verify=maybe", "x"], 2, "neither true nor false"),
+        (["push", "nothing"], 3, "no store at"),
+        (["digest", "127.0.0.1:1/x:1"], 8, "can't be reached"),
+        (["delete", "127.0.0.1:1/x"], 2, "neither a tag nor a digest"),
+        (["blob", "127.0.0.1:1/x:1", "-o", "f"], 2, "no digest"),
+        (["search", "a/b"], 2, "no host"),
+        (["sync", "missing.yaml"], 6, "missing.yaml"),
+        (["login", "127.0.0.1:1", "-u", "x"], 2, "password"),
+        (["login", "127.0.0.1:1", "-u", "x", "-p", "y", "--password-stdin"], 2, "one of the two"),
+        (["logout", "nowhere.example.com"], 3, "not logged in"),
+        (["serve", "--host", "0.0.0.0"], 3, "no store"),
+        (["serve", "docker://x"], 2, "no place of images"),
+        (["index", "create", "x"], 2, "IMAGE"),
+    ],
+)
+def test_failures_are_one_clear_line(words: list[str], code: int, said: str, tmp_path: Path) -> None:
+    done = lamina(*words, root=tmp_path / "s", DOCKER_CONFIG=str(tmp_path), HOME=str(tmp_path))
+    lines = done.stderr.decode().strip().split("\n")
+    assert done.returncode == code, lines
+    assert said in lines[-1]
+    assert lines[-1].startswith("lamina: ")
+    assert done.stdout == b""
+
+
+def test_plan_then_pull_then_plan(host: str, tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    plan = json.loads(ok("plan", "pull", f"{host}/app:1", "--format", "json", root=root))
+    assert plan["here"] == 0
+    assert {blob["state"] for blob in plan["blobs"]} == {"to fetch"}
+    assert plan["fetch"] == sum(blob["size"] for blob in plan["blobs"])
+    assert not list((root / "blobs/sha256").iterdir())  # nothing was moved
+    ok("pull", "-q", f"{host}/app:1", root=root)
+    plan = json.loads(ok("plan", "pull", f"{host}/app:2", "--format", "json", root=root))
+    assert (plan["fetch"], plan["disk"]) == (0, 0)
+    assert {tuple(blob["shared_with"]) for blob in plan["blobs"] if blob["what"] == "layer"} == {(f"{host}/app:1",)}
+    assert "to fetch: 0B" in ok("plan", "pull", f"{host}/app:2", root=root)
+
+
+def test_all_tags_quiet_and_json(host: str, tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    digests = ok("pull", "-a", "-q", f"{host}/app", root=root).split()
+    assert len(digests) == 2
+    assert digests[0].startswith("sha256:")
+    value = json.loads(ok("pull", f"{host}/app:1", "--format", "json", root=root))
+    assert all(blob["reused"] for blob in value[0]["blobs"])
+    assert lamina("pull", "-a", f"{host}/app:1", root=root).returncode == 2
+    ok("push", f"{host}/app:1", f"{host}/copy:1", "--digestfile", str(tmp_path / "d"), root=root)
+    assert (tmp_path / "d").read_text() == digests[0]
+
+
+def test_sync_from_yaml(host: str, tmp_path: Path) -> None:
+    listed = tmp_path / "images.yaml"
+    images, patterns = '\n    app: ["1"]\n    team/web: []', '\n    app: "^2$"'
+    listed.write_text(f"{host}:\n  images:{images}\n  images-by-tag-regex:{patterns}\n  tls-verify: false\n")
+    root = tmp_path / "s"
+    rows = json.loads(ok("sync", str(listed), f"docker://{host}/m", "--scoped", "--format", "json", root=root))
+    place = host.replace(":", "-")
+    assert [row["target"].removeprefix(f"docker://{host}/m/{place}/") for row in rows] == [
+        "app:1",
+        "team/web:1.0",
+        "app:2",
+    ]
+    assert {row["state"] for row in rows} == {"copied"}
+    again = json.loads(ok("sync", str(listed), f"docker://{host}/m", "--scoped", "--format", "json", root=root))
+    assert {row["state"] for row in again} == {"already there"}
+    ok("sync", str(listed), f"oci:{tmp_path}/air", "-q", root=root)
+    names = [name for name, _ in LayoutReader(str(tmp_path / "air")).names()]
+    assert len(names) == 3
+    listed.write_text(f"- {host}/app:1\n- {host}/none:1\n- {host}/app:2\n")
+    done = lamina("sync", str(listed), "--keep-going", "--format", "json", root=root)
+    assert done.returncode == 1
+    assert [row["state"].split(":")[0] for row in json.loads(done.stdout)] == ["copied", "failed", "copied"]
+    assert lamina("sync", str(listed), root=tmp_path / "t").returncode == 3
+    for text, said in (("a: {b: 1}", "unknown 'b'"), ("5", "neither"), ("{", "not YAML"), ("- 5", "no text")):
+        listed.write_text(text)
+        done = lamina("sync", str(listed), root=root)
+        assert (done.returncode, said in done.stderr.decode()) == (2, True), done.stderr
+
+
+def test_validate_finds_what_is_wrong(tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "app", [[("a", CONTENT)]])
+    assert lamina("validate", f"oci:{tmp_path}/l:app", root=tmp_path / "s").returncode == 0
+    large = max((tmp_path / "l/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(large.read_bytes())
+    data[1000] ^= 1
+    large.write_bytes(data)
+    done = lamina("validate", f"oci:{tmp_path}/l:app", "--format", "json", root=tmp_path / "s")
+    assert done.returncode == 4
+    assert [one["what"] for one in json.loads(done.stdout) if one["problem"]] == ["layer"]
+
+
+def test_index_of_two_platforms(host: str, tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    write_layout(tmp_path / "arm", "app", [[("x", b"arm")]], config={"architecture": "arm64"})
+    target = f"docker://{host}/multi:1"
+    ok("index", "create", target, f"docker://{host}/app:1", "--annotation", "a=b", "-q", root=root)
+    made = ok("index", "add", target, f"oci:{tmp_path}/arm:app", "-q", root=root).strip()
+    value = json.loads(ok("manifest", f"{host}/multi:1", root=root))
+    assert [entry["platform"]["architecture"] for entry in value["manifests"]] == [
+        Platform.host().architecture,
+        "arm64",
+    ]
+    assert value["annotations"] == {"a": "b"}
+    assert ok("digest", f"{host}/multi:1", root=root).strip() == made
+    ok("pull", "-q", f"{host}/multi:1", "--platform", "linux/arm64", root=root)
+    assert ok("cat", f"{host}/multi:1", "/x", "--platform", "linux/arm64", root=root) == "arm"
+    assert lamina("index", "add", f"docker://{host}/app:1", f"oci:{tmp_path}/arm:app", root=root).returncode == 2
+
+
+def terminal(*words: str, root: Path, **environment: str) -> str:
+    """What a terminal would show."""
+    parent, child = pty.openpty()
+    env = {**os.environ, "LAMINA_ROOT": str(root), "TERM": "xterm", **environment}
+    env.pop("CI", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lamina", *words], stdout=subprocess.DEVNULL, stderr=child, env=env
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            data = os.read(parent, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    os.close(parent)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_bars_on_a_terminal_only(host: str, tmp_path: Path) -> None:
+    shown = terminal("pull", f"{host}/app:1", root=tmp_path / "a")
+    assert "layer" in shown
+    assert "━" in shown
+    plain = terminal("pull", f"{host}/app:1", root=tmp_path / "b", NO_COLOR="1")
+    assert "\x1b[3" not in plain  # no colours
+    done = lamina("pull", f"{host}/app:1", root=tmp_path / "c")
+    assert b"\x1b" not in done.stderr
+    assert b"done" in done.stderr
+
+
+def test_short_way_says_what_the_long_way_says(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", *quick._SETTINGS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(quick, "_unset", lambda: True)
+    for verb, name in (("tags", "app"), ("digest", "app:1"), ("manifest", "app:1"), ("digest", "library/app:2")):
+        short = quick.answer([verb, f"{host}/{name}"])
+        assert short is not None
+        # an option makes it go the long way
+        long = lamina(verb, f"{host}/{name}", "--tls-verify=false", root=tmp_path)
+        assert long.stdout == short
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["images"],
+        ["tags"],
+        ["tags", "debian"],
+        ["tags", "127.0.0.1/x"],
+        ["tags", "example.com:5000/x"],
+        ["tags", "127.0.0.1:5000/x:1"],
+        ["digest", "127.0.0.1:5000/x@sha256:" + "0" * 64],
+        ["digest", "127.0.0.1:5000/UPPER"],
+        ["digest", "127.0.0.1:5000/../x"],
+        ["digest", "127.0.0.1:5000/x y:1"],
+        ["digest", "127.0.0.1:5000/x\r\nA: b:1"],
+        ["digest", "127.0.0.1:5000/x:-1"],
+        ["digest", "127.0.0.1:99999/x:1"],
+        ["digest", "127.0.0.1:5000/x", "--platform=linux/arm64"],
+    ],
+)
+def test_odd_questions_go_the_long_way(words: list[str]) -> None:
+    assert quick.answer(words) is None
+
+
+def test_odd_answers_go_the_long_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "_unset", lambda: True)
+    write_layout(tmp_path / "l", "app", [[("a", b"1")]])
+    answers = [
+        Answer(404),
+        Answer(401, {"WWW-Authenticate": "Basic"}),
+        Answer(302, {"Location": "/x"}),
+        Answer(200, {"Content-Type": "text/html"}, b"<html>"),
+        Answer(
+            200,
+            {
+                "Content-Type": "application/vnd.oci.image.manifest.v1+json",
+                "Docker-Content-Digest": "sha256:" + "0" * 64,
+            },
+            b"{}",
+        ),
+        Answer(200, {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}, b"{}"),
+        Answer(200, {"Link": '</v2/x>; rel="next"'}, b'{"tags": ["a"]}'),
+        Answer(200, {}, b'{"tags": ["a\\u001b[31m"]}'),
+        Answer(200, {}, b'{"tags": 5}'),
+        Answer(200, {}, b'{"tags": null}'),
+        Answer(200, {}, b"[" * 10_000),
+        Answer(200, {}, b'{"tags": ["a"]}', cut=5),
+    ]
+    for made in answers:
+
+        def rule(server: Unruly, seen: Seen, made: Answer = made) -> Answer:
+            return made
+
+        with Unruly(tmp_path / "l", rule=rule) as server:
+            assert quick.answer(["tags", f"{server.name}/app"]) is None
+            assert quick.answer(["manifest", f"{server.name}/app:1"]) is None
+
+
+def test_settings_make_it_go_the_long_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    for name in quick._SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    before = quick._unset()
+    conf = tmp_path / ".config/containers/registries.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text('# [[registry]]\nunqualified-search-registries = ["docker.io"]\n')
+    assert quick._unset() == before
+    conf.write_text('  [[registry]]\nlocation = "127.0.0.1:5000"\nblocked = true\n')
+    assert not quick._unset()
+    conf.unlink()
+    (tmp_path / ".config/lamina").mkdir()
+    (tmp_path / ".config/lamina/config.toml").touch()
+    assert not quick._unset()
+    (tmp_path / ".config/lamina/config.toml").unlink()
+    monkeypatch.setenv("LAMINA_TLS_VERIFY", "true")
+    assert not quick._unset()
+
+
+def test_short_way_loads_next_to_nothing(host: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "from lamina import quick\n"
+        "found = quick.answer(['digest', sys.argv[1]])\n"
+        "print(found is not None, len(set(sys.modules) - before))"
+    )
+    env = {
+        **{k: v for k, v in os.environ.items() if k not in quick._SETTINGS},
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    done = subprocess.run([sys.executable, "-c", code, f"{host}/app:1"], capture_output=True, env=env, check=True)
+    went, modules = done.stdout.decode().split()
+    assert int(modules) < 10
+    assert went == "True"
