@@ -41,7 +41,7 @@ def ok(*words: str, root: Path, **environment: str) -> str:
     return done.stdout.decode()
 
 
-NEW = ["blob", "config", "delete", "digest", "index", "login", "logout", "manifest", "plan", "pull", "push", "search", "serve", "sync", "tags", "validate"]
+NEW = [verb for verb, (module, _, _) in VERBS.items() if module in ("wire", "registry", "many", "login", "serve")]
 
 
 @pytest.mark.parametrize("verb", NEW)

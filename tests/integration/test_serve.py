@@ -120,12 +120,12 @@ def test_garbage_does_not_stop_it(server: RegistryServer) -> None:
         b"GET /v2/ HTTP/9\r\n\r\n",
     ):
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
-            connection.sendall(raw)
-            connection.shutdown(socket.SHUT_WR)
             try:
+                connection.sendall(raw)
+                connection.shutdown(socket.SHUT_WR)
                 while connection.recv(65536):
                     pass
-            except ConnectionError:
+            except OSError:  # it may hang up first
                 pass
     assert ask(server, "GET", "/v2/")[0] == 200
 
