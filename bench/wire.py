@@ -4,10 +4,11 @@
 
 LAYOUT is an OCI layout with real images. Peers take turns with lamina, the order changes from round to round, and
 caches are warm: what is printed are medians and ratios. Pull is measured against a shell pipeline that is the least
-one can do: per layer, all in parallel, `curl | tee >(sha256sum) | igzip -d | tee >(sha256sum) > tar`. It writes no blob
-and no index, and syncs nothing to the disk; lamina does.
+one can do: per layer, all in parallel, `curl | tee >(sha256sum) | igzip -d | tee >(sha256sum) > tar`. It writes no
+blob and no index, and syncs nothing to the disk; lamina does.
 
-Everything is on a journaled ext4 of its own, in a loop image (root only; else in the temporary directory, and says so).
+Everything is on a journaled ext4 of its own, in a loop image (root only; else in the temporary directory, and it
+says so).
 Needs: curl, igzip (package isal), skopeo, crane ($LAMINA_PEERS/bin or PATH), docker-registry or registry.
 """
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.manifest import Index, Manifest
     from lamina.transfer.connect import Network
+    from lamina.transfer.validate import Checked
 
 
 def pull(
@@ -142,6 +143,13 @@ class Registry:
             repository.delete(repository.resolve(name))
         else:
             repository.untag(name)
+
+    def validate(self, reference: str, *, all_platforms: bool = False) -> list[Checked]:
+        """Every digest, size and diff_id of an image, proved where it is; ``problem`` says what is wrong."""
+        from lamina.transfer.validate import validate
+
+        repository, name = self._repository(reference)
+        return validate(repository, name, platform=self._platform, all_platforms=all_platforms)
 
     def image(self, reference: str) -> Image:
         """The image, looked into without storing it."""

@@ -88,6 +88,9 @@ class Upload:
         except NotFound:  # the session was lost there
             self._location = ""
             self._sent_from(self._begun())
+        except InvalidContent:  # our own bytes are bad: nobody will go on with this
+            self._give_up()
+            raise
         self._journal.drop(self._key)
         return True
 
@@ -252,7 +255,6 @@ class Upload:
             raise
         if answer.status in (400, 416):
             failure = self._client.failure(answer, self._what)
-            self._give_up()
             raise DigestMismatch(
                 f"{self._client.host} does not take {self._what} as what was sent: {failure.message}",
                 hint="push again",

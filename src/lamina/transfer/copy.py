@@ -86,7 +86,7 @@ def copy(
                 blobs = job.run(plan)
                 stop.check()
                 if referrers:
-                    blobs += _referrers(job, plan, name)
+                    blobs += _referrers(job, plan, name, target_name)
                 target.tag(target_name, plan.top)
                 on_event(Tagged(target_name, plan.top.digest))
                 copied.append(Copied(target_name, plan.top, tuple(blobs)))
@@ -95,7 +95,7 @@ def copy(
     return copied
 
 
-def _referrers(job: Job, plan: Plan, name: str) -> list[Moved]:
+def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]:
     """What refers to the image's documents, and what refers to that: by the referrers of the source, and by the
     tags that cosign derives from a digest."""
     moved: list[Moved] = []
@@ -109,7 +109,7 @@ def _referrers(job: Job, plan: Plan, name: str) -> list[Moved]:
         found: list[tuple[str, Descriptor]] = []
         if isinstance(job.source, Referrers):
             found += [("", descriptor) for descriptor in job.source.referrers(subject)]
-        found += _digest_tags(job.source, name, subject)
+        found += _digest_tags(job.source, name, target_name, subject)
         for tag, descriptor in found:
             inner = job.planned(descriptor)
             moved += job.run(inner)
@@ -118,19 +118,24 @@ def _referrers(job: Job, plan: Plan, name: str) -> list[Moved]:
     return moved
 
 
-def _digest_tags(source: Reader, name: str, subject: Digest) -> list[tuple[str, Descriptor]]:
-    try:
-        repository = Reference.parse(name).repository
-    except UsageError:
-        return []
+def _digest_tags(source: Reader, name: str, target_name: str, subject: Digest) -> list[tuple[str, Descriptor]]:
+    """What the source has under tags made of the digest, and the names for it at the target."""
+    there, here = _repository(name), _repository(target_name)
     found = []
     for suffix in ("sig", "att", "sbom"):
-        tag = f"{repository}:{subject.algorithm}-{subject.encoded}.{suffix}"
+        tag = f"{subject.algorithm}-{subject.encoded}.{suffix}"
         try:
-            found.append((tag, source.resolve(tag)))
+            found.append((f"{here}:{tag}" if here else tag, source.resolve(f"{there}:{tag}" if there else tag)))
         except NotFound:
             continue
     return found
+
+
+def _repository(name: str) -> str:
+    try:
+        return Reference.parse(name).repository
+    except UsageError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,292 @@
+"""What registries do differently, line by line: pages, mounts, chunks, digests, referrers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from lamina.archive.layout import LayoutReader, LayoutWriter
+from lamina.errors import DigestMismatch, RemoteFailure, Unsupported
+from lamina.remote.client import Access, Client
+from lamina.remote.credentials import Credential
+from lamina.remote.list import catalog
+from lamina.remote.registries import Registries
+from lamina.remote.repository import Repository
+from lamina.serve.server import RegistryServer
+from lamina.source import BytesBlob
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.manifest import build_manifest
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from support import lamina, write_layout
+from unruly import Answer, Seen, Unruly
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("layout")
+    write_layout(directory, "app", [[("a", random.Random(3).randbytes(3_000_000))], [("c", b"small")]])
+    return directory
+
+
+def repository(server: Unruly, **changes: object) -> Repository:
+    return Repository(server.image, Access(**{"first_wait": 0.001, **changes}), Registries())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_pages_are_followed_by_their_link(absolute: bool) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if "/tags/list" not in seen.path and "_catalog" not in seen.path:
+            return None
+        path = seen.path.partition("?")[0]
+        number = int(seen.path.partition("page=")[2] or 0)
+        key = "tags" if "tags" in path else "repositories"
+        body = json.dumps({"name": "app", key: [f"t{number}"]}).encode()
+        start = f"http://{server.name}" if absolute else ""
+        link = {"Link": f'<{start}{path}?page={number + 1}>; rel="next"'} if number < 3 else {}
+        return Answer(200, link, body)
+
+    with Unruly(rule=rule) as server:
+        assert list(repository(server).tags()) == ["t0", "t1", "t2", "t3"]
+        assert len(list(catalog(Client(server.name, Access())))) == 4
+
+
+@pytest.mark.parametrize("link", ["</v2/app/tags/list>", "<http://192.0.2.1/v2/app/tags/list>"])
+def test_pages_that_lead_in_circles_or_away(link: str) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        return Answer(200, {"Link": f'{link}; rel="next"'}, b'{"tags": ["a"]}') if "/tags/" in seen.path else None
+
+    with Unruly(rule=rule) as server, pytest.raises(RemoteFailure, match="next page"):
+        list(repository(server).tags())
+
+
+@pytest.mark.parametrize("body", [b'{"tags": null}', b"{}"])
+def test_no_tags(body: bytes) -> None:
+    with Unruly(rule=lambda server, seen: Answer(200, {}, body) if "/tags/" in seen.path else None) as server:
+        assert list(repository(server).tags()) == []
+
+
+def test_digest_is_a_head_alone(layout: Path) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        answer = server.plain(seen)
+        if "/manifests/" in seen.path:
+            answer.headers["Docker-Content-Digest"] = "sha256:" + hashlib.sha256(answer.body).hexdigest()
+        return answer
+
+    with Unruly(layout, rule=rule) as server:
+        found = repository(server).head(server.image)
+        assert [seen.method for seen in server.requests("HEAD", "/manifests/")] == ["HEAD"]
+        assert not server.requests("GET", "/manifests/")
+        server.rule = None  # without the header it has to be computed
+        assert repository(server).head(server.image).digest == found.digest
+        assert len(server.requests("GET", "/manifests/")) == 1
+
+
+def test_stated_digest_is_proved(layout: Path) -> None:
+    algorithm = ["sha256"]
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        answer = server.plain(seen)
+        if "/manifests/" in seen.path:
+            digest = hashlib.new(algorithm[0], answer.body + (b"x" if algorithm[0] == "sha256" else b"")).hexdigest()
+            answer.headers["Docker-Content-Digest"] = f"{algorithm[0]}:{digest}"
+        return answer
+
+    with Unruly(layout, rule=rule) as server:
+        with pytest.raises(DigestMismatch):
+            repository(server).resolve(server.image)
+        algorithm[0] = "sha512"
+        assert repository(server).resolve(server.image).digest.algorithm == "sha512"
+
+
+def test_mount_asks_for_both_scopes_and_a_202_goes_on(layout: Path) -> None:
+    scopes: list[str] = []
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if seen.path.startswith("/token"):
+            scopes.append(seen.path)
+            return Answer(200, {}, b'{"token":"t"}')
+        if seen.headers.get("authorization") != "Bearer t":
+            return Answer(401, {"WWW-Authenticate": f'Bearer realm="http://{server.name}/token",service="s"'})
+        return None  # a mount is answered 202 with an upload, as registries do that don't mount
+
+    with Unruly(rule=rule) as server:
+        target = Repository(
+            server.image, Access(first_wait=0.001), Registries(), mount_from=lambda d: [f"{server.name}/base"]
+        )
+        copy(LayoutReader(str(layout)), target, [("app", server.image)])
+        assert any("repository%3Abase%3Apull" in path and "repository%3Aapp%3Apull%2Cpush" in path for path in scopes)
+        posts = server.requests("POST", "/uploads/")
+        assert len(posts) == 3  # one session a blob: the one that the mount opened is used
+        assert all("mount=" in seen.path for seen in posts)
+        assert "1" in server.manifests
+
+
+def test_monolithic_put_has_no_content_range(layout: Path) -> None:
+    with Unruly() as server:
+        copy(LayoutReader(str(layout)), repository(server), [("app", server.image)])
+        puts = server.requests("PUT", "/uploads/")
+        assert puts
+        assert all("content-range" not in seen.headers for seen in puts)
+
+
+def test_least_chunk_of_the_registry_is_kept(layout: Path) -> None:
+    least = 2_500_000
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if seen.method == "POST":
+            answer = server.taken(seen, b"")
+            answer.headers["OCI-Chunk-Min-Length"] = str(least)
+            return answer
+        if seen.method == "PATCH" and "content-range" not in seen.headers:
+            return Answer(413)
+        return None
+
+    with Unruly(rule=rule) as server:
+        copy(LayoutReader(str(layout)), repository(server), [("app", server.image)])
+        sizes = [int(seen.headers["content-length"]) for seen in server.requests("PATCH", "/uploads/")[1:]]
+        assert sizes[0] == least
+
+
+def test_bad_bytes_of_ours_end_the_session_there(tmp_path: Path) -> None:
+    write_layout(tmp_path, "app", [[("a", random.Random(4).randbytes(2_000_000))]])
+    large = max((tmp_path / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(large.read_bytes())
+    data[1_000_000] ^= 1
+    large.write_bytes(data)
+    with Unruly() as server:
+        with pytest.raises(DigestMismatch):
+            copy(LayoutReader(str(tmp_path)), repository(server), [("app", server.image)])
+        assert len(server.requests("DELETE", "/uploads/")) == 1
+
+
+def test_referrers_in_pages_and_twice(layout: Path) -> None:
+    with Unruly(layout) as server:
+        subject = repository(server).resolve(server.image)
+        one = Descriptor.of(mediatype.OCI_MANIFEST, b"1")
+
+        def rule(server: Unruly, seen: Seen) -> Answer | None:
+            if "/referrers/" not in seen.path:
+                return None
+            last = "page=1" in seen.path
+            entries = [one.to_json(), Descriptor.of(mediatype.OCI_MANIFEST, b"2" if last else b"3").to_json()]
+            link = {} if last else {"Link": f'<{seen.path}?page=1>; rel="next"'}
+            return Answer(200, link, json.dumps({"schemaVersion": 2, "manifests": entries}).encode())
+
+        server.rule = rule
+        assert len(repository(server).referrers(subject.digest)) == 3
+
+
+def test_signatures_by_tag_travel_with_referrers(layout: Path) -> None:
+    """cosign names a signature after the digest that it signs."""
+    with Unruly(layout) as source, Unruly() as target:
+        top = repository(source).resolve(source.image)
+        empty = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
+        signature = build_manifest(empty, [], artifact_type="application/x.sig")
+        source.blobs[str(empty.digest)] = b"{}"
+        tag = str(top.digest).replace(":", "-") + ".sig"
+        for name in (tag, str(signature.descriptor.digest)):
+            source.manifests[name] = (signature.media_type, signature.raw)
+        copy(repository(source), repository(target), [(source.image, target.image)])
+        assert tag not in target.manifests
+        copy(repository(source), repository(target), [(source.image, target.image)], referrers=True)
+        assert target.manifests[tag][1] == signature.raw
+
+
+def test_deleting_where_tags_can_not_be_deleted(layout: Path) -> None:
+    with Unruly(layout, rule=lambda server, seen: Answer(405) if seen.method == "DELETE" else None) as server:
+        with pytest.raises(Unsupported, match="deletes no tags") as caught:
+            repository(server).untag(server.image)
+        assert "@sha256:" in str(caught.value)
+
+
+def test_manifest_of_four_mebibytes_passes(tmp_path: Path) -> None:
+    empty = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
+    manifest = build_manifest(
+        empty, [], artifact_type="application/x", annotations={"pad": "x" * (4 * 1024 * 1024 - 500)}
+    )
+    writer = LayoutWriter(str(tmp_path / "l"))
+    with writer.session("test"):
+        writer.put_blob(empty, BytesBlob(empty, b"{}"))
+        writer.put_manifest(manifest.descriptor, manifest.raw)
+        writer.tag("big", manifest.descriptor)
+    with RegistryServer(Store.open(str(tmp_path / "s")), writable=True) as server:
+        target = f"docker://{server.name}/big:1"
+        assert lamina("copy", f"oci:{tmp_path}/l:big", target, root=tmp_path / "x").returncode == 0
+        assert lamina("copy", target, f"oci:{tmp_path}/back:big", root=tmp_path / "x").returncode == 0
+        assert LayoutReader(str(tmp_path / "back")).resolve("big").digest == manifest.descriptor.digest
+
+
+def test_foreign_layers_are_not_pushed(tmp_path: Path) -> None:
+    foreign = Descriptor.of(mediatype.OCI_FOREIGN_GZIP, b"licensed")
+    empty = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
+    manifest = build_manifest(empty, [foreign], artifact_type="application/x")
+    writer = LayoutWriter(str(tmp_path))
+    with writer.session("test"):
+        for descriptor, data in ((empty, b"{}"), (foreign, b"licensed")):
+            writer.put_blob(descriptor, BytesBlob(descriptor, data))
+        writer.put_manifest(manifest.descriptor, manifest.raw)
+        writer.tag("app", manifest.descriptor)
+    with Unruly() as server:
+        copy(LayoutReader(str(tmp_path)), repository(server), [("app", server.image)])
+        assert list(server.blobs) == [str(empty.digest)]
+        assert "1" in server.manifests
+
+
+def test_proxy_of_the_environment_is_asked_and_loopback_is_not(layout: Path, tmp_path: Path) -> None:
+    with Unruly(layout) as server, Unruly(layout) as proxy:
+        env = {"HTTP_PROXY": f"http://me:pw@{proxy.name}", "http_proxy": f"http://me:pw@{proxy.name}"}
+        assert lamina("digest", server.image, "--tls-verify=false", root=tmp_path, **env).returncode == 0
+        assert not proxy.seen
+        # a host that only the proxy can reach
+        env |= {"HTTPS_PROXY": f"http://{proxy.name}", "https_proxy": f"http://{proxy.name}"}
+        lamina("digest", "registry.invalid/app:1", "--tls-verify=false", root=tmp_path, **env)
+        asked = [(seen.method, seen.path) for seen in proxy.seen]
+        assert ("CONNECT", "registry.invalid:443") in asked or ("GET", "http://registry.invalid/v2/") in asked
+
+
+def test_credentials_of_one_host_are_not_for_another(layout: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def credential(host: str, path: str) -> Credential | None:
+        asked.append(f"{host}/{path}")
+        return None
+
+    challenge = Answer(401, {"WWW-Authenticate": 'Basic realm="x"'})
+    with Unruly(layout, rule=lambda server, seen: challenge if seen.path != "/v2/" else None) as server:
+        with pytest.raises(Exception, match="refuses"):
+            repository(server, credential=credential).resolve(server.image)
+        assert asked == [f"{server.name}/app"]
+
+
+def test_memory_of_a_pull_is_bounded(tmp_path: Path) -> None:
+    """A layer of 150,000 entries and one of 400 MB: their size is not what memory grows with."""
+    many, large = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=many, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(150_000):
+            tar.addfile(tarfile.TarInfo(f"usr/lib/package-{number // 50}/file-{number}.js"))
+            tar.members = []  # type: ignore[attr-defined]
+    block = random.Random(1).randbytes(1 << 20)
+    with tarfile.open(fileobj=large, mode="w") as tar:
+        info = tarfile.TarInfo("large")
+        info.size = 100 << 20
+        tar.addfile(info, io.BytesIO(block * 100))
+    write_layout(tmp_path / "l", "app", [many.getvalue(), large.getvalue()], compress=False)
+    with RegistryServer(LayoutReader(str(tmp_path / "l"))) as server:
+        words = ["--root", str(tmp_path / "s"), "pull", "-q", f"{server.name}/app"]
+        # its own high-water mark: what wait4 tells counts the pages of the process that forked
+        code = (
+            f"import sys\nfrom lamina.cli import run\nassert run({words!r}) == 0\n"
+            "print([l for l in open('/proc/self/status') if 'VmHWM' in l][0].split()[1], file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(done.stderr.split()[-1]) < 100_000  # KiB
