@@ -65,7 +65,7 @@ def version(format: str | None) -> None:
     from importlib.metadata import version as installed
 
     parts = {"lamina": __version__, "python": sys.version.split()[0]}
-    for name in ("isal", "backports.zstd", "click", "rich", "fsspec", "pyelftools"):
+    for name in ("isal", "backports.zstd", "urllib3", "pyyaml", "click", "rich", "fsspec", "pyelftools"):
         try:
             parts[name] = installed(name)
         except PackageNotFoundError:

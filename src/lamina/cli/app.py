@@ -98,7 +98,8 @@ def command(name: str, example: str) -> Callable[[Any], click.Command]:
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="IMAGE is a name in the store, an ID or digest, docker://REF in a registry, oci:DIR[:REF], "
-    "oci-archive:FILE[:REF] or docker-archive:FILE[:REF]; IMAGE~N is the union of its lowest N layers, IMAGE~N:M that of layers N to M.",
+    "oci-archive:FILE[:REF] or docker-archive:FILE[:REF]; IMAGE~N is the union of its lowest N layers, "
+    "IMAGE~N:M that of layers N to M.",
 )
 @click.option("--root", metavar="DIR", help="The store's directory (else LAMINA_ROOT, the config, the default).")
 @click.version_option(package_name="lamina", prog_name="lamina")
