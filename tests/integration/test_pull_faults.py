@@ -189,6 +189,67 @@ def test_changed_content_between_two_connections(layout: Path, tmp_path: Path) -
         fetch(server, tmp_path)
 
 
+def test_slow_drip_is_given_up_and_gone_on_with(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamina.remote.read.SLOW_WINDOW", 0.2)
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if big(server) in seen.path and len(server.requests(part=big(server))) == 1:
+            answer = server.plain(seen)
+            answer.drip = 0.01
+            return answer
+        return None
+
+    with Unruly(layout, rule=rule) as server:
+        check_whole(fetch(server, tmp_path), server.image)
+        assert len(server.requests(part=big(server))) == 2
+
+
+def test_document_in_drips_is_given_up(layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.remote.http.DOCUMENT_TIME", 0.2)
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if "/manifests/" in seen.path:
+            answer = server.plain(seen)
+            answer.drip = 0.01
+            return answer
+        return None
+
+    with Unruly(layout, rule=rule) as server, pytest.raises(RemoteFailure, match="next to nothing"):
+        fetch(server, tmp_path)
+
+
+def test_credential_of_the_call_is_for_the_registry_alone(layout: Path, tmp_path: Path) -> None:
+    """--creds: neither a mirror nor who is redirected to gets it, even if he asks."""
+
+    def greedy(server: Unruly, seen: Seen) -> Answer | None:
+        return Answer(401, {"WWW-Authenticate": 'Basic realm="x"'}) if seen.path != "/v2/" else None
+
+    with Unruly(layout, rule=greedy) as mirror, Unruly(layout, rule=greedy) as other:
+
+        def rule(server: Unruly, seen: Seen) -> Answer | None:
+            if "authorization" not in seen.headers and seen.path != "/v2/":
+                return Answer(401, {"WWW-Authenticate": 'Basic realm="x"'})
+            return Answer(307, {"Location": f"http://{other.name}{seen.path}"}) if "/blobs/" in seen.path else None
+
+        with Unruly(layout, rule=rule) as server:
+            conf = tmp_path / "registries.conf"
+            conf.write_text(
+                f'[[registry]]\nlocation="{server.name}"\n[[registry.mirror]]\nlocation="{mirror.name}"\n'
+            )
+            done = lamina(
+                *("pull", server.image, "--creds", "me:secret"),
+                root=tmp_path / "s",
+                CONTAINERS_REGISTRIES_CONF=str(conf),
+            )
+            assert done.returncode == 9
+            assert any("authorization" in one.headers for one in server.seen)
+        assert mirror.seen
+        assert other.seen
+        assert all("authorization" not in one.headers for one in [*mirror.seen, *other.seen])
+
+
 def test_endless_body_is_not_read_to_its_end(layout: Path, tmp_path: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(200, {}, server.blobs[big(server)], endless=True) if big(server) in seen.path else None
@@ -207,6 +268,18 @@ def test_endless_manifest_is_refused(layout: Path, tmp_path: Path) -> None:
 
     with Unruly(layout, rule=rule) as server, pytest.raises(InvalidContent, match="more than 4194304 bytes"):
         fetch(server, tmp_path)
+
+
+def test_cut_manifest_is_asked_for_again(layout: Path, tmp_path: Path) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if "/manifests/" in seen.path and len(server.requests(part="/manifests/")) == 1:
+            answer = server.plain(seen)
+            answer.cut = 100
+            return answer
+        return None
+
+    with Unruly(layout, rule=rule) as server:
+        check_whole(fetch(server, tmp_path), server.image)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

@@ -25,6 +25,7 @@ from lamina.remote.http import Answer, Broken, Transport
 from lamina.remote.loopback import is_loopback
 from lamina.remote.registries import api_host
 from lamina.spec.json import load
+from lamina.spec.mediatype import essence
 
 ATTEMPTS = 5
 MAX_WAIT = 60.0  # seconds that a Retry-After may ask for before it is an error
@@ -32,16 +33,19 @@ MAX_REDIRECTS = 10
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _MOVED = frozenset({301, 302, 303, 307, 308})
 MAX_ERROR = 64 << 10
+_PAGES = ("text/html", "application/xhtml+xml")
 Body = bytes | Callable[[], Iterable[bytes]]
 _WARNING = re.compile(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True)
 class Access:
-    """How registries are reached. ``credential`` finds the one for (host, repository); ``tls_verify``: None is true,
+    """How registries are reached. ``credential`` finds the one for (host, repository); ``given`` is for the registry
+    that is asked and for no other host, be it a mirror or one that is redirected to. ``tls_verify``: None is true,
     but plain http for loopback hosts. ``attempts`` at what fails for reasons that pass."""
 
     credential: Callable[[str, str], Credential | None] = lambda host, path: None
+    given: Credential | None = None
     tls_verify: bool | None = None
     cert_dirs: tuple[str, ...] = ()
     cert_dir: str | None = None
@@ -92,7 +96,10 @@ class Client:
                     break  # nobody listens: no scheme helps
                 continue
             wants_tls = scheme == "http" and answer.status == 400
-            body = answer.read_all(MAX_ERROR, self.host) if wants_tls else b""
+            try:
+                body = answer.read_all(MAX_ERROR, self.host) if wants_tls else b""
+            except Broken:
+                body = b""
             answer.release()
             if b"HTTPS" not in body:
                 return scheme
@@ -126,6 +133,31 @@ class Client:
         if answer.status in ok:
             return answer
         raise self.failure(answer, what)
+
+    def document(
+        self,
+        path: str,
+        *,
+        scopes: Sequence[str],
+        headers: Mapping[str, str] | None = None,
+        limit: int,
+        what: str,
+    ) -> tuple[Answer, bytes]:
+        """A GET and its whole body of at most ``limit`` bytes; again where it is cut off. Raises as ``request``;
+        LimitExceeded, RemoteFailure for a web page instead."""
+        for number in count(1):
+            with self.request("GET", path, scopes=scopes, headers=headers, what=what) as answer:
+                if essence(answer.headers.get("Content-Type", "")) in _PAGES:
+                    raise RemoteFailure(
+                        f"{what}: {self.host} sends a web page", hint="no registry there, or a login page in between"
+                    )
+                try:
+                    return answer, answer.read_all(limit, f"{what} at {self.host}")
+                except Broken as error:
+                    if number >= self._access.attempts:
+                        raise RemoteFailure(f"{what}: {error}", hint=_REACH) from None
+            self.pause(number, None, None)
+        raise AssertionError("unreachable")
 
     def failure(self, answer: Answer, what: str) -> LaminaError:
         """What an answer that is not ok means, in words; the answer is used up."""
@@ -250,8 +282,12 @@ class Client:
                 netloc = urlsplit(url).netloc
                 own = origin == _origin(self._base_url)
                 host, path = (self.host, self._path) if own else (netloc, "")
+                given = self._access.given if own else None
                 authorizer = self._authorizers[origin] = Authorizer(
-                    host, lambda: self._access.credential(host, path), self._exchange, plain=url.startswith("http:")
+                    host,
+                    lambda: given or self._access.credential(host, path),
+                    self._exchange,
+                    plain=url.startswith("http:"),
                 )
             return authorizer
 

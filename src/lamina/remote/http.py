@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from http.client import HTTPException
@@ -24,6 +25,7 @@ from lamina.remote.loopback import is_loopback
 from lamina.version import __version__
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; reading: between two pieces
+DOCUMENT_TIME = 120.0  # seconds that a document may take in all
 AGENT = f"lamina/{__version__}"
 _DRAIN = 64 << 10  # bytes of an unread body that are worth reading to keep the connection
 
@@ -91,7 +93,9 @@ class Answer:
             return self._raw.read1(size)
 
     def read_all(self, limit: int, what: str) -> bytes:
-        """The whole body. Raises LimitExceeded over ``limit`` bytes, Broken."""
+        """The whole body of a document. Raises LimitExceeded over ``limit`` bytes, Broken (also where it comes in
+        drips: each of them arrives in time, all of them never do)."""
+        deadline = time.monotonic() + DOCUMENT_TIME
         stated = self.headers.get("Content-Length", "")
         pieces: list[bytes] = []
         size = 0
@@ -102,6 +106,9 @@ class Answer:
                 return b"".join(pieces)
             pieces.append(data)
             size += len(data)
+            if time.monotonic() > deadline:
+                self.close()
+                raise Broken(f"{_host(self.url)} sends next to nothing")
         self.close()
         raise LimitExceeded(f"{what}: an answer of more than {limit} bytes", hint="refused; is this a registry?")
 

@@ -12,9 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 from lamina.errors import InvalidDocument, NotFound, ReferenceNotFound, RemoteFailure
 from lamina.remote.client import Client
-from lamina.remote.http import Broken
 from lamina.remote.read import RemoteReader
-from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import load
@@ -78,16 +76,9 @@ def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterat
     url = urljoin(client.base, path)
     home, seen = urlsplit(url), {url}
     for _ in range(MAX_PAGES):
-        with client.request("GET", url, scopes=scopes, what=what) as answer:
-            if mediatype.essence(answer.headers.get("Content-Type", "")) == "text/html":
-                raise RemoteFailure(f"{what}: {client.host} sends a web page", hint="no registry there")
-            try:
-                raw = answer.read_all(_LIMIT, what)
-            except Broken as error:
-                raise RemoteFailure(f"{what}: {error}", hint="try again") from None
-            link = answer.headers.get("Link", "")
+        answer, raw = client.document(url, scopes=scopes, limit=_LIMIT, what=what)
         yield load(raw, what)
-        found = _NEXT.search(link)
+        found = _NEXT.search(answer.headers.get("Link", ""))
         if found is None:
             return
         url = urljoin(url, found[1])

@@ -165,12 +165,15 @@ class RemoteReader:
 
 
 def _get_manifest(site: Site, reference: Reference) -> tuple[Descriptor, bytes]:
-    wanted = str(reference.digest or reference.tag)
-    answer = _asked(site, "GET", wanted, reference)
-    what = f"{reference} at {site.client.host}"
-    with answer:
-        media_type = _document_type(answer, what)
-        raw = _whole(answer, what)
+    what = str(reference)
+    url = site.url(f"manifests/{reference.digest or reference.tag}")
+    try:
+        answer, raw = site.client.document(
+            url, scopes=site.pull, headers={"Accept": ACCEPT}, limit=MAX_DOCUMENT, what=what
+        )
+    except NotFound as error:
+        raise ReferenceNotFound(error.message, hint=error.hint) from None
+    media_type = _document_type(answer)
     stated = _stated(answer)
     for digest in filter(None, (reference.digest, stated)):
         if digest.supported and Digest.of(raw, digest.algorithm) != digest:
@@ -183,18 +186,15 @@ def _get_manifest(site: Site, reference: Reference) -> tuple[Descriptor, bytes]:
     return Descriptor(media_type, digest, len(raw)), raw
 
 
-def _whole(answer: Answer, what: str) -> bytes:
-    try:
-        return answer.read_all(MAX_DOCUMENT, what)
-    except Broken as error:
-        raise RemoteFailure(f"{what}: {error}", hint="try again") from None
-
-
 def _head_manifest(site: Site, reference: Reference) -> Descriptor | None:
-    answer = _asked(site, "HEAD", str(reference.digest or reference.tag), reference)
+    url = site.url(f"manifests/{reference.digest or reference.tag}")
+    try:
+        answer = site.client.request("HEAD", url, scopes=site.pull, headers={"Accept": ACCEPT}, what=str(reference))
+    except NotFound as error:
+        raise ReferenceNotFound(error.message, hint=error.hint) from None
     answer.release()
     stated, size = _stated(answer), answer.headers.get("Content-Length", "")
-    media_type = _document_type(answer, str(reference))
+    media_type = _document_type(answer)
     if stated is None or not size.isdigit() or not media_type:
         return None
     if reference.digest is not None and reference.digest != stated:
@@ -202,23 +202,9 @@ def _head_manifest(site: Site, reference: Reference) -> Descriptor | None:
     return Descriptor(media_type, stated, int(size))
 
 
-def _asked(site: Site, method: str, wanted: str, reference: Reference) -> Answer:
-    try:
-        return site.client.request(
-            method, site.url(f"manifests/{wanted}"), scopes=site.pull, headers={"Accept": ACCEPT}, what=str(reference)
-        )
-    except NotFound as error:
-        raise ReferenceNotFound(error.message, hint=error.hint) from None
-
-
-def _document_type(answer: Answer, what: str) -> str:
+def _document_type(answer: Answer) -> str:
     """The media type from the header; "" where the document must say it itself."""
     media_type = mediatype.essence(answer.headers.get("Content-Type", ""))
-    if media_type in ("text/html", "application/xhtml+xml"):
-        answer.close()
-        raise RemoteFailure(
-            f"{what}: a web page came instead of a manifest", hint="no registry there, or a login page in between"
-        )
     return "" if media_type in ("", "application/json", "text/plain", "application/octet-stream") else media_type
 
 

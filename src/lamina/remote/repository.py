@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lamina.remote.client import Access, Client
 from lamina.remote.delete import RemoteDeleter
@@ -51,7 +52,8 @@ class Repository(RemoteWriter, RemoteDeleter):
                 key = (endpoint.host, endpoint.path, endpoint.insecure)
                 site = self._known.get(key)
                 if site is None:
-                    client = Client(endpoint.host, self._access, path=endpoint.path, insecure=endpoint.insecure)
+                    access = replace(self._access, given=None) if endpoint.mirror else self._access
+                    client = Client(endpoint.host, access, path=endpoint.path, insecure=endpoint.insecure)
                     site = self._known[key] = Site(client, endpoint.path, mirror=endpoint.mirror)
                 found.append(site)
         return found

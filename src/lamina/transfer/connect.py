@@ -53,7 +53,8 @@ class Network:
 
         home = os.path.expanduser("~/.config/containers/certs.d")
         return Access(
-            credential=self._credential,
+            credential=self._stored,
+            given=self._given(),
             tls_verify=self._tls_verify,
             cert_dirs=(home, *CERT_DIRS),
             cert_dir=self._settings.cert_dir,
@@ -103,12 +104,17 @@ class Network:
             insecure=self.registries.insecure(host),
         )
 
-    def _credential(self, host: str, path: str) -> Credential | None:
-        from lamina.remote.credentials import Credential, find
+    def _given(self) -> Credential | None:
+        if self._credentials is None:
+            return None
+        from lamina.remote.credentials import Credential
 
-        if self._credentials is not None:
-            name, _, password = self._credentials.partition(":")
-            return Credential(name, password)
+        name, _, password = self._credentials.partition(":")
+        return Credential(name, password)
+
+    def _stored(self, host: str, path: str) -> Credential | None:
+        from lamina.remote.credentials import find
+
         return find(host, path, authfile=self._settings.authfile)
 
 

@@ -108,7 +108,10 @@ def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]
         seen.add(subject)
         found: list[tuple[str, Descriptor]] = []
         if isinstance(job.source, Referrers):
-            found += [("", descriptor) for descriptor in job.source.referrers(subject)]
+            # named by its digest: without a name `prune` would take it for a leftover
+            here = _repository(target_name)
+            listed = job.source.referrers(subject)
+            found += [(f"{here}@{descriptor.digest}" if here else "", descriptor) for descriptor in listed]
         found += _digest_tags(job.source, name, target_name, subject)
         for tag, descriptor in found:
             inner = job.planned(descriptor)
