@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -113,6 +115,20 @@ def lamina(
     env = {**os.environ, "LAMINA_ROOT": str(root), "PYTHONWARNINGS": "error", **environment}
     command = [sys.executable, "-m", "lamina", *words]
     return subprocess.run(command, capture_output=True, input=input, env=env, check=False, timeout=120)
+
+
+@contextmanager
+def running(*words: str, root: Path | str, **pipes: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """The command line under way; killed at the end. Ctrl-C reaches it as it does a user's: a shell's background jobs
+    ignore it, and hand that on to their children."""
+    command = [sys.executable, "-m", "lamina", "--root", str(root), *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+    attend = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=attend, **pipes) as process:  # noqa: PLW1509
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def require_tool(*names: str) -> None:

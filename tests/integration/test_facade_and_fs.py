@@ -18,7 +18,7 @@ from lamina.edit.pack import pack_items
 from lamina.errors import LaminaError, NotFound, PathNotFound, UsageError
 from lamina.layer.entry import Kind
 from support import lamina as cli
-from support import make_tar, require_root, write_layout
+from support import make_tar, require_root, running, write_layout
 
 BASE = [
     ("etc/", None),
@@ -139,13 +139,12 @@ def test_packed_python_runs_with_its_standard_library(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lamina", "--root", str(tmp_path / "s"), "load"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.write(make_tar([("big", bytes(4 << 20))]))  # more than a pipe holds: it is reading
-    process.stdin.flush()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    with running("load", root=tmp_path / "s", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(make_tar([("big", bytes(4 << 20))]))  # more than a pipe holds: it is reading
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert b"Traceback" not in errors
     assert errors.strip().endswith(b"lamina: interrupted")

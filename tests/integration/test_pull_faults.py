@@ -22,7 +22,7 @@ from lamina.remote.repository import Repository
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import lamina, write_layout
+from support import lamina, running, write_layout
 from unruly import Answer, Seen, Unruly
 
 FILES = [("a", random.Random(1).randbytes(300_000)), ("d/b", random.Random(2).randbytes(200_000))]
@@ -589,14 +589,13 @@ def test_killed_pull_goes_on_where_it_stopped(layout: Path, tmp_path: Path, numb
         return answer
 
     with Unruly(layout, rule=rule) as server:
-        command = [sys.executable, "-m", "lamina", "--root", str(tmp_path / "s"), "pull", server.image]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert stalled.wait(20)
-        wait_for_part(tmp_path / "s", 300_000)
-        process.send_signal(number)
-        start = time.monotonic()
-        _, stderr = process.communicate(timeout=10)
-        assert time.monotonic() - start < 1.0
+        with running("pull", server.image, root=tmp_path / "s") as process:
+            assert stalled.wait(20)
+            wait_for_part(tmp_path / "s", 300_000)
+            process.send_signal(number)
+            start = time.monotonic()
+            _, stderr = process.communicate(timeout=10)
+            assert time.monotonic() - start < 1.0
         if number == signal.SIGINT:
             assert process.returncode == 130
             assert b"Traceback" not in stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,7 +23,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import build_manifest
 from lamina.transfer.copy import Copied, copy
-from support import lamina, write_layout
+from support import lamina, running, write_layout
 from unruly import Answer, Seen, Unruly
 
 SIZE = 3_000_000
@@ -333,16 +331,15 @@ def test_killed_push_goes_on_where_it_stopped(tmp_path: Path, number: int) -> No
             self.server = server
 
     with Unruly(rule=rule) as server:
-        command = [sys.executable, "-m", "lamina", "--root", str(root), "push", "app", server.image]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert reached.wait(20)
-        deadline = time.monotonic() + 20
-        while patches(server)[0].received < size // 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(number)
-        start = time.monotonic()
-        _, stderr = process.communicate(timeout=10)
-        assert time.monotonic() - start < 1.0
+        with running("push", "app", server.image, root=root) as process:
+            assert reached.wait(20)
+            deadline = time.monotonic() + 20
+            while patches(server)[0].received < size // 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.send_signal(number)
+            start = time.monotonic()
+            _, stderr = process.communicate(timeout=10)
+            assert time.monotonic() - start < 1.0
         assert b"Traceback" not in stderr
         done = lamina("push", "app", server.image, root=root)
         assert done.returncode == 0, done.stderr

@@ -9,8 +9,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +23,7 @@ from lamina.spec import mediatype
 from lamina.store.gc import collect
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import lamina, write_layout
+from support import lamina, running, write_layout
 
 CONTENT = random.Random(7).randbytes(700_000)
 
@@ -210,32 +208,30 @@ def test_a_layout_can_be_served(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_line_ends_at_once_with_a_client_on_it(store: Store, tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "lamina", "--root", str(tmp_path / "s"), "serve", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    line = process.stdout.readline().decode()
-    assert line.endswith("(read-only)\n")
-    port = int(line.split(" on http://127.0.0.1:")[1].split()[0])
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        start = time.monotonic()
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=10)
-        assert time.monotonic() - start < 1.5
+    with running("serve", "--port", "0", root=tmp_path / "s") as process:
+        assert process.stdout is not None
+        line = process.stdout.readline().decode()
+        assert line.endswith("(read-only)\n")
+        port = int(line.split(" on http://127.0.0.1:")[1].split()[0])
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+            start = time.monotonic()
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=10)
+            assert time.monotonic() - start < 1.5
     assert (process.returncode, stderr) == (0, b"")
 
 
 def test_store_stays_whole_when_the_server_is_killed(tmp_path: Path) -> None:
     root = tmp_path / "w"
     write_layout(tmp_path / "l", "app", [[("a", CONTENT)]])
-    command = [sys.executable, "-m", "lamina", "--root", str(root), "serve", "--port", "0", "--writable"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    port = int(process.stdout.readline().decode().split(" on http://127.0.0.1:")[1].split()[0])
-    target = f"docker://127.0.0.1:{port}/x/app:1"
-    assert lamina("copy", f"oci:{tmp_path}/l:app", target, root=tmp_path / "o").returncode == 0
-    process.kill()
-    process.communicate()
+    with running("serve", "--port", "0", "--writable", root=root) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().decode().split(" on http://127.0.0.1:")[1].split()[0])
+        target = f"docker://127.0.0.1:{port}/x/app:1"
+        assert lamina("copy", f"oci:{tmp_path}/l:app", target, root=tmp_path / "o").returncode == 0
+        process.kill()
+        process.communicate()
     assert lamina("fsck", root=root).returncode == 0
     assert lamina("cat", "x/app:1", "/a", root=root).stdout == CONTENT
