@@ -6,16 +6,12 @@ several times in a manifest moves once.
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from lamina.errors import BlobNotFound, Conflict, InvalidDocument, LaminaError, NotFound, UsageError
-from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore, join
-from lamina.files import first_error
+from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
 from lamina.source import MAX_NESTING, Reader, Referrers, Writer, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -25,8 +21,7 @@ from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest, is_selectable, parse, select
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-
-_PATIENCE = 0.7  # seconds that workers have to stop in after an interrupt
+from lamina.transfer.parallel import each
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,49 +250,17 @@ def _add_blob(plan: Plan, descriptor: Descriptor, kind: str, diff_id: Digest | N
 
 
 def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
-    """All blobs, several at once; the first failure stops the others and is raised."""
+    """All blobs, several at once; the largest is taken first: it decides when all is done."""
     moved: dict[Digest, Moved] = {}
+
+    def work(wanted: tuple[Descriptor, str, Digest | None], cancel: Cancel) -> None:
+        descriptor, kind, diff_id = wanted
+        result = _move(job, descriptor, kind, diff_id, cancel)
+        if result is not None:
+            moved[descriptor.digest] = result
+
     waiting = [blob for digest, blob in plan.blobs.items() if digest not in plan.moved]
-    waiting.sort(key=lambda blob: blob[0].size)  # the largest is taken first: it decides when all is done
-    errors: list[BaseException] = []
-    guard = threading.Lock()
-    stop = Cancel(job.cancel)
-
-    def work() -> None:
-        while not errors:
-            with guard:
-                if not waiting:
-                    return
-                descriptor, kind, diff_id = waiting.pop()
-            try:
-                stop.check()
-                result = _move(job, descriptor, kind, diff_id, stop)
-            except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
-                errors.append(error)
-                stop.set()
-                return
-            if result is not None:
-                moved[descriptor.digest] = result
-
-    threads = [
-        threading.Thread(target=work, name="lamina-copy", daemon=True)
-        for _ in range(min(len(waiting), 2 * (os.cpu_count() or 1)))
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        join(threads)
-    except BaseException:
-        stop.set()
-        deadline = time.monotonic() + _PATIENCE
-        for thread in threads:  # one that waits for another process's lock is left behind: it dies with us
-            thread.join(max(0.0, deadline - time.monotonic()))
-        raise
-    finally:
-        stop.close()
-    error = first_error(errors)
-    if error is not None:
-        raise error
+    each(sorted(waiting, key=lambda blob: -blob[0].size), work, job.cancel)
     return moved
 
 

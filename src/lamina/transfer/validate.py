@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lamina.config import MAX_LAYER
-from lamina.errors import BlobNotFound, LaminaError
-from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore, join
+from lamina.errors import BlobNotFound, Cancelled, LaminaError
+from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore
 from lamina.layer.read import LayerReader
 from lamina.source import Reader, prove_diff_id, read_config, verified
 from lamina.spec import mediatype
@@ -17,6 +15,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, parse, select
 from lamina.spec.platform import Platform
+from lamina.transfer.parallel import each
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,13 @@ def validate(
         blobs.setdefault(document.config.digest, (document.config, "config", None))
         for layer, diff_id in zip(document.layers, diff_ids, strict=True):
             blobs.setdefault(layer.digest, (layer, "layer", diff_id))
-    return checked + _all(reader, list(blobs.values()), max_layer, on_event, cancel or Cancel())
+    results: dict[Digest, Checked] = {}
+
+    def work(blob: tuple[Descriptor, str, Digest | None], stop: Cancel) -> None:
+        results[blob[0].digest] = _one(reader, *blob, max_layer, on_event, stop)
+
+    each(sorted(blobs.values(), key=lambda blob: -blob[0].size), work, cancel)
+    return checked + [results[digest] for digest in blobs]
 
 
 def _documents(
@@ -87,37 +92,6 @@ def _documents(
         yield descriptor, document, ""
 
 
-def _all(
-    reader: Reader,
-    blobs: list[tuple[Descriptor, str, Digest | None]],
-    max_layer: int,
-    on_event: OnEvent,
-    cancel: Cancel,
-) -> list[Checked]:
-    results: dict[Digest, Checked] = {}
-    waiting = sorted(blobs, key=lambda blob: blob[0].size)
-    guard = threading.Lock()
-
-    def work() -> None:
-        while True:
-            with guard:
-                if not waiting or cancel.is_set:
-                    return
-                descriptor, what, diff_id = waiting.pop()
-            results[descriptor.digest] = _one(reader, descriptor, what, diff_id, max_layer, on_event, cancel)
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(len(blobs), 2 * (os.cpu_count() or 1)))]
-    for thread in threads:
-        thread.start()
-    try:
-        join(threads)
-    except BaseException:
-        cancel.set()
-        raise
-    cancel.check()
-    return [results[descriptor.digest] for descriptor, _, _ in blobs]
-
-
 def _one(
     reader: Reader,
     descriptor: Descriptor,
@@ -144,6 +118,8 @@ def _one(
         if mediatype.is_foreign(descriptor.media_type):
             return Checked(descriptor, "foreign layer")
         return Checked(descriptor, what, error.message)
+    except Cancelled:
+        raise
     except LaminaError as error:
         return Checked(descriptor, what, error.message)
     on_event(BlobDone(descriptor.digest, descriptor.size, what))
