@@ -183,7 +183,7 @@ def _read_file(path: str) -> dict[str, Any]:
 
     try:
         values = tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", hint="see docs/settings.md") from None
     for name in values:
         if name not in _VARIABLES:

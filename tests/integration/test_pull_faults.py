@@ -404,7 +404,17 @@ def test_redirects_without_end(layout: Path, tmp_path: Path) -> None:
         fetch(server, tmp_path)
 
 
-@pytest.mark.parametrize("target", ["ftp://example.com/x", "http://me:pw@127.0.0.1/x", "//", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "ftp://example.com/x",
+        "http://me:pw@127.0.0.1/x",
+        "//",
+        "file:///etc/passwd",
+        "https://[::1",
+        "http://x:99999/",
+    ],
+)
 def test_redirects_to_nowhere(layout: Path, tmp_path: Path, target: str) -> None:
     with (
         Unruly(

@@ -255,7 +255,7 @@ def test_upload_that_is_sent_elsewhere_has_no_credential_of_ours(layout: Path) -
         assert all("authorization" not in one.headers for one in other.seen)
 
 
-@pytest.mark.parametrize("location", ["ftp://x/y", "http://u:p@127.0.0.1/x", None])
+@pytest.mark.parametrize("location", ["ftp://x/y", "http://u:p@127.0.0.1/x", "https://[::1", "http://x:99999/", None])
 def test_upload_at_no_place(layout: Path, location: str | None) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(202, {"Location": location} if location else {}) if seen.method == "POST" else None

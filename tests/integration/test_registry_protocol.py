@@ -60,7 +60,7 @@ def test_pages_are_followed_by_their_link(absolute: bool) -> None:
         assert len(list(catalog(Client(server.name, Access())))) == 4
 
 
-@pytest.mark.parametrize("link", ["</v2/app/tags/list>", "<http://192.0.2.1/v2/app/tags/list>"])
+@pytest.mark.parametrize("link", ["</v2/app/tags/list>", "<http://192.0.2.1/v2/app/tags/list>", "<https://[::1>"])
 def test_pages_that_lead_in_circles_or_away(link: str) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(200, {"Link": f'{link}; rel="next"'}, b'{"tags": ["a"]}') if "/tags/" in seen.path else None

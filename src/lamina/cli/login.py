@@ -54,6 +54,8 @@ def login(
     password = password if password is not None else _ask("Password", hidden=True)
     if not username or not password:
         raise UsageError("an empty name or password", hint="nothing was changed")
+    if ":" in username:
+        raise UsageError(f"{username!r:.100} holds a colon", hint="RFC 7617 allows none in a user name")
     session.credentials = f"{username}:{password}"
     session.network().client(host).check_login()
     credential = Credential("", "", password) if username == "<token>" else Credential(username, password)

@@ -18,7 +18,8 @@ MAX_HEADER = 16 << 10
 MAX_TOKEN = 1 << 20
 DEFAULT_LIFE = 60  # seconds, where the server says nothing, and the least there is
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?=\s|,|$)\s*")
+_GAP = re.compile(r"[\s,]*")
+_SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)\s*")
 _PARAMETER = re.compile(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)(?:"|$)|([^\s,"]*))')
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*(?=\s*(?:,|$))")
 
@@ -55,7 +56,14 @@ def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
 def _parse(header: str) -> list[Challenge]:
     found: list[Challenge] = []
     at = 0
-    while scheme := _SCHEME.match(header, at):
+    while gap := _GAP.match(header, at):
+        at = gap.end()
+        scheme = _SCHEME.match(header, at)
+        if scheme is None:
+            at = header.find(",", at)  # junk: what follows it may be good
+            if at < 0:
+                break
+            continue
         at = scheme.end()
         parameters: dict[str, str] = {}
         blob = _TOKEN68.match(header, at)
@@ -104,13 +112,22 @@ def merge_scopes(scopes: Iterable[str]) -> list[str]:
 def check_realm(realm: str, host: str, plain: bool) -> None:
     """That credentials may go to ``realm``: https, or plain http on a loopback host, or (``plain``: the registry is
     spoken to in plain http, because the user said so) on the registry's own host. Raises InvalidContent."""
-    parts = urlsplit(realm)
-    name = parts.hostname or ""
-    safe = parts.scheme == "https" or (
-        parts.scheme == "http" and (is_loopback(name) or (plain and name == (urlsplit(f"//{host}").hostname or "")))
-    )
-    if not safe or not name or parts.username is not None:
+    if not _safe(realm, host, plain):
         raise InvalidContent(
             f"{host} sends for a token to {realm[:200]!r}",
             hint="credentials go to https only; ask the registry's makers",
         )
+
+
+def _safe(realm: str, host: str, plain: bool) -> bool:
+    if not realm.isascii() or not realm.isprintable() or " " in realm:
+        return False
+    try:
+        parts = urlsplit(realm)
+        name, own = parts.hostname, urlsplit(f"//{host}").hostname
+        _ = parts.port  # read for its check
+    except ValueError:  # brackets that are no IPv6 address, a port beyond 65535
+        return False
+    if not name or parts.username is not None:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(name) or (plain and name == own)))

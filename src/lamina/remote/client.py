@@ -263,7 +263,7 @@ class Client:
         raise Broken(f"{self.host} redirects without end", fatal=True)
 
     def _redirected(self, url: str, target: str) -> str:
-        new = urljoin(url, target)
+        new = joined(url, target)
         parts = urlsplit(new)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise Broken(f"{self.host} redirects to {new[:200]!r}", fatal=True)
@@ -311,6 +311,19 @@ class Client:
 
 _REACH = "check the name, the network and the proxy settings"
 _TRUST = "put its CA into certs.d, or use --tls-verify=false if you know why"
+
+
+def joined(base: str, target: str) -> str:
+    """The address that a registry gives. Raises Broken for what is none."""
+    try:
+        url = urljoin(base, target)
+        parts = urlsplit(url)
+        _ = parts.port  # read for its check
+    except ValueError:
+        parts = None
+    if parts is None or not url.isascii() or not url.isprintable() or " " in url:
+        raise Broken(f"{_origin(base)} leads to {target[:200]!r}", fatal=True)
+    return url
 
 
 def _origin(url: str) -> str:

@@ -11,17 +11,21 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from lamina.errors import NotFound, RemoteFailure, UsageError
-from lamina.files import replace_file, reported
+from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, SystemFailure, UsageError
+from lamina.files import remove, replace_file, reported
 
 DOCKER_HUB = "https://index.docker.io/v1/"
 """The key under which docker keeps what is for docker.io."""
 _HELPER = re.compile(r"[a-z0-9-]+")
 _TIMEOUT = 30  # seconds a helper may take
+_PATIENCE = 10  # seconds to wait for another login
+_STALE = 60.0  # seconds after which a lock is nobody's
 _MAX_FILE = 1 << 20
 _NOT_FOUND = "credentials not found"
 IDENTITY = "<token>"
@@ -72,10 +76,12 @@ def find(
 def save(
     host: str, credential: Credential, *, authfile: str | None = None, environ: Mapping[str, str] | None = None
 ) -> str:
-    """Keep a credential, in the helper that the file names, else in the file; where it was kept."""
-    file = _writable(authfile, environ)
-    value = _read(file)
-    helper = _helper(value, host, file)
+    """Keep a credential, in the helper that the file names, else in the file; where it was kept. Raises UsageError,
+    RemoteFailure (the helper fails), Conflict (another login does not end), SystemFailure."""
+    file = _writable(host, authfile, environ)
+    helper = _helper(_read(file, must=True), host, file)
+    entry: dict[str, Any] = {}  # docker's way to say that the helper knows
+    place = file
     if helper:
         secret = {
             "ServerURL": _key(host),
@@ -83,14 +89,19 @@ def save(
             "Secret": credential.identity_token or credential.password,
         }
         _ask_helper(helper, "store", json.dumps(secret), environ)
-        return f"the helper docker-credential-{helper}"
-    pair = base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode("ascii")
-    entry: dict[str, Any] = {"auth": pair}
-    if credential.identity_token:
-        entry["identitytoken"] = credential.identity_token
-    value.setdefault("auths", {})[_key(host)] = entry
-    _write(file, value)
-    return file
+        place = f"the helper docker-credential-{helper}"
+    else:
+        pair = base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode("ascii")
+        entry["auth"] = pair
+        if credential.identity_token:
+            entry["identitytoken"] = credential.identity_token
+    with _locked(file):
+        value = _read(file, must=True)
+        # whatever else is kept for the host, under another of its names too, would be found first
+        auths = {key: kept for key, kept in _object(value, "auths", file).items() if not _is_for(key, host)}
+        value["auths"] = {**auths, _key(host): entry}
+        _write(file, value)
+    return place
 
 
 def erase(
@@ -98,36 +109,52 @@ def erase(
 ) -> list[str]:
     """Forget the credential of ``host``, or with ``everything`` all of them; the files and helpers that had it.
     Raises NotFound where none had."""
-    places = []
+    places: list[str] = []
+    failed: LaminaError | None = None
     for file in auth_files(authfile, environ):
         if not os.path.exists(file):
             continue
         value = _read(file)
-        auths = value.get("auths") or {}
-        gone = (
-            list(auths) if everything else [key for key in auths if _host_of(key) == host and "/" not in _bare(key)]
-        )
-        helper = _helper(value, host, file) if not everything else ""
-        if helper and _from_helper(helper, host, environ) is not None:
-            _ask_helper(helper, "erase", _key(host), environ)
-            places.append(f"the helper docker-credential-{helper}")
-        if gone:
-            value["auths"] = {key: entry for key, entry in auths.items() if key not in gone}
-            _write(file, value)
+        auths, helpers = _object(value, "auths", file), _object(value, "credHelpers", file)
+        wanted = [key for key in (*auths, *helpers) if everything or _is_for(key, host)]
+        hosts = dict.fromkeys([_host_of(key) for key in wanted] if everything else [host])
+        for name in hosts:
+            try:
+                helper = _helper(value, name, file)
+                if helper and _erase_from(helper, name, wanted, environ):
+                    places.append(f"the helper docker-credential-{helper}")
+            except LaminaError as error:  # the rest is forgotten all the same
+                failed = failed or error
+        if any(key in auths for key in wanted):
+            with _locked(file):
+                value = _read(file, must=True)
+                kept = _object(value, "auths", file)
+                value["auths"] = {key: entry for key, entry in kept.items() if key not in wanted}
+                _write(file, value)
             places.append(file)
+    if failed is not None:
+        raise failed
     if not places and not everything:
         raise NotFound(f"not logged in to {host}", hint="nothing was changed")
-    return places
+    return list(dict.fromkeys(places))
+
+
+def _erase_from(helper: str, host: str, written: list[str], environ: Mapping[str, str] | None) -> bool:
+    """Under every name that the host has; whether there was one."""
+    found = False
+    for key in dict.fromkeys((*_keys(host), *(key for key in written if _host_of(key) == host))):
+        if _ask_helper(helper, "get", key, environ) is not None:
+            _ask_helper(helper, "erase", key, environ)
+            found = True
+    return found
 
 
 def _find_in(file: str, host: str, path: str, environ: Mapping[str, str] | None) -> Credential | None:
     value = _read(file)
-    helpers = value.get("credHelpers") or {}
-    if isinstance(helpers, dict) and any(helpers.get(key) for key in _keys(host)):
+    helpers = _object(value, "credHelpers", file)
+    if any(helpers.get(key) for key in _keys(host)):
         return _from_helper(_helper(value, host, file), host, environ)
-    auths = value.get("auths") or {}
-    if not isinstance(auths, dict):
-        raise UsageError(f"{file}: auths must be an object", hint="log in again, or mend the file")
+    auths = _object(value, "auths", file)
     for key in _candidates(host, path):
         for written, entry in auths.items():
             if _bare(written) == key and isinstance(entry, dict):
@@ -193,10 +220,24 @@ def _host_of(key: str) -> str:
     return "docker.io" if host in _names("docker.io") else host
 
 
+def _is_for(key: str, host: str) -> bool:
+    """Whether an entry is for a host as a whole."""
+    return _host_of(key) == host and "/" not in _bare(key)
+
+
+def _object(value: dict[str, Any], key: str, file: str) -> dict[str, Any]:
+    found = value.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UsageError(f"{file}: {key} must be an object", hint="mend it, or name another with --authfile")
+    return found
+
+
 def _helper(value: dict[str, Any], host: str, file: str) -> str:
-    helpers = value.get("credHelpers") or {}
+    helpers = _object(value, "credHelpers", file)
     for key in _keys(host):
-        if isinstance(helpers, dict) and helpers.get(key):
+        if helpers.get(key):
             return _checked_helper(helpers[key], file)
     return _checked_helper(value["credsStore"], file) if value.get("credsStore") else ""
 
@@ -219,6 +260,8 @@ def _from_helper(helper: str, host: str, environ: Mapping[str, str] | None) -> C
             raise UsageError(f"docker-credential-{helper} gave no credential for {host}", hint="mend it") from None
         if not isinstance(name, str) or not isinstance(secret, str):
             raise UsageError(f"docker-credential-{helper} gave no credential for {host}", hint="mend it")
+        if not name and not secret:
+            continue  # some helpers say so that they know nothing
         return Credential("", "", secret) if name == IDENTITY else Credential(name, secret)
     return None
 
@@ -249,9 +292,14 @@ def _ask_helper(helper: str, action: str, text: str, environ: Mapping[str, str] 
     raise RemoteFailure(f"{program} {action} failed: {said or done.returncode}", hint="try it by hand")
 
 
-def _writable(authfile: str | None, environ: Mapping[str, str] | None) -> str:
+def _writable(host: str, authfile: str | None, environ: Mapping[str, str] | None) -> str:
+    """Where a login goes: docker's file, unless another one that is looked into first has the host already."""
     environ = os.environ if environ is None else environ
-    return authfile or environ.get("REGISTRY_AUTH_FILE") or _docker_file(environ)
+    files = auth_files(authfile, environ)
+    for file in files:
+        if any(_is_for(key, host) for key in _object(_read(file), "auths", file)):
+            return file
+    return files[-1]
 
 
 def _docker_file(environ: Mapping[str, str]) -> str:
@@ -259,12 +307,51 @@ def _docker_file(environ: Mapping[str, str]) -> str:
     return os.path.join(environ.get("DOCKER_CONFIG") or os.path.join(home, ".docker"), "config.json")
 
 
-def _read(file: str) -> dict[str, Any]:
+@contextmanager
+def _locked(file: str) -> Iterator[None]:
+    """Alone between reading a file and writing it, among lamina's own processes and threads. Raises Conflict."""
+    lock = f"{os.path.realpath(file)}.lock"
+    end = time.monotonic() + _PATIENCE
+    with reported(lock):
+        os.makedirs(os.path.dirname(lock) or ".", mode=0o700, exist_ok=True)
+        while True:
+            try:
+                os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                break
+            except FileExistsError:
+                if _age(lock) > _STALE:
+                    remove(lock)  # of a login that was killed: writing takes no time
+                    continue
+                if time.monotonic() > end:
+                    raise Conflict(
+                        f"another login is writing {file}", hint=f"delete {lock} if none is running"
+                    ) from None
+                time.sleep(0.05)
+    try:
+        yield
+    finally:
+        with reported(lock):
+            remove(lock)
+
+
+def _age(path: str) -> float:
+    try:
+        return time.time() - os.stat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _read(file: str, *, must: bool = False) -> dict[str, Any]:
+    """``must``: one that may not be read is an error, not an empty one: it would be written over."""
     try:
         with open(file, "rb") as stream:
             raw = stream.read(_MAX_FILE + 1)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except PermissionError:
+        if not must:
+            return {}
+        raise SystemFailure(f"{file} may not be read", hint="whose is it? or name another with --authfile") from None
     except OSError as error:
         raise UsageError(
             f"{file} can't be read: {error.strerror}", hint="mend it, or name another with --authfile"

@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from lamina.errors import InvalidDocument, NotFound, ReferenceNotFound, RemoteFailure
-from lamina.remote.client import Client
+from lamina.remote.client import Client, joined
+from lamina.remote.http import Broken
 from lamina.remote.read import RemoteReader
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -81,7 +82,10 @@ def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterat
         found = _NEXT.search(answer.headers.get("Link", ""))
         if found is None:
             return
-        url = urljoin(url, found[1])
+        try:
+            url = joined(url, found[1])
+        except Broken as error:
+            raise RemoteFailure(f"{what}: the next page: {error}", hint="ask the registry's makers") from None
         if urlsplit(url)[:2] != home[:2] or url in seen:
             raise RemoteFailure(f"{what}: the next page is at {url[:200]!r}", hint="ask the registry's makers")
         seen.add(url)

@@ -67,9 +67,11 @@ class Registries:
             for number, table in enumerate(_list(value, "registry", file)):
                 rule = _rule(table, f"{file}: registry {number + 1}", file)
                 rules[rule.prefix] = rule  # a later file's table replaces an earlier one's
-            search = tuple(_texts(value, "unqualified-search-registries", file)) or search
+            if "unqualified-search-registries" in value:
+                search = tuple(_texts(value, "unqualified-search-registries", file))
             aliases.update(_aliases(value, file))
-        return cls(tuple(rules.values()), aliases, search)
+        # the empty ones took away what earlier files said
+        return cls(tuple(rules.values()), {short: full for short, full in aliases.items() if full}, search)
 
     def endpoints(self, reference: Reference, *, push: bool = False) -> tuple[Endpoint, ...]:
         """Mirrors in their order, then the place itself; only that to ``push``. Raises UsageError (blocked)."""
@@ -79,15 +81,16 @@ class Registries:
             return (Endpoint(reference.domain, reference.path),)
         if rule.blocked:
             raise UsageError(f"{name} is blocked", hint=f"by {rule.file}")
-        rest = name.removeprefix(rule.prefix) if not rule.prefix.startswith("*.") else None
-        own = rule.location + rest if rule.location and rest is not None else name
+        # a wildcard stands for the host; of a prefix with a tag the name is the whole repository
+        wild = rule.prefix.startswith("*.")
+        rest = f"/{reference.path}" if wild else name.removeprefix(_split_tag(rule.prefix)[0])
+        own = rule.location + rest if rule.location else name
         found = []
         if not push:
             pinned = "digest-only" if reference.digest else "tag-only"
             for mirror in rule.mirrors:
                 if mirror.pull in ("all", pinned):
-                    there = mirror.location + (rest if rest is not None else f"/{reference.path}")
-                    found.append(_endpoint(there, mirror.insecure, True))
+                    found.append(_endpoint(mirror.location + rest, mirror.insecure, True))
         return (*found, _endpoint(own, rule.insecure, False))
 
     def alias(self, short: str) -> str | None:
@@ -96,17 +99,17 @@ class Registries:
 
     def insecure(self, host: str) -> bool:
         """Whether a table for the whole host says so."""
-        return any(rule.insecure and rule.prefix == host for rule in self.rules)
+        fitting = [rule for rule in self.rules if rule.prefix == host or _wild_fits(rule.prefix, host)]
+        return bool(fitting) and max(fitting, key=lambda rule: (rule.prefix == host, len(rule.prefix))).insecure
 
     def _rule_for(self, reference: Reference) -> _Rule | None:
         """The longest prefix that ends where a component ends; then the longest wildcard of hosts."""
         full, best = str(reference), None
         for rule in self.rules:
             prefix = rule.prefix
-            if prefix.startswith("*."):
-                fits = reference.domain.partition(":")[0].endswith(prefix[1:])
-            else:
-                fits = full.startswith(prefix) and full[len(prefix) : len(prefix) + 1] in ("", "/", ":", "@")
+            fits = _wild_fits(prefix, reference.domain) or (
+                full.startswith(prefix) and full[len(prefix) : len(prefix) + 1] in ("", "/", ":", "@")
+            )
             if fits and (best is None or len(prefix) > len(best.prefix)):
                 best = rule
         return best
@@ -121,7 +124,9 @@ def registries_files(environ: Mapping[str, str]) -> list[str]:
     main = stated or (own if os.path.exists(own) else "/etc/containers/registries.conf")
     files = [main]
     if not stated:
-        for directory in ("/etc/containers/registries.conf.d", os.path.join(user, "registries.conf.d")):
+        # containers-registries.conf.d(5): where the user has a main file, the system's drop-ins don't count either
+        system = [] if main == own else ["/etc/containers/registries.conf.d"]
+        for directory in (*system, os.path.join(user, "registries.conf.d")):
             try:
                 names = sorted(os.listdir(directory))
             except OSError:
@@ -135,30 +140,55 @@ def api_host(domain: str) -> str:
     return "registry-1.docker.io" if domain == "docker.io" else domain
 
 
+def _wild_fits(prefix: str, domain: str) -> bool:
+    return prefix.startswith("*.") and domain.partition(":")[0].endswith(prefix[1:])
+
+
+def _split_tag(text: str) -> tuple[str, str]:
+    """``host/name`` and ``:tag`` or ``@digest``; a host's port is none."""
+    head, slash, tail = text.rpartition("/")
+    ends = [at for at in (tail.find(":"), tail.find("@")) if at >= 0] if slash else []
+    end = min(ends, default=len(tail))
+    return head + slash + tail[:end], tail[end:]
+
+
+def _place(table: Mapping[str, Any], key: str, tag: str, what: str) -> str:
+    """A host and path; the tag that stands there must be the prefix's."""
+    text = _text(table, key, what).rstrip("/")
+    if "://" in text:
+        raise UsageError(f"{what}: {key} {text!r:.200} has a scheme", hint="write host[:port][/path]")
+    name, own_tag = _split_tag(text)
+    if own_tag not in ("", tag):
+        raise UsageError(f"{what}: {key} {text!r:.200} names another tag than the prefix", hint="leave the tag away")
+    return name
+
+
 def _endpoint(location: str, insecure: bool, mirror: bool) -> Endpoint:
     host, _, path = location.partition("/")
     return Endpoint(host, path, insecure, mirror)
 
 
 def _rule(table: Mapping[str, Any], what: str, file: str) -> _Rule:
-    location = _text(table, "location", what)
-    prefix = _text(table, "prefix", what) or location
+    prefix = (_text(table, "prefix", what) or _text(table, "location", what)).rstrip("/")
+    tag = _split_tag(prefix)[1]
+    _place(table, "prefix", tag, what)
+    location = _place(table, "location", tag, what)
     if not prefix:
         raise UsageError(f"{what} has neither prefix nor location", hint="see containers-registries.conf(5)")
     only_digest = _flag(table, "mirror-by-digest-only", what)
     mirrors = []
     for number, entry in enumerate(_list(table, "mirror", what)):
         which = f"{what}: mirror {number + 1}"
-        place = _text(entry, "location", which)
+        place = _place(entry, "location", tag, which)
         if not place:
             raise UsageError(f"{which} has no location", hint="see containers-registries.conf(5)")
         pull = _text(entry, "pull-from-mirror", which) or ("digest-only" if only_digest else "all")
         if pull not in _PULL_FROM:
             raise UsageError(f"{which}: pull-from-mirror {pull!r:.60}", hint="known: " + ", ".join(_PULL_FROM))
-        mirrors.append(_Mirror(place.rstrip("/"), _flag(entry, "insecure", which), pull))
+        mirrors.append(_Mirror(place, _flag(entry, "insecure", which), pull))
     return _Rule(
-        prefix.rstrip("/"),
-        location.rstrip("/"),
+        prefix,
+        location,
         _flag(table, "insecure", what),
         _flag(table, "blocked", what),
         tuple(mirrors),
@@ -170,22 +200,24 @@ def _aliases(value: Mapping[str, Any], file: str) -> dict[str, str]:
     table = value.get("aliases") or {}
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
         raise UsageError(f"{file}: aliases must be texts", hint="see containers-registries.conf(5)")
-    return {short: full for short, full in table.items() if full}
+    return table
 
 
 def _read(file: str) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
-            raw = stream.read(_MAX_FILE)
+            raw = stream.read(_MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise SystemFailure(f"{file} can't be read: {error.strerror}", hint="check its rights") from None
+    if len(raw) > _MAX_FILE:
+        raise UsageError(f"{file} is larger than {_MAX_FILE} bytes", hint="see containers-registries.conf(5)")
     import tomllib
 
     try:
         return tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
         raise UsageError(f"{file} is not TOML: {error}", hint="see containers-registries.conf(5)") from None
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from lamina.errors import AccessDenied, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
 from lamina.events import BlobProgress, Cancel, OnEvent, Warned
 from lamina.remote.challenge import scope
-from lamina.remote.http import Answer
+from lamina.remote.client import joined
+from lamina.remote.http import Answer, Broken
 from lamina.remote.read import Site
 from lamina.source import CHUNK, Blob, verified
 from lamina.spec.descriptor import Descriptor
@@ -289,7 +290,10 @@ class Upload:
                     hint="ask the registry's makers",
                 )
             return
-        url = urljoin(answer.url, location)
+        try:
+            url = joined(answer.url, location)
+        except Broken as error:
+            raise RemoteFailure(f"{self._what}: {error}", hint="ask the registry's makers") from None
         parts, home = urlsplit(url), urlsplit(self._client.base)
         if parts.scheme not in ("http", "https") or parts.username is not None:
             raise RemoteFailure(

@@ -71,8 +71,9 @@ class Network:
     def full(self, name: str) -> Reference:
         """What a person typed as a reference with its tag; short names after registries.conf.
         Raises UsageError."""
-        short = name.partition("@")[0].partition(":")[0]
-        alias = self.registries.alias(short) if "/" not in short else None
+        head, slash, tail = name.partition("@")[0].rpartition("/")
+        short = head + slash + tail.partition(":")[0]
+        alias = self.registries.alias(short)
         if alias is not None:
             name = alias + name[len(short) :]
         return Reference.parse(name).with_default_tag()
@@ -107,10 +108,10 @@ class Network:
     def _given(self) -> Credential | None:
         if self._credentials is None:
             return None
-        from lamina.remote.credentials import Credential
+        from lamina.remote.credentials import IDENTITY, Credential
 
         name, _, password = self._credentials.partition(":")
-        return Credential(name, password)
+        return Credential("", "", password) if name == IDENTITY else Credential(name, password)
 
     def _stored(self, host: str, path: str) -> Credential | None:
         from lamina.remote.credentials import find

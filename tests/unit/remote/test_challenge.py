@@ -38,6 +38,9 @@ TABLE = [
     (['Bearer realm="open'], [("bearer", {"realm": "open"})]),
     # the first of two equal keys counts
     (['Bearer realm="a",realm="b"'], [("bearer", {"realm": "a"})]),
+    # junk is passed over, what follows counts
+    (['"junk", Bearer realm="r"'], [("bearer", {"realm": "r"})]),
+    (['=, Bearer realm="r"'], [("bearer", {"realm": "r"})]),
     ([""], []),
     (["   ,,, "], []),
     (["x" * 20_000], []),
@@ -101,6 +104,12 @@ def test_scopes() -> None:
         ("ftp://auth.example.com/", "example.com", False, False),
         ("//auth.example.com", "example.com", False, False),
         ("", "example.com", False, False),
+        # what urlsplit raises ValueError for
+        ("https://[::1", "example.com", False, False),
+        ("https://[x]/token", "example.com", False, False),
+        ("https://a\u2100b/token", "example.com", False, False),
+        ("https://auth.example.com:99999/token", "example.com", False, False),
+        ("https://auth example.com/token", "example.com", False, False),
     ],
 )
 def test_realms(realm: str, host: str, plain: bool, allowed: bool) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lamina.errors import LaminaError, NotFound, RemoteFailure, UsageError
+from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, SystemFailure, UsageError
+from lamina.remote import credentials
 from lamina.remote.credentials import DOCKER_HUB, Credential, auth_files, erase, find, save
 
 
@@ -171,3 +173,152 @@ def test_save_and_erase_with_a_helper(home: dict[str, str]) -> None:
     said = log.read_text()
     assert '"Secret": "pw"' in said
     assert "erase" in said
+
+
+KEYCHAIN = """mkdir -p {at}
+case $1 in
+get) key=$(cat | tr /: __); cat {at}/$key 2>/dev/null || {{ echo "credentials not found"; exit 1; }};;
+store) value=$(cat); key=$(echo "$value" | sed 's/.*"ServerURL": *"\\([^"]*\\)".*/\\1/' | tr /: __)
+  echo "$value" > {at}/$key;;
+erase) rm -f {at}/$(cat | tr /: __);;
+esac"""
+
+
+def keychain(home: dict[str, str], name: str) -> Path:
+    at = Path(home["HOME"]) / f"keys-{name}"
+    at.mkdir()
+    helper(home, name, KEYCHAIN.format(at=at))
+    return at
+
+
+def test_a_login_by_helper_replaces_what_the_file_has(home: dict[str, str]) -> None:
+    keychain(home, "kc")
+    auths = {"h": entry("me", "old"), "https://h/v1/": entry("me", "older"), "h/team": entry("team", "t")}
+    path = write(Path(home["HOME"]) / ".docker/config.json", {"auths": auths, "credsStore": "kc"})
+    save("h", Credential("me", "new"), environ=home)
+    assert find("h", environ=home) == Credential("me", "new")
+    assert json.loads(path.read_text())["auths"] == {"h": {}, "h/team": entry("team", "t")}
+
+
+def test_a_login_to_docker_hub_replaces_its_other_names(home: dict[str, str]) -> None:
+    path = write(Path(home["HOME"]) / ".docker/config.json", {"auths": {"docker.io": entry("me", "old")}})
+    save("docker.io", Credential("me", "new"), environ=home)
+    assert find("docker.io", environ=home) == Credential("me", "new")
+    assert list(json.loads(path.read_text())["auths"]) == [DOCKER_HUB]
+
+
+def test_logout_finds_docker_hub_under_any_name_in_a_helper(home: dict[str, str]) -> None:
+    at = keychain(home, "kc")
+    write(Path(home["HOME"]) / ".docker/config.json", {"credsStore": "kc"})
+    (at / "docker.io").write_text('{"Username": "u", "Secret": "s"}')
+    assert erase("docker.io", environ=home) == ["the helper docker-credential-kc"]
+    assert find("docker.io", environ=home) is None
+
+
+def test_logout_of_all_asks_the_helpers_too(home: dict[str, str]) -> None:
+    stored, own = keychain(home, "kc"), keychain(home, "own")
+    helper(home, "sad", "echo boom; exit 1")
+    config = {"credHelpers": {"g": "own", "bad": "sad"}, "credsStore": "kc"}
+    write(Path(home["HOME"]) / ".docker/config.json", config)
+    save("h", Credential("me", "pw"), environ=home)
+    save("g", Credential("me", "pw"), environ=home)
+    assert list(stored.iterdir())
+    assert list(own.iterdir())
+    with pytest.raises(RemoteFailure, match="boom"):  # told, after the rest was forgotten
+        erase("", environ=home, everything=True)
+    assert not list(stored.iterdir())
+    assert not list(own.iterdir())
+
+
+def test_a_helper_that_says_nothing_knows_nothing(home: dict[str, str]) -> None:
+    helper(home, "empty", 'echo \'{"Username":"","Secret":""}\'')
+    write(Path(home["HOME"]) / ".docker/config.json", {"credsStore": "empty"})
+    assert find("h", environ=home) is None
+
+
+@pytest.mark.parametrize("key", ["auths", "credHelpers"])
+@pytest.mark.parametrize("value", [[], [1], "x", 5])
+def test_no_object_where_one_must_be(home: dict[str, str], key: str, value: Any) -> None:
+    path = write(Path(home["HOME"]) / ".docker/config.json", {key: value})
+    before = path.read_bytes()
+    for action in (
+        lambda: save("h", Credential("u", "p"), environ=home),
+        lambda: erase("h", environ=home),
+        lambda: find("h", environ=home),
+    ):
+        with pytest.raises(UsageError, match=f"{key} must be an object"):
+            action()
+    assert path.read_bytes() == before
+
+
+def test_null_is_as_if_absent(home: dict[str, str]) -> None:
+    write(Path(home["HOME"]) / ".docker/config.json", {"auths": None, "credHelpers": None})
+    save("h", Credential("me", "pw"), environ=home)
+    assert find("h", environ=home) == Credential("me", "pw")
+
+
+def test_a_file_that_may_not_be_read_is_not_written_over(
+    home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(Path(home["HOME"]) / ".docker/config.json", {"auths": {"x": entry("o", "o")}})
+    before = path.read_bytes()
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:  # root may read everything
+        patch.setattr(credentials, "open", refused, raising=False)
+        assert find("x", environ=home) is None
+        with pytest.raises(SystemFailure, match="may not be read"):
+            save("h", Credential("me", "pw"), environ=home)
+    assert path.read_bytes() == before
+
+
+def test_two_logins_at_once_keep_both(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    waits_or_done = threading.Event()
+    real_write, real_sleep = credentials._write, credentials.time.sleep
+    second = threading.Thread(
+        target=lambda: (save("b", Credential("b", "b"), environ=home), waits_or_done.set()), daemon=True
+    )
+
+    def write_while_another_comes(file: str, value: dict[str, Any]) -> None:
+        monkeypatch.setattr(credentials, "_write", real_write)
+        second.start()
+        assert waits_or_done.wait(20)
+        real_write(file, value)
+
+    def sleep(seconds: float) -> None:
+        waits_or_done.set()
+        real_sleep(seconds)
+
+    monkeypatch.setattr(credentials.time, "sleep", sleep)
+    monkeypatch.setattr(credentials, "_write", write_while_another_comes)
+    save("a", Credential("a", "a"), environ=home)
+    second.join(20)
+    assert find("a", environ=home) == Credential("a", "a")
+    assert find("b", environ=home) == Credential("b", "b")
+    assert sorted(path.name for path in (Path(home["HOME"]) / ".docker").iterdir()) == ["config.json"]
+
+
+def test_a_lock_that_was_left_is_told(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = write(Path(home["HOME"]) / ".docker/config.json.lock", "")
+    monkeypatch.setattr(credentials, "_PATIENCE", -1)
+    with pytest.raises(Conflict, match=r"config\.json\.lock"):
+        save("h", Credential("me", "pw"), environ=home)
+    assert lock.exists()
+
+
+def test_login_takes_the_place_of_an_older_one_that_is_found_first(home: dict[str, str]) -> None:
+    first = write(Path(home["HOME"]) / "run/containers/auth.json", {"auths": {"h": entry("old", "1")}})
+    assert save("h", Credential("new", "2"), environ=home) == str(first)
+    assert find("h", environ=home) == Credential("new", "2")
+    assert save("other", Credential("new", "2"), environ=home).endswith("config.json")
+
+
+def test_lock_of_a_killed_login_is_nobodys(home: dict[str, str]) -> None:
+    path = write(Path(home["HOME"]) / ".docker/config.json", {})
+    lock = Path(f"{path}.lock")
+    lock.touch()
+    os.utime(lock, (1, 1))
+    save("h", Credential("me", "pw"), environ=home)
+    assert not lock.exists()

@@ -130,6 +130,11 @@ def test_which_files(tmp_path: Path) -> None:
         '[[registry]]\nlocation = "a"\n[[registry.mirror]]\nlocation = "b"\npull-from-mirror = "never"',
         'unqualified-search-registries = "docker.io"',
         "[aliases]\nx = 5",
+        '[[registry]]\nlocation = "https://a.io"',
+        '[[registry]]\nprefix = "a.io"\n[[registry.mirror]]\nlocation = "http://m.io"',
+        '[[registry]]\nprefix = "a.io/b:1"\nlocation = "m.io/b:2"',
+        "x = " + "1" * 5000,
+        "#" + "x" * (1 << 20),
         "not toml",
         "\udcff",
     ],
@@ -140,3 +145,41 @@ def test_bad_files_name_themselves(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Registries.load(files=[str(path)])
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("conf", "name", "expected"),
+    [
+        ('prefix = "*.a.io"\nlocation = "m.io/c"', "x.a.io/b:1", ("m.io", "c/b")),
+        ('prefix = "a.io/b:1"\nlocation = "m.io/c"', "a.io/b:1", ("m.io", "c")),
+        ('location = "a.io/b:1"', "a.io/b:1", ("a.io", "b")),
+        ('prefix = "a.io:5000/b"\nlocation = "m.io:6000"', "a.io:5000/b/c", ("m.io:6000", "c")),
+    ],
+)
+def test_rewritten_places(tmp_path: Path, conf: str, name: str, expected: tuple[str, str]) -> None:
+    path = tmp_path / "r.conf"
+    path.write_text(f"[[registry]]\n{conf}\n")
+    assert Registries.load(files=[str(path)]).endpoints(Reference.parse(name)) == (Endpoint(*expected),)
+
+
+def test_an_insecure_wildcard_is_for_hosts_too(registries: Registries) -> None:
+    assert registries.insecure("a.wild.example.com")
+    assert not registries.insecure("wild.example.com")
+
+
+def test_an_empty_value_takes_away_what_was_there(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.conf", tmp_path / "2.conf"
+    one.write_text('unqualified-search-registries = ["a.io"]\n[aliases]\nx = "a.io/x"\ny = "a.io/y"\n')
+    two.write_text('unqualified-search-registries = []\n[aliases]\nx = ""\n')
+    found = Registries.load(files=[str(one), str(two)])
+    assert (found.alias("x"), found.alias("y"), found.search) == (None, "a.io/y", ())
+
+
+def test_a_users_main_file_leaves_the_systems_drop_ins_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / ".config/containers/registries.conf"
+    home = {"HOME": str(tmp_path)}
+    monkeypatch.setattr("os.listdir", lambda path: ["s.conf"] if str(path).startswith("/etc/") else [])
+    assert "/etc/containers/registries.conf.d/s.conf" in registries_files(home)
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert registries_files(home) == [str(own)]
