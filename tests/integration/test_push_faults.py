@@ -309,6 +309,29 @@ def test_referrers_without_the_api_are_kept_by_tag() -> None:
         ]
 
 
+def test_two_pushes_of_one_image_have_a_session_each(tmp_path: Path) -> None:
+    layout, root = tmp_path / "l", tmp_path / "s"
+    write_layout(layout, "app", [[("a", random.Random(6).randbytes(SIZE))]])
+    assert lamina("load", "-i", str(layout), root=root).returncode == 0
+    second = threading.Barrier(2, timeout=20)
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if seen.method == "PATCH":
+            second.wait()  # both are under way at once
+        return None
+
+    with Unruly(rule=rule) as server:
+        with (
+            running("push", "app", server.image, root=root) as one,
+            running("push", "app", server.image, root=root) as two,
+        ):
+            for process in (one, two):
+                _, stderr = process.communicate(timeout=30)
+                assert process.returncode == 0, stderr
+        assert len({seen.path.partition("?")[0] for seen in patches(server)}) == 2
+    assert not list((root / "ingest").glob("push-*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_killed_push_goes_on_where_it_stopped(tmp_path: Path, number: int) -> None:
     size = 60_000_000  # more than the buffers between the two hold

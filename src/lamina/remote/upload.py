@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
@@ -28,25 +29,25 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 _STATUSES = (200, 201, 202, 204, 400, 404, 408, 409, 413, 416, 429, 500, 502, 503, 504)
 
 
+class Note(Protocol):
+    """The address of an upload session, kept for the next process; "" for none."""
+
+    def get(self) -> str: ...
+
+    def set(self, value: str) -> None: ...
+
+
 class Journal(Protocol):
-    """Where upload sessions are noted, so that the next process can go on with them."""
+    """Where upload sessions are noted. A note is one push's alone; None where another one has it."""
 
-    def get(self, key: str) -> str | None: ...
-
-    def set(self, key: str, value: str) -> None: ...
-
-    def drop(self, key: str) -> None: ...
+    def note(self, key: str) -> AbstractContextManager[Note | None]: ...
 
 
 class NoJournal:
     """Forgets."""
 
-    def get(self, key: str) -> str | None:
-        return None
-
-    def set(self, key: str, value: str) -> None: ...
-
-    def drop(self, key: str) -> None: ...
+    def note(self, key: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class Upload:
@@ -67,6 +68,7 @@ class Upload:
         self._blob = blob
         self._descriptor: Descriptor = blob.descriptor
         self._journal = journal
+        self._note: Note | None = None
         self._key = f"{site.client.host}/{site.path}@{blob.descriptor.digest}"
         self._mounts = list(dict.fromkeys(mount_from))[:MOUNTS]
         self._on_event = on_event
@@ -79,6 +81,11 @@ class Upload:
     def run(self) -> bool:
         """False where the registry took the blob from another repository of its own. Raises InvalidContent (the
         source is not what it should be), AccessDenied, RemoteFailure, Cancelled: then the next run goes on."""
+        small = self._descriptor.size <= SMALL
+        with nullcontext() if small else self._journal.note(self._key) as self._note:
+            return self._run()
+
+    def _run(self) -> bool:
         at = self._taken_up()
         if at is None:
             if self._mounted():
@@ -92,8 +99,12 @@ class Upload:
         except InvalidContent:  # our own bytes are bad: nobody will go on with this
             self._give_up()
             raise
-        self._journal.drop(self._key)
+        self._keep("")
         return True
+
+    def _keep(self, location: str) -> None:
+        if self._note is not None:
+            self._note.set(location)
 
     def _sent_from(self, at: int) -> None:
         if self._descriptor.size <= SMALL and at == 0:
@@ -104,13 +115,13 @@ class Upload:
 
     def _taken_up(self) -> int | None:
         """How many bytes an earlier run's session has; None where there is none."""
-        location = self._journal.get(self._key)
-        if location is None or urlsplit(location)[:2] != urlsplit(self._client.base)[:2]:
+        location = self._note.get() if self._note is not None else ""
+        if not location or urlsplit(location)[:2] != urlsplit(self._client.base)[:2]:
             return None
         self._location = location
         at = self._state()
         if at is None:
-            self._journal.drop(self._key)
+            self._keep("")
             self._location = ""
         return at
 
@@ -269,12 +280,12 @@ class Upload:
         return answer.status == 200
 
     def _refused(self, answer: Answer) -> LaminaError:
-        self._journal.drop(self._key)
+        self._keep("")
         return self._client.failure(answer, self._what)
 
     def _give_up(self) -> None:
         """End the session there; nothing depends on it."""
-        self._journal.drop(self._key)
+        self._keep("")
         try:
             self._ask("DELETE", self._location, ok=(200, 202, 204, 404, 405)).release()
         except LaminaError:
@@ -307,8 +318,7 @@ class Upload:
                 )
             url = urlunsplit(parts._replace(scheme="https"))  # a registry behind a proxy that ends TLS
         self._location = url
-        if self._descriptor.size > SMALL:
-            self._journal.set(self._key, url)
+        self._keep(url)
 
     def _ask(
         self,

@@ -8,35 +8,60 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from lamina.files import remove, replace_file, reported
+from lamina.files import remove, reported, write_all
+from lamina.store.lock import acquire, release
 from lamina.store.paths import Paths
 
 _MAX = 64 << 10
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Uploads:
-    """A journal of (what, where) pairs."""
+    """A journal: what goes where, and the address of the session."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
 
-    def get(self, key: str) -> str | None:
-        try:
-            with open(self._path(key), encoding="utf-8") as file:
-                known, _, value = file.read(_MAX).partition("\n")
-        except (OSError, UnicodeDecodeError):
-            return None
-        return value if known == key and value else None
-
-    def set(self, key: str, value: str) -> None:
-        path = self._path(key)
+    @contextmanager
+    def note(self, key: str) -> Iterator[UploadNote | None]:
+        """The note for ``key``, for this push alone; None where another push of the same thing has it."""
+        path = os.path.join(self._paths.ingest, f"push-{hashlib.sha256(key.encode()).hexdigest()}")
         with reported(path):
-            replace_file(path, [f"{key}\n{value}".encode()], mode=0o600)
+            descriptor = os.open(path, _FLAGS, 0o600)
+            try:
+                if not acquire(descriptor, path, wait=False):
+                    yield None
+                    return
+                note = UploadNote(descriptor, key)
+                try:
+                    yield note
+                finally:
+                    if not note.get():
+                        remove(path)
+                    release(descriptor, path)
+            finally:
+                os.close(descriptor)
 
-    def drop(self, key: str) -> None:
-        with reported(self._paths.ingest):
-            remove(self._path(key))
 
-    def _path(self, key: str) -> str:
-        return os.path.join(self._paths.ingest, f"push-{hashlib.sha256(key.encode()).hexdigest()}")
+class UploadNote:
+    """One line about the key, one with the session's address. Written in place: a torn one is no address."""
+
+    def __init__(self, descriptor: int, key: str) -> None:
+        self._descriptor = descriptor
+        self._key = key
+
+    def get(self) -> str:
+        """ "" where there is none."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        text = os.read(self._descriptor, _MAX).decode("utf-8", "replace")
+        known, _, value = text.partition("\n")
+        return value.removesuffix("\n") if known == self._key and value.endswith("\n") else ""
+
+    def set(self, value: str) -> None:
+        os.ftruncate(self._descriptor, 0)
+        if value:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            write_all(self._descriptor, f"{self._key}\n{value}\n".encode())
