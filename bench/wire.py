@@ -15,6 +15,7 @@ Needs: curl, igzip (package isal), skopeo, crane ($LAMINA_PEERS/bin or PATH), do
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -23,11 +24,24 @@ import socket
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lamina.archive.layout import LayoutReader, LayoutWriter
+from lamina.serve.server import RegistryServer
+from lamina.source import BytesBlob
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.manifest import build_manifest
+from lamina.spec.platform import Platform
+from layer_index import synthetic
 
 LAMINA = [sys.executable, "-m", "lamina"]
 IMAGE_BYTES = 24 << 30
@@ -38,8 +52,12 @@ def main() -> int:
     parser.add_argument("layout", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--refs", default="node,pyml")
+    parser.add_argument("--memory", action="store_true", help="only that")
     options = parser.parse_args()
     with file_system() as place, registry(place / "registry") as host:
+        if options.memory:
+            memory(place)
+            return 0
         print(f"{platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores; ratios to the peer")
         for ref in options.refs.split(","):
             quiet("skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false",
@@ -49,6 +67,7 @@ def main() -> int:
         for ref in options.refs.split(","):
             pushes(place, options.layout, ref, options.rounds)
         questions(host, options.refs.split(",")[0], options.rounds)
+        memory(place)
     return 0
 
 
@@ -130,6 +149,67 @@ def questions(host: str, ref: str, rounds: int) -> None:
             "lamina": lambda verb=verb, name=name: quiet(*LAMINA, verb, name),  # type: ignore[misc]
         }
         compare(verb, runs, rounds * 3)
+
+
+def memory(place: Path) -> None:
+    """Peak RSS of a pull: a layer of 2 GB that does not compress, and one of 500,000 entries."""
+    for title, pieces in (("2 GB of data", incompressible(2 << 30)), ("500,000 entries", synthetic(500_000))):
+        layout, target = place / "layout", place / "pull"
+        write_image(layout, pieces)
+        with RegistryServer(LayoutReader(str(layout))) as server:
+            words = ["--root", str(target), "pull", "-q", f"{server.name}/app"]
+            code = (
+                f"import sys\nfrom lamina.cli import run\nassert run({words!r}) == 0\n"
+                "print([l for l in open('/proc/self/status') if 'VmHWM' in l][0].split()[1], file=sys.stderr)"
+            )
+            start = time.monotonic()
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+            took = time.monotonic() - start
+        print(
+            f"memory, a layer of {title}: peak {int(done.stderr.split()[-1]) / 1024:.0f} MiB ({took:.1f} s)",
+            flush=True,
+        )
+        clear(layout)
+        clear(target)
+
+
+def incompressible(size: int) -> Iterator[bytes]:
+    """The tar of one file of random bytes."""
+    info = tarfile.TarInfo("large")
+    info.size = size
+    yield info.tobuf()
+    for _ in range(size >> 20):
+        yield os.urandom(1 << 20)
+    yield bytes(10240)
+
+
+def write_image(directory: Path, pieces: Iterator[bytes]) -> None:
+    """An image of one gzip layer, written as it comes."""
+    blobs = directory / "blobs/sha256"
+    blobs.mkdir(parents=True)
+    diff_id, digest = hashlib.sha256(), hashlib.sha256()
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    with (blobs / "layer").open("wb") as file:
+        for piece in pieces:
+            diff_id.update(piece)
+            data = packer.compress(piece)
+            digest.update(data)
+            file.write(data)
+        data = packer.flush()
+        digest.update(data)
+        file.write(data)
+    (blobs / "layer").rename(blobs / digest.hexdigest())
+    layer = Descriptor(
+        mediatype.OCI_LAYER_GZIP, Digest("sha256", digest.hexdigest()), (blobs / digest.hexdigest()).stat().st_size
+    )
+    config = ImageConfig.build(Platform.host(), diff_ids=[Digest("sha256", diff_id.hexdigest())])
+    writer = LayoutWriter(str(directory))
+    with writer.session("bench"):
+        described = Descriptor.of(mediatype.OCI_CONFIG, config.raw)
+        writer.put_blob(described, BytesBlob(described, config.raw))
+        manifest = build_manifest(described, [layer])
+        writer.put_manifest(manifest.descriptor, manifest.raw)
+        writer.tag("app", manifest.descriptor)
 
 
 @contextmanager
