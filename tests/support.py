@@ -178,10 +178,11 @@ def free_port() -> int:
 
 @contextmanager
 def real_registry(
-    program: str, directory: Path, *, users: str = "", certificate: Path | None = None
+    program: str, directory: Path, *, users: str = "", certificate: Path | None = None, client_ca: Path | None = None
 ) -> Iterator[str]:
     """distribution's registry on loopback, Debian's ("docker-registry") or the newest ("registry"); its host:port.
-    ``users``: lines of an htpasswd file. ``certificate``: PEM, with its key beside it as .key."""
+    ``users``: lines of an htpasswd file. ``certificate``: PEM, with its key beside it as .key.
+    ``client_ca``: only clients with a certificate of it are let in."""
     command = peer(program) if program == "registry" else program
     if program != "registry":
         require_tool(program)
@@ -195,7 +196,8 @@ def real_registry(
         f"  addr: 127.0.0.1:{port}",
     ]
     if certificate is not None:
-        lines.append(f"  tls: {{certificate: {certificate}, key: {certificate.with_suffix('.key')}}}")
+        clients = f", clientcas: [{client_ca}]" if client_ca is not None else ""
+        lines.append(f"  tls: {{certificate: {certificate}, key: {certificate.with_suffix('.key')}{clients}}}")
     if users:
         (directory / "htpasswd").write_text(users)
         lines.append(f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}")

@@ -110,6 +110,21 @@ def test_what_is_refused(server: RegistryServer, method: str, path: str, status:
     assert json.loads(body)["errors"][0]["code"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost"}, 200),
+        ({"Host": "127.0.0.1:5000"}, 200),
+        ({"Host": "[::1]:5000"}, 200),
+        ({"Host": "evil.example.com"}, 403),
+        ({"Host": "evil.example.com:5000"}, 403),
+        ({"Origin": "https://evil.example.com"}, 403),
+    ],
+)
+def test_web_pages_are_kept_out(server: RegistryServer, headers: dict[str, str], status: int) -> None:
+    assert ask(server, "GET", "/v2/", **headers)[0] == status
+
+
 def test_garbage_does_not_stop_it(server: RegistryServer) -> None:
     for raw in (
         b"\0\1\2\r\n\r\n",
@@ -140,7 +155,7 @@ def test_upload_survives_a_cut_and_a_restart(tmp_path: Path) -> None:
     with RegistryServer(Store.open(str(root)), writable=True) as server:
         location = begin(server)
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
-            head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
+            head = f"PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
             connection.sendall(head.encode() + CONTENT[:300_000])
             deadline = time.monotonic() + 10
             while time.monotonic() < deadline and ask(server, "GET", location)[1].get("range") != "0-299999":
@@ -214,7 +229,7 @@ def test_command_line_ends_at_once_with_a_client_on_it(store: Store, tmp_path: P
         assert line.endswith("(read-only)\n")
         port = int(line.split(" on http://127.0.0.1:")[1].split()[0])
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
             start = time.monotonic()
             process.send_signal(number)

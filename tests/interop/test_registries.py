@@ -216,14 +216,36 @@ def test_users_and_login(root: Path, tmp_path: Path) -> None:
         ok("digest", f"{host}/app:1", "--authfile", str(tmp_path / "a.json"), root=root, **home)
 
 
-def test_tls_with_an_own_authority(root: Path, tmp_path: Path) -> None:
-    require_tool("openssl")
-    certificate = tmp_path / "host.crt"
+def self_signed(directory: Path, name: str) -> Path:
+    certificate = directory / f"{name}.crt"
     run(
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-        "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+        "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
         "-keyout", certificate.with_suffix(".key"), "-out", certificate,
     )  # fmt: skip
+    return certificate
+
+
+def test_client_certificates(root: Path, tmp_path: Path) -> None:
+    require_tool("openssl")
+    server, client = self_signed(tmp_path, "host"), self_signed(tmp_path, "client")
+    where = tmp_path / "registry"
+    with real_registry("docker-registry", where, certificate=server, client_ca=client) as host:
+        trusted = tmp_path / "trusted"
+        trusted.mkdir()
+        (trusted / "ca.crt").write_bytes(server.read_bytes())
+        refused = lamina("push", "app", f"{host}/app:1", "--cert-dir", str(trusted), root=root)
+        assert refused.returncode == 8, refused.stderr
+        (trusted / "me.cert").write_bytes(client.read_bytes())
+        (trusted / "me.key").write_bytes(client.with_suffix(".key").read_bytes())
+        ok("push", "app", f"{host}/app:1", "--cert-dir", str(trusted), root=root)
+        (trusted / "me.key").unlink()
+        assert b"me.key" in lamina("digest", f"{host}/app:1", "--cert-dir", str(trusted), root=root).stderr
+
+
+def test_tls_with_an_own_authority(root: Path, tmp_path: Path) -> None:
+    require_tool("openssl")
+    certificate = self_signed(tmp_path, "host")
     with real_registry("docker-registry", tmp_path / "registry", certificate=certificate) as host:
         done = lamina("push", "app", f"{host}/app:1", root=root)
         assert done.returncode == 8

@@ -281,7 +281,10 @@ def _load_certificates(context: ssl.SSLContext, directory: str) -> None:
                 if name.endswith(".crt"):
                     context.load_verify_locations(path)
                 elif name.endswith(".cert"):
-                    context.load_cert_chain(path, path.removesuffix(".cert") + ".key")
+                    key = path.removesuffix(".cert") + ".key"
+                    if not os.path.exists(key):
+                        raise SystemFailure(f"{path} has no key beside it: {key}", hint="a client needs both")
+                    context.load_cert_chain(path, key)
             except ssl.SSLError as error:
                 raise SystemFailure(
                     f"{path} is no certificate that can be used: {error.reason or error}",

@@ -148,6 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             route = parse_target(self.path)
             request = Request(self.command, route, self.headers, body.pieces(), body.length)  # type: ignore[arg-type]
             body.check()
+            self._check_origin()
             response = self.server.api.answer(request)
         except ApiError as error:
             response = Response(error.status, {"Content-Type": "application/json", **error.headers}, error.body())
@@ -166,6 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
+
+    def _check_origin(self) -> None:
+        """A web page that has its name resolved to this machine must not reach what only this machine may."""
+        host = self.headers.get("Host", "localhost").strip()
+        name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+        if not is_loopback(name) or self.headers.get("Origin"):
+            raise ApiError(403, "DENIED", "this registry answers to names of this machine, and to no web page")
 
     def _send(self, response: Response) -> None:
         length = response.end - response.start if response.blob is not None else len(response.body)
