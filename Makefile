@@ -10,7 +10,7 @@ PEERS := $(or $(LAMINA_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina-peer
 help:
 	@echo "make demo   images made of this machine's programs, layer by layer (under a minute, no root, no network but pip's)"
 	@echo "make test   lint, types, import rules and all tests"
-	@echo "make bench  measurements of the parser, the index and the merge"
+	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR of pull and push beside peers"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
 
 $(STAMP): pyproject.toml
@@ -34,6 +34,8 @@ test: lint
 
 bench: $(STAMP)
 	$(BIN)/python bench/layer_index.py
+	@if [ -n "$(LAYOUT)" ]; then LAMINA_PEERS=$(PEERS) $(BIN)/python bench/wire.py $(LAYOUT); \
+	else echo "make bench LAYOUT=DIR measures the wire too, with the images of an OCI layout (see bench/wire.py)"; fi
 
 # the OCI program against `lamina serve --writable`; built once, outside the tree
 conformance: $(STAMP)
