@@ -52,22 +52,21 @@ def main() -> int:
     parser.add_argument("layout", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--refs", default="node,pyml")
-    parser.add_argument("--memory", action="store_true", help="only that")
+    parser.add_argument("--only", default="pull,push,questions,memory")
     options = parser.parse_args()
     with file_system() as place, registry(place / "registry") as host:
-        if options.memory:
-            memory(place)
-            return 0
         print(f"{platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores; ratios to the peer")
         for ref in options.refs.split(","):
             quiet("skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false",
                   f"oci:{options.layout}:{ref}", f"docker://{host}/fx/{ref}:1")  # fmt: skip
-        for ref in options.refs.split(","):
+        for ref in options.refs.split(",") if "pull" in options.only else ():
             pulls(place, host, ref, options.rounds)
-        for ref in options.refs.split(","):
+        for ref in options.refs.split(",") if "push" in options.only else ():
             pushes(place, options.layout, ref, options.rounds)
-        questions(host, options.refs.split(",")[0], options.rounds)
-        memory(place)
+        if "questions" in options.only:
+            questions(host, options.refs.split(",")[0], options.rounds)
+        if "memory" in options.only:
+            memory(place)
     return 0
 
 

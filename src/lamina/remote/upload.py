@@ -1,8 +1,8 @@
 """One blob on its way into a repository: mounted, sent in one piece, or in chunks; gone on with after a cut, or after
 the process was killed.
 
-distribution-spec "Pushing Blobs". The registry proves the digest; our own reading is proved too, so that a damaged
-source is found here and not there.
+distribution-spec "Pushing Blobs". The registry proves the digest of what it gets. Where it finds another one, our own
+bytes are proved, which says who is to blame: to prove them each time costs much of the push.
 """
 
 from __future__ import annotations
@@ -161,12 +161,12 @@ class Upload:
 
     def _send(self, at: int) -> None:
         """All bytes from ``at`` on, over as many requests as it takes."""
-        size, failures, fresh = self._descriptor.size, 0, at == 0
+        size, failures = self._descriptor.size, 0
         while at < size:
             end = size if not self._chunk else min(size, at + self._chunk)
             problem = ""
             try:
-                answer = self._patch(at, end, fresh)
+                answer = self._patch(at, end)
             except RemoteFailure as error:
                 status, problem = 0, error.message
             else:
@@ -174,7 +174,7 @@ class Upload:
                 if status in (200, 201, 202, 204):
                     answer.release()
                     self._follow(answer)
-                    at, fresh, failures = self._confirmed(answer, at, end), False, 0
+                    at, failures = self._confirmed(answer, at, end), 0
                     continue
                 if status not in (408, 409, 413, 416, 429, 500, 502, 503, 504):
                     raise self._refused(answer)
@@ -190,22 +190,16 @@ class Upload:
             if state is None:
                 self._location = ""
                 state = self._begun()
-            at, fresh = state, state == 0
+            at = state
             if at > had:
                 failures = 0
             self._on_event(Warned(f"{self._what}: {problem}; going on from byte {at} of {size}"))
 
-    def _patch(self, at: int, end: int, whole: bool) -> Answer:
+    def _patch(self, at: int, end: int) -> Answer:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - at)}
         if at or end < self._descriptor.size or self._chunk:
             headers["Content-Range"] = f"{at}-{end - 1}"
-        return self._ask("PATCH", self._location, headers=headers, body=self._body(at, end, whole), ok=_STATUSES)
-
-    def _body(self, at: int, end: int, whole: bool) -> Callable[[], Iterable[bytes]]:
-        """What makes the pieces, anew for each try. The whole blob is proved on its way."""
-        if whole and at == 0 and end == self._descriptor.size:
-            return lambda: verified(self._blob, on_event=self._on_event, cancel=self._cancel)
-        return lambda: self._pieces(at, end)
+        return self._ask("PATCH", self._location, headers=headers, body=lambda: self._pieces(at, end), ok=_STATUSES)
 
     def _pieces(self, at: int, end: int) -> Iterator[bytes]:
         size = self._descriptor.size
@@ -267,6 +261,8 @@ class Upload:
             raise
         if answer.status in (400, 416):
             failure = self._client.failure(answer, self._what)
+            for _ in verified(self._blob, cancel=self._cancel):
+                pass  # raises where it is our bytes that are not what they should be
             raise DigestMismatch(
                 f"{self._client.host} does not take {self._what} as what was sent: {failure.message}",
                 hint="push again",
