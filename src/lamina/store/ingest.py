@@ -67,8 +67,11 @@ class Ingest:
                 point("ingest.part-created")
                 try:
                     layer = self._received(blob, part)
-                except (InvalidContent, SystemFailure):  # bad bytes, or a full disk: both are of no use
-                    remove(path)
+                except BaseException as error:
+                    # bad bytes are of no use, nor is a part on a full disk, or of what can be read again for nothing
+                    useless = isinstance(error, (InvalidContent, SystemFailure)) or not blob.origin
+                    if useless or not os.fstat(part).st_size:
+                        remove(path)
                     raise
                 self._keep(part, path, layer)
             finally:
