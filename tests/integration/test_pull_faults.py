@@ -652,12 +652,14 @@ def test_layer_known_by_diff_id_is_not_fetched_under_another_digest(tmp_path: Pa
         check_whole(store, second.image)
         assert lamina("fsck", root=tmp_path / "s").returncode == 0
         assert lamina("prune", "-f", root=tmp_path / "s").returncode == 0
+        assert lamina("validate", second.image, "-q", root=tmp_path / "s").returncode == 0
+        assert len(second.requests()) == 1
         # saved again: what is not here is fetched from where it is
         done = lamina(
             "save", "-o", str(tmp_path / "x.tar"), "--type", "oci-archive", second.image, root=tmp_path / "s"
         )
         assert done.returncode == 0, done.stderr
-        assert len(second.requests()) == 1
+        assert len(second.requests()) == 2
         assert lamina("validate", f"oci-archive:{tmp_path}/x.tar", root=tmp_path / "s").returncode == 0
 
 

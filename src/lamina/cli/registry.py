@@ -35,7 +35,9 @@ def _place(session: Session, text: str, local: bool = False) -> tuple[Reader, st
     network = session.network()
     if name.transport in ("", "docker"):
         if local and not name.transport:
-            return session.store, name.name
+            from lamina.transfer.connect import WithOrigins
+
+            return WithOrigins(session.store, network), name.name
         return network.repository(name.name), str(network.full(name.name))
     return reader_for(name, network), name.name
 
