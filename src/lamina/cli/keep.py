@@ -55,7 +55,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
             "unneeded": "needed by none (prune)",
             "ingest": "on its way in",
             "containers": "containers, volumes",
-            "frame": "names and roots",
+            "frame": "names, roots, unions",
             "total": "total on disk",
         }
         table([[words[key], human_size(size), f"{size} bytes"] for key, size in parts.items()], right=(1,))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lamina.errors import Conflict, InvalidContent, StoreDamaged
+from lamina.errors import Conflict, InvalidContent, StoreDamaged, UsageError
 from lamina.files import READ_FLAGS, remove, reported
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -222,7 +222,32 @@ def _collect(
             if diff_id not in deleted:
                 deleted.append(diff_id)
             point("gc.layer-removed")
+    freed += _collect_unions(store, needed.diff_ids, dry_run)
     return tuple(deleted), freed
+
+
+def _collect_unions(store: Store, diff_ids: set[Digest], dry_run: bool) -> int:
+    """What was derived from a stack of layers goes with the first of them."""
+    freed = 0
+    for key in sorted(os.listdir(store.paths.unions)):
+        directory = store.paths.union(key)
+        try:
+            with open(os.path.join(directory, "layers"), encoding="utf-8") as file:
+                layers = {Digest.parse(line) for line in file.read().split()}
+        except (OSError, UsageError):
+            layers = set()
+        if layers and layers <= diff_ids:
+            continue
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            if os.path.isdir(path):
+                if not dry_run and not os.path.ismount(path):
+                    os.rmdir(path)
+                continue
+            freed += _unlink(path, {}, dry_run)
+        if not dry_run and not os.listdir(directory):
+            os.rmdir(directory)
+    return freed
 
 
 def _unlink(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:

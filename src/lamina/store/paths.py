@@ -26,6 +26,7 @@ class Paths:
         self.roots = os.path.join(root, "roots")
         self.blobs = os.path.join(root, "blobs")
         self.layers = os.path.join(root, "layers")
+        self.unions = os.path.join(root, "unions")
 
     def blob(self, digest: Digest) -> str:
         return os.path.join(self.blobs, digest.algorithm, digest.encoded)
@@ -41,6 +42,10 @@ class Paths:
 
     def layer(self, diff_id: Digest) -> str:
         return os.path.join(self.layers, diff_id.algorithm, diff_id.encoded)
+
+    def union(self, key: str) -> str:
+        """``key``: hex digits."""
+        return os.path.join(self.unions, key)
 
     def tar(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "tar")

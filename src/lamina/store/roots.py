@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lamina.errors import UsageError
@@ -24,7 +25,7 @@ GRACE = 3600.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """``changed`` in seconds since 1970."""
+    """``changed`` in seconds since 1970. ``mount``: a root that lives as long as this is a mount, not a process."""
 
     name: str
     pid: int
@@ -32,16 +33,19 @@ class Root:
     alive: bool
     changed: float
     digests: frozenset[Digest]
+    mount: str = ""
 
 
 class Roots:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
 
-    def create(self, purpose: str) -> str:
-        """A new root of this process; its name."""
+    def create(self, purpose: str, *, mount: str = "") -> str:
+        """A new root of this process, or of what is going to be mounted at ``mount``; its name."""
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
         head = {"pid": os.getpid(), "started": _started(os.getpid()), "boot": _boot(), "purpose": purpose}
+        if mount:
+            head["mount"] = mount
         descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             write_all(descriptor, json.dumps(head).encode() + b"\n")
@@ -49,6 +53,18 @@ class Roots:
             os.close(descriptor)
         point("root.created")
         return name
+
+    @contextmanager
+    def mounting(self, purpose: str, digests: list[Digest], *, mount: str) -> Iterator[str]:
+        """A root that protects ``digests`` while this block mounts something, and goes on as long as that stays
+        mounted. Gone where the block fails."""
+        name = self.create(purpose, mount=mount)
+        try:
+            self.extend(name, digests)
+            yield name
+        except BaseException:
+            self.remove(name)
+            raise
 
     def extend(self, name: str, digests: list[Digest]) -> None:
         """Protect these from now on. Under the store's lock: a gc has either seen them or has not begun."""
@@ -100,9 +116,9 @@ def _parse(name: str, lines: list[str], changed: float) -> Root:
     try:
         head = json.loads(lines[0])
         pid, started, boot = int(head["pid"]), head["started"], head["boot"]
-        purpose = str(head["purpose"])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        pid, started, boot, purpose = 0, None, None, "unreadable"
+        purpose, mount = str(head["purpose"]), str(head.get("mount", ""))
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError):
+        pid, started, boot, purpose, mount = 0, None, None, "unreadable", ""
     digests = set()
     for line in lines[1:]:
         try:
@@ -110,7 +126,9 @@ def _parse(name: str, lines: list[str], changed: float) -> Root:
         except UsageError:
             continue  # the last line of a process that died while it wrote
     alive = pid > 0 and boot == _boot() and _started(pid) == started and started is not None
-    return Root(name, pid, purpose, alive, changed, frozenset(digests))
+    if mount:
+        alive = boot == _boot() and (os.path.ismount(mount) or alive)
+    return Root(name, pid, purpose, alive, changed, frozenset(digests), mount)
 
 
 def _boot() -> str:

@@ -1,0 +1,76 @@
+"""The kernel's mount calls (Linux, root): fsopen and its kin, with the kernel's own words in errors.
+
+``mount(2)`` has a limit of a page for its options, and none of its words say what it did not like.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+
+from lamina.errors import SystemFailure, Unsupported
+
+_MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
+_CLOEXEC = 1
+_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
+_FROM_EMPTY_PATH = 4
+READ_ONLY, NO_SETUID, NO_DEVICES = 0x1, 0x2, 0x4
+"""Attributes of a mount (MOUNT_ATTR_*)."""
+_DETACH = 2
+_AT_FDCWD = -100
+
+
+def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, attributes: int = READ_ONLY) -> None:
+    """Mount a file system of type ``kind`` at ``target``; an option without a value is a flag. Raises Unsupported
+    where the kernel has not the calls or the type, SystemFailure with what the kernel says."""
+    context = _call(_FSOPEN, kind.encode(), _CLOEXEC, what=f"mounting {kind}", context=-1)
+    try:
+        for key, value in options:
+            command = _SET_FLAG if value is None else _SET_STRING
+            text = None if value is None else os.fsencode(value)
+            _call(_FSCONFIG, context, command, key.encode(), text, 0, what=f"{kind}: {key}={value}", context=context)
+        _call(_FSCONFIG, context, _CREATE, None, None, 0, what=f"mounting {kind}", context=context)
+        mounted = _call(_FSMOUNT, context, _CLOEXEC, attributes, what=f"mounting {kind}", context=context)
+    finally:
+        os.close(context)
+    try:
+        path = os.fsencode(target)
+        _call(_MOVE_MOUNT, mounted, b"", _AT_FDCWD, path, _FROM_EMPTY_PATH, what=f"mounting at {target}", context=-1)
+    finally:
+        os.close(mounted)
+
+
+def unmount(target: str) -> None:
+    """Take the topmost mount at ``target`` away; who is in it keeps it. Raises SystemFailure."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.umount2(os.fsencode(target), _DETACH) != 0:
+        number = ctypes.get_errno()
+        raise SystemFailure(f"{target}: {os.strerror(number)}", hint="see `lamina mounts`")
+
+
+def _call(number: int, *arguments: int | bytes | None, what: str, context: int) -> int:
+    library = ctypes.CDLL(None, use_errno=True)
+    made = [ctypes.c_long(one) if isinstance(one, int) else ctypes.c_char_p(one) for one in arguments]
+    result: int = library.syscall(ctypes.c_long(number), *made)
+    if result < 0:
+        code = ctypes.get_errno()
+        said = _said(context) or os.strerror(code)
+        if code in (errno.ENOSYS, errno.ENODEV):
+            raise Unsupported(f"{what}: {said}", hint="this kernel has it not; unpack the image instead")
+        hint = "only root may mount" if code == errno.EPERM else "see the kernel's words"
+        raise SystemFailure(f"{what}: {said}", hint=hint)
+    return result
+
+
+def _said(context: int) -> str:
+    """The kernel's messages for a context, without their levels."""
+    lines: list[str] = []
+    while context >= 0 and len(lines) < 10:
+        try:
+            line = os.read(context, 4096)
+        except OSError:  # no more of them
+            break
+        lines.append(line.decode("utf-8", "replace").strip().partition(" ")[2])
+    return "; ".join(lines)

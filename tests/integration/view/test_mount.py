@@ -1,0 +1,260 @@
+"""The mounted union is what the tree says, to the bit; and mounts are kept, listed, taken away."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lamina.archive.layout import LayoutReader
+from lamina.errors import Conflict, NotFound
+from lamina.layer.entry import Kind
+from lamina.source import Stack
+from lamina.spec.platform import Platform
+from lamina.store.gc import collect
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from lamina.view.erofs import crc32c
+from lamina.view.mount import mount, mounts, unmount
+from support import lamina, require_root, write_layout
+
+KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFCHR: Kind.CHAR,
+    stat.S_IFBLK: Kind.BLOCK,
+    stat.S_IFIFO: Kind.FIFO,
+}
+BIG = random.Random(1).randbytes(70_000)
+
+
+@pytest.fixture(autouse=True)
+def _root() -> None:
+    require_root()
+
+
+def loaded(where: Path, layers: list[list[Any] | bytes]) -> Store:
+    write_layout(where / "l", "app", layers)
+    store = Store.open(str(where / "s"))
+    copy(LayoutReader(str(where / "l")), store, [("app", "app")])
+    return store
+
+
+def stack_of(store: Store) -> Stack:
+    return store.stack("app", Platform.host())
+
+
+def check_mounted(store: Store, target: Path) -> int:
+    """Every path of the union, compared with what the kernel shows; how many."""
+    stack = stack_of(store)
+    tree = stack.tree()
+    mount(store, stack, str(target))
+    try:
+        seen = {b""}
+        for where, directories, files in os.walk(os.fsencode(target)):
+            seen.update(
+                os.path.relpath(os.path.join(where, name), os.fsencode(target)) for name in directories + files
+            )
+        nodes = {tree.path(node): node for node in tree.walk()}
+        assert seen == set(nodes)
+        inodes: dict[int, int] = {}
+        for path, node in nodes.items():
+            full = os.path.join(os.fsencode(target), path)
+            found, entry = os.lstat(full), tree.entry(node)
+            kind = KINDS[stat.S_IFMT(found.st_mode)]
+            assert (kind, found.st_mode & 0o7777, found.st_uid, found.st_gid, found.st_mtime_ns) == (
+                (entry.kind, entry.mode, entry.uid, entry.gid, entry.mtime)
+            ), path
+            if kind != Kind.DIRECTORY:
+                assert found.st_nlink == tree.links(node), path
+                assert inodes.setdefault(tree.inode(node), found.st_ino) == found.st_ino
+            if kind == Kind.SYMLINK:
+                assert os.readlink(full) == entry.link
+            elif kind in (Kind.CHAR, Kind.BLOCK):
+                assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == entry.rdev
+            elif kind == Kind.FILE:
+                assert found.st_size == entry.size
+                with open(full, "rb") as file, stack.open_file(node) as stream:
+                    assert hashlib.sha256(file.read()).digest() == hashlib.sha256(stream.read()).digest(), path
+            names = os.listxattr(full, follow_symlinks=False)
+            assert {name.encode(): os.getxattr(full, name, follow_symlinks=False) for name in names} == dict(
+                entry.xattrs
+            )
+        assert len(set(inodes.values())) == len(inodes)
+        return len(nodes)
+    finally:
+        unmount(store, str(target))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "mnt"
+    yield place
+    subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
+
+
+ACL = bytes.fromhex("0200000001000600ffffffff02000600e803000004000400ffffffff10000600ffffffff20000400ffffffff")
+
+
+def test_every_kind_and_corner(tmp_path: Path, target: Path) -> None:
+    xattrs = {
+        "SCHILY.xattr.user.note": "some text",
+        "SCHILY.xattr.user.long": "x" * 3000,
+        "SCHILY.xattr.trusted.t": "t",
+        "SCHILY.xattr.security.capability": "\x01\0\0\x02\0\x20" + "\0" * 14,
+        "SCHILY.xattr.system.posix_acl_access": ACL.decode("utf-8", "surrogateescape"),
+    }
+    lowest = [
+        ("etc/", None, {"mode": 0o750, "uid": 3_000_000_000, "gid": 70_000}),
+        ("etc/conf", b"lower"),
+        ("etc/gone", b"gone"),
+        ("keep/", None),
+        ("keep/a", b"a"),
+        ("opaque/", None),
+        ("opaque/hidden", b"h"),
+        ("file", BIG),
+        ("link-below", "= file"),
+        ("was-a-directory/", None),
+        ("was-a-directory/x", b"x"),
+    ]
+    upper = [
+        ("etc/.wh.gone", b""),
+        ("etc/conf", b"upper"),
+        ("opaque/.wh..wh..opq", b""),
+        ("opaque/new", b"n"),
+        ("link-above", "= file"),
+        ("was-a-directory", b"now a file"),
+        ("implied/deep/path", b"p"),
+        ("empty", b""),
+        ("suid", b"#!", {"mode": 0o6755}),
+        ("char", "c 1 3"),
+        ("big-device", "c 300 70000"),
+        ("fifo", "fifo"),
+        ("short-link", "-> a"),
+        ("long-link", "-> " + "y" * 4000),
+        ("dangling", "-> ../../.."),
+        ("caf\udce9 \udcff", b"bytes"),
+        ("n" * 255, b"long name"),
+        ("old", b"o", {"mtime": -5}),
+        ("late", b"l", {"mtime": 5_000_000_000}),
+        ("nano", b"n", {"mtime": 1, "pax_headers": {"mtime": "1700000000.123456789"}}),
+        ("attributed", b"x", {"pax_headers": xattrs}),
+    ]
+    store = loaded(tmp_path, [lowest, upper])
+    assert check_mounted(store, target) == 28
+
+
+def test_many_names_in_one_directory(tmp_path: Path, target: Path) -> None:
+    names = [(f"d/{'x' * (number % 90)}{number}", b"") for number in range(30_000)]
+    assert check_mounted(loaded(tmp_path, [names]), target) == 30_002
+
+
+def test_many_layers(tmp_path: Path, target: Path) -> None:
+    layers = [[(f"f{number}", f"content {number}".encode()), ("same", f"{number}".encode())] for number in range(200)]
+    store = loaded(tmp_path, layers)  # type: ignore[arg-type]
+    assert check_mounted(store, target) == 202
+
+
+def test_sparse_file(tmp_path: Path, target: Path) -> None:
+    source = tmp_path / "sparse"
+    with source.open("wb") as file:
+        file.truncate(3 << 20)
+        file.seek(1 << 20)
+        file.write(b"\1" * 8192)
+    done = subprocess.run(
+        ["tar", "-c", "--sparse", "--format=gnu", "-C", str(tmp_path), "sparse"], capture_output=True, check=True
+    )
+    assert check_mounted(loaded(tmp_path, [done.stdout]), target) == 2
+
+
+NAMES = st.sampled_from(["a", "b", "c", "a/x", "a/y", "b/x", "b/x/z"])
+MEMBERS = st.one_of(
+    st.tuples(NAMES, st.binary(max_size=1500)),
+    st.tuples(NAMES.map(lambda name: name + "/"), st.none()),
+    st.tuples(NAMES, st.just("-> a")),
+    st.tuples(
+        NAMES.map(lambda name: "/".join([*name.split("/")[:-1], ".wh." + name.rpartition("/")[2]])), st.just(b"")
+    ),
+)
+
+
+@given(st.lists(st.lists(MEMBERS, max_size=6, unique_by=lambda m: m[0].rstrip("/")), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_generated_stacks(tmp_path_factory: pytest.TempPathFactory, layers: list[list[Any]]) -> None:
+    where = tmp_path_factory.mktemp("m")
+    check_mounted(loaded(where, layers), where / "mnt")  # type: ignore[arg-type]
+
+
+def test_gc_leaves_what_is_mounted(tmp_path: Path, target: Path) -> None:
+    store = loaded(tmp_path, [[("a", BIG)]])
+    mount(store, stack_of(store), str(target))
+    assert lamina("rmi", "app", root=tmp_path / "s").returncode == 0
+    collect(store, grace=0)
+    assert (target / "a").read_bytes() == BIG
+    assert store.layers.diff_ids()  # the tar is there, and could be mounted again
+    unmount(store, str(target))
+    collect(store, grace=0)
+    assert store.layers.diff_ids() == []
+    assert os.listdir(store.paths.unions) == []
+    assert os.listdir(store.paths.roots) == []
+
+
+def test_mount_that_went_away_by_itself_is_not_listed(tmp_path: Path, target: Path) -> None:
+    store = loaded(tmp_path, [[("a", b"1")]])
+    mount(store, stack_of(store), str(target))
+    assert [one.target for one in mounts(store)] == [str(target)]
+    subprocess.run(["umount", str(target)], check=True)
+    assert mounts(store) == []
+    with pytest.raises(NotFound):
+        unmount(store, str(target))
+    mount(store, stack_of(store), str(target))
+    unmount(store, str(target))
+
+
+def test_targets_that_are_in_use(tmp_path: Path, target: Path) -> None:
+    store = loaded(tmp_path, [[("a", b"1")]])
+    target.mkdir()
+    (target / "something").touch()
+    with pytest.raises(Conflict, match="not empty"):
+        mount(store, stack_of(store), str(target))
+    (target / "something").unlink()
+    mount(store, stack_of(store), str(target))
+    with pytest.raises(Conflict, match="already"):
+        mount(store, stack_of(store), str(target))
+    assert len(mounts(store)) == 1
+
+
+def test_command_line(tmp_path: Path) -> None:
+    loaded(tmp_path, [[("a", b"1"), ("suid", b"", {"mode": 0o4755})], [("a", b"2")]])
+    root = tmp_path / "s"
+    made = lamina("mount", "app", root=root)
+    assert made.returncode == 0, made.stderr
+    place = Path(made.stdout.decode().strip())
+    try:
+        assert (place / "a").read_bytes() == b"2"
+        assert os.statvfs(place).f_flag & os.ST_NOSUID
+        assert os.statvfs(place).f_flag & os.ST_RDONLY
+        below = Path(lamina("mount", "app~1", root=root).stdout.decode().strip())
+        assert (below / "a").read_bytes() == b"1"
+        listed = lamina("mounts", "--format", "{{.Image}}", root=root).stdout.decode().split()
+        assert sorted(listed) == ["app", "app~1"]
+    finally:
+        assert lamina("umount", "--all", root=root).returncode == 0
+    assert not place.exists()
+    assert lamina("umount", str(place), root=root).returncode == 3
+    assert lamina("umount", root=root).returncode == 2
+    assert lamina("fsck", root=root).returncode == 0
+
+
+def test_checksum_is_castagnolis() -> None:
+    assert crc32c(b"123456789") ^ 0xFFFFFFFF == 0xE3069283
