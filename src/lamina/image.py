@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import ReferenceNotFound, UsageError
@@ -70,7 +71,7 @@ def open_with(name: str, settings: Settings) -> Image:
         stack = _stored(settings, parsed.name, platform)
     if not parsed.whole:
         stack = stack.slice(parsed.low, parsed.high)
-    return Image(stack)
+    return Image(stack, settings)
 
 
 def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
@@ -114,8 +115,9 @@ def reader_for(name: ImageName, network: Network) -> Reader:
 class Image:
     """An image, or a range of its layers: an immutable value. Nothing is unpacked to look into it."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, settings: Settings | None = None) -> None:
         self.stack = stack
+        self._settings = settings
 
     @property
     def name(self) -> str:
@@ -195,13 +197,26 @@ class Image:
 
         return unpack(self.stack, os.fsencode(target), cancel=cancel)
 
+    @contextmanager
+    def mount(self, target: str | os.PathLike[str] = "") -> Iterator[str]:
+        """The union as a read-only directory while the block runs; its path. An image of the store only, root, Linux
+        from 6.12. Raises Conflict, SystemFailure, Unsupported."""
+        from lamina.view.mount import mount, unmount
+
+        store = open_store(self._settings or load_settings(), create=False)
+        mounted = mount(store, self.stack, os.fspath(target))
+        try:
+            yield mounted.target
+        finally:
+            unmount(store, mounted.target)
+
     def __getitem__(self, layers: builtins.slice) -> Image:
         """A range of layers, as Python slices: ``image[:2]`` is the union of the lowest two."""
         if not isinstance(layers, slice) or layers.step not in (None, 1):
             raise UsageError("layers are taken as image[low:high]", hint="image[:2] is the union of the lowest two")
         low, high, _ = layers.indices(len(self.stack.layers))
         first = self.stack.first
-        return Image(self.stack.slice(first + low, first + max(high, low) - 1))
+        return Image(self.stack.slice(first + low, first + max(high, low) - 1), self._settings)
 
     def __len__(self) -> int:
         """How many layers."""

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import lamina as library
 from lamina.archive.layout import LayoutReader
 from lamina.errors import Conflict, NotFound
 from lamina.layer.entry import Kind
@@ -254,6 +255,15 @@ def test_command_line(tmp_path: Path) -> None:
     assert lamina("umount", str(place), root=root).returncode == 3
     assert lamina("umount", root=root).returncode == 2
     assert lamina("fsck", root=root).returncode == 0
+
+
+def test_in_python(tmp_path: Path) -> None:
+    loaded(tmp_path, [[("a", b"1")], [("a", b"2")]])
+    image = library.open("app", root=tmp_path / "s")
+    with image.mount() as place, image[:1].mount(tmp_path / "below") as below:
+        assert Path(place, "a").read_bytes() == b"2"
+        assert Path(below, "a").read_bytes() == b"1"
+    assert not os.path.ismount(place)
 
 
 def test_checksum_is_castagnolis() -> None:
