@@ -17,7 +17,7 @@ from lamina.errors import UsageError
 from lamina.spec.name import parse_name
 
 if TYPE_CHECKING:
-    from lamina.serve.api import Readable
+    from lamina.serve.read import Readable
 
 
 @command("serve", "lamina serve --port 5000\nlamina serve --writable\nlamina serve oci:./layout")

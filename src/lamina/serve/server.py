@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 from lamina.errors import LaminaError, SystemFailure, UsageError
 from lamina.files import Extent, failure
 from lamina.remote.loopback import is_loopback
-from lamina.serve.api import Api, Request, Response
+from lamina.serve.api import Api
+from lamina.serve.message import Request, Response
 from lamina.serve.routes import ApiError, parse_target
 from lamina.version import __version__
 
 if TYPE_CHECKING:
-    from lamina.serve.api import Readable
+    from lamina.serve.read import Readable
     from lamina.store.store import Store
 
 CHUNK = 256 << 10

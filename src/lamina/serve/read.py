@@ -1,0 +1,192 @@
+"""Answers to those who read: manifests, blobs, lists, from any place that can be read and listed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Protocol
+
+from lamina.errors import InvalidContent, LaminaError, NotFound, Unsupported, UsageError
+from lamina.serve.message import Request, Response, as_json, digest_of, digest_or_none, no_manifest, repository_of
+from lamina.serve.ranges import Unsatisfiable, parse_range
+from lamina.serve.routes import TAG, ApiError, page
+from lamina.source import Lister, Reader
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.json import MAX_DOCUMENT, dump
+from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.reference import Reference
+
+MAX_REFERRERS = 10_000
+
+
+class Readable(Reader, Lister, Protocol):
+    """What can be served."""
+
+
+class ReadApi:
+    """``hidden``: what was deleted from a repository though the pool of blobs has it."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._hidden: set[tuple[str, Digest]] = set()
+        self._guard = threading.Lock()
+
+    def _entries(self, repository: Reference) -> Iterator[tuple[Reference, Descriptor]]:
+        for name, descriptor in self._source.names():
+            try:
+                reference = Reference.parse(name).with_default_tag()
+            except UsageError:
+                continue
+            if reference.repository == repository.repository:
+                yield reference, descriptor
+
+    def _catalog(self, request: Request) -> Response:
+        found = set()
+        for name, _ in self._source.names():
+            try:
+                reference = Reference.parse(name)
+            except UsageError:
+                continue
+            if ":" not in reference.domain:  # such a host can't stand in a path; ?ns= reaches it
+                found.add(reference.path if reference.domain == "docker.io" else reference.repository)
+        shown, link = page(sorted(found), request.route.query, "/v2/_catalog")
+        return as_json({"repositories": shown}, link)
+
+    def _tags(self, request: Request) -> Response:
+        repository = repository_of(request.route)
+        entries = [reference for reference, _ in self._entries(repository)]
+        if not entries:
+            raise ApiError(404, "NAME_UNKNOWN", f"no repository {request.route.name}")
+        tags = sorted({reference.tag for reference in entries if reference.tag is not None})
+        shown, link = page(tags, request.route.query, f"{request.target}/tags/list")
+        return as_json({"name": request.route.name, "tags": shown}, link)
+
+    def _manifest(self, request: Request) -> Response:
+        repository = repository_of(request.route)
+        descriptor = self._found(repository, request.route.rest)
+        headers = {
+            "Content-Type": descriptor.media_type,
+            "Docker-Content-Digest": str(descriptor.digest),
+            "ETag": f'"{descriptor.digest}"',
+        }
+        if request.headers.get("If-None-Match") in (headers["ETag"], str(descriptor.digest)):
+            return Response(304, headers)
+        try:
+            raw = self._source.manifest(descriptor)
+        except NotFound:
+            raise no_manifest(request.route.rest) from None
+        return Response(200, headers, raw)
+
+    def _found(self, repository: Reference, name: str) -> Descriptor:
+        digest = digest_or_none(name)
+        if digest is None:
+            if not TAG.fullmatch(name):
+                raise ApiError(404, "MANIFEST_UNKNOWN", f"{name[:150]!r} is neither a tag nor a digest")
+            for reference, descriptor in self._entries(repository):
+                if reference.tag == name:
+                    return descriptor
+            raise no_manifest(name)
+        if (repository.repository, digest) in self._hidden:
+            raise no_manifest(name)
+        for _, descriptor in self._source.names():
+            if descriptor.digest == digest:
+                return descriptor
+        return self._unlisted(digest)
+
+    def _unlisted(self, digest: Digest) -> Descriptor:
+        """A document that is only a child of a listed one: what it is, it says itself."""
+        size = self._size(digest)
+        if size is None or size > MAX_DOCUMENT:
+            raise no_manifest(str(digest))
+        guess = Descriptor("application/octet-stream", digest, size)
+        try:
+            document = parse(self._source.manifest(guess), None, str(digest))
+        except (InvalidContent, NotFound, Unsupported):
+            raise no_manifest(str(digest)) from None
+        return Descriptor(document.media_type, digest, size)
+
+    def _size(self, digest: Digest) -> int | None:
+        sizes = getattr(self._source, "blobs", None)
+        if sizes is not None:
+            size: int | None = sizes.size(digest)
+            return size
+        for _, top in self._source.names():
+            for known in needed(self._source, top):
+                if known.digest == digest:
+                    return known.size
+        return None
+
+    def _blob(self, request: Request) -> Response:
+        repository = repository_of(request.route)
+        digest = digest_of(request.route.rest)
+        size = None if (repository.repository, digest) in self._hidden else self._size(digest)
+        if size is None:
+            raise ApiError(404, "BLOB_UNKNOWN", f"no blob {digest}")
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Docker-Content-Digest": str(digest),
+            "ETag": f'"{digest}"',
+            "Accept-Ranges": "bytes",
+        }
+        try:
+            wanted = parse_range(request.headers.get("Range"), size)
+        except Unsatisfiable:
+            raise ApiError(416, "SIZE_INVALID", "the range lies outside", Content_Range=f"bytes */{size}") from None
+        blob = self._source.blob(Descriptor("application/octet-stream", digest, size))
+        if wanted is None:
+            return Response(200, headers, blob=blob, start=0, end=size)
+        start, end = wanted
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        return Response(206, headers, blob=blob, start=start, end=end)
+
+    def _referrers(self, request: Request) -> Response:
+        repository = repository_of(request.route)
+        subject = digest_of(request.route.rest)
+        wanted = request.route.one("artifactType")
+        found: dict[Digest, Descriptor] = {}
+        for _, descriptor in self._entries(repository):
+            if descriptor.digest in found:
+                continue
+            try:
+                document = parse(self._source.manifest(descriptor), descriptor.media_type)
+            except LaminaError:
+                continue  # a damaged document refers to nothing, and must not hide the others
+            if document.subject is not None and document.subject.digest == subject:
+                referrer = document.as_referrer()
+                if not wanted or referrer.artifact_type == wanted:
+                    found[descriptor.digest] = Descriptor(
+                        descriptor.media_type,
+                        descriptor.digest,
+                        descriptor.size,
+                        annotations=referrer.annotations,
+                        artifact_type=referrer.artifact_type,
+                    )
+        entries = [descriptor.to_json() for descriptor in list(found.values())[:MAX_REFERRERS]]
+        body = dump({"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries})
+        headers = {"Content-Type": mediatype.OCI_INDEX}
+        if wanted:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        return Response(200, headers, body)
+
+
+def needed(source: Reader, top: Descriptor) -> Iterator[Descriptor]:
+    """Everything below a listed document, itself among it."""
+    pending = [top]
+    seen: set[Digest] = set()
+    while pending:
+        descriptor = pending.pop()
+        if descriptor.digest in seen:
+            continue
+        seen.add(descriptor.digest)
+        yield descriptor
+        try:
+            document = parse(source.manifest(descriptor), descriptor.media_type)
+        except LaminaError:
+            continue  # a sparse index, or a damaged document: it leads to nothing
+        if isinstance(document, Index):
+            pending += document.manifests
+        elif isinstance(document, Manifest):
+            yield document.config
+            yield from document.layers

@@ -1,0 +1,175 @@
+"""Answers to those who write to the store: uploads, manifests, deleting."""
+
+from __future__ import annotations
+
+from lamina.errors import BlobNotFound, InvalidContent, Unsupported
+from lamina.serve.message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
+from lamina.serve.ranges import parse_chunk
+from lamina.serve.read import Readable, ReadApi
+from lamina.serve.routes import TAG, ApiError
+from lamina.serve.uploads import Gone, Uploads
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import parse
+from lamina.spec.reference import Reference
+from lamina.store.store import Store
+
+
+class WriteApi(ReadApi):
+    """``store`` is None where nobody may write; else it is the source as well."""
+
+    def __init__(self, source: Readable, store: Store | None) -> None:
+        super().__init__(source)
+        self._store = store
+        self._uploads = Uploads(store.paths.ingest) if store is not None else None
+
+    def _writable(self) -> tuple[Store, Uploads]:
+        if self._store is None or self._uploads is None:
+            raise ApiError(405, "UNSUPPORTED", "this registry is read-only", Allow="GET, HEAD")
+        return self._store, self._uploads
+
+    def _begin(self, request: Request) -> Response:
+        store, uploads = self._writable()
+        repository = repository_of(request.route)
+        mount, digest = request.route.one("mount"), request.route.one("digest")
+        if mount:
+            wanted = digest_of(mount)
+            size = store.blobs.size(wanted)
+            if size is not None and store.has(Descriptor("application/octet-stream", wanted, size)):
+                self._show(repository, wanted)
+                return self._created(request, wanted)
+        if digest and not mount:
+            stated = digest_of(digest)
+            ident = uploads.create()
+            uploads.append(ident, request.body)
+            return self._finished(request, repository, ident, stated)
+        ident = uploads.create()
+        return Response(202, self._progress(request, ident, 0))
+
+    def _upload(self, request: Request) -> Response:
+        _, uploads = self._writable()
+        repository, ident = repository_of(request.route), request.route.rest
+        size = uploads.size(ident)
+        if request.method in ("GET", "HEAD"):
+            return Response(204, self._progress(request, ident, size))
+        if request.method == "DELETE":
+            uploads.cancel(ident)
+            return Response(204)
+        if request.method not in ("PATCH", "PUT"):
+            raise ApiError(405, "UNSUPPORTED", f"{request.method} is not done here", Allow="GET, PATCH, PUT, DELETE")
+        stated = digest_of(request.route.one("digest")) if request.method == "PUT" else None
+        with uploads.held(ident):
+            self._in_order(request, ident, uploads.size(ident))
+            size = uploads.append(ident, request.body)
+            if stated is not None:
+                return self._finished(request, repository, ident, stated)
+        return Response(202, self._progress(request, ident, size))
+
+    def _in_order(self, request: Request, ident: str, size: int) -> None:
+        try:
+            chunk = parse_chunk(request.headers.get("Content-Range"))
+        except ValueError:
+            raise ApiError(400, "BLOB_UPLOAD_INVALID", "Content-Range is none") from None
+        if chunk is None:
+            return
+        first, last = chunk
+        if first != size or (request.length is not None and last - first + 1 != request.length):
+            raise ApiError(
+                416,
+                "BLOB_UPLOAD_INVALID",
+                f"the next byte is {size}",
+                **{key.replace("-", "_"): value for key, value in self._progress(request, ident, size).items()},
+            )
+
+    def _progress(self, request: Request, ident: str, size: int) -> dict[str, str]:
+        return {
+            "Location": self._location(request, ident),
+            "Range": f"0-{max(0, size - 1)}",
+            "Docker-Upload-UUID": ident,
+        }
+
+    def _finished(self, request: Request, repository: Reference, ident: str, digest: Digest) -> Response:
+        store, uploads = self._writable()
+        descriptor = Descriptor("application/octet-stream", digest, uploads.size(ident))
+        try:
+            store.put_file(descriptor, uploads.path(ident), Gone(descriptor))
+        except Unsupported as error:
+            raise ApiError(400, "DIGEST_INVALID", error.message) from None
+        except (InvalidContent, BlobNotFound) as error:
+            raise ApiError(400, "DIGEST_INVALID", error.message) from None
+        self._show(repository, digest)
+        return self._created(request, digest)
+
+    def _created(self, request: Request, digest: Digest) -> Response:
+        location = f"{request.target}/blobs/{digest}{ns_of(request.route)}"
+        return Response(201, {"Location": location, "Docker-Content-Digest": str(digest)})
+
+    def _location(self, request: Request, ident: str) -> str:
+        return f"{request.target}/blobs/uploads/{ident}{ns_of(request.route)}"
+
+    def _put_manifest(self, request: Request) -> Response:
+        store, _ = self._writable()
+        repository, name = repository_of(request.route), request.route.rest
+        raw = whole_body(request.body, request.length)
+        stated = digest_or_none(name)
+        tags = [name] if stated is None else request.route.query.get("tag", [])
+        for tag in tags:
+            if not TAG.fullmatch(tag):
+                raise ApiError(400, "TAG_INVALID", f"{tag[:150]!r} is no tag")
+        announced = mediatype.essence(request.headers.get("Content-Type", "")) or None
+        try:
+            document = parse(raw, announced, "the manifest")
+            digest = stated or Digest.of(raw)
+            descriptor = Descriptor(document.media_type, digest, len(raw))
+            descriptor.check(raw)
+            store.put_manifest(descriptor, raw)
+        except BlobNotFound as error:
+            raise ApiError(404, "MANIFEST_BLOB_UNKNOWN", error.message) from None
+        except Unsupported as error:
+            raise ApiError(400, "MANIFEST_INVALID", error.message) from None
+        except InvalidContent as error:
+            code = "DIGEST_INVALID" if "digest" in error.message else "MANIFEST_INVALID"
+            raise ApiError(400, code, error.message) from None
+        self._show(repository, digest)
+        pinned = f"{repository.repository}@{digest}"
+        for full in [f"{repository.repository}:{tag}" for tag in tags] or [pinned]:
+            store.tag(full, descriptor)
+        headers = {
+            "Location": f"{request.target}/manifests/{digest}{ns_of(request.route)}",
+            "Docker-Content-Digest": str(digest),
+        }
+        if document.subject is not None:
+            headers["OCI-Subject"] = str(document.subject.digest)
+        if stated is not None and tags:
+            headers["OCI-Tag"] = ", ".join(tags)
+        return Response(201, headers)
+
+    def _delete_manifest(self, request: Request) -> Response:
+        store, _ = self._writable()
+        repository, name = repository_of(request.route), request.route.rest
+        descriptor = self._found(repository, name)
+        digest = digest_or_none(name)
+        entries = list(self._entries(repository))
+        if digest is None:
+            # the tag goes, the document stays in the repository
+            store.tag(f"{repository.repository}@{descriptor.digest}", descriptor)
+            store.drop([str(reference) for reference, _ in entries if reference.tag == name])
+        else:
+            store.drop([str(reference) for reference, entry in entries if entry.digest == digest])
+            with self._guard:
+                self._hidden.add((repository.repository, digest))
+        return Response(202)
+
+    def _delete_blob(self, request: Request) -> Response:
+        store, _ = self._writable()
+        repository, digest = repository_of(request.route), digest_of(request.route.rest)
+        if (repository.repository, digest) in self._hidden or store.blobs.size(digest) is None:
+            raise ApiError(404, "BLOB_UNKNOWN", f"no blob {digest}")
+        with self._guard:
+            self._hidden.add((repository.repository, digest))  # `prune` frees the bytes once nothing needs them
+        return Response(202)
+
+    def _show(self, repository: Reference, digest: Digest) -> None:
+        with self._guard:
+            self._hidden.discard((repository.repository, digest))
