@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lamina.archive.layout import LayoutReader, LayoutWriter
-from lamina.errors import DigestMismatch, RemoteFailure, Unsupported
+from lamina.errors import DigestMismatch, InvalidDocument, RemoteFailure, Unsupported
 from lamina.remote.client import Access, Client
 from lamina.remote.credentials import Credential
 from lamina.remote.list import catalog
@@ -24,6 +24,7 @@ from lamina.serve.server import RegistryServer
 from lamina.source import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_manifest
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -290,3 +291,77 @@ def test_memory_of_a_pull_is_bounded(tmp_path: Path) -> None:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert int(done.stderr.split()[-1]) < 100_000  # KiB
+
+
+def blob_of(size: int) -> tuple[Descriptor, BytesBlob]:
+    data = random.Random(size).randbytes(size)
+    descriptor = Descriptor.of("application/octet-stream", data)
+    return descriptor, BytesBlob(descriptor, data)
+
+
+@pytest.mark.parametrize(
+    ("size", "answer"),
+    [(1000, Answer(cut=10)), *((size, Answer(status)) for size in (1000, 600_000) for status in (408, 429, 503))],
+)
+def test_end_of_an_upload_is_tried_again(size: int, answer: Answer) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        return answer if seen.method == "PUT" and len(server.requests("PUT", "/uploads/")) == 1 else None
+
+    with Unruly(rule=rule) as server:
+        descriptor, blob = blob_of(size)
+        assert repository(server).put_blob(descriptor, blob)
+        assert str(descriptor.digest) in server.blobs
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 501])
+def test_mount_that_is_not_done_is_sent(status: int) -> None:
+    body = b'{"errors":[{"code":"UNSUPPORTED","message":"no"}]}'
+    with Unruly(rule=lambda server, seen: Answer(status, {}, body) if "mount=" in seen.path else None) as server:
+        descriptor, blob = blob_of(1000)
+        target = Repository(server.image, Access(), Registries(), mount_from=lambda d: [f"{server.name}/other"])
+        assert target.put_blob(descriptor, blob)
+        assert str(descriptor.digest) in server.blobs
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 500, 501])
+def test_noted_session_that_is_no_good_is_forgotten(tmp_path: Path, status: int) -> None:
+    store = Store.open(str(tmp_path))
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        return Answer(status) if seen.method == "GET" and "/uploads/" in seen.path else None
+
+    with Unruly(rule=rule) as server:
+        descriptor, blob = blob_of(600_000)
+        with store.uploads.note(f"{server.name}/app@{descriptor.digest}") as note:
+            assert note is not None
+            note.set(f"http://{server.name}/v2/app/blobs/uploads/old")
+        target = Repository(server.image, Access(first_wait=0.001), Registries(), journal=store.uploads)
+        assert target.put_blob(descriptor, blob)
+        assert not list((tmp_path / "ingest").iterdir())
+
+
+def test_first_answer_of_a_blob_that_can_not_be_used(layout: Path) -> None:
+    with Unruly(
+        layout, rule=lambda server, seen: Answer(206, {}, b"x") if "/blobs/" in seen.path else None
+    ) as server:
+        digest, data = max(server.blobs.items(), key=lambda item: len(item[1]))
+        with pytest.raises(RemoteFailure, match="another range"):
+            repository(server).blob(Descriptor("application/octet-stream", Digest.parse(digest), len(data))).open()
+
+
+def test_lists_that_are_none(layout: Path) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if "/referrers/" in seen.path:
+            return Answer(200, {}, b'{"schemaVersion":2,"manifests":5}')
+        if "/tags/" in seen.path:
+            return Answer(200, {"Link": "<" * 60_000}, b'{"tags":["1"]}')
+        return Answer(200, {}, b'{"repositories":["*","a*b"]}') if "_catalog" in seen.path else None
+
+    with Unruly(layout, rule=rule) as server:
+        with pytest.raises(InvalidDocument, match="no list"):
+            repository(server).referrers(Digest.of(b""))
+        assert list(repository(server).tags()) == ["1"]
+        done = lamina(
+            "sync", f"docker://{server.name}/*:1", "--dry-run", "--format", "json", root=layout.parent / "none"
+        )
+        assert json.loads(done.stdout) == []

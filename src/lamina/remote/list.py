@@ -20,6 +20,7 @@ from lamina.spec.json import load
 from lamina.spec.manifest import Index, parse
 
 MAX_PAGES = 10_000
+MAX_LINK = 8 << 10  # characters of a Link header that are looked at
 _LIMIT = 4 << 20
 _NEXT = re.compile(r"<([^>]*)>\s*;(?:[^,]*;)?\s*rel=\"?next\"?", re.IGNORECASE)
 
@@ -47,7 +48,10 @@ class RemoteLister(RemoteReader):
         found: dict[Digest, Descriptor] = {}
         try:
             for page in pages(site.client, site.url(f"referrers/{subject}"), site.pull, what):
-                for value in page.get("manifests") or []:
+                listed = page.get("manifests") or []
+                if not isinstance(listed, list):
+                    raise InvalidDocument(f"{what}: no list came", hint="ask the registry's makers")
+                for value in listed:
                     descriptor = Descriptor.from_json(value, what)
                     found.setdefault(descriptor.digest, descriptor)
         except NotFound:
@@ -79,7 +83,7 @@ def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterat
     for _ in range(MAX_PAGES):
         answer, raw = client.document(url, scopes=scopes, limit=_LIMIT, what=what)
         yield load(raw, what)
-        found = _NEXT.search(answer.headers.get("Link", ""))
+        found = _NEXT.search(answer.headers.get("Link", "")[:MAX_LINK])
         if found is None:
             return
         try:

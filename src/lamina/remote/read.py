@@ -243,7 +243,12 @@ class RemoteStream:
         self._failures, self._last_cut = 0, start
         self._aborted = threading.Event()
         self._window = (time.monotonic(), start)
-        self._answer: Answer | None = self._ask() if start < end else None
+        self._answer: Answer | None = None
+        while start < end and self._answer is None:
+            try:
+                self._answer = self._ask()
+            except Broken as error:
+                self._cut(error)
 
     def read(self, size: int = -1, /) -> bytes:
         """Raises RemoteFailure where trying again does not help, SizeMismatch, Cancelled."""

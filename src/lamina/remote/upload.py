@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from typing import Protocol
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from lamina.errors import AccessDenied, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
+from lamina.errors import Cancelled, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
 from lamina.events import BlobProgress, Cancel, OnEvent, Warned
 from lamina.remote.challenge import scope
 from lamina.remote.client import joined
@@ -26,7 +27,8 @@ SMALL = 256 << 10  # bytes up to which a blob goes in the request that ends the 
 FIRST_CHUNK, LEAST_CHUNK = 32 << 20, 1 << 20
 MOUNTS = 3  # repositories that are tried as the source of a mount
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
-_STATUSES = (200, 201, 202, 204, 400, 404, 408, 409, 413, 416, 429, 500, 502, 503, 504)
+_AGAIN = (408, 429, 500, 502, 503, 504)
+_STATUSES = (200, 201, 202, 204, 400, 404, 409, 413, 416, *_AGAIN)
 
 
 class Note(Protocol):
@@ -48,6 +50,10 @@ class NoJournal:
 
     def note(self, key: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+class _Unfinished(RemoteFailure):
+    """All bytes went, and the end was not confirmed."""
 
 
 class Upload:
@@ -91,14 +97,25 @@ class Upload:
             if self._mounted():
                 return False
             at = self._begun()
-        try:
-            self._sent_from(at)
-        except NotFound:  # the session was lost there
-            self._location = ""
-            self._sent_from(self._begun())
-        except InvalidContent:  # our own bytes are bad: nobody will go on with this
-            self._give_up()
-            raise
+        for number in count(1):
+            try:
+                self._sent_from(at)
+                break
+            except _Unfinished as error:
+                if number >= self._client.attempts:
+                    raise RemoteFailure(error.message, hint=error.hint) from None
+                self._client.pause(number, None, self._cancel)
+                state = self._state() if self._descriptor.size > SMALL else None
+            except NotFound:  # the session was lost there
+                if number >= self._client.attempts:
+                    raise
+                state = None
+            except InvalidContent:  # our own bytes are bad: nobody will go on with this
+                self._give_up()
+                raise
+            if state is None:
+                self._location = ""
+            at = self._begun() if state is None else state
         self._keep("")
         return True
 
@@ -119,7 +136,12 @@ class Upload:
         if not location or urlsplit(location)[:2] != urlsplit(self._client.base)[:2]:
             return None
         self._location = location
-        at = self._state()
+        try:
+            at = self._state(retry=False)
+        except Cancelled:
+            raise
+        except LaminaError:  # whatever it says, it is no session to go on with
+            at = None
         if at is None:
             self._keep("")
             self._location = ""
@@ -139,7 +161,9 @@ class Upload:
                     headers={"Content-Length": "0"},
                     ok=(201, 202),
                 )
-            except (AccessDenied, NotFound, RemoteFailure):
+            except Cancelled:
+                raise
+            except LaminaError:  # refused, not there, not done here: then it is sent
                 continue
             answer.release()
             if answer.status == 201:
@@ -176,7 +200,7 @@ class Upload:
                     self._follow(answer)
                     at, failures = self._confirmed(answer, at, end), 0
                     continue
-                if status not in (408, 409, 413, 416, 429, 500, 502, 503, 504):
+                if status not in (409, 413, 416, *_AGAIN):
                     raise self._refused(answer)
                 problem = str(self._client.failure(answer, self._what).message)
             failures += status != 413
@@ -230,10 +254,10 @@ class Upload:
             )
         self._chunk = max(smaller, least)
 
-    def _state(self) -> int | None:
+    def _state(self, *, retry: bool = True) -> int | None:
         """How many bytes the session has; None where it is gone."""
         try:
-            answer = self._ask("GET", self._location, ok=(200, 202, 204, 400, 404, 405, 416), retry=True)
+            answer = self._ask("GET", self._location, ok=(200, 202, 204, 400, 404, 405, 416), retry=retry)
         except NotFound:
             return None
         answer.release()
@@ -254,11 +278,13 @@ class Upload:
         url = urlunsplit(parts._replace(query=query))
         headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"}
         try:
-            answer = self._ask("PUT", url, headers=headers, body=data, ok=(200, 201, 202, 204, 400, 416))
-        except RemoteFailure:
+            answer = self._ask("PUT", url, headers=headers, body=data, ok=(200, 201, 202, 204, 400, 416, *_AGAIN))
+            if answer.status in _AGAIN:
+                raise self._client.failure(answer, self._what)
+        except RemoteFailure as error:
             if self._there():
                 return  # it was done, only the answer was lost
-            raise
+            raise _Unfinished(error.message, hint=error.hint) from None
         if answer.status in (400, 416):
             failure = self._client.failure(answer, self._what)
             for _ in verified(self._blob, cancel=self._cancel):

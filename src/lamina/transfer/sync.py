@@ -70,8 +70,9 @@ def expand(wanted: Wanted, network: Network) -> Iterator[Reference]:
         from lamina.remote.list import catalog
 
         for name in sorted(catalog(network.client(host))):
-            if fnmatch.fnmatchcase(name, path):
-                yield from expand(replace(wanted, repository=f"{host}/{name}"), network)
+            if fnmatch.fnmatchcase(name, path) and not any(letter in name for letter in "*?["):
+                repository = Reference.parse(f"{host}/{name}").repository
+                yield from expand(replace(wanted, repository=repository), network)
         return
     if wanted.tags:
         for tag in wanted.tags:
