@@ -394,6 +394,31 @@ def test_redirect_to_a_host_that_asks_for_a_token_of_its_own(layout: Path, tmp_p
             )
 
 
+def test_stored_credential_does_not_go_over_plain_http_elsewhere(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry spoken to by http sends us on to a host that the user has a login for, by http."""
+    challenges = ['Basic realm="x"', 'Bearer realm="http://ghcr.example/token",service="s"']
+    for number, challenge in enumerate(challenges):
+
+        def elsewhere(server: Unruly, seen: Seen, challenge: str = challenge) -> Answer | None:
+            return Answer(401, {"WWW-Authenticate": challenge})
+
+        with Unruly(layout, rule=elsewhere) as proxy:
+            for name in ("HTTP_PROXY", "http_proxy"):
+                monkeypatch.setenv(name, f"http://{proxy.name}")
+
+            def rule(server: Unruly, seen: Seen) -> Answer | None:
+                return (
+                    Answer(307, {"Location": f"http://ghcr.example{seen.path}"}) if "/blobs/" in seen.path else None
+                )
+
+            with Unruly(layout, rule=rule) as server, pytest.raises(LaminaError):
+                fetch(server, tmp_path / str(number), credential=lambda host, path: Credential("alice", "s3cret"))
+            assert proxy.seen
+            assert all("authorization" not in one.headers for one in proxy.seen)
+
+
 def test_redirects_without_end(layout: Path, tmp_path: Path) -> None:
     with (
         Unruly(
@@ -429,7 +454,8 @@ class Tokens:
     """A rule: tokens by docker's protocol; each is good for ``life`` requests."""
 
     def __init__(self, life: int = 1000, answer: bytes | None = None, key: str = "token") -> None:
-        self.life, self.issued, self.used = life, 0, 0
+        self.life, self.issued = life, 0
+        self.used: dict[str, int] = {}
         self.body, self.key = answer, key
         self.asked: list[Seen] = []
 
@@ -437,10 +463,12 @@ class Tokens:
         if seen.path.startswith("/token"):
             self.asked.append(seen)
             self.issued += 1
-            self.used = 0
+            self.used[f"Bearer t{self.issued}"] = 0
             return Answer(200, {}, self.body or b'{"%s":"t%d"}' % (self.key.encode(), self.issued))
-        self.used += 1
-        if seen.headers.get("authorization") != f"Bearer t{self.issued}" or self.used > self.life:
+        token = seen.headers.get("authorization", "")
+        if token in self.used:
+            self.used[token] += 1
+        if self.used.get(token, self.life + 1) > self.life:
             challenge = f'Bearer realm="http://{server.name}/token",service="reg",scope="repository:app:pull"'
             return Answer(401, {"WWW-Authenticate": challenge})
         return None

@@ -26,6 +26,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_manifest
+from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import lamina, write_layout
@@ -365,3 +366,33 @@ def test_lists_that_are_none(layout: Path) -> None:
             "sync", f"docker://{server.name}/*:1", "--dry-run", "--format", "json", root=layout.parent / "none"
         )
         assert json.loads(done.stdout) == []
+
+
+def test_target_pinned_to_another_digest_is_refused(layout: Path, tmp_path: Path) -> None:
+    with Unruly() as server:
+        for target in (f"docker://{server.name}/app@{Digest.of(b'other')}", f"example.com/app@{Digest.of(b'other')}"):
+            done = lamina("copy", f"oci:{layout}:app", target, root=tmp_path)
+            assert done.returncode == 5, done.stderr
+        assert not server.manifests
+        assert list(Store.open(str(tmp_path)).names()) == []
+
+
+def test_index_that_calls_a_layer_a_manifest_does_not_have_it_read(tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "app", [[("a", random.Random(8).randbytes(5_000_000))]])
+    reader = LayoutReader(str(tmp_path / "l"))
+    top = reader.resolve("app")
+    layer = json.loads(reader.manifest(top))["layers"][0]
+    host = Platform.host().to_json()
+    entries = [
+        {**top.to_json(), "platform": host},
+        {**layer, "mediaType": mediatype.OCI_MANIFEST, "platform": {"os": "plan9", "architecture": "mips"}},
+    ]
+    raw = json.dumps({"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries}).encode()
+    index = Descriptor.of(mediatype.OCI_INDEX, raw)
+    writer = LayoutWriter(str(tmp_path / "l"))
+    with writer.session("test"):
+        writer.put_manifest(index, raw)
+        writer.tag("index", index)
+    store = Store.open(str(tmp_path / "s"))
+    copy(reader, store, [("index", "app")])
+    assert store.stack("app", Platform.host()).layers

@@ -283,11 +283,13 @@ class Client:
                 own = origin == _origin(self._base_url)
                 host, path = (self.host, self._path) if own else (netloc, "")
                 given = self._access.given if own else None
+                # plain http to this registry is what the user allowed, not to whom it sends us
+                open_wire = not own and url.startswith("http:") and not is_loopback(urlsplit(url).hostname or "")
                 authorizer = self._authorizers[origin] = Authorizer(
                     host,
-                    lambda: given or self._access.credential(host, path),
+                    lambda: None if open_wire else given or self._access.credential(host, path),
                     self._exchange,
-                    plain=url.startswith("http:"),
+                    plain=own and url.startswith("http:"),
                 )
             return authorizer
 

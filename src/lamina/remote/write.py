@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from lamina.errors import InvalidContent
+from lamina.errors import Conflict, InvalidContent
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.remote.http import Answer
 from lamina.remote.list import RemoteLister
@@ -69,6 +69,8 @@ class RemoteWriter(RemoteLister):
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """``name``: a reference of this repository; "" or one without a tag leaves the document at its digest."""
         reference = self.reference(name) if name else None
+        if reference is not None and reference.digest not in (None, descriptor.digest):
+            raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
         if reference is None or reference.tag is None:
             self._flush()
             return

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lamina.errors import BlobNotFound
+from lamina.errors import BlobNotFound, Conflict, InvalidContent
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.files import remove, reported
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest, parse
-from lamina.spec.mediatype import is_foreign
+from lamina.spec.mediatype import is_foreign, is_known_document
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
 
@@ -120,7 +121,10 @@ class StoreWriter:
         """``name`` in any form that docker takes. Raises UsageError, BlobNotFound (no such document here)."""
         if not self.blobs.has(descriptor):
             raise BlobNotFound(f"{descriptor.digest} is not in the store", hint="write it before you name it")
-        canonical = str(Reference.parse(name).with_default_tag()) if name else ""
+        reference = Reference.parse(name).with_default_tag() if name else None
+        if reference is not None and reference.digest not in (None, descriptor.digest):
+            raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
+        canonical = str(reference or "")
         document = parse(self.blobs.read(descriptor), descriptor.media_type, str(descriptor.digest))
         self.refs.set(canonical, descriptor, self._fetched(document))
 
@@ -132,10 +136,16 @@ class StoreWriter:
         pending = [document]
         while pending:
             for child in pending.pop().manifests:
-                if str(child.digest) in found or not self.blobs.has(child):
+                # a hostile index may name a layer, or what is no document: neither is read as one
+                if str(child.digest) in found or child.size > MAX_DOCUMENT or not is_known_document(child.media_type):
+                    continue
+                if not self.blobs.has(child):
+                    continue
+                try:
+                    inner = parse(self.blobs.read(child), child.media_type, str(child.digest))
+                except InvalidContent:
                     continue
                 found.append(str(child.digest))
-                inner = parse(self.blobs.read(child), child.media_type, str(child.digest))
                 if isinstance(inner, Index):
                     pending.append(inner)
         return ",".join(found)
