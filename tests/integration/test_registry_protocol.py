@@ -394,5 +394,5 @@ def test_index_that_calls_a_layer_a_manifest_does_not_have_it_read(tmp_path: Pat
         writer.put_manifest(index, raw)
         writer.tag("index", index)
     store = Store.open(str(tmp_path / "s"))
-    copy(reader, store, [("index", "app")])
+    copy(LayoutReader(str(tmp_path / "l")), store, [("index", "app")])
     assert store.stack("app", Platform.host()).layers

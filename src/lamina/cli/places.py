@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from lamina.errors import UsageError
+from lamina.errors import NotFound, UsageError
 from lamina.spec.name import ImageName
 
 if TYPE_CHECKING:
@@ -30,7 +29,10 @@ def target_of(session: Session, name: ImageName, network: Network) -> tuple[Writ
     if not name.whole:
         raise UsageError(f"{name} is a range of layers", hint="a target is a whole image")
     if name.transport == "docker":
-        store = session.store if os.path.isdir(session.settings.root) else None
+        try:
+            store = session.store
+        except NotFound:  # then nothing is remembered of uploads
+            store = None
         return network.repository(name.name, store=store), str(network.full(name.name))
     if name.transport == "oci":
         from lamina.archive.layout import LayoutWriter
