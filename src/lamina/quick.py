@@ -96,7 +96,7 @@ def _tags(address: str, port: str, repository: str) -> bytes | None:
 
     try:
         tags = json.loads(found[1])["tags"]
-        lines = [tag for tag in tags if set(tag) <= _TAG]
+        lines = [tag for tag in tags if isinstance(tag, str) and tag and set(tag) <= _TAG]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return "".join(f"{tag}\n" for tag in lines).encode() if len(lines) == len(tags) else None
@@ -105,7 +105,9 @@ def _tags(address: str, port: str, repository: str) -> bytes | None:
 def _ask(address: str, port: str, method: str, path: str) -> tuple[dict[str, str], bytes] | None:
     """Headers (keys in lower case) and body of a 200; None for everything else."""
     import _socket
+    import time
 
+    deadline = time.monotonic() + 5.0
     try:
         connection = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
         try:
@@ -118,7 +120,7 @@ def _ask(address: str, port: str, method: str, path: str) -> tuple[dict[str, str
             data = b""
             while piece := connection.recv(1 << 16):
                 data += piece
-                if len(data) > _LIMIT:
+                if len(data) > _LIMIT or time.monotonic() > deadline:
                     return None
         finally:
             connection.close()
@@ -153,9 +155,14 @@ def _sha256(data: bytes) -> str:
 
 def main() -> bool:
     """Whether the command line was answered this way."""
-    found = answer(sys.argv[1:])
-    if found is None:
+    try:
+        found = answer(sys.argv[1:])
+        if found is None:
+            return False
+        sys.stdout.buffer.write(found)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, AttributeError):  # a full disk, a closed stdout: the long way says it
         return False
-    sys.stdout.buffer.write(found)
-    sys.stdout.flush()
     return True

@@ -101,7 +101,7 @@ class Reader(Protocol):
         ...
 
     def blob(self, descriptor: Descriptor) -> Blob:
-        """Raises BlobNotFound (at the latest when the blob is opened)."""
+        """Raises BlobNotFound (at the latest when the blob is first read)."""
         ...
 
 

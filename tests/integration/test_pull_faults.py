@@ -105,6 +105,42 @@ def test_cut_again_and_again_with_progress_comes_to_an_end(layout: Path, tmp_pat
         assert sent <= len(server.blobs[big(server)]) * 1.02
 
 
+@pytest.mark.parametrize("how", ["stalled", "told to wait"])
+def test_first_failure_wakes_the_others(layout: Path, tmp_path: Path, how: str) -> None:
+    """One layer is bad, the other does not answer: the pull ends with the first."""
+    asked = threading.Event()
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        small = min(server.layers, key=lambda digest: len(server.blobs[digest]))
+        if small in seen.path:
+            asked.wait(10)
+            return Answer(200, {}, bytes(len(server.blobs[small])))
+        if big(server) in seen.path:
+            asked.set()
+            if how == "stalled":
+                server.over.wait(30)
+            return Answer(429, {"Retry-After": "50"})
+        return None
+
+    with Unruly(layout, rule=rule) as server:
+        start = time.monotonic()
+        with pytest.raises(InvalidContent):
+            fetch(server, tmp_path)
+        assert time.monotonic() - start < 10
+
+
+def test_drip_behind_an_answer_holds_nobody(layout: Path, tmp_path: Path) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if "/manifests/" in seen.path and len(server.requests(part="/manifests/")) == 1:
+            return Answer(503, {"Retry-After": "0"}, b"x" * 1000, drip=0.1)
+        return None
+
+    with Unruly(layout, rule=rule) as server:
+        start = time.monotonic()
+        check_whole(fetch(server, tmp_path), server.image)
+        assert time.monotonic() - start < 20
+
+
 def test_cut_without_progress_is_one_clear_error(layout: Path, tmp_path: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if big(server) in seen.path:

@@ -6,9 +6,11 @@ import hashlib
 import io
 import json
 import random
+import socket
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -347,7 +349,9 @@ def test_first_answer_of_a_blob_that_can_not_be_used(layout: Path) -> None:
     ) as server:
         digest, data = max(server.blobs.items(), key=lambda item: len(item[1]))
         with pytest.raises(RemoteFailure, match="another range"):
-            repository(server).blob(Descriptor("application/octet-stream", Digest.parse(digest), len(data))).open()
+            repository(server).blob(
+                Descriptor("application/octet-stream", Digest.parse(digest), len(data))
+            ).open().read()
 
 
 def test_lists_that_are_none(layout: Path) -> None:
@@ -396,3 +400,43 @@ def test_index_that_calls_a_layer_a_manifest_does_not_have_it_read(tmp_path: Pat
     store = Store.open(str(tmp_path / "s"))
     copy(LayoutReader(str(tmp_path / "l")), store, [("index", "app")])
     assert store.stack("app", Platform.host()).layers
+
+
+@pytest.mark.parametrize("header", ["Retry-After", "OCI-Chunk-Min-Length", "Content-Length"])
+def test_digits_that_are_none(layout: Path, header: str) -> None:
+    """str.isdigit takes a superscript, int does not."""
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if seen.method == "HEAD" and header == "Content-Length":
+            return Answer(200, {header: "\u00b2"})
+        if seen.method == "POST" and header == "OCI-Chunk-Min-Length":
+            answer = server.taken(seen, b"")
+            answer.headers[header] = "\u00b2"
+            return answer
+        if seen.method == "POST" and header == "Retry-After" and len(server.requests("POST", "/uploads/")) == 1:
+            return Answer(429, {header: "\u00b2"})
+        return None
+
+    with Unruly(rule=rule) as server:
+        descriptor, blob = blob_of(600_000)
+        assert repository(server).put_blob(descriptor, blob)
+
+
+@pytest.mark.parametrize("path", ["/v2/app/tags/list?" + "a=b&" * 101, "http://[/v2/", "/v2/app/tags/list?n=%C2%B2"])
+def test_bad_addresses_have_an_answer(layout: Path, path: str) -> None:
+    with (
+        RegistryServer(LayoutReader(str(layout))) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection,
+    ):
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_others_write_while_a_server_does(layout: Path, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    with RegistryServer(store, writable=True):
+        thread = threading.Thread(target=copy, args=(LayoutReader(str(layout)), store, [("app", "app")]), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]

@@ -19,8 +19,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if arguments is None:
         from lamina import quick
 
-        if quick.main():
-            sys.exit(0)
+        try:
+            if quick.main():
+                sys.exit(0)
+        except KeyboardInterrupt:
+            _say("lamina: interrupted")
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_FAILED)
     sys.exit(run(arguments))
 
 
@@ -32,6 +39,8 @@ def run(arguments: list[str] | None = None) -> int:
     from lamina.cli.text import clean
     from lamina.errors import LaminaError
 
+    if sys.stdout is None:  # the caller closed it: what is said goes nowhere
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # type: ignore[unreachable]  # noqa: SIM115
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
         sys.stdout.flush()

@@ -21,7 +21,7 @@ from lamina.events import Cancel, Event, OnEvent, Warned, ignore
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import parse_challenges
 from lamina.remote.credentials import Credential
-from lamina.remote.http import Answer, Broken, Transport
+from lamina.remote.http import Answer, Broken, Transport, digits
 from lamina.remote.loopback import is_loopback
 from lamina.remote.registries import api_host
 from lamina.spec.json import load
@@ -193,6 +193,10 @@ class Client:
         )
 
     @property
+    def cancel(self) -> Cancel:
+        return self._access.cancel
+
+    @property
     def attempts(self) -> int:
         return self._access.attempts
 
@@ -338,8 +342,9 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     text = headers.get("Retry-After", "").strip()
     if not text:
         return None
-    if text.isdigit() and len(text) < 10:
-        return float(text)
+    seconds = digits(text)
+    if seconds is not None:
+        return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):

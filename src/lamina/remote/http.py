@@ -27,7 +27,14 @@ from lamina.version import __version__
 CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; reading: between two pieces
 DOCUMENT_TIME = 120.0  # seconds that a document may take in all
 AGENT = f"lamina/{__version__}"
+_DRAIN_TIME = 1.0  # seconds that draining may take
 _DRAIN = 64 << 10  # bytes of an unread body that are worth reading to keep the connection
+
+
+def digits(text: str | None) -> int | None:
+    """A header's number, or None: ASCII digits only (``isdigit`` takes superscripts, ``int`` does not)."""
+    text = (text or "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 class Broken(Exception):
@@ -75,7 +82,10 @@ class _SecurePool(HTTPSConnectionPool):
 class Answer:
     """A response whose body is still on the wire. ``headers`` are case-insensitive."""
 
-    def __init__(self, raw: urllib3.BaseHTTPResponse, connected: socket.socket | None, url: str) -> None:
+    def __init__(
+        self, raw: urllib3.BaseHTTPResponse, connected: socket.socket | None, url: str, method: str = "GET"
+    ) -> None:
+        self._method = method
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
         self.url = url
@@ -96,10 +106,10 @@ class Answer:
         """The whole body of a document. Raises LimitExceeded over ``limit`` bytes, Broken (also where it comes in
         drips: each of them arrives in time, all of them never do)."""
         deadline = time.monotonic() + DOCUMENT_TIME
-        stated = self.headers.get("Content-Length", "")
+        stated = digits(self.headers.get("Content-Length"))
         pieces: list[bytes] = []
         size = 0
-        while size <= limit and not (stated.isdigit() and int(stated) > limit):
+        while size <= limit and (stated is None or stated <= limit):
             data = self.read1(min(limit + 1 - size, 1 << 20))
             if not data:
                 self.release()
@@ -114,8 +124,13 @@ class Answer:
 
     def release(self) -> None:
         """Give the connection back; read what little is left of the body first."""
+        stated = digits(self.headers.get("Content-Length"))
+        timer = threading.Timer(_DRAIN_TIME, self.abort)  # a drip would hold us for ever
+        timer.daemon = True
         try:
             left = _DRAIN
+            if stated != 0 and self._method != "HEAD" and self.status not in (204, 304):
+                timer.start()
             while left > 0 and (data := self._raw.read1(left)):
                 left -= len(data)
             if left > 0:
@@ -123,6 +138,8 @@ class Answer:
                 return
         except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError):
             pass
+        finally:
+            timer.cancel()
         self.close()
 
     def close(self) -> None:
@@ -185,7 +202,7 @@ class Transport:
                 raise
             finally:
                 connected, _slot.connection, _slot.socket = _slot.socket, None, None
-        answer = Answer(raw, connected, url)
+        answer = Answer(raw, connected, url, method)
         if cancel is not None and cancel.is_set:
             answer.close()
             cancel.check()

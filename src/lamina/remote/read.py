@@ -7,7 +7,6 @@ distribution-spec "Pull". A blob that is cut off goes on where it stopped (Range
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
@@ -18,16 +17,17 @@ from lamina.errors import (
     Cancelled,
     DigestMismatch,
     InvalidDocument,
+    LaminaError,
     NotFound,
     ReferenceNotFound,
     RemoteFailure,
     SizeMismatch,
     UsageError,
 )
-from lamina.events import Warned
+from lamina.events import Cancel, Warned
 from lamina.remote.challenge import scope
 from lamina.remote.client import Client
-from lamina.remote.http import Answer, Broken
+from lamina.remote.http import Answer, Broken, digits
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -134,10 +134,10 @@ class RemoteReader:
         except NotFound as error:
             raise BlobNotFound(error.message, hint=error.hint) from None
         answer.release()
-        size = answer.headers.get("Content-Length", "")
-        if not size.isdigit():
+        size = digits(answer.headers.get("Content-Length"))
+        if size is None:
             raise RemoteFailure(f"{what}: {site.client.host} does not say its size", hint="ask the registry's makers")
-        return Descriptor("application/octet-stream", digest, int(size))
+        return Descriptor("application/octet-stream", digest, size)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the repository itself has it. Raises SizeMismatch, AccessDenied, RemoteFailure."""
@@ -145,8 +145,8 @@ class RemoteReader:
         url = site.url(f"blobs/{descriptor.digest}")
         answer = site.client.request("HEAD", url, scopes=site.pull, ok=(200, 404), what=f"blob {descriptor.digest}")
         answer.release()
-        size = answer.headers.get("Content-Length", "")
-        if answer.status == 200 and size.isdigit() and int(size) != descriptor.size:
+        size = digits(answer.headers.get("Content-Length"))
+        if answer.status == 200 and size not in (None, descriptor.size):
             raise SizeMismatch(
                 f"{self.location} has blob {descriptor.digest} with {size} bytes, not {descriptor.size}",
                 hint="one of the two is damaged",
@@ -193,13 +193,13 @@ def _head_manifest(site: Site, reference: Reference) -> Descriptor | None:
     except NotFound as error:
         raise ReferenceNotFound(error.message, hint=error.hint) from None
     answer.release()
-    stated, size = _stated(answer), answer.headers.get("Content-Length", "")
+    stated, size = _stated(answer), digits(answer.headers.get("Content-Length"))
     media_type = _document_type(answer)
-    if stated is None or not size.isdigit() or not media_type:
+    if stated is None or size is None or not media_type:
         return None
     if reference.digest is not None and reference.digest != stated:
         return None
-    return Descriptor(media_type, stated, int(size))
+    return Descriptor(media_type, stated, size)
 
 
 def _document_type(answer: Answer) -> str:
@@ -224,31 +224,25 @@ class RemoteBlob:
         self._reader = reader
 
     def open(self, start: int = 0, end: int | None = None) -> RemoteStream:
-        """Raises BlobNotFound, AccessDenied, RemoteFailure, SizeMismatch."""
+        """Nothing is asked before the first read; that raises BlobNotFound, AccessDenied, RemoteFailure and so on."""
         pinned = Reference.parse(f"{self._reader.repository}@{self.descriptor.digest}")
         stop = self.descriptor.size if end is None else min(end, self.descriptor.size)
-        return self._reader._each(
-            self._reader.sites(pinned), lambda site: RemoteStream(site, self.descriptor, start, stop), str(pinned)
-        )
+        return RemoteStream(self._reader.sites(pinned), self.descriptor, start, stop)
 
 
 class RemoteStream:
-    """Bytes ``start`` to ``end`` of a blob; cut off, it asks for the rest. ``abort`` may come from another thread."""
+    """Bytes ``start`` to ``end`` of a blob from the first of ``sites`` that gives them; cut off, it asks for the
+    rest, and the next site where one fails. ``abort`` may come from another thread, at any time."""
 
-    def __init__(self, site: Site, descriptor: Descriptor, start: int, end: int) -> None:
-        self._site = site
+    def __init__(self, sites: Sequence[Site], descriptor: Descriptor, start: int, end: int) -> None:
+        self._site, self._others = sites[0], list(sites[1:])
         self._descriptor = descriptor
         self._at, self._end = start, end
         self._what = f"blob {descriptor.digest}"
         self._failures, self._last_cut = 0, start
-        self._aborted = threading.Event()
+        self._cancel = Cancel(self._site.client.cancel)
         self._window = (time.monotonic(), start)
         self._answer: Answer | None = None
-        while start < end and self._answer is None:
-            try:
-                self._answer = self._ask()
-            except Broken as error:
-                self._cut(error)
 
     def read(self, size: int = -1, /) -> bytes:
         """Raises RemoteFailure where trying again does not help, SizeMismatch, Cancelled."""
@@ -275,14 +269,27 @@ class RemoteStream:
                 self._watch_speed()
                 return data
             except Broken as error:
-                self._cut(error)
+                try:
+                    self._cut(error)
+                except RemoteFailure as failure:
+                    self._next_site(failure)
+            except (NotFound, RemoteFailure, AccessDenied, SizeMismatch) as error:
+                self._next_site(error)
+
+    def _next_site(self, error: LaminaError) -> None:
+        """Go on at the next one. Raises ``error`` where there is none."""
+        if not self._others:
+            raise error
+        if not isinstance(error, NotFound):
+            self._site.client.tell(Warned(f"mirror {self._site.client.host}: {error.message}; asking the next"))
+        self._close_answer()
+        self._site = self._others.pop(0)
+        self._failures, self._last_cut = 0, self._at
 
     def _cut(self, error: Broken) -> None:
-        if self._aborted.is_set():
+        if self._cancel.is_set:
             raise Cancelled("cancelled")
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
+        self._close_answer()
         client = self._site.client
         self._failures = 1 if self._at - self._last_cut >= PROGRESS else self._failures + 1
         self._last_cut = self._at
@@ -295,8 +302,13 @@ class RemoteStream:
         client.tell(
             Warned(f"{self._what}: {error} at byte {self._at} of {self._descriptor.size}; going on from there")
         )
-        client.pause(self._failures, None, None)
+        client.pause(self._failures, None, self._cancel)
         self._window = (time.monotonic(), self._at)
+
+    def _close_answer(self) -> None:
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
 
     def _watch_speed(self) -> None:
         since, at = self._window
@@ -317,10 +329,11 @@ class RemoteStream:
                 headers={"Range": f"bytes={self._at}-{self._end - 1}"} if ranged else {},
                 ok=(200, 206, 416),
                 what=self._what,
+                cancel=self._cancel,
             )
         except NotFound as error:
             raise BlobNotFound(error.message, hint=error.hint) from None
-        if self._aborted.is_set():
+        if self._cancel.is_set:
             answer.close()
             raise Cancelled("cancelled")
         try:
@@ -346,18 +359,24 @@ class RemoteStream:
             return
         if answer.status == 416:
             raise self._other_size("fewer")
-        length = answer.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) != size:
-            raise self._other_size(length)
+        length = digits(answer.headers.get("Content-Length"))
+        if length not in (None, size):
+            raise self._other_size(str(length))
         self._skip(answer, self._at)
 
     def _skip(self, answer: Answer, size: int) -> None:
         """A server that ignores Range begins anew: what has come already is read past."""
+        since, got = time.monotonic(), 0
         while size > 0:
             data = answer.read1(min(size, PIECE))
             if not data:
                 raise Broken(f"{self._site.client.host} cut it off")
             size -= len(data)
+            got += len(data)
+            if time.monotonic() - since >= SLOW_WINDOW:
+                if got < SLOW_BYTES:
+                    raise Broken(f"{self._site.client.host} sends next to nothing")
+                since, got = time.monotonic(), 0
 
     def _other_size(self, found: str) -> SizeMismatch:
         return SizeMismatch(
@@ -366,12 +385,13 @@ class RemoteStream:
         )
 
     def abort(self) -> None:
-        self._aborted.set()
+        self._cancel.set()
         answer = self._answer
         if answer is not None:
             answer.abort()
 
     def close(self) -> None:
+        self._cancel.close()
         if self._answer is not None:
             if self._at >= self._end and self._end == self._descriptor.size:
                 self._answer.release()  # whole: the connection can be used again

@@ -18,7 +18,7 @@ from lamina.errors import Cancelled, DigestMismatch, InvalidContent, LaminaError
 from lamina.events import BlobProgress, Cancel, OnEvent, Warned
 from lamina.remote.challenge import scope
 from lamina.remote.client import joined
-from lamina.remote.http import Answer, Broken
+from lamina.remote.http import Answer, Broken, digits
 from lamina.remote.read import Site
 from lamina.source import CHUNK, Blob, verified
 from lamina.spec.descriptor import Descriptor
@@ -179,8 +179,7 @@ class Upload:
             )
             answer.release()
             self._follow(answer)
-            least = answer.headers.get("OCI-Chunk-Min-Length", "")
-            self._least = int(least) if least.isdigit() and len(least) < 12 else 0
+            self._least = digits(answer.headers.get("OCI-Chunk-Min-Length")) or 0
         return 0
 
     def _send(self, at: int) -> None:

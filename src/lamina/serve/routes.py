@@ -46,10 +46,14 @@ class Route:
 
 def parse_target(target: str) -> Route:
     """Raises ApiError (404 for what is no path of the API, 400 NAME_INVALID)."""
-    parts = urlsplit(target)
+    try:
+        parts = urlsplit(target)
+        fields = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=MAX_BATCH)
+    except ValueError:
+        raise ApiError(400, "UNSUPPORTED", "the address can't be read") from None
     path = unquote(parts.path)
     query: dict[str, list[str]] = {}
-    for key, value in parse_qsl(parts.query, keep_blank_values=True, max_num_fields=MAX_BATCH):
+    for key, value in fields:
         query.setdefault(key, []).append(value)
     if path in ("/v2", "/v2/"):
         return Route("base", query=query)
@@ -80,7 +84,7 @@ def page(names: list[str], query: dict[str, list[str]], path: str) -> tuple[list
     text = query.get("n", [""])[0]
     if not text:
         return left, ""
-    if not text.isdigit() or len(text) > 9:
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
         raise ApiError(400, "PAGINATION_NUMBER_INVALID", f"n={text[:20]!r} is no number")
     count = min(int(text), MAX_PAGE)
     shown = left[:count]

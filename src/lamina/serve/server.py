@@ -51,7 +51,11 @@ class RegistryServer:
             )
         if writable and not isinstance(source, Store):
             raise UsageError(f"{source.location} can't be written to", hint="only the store can")
-        self.api = Api(source, source if writable and isinstance(source, Store) else None)
+        store = None
+        if writable and isinstance(source, Store):
+            # an object of its own: its session lasts as long as the server, and others write meanwhile
+            source = store = Store.open(source.paths.root, max_layer=source.max_layer)
+        self.api = Api(source, store)
         self.host = host
         try:
             self._server = _Server((host, port), self.api)
@@ -247,7 +251,9 @@ class _Body:
         headers = handler.headers
         self._chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
         stated = headers.get("Content-Length", "")
-        self.length = int(stated) if stated.isdigit() and len(stated) < 20 and not self._chunked else None
+        self.length = (
+            int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 20 and not self._chunked else None
+        )
         self._bad = bool(stated) and self.length is None and not self._chunked
         self._left = 0 if self._chunked else self.length or 0
         self._done = not self._chunked and not self._left
