@@ -40,7 +40,7 @@ def run(arguments: list[str] | None = None) -> int:
     from lamina.errors import LaminaError
 
     if sys.stdout is None:  # the caller closed it: what is said goes nowhere
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # type: ignore[unreachable]  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
         sys.stdout.flush()
