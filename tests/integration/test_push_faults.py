@@ -132,6 +132,31 @@ def test_what_passes_is_tried_again(layout: Path, status: int) -> None:
         check_there(layout, server)
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_retry_after_is_honoured_in_an_upload(layout: Path, method: str) -> None:
+    times: list[float] = []
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        large = seen.method == "PATCH" or (seen.method == "PUT" and seen.headers.get("content-length") == "0")
+        if seen.method != method or not large:
+            return None
+        times.append(time.monotonic())
+        return Answer(429, {"Retry-After": "1"}) if len(times) == 1 else None
+
+    with Unruly(rule=rule) as server:
+        give(layout, server)
+        check_there(layout, server)
+    assert times[1] - times[0] >= 1.0
+
+
+def test_rate_limit_of_an_hour_is_not_waited_for(layout: Path) -> None:
+    limit = Answer(429, {"Retry-After": "3600"})
+    with Unruly(rule=lambda server, seen: limit if seen.method == "PATCH" else None) as server:
+        with pytest.raises(RemoteFailure, match="3600 s"):
+            give(layout, server)
+        assert len(patches(server)) == 1
+
+
 def test_416_asks_where_to_go_on(layout: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if seen.method != "PATCH":

@@ -165,7 +165,7 @@ class Client:
             said = _said(answer)
             said = f": {said}" if said else ""
             status = answer.status
-            wait = _retry_after(answer.headers)
+            wait = retry_after(answer.headers)
         if status in (401, 403):
             return AccessDenied(
                 f"{what}: {self.host} refuses{said or f' (status {status})'}", hint=f"`lamina login {self.host}`"
@@ -224,7 +224,7 @@ class Client:
                 continue
             if answer.status not in _AGAIN or number >= attempts:
                 return answer
-            wait = _retry_after(answer.headers)
+            wait = retry_after(answer.headers)
             if wait is not None and wait > MAX_WAIT:
                 return answer
             answer.release()
@@ -337,7 +337,7 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds, from either form of Retry-After (RFC 9110 10.2.3); None where there is none."""
     text = headers.get("Retry-After", "").strip()
     if not text:

@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from lamina.errors import Cancelled, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
 from lamina.events import BlobProgress, Cancel, OnEvent, Warned
 from lamina.remote.challenge import scope
-from lamina.remote.client import joined
+from lamina.remote.client import MAX_WAIT, joined, retry_after
 from lamina.remote.http import Answer, Broken, digits
 from lamina.remote.read import Site
 from lamina.source import CHUNK, Blob, verified
@@ -53,7 +53,11 @@ class NoJournal:
 
 
 class _Unfinished(RemoteFailure):
-    """All bytes went, and the end was not confirmed."""
+    """All bytes went, and the end was not confirmed. ``wait``: seconds that the registry asks for, if it does."""
+
+    def __init__(self, message: str, *, hint: str | None, wait: float | None) -> None:
+        super().__init__(message, hint=hint)
+        self.wait = wait
 
 
 class Upload:
@@ -104,7 +108,7 @@ class Upload:
             except _Unfinished as error:
                 if number >= self._client.attempts:
                     raise RemoteFailure(error.message, hint=error.hint) from None
-                self._client.pause(number, None, self._cancel)
+                self._client.pause(number, error.wait, self._cancel)
                 state = self._state() if self._descriptor.size > SMALL else None
             except NotFound:  # the session was lost there
                 if number >= self._client.attempts:
@@ -187,7 +191,7 @@ class Upload:
         size, failures = self._descriptor.size, 0
         while at < size:
             end = size if not self._chunk else min(size, at + self._chunk)
-            problem = ""
+            problem, wait = "", None
             try:
                 answer = self._patch(at, end)
             except RemoteFailure as error:
@@ -201,14 +205,18 @@ class Upload:
                     continue
                 if status not in (409, 413, 416, *_AGAIN):
                     raise self._refused(answer)
-                problem = str(self._client.failure(answer, self._what).message)
+                wait = retry_after(answer.headers)
+                failure = self._client.failure(answer, self._what)
+                if wait is not None and wait > MAX_WAIT:
+                    raise failure
+                problem = failure.message
             failures += status != 413
             if failures >= self._client.attempts:
                 raise RemoteFailure(f"{self._what}: {problem}", hint="try again: what the registry has is kept")
             had = at
             if status == 413 or (status == 0 and failures > 1):
                 self._smaller(problem)
-            self._client.pause(max(1, failures), None, self._cancel)
+            self._client.pause(max(1, failures), wait, self._cancel)
             state = self._state()
             if state is None:
                 self._location = ""
@@ -276,14 +284,18 @@ class Upload:
         query = "&".join(filter(None, (parts.query, urlencode({"digest": str(self._descriptor.digest)}))))
         url = urlunsplit(parts._replace(query=query))
         headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"}
+        wait = None
         try:
             answer = self._ask("PUT", url, headers=headers, body=data, ok=(200, 201, 202, 204, 400, 416, *_AGAIN))
             if answer.status in _AGAIN:
+                wait = retry_after(answer.headers)
                 raise self._client.failure(answer, self._what)
         except RemoteFailure as error:
             if self._there():
                 return  # it was done, only the answer was lost
-            raise _Unfinished(error.message, hint=error.hint) from None
+            if wait is not None and wait > MAX_WAIT:
+                raise
+            raise _Unfinished(error.message, hint=error.hint, wait=wait) from None
         if answer.status in (400, 416):
             failure = self._client.failure(answer, self._what)
             for _ in verified(self._blob, cancel=self._cancel):
