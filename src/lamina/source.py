@@ -33,6 +33,7 @@ from lamina.spec.manifest import Manifest, parse, select
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
     from lamina.spec.platform import Platform
+    from lamina.union.stacked import Stacked
     from lamina.union.tree import Tree
 
 
@@ -241,12 +242,23 @@ class Stack:
             tree = self._cache["tree"] = merge([layer.index() for layer in self.layers])
         return tree  # type: ignore[return-value]
 
+    def stacked(self) -> list[Stacked]:
+        """The layers' own trees in overlay's form, made on first need. Raises Unsupported (``union.stacked``)."""
+        found = self._cache.get("stacked")
+        if found is None:
+            from lamina.union.stacked import stacked
+
+            found = self._cache["stacked"] = stacked([layer.index() for layer in self.layers])
+        return found  # type: ignore[return-value]
+
     def open_file(self, node: int) -> Stream:
         """The content of the union's regular file ``node``. Sparse members are given whole, holes as zeros."""
+        return self.open_content(*self.tree().content(node))
+
+    def open_content(self, layer: int, row: int) -> Stream:
+        """As ``open_file``, of the entry in ``row`` of layer ``layer`` (from 0)."""
         from lamina.layer.content import open_content
 
-        tree = self.tree()
-        layer, row = tree.content(node)
         return open_content(self.layers[layer].index(), row, self.layers[layer].open)
 
 

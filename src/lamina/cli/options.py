@@ -37,6 +37,13 @@ platform_option: Decorator = click.option(
 )
 
 
+view_option: Decorator = click.option(
+    "--view",
+    type=click.Choice(["erofs", "erofs-merged", "overlay"]),
+    help="How the union is shown (default: the first that works here; see `lamina info`).",
+)
+
+
 def _setting(name: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
     def keep(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
         if value is not None:

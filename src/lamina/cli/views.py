@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lamina.cli.app import command
-from lamina.cli.options import format_option, image_argument, platform_option
+from lamina.cli.options import format_option, image_argument, platform_option, view_option
 from lamina.cli.output import emit, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean
@@ -16,18 +16,19 @@ from lamina.spec.name import parse_name
 @command("mount", "lamina mount debian:12 /mnt\nls $(lamina mount debian:12~1)")
 @image_argument()
 @click.argument("target", required=False, default="")
+@view_option
 @platform_option
 @click.pass_obj
-def mount(session: Session, image: str, target: str) -> None:
-    """Mount the union of an image of the store, or of a range of its layers, read-only (root, Linux from 6.12).
-    Nothing is unpacked: files are read from the layers' tars. Without TARGET, in the store; the directory is
-    printed. Set-user-ID bits and devices have no effect below it."""
+def mount(session: Session, image: str, target: str, view: str | None) -> None:
+    """Mount the union of an image of the store, or of a range of its layers, read-only (Linux, root). From Linux
+    6.12 nothing is unpacked: files are read from the layers' tars, and images share the memory of shared layers.
+    Without TARGET, in the store; the directory is printed. Set-user-ID bits and devices have no effect below it."""
     from lamina.view.mount import mount as make
 
     if parse_name(image).transport:
         raise UsageError(f"{image!r:.200} is not in the store", hint="`lamina pull`, `load` or `copy` it first")
     stack = session.image(image).stack
-    write(make(session.writable_store, stack, target, name=image).target)
+    write(make(session.writable_store, stack, target, name=image, view=view or "").target)
 
 
 @command("umount", "lamina umount /mnt\nlamina umount --all")
@@ -36,11 +37,14 @@ def mount(session: Session, image: str, target: str) -> None:
 @click.pass_obj
 def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
     """Take mounts away. Who still works in one keeps it until done."""
+    from lamina.view.lower import sweep
     from lamina.view.mount import mounts as listed
     from lamina.view.mount import unmount
 
     if bool(targets) == all_:
         raise UsageError("say which mounts", hint="directories, or --all")
+    if all_:
+        sweep(session.store)
     for target in [one.target for one in listed(session.store)] if all_ else targets:
         write(unmount(session.store, target).target)
 

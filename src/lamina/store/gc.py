@@ -240,13 +240,26 @@ def _collect_unions(store: Store, diff_ids: set[Digest], dry_run: bool) -> int:
             continue
         for name in sorted(os.listdir(directory)):
             path = os.path.join(directory, name)
-            if os.path.isdir(path):
-                if not dry_run and not os.path.ismount(path):
-                    os.rmdir(path)
+            if os.path.isdir(path) and not os.path.islink(path):
+                if not os.path.ismount(path):
+                    freed += _remove_tree(path, dry_run)
                 continue
             freed += _unlink(path, {}, dry_run)
         if not dry_run and not os.listdir(directory):
             os.rmdir(directory)
+    return freed
+
+
+def _remove_tree(directory: str, dry_run: bool) -> int:
+    """Remove an unpacked tree; the bytes of disk that come free."""
+    import shutil
+
+    links: dict[tuple[int, int], int] = {}
+    freed = sum(
+        _unlink(os.path.join(where, name), links, True) for where, _, names in os.walk(directory) for name in names
+    )
+    if not dry_run:
+        shutil.rmtree(directory)
     return freed
 
 

@@ -39,11 +39,11 @@ def merge(layers: Sequence[LayerIndex]) -> Tree:
         raise LimitExceeded(f"{len(layers)} layers", hint=f"the limit is {MAX_LAYERS}")
     tree = Tree(layers)
     for number, index in enumerate(layers):
-        _Merge(tree, number, index).apply()
+        LayerMerge(tree, number, index).apply()
     return tree
 
 
-class _Merge:
+class LayerMerge:
     """One layer on its way into the tree."""
 
     def __init__(self, tree: Tree, number: int, index: LayerIndex) -> None:

@@ -8,6 +8,7 @@ other. Format: the kernel's fs/erofs/erofs_fs.h; docs/decisions/0007. Nothing is
 from __future__ import annotations
 
 import struct
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from lamina.errors import Unsupported
@@ -38,8 +39,18 @@ _FORMATS = {
     Kind.CHAR: 0o020000,
     Kind.BLOCK: 0o060000,
     Kind.FIFO: 0o010000,
+    Kind.WHITEOUT: 0o020000,  # overlay's: a device 0/0
 }
-_TYPES = {Kind.FILE: 1, Kind.DIRECTORY: 2, Kind.CHAR: 3, Kind.BLOCK: 4, Kind.FIFO: 5, Kind.SYMLINK: 7}
+_TYPES = {
+    Kind.FILE: 1,
+    Kind.DIRECTORY: 2,
+    Kind.CHAR: 3,
+    Kind.BLOCK: 4,
+    Kind.FIFO: 5,
+    Kind.SYMLINK: 7,
+    Kind.WHITEOUT: 3,
+}
+OPAQUE = b"trusted.overlay.opaque"
 _PREFIXES = (
     (b"system.posix_acl_access", 2),
     (b"system.posix_acl_default", 3),
@@ -66,18 +77,29 @@ class _Inode:
     is_inline: bool = False
 
 
-def write_erofs(tree: Tree, *, uuid: bytes = bytes(16)) -> bytes:
+def write_erofs(
+    tree: Tree,
+    *,
+    devices: Sequence[int] | None = None,
+    opaque: Container[int] = (),
+    uuid: bytes = bytes(16),
+) -> bytes:
     """The image of ``tree``, padded to whole pages. ``uuid``: 16 bytes, for those who look.
+
+    ``devices``: numbers (from 0) of the layers whose tars are given to the mount, in this order; all by default.
+    For a layer below an overlay: nodes of Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked.
 
     Raises Unsupported for what the format can't say: more than 2 TiB of layers, sparse files whose segments don't
     begin and end at blocks.
     """
-    return _Writer(tree).write(uuid)
+    return _Writer(tree, range(len(tree.layers)) if devices is None else devices, opaque).write(uuid)
 
 
 class _Writer:
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, devices: Sequence[int], opaque: Container[int]) -> None:
         self.tree = tree
+        self.devices = devices
+        self.opaque = opaque
         self.order: list[_Inode] = []
         self.by_key: dict[int, _Inode] = {}
         self._xattrs: dict[tuple[int, int], bytes] = {}
@@ -89,13 +111,13 @@ class _Writer:
             if key not in self.by_key:
                 inode = self.by_key[key] = self._inode(node)
                 self.order.append(inode)
-        end = self._placed(_AT + 128 + 128 * len(tree.layers))
+        end = self._placed(_AT + 128 + 128 * len(self.devices))
         base = -(-end // _PAGE) * (_PAGE // BLOCK)
         slots = b""
-        self.bases = []
-        for number, layer in enumerate(tree.layers):
-            blocks = -(-layer.tar_size // BLOCK)
-            self.bases.append(base)
+        self.bases: dict[int, int] = {}
+        for number in self.devices:
+            blocks = -(-tree.layers[number].tar_size // BLOCK)
+            self.bases[number] = base
             slots += _SLOT.pack(b"layer %d" % (number + 1), blocks, base)
             base += blocks
             if base > _MAX_BLOCKS:
@@ -112,7 +134,10 @@ class _Writer:
         kind = tree.kind(node)
         inode = _Inode(node, kind)
         layer, row = tree.content(node)
-        if row != UNSTATED:
+        if node in self.opaque:
+            given = {} if row == UNSTATED else tree.layers[layer].xattrs(row)
+            inode.xattrs = _xattr_body({**given, OPAQUE: b"y"})
+        elif row != UNSTATED:
             inode.xattrs = self._packed_xattrs(layer, row)
         if kind == Kind.DIRECTORY:
             inode.blocks, inode.size = _packed_names(tree.children(node))
@@ -126,7 +151,9 @@ class _Writer:
             inode.size = index.size[row]
             segments = index.sparse(row)
             if segments is not None:
-                inode.chunks, inode.chunk_bits = _chunks(inode.size, segments, index.offset[row], layer + 1)
+                inode.chunks, inode.chunk_bits = _chunks(
+                    inode.size, segments, index.offset[row], self.devices.index(layer) + 1
+                )
         return inode
 
     def _placed(self, at: int) -> int:
@@ -177,7 +204,9 @@ class _Writer:
                 where = self.bases[layer] + tree.layers[layer].offset[row] // BLOCK
         else:
             data = b""
-            where = _device(tree.layers[layer].offset[row]) if inode.kind != Kind.FIFO else 0
+            where = _device(tree.layers[layer].offset[row]) if inode.kind in (Kind.CHAR, Kind.BLOCK) else 0
+            if inode.kind == Kind.WHITEOUT:
+                mode = uid = gid = 0
         icount = (len(inode.xattrs) - 12) // 4 + 1 if inode.xattrs else 0
         _INODE.pack_into(
             image,
@@ -238,7 +267,7 @@ class _Writer:
         root = self.order[0].at // 32
         fields = (
             *(_MAGIC, 0, _CHECKSUM | _MTIME, _BITS, 0, root, len(self.order), 0, 0, len(image) // BLOCK, 0, 0),
-            *(uuid, b"", _CHUNKED | _DEVICES, 0, len(self.tree.layers), (_AT + 128) // 128, 0, 0, 0, 0, 0),
+            *(uuid, b"", _CHUNKED | _DEVICES, 0, len(self.devices), (_AT + 128) // 128, 0, 0, 0, 0, 0),
         )
         _SUPERBLOCK.pack_into(image, _AT, *fields)
         checksum = crc32c(bytes(image[_AT : _AT + BLOCK]))

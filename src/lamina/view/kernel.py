@@ -8,14 +8,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from collections.abc import Sequence
 
 from lamina.errors import SystemFailure, Unsupported
 
-_MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _CLOEXEC = 1
+_CLOEXEC_FILE = os.O_CLOEXEC
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
 _FROM_EMPTY_PATH = 4
+_CLONE = 1
+_EMPTY_PATH = 0x1000
 READ_ONLY, NO_SETUID, NO_DEVICES = 0x1, 0x2, 0x4
 """Attributes of a mount (MOUNT_ATTR_*)."""
 _DETACH = 2
@@ -35,6 +39,23 @@ def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, 
         mounted = _call(_FSMOUNT, context, _CLOEXEC, attributes, what=f"mounting {kind}", context=context)
     finally:
         os.close(context)
+    _place(mounted, target)
+
+
+def bind(source: str, target: str, *, attributes: int = READ_ONLY) -> None:
+    """Show the directory ``source`` at ``target`` too. Raises as ``mount``."""
+    what = f"mounting {source} at {target}"
+    mounted = _call(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _CLONE | _CLOEXEC_FILE, what=what, context=-1)
+    try:
+        wanted = struct.pack("=QQQQ", attributes, 0, 0, 0)
+        _call(_MOUNT_SETATTR, mounted, b"", _EMPTY_PATH, wanted, len(wanted), what=what, context=-1)
+    except BaseException:
+        os.close(mounted)
+        raise
+    _place(mounted, target)
+
+
+def _place(mounted: int, target: str) -> None:
     try:
         path = os.fsencode(target)
         _call(_MOVE_MOUNT, mounted, b"", _AT_FDCWD, path, _FROM_EMPTY_PATH, what=f"mounting at {target}", context=-1)

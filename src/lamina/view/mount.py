@@ -1,54 +1,62 @@
-"""The union of an image of the store as a real, read-only directory: an EROFS image of metadata over the layers'
-tars, made once and kept as derived data. Linux from 6.12, root; nothing is unpacked.
+"""The union of an image of the store as a real directory: parts below (one a layer where that can be), the kernel's
+overlay on top; read-only, or with an upper directory that takes all changes (copy-up). Linux, root.
 
 A mount is kept from gc by a root in the store that lives as long as the mount does.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported
-from lamina.files import replace_file, reported
+from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
+from lamina.files import reported
 from lamina.source import Stack
+from lamina.store.lock import locked
+from lamina.view import kernel
+from lamina.view.lower import mount_image, sweep, unpack_tree, write_images
+from lamina.view.parts import parts_of, place_of
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
-WRITER = 1
-"""Version of what ``erofs.write_erofs`` writes: part of the key that images are kept under."""
+VIEWS = ("erofs", "erofs-merged", "overlay")
+"""Ways to show a union, best first: EROFS images of the layers' metadata over their tars; one such image of them
+all; unpacked trees."""
+LOOK = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """One mount: the image's name when it was made, and where."""
+    """One mount: the image's name when it was made, and where. ``view``: how, where that was asked."""
 
     name: str
     target: str
     root: str
+    view: str = ""
 
 
-def mount(store: Store, stack: Stack, target: str = "", *, name: str = "") -> Mounted:
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
+    ``devices``: whether device nodes work."""
+
+    upper: str
+    work: str
+    devices: bool = False
+
+
+def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view: str = "") -> Mounted:
     """Mount the union read-only at ``target``, an empty directory (made where it is missing); "" is one in the store.
-    ``name`` is what `mounts` shows.
+    ``name`` is what `mounts` shows; ``view`` one of VIEWS, by default the first that works here.
 
     Raises Conflict (mounted already, not empty), Unsupported (no such kernel, not Linux), SystemFailure (no rights).
     """
-    if not hasattr(os, "geteuid"):
-        raise Unsupported("only Linux can mount an image", hint="`lamina unpack` writes it into a directory")
-    if os.geteuid() != 0:
-        raise SystemFailure(
-            "only root may mount", hint="`lamina unpack`, or look into it with ls, cat and the fs view"
-        )
-    from lamina.view.kernel import NO_DEVICES, NO_SETUID, READ_ONLY
-    from lamina.view.kernel import mount as kernel_mount
-
-    key = union_key(stack)
-    directory = store.paths.union(key)
-    target = os.path.abspath(target or os.path.join(directory, "mnt"))
+    _check_rights()
+    if not target:
+        target = os.path.join(place_of(store, stack), "union")
+    target = os.path.abspath(target)
     with reported(target):
         os.makedirs(target, exist_ok=True)
         if os.path.ismount(target):
@@ -56,26 +64,75 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "") -> Mo
         if os.listdir(target):
             raise Conflict(f"{target} is not empty", hint="choose an empty directory")
         with store.roots.mounting(f"mount of {name or stack.name}", list(stack.diff_ids), mount=target) as root:
-            image = _image(store, stack, key)
-            devices = [("device", store.paths.tar(diff_id)) for diff_id in stack.diff_ids]
-            kernel_mount(
-                "erofs",
-                [("source", image), *devices],
-                target,
-                attributes=READ_ONLY | NO_SETUID | NO_DEVICES,
-            )
-    return Mounted(name or stack.name, target, root)
+            view = mount_union(store, stack, target, view=view)
+    return Mounted(name or stack.name, target, root, view)
+
+
+def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top: Top | None = None) -> str:
+    """Mount the union at the directory ``target``, with a writable ``top`` or read-only; the view that was taken.
+    The caller keeps a root. Raises as ``mount``."""
+    if view and view not in VIEWS:
+        raise UsageError(f"no view {view!r:.60}", hint=f"there are {', '.join(VIEWS)}")
+    refused: list[str] = []
+    for one in (view,) if view else VIEWS:
+        if one == "erofs-merged" and not view:
+            continue  # what erofs chooses by itself where layers can't say it
+        try:
+            _mount_as(store, stack, target, one, top)
+        except (SystemFailure, Unsupported) as error:
+            if view:
+                raise
+            refused.append(f"{one}: {error.message}")
+        else:
+            return one
+    raise Unsupported("; ".join(refused), hint="`lamina unpack` writes it into a directory")
+
+
+def _check_rights() -> None:
+    if not hasattr(os, "geteuid"):
+        raise Unsupported("only Linux can mount an image", hint="`lamina unpack` writes it into a directory")
+    if os.geteuid() != 0:
+        raise SystemFailure(
+            "only root may mount", hint="`lamina unpack`, or look into it with ls, cat and the fs view"
+        )
+
+
+def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | None) -> None:
+    parts = parts_of(store, stack, merged=True if view == "erofs-merged" else None)
+    if view == "overlay":
+        empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
+        os.makedirs(empty, mode=0o700, exist_ok=True)
+        _overlay([empty, *(unpack_tree(store, stack, part) for part in parts)], target, top)
+        return
+    write_images(store, stack, parts)
+    with locked(store.paths.lock):
+        _overlay([mount_image(store, part) for part in parts], target, top)
+
+
+def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
+    """``lowers``: bottom first."""
+    # a layer that comes again hides all that the first time added: the kernel refuses to be told twice
+    options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in dict.fromkeys(reversed(lowers))]
+    if len(options) == 1 and top is None:
+        kernel.bind(lowers[0], target, attributes=LOOK)
+        return
+    attributes = LOOK
+    if top is not None:
+        options += [("upperdir", top.upper), ("workdir", top.work)]
+        attributes = 0 if top.devices else kernel.NO_DEVICES
+    # what is changed is wholly in the upper directory: a commit reads nothing else
+    options += [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")]
+    kernel.mount("overlay", options, target, attributes=attributes)
 
 
 def unmount(store: Store, target: str) -> Mounted:
     """Raises NotFound where nothing of this store is mounted there, SystemFailure."""
-    from lamina.view.kernel import unmount as kernel_unmount
-
     target = os.path.abspath(target)
     for found in mounts(store):
         if found.target == target:
-            kernel_unmount(target)
+            kernel.unmount(target)
             store.roots.remove(found.root)
+            sweep(store)
             if target.startswith(store.paths.unions + os.sep):
                 os.rmdir(target)
             return found
@@ -90,26 +147,3 @@ def mounts(store: Store) -> list[Mounted]:
         if root.mount and root.alive and os.path.ismount(root.mount)
     ]
     return sorted(found, key=lambda one: one.target)
-
-
-def union_key(stack: Stack) -> str:
-    """What the stack's EROFS image is kept under."""
-    text = "\n".join([f"erofs {WRITER}", *map(str, stack.diff_ids)])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _image(store: Store, stack: Stack, key: str) -> str:
-    """The path of the metadata image, written where it is missing."""
-    from lamina.view.erofs import write_erofs
-
-    path = os.path.join(store.paths.union(key), "erofs")
-    for layer in stack.layers:
-        with layer.open(0, 0):
-            pass  # makes the tar again where it is gone
-    if not os.path.exists(path):
-        data = write_erofs(stack.tree(), uuid=bytes.fromhex(key)[:16])
-        os.makedirs(store.paths.union(key), mode=0o700, exist_ok=True)
-        layers = "".join(f"{diff_id}\n" for diff_id in stack.diff_ids)
-        replace_file(os.path.join(store.paths.union(key), "layers"), [layers.encode()])
-        replace_file(path, [data], mode=0o444)
-    return path

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lamina.errors import Conflict, UsageError
@@ -48,6 +48,20 @@ def unpack(
     What this user or file system can't make (devices, owners, some xattrs) is left out with a warning. Raises
     Conflict, SystemFailure, InvalidContent; nothing is left then.
     """
+    return unpack_tree(stack.tree(), stack.open_content, target, same_owner=same_owner, cancel=cancel)
+
+
+def unpack_tree(
+    tree: Tree,
+    open_content: Callable[[int, int], Stream],
+    target: bytes,
+    *,
+    opaque: Container[int] = (),
+    same_owner: bool | None = None,
+    cancel: Cancel | None = None,
+) -> UnpackReport:
+    """As ``unpack``, of any tree. ``open_content`` gives the file in (layer from 0, row). For a layer below an
+    overlay: nodes of Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked."""
     if os.open not in os.supports_dir_fd:
         raise UsageError("this platform can't unpack safely", hint="look into the image with ls, cat and the fs view")
     target = os.path.abspath(target)
@@ -58,7 +72,7 @@ def unpack(
     with reported(target):
         os.mkdir(temporary, 0o700)
     try:
-        job = _Unpack(stack, same_owner if same_owner is not None else root, root, cancel)
+        job = _Unpack(tree, open_content, opaque, same_owner if same_owner is not None else root, root, cancel)
         with reported(target):
             job.run(temporary)
             if os.path.isdir(target):
@@ -71,9 +85,18 @@ def unpack(
 
 
 class _Unpack:
-    def __init__(self, stack: Stack, same_owner: bool, root: bool, cancel: Cancel | None) -> None:
-        self.tree: Tree = stack.tree()
-        self.open_file: Callable[[int], Stream] = stack.open_file
+    def __init__(
+        self,
+        tree: Tree,
+        open_content: Callable[[int, int], Stream],
+        opaque: Container[int],
+        same_owner: bool,
+        root: bool,
+        cancel: Cancel | None,
+    ) -> None:
+        self.tree = tree
+        self.open_content = open_content
+        self.opaque = opaque
         self.same_owner = same_owner
         self.root = root
         self.cancel = cancel
@@ -93,7 +116,7 @@ class _Unpack:
                         if name is None:
                             continue
                         os.mkdir(name, 0o700, dir_fd=opened.parent(path))
-                    directories.append((path, tree.entry(node)))
+                    directories.append((path, self._directory(node)))
                     self.report.entries += 1
                 elif tree.kind(node) == Kind.FILE:
                     layer, row = tree.content(node)
@@ -106,6 +129,13 @@ class _Unpack:
                 self._file(opened, node, path, first)
             for path, entry in reversed(directories):
                 self._finish_directory(opened, path, entry)
+
+    def _directory(self, node: int) -> Entry:
+        entry = self.tree.entry(node)
+        if node not in self.opaque:
+            return entry
+        prefix = b"trusted" if self.root else b"user"
+        return replace(entry, xattrs={**entry.xattrs, prefix + b".overlay.opaque": b"y"})
 
     def _free_name(self, opened: _Directories, path: bytes) -> bytes | None:
         """The base name, or None where the file system takes it for one that is there (case-insensitive)."""
@@ -132,7 +162,7 @@ class _Unpack:
             self.report.warn(f"{_text(path)}: the file system takes it for another name that is there; left out")
             return
         try:
-            with self.open_file(node) as stream:
+            with self.open_content(*self.tree.content(node)) as stream:
                 self._content(descriptor, stream, entry)
             self._attributes(descriptor, path, entry)
         finally:
@@ -159,6 +189,9 @@ class _Unpack:
         if known is not None:
             self._link(opened, known, path)
             self.report.entries += 1
+            return
+        if entry.kind == Kind.WHITEOUT:
+            os.mknod(name, 0o020000, 0, dir_fd=directory)
             return
         if entry.kind in (Kind.CHAR, Kind.BLOCK) and not self.root:
             self.report.warn(f"{_text(path)}: only root makes devices; left out")

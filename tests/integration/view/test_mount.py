@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import random
@@ -17,15 +18,18 @@ from hypothesis import strategies as st
 
 import lamina as library
 from lamina.archive.layout import LayoutReader
-from lamina.errors import Conflict, NotFound
+from lamina.errors import Conflict, NotFound, SystemFailure
 from lamina.layer.entry import Kind
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.store.gc import collect
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
+from lamina.view import kernel
 from lamina.view.erofs import crc32c
-from lamina.view.mount import mount, mounts, unmount
+from lamina.view.lower import mounted_at
+from lamina.view.mount import VIEWS, Top, mount, mount_union, mounts, unmount
+from lamina.view.parts import DEEPEST, parts_of
 from support import lamina, require_root, write_layout
 
 KINDS = {
@@ -56,10 +60,16 @@ def stack_of(store: Store) -> Stack:
 
 
 def check_mounted(store: Store, target: Path) -> int:
-    """Every path of the union, compared with what the kernel shows; how many."""
+    """Every path of the union, compared with what the kernel shows in every view; how many."""
+    (count,) = {check_view(store, target, view) for view in VIEWS}
+    return count
+
+
+def check_view(store: Store, target: Path, view: str) -> int:
     stack = stack_of(store)
     tree = stack.tree()
-    mount(store, stack, str(target))
+    mount(store, stack, str(target), view=view)
+    overlaid = subprocess.run(["stat", "-f", "-c", "%T", target], capture_output=True, check=True).stdout
     try:
         seen = {b""}
         for where, directories, files in os.walk(os.fsencode(target)):
@@ -77,7 +87,9 @@ def check_mounted(store: Store, target: Path) -> int:
                 (entry.kind, entry.mode, entry.uid, entry.gid, entry.mtime)
             ), path
             if kind != Kind.DIRECTORY:
-                assert found.st_nlink == tree.links(node), path
+                # an overlay counts the names in the file's own layer, hidden ones too
+                assert found.st_nlink >= tree.links(node), path
+                assert found.st_nlink == tree.links(node) or overlaid == b"overlayfs\n", path
                 assert inodes.setdefault(tree.inode(node), found.st_ino) == found.st_ino
             if kind == Kind.SYMLINK:
                 assert os.readlink(full) == entry.link
@@ -149,7 +161,7 @@ def test_every_kind_and_corner(tmp_path: Path, target: Path) -> None:
         ("old", b"o", {"mtime": -5}),
         ("late", b"l", {"mtime": 5_000_000_000}),
         ("nano", b"n", {"mtime": 1, "pax_headers": {"mtime": "1700000000.123456789"}}),
-        ("attributed", b"x", {"pax_headers": xattrs}),
+        ("attributed", b"x", {"mode": 0o664, "pax_headers": xattrs}),
     ]
     store = loaded(tmp_path, [lowest, upper])
     assert check_mounted(store, target) == 28
@@ -194,6 +206,123 @@ MEMBERS = st.one_of(
 def test_generated_stacks(tmp_path_factory: pytest.TempPathFactory, layers: list[list[Any]]) -> None:
     where = tmp_path_factory.mktemp("m")
     check_mounted(loaded(where, layers), where / "mnt")  # type: ignore[arg-type]
+
+
+def two_images(where: Path) -> Store:
+    """``app`` and ``other`` on one base."""
+    store = Store.open(str(where / "s"))
+    base = [("base", BIG), ("keep", b"k")]
+    for name in ("app", "other"):
+        write_layout(where / name, name, [base, [(name, name.encode())]])
+        copy(LayoutReader(str(where / name)), store, [(name, name)])
+    return store
+
+
+def resident(path: Path) -> int:
+    """How many pages of the file are in memory, without reading it."""
+    size = path.stat().st_size
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    with path.open("rb") as file:
+        at = library.mmap(None, ctypes.c_size_t(size), 1, 1, file.fileno(), ctypes.c_long(0))
+        pages = (ctypes.c_ubyte * (-(-size // 4096)))()
+        assert library.mincore(ctypes.c_void_p(at), ctypes.c_size_t(size), pages) == 0
+        library.munmap(ctypes.c_void_p(at), ctypes.c_size_t(size))
+    return sum(page & 1 for page in pages)
+
+
+def part_mounts(store: Store) -> list[str]:
+    return [key for key in os.listdir(store.paths.unions) if os.path.ismount(mounted_at(store, key))]
+
+
+def test_a_file_of_a_shared_layer_is_in_memory_once(tmp_path: Path) -> None:
+    store = two_images(tmp_path)
+    first, second = tmp_path / "first", tmp_path / "second"
+    try:
+        for name, place in (("app", first), ("other", second)):
+            mount(store, store.stack(name, Platform.host()), str(place))
+        assert len(part_mounts(store)) == 3  # the base's once
+        assert resident(second / "base") == 0
+        assert (first / "base").read_bytes() == BIG
+        assert resident(second / "base") == -(-len(BIG) // 4096)
+        unmount(store, str(first))
+        assert len(part_mounts(store)) == 2
+        assert (second / "base").read_bytes() == BIG
+    finally:
+        for place in (first, second):
+            if place.is_mount():
+                unmount(store, str(place))
+    assert part_mounts(store) == []
+
+
+def test_parts_of_a_mount_that_went_away_are_taken_away(tmp_path: Path, target: Path) -> None:
+    store = two_images(tmp_path)
+    mount(store, stack_of(store), str(target))
+    subprocess.run(["umount", str(target)], check=True)
+    assert len(part_mounts(store)) == 2
+    assert lamina("umount", "--all", root=tmp_path / "s").returncode == 0
+    assert part_mounts(store) == []
+
+
+def test_rule_for_the_form(tmp_path: Path) -> None:
+    store = loaded(tmp_path / "1", [[("a", b"1")], [("b", b"2")]])
+    assert len(parts_of(store, stack_of(store))) == 2
+    assert len(parts_of(store, stack_of(store), merged=True)) == 1
+    linked = loaded(tmp_path / "2", [[("a", b"1")], [("b", "= a")]])
+    for _ in range(2):  # found, then noted
+        assert len(parts_of(linked, stack_of(linked))) == 1
+    deep = loaded(tmp_path / "3", [[("a", str(number).encode())] for number in range(DEEPEST + 1)])
+    assert len(parts_of(deep, stack_of(deep))) == 1
+
+
+def test_a_second_mount_merges_nothing(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = two_images(tmp_path)
+    mount(store, stack_of(store), str(target))
+    unmount(store, str(target))
+    monkeypatch.setattr(Stack, "tree", None)
+    monkeypatch.setattr(Stack, "stacked", None)
+    mount(store, stack_of(store), str(target))
+    assert (target / "app").read_bytes() == b"app"
+    unmount(store, str(target))
+
+
+def test_a_view_that_the_kernel_refuses_leads_to_the_next(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = two_images(tmp_path)
+    kernel_mount = kernel.mount
+
+    def refusing(kind: str, *arguments: Any, **more: Any) -> None:
+        if kind == "erofs":
+            raise SystemFailure("erofs: refused")
+        kernel_mount(kind, *arguments, **more)
+
+    monkeypatch.setattr(kernel, "mount", refusing)
+    assert mount(store, stack_of(store), str(target)).view == "overlay"
+    assert (target / "base").read_bytes() == BIG
+    unmount(store, str(target))
+    with pytest.raises(SystemFailure, match="refused"):
+        mount(store, stack_of(store), str(target), view="erofs")
+
+
+def test_copy_up_leaves_the_lower_layer_as_it_was(tmp_path: Path, target: Path) -> None:
+    store = two_images(tmp_path)
+    stack = stack_of(store)
+    for name in ("mnt", "upper", "work"):
+        (tmp_path / name).mkdir()
+    for view in VIEWS:
+        mount_union(store, stack, str(target), view=view, top=Top(str(tmp_path / "upper"), str(tmp_path / "work")))
+        with (target / "base").open("r+b") as file:
+            file.write(b"changed")
+        (target / "keep").unlink()
+        assert (tmp_path / "upper" / "base").read_bytes() == b"changed" + BIG[7:]
+        assert stat.S_ISCHR((tmp_path / "upper" / "keep").lstat().st_mode)
+        subprocess.run(["umount", str(target)], check=True)
+        mount(store, stack, str(target), view=view)
+        assert (target / "base").read_bytes() == BIG
+        unmount(store, str(target))
+        for name in ("base", "keep"):
+            (tmp_path / "upper" / name).unlink()
 
 
 def test_gc_leaves_what_is_mounted(tmp_path: Path, target: Path) -> None:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer
 from lamina.layer.entry import Kind
-from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.union.merge import merge
 from lamina.union.trail import trail, trails_under
 
@@ -74,40 +73,6 @@ def apply(below: dict[bytes, Node], layer: list[tuple[Kind, bytes, bytes, int, i
 def ancestors(path: bytes) -> list[bytes]:
     parts = path.split(b"/")
     return [b"/".join(parts[:depth]) for depth in range(1, len(parts))]
-
-
-def build(layer: list[tuple[Kind, bytes, bytes, int, int]]) -> LayerIndex:
-    builder = IndexBuilder()
-    for kind, path, target, mode, size in layer:
-        builder.add(path, int(kind), mode, 0, 0, size if kind == Kind.FILE else 0, 0, 0, 0, target)
-    return builder.finish(0)
-
-
-names = st.sampled_from([b"a", b"b", b"c"])
-paths = st.lists(names, min_size=1, max_size=3).map(b"/".join)
-kinds = st.sampled_from(
-    [Kind.FILE] * 4
-    + [Kind.DIRECTORY] * 4
-    + [Kind.SYMLINK, Kind.FIFO]
-    + [Kind.HARDLINK] * 2
-    + [Kind.WHITEOUT] * 3
-    + [Kind.OPAQUE]
-)
-stacks: Any = st.lists(
-    st.lists(st.tuples(kinds, paths, paths, st.sampled_from([0o600, 0o644, 0o755])), max_size=8),
-    min_size=1,
-    max_size=5,
-)
-
-
-def numbered(stack: Any) -> list[list[tuple[Kind, bytes, bytes, int, int]]]:
-    return [
-        [
-            (kind, path, target if kind in (Kind.HARDLINK, Kind.SYMLINK) else b"", mode, number * 100 + row + 1)
-            for row, (kind, path, target, mode) in enumerate(layer)
-        ]
-        for number, layer in enumerate(stack)
-    ]
 
 
 @settings(max_examples=600, deadline=None)

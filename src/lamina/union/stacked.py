@@ -1,0 +1,149 @@
+"""Each layer of a stack as a tree of its own, in the form that the kernel's overlay stacks (pure).
+
+A layer alone does not say everything: a directory that it only passes through takes its attributes from below, a
+whiteout counts only where it hides something, and a directory that replaces one has to say so. These come from the
+merge of the layers up to it; ``context`` tells them apart, so that a layer upon the same base is one tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lamina.errors import InvalidLayer, Unsupported
+from lamina.layer.entry import Kind
+from lamina.layer.index import LayerIndex
+from lamina.union.merge import LayerMerge
+from lamina.union.tree import UNSTATED, How, Tree
+
+
+@dataclass
+class Stacked:
+    """One layer's tree. Its nodes may be of Kind.WHITEOUT; ``opaque`` directories hide what is below them.
+    ``context``: hex digits of all that came from below."""
+
+    tree: Tree
+    opaque: set[int] = field(default_factory=set)
+    context: str = ""
+
+
+def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
+    """One tree a layer, bottom first; the overlay of them is the union.
+
+    Raises Unsupported where a layer has a hardlink to a file of a lower one: no overlay can say that.
+    """
+    union = Tree(layers)
+    found = []
+    for number, index in enumerate(layers):
+        before = len(union.endings)
+        LayerMerge(union, number, index).apply()
+        own = Tree(layers)
+        try:
+            LayerMerge(own, number, index).apply()
+        except InvalidLayer as error:
+            raise Unsupported(
+                f"layer {number + 1} links to a file of a lower layer", hint="the merged form says it"
+            ) from error
+        found.append(_Layer(union, own, number, before).finish())
+    return found
+
+
+class _Layer:
+    def __init__(self, union: Tree, own: Tree, number: int, before: int) -> None:
+        self.union = union
+        self.own = own
+        self.number = number
+        self.endings = union.endings[before:]
+        self.opaque: set[int] = set()
+
+    def finish(self) -> Stacked:
+        said = hashlib.sha256()
+        for node in sorted(self._opaque(), key=self.own.path):
+            said.update(b"opaque %s\0" % self.own.path(node))
+        for path in sorted(self._whiteouts()):
+            said.update(b"whiteout %s\0" % path)
+        self._take_attributes(said.update)
+        return Stacked(self.own, self.opaque, said.hexdigest())
+
+    def _opaque(self) -> set[int]:
+        """Directories that don't merge with what is below: marked so, or put in the place of something."""
+        for ending in self.endings:
+            path = self.union.path(ending.node)
+            if ending.how == How.OPAQUE:
+                node = self._made(path.rpartition(b"/")[0])
+            else:
+                node = self.own.find(path)
+            if node is not None and self.own.is_directory(node):
+                self.opaque.add(node)
+        return self.opaque
+
+    def _whiteouts(self) -> list[bytes]:
+        """Add a node for each whiteout that hid something and is not covered by an opaque directory."""
+        own, made = self.own, []
+        for ending in self.endings:
+            if ending.how != How.WHITEOUT:
+                continue
+            path = self.union.path(ending.node)
+            if own.find(path) is not None:
+                continue
+            parent = self._made(path.rpartition(b"/")[0])
+            if parent is None or self._covered(parent):
+                continue
+            self._add(parent, path.rpartition(b"/")[2], ending.row, None)
+            made.append(path)
+        return made
+
+    def _covered(self, node: int) -> bool:
+        while node not in self.opaque:
+            if node == 0:
+                return False
+            node = self.own.parent(node)
+        return True
+
+    def _made(self, path: bytes) -> int | None:
+        """The layer's directory at ``path``, made where the union has one there; else None."""
+        node, at = 0, 0
+        for name in path.split(b"/") if path else ():
+            there = self.union.children(at).get(name)
+            if there is None or not self.union.is_directory(there):
+                return None
+            at = there
+            child = self.own.children(node).get(name)
+            node = self._add(node, name, UNSTATED, {}) if child is None else child
+        return node
+
+    def _add(self, parent: int, name: bytes, row: int, kids: dict[bytes, int] | None) -> int:
+        own = self.own
+        node = len(own.names)
+        own.parents.append(parent)
+        own.origin_layers.append(self.number)
+        own.rows.append(row)
+        own.endings_of.append(0)
+        own.names.append(name)
+        own.kids.append(kids)
+        children = own.kids[parent]
+        assert children is not None
+        children[name] = node
+        return node
+
+    def _take_attributes(self, say: object) -> None:
+        """Directories that the layer does not state are as the union has them."""
+        own, union = self.own, self.union
+        pending = [(0, 0)]
+        while pending:
+            node, there = pending.pop()
+            for name, child in own.children(node).items():
+                if own.is_directory(child):
+                    pending.append((child, union.children(there)[name]))
+            if own.rows[node] != UNSTATED:
+                continue
+            own.origin_layers[node], own.rows[node] = union.origin_layers[there], union.rows[there]
+            if own.rows[node] != UNSTATED:
+                entry = union.entry(there)
+                text = f"{entry.mode} {entry.uid} {entry.gid} {entry.mtime} {sorted(entry.xattrs.items())}"
+                say(b"directory %s %s\0" % (entry.path, text.encode()))  # type: ignore[operator]
+
+
+def is_whiteout(tree: Tree, node: int) -> bool:
+    return not tree.is_directory(node) and tree.kind(node) == Kind.WHITEOUT

@@ -1,0 +1,118 @@
+"""Which directories the kernel's overlay makes a union of: one a layer, or one for all (derived data of the store).
+
+A part is a tree and the layers whose tars hold its files. One a layer is the rule: then images that share layers
+share their page cache too. All layers merged into one part is for what layers can't say (a hardlink to a file of a
+lower layer) and for deep stacks, whose lookups an overlay makes slow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lamina.errors import Unsupported
+from lamina.files import replace_file
+from lamina.source import Stack
+from lamina.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+    from lamina.union.tree import Tree
+
+VERSION = 2
+"""Of what is derived here and in ``erofs``: part of every key."""
+DEEPEST = 100
+"""A stack of more layers becomes one part (the kernel's own limit is 500)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """``key``: hex digits, its place in the store. ``layers``: whose tars it needs. ``made``: its tree, as a layer
+    of an overlay; its opaque directories; the numbers that ``layers`` have in the tree."""
+
+    key: str
+    layers: tuple[Digest, ...]
+    made: Callable[[], tuple[Tree, Set[int], list[int]]]
+
+
+def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[Part]:
+    """The parts of the stack's union, bottom first; ``merged`` forces one, or one a layer (Unsupported where that
+    can't be). The choice is kept, so that a mount of what was mounted before merges nothing."""
+    if merged or len(stack.layers) < 2 or (merged is None and len(stack.layers) > DEEPEST):
+        return [_merged(stack)]
+    trees = _Trees(stack)
+    note = os.path.join(place_of(store, stack), "parts")
+    keys = _noted(note)
+    if not keys:
+        try:
+            keys = trees.keys()
+        except Unsupported:
+            if merged is not None:
+                raise
+            keys = ["-"]
+        replace_file(note, [" ".join(keys).encode()])
+    if len(keys) != len(stack.layers):
+        if merged is not None:
+            trees.keys()
+        return [_merged(stack)]
+    return [
+        Part(key, (diff_id,), trees.maker(number))
+        for number, (key, diff_id) in enumerate(zip(keys, stack.diff_ids, strict=True))
+    ]
+
+
+def place_of(store: Store, stack: Stack) -> str:
+    """The directory of what belongs to the whole stack, made where it is missing."""
+    directory = store.paths.union(_key("parts", *map(str, stack.diff_ids)))
+    keep(directory, stack.diff_ids)
+    return directory
+
+
+def keep(directory: str, layers: tuple[Digest, ...]) -> None:
+    """Make the directory of something derived from ``layers``: gc takes it with the first of them."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, "layers")
+    if not os.path.exists(path):
+        replace_file(path, ["".join(f"{diff_id}\n" for diff_id in layers).encode()])
+
+
+def _merged(stack: Stack) -> Part:
+    def made() -> tuple[Tree, Set[int], list[int]]:
+        return stack.tree(), frozenset(), list(range(len(stack.layers)))
+
+    return Part(_key("merged", *map(str, stack.diff_ids)), stack.diff_ids, made)
+
+
+class _Trees:
+    """The layers' own trees, merged on first need."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+
+    def keys(self) -> list[str]:
+        return [
+            _key("layer", str(diff_id), one.context)
+            for diff_id, one in zip(self.stack.diff_ids, self.stack.stacked(), strict=True)
+        ]
+
+    def maker(self, number: int) -> Callable[[], tuple[Tree, Set[int], list[int]]]:
+        def made() -> tuple[Tree, Set[int], list[int]]:
+            one = self.stack.stacked()[number]
+            return one.tree, one.opaque, [number]
+
+        return made
+
+
+def _key(*words: str) -> str:
+    return hashlib.sha256("\n".join([f"part {VERSION}", *words]).encode()).hexdigest()
+
+
+def _noted(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().split()
+    except (OSError, ValueError):
+        return []

@@ -1,0 +1,92 @@
+"""The overlay of the layers' own trees, as the kernel makes it, is the union."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from generated import build, numbered, stacks
+from lamina.errors import InvalidLayer, Unsupported
+from lamina.layer.entry import Kind
+from lamina.layer.index import LayerIndex
+from lamina.union.merge import merge
+from lamina.union.stacked import Stacked, stacked
+
+
+def seen(layers: list[Stacked]) -> dict[bytes, tuple[Any, ...]]:
+    """What overlayfs shows: directories merge downwards until something else, or an opaque one; a whiteout in a
+    directory that has nothing below it would be seen, and is an error."""
+    found: dict[bytes, tuple[Any, ...]] = {}
+
+    def show(path: bytes, parts: list[tuple[Stacked, int]]) -> None:
+        top, node = parts[0]
+        entry = top.tree.entry(node)
+        found[path] = (entry.kind, entry.mode, entry.mtime, entry.size, entry.link)
+        names = {name for part, node in parts for name in part.tree.children(node)}
+        for name in names:
+            inner = path + b"/" + name if path else name
+            below: list[tuple[Stacked, int]] = []
+            for part, node in parts:
+                child = part.tree.children(node).get(name)
+                if child is None:
+                    continue
+                if not part.tree.is_directory(child):
+                    if part.tree.kind(child) == Kind.WHITEOUT:
+                        assert len(parts) > 1, f"a whiteout to be seen at {inner!r}"
+                    elif not below:
+                        entry = part.tree.entry(child)
+                        found[inner] = (entry.kind, entry.mode, entry.mtime, entry.size, entry.link)
+                    break
+                below.append((part, child))
+                if child in part.opaque:
+                    break
+            if below:
+                show(inner, below)
+
+    whole = [(layer, 0) for layer in reversed(layers)]
+    for number, (layer, _) in enumerate(whole):
+        if 0 in layer.opaque:
+            whole = whole[: number + 1]
+            break
+    show(b"", whole)
+    return found
+
+
+@settings(max_examples=1500, deadline=None)
+@given(stacks)
+def test_overlay_of_the_layers_is_the_union(stack: Any) -> None:
+    indexes = [build(layer) for layer in numbered(stack)]
+    try:
+        tree = merge(indexes)
+    except InvalidLayer:
+        return
+    expected = {}
+    for node in tree.walk():
+        entry = tree.entry(node)
+        expected[entry.path] = (entry.kind, entry.mode, entry.mtime, entry.size, entry.link)
+    try:
+        assert seen(stacked(indexes)) == expected
+    except Unsupported:
+        assert any(kind == Kind.HARDLINK for index in indexes for kind in index.kind)
+
+
+def one(*rows: tuple[Kind, bytes, int]) -> LayerIndex:
+    return build([(kind, path, b"", mode, 1) for kind, path, mode in rows])
+
+
+def test_context_is_what_came_from_below() -> None:
+    base = one((Kind.DIRECTORY, b"etc", 0o700), (Kind.FILE, b"etc/a", 0o644))
+    other = one((Kind.DIRECTORY, b"etc", 0o755), (Kind.FILE, b"etc/a", 0o644))
+    layer = one((Kind.FILE, b"etc/b", 0o644))
+    first, second, third = (stacked([below, layer])[1] for below in (base, other, base))
+    assert first.context == third.context != second.context
+    tree = first.tree
+    assert tree.entry(tree.lookup(b"etc")).mode == 0o700
+
+
+def test_hardlink_out_of_the_layer_is_refused() -> None:
+    base = one((Kind.FILE, b"a", 0o644))
+    with pytest.raises(Unsupported, match="layer 2"):
+        stacked([base, build([(Kind.HARDLINK, b"b", b"a", 0o644, 0)])])
