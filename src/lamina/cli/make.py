@@ -58,7 +58,7 @@ def config_options(function: Any) -> Any:
     return function
 
 
-def _changes(
+def config_changes(
     old: ImageConfig | None,
     env: tuple[str, ...],
     cmd: str | None,
@@ -156,7 +156,7 @@ def pack(
     stack = _base(session, base)
     pairs = [split_pair(text) for text in files]
     items, paths = pack_items(programs, pairs, base=stack, stdlib=not no_stdlib, accounts=not no_accounts)
-    changes = _changes(stack.config if stack else None, env, cmd, entrypoint, workdir, user, label)
+    changes = config_changes(stack.config if stack else None, env, cmd, entrypoint, workdir, user, label)
     if paths and cmd is None and entrypoint is None:
         changes["cmd"] = [paths[0]]
     if stack is None and not env:
@@ -219,7 +219,7 @@ def append(
     items += [whiteout(to_bytes(path)) for path in removed]
     if items:
         items = with_parents(items, stack)
-    changes = _changes(stack.config, env, cmd, entrypoint, workdir, user, label)
+    changes = config_changes(stack.config, env, cmd, entrypoint, workdir, user, label)
     if not items and not changes:
         raise click.UsageError("nothing to put on it: name files, --remove, or what to set")
     words = [*sources, *(f"--remove {path}" for path in removed)]

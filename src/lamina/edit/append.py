@@ -27,6 +27,7 @@ def append(
     name: str,
     *,
     created_by: str,
+    comment: str = "",
     epoch: int | None = None,
     compression: str = "gzip",
     level: int | None = None,
@@ -45,7 +46,7 @@ def append(
     _check_whiteouts(base, items)
     docker = base is not None and is_docker(base.manifest.media_type)
     created = _now(epoch)
-    step = History(created=created, created_by=created_by)
+    step = History(created=created, created_by=created_by, comment=comment)
     with tempfile.TemporaryFile(prefix="lamina-") as blob:
         config = _base_config(base, platform or Platform.host(), docker)
         layers = [handle.descriptor for handle in base.layers] if base else []

@@ -189,7 +189,7 @@ def collect(store: Store, *, grace: float = GRACE) -> Deleted:
     with reported(store.paths.root):
         known: Known = {}
         tops = [entry.digest for entry in store.refs.entries()]
-        mark(store, tops, store.roots.protected(grace=grace), known=known)
+        mark(store, tops, _protected(store, grace), known=known)
         point("gc.marked")
         with locked(store.paths.lock):
             point("gc.locked")
@@ -198,10 +198,15 @@ def collect(store: Store, *, grace: float = GRACE) -> Deleted:
     return Deleted((), deleted, freed)
 
 
+def _protected(store: Store, grace: float) -> frozenset[Digest]:
+    """What no name needs to point to: work in progress, and containers."""
+    return store.roots.protected(grace=grace) | store.containers.digests()
+
+
 def _collect(
     store: Store, entries: Entries, *, dry_run: bool, grace: float, known: Known | None = None
 ) -> tuple[tuple[Digest, ...], int]:
-    protected = store.roots.protected(grace=grace)
+    protected = _protected(store, grace)
     needed = mark(store, [entry.digest for entry in entries], protected, known=known)
     needed.diff_ids |= protected  # a layer on its way in has derived data before any manifest names it
     deleted: list[Digest] = []

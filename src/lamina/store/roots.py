@@ -43,7 +43,7 @@ class Roots:
     def create(self, purpose: str, *, mount: str = "") -> str:
         """A new root of this process, or of what is going to be mounted at ``mount``; its name."""
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
-        head = {"pid": os.getpid(), "started": _started(os.getpid()), "boot": _boot(), "purpose": purpose}
+        head = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": purpose}
         if mount:
             head["mount"] = mount
         descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -115,23 +115,24 @@ class Roots:
 def _parse(name: str, lines: list[str], changed: float) -> Root:
     try:
         head = json.loads(lines[0])
-        pid, started, boot = int(head["pid"]), head["started"], head["boot"]
+        pid, began, boot = int(head["pid"]), head["started"], head["boot"]
         purpose, mount = str(head["purpose"]), str(head.get("mount", ""))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError):
-        pid, started, boot, purpose, mount = 0, None, None, "unreadable", ""
+        pid, began, boot, purpose, mount = 0, None, None, "unreadable", ""
     digests = set()
     for line in lines[1:]:
         try:
             digests.add(Digest.parse(line))
         except UsageError:
             continue  # the last line of a process that died while it wrote
-    alive = pid > 0 and boot == _boot() and _started(pid) == started and started is not None
+    alive = pid > 0 and boot == boot_id() and started(pid) == began and began is not None
     if mount:
-        alive = boot == _boot() and (os.path.ismount(mount) or alive)
+        alive = boot == boot_id() and (os.path.ismount(mount) or alive)
     return Root(name, pid, purpose, alive, changed, frozenset(digests), mount)
 
 
-def _boot() -> str:
+def boot_id() -> str:
+    """What tells this boot of the machine from others; "" where nothing does."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -139,7 +140,7 @@ def _boot() -> str:
         return ""
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """When a process started, in a form that only compares; None where there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lamina.config import MAX_LAYER
 from lamina.store.blobs import Blobs
+from lamina.store.containers import Containers
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
 from lamina.store.list import StoreLister
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 
 class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
-    """Reader, Writer, Deleter and Lister over ``blobs``, ``refs``, ``layers`` and ``roots``."""
+    """Reader, Writer, Deleter and Lister over ``blobs``, ``refs``, ``layers``, ``roots`` and
+    ``containers``."""
 
     def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER) -> None:
         self.paths = paths
@@ -32,6 +34,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self.refs = Refs(paths)
         self.layers = Layers(paths, max_layer)
         self.roots = Roots(paths)
+        self.containers = Containers(paths)
         self._session = None
         self._guard = threading.Lock()
 

@@ -120,9 +120,22 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     if top is not None:
         options += [("upperdir", top.upper), ("workdir", top.work)]
         attributes = 0 if top.devices else kernel.NO_DEVICES
+        if not os.listdir(top.upper):
+            _as_below(lowers[-1], top.upper)
     # what is changed is wholly in the upper directory: a commit reads nothing else
     options += [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")]
     kernel.mount("overlay", options, target, attributes=attributes)
+
+
+def _as_below(lower: str, upper: str) -> None:
+    """An overlay's root has the attributes of its highest directory: a new one gets those of the union."""
+    state = os.lstat(lower)
+    os.chown(upper, state.st_uid, state.st_gid)
+    os.chmod(upper, state.st_mode & 0o7777)
+    for name in os.listxattr(lower):
+        if not name.startswith(("trusted.overlay.", "user.overlay.")):
+            os.setxattr(upper, name, os.getxattr(lower, name))
+    os.utime(upper, ns=(state.st_mtime_ns, state.st_mtime_ns))
 
 
 def unmount(store: Store, target: str) -> Mounted:

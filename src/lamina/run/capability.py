@@ -1,0 +1,74 @@
+"""Capabilities of a container: docker's default set, and what is added or dropped (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lamina.errors import UsageError
+
+DEFAULT = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+    "CAP_AUDIT_WRITE",
+)
+ALL = (
+    *DEFAULT,
+    "CAP_AUDIT_CONTROL",
+    "CAP_AUDIT_READ",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_LEASE",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_MAC_ADMIN",
+    "CAP_MAC_OVERRIDE",
+    "CAP_NET_ADMIN",
+    "CAP_NET_BROADCAST",
+    "CAP_PERFMON",
+    "CAP_SYSLOG",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_NICE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_WAKE_ALARM",
+)
+
+
+def capabilities(add: Iterable[str] = (), drop: Iterable[str] = ()) -> tuple[str, ...]:
+    """The set, sorted. Names with or without ``CAP_``, in any case; ``ALL`` is all. Raises UsageError."""
+    added, dropped = [_full(name) for name in add], [_full(name) for name in drop]
+    held = set(ALL if "ALL" in added else DEFAULT)
+    if "ALL" in dropped:
+        held = set(ALL if "ALL" in added else ())
+    held |= {name for name in added if name != "ALL"}
+    return tuple(sorted(held - set(dropped)))
+
+
+def _full(name: str) -> str:
+    upper = name.upper()
+    if upper == "ALL":
+        return upper
+    full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
+    if full not in ALL:
+        raise UsageError(f"no capability {name!r:.60}", hint="like NET_ADMIN, or ALL; see capabilities(7)")
+    return full

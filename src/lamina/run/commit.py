@@ -1,0 +1,59 @@
+"""What a container changed, and an image made of it: from its upper directory alone."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lamina.edit.append import append, with_parents
+from lamina.edit.changes import Change, changes, real_items
+from lamina.layer.write import Item
+from lamina.scan.directory import OnWarning
+from lamina.scan.upper import scan_upper
+from lamina.source import Stack
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.image_config import Changes
+from lamina.store.containers import Container
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+
+def container_changes(store: Store, stack: Stack, container: Container) -> list[Change]:
+    """As ``edit.changes.changes``. Raises SystemFailure."""
+    return changes(stack.tree(), _items(store, container), _made(container))
+
+
+def commit(
+    store: Store,
+    stack: Stack,
+    container: Container,
+    name: str,
+    *,
+    epoch: int | None = None,
+    compression: str = "gzip",
+    changes: Changes | None = None,
+    comment: str = "",
+    on_warning: OnWarning = lambda text: None,
+) -> Descriptor:
+    """The container's image with one more layer, named ``name``. Raises as ``edit.append``."""
+    items = real_items(stack.tree(), _items(store, container, on_warning), _made(container))
+    return append(
+        stack,
+        with_parents(items, stack),
+        store,
+        name,
+        created_by=" ".join(container.command),
+        comment=comment,
+        epoch=epoch,
+        compression=compression,
+        changes=changes,
+    )
+
+
+def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:
+    return list(scan_upper(store.containers.path(container.id, "upper"), on_warning=on_warning))
+
+
+def _made(container: Container) -> frozenset[bytes]:
+    return frozenset(os.fsencode(path.strip("/")) for path in container.made)

@@ -1,0 +1,355 @@
+"""A container's life: made from an image of the store, run once, looked at, removed.
+
+Its directory in the store holds the record, ``upper`` (all that it changed), ``work`` (the kernel's), ``rootfs``
+(where the union is mounted while it runs), ``bundle`` (for the runtime) and ``volumes`` (its anonymous ones).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
+from lamina.files import replace_file, reported
+from lamina.run import network
+from lamina.run.inside import Inside
+from lamina.run.options import Mount, Wanted, argv, parse_name
+from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_runtime, kill, run_bundle
+from lamina.run.seccomp import default_profile, seccomp
+from lamina.run.spec import Place, environment, held, runtime_spec
+from lamina.run.user import User, resolve_user
+from lamina.source import Stack
+from lamina.store.containers import EXITED, Container
+from lamina.view import kernel
+from lamina.view.lower import sweep
+from lamina.view.mount import Top, mount_union
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+_LINUX_INITS = ("tini", "catatonit", "dumb-init")
+
+
+def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Container:
+    """A container of the whole image, not run yet. Raises Conflict (the name is taken), UsageError, NotFound."""
+    identity = os.urandom(32).hex()
+    config = stack.config
+    container = Container(
+        id=identity,
+        name=parse_name(wanted.name) if wanted.name else identity[:12],
+        image=image or stack.name,
+        manifest=str(stack.manifest.descriptor.digest),
+        layers=tuple(map(str, stack.diff_ids)),
+        created=time.time(),
+        command=argv(wanted, config.entrypoint, config.cmd),
+    )
+    digests = [stack.manifest.descriptor.digest, *stack.diff_ids]
+    root = store.roots.create(f"container {container.name}")
+    try:
+        store.roots.extend(root, digests)  # until the record protects them
+        store.containers.create(container)
+    finally:
+        store.roots.remove(root)
+    try:
+        with reported(store.containers.path(identity)):
+            for name in ("upper", "work", "rootfs", "bundle", "volumes"):
+                os.mkdir(store.containers.path(identity, name), 0o700)
+            os.chmod(store.containers.path(identity, "upper"), 0o755)
+    except BaseException:
+        shutil.rmtree(store.containers.path(identity), ignore_errors=True)
+        raise
+    return container
+
+
+def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, runtime: str = "") -> Ended:
+    """Run the container until it ends, in the foreground. Raises SystemFailure, Unsupported, NotFound where it can't
+    even be tried."""
+    if not hasattr(os, "geteuid"):
+        raise Unsupported("only Linux runs containers", hint="look into the image with ls, cat, unpack")
+    found = find_runtime(runtime)
+    container = store.containers.looked_after(container, runtime=found.program)
+    ended = Ended(125)
+    try:
+        with _mounted(store, stack, container, found, wanted) as container:
+            ended = _run(store, stack, container, found, wanted)
+    finally:
+        store.containers.write(
+            replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
+        )
+        if wanted.remove:
+            remove(store, store.containers.get(container.id))
+    return ended
+
+
+@contextmanager
+def _mounted(
+    store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted
+) -> Iterator[Container]:
+    """The union with the container's writable top at ``rootfs``."""
+    path = store.containers.path
+    rootfs = path(container.id, "rootfs")
+    top = Top(path(container.id, "upper"), path(container.id, "work"), devices=runtime.devices)
+    view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
+    try:
+        container = replace(container, view=view)
+        store.containers.write(container)
+        yield container
+    finally:
+        kernel.unmount(rootfs)
+        sweep(store)
+
+
+def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted) -> Ended:
+    path = store.containers.path
+    bundle, rootfs = path(container.id, "bundle"), path(container.id, "rootfs")
+    kind = network.choose(wanted.network)
+    pasta = network.Pasta() if kind == "pasta" else None
+    try:
+        with Inside(rootfs) as inside:
+            spec, made = _spec(store, stack, container, runtime, wanted, inside, kind, pasta.path if pasta else "")
+        container = replace(container, made=(*container.made, *made))
+        store.containers.write(container)
+        for name in ("pid", "runtime.log"):
+            if os.path.exists(os.path.join(bundle, name)):
+                os.unlink(os.path.join(bundle, name))
+        replace_file(os.path.join(bundle, "config.json"), [json.dumps(spec).encode()])
+        try:
+            return run_bundle(runtime, _state(store), bundle, container.id, interactive=wanted.interactive)
+        finally:
+            if os.path.isdir(os.path.join(_state(store), container.id)):
+                delete(runtime, _state(store), container.id)
+    finally:
+        if pasta is not None:
+            pasta.close()
+
+
+def _spec(
+    store: Store,
+    stack: Stack,
+    container: Container,
+    runtime: Runtime,
+    wanted: Wanted,
+    inside: Inside,
+    kind: str,
+    namespace: str,
+) -> tuple[dict[str, Any], list[str]]:
+    """The runtime spec, and the places for mounts that had to be made in the upper directory."""
+    config = stack.config
+    user = resolve_user(wanted.user or config.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
+    hostname = wanted.hostname or (os.uname().nodename if kind == "host" else container.id[:12])
+    cwd = wanted.workdir or config.working_dir or "/"
+    mounts = _binds(store, container, wanted, config.volumes, inside)
+    place = Place(
+        rootfs=inside.root,
+        hostname=hostname,
+        files=_files(store, container, wanted, hostname, kind),
+        mounts=mounts,
+        devices=runtime.devices,
+        cgroups=runtime.cgroups,
+        network="host" if kind == "host" else namespace,
+        seccomp=_seccomp(wanted, runtime, config.architecture),
+        init=_init_program() if wanted.init else "",
+    )
+    env = environment(wanted, config.env, user.home, hostname)
+    spec = runtime_spec(wanted, container.command, env, cwd, user, place)
+    if not inside.is_there(cwd):
+        inside.make(cwd, directory=True)
+    made = []
+    for mount in spec["mounts"]:
+        source = mount["source"]
+        directory = mount["type"] != "bind" or os.path.isdir(source)
+        made += inside.make(mount["destination"], directory=directory, quiet=True)
+    return spec, made
+
+
+def _binds(
+    store: Store, container: Container, wanted: Wanted, declared: tuple[str, ...], inside: Inside
+) -> list[Mount]:
+    """What was asked to be mounted, with absolute sources; and the image's volumes."""
+    found = []
+    given = {os.path.normpath(mount.target) for mount in wanted.mounts}
+    anonymous = [Mount("volume", "", target) for target in declared if os.path.normpath(target) not in given]
+    for number, mount in enumerate([*wanted.mounts, *anonymous]):
+        if mount.kind == "tmpfs":
+            found.append(mount)
+            continue
+        if mount.kind == "bind":
+            source = os.path.realpath(mount.source)
+            if not os.path.exists(source):
+                raise NotFound(f"no {source!r:.200} to mount at {mount.target}", hint="check the path of --volume")
+        else:
+            named = os.path.join(store.paths.root, "volumes", mount.source)
+            source = named if mount.source else store.containers.path(container.id, "volumes", str(number))
+            if not os.path.isdir(source):
+                _new_volume(source, mount.target, inside)
+        found.append(replace(mount, kind="bind", source=source))
+    return found
+
+
+def _new_volume(directory: str, target: str, inside: Inside) -> None:
+    """docker's rule: a new volume begins with what the image has in its place."""
+    from lamina.run.copy import copy_out
+
+    temporary = f"{directory}.{os.getpid()}.tmp"
+    with reported(directory):
+        os.mkdir(temporary, 0o755)
+        if inside.is_there(target):
+            copy_out(inside, target, temporary, content_only=True)
+        os.rename(temporary, directory)
+
+
+def _files(store: Store, container: Container, wanted: Wanted, hostname: str, kind: str) -> dict[str, str]:
+    """hosts, hostname and resolv.conf, by their place in the container."""
+    texts = {
+        "hosts": network.hosts_file(hostname, wanted.add_hosts),
+        "hostname": hostname + "\n",
+        "resolv.conf": network.resolv_file(network.machine_resolv(), kind),
+    }
+    found = {}
+    for name, text in texts.items():
+        file = store.containers.path(container.id, "bundle", name)
+        replace_file(file, [text.encode()], mode=0o644)
+        found[f"/etc/{name}"] = file
+    return found
+
+
+def _seccomp(wanted: Wanted, runtime: Runtime, architecture: str) -> dict[str, Any] | None:
+    if wanted.seccomp == "unconfined":
+        return None
+    if wanted.seccomp:
+        with reported(wanted.seccomp), open(wanted.seccomp, "rb") as file:
+            try:
+                profile = json.load(file)
+            except ValueError:
+                raise Conflict(f"{wanted.seccomp} is no seccomp profile", hint="JSON, as docker has it") from None
+    else:
+        profile = default_profile()
+    return seccomp(profile, held(wanted, runtime.devices), architecture)
+
+
+def _init_program() -> str:
+    for name in _LINUX_INITS:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise NotFound("no init program here", hint=f"install one of {', '.join(_LINUX_INITS)}")
+
+
+def _state(store: Store) -> str:
+    """The runtime's directory of states: gone at the next boot, as the containers are."""
+    directory = os.path.join("/run" if os.geteuid() == 0 else store.paths.root, "lamina-runtime")
+    with reported(directory):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    return directory
+
+
+def remove(store: Store, container: Container, *, force: bool = False) -> None:
+    """Remove the container with all that it wrote. Raises Conflict where it runs and ``force`` is not given."""
+    if container.is_running and container.pid != os.getpid():
+        if not force:
+            raise Conflict(
+                f"the container {container.name} runs", hint=f"stop it, or `lamina rm --force {container.name}`"
+            )
+        stop(store, container, "KILL")
+    settle(store, container)
+    directory = store.containers.path(container.id)
+    with reported(directory):
+        record = os.path.join(directory, "container.json")
+        shutil.rmtree(os.path.join(directory, "upper"), ignore_errors=True)
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+        os.unlink(record)
+        os.rmdir(directory)
+
+
+def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
+    """Send a signal and wait until nobody looks after the container. Raises SystemFailure."""
+    try:
+        kill(find_runtime(container.runtime), _state(store), container.id, signal)
+    except LaminaError:
+        if container.is_running:
+            raise
+    end = time.monotonic() + seconds
+    while container.is_running:
+        if time.monotonic() > end:
+            raise SystemFailure(f"{container.name} still runs", hint="`lamina kill` it")
+        time.sleep(0.02)
+
+
+def settle(store: Store, container: Container) -> None:
+    """Clear up after a container whose process was killed: its mount, what the runtime still holds."""
+    rootfs = store.containers.path(container.id, "rootfs")
+    if container.is_running and container.pid != os.getpid():
+        return
+    if container.runtime and os.path.isdir(os.path.join(_state(store), container.id)):
+        delete(find_runtime(container.runtime), _state(store), container.id)
+    if os.path.ismount(rootfs):
+        kernel.unmount(rootfs)
+        sweep(store)
+
+
+@contextmanager
+def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]:
+    """The container's root file system, mounted for the while where it does not run."""
+    rootfs = store.containers.path(container.id, "rootfs")
+    if container.is_running and os.path.ismount(rootfs):
+        with Inside(rootfs) as inside:
+            yield inside
+        return
+    settle(store, container)
+    top = Top(store.containers.path(container.id, "upper"), store.containers.path(container.id, "work"))
+    mount_union(store, stack, rootfs, view=container.view, top=top)
+    try:
+        with Inside(rootfs) as inside:
+            yield inside
+    finally:
+        kernel.unmount(rootfs)
+        sweep(store)
+
+
+def signal_container(store: Store, container: Container, signal: str) -> None:
+    """Send a signal to the first process. Raises Conflict where the container does not run, SystemFailure."""
+    _check_running(container)
+    kill(find_runtime(container.runtime), _state(store), container.id, signal)
+
+
+def execute(store: Store, container: Container, wanted: Wanted) -> int:
+    """Run ``wanted.command`` in the running container; its exit code. Raises Conflict, NotFound."""
+    _check_running(container)
+    bundle = store.containers.path(container.id, "bundle")
+    with reported(bundle), open(os.path.join(bundle, "config.json"), "rb") as file:
+        process = json.load(file)["process"]
+    process |= {"args": list(wanted.command), "terminal": wanted.tty}
+    with Inside(store.containers.path(container.id, "rootfs")) as inside:
+        if wanted.user:
+            user = resolve_user(wanted.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
+            process["user"] = _user_of(user)
+            if user.uid != 0:
+                process["capabilities"] |= {"effective": [], "permitted": []}
+    if wanted.workdir:
+        process["cwd"] = wanted.workdir
+    process["env"] = environment(wanted, process["env"], "/", container.id[:12])
+    with tempfile.NamedTemporaryFile("w", prefix="lamina-", suffix=".json") as file:
+        json.dump(process, file)
+        file.flush()
+        return exec_process(
+            find_runtime(container.runtime), _state(store), container.id, file.name, interactive=wanted.interactive
+        )
+
+
+def _user_of(user: User) -> dict[str, Any]:
+    return {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
+
+
+def _check_running(container: Container) -> None:
+    if not container.is_running:
+        raise Conflict(f"the container {container.name} does not run", hint="see `lamina ps -a`")

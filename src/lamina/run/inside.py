@@ -1,0 +1,125 @@
+"""Paths inside a container's root file system, resolved as the container would: no symlink and no ``..`` leads out
+(openat2 with RESOLVE_IN_ROOT, Linux from 5.6)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lamina.errors import NotFound, SystemFailure, Unsupported
+from lamina.files import failure
+
+_OPENAT2 = 437
+_IN_ROOT, _NO_MAGICLINKS = 0x10, 0x02
+_MAX_FILE = 16 << 20
+
+
+class Inside:
+    """A root file system. Use it as a context manager."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._descriptor = -1
+
+    def __enter__(self) -> Inside:
+        try:
+            self._descriptor = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise failure(error, self.root) from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._descriptor)
+
+    def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0) -> int:
+        """A descriptor. Raises OSError, Unsupported (an old kernel)."""
+        library = ctypes.CDLL(None, use_errno=True)
+        how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, _IN_ROOT | _NO_MAGICLINKS)
+        name = os.fsencode(path.lstrip("/") or ".")
+        result: int = library.syscall(
+            ctypes.c_long(_OPENAT2),
+            ctypes.c_long(self._descriptor),
+            ctypes.c_char_p(name),
+            ctypes.c_char_p(how),
+            ctypes.c_long(len(how)),
+        )
+        if result < 0:
+            number = ctypes.get_errno()
+            if number == errno.ENOSYS:
+                raise Unsupported("this kernel has no openat2", hint="lamina needs Linux 5.6 for this")
+            raise OSError(number, os.strerror(number), path)
+        return result
+
+    def read(self, path: str) -> bytes:
+        """A small file; b"" where it is not there or no regular file."""
+        try:
+            descriptor = self.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return b""
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return b""
+            return file.read(_MAX_FILE)
+
+    def is_there(self, path: str) -> bool:
+        try:
+            os.close(self.open(path, os.O_PATH))
+        except OSError:
+            return False
+        return True
+
+    @contextmanager
+    def parent(self, path: str) -> Iterator[tuple[int, str]]:
+        """The directory that ``path`` stands in, opened, and its last name. Raises NotFound."""
+        above, _, name = path.rstrip("/").rpartition("/")
+        if name in ("", ".", ".."):
+            raise NotFound(f"{path!r:.200} has no name of its own", hint="name the file")
+        try:
+            descriptor = self.open(above, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            raise NotFound(f"no directory {above!r:.200} in the container: {error.strerror}") from None
+        try:
+            yield descriptor, name
+        finally:
+            os.close(descriptor)
+
+    def make(self, path: str, *, directory: bool, owner: tuple[int, int] = (0, 0), quiet: bool = False) -> list[str]:
+        """Make ``path`` and the directories above it where they are missing; what was made, outermost first.
+        ``quiet``: the directory that gets the first of them keeps its times. Raises SystemFailure."""
+        made: list[str] = []
+        at = ""
+        names = [name for name in path.split("/") if name not in ("", ".")]
+        for number, name in enumerate(names):
+            above, at = at, f"{at}/{name}"
+            if self.is_there(at):
+                continue
+            last = number == len(names) - 1
+            try:
+                opened = self.open(above or "/", os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                raise failure(error, at) from error
+            try:
+                before = os.fstat(opened)
+                if directory or not last:
+                    os.mkdir(name, 0o755, dir_fd=opened)
+                else:
+                    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=opened))
+                if owner != (0, 0):
+                    os.chown(name, *owner, dir_fd=opened, follow_symlinks=False)
+                if quiet and not made:
+                    os.utime(opened, ns=(before.st_atime_ns, before.st_mtime_ns))
+            except FileExistsError:
+                raise SystemFailure(
+                    f"{at} in the image is a link that leads nowhere", hint="nothing can be put there"
+                ) from None
+            except OSError as error:
+                raise failure(error, at) from error
+            finally:
+                os.close(opened)
+            made.append(at)
+        return made

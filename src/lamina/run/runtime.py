@@ -1,0 +1,184 @@
+"""An OCI runtime that is here, and running a bundle with it: stdio, signals and exit codes passed through."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lamina.errors import NotFound, SystemFailure
+
+NAMES = ("crun", "runc")
+"""Tried in this order: crun starts in half the time."""
+CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+"""docker's exit codes for a container that did not start."""
+_FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
+_NOT_THERE = ("executable file", "no such file or directory")
+_REFUSED = ("permission denied", "is a directory", "exec format error")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """``program``: its path. ``cgroups``: whether it can keep containers in cgroups here. ``devices``: whether one of
+    them guards the machine's devices."""
+
+    program: str
+    cgroups: bool
+    devices: bool
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.program)
+
+
+def find_runtime(wanted: str = "", *, in_user_namespace: bool = False) -> Runtime:
+    """The runtime of this name or path, or the first that is here and works. Raises NotFound."""
+    for name in (wanted,) if wanted else NAMES:
+        program = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin")
+        if program is None:
+            continue
+        hybrid = os.path.isdir("/sys/fs/cgroup/unified")
+        if in_user_namespace or (os.path.basename(program) == "crun" and hybrid):
+            # crun refuses hybrid hierarchies; without root nobody may write to cgroups that were not delegated
+            options = ("--cgroup-manager=disabled",) if os.path.basename(program) == "crun" else ()
+            if wanted or in_user_namespace or shutil.which("runc") is None:
+                return Runtime(program, False, False, options)
+            continue
+        return Runtime(program, True, _guards_devices())
+    what = wanted or " or ".join(NAMES)
+    raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun")
+
+
+def _guards_devices() -> bool:
+    return os.path.isdir("/sys/fs/cgroup/devices") or os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """``code`` as docker gives it; ``message`` where the container never ran."""
+
+    code: int
+    message: str = ""
+
+
+def run_bundle(
+    runtime: Runtime,
+    state: str,
+    bundle: str,
+    identity: str,
+    *,
+    interactive: bool,
+) -> Ended:
+    """Run the container of ``bundle`` until it ends. ``state``: the runtime's own directory. ``interactive``: our
+    standard input is its. Where it can't start, the runtime says so on standard error."""
+    log = os.path.join(bundle, "runtime.log")
+    command = [runtime.program, "--root", state, "--log", log, "--log-format", "json", *runtime.options]
+    command += ["run", "--bundle", bundle, "--pid-file", os.path.join(bundle, "pid"), identity]
+    code = _spawned(command, interactive)
+    message = _failure(log) if code else ""
+    if not message or os.path.exists(os.path.join(bundle, "pid")):
+        return Ended(code)
+    return Ended(_code_of(message), message)
+
+
+def exec_process(runtime: Runtime, state: str, identity: str, process: str, *, interactive: bool) -> int:
+    """Run the process of the file ``process`` (runtime-spec config.md, "Process") in the container; its exit code."""
+    command = [runtime.program, "--root", state, *runtime.options, "exec", "--process", process, identity]
+    return _spawned(command, interactive)
+
+
+def delete(runtime: Runtime, state: str, identity: str) -> None:
+    """Let the runtime forget the container, killing what may be left of it."""
+    subprocess.run(
+        [runtime.program, "--root", state, *runtime.options, "delete", "--force", identity],
+        capture_output=True,
+        check=False,
+    )
+
+
+def kill(runtime: Runtime, state: str, identity: str, number: str) -> None:
+    """Raises SystemFailure."""
+    done = subprocess.run(
+        [runtime.program, "--root", state, *runtime.options, "kill", identity, number],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemFailure(f"{identity[:12]}: {done.stderr.decode('utf-8', 'replace').strip()[:300]}")
+
+
+def _spawned(command: list[str], interactive: bool) -> int:
+    """Run the runtime to its end; its exit code, that of a shell where a signal ended it."""
+    stdin = None if interactive else subprocess.DEVNULL
+    with _held() as as_before:
+        try:
+            process = subprocess.Popen(command, stdin=stdin, preexec_fn=as_before)  # noqa: PLW1509  (one system call)
+        except OSError as error:
+            raise SystemFailure(f"{command[0]}: {error.strerror}", hint="is the runtime whole?") from None
+        code = _waited(process)
+    return 128 - code if code < 0 else code
+
+
+def _waited(process: subprocess.Popen[bytes]) -> int:
+    """The exit code; signals that somebody sends us go on to the runtime. One that the terminal sends has reached it
+    already: it stands in our process group."""
+    numbers = _numbers()
+    while process.poll() is None:
+        if not numbers:
+            return process.wait()
+        seen = signal.sigwaitinfo({*numbers, signal.SIGCHLD})
+        if seen.si_signo != signal.SIGCHLD and seen.si_code <= 0:
+            process.send_signal(seen.si_signo)
+    return process.returncode
+
+
+def _numbers() -> list[int]:
+    """The signals to pass on; none where this is not the main thread, which alone is told of them."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [getattr(signal, name) for name in _FORWARDED]
+
+
+@contextmanager
+def _held() -> Iterator[Callable[[], object]]:
+    """Signals are kept until they are asked for; what a child calls to have them as before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [*_numbers(), signal.SIGCHLD])
+    try:
+        yield lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    finally:
+        while _numbers() and signal.sigtimedwait({*_numbers(), signal.SIGCHLD}, 0) is not None:
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _failure(log: str) -> str:
+    """The runtime's last word about an error, or ""."""
+    found = ""
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    said = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(said, dict) and said.get("level") in ("error", "fatal"):
+                    found = str(said.get("msg", ""))
+    except OSError:
+        pass
+    return found
+
+
+def _code_of(message: str) -> int:
+    lower = message.lower()
+    if "exec" in lower and any(part in lower for part in _REFUSED):
+        return NOT_EXECUTABLE
+    if "exec" in lower and any(part in lower for part in _NOT_THERE):
+        return NOT_FOUND
+    return CANNOT_RUN

@@ -1,0 +1,69 @@
+"""The seccomp part of a runtime spec, from a profile in docker's form (pure but for reading our own data)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lamina.errors import InvalidDocument
+
+_ARCHITECTURES = {
+    "amd64": "SCMP_ARCH_X86_64",
+    "arm64": "SCMP_ARCH_AARCH64",
+    "s390x": "SCMP_ARCH_S390X",
+    "riscv64": "SCMP_ARCH_RISCV64",
+    "ppc64le": "SCMP_ARCH_PPC64LE",
+}
+
+
+def default_profile() -> dict[str, Any]:
+    """The profile that comes with lamina (see NOTICE beside it)."""
+    from importlib.resources import files
+
+    profile: dict[str, Any] = json.loads(files("lamina.run").joinpath("seccomp.json").read_bytes())
+    return profile
+
+
+def seccomp(profile: Mapping[str, Any], held: Collection[str], architecture: str) -> dict[str, Any]:
+    """``linux.seccomp`` of the runtime spec: the rules for these capabilities and this architecture (GOARCH).
+    Raises InvalidDocument."""
+    try:
+        ours = _ARCHITECTURES.get(architecture, "")
+        found: dict[str, Any] = {"defaultAction": profile["defaultAction"]}
+        if "defaultErrnoRet" in profile:
+            found["defaultErrnoRet"] = profile["defaultErrnoRet"]
+        names = list(profile.get("architectures", ()))
+        for one in profile.get("archMap", ()):
+            if one["architecture"] == ours:
+                names = [ours, *one.get("subArchitectures", ())]
+        if names or ours:
+            found["architectures"] = names or [ours]
+        found["syscalls"] = [
+            _rule(rule) for rule in profile.get("syscalls") or () if _applies(rule, held, architecture)
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidDocument(f"the seccomp profile is malformed: {error!s:.100}", hint="see docker's docs") from None
+    return found
+
+
+def _applies(rule: Mapping[str, Any], held: Collection[str], architecture: str) -> bool:
+    includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
+    if any(name not in held for name in includes.get("caps") or ()):
+        return False
+    if includes.get("arches") and architecture not in includes["arches"]:
+        return False
+    if any(name in held for name in excludes.get("caps") or ()):
+        return False
+    return architecture not in (excludes.get("arches") or ())
+
+
+def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"names": list(rule["names"]), "action": rule["action"]}
+    if rule.get("args"):
+        found["args"] = [
+            {key: one[key] for key in ("index", "value", "valueTwo", "op") if key in one} for one in rule["args"]
+        ]
+    if "errnoRet" in rule:
+        found["errnoRet"] = rule["errnoRet"]
+    return found

@@ -1,0 +1,171 @@
+"""The OCI runtime spec of a container (pure; runtime-spec config.md and config-linux.md): docker's defaults."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lamina.run.capability import capabilities
+from lamina.run.options import Mount, Wanted
+from lamina.run.user import User
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MASKED = (
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+INIT = "/run/lamina-init"
+_PERIOD = 100_000  # microseconds
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the machine gives to a container. ``files``: of this machine, by place in the container (hosts, hostname,
+    resolv.conf). ``mounts``: binds whose sources are absolute, and tmpfs. ``devices``: whether a device cgroup
+    guards the machine's devices. ``user_namespace``: ids of the container's user namespace, (inside, outside, count)
+    for users and groups alike. ``network``: "" for a namespace of its own, "host", or the path of one."""
+
+    rootfs: str
+    hostname: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    mounts: Sequence[Mount] = ()
+    devices: bool = True
+    cgroups: bool = True
+    network: str = ""
+    user_namespace: Sequence[tuple[int, int, int]] = ()
+    seccomp: Mapping[str, Any] | None = None
+    init: str = ""
+
+
+def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) -> list[str]:
+    """docker's order: defaults, the image's, the caller's; the last word about a name counts."""
+    values = {"PATH": PATH, "HOSTNAME": hostname}
+    if wanted.tty:
+        values["TERM"] = "xterm"
+    for item in image:
+        key, _, value = item.partition("=")
+        values[key] = value
+    values.update(wanted.env)
+    values.setdefault("HOME", home)
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def held(wanted: Wanted, devices: bool) -> tuple[str, ...]:
+    """The capabilities: without a device cgroup nobody makes devices."""
+    drop = wanted.cap_drop if devices else (*wanted.cap_drop, "MKNOD")
+    return capabilities(wanted.cap_add, drop)
+
+
+def runtime_spec(
+    wanted: Wanted, words: Sequence[str], env: Sequence[str], cwd: str, user: User, place: Place
+) -> dict[str, Any]:
+    """``config.json`` of the bundle."""
+    caps = list(held(wanted, place.devices))
+    # a user other than root starts with none, and gets those that files give within the bounding set
+    mine = caps if user.uid == 0 else []
+    process: dict[str, Any] = {
+        "terminal": wanted.tty,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
+        "args": [INIT, "--", *words] if place.init else list(words),
+        "env": list(env),
+        "cwd": cwd,
+        "capabilities": {"bounding": caps, "effective": mine, "permitted": mine},
+        "noNewPrivileges": wanted.no_new_privileges,
+        "oomScoreAdj": 0,
+    }
+    return {
+        "ociVersion": "1.0.2",
+        "process": process,
+        "root": {"path": place.rootfs, "readonly": wanted.read_only},
+        "hostname": place.hostname,
+        "mounts": _mounts(wanted, place),
+        "linux": _linux(wanted, place),
+    }
+
+
+def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
+    quiet = ["nosuid", "noexec", "nodev"]
+    pts = [*quiet[:2], "newinstance", "ptmxmode=0666", "mode=0620"]
+    found = [
+        _mount("/proc", "proc", "proc", quiet),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount("/dev/pts", "devpts", "devpts", pts if place.user_namespace else [*pts, "gid=5"]),
+        _mount("/dev/shm", "tmpfs", "shm", [*quiet, "mode=1777", "size=65536k"]),
+        _mount("/dev/mqueue", "mqueue", "mqueue", quiet),
+        _sys(place),
+    ]
+    if place.cgroups:
+        found.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", [*quiet, "relatime", "ro"]))
+    given = {posixpath.normpath(mount.target) for mount in place.mounts}
+    for target, source in place.files.items():
+        if target not in given:
+            found.append(_mount(target, "bind", source, ["rbind", "rprivate"]))
+    if place.init:
+        found.append(_mount(INIT, "bind", place.init, ["bind", "ro"]))
+    for mount in sorted(place.mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):
+        if mount.kind == "tmpfs":
+            options = ["nosuid", "nodev", "noexec", *mount.options]
+            found.append(_mount(mount.target, "tmpfs", "tmpfs", options))
+        else:
+            more = ["ro"] if mount.read_only else ["rw"]
+            found.append(_mount(mount.target, "bind", mount.source, ["rbind", "rprivate", *more]))
+    return found
+
+
+def _sys(place: Place) -> dict[str, Any]:
+    """sysfs belongs to a network namespace: without one of its own a user namespace may only bind it."""
+    if place.network == "host" and place.user_namespace:
+        return _mount("/sys", "bind", "/sys", ["rbind", "nosuid", "noexec", "nodev", "ro"])
+    return _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"])
+
+
+def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": options}
+
+
+def _linux(wanted: Wanted, place: Place) -> dict[str, Any]:
+    namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    if place.network != "host":
+        namespaces.append({"type": "network", **({"path": place.network} if place.network else {})})
+    found: dict[str, Any] = {"namespaces": namespaces}
+    if place.user_namespace:
+        namespaces.append({"type": "user"})
+        ids = [
+            {"containerID": inside, "hostID": outside, "size": count}
+            for inside, outside, count in place.user_namespace
+        ]
+        found |= {"uidMappings": ids, "gidMappings": ids}
+    if place.cgroups:
+        namespaces.append({"type": "cgroup"})
+        found["resources"] = _resources(wanted, place)
+    if not wanted.unmask:
+        found |= {"maskedPaths": list(MASKED), "readonlyPaths": list(READ_ONLY)}
+    if place.seccomp is not None:
+        found["seccomp"] = dict(place.seccomp)
+    return found
+
+
+def _resources(wanted: Wanted, place: Place) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if place.devices:
+        found["devices"] = [{"allow": False, "access": "rwm"}]  # the runtime adds null, zero, tty and their like
+    if wanted.memory is not None:
+        found["memory"] = {"limit": wanted.memory}
+    if wanted.cpus is not None:
+        found["cpu"] = {"period": _PERIOD, "quota": int(wanted.cpus * _PERIOD)}
+    if wanted.pids is not None:
+        found["pids"] = {"limit": wanted.pids}
+    return found
