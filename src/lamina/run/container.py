@@ -80,6 +80,7 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
         with _mounted(store, stack, container, found, wanted) as container:
             ended = _run(store, stack, container, found, wanted)
     finally:
+        container = store.containers.get(container.id)
         store.containers.write(
             replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
         )
@@ -161,12 +162,20 @@ def _spec(
     spec = runtime_spec(wanted, container.command, env, cwd, user, place)
     if not inside.is_there(cwd):
         inside.make(cwd, directory=True)
-    made = []
-    for mount in spec["mounts"]:
-        source = mount["source"]
-        directory = mount["type"] != "bind" or os.path.isdir(source)
-        made += inside.make(mount["destination"], directory=directory, quiet=True)
-    return spec, made
+    return spec, _make_places(inside, spec["mounts"])
+
+
+def _make_places(inside: Inside, mounts: list[dict[str, Any]]) -> list[str]:
+    """Make what mounts cover where the image has it not, but below other mounts; what was made."""
+    made: list[str] = []
+    covered: list[str] = []
+    for mount in mounts:
+        target = os.path.normpath(mount["destination"])
+        if not any(target.startswith(other + "/") for other in covered):
+            directory = mount["type"] != "bind" or os.path.isdir(mount["source"])
+            made += inside.make(target, directory=directory, quiet=True)
+        covered.append(target)
+    return made
 
 
 def _binds(
