@@ -259,19 +259,16 @@ def rm(session: Session, names: tuple[str, ...], force: bool, all_: bool) -> Non
 def stop(session: Session, names: tuple[str, ...], seconds: float) -> None:
     """Ask containers to end (the image's stop signal), and kill those that don't."""
     from lamina.errors import SystemFailure
+    from lamina.run.container import stack_of
     from lamina.run.container import stop as end
 
     store = session.store
     for one in [store.containers.get(name) for name in names]:
         try:
-            end(store, one, _stop_signal(session, one.manifest), seconds=seconds)
+            end(store, one, stack_of(store, one).config.stop_signal or "TERM", seconds=seconds)
         except SystemFailure:
             end(store, one, "KILL")
         write(one.name)
-
-
-def _stop_signal(session: Session, manifest: str) -> str:
-    return session.image(manifest).config.stop_signal or "TERM"
 
 
 @command("kill", "lamina kill web\nlamina kill --signal HUP web")
@@ -320,10 +317,11 @@ exec_.allow_interspersed_args = False
 def diff(session: Session, name: str, format: str | None) -> None:
     """List what a container changed: A added, C changed, D deleted."""
     from lamina.run.commit import container_changes
+    from lamina.run.container import stack_of
 
     store = session.store
     one = store.containers.get(name)
-    found = container_changes(store, session.image(one.manifest).stack, one)
+    found = container_changes(store, stack_of(store, one), one)
     rows = [{"Kind": change.how, "Path": "/" + os.fsdecode(change.path)} for change in found]
     if format is None:
         for row in rows:
@@ -342,7 +340,7 @@ def diff(session: Session, name: str, format: str | None) -> None:
 @click.pass_obj
 def cp(session: Session, source: str, target: str) -> None:
     """Copy files out of a container or into it, whether it runs or not. DIR/. is what is in DIR."""
-    from lamina.run.container import opened
+    from lamina.run.container import opened, stack_of
     from lamina.run.copy import copy_in, copy_out
 
     (one, inner), (other, outer) = _place(source), _place(target)
@@ -350,8 +348,7 @@ def cp(session: Session, source: str, target: str) -> None:
         raise UsageError("one side is CONTAINER:PATH, the other a path of this machine", hint="see --help")
     store = session.store
     container = store.containers.get(one or other)
-    stack = session.image(container.manifest).stack
-    with opened(store, stack, container) as inside:
+    with opened(store, stack_of(store, container), container) as inside:
         if one:
             copy_out(inside, inner, target)
         else:
@@ -376,10 +373,11 @@ def commit(session: Session, /, name: str, image: str, message: str, author: str
     """Make an image of a container: its own image, and one layer of what it changed. Volumes are not part of it. With
     SOURCE_DATE_EPOCH the same changes give the same digest."""
     from lamina.run.commit import commit as make
+    from lamina.run.container import stack_of
 
     store = session.writable_store
     one = store.containers.get(name)
-    stack = session.image(one.manifest).stack
+    stack = stack_of(store, one)
     compression = given.pop("compression") or "gzip"
     changes = config_changes(stack.config, **given)
     if author:

@@ -26,6 +26,7 @@ from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, held, runtime_spec
 from lamina.run.user import User, resolve_user
 from lamina.source import Stack
+from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
 from lamina.view import kernel
 from lamina.view.lower import sweep
@@ -46,6 +47,8 @@ def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Co
         name=parse_name(wanted.name) if wanted.name else identity[:12],
         image=image or stack.name,
         manifest=str(stack.manifest.descriptor.digest),
+        media_type=stack.manifest.descriptor.media_type,
+        size=stack.manifest.descriptor.size,
         layers=tuple(map(str, stack.diff_ids)),
         created=time.time(),
         command=argv(wanted, config.entrypoint, config.cmd),
@@ -66,6 +69,11 @@ def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Co
         shutil.rmtree(store.containers.path(identity), ignore_errors=True)
         raise
     return container
+
+
+def stack_of(store: Store, container: Container) -> Stack:
+    """The image that the container was made of, whether or not it has a name still."""
+    return store.stack_at(container.descriptor, Platform.host(), container.image)
 
 
 def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, runtime: str = "") -> Ended:
@@ -111,7 +119,7 @@ def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wan
     path = store.containers.path
     bundle, rootfs = path(container.id, "bundle"), path(container.id, "rootfs")
     kind = network.choose(wanted.network)
-    pasta = network.Pasta() if kind == "pasta" else None
+    pasta = network.Pasta(bundle) if kind == "pasta" else None
     try:
         with Inside(rootfs) as inside:
             spec, made = _spec(store, stack, container, runtime, wanted, inside, kind, pasta.path if pasta else "")
@@ -299,6 +307,7 @@ def settle(store: Store, container: Container) -> None:
     rootfs = store.containers.path(container.id, "rootfs")
     if container.is_running and container.pid != os.getpid():
         return
+    network.Pasta.close_left(store.containers.path(container.id, "bundle"))
     if container.runtime and os.path.isdir(os.path.join(_state(store), container.id)):
         delete(find_runtime(container.runtime), _state(store), container.id)
     if os.path.ismount(rootfs):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable
 
 from lamina.errors import NotFound, SystemFailure, UsageError
+from lamina.files import reported
 from lamina.run.options import NETWORKS
 
 _LOCAL = ("127.", "::1", "0.0.0.0")
@@ -59,25 +62,57 @@ def machine_resolv() -> str:
 
 
 class Pasta:
-    """A network namespace with a way out of it through this user's own sockets; gone when closed."""
+    """A network namespace with a way out of it through this process's own sockets. It lives as a file, because pasta
+    lets go of its rights before it opens it; ``close`` ends both."""
 
-    def __init__(self) -> None:
-        """Raises SystemFailure."""
-        words = ["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"]
-        self._holder = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        assert self._holder.stdout is not None
-        self._holder.stdout.readline()  # it is in its namespace now
-        self.path = f"/proc/{self._holder.pid}/ns/net"
-        done = subprocess.run(
-            ["pasta", "--config-net", "--quiet", "--no-map-gw", "--netns", self.path],
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
+    def __init__(self, directory: str) -> None:
+        """``directory``: for the file. Raises SystemFailure."""
+        self.path = os.path.join(directory, "netns")
+        self.close_left(directory)
+        with reported(self.path), open(self.path, "wb"):
+            pass
+        _check(["unshare", f"--net={self.path}", "true"])
+        try:
+            # root stays root: else pasta becomes nobody, and may not enter the namespace
+            words = ["pasta", "--runas", "0", "--config-net", "--quiet", "--no-map-gw"]
+            _check([*words, "--pid", os.path.join(directory, "pasta.pid"), "--netns", self.path])
+        except BaseException:
             self.close()
-            said = done.stderr.decode("utf-8", "replace").strip()
-            raise SystemFailure(f"pasta: {said:.300}", hint="take --network none or host")
+            raise
 
     def close(self) -> None:
-        self._holder.kill()
-        self._holder.communicate()
+        self.close_left(os.path.dirname(self.path))
+
+    @staticmethod
+    def close_left(directory: str) -> None:
+        """Take away what one of these left in ``directory``, if one did. pasta ends with its namespace's file."""
+        from lamina.view import kernel
+
+        path, pid = os.path.join(directory, "netns"), os.path.join(directory, "pasta.pid")
+        try:
+            with open(pid, encoding="ascii") as file:
+                number = int(file.read())
+            with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
+                if file.read().startswith("pasta"):  # the number may be another's by now
+                    os.kill(number, signal.SIGTERM)
+        except (OSError, ValueError):
+            pass
+        if os.path.exists(path):
+            if _is_namespace(path):
+                kernel.unmount(path)
+            os.unlink(path)
+
+
+def _is_namespace(path: str) -> bool:
+    """Whether a namespace is mounted upon the file: they all stand on one device of the kernel's."""
+    try:
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except OSError:
+        return False
+
+
+def _check(words: list[str]) -> None:
+    done = subprocess.run(words, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise SystemFailure(f"{words[0]}: {said:.300}", hint="take --network none or host")

@@ -38,19 +38,15 @@ class Runtime:
         return os.path.basename(self.program)
 
 
-def find_runtime(wanted: str = "", *, in_user_namespace: bool = False) -> Runtime:
+def find_runtime(wanted: str = "") -> Runtime:
     """The runtime of this name or path, or the first that is here and works. Raises NotFound."""
-    for name in (wanted,) if wanted else NAMES:
+    hybrid = os.path.isdir("/sys/fs/cgroup/unified")  # crun refuses such hierarchies: the last choice there
+    for name in (wanted,) if wanted else NAMES[::-1] if hybrid else NAMES:
         program = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin")
         if program is None:
             continue
-        hybrid = os.path.isdir("/sys/fs/cgroup/unified")
-        if in_user_namespace or (os.path.basename(program) == "crun" and hybrid):
-            # crun refuses hybrid hierarchies; without root nobody may write to cgroups that were not delegated
-            options = ("--cgroup-manager=disabled",) if os.path.basename(program) == "crun" else ()
-            if wanted or in_user_namespace or shutil.which("runc") is None:
-                return Runtime(program, False, False, options)
-            continue
+        if os.path.basename(program) == "crun" and hybrid:
+            return Runtime(program, False, False, ("--cgroup-manager=disabled",))
         return Runtime(program, True, _guards_devices())
     what = wanted or " or ".join(NAMES)
     raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun")

@@ -14,6 +14,7 @@ from typing import Any
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
 from lamina.files import replace_file, reported
+from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.lock import locked
 from lamina.store.paths import Paths
@@ -24,7 +25,8 @@ CREATED, RUNNING, EXITED = "created", "running", "exited"
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """``image``: the name it was made from; ``manifest`` its digest, ``layers`` the diff_ids. ``created``,
+    """``image``: the name it was made from; ``manifest``, ``media_type`` and
+    ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``. ``made``: paths that stand in the upper directory
     only as places for mounts. ``pid``, ``started`` and ``boot`` name the process that looks after it."""
 
@@ -32,6 +34,8 @@ class Container:
     name: str
     image: str
     manifest: str
+    media_type: str
+    size: int
     layers: tuple[str, ...]
     created: float
     command: tuple[str, ...] = ()
@@ -45,6 +49,11 @@ class Container:
     boot: str = ""
     made: tuple[str, ...] = ()
     volumes: tuple[str, ...] = field(default=())
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Of the manifest."""
+        return Descriptor(self.media_type, Digest.parse(self.manifest), self.size)
 
     @property
     def is_running(self) -> bool:
@@ -131,7 +140,7 @@ class Containers:
                 key: tuple(item) if isinstance(item, list) else item for key, item in value.items() if key in known
             }
             container = Container(**values)
-            Digest.parse(container.manifest)
+            _ = container.descriptor
         except (ValueError, TypeError, AttributeError, UsageError):
             raise StoreDamaged(f"{path} is no container's record", hint="move its directory away") from None
         return container

@@ -78,7 +78,11 @@ class StoreReader:
     def stack(self, name: str, platform: Platform) -> Stack:
         """The image ``name`` ready to be looked into. Raises as ``resolve``; NotFound (platform), Unsupported
         (artifact), InvalidContent."""
-        manifest = find_manifest(self, self.resolve(name), platform, name)
+        return self.stack_at(self.resolve(name), platform, name)
+
+    def stack_at(self, descriptor: Descriptor, platform: Platform, name: str) -> Stack:
+        """As ``stack``, of a document that is here, named or not; ``name`` is for messages."""
+        manifest = find_manifest(self, descriptor, platform, name)
         config = read_config(self, manifest, name)
         layers = tuple(
             self.layers.get(descriptor, diff_id)

@@ -144,7 +144,8 @@ def started(pid: int) -> str | None:
     """When a process started, in a form that only compares; None where there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
+            fields = file.read().rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]  # ended, and nobody has asked how
     except (OSError, IndexError):
         pass
     if os.path.exists("/proc/self/stat") or os.name == "nt":

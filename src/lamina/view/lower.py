@@ -6,6 +6,7 @@ They stand in the store's ``unions/``; a mounted one stays while some mount uses
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from lamina.errors import SystemFailure
@@ -17,6 +18,8 @@ from lamina.view.parts import Part, keep
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
@@ -71,32 +74,31 @@ def sweep(store: Store) -> int:
         lines = _mountinfo()
         for key in sorted(os.listdir(store.paths.unions)):
             target = mounted_at(store, key)
-            if os.path.ismount(target) and not _used(lines, key):
+            if os.path.ismount(target) and not _used(lines, target):
                 kernel.unmount(target)
                 swept += 1
     return swept
 
 
 def mounted_at(store: Store, key: str) -> str:
-    return os.path.join(store.paths.union(key), "mnt")
+    """As mountinfo has it: no symlink on the way."""
+    return os.path.join(os.path.realpath(store.paths.union(key)), "mnt")
 
 
 def _image(store: Store, part: Part) -> str:
     return os.path.join(store.paths.union(part.key), "erofs")
 
 
-def _used(lines: list[list[str]], key: str) -> bool:
+def _used(lines: list[list[str]], target: str) -> bool:
     """Whether another mount shows this part (the same device elsewhere), or is an overlay upon it."""
-    place = f"/unions/{key}/mnt"
-    devices = {line[2] for line in lines if line[4].endswith(place)}
+    devices = {line[2] for line in lines if line[4] == target}
     for line in lines:
-        if line[4].endswith(place):
-            continue
-        if line[2] in devices or place in line[-1]:
+        if line[4] != target and (line[2] in devices or target in line[-1].replace("=", ",").split(",")):
             return True
     return False
 
 
 def _mountinfo() -> list[list[str]]:
+    """The fields of each line (proc_pid_mountinfo(5)), with blanks and the like as they are."""
     with reported("/proc/self/mountinfo"), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-        return [line.split() for line in file]
+        return [[_ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), word) for word in line.split()] for line in file]

@@ -1,0 +1,377 @@
+"""Containers through a real runtime: what they see, what they leave, how they end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.archive.layout import LayoutReader
+from lamina.errors import SystemFailure
+from lamina.run.inside import Inside
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from support import lamina, require_root, require_tool, running, write_layout
+
+APPLETS = (
+    "sh cat echo ls touch rm mkdir id env pwd sleep mount test chmod ln hostname stat head true grep mknod kill wc"
+)
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:web:/srv/web:/bin/sh\n"
+GROUP = b"root:x:0:\nweb:x:44:\nextra:x:55:other,web\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    require_root()
+    require_tool("runc", "busybox")
+
+
+def members(*more: Any) -> list[Any]:
+    busybox = Path(subprocess.run(["which", "busybox"], capture_output=True, text=True, check=True).stdout.strip())
+    return [
+        ("bin/", None),
+        ("bin/busybox", busybox.read_bytes(), {"mode": 0o755}),
+        *((f"bin/{name}", "-> busybox") for name in APPLETS.split()),
+        ("etc/", None),
+        ("etc/passwd", PASSWD),
+        ("etc/group", GROUP),
+        ("tmp/", None, {"mode": 0o1777}),
+        *more,
+    ]
+
+
+LOWER = b"of the lower layer\n"
+
+
+def make_store(where: Path, layers: list[list[Any]], **config: Any) -> Path:
+    write_layout(where / "layout", "app", layers, config={"config": {"Cmd": ["/bin/sh"], **config}})
+    copy(LayoutReader(str(where / "layout")), Store.open(str(where / "store")), [("app", "app")])
+    return where / "store"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    store = make_store(
+        tmp_path,
+        [members(("data/", None), ("data/file", LOWER)), [("srv/app", b"#!/bin/sh\necho app $1\n", {"mode": 0o755})]],
+        Env=["A=image", "B=image"],
+        Volumes={"/data/volume": {}},
+    )
+    yield store
+    lamina("rm", "--all", "--force", root=store)
+    assert mounts_of(store) == []
+
+
+def mounts_of(root: Path) -> list[str]:
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(root) in line]
+
+
+def run(root: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    return lamina("run", "--network", "none", *words, root=root, **more)
+
+
+def out(root: Path, *words: str) -> str:
+    done = run(root, "--rm", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("app", "true"), 0),
+        (("app", "sh", "-c", "exit 7"), 7),
+        (("app", "sh", "-c", "sh -c 'kill -9 $$'; exit $?"), 137),
+        (("app", "nothing-here"), 127),
+        (("app", "/etc/passwd"), 126),
+        (("app", "/bin"), 126),
+    ],
+)
+def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
+    done = run(root, "--rm", *words)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert lamina("ps", "-aq", root=root).stdout == b""
+
+
+def test_what_is_refused_makes_no_container(root: Path) -> None:
+    for words, code in [
+        (("missing", "true"), 3),
+        (("-v", "/nowhere/at/all:/x", "app", "true"), 3),
+        (("-u", "nobody-here", "app", "true"), 3),
+        (("--cap-add", "FLY", "app", "true"), 2),
+        (("-m", "much", "app", "true"), 2),
+        (("-v", "a:b", "app", "true"), 2),
+        (("--name", "/", "app", "true"), 2),
+        (("--network", "moon", "app", "true"), 2),
+    ]:
+        done = run(root, "--rm", "--pull", "never", *words)
+        assert done.returncode == code, (words, done.stderr)
+        assert done.stderr.startswith(b"lamina: ")
+        assert done.stderr.count(b"\n") == 1
+    assert lamina("ps", "-aq", root=root).stdout == b""
+    assert mounts_of(root) == []
+
+
+def test_environment_user_and_place(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("# a comment\nC=file\nB=file\n")
+    words = ["-e", "B=given", "-e", "TAKEN", "-e", "NOT_THERE", "--env-file", str(file), "-w", "/made/here"]
+    done = run(root, "--rm", *words, "-u", "web", "app", "sh", "-c", "env; pwd; id", TAKEN="host")
+    lines = done.stdout.decode().splitlines()
+    assert {"A=image", "B=given", "C=file", "TAKEN=host", "HOME=/srv/web", "/made/here"} <= set(lines)
+    assert not any(line.startswith("NOT_THERE") for line in lines)
+    assert lines[-1] == "uid=33(web) gid=44(web) groups=55(extra)"
+    assert out(root, "-u", "1234:5678", "app", "id").split()[:2] == ["uid=1234", "gid=5678"]
+
+
+def test_entrypoint_and_command(tmp_path: Path) -> None:
+    store = make_store(tmp_path, [members()], Entrypoint=["/bin/echo", "entry"], Cmd=["image"])
+    assert out(store, "app") == "entry image\n"
+    assert out(store, "app", "given") == "entry given\n"
+    assert out(store, "--entrypoint", "/bin/echo", "app", "-n", "alone") == "alone"
+    assert run(store, "--rm", "--entrypoint", "/bin/echo", "app").stdout == b"\n"
+
+
+def test_defaults_are_dockers(root: Path) -> None:
+    shown = out(root, "app", "sh", "-c", "cat /proc/self/status; cat /proc/mounts; cat /etc/hosts; hostname")
+    assert "CapEff:\t00000000a80425fb" in shown
+    assert "Seccomp:\t2" in shown
+    assert "\t".join(("127.0.0.1", "localhost")) in shown
+    shm = next(line for line in shown.splitlines() if line.split()[1:2] == ["/dev/shm"])
+    assert "size=65536k" in shm
+    assert out(root, "app", "sh", "-c", "cat /proc/kcore /proc/keys /proc/sysrq-trigger | wc -c").strip() == "0"
+    assert run(root, "--rm", "app", "mount", "-t", "tmpfs", "x", "/tmp").returncode != 0
+    dropped = out(root, "--cap-drop", "all", "--cap-add", "NET_ADMIN", "app", "grep", "Eff", "/proc/self/status")
+    assert dropped == "CapEff:\t0000000000001000\n"
+    assert "1" in out(root, "--security-opt", "no-new-privileges", "app", "grep", "NoNew", "/proc/self/status")
+    assert "\t0" in out(root, "--security-opt", "seccomp=unconfined", "app", "grep", "Seccomp:", "/proc/self/status")
+
+
+def test_networks(root: Path) -> None:
+    assert out(root, "app", "ls", "/sys/class/net").split() == ["lo"]
+    seen = lamina("run", "--rm", "--network", "host", "app", "cat", "/proc/net/dev", root=root).stdout.decode()
+    names = {line.split(":")[0].strip() for line in seen.splitlines()[2:]}
+    assert names == set(os.listdir("/sys/class/net"))
+
+
+def test_pasta_reaches_a_server_of_this_machine(root: Path) -> None:
+    require_tool("pasta")
+    done = lamina("run", "--rm", "--network", "pasta", "app", "ls", "/sys/class/net", root=root)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 1
+
+
+def test_volumes_and_tmpfs(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "in").write_text("from the host")
+    words = ["-v", f"{tmp_path}/shared:/mnt/x", "-v", f"{tmp_path}/shared:/ro:ro", "--tmpfs", "/mem:size=1m"]
+    script = "cat /mnt/x/in; echo out > /mnt/x/out; touch /ro/no 2>/dev/null || echo refused; stat -f -c %T /mem"
+    assert out(root, *words, "app", "sh", "-c", script) == "from the hostrefused\ntmpfs\n"
+    assert (tmp_path / "shared" / "out").read_text() == "out\n"
+    # a named volume begins with what the image has there, and stays
+    assert out(root, "-v", "kept:/data", "app", "sh", "-c", "cat /data/file; echo 1 >> /data/file").encode() == LOWER
+    assert out(root, "-v", "kept:/srv/other", "app", "cat", "/srv/other/file").encode() == LOWER + b"1\n"
+    assert out(root, "app", "cat", "/data/file").encode() == LOWER
+
+
+def test_read_only(root: Path) -> None:
+    script = "touch /x 2>/dev/null || echo refused; touch /tmp/y && echo tmp; touch /data/volume/z && echo volume"
+    assert out(root, "--read-only", "--tmpfs", "/tmp", "app", "sh", "-c", script).split() == [
+        "refused",
+        "tmp",
+        "volume",
+    ]
+
+
+def test_copy_up_leaves_the_layer_and_diff_tells(root: Path) -> None:
+    tars = {path: hashlib.sha256(path.read_bytes()).digest() for path in root.glob("layers/*/*/tar")}
+    script = "echo more >> /data/file; rm /srv/app; mkdir -p /new/deep; echo x > /new/deep/f; chmod 700 /etc"
+    assert run(root, "--name", "c", "app", "sh", "-c", script).returncode == 0
+    assert lamina("diff", "c", root=root).stdout.decode().splitlines() == [
+        "C /data",
+        "C /data/file",
+        "C /etc",
+        "A /new",
+        "A /new/deep",
+        "A /new/deep/f",
+        "C /srv",
+        "D /srv/app",
+    ]
+    (upper,) = root.glob("containers/*/upper")
+    assert (upper / "data/file").read_bytes() == LOWER + b"more\n"
+    assert {path: hashlib.sha256(path.read_bytes()).digest() for path in tars} == tars
+    kinds = json.loads(lamina("diff", "c", "--format", "json", root=root).stdout)
+    assert kinds[0] == {"kind": "C", "path": "/data"}
+
+
+def test_a_container_that_changes_nothing_has_no_diff(root: Path) -> None:
+    assert run(root, "--name", "c", "-v", "v:/some/where", "app", "cat", "/data/file").returncode == 0
+    assert lamina("diff", "c", root=root).stdout == b""
+
+
+def test_commit_is_what_the_container_saw_and_reproducible(root: Path) -> None:
+    script = "echo more >> /data/file; rm -r /srv; mkdir /srv; echo n > /srv/n; ln -s /a /link; ln /srv/n /hard"
+    assert run(root, "--name", "c", "app", "sh", "-c", script).returncode == 0
+    first, second = (
+        lamina("commit", "-m", "why", "--cmd", "cat /data/file", "c", name, root=root, SOURCE_DATE_EPOCH="1700000000")
+        for name in ("new:1", "new:2")
+    )
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert out(root, "new:1").encode() == LOWER + b"more\n"
+    assert out(root, "new:1", "sh", "-c", "ls /srv; cat /hard; stat -c %h /hard").split() == ["n", "n", "2"]
+    listed = lamina("ls", "new:1", "/srv", root=root).stdout.decode().split()
+    assert listed == ["n"]
+    assert lamina("fsck", root=root).returncode == 0
+
+
+def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_text("a")
+    (tmp_path / "in" / "link").symlink_to("/etc/passwd")
+    assert run(root, "--name", "c", "app", "sh", "-c", "ln -s / /up; ln -s /etc/shadow /bad").returncode == 0
+    assert lamina("cp", str(tmp_path / "in"), "c:/srv", root=root).returncode == 0
+    assert lamina("cp", str(tmp_path / "in" / "a"), "c:/srv/renamed", root=root).returncode == 0
+    assert lamina("cp", "c:/srv/.", str(tmp_path / "out"), root=root).returncode != 0  # it must be there
+    assert lamina("cp", "c:/srv", str(tmp_path / "out"), root=root).returncode == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["app", "in", "renamed"]
+    assert (tmp_path / "out" / "in" / "a").read_text() == "a"
+    assert os.readlink(tmp_path / "out" / "in" / "link") == "/etc/passwd"
+    # links of the container lead into the container, never to this machine
+    assert lamina("cp", "c:/up/../../etc/passwd", str(tmp_path / "passwd"), root=root).returncode == 0
+    assert (tmp_path / "passwd").read_bytes() == PASSWD
+    assert lamina("cp", "c:/bad", str(tmp_path / "bad"), root=root).returncode == 0
+    assert (tmp_path / "bad").is_symlink()
+    assert lamina("cp", "c:/nothing", str(tmp_path), root=root).returncode == 3
+    assert mounts_of(root) == []
+
+
+def test_a_container_keeps_its_image(root: Path) -> None:
+    assert run(root, "--name", "c", "app", "touch", "/x").returncode == 0
+    assert lamina("rmi", "--force", "app", root=root).returncode == 0
+    assert lamina("prune", "--all", "--force", root=root).returncode == 0
+    assert lamina("commit", "c", "again", root=root).returncode == 0
+    assert out(root, "again", "cat", "/data/file").encode() == LOWER
+
+
+def wait_for(process: subprocess.Popen[bytes], word: bytes) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == word
+
+
+def test_signals_reach_the_program(root: Path) -> None:
+    script = "trap 'echo got; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
+    with running("run", "--rm", "--network", "none", "app", "sh", "-c", script, root=root) as process:
+        wait_for(process, b"ready\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 9
+    assert lamina("ps", "-aq", root=root).stdout == b""
+
+
+def test_ps_exec_stop(root: Path) -> None:
+    script = "echo ready; exec sleep 600"
+    with running("run", "--name", "c", "--network", "none", "app", "sh", "-c", script, root=root) as process:
+        wait_for(process, b"ready\n")
+        (shown,) = json.loads(lamina("ps", "--format", "json", root=root).stdout)
+        assert (shown["name"], shown["state"]) == ("c", "running")
+        done = lamina("exec", "-e", "X=1", "-u", "web", "c", "sh", "-c", "echo $X; id; exit 5", root=root)
+        assert done.returncode == 5
+        assert done.stdout.startswith(b"1\nuid=33(web)")
+        assert lamina("rm", "c", root=root).returncode == 5
+        assert run(root, "--name", "c", "app", "true").returncode == 5  # the name is taken
+        assert lamina("stop", "--time", "0.2", "c", root=root).returncode == 0
+        assert process.wait(30) == 137
+    (shown,) = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)
+    assert (shown["state"], shown["exit_code"]) == ("exited", 137)
+    assert lamina("exec", "c", "true", root=root).returncode == 5
+
+
+def test_killed_run_leaves_nothing_once_removed(root: Path) -> None:
+    script = "echo ready; exec sleep 600"
+    with running("run", "--name", "c", "--network", "none", "app", "sh", "-c", script, root=root) as process:
+        wait_for(process, b"ready\n")
+        (identity,) = os.listdir(root / "containers")
+        pid = int((root / "containers" / identity / "bundle" / "pid").read_text())
+        process.kill()
+        process.wait(30)
+    assert lamina("rm", "--force", "c", root=root).returncode == 0
+    assert not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/cmdline").read_bytes() == b""
+    assert os.listdir(root / "containers") == []
+    assert mounts_of(root) == []
+
+
+def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(b"secret".ljust(1 << 20, b"\0"))
+    made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr}")
+    device = made.stdout.strip()
+    try:
+        state = os.stat(device)
+        numbers = f"{os.major(state.st_rdev)} {os.minor(state.st_rdev)}"
+        script = f"mknod /d b {numbers}; head -c 6 /d; echo .; head -c 6 /in-image"
+        layer = members(("in-image", f"c {numbers}", {"type": b"4", "mode": 0o666}))
+        store = make_store(tmp_path / "hostile", [layer])
+        for more in ((), ("--read-only",)):
+            done = run(store, "--rm", *more, "app", "sh", "-c", script)
+            assert b"secret" not in done.stdout
+            assert done.stderr
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_hostile_places_for_mounts_stay_inside(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    layer = [one for one in members() if not one[0].startswith("etc")]
+    layer += [("etc", f"-> {outside}"), ("vol", f"-> ../../../..{outside}/v"), ("work", f"-> {outside}/w")]
+    store = make_store(tmp_path, [layer], Volumes={"/vol": {}}, WorkingDir="/work/deep")
+    done = run(store, "--rm", "app", "sh", "-c", "echo ran")
+    assert b"Traceback" not in done.stderr
+    assert list(outside.iterdir()) == []
+    assert lamina("ps", "-aq", root=store).stdout == b""
+
+
+def test_reading_inside_follows_no_link_out_and_waits_for_nobody(tmp_path: Path) -> None:
+    (tmp_path / "root" / "etc").mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    os.mkfifo(tmp_path / "root" / "etc" / "fifo")
+    (tmp_path / "root" / "etc" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "root" / "etc" / "up").symlink_to("../../../secret")
+    (tmp_path / "root" / "etc" / "inner").symlink_to("/file")
+    (tmp_path / "root" / "file").write_text("inner")
+    with Inside(str(tmp_path / "root")) as inside:
+        assert [inside.read(f"/etc/{name}") for name in ("fifo", "link", "up", "missing")] == [b""] * 4
+        assert inside.read("/etc/inner") == b"inner"
+        assert inside.make("/etc/new/place", directory=True) == ["/etc/new", "/etc/new/place"]
+        with pytest.raises(SystemFailure, match="leads nowhere"):
+            inside.make("/etc/link/below", directory=True)
+
+
+def test_two_containers_share_the_layers_mounts(root: Path) -> None:
+    script = "echo ready; exec sleep 600"
+    words = ("--network", "none", "app", "sh", "-c", script)
+    with (
+        running("run", "--rm", "--name", "a", *words, root=root) as one,
+        running("run", "--rm", "--name", "b", *words, root=root) as two,
+    ):
+        wait_for(one, b"ready\n")
+        wait_for(two, b"ready\n")
+        kinds = [line.split(" - ")[1].split()[0] for line in mounts_of(root)]
+        assert kinds.count("overlay") == 2
+        if "erofs" in kinds:
+            assert kinds.count("erofs") == 2  # one a layer
+        assert lamina("umount", "--all", root=root).returncode == 0  # takes nothing away that is in use
+        assert lamina("exec", "a", "cat", "/data/file", root=root).stdout == LOWER
+        assert lamina("stop", "-t", "0", "a", "b", root=root).returncode == 0
+        assert one.wait(30) == two.wait(30) == 137
+    assert mounts_of(root) == []

@@ -1,0 +1,162 @@
+"""The pure parts of run: users, options, capabilities, seccomp, the runtime spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lamina.errors import InvalidDocument, NotFound, UsageError
+from lamina.run.capability import ALL, DEFAULT, capabilities
+from lamina.run.network import hosts_file, resolv_file
+from lamina.run.options import Mount, Wanted, argv, parse_env, parse_env_file, parse_host, parse_size, parse_volume
+from lamina.run.seccomp import default_profile, seccomp
+from lamina.run.spec import Place, environment, runtime_spec
+from lamina.run.user import User, resolve_user
+
+PASSWD = b"# comment\nroot:x:0:0::/root:/bin/sh\nbroken\nweb:x:33:44::/srv:/bin/sh\n1000:x:7:8::/seven:\n"
+GROUP = b"web:x:44:\nextra:x:55:web,other\nmore:x:56:web\nown:x:44:web\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("", User(0, 0, (), "/root")),
+        ("web", User(33, 44, (55, 56), "/srv")),
+        ("33", User(33, 44, (55, 56), "/srv")),
+        ("web:extra", User(33, 55, (), "/srv")),
+        ("web:99", User(33, 99, (), "/srv")),
+        ("4711", User(4711, 0, (), "/")),
+        ("4711:5", User(4711, 5, (), "/")),
+        ("1000", User(7, 8, (), "/seven")),  # a name of digits comes first
+    ],
+)
+def test_users(wanted: str, expected: User) -> None:
+    assert resolve_user(wanted, PASSWD, GROUP) == expected
+
+
+@pytest.mark.parametrize(("wanted", "error"), [("nobody", NotFound), ("web:no", NotFound), (":1", UsageError)])
+def test_users_that_are_not_there(wanted: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        resolve_user(wanted, PASSWD, GROUP)
+
+
+def test_root_without_passwd() -> None:
+    assert resolve_user("", b"", b"") == User(0, 0, (), "/root")
+
+
+def test_capabilities() -> None:
+    assert capabilities() == tuple(sorted(DEFAULT))
+    assert capabilities(["all"]) == tuple(sorted(ALL))
+    assert capabilities(["net_admin"], ["ALL"]) == ("CAP_NET_ADMIN",)
+    assert capabilities(["ALL"], ["CAP_SYS_ADMIN"]) == tuple(sorted(set(ALL) - {"CAP_SYS_ADMIN"}))
+    with pytest.raises(UsageError, match="FLY"):
+        capabilities(["FLY"])
+
+
+def test_options() -> None:
+    assert parse_volume("/a:/b:ro") == Mount("bind", "/a", "/b", ("ro",))
+    assert parse_volume("./a:/b") == Mount("bind", "./a", "/b")
+    assert parse_volume("name:/b:z") == Mount("volume", "name", "/b")
+    assert parse_volume("/b") == Mount("volume", "", "/b")
+    for bad in ("", "a:b", "/a:/b:ro:x", "/a:/b:exec", "/a:/", "/a:/x/../y", "na me:/b"):
+        with pytest.raises(UsageError):
+            parse_volume(bad)
+    assert [parse_size(word) for word in ("7", "1k", "1.5G", "2mb")] == [7, 1024, 3 << 29, 2 << 20]
+    assert parse_env(["A=1=2", "H", "GONE", "E="], {"H": "host"}) == [("A", "1=2"), ("H", "host"), ("E", "")]
+    assert parse_env_file("# no\n\n A=1\nH\n", {"H": "h"}) == [("A", "1"), ("H", "h")]
+    assert parse_host("db:::1") == ("db", "::1")
+    with pytest.raises(UsageError):
+        parse_host("db:nowhere")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Wanted(), ("e", "c")),
+        (Wanted(command=("x",)), ("e", "x")),
+        (Wanted(entrypoint="y"), ("y",)),
+        (Wanted(entrypoint="y", command=("x",)), ("y", "x")),
+        (Wanted(entrypoint="", command=("x",)), ("x",)),
+    ],
+)
+def test_what_is_run(wanted: Wanted, expected: tuple[str, ...]) -> None:
+    assert argv(wanted, ("e",), ("c",)) == expected
+
+
+def test_nothing_to_run() -> None:
+    with pytest.raises(NotFound):
+        argv(Wanted(), (), ())
+
+
+def test_environment_in_dockers_order() -> None:
+    found = environment(Wanted(env=(("B", "2"), ("HOSTNAME", "mine")), tty=True), ["A=1", "B=1"], "/h", "host")
+    assert found[1:] == ["HOSTNAME=mine", "TERM=xterm", "A=1", "B=2", "HOME=/h"]
+
+
+def names(found: dict[str, Any], action: str = "SCMP_ACT_ALLOW") -> set[str]:
+    return {name for rule in found["syscalls"] if rule["action"] == action for name in rule["names"]}
+
+
+def test_seccomp_follows_the_capabilities() -> None:
+    profile = default_profile()
+    plain = seccomp(profile, DEFAULT, "amd64")
+    assert plain["architectures"][0] == "SCMP_ARCH_X86_64"
+    assert "read" in names(plain)
+    assert "bpf" not in names(plain)
+    assert "bpf" in names(seccomp(profile, ALL, "amd64"))
+    assert "arch_prctl" in names(plain)
+    assert "arch_prctl" not in names(seccomp(profile, DEFAULT, "arm64"))
+    assert {key for rule in plain["syscalls"] for key in rule} <= {"names", "action", "args", "errnoRet"}
+    with pytest.raises(InvalidDocument):
+        seccomp({"syscalls": [{}]}, (), "amd64")
+
+
+def made(wanted: Wanted, place: Place, user: User | None = None) -> dict[str, Any]:
+    return runtime_spec(wanted, ["x"], [], "/", user or User(0, 0), place)
+
+
+def test_spec_without_a_device_cgroup_makes_no_devices() -> None:
+    guarded = made(Wanted(), Place("/r", "h"))
+    assert guarded["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
+    assert "CAP_MKNOD" in guarded["process"]["capabilities"]["bounding"]
+    bare = made(Wanted(), Place("/r", "h", devices=False, cgroups=False))
+    assert "CAP_MKNOD" not in bare["process"]["capabilities"]["bounding"]
+    assert "resources" not in bare["linux"]
+    assert not any(mount["type"] == "cgroup" for mount in bare["mounts"])
+
+
+def test_spec_of_a_plain_user_in_the_container() -> None:
+    found = made(Wanted(), Place("/r", "h"), User(33, 44))["process"]["capabilities"]
+    assert found["effective"] == found["permitted"] == []
+    assert found["bounding"]
+
+
+def test_spec_of_namespaces_and_limits() -> None:
+    def kinds(place: Place) -> set[str]:
+        return {one["type"] for one in made(Wanted(), place)["linux"]["namespaces"]}
+
+    assert "network" in kinds(Place("/r", "h"))
+    assert "network" not in kinds(Place("/r", "h", network="host"))
+    assert "user" in kinds(Place("/r", "h", user_namespace=[(0, 1000, 1)]))
+    limits = made(Wanted(memory=5, cpus=1.5, pids=7), Place("/r", "h"))["linux"]["resources"]
+    assert limits["memory"] == {"limit": 5}
+    assert limits["cpu"] == {"period": 100_000, "quota": 150_000}
+    assert limits["pids"] == {"limit": 7}
+
+
+def test_a_mount_that_is_asked_for_takes_the_place_of_ours_and_outer_ones_come_first() -> None:
+    mounts = [Mount("bind", "/h", "/etc/hosts"), Mount("bind", "/1", "/a/b"), Mount("bind", "/2", "/a")]
+    found = made(Wanted(), Place("/r", "h", files={"/etc/hosts": "/ours"}, mounts=mounts))["mounts"]
+    places = [mount["destination"] for mount in found]
+    assert places.count("/etc/hosts") == 1
+    assert places.index("/a") < places.index("/a/b")
+
+
+def test_files_of_the_network() -> None:
+    assert "127.0.1.1\tbox\n" in hosts_file("box", [("db", "10.0.0.5")])
+    assert "10.0.0.5\tdb\n" in hosts_file("box", [("db", "10.0.0.5")])
+    text = "search a\nnameserver 127.0.0.53\nnameserver 10.0.0.1\n"
+    assert resolv_file(text, "host") == text
+    assert resolv_file(text, "none") == ""
+    assert resolv_file(text, "pasta") == "search a\nnameserver 10.0.0.1\n"
