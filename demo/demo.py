@@ -5,6 +5,8 @@ No network but loopback, no root, no container tool; everything happens in a tem
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +71,78 @@ def show(scratch: Path) -> None:
     over_http(scratch)
     say("7. What the first store's bytes are for: os and runtime are stored once for all images")
     run("df")
+    run_them()
+
+
+def run_them() -> None:
+    """Both applications as containers on the shared layers; where that is not allowed, what is missing."""
+    missing = refusals()
+    if missing:
+        say("8. Running the applications: not here")
+        print("\n".join(f"   {line}" for line in missing))
+        return
+    say(
+        "8. app-a runs, and writes to a file of a lower layer: copied up into the container's own layer, changed there"
+    )
+    change = f"import pathlib; pathlib.Path({REPLACED!r}).write_text('changed by the container')"
+    before = lower_digests()
+    run("run", "--network", "none", "--name", "a", "app-a")
+    run("run", "--network", "none", "--name", "writer", "app-a", PYTHON, "-B", "-c", change)
+    run("diff", "writer")
+    (upper,) = (path for path in Path(os.environ["LAMINA_ROOT"]).glob(f"containers/*/upper{REPLACED}"))
+    print(f"   the copy in the upper directory: {upper.read_text()!r}")
+    print(f"   the layers below, hashed before and after: {'unchanged' if lower_digests() == before else 'CHANGED'}")
+    say("   app-b at the same time, on the same two layers, mounted once")
+    at_once()
+    say("   ... and an image of what the container changed: one more layer")
+    run("commit", "writer", "app-a:changed")
+    run("layers", "app-a:changed")
+    run("rm", "--all")
+
+
+def at_once() -> None:
+    """Two containers that wait for their standard input to end, so that both are there together."""
+    wait = "import sys; print(open('/srv/app.py').read().strip(), flush=True); sys.stdin.read()"
+    command = [sys.executable, "-m", "lamina", "run", "--rm", "-i", "--network", "none"]
+    both = [
+        subprocess.Popen(
+            [*command, "--name", name, name, PYTHON, "-B", "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in ("app-a", "app-b")
+    ]
+    for process in both:
+        assert process.stdout is not None
+        print(f"   it says: {process.stdout.readline().decode().strip()}", flush=True)
+    run("ps")
+    for process in both:
+        process.communicate()
+        if process.returncode:
+            raise SystemExit(f"a container ended with {process.returncode}")
+
+
+def lower_digests() -> dict[str, str]:
+    tars = Path(os.environ["LAMINA_ROOT"]).glob("layers/*/*/tar")
+    return {str(tar): hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars}
+
+
+def refusals() -> list[str]:
+    """Why no container can run here; nothing where one can."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lamina", "info", "--format", "json"], check=True, capture_output=True, text=True
+    )
+    found = json.loads(done.stdout)
+    views = found["views"]
+    lines = [f"no {name}: {reason}" for name, reason in views.items() if reason and all(views.values())]
+    if found["containers"]["runtime"]:
+        lines.append(found["containers"]["runtime"] + ": install runc")
+    if not lines and not may_unshare():
+        lines.append("new namespaces are not allowed: CAP_SYS_ADMIN is needed")
+    return lines
+
+
+def may_unshare() -> bool:
+    words = ["unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "true"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
 def over_http(scratch: Path) -> None:

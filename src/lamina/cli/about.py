@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option
 from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
+from lamina.cli.text import clean
 from lamina.errors import LaminaError
 from lamina.version import __version__
 
@@ -32,7 +34,7 @@ def info(session: Session, format: str | None) -> None:
         images = sum(1 for _ in session.store.names())
     except LaminaError as error:
         state = error.message
-    value = {
+    value: dict[str, Any] = {
         "version": __version__,
         "python": sys.version.split()[0],
         "platform": str(Platform.host()),
@@ -41,6 +43,8 @@ def info(session: Session, format: str | None) -> None:
             name: {"value": setting.value, "origin": setting.origin, "meaning": meaning(name)}
             for name, setting in settings.values.items()
         },
+        "views": _views(settings.root),
+        "containers": _containers(),
     }
     if format == "json":
         emit_json(value)
@@ -49,12 +53,41 @@ def info(session: Session, format: str | None) -> None:
     else:
         write(f"lamina {__version__} on Python {value['python']}, {value['platform']}")
         write(f"store: {settings.root} ({state if images is None else f'{images} names'})")
+        for what in ("views", "containers"):
+            for name, refusal in value[what].items():
+                write(f"{name}: {'works' if not refusal else 'no: ' + clean(refusal)}")
         write("")
         rows = [
             [name, "" if setting.value is None else str(setting.value), setting.origin, meaning(name)]
             for name, setting in settings.values.items()
         ]
         table(rows, ["SETTING", "VALUE", "FROM", "WHAT IT IS"])
+
+
+def _views(root: str) -> dict[str, str]:
+    """Each way to mount an image, with "" or why it does not work here."""
+    from lamina.view.probe import probe
+
+    directory = root
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    inside = os.path.join(directory, "ingest")
+    return probe(inside if os.path.isdir(inside) else directory)
+
+
+def _containers() -> dict[str, str]:
+    """What running containers needs, with "" or why it is missing."""
+    from lamina.run.network import choose
+    from lamina.run.runtime import find_runtime
+
+    found = {}
+    for name, attempt in (("runtime", find_runtime), ("pasta", lambda: choose("pasta"))):
+        try:
+            attempt()
+            found[name] = ""
+        except LaminaError as error:
+            found[name] = error.message
+    return found
 
 
 @command("version", "lamina version --format json")

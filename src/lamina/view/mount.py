@@ -53,7 +53,7 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
 
     Raises Conflict (mounted already, not empty), Unsupported (no such kernel, not Linux), SystemFailure (no rights).
     """
-    _check_rights()
+    check_rights()
     if not target:
         target = os.path.join(place_of(store, stack), "union")
     target = os.path.abspath(target)
@@ -88,7 +88,8 @@ def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top:
     raise Unsupported("; ".join(refused), hint="`lamina unpack` writes it into a directory")
 
 
-def _check_rights() -> None:
+def check_rights() -> None:
+    """Raises Unsupported (not Linux), SystemFailure (not root)."""
     if not hasattr(os, "geteuid"):
         raise Unsupported("only Linux can mount an image", hint="`lamina unpack` writes it into a directory")
     if os.geteuid() != 0:
