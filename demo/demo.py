@@ -81,9 +81,7 @@ def run_them() -> None:
         say("8. Running the applications: not here")
         print("\n".join(f"   {line}" for line in missing))
         return
-    say(
-        "8. app-a runs, and writes to a file of a lower layer: copied up into the container's own layer, changed there"
-    )
+    say("8. app-a runs; then a container that writes to a file of a lower layer: copied up, and changed there")
     change = f"import pathlib; pathlib.Path({REPLACED!r}).write_text('changed by the container')"
     before = lower_digests()
     run("run", "--network", "none", "--name", "a", "app-a")

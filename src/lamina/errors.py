@@ -106,6 +106,13 @@ class AccessDenied(LaminaError):
     exit_code = 9
 
 
+class ContainerFailure(LaminaError):
+    """A container could not be made or started: whatever the reason, docker's one code, which no program's exit code
+    is to be confused with."""
+
+    exit_code = 125
+
+
 class Cancelled(LaminaError):
     """The caller (or Ctrl-C) stopped the operation."""
 

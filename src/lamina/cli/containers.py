@@ -15,7 +15,7 @@ from lamina.cli.options import Decorator, format_option, platform_option, quiet_
 from lamina.cli.output import emit, emit_json, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean
-from lamina.errors import ReferenceNotFound, UsageError
+from lamina.errors import Cancelled, ContainerFailure, LaminaError, ReferenceNotFound, UsageError
 from lamina.spec.name import parse_name
 
 if TYPE_CHECKING:
@@ -90,6 +90,20 @@ def run(session: Session, /, image: str, words: tuple[str, ...], runtime: str, p
     """Run a program in a new container of an image: the image's layers below, read-only and shared, a writable layer
     on top that takes all changes. The exit code is the program's own; 125 where the container can't be made, 126
     where the program can't be started, 127 where it is not there."""
+    try:
+        return _run(session, image, words, runtime, pulling, given)
+    except Cancelled:
+        raise
+    except LaminaError as error:
+        raise ContainerFailure(error.message, hint=error.hint) from error
+
+
+run.allow_interspersed_args = False
+
+
+def _run(
+    session: Session, image: str, words: tuple[str, ...], runtime: str, pulling: str, given: dict[str, Any]
+) -> int:
     from lamina.run import container as containers
 
     wanted = _wanted(words, given)
@@ -99,9 +113,6 @@ def run(session: Session, /, image: str, words: tuple[str, ...], runtime: str, p
     store = session.writable_store
     made = containers.create(store, found.stack, wanted, image=image)
     return containers.run(store, found.stack, made, wanted, runtime=runtime).code
-
-
-run.allow_interspersed_args = False
 
 
 def _image(session: Session, name: str, pulling: str) -> Image:

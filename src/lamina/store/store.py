@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from lamina.config import MAX_LAYER
 from lamina.store.blobs import Blobs
-from lamina.store.containers import Containers
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
 from lamina.store.list import StoreLister
@@ -19,6 +18,7 @@ from lamina.store.roots import Roots
 from lamina.store.write import StoreWriter
 
 if TYPE_CHECKING:
+    from lamina.store.containers import Containers
     from lamina.store.uploads import Uploads
 
 
@@ -34,9 +34,15 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self.refs = Refs(paths)
         self.layers = Layers(paths, max_layer)
         self.roots = Roots(paths)
-        self.containers = Containers(paths)
         self._session = None
         self._guard = threading.Lock()
+
+    @cached_property
+    def containers(self) -> Containers:
+        """The containers, running or not."""
+        from lamina.store.containers import Containers
+
+        return Containers(self.paths)
 
     @cached_property
     def uploads(self) -> Uploads:
