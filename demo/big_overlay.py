@@ -1,0 +1,89 @@
+"""A tree changed in an overlay: commands see the union and write into the upper directory, which becomes a layer.
+
+Every command runs in a mount namespace of its own: whatever happens, no mount is left on this machine, and to remove
+the directories never removes what was mounted on them. What builds runs in a process namespace too, which ends with
+the demo.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.write import Item
+from lamina.scan.directory import scan
+
+# redirects and metadata-only copies can't be said in an OCI layer: an upper directory must be without them
+_MOUNT = """
+set -eu
+mount -t overlay -o "lowerdir=$1,upperdir=$2,workdir=$3,redirect_dir=off,metacopy=off,index=off" overlay "$4"
+"""
+_SYSTEM = """
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+"""
+
+
+class Overlay:
+    """``lowers``: directories, the top one first. ``directory`` holds the upper one, and is made."""
+
+    def __init__(self, lowers: Sequence[Path], directory: Path) -> None:
+        self.lowers = list(lowers)
+        self.upper, self._work, self.root = (directory / name for name in ("upper", "work", "root"))
+        for path in (self.upper, self._work, self.root):
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o755)  # the upper one's mode is that of the union's root
+
+    def around(self, command: Sequence[str | Path]) -> list[str | Path]:
+        """``command``, of this machine, with the union at ``root`` while it runs, /proc and /dev in it."""
+        script = _MOUNT + "root=$4; shift 4" + _SYSTEM + 'exec "$@"'
+        mounted: list[str | Path] = [":".join(map(str, self.lowers)), self.upper, self._work, self.root]
+        return alone(["sh", "-c", script, "sh", *mounted, *command])
+
+    def inside(self, command: Sequence[str | Path], *, user: str = "root") -> list[str | Path]:
+        """``command``, of the union, run in it."""
+        return self.around(chroot(self.root, command, user=user))
+
+
+def alone(command: Sequence[str | Path]) -> list[str | Path]:
+    """``command`` with mounts and processes of its own: they are gone when it ends, however it does."""
+    return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
+
+
+def chroot(root: Path, command: Sequence[str | Path], *, user: str = "root") -> list[str | Path]:
+    return ["chroot", f"--userspec={user}", root, *command]
+
+
+def in_directory(root: Path, command: Sequence[str | Path], *, user: str) -> list[str | Path]:
+    """``command`` run in a plain directory, /proc and /dev in it."""
+    script = "set -eu; root=$1; shift" + _SYSTEM + 'exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, "sh", root, *chroot(root, command, user=user)]
+
+
+def upper_items(upper: Path, lowers: Sequence[Path]) -> Iterator[Item]:
+    """What an overlay's upper directory says, as OCI layers say it: a 0/0 character device is a whiteout, a directory
+    with the opaque mark hides what ``lowers`` have there. `lamina commit` will take this over."""
+    hidden: set[bytes] = set()
+    for entry, content in scan(str(upper), owner=None):
+        # the kernel links all its whiteouts to one inode: the second one looks like a hardlink to the first
+        if (entry.kind == Kind.CHAR and entry.rdev == (0, 0)) or (
+            entry.kind == Kind.HARDLINK and entry.link in hidden
+        ):
+            hidden.add(entry.path)
+            yield Entry(entry.path, Kind.WHITEOUT), None
+            continue
+        yield entry, content
+        # the kernel marks most new directories: only where something is hidden does a layer say it
+        if entry.kind == Kind.DIRECTORY and _opaque(os.path.join(os.fsencode(upper), entry.path)):
+            below = (os.path.join(os.fsencode(lower), entry.path) for lower in lowers)
+            if any(os.path.isdir(path) and not os.path.islink(path) for path in below):
+                yield Entry(entry.path, Kind.OPAQUE), None
+
+
+def _opaque(directory: bytes) -> bool:
+    try:
+        return os.getxattr(directory, "trusted.overlay.opaque") == b"y"
+    except OSError:
+        return False
