@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint bench conformance clean
+.PHONY: help demo demo-big test lint bench conformance clean
 PEERS := $(or $(LAMINA_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina-peers)
 
 help:
 	@echo "make demo   images made of this machine's programs, layer by layer (under a minute, no root, no network but pip's)"
+	@echo "make demo-big  real images of Debian packages, made, pulled and run (root, network; CACHE=DIR keeps the trees, KEEP=1 all)"
 	@echo "make test   lint, types, import rules and all tests"
 	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR of pull and push beside peers"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
@@ -22,6 +23,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/python demo/demo.py
+
+demo-big: $(STAMP)
+	@$(BIN)/python demo/big.py $(if $(CACHE),--cache "$(CACHE)") $(if $(KEEP),--keep) $(if $(MIRROR),--mirror "$(MIRROR)")
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,173 @@
+"""The images run: `lamina run` where this lamina has it; until then `lamina unpack` and chroot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+import lamina
+from big_images import POSTGRES
+from big_overlay import in_directory
+from big_shell import LAMINA, Failed, environment, tell
+from big_shell import lamina as run_lamina
+
+_PATIENCE = 30.0  # seconds that a server has to answer, and to end
+
+Output = IO[str] | int
+
+
+class Engine(Protocol):
+    def start(self, name: str, image: str, words: Sequence[str], *, out: Output) -> subprocess.Popen[str]:
+        """A container of ``image`` that runs ``words``, or without them what the image runs; what it writes
+        goes to ``out``."""
+        ...
+
+
+class Run:
+    """`lamina run`, in the network of this machine."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+
+    def start(self, name: str, image: str, words: Sequence[str], *, out: Output) -> subprocess.Popen[str]:
+        typed = ["run", "--rm", "--name", name, "--network", "host", image, *words]
+        print("$ lamina", " ".join(typed), flush=True)
+        return _started([*LAMINA, *typed], environment(self._store), out)
+
+
+class Chroot:
+    """Stands in for `lamina run`: no namespaces, no limits, and the whole image unpacked. To go when it is there."""
+
+    def __init__(self, store: Path, scratch: Path) -> None:
+        self._store, self._roots = store, scratch / "roots"
+
+    def start(self, name: str, image: str, words: Sequence[str], *, out: Output) -> subprocess.Popen[str]:
+        root = self._roots / image.rpartition("/")[2]
+        if not root.exists():
+            self._roots.mkdir(exist_ok=True)
+            run_lamina(self._store, "unpack", image, str(root), "-q")
+        config = lamina.open(image, root=self._store).config
+        command = [*config.entrypoint, *(words or config.cmd)]
+        print(f"$ chroot {root}", " ".join(command), flush=True)
+        return _started(in_directory(root, command, user=config.user or "root"), config.environment, out)
+
+
+def engine(store: Path, scratch: Path) -> Engine:
+    known = subprocess.run([*LAMINA, "run", "--help"], check=False, capture_output=True)
+    if known.returncode == 0:
+        return Run(store)
+    tell("this lamina has no `run` yet: the images are unpacked, and run with chroot")
+    return Chroot(store, scratch)
+
+
+def run_all(engine: Engine, web: str, database: str, squares: str) -> None:
+    """Each image does its work, or Failed says which one did not."""
+    port = free_port()
+    with server(engine, "demo-web", web, ["node", "/srv/app/server.js", str(port)]):
+        expect("the web server", "hello from node", fetched(f"http://127.0.0.1:{port}/"))
+
+    port = free_port()
+    words = [f"{POSTGRES}/postgres", "-D", "/srv/data", "-p", str(port), "-k", "/tmp"]
+    with server(engine, "demo-database", database, words):
+        wait_for(port)
+        psql = ["psql", "-h", "127.0.0.1", "-p", str(port), "-At", "-c"]
+        expect("the database", "1", output(engine, "demo-psql", database, [*psql, "select 1"]), whole=True)
+        query = "select string_agg(name, ' ' order by since) from engines"
+        expect("its table", "docker podman lamina", output(engine, "demo-psql", database, [*psql, query]), whole=True)
+
+    expect("the C# program", "1 4 9 16 25", output(engine, "demo-squares", squares, []))
+
+
+@contextmanager
+def server(engine: Engine, name: str, image: str, words: Sequence[str]) -> Iterator[None]:
+    """A container that runs while the block does, then gets SIGTERM and has to end well. What it writes is shown
+    where something fails."""
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        try:
+            with _running(engine.start(name, image, words, out=log), name):
+                yield
+        except (Failed, OSError):
+            log.seek(0)
+            print("".join(f"   | {line}" for line in log.readlines()[-15:]), end="", flush=True)
+            raise
+
+
+@contextmanager
+def _running(process: subprocess.Popen[str], name: str) -> Iterator[None]:
+    try:
+        yield
+        if process.poll() is not None:
+            raise Failed(f"{name} ended by itself with {process.returncode}")
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{name} does not end {_PATIENCE:.0f} seconds after SIGTERM") from None
+        if code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+            raise Failed(f"{name} ended with {code} after SIGTERM")
+        tell(f"{name} ended with {code} after SIGTERM")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def output(engine: Engine, name: str, image: str, words: Sequence[str]) -> str:
+    process = engine.start(name, image, words, out=subprocess.PIPE)
+    try:
+        text, _ = process.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise Failed(f"{image} says nothing in {_PATIENCE:.0f} seconds") from None
+    if process.returncode:
+        raise Failed(f"{image} ended with {process.returncode}")
+    return text.strip()
+
+
+def expect(who: str, wanted: str, found: str, *, whole: bool = False) -> None:
+    tell(f"{who}: {found}")
+    if (found != wanted) if whole else (wanted not in found):
+        raise Failed(f"{who} says {found!r:.200}, expected {wanted!r}")
+
+
+def fetched(url: str) -> str:
+    wait_for(int(url.rstrip("/").rpartition(":")[2]))
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=_PATIENCE) as answer:
+        return str(answer.read(10_000), "utf-8", "replace").strip()
+
+
+def wait_for(port: int) -> None:
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise Failed(f"nothing answers on port {port} after {_PATIENCE:.0f} seconds") from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _started(command: Sequence[str | Path], env: dict[str, str], out: Output) -> subprocess.Popen[str]:
+    error = None if out == subprocess.PIPE else out  # a program's errors are for the person who looks on
+    # PATH is for the programs of this machine too, that set the container up
+    env = {"PATH": os.environ.get("PATH", os.defpath), **env}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=error, env=env, text=True)
