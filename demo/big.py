@@ -26,7 +26,7 @@ import lamina
 from big_debian import SUITE, mirrors, sources
 from big_images import Workshop
 from big_overlay import Overlay
-from big_run import engine, run_all
+from big_run import Run, run_all
 from big_shell import LAMINA, Failed, environment, lamina_quiet, say, tell
 from big_shell import lamina as run_lamina
 
@@ -133,7 +133,7 @@ def show(scratch: Path, trees: Path, lines: list[str]) -> None:
         push(made, host)
         names = pull(other, host)
     say("4. The images of the second store, run")
-    run_all(engine(other, scratch), **names)
+    run_all(Run(other), **names)
 
 
 def make(workshop: Workshop) -> None:

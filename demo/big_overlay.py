@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lamina.layer.entry import Entry, Kind
+from lamina.layer.entry import Kind
 from lamina.layer.write import Item
-from lamina.scan.directory import scan
+from lamina.scan.upper import scan_upper
 
 # redirects and metadata-only copies can't be said in an OCI layer: an upper directory must be without them
 _MOUNT = """
@@ -56,34 +56,10 @@ def chroot(root: Path, command: Sequence[str | Path], *, user: str = "root") -> 
     return ["chroot", f"--userspec={user}", root, *command]
 
 
-def in_directory(root: Path, command: Sequence[str | Path], *, user: str) -> list[str | Path]:
-    """``command`` run in a plain directory, /proc and /dev in it."""
-    script = "set -eu; root=$1; shift" + _SYSTEM + 'exec "$@"'
-    return ["unshare", "--mount", "sh", "-c", script, "sh", root, *chroot(root, command, user=user)]
-
-
 def upper_items(upper: Path, lowers: Sequence[Path]) -> Iterator[Item]:
-    """What an overlay's upper directory says, as OCI layers say it: a 0/0 character device is a whiteout, a directory
-    with the opaque mark hides what ``lowers`` have there. `lamina commit` will take this over."""
-    hidden: set[bytes] = set()
-    for entry, content in scan(str(upper), owner=None):
-        # the kernel links all its whiteouts to one inode: the second one looks like a hardlink to the first
-        if (entry.kind == Kind.CHAR and entry.rdev == (0, 0)) or (
-            entry.kind == Kind.HARDLINK and entry.link in hidden
-        ):
-            hidden.add(entry.path)
-            yield Entry(entry.path, Kind.WHITEOUT), None
-            continue
-        yield entry, content
-        # the kernel marks most new directories: only where something is hidden does a layer say it
-        if entry.kind == Kind.DIRECTORY and _opaque(os.path.join(os.fsencode(upper), entry.path)):
-            below = (os.path.join(os.fsencode(lower), entry.path) for lower in lowers)
-            if any(os.path.isdir(path) and not os.path.islink(path) for path in below):
-                yield Entry(entry.path, Kind.OPAQUE), None
-
-
-def _opaque(directory: bytes) -> bool:
-    try:
-        return os.getxattr(directory, "trusted.overlay.opaque") == b"y"
-    except OSError:
-        return False
+    """What an overlay's upper directory says, as OCI layers say it. The kernel marks most new directories opaque:
+    only where ``lowers`` have something to hide does a layer say so."""
+    for entry, content in scan_upper(str(upper)):
+        below = (os.path.join(os.fsencode(lower), entry.path) for lower in lowers)
+        if entry.kind != Kind.OPAQUE or any(os.path.isdir(path) and not os.path.islink(path) for path in below):
+            yield entry, content

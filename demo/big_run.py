@@ -1,4 +1,4 @@
-"""The images run: `lamina run` where this lamina has it; until then `lamina unpack` and chroot."""
+"""The images run, as containers."""
 
 from __future__ import annotations
 
@@ -12,88 +12,57 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
-import lamina
 from big_images import POSTGRES
-from big_overlay import in_directory
 from big_shell import LAMINA, Failed, environment, tell
-from big_shell import lamina as run_lamina
 
 _PATIENCE = 30.0  # seconds that a server has to answer, and to end
 
 Output = IO[str] | int
 
 
-class Engine(Protocol):
-    def start(self, name: str, image: str, words: Sequence[str], *, out: Output) -> subprocess.Popen[str]:
-        """A container of ``image`` that runs ``words``, or without them what the image runs; what it writes
-        goes to ``out``."""
-        ...
-
-
 class Run:
-    """`lamina run`, in the network of this machine."""
+    """`lamina run` from a store, in the network of this machine."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
 
     def start(self, name: str, image: str, words: Sequence[str], *, out: Output) -> subprocess.Popen[str]:
+        """A container of ``image`` that runs ``words``, or without them what the image runs; what it writes
+        goes to ``out``."""
         typed = ["run", "--rm", "--name", name, "--network", "host", image, *words]
         print("$ lamina", " ".join(typed), flush=True)
         return _started([*LAMINA, *typed], environment(self._store), out)
 
 
-class Chroot:
-    """Stands in for `lamina run`: no namespaces, no limits, and the whole image unpacked. To go when it is there."""
-
-    def __init__(self, store: Path, scratch: Path) -> None:
-        self._store, self._roots = store, scratch / "roots"
-
-    def start(self, name: str, image: str, words: Sequence[str], *, out: Output) -> subprocess.Popen[str]:
-        root = self._roots / image.rpartition("/")[2]
-        if not root.exists():
-            self._roots.mkdir(exist_ok=True)
-            run_lamina(self._store, "unpack", image, str(root), "-q")
-        config = lamina.open(image, root=self._store).config
-        command = [*config.entrypoint, *(words or config.cmd)]
-        print(f"$ chroot {root}", " ".join(command), flush=True)
-        return _started(in_directory(root, command, user=config.user or "root"), config.environment, out)
-
-
-def engine(store: Path, scratch: Path) -> Engine:
-    known = subprocess.run([*LAMINA, "run", "--help"], check=False, capture_output=True)
-    if known.returncode == 0:
-        return Run(store)
-    tell("this lamina has no `run` yet: the images are unpacked, and run with chroot")
-    return Chroot(store, scratch)
-
-
-def run_all(engine: Engine, web: str, database: str, squares: str) -> None:
+def run_all(containers: Run, web: str, database: str, squares: str) -> None:
     """Each image does its work, or Failed says which one did not."""
     port = free_port()
-    with server(engine, "demo-web", web, ["node", "/srv/app/server.js", str(port)]):
+    with server(containers, "demo-web", web, ["node", "/srv/app/server.js", str(port)]):
         expect("the web server", "hello from node", fetched(f"http://127.0.0.1:{port}/"))
 
     port = free_port()
     words = [f"{POSTGRES}/postgres", "-D", "/srv/data", "-p", str(port), "-k", "/tmp"]
-    with server(engine, "demo-database", database, words):
+    with server(containers, "demo-database", database, words):
         wait_for(port)
         psql = ["psql", "-h", "127.0.0.1", "-p", str(port), "-At", "-c"]
-        expect("the database", "1", output(engine, "demo-psql", database, [*psql, "select 1"]), whole=True)
+        expect("the database", "1", output(containers, "demo-psql", database, [*psql, "select 1"]), whole=True)
         query = "select string_agg(name, ' ' order by since) from engines"
-        expect("its table", "docker podman lamina", output(engine, "demo-psql", database, [*psql, query]), whole=True)
+        expect(
+            "its table", "docker podman lamina", output(containers, "demo-psql", database, [*psql, query]), whole=True
+        )
 
-    expect("the C# program", "1 4 9 16 25", output(engine, "demo-squares", squares, []))
+    expect("the C# program", "1 4 9 16 25", output(containers, "demo-squares", squares, []))
 
 
 @contextmanager
-def server(engine: Engine, name: str, image: str, words: Sequence[str]) -> Iterator[None]:
+def server(containers: Run, name: str, image: str, words: Sequence[str]) -> Iterator[None]:
     """A container that runs while the block does, then gets SIGTERM and has to end well. What it writes is shown
     where something fails."""
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         try:
-            with _running(engine.start(name, image, words, out=log), name):
+            with _running(containers.start(name, image, words, out=log), name):
                 yield
         except (Failed, OSError):
             log.seek(0)
@@ -121,8 +90,8 @@ def _running(process: subprocess.Popen[str], name: str) -> Iterator[None]:
             process.wait()
 
 
-def output(engine: Engine, name: str, image: str, words: Sequence[str]) -> str:
-    process = engine.start(name, image, words, out=subprocess.PIPE)
+def output(containers: Run, name: str, image: str, words: Sequence[str]) -> str:
+    process = containers.start(name, image, words, out=subprocess.PIPE)
     try:
         text, _ = process.communicate(timeout=_PATIENCE)
     except subprocess.TimeoutExpired:

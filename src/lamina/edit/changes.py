@@ -48,9 +48,11 @@ def changes(tree: Tree, items: Iterable[Item], made: Container[bytes] = ()) -> l
 
 
 def _is_as_below(tree: Tree, entry: Entry) -> bool:
+    node = tree.find(entry.path)
+    if entry.kind == Kind.OPAQUE:
+        return node is None or not tree.children(node)  # overlay marks new directories too
     if entry.kind != Kind.DIRECTORY:
         return False
-    node = tree.find(entry.path)
     if node is None or not tree.is_directory(node):
         return False
     below = tree.entry(node)

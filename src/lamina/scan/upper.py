@@ -18,8 +18,13 @@ _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 def scan_upper(upper: str, *, on_warning: OnWarning = lambda text: None) -> Iterator[Item]:
     """Everything in ``upper``, names in byte order; an OPAQUE item follows its directory. The root is left
     out. Raises NotFound, SystemFailure."""
+    hidden: set[bytes] = set()
     for entry, opened in scan(upper, owner=None, on_warning=on_warning):
-        if entry.kind == Kind.CHAR and entry.rdev == (0, 0):
+        # the kernel makes all its whiteouts links of one inode: from the second on they look like hardlinks
+        if (entry.kind == Kind.CHAR and entry.rdev == (0, 0)) or (
+            entry.kind == Kind.HARDLINK and entry.link in hidden
+        ):
+            hidden.add(entry.path)
             yield Entry(entry.path, Kind.WHITEOUT), None
             continue
         yield entry, opened

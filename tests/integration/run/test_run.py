@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+import lamina as lamina_library
 from lamina.archive.layout import LayoutReader
 from lamina.errors import SystemFailure
+from lamina.layer.entry import Kind
 from lamina.run.inside import Inside
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -211,6 +213,21 @@ def test_copy_up_leaves_the_layer_and_diff_tells(root: Path) -> None:
     assert {path: hashlib.sha256(path.read_bytes()).digest() for path in tars} == tars
     kinds = json.loads(lamina("diff", "c", "--format", "json", root=root).stdout)
     assert kinds[0] == {"kind": "C", "path": "/data"}
+
+
+def test_many_deletions_and_new_directories(root: Path) -> None:
+    assert (
+        run(root, "--name", "c", "app", "sh", "-c", "rm /srv/app /data/file /etc/group; mkdir /new").returncode == 0
+    )
+    told = lamina("diff", "c", root=root).stdout.decode().splitlines()
+    assert [line for line in told if line[0] != "C"] == ["D /data/file", "D /etc/group", "A /new", "D /srv/app"]
+    assert lamina("commit", "c", "new", root=root).returncode == 0
+    (layer,) = lamina_library.open("new", root=root).layers[-1:]
+    assert sorted((entry.kind.name, entry.path) for entry in layer if entry.kind != Kind.DIRECTORY) == [
+        ("WHITEOUT", b"data/file"),
+        ("WHITEOUT", b"etc/group"),
+        ("WHITEOUT", b"srv/app"),
+    ]
 
 
 def test_a_container_that_changes_nothing_has_no_diff(root: Path) -> None:
