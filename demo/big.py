@@ -99,6 +99,8 @@ def missing_tools(urls: dict[str, str]) -> list[str]:
     packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
     if packages:
         missing.append(f"{', '.join(packages)} (apt-get install {' '.join(packages)})")
+    if not shutil.which("crun") and not shutil.which("runc"):
+        missing.append("crun or runc (apt-get install runc)")
     if not urls:
         missing.append("a Debian mirror that apt knows (apt-get update, or --mirror URL)")
     return missing
