@@ -84,6 +84,7 @@ def install(overlay: Overlay, scratch: Path, packages: Sequence[str], log: Path)
     services.write_text(_NO_SERVICES)
     services.chmod(0o755)
     env = {**os.environ, "APT_CONFIG": str(config), "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    env.pop("TMPDIR", None)  # packages' scripts run in the tree, which has not this machine's directories
     script = 'set -e; apt-get update -qq; apt-get install -qq -y "$@"; apt-get clean'
     logged(overlay.around(["sh", "-c", script, "sh", *packages]), log, "apt-get", env=env)
     tidy(overlay.upper)

@@ -85,9 +85,19 @@ def _running(process: subprocess.Popen[str], name: str) -> Iterator[None]:
             raise Failed(f"{name} ended with {code} after SIGTERM")
         tell(f"{name} ended with {code} after SIGTERM")
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        _ended(process)
+
+
+def _ended(process: subprocess.Popen[str]) -> None:
+    """See to it that it ends. Asked first: a `lamina run` that is killed can't take its container away."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def output(containers: Run, name: str, image: str, words: Sequence[str]) -> str:
@@ -95,9 +105,9 @@ def output(containers: Run, name: str, image: str, words: Sequence[str]) -> str:
     try:
         text, _ = process.communicate(timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
         raise Failed(f"{image} says nothing in {_PATIENCE:.0f} seconds") from None
+    finally:
+        _ended(process)
     if process.returncode:
         raise Failed(f"{image} ended with {process.returncode}")
     return text.strip()
