@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.files import replace_file, reported
 from lamina.run import network
@@ -28,6 +29,7 @@ from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
+from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.lower import sweep
 from lamina.view.mount import Top, mount_union
@@ -71,6 +73,17 @@ def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Co
     return container
 
 
+def enter(container: Container | None = None) -> None:
+    """Get the rights to work with containers: a plain user becomes root of a user namespace, that of the running
+    ``container`` with its mounts, or a new one. For good. Raises as ``rights.become_root``."""
+    if rights.may_mount():
+        return
+    if container is not None and container.is_running:
+        rights.join(container.pid)
+    else:
+        rights.become_root()
+
+
 def stack_of(store: Store, container: Container) -> Stack:
     """The image that the container was made of, whether or not it has a name still."""
     return store.stack_at(container.descriptor, Platform.host(), container.image)
@@ -81,10 +94,16 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
     even be tried."""
     if not hasattr(os, "geteuid"):
         raise Unsupported("only Linux runs containers", hint="look into the image with ls, cat, unpack")
-    found = find_runtime(runtime)
-    container = store.containers.looked_after(container, runtime=found.program)
     ended = Ended(125)
+    container = store.containers.looked_after(container)
     try:
+        found = find_runtime(runtime)
+        if not found.cgroups and (wanted.memory, wanted.cpus, wanted.pids) != (None, None, None):
+            raise Unsupported(
+                "memory, processors and processes can't be limited here: there is no cgroup for this user",
+                hint="leave --memory, --cpus and --pids-limit out",
+            )
+        container = store.containers.looked_after(container, runtime=found.program)
         with _mounted(store, stack, container, found, wanted) as container:
             ended = _run(store, stack, container, found, wanted)
     finally:
@@ -165,6 +184,8 @@ def _spec(
         network="host" if kind == "host" else namespace,
         seccomp=_seccomp(wanted, runtime, config.architecture),
         init=_init_program() if wanted.init else "",
+        plain=not rights.is_root(),
+        tty_group=rights.has_id(5, group=True),
     )
     env = environment(wanted, config.env, user.home, hostname)
     spec = runtime_spec(wanted, container.command, env, cwd, user, place)
@@ -261,7 +282,7 @@ def _init_program() -> str:
 
 def _state(store: Store) -> str:
     """The runtime's directory of states: gone at the next boot, as the containers are."""
-    directory = os.path.join("/run" if os.geteuid() == 0 else store.paths.root, "lamina-runtime")
+    directory = os.path.join("/run" if rights.is_root() else store.paths.root, "lamina-runtime")
     with reported(directory):
         os.makedirs(directory, mode=0o700, exist_ok=True)
     return directory
@@ -279,11 +300,11 @@ def remove(store: Store, container: Container, *, force: bool = False) -> None:
     directory = store.containers.path(container.id)
     with reported(directory):
         record = os.path.join(directory, "container.json")
-        shutil.rmtree(os.path.join(directory, "upper"), ignore_errors=True)
-        for name in sorted(os.listdir(directory)):
+        # what people wrote goes first; the record stays until all is gone
+        for name in sorted(os.listdir(directory), reverse=True):
             path = os.path.join(directory, name)
             if os.path.isdir(path):
-                shutil.rmtree(path)
+                remove_tree(path)
         os.unlink(record)
         os.rmdir(directory)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from lamina import rights
 from lamina.errors import NotFound, SystemFailure
 
 NAMES = ("crun", "runc")
@@ -47,7 +48,8 @@ def find_runtime(wanted: str = "") -> Runtime:
             continue
         if os.path.basename(program) == "crun" and hybrid:
             return Runtime(program, False, False, ("--cgroup-manager=disabled",))
-        return Runtime(program, True, _guards_devices())
+        guarded = rights.is_root()  # a plain user's cgroups are somebody else's
+        return Runtime(program, guarded, guarded and _guards_devices())
     what = wanted or " or ".join(NAMES)
     raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun")
 

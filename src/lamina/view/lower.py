@@ -9,6 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from lamina import rights
 from lamina.errors import SystemFailure
 from lamina.files import replace_file, reported
 from lamina.source import Stack
@@ -56,10 +57,11 @@ def mount_image(store: Store, part: Part) -> str:
 
 
 def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
-    """The directory with the part's tree, unpacked now or before. Raises SystemFailure, InvalidContent."""
+    """The directory with the part's tree, unpacked now or before. One for all who can give files the same ids. Raises
+    SystemFailure, InvalidContent."""
     from lamina.view.unpack import unpack_tree as unpack
 
-    target = os.path.join(store.paths.union(part.key), "tree")
+    target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}")
     if not os.path.isdir(target):
         keep(os.path.dirname(target), part.layers)
         tree, opaque, _ = part.made()
