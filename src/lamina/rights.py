@@ -1,7 +1,7 @@
 """What this process may do: the machine's root, or root of a user namespace that a plain user makes (Linux).
 
-``become_root`` turns the process itself: with the ids of /etc/subuid and /etc/subgid where newuidmap and newgidmap can
-give them, else with the user's own id alone. Mounts that it makes then are its own, and go with it.
+``become_root`` turns the process itself: with the ids of /etc/subuid and /etc/subgid where newuidmap and newgidmap
+can give them, else with the user's own id alone. Mounts that it makes then are its own, and go with it.
 """
 
 from __future__ import annotations
