@@ -6,13 +6,8 @@ can give them, else with the user's own id alone. Mounts that it makes then are 
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import hashlib
-import json
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,7 +37,9 @@ def ids() -> str:
     """A word for the ids that this process can give to files: "" for all; the same for the same ones."""
     if is_root():
         return ""
-    text = json.dumps([_map_of("self", "uid_map"), _map_of("self", "gid_map")])
+    import hashlib
+
+    text = repr([_map_of("self", "uid_map"), _map_of("self", "gid_map")])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -83,6 +80,8 @@ def join(pid: int, *, mounts: bool = True) -> None:
     """Enter the user namespace of a process as its root, and its mounts (else a copy of ours). Raises as
     ``become_root``, and SystemFailure where the process is gone."""
     _check_linux()
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     opened: list[int] = []
     try:
@@ -110,6 +109,8 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
     it what it has mounted. Raises as ``become_root``, and what ``function`` raises of lamina's errors."""
     if may_mount() and not stays:
         return function()
+    import json
+
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -174,6 +175,8 @@ def _check_linux() -> None:
 
 
 def _helper(reading: int, writing: int, pid: int, users: list[Range], groups: list[Range]) -> None:
+    import subprocess
+
     code = 1
     try:
         os.close(writing)
@@ -183,13 +186,15 @@ def _helper(reading: int, writing: int, pid: int, users: list[Range], groups: li
                 for program, ranges in (("newgidmap", groups), ("newuidmap", users))
             ]
             code = max(one.returncode for one in done)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (a forked child: its exit code is all that it says)
         pass
     os._exit(1 if code else 0)
 
 
 def _ranges(file: str, number: int) -> list[Range]:
     """What newuidmap is to be told; nothing where this user has no further ids or there is no such program."""
+    import shutil
+
     if not (shutil.which("newuidmap") and shutil.which("newgidmap")):
         return []
     given = subordinate(file, number)
@@ -250,6 +255,8 @@ def _as_root(groups: bool) -> None:
 
 
 def _unshare(flags: int) -> None:
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags) != 0:
         raise _refused(ctypes.get_errno())

@@ -112,7 +112,7 @@ def _run(
     found = _image(session, image, pulling)
     store = session.writable_store
     containers.enter()
-    made = containers.create(store, found.stack, wanted, image=image)
+    made = containers.create(store, found.stack, wanted, image=image, running=True)
     return containers.run(store, found.stack, made, wanted, runtime=runtime).code
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
-from lamina.files import replace_file, reported
+from lamina.files import reported
 from lamina.run import network
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Wanted, argv, parse_name
-from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_runtime, kill, run_bundle
+from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, held, runtime_spec
 from lamina.run.user import User, resolve_user
@@ -40,8 +38,9 @@ if TYPE_CHECKING:
 _LINUX_INITS = ("tini", "catatonit", "dumb-init")
 
 
-def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Container:
-    """A container of the whole image, not run yet. Raises Conflict (the name is taken), UsageError, NotFound."""
+def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "", running: bool = False) -> Container:
+    """A container of the whole image; ``running``: this process is about to run it. Raises Conflict (the name is
+    taken), UsageError, NotFound."""
     identity = os.urandom(32).hex()
     config = stack.config
     container = Container(
@@ -55,6 +54,8 @@ def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Co
         created=time.time(),
         command=argv(wanted, config.entrypoint, config.cmd),
     )
+    if running:
+        container = container.looked_after()
     digests = [stack.manifest.descriptor.digest, *stack.diff_ids]
     root = store.roots.create(f"container {container.name}")
     try:
@@ -68,6 +69,8 @@ def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Co
                 os.mkdir(store.containers.path(identity, name), 0o700)
             os.chmod(store.containers.path(identity, "upper"), 0o755)
     except BaseException:
+        import shutil
+
         shutil.rmtree(store.containers.path(identity), ignore_errors=True)
         raise
     return container
@@ -95,7 +98,9 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
     if not hasattr(os, "geteuid"):
         raise Unsupported("only Linux runs containers", hint="look into the image with ls, cat, unpack")
     ended = Ended(125)
-    container = store.containers.looked_after(container)
+    if not container.is_running:
+        container = container.looked_after()
+        store.containers.write(container)
     try:
         found = find_runtime(runtime)
         if not found.cgroups and (wanted.memory, wanted.cpus, wanted.pids) != (None, None, None):
@@ -103,32 +108,31 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
                 "memory, processors and processes can't be limited here: there is no cgroup for this user",
                 hint="leave --memory, --cpus and --pids-limit out",
             )
-        container = store.containers.looked_after(container, runtime=found.program)
-        with _mounted(store, stack, container, found, wanted) as container:
+        with _mounted(store, stack, container, found, wanted) as view:
+            container = replace(container, runtime=found.program, view=view)
             ended = _run(store, stack, container, found, wanted)
     finally:
         container = store.containers.get(container.id)
-        store.containers.write(
-            replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
-        )
         if wanted.remove:
-            remove(store, store.containers.get(container.id))
+            remove(store, container)
+        else:
+            store.containers.write(
+                replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
+            )
     return ended
 
 
 @contextmanager
-def _mounted(
-    store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted
-) -> Iterator[Container]:
-    """The union with the container's writable top at ``rootfs``."""
+def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted) -> Iterator[str]:
+    """The union with the container's writable top at ``rootfs``; the view that was taken."""
     path = store.containers.path
     rootfs = path(container.id, "rootfs")
-    top = Top(path(container.id, "upper"), path(container.id, "work"), devices=runtime.devices)
+    top = Top(
+        path(container.id, "upper"), path(container.id, "work"), devices=runtime.devices, volatile=wanted.remove
+    )
     view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
     try:
-        container = replace(container, view=view)
-        store.containers.write(container)
-        yield container
+        yield view
     finally:
         kernel.unmount(rootfs)
         sweep(store)
@@ -147,7 +151,7 @@ def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wan
         for name in ("pid", "runtime.log"):
             if os.path.exists(os.path.join(bundle, name)):
                 os.unlink(os.path.join(bundle, name))
-        replace_file(os.path.join(bundle, "config.json"), [json.dumps(spec).encode()])
+        _write(os.path.join(bundle, "config.json"), json.dumps(spec))
         try:
             return run_bundle(runtime, _state(store), bundle, container.id, interactive=wanted.interactive)
         finally:
@@ -253,9 +257,16 @@ def _files(store: Store, container: Container, wanted: Wanted, hostname: str, ki
     found = {}
     for name, text in texts.items():
         file = store.containers.path(container.id, "bundle", name)
-        replace_file(file, [text.encode()], mode=0o644)
+        _write(file, text)
         found[f"/etc/{name}"] = file
     return found
+
+
+def _write(path: str, text: str) -> None:
+    """A file of the bundle: made anew for each start, so nothing is lost with it."""
+    with reported(path), open(path, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
 
 
 def _seccomp(wanted: Wanted, runtime: Runtime, architecture: str) -> dict[str, Any] | None:
@@ -274,7 +285,7 @@ def _seccomp(wanted: Wanted, runtime: Runtime, architecture: str) -> dict[str, A
 
 def _init_program() -> str:
     for name in _LINUX_INITS:
-        found = shutil.which(name)
+        found = find_program(name)
         if found:
             return found
     raise NotFound("no init program here", hint=f"install one of {', '.join(_LINUX_INITS)}")
@@ -346,6 +357,8 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
         return
     settle(store, container)
     top = Top(store.containers.path(container.id, "upper"), store.containers.path(container.id, "work"))
+    remove_tree(top.work)  # a lost --rm container's says that the upper directory may not be whole: only a crash of
+    os.mkdir(top.work, 0o700)  # the machine makes it so
     mount_union(store, stack, rootfs, view=container.view, top=top)
     try:
         with Inside(rootfs) as inside:
@@ -363,6 +376,8 @@ def signal_container(store: Store, container: Container, signal: str) -> None:
 
 def execute(store: Store, container: Container, wanted: Wanted) -> int:
     """Run ``wanted.command`` in the running container; its exit code. Raises Conflict, NotFound."""
+    import tempfile
+
     _check_running(container)
     bundle = store.containers.path(container.id, "bundle")
     with reported(bundle), open(os.path.join(bundle, "config.json"), "rb") as file:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterable
 
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.files import reported
 from lamina.run.options import NETWORKS
+from lamina.run.runtime import find_program
 
 _TUN = "/dev/net/tun"
 _LOCAL = ("127.", "::1", "0.0.0.0")
@@ -36,7 +35,7 @@ def choose(wanted: str) -> str:
 
 def _without_pasta() -> str:
     """Why there is no pasta, or ""."""
-    if not shutil.which("pasta"):
+    if not find_program("pasta"):
         return "pasta is not installed: install the package passt"
     if not os.access(_TUN, os.R_OK | os.W_OK):
         return f"pasta needs {_TUN}, which is not there, or not for this user"
@@ -122,6 +121,8 @@ def _is_namespace(path: str) -> bool:
 
 
 def _check(words: list[str]) -> None:
+    import subprocess
+
     done = subprocess.run(words, capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -43,8 +41,8 @@ def find_runtime(wanted: str = "") -> Runtime:
     """The runtime of this name or path, or the first that is here and works. Raises NotFound."""
     hybrid = os.path.isdir("/sys/fs/cgroup/unified")  # crun refuses such hierarchies: the last choice there
     for name in (wanted,) if wanted else NAMES[::-1] if hybrid else NAMES:
-        program = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin")
-        if program is None:
+        program = find_program(name)
+        if not program:
             continue
         if os.path.basename(program) == "crun" and hybrid:
             return Runtime(program, False, False, ("--cgroup-manager=disabled",))
@@ -52,6 +50,17 @@ def find_runtime(wanted: str = "") -> Runtime:
         return Runtime(program, guarded, guarded and _guards_devices())
     what = wanted or " or ".join(NAMES)
     raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun")
+
+
+def find_program(name: str) -> str:
+    """Its path, as a shell finds it, or where administrators have theirs; "" where it is not there."""
+    if "/" in name:
+        return name if os.access(name, os.X_OK) else ""
+    for directory in (*os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/sbin"):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return ""
 
 
 def _guards_devices() -> bool:
@@ -94,6 +103,8 @@ def exec_process(runtime: Runtime, state: str, identity: str, process: str, *, i
 
 def delete(runtime: Runtime, state: str, identity: str) -> None:
     """Let the runtime forget the container, killing what may be left of it."""
+    import subprocess
+
     subprocess.run(
         [runtime.program, "--root", state, *runtime.options, "delete", "--force", identity],
         capture_output=True,
@@ -103,6 +114,8 @@ def delete(runtime: Runtime, state: str, identity: str) -> None:
 
 def kill(runtime: Runtime, state: str, identity: str, number: str) -> None:
     """Raises SystemFailure."""
+    import subprocess
+
     done = subprocess.run(
         [runtime.program, "--root", state, *runtime.options, "kill", identity, number],
         capture_output=True,
@@ -114,27 +127,34 @@ def kill(runtime: Runtime, state: str, identity: str, number: str) -> None:
 
 def _spawned(command: list[str], interactive: bool) -> int:
     """Run the runtime to its end; its exit code, that of a shell where a signal ended it."""
-    stdin = None if interactive else subprocess.DEVNULL
-    with _held() as as_before:
+    stdin = [] if interactive else [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+    with _held() as before:
         try:
-            process = subprocess.Popen(command, stdin=stdin, preexec_fn=as_before)  # noqa: PLW1509  (one system call)
+            child = os.posix_spawn(
+                command[0],
+                command,
+                os.environ,
+                file_actions=stdin,
+                setsigmask=before,
+                setsigdef=[signal.SIGPIPE],
+            )
         except OSError as error:
             raise SystemFailure(f"{command[0]}: {error.strerror}", hint="is the runtime whole?") from None
-        code = _waited(process)
-    return 128 - code if code < 0 else code
+        return _waited(child)
 
 
-def _waited(process: subprocess.Popen[bytes]) -> int:
+def _waited(child: int) -> int:
     """The exit code; signals that somebody sends us go on to the runtime. One that the terminal sends has reached it
     already: it stands in our process group."""
     numbers = _numbers()
-    while process.poll() is None:
-        if not numbers:
-            return process.wait()
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG if numbers else 0)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return 128 - code if code < 0 else code
         seen = signal.sigwaitinfo({*numbers, signal.SIGCHLD})
         if seen.si_signo != signal.SIGCHLD and seen.si_code <= 0:
-            process.send_signal(seen.si_signo)
-    return process.returncode
+            os.kill(child, seen.si_signo)
 
 
 def _numbers() -> list[int]:
@@ -145,11 +165,11 @@ def _numbers() -> list[int]:
 
 
 @contextmanager
-def _held() -> Iterator[Callable[[], object]]:
-    """Signals are kept until they are asked for; what a child calls to have them as before."""
+def _held() -> Iterator[Collection[int]]:
+    """Signals are kept until they are asked for; those that were kept before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [*_numbers(), signal.SIGCHLD])
     try:
-        yield lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield before
     finally:
         while _numbers() and signal.sigtimedwait({*_numbers(), signal.SIGCHLD}, 0) is not None:
             pass

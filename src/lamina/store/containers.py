@@ -60,6 +60,10 @@ class Container:
         """Whether the process that looks after it is there."""
         return self.pid > 0 and self.boot == boot_id() and started(self.pid) == self.started is not None
 
+    def looked_after(self) -> Container:
+        """With this process as the one that looks after it."""
+        return replace(self, status=RUNNING, pid=os.getpid(), started=started(os.getpid()), boot=boot_id())
+
     @property
     def state(self) -> str:
         return RUNNING if self.is_running else EXITED if self.status != CREATED else CREATED
@@ -88,14 +92,6 @@ class Containers:
     def write(self, container: Container) -> None:
         text = json.dumps(asdict(container), ensure_ascii=True).encode()
         replace_file(self.path(container.id, "container.json"), [text])
-
-    def looked_after(self, container: Container, **changes: Any) -> Container:
-        """The record with this process as the one that looks after it, written."""
-        now = replace(
-            container, status=RUNNING, pid=os.getpid(), started=started(os.getpid()), boot=boot_id(), **changes
-        )
-        self.write(now)
-        return now
 
     def __iter__(self) -> Iterator[Container]:
         """Oldest first."""

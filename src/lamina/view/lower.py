@@ -25,14 +25,14 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
     """The metadata image of each part, written where it is missing, and the tars that it points into."""
-    from lamina.view.erofs import write_erofs
-
     for layer in stack.layers:
         with layer.open(0, 0):
             pass  # makes the tar again where it is gone
     for part in parts:
         path = _image(store, part)
         if not os.path.exists(path):
+            from lamina.view.erofs import write_erofs
+
             tree, opaque, devices = part.made()
             data = write_erofs(tree, devices=devices, opaque=opaque, uuid=bytes.fromhex(part.key)[:16])
             keep(os.path.dirname(path), part.layers)

@@ -54,11 +54,12 @@ class Mounted:
 @dataclass(frozen=True, slots=True)
 class Top:
     """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
-    ``devices``: whether device nodes work."""
+    ``devices``: whether device nodes work. ``volatile``: what is written need not last over the machine's crash."""
 
     upper: str
     work: str
     devices: bool = False
+    volatile: bool = False
 
 
 def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view: str = "") -> Mounted:
@@ -164,6 +165,8 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     if top is not None:
         options += [("upperdir", top.upper), ("workdir", top.work)]
         attributes = 0 if top.devices else kernel.NO_DEVICES
+        if top.volatile:
+            options.append(("volatile", None))
         if not os.listdir(top.upper):
             _as_below(lowers[-1], top.upper)
     # what is changed is wholly in the upper directory: a commit reads nothing else

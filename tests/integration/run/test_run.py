@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -317,7 +318,10 @@ def test_killed_run_leaves_nothing_once_removed(root: Path) -> None:
     with running("run", "--name", "c", "--network", "none", "app", "sh", "-c", script, root=root) as process:
         wait_for(process, b"ready\n")
         (identity,) = os.listdir(root / "containers")
-        pid = int((root / "containers" / identity / "bundle" / "pid").read_text())
+        written = root / "containers" / identity / "bundle" / "pid"
+        while not written.exists() or not written.read_text():  # the runtime writes it while the program starts
+            time.sleep(0.01)
+        pid = int(written.read_text())
         process.kill()
         process.wait(30)
     assert lamina("rm", "--force", "c", root=root).returncode == 0
