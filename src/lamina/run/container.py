@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.files import reported
-from lamina.run import network
+from lamina.run import bubblewrap, network
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Wanted, argv, parse_name
 from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
@@ -152,6 +152,9 @@ def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wan
             if os.path.exists(os.path.join(bundle, name)):
                 os.unlink(os.path.join(bundle, name))
         _write(os.path.join(bundle, "config.json"), json.dumps(spec))
+        if runtime.is_bubblewrap:
+            with Inside(rootfs) as inside:
+                return bubblewrap.run(runtime.program, bundle, spec, inside, interactive=wanted.interactive)
         try:
             return run_bundle(runtime, _state(store), bundle, container.id, interactive=wanted.interactive)
         finally:
@@ -320,10 +323,19 @@ def remove(store: Store, container: Container, *, force: bool = False) -> None:
         os.rmdir(directory)
 
 
+def _kill(store: Store, container: Container, signal: str) -> None:
+    """A signal for the first process. Raises SystemFailure, UsageError."""
+    runtime = find_runtime(container.runtime)
+    if runtime.is_bubblewrap:
+        bubblewrap.kill(store.containers.path(container.id, "bundle"), signal)
+    else:
+        kill(runtime, _state(store), container.id, signal)
+
+
 def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
     """Send a signal and wait until nobody looks after the container. Raises SystemFailure."""
     try:
-        kill(find_runtime(container.runtime), _state(store), container.id, signal)
+        _kill(store, container, signal)
     except LaminaError:
         if container.is_running:
             raise
@@ -371,7 +383,7 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
 def signal_container(store: Store, container: Container, signal: str) -> None:
     """Send a signal to the first process. Raises Conflict where the container does not run, SystemFailure."""
     _check_running(container)
-    kill(find_runtime(container.runtime), _state(store), container.id, signal)
+    _kill(store, container, signal)
 
 
 def execute(store: Store, container: Container, wanted: Wanted) -> int:
@@ -379,6 +391,8 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
     import tempfile
 
     _check_running(container)
+    if find_runtime(container.runtime).is_bubblewrap:
+        raise Unsupported("nothing more can be run in bubblewrap's containers", hint="install runc or crun")
     bundle = store.containers.path(container.id, "bundle")
     with reported(bundle), open(os.path.join(bundle, "config.json"), "rb") as file:
         process = json.load(file)["process"]

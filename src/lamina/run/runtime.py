@@ -6,15 +6,18 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from lamina import rights
 from lamina.errors import NotFound, SystemFailure
 
 NAMES = ("crun", "runc")
 """Tried in this order: crun starts in half the time."""
+BUBBLEWRAP = "bwrap"
+"""The last choice."""
 CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """docker's exit codes for a container that did not start."""
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
@@ -33,8 +36,8 @@ class Runtime:
     options: tuple[str, ...] = ()
 
     @property
-    def name(self) -> str:
-        return os.path.basename(self.program)
+    def is_bubblewrap(self) -> bool:
+        return os.path.basename(self.program) == BUBBLEWRAP
 
 
 def find_runtime(wanted: str = "") -> Runtime:
@@ -42,14 +45,17 @@ def find_runtime(wanted: str = "") -> Runtime:
     hybrid = os.path.isdir("/sys/fs/cgroup/unified")  # crun refuses such hierarchies: the last choice there
     for name in (wanted,) if wanted else NAMES[::-1] if hybrid else NAMES:
         program = find_program(name)
-        if not program:
+        if not program or os.path.basename(name) == BUBBLEWRAP:
             continue
         if os.path.basename(program) == "crun" and hybrid:
             return Runtime(program, False, False, ("--cgroup-manager=disabled",))
         guarded = rights.is_root()  # a plain user's cgroups are somebody else's
         return Runtime(program, guarded, guarded and _guards_devices())
+    program = find_program(wanted or BUBBLEWRAP)
+    if os.path.basename(program) == BUBBLEWRAP:
+        return Runtime(program, False, False)
     what = wanted or " or ".join(NAMES)
-    raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun")
+    raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun, or bubblewrap")
 
 
 def find_program(name: str) -> str:
@@ -88,7 +94,7 @@ def run_bundle(
     log = os.path.join(bundle, "runtime.log")
     command = [runtime.program, "--root", state, "--log", log, "--log-format", "json", *runtime.options]
     command += ["run", "--bundle", bundle, "--pid-file", os.path.join(bundle, "pid"), identity]
-    code = _spawned(command, interactive)
+    code = spawned(command, interactive)
     message = _failure(log) if code else ""
     if not message or os.path.exists(os.path.join(bundle, "pid")):
         return Ended(code)
@@ -98,7 +104,7 @@ def run_bundle(
 def exec_process(runtime: Runtime, state: str, identity: str, process: str, *, interactive: bool) -> int:
     """Run the process of the file ``process`` (runtime-spec config.md, "Process") in the container; its exit code."""
     command = [runtime.program, "--root", state, *runtime.options, "exec", "--process", process, identity]
-    return _spawned(command, interactive)
+    return spawned(command, interactive)
 
 
 def delete(runtime: Runtime, state: str, identity: str) -> None:
@@ -125,16 +131,21 @@ def kill(runtime: Runtime, state: str, identity: str, number: str) -> None:
         raise SystemFailure(f"{identity[:12]}: {done.stderr.decode('utf-8', 'replace').strip()[:300]}")
 
 
-def _spawned(command: list[str], interactive: bool) -> int:
-    """Run the runtime to its end; its exit code, that of a shell where a signal ended it."""
-    stdin = [] if interactive else [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+def spawned(command: list[str], interactive: bool, descriptors: Mapping[int, int] | None = None) -> int:
+    """Run the runtime to its end; its exit code, that of a shell where a signal ended it. ``descriptors``: what it
+    gets besides, by its number there."""
+    actions: list[tuple[Any, ...]] = []
+    if not interactive:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+    for number, ours in (descriptors or {}).items():
+        actions.append((os.POSIX_SPAWN_DUP2, ours, number))
     with _held() as before:
         try:
             child = os.posix_spawn(
                 command[0],
                 command,
                 os.environ,
-                file_actions=stdin,
+                file_actions=actions,
                 setsigmask=before,
                 setsigdef=[signal.SIGPIPE],
             )
