@@ -274,7 +274,7 @@ class PlainUser:
         return subprocess.run(
             [*self.drop, *before, self.python, "-W", "ignore", "-m", "lamina", *words],
             capture_output=True,
-            env=self._environment() | environment,
+            env=self.environment | environment,
             check=False,
             timeout=120,
             cwd=self.top,
@@ -284,14 +284,15 @@ class PlainUser:
     def started(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         command = [*self.drop, self.python, "-W", "ignore", "-m", "lamina", *words]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment(), cwd=self.top
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment, cwd=self.top
         ) as process:
             try:
                 yield process
             finally:
                 process.kill()
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def environment(self) -> dict[str, str]:
         return {**os.environ, "HOME": self.top, "PYTHONPATH": self.path, "LAMINA_ROOT": f"{self.top}/store"}
 
 

@@ -20,6 +20,7 @@ BUBBLEWRAP = "bwrap"
 """The last choice."""
 CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """docker's exit codes for a container that did not start."""
+_CAP_SYS_RESOURCE = 24
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
 _NOT_THERE = ("executable file", "no such file or directory")
 _REFUSED = ("permission denied", "is a directory", "exec format error")
@@ -47,7 +48,7 @@ def find_runtime(wanted: str = "") -> Runtime:
         program = find_program(name)
         if not program or os.path.basename(name) == BUBBLEWRAP:
             continue
-        if os.path.basename(program) == "crun" and hybrid:
+        if os.path.basename(program) == "crun" and (hybrid or not _may_guard()):
             return Runtime(program, False, False, ("--cgroup-manager=disabled",))
         guarded = rights.is_root()  # a plain user's cgroups are somebody else's
         return Runtime(program, guarded, guarded and _guards_devices())
@@ -71,6 +72,16 @@ def find_program(name: str) -> str:
 
 def _guards_devices() -> bool:
     return os.path.isdir("/sys/fs/cgroup/devices") or os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+
+
+def _may_guard() -> bool:
+    """Whether crun can load its program that guards devices: it raises the limit of locked memory for that."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
+    except (OSError, StopIteration, ValueError):
+        return True
+    return bool(held >> _CAP_SYS_RESOURCE & 1)
 
 
 @dataclass(frozen=True, slots=True)
