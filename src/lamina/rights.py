@@ -145,10 +145,13 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
     return answer["value"]
 
 
-def nested() -> int:
-    """A descriptor of a new user namespace below this one, with the same ids: its root is root of nothing outside.
-    Call it as root. Raises SystemFailure."""
-    ours = {name: _map_of("self", name) for name in ("uid_map", "gid_map")}
+def nested(ranges: Sequence[Range] = ()) -> int:
+    """A descriptor of a new user namespace below this one, with these ``ranges`` for users and groups, or with the
+    same ids: its root is root of nothing outside. Call it as root. Raises SystemFailure."""
+    maps = {
+        name: ranges or [(int(first), int(first), int(count)) for first, _, count in _map_of("self", name)]
+        for name in ("uid_map", "gid_map")
+    }
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -165,9 +168,9 @@ def nested() -> int:
     try:
         if not os.read(reading, 1):
             raise SystemFailure("no user namespace", hint=_setting())
-        for name, lines in ours.items():
+        for name, lines in maps.items():
             with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
-                file.write("".join(f"{first} {first} {count}\n" for first, _, count in lines))
+                file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in lines))
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
     except OSError as error:
         raise _refused(error.errno or 0) from None

@@ -39,6 +39,7 @@ _run_options = [
     click.option("--entrypoint", metavar="PROGRAM", help="Run this instead of the image's entrypoint."),
     click.option("--read-only", is_flag=True, help="Nothing but volumes and tmpfs can be written."),
     click.option("--network", "--net", default="", metavar="pasta|none|host", help="Default: pasta, else none."),
+    click.option("--userns", default="", metavar="host|auto", help="auto: ids of its own, root is nobody outside."),
     click.option("--hostname", default="", metavar="NAME", help="Default: the ID's first digits."),
     click.option("--add-host", multiple=True, metavar="NAME:ADDRESS", help="A line for /etc/hosts."),
     click.option("--cap-add", multiple=True, metavar="CAP", help="Add a capability, or ALL."),
@@ -152,6 +153,7 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
         read_only=given["read_only"],
         network=given["network"],
         hostname=given["hostname"],
+        userns=options.parse_userns(given["userns"]),
         name=given["name"],
         interactive=given["interactive"],
         tty=given["tty"],
@@ -355,7 +357,7 @@ def diff(session: Session, name: str, format: str | None) -> None:
 @click.pass_obj
 def cp(session: Session, source: str, target: str) -> None:
     """Copy files out of a container or into it, whether it runs or not. DIR/. is what is in DIR."""
-    from lamina.run.container import enter, opened, stack_of
+    from lamina.run.container import enter, opened, owner_of, stack_of
     from lamina.run.copy import copy_in, copy_out
 
     (one, inner), (other, outer) = _place(source), _place(target)
@@ -368,7 +370,7 @@ def cp(session: Session, source: str, target: str) -> None:
         if one:
             copy_out(inside, inner, target)
         else:
-            copy_in(source, inside, outer)
+            copy_in(source, inside, outer, owner=owner_of(container))
 
 
 def _place(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from lamina.view.mount import Top, mount_union
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
+_IDS = 1 << 16
 _LINUX_INITS = ("tini", "catatonit", "dumb-init")
 
 
@@ -108,6 +109,7 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
                 "memory, processors and processes can't be limited here: there is no cgroup for this user",
                 hint="leave --memory, --cpus and --pids-limit out",
             )
+        container = replace(container, first_id=_first_id(container, wanted, found))
         with _mounted(store, stack, container, found, wanted) as view:
             container = replace(container, runtime=found.program, view=view)
             ended = _run(store, stack, container, found, wanted)
@@ -130,12 +132,58 @@ def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime,
     top = Top(
         path(container.id, "upper"), path(container.id, "work"), devices=runtime.devices, volatile=wanted.remove
     )
-    view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
+    with _mapped(store, container, top) as top:
+        view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
     try:
+        if container.first_id:
+            os.makedirs(_open_place(container), mode=0o711, exist_ok=True)
+            kernel.bind(rootfs, _open_place(container), attributes=kernel.NO_DEVICES)
         yield view
     finally:
+        _close_place(container)
         kernel.unmount(rootfs)
         sweep(store)
+
+
+def _open_place(container: Container) -> str:
+    """Where a user namespace's root, nobody outside, reaches the root file system: the store is closed to it."""
+    return os.path.join("/run/lamina-open", container.id)
+
+
+def _close_place(container: Container) -> None:
+    place = _open_place(container)
+    if container.first_id and os.path.isdir(place):
+        with suppress(SystemFailure):  # not mounted any more
+            kernel.unmount(place)
+        os.rmdir(place)
+
+
+def _first_id(container: Container, wanted: Wanted, runtime: Runtime) -> int:
+    """What the ids of the container's user namespace begin with outside: a block high up, where nobody's are, chosen
+    by the container's own number; 0 without one. Raises Unsupported."""
+    if not wanted.userns:
+        return 0
+    if not rights.is_root() or runtime.is_bubblewrap:
+        raise Unsupported("only the machine's root, with runc or crun, may choose ids", hint="leave --userns out")
+    return 0x70000000 + int(container.id[:3], 16) * _IDS
+
+
+def _ranges(container: Container) -> list[rights.Range]:
+    return [(0, container.first_id, _IDS)] if container.first_id else []
+
+
+@contextmanager
+def _mapped(store: Store, container: Container, top: Top) -> Iterator[Top]:
+    """``top`` with the container's ids."""
+    if not container.first_id:
+        yield top
+        return
+    namespace = rights.nested(_ranges(container))
+    try:
+        scratch = store.containers.path(container.id, "bundle")
+        yield replace(top, devices=False, mapped=namespace, scratch=scratch)
+    finally:
+        os.close(namespace)
 
 
 def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted) -> Ended:
@@ -182,7 +230,7 @@ def _spec(
     cwd = wanted.workdir or config.working_dir or "/"
     mounts = _binds(store, container, wanted, config.volumes, inside)
     place = Place(
-        rootfs=inside.root,
+        rootfs=_open_place(container) if container.first_id else inside.root,
         hostname=hostname,
         files=_files(store, container, wanted, hostname, kind),
         mounts=mounts,
@@ -191,17 +239,23 @@ def _spec(
         network="host" if kind == "host" else namespace,
         seccomp=_seccomp(wanted, runtime, config.architecture),
         init=_init_program() if wanted.init else "",
+        user_namespace=_ranges(container),
         plain=not rights.is_root(),
         tty_group=rights.has_id(5, group=True),
     )
     env = environment(wanted, config.env, user.home, hostname)
     spec = runtime_spec(wanted, container.command, env, cwd, user, place)
     if not inside.is_there(cwd):
-        inside.make(cwd, directory=True)
-    return spec, _make_places(inside, spec["mounts"])
+        inside.make(cwd, directory=True, owner=owner_of(container))
+    return spec, _make_places(inside, spec["mounts"], owner_of(container))
 
 
-def _make_places(inside: Inside, mounts: list[dict[str, Any]]) -> list[str]:
+def owner_of(container: Container) -> tuple[int, int]:
+    """The container's root, as its files have it."""
+    return container.first_id, container.first_id
+
+
+def _make_places(inside: Inside, mounts: list[dict[str, Any]], owner: tuple[int, int]) -> list[str]:
     """Make what mounts cover where the image has it not, but below other mounts; what was made."""
     made: list[str] = []
     covered: list[str] = []
@@ -209,7 +263,7 @@ def _make_places(inside: Inside, mounts: list[dict[str, Any]]) -> list[str]:
         target = os.path.normpath(mount["destination"])
         if not any(target.startswith(other + "/") for other in covered):
             directory = mount["type"] != "bind" or os.path.isdir(mount["source"])
-            made += inside.make(target, directory=directory, quiet=True)
+            made += inside.make(target, directory=directory, owner=owner, quiet=True)
         covered.append(target)
     return made
 
@@ -354,6 +408,7 @@ def settle(store: Store, container: Container) -> None:
     network.Pasta.close_left(store.containers.path(container.id, "bundle"))
     if container.runtime and os.path.isdir(os.path.join(_state(store), container.id)):
         delete(find_runtime(container.runtime), _state(store), container.id)
+    _close_place(container)
     if os.path.ismount(rootfs):
         kernel.unmount(rootfs)
         sweep(store)
@@ -371,7 +426,8 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
     top = Top(store.containers.path(container.id, "upper"), store.containers.path(container.id, "work"))
     remove_tree(top.work)  # a lost --rm container's says that the upper directory may not be whole: only a crash of
     os.mkdir(top.work, 0o700)  # the machine makes it so
-    mount_union(store, stack, rootfs, view=container.view, top=top)
+    with _mapped(store, container, top) as top:
+        mount_union(store, stack, rootfs, view=container.view, top=top)
     try:
         with Inside(rootfs) as inside:
             yield inside

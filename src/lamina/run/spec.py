@@ -130,7 +130,8 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
 
 def _sys(place: Place) -> dict[str, Any]:
     """sysfs belongs to a network namespace: without one of its own a user namespace may only bind it."""
-    if place.network == "host" and (place.plain or place.user_namespace):
+    theirs = place.network == "host" or (place.network and place.user_namespace)
+    if theirs and (place.plain or place.user_namespace):
         return _mount("/sys", "bind", "/sys", ["rbind", "nosuid", "noexec", "nodev", "ro"])
     return _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"])
 

@@ -28,7 +28,8 @@ class Container:
     """``image``: the name it was made from; ``manifest``, ``media_type`` and
     ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``. ``made``: paths that stand in the upper directory
-    only as places for mounts. ``pid``, ``started`` and ``boot`` name the process that looks after it."""
+    only as places for mounts. ``first_id``: what the image's ids begin with in the upper directory (a user
+    namespace). ``pid``, ``started`` and ``boot`` name the process that looks after it."""
 
     id: str
     name: str
@@ -49,6 +50,7 @@ class Container:
     boot: str = ""
     made: tuple[str, ...] = ()
     volumes: tuple[str, ...] = field(default=())
+    first_id: int = 0
 
     @property
     def descriptor(self) -> Descriptor:

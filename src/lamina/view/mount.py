@@ -12,8 +12,8 @@ import re
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from lamina import rights
@@ -54,12 +54,16 @@ class Mounted:
 @dataclass(frozen=True, slots=True)
 class Top:
     """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
-    ``devices``: whether device nodes work. ``volatile``: what is written need not last over the machine's crash."""
+    ``devices``: whether device nodes work. ``volatile``: what is written need not last over the machine's crash.
+    ``mapped``: a descriptor of a user namespace, whose ids the image's files get; what is written belongs to the ids
+    that those are outside. ``scratch``: a directory that is needed for that."""
 
     upper: str
     work: str
     devices: bool = False
     volatile: bool = False
+    mapped: int = -1
+    scratch: str = ""
 
 
 def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view: str = "") -> Mounted:
@@ -156,6 +160,10 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
 
 def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     """``lowers``: bottom first."""
+    if top is not None and top.mapped >= 0:
+        with _mapped(lowers, top) as below:
+            _overlay(below, target, replace(top, mapped=-1))
+        return
     # a layer that comes again hides all that the first time added: the kernel refuses to be told twice
     options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in dict.fromkeys(reversed(lowers))]
     if len(options) == 1 and top is None:
@@ -174,6 +182,25 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     if not rights.is_root():
         options.append(("userxattr", None))
     kernel.mount("overlay", options, target, attributes=attributes)
+
+
+@contextmanager
+def _mapped(lowers: list[str], top: Top) -> Iterator[list[str]]:
+    """The same directories with their owners mapped into a user namespace: an overlay's layers may be so, not the
+    overlay itself. They are needed until it is mounted, which keeps them."""
+    made: list[str] = []
+    try:
+        for lower in lowers:
+            target = os.path.join(top.scratch, f"mapped-{len(made)}")
+            os.mkdir(target)
+            made.append(target)
+            kernel.bind(lower, target, namespace=top.mapped)
+        yield list(made)
+    finally:
+        for target in made:
+            with suppress(SystemFailure):  # the last one may have failed
+                kernel.unmount(target)
+            os.rmdir(target)
 
 
 def _as_below(lower: str, upper: str) -> None:
