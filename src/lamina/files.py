@@ -163,9 +163,7 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def replace_file(
-    path: str, pieces: list[bytes] | list[memoryview], *, mode: int = 0o644, temporary: str = ""
-) -> None:
+def replace_file(path: str, pieces: Iterable[bytes | memoryview], *, mode: int = 0o644, temporary: str = "") -> None:
     """Write a file so that it is there whole or not at all: temporary, fsync, rename, fsync of the directory.
     ``temporary``: where to write first (same file system); beside the file by default."""
     temporary = temporary or f"{path}.{os.getpid()}.tmp"

@@ -24,7 +24,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
     """The metadata image of each part, written where it is missing, and the tars that it points into."""
-    from lamina.view.erofs import write_erofs
+    from lamina.view.erofs import erofs_pieces
 
     for layer in stack.layers:
         with layer.open(0, 0):
@@ -33,9 +33,9 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
         path = _image(store, part)
         if not os.path.exists(path):
             tree, opaque, devices = part.made()
-            data = write_erofs(tree, devices=devices, opaque=opaque, uuid=bytes.fromhex(part.key)[:16])
+            pieces = erofs_pieces(tree, devices=devices, opaque=opaque, uuid=bytes.fromhex(part.key)[:16])
             keep(os.path.dirname(path), part.layers)
-            replace_file(path, [data], mode=0o444)
+            replace_file(path, pieces, mode=0o444)
 
 
 def mount_image(store: Store, part: Part) -> str:

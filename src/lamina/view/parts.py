@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
     from lamina.union.tree import Tree
 
-VERSION = 2
+VERSION = 3
 """Of what is derived here and in ``erofs``: part of every key."""
 DEEPEST = 100
 """A stack of more layers becomes one part (the kernel's own limit is 500)."""
