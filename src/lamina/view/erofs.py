@@ -7,8 +7,10 @@ other. Format: the kernel's fs/erofs/erofs_fs.h; docs/decisions/0007. Nothing is
 
 from __future__ import annotations
 
+import functools
 import itertools
 import struct
+import zlib
 from array import array
 from collections.abc import Container, Iterator, Sequence
 
@@ -26,6 +28,9 @@ DIRENT = struct.Struct("<QHBB")
 _XATTR_HEAD = bytes(12)
 XATTR = struct.Struct("<BBH")
 CHUNK = struct.Struct("<HHI")
+TRAILER = struct.Struct("<4sI")
+"""The end of the last page, which the kernel does not read: a mark, and the crc32 of all before."""
+_SUMMED = b"crc\0"
 MAGIC, CHECKSUM, _MTIME = 0xE0F5E1E2, 0x1, 0x2
 CHUNKED, DEVICES = 0x4, 0x8
 PLAIN, INLINE, CHUNKS = 0, 2, 4
@@ -109,19 +114,20 @@ class _Writer:
 
     def pieces(self, uuid: bytes) -> Iterator[bytes]:
         end = self._place_all(AT + max(BLOCK, 128 + SLOT.size * len(self.devices)))
-        total = -(-end // _PAGE) * _PAGE
+        total = -(-(end + TRAILER.size) // _PAGE) * _PAGE
         slots = self._slots(total // BLOCK)
-        out, done = bytearray(AT), 0  # ``done``: where ``out`` begins
+        out, done, summed = bytearray(AT), 0, 0  # ``done``: where ``out`` begins
         out += self._superblock(total // BLOCK, slots, uuid)
         for at, data in itertools.chain(self._inodes(), self._data_apart()):
             if len(out) > _PIECE:
                 yield bytes(out)
+                summed = zlib.crc32(out, summed)
                 done += len(out)
                 out = bytearray()
             out += bytes(at - done - len(out))
             out += data
-        out += bytes(total - done - len(out))
-        yield bytes(out)
+        out += bytes(total - TRAILER.size - done - len(out))
+        yield bytes(out) + TRAILER.pack(_SUMMED, zlib.crc32(out, summed))
 
     def _slots(self, base: int) -> bytes:
         """The devices' slots, each mapped behind the one before it. ``base``: the image's own blocks."""
@@ -355,6 +361,14 @@ def _device(rdev: int) -> int:
     return (minor & 0xFF) | (major & 0xFFF) << 8 | (minor & 0xFFF00) << 12
 
 
+def is_whole(view: memoryview) -> bool:
+    """Whether these are an image's bytes as they were written, to the last one (1 ms a MB)."""
+    if len(view) < _PAGE or len(view) % _PAGE:
+        return False
+    return bytes(view[-TRAILER.size :]) == TRAILER.pack(_SUMMED, zlib.crc32(view[: -TRAILER.size]))
+
+
+@functools.cache
 def _table() -> list[int]:
     table = []
     for byte in range(256):

@@ -69,11 +69,13 @@ class Extent(NamedTuple):
 
 class ErofsImage:
     """A whole image in memory or mapped. Raises StoreDamaged where it is cut or its superblock is not what was
-    written; what is wrong further in (bad offsets) is StoreDamaged when it is met."""
+    written; what is wrong further in (bad offsets) is StoreDamaged when it is met. ``load`` finds any change."""
 
     def __init__(self, data: bytes | bytearray | mmap.mmap, what: str = "EROFS image") -> None:
         self._data = data
         self._what = what
+        self.root_layer = 0
+        """As ``Name.layer``, of the root."""
         blocks, self.inodes, self.root, devices, slots = self._superblock()
         if blocks * BLOCK != len(data):
             raise self._damaged(f"it has {len(data)} bytes, not {blocks * BLOCK}")
@@ -83,6 +85,9 @@ class ErofsImage:
             form.SLOT.unpack_from(data, slots + number * form.SLOT.size)[1:] for number in range(devices)
         )
         """Of each device: how many blocks, and the block at which it is mapped."""
+        itself = self.find(self.inode(self.root), b".")
+        if itself is not None:
+            self.root_layer = itself.layer
 
     @classmethod
     def load(cls, path: str) -> Self:
@@ -94,6 +99,10 @@ class ErofsImage:
             mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
+        with memoryview(mapped) as view:
+            whole = form.is_whole(view)
+        if not whole:
+            raise StoreDamaged(f"{path} is not as it was written", hint="`lamina fsck --repair` removes it")
         return cls(mapped, path)
 
     def _superblock(self) -> tuple[int, int, int, int, int]:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 
 from lamina.errors import LaminaError, SystemFailure
 from lamina.files import reported
 from lamina.view import kernel
+from lamina.view.attach import FILES, LOOPS, mount_erofs
 from lamina.view.mount import check_rights
 
 
 def probe(directory: str) -> dict[str, str]:
-    """View to "" (it works), or why not. ``directory``: of the store, for which it is asked."""
+    """View to "" (it works), or why not; "erofs-loop" is the erofs view from loop devices, which is taken where the
+    files themselves are refused. ``directory``: of the store, for which it is asked."""
     try:
         check_rights()
     except LaminaError as error:
-        return dict.fromkeys(("erofs", "overlay"), error.message)
-    return {"erofs": _refusal(_erofs, directory), "overlay": _refusal(_overlay, directory)}
+        return dict.fromkeys(("erofs", "erofs-loop", "overlay"), error.message)
+    return {
+        "erofs": _refusal(partial(_erofs, source=FILES), directory),
+        "erofs-loop": _refusal(partial(_erofs, source=LOOPS), directory),
+        "overlay": _refusal(_overlay, directory),
+    }
 
 
 def _refusal(attempt: object, directory: str) -> str:
@@ -29,7 +36,7 @@ def _refusal(attempt: object, directory: str) -> str:
     return ""
 
 
-def _erofs(scratch: str) -> None:
+def _erofs(scratch: str, source: str) -> None:
     from lamina.layer.index import IndexBuilder
     from lamina.union.merge import merge
     from lamina.view.erofs import write_erofs
@@ -40,7 +47,7 @@ def _erofs(scratch: str) -> None:
         with open(path, "wb") as file:
             file.write(data)
     os.mkdir(target)
-    kernel.mount("erofs", [("source", image), ("device", tar)], target)
+    mount_erofs(image, [tar], target, sources=[source])
     kernel.unmount(target)
 
 
