@@ -60,6 +60,8 @@ class Extent(Protocol):
 class FileRange:
     """Bytes ``start`` to ``end`` (None: the end) of a file, read by position; a ``Stream``."""
 
+    _descriptor = -1  # where it can't be opened there is nothing to close
+
     def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
         """Raises OSError where it can't be opened."""
         self._descriptor = os.open(path, READ_FLAGS)

@@ -23,6 +23,7 @@ _CONFIG = struct.Struct("=II232s64x")  # loop_config: the file, the block size, 
 _INFO = struct.Struct("=QQQQQIIII64s64s32s16x")
 _BLOCK = 512
 _TRIES = 100
+_CONTROL = "/dev/loop-control"
 
 
 @contextmanager
@@ -69,13 +70,13 @@ def _attach(path: str) -> tuple[str, int]:
 def _free() -> str:
     """A device that nobody had a moment ago, made where need be."""
     try:
-        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+        control = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
         try:
             number = fcntl.ioctl(control, _GET_FREE)
         finally:
             os.close(control)
     except OSError as error:
-        raise Unsupported(f"/dev/loop-control: {error.strerror}", hint="loop devices are not allowed here") from error
+        raise Unsupported(f"{_CONTROL}: {error.strerror}", hint="loop devices are not allowed here") from error
     device = f"/dev/loop{number}"
     try:
         if stat.S_ISBLK(os.stat(device).st_mode):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import lamina as library
-from generated import numbered, stacks
+from generated import attributed, numbered, stacks
 from lamina.archive.layout import LayoutReader
 from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.entry import Kind
@@ -28,7 +28,6 @@ from lamina.view.erofs_read import ErofsImage
 from lamina.view.look import StoredUnion, look, write_merged
 from lamina.view.parts import image_of, merged_part
 from support import lamina, write_layout
-from unit.view.test_erofs_read import build
 
 LAYERS: list[list[Any] | bytes] = [
     [("etc/", None), ("etc/conf", b"lower"), ("etc/gone", b"g"), ("link", "-> etc/conf"), ("dev", "c 1 3")],
@@ -71,7 +70,7 @@ def same(tree: Tree, union: Union) -> None:
 @settings(max_examples=150, deadline=None)
 def test_every_question_has_the_same_answer(stack: Any) -> None:
     try:
-        tree = merge([build(layer) for layer in numbered(stack)])
+        tree = merge([attributed(layer) for layer in numbered(stack)])
     except InvalidLayer:
         return
     same(tree, StoredUnion(ErofsImage(write_erofs(tree))))

@@ -10,44 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generated import numbered, stacks
+from generated import attributed, numbered, stacks
 from lamina.errors import InvalidLayer, StoreDamaged, Unsupported
 from lamina.layer.entry import Kind
-from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.layer.index import IndexBuilder
 from lamina.union.merge import merge
 from lamina.union.tree import Tree
 from lamina.view.erofs import BLOCK, DEEP, crc32c, erofs_pieces, write_erofs
 from lamina.view.erofs_read import ErofsImage, Name
-
-XATTRS: list[dict[bytes, bytes]] = [
-    {},
-    {b"user.a": b"1", b"user.b": b""},
-    {b"security.capability": bytes(20), b"trusted.t": b"x" * 900},
-    {b"system.posix_acl_access": b"acl", b"system.posix_acl_default": b"default"},
-]
-
-
-def build(layer: list[tuple[Kind, bytes, bytes, int, int]]) -> LayerIndex:
-    """As generated.build, with an attribute of every sort; the number of the entry chooses."""
-    builder, at = IndexBuilder(), 512
-    for kind, path, target, mode, number in layer:
-        seed = random.Random(number)
-        size = seed.choice([0, 1, 512, 70_000]) if kind == Kind.FILE else 0
-        builder.add(
-            path,
-            int(kind),
-            mode,
-            seed.choice([0, 1000, 70_000, 4_000_000_000]),
-            seed.choice([0, 5, 3_000_000_000]),
-            size,
-            at if kind == Kind.FILE else 0,
-            seed.choice([0, -5, 1_700_000_000, 5_000_000_000, 1 << 40]),
-            seed.choice([0, 1, 999_999_999]),
-            target,
-            seed.choice(XATTRS),
-        )
-        at += -(-size // 512) * 512 + 512
-    return builder.finish(at)
 
 
 def check(tree: Tree, image: ErofsImage) -> None:
@@ -96,7 +66,7 @@ def check(tree: Tree, image: ErofsImage) -> None:
 @settings(max_examples=300, deadline=None)
 def test_generated_stacks_are_read_as_they_are(stack: Any) -> None:
     try:
-        tree = merge([build(layer) for layer in numbered(stack)])
+        tree = merge([attributed(layer) for layer in numbered(stack)])
     except InvalidLayer:
         return
     check(tree, ErofsImage(write_erofs(tree)))
@@ -133,13 +103,13 @@ def test_pieces_are_the_image_whatever_their_size(monkeypatch: pytest.MonkeyPatc
 
 
 def test_layers_above_the_byte_are_told_as_deep() -> None:
-    tree = merge([build([(Kind.FILE, b"f%d" % number, b"", 0o644, number)]) for number in range(300)])
+    tree = merge([attributed([(Kind.FILE, b"f%d" % number, b"", 0o644, number)]) for number in range(300)])
     check(tree, ErofsImage(write_erofs(tree)))
 
 
 def test_a_layers_own_image_is_the_same_in_every_stack() -> None:
-    own = build([(Kind.FILE, b"a", b"", 0o644, 1)])
-    other = build([(Kind.FILE, b"b", b"", 0o644, 2)])
+    own = attributed([(Kind.FILE, b"a", b"", 0o644, 1)])
+    other = attributed([(Kind.FILE, b"b", b"", 0o644, 2)])
     first, second = Tree([own, other]), Tree([other, own])
     for tree, number in ((first, 0), (second, 1)):
         tree.kids[0] = {b"a": 1}
@@ -149,7 +119,7 @@ def test_a_layers_own_image_is_the_same_in_every_stack() -> None:
 
 
 def test_cut_or_changed_images_are_refused(tmp_path: Path) -> None:
-    whole = write_erofs(merge([build([(Kind.FILE, b"a", b"", 0o644, 2)])]))
+    whole = write_erofs(merge([attributed([(Kind.FILE, b"a", b"", 0o644, 2)])]))
     path = tmp_path / "image"
     for cut in (0, 100, 2000, 4095, len(whole) - 1, len(whole) // 2):
         path.write_bytes(whole[:cut])
@@ -199,7 +169,7 @@ def look_at(image: ErofsImage, name: Name) -> None:
 SMALL = write_erofs(
     merge(
         [
-            build(
+            attributed(
                 [
                     (Kind.DIRECTORY, b"a", b"", 0o755, 1),
                     *((Kind.FILE, b"a/file-with-a-name-%d" % number, b"", 0o644, number) for number in range(40)),
