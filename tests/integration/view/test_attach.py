@@ -17,7 +17,8 @@ import pytest
 from integration.view.test_mount import check_view, loaded, stack_of
 from lamina.errors import SystemFailure, Unsupported
 from lamina.view import attach, loop
-from lamina.view.mount import mount, unmount
+from lamina.view.lower import sweep
+from lamina.view.mount import Top, mount, mount_union, unmount
 from support import lamina, require_root
 
 LAYERS: list[list[Any] | bytes] = [
@@ -34,17 +35,20 @@ def _root() -> None:
 @pytest.fixture(params=["tmpfs", "overlay"])
 def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A directory on a file system from whose files the kernel mounts nothing."""
-    place = tmp_path / "elsewhere"
+    place, below = tmp_path / "elsewhere", tmp_path / "below"
     place.mkdir()
-    words = ["-t", "tmpfs", "-o", "size=64m", "none"]
-    if request.param == "overlay":
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(below)], check=True)
+    if request.param == "overlay":  # on the tmpfs: the tests themselves may run on an overlayfs
         for name in ("lower", "upper", "work"):
-            (tmp_path / name).mkdir()
-        options = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
-        words = ["-t", "overlay", "-o", options, "none"]
-    subprocess.run(["mount", *words, str(place)], check=True)
+            (below / name).mkdir()
+        options = f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "none", str(place)], check=True)
+    else:
+        subprocess.run(["mount", "--bind", str(below), str(place)], check=True)
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+    subprocess.run(["umount", "-l", str(below)], check=True)
 
 
 def backing(below: Path) -> list[str]:
@@ -92,6 +96,28 @@ def test_store_on_a_file_system_that_takes_no_files(elsewhere: Path, tmp_path: P
     unmount(store, str(tmp_path / "again"))
     assert gone(elsewhere)
     assert gone(tmp_path)
+
+
+def test_an_overlayfs_takes_no_writable_top(elsewhere: Path, tmp_path: Path) -> None:
+    """The kernel's word is told in one error; on a tmpfs it works."""
+    store = loaded(elsewhere, LAYERS)
+    for name in ("upper", "work"):
+        (elsewhere / name).mkdir()
+    (tmp_path / "mnt").mkdir()
+    top = Top(str(elsewhere / "upper"), str(elsewhere / "work"))
+    if (
+        subprocess.run(["stat", "-f", "-c", "%T", elsewhere], capture_output=True, check=True).stdout
+        == b"overlayfs\n"
+    ):
+        with pytest.raises(Unsupported, match="upper"):
+            mount_union(store, stack_of(store), str(tmp_path / "mnt"), top=top)
+    else:
+        mount_union(store, stack_of(store), str(tmp_path / "mnt"), top=top)
+        (tmp_path / "mnt" / "new").touch()
+        subprocess.run(["umount", str(tmp_path / "mnt")], check=True)
+        assert os.listdir(elsewhere / "upper") == ["new"]
+    sweep(store)
+    assert gone(elsewhere)
 
 
 def test_a_killed_process_leaves_no_device(tmp_path: Path) -> None:
