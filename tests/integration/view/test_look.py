@@ -23,10 +23,11 @@ from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.union.merge import merge
 from lamina.union.tree import Tree, Union
-from lamina.view.erofs import write_erofs
+from lamina.view.erofs import DEEP, write_erofs
 from lamina.view.erofs_read import ErofsImage
-from lamina.view.look import StoredUnion, look, write_merged
+from lamina.view.look import DEEPEST, look, write_merged
 from lamina.view.parts import image_of, merged_part
+from lamina.view.stored import StoredUnion
 from support import lamina, write_layout
 
 LAYERS: list[list[Any] | bytes] = [
@@ -135,6 +136,14 @@ def test_written_after_a_long_merge_and_gone_with_the_image(tmp_path: Path, monk
     assert lamina("rmi", "app", root=tmp_path / "s").returncode == 0
     collect(store, grace=0)
     assert os.listdir(store.paths.unions) == []
+
+
+def test_a_deep_stack_is_merged_each_time(tmp_path: Path) -> None:
+    assert DEEPEST == DEEP
+    store, stack = stored(tmp_path)
+    deep = replace(stack, layers=stack.layers[:2] * 150, look=partial(look, store), _cache={})
+    write_merged(store, deep, deep.tree())
+    assert isinstance(replace(deep, _cache={}).union(), Tree)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
