@@ -366,6 +366,8 @@ def test_targets_that_are_in_use(tmp_path: Path, target: Path) -> None:
     with pytest.raises(Conflict, match="already"):
         mount(store, stack_of(store), str(target))
     assert len(mounts(store)) == 1
+    unmount(store, str(target))
+    assert part_mounts(store) == []
 
 
 def test_command_line(tmp_path: Path) -> None:
