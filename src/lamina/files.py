@@ -60,6 +60,8 @@ class Extent(Protocol):
 class FileRange:
     """Bytes ``start`` to ``end`` (None: the end) of a file, read by position; a ``Stream``."""
 
+    _descriptor = -1  # where it can't be opened there is nothing to close
+
     def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
         """Raises OSError where it can't be opened."""
         self._descriptor = os.open(path, READ_FLAGS)
@@ -163,9 +165,7 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def replace_file(
-    path: str, pieces: list[bytes] | list[memoryview], *, mode: int = 0o644, temporary: str = ""
-) -> None:
+def replace_file(path: str, pieces: Iterable[bytes | memoryview], *, mode: int = 0o644, temporary: str = "") -> None:
     """Write a file so that it is there whole or not at all: temporary, fsync, rename, fsync of the directory.
     ``temporary``: where to write first (same file system); beside the file by default."""
     temporary = temporary or f"{path}.{os.getpid()}.tmp"

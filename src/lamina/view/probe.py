@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 
 from lamina import rights
 from lamina.errors import LaminaError, SystemFailure
 from lamina.files import reported
 from lamina.view import kernel
+from lamina.view.attach import FILES, LOOPS, mount_erofs
 
 
 def probe(directory: str) -> dict[str, str]:
-    """View to "" (it works), or why not. ``directory``: of the store, for which it is asked. A plain user's are tried
-    in a user namespace."""
+    """View to "" (it works), or why not; "erofs-loop" is the erofs view from loop devices, which is taken where the
+    files themselves are refused. ``directory``: of the store, for which it is asked. A plain user's are tried in a user
+    namespace."""
 
     def tried() -> dict[str, str]:
-        erofs = _refusal(_erofs, directory) if rights.is_root() else "only the machine's root may mount it"
-        return {"erofs": erofs, "overlay": _refusal(_overlay, directory)}
+        ways = {"erofs": FILES, "erofs-loop": LOOPS}
+        if rights.is_root():
+            found = {name: _refusal(partial(_erofs, source=source), directory) for name, source in ways.items()}
+        else:
+            found = dict.fromkeys(ways, "only the machine's root may mount it")
+        return {**found, "overlay": _refusal(_overlay, directory)}
 
     try:
         found: dict[str, str] = rights.as_root(tried)
     except LaminaError as error:
-        return dict.fromkeys(("erofs", "overlay"), f"{error.message} ({error.hint})")
+        return dict.fromkeys(("erofs", "erofs-loop", "overlay"), f"{error.message} ({error.hint})")
     return found
 
 
@@ -35,7 +42,7 @@ def _refusal(attempt: object, directory: str) -> str:
     return ""
 
 
-def _erofs(scratch: str) -> None:
+def _erofs(scratch: str, source: str) -> None:
     from lamina.layer.index import IndexBuilder
     from lamina.union.merge import merge
     from lamina.view.erofs import write_erofs
@@ -46,7 +53,7 @@ def _erofs(scratch: str) -> None:
         with open(path, "wb") as file:
             file.write(data)
     os.mkdir(target)
-    kernel.mount("erofs", [("source", image), ("device", tar)], target)
+    mount_erofs(image, [tar], target, sources=[source])
     kernel.unmount(target)
 
 

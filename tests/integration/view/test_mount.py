@@ -61,7 +61,10 @@ def stack_of(store: Store) -> Stack:
 
 def check_mounted(store: Store, target: Path) -> int:
     """Every path of the union, compared with what the kernel shows in every view; how many."""
-    (count,) = {check_view(store, target, view) for view in VIEWS}
+    kind = subprocess.run(["stat", "-f", "-c", "%T", store.paths.root], capture_output=True, check=True).stdout
+    # an overlayfs lets nobody make whiteouts: no unpacked trees there (tests/on_overlay.sh)
+    views = [view for view in VIEWS if view != "overlay" or kind != b"overlayfs\n"]
+    (count,) = {check_view(store, target, view) for view in views}
     return count
 
 
@@ -363,6 +366,8 @@ def test_targets_that_are_in_use(tmp_path: Path, target: Path) -> None:
     with pytest.raises(Conflict, match="already"):
         mount(store, stack_of(store), str(target))
     assert len(mounts(store)) == 1
+    unmount(store, str(target))
+    assert part_mounts(store) == []
 
 
 def test_command_line(tmp_path: Path) -> None:
