@@ -15,8 +15,8 @@ from lamina.view.attach import FILES, LOOPS, mount_erofs
 
 def probe(directory: str) -> dict[str, str]:
     """View to "" (it works), or why not; "erofs-loop" is the erofs view from loop devices, which is taken where the
-    files themselves are refused. ``directory``: of the store, for which it is asked. A plain user's are tried in a user
-    namespace."""
+    files themselves are refused. ``directory``: of the store, for which it is asked. A plain user's are tried in a
+    user namespace."""
 
     def tried() -> dict[str, str]:
         ways = {"erofs": FILES, "erofs-loop": LOOPS}
