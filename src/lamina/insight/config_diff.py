@@ -42,9 +42,7 @@ def diff_configs(before: ImageConfig, after: ImageConfig, *, created: bool = Tru
     ]
 
 
-def diff_histories(
-    before: Sequence[History], after: Sequence[History], *, created: bool = True
-) -> list[StepChange]:
+def diff_histories(before: Sequence[History], after: Sequence[History], *, created: bool = True) -> list[StepChange]:
     """Steps that went and came, in order."""
     ours, theirs = list(before), list(after)
     if not created:

@@ -152,7 +152,7 @@ class _Comparison:
         return row == other_row != UNSTATED and self.before_ids[layer] == self.after_ids[other_layer]
 
     def _contents_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
-        """Nodes (of before) of files with other bytes; those that have to be read are read in the order of their archives."""
+        """Nodes (of before) of files with other bytes; what has to be read is read in the order of the archives."""
         if "content" in self.ignore:
             return set()
         unlike, unsure = set(), []
@@ -207,6 +207,7 @@ class _Comparison:
     def _entry(self, tree: Tree, node: int, path: bytes) -> Entry:
         entry = tree.entry(node)
         return entry if entry.path == path else replace(entry, path=path)
+
 
 def _start(tree: Tree, path: bytes) -> int | None:
     """The node that a person means by ``path``: a symlink at its end counts as itself unless it leads to a

@@ -28,8 +28,8 @@ class SideLayer(Protocol):
 
 
 class Side:
-    """``kind`` is "image", "container" or "directory"; ``config`` and ``digest`` (the manifest's) are None where there
-    is none; ``first`` is the number (from 1) of ``layers[0]``."""
+    """``kind`` is "image", "container" or "directory"; ``config`` and ``digest`` (the manifest's) are None where
+    there is none; ``first`` is the number (from 1) of ``layers[0]``."""
 
     def __init__(
         self,
