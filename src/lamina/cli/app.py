@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -101,7 +102,7 @@ def command(name: str, example: str) -> Callable[[Any], click.Command]:
     """A click command whose help ends with an example, and whose first line is the overview's."""
 
     def decorate(function: Any) -> click.Command:
-        function.__doc__ = f"{function.__doc__ or VERBS[name][2]}\n\n\b\nExample:\n" + "\n".join(
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or VERBS[name][2])}\n\n\b\nExample:\n" + "\n".join(
             f"  {line}" for line in example.splitlines()
         )
         return click.command(name, short_help=VERBS[name][2])(function)
