@@ -31,8 +31,10 @@ def aligned(history: Sequence[History], layers: int, *, low: int = 1, high: int 
             if low <= number <= high or (low == 1 and number == 0):
                 found.append(Step(None, step))
             continue
+        if number == layers:
+            continue
         number += 1
-        if low <= number <= min(high, layers):
+        if low <= number <= high:
             found.append(Step(number, step))
     for late in range(max(number + 1, low), high + 1):
         found.append(Step(late, History(), recorded=False))

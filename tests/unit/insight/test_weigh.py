@@ -64,7 +64,9 @@ def test_each_directory_weighs_what_its_children_weigh(stack: Any) -> None:
             below = [
                 other
                 for other in found
-                if other.path.startswith(inside) and other.path != weight.path and b"/" not in other.path[len(inside) :]
+                if other.path.startswith(inside)
+                and other.path != weight.path
+                and b"/" not in other.path[len(inside) :]
             ]
             if below:
                 assert weight.size >= sum(other.size for other in below)
@@ -83,7 +85,14 @@ def test_each_directory_weighs_what_its_children_weigh(stack: Any) -> None:
 def test_du_of_a_part_counts_a_hardlink_once_and_finds_what_is_hidden() -> None:
     tree = merge(
         [
-            layer_index(("a/", None), ("a/one", b"12345"), ("b/", None), ("b/two", "= a/one"), ("gone/", None), ("gone/x", b"123")),
+            layer_index(
+                ("a/", None),
+                ("a/one", b"12345"),
+                ("b/", None),
+                ("b/two", "= a/one"),
+                ("gone/", None),
+                ("gone/x", b"123"),
+            ),
             layer_index((".wh.gone", b""), ("a/.wh.one", b"")),
         ]
     )
