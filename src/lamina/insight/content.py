@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.insight.side import Side
+from lamina.insight.side import SMALL, Side
 from lamina.spec.digest import new_hasher
 
 CHUNK = 1 << 20
@@ -16,7 +16,9 @@ class SideContents:
         self._known: dict[tuple[object, int], bytes] = {}
 
     def same(self, before: int, after: int) -> bool:
-        """Read side by side, up to the first difference. Raises InvalidContent, SystemFailure."""
+        """Read side by side, large ones up to the first difference. Raises InvalidContent, SystemFailure."""
+        if self._sides[0].size(before) <= SMALL:
+            return self._sides[0].read(before) == self._sides[1].read(after)
         with self._sides[0].open(before) as one, self._sides[1].open(after) as other:
             while True:
                 piece = one.read(CHUNK)
@@ -39,6 +41,9 @@ class SideContents:
 def digest_of(side: Side, node: int) -> bytes:
     """sha256 of the regular file ``node``. Raises InvalidContent, SystemFailure."""
     hasher = new_hasher()
+    if side.size(node) <= SMALL:
+        hasher.update(side.read(node))
+        return bytes.fromhex(hasher.hexdigest())
     with side.open(node) as stream:
         while data := stream.read(CHUNK):
             hasher.update(data)

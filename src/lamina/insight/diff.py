@@ -151,6 +151,24 @@ class _Comparison:
         other_layer, other_row = self.after.content(other)
         return row == other_row != UNSTATED and self.before_ids[layer] == self.after_ids[other_layer]
 
+    def _states_the_same(self, one: int, other: int) -> bool:
+        """Whether two files or directories plainly have the same attributes; False where that takes a closer look."""
+        layer, row = self.before.content(one)
+        other_layer, other_row = self.after.content(other)
+        if UNSTATED in (row, other_row):
+            return False
+        ours, theirs = self.before.layers[layer], self.after.layers[other_layer]
+        return (
+            ours.kind[row] == theirs.kind[other_row] <= Kind.DIRECTORY
+            and ours.mode[row] == theirs.mode[other_row]
+            and ours.uid[row] == theirs.uid[other_row]
+            and ours.gid[row] == theirs.gid[other_row]
+            and ours.mtime[row] == theirs.mtime[other_row]
+            and ours.nsec[row] == theirs.nsec[other_row]
+            and not ours.xattr_at[row]
+            and not theirs.xattr_at[other_row]
+        )
+
     def _contents_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
         """Nodes (of before) of files with other bytes; what has to be read is read in the order of the archives."""
         if "content" in self.ignore:
@@ -195,7 +213,8 @@ class _Comparison:
             return ("links",) if unlinked else ()
         if not path and UNSTATED in (self.before.rows[one], self.after.rows[other]):
             return ()  # a root that no layer states is like any other
-        found = differences(self.before.entry(one), self.after.entry(other))
+        alike = self._states_the_same(one, other)
+        found = [] if alike else differences(self.before.entry(one), self.after.entry(other))
         if found == ["kind"]:
             return ("kind",)
         if unlike:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lamina.insight.secrets import Suspect, in_file, in_words, is_binary
-from lamina.insight.side import Side
+from lamina.insight.side import SMALL, Side
 from lamina.layer.entry import Kind
 from lamina.source import Stack
 
@@ -68,15 +68,16 @@ def _search_files(stack: Stack, search: Search, entropy: bool, max_file: int) ->
             return
         name = node if tree.is_alive(node) else names.get(node, node)
         path, ending = tree.path(name), tree.ending(name)
-        with side.open(node) as stream:
-            data = stream.read(min(_FIRST, max_file))
-            search.files += 1
-            if is_binary(data):
-                search.binary += 1
-            else:
-                data += stream.read(max_file - len(data))
-                search.cut += stream.size > max_file
-            search.size += len(data)
+        large = side.size(node) > SMALL
+        data = side.read(node, min(_FIRST, max_file)) if large else side.read(node, min(SMALL, max_file))
+        search.files += 1
+        if is_binary(data):
+            search.binary += 1
+        else:
+            if large:
+                data = side.read(node, max_file)
+            search.cut += side.size(node) > max_file
+        search.size += len(data)
         for suspect in in_file(path, data, entropy=entropy):
             by = None if ending is None else stack.first + ending.layer
             search.found.append(Exposed(suspect, "file", "", path, stack.first + layer, by))

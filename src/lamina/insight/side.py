@@ -27,6 +27,32 @@ class SideLayer(Protocol):
     def open(self, start: int = 0, end: int | None = None) -> Stream: ...
 
 
+SMALL = 256 << 10  # bytes of a file that is read whole
+_AHEAD = 1 << 20
+_GAP = 64 << 10  # bytes between two files that are read one after the other
+
+
+class _Ahead:
+    """Small files of one layer: asked for in the order of the archive, they come in few large pieces."""
+
+    def __init__(self, layer: SideLayer) -> None:
+        self._layer = layer
+        self._start = 0
+        self._data = b""
+        self._piece = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        """May be shorter than ``size``."""
+        at = offset - self._start
+        if at < 0 or at + size > len(self._data):
+            follows = 0 <= at <= len(self._data) + _GAP and self._piece
+            self._piece = min(_AHEAD, max(size, 2 * self._piece)) if follows else size
+            end = min(offset + max(size, self._piece), self._layer.index().tar_size)
+            with self._layer.open(offset, end) as stream:
+                self._start, self._data, at = offset, stream.read(end - offset), 0
+        return self._data[at : at + size]
+
+
 class Side:
     """``kind`` is "image", "container" or "directory"; ``config`` and ``digest`` (the manifest's) are None where
     there is none; ``first`` is the number (from 1) of ``layers[0]``."""
@@ -49,6 +75,7 @@ class Side:
         self.digest = digest
         self.first = first
         self._tree = tree
+        self._ahead: dict[int, _Ahead] = {}
 
     @classmethod
     def of(cls, stack: Stack) -> Side:
@@ -69,7 +96,28 @@ class Side:
             self._tree = merge([layer.index() for layer in self.layers])
         return self._tree
 
+    def size(self, node: int) -> int:
+        """Bytes of the regular file ``node``."""
+        layer, row = self.tree.content(node)
+        size: int = self.tree.layers[layer].size[row]
+        return size
+
     def open(self, node: int) -> Content:
         """The content of the regular file ``node``, seen or hidden."""
         layer, row = self.tree.content(node)
         return open_content(self.layers[layer].index(), row, self.layers[layer].open)
+
+    def read(self, node: int, limit: int = SMALL) -> bytes:
+        """The content of the regular file ``node``, at most the first ``limit`` bytes. Cheap for many small files in
+        the order of their archive. Raises InvalidContent, SystemFailure."""
+        layer, row = self.tree.content(node)
+        index = self.layers[layer].index()
+        size = min(index.size[row], limit)
+        if 0 < size <= SMALL and index.sparse(row) is None:
+            if layer not in self._ahead:
+                self._ahead[layer] = _Ahead(self.layers[layer])
+            data = self._ahead[layer].read(index.offset[row], size)
+            if len(data) == size:
+                return data
+        with self.open(node) as stream:
+            return stream.read(size)
