@@ -1,4 +1,4 @@
-"""What secrets look like (data only). Expressions repeat single characters within bounds: no input makes them slow."""
+"""What secrets look like (data only). Expressions repeat single characters within bounds, so that none is slow."""
 
 from __future__ import annotations
 
