@@ -2,10 +2,10 @@
 
     python bench/insight.py LAYOUT [--rounds 5] [--pair pyml,pyml-v2]
 
-LAYOUT is an OCI layout with real images. Peer and lamina take turns, the order changes from round to round, caches are
-warm: what is printed are medians and ratios. Both images are loaded into a store before, which is not measured. Two ways
-unpack: lamina, and umoci straight from the layout (which inflates as well). Everything is on a journaled ext4 of its
-own, as in bench/wire.py.
+LAYOUT is an OCI layout with real images. Peer and lamina take turns, the order changes from round to round,
+caches are warm: what is printed are medians and ratios. Both images are loaded into a store before, which is not
+measured. Two ways unpack: lamina, and umoci straight from the layout (which inflates as well). Everything is on a
+journaled ext4 of its own, as in bench/wire.py.
 """
 
 from __future__ import annotations

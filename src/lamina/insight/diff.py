@@ -42,6 +42,10 @@ class Change:
 class Contents(Protocol):
     """How bytes are compared."""
 
+    def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """These pairs will be asked for, with ``same``."""
+        ...
+
     def same(self, before: int, after: int) -> bool:
         """Whether two regular files of one size have the same bytes."""
         ...
@@ -186,6 +190,7 @@ class _Comparison:
                 unlike.add(one)
             elif index.size[row]:
                 unsure.append((layer, index.offset[row], one, other))
+        self.contents.expect([(one, other) for _, _, one, other in unsure])
         for _, _, one, other in sorted(unsure):
             if not self.contents.same(one, other):
                 unlike.add(one)

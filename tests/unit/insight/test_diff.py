@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -146,6 +148,33 @@ def test_what_both_have_from_one_layer_is_not_read() -> None:
         (RENAMED, b"new", ()),
     ]
     assert [layer.opened for layer in (*one.layers, *other.layers)] == [1, 1, 0, 2]  # type: ignore[attr-defined]
+
+
+class DigestedLayer(MadeLayer):
+    """A layer that knows its digests, all but that of row 0."""
+
+    def digests(self) -> DigestedLayer:
+        return self
+
+    def every(self) -> Iterator[tuple[int, str | None]]:
+        for row in range(len(self.index())):
+            start, size = self.index().offset[row], self.index().size[row]
+            yield row, hashlib.sha256(self._data[start : start + size]).hexdigest() if row else None
+
+
+def test_digests_that_a_layer_keeps_spare_the_reading() -> None:
+    one = [file(b"unknown", b"a"), file(b"same", b"x" * 50), file(b"other", b"y" * 50)]
+    other = [file(b"unknown", b"b"), file(b"same", b"x" * 50), file(b"other", b"z" * 50), file(b"new", b"1")]
+    sides = Side("a", [DigestedLayer(one)]), Side("b", [DigestedLayer(other)])
+    found = [(change.how, change.path) for change in compare(*sides).changes]
+    assert found == [(ADDED, b"new"), (CHANGED, b"other"), (CHANGED, b"unknown")]
+    assert [layer.opened for side in sides for layer in side.layers] == [1, 1]  # type: ignore[attr-defined]
+    large = [*one, file(b"large", b"0" * 1000)]
+    sides = Side("a", [DigestedLayer(large)]), Side("b", [DigestedLayer([file(b"first", b""), *other])])
+    assert [change.path for change in compare(*sides, renames=False).changes if change.how == CHANGED] == [
+        b"other",
+        b"unknown",
+    ]
 
 
 def test_who_kept_its_name_is_the_one_that_was_renamed() -> None:

@@ -124,7 +124,7 @@ def test_binary_files_are_not_looked_into_and_findings_have_an_end() -> None:
 @given(
     st.lists(
         st.sampled_from(
-            [b"password", b"=", b":", b"://", b"@", b"-----BEGIN PRIVATE KEY-----", b"\n", b" ", b"eyJ", b"$", 
+            [b"password", b"=", b":", b"://", b"@", b"-----BEGIN PRIVATE KEY-----", b"\n", b" ", b"eyJ", b"$",
              b"aws_", b"secret", b"key", b"\xff", b"'", b'"auth"', b"A" * 40, b"--token", b"authorization: bearer "]
         ),
         max_size=40,
