@@ -115,8 +115,13 @@ class _Comparison:
             text = path.decode("utf-8", "backslashreplace")
             raise PathNotFound(f"neither side has /{text:.300}", hint="see `lamina ls`")
         pairs = list(self._walk(path, one, other))
-        unlike = self._contents_that_differ(pairs)
         unlinked = set() if "links" in self.ignore else self._links_that_differ(pairs)
+        pairs = [
+            (at, one, other)
+            for at, one, other in pairs
+            if one is None or other is None or one in unlinked or not self._is_same_entry(one, other)
+        ]
+        unlike = self._contents_that_differ(pairs)
         found = []
         for at, one, other in pairs:
             if other is None:
@@ -182,10 +187,12 @@ class _Comparison:
         for _, one, other in pairs:
             if one is None or other is None or before.kids[one] is not None or after.kids[other] is not None:
                 continue
-            if self._is_same_entry(one, other) or before.kind(one) != Kind.FILE or after.kind(other) != Kind.FILE:
-                continue
             layer, row = before.content(one)
             index, (other_layer, other_row) = before.layers[layer], after.content(other)
+            if index.kind[row] != Kind.FILE or after.layers[other_layer].kind[other_row] != Kind.FILE:
+                continue
+            if self._is_same_entry(one, other):
+                continue
             if index.size[row] != after.layers[other_layer].size[other_row]:
                 unlike.add(one)
             elif index.size[row]:
@@ -203,7 +210,11 @@ class _Comparison:
         ours: dict[int, set[int]] = {}
         theirs: dict[int, set[int]] = {}
         both = []
+        our_groups = self.before.hardlinks.keys() | self.before.hardlinks.values()
+        their_groups = self.after.hardlinks.keys() | self.after.hardlinks.values()
         for _, one, other in pairs:
+            if one not in our_groups and other not in their_groups:
+                continue
             if one is None or other is None or self.before.is_directory(one) or self.after.is_directory(other):
                 continue
             inode, other_inode = self.before.inode(one), self.after.inode(other)
