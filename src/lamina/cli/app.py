@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +22,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "cp": ("containers", "cp", "Copy files into or out of a container."),
     "delete": ("registry", "delete", "Delete a tag or a manifest from a registry."),
     "df": ("keep", "df", "Show what the store's bytes are for, and what a delete frees."),
-    "diff": ("containers", "diff", "List what a container changed."),
+    "diff": ("compare", "diff", "Compare two images, containers or directories; or list what a container changed."),
     "digest": ("registry", "digest", "Print the digest that a reference has in its registry."),
+    "du": ("weigh", "du", "Show what directories hold, and which layer's bytes they are."),
     "exec": ("containers", "exec_", "Run another program in a container."),
     "fsck": ("keep", "fsck", "Check every byte of the store; --repair what can be made again."),
+    "ghosts": ("ghosts", "ghosts", "Show what ships though hidden, and secrets that ship; get hidden files back."),
     "history": ("images", "history", "Show the build steps of an image beside its layers."),
     "images": ("images", "images", "List the images of the store."),
     "index": ("many", "index", "Make an index of several images, or add to one."),
@@ -61,6 +64,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "unpack": ("make", "unpack", "Write the union into a new directory."),
     "validate": ("registry", "validate", "Prove an image where it is: digests, sizes, diff_ids."),
     "version": ("about", "version", "Show lamina's version and its parts'."),
+    "waste": ("weigh", "waste", "Show bytes that an image need not have: copies, rewrites, leftovers, caches."),
 }
 
 
@@ -98,7 +102,7 @@ def command(name: str, example: str) -> Callable[[Any], click.Command]:
     """A click command whose help ends with an example, and whose first line is the overview's."""
 
     def decorate(function: Any) -> click.Command:
-        function.__doc__ = f"{function.__doc__ or VERBS[name][2]}\n\n\b\nExample:\n" + "\n".join(
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or VERBS[name][2])}\n\n\b\nExample:\n" + "\n".join(
             f"  {line}" for line in example.splitlines()
         )
         return click.command(name, short_help=VERBS[name][2])(function)

@@ -1,4 +1,4 @@
-"""Verbs for containers: run, ps, rm, stop, kill, exec, diff, cp, commit."""
+"""Verbs for containers: run, ps, rm, stop, kill, exec, cp, commit; and `diff` of one container."""
 
 from __future__ import annotations
 
@@ -326,12 +326,8 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
 exec_.allow_interspersed_args = False
 
 
-@command("diff", "lamina diff web\nlamina diff web --format json")
-@click.argument("name", metavar="CONTAINER")
-@format_option
-@click.pass_obj
-def diff(session: Session, name: str, format: str | None) -> None:
-    """List what a container changed: A added, C changed, D deleted."""
+def list_changes(session: Session, name: str, format: str | None) -> None:
+    """List what a container changed, for `diff` of one: A added, C changed, D deleted."""
     from lamina.run.commit import container_changes
     from lamina.run.container import enter, stack_of
 

@@ -25,6 +25,13 @@ def container_changes(store: Store, stack: Stack, container: Container) -> list[
     return changes(stack.tree(), _items(store, container), _made(container))
 
 
+def container_items(
+    store: Store, stack: Stack, container: Container, on_warning: OnWarning = lambda text: None
+) -> list[Item]:
+    """What the container changed, as entries of a layer on top of its image's. Raises SystemFailure."""
+    return real_items(stack.tree(), _items(store, container, on_warning), _made(container))
+
+
 def commit(
     store: Store,
     stack: Stack,
@@ -38,7 +45,7 @@ def commit(
     on_warning: OnWarning = lambda text: None,
 ) -> Descriptor:
     """The container's image with one more layer, named ``name``. Raises as ``edit.append``."""
-    items = real_items(stack.tree(), _items(store, container, on_warning), _made(container))
+    items = container_items(store, stack, container, on_warning)
     return append(
         stack,
         with_parents(items, stack),
