@@ -1,0 +1,254 @@
+"""Verbs that make an image of another one: config, squash, flatten, rebase, erase; and its way out and in as one
+tree: export, import. The image that they begin with stays as it was."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.configure import edit_options
+from lamina.cli.make import base_stack, epoch
+from lamina.cli.options import format_option, image_argument, platform_option, quiet_option, registry_options
+from lamina.cli.output import emit_json, write
+from lamina.cli.session import Session
+from lamina.cli.text import clean, human_size, json_path
+from lamina.errors import LaminaError, NotFound, RemoteFailure, UsageError
+from lamina.image import to_bytes
+
+if TYPE_CHECKING:
+    from lamina.edit.erase import Erased
+    from lamina.edit.publish import Packing
+    from lamina.source import Stack
+    from lamina.spec.descriptor import Descriptor
+
+_TAG = click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
+_MESSAGE = click.option("--message", "-m", metavar="TEXT", default="", help="A comment that the history tells.")
+_COMPRESSION = click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of new layers.")
+
+
+def _packing(session: Session, compression: str | None) -> Packing:
+    from lamina.edit.publish import Packing
+
+    settings = session.settings
+    level = settings.compression_level if compression in (None, settings.compression) else None
+    return Packing(compression or settings.compression, level, epoch())
+
+
+def _named(tag: str) -> str:
+    """A name that an image can get: said before anything is written. Raises UsageError."""
+    from lamina.spec.reference import Reference
+
+    if Reference.parse(tag).digest is not None:
+        raise UsageError(f"{tag!r:.200} has a digest", hint="give the new image a name, like app:2")
+    return tag
+
+
+def _start(session: Session, image: str, tag: str) -> Stack:
+    _named(tag)
+    return base_stack(session, image)
+
+
+def _made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
+    if not quiet:
+        click.echo(f"{clean(tag)}: {text}", err=True)
+    write(str(made.digest))
+
+
+@command(
+    "config",
+    "lamina config debian:12 | jq .config.Env\n"
+    "lamina config my/app -e DEBUG=1 --env-rm PROXY --cmd 'python3 -m app' --label-rm stage -t my/app:2",
+)
+@click.argument("reference", metavar="REF")
+@click.option("-t", "--tag", "tag", metavar="REF", help="Make a new image of the store's with this name.")
+@edit_options
+@_MESSAGE
+@click.option("--local", is_flag=True, help="Print that of the store's image, whatever the registry has.")
+@platform_option
+@registry_options
+@quiet_option
+@click.pass_obj
+def config(
+    session: Session, /, reference: str, tag: str | None, message: str, local: bool, quiet: bool, **given: Any
+) -> None:
+    """Print the bytes of an image's config as its registry has them (or the store, where the registry has not got
+    it). With options that set or remove something, and -t: make a new image of the store's, with the same layers."""
+    from lamina.cli.configure import words_of
+
+    words = words_of(given)
+    if not words and tag is None:
+        _print_config(session, reference, local)
+        return
+    if tag is None:
+        raise UsageError("the new image needs a name", hint="say -t REF; the old image stays as it is")
+    if not words:
+        raise UsageError("nothing to change", hint="say what to set or to remove; `lamina tag` gives another name")
+    from lamina.cli.configure import edits
+    from lamina.edit.configure import with_config
+
+    stack = _start(session, reference, tag)
+    made = with_config(
+        stack,
+        session.writable_store,
+        tag,
+        edits(stack.config, given),
+        created_by="lamina config " + " ".join(words),
+        comment=message,
+        epoch=epoch(),
+    )
+    _made(made, tag, "the same layers, another config", quiet)
+
+
+def _print_config(session: Session, reference: str, local: bool) -> None:
+    from lamina.cli.registry import print_config
+
+    if local:
+        print_config(session, reference, local)
+        return
+    try:
+        print_config(session, reference, False)
+    except (NotFound, RemoteFailure) as error:
+        try:
+            session.store.resolve(reference)
+        except LaminaError:
+            raise error from None
+        click.echo(f"lamina: {clean(error.message)}: this is the store's", err=True)
+        print_config(session, reference, True)
+
+
+@command("squash", "lamina squash my/app --from 3 --to 7 -t my/app:slim\nlamina squash my/app --from 2 -t my/app:two")
+@image_argument()
+@click.option("--from", "low", type=int, required=True, metavar="N", help="The lowest layer, counted from 1.")
+@click.option("--to", "high", type=int, metavar="M", help="The highest (default: the top).")
+@_TAG
+@_MESSAGE
+@_COMPRESSION
+@platform_option
+@quiet_option
+@click.pass_obj
+def squash(
+    session: Session,
+    image: str,
+    low: int,
+    high: int | None,
+    tag: str,
+    message: str,
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Make layers N to M one layer. What the union shows stays; what the layers hid among themselves is gone. The
+    layers below stay shared, those above stay as they are."""
+    from lamina.edit.squash import squash as make
+
+    stack = _start(session, image, tag)
+    high = len(stack.layers) if high is None else high
+    made = make(
+        stack,
+        low,
+        high,
+        session.writable_store,
+        tag,
+        created_by=f"lamina squash --from {low} --to {high}",
+        comment=message,
+        packing=_packing(session, compression),
+    )
+    _made(made, tag, f"layers {low} to {high} are one", quiet)
+
+
+@command("flatten", "lamina flatten my/app -t my/app:flat")
+@image_argument()
+@_TAG
+@_MESSAGE
+@_COMPRESSION
+@platform_option
+@quiet_option
+@click.pass_obj
+def flatten(session: Session, image: str, tag: str, message: str, compression: str | None, quiet: bool) -> None:
+    """Make all layers one: what the union shows, and nothing of what it hides."""
+    from lamina.edit.squash import flatten as make
+
+    stack = _start(session, image, tag)
+    made = make(
+        stack,
+        session.writable_store,
+        tag,
+        created_by="lamina flatten",
+        comment=message,
+        packing=_packing(session, compression),
+    )
+    _made(made, tag, f"{len(stack.layers)} layers are one", quiet)
+
+
+@command("erase", "lamina erase my/app /root/.netrc /srv/secrets -t my/app:clean")
+@image_argument()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_TAG
+@_MESSAGE
+@_COMPRESSION
+@platform_option
+@quiet_option
+@format_option
+@click.pass_obj
+def erase(
+    session: Session,
+    image: str,
+    paths: tuple[str, ...],
+    tag: str,
+    message: str,
+    compression: str | None,
+    quiet: bool,
+    format: str | None,
+) -> None:
+    """Take paths, and all below them, out of every layer that has them: not hidden, gone. Layers without them stay
+    shared. A file that has another name keeps its data there. Says which names of the store still have them."""
+    from lamina.edit.erase import erase as make
+    from lamina.edit.erase import plan_erase
+    from lamina.edit.holders import holders
+
+    stack = _start(session, image, tag)
+    plan = plan_erase(stack, [to_bytes(path) for path in paths])
+    store = session.writable_store
+    words = " ".join("/" + os.fsdecode(path) for path in plan.paths)
+    made = make(
+        stack,
+        plan,
+        store,
+        tag,
+        created_by=f"lamina erase {clean(words)}",
+        comment=message,
+        packing=_packing(session, compression),
+    )
+    still = holders(store, plan.carriers)
+    if format == "json":
+        emit_json(
+            {
+                "digest": str(made.digest),
+                "paths": [json_path(path) for path in plan.paths],
+                "layers": list(plan.layers),
+                "entries": plan.entries,
+                "size": plan.size,
+                "elsewhere": [json_path(path) for path in plan.elsewhere],
+                "still": still,
+            }
+        )
+        return
+    if format is not None:
+        raise UsageError(f"erase knows the format json, not {format!r:.60}")
+    _tell_erased(plan, still, tag, quiet)
+    write(str(made.digest))
+
+
+def _tell_erased(plan: Erased, still: list[str], tag: str, quiet: bool) -> None:
+    if not quiet:
+        numbers = ", ".join(map(str, plan.layers))
+        click.echo(
+            f"{clean(tag)}: {plan.entries} entries, {human_size(plan.size)} gone; layers written again: {numbers}",
+            err=True,
+        )
+    for path in plan.elsewhere:
+        click.echo(f"lamina: warning: the data stays at /{clean(path)}, another name of the same file", err=True)
+    for name in still:
+        click.echo(f"lamina: warning: {clean(name)} still has it", err=True)
