@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from lamina.edit.paths import below, speaks_of, stated_rows
 from lamina.edit.publish import (
     Layer,
     Packing,
@@ -27,7 +28,6 @@ from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.source import Stack, Writer
 from lamina.spec.descriptor import Descriptor
-from lamina.spec.digest import Digest
 from lamina.spec.image_config import History
 from lamina.union.squashed import squashed
 from lamina.union.tree import Tree
@@ -35,13 +35,11 @@ from lamina.union.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """``layers``: numbers (from 1) of those that are written again; ``carriers``: the diff_ids of those that had
-    the paths themselves. ``entries`` that went, ``size`` in bytes of their files. ``elsewhere``: other names of the
-    same files, which keep the data."""
+    """``layers``: numbers (from 1) of those that are written again. ``entries`` that went, ``size`` in bytes of
+    their files. ``elsewhere``: other names of the same files, which keep the data."""
 
     paths: tuple[bytes, ...]
     layers: tuple[int, ...]
-    carriers: tuple[Digest, ...]
     entries: int
     size: int
     elsewhere: tuple[bytes, ...] = ()
@@ -53,16 +51,14 @@ def plan_erase(base: Stack, paths: Sequence[bytes]) -> Erased:
     require_bottom(base)
     indexes = [handle.index() for handle in base.layers]
     tops = tuple(sorted({_literal(base, indexes, path) for path in paths}))
-    layers, carriers, entries, size = [], [], 0, 0
+    layers, entries, size = [], 0, 0
     for number, index in enumerate(indexes):
-        stated, other = _rows(index, tops)
-        if stated or other:
+        if speaks_of(index, tops):
             layers.append(number + 1)
-        if stated:
-            carriers.append(base.diff_ids[number])
+        stated = stated_rows(index, tops)
         entries += len(stated)
         size += sum(index.size[row] for row in stated if index.kind[row] == Kind.FILE)
-    return Erased(tops, tuple(layers), tuple(carriers), entries, size, _other_names(base.tree(), below(tops)))
+    return Erased(tops, tuple(layers), entries, size, _other_names(base.tree(), below(tops)))
 
 
 def erase(
@@ -101,21 +97,10 @@ def erase(
         )
 
 
-def below(tops: Sequence[bytes]) -> Callable[[bytes], bool]:
-    """Whether a path is one of these, or below one."""
-    exact = frozenset(tops)
-    inside = tuple(top + b"/" for top in tops)
-
-    def is_below(path: bytes) -> bool:
-        return path in exact or path.startswith(inside)
-
-    return is_below
-
-
 def _literal(base: Stack, indexes: Sequence[LayerIndex], path: bytes) -> bytes:
     if not path:
         raise UsageError("the root can't be erased", hint="name what is in it")
-    if any(_rows(index, (path,))[0] for index in indexes):
+    if any(stated_rows(index, (path,)) for index in indexes):
         return path
     tree = base.tree()
     try:
@@ -138,27 +123,3 @@ def _other_names(tree: Tree, gone: Callable[[bytes], bool]) -> tuple[bytes, ...]
         if len(left) < len(names):
             found |= left
     return tuple(sorted(found))
-
-
-def _rows(index: LayerIndex, tops: Sequence[bytes]) -> tuple[list[int], list[int]]:
-    """Rows that state one of these paths or what is below, and rows that only speak of them: whiteouts, marks,
-    hardlinks to them."""
-    gone = below(tops)
-    directories = [gone(index.directory_path(number)) for number in range(index.directory_count)]
-    parents = {top.rpartition(b"/")[0] for top in tops}
-    names = {top.rpartition(b"/")[2] for top in tops}
-    beside = [index.directory_path(number) in parents for number in range(index.directory_count)]
-    stated, other = [], []
-    for row, kind in enumerate(index.kind):
-        directory = index.directory[row]
-        inside = directories[directory] or (
-            beside[directory] and index.basename(row) in names and gone(index.path(row))
-        )
-        if kind in (Kind.WHITEOUT, Kind.OPAQUE):
-            if inside:
-                other.append(row)
-        elif inside:
-            stated.append(row)
-        elif kind == Kind.HARDLINK and gone(index.link(row)):
-            other.append(row)
-    return stated, other

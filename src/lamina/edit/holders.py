@@ -1,46 +1,67 @@
-"""Which names of a place lead to a layer."""
+"""Which names of the store still lead to what was erased: by the layers that had it, and by other layers that state
+the same entry (path, kind, size, time, target), as those do that were made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from lamina.edit.paths import stated_rows
 from lamina.errors import LaminaError
-from lamina.source import MAX_NESTING, Lister, Reader, read_config
+from lamina.layer.entry import Kind
+from lamina.layer.index import LayerIndex
+from lamina.source import MAX_NESTING, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, is_selectable, parse
 
+if TYPE_CHECKING:
+    from lamina.source import Stack
+    from lamina.store.store import Store
 
-class Place(Reader, Lister, Protocol):
-    """What can be read and lists its names."""
+Sign = tuple[bytes, int, int, int, int, bytes]
 
 
-def holders(place: Place, diff_ids: Iterable[Digest]) -> list[str]:
-    """The names whose image, for any platform, has one of these layers; an image without a name by its digest.
-    What can't be read (platforms that were not fetched, artifacts) has none."""
-    wanted = frozenset(diff_ids)
+def holders(store: Store, erased: Stack, paths: Sequence[bytes]) -> list[str]:
+    """Names whose image, for any platform that is here, has an entry that ``erased`` has at these paths or below
+    them; an image without a name by its digest. Only directories in common don't count, unless there is nothing
+    else. What can't be read has none."""
+    signs: set[Sign] = set()
+    for handle in erased.layers:
+        signs |= _signs(handle.index(), paths)
+    wanted = {sign for sign in signs if sign[1] != Kind.DIRECTORY} or signs
     known: dict[Digest, bool] = {}
     found = []
-    for name, descriptor in place.names():
-        if _has(place, descriptor, wanted, known, 0):
-            found.append(name or str(descriptor.digest))
+    for name, descriptor in store.names():
+        for layer, diff_id in _layers(store, descriptor, 0):
+            if diff_id not in known:
+                try:
+                    known[diff_id] = not wanted.isdisjoint(_signs(store.layers.get(layer, diff_id).index(), paths))
+                except LaminaError:
+                    known[diff_id] = False
+            if known[diff_id]:
+                found.append(name or str(descriptor.digest))
+                break
     return sorted(found)
 
 
-def _has(
-    place: Place, descriptor: Descriptor, wanted: frozenset[Digest], known: dict[Digest, bool], depth: int
-) -> bool:
-    if descriptor.digest not in known:
-        known[descriptor.digest] = False
-        try:
-            document = parse(place.manifest(descriptor), descriptor.media_type)
-            if isinstance(document, Manifest):
-                has = not wanted.isdisjoint(read_config(place, document, str(descriptor.digest)).diff_ids)
-            else:
-                children = [child for child in document.manifests if is_selectable(child)]
-                has = depth < MAX_NESTING and any(_has(place, child, wanted, known, depth + 1) for child in children)
-        except LaminaError:
-            return False
-        known[descriptor.digest] = has
-    return known[descriptor.digest]
+def _signs(index: LayerIndex, paths: Sequence[bytes]) -> set[Sign]:
+    return {
+        (index.path(row), index.kind[row], index.size[row], index.mtime[row], index.nsec[row], index.link(row))
+        for row in stated_rows(index, paths)
+    }
+
+
+def _layers(store: Store, descriptor: Descriptor, depth: int) -> Iterator[tuple[Descriptor, Digest]]:
+    what = str(descriptor.digest)
+    try:
+        document = parse(store.manifest(descriptor), descriptor.media_type, what)
+        if isinstance(document, Manifest):
+            yield from zip(document.layers, read_config(store, document, what).diff_ids, strict=True)
+            return
+    except LaminaError:
+        return
+    if depth < MAX_NESTING:
+        for child in document.manifests:
+            if is_selectable(child):
+                yield from _layers(store, child, depth + 1)

@@ -37,10 +37,9 @@ def commit(
     on_warning: OnWarning = lambda text: None,
 ) -> Descriptor:
     """The container's image with one more layer, named ``name``. Raises as ``edit.append``."""
-    items = real_items(stack.tree(), _items(store, container, on_warning), _made(container))
     return append(
         stack,
-        with_parents(items, stack),
+        with_parents(changed_items(store, stack, container, on_warning), stack),
         store,
         name,
         created_by=" ".join(container.command),
@@ -49,6 +48,13 @@ def commit(
         compression=compression,
         changes=changes,
     )
+
+
+def changed_items(
+    store: Store, stack: Stack, container: Container, on_warning: OnWarning = lambda text: None
+) -> list[Item]:
+    """What the container changed as entries upon ``stack``. Raises SystemFailure."""
+    return real_items(stack.tree(), _items(store, container, on_warning), _made(container))
 
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:

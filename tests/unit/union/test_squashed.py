@@ -13,32 +13,12 @@ from hypothesis import strategies as st
 
 from generated import numbered, paths, stacks
 from lamina.errors import InvalidLayer
+from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.layer.index import LayerIndex
 from lamina.union.merge import merge
 from lamina.union.squashed import squashed
 from lamina.union.tree import UNSTATED, Tree
-
-
-def index_of(entries: list[Entry]) -> LayerIndex:
-    builder = IndexBuilder()
-    for entry in entries:
-        seconds, nanoseconds = divmod(entry.mtime, 1_000_000_000)
-        builder.add(
-            entry.path,
-            int(entry.kind),
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            entry.size,
-            entry.offset,
-            seconds,
-            nanoseconds,
-            entry.link,
-            entry.xattrs,
-            entry.sparse,
-        )
-    return builder.finish(0)
 
 
 def original(stack: Any) -> list[LayerIndex]:
