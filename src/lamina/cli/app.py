@@ -49,6 +49,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "ps": ("containers", "ps", "List containers."),
     "pull": ("wire", "pull", "Bring images from a registry into the store."),
     "push": ("wire", "push", "Give an image of the store to a registry."),
+    "rebase": ("edit", "rebase", "Put an image's own layers on another base, with a report first."),
     "rm": ("containers", "rm", "Remove containers."),
     "rmi": ("images", "rmi", "Remove images."),
     "run": ("containers", "run", "Run a program in a new container of an image."),

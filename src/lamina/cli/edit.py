@@ -3,6 +3,7 @@ tree: export, import. The image that they begin with stays as it was."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from lamina.image import to_bytes
 if TYPE_CHECKING:
     from lamina.edit.erase import Erased
     from lamina.edit.publish import Packing
+    from lamina.edit.rebase import RebasePlan
     from lamina.edit.rootfs import Source
     from lamina.layer.write import Item, Write
     from lamina.source import Stack
@@ -185,6 +187,134 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
         packing=_packing(session, compression),
     )
     _made(made, tag, f"{len(stack.layers)} layers are one", quiet)
+
+
+@command(
+    "rebase",
+    "lamina rebase my/app --onto debian:12.6 --dry-run\n"
+    "lamina rebase my/app --onto debian:12.6 --old-base debian:12.5 -t my/app:new",
+)
+@image_argument()
+@click.option("--onto", required=True, metavar="NEWBASE", help="The image to put its layers on.")
+@click.option(
+    "--old-base", metavar="REF", help="What it stands on now, also as IMAGE~N (default: found in the store)."
+)
+@click.option("-t", "--tag", "tag", metavar="REF", help="The new image's name.")
+@click.option("--force", is_flag=True, help="Write it though there are conflicts: the image's own files win.")
+@click.option("--dry-run", is_flag=True, help="Only tell. Exit code 5 if there are conflicts.")
+@_COMPRESSION
+@platform_option
+@quiet_option
+@format_option
+@click.pass_obj
+def rebase(
+    session: Session,
+    image: str,
+    onto: str,
+    old_base: str | None,
+    tag: str | None,
+    force: bool,
+    dry_run: bool,
+    compression: str | None,
+    quiet: bool,
+    format: str | None,
+) -> int:
+    """Put the image's own layers on another base. First a report: files of the base that the image replaces or
+    removes and that the bases have differently, hardlinks without a target, libraries and interpreters that its
+    programs would not find any more, and what the bases say differently of how to run. With conflicts nothing is
+    written. The image's own settings stay; those that it took over from its base are as the new base has them."""
+    from lamina.edit.base import find_base
+    from lamina.edit.rebase import plan_rebase
+    from lamina.edit.rebase import rebase as make
+
+    if tag is None and not dry_run:
+        raise UsageError("the new image needs a name", hint="say -t REF, or --dry-run to look only")
+    if format not in (None, "json", "table"):
+        raise UsageError(f"rebase knows the formats table and json, not {format!r:.60}")
+    if tag is not None:
+        _named(tag)
+    stack, new = base_stack(session, image), base_stack(session, onto)
+    old = base_stack(session, old_base) if old_base else find_base(stack, session.store)
+    plan = plan_rebase(stack, old, new)
+    blocked = bool(plan.conflicts) and not force
+    made = None
+    if not dry_run and not blocked:
+        assert tag is not None
+        name = _full_name(session, onto)
+        made = make(
+            plan,
+            session.writable_store,
+            tag,
+            base_name=name,
+            force=force,
+            packing=_packing(session, compression),
+        )
+    if format == "json":
+        emit_json(_plan_json(plan, None if made is None else str(made.digest)))
+    else:
+        _tell_plan(plan, err=made is not None, quiet=quiet)
+        if made is not None:
+            write(str(made.digest))
+    if blocked:
+        from lamina.edit.rebase import refusal
+
+        raise refusal(plan)
+    return 0
+
+
+def _full_name(session: Session, name: str) -> str:
+    """The whole reference, if the store knows the base by it and not by an ID."""
+    from lamina.spec.name import parse_name
+    from lamina.spec.reference import Reference
+
+    try:
+        reference = str(Reference.parse(parse_name(name).name).with_default_tag())
+    except LaminaError:
+        return ""
+    return reference if any(known == reference for known, _ in session.store.names()) else ""
+
+
+def _plan_json(plan: RebasePlan, digest: str | None) -> dict[str, Any]:
+    return {
+        "digest": digest,
+        "old_base": {"name": plan.old.name, "layers": len(plan.old.layers)},
+        "new_base": {"name": plan.new.name, "layers": len(plan.new.layers)},
+        "own_layers": len(plan.image.layers) - len(plan.old.layers),
+        "rewritten": sorted(plan.rewritten),
+        "conflicts": plan.conflicts,
+        "findings": [
+            {"what": one.what, **json_path(one.path), "detail": one.detail, "conflict": one.conflict}
+            for one in plan.findings
+        ],
+        "config": [
+            {"field": one.field, "old": one.old, "new": one.new, "own": one.own, "conflict": one.conflict}
+            for one in plan.drift
+        ],
+    }
+
+
+def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
+    """The report for people: the answer of a dry run or a refusal, beside the digest otherwise."""
+
+    def say(text: str) -> None:
+        click.echo(text, err=err)
+
+    if quiet and err:
+        return
+    own = len(plan.image.layers) - len(plan.old.layers)
+    say(
+        f"{clean(plan.image.name)}: {own} layers on {clean(plan.old.name)} (layers 1 to {len(plan.old.layers)}), "
+        f"now on {clean(plan.new.name)} ({len(plan.new.layers)} layers)"
+    )
+    for one in plan.findings:
+        say(f"  {'!' if one.conflict else ' '} {one.what:<11} /{clean(one.path)}: {clean(one.detail)}")
+    for drift in plan.drift:
+        took = "as the new base" if drift.own == drift.old else f"stays {json.dumps(drift.own, ensure_ascii=False)}"
+        was, now = (clean(json.dumps(value, ensure_ascii=False)) for value in (drift.old, drift.new))
+        say(f"  {'!' if drift.conflict else ' '} {'config':<11} {clean(drift.field)}: {was} to {now} ({clean(took)})")
+    for number in sorted(plan.rewritten):
+        say(f"    layer {number} is written again: its hardlinks have lost their target")
+    say(f"{plan.conflicts} conflicts" if plan.conflicts else "no conflicts")
 
 
 @command("erase", "lamina erase my/app /root/.netrc /srv/secrets -t my/app:clean")

@@ -35,14 +35,15 @@ def squashed(
     low: int,
     *,
     left_out: Callable[[bytes], bool] = nothing,
-    relink: bool = True,
+    relink: int = 0,
     implied: bool = False,
 ) -> list[Stated]:
     """``layers[low:]`` as one layer upon ``layers[:low]``, parents before children, a file before its links.
 
-    ``left_out`` paths are as if no layer ever had them, and all below them. Without ``relink``, names that the
-    layers below gave to a file stay theirs. A directory that no layer states is left to be implied (its time
-    follows its parent's), unless nothing else makes it; with ``implied`` each is stated as the union has it.
+    ``left_out`` paths are as if no layer ever had them, and all below them. Names that ``layers[:relink]`` gave to
+    a file stay theirs, though one of its names is made here. A directory that no layer states is left to be implied
+    (its time follows its parent's), unless nothing else makes it; with ``implied`` each is stated as the union has
+    it.
     Raises InvalidLayer as ``merge``.
     """
     union = Tree(layers)
@@ -64,7 +65,7 @@ class _Squash:
         limit: int,
         before: int,
         left_out: Callable[[bytes], bool],
-        relink: bool,
+        relink: int,
         implied: bool,
     ) -> None:
         self.union = union
@@ -88,7 +89,7 @@ class _Squash:
                     self.found.append(Stated(self.union.entry(node)))
                 continue
             inode = self.union.inode(node)
-            if node < self.limit and inode not in relinked:
+            if node < self.limit and (inode not in relinked or self.union.origin_layers[node] < self.relink):
                 continue
             carrier = carriers.setdefault(inode, path)
             entry = self.union.entry(node)
@@ -152,8 +153,6 @@ class _Squash:
 
     def _relinked(self, nodes: list[int]) -> set[int]:
         """Files of the layers below that got a name here."""
-        if not self.relink:
-            return set()
         inodes = {self.union.inode(node) for node in nodes if node >= self.limit and node in self.union.hardlinks}
         return {inode for inode in inodes if inode < self.limit}
 
