@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, Self, runtime_checkable
+from typing import IO, Protocol, Self, runtime_checkable
 
 from lamina.errors import Cancelled, SystemFailure
 
@@ -188,11 +188,18 @@ def replace_file(path: str, pieces: Iterable[bytes | memoryview], *, mode: int =
 
 def write_stream(path: str, pieces: Iterable[bytes]) -> None:
     """Write a file from pieces as they come, so that it is there whole or not at all."""
+    with whole_file(path) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+@contextmanager
+def whole_file(path: str) -> Iterator[IO[bytes]]:
+    """A file to write to that is in its place only when the block has ended well. Raises OSError."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "xb") as file:
-            for piece in pieces:
-                file.write(piece)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

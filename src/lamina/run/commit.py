@@ -45,10 +45,9 @@ def commit(
     on_warning: OnWarning = lambda text: None,
 ) -> Descriptor:
     """The container's image with one more layer, named ``name``. Raises as ``edit.append``."""
-    items = container_items(store, stack, container, on_warning)
     return append(
         stack,
-        with_parents(items, stack),
+        with_parents(container_items(store, stack, container, on_warning), stack),
         store,
         name,
         created_by=" ".join(container.command),
