@@ -92,8 +92,7 @@ class Tree:
             if name == b"..":
                 node = self.parents[node]
                 continue
-            children = self.kids[node]
-            found = None if children is None else children.get(name)
+            found = self._child(node, name)
             if found is None:
                 raise PathNotFound(f"no /{_text(path)} in the image", hint=self._nearest(node, name))
             if (pending or follow) and self.kids[found] is None and self.kind(found) == Kind.SYMLINK:
@@ -107,6 +106,10 @@ class Tree:
                 continue
             node = found
         return node
+
+    def _child(self, node: int, name: bytes) -> int | None:
+        children = self.kids[node]
+        return None if children is None else children.get(name)
 
     def _nearest(self, node: int, name: bytes) -> str:
         where = _text(self.path(node))
