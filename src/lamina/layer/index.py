@@ -305,6 +305,10 @@ class LayerIndex:
             number = self.dir_parent[number]
         return b"/".join(reversed(names))
 
+    def has_directory_with(self, text: bytes) -> bool:
+        """False where certainly no directory's name holds it."""
+        return text in bytes(self._dir_names)
+
     def directory_paths(self) -> list[bytes]:
         """The paths of all directories at once."""
         heap, at = bytes(self._dir_names), self.dir_name_at.tolist()

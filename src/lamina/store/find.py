@@ -19,8 +19,7 @@ from lamina.source import find_manifest
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
-from lamina.store.members import Member, members
-from lamina.store.refs import name_of
+from lamina.store.members import Members, members
 from lamina.union.glance import Glance
 from lamina.union.tree import UNSTATED
 
@@ -123,8 +122,8 @@ def find(store: Store, query: Query, platform: Platform, images: Sequence[str] =
     be made again), StoreDamaged, SystemFailure.
     """
     chosen = [store.resolve(name) for name in images]
-    known = members(store, platform, [(name_of(entry), entry) for entry in chosen] if images else None)
-    search = _Search(store, query, platform, known.images)
+    known = members(store, platform, chosen if images else None)
+    search = _Search(store, query, platform, known)
     found = search.run()
     return Search(tuple(found), (*known.unread, *search.unread))
 
@@ -140,55 +139,57 @@ class _Hit:
 
 
 class _Search:
-    def __init__(self, store: Store, query: Query, platform: Platform, images: list[Member]) -> None:
+    def __init__(self, store: Store, query: Query, platform: Platform, known: Members) -> None:
         self._store = store
         self._query = query
         self._platform = platform
-        self._stacks: dict[tuple[Digest, ...], list[Member]] = {}
-        for image in images:
-            self._stacks.setdefault(image.diff_ids, []).append(image)
-        self._indexes: dict[Digest, LayerIndex] = {}
+        self._layers = known.layers
+        self._stacks = known.stacks
+        self._indexes: dict[int, LayerIndex] = {}
         self._glance = Glance()
         self.unread: list[tuple[str, str]] = []
 
     def run(self) -> list[Found]:
         hits, broken = self._hits()
         found: dict[tuple[object, ...], tuple[Entry, Digest, list[Place]]] = {}
-        for diff_ids, images in self._stacks.items():
-            if not broken.keys().isdisjoint(diff_ids):
-                why = next(broken[diff_id] for diff_id in diff_ids if diff_id in broken)
-                self.unread += [(image.name or str(image.descriptor.digest), why) for image in images]
-            elif not hits.keys().isdisjoint(diff_ids):
-                for number, hit, content, entry, state, by in self._told(diff_ids, hits):
-                    key = (diff_ids[number], hit, content)
-                    _, _, places = found.setdefault(key, (entry, diff_ids[number], []))
-                    places += [Place(one.name, one.descriptor.digest, number + 1, state, by) for one in images]
+        concerned = hits.keys() | broken.keys()
+        for stack, names in self._stacks.items():
+            if concerned.isdisjoint(stack):
+                continue
+            why = next((broken[number] for number in stack if number in broken), None)
+            if why is not None:
+                self.unread += [(name or digest, why) for name, digest in names]
+                continue
+            images = [(name, Digest.parse(digest)) for name, digest in names]
+            for layer, hit, content, entry, state, by in self._told(stack, hits):
+                key = (stack[layer], hit, content)
+                _, _, places = found.setdefault(key, (entry, self._layers[stack[layer]], []))
+                places += [Place(name, digest, layer + 1, state, by) for name, digest in images]
         every = [Found(entry, diff_id, tuple(places)) for entry, diff_id, places in found.values()]
         every.sort(key=lambda one: (one.entry.path, one.places[0].layer, str(one.diff_id)))
         return every
 
-    def _hits(self) -> tuple[dict[Digest, list[_Hit]], dict[Digest, str]]:
+    def _hits(self) -> tuple[dict[int, list[_Hit]], dict[int, str]]:
         """What fits in each distinct layer, whatever the images make of it; and the layers that can't be read."""
         hits, broken = {}, {}
-        for diff_id in dict.fromkeys(diff_id for diff_ids in self._stacks for diff_id in diff_ids):
+        for number in sorted(set().union(*self._stacks)):
             try:
-                index = self._open(diff_id)
-                rows = self._rows(diff_id, index)
+                rows = self._rows(number, self._open(number))
             except (NotFound, InvalidContent) as error:
-                broken[diff_id] = error.message
+                broken[number] = error.message
                 continue
             if rows:
-                hits[diff_id] = rows
+                hits[number] = rows
         return hits, broken
 
-    def _rows(self, diff_id: Digest, index: LayerIndex) -> list[_Hit]:
+    def _rows(self, number: int, index: LayerIndex) -> list[_Hit]:
         from lamina.layer.search import rows_that_fit
 
         query, kinds = self._query, index.kind
         named = None if query.pattern is None else list(rows_that_fit(index, query.pattern))
         rows = query.filter.rows(index, named) if named is None or named else []
         if query.digest is not None and rows:
-            same = set(self._digests(diff_id, index).rows(query.digest.encoded))
+            same = set(self._digests(number, index).rows(query.digest.encoded))
             rows = [row for row in rows if row in same or kinds[row] == _HARDLINK]
         hits: list[_Hit] = []
         files: dict[bytes, int] | None = None
@@ -199,72 +200,73 @@ class _Search:
             if files is None:
                 files = {index.path(other): other for other, kind in enumerate(kinds) if kind < _WHITEOUT}
             target = _target(index, files, row)
-            if target is None or self._fits(diff_id, index, target):
+            if target is None or self._fits(number, index, target):
                 hits.append(_Hit(row, index.path(row), target))
         if query.digest is None and query.filter.takes_implied:
             stated = {hit.path for hit in hits}
             hits += [_Hit(UNSTATED, path) for path in _directories(index, query.pattern) if path not in stated]
         return hits
 
-    def _fits(self, diff_id: Digest, index: LayerIndex, row: int) -> bool:
+    def _fits(self, number: int, index: LayerIndex, row: int) -> bool:
         if not self._query.filter.fits(index, row):
             return False
-        return self._query.digest is None or self._digests(diff_id, index).of(row) == self._query.digest.encoded
+        return self._query.digest is None or self._digests(number, index).of(row) == self._query.digest.encoded
 
     def _told(
-        self, diff_ids: tuple[Digest, ...], hits: dict[Digest, list[_Hit]]
+        self, stack: tuple[int, ...], hits: dict[int, list[_Hit]]
     ) -> Iterator[tuple[int, _Hit, object, Entry, str, int | None]]:
-        """For each hit in a stack of layers: the number of its layer (from 0), the hit and the row that holds its
-        content, the entry, and what has become of it."""
+        """For each hit in a stack of layers: the number of its layer there (from 0), the hit and the row that holds
+        its content, the entry, and what has become of it."""
         if len(self._indexes) > _MANY_OPEN:
             self._indexes.clear()
             self._glance = Glance()
-        layers = [self._open(diff_id, keep=True) for diff_id in diff_ids]
-        tree = self._glance.tree(layers, {hit.path for diff_id in diff_ids for hit in hits.get(diff_id, ())})
+        layers = [self._open(number, keep=True) for number in stack]
+        tree = self._glance.tree(layers, {hit.path for number in stack for hit in hits.get(number, ())})
         nodes = {(tree.origin_layers[node], tree.rows[node]): node for node in range(len(tree.names))}
-        for number, diff_id in enumerate(diff_ids):
-            for hit in hits.get(diff_id, ()):
+        for layer, number in enumerate(stack):
+            for hit in hits.get(number, ()):
                 if hit.row == UNSTATED:
                     node = tree.find(hit.path)
-                    if node is None or tree.rows[node] != UNSTATED or tree.origin_layers[node] != number:
+                    if node is None or tree.rows[node] != UNSTATED or tree.origin_layers[node] != layer:
                         continue
                 else:
-                    known = nodes.get((number, hit.row))
+                    known = nodes.get((layer, hit.row))
                     if known is None:
                         continue  # a directory that is stated again, or a link to itself: the other one is told
                     node = known
-                layer, row = tree.content(node)
+                holder, row = tree.content(node)
                 linked = tree.inode(node) != node
-                if linked and hit.target is None and not self._fits(diff_ids[layer], layers[layer], row):
+                if linked and hit.target is None and not self._fits(stack[holder], layers[holder], row):
                     continue
                 ending = tree.ending(node)
                 if ending is not None and not self._query.ghosts:
                     continue
                 entry = tree.entry(node)
                 if linked:
-                    entry = replace(entry, link=layers[number].link(hit.row))
+                    entry = replace(entry, link=layers[layer].link(hit.row))
                 state, by = (VISIBLE, None) if ending is None else (ending.how.name.lower(), ending.layer + 1)
-                yield number, hit, (diff_ids[layer], row), entry, state, by
+                yield layer, hit, (stack[holder], row), entry, state, by
 
-    def _open(self, diff_id: Digest, *, keep: bool = False) -> LayerIndex:
-        index = self._indexes.get(diff_id)
+    def _open(self, number: int, *, keep: bool = False) -> LayerIndex:
+        index = self._indexes.get(number)
         if index is None:
-            index = self._store.layers.kept_index(diff_id)
+            index = self._store.layers.kept_index(self._layers[number])
             if index is None:
-                index = self._store.layers.index(self._descriptor(diff_id), diff_id)
+                index = self._store.layers.index(self._descriptor(number), self._layers[number])
             if keep:
-                self._indexes[diff_id] = index
+                self._indexes[number] = index
         return index
 
-    def _digests(self, diff_id: Digest, index: LayerIndex) -> LayerDigests:
-        return self._store.layers.digests(partial(self._descriptor, diff_id), diff_id, index)
+    def _digests(self, number: int, index: LayerIndex) -> LayerDigests:
+        return self._store.layers.digests(partial(self._descriptor, number), self._layers[number], index)
 
-    def _descriptor(self, diff_id: Digest) -> Descriptor:
+    def _descriptor(self, number: int) -> Descriptor:
         """The blob of a layer, as the first image that has it says."""
-        image, number = next(
-            (images[0], diff_ids.index(diff_id)) for diff_ids, images in self._stacks.items() if diff_id in diff_ids
+        stack, (name, digest) = next(
+            (stack, names[0]) for stack, names in self._stacks.items() if number in stack
         )
-        return find_manifest(self._store, image.descriptor, self._platform, image.name).layers[number]
+        descriptor = next(entry for entry in self._store.refs.entries() if str(entry.digest) == digest)
+        return find_manifest(self._store, descriptor, self._platform, name or digest).layers[stack.index(number)]
 
 
 def _target(index: LayerIndex, files: dict[bytes, int], row: int) -> int | None:
@@ -280,5 +282,7 @@ def _target(index: LayerIndex, files: dict[bytes, int], row: int) -> int | None:
 
 def _directories(index: LayerIndex, pattern: Pattern | None) -> list[bytes]:
     """The paths of directories that the layer goes through and that fit."""
+    if pattern is not None and pattern.literal and not index.has_directory_with(pattern.literal):
+        return []
     paths = index.directory_paths()[1:]
     return paths if pattern is None else [path for path in paths if pattern.fits(path)]
