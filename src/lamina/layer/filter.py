@@ -63,9 +63,7 @@ class Filter:
         if rows is None:
             rows = self._likely(index)
         return [
-            row
-            for row in rows
-            if (kind := kinds[row]) < _WHITEOUT and (kind == _HARDLINK or self.fits(index, row))
+            row for row in rows if (kind := kinds[row]) < _WHITEOUT and (kind == _HARDLINK or self.fits(index, row))
         ]
 
     def _likely(self, index: LayerIndex) -> Iterable[int]:

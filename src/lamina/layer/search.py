@@ -16,7 +16,9 @@ from lamina.layer.index import LayerIndex
 
 MAX_PATTERN = 4096
 # one character of UTF-8, or one byte where it is none
-_CHARACTER = rb"(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}|[\x80-\xff])"
+_CHARACTER = (
+    rb"(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}|[\x80-\xff])"
+)
 
 
 @dataclass(frozen=True, slots=True)

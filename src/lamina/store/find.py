@@ -35,12 +35,15 @@ _MANY_OPEN = 500
 _HARDLINK, _WHITEOUT = int(Kind.HARDLINK), int(Kind.WHITEOUT)
 
 
+_ALL = Filter()
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """``digest`` is of the content (sha256). ``ghosts``: also what the images ship but hide."""
 
     pattern: Pattern | None = None
-    filter: Filter = Filter()
+    filter: Filter = _ALL
     digest: Digest | None = None
     ghosts: bool = False
 
@@ -118,8 +121,7 @@ class Search:
 def find(store: Store, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
     """``images``: names to look into; empty for all of the store. Of an index the platform's image is taken.
 
-    Raises ReferenceNotFound (a name of ``images``), BlobNotFound and InvalidContent (a layer's index is gone and can't
-    be made again), StoreDamaged, SystemFailure.
+    Raises ReferenceNotFound (a name of ``images``), StoreDamaged (index.json), SystemFailure.
     """
     chosen = [store.resolve(name) for name in images]
     known = members(store, platform, chosen if images else None)
@@ -165,8 +167,10 @@ class _Search:
                 key = (stack[layer], hit, content)
                 _, _, places = found.setdefault(key, (entry, self._layers[stack[layer]], []))
                 places += [Place(name, digest, layer + 1, state, by) for name, digest in images]
-        every = [Found(entry, diff_id, tuple(places)) for entry, diff_id, places in found.values()]
-        every.sort(key=lambda one: (one.entry.path, one.places[0].layer, str(one.diff_id)))
+        every = [
+            Found(entry, diff_id, tuple(sorted(places, key=_by_name))) for entry, diff_id, places in found.values()
+        ]
+        every.sort(key=lambda one: (one.entry.path, min(place.layer for place in one.places), str(one.diff_id)))
         return every
 
     def _hits(self) -> tuple[dict[int, list[_Hit]], dict[int, str]]:
@@ -203,8 +207,7 @@ class _Search:
             if target is None or self._fits(number, index, target):
                 hits.append(_Hit(row, index.path(row), target))
         if query.digest is None and query.filter.takes_implied:
-            stated = {hit.path for hit in hits}
-            hits += [_Hit(UNSTATED, path) for path in _directories(index, query.pattern) if path not in stated]
+            hits += [_Hit(UNSTATED, path) for path in _directories(index, query.pattern)]
         return hits
 
     def _fits(self, number: int, index: LayerIndex, row: int) -> bool:
@@ -262,9 +265,7 @@ class _Search:
 
     def _descriptor(self, number: int) -> Descriptor:
         """The blob of a layer, as the first image that has it says."""
-        stack, (name, digest) = next(
-            (stack, names[0]) for stack, names in self._stacks.items() if number in stack
-        )
+        stack, (name, digest) = next((stack, names[0]) for stack, names in self._stacks.items() if number in stack)
         descriptor = next(entry for entry in self._store.refs.entries() if str(entry.digest) == digest)
         return find_manifest(self._store, descriptor, self._platform, name or digest).layers[stack.index(number)]
 
@@ -286,3 +287,7 @@ def _directories(index: LayerIndex, pattern: Pattern | None) -> list[bytes]:
         return []
     paths = index.directory_paths()[1:]
     return paths if pattern is None else [path for path in paths if pattern.fits(path)]
+
+
+def _by_name(place: Place) -> tuple[str, str, int]:
+    return place.name, str(place.digest), place.layer

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,9 +37,9 @@ Name = tuple[str, str]
 
 @dataclass
 class Members:
-    """``layers``: distinct diff_ids. ``stacks``: for each stack of them (their numbers, bottom first) the names of the
-    images that are made so. ``unread``: images that can't be looked into, as (name or digest, why). Artifacts, and
-    images of which nothing was fetched for the platform, are in neither."""
+    """``layers``: distinct diff_ids. ``stacks``: for each stack of them (their numbers, bottom first) the names of
+    the images that are made so. ``unread``: images that can't be looked into, as (name or digest, why). Artifacts,
+    and images of which nothing was fetched for the platform, are in neither."""
 
     layers: list[Digest] = field(default_factory=list)
     stacks: dict[tuple[int, ...], list[Name]] = field(default_factory=dict)
@@ -64,6 +65,27 @@ def members(store: Store, platform: Platform, only: Sequence[Descriptor] | None 
     found = _told(kept["layers"], images)
     found.unread = reading.unread
     return found
+
+
+def members_right(store: Store) -> bool:
+    """Whether the kept file says what manifests and configs say, or was never made. Raises StoreDamaged (index.json),
+    SystemFailure."""
+    if not os.path.exists(store.paths.members):
+        return True
+    kept = _load(store.paths.members)
+    if not kept["platforms"]:
+        return False
+    entries = store.refs.entries()
+    for text, before in kept["platforms"].items():
+        layers: list[str] = []
+        fresh = {
+            digest: [layers[number] for number in numbers]
+            for _, digest, numbers in _Reading(store, Platform.parse(text), layers, {}).all(entries)
+        }
+        for _, digest, numbers in before["images"]:
+            if digest in fresh and fresh[digest] != [kept["layers"][number] for number in numbers]:
+                return False
+    return True
 
 
 class _Reading:

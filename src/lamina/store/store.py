@@ -55,7 +55,12 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         return Uploads(self.paths)
 
     def find(
-        self, pattern: str | None = None, *, images: Sequence[str] = (), platform: Platform | None = None, **asked: Any
+        self,
+        pattern: str | None = None,
+        *,
+        images: Sequence[str] = (),
+        platform: Platform | None = None,
+        **asked: Any,
     ) -> Search:
         """Files of all images, or of ``images``, by name, attributes or content; ``asked`` as ``store.find.Query.of``
         has it: ``store.find("*.pem", perm="/077", ghosts=True).found``. Raises as ``store.find.find``, UsageError."""

@@ -16,7 +16,7 @@ from lamina.union.merge import LayerMerge, merge
 from lamina.union.tree import Tree
 
 MANY = 64
-"""Paths from which on the whole merge is the cheaper way, and what bounds the work that a hostile image can ask for."""
+"""Paths from which on the whole merge is the cheaper way: it bounds the work that a hostile image can ask for."""
 _DIRECTORY, _HARDLINK, _WHITEOUT, _OPAQUE = (
     int(Kind.DIRECTORY),
     int(Kind.HARDLINK),

@@ -93,9 +93,7 @@ class LayerMerge:
             node = found
         return node
 
-    def _entries(
-        self, entries: Iterable[tuple[int, int]], directories: Sequence[int], basenames: Names
-    ) -> None:
+    def _entries(self, entries: Iterable[tuple[int, int]], directories: Sequence[int], basenames: Names) -> None:
         """Rows with their kinds, in archive order."""
         tree, number = self.tree, self.number
         parents, layers, rows, ended = tree.parents, tree.origin_layers, tree.rows, tree.endings_of
