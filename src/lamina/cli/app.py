@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "mount": ("views", "mount", "Mount the union as a read-only directory, nothing unpacked."),
     "mounts": ("views", "mounts", "List what is mounted."),
     "pack": ("make", "pack", "Make an image of programs and all the files that they need."),
+    "packages": ("packages", "packages", "List an image's packages, and the layer that brought each; SBOMs."),
     "plan": ("wire", "plan", "Say what an operation would move, before it does."),
     "prune": ("keep", "prune", "Delete what no image needs."),
     "ps": ("containers", "ps", "List containers."),
