@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lamina.insight.blame import Blame
     from lamina.union.tree import Tree, Union
 
-_LETTER = {
+LETTER = {
     Kind.FILE: "-",
     Kind.DIRECTORY: "d",
     Kind.SYMLINK: "l",
@@ -130,7 +130,7 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
         "Text": text,
         "Path": "/" + clean(entry.path),
         "Kind": entry.kind.name.lower(),
-        "Mode": mode_text(_LETTER[entry.kind], entry.mode),
+        "Mode": mode_text(LETTER[entry.kind], entry.mode),
         "Links": tree.links(node),
         "Owner": f"{entry.uid}:{entry.gid}",
         "UID": entry.uid,
@@ -338,7 +338,7 @@ def _blame_text(item: Blame) -> None:
         visible = number == 0 and not item.hidden
         entry = state.entry
         where = f"layer {state.layer}" if state.layer is not None else "implied"
-        what = f"{mode_text(_LETTER[entry.kind], entry.mode)} {entry.uid}:{entry.gid} {human_size(entry.size)}"
+        what = f"{mode_text(LETTER[entry.kind], entry.mode)} {entry.uid}:{entry.gid} {human_size(entry.size)}"
         what += f" {iso(entry.mtime)}"
         if entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
             what += f" -> {clean(entry.link)}"

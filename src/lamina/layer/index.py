@@ -237,6 +237,8 @@ class LayerIndex:
         self._directories: int = directories
         self.tar_size: int = tar_size
         self.content_size: int = content
+        self.checksum: int = crc
+        """Of all that the index says (crc32)."""
         parts = [
             view[at : at + length]
             for at, length in (
@@ -280,6 +282,11 @@ class LayerIndex:
         return [heap[start:end] for start, end in itertools.pairwise(self.name_at)]
 
     @property
+    def names(self) -> memoryview:
+        """The base names of all rows, one after the other: that of ``row`` begins at ``name_at[row]``."""
+        return self._names
+
+    @property
     def directory_count(self) -> int:
         """How many directories the entries lie in, the root (number 0) included. Parents have lower numbers."""
         return self._directories
@@ -297,6 +304,19 @@ class LayerIndex:
             names.append(self.directory_name(number))
             number = self.dir_parent[number]
         return b"/".join(reversed(names))
+
+    def has_directory_with(self, text: bytes) -> bool:
+        """False where certainly no directory's name holds it."""
+        return text in bytes(self._dir_names)
+
+    def directory_paths(self) -> list[bytes]:
+        """The paths of all directories at once."""
+        heap, at = bytes(self._dir_names), self.dir_name_at.tolist()
+        found = [b""]
+        for number in range(1, self._directories):
+            above, name = found[self.dir_parent[number]], heap[at[number] : at[number + 1]]
+            found.append(above + b"/" + name if above else name)
+        return found
 
     def path(self, row: int) -> bytes:
         """The entry's path; for an OPAQUE that of its directory."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
-from lamina.files import FileRange, reported
+from lamina.files import FileRange, remove, reported
 from lamina.layer.index import LayerIndex
 from lamina.source import CHUNK, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, parse
+from lamina.store.members import members_right
 from lamina.store.refs import FETCHED
 
 if TYPE_CHECKING:
@@ -150,6 +151,32 @@ def _derived(store: Store, layers: dict[Digest, Descriptor], repair: bool) -> It
         problem = _layer_problem(store, diff_id)
         if problem:
             yield _mended(store, descriptor, diff_id, problem, repair)
+        elif not _digests_right(store, diff_id):
+            yield _dropped(store.paths.digests(diff_id), f"the content digests of layer {diff_id} are wrong", repair)
+    if not members_right(store):
+        yield _dropped(store.paths.members, "the record of the images' layers is wrong", repair)
+
+
+def _dropped(path: str, problem: str, repair: bool) -> Finding:
+    """Of what is made again when it is next asked for."""
+    if repair:
+        remove(path)
+    return Finding("derived", problem, repair)
+
+
+def _digests_right(store: Store, diff_id: Digest) -> bool:
+    """Whether they are those of the layer's tar, or were never asked for."""
+    from functools import partial
+
+    from lamina.layer.digests import LayerDigests
+
+    path = store.paths.digests(diff_id)
+    if not os.path.exists(path):
+        return True
+    with FileRange(path) as stream:
+        kept = stream.read()
+    index = LayerIndex.load(store.paths.layer_index(diff_id))
+    return LayerDigests.make(index, partial(FileRange, store.paths.tar(diff_id))).buffer == kept
 
 
 def _layer_problem(store: Store, diff_id: Digest) -> str:

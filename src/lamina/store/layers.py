@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
-from lamina.errors import StoreDamaged, UsageError
-from lamina.files import FileRange, replace_file, reported
+from lamina.errors import StoreDamaged, SystemFailure, UsageError
+from lamina.files import FileRange, failure, replace_file, reported
 from lamina.layer.index import LayerIndex
 from lamina.source import verified
 from lamina.spec.descriptor import Descriptor
@@ -13,6 +17,9 @@ from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
 from lamina.store.lock import locked
 from lamina.store.paths import Paths
+
+if TYPE_CHECKING:
+    from lamina.layer.digests import LayerDigests
 
 _HINT = "run `lamina fsck --repair`, then load or pull the image again"
 
@@ -35,6 +42,10 @@ class StoredLayer:
         """Bytes of the uncompressed tar."""
         return self._layers.open_tar(self.descriptor, self.diff_id, start, end)
 
+    def digests(self) -> LayerDigests:
+        """The content digests of the regular files, made on first need. Raises as ``index``."""
+        return self._layers.digests(lambda: self.descriptor, self.diff_id, self.index())
+
 
 class Layers:
     def __init__(self, paths: Paths, max_layer: int) -> None:
@@ -54,6 +65,16 @@ class Layers:
         with reported(path):
             return LayerIndex.load(path)
 
+    def kept_index(self, diff_id: Digest) -> LayerIndex | None:
+        """The index where it is there and whole; nothing is made. Raises SystemFailure."""
+        path = self._paths.layer_index(diff_id)
+        try:
+            return LayerIndex.load(path)
+        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+            return None
+        except OSError as error:
+            raise failure(error, path) from error
+
     def open_tar(self, descriptor: Descriptor, diff_id: Digest, start: int = 0, end: int | None = None) -> FileRange:
         path = self._paths.tar(diff_id)
         try:
@@ -62,6 +83,25 @@ class Layers:
             self.make(descriptor, diff_id)
         with reported(path):
             return FileRange(path, start, end)
+
+    def digests(self, descriptor: Callable[[], Descriptor], diff_id: Digest, index: LayerIndex) -> LayerDigests:
+        """The content digests of the layer's regular files: read, or made in one pass over its tar and kept.
+        ``descriptor`` is asked for only then. Raises as ``index``."""
+        from lamina.layer.digests import LayerDigests
+
+        path = self._paths.digests(diff_id)
+        try:
+            with open(path, "rb") as file:
+                return LayerDigests(index, file.read(), path)
+        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+            pass
+        made = LayerDigests.make(index, partial(self.open_tar, descriptor(), diff_id))
+        try:
+            with reported(path):
+                replace_file(path, [made.buffer], temporary=self._paths.scratch(f"{diff_id.short}.digests"))
+        except SystemFailure as error:  # a store that is only read is looked into all the same
+            logging.getLogger("lamina.store").debug("%s", error)
+        return made
 
     def make(self, descriptor: Descriptor, diff_id: Digest) -> None:
         """Derive tar and index from the blob, verified. Raises as ``index``."""

@@ -21,6 +21,7 @@ class Paths:
     def __init__(self, root: str) -> None:
         self.root = root
         self.index = os.path.join(root, "index.json")
+        self.members = os.path.join(root, "members")
         self.lock = os.path.join(root, "lock")
         self.ingest = os.path.join(root, "ingest")
         self.roots = os.path.join(root, "roots")
@@ -52,6 +53,9 @@ class Paths:
 
     def origins(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "origins")
+
+    def digests(self, diff_id: Digest) -> str:
+        return os.path.join(self.layer(diff_id), "digests")
 
     def layer_index(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "index")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lamina.config import MAX_LAYER
 from lamina.store.blobs import Blobs
@@ -18,7 +19,9 @@ from lamina.store.roots import Roots
 from lamina.store.write import StoreWriter
 
 if TYPE_CHECKING:
+    from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
+    from lamina.store.find import Search
     from lamina.store.uploads import Uploads
 
 
@@ -50,6 +53,21 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         from lamina.store.uploads import Uploads
 
         return Uploads(self.paths)
+
+    def find(
+        self,
+        pattern: str | None = None,
+        *,
+        images: Sequence[str] = (),
+        platform: Platform | None = None,
+        **asked: Any,
+    ) -> Search:
+        """Files of all images, or of ``images``, by name, attributes or content; ``asked`` as ``store.find.Query.of``
+        has it: ``store.find("*.pem", perm="/077", ghosts=True).found``. Raises as ``store.find.find``, UsageError."""
+        from lamina.spec.platform import Platform
+        from lamina.store.find import Query, find
+
+        return find(self, Query.of(pattern, **asked), platform or Platform.host(), images)
 
     @classmethod
     def open(cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER) -> Store:

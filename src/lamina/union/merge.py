@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lamina.errors import InvalidLayer, LimitExceeded
 from lamina.layer.entry import Kind
@@ -28,6 +28,8 @@ _DIRECTORY, _HARDLINK, _WHITEOUT, _OPAQUE = (
     int(Kind.WHITEOUT),
     int(Kind.OPAQUE),
 )
+
+Names = Sequence[bytes] | Mapping[int, bytes]
 
 
 def merge(layers: Sequence[LayerIndex]) -> Tree:
@@ -58,7 +60,7 @@ class LayerMerge:
             for row, kind in enumerate(kinds):
                 if kind >= _WHITEOUT:
                     self._hide(row, kind)
-        self._entries(kinds)
+        self._entries(enumerate(kinds), self.index.directory.tolist(), self.index.basenames())
 
     def _hide(self, row: int, kind: int) -> None:
         directory = self._existing(self.index.directory[row])
@@ -91,12 +93,12 @@ class LayerMerge:
             node = found
         return node
 
-    def _entries(self, kinds: list[int]) -> None:
+    def _entries(self, entries: Iterable[tuple[int, int]], directories: Sequence[int], basenames: Names) -> None:
+        """Rows with their kinds, in archive order."""
         tree, number = self.tree, self.number
         parents, layers, rows, ended = tree.parents, tree.origin_layers, tree.rows, tree.endings_of
         names, kids, resolved = tree.names, tree.kids, self.resolved
-        directories, basenames = self.index.directory.tolist(), self.index.basenames()
-        for row, kind in enumerate(kinds):
+        for row, kind in entries:
             if kind >= _WHITEOUT:
                 continue
             directory = directories[row]

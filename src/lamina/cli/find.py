@@ -1,0 +1,171 @@
+"""The verb `find`: files in all images of the store at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.look import LETTER, entry_json
+from lamina.cli.options import format_option, no_trunc_option, platform_option
+from lamina.cli.output import emit
+from lamina.cli.session import Session
+from lamina.cli.text import clean, human_size, mode_text
+from lamina.errors import LaminaError, UsageError
+
+if TYPE_CHECKING:
+    from lamina.layer.entry import Entry
+    from lamina.spec.digest import Digest
+    from lamina.store.find import Found, Place
+
+_SHOWN = 3
+
+
+@command(
+    "find",
+    "lamina find 'log4j-core-*.jar'\nlamina find --perm /6000 --type f --in debian:12\n"
+    "lamina find -E '\\.(pem|key)$' --ghosts --format json",
+)
+@click.argument("pattern", required=False)
+@click.option("-E", "--regex", is_flag=True, help="PATTERN is a regular expression, found anywhere in the name.")
+@click.option("--in", "images", multiple=True, metavar="IMAGE", help="Only this image of the store; may be repeated.")
+@click.option("--digest", default="", metavar="sha256:HEX", help="Files with this content.")
+@click.option("--type", "type_", default="", metavar="f|d|l|c|b|p", help="Files, directories, symlinks, devices.")
+@click.option("--size", default="", metavar="[+-]N[kMGT]", help="Files larger (+) or smaller (-) than that.")
+@click.option("--perm", default="", metavar="[/-]MODE", help="Octal: exactly, all of (-), or any of (/) these bits.")
+@click.option("--owner", default="", metavar="UID[:GID]", help="In numbers.")
+@click.option("--ghosts", is_flag=True, help="Also what images ship though a later layer hides it.")
+@no_trunc_option
+@platform_option
+@format_option
+@click.pass_obj
+def find(
+    session: Session,
+    pattern: str | None,
+    regex: bool,
+    images: tuple[str, ...],
+    digest: str,
+    type_: str,
+    size: str,
+    perm: str,
+    owner: str,
+    ghosts: bool,
+    no_trunc: bool,
+    format: str | None,
+) -> None:
+    """Find files in all images of the store, and say in which layer of which image they are. PATTERN is a glob on the
+    base name, or, with a slash in it, on the whole path ('*' goes across slashes, as with find -path)."""
+    from lamina.spec.name import parse_name
+
+    if pattern is None and not (digest or type_ or size or perm or owner):
+        raise UsageError("find what?", hint="give a pattern, --digest, --type, --size, --perm or --owner")
+    names = []
+    for image in images:
+        parsed = parse_name(image)
+        if parsed.transport or not parsed.whole:
+            raise UsageError(f"--in takes an image of the store, not {image!r:.200}", hint="see `lamina images`")
+        names.append(parsed.name)
+    search = session.store.find(
+        pattern,
+        images=names,
+        platform=session.platform,
+        regex=regex,
+        digest=digest,
+        type=type_,
+        size=size,
+        perm=perm,
+        owner=owner,
+        ghosts=ghosts,
+    )
+    rows = []
+    if format != "json":
+        for found in search.found:
+            rows += _rows(found, no_trunc)
+    columns = [
+        ("Mode", "MODE"),
+        ("Owner", "OWNER"),
+        ("Size", "SIZE"),
+        ("Layer", "LAYER"),
+        ("Digest", "DIFF ID"),
+        ("State", "STATE"),
+        ("Path", "PATH"),
+        ("Images", "IMAGES"),
+    ]
+    if not ghosts:
+        columns = [column for column in columns if column[0] != "State"]
+    json_rows = [_found_json(found) for found in search.found] if format == "json" else []
+    emit(rows, columns, format, json_rows=json_rows, right=("Size", "Layer"))
+    for name, why in search.unread:
+        click.echo(f"warning: {_familiar(name)} was left out: {clean(why)}", err=True)
+    if search.unread:
+        raise LaminaError(f"{len(search.unread)} images could not be looked into", hint="`lamina fsck` says why")
+
+
+def _rows(found: Found, no_trunc: bool) -> list[dict[str, Any]]:
+    """One for each layer number and state that the entry has in some images."""
+    groups: dict[tuple[int, str, int | None], list[Place]] = {}
+    for place in found.places:
+        groups.setdefault((place.layer, place.state, place.by), []).append(place)
+    entry = found.entry
+    rows = []
+    for (layer, state, by), places in groups.items():
+        names = [_name(place) for place in places]
+        shown = names if no_trunc or len(names) <= _SHOWN + 1 else [*names[:_SHOWN], f"{len(names) - _SHOWN} more"]
+        rows.append(
+            {
+                "Mode": mode_text(LETTER[entry.kind], entry.mode),
+                "Owner": f"{entry.uid}:{entry.gid}",
+                "Size": human_size(entry.size),
+                "Bytes": entry.size,
+                "Kind": entry.kind.name.lower(),
+                "Layer": layer,
+                "Digest": str(found.diff_id) if no_trunc else found.diff_id.short,
+                "State": state if by is None else f"{state} by {by}",
+                "Path": _path(entry),
+                "Images": ", ".join(shown),
+                "Count": len(names),
+            }
+        )
+    return rows
+
+
+def _path(entry: Entry) -> str:
+    path = "/" + clean(entry.path)
+    return f"{path} -> {clean(entry.link)}" if entry.kind.name == "SYMLINK" else path
+
+
+def _found_json(found: Found) -> dict[str, Any]:
+    return {
+        **entry_json(found.entry),
+        "diff_id": str(found.diff_id),
+        "images": [
+            {
+                "name": place.name or None,
+                "digest": str(place.digest),
+                "layer": place.layer,
+                "visible": place.by is None,
+                "state": place.state,
+                "hidden_by": place.by,
+            }
+            for place in found.places
+        ],
+    }
+
+
+def _name(place: Place) -> str:
+    return _familiar(place.name) if place.name else _short(place.digest)
+
+
+def _short(digest: Digest) -> str:
+    return f"<none>@{digest.short}"
+
+
+def _familiar(name: str) -> str:
+    """The name as people write it; a digest, where an image has none, stays one."""
+    from lamina.spec.reference import Reference
+
+    try:
+        return Reference.parse(name).familiar
+    except UsageError:
+        return clean(name)

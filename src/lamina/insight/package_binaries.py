@@ -1,0 +1,150 @@
+"""Readers of what stands about packages in binary files (pure): rpm's database, and what Rust and Go put into programs.
+
+Only rpm's sqlite form is read (rpm 4.16 and later): its headers are a short table of numbered fields. The older forms
+(Berkeley DB, ndb) are not.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+from lamina.errors import InvalidContent
+from lamina.insight.package_texts import Named, cargo_audit, go_modules, named
+
+MAX_SECTION = 8 << 20
+MAX_SECTIONS = 4096
+_SQLITE = b"SQLite format 3\0"
+_STEPS = 200_000  # times 1000 instructions of sqlite, after which a database is a bomb
+_NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SOURCE = 1000, 1001, 1002, 1003, 1022, 1044
+_STRING, _INT32, _I18N = 6, 4, 9
+_GO_MAGIC = b"\xff Go buildinf:"
+
+ReadAt = Callable[[int, int], bytes]
+"""Bytes of a file: from where, how many; fewer at its end."""
+
+
+def rpm_database(data: bytes) -> Iterator[Named]:
+    """``rpmdb.sqlite``. Raises InvalidContent where it is none."""
+    import sqlite3
+
+    if not data.startswith(_SQLITE):
+        raise InvalidContent("no sqlite database", hint="older forms of rpm's database are not read")
+    # a database in memory has no log beside it: it is read as one that never had
+    data = data[:18] + b"\1\1" + data[20:]
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps > _STEPS
+
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.deserialize(data)
+        connection.set_progress_handler(count, 1000)
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+        for (blob,) in connection.execute("SELECT blob FROM Packages"):
+            found = rpm_header(blob) if isinstance(blob, bytes) else None
+            if found:
+                yield found
+    except (sqlite3.Error, MemoryError, OverflowError) as error:
+        raise InvalidContent(f"no database of rpm: {error!s:.100}", hint="it is damaged, or hostile") from None
+    finally:
+        connection.close()
+
+
+def rpm_header(blob: bytes) -> Named | None:
+    """One package's header as the database has it: counts, then (tag, type, offset, count), then the data."""
+    if len(blob) < 8:
+        return None
+    count, size = struct.unpack_from(">II", blob)
+    start = 8 + count * 16
+    if count > 65536 or start + size > len(blob):
+        return None
+    store, fields = blob[start : start + size], {}
+    for tag, kind, offset, _ in struct.iter_unpack(">IIII", blob[8:start]):
+        if tag in (_NAME, _VERSION, _RELEASE, _ARCH, _SOURCE) and kind in (_STRING, _I18N):
+            end = store.find(b"\0", offset)
+            if end >= 0:
+                fields[tag] = store[offset:end].decode("utf-8", "replace")
+        elif tag == _EPOCH and kind == _INT32 and offset + 4 <= len(store):
+            fields[tag] = str(struct.unpack_from(">i", store, offset)[0])
+    if fields.get(_NAME) == "gpg-pubkey":
+        return None  # a key that was imported stands there as a package
+    version = f"{fields.get(_VERSION, '')}-{fields.get(_RELEASE, '')}"
+    if fields.get(_EPOCH, "0") != "0":
+        version = f"{fields[_EPOCH]}:{version}"
+    return named("rpm", fields.get(_NAME), version, fields.get(_ARCH, ""), fields.get(_SOURCE, ""))
+
+
+def program(read: ReadAt) -> Iterator[Named]:
+    """The crates and modules that an ELF program says it was made of; nothing for what is no ELF, or malformed."""
+    wanted = sections(read, (b".dep-v0", b".go.buildinfo"))
+    crates, modules = wanted.get(b".dep-v0"), wanted.get(b".go.buildinfo")
+    if crates:
+        try:
+            inflater = zlib.decompressobj()
+            text = inflater.decompress(crates, MAX_SECTION)
+        except zlib.error:
+            text = b""
+        yield from cargo_audit(text)
+    if modules:
+        yield from go_modules(go_module_lines(modules))
+
+
+def go_module_lines(section: bytes) -> str:
+    """The text in ``.go.buildinfo`` as linkers from Go 1.18 on write it; "" for the older pointers."""
+    if not section.startswith(_GO_MAGIC) or len(section) < 33 or not section[15] & 2:
+        return ""
+    at = 32
+    for number in range(2):
+        length, shift = 0, 0
+        while True:
+            if at >= len(section) or shift > 28:
+                return ""
+            byte = section[at]
+            at += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        text = section[at : at + length]
+        at += length
+        if number == 1 and len(text) >= 33:
+            return text[16:-16].decode("utf-8", "replace")  # between two marks of sixteen bytes
+    return ""
+
+
+def sections(read: ReadAt, names: tuple[bytes, ...]) -> dict[bytes, bytes]:
+    """These sections of an ELF file, at most 8 MiB of each; empty where it is none."""
+    head = read(0, 64)
+    if len(head) < 52 or not head.startswith(b"\x7fELF") or head[4] not in (1, 2) or head[5] not in (1, 2):
+        return {}
+    order = "<" if head[5] == 1 else ">"
+    wide = head[4] == 2
+    if wide and len(head) < 64:
+        return {}
+    if wide:
+        (table,) = struct.unpack_from(order + "Q", head, 40)
+        width, count, strings = struct.unpack_from(order + "HHH", head, 58)
+        layout = struct.Struct(order + "II8x8xQQ24x")
+    else:
+        (table,) = struct.unpack_from(order + "I", head, 32)
+        width, count, strings = struct.unpack_from(order + "HHH", head, 46)
+        layout = struct.Struct(order + "II4x4xII16x")
+    if width != layout.size or not strings < count <= MAX_SECTIONS or table > 1 << 62:
+        return {}
+    raw = read(table, count * width)
+    if len(raw) < count * width:
+        return {}
+    rows = list(layout.iter_unpack(raw))
+    texts = read(rows[strings][2], min(rows[strings][3], 1 << 20)) if rows[strings][2] <= 1 << 62 else b""
+    found = {}
+    for at, _, offset, size in rows:
+        name = texts[at : texts.find(b"\0", at)] if at < len(texts) else b""
+        if name in names and offset <= 1 << 62:
+            found[name] = read(offset, min(size, MAX_SECTION))
+    return found

@@ -1,0 +1,136 @@
+"""Readers of what package managers write down as text (pure): bytes in, names and versions out.
+
+The files come from images and may be anything: what can't be a package's name or version is left out, and nothing is
+evaluated. The limits stand in ``packages``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_MAX_WORD = 512
+_GONE = ("not-installed", "config-files")
+_NAME = re.compile(r"@?[^\s@?#]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A package as its manager names it. ``architecture`` may be ""; ``source`` the source package where it has
+    another name, as Debian's and Alpine's have."""
+
+    kind: str
+    name: str
+    version: str
+    architecture: str = ""
+    source: str = ""
+
+
+def named(kind: str, name: Any, version: Any, architecture: Any = "", source: Any = "") -> Named | None:
+    """None where these can't be a package's."""
+    words = (name, version, architecture, source)
+    if not all(isinstance(word, str) and len(word) <= _MAX_WORD and word.isprintable() for word in words):
+        return None
+    if not version or not _NAME.fullmatch(name) or any(" " in word for word in words):
+        return None
+    return Named(kind, *words)
+
+
+def dpkg_status(data: bytes) -> Iterator[Named]:
+    """``/var/lib/dpkg/status`` (deb-control(5)), and the pieces of it below ``status.d`` that distroless images have:
+    packages whose files are there."""
+    for fields in _paragraphs(data):
+        state = fields.get("Status", "install ok installed").split()
+        if state and state[-1] not in _GONE:
+            source = fields.get("Source", "").partition(" ")[0]
+            found = named("deb", fields.get("Package"), fields.get("Version"), fields.get("Architecture", ""), source)
+            if found:
+                yield found
+
+
+def apk_installed(data: bytes) -> Iterator[Named]:
+    """Alpine's ``/lib/apk/db/installed``: one letter a field, an empty line between packages."""
+    for fields in _paragraphs(data):
+        found = named("apk", fields.get("P"), fields.get("V"), fields.get("A", ""), fields.get("o", ""))
+        if found:
+            yield found
+
+
+def python_metadata(data: bytes) -> Iterator[Named]:
+    """``*.dist-info/METADATA`` and ``*.egg-info/PKG-INFO``: the header up to the first empty line."""
+    for fields in _paragraphs(data):
+        found = named("pypi", fields.get("Name"), fields.get("Version"))
+        if found:
+            yield found
+        return
+
+
+def npm_package(data: bytes) -> Iterator[Named]:
+    """A ``package.json`` below ``node_modules``."""
+    value = _object(data)
+    found = named("npm", value.get("name"), value.get("version"))
+    if found:
+        yield found
+
+
+def cargo_audit(data: bytes) -> Iterator[Named]:
+    """What `cargo auditable` puts into a binary, inflated: all crates that went in, build tools left out."""
+    packages = _object(data).get("packages")
+    for item in packages if isinstance(packages, list) else ():
+        if isinstance(item, dict) and item.get("kind") != "build":
+            found = named("cargo", item.get("name"), item.get("version"))
+            if found:
+                yield found
+
+
+def go_modules(text: str) -> Iterator[Named]:
+    """The module lines that Go's linker puts into a binary (debug/buildinfo). A replaced module is told as what it
+    was replaced by."""
+    before: Named | None = None
+    for line in text.split("\n"):
+        words = line.split("\t")
+        if words[0] in ("mod", "dep", "=>") and len(words) > 2:
+            if before is not None and words[0] != "=>":
+                yield before
+            before = named("golang", words[1], words[2]) or before
+    if before is not None:
+        yield before
+
+
+def os_release(data: bytes) -> dict[str, str]:
+    """os-release(5), quotes taken off; nothing is expanded."""
+    found = {}
+    for line in data.decode("utf-8", "replace").split("\n"):
+        key, equals, value = line.strip().partition("=")
+        if equals and key.isidentifier():
+            found[key] = value.strip("\"'")
+    return found
+
+
+def _paragraphs(data: bytes) -> Iterator[Mapping[str, str]]:
+    """``Name: value`` lines, an empty line between paragraphs; what goes on in the next line is left out. The first
+    of two fields of one name counts."""
+    fields: dict[str, str] = {}
+    for line in data.decode("utf-8", "replace").split("\n"):
+        line = line.rstrip("\r")
+        if not line:
+            if fields:
+                yield fields
+                fields = {}
+        elif line[0] not in " \t":
+            key, colon, value = line.partition(":")
+            if colon:
+                fields.setdefault(key, value.strip())
+    if fields:
+        yield fields
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

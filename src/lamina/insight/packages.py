@@ -1,0 +1,264 @@
+"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, and what Rust and Go programs
+say of themselves. Read from the union; nothing of the image is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from lamina.errors import InvalidContent
+from lamina.insight import package_binaries, package_texts
+from lamina.insight.package_texts import Named
+from lamina.layer.content import Content
+from lamina.layer.entry import Entry, Kind
+from lamina.source import Stack
+from lamina.union.trail import trail
+
+MAX_DATABASE = 256 << 20
+MAX_FILE = 4 << 20
+MAX_PACKAGES = 200_000
+MAX_NOTES = 100
+KINDS = ("deb", "apk", "rpm", "pypi", "npm", "cargo", "golang")
+
+Reader = Callable[[bytes], Iterator[Named]]
+
+_DATABASES: dict[bytes, Reader] = {
+    b"var/lib/dpkg/status": package_texts.dpkg_status,
+    b"lib/apk/db/installed": package_texts.apk_installed,
+    b"usr/lib/apk/db/installed": package_texts.apk_installed,
+    b"var/lib/rpm/rpmdb.sqlite": package_binaries.rpm_database,
+    b"usr/lib/sysimage/rpm/rpmdb.sqlite": package_binaries.rpm_database,
+    b"usr/share/rpm/rpmdb.sqlite": package_binaries.rpm_database,
+}
+_NOT_READ = (
+    b"var/lib/rpm/Packages",
+    b"var/lib/rpm/Packages.db",
+    b"usr/lib/sysimage/rpm/Packages",
+    b"usr/lib/sysimage/rpm/Packages.db",
+)
+_STATUS_D = b"var/lib/dpkg/status.d/"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """``path``: the file that says so. ``layer`` (from 1) is the one in which the package first stands there with this
+    version; ``diff_id`` and ``step`` are that layer's."""
+
+    named: Named
+    purl: str
+    path: bytes
+    layer: int
+    diff_id: str
+    step: str | None
+
+    @property
+    def name(self) -> str:
+        return self.named.name
+
+    @property
+    def version(self) -> str:
+        return self.named.version
+
+    @property
+    def kind(self) -> str:
+        return self.named.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """``notes``: what could not be read, and why. ``distribution``: os-release's ID and VERSION_ID, "" for none."""
+
+    packages: tuple[Package, ...]
+    notes: tuple[str, ...]
+    distribution: tuple[str, str]
+
+
+def packages(stack: Stack, *, programs: bool = True) -> Inventory:
+    """All packages that the union shows, by kind, name and version. ``programs``: look into ELF programs too (a few
+    reads of each). Raises InvalidLayer, and what ``stack.tree`` raises."""
+    return _Looking(stack).run(programs)
+
+
+def purl_of(named: Named, distribution: tuple[str, str] = ("", "")) -> str:
+    """The package URL (purl-spec): with the distribution where the kind is one of a distribution's."""
+    name, namespace, qualifiers = named.name, "", {}
+    if named.kind in ("deb", "apk", "rpm"):
+        namespace = distribution[0] or {"deb": "debian", "apk": "alpine"}.get(named.kind, "")
+        if named.architecture:
+            qualifiers["arch"] = named.architecture
+        if all(distribution):
+            qualifiers["distro"] = "-".join(distribution)
+    if named.kind in ("npm", "golang"):
+        namespace, _, name = name.rpartition("/")
+    if named.kind == "pypi":
+        name = name.lower().replace("_", "-")
+    elif named.kind in ("deb", "apk", "golang"):
+        namespace, name = namespace.lower(), name.lower()
+    version = named.version
+    if named.kind == "rpm" and ":" in version:
+        qualifiers["epoch"], _, version = version.partition(":")
+    above = "".join(_quoted(part) + "/" for part in namespace.split("/") if part)
+    asked = "&".join(f"{key}={_quoted(value)}" for key, value in sorted(qualifiers.items()))
+    return f"pkg:{named.kind}/{above}{_quoted(name)}@{_quoted(version)}" + (f"?{asked}" if asked else "")
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=":")
+
+
+class _Looking:
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.tree = stack.tree()
+        self.notes: list[str] = []
+        self.found: dict[tuple[Named, bytes], int] = {}  # -> the layer, from 0
+
+    def run(self, programs: bool) -> Inventory:
+        for path, reader in _DATABASES.items():
+            if self._is_file(self.tree.find(path)):
+                self._by_states(path, reader, MAX_DATABASE)
+        for path in _NOT_READ:
+            if self._is_file(self.tree.find(path)):
+                self.notes.append(f"/{path.decode()}: this form of rpm's database is not read")
+        for path in _DATABASES:
+            log = self.tree.find(path + b"-wal")
+            if log is not None and self._is_file(log) and self.tree.entry(log).size:
+                self.notes.append(f"/{path.decode()}-wal: what stands only in this log is not read")
+        self._files(programs)
+        distribution = self._distribution()
+        steps, first = self.stack.steps, self.stack.first
+        every = []
+        for (named, path), layer in self.found.items():
+            step = steps[layer] if layer < len(steps) else None
+            every.append(
+                Package(
+                    named,
+                    purl_of(named, distribution),
+                    path,
+                    first + layer,
+                    str(self.stack.layers[layer].diff_id),
+                    (step.created_by or step.comment or None) if step else None,
+                )
+            )
+        every.sort(key=lambda one: (KINDS.index(one.kind), one.name, one.version, one.path))
+        return Inventory(tuple(every), tuple(self.notes), distribution)
+
+    def _files(self, programs: bool) -> None:
+        """One file a package: told by their names, or, of programs, by what they say."""
+        tree = self.tree
+        hidden = {
+            tree.path(node)
+            for node, ended in enumerate(tree.endings_of)
+            if ended and tree.names[node] in (b"METADATA", b"PKG-INFO", b"package.json")
+        }
+        for node, ended in enumerate(tree.endings_of):
+            if ended or tree.is_directory(node) or not self._is_file(node):
+                continue
+            path = tree.path(node)
+            reader = _reader_of(path)
+            if reader is not None:
+                if path in hidden or path.startswith(_STATUS_D):
+                    self._by_states(path, reader, MAX_FILE)
+                else:
+                    self._note_found(reader, path, tree.entry(node), *self._content_layer(node), MAX_FILE)
+            elif programs and tree.inode(node) == node:
+                self._program(node, path)
+
+    def _content_layer(self, node: int) -> tuple[int, int]:
+        """The layer that has the name, and the one that has the content."""
+        return self.tree.origin_layers[node], self.tree.content(node)[0]
+
+    def _program(self, node: int, path: bytes) -> None:
+        layer, row = self.tree.content(node)
+        index = self.stack.layers[layer].index()
+        if not index.mode[row] & 0o111 or index.size[row] < 64:
+            return
+        with self.stack.open_content(layer, row) as stream:
+            assert isinstance(stream, Content)
+
+            def read(at: int, size: int) -> bytes:
+                stream.seek(at)
+                return stream.read(size)
+
+            for named in package_binaries.program(read):
+                self._add(named, path, layer)
+
+    def _by_states(self, path: bytes, reader: Reader, limit: int) -> None:
+        """A file that layers rewrite: each package belongs to the layer in which it came to have its version."""
+        since: dict[Named, int] = {}
+        for state in reversed(trail(self.tree, path).states):
+            if state.entry.kind != Kind.FILE:
+                since = {}
+                continue
+            now = self._read(reader, path, state.entry, state.holder, limit)
+            since = {named: since.get(named, state.layer) for named in now}
+        for named, layer in since.items():
+            self._add(named, path, layer)
+
+    def _note_found(self, reader: Reader, path: bytes, entry: Entry, layer: int, holder: int, limit: int) -> None:
+        for named in self._read(reader, path, entry, holder, limit):
+            self._add(named, path, layer)
+
+    def _read(self, reader: Reader, path: bytes, entry: Entry, holder: int, limit: int) -> list[Named]:
+        shown = path.decode("utf-8", "backslashreplace")
+        if entry.size > limit:
+            self._note(f"/{shown}: {entry.size} bytes are too many to be read, the limit is {limit}")
+            return []
+        with Content(entry.size, entry.offset, entry.sparse, self.stack.layers[holder].open) as stream:
+            data = stream.read()
+        found: list[Named] = []
+        try:
+            for named in reader(data):
+                found.append(named)
+                if len(found) > MAX_PACKAGES:
+                    self._note(f"/{shown}: more than {MAX_PACKAGES} packages; the rest is left out")
+                    break
+        except InvalidContent as error:
+            self._note(f"/{shown}: {error.message}")
+        return found
+
+    def _add(self, named: Named, path: bytes, layer: int) -> None:
+        if len(self.found) < MAX_PACKAGES:
+            self.found.setdefault((named, path), layer)
+        else:
+            self._note(f"more than {MAX_PACKAGES} packages in all; the rest is left out")
+
+    def _note(self, text: str) -> None:
+        if len(self.notes) < MAX_NOTES and text not in self.notes:
+            self.notes.append(text)
+
+    def _distribution(self) -> tuple[str, str]:
+        for path in (b"usr/lib/os-release", b"etc/os-release"):
+            node = self.tree.find(path)
+            if node is not None and self._is_file(node) and self.tree.entry(node).size <= 1 << 16:
+                with self.stack.open_file(node) as stream:
+                    said = package_texts.os_release(stream.read())
+                return _word(said.get("ID", "")), _word(said.get("VERSION_ID", ""))
+        return "", ""
+
+    def _is_file(self, node: int | None) -> bool:
+        return node is not None and self.tree.kind(node) == Kind.FILE
+
+
+def _word(text: str) -> str:
+    return text if text.isascii() and text.isprintable() and len(text) <= 64 and " " not in text else ""
+
+
+def _reader_of(path: bytes) -> Reader | None:
+    """What reads this file, by its place alone."""
+    if path.startswith(_STATUS_D):
+        return None if path.endswith(b".md5sums") else package_texts.dpkg_status
+    parts = path.rsplit(b"/", 4)
+    name = parts[-1]
+    if name == b"METADATA" and len(parts) > 1 and parts[-2].endswith(b".dist-info"):
+        return package_texts.python_metadata
+    if name == b"PKG-INFO" and len(parts) > 1 and parts[-2].endswith(b".egg-info"):
+        return package_texts.python_metadata
+    if name.endswith(b".egg-info"):
+        return package_texts.python_metadata
+    if name == b"package.json" and len(parts) > 2:
+        above = parts[-3]
+        if above == b"node_modules" or (above.startswith(b"@") and len(parts) > 3 and parts[-4] == b"node_modules"):
+            return package_texts.npm_package
+    return None

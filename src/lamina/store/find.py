@@ -1,0 +1,293 @@
+"""Finding files in all images of the store at once: names, attributes and contents, visible or hidden.
+
+Each distinct layer is looked through once, on its columns and its heap of names; only the images whose layers have a
+hit are looked at, and of those only the paths in question are merged (``union.glance``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.filter import Filter, parse_kinds, parse_owner, parse_perm, parse_size
+from lamina.source import find_manifest
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.platform import Platform
+from lamina.store.members import Members, members
+from lamina.union.glance import Glance
+from lamina.union.tree import UNSTATED
+
+if TYPE_CHECKING:
+    from lamina.layer.digests import LayerDigests
+    from lamina.layer.index import LayerIndex
+    from lamina.layer.search import Pattern
+    from lamina.store.store import Store
+
+VISIBLE = "visible"
+_MANY_OPEN = 500
+"""Mapped indexes after which the next image starts afresh: each holds a descriptor."""
+_HARDLINK, _WHITEOUT = int(Kind.HARDLINK), int(Kind.WHITEOUT)
+
+
+_ALL = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """``digest`` is of the content (sha256). ``ghosts``: also what the images ship but hide."""
+
+    pattern: Pattern | None = None
+    filter: Filter = _ALL
+    digest: Digest | None = None
+    ghosts: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        pattern: str | None = None,
+        *,
+        regex: bool = False,
+        digest: str = "",
+        type: str = "",
+        size: str = "",
+        perm: str = "",
+        owner: str = "",
+        ghosts: bool = False,
+    ) -> Query:
+        """From the words that `find` takes: a glob on the base name (with a slash in it on the path), or a regular
+        expression; see ``layer.filter`` for the others. Raises UsageError; Unsupported (another digest)."""
+        from lamina.layer.search import expression, glob
+
+        wanted = Digest.parse(digest) if digest else None
+        if wanted is not None and wanted.algorithm != "sha256":
+            raise Unsupported(f"contents are known by sha256, not by {wanted.algorithm!r:.60}", hint="give a sha256")
+        uid, gid = parse_owner(owner) if owner else (None, None)
+        found = None
+        if pattern is not None:
+            found = (expression if regex else glob)(os.fsencode(pattern))
+        elif regex:
+            raise UsageError("-E needs a pattern", hint="like -E '^lib.*\\.so$'")
+        return cls(
+            found,
+            Filter(
+                parse_kinds(type) if type else frozenset(),
+                parse_size(size) if size else None,
+                parse_perm(perm) if perm else None,
+                uid,
+                gid,
+            ),
+            wanted,
+            ghosts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image has a hit: ``name`` is canonical ("" for an untagged image), ``digest`` what it stands for,
+    ``layer`` counts from 1 at the bottom. ``state``: "visible", or what hides it: "whiteout", "opaque" or "replaced",
+    by layer ``by``."""
+
+    name: str
+    digest: Digest
+    layer: int
+    state: str
+    by: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry of one layer that fits, and all images that have it there. A hardlink has the kind and attributes of
+    the file that it names, and ``entry.link`` that name."""
+
+    entry: Entry
+    diff_id: Digest
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The answer: ``found`` in order of path and layer. ``unread``: images that could not be looked into, and why."""
+
+    found: tuple[Found, ...]
+    unread: tuple[tuple[str, str], ...]
+
+
+def find(store: Store, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
+    """``images``: names to look into; empty for all of the store. Of an index the platform's image is taken.
+
+    Raises ReferenceNotFound (a name of ``images``), StoreDamaged (index.json), SystemFailure.
+    """
+    chosen = [store.resolve(name) for name in images]
+    known = members(store, platform, chosen if images else None)
+    search = _Search(store, query, platform, known)
+    found = search.run()
+    return Search(tuple(found), (*known.unread, *search.unread))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """A row that fits. ``row`` is UNSTATED for a directory that the layer only goes through; ``target`` of a hardlink
+    the row that it leads to, None where that is in another layer."""
+
+    row: int
+    path: bytes
+    target: int | None = None
+
+
+class _Search:
+    def __init__(self, store: Store, query: Query, platform: Platform, known: Members) -> None:
+        self._store = store
+        self._query = query
+        self._platform = platform
+        self._layers = known.layers
+        self._stacks = known.stacks
+        self._indexes: dict[int, LayerIndex] = {}
+        self._glance = Glance()
+        self.unread: list[tuple[str, str]] = []
+
+    def run(self) -> list[Found]:
+        hits, broken = self._hits()
+        found: dict[tuple[object, ...], tuple[Entry, Digest, list[Place]]] = {}
+        concerned = hits.keys() | broken.keys()
+        for stack, names in self._stacks.items():
+            if concerned.isdisjoint(stack):
+                continue
+            why = next((broken[number] for number in stack if number in broken), None)
+            if why is not None:
+                self.unread += [(name or digest, why) for name, digest in names]
+                continue
+            images = [(name, Digest.parse(digest)) for name, digest in names]
+            for layer, hit, content, entry, state, by in self._told(stack, hits):
+                key = (stack[layer], hit, content)
+                _, _, places = found.setdefault(key, (entry, self._layers[stack[layer]], []))
+                places += [Place(name, digest, layer + 1, state, by) for name, digest in images]
+        every = [
+            Found(entry, diff_id, tuple(sorted(places, key=_by_name))) for entry, diff_id, places in found.values()
+        ]
+        every.sort(key=lambda one: (one.entry.path, min(place.layer for place in one.places), str(one.diff_id)))
+        return every
+
+    def _hits(self) -> tuple[dict[int, list[_Hit]], dict[int, str]]:
+        """What fits in each distinct layer, whatever the images make of it; and the layers that can't be read."""
+        hits, broken = {}, {}
+        for number in sorted(set().union(*self._stacks)):
+            try:
+                rows = self._rows(number, self._open(number))
+            except (NotFound, InvalidContent) as error:
+                broken[number] = error.message
+                continue
+            if rows:
+                hits[number] = rows
+        return hits, broken
+
+    def _rows(self, number: int, index: LayerIndex) -> list[_Hit]:
+        from lamina.layer.search import rows_that_fit
+
+        query, kinds = self._query, index.kind
+        named = None if query.pattern is None else list(rows_that_fit(index, query.pattern))
+        rows = query.filter.rows(index, named) if named is None or named else []
+        if query.digest is not None and rows:
+            same = set(self._digests(number, index).rows(query.digest.encoded))
+            rows = [row for row in rows if row in same or kinds[row] == _HARDLINK]
+        hits: list[_Hit] = []
+        files: dict[bytes, int] | None = None
+        for row in rows:
+            if kinds[row] != _HARDLINK:
+                hits.append(_Hit(row, index.path(row)))
+                continue
+            if files is None:
+                files = {index.path(other): other for other, kind in enumerate(kinds) if kind < _WHITEOUT}
+            target = _target(index, files, row)
+            if target is None or self._fits(number, index, target):
+                hits.append(_Hit(row, index.path(row), target))
+        if query.digest is None and query.filter.takes_implied:
+            hits += [_Hit(UNSTATED, path) for path in _directories(index, query.pattern)]
+        return hits
+
+    def _fits(self, number: int, index: LayerIndex, row: int) -> bool:
+        if not self._query.filter.fits(index, row):
+            return False
+        return self._query.digest is None or self._digests(number, index).of(row) == self._query.digest.encoded
+
+    def _told(
+        self, stack: tuple[int, ...], hits: dict[int, list[_Hit]]
+    ) -> Iterator[tuple[int, _Hit, object, Entry, str, int | None]]:
+        """For each hit in a stack of layers: the number of its layer there (from 0), the hit and the row that holds
+        its content, the entry, and what has become of it."""
+        if len(self._indexes) > _MANY_OPEN:
+            self._indexes.clear()
+            self._glance = Glance()
+        layers = [self._open(number, keep=True) for number in stack]
+        tree = self._glance.tree(layers, {hit.path for number in stack for hit in hits.get(number, ())})
+        nodes = {(tree.origin_layers[node], tree.rows[node]): node for node in range(len(tree.names))}
+        for layer, number in enumerate(stack):
+            for hit in hits.get(number, ()):
+                if hit.row == UNSTATED:
+                    node = tree.find(hit.path)
+                    if node is None or tree.rows[node] != UNSTATED or tree.origin_layers[node] != layer:
+                        continue
+                else:
+                    known = nodes.get((layer, hit.row))
+                    if known is None:
+                        continue  # a directory that is stated again, or a link to itself: the other one is told
+                    node = known
+                holder, row = tree.content(node)
+                linked = tree.inode(node) != node
+                if linked and hit.target is None and not self._fits(stack[holder], layers[holder], row):
+                    continue
+                ending = tree.ending(node)
+                if ending is not None and not self._query.ghosts:
+                    continue
+                entry = tree.entry(node)
+                if linked:
+                    entry = replace(entry, link=layers[layer].link(hit.row))
+                state, by = (VISIBLE, None) if ending is None else (ending.how.name.lower(), ending.layer + 1)
+                yield layer, hit, (stack[holder], row), entry, state, by
+
+    def _open(self, number: int, *, keep: bool = False) -> LayerIndex:
+        index = self._indexes.get(number)
+        if index is None:
+            index = self._store.layers.kept_index(self._layers[number])
+            if index is None:
+                index = self._store.layers.index(self._descriptor(number), self._layers[number])
+            if keep:
+                self._indexes[number] = index
+        return index
+
+    def _digests(self, number: int, index: LayerIndex) -> LayerDigests:
+        return self._store.layers.digests(partial(self._descriptor, number), self._layers[number], index)
+
+    def _descriptor(self, number: int) -> Descriptor:
+        """The blob of a layer, as the first image that has it says."""
+        stack, (name, digest) = next((stack, names[0]) for stack, names in self._stacks.items() if number in stack)
+        descriptor = next(entry for entry in self._store.refs.entries() if str(entry.digest) == digest)
+        return find_manifest(self._store, descriptor, self._platform, name or digest).layers[stack.index(number)]
+
+
+def _target(index: LayerIndex, files: dict[bytes, int], row: int) -> int | None:
+    """The row of the same layer that a hardlink leads to, over other hardlinks; each lies further in front."""
+    while True:
+        found = files.get(index.link(row))
+        if found is None or found >= row:
+            return None
+        if index.kind[found] != _HARDLINK:
+            return found
+        row = found
+
+
+def _directories(index: LayerIndex, pattern: Pattern | None) -> list[bytes]:
+    """The paths of directories that the layer goes through and that fit."""
+    if pattern is not None and pattern.literal and not index.has_directory_with(pattern.literal):
+        return []
+    paths = index.directory_paths()[1:]
+    return paths if pattern is None else [path for path in paths if pattern.fits(path)]
+
+
+def _by_name(place: Place) -> tuple[str, str, int]:
+    return place.name, str(place.digest), place.layer

@@ -1,0 +1,226 @@
+"""The union of a few paths: what a whole merge says of them, without merging the rest (pure).
+
+Of each layer only the rows that can matter to a path are applied, by the merge's own rules: those that state the path
+or a parent of it, marks that hide one, and the first row that passes through a directory on the way, which makes it.
+A hardlink's target is one more path. Columns are read as they are mapped; names only where a row may be meant.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+
+from lamina.layer.entry import Kind
+from lamina.layer.index import LayerIndex
+from lamina.union.merge import LayerMerge, merge
+from lamina.union.tree import Tree
+
+MANY = 64
+"""Paths from which on the whole merge is the cheaper way: it bounds the work that a hostile image can ask for."""
+_DIRECTORY, _HARDLINK, _WHITEOUT, _OPAQUE = (
+    int(Kind.DIRECTORY),
+    int(Kind.HARDLINK),
+    int(Kind.WHITEOUT),
+    int(Kind.OPAQUE),
+)
+
+
+class Glance:
+    """What layers say of paths, remembered from stack to stack: images share their layers."""
+
+    def __init__(self) -> None:
+        self._traces: dict[tuple[int, bytes], _Trace] = {}
+
+    def tree(self, layers: Sequence[LayerIndex], paths: Iterable[bytes]) -> Tree:
+        """The union of ``layers`` (bottom first) as far as it concerns these literal paths: of them, and of what
+        lies on the way to them, it tells the same as the whole one, the past included. It may be the whole one.
+
+        Raises InvalidLayer as ``merge`` does, but for hardlinks elsewhere.
+        """
+        known = dict.fromkeys(paths)
+        pending = list(known)
+        while pending:
+            if len(known) > MANY:
+                return merge(layers)
+            path = pending.pop()
+            for index in layers:
+                for target in self._trace(index, path).targets:
+                    if target not in known:
+                        known[target] = None
+                        pending.append(target)
+        tree = _GlanceTree(layers, known)
+        for number, index in enumerate(layers):
+            traces = [self._trace(index, path) for path in known]
+            if any(trace.speaks for trace in traces):
+                _GlanceMerge(tree, number, index).glance(traces)
+        return tree
+
+    def lookup(self, layers: Sequence[LayerIndex], path: bytes, *, follow: bool = False) -> tuple[Tree, int]:
+        """As ``Tree.lookup`` of the whole union: symlinks on the way are followed, each to one more path.
+        Raises PathNotFound, InvalidLayer."""
+        wanted = [b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))]
+        while True:
+            tree = self.tree(layers, wanted)
+            try:
+                return tree, tree.lookup(path, follow=follow)
+            except _Elsewhere as elsewhere:
+                wanted.append(elsewhere.path)
+
+    def _trace(self, index: LayerIndex, path: bytes) -> _Trace:
+        key = (id(index), path)
+        trace = self._traces.get(key)
+        if trace is None:
+            trace = self._traces[key] = _Trace(index, path)  # which keeps the index, so that its id stays its own
+        return trace
+
+
+class _GlanceTree(Tree):
+    """A tree that knows some paths only, and says where a lookup leaves them."""
+
+    def __init__(self, layers: Sequence[LayerIndex], known: Iterable[bytes]) -> None:
+        super().__init__(layers)
+        self._known: set[bytes] = {b""}
+        for path in known:
+            while path not in self._known:
+                self._known.add(path)
+                path = path.rpartition(b"/")[0]
+
+    def child(self, node: int, name: bytes) -> int | None:
+        above = self.path(node)
+        path = above + b"/" + name if above else name
+        if path not in self._known:
+            raise _Elsewhere(path)
+        return super().child(node, name)
+
+
+class _Elsewhere(Exception):
+    """A lookup came to a path that was not looked at."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class _Trace:
+    """What one layer says of one path and of its parents."""
+
+    def __init__(self, index: LayerIndex, path: bytes) -> None:
+        self.index = index
+        self.names = path.split(b"/") if path else []
+        self.way = self._directories()
+        """The index's directories on the way, from the root on, as far as it has them."""
+        self.stated: dict[int, int] = {}  # row -> how many components of the path it states
+        self.hiding: list[int] = []
+        self._state()
+        self.targets = [index.link(row) for row in self.stated if index.kind[row] == _HARDLINK]
+        self.speaks = bool(self.stated or self.hiding or len(self.way) > 1)
+        self._passing: list[tuple[int, int]] | None = None
+
+    def _directories(self) -> list[int]:
+        names, index, way = self.names, self.index, [0]
+        if not names:
+            return way
+        here = 0
+        for number, above in enumerate(index.dir_parent.tolist()):  # parents have lower numbers
+            if above == here and number and index.directory_name(number) == names[len(way) - 1]:
+                way.append(number)
+                here = number
+                if len(way) > len(names):
+                    break
+        return way
+
+    def _state(self) -> None:
+        index = self.index
+        column, kinds, at = bytes(index.directory), index.kind, index.name_at
+        for depth, directory in enumerate(self.way):
+            name = self.names[depth] if depth < len(self.names) else None
+            length = -1 if name is None else len(name)
+            for row in _rows(column, directory):
+                size = at[row + 1] - at[row]
+                if size == 0:
+                    if kinds[row] == _OPAQUE:
+                        self.hiding.append(row)
+                    elif directory == 0 and kinds[row] < _WHITEOUT:
+                        self.stated[row] = 0
+                elif size == length and index.basename(row) == name:
+                    if kinds[row] == _WHITEOUT:
+                        self.hiding.append(row)
+                    elif kinds[row] < _WHITEOUT:
+                        self.stated[row] = depth + 1
+
+    def passing(self) -> list[tuple[int, int]]:
+        """(row, directory on the way): rows that go through such a directory where that may be news. It is not
+        once the directory was gone through or stated, until a row puts something else in its place."""
+        if self._passing is None:
+            self._passing = list(self._pass())
+        return self._passing
+
+    def _pass(self) -> Iterator[tuple[int, int]]:
+        index, way, kinds = self.index, self.way, self.index.kind
+        above = index.dir_parent.tolist()
+        along = [0] * len(above)
+        for depth, directory in enumerate(way):
+            along[directory] = depth
+        for number in range(1, len(above)):
+            along[number] = along[number] or along[above[number]]
+        directories, reached, deepest, start = index.directory.tolist(), 0, len(way) - 1, 0
+        for border in [*sorted(self.stated), len(directories)]:
+            if reached < deepest:
+                for row in range(start, border):
+                    depth = along[directories[row]]
+                    if depth > reached and kinds[row] < _WHITEOUT:
+                        yield row, way[depth]
+                        reached = depth
+                        if depth == deepest:
+                            break
+            if border == len(directories):
+                break
+            depth = self.stated[border]
+            if kinds[border] == _DIRECTORY:
+                reached = max(reached, depth)
+            else:
+                reached = depth - 1
+            start = border + 1
+
+    def is_plain(self, tree: Tree) -> bool:
+        """Whether all directories on the way are in the tree and the layer leaves them what they are: then nobody
+        who passes through makes one."""
+        node = 0
+        for depth in range(1, len(self.way)):
+            found = tree.children(node).get(self.names[depth - 1])
+            if found is None or not tree.is_directory(found):
+                return False
+            node = found
+        kinds = self.index.kind
+        return all(kinds[row] == _DIRECTORY or depth >= len(self.way) for row, depth in self.stated.items())
+
+
+class _GlanceMerge(LayerMerge):
+    def glance(self, traces: Sequence[_Trace]) -> None:
+        """Apply what these traces say, as ``apply`` does with all rows."""
+        index = self.index
+        kinds, directories = index.kind, index.directory
+        for row in sorted({row for trace in traces for row in trace.hiding}):
+            self._hide(row, kinds[row])
+        events: set[tuple[int, int]] = set()  # a row, and the directory that it passes through or -1
+        for trace in traces:
+            events.update((row, -1) for row in trace.stated)
+            if not trace.is_plain(self.tree):
+                events.update(trace.passing())
+        for row, directory in sorted(events, key=lambda event: (event[0], event[1] < 0)):
+            if directory < 0:
+                self._entries([(row, kinds[row])], directories, {row: index.basename(row)})
+            else:
+                self._directory(directory)
+
+
+def _rows(column: bytes, value: int) -> Iterator[int]:
+    """Where a column of four-byte numbers, as bytes, has this one."""
+    wanted = struct.pack("=I", value)
+    place = column.find(wanted)
+    while place >= 0:
+        if place % 4:
+            place = column.find(wanted, place + 1)
+        else:
+            yield place // 4
+            place = column.find(wanted, place + 4)

@@ -1,0 +1,242 @@
+"""`find` over all images of a store: what is where, visible or hidden, against the whole merge and from the shell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+import lamina as library
+from generated import build, numbered, stacks
+from lamina.errors import InvalidLayer, UsageError
+from lamina.layer.entry import Kind
+from lamina.spec.digest import Digest
+from lamina.spec.platform import Platform
+from lamina.store.find import Query, _Search
+from lamina.store.fsck import fsck
+from lamina.store.members import Members
+from lamina.store.store import Store
+from lamina.store.usage import usage
+from lamina.union.merge import merge
+from support import lamina, write_layout
+
+SECRET = b"-----BEGIN PRIVATE KEY-----"
+BASE = [
+    ("etc/", None, {"mode": 0o750}),
+    ("etc/key.pem", SECRET, {"mode": 0o600, "uid": 7, "gid": 8}),
+    ("etc/same", "= etc/key.pem"),
+    ("bin/su", b"#!" * 600, {"mode": 0o4755}),
+    ("opt/app/data", b"x"),
+]
+TOP = [("etc/.wh.key.pem", b""), ("srv/key.pem", b"new"), ("opt/.wh..wh..opq", b""), ("opt/app/more", b"y")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_layout(tmp_path / "layout", "base", [BASE])
+    write_layout(tmp_path / "layout", "app", [BASE, TOP])
+    write_layout(tmp_path / "layout", "top", [TOP])
+    assert lamina("load", "-i", str(tmp_path / "layout"), root=tmp_path / "store").returncode == 0
+    return tmp_path / "store"
+
+
+def found(root: Path, *words: str) -> Any:
+    done = lamina("find", *words, "--format", "json", root=root)
+    assert done.returncode == 0, done.stderr.decode()
+    return [
+        (
+            one["path"],
+            sorted((i["name"].rpartition("/")[2].partition(":")[0], i["layer"], i["state"]) for i in one["images"]),
+        )
+        for one in json.loads(done.stdout)
+    ]
+
+
+def test_hits_are_told_with_image_layer_and_state(root: Path) -> None:
+    visible = [
+        ("/etc/key.pem", [("base", 1, "visible")]),
+        ("/srv/key.pem", [("app", 2, "visible"), ("top", 1, "visible")]),
+    ]
+    assert found(root, "*.pem") == visible
+    assert found(root, "-E", r"\.pem$") == visible
+    assert found(root, "*.pem", "--ghosts")[0] == ("/etc/key.pem", [("app", 1, "whiteout"), ("base", 1, "visible")])
+    assert found(root, "*/app/*", "--ghosts", "--in", "app") == [
+        ("/opt/app/data", [("app", 1, "opaque")]),
+        ("/opt/app/more", [("app", 2, "visible")]),
+    ]
+    assert found(root, "/opt/*", "--in", "base") == [
+        ("/opt/app", [("base", 1, "visible")]),
+        ("/opt/app/data", [("base", 1, "visible")]),
+    ]
+    assert found(root, "nothing") == []
+
+
+def test_attributes_and_contents_are_asked_for(root: Path) -> None:
+    assert found(root, "--perm", "/6000") == [("/bin/su", [("app", 1, "visible"), ("base", 1, "visible")])]
+    assert found(root, "--size", "+1k", "--type", "f", "--in", "app") == [("/bin/su", [("app", 1, "visible")])]
+    assert [path for path, _ in found(root, "--type", "d", "--perm", "750", "--in", "app")] == ["/etc"]
+    assert [path for path, _ in found(root, "--type", "d", "--perm", "755", "--in", "app")] == [
+        "/bin", "/opt", "/opt/app", "/srv",
+    ]  # fmt: skip
+    owned = found(root, "--owner", "7:8")
+    assert owned == [
+        ("/etc/key.pem", [("base", 1, "visible")]),
+        ("/etc/same", [("app", 1, "visible"), ("base", 1, "visible")]),
+    ]
+    digest = "sha256:" + hashlib.sha256(SECRET).hexdigest()
+    assert found(root, "--digest", digest) == owned
+    assert found(root, "--digest", digest, "--ghosts", "--in", "app") == [
+        ("/etc/key.pem", [("app", 1, "whiteout")]),
+        ("/etc/same", [("app", 1, "visible")]),
+    ]
+    assert found(root, "key*", "--digest", digest) == owned[:1]
+    table = lamina("find", "--digest", digest, root=root).stdout.decode().splitlines()
+    assert table[0].split() == ["MODE", "OWNER", "SIZE", "LAYER", "DIFF", "ID", "PATH", "IMAGES"]
+    assert table[1].split()[-2:] == ["/etc/key.pem", "base:latest"]
+    row = lamina("find", "su", "--format", "{{.Path}} {{.Bytes}} {{.Images}}", root=root).stdout
+    assert row == b"/bin/su 1200 app:latest, base:latest\n"
+
+
+def test_the_library_gives_values(root: Path) -> None:
+    store = Store.open(str(root), create=False)
+    search = store.find("*.pem", ghosts=True)
+    assert not search.unread
+    (first, second) = search.found
+    assert (first.entry.uid, first.entry.kind, len(first.places)) == (7, Kind.FILE, 2)
+    assert {place.state for place in second.places} == {"visible"}
+    with pytest.raises(UsageError):
+        store.find(regex=True)
+    assert library.open_store(library.image.load_settings({"root": str(root)}), create=False).find("su").found
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ([], 2, "find what?"),
+        (["-E", "("], 2, "not a regular expression"),
+        (["-E", "--type", "f"], 2, "-E needs a pattern"),
+        (["--size", "ten"], 2, "not a size"),
+        (["--perm", "u+s"], 2, "not permissions"),
+        (["--owner", "root"], 2, "not an owner"),
+        (["--type", "x"], 2, "not a type"),
+        (["--digest", "abc"], 2, "not a digest"),
+        (["--digest", "sha512:" + "0" * 128], 7, "by sha256"),
+        (["x", "--in", "none"], 3, "no image"),
+        (["x", "--in", "oci:x"], 2, "of the store"),
+        (["x", "--in", "app~1"], 2, "of the store"),
+        ([""], 2, "a pattern has"),
+    ],
+)
+def test_what_can_t_be_meant_is_said(root: Path, words: list[str], code: int, says: str) -> None:
+    done = lamina("find", *words, root=root)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert says in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_no_store_is_said(tmp_path: Path) -> None:
+    done = lamina("find", "x", root=tmp_path / "none")
+    assert (done.returncode, b"no store at" in done.stderr) == (3, True)
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "evil", [[("a\x1b[31m\n.key", b"1"), ("b\udcff.key", b"2")]])
+    assert lamina("load", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
+    done = lamina("find", "*.key", root=tmp_path / "s")
+    assert (done.returncode, done.stdout.count(b"\n")) == (0, 3)
+    assert b"\x1b" not in done.stdout
+    both = json.loads(lamina("find", "*.key", "--format", "json", root=tmp_path / "s").stdout)
+    assert (both[0]["path"], "path_b64" in both[1]) == ("/a\x1b[31m\n.key", True)
+    assert [
+        one["path"] for one in json.loads(lamina("find", "b?.key", "--format", "json", root=tmp_path / "s").stdout)
+    ]
+
+
+def derived(root: Path) -> list[Path]:
+    return sorted([*root.glob("layers/*/*/digests"), root / "members"])
+
+
+def test_derived_data_is_made_again_and_counted(root: Path) -> None:
+    digest = "sha256:" + hashlib.sha256(b"new").hexdigest()
+    before = found(root, "--digest", digest)
+    assert before == [("/srv/key.pem", [("app", 2, "visible"), ("top", 1, "visible")])]
+    kept = {path: path.read_bytes() for path in derived(root)}
+    assert len(kept) == 3
+    store = Store.open(str(root), create=False)
+    assert fsck(store) == []
+    whole = usage(store)
+    disk = sum(p.lstat().st_blocks * 512 for p in root.rglob("*") if p.is_file() and not p.is_symlink())
+    assert whole.total == disk
+    for path, data in kept.items():  # one byte in the middle, cut short, gone
+        for damaged in (data[:50] + bytes([data[50] ^ 1]) + data[51:], data[:-1], b"", None):
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+                assert [(one.severity, one.repaired) for one in fsck(store)] == [("derived", False)]
+            assert found(root, "--digest", digest) == before
+            assert path.read_bytes() == data
+    for path in kept:
+        path.write_bytes(b"damaged")
+    assert {one.repaired for one in fsck(store, repair=True)} == {True}
+    assert fsck(store) == []
+    for path in [*root.glob("layers/*/*/*")]:
+        path.unlink()
+    assert found(root, "--digest", digest) == before
+    lamina("rmi", "app", "top", root=root)
+    assert len(list(root.glob("layers/*/*/digests"))) == 1
+    assert found(root, "*.pem") == [("/etc/key.pem", [("base", 1, "visible")])]
+
+
+def test_images_that_are_not_whole_are_named(root: Path) -> None:
+    store = Store.open(str(root), create=False)
+    manifest = store.resolve("top")
+    os.chmod(store.blobs.path(manifest.digest), 0o644)
+    Path(store.blobs.path(manifest.digest)).write_bytes(b"{}")
+    done = lamina("find", "*.pem", root=root)
+    assert done.returncode == 1
+    assert b"warning: top:latest was left out" in done.stderr
+    assert done.stdout.count(b"key.pem") == 2
+    os.unlink(store.paths.layer_index(store.stack("app", Platform.host()).layers[1].diff_id))
+    os.unlink(store.blobs.path(store.stack("app", Platform.host()).layers[1].descriptor.digest))
+    done = lamina("find", "*.pem", root=root)
+    assert (done.returncode, done.stdout.count(b"key.pem")) == (1, 1)
+    assert b"warning: app:latest was left out" in done.stderr
+
+
+@settings(max_examples=400, deadline=None)
+@given(stacks)
+def test_places_are_those_of_the_whole_merge(stack: Any) -> None:
+    """Each prefix of a stack is an image; every entry in it is a hit."""
+    layers = [build(layer) for layer in numbered(stack)]
+    try:
+        trees = [merge(layers[: top + 1]) for top in range(len(layers))]
+    except InvalidLayer:
+        return
+    ids = [Digest.of(b"%d" % number) for number in range(len(layers))]
+    known = Members(ids, {tuple(range(top + 1)): [(f"i{top}", str(ids[0]))] for top in range(len(layers))})
+    by_id = dict(zip(ids, layers, strict=True))
+    store: Any = SimpleNamespace(layers=SimpleNamespace(kept_index=by_id.__getitem__))
+    for ghosts in (False, True):
+        search = _Search(store, Query.of("*", ghosts=ghosts), Platform.host(), known)
+        told = sorted(
+            (place.name, one.entry.path, place.layer, place.state, place.by or 0, one.entry.kind, one.entry.size)
+            for one in search.run()
+            for place in one.places
+        )
+        expected = []
+        for top, tree in enumerate(trees):
+            for node in range(1, len(tree.names)):
+                ending = tree.ending(node)
+                if ending is not None and (not ghosts or tree.origin(node) is None):
+                    continue
+                entry, state = tree.entry(node), "visible" if ending is None else ending.how.name.lower()
+                layer = tree.origin_layers[node] + 1
+                by = 0 if ending is None else ending.layer + 1
+                expected.append((f"i{top}", entry.path, layer, state, by, entry.kind, entry.size))
+        assert told == sorted(expected)

@@ -1,0 +1,93 @@
+"""A glance at a few paths tells what the whole merge tells of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from generated import build, names, numbered, paths, stacks
+from lamina.errors import InvalidLayer, PathNotFound
+from lamina.layer.entry import Kind
+from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.union.glance import MANY, Glance
+from lamina.union.merge import merge
+from lamina.union.trail import trail
+from lamina.union.tree import Tree
+
+walks = st.lists(st.one_of(names, st.sampled_from([b"..", b".", b""])), max_size=5).map(b"/".join)
+
+
+def told(tree: Tree, path: bytes) -> Any:
+    """All that a tree says of a literal path: its node, and its story."""
+    node = tree.find(path)
+    alive = None
+    if node is not None:
+        alive = (tree.entry(node), tree.origin(node), tree.content(node), tree.path(tree.inode(node)))
+    try:
+        return alive, trail(tree, path)
+    except PathNotFound:
+        return alive, None
+
+
+@settings(max_examples=1500, deadline=None)
+@given(stacks, st.lists(paths, min_size=1, max_size=3))
+def test_a_glance_equals_the_whole_merge(stack: Any, wanted: list[bytes]) -> None:
+    layers = [build(layer) for layer in numbered(stack)]
+    try:
+        whole = merge(layers)
+    except InvalidLayer:
+        return
+    glance = Glance()
+    together = glance.tree(layers, wanted)
+    for path in [*wanted, b"", wanted[0].rpartition(b"/")[0]]:
+        assert told(together, path) == told(whole, path)
+    for number in range(len(layers)):  # ranges share what was remembered
+        part = merge(layers[: number + 1])
+        assert told(glance.tree(layers[: number + 1], [wanted[0]]), wanted[0]) == told(part, wanted[0])
+
+
+def looked_up(tree: Tree, path: bytes, *, follow: bool) -> tuple[int, PathNotFound | None]:
+    try:
+        return tree.lookup(path, follow=follow), None
+    except PathNotFound as error:
+        return 0, error
+
+
+@settings(max_examples=800, deadline=None)
+@given(stacks, walks, st.booleans())
+def test_a_lookup_follows_symlinks_as_the_whole_merge_does(stack: Any, path: bytes, follow: bool) -> None:
+    layers = [build(layer) for layer in numbered(stack)]
+    try:
+        whole = merge(layers)
+    except InvalidLayer:
+        return
+    expected, missing = looked_up(whole, path, follow=follow)
+    if missing is not None:
+        with pytest.raises(PathNotFound) as caught:
+            Glance().lookup(layers, path, follow=follow)
+        assert (caught.value.message, caught.value.hint) == (missing.message, missing.hint)
+        return
+    tree, node = Glance().lookup(layers, path, follow=follow)
+    assert tree.entry(node) == whole.entry(expected)
+
+
+def linked(count: int) -> LayerIndex:
+    builder = IndexBuilder()
+    for number in range(count):
+        builder.add(b"l%d" % number, int(Kind.SYMLINK), 0o777, link=b"l%d" % (number + 1))
+    builder.add(b"l%d" % count, int(Kind.FILE), 0o644, size=5)
+    builder.add(b"h0", int(Kind.HARDLINK), link=b"l%d" % count)
+    for number in range(count):
+        builder.add(b"h%d" % (number + 1), int(Kind.HARDLINK), link=b"h%d" % number)
+    return builder.finish(0)
+
+
+def test_links_in_great_number_are_left_to_the_whole_merge() -> None:
+    layer = linked(MANY + 10)
+    tree, node = Glance().lookup([layer], b"h%d" % (MANY + 10), follow=True)
+    assert (tree.entry(node).size, len(tree)) == (5, 2 * MANY + 22)
+    tree, node = Glance().lookup([layer], b"h3")
+    assert (tree.entry(node).size, len(tree)) == (5, 5)
