@@ -63,7 +63,7 @@ def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
     if not os.path.isdir(target):
         keep(os.path.dirname(target), part.layers)
         tree, opaque, _ = part.made()
-        unpack(tree, stack.open_content, os.fsencode(target), opaque=opaque)
+        unpack(tree, stack.layers, os.fsencode(target), opaque=opaque)
     return target
 
 
