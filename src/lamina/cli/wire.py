@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
 import click
 
 from lamina.cli.app import command
@@ -17,7 +20,11 @@ from lamina.cli.output import emit, emit_json, report, write
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
+from lamina.events import Event, ignore
 from lamina.spec.name import ImageName, parse_name
+
+if TYPE_CHECKING:
+    from lamina.view.ahead import Ahead
 
 
 def _registry_name(text: str) -> str:
@@ -34,6 +41,7 @@ def _registry_name(text: str) -> str:
 @click.argument("images", nargs=-1, required=True, metavar="REF...")
 @click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
+@click.option("--unpack", is_flag=True, help="Unpack for the overlay view too, layer by layer as they arrive.")
 @referrers_option
 @platform_option
 @registry_options
@@ -45,6 +53,7 @@ def pull(
     images: tuple[str, ...],
     all_tags: bool,
     all_platforms: bool,
+    unpack: bool,
     referrers: bool,
     quiet: bool,
     format: str | None,
@@ -55,7 +64,16 @@ def pull(
 
     names = [_registry_name(image) for image in images]
     done = []
-    with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
+    with (
+        unpacking(session) if unpack else nullcontext(ignore) as told,
+        Progress(quiet=quiet or format is not None) as progress,
+        session.interruptible(),
+    ):
+
+        def on_event(event: Event) -> None:
+            progress(event)
+            told(event)
+
         network = session.network(progress)
         for name in names:
             done += fetch(
@@ -66,14 +84,28 @@ def pull(
                 all_platforms=all_platforms,
                 all_tags=all_tags,
                 referrers=referrers,
-                on_event=progress,
+                on_event=on_event,
                 cancel=session.cancel,
             )
+    if unpack:
+        from lamina.view.lower import unpack_parts
+
+        for image in done:
+            unpack_parts(session.store, session.store.stack(image.name, session.platform))
     if quiet and format is None:
         for image in done:
             write(str(image.descriptor.digest))
         return
     report(done, format, quiet)
+
+
+def unpacking(session: Session) -> Ahead:
+    """Hears what a pull brings, and unpacks it meanwhile."""
+    from lamina.view.ahead import Ahead
+    from lamina.view.mount import check_rights
+
+    check_rights()  # to unpack for mounts that can't be made helps nobody
+    return Ahead(session.writable_store)
 
 
 @command("push", "lamina push ghcr.io/me/app:1\nlamina push app localhost:5000/app:1 --tls-verify=false")

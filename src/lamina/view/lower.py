@@ -14,7 +14,7 @@ from lamina.files import replace_file, reported
 from lamina.source import Stack
 from lamina.store.lock import locked
 from lamina.view import kernel
-from lamina.view.parts import Part, keep
+from lamina.view.parts import Part, keep, parts_of
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -55,15 +55,25 @@ def mount_image(store: Store, part: Part) -> str:
     return target
 
 
+def unpack_parts(store: Store, stack: Stack) -> list[str]:
+    """The directories with the trees of the stack's parts, bottom first. Raises as ``unpack_tree``."""
+    return [unpack_tree(store, stack, part) for part in parts_of(store, stack)]
+
+
 def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
-    """The directory with the part's tree, unpacked now or before. Raises SystemFailure, InvalidContent."""
+    """The directory with the part's tree, unpacked now or before; one process at a time does it, others wait.
+    Raises SystemFailure, InvalidContent."""
+    from lamina.view.unpack import remove_leftovers
     from lamina.view.unpack import unpack_tree as unpack
 
     target = os.path.join(store.paths.union(part.key), "tree")
     if not os.path.isdir(target):
         keep(os.path.dirname(target), part.layers)
-        tree, opaque, _ = part.made()
-        unpack(tree, stack.layers, os.fsencode(target), opaque=opaque)
+        with reported(target), locked(os.path.join(os.path.dirname(target), "lock")):
+            if not os.path.isdir(target):
+                remove_leftovers(os.fsencode(target))
+                tree, opaque, _ = part.made()
+                unpack(tree, stack.layers, os.fsencode(target), opaque=opaque)
     return target
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lamina.source import LayerHandle, Stack
     from lamina.union.tree import Tree
 
-__all__ = ["UnpackReport", "remove_tree", "unpack", "unpack_tree"]
+__all__ = ["UnpackReport", "remove_leftovers", "remove_tree", "unpack", "unpack_tree"]
 _FILE = int(Kind.FILE)
 _ENTRY_COST = 50_000  # what a file costs besides its bytes, in bytes
 _PIECE = 4 << 20  # of that cost, at least: a piece of work is taken at a time
@@ -219,6 +219,14 @@ class _Unpack:
     def _check(self) -> None:
         if self.cancel is not None:
             self.cancel.check()
+
+
+def remove_leftovers(target: bytes) -> None:
+    """What killed runs left of ``target``. Call it where no other run is at work on it."""
+    directory, _, name = target.rpartition(b"/")
+    for found in os.listdir(directory or b"/"):
+        if found.startswith(name + b".") and found.endswith(b".lamina-tmp"):
+            remove_tree(directory + b"/" + found)
 
 
 def remove_tree(top: bytes) -> None:
