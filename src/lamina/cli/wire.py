@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
-
 import click
 
 from lamina.cli.app import command
@@ -20,11 +17,7 @@ from lamina.cli.output import emit, emit_json, report, write
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
-from lamina.events import Event, ignore
 from lamina.spec.name import ImageName, parse_name
-
-if TYPE_CHECKING:
-    from lamina.view.ahead import Ahead
 
 
 def _registry_name(text: str) -> str:
@@ -41,7 +34,7 @@ def _registry_name(text: str) -> str:
 @click.argument("images", nargs=-1, required=True, metavar="REF...")
 @click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
-@click.option("--unpack", is_flag=True, help="Unpack for the overlay view too, layer by layer as they arrive.")
+@click.option("--unpack", is_flag=True, help="Also unpack the layers, for mounts with the view overlay.")
 @referrers_option
 @platform_option
 @registry_options
@@ -63,17 +56,12 @@ def pull(
     from lamina.transfer.wire import pull as fetch
 
     names = [_registry_name(image) for image in images]
+    if unpack:
+        from lamina.view.mount import check_rights
+
+        check_rights()  # to unpack for mounts that can't be made helps nobody
     done = []
-    with (
-        unpacking(session) if unpack else nullcontext(ignore) as told,
-        Progress(quiet=quiet or format is not None) as progress,
-        session.interruptible(),
-    ):
-
-        def on_event(event: Event) -> None:
-            progress(event)
-            told(event)
-
+    with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
         network = session.network(progress)
         for name in names:
             done += fetch(
@@ -84,7 +72,7 @@ def pull(
                 all_platforms=all_platforms,
                 all_tags=all_tags,
                 referrers=referrers,
-                on_event=on_event,
+                on_event=progress,
                 cancel=session.cancel,
             )
     if unpack:
@@ -97,15 +85,6 @@ def pull(
             write(str(image.descriptor.digest))
         return
     report(done, format, quiet)
-
-
-def unpacking(session: Session) -> Ahead:
-    """Hears what a pull brings, and unpacks it meanwhile."""
-    from lamina.view.ahead import Ahead
-    from lamina.view.mount import check_rights
-
-    check_rights()  # to unpack for mounts that can't be made helps nobody
-    return Ahead(session.writable_store)
 
 
 @command("push", "lamina push ghcr.io/me/app:1\nlamina push app localhost:5000/app:1 --tls-verify=false")

@@ -43,11 +43,12 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
     can't be). The choice is kept, so that a mount of what was mounted before merges nothing."""
     if merged or len(stack.layers) < 2 or (merged is None and len(stack.layers) > DEEPEST):
         return [_merged(stack)]
+    trees = _Trees(stack)
     note = os.path.join(place_of(store, stack), "parts")
     keys = _noted(note)
     if not keys:
         try:
-            keys = _Trees(stack).keys()
+            keys = trees.keys()
         except Unsupported:
             if merged is not None:
                 raise
@@ -55,15 +56,12 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
         replace_file(note, [" ".join(keys).encode()])
     if len(keys) != len(stack.layers):
         if merged is not None:
-            _Trees(stack).keys()
+            trees.keys()
         return [_merged(stack)]
-    return _own(stack, keys)
-
-
-def layer_parts(stack: Stack) -> list[Part]:
-    """One part a layer, bottom first: they stay the same whatever comes on top. Nothing is kept. Raises Unsupported
-    where that can't be."""
-    return _own(stack, _Trees(stack).keys())
+    return [
+        Part(key, (diff_id,), trees.maker(number))
+        for number, (key, diff_id) in enumerate(zip(keys, stack.diff_ids, strict=True))
+    ]
 
 
 def place_of(store: Store, stack: Stack) -> str:
@@ -79,14 +77,6 @@ def keep(directory: str, layers: tuple[Digest, ...]) -> None:
     path = os.path.join(directory, "layers")
     if not os.path.exists(path):
         replace_file(path, ["".join(f"{diff_id}\n" for diff_id in layers).encode()])
-
-
-def _own(stack: Stack, keys: list[str]) -> list[Part]:
-    trees = _Trees(stack)
-    return [
-        Part(key, (diff_id,), trees.maker(number))
-        for number, (key, diff_id) in enumerate(zip(keys, stack.diff_ids, strict=True))
-    ]
 
 
 def _merged(stack: Stack) -> Part:
