@@ -34,6 +34,7 @@ def _registry_name(text: str) -> str:
 @click.argument("images", nargs=-1, required=True, metavar="REF...")
 @click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
+@click.option("--unpack", is_flag=True, help="Also unpack the layers, for mounts with the view overlay.")
 @referrers_option
 @platform_option
 @registry_options
@@ -45,6 +46,7 @@ def pull(
     images: tuple[str, ...],
     all_tags: bool,
     all_platforms: bool,
+    unpack: bool,
     referrers: bool,
     quiet: bool,
     format: str | None,
@@ -54,6 +56,10 @@ def pull(
     from lamina.transfer.wire import pull as fetch
 
     names = [_registry_name(image) for image in images]
+    if unpack:
+        from lamina.view.mount import check_rights
+
+        check_rights()  # to unpack for mounts that can't be made helps nobody
     done = []
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
         network = session.network(progress)
@@ -69,6 +75,11 @@ def pull(
                 on_event=progress,
                 cancel=session.cancel,
             )
+    if unpack:
+        from lamina.view.lower import unpack_parts
+
+        for image in done:
+            unpack_parts(session.store, session.store.stack(image.name, session.platform))
     if quiet and format is None:
         for image in done:
             write(str(image.descriptor.digest))

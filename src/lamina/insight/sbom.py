@@ -130,4 +130,5 @@ def _spdx(stack: Stack, found: Inventory) -> str:
         when,
     )
     document = Document(creation, packages=described, relationships=relations, annotations=annotations)
-    return json.dumps(DocumentConverter().convert(document), indent=2)
+    converter = DocumentConverter()  # type: ignore[no-untyped-call]
+    return json.dumps(converter.convert(document), indent=2)

@@ -18,7 +18,7 @@ from lamina.view import kernel
 from lamina.view.attach import mount_erofs
 from lamina.view.erofs import BLOCK
 from lamina.view.erofs_read import ErofsImage
-from lamina.view.parts import Part, image_of, keep
+from lamina.view.parts import Part, image_of, keep, parts_of
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -72,16 +72,25 @@ def mount_image(store: Store, part: Part) -> str:
     return target
 
 
+def unpack_parts(store: Store, stack: Stack) -> list[str]:
+    """The directories with the trees of the stack's parts, bottom first. Raises as ``unpack_tree``."""
+    return [unpack_tree(store, stack, part) for part in parts_of(store, stack)]
+
+
 def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
-    """The directory with the part's tree, unpacked now or before. One for all who can give files the same ids. Raises
-    SystemFailure, InvalidContent."""
+    """The directory with the part's tree, unpacked now or before, by one process while others wait. One for all who
+    can give files the same ids. Raises SystemFailure, InvalidContent."""
+    from lamina.view.unpack import remove_leftovers
     from lamina.view.unpack import unpack_tree as unpack
 
     target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}")
     if not os.path.isdir(target):
         keep(os.path.dirname(target), part.layers)
-        tree, opaque, _ = part.made()
-        unpack(tree, stack.open_content, os.fsencode(target), opaque=opaque)
+        with reported(target), locked(os.path.join(os.path.dirname(target), "lock")):
+            if not os.path.isdir(target):
+                remove_leftovers(os.fsencode(target))
+                tree, opaque, _ = part.made()
+                unpack(tree, stack.layers, os.fsencode(target), opaque=opaque)
     return target
 
 

@@ -1,43 +1,37 @@
 """The union as a directory on disk.
 
 Everything is made through directory descriptors inside one new directory, without following any link, and the
-directory gets its name only when it is complete. Order: owner, mode, xattrs, times; directories' own modes and
-times last.
+directory gets its name only when it is complete. Directories come first, then all else in the order of the tars,
+shared out to a few processes, then the directories' own modes and times. Order of attributes: owner, mode, xattrs,
+times.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Container
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lamina import rights
 from lamina.errors import Conflict, UsageError
-from lamina.events import Cancel
-from lamina.files import failure, reported, write_all
-from lamina.layer.entry import Entry, Kind
-from lamina.source import Stack, Stream
-from lamina.union.tree import Tree
+from lamina.files import reported
+from lamina.layer.entry import Kind
+from lamina.union.tree import UNSTATED
+from lamina.view.content import Contents
+from lamina.view.make import Attributes, Given, Maker, UnpackReport
+from lamina.view.opened import Opened
+from lamina.view.share import shared
 
-_CHUNK = 1 << 20
-_MAX_WARNINGS = 100
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+if TYPE_CHECKING:
+    from lamina.events import Cancel
+    from lamina.source import LayerHandle, Stack
+    from lamina.union.tree import Tree
 
-
-@dataclass
-class UnpackReport:
-    """``size`` in bytes of content written."""
-
-    entries: int = 0
-    size: int = 0
-    warnings: list[str] = field(default_factory=list)
-
-    def warn(self, text: str) -> None:
-        if len(self.warnings) < _MAX_WARNINGS:
-            self.warnings.append(text)
+__all__ = ["UnpackReport", "remove_leftovers", "remove_tree", "unpack", "unpack_tree"]
+_FILE = int(Kind.FILE)
+_ENTRY_COST = 50_000  # what a file costs besides its bytes, in bytes
+_PIECE = 4 << 20  # of that cost, at least: a piece of work is taken at a time
+_PIECES = 64
 
 
 def unpack(
@@ -49,243 +43,191 @@ def unpack(
     What this user or file system can't make (devices, owners, some xattrs) is left out with a warning. Raises
     Conflict, SystemFailure, InvalidContent; nothing is left then.
     """
-    return unpack_tree(stack.tree(), stack.open_content, target, same_owner=same_owner, cancel=cancel)
+    return unpack_tree(stack.tree(), stack.layers, target, same_owner=same_owner, cancel=cancel)
 
 
 def unpack_tree(
     tree: Tree,
-    open_content: Callable[[int, int], Stream],
+    layers: Sequence[LayerHandle],
     target: bytes,
     *,
     opaque: Container[int] = (),
+    userxattr: bool | None = None,
     same_owner: bool | None = None,
     cancel: Cancel | None = None,
 ) -> UnpackReport:
-    """As ``unpack``, of any tree. ``open_content`` gives the file in (layer from 0, row). For a layer below an
-    overlay: nodes of Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked."""
+    """As ``unpack``, of any tree; ``layers`` are those of ``tree.layers``. For a layer below an overlay: nodes of
+    Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked: for everybody, or with ``userxattr`` for
+    overlays that are mounted so (default: who is not root)."""
     if os.open not in os.supports_dir_fd:
         raise UsageError("this platform can't unpack safely", hint="look into the image with ls, cat and the fs view")
     target = os.path.abspath(target)
     if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target) or os.listdir(target)):
         raise Conflict(f"{os.fsdecode(target)!r:.300} is there and no empty directory", hint="choose a new one")
     root = rights.may_mount()
+    userxattr = not rights.is_root() if userxattr is None else userxattr
+    mark = b"user.overlay.opaque" if userxattr else b"trusted.overlay.opaque"
     temporary = target + b".%d.lamina-tmp" % os.getpid()
     with reported(target):
         os.mkdir(temporary, 0o700)
     try:
-        job = _Unpack(tree, open_content, opaque, same_owner if same_owner is not None else root, root, cancel)
         with reported(target):
-            job.run(temporary)
+            _own_rules(temporary)
+            report = _Unpack(tree, layers, opaque, mark, same_owner, root, cancel).run(temporary)
             if os.path.isdir(target):
                 os.rmdir(target)
             os.rename(temporary, target)
     except BaseException:
         remove_tree(temporary)
         raise
-    return job.report
+    return report
+
+
+def _own_rules(top: bytes) -> None:
+    """What is made below ``top`` inherits neither a group nor an access list from where that stands."""
+    os.chmod(top, 0o700)
+    for name in ("system.posix_acl_default", "system.posix_acl_access") if hasattr(os, "removexattr") else ():
+        try:
+            os.removexattr(top, name, follow_symlinks=False)
+        except OSError:
+            pass  # there is none, here or at all
 
 
 class _Unpack:
     def __init__(
         self,
         tree: Tree,
-        open_content: Callable[[int, int], Stream],
+        layers: Sequence[LayerHandle],
         opaque: Container[int],
-        same_owner: bool,
+        mark: bytes,
+        same_owner: bool | None,
         root: bool,
         cancel: Cancel | None,
     ) -> None:
         self.tree = tree
-        self.open_content = open_content
+        self.layers = layers
         self.opaque = opaque
-        self.same_owner = same_owner
+        self.mark = mark
+        self.owners = root if same_owner is None else same_owner
+        self.owners_told = same_owner is not None
         self.root = root
         self.cancel = cancel
         self.report = UnpackReport()
 
-    def run(self, top: bytes) -> None:
+    def run(self, top: bytes) -> UnpackReport:
+        given = Given.look(top)
+        with Opened(self.tree, top) as opened:
+            directories, others = self._directories(opened)
+            used = {layer for layer, row, _ in others if self.tree.layers[layer].kind[row] == _FILE}
+            with Contents(self.tree, self.layers, sorted(used)) as contents:
+                maker = Maker(self.tree, opened, contents, given, owners=self.owners, devices=self.root)
+                self._others(maker, others)
+            for node, made in reversed(directories):
+                self._check()
+                attributes = Attributes.of(self.tree, node)
+                if node in self.opaque:
+                    attributes = attributes._replace(xattrs={**attributes.xattrs, self.mark: b"y"})
+                maker.finish_directory(node, attributes, made)
+            self._tell_owners(given, directories, others)
+        self.report.entries += len(directories)
+        self.report.add(0, 0, maker.report.warnings)
+        return self.report
+
+    def _directories(self, opened: Opened) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
+        """Make all directories, so that everybody may go into them. They, with their modes, parents first; and
+        everything else as (layer, row, node), in the order of the tars."""
         tree = self.tree
-        first: dict[int, bytes] = {}  # inode -> path that was written
-        files: list[tuple[int, int, int, bytes]] = []  # layer, offset, node, path: read each tar front to back
-        directories: list[tuple[bytes, Entry]] = []
-        with _Directories(top) as opened:
-            for node in tree.walk():
-                path = tree.path(node)
-                if tree.is_directory(node):
-                    if node:
-                        name = self._free_name(opened, path)
-                        if name is None:
-                            continue
-                        os.mkdir(name, 0o700, dir_fd=opened.parent(path))
-                    directories.append((path, self._directory(node)))
-                    self.report.entries += 1
-                elif tree.kind(node) == Kind.FILE:
-                    layer, row = tree.content(node)
-                    files.append((layer, tree.layers[layer].offset[row], node, path))
+        kids, names, rows, origins, hardlinks = tree.kids, tree.names, tree.rows, tree.origin_layers, tree.hardlinks
+        made: list[tuple[int, int]] = [(0, 0o700)]
+        others: list[tuple[int, int, int]] = []
+        pending = [0]
+        while pending:
+            directory = pending.pop()
+            self._check()
+            below = []
+            for node in (kids[directory] or {}).values():
+                if kids[node] is None:
+                    inode = hardlinks.get(node, node)
+                    others.append((origins[inode], rows[inode], node))
                 else:
-                    self._special(opened, node, path, first)
-            for _, _, node, path in sorted(files):
-                if self.cancel is not None:
-                    self.cancel.check()
-                self._file(opened, node, path, first)
-            for path, entry in reversed(directories):
-                self._finish_directory(opened, path, entry)
+                    below.append(node)
+            if not below:
+                continue
+            parent = opened.at(directory)
+            for node in sorted(below, key=names.__getitem__):
+                mode = Attributes.of(tree, node).mode & 0o777 | 0o700
+                try:
+                    os.mkdir(names[node], mode, dir_fd=parent)
+                except FileExistsError:
+                    shown = tree.path(node).decode("utf-8", "backslashreplace")[:300]
+                    self.report.warn(f"/{shown}: the file system takes it for another name that is there; left out")
+                else:
+                    made.append((node, mode))
+                pending.append(node)
+        others.sort()
+        return made, others
 
-    def _directory(self, node: int) -> Entry:
-        entry = self.tree.entry(node)
-        if node not in self.opaque:
-            return entry
-        prefix = b"trusted" if rights.is_root() else b"user"
-        return replace(entry, xattrs={**entry.xattrs, prefix + b".overlay.opaque": b"y"})
+    def _others(self, maker: Maker, others: list[tuple[int, int, int]]) -> None:
+        nodes = [node for _, _, node in others]
+        pieces = list(self._pieces(others))
 
-    def _free_name(self, opened: _Directories, path: bytes) -> bytes | None:
-        """The base name, or None where the file system takes it for one that is there (case-insensitive)."""
-        name = path.rpartition(b"/")[2]
-        try:
-            os.stat(name, dir_fd=opened.parent(path), follow_symlinks=False)
-        except FileNotFoundError:
-            return name
-        self.report.warn(f"{_text(path)}: the file system takes it for another name that is there; left out")
-        return None
+        def work(numbers: Iterator[int]) -> Any:
+            for number in numbers:
+                start, end = pieces[number]
+                maker.make(nodes[start:end], self._check)
+            return [maker.report.entries, maker.report.size, maker.report.warnings]
 
-    def _file(self, opened: _Directories, node: int, path: bytes, first: dict[int, bytes]) -> None:
-        inode = self.tree.inode(node)
-        directory, name = opened.parent(path), path.rpartition(b"/")[2]
-        self.report.entries += 1
-        known = first.get(inode)
-        if known is not None:
-            self._link(opened, known, path)
+        for answer in shared(len(pieces), work, self.cancel):
+            self.report.add(*answer)
+        maker.report = UnpackReport()
+
+    def _pieces(self, others: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+        """Runs of about the same cost, cut between directories if that can be; never between names of one file."""
+        layers, parents = self.tree.layers, self.tree.parents
+        costs = [_ENTRY_COST] * len(others)
+        for number, (layer, row, _) in enumerate(others):
+            if layers[layer].kind[row] == _FILE:
+                costs[number] += layers[layer].size[row]
+        enough = max(_PIECE, sum(costs) // _PIECES)
+        start = cost = 0
+        before = (-1, -1, 0)
+        for number, (layer, row, node) in enumerate(others):
+            elsewhere = parents[node] != parents[before[2]]
+            if cost >= enough and (elsewhere or cost >= 2 * enough) and (layer, row) != before[:2]:
+                yield start, number
+                start, cost = number, 0
+            cost += costs[number]
+            before = (layer, row, node)
+        if others:
+            yield start, len(others)
+
+    def _tell_owners(
+        self, given: Given, directories: list[tuple[int, int]], others: list[tuple[int, int, int]]
+    ) -> None:
+        """One warning where owners are lost that nobody chose to lose."""
+        if self.owners or self.owners_told:
             return
-        entry = self.tree.entry(node)
-        try:
-            descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
-        except FileExistsError:
-            self.report.warn(f"{_text(path)}: the file system takes it for another name that is there; left out")
-            return
-        try:
-            with self.open_content(*self.tree.content(node)) as stream:
-                self._content(descriptor, stream, entry)
-            self._attributes(descriptor, path, entry)
-        finally:
-            os.close(descriptor)
-        first[inode] = path
-        self.report.size += entry.size
+        tree = self.tree
+        stated = [(tree.origin_layers[node], tree.rows[node]) for node, _ in directories]
+        wanted = {
+            (tree.layers[layer].uid[row], tree.layers[layer].gid[row])
+            for layer, row in (*stated, *((layer, row) for layer, row, _ in others))
+            if row != UNSTATED
+        }
+        if wanted - {(given.uid, given.gid)}:
+            self.report.warn("all of it belongs to you: only root can give files to the owners that the image states")
 
-    def _content(self, descriptor: int, stream: Stream, entry: Entry) -> None:
-        if entry.sparse is None:
-            while data := stream.read(_CHUNK):
-                write_all(descriptor, data)
-            return
-        while data := stream.read(_CHUNK):
-            if data.count(0) == len(data):
-                os.lseek(descriptor, len(data), os.SEEK_CUR)
-            else:
-                write_all(descriptor, data)
-        os.ftruncate(descriptor, entry.size)
-
-    def _special(self, opened: _Directories, node: int, path: bytes, first: dict[int, bytes]) -> None:
-        entry = self.tree.entry(node)
-        directory, name = opened.parent(path), path.rpartition(b"/")[2]
-        known = first.get(self.tree.inode(node))
-        if known is not None:
-            self._link(opened, known, path)
-            self.report.entries += 1
-            return
-        if entry.kind == Kind.WHITEOUT:
-            os.mknod(name, 0o020000, 0, dir_fd=directory)
-            return
-        if entry.kind in (Kind.CHAR, Kind.BLOCK) and not self.root:
-            self.report.warn(f"{_text(path)}: only root makes devices; left out")
-            return
-        try:
-            if entry.kind == Kind.SYMLINK:
-                os.symlink(entry.link, name, dir_fd=directory)
-            elif entry.kind == Kind.FIFO:
-                os.mkfifo(name, 0o600, dir_fd=directory)
-            else:
-                kind = 0o020000 if entry.kind == Kind.CHAR else 0o060000
-                os.mknod(name, kind | 0o600, os.makedev(*entry.rdev), dir_fd=directory)
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.EINVAL, errno.ENOTSUP):
-                self.report.warn(f"{_text(path)}: {error.strerror}; left out")
-                return
-            raise failure(error, path) from error
-        if self.same_owner:
-            os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
-        if entry.kind != Kind.SYMLINK:
-            os.chmod(name, entry.mode, dir_fd=directory)
-        os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=directory, follow_symlinks=False)
-        first[self.tree.inode(node)] = path
-        self.report.entries += 1
-
-    def _link(self, opened: _Directories, known: bytes, path: bytes) -> None:
-        """Another name for what was written at ``known``. Two descriptors at once: the first is duplicated."""
-        source = os.dup(opened.parent(known))
-        try:
-            os.link(
-                known.rpartition(b"/")[2],
-                path.rpartition(b"/")[2],
-                src_dir_fd=source,
-                dst_dir_fd=opened.parent(path),
-                follow_symlinks=False,
-            )
-        finally:
-            os.close(source)
-
-    def _attributes(self, descriptor: int, path: bytes, entry: Entry) -> None:
-        """chown clears setuid bits and capabilities, so: owner, mode, xattrs, times."""
-        if self.same_owner:
-            try:
-                os.fchown(descriptor, entry.uid, entry.gid)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EINVAL):
-                    raise
-                self.report.warn(f"{_text(path)}: can't be given to {entry.uid}:{entry.gid}")
-        os.fchmod(descriptor, entry.mode)
-        for name, value in entry.xattrs.items():
-            try:
-                os.setxattr(descriptor, name, value)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL):
-                    raise
-                self.report.warn(f"{_text(path)}: the xattr {_text(name)} can't be set")
-        os.utime(descriptor, ns=(entry.mtime, entry.mtime))
-
-    def _finish_directory(self, opened: _Directories, path: bytes, entry: Entry) -> None:
-        descriptor = opened.directory(path)
-        self._attributes(descriptor, path, entry)
+    def _check(self) -> None:
+        if self.cancel is not None:
+            self.cancel.check()
 
 
-class _Directories:
-    """Descriptors of directories below ``top``, opened component by component without following links; the last
-    chain is kept open."""
-
-    def __init__(self, top: bytes) -> None:
-        self.top = top
-        self._chain: list[tuple[bytes, int]] = []
-
-    def __enter__(self) -> _Directories:
-        self._chain = [(b"", os.open(self.top, _DIRECTORY))]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for _, opened in self._chain:
-            os.close(opened)
-        self._chain = []
-
-    def parent(self, path: bytes) -> int:
-        return self.directory(path.rpartition(b"/")[0])
-
-    def directory(self, path: bytes) -> int:
-        parts = path.split(b"/") if path else []
-        keep = 0
-        while keep < len(parts) and keep + 1 < len(self._chain) and self._chain[keep + 1][0] == parts[keep]:
-            keep += 1
-        while len(self._chain) > keep + 1:
-            os.close(self._chain.pop()[1])
-        for name in parts[keep:]:
-            self._chain.append((name, os.open(name, _DIRECTORY, dir_fd=self._chain[-1][1])))
-        return self._chain[-1][1]
+def remove_leftovers(target: bytes) -> None:
+    """What killed runs left of ``target``. Call it where no other run is at work on it."""
+    directory, _, name = target.rpartition(b"/")
+    for found in os.listdir(directory or b"/"):
+        if found.startswith(name + b".") and found.endswith(b".lamina-tmp"):
+            remove_tree(directory + b"/" + found)
 
 
 def remove_tree(top: bytes) -> None:
@@ -302,7 +244,3 @@ def remove_tree(top: bytes) -> None:
             pass  # what can't go stays; the first error is the one to tell
 
     shutil.rmtree(top, onerror=allow)
-
-
-def _text(path: bytes) -> str:
-    return "/" + path.decode("utf-8", "backslashreplace")[:300]

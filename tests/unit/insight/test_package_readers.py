@@ -137,7 +137,8 @@ def elf(parts: dict[bytes, bytes], *, wide: bool = True, order: str = "<") -> by
     ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1]) + bytes(9)
     where = "QQQ" if wide else "III"
     rest = struct.pack(
-        order + "HHI" + where + "IHHHHHH", 2, 62, 1, 0, 0, head + len(body), 0, head, 0, 0, row.size, len(rows), len(rows) - 1
+        order + "HHI" + where + "IHHHHHH",
+        *(2, 62, 1, 0, 0, head + len(body), 0, head, 0, 0, row.size, len(rows), len(rows) - 1),
     )  # fmt: skip
     return ident + rest + body + table
 
