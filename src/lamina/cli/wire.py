@@ -57,9 +57,9 @@ def pull(
 
     names = [_registry_name(image) for image in images]
     if unpack:
-        from lamina.view.mount import check_rights
+        from lamina import rights
 
-        check_rights()  # to unpack for mounts that can't be made helps nobody
+        rights.as_root(lambda: None)  # to unpack for mounts that can't be made helps nobody
     done = []
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
         network = session.network(progress)
@@ -78,8 +78,11 @@ def pull(
     if unpack:
         from lamina.view.lower import unpack_parts
 
-        for image in done:
-            unpack_parts(session.store, session.store.stack(image.name, session.platform))
+        def unpacked() -> None:
+            for image in done:
+                unpack_parts(session.store, session.store.stack(image.name, session.platform))
+
+        rights.as_root(unpacked)
     if quiet and format is None:
         for image in done:
             write(str(image.descriptor.digest))
