@@ -196,7 +196,9 @@ def _seen(words: list[str], env: dict[str, str], user: str) -> None:
 def podman(program: str, image: str, user: str = "") -> Runner:
     @contextmanager
     def open_(store: Path) -> Iterator[Pull]:
-        env = environment(store, user)
+        settings = store / "containers.conf"
+        settings.write_text('[engine]\nlock_type = "file"\n')  # else in /dev/shm, where they stay
+        env = environment(store, user) | {"CONTAINERS_CONF": str(settings)}
         home = Path(env["HOME"])
         words = [program, "--root", str(home / "storage"), "--runroot", str(Path(env["XDG_RUNTIME_DIR"], "storage")),
                  "--tmpdir", str(Path(env["XDG_RUNTIME_DIR"], "libpod")), "--storage-driver", "overlay"]  # fmt: skip

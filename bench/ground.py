@@ -27,29 +27,36 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 def file_system() -> Iterator[Path]:
     """A directory on an ext4 with a journal, in a loop image below LAMINA_BENCH_DIR (or /var/tmp), for root; for
     others a temporary directory there. It is gone afterwards, whatever ended the work in it."""
-    with tempfile.TemporaryDirectory(
-        prefix="lamina-bench-", dir=os.environ.get("LAMINA_BENCH_DIR", "/var/tmp"), ignore_cleanup_errors=True
-    ) as top:
-        if os.geteuid() != 0:
+    top = Path(tempfile.mkdtemp(prefix="lamina-bench-", dir=os.environ.get("LAMINA_BENCH_DIR", "/var/tmp")))
+    try:
+        if os.geteuid() == 0:
+            with _loop(top / "image") as place:
+                yield place
+        else:
             print(f"not root: on the file system of {top}, whatever that is")
-            yield Path(top)
-            return
-        place = Path(tempfile.mkdtemp(prefix="lamina-bench-", dir="/run"))  # podman 4 wants short names
+            yield top
+    finally:
+        with undisturbed():
+            shutil.rmtree(top, ignore_errors=True)
+
+
+@contextmanager
+def _loop(image: Path) -> Iterator[Path]:
+    place = Path(tempfile.mkdtemp(prefix="lamina-bench-", dir="/run"))  # podman 4 wants short names
+    try:
         place.chmod(0o755)  # a plain user's store is below it
-        image = Path(top) / "image"
         with image.open("wb") as file:
             file.truncate(IMAGE_BYTES)
-        try:
-            quiet("mkfs.ext4", "-q", "-F", str(image))
-            quiet("mount", "-o", "loop", str(image), str(place))
-            warm(place)
-            yield place
-        finally:
-            with undisturbed():
-                unmount_below(place)
-                if place.is_mount():
-                    unmount(place)
-                place.rmdir()
+        quiet("mkfs.ext4", "-q", "-F", str(image))
+        quiet("mount", "-o", "loop", str(image), str(place))
+        warm(place)
+        yield place
+    finally:
+        with undisturbed():
+            unmount_below(place)
+            if place.is_mount():
+                unmount(place)
+            place.rmdir()
 
 
 def warm(place: Path) -> None:
@@ -95,12 +102,12 @@ def clear(directory: Path) -> None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Clean up to the end: a second Ctrl-C waits."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Clean up to the end: Ctrl-C and SIGTERM wait until then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def registry_program() -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import signal
 import sys
 import time
@@ -36,7 +37,8 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> int:
     options = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that everything is removed then too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     adopt()
     began = time.monotonic()
     sections = []
@@ -50,13 +52,27 @@ def main() -> int:
             for name in options.only:
                 note(f"== {name}")
                 sections += attempt(bench, name)
-    except KeyboardInterrupt:
+    except Stopped as error:
         note("interrupted: nothing written")
-        return 130
+        return 128 + error.number
     told.append(("took", f"{(time.monotonic() - began) / 60:.0f} minutes"))
     options.out.write_text(render(told, sections))
     note(f"written: {options.out}")
     return 0
+
+
+class Stopped(BaseException):
+    """By a signal: on the way out everything that was started, mounted and written is taken away."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def stop(number: int, _: object) -> None:
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)  # once is enough: cleaning up is not to be cut short
+    raise Stopped(number)
 
 
 def arguments() -> argparse.Namespace:
@@ -104,6 +120,7 @@ def facts(bench: Bench) -> list[tuple[str, str]]:
     told += [
         ("caches", caches),
         ("rounds", f"{bench.rounds}, nobody's first one discarded"),
+        ("memory", f"no peak below the harness's own {own_peak() / 1e6:.0f} MB can be seen"),
         ("lamina", f"{version_of_lamina()}, Python {platform.python_version()}"),
         ("registry", f"{Path(registry_program()).name} {version(registry_program())}, plain http on loopback"),
     ]
@@ -113,6 +130,11 @@ def facts(bench: Bench) -> list[tuple[str, str]]:
         programs.append(f"{name} {' and '.join(found) if found else 'not here'}")
     told.append(("peers", ", ".join(programs)))
     return told
+
+
+def own_peak() -> int:
+    """What a child inherits as its peak, however small it is."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def version_of_lamina() -> str:

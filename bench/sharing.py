@@ -7,6 +7,9 @@ import json
 import os
 import re
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,36 +99,81 @@ def cache(bench: Bench) -> list[Section]:
     (ready / "one").write_bytes(os.urandom(1 << 20))
     run([*words, "pull", "-q", image])
     run([*words, "append", "-q", image, f"{ready / 'one'}:/srv/one", "-t", "second"])
-    grown, first = [], []
+    rounds = []
     for _ in range(bench.rounds):
         trees = [run([*words, "mount", name]).strip() for name in (image, "second")]
         drop_caches()
-        before = cached()
-        read_all(trees[0])
-        between = cached()
-        read_all(trees[1])
-        after = cached()
-        first.append((between - before) / 1e6)
-        grown.append((after - between) / 1e6)
-        note(f"cache: the first {first[-1]:.0f} MB, the second {grown[-1]:.1f} MB more")
+        rounds.append([read_all(tree) for tree in trees])
+        note("cache, MB: " + "; then ".join(f"{one.machine / 1e6:.0f} (readers' {one.readers / 1e6:.0f})"
+                                             for one in rounds[-1]))  # fmt: skip
         run([*words, "umount", "--all"])
     section = Section("Page cache of a second image")
-    section.verdicts.append(
-        Verdict("page cache that a second image adds (one more file of 1 MiB)", f"at most {ASKED_CACHE / 1e6:.0f} MB",
-                spread(grown, "MB", 1), statistics.median(grown) * 1e6 <= ASKED_CACHE)
-    )  # fmt: skip
+    measure, asked = (
+        "page cache that a second image adds (one more file of 1 MiB)",
+        f"at most {ASKED_CACHE / 1e6:.0f} MB",
+    )
+    for name, found in (
+        ("by the machine's meminfo", [one.machine / 1e6 for _, one in rounds]),
+        ("by the readers' memory cgroup", [one.readers / 1e6 for _, one in rounds]),
+    ):
+        reached = statistics.median(found) * 1e6 <= ASKED_CACHE
+        if min(found) >= 0:
+            section.verdicts.append(Verdict(f"{measure}, {name}", asked, spread(found, "MB", 1), reached))
+        else:
+            section.verdicts.append(Verdict(f"{measure}, {name}", asked, f"no sense: {spread(found, 'MB', 1)}", None))
+    whole = spread([one.machine / 1e6 for one, _ in rounds], "MB", 0)
     section.remarks.append(
-        f"`Cached` of /proc/meminfo; caches dropped, node read in full: {spread(first, 'MB', 0)}; then the second."
+        f"Caches dropped, node read in full: `Cached` of /proc/meminfo grows by {whole}; then the second is read. "
+        "meminfo counts what others do meanwhile too; the cgroup only what the reader was first to bring in, and not "
+        "what a kernel thread reads for it."
     )
     return [section]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes of page cache: of the whole machine, and charged to the readers' own memory cgroup (-1: no cgroups)."""
+
+    machine: int
+    readers: int
+
+
+def read_all(tree: str) -> Growth:
+    """Read every byte of every regular file, in a process of its own, as an application would."""
+    words = ["find", tree, "-type", "f", "-exec", "cat", "{}", "+"]
+    before = cached()
+    with memory_group() as group:
+        if group is None:
+            run(words)
+            return Growth(cached() - before, -1)
+        run(["sh", "-c", f'echo $$ >"{group}/cgroup.procs" && exec "$@"', "sh", *words])
+        told = (group / "memory.stat").read_text()
+        charged = re.search(r"^(?:total_cache|file) (\d+)", told, re.MULTILINE)
+        return Growth(cached() - before, int(charged[1]) if charged else -1)
+
+
+@contextmanager
+def memory_group() -> Iterator[Path | None]:
+    """A memory cgroup, of version 1 or 2, or None where none can be made."""
+    for top in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
+        if (top / "memory.stat").is_file():
+            break
+    else:
+        yield None
+        return
+    group = top / f"lamina-bench-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        group.rmdir()
 
 
 def cached() -> int:
     found = re.search(r"^Cached:\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) << 10
-
-
-def read_all(tree: str) -> None:
-    """Every byte of every regular file; in a process of its own, as an application would."""
-    run(["find", tree, "-type", "f", "-exec", "cat", "{}", "+"])
