@@ -20,18 +20,17 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ground import LAMINA, clear, file_system, pipeline, push, quiet, registry, text
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.serve.server import RegistryServer
 from lamina.source import BytesBlob
@@ -42,9 +41,6 @@ from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
 from layer_index import synthetic
-
-LAMINA = [sys.executable, "-m", "lamina"]
-IMAGE_BYTES = 24 << 30
 
 
 def main() -> int:
@@ -57,8 +53,7 @@ def main() -> int:
     with file_system() as place, registry(place / "registry") as host:
         print(f"{platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores; ratios to the peer")
         for ref in options.refs.split(","):
-            quiet("skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false",
-                  f"oci:{options.layout}:{ref}", f"docker://{host}/fx/{ref}:1")  # fmt: skip
+            push(options.layout, ref, host)
         for ref in options.refs.split(",") if "pull" in options.only else ():
             pulls(place, host, ref, options.rounds)
         for ref in options.refs.split(",") if "push" in options.only else ():
@@ -73,9 +68,7 @@ def main() -> int:
 def pulls(place: Path, host: str, ref: str, rounds: int) -> None:
     target = place / "pull"
     raw = subprocess.run([*LAMINA, "manifest", f"{host}/fx/{ref}:1"], capture_output=True, check=True).stdout
-    script = (
-        "\n".join(pipeline(host, ref, layer["digest"], target) for layer in json.loads(raw)["layers"]) + "\nwait\n"
-    )
+    script = pipeline(host, ref, [layer["digest"] for layer in json.loads(raw)["layers"]], target)
 
     def shell() -> None:
         target.mkdir()
@@ -85,12 +78,6 @@ def pulls(place: Path, host: str, ref: str, rounds: int) -> None:
         quiet(*LAMINA, "--root", str(target), "pull", "-q", f"{host}/fx/{ref}:1")
 
     compare(f"pull {ref}", {"pipeline": shell, "lamina": lamina}, rounds, lambda: clear(target))
-
-
-def pipeline(host: str, ref: str, digest: str, target: Path) -> str:
-    out = target / digest[7:19]
-    url = f"http://{host}/v2/fx/{ref}/blobs/{digest}"
-    return f"(curl -sf {url} | tee >(sha256sum >{out}.1) | igzip -d -c | tee >(sha256sum >{out}.2) >{out}.tar) &"
 
 
 def pushes(place: Path, layout: Path, ref: str, rounds: int) -> None:
@@ -240,81 +227,6 @@ def compare(
     spread = {name: f"{min(found):.3f}-{max(found):.3f}" for name, found in times.items()}
     told = ", ".join(f"{name} {medians[name]:.3f} s ({spread[name]})" for name in runs)
     print(f"{title}: {told}; lamina/{peer} {medians['lamina'] / medians[peer]:.2f}", flush=True)
-
-
-@contextmanager
-def registry(directory: Path) -> Iterator[str]:
-    program = shutil.which("docker-registry") or shutil.which("registry")
-    if program is None:
-        raise SystemExit("neither docker-registry nor registry is installed")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    directory.mkdir(parents=True)
-    config = directory / "config.yml"
-    config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-    )
-    process = subprocess.Popen([program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if process.poll() is not None:
-                    raise SystemExit("the registry did not start") from None
-                time.sleep(0.02)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def file_system() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(
-        prefix="lamina-bench-", dir=os.environ.get("LAMINA_BENCH_DIR", "/var/tmp")
-    ) as top:
-        place = Path(top) / "fs"
-        place.mkdir()
-        if os.geteuid() != 0:
-            print(f"not root: on the file system of {top}, whatever that is")
-            yield place
-            return
-        image = Path(top) / "image"
-        with image.open("wb") as file:
-            file.truncate(IMAGE_BYTES)
-        quiet("mkfs.ext4", "-q", "-F", str(image))
-        quiet("mount", "-o", "loop", str(image), str(place))
-        try:
-            warm(place)
-            yield place
-        finally:
-            quiet("umount", "-l", str(place))
-
-
-def warm(place: Path) -> None:
-    """Have the loop image's blocks allocated: else who comes first pays for them."""
-    block = b"\1" * (1 << 20)
-    with (place / "warm").open("wb") as file:
-        for _ in range(6 << 10):
-            file.write(block)
-    (place / "warm").unlink()
-    os.sync()
-
-
-def clear(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def quiet(*words: str) -> None:
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-
-def text(*words: str) -> str:
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":
