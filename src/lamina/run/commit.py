@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lamina.edit.append import append, with_parents
@@ -52,7 +53,14 @@ def commit(
 
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:
-    return list(scan_upper(store.containers.path(container.id, "upper"), on_warning=on_warning))
+    found = scan_upper(store.containers.path(container.id, "upper"), on_warning=on_warning)
+    first = container.first_id
+    if not first:
+        return list(found)
+    return [
+        (replace(entry, uid=max(entry.uid - first, 0), gid=max(entry.gid - first, 0)), opened)
+        for entry, opened in found
+    ]
 
 
 def _made(container: Container) -> frozenset[bytes]:

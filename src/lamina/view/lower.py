@@ -9,6 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from lamina import rights
 from lamina.errors import SystemFailure
 from lamina.files import replace_file, reported
 from lamina.source import Stack
@@ -24,14 +25,14 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
     """The metadata image of each part, written where it is missing, and the tars that it points into."""
-    from lamina.view.erofs import write_erofs
-
     for layer in stack.layers:
         with layer.open(0, 0):
             pass  # makes the tar again where it is gone
     for part in parts:
         path = _image(store, part)
         if not os.path.exists(path):
+            from lamina.view.erofs import write_erofs
+
             tree, opaque, devices = part.made()
             data = write_erofs(tree, devices=devices, opaque=opaque, uuid=bytes.fromhex(part.key)[:16])
             keep(os.path.dirname(path), part.layers)
@@ -61,12 +62,12 @@ def unpack_parts(store: Store, stack: Stack) -> list[str]:
 
 
 def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
-    """The directory with the part's tree, unpacked now or before; one process at a time does it, others wait.
-    Raises SystemFailure, InvalidContent."""
+    """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids. One
+    process at a time does it, others wait. Raises SystemFailure, InvalidContent."""
     from lamina.view.unpack import remove_leftovers
     from lamina.view.unpack import unpack_tree as unpack
 
-    target = os.path.join(store.paths.union(part.key), "tree")
+    target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}")
     if not os.path.isdir(target):
         keep(os.path.dirname(target), part.layers)
         with reported(target), locked(os.path.join(os.path.dirname(target), "lock")):

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import tempfile
 
+from lamina import rights
 from lamina.errors import LaminaError, SystemFailure
 from lamina.files import reported
 from lamina.view import kernel
-from lamina.view.mount import check_rights
 
 
 def probe(directory: str) -> dict[str, str]:
-    """View to "" (it works), or why not. ``directory``: of the store, for which it is asked."""
+    """View to "" (it works), or why not. ``directory``: of the store, for which it is asked. A plain user's are tried
+    in a user namespace."""
+
+    def tried() -> dict[str, str]:
+        erofs = _refusal(_erofs, directory) if rights.is_root() else "only the machine's root may mount it"
+        return {"erofs": erofs, "overlay": _refusal(_overlay, directory)}
+
     try:
-        check_rights()
+        found: dict[str, str] = rights.as_root(tried)
     except LaminaError as error:
-        return dict.fromkeys(("erofs", "overlay"), error.message)
-    return {"erofs": _refusal(_erofs, directory), "overlay": _refusal(_overlay, directory)}
+        return dict.fromkeys(("erofs", "overlay"), f"{error.message} ({error.hint})")
+    return found
 
 
 def _refusal(attempt: object, directory: str) -> str:
@@ -48,12 +54,16 @@ def _overlay(scratch: str) -> None:
     paths = {name: os.path.join(scratch, name) for name in ("lower", "upper", "work", "mnt")}
     for path in paths.values():
         os.mkdir(path)
-    options = [("lowerdir+", paths["lower"]), ("upperdir", paths["upper"]), ("workdir", paths["work"])]
+    options: list[tuple[str, str | None]] = [("lowerdir+", paths["lower"])]
+    options += [("upperdir", paths["upper"]), ("workdir", paths["work"])]
+    kind = "trusted" if rights.is_root() else "user"
+    if kind == "user":
+        options.append(("userxattr", None))
     kernel.mount("overlay", options, paths["mnt"], attributes=0)
     try:
         # what whiteouts and opaque directories are made of
-        os.setxattr(paths["upper"], "trusted.overlay.opaque", b"n")
+        os.setxattr(paths["upper"], f"{kind}.overlay.opaque", b"n")
     except OSError as error:
-        raise SystemFailure(f"its file system keeps no trusted xattrs: {error.strerror}") from None
+        raise SystemFailure(f"its file system keeps no {kind} xattrs: {error.strerror}") from None
     finally:
         kernel.unmount(paths["mnt"])

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lamina import rights
 from lamina.errors import Conflict, UsageError
 from lamina.files import reported
 from lamina.layer.entry import Kind
@@ -57,14 +58,14 @@ def unpack_tree(
 ) -> UnpackReport:
     """As ``unpack``, of any tree; ``layers`` are those of ``tree.layers``. For a layer below an overlay: nodes of
     Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked: for everybody, or with ``userxattr`` for
-    overlays that are mounted so (default: who is not root)."""
+    overlays that are mounted so (default: who is not the machine's root)."""
     if os.open not in os.supports_dir_fd:
         raise UsageError("this platform can't unpack safely", hint="look into the image with ls, cat and the fs view")
     target = os.path.abspath(target)
     if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target) or os.listdir(target)):
         raise Conflict(f"{os.fsdecode(target)!r:.300} is there and no empty directory", hint="choose a new one")
-    root = os.geteuid() == 0
-    userxattr = not root if userxattr is None else userxattr
+    root = rights.may_mount()
+    userxattr = not rights.is_root() if userxattr is None else userxattr
     mark = b"user.overlay.opaque" if userxattr else b"trusted.overlay.opaque"
     temporary = target + b".%d.lamina-tmp" % os.getpid()
     with reported(target):
