@@ -56,10 +56,6 @@ def pull(
     from lamina.transfer.wire import pull as fetch
 
     names = [_registry_name(image) for image in images]
-    if unpack:
-        from lamina import rights
-
-        rights.as_root(lambda: None)  # to unpack for mounts that can't be made helps nobody
     done = []
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
         network = session.network(progress)
@@ -76,18 +72,21 @@ def pull(
                 cancel=session.cancel,
             )
     if unpack:
-        from lamina.view.lower import unpack_parts
-
-        def unpacked() -> None:
-            for image in done:
-                unpack_parts(session.store, session.store.stack(image.name, session.platform))
-
-        rights.as_root(unpacked)
+        _unpack(session, [image.name for image in done])
     if quiet and format is None:
         for image in done:
             write(str(image.descriptor.digest))
         return
     report(done, format, quiet)
+
+
+def _unpack(session: Session, names: list[str]) -> None:
+    """As whom the mounts will be made: the ids that files can get are theirs."""
+    from lamina.rights import as_root
+    from lamina.view.lower import unpack_parts
+
+    store = session.store
+    as_root(lambda: [unpack_parts(store, store.stack(name, session.platform)) for name in names])
 
 
 @command("push", "lamina push ghcr.io/me/app:1\nlamina push app localhost:5000/app:1 --tls-verify=false")

@@ -78,8 +78,8 @@ def unpack_parts(store: Store, stack: Stack) -> list[str]:
 
 
 def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
-    """The directory with the part's tree, unpacked now or before, by one process while others wait. One for all who
-    can give files the same ids. Raises SystemFailure, InvalidContent."""
+    """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids. One
+    process at a time does it, others wait. Raises SystemFailure, InvalidContent."""
     from lamina.view.unpack import remove_leftovers
     from lamina.view.unpack import unpack_tree as unpack
 

@@ -58,7 +58,7 @@ def unpack_tree(
 ) -> UnpackReport:
     """As ``unpack``, of any tree; ``layers`` are those of ``tree.layers``. For a layer below an overlay: nodes of
     Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked: for everybody, or with ``userxattr`` for
-    overlays that are mounted so (default: who is not root)."""
+    overlays that are mounted so (default: who is not the machine's root)."""
     if os.open not in os.supports_dir_fd:
         raise UsageError("this platform can't unpack safely", hint="look into the image with ls, cat and the fs view")
     target = os.path.abspath(target)
