@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -18,8 +19,10 @@ LAYERS = [
 LISTING = ("find", ".", "-mindepth", "1", "-printf", "%p %y %m %U %G %s %T@ %l %n\\n")
 
 
-def tree(where: Path) -> list[bytes]:
+def tree(where: Path, *, times: bool = True) -> list[bytes]:
     listed = subprocess.run(LISTING, cwd=where, capture_output=True, check=True).stdout
+    if not times:  # podman touches directories that a layer passes through, of any image
+        listed = re.sub(rb"(?m)^(\S+ d .*?)\S+  (\d+)$", rb"\1 \2", listed)
     return sorted(listed.splitlines())
 
 
@@ -44,4 +47,5 @@ def test_umoci_and_podman_see_the_tree_that_lamina_shows(tmp_path: Path, words: 
             assert pulled.returncode == 0, pulled.stderr
             identity = pulled.stdout.decode().strip()
             mounted = subprocess.run([*podman, "image", "mount", identity], capture_output=True, check=True).stdout
-            assert tree(Path(mounted.decode().strip())) == mine
+            theirs = tree(Path(mounted.decode().strip()), times=False)
+            assert theirs == tree(tmp_path / "mine", times=False)
