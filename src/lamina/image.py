@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lamina.errors import ReferenceNotFound, UsageError
 from lamina.source import LayerHandle, Reader, Stack
@@ -20,10 +20,13 @@ from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
     from lamina.config import Settings
+    from lamina.edit.publish import Packing
+    from lamina.edit.rebase import RebasePlan
     from lamina.events import Cancel
     from lamina.insight.blame import Blame
     from lamina.layer.entry import Entry
-    from lamina.spec.image_config import ImageConfig
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.image_config import Changes, ImageConfig
     from lamina.spec.manifest import Manifest
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
@@ -222,6 +225,77 @@ class Image:
             yield mounted.target
         finally:
             unmount(store, mounted.target)
+
+    def with_config(self, *, name: str = "", epoch: int | None = None, **changes: Unpack[Changes]) -> Image:
+        """A new image of the store with the same layers and these fields of its config (``Changes``; None removes
+        one). ``name``: what the store shall call it, or nothing. Raises UsageError, BlobNotFound."""
+        from lamina.edit.configure import with_config
+
+        step = "with_config " + " ".join(sorted(changes))
+        return self._new(name, with_config(self.stack, self._store(), name, changes, created_by=step, epoch=epoch))
+
+    def squash(self, low: int, high: int | None = None, *, name: str = "", epoch: int | None = None) -> Image:
+        """A new image of the store in which layers ``low`` to ``high`` (from 1; None: the top) are one, with the same
+        union. Raises UsageError (out of range), BlobNotFound (the image is not this store's)."""
+        from lamina.edit.squash import squash
+
+        high = len(self) if high is None else high
+        step, packing = f"squash {low} to {high}", self._packing(epoch)
+        made = squash(self.stack, low, high, self._store(), name, created_by=step, packing=packing)
+        return self._new(name, made)
+
+    def flatten(self, *, name: str = "", epoch: int | None = None) -> Image:
+        """A new image of the store with one layer and the same union. Raises BlobNotFound."""
+        from lamina.edit.squash import flatten
+
+        made = flatten(self.stack, self._store(), name, created_by="flatten", packing=self._packing(epoch))
+        return self._new(name, made)
+
+    def erase(self, *paths: str, name: str = "", epoch: int | None = None) -> Image:
+        """A new image of the store none of whose layers has these paths, or anything below them. Raises PathNotFound,
+        UsageError, BlobNotFound."""
+        from lamina.edit.erase import erase, plan_erase
+
+        plan = plan_erase(self.stack, [to_bytes(path) for path in paths])
+        step, packing = "erase " + " ".join(paths), self._packing(epoch)
+        return self._new(name, erase(self.stack, plan, self._store(), name, created_by=step, packing=packing))
+
+    def plan_rebase(self, onto: Image, old_base: Image | None = None) -> RebasePlan:
+        """What ``rebase`` would do, and what that breaks. Raises NotFound (no base in the store), UsageError."""
+        from lamina.edit.base import find_base
+        from lamina.edit.rebase import plan_rebase
+
+        old = old_base.stack if old_base else find_base(self.stack, self._store())
+        return plan_rebase(self.stack, old, onto.stack)
+
+    def rebase(
+        self,
+        onto: Image,
+        old_base: Image | None = None,
+        *,
+        name: str = "",
+        force: bool = False,
+        epoch: int | None = None,
+    ) -> Image:
+        """A new image of the store: this one's own layers upon those of ``onto``. Raises Conflict unless ``force``,
+        and as ``plan_rebase``."""
+        from lamina.edit.rebase import rebase
+
+        plan, packing = self.plan_rebase(onto, old_base), self._packing(epoch)
+        return self._new(name, rebase(plan, self._store(), name, force=force, packing=packing))
+
+    def _store(self) -> Store:
+        return open_store(self._settings or load_settings())
+
+    def _packing(self, epoch: int | None) -> Packing:
+        from lamina.edit.publish import Packing
+
+        settings = self._settings or load_settings()
+        return Packing(settings.compression, settings.compression_level, epoch)
+
+    def _new(self, name: str, made: Descriptor) -> Image:
+        stack = self._store().stack_at(made, self.config.platform, name or str(made.digest))
+        return Image(stack, self._settings)
 
     def __getitem__(self, layers: builtins.slice) -> Image:
         """A range of layers, as Python slices: ``image[:2]`` is the union of the lowest two."""
