@@ -26,7 +26,9 @@ from lamina.cli.text import clean, json_path
 )
 @click.option("--programs/--no-programs", default=True, help="Look into ELF programs for Rust crates and Go modules.")
 @platform_option
-@click.option("--format", metavar="json|table|spdx|cyclonedx|TEMPLATE", help="A bill of materials, json, or a template.")
+@click.option(
+    "--format", metavar="json|table|spdx|cyclonedx|TEMPLATE", help="A bill of materials, json, or a template."
+)
 @click.pass_obj
 def packages(session: Session, image: str, kinds: tuple[str, ...], programs: bool, format: str | None) -> None:
     """List the packages in an image: Debian, Alpine, RPM, Python, npm, and what Rust and Go programs were made of; and

@@ -46,9 +46,7 @@ def dpkg_status(data: bytes) -> Iterator[Named]:
         state = fields.get("Status", "install ok installed").split()
         if state and state[-1] not in _GONE:
             source = fields.get("Source", "").partition(" ")[0]
-            found = named(
-                "deb", fields.get("Package"), fields.get("Version"), fields.get("Architecture", ""), source
-            )
+            found = named("deb", fields.get("Package"), fields.get("Version"), fields.get("Architecture", ""), source)
             if found:
                 yield found
 

@@ -42,8 +42,8 @@ _STATUS_D = b"var/lib/dpkg/status.d/"
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """``path``: the file that says so. ``layer`` (from 1) is the one in which the package first stands there with this
-    version; ``diff_id`` and ``step`` are that layer's."""
+    """``path``: the file that says so. ``layer`` (from 1) is the one in which the package first stands there with
+    this version; ``diff_id`` and ``step`` are that layer's."""
 
     named: Named
     purl: str

@@ -136,9 +136,8 @@ def elf(parts: dict[bytes, bytes], *, wide: bool = True, order: str = "<") -> by
     table = b"".join(row.pack(at, 1, 0, 0, start, size, 0, 0, 0, 0) for at, start, size in rows)
     ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1]) + bytes(9)
     where = "QQQ" if wide else "III"
-    rest = struct.pack(
-        order + "HHI" + where + "IHHHHHH", 2, 62, 1, 0, 0, head + len(body), 0, head, 0, 0, row.size, len(rows), len(rows) - 1
-    )  # fmt: skip
+    numbers = (2, 62, 1, 0, 0, head + len(body), 0, head, 0, 0, row.size, len(rows), len(rows) - 1)
+    rest = struct.pack(f"{order}HHI{where}IHHHHHH", *numbers)
     return ident + rest + body + table
 
 
@@ -171,7 +170,9 @@ BUILDINFO = b"\xff Go buildinf:" + bytes([8, 2]) + bytes(16) + varint(b"go1.22")
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_programs_say_what_they_were_made_of(wide: bool, order: str) -> None:
-    data = elf({b".text": b"x" * 100, b".dep-v0": zlib.compress(CRATES), b".go.buildinfo": BUILDINFO}, wide=wide, order=order)
+    data = elf(
+        {b".text": b"x" * 100, b".dep-v0": zlib.compress(CRATES), b".go.buildinfo": BUILDINFO}, wide=wide, order=order
+    )
     assert [(one.kind, one.name, one.version) for one in program(lambda at, size: data[at : at + size])] == [
         ("cargo", "adler", "1.0.2"),
         ("cargo", "app", "0.1.0"),
@@ -229,6 +230,9 @@ def test_package_urls_by_example() -> None:
         (Named("npm", "@babel/core", "7.0.0"), "pkg:npm/%40babel/core@7.0.0"),
         (Named("pypi", "Foo_Bar", "1.0"), "pkg:pypi/foo-bar@1.0"),
         (Named("golang", "golang.org/x/sys", "v0.1.0"), "pkg:golang/golang.org/x/sys@v0.1.0"),
-        (Named("rpm", "dbus", "1:1.14-3", "x86_64"), "pkg:rpm/debian/dbus@1.14-3?arch=x86_64&distro=debian-12&epoch=1"),
+        (
+            Named("rpm", "dbus", "1:1.14-3", "x86_64"),
+            "pkg:rpm/debian/dbus@1.14-3?arch=x86_64&distro=debian-12&epoch=1",
+        ),
     ):
         assert purl_of(one, ("debian", "12")) == url
