@@ -8,7 +8,7 @@ Nothing here touches a disk or a network.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,6 +33,7 @@ from lamina.spec.manifest import Manifest, parse, select
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
     from lamina.spec.platform import Platform
+    from lamina.union.glance import Glance
     from lamina.union.stacked import Stacked
     from lamina.union.tree import Stored, Tree, Union
 
@@ -250,6 +251,25 @@ class Stack:
         if found is None:
             found = self._cache["union"] = self.look(self) if self.look else self.tree()
         return found  # type: ignore[return-value]
+
+    def glance(self, paths: Iterable[bytes]) -> Tree:
+        """The union as far as it concerns these literal paths, without merging the rest; the whole one where it was
+        merged already. Raises InvalidLayer."""
+        if "tree" in self._cache:
+            return self.tree()
+        return self._glance().tree([layer.index() for layer in self.layers], paths)
+
+    def lookup(self, path: bytes, *, follow: bool = False) -> tuple[Tree, int]:
+        """``path`` looked up (``Tree.lookup``) in as little of the union as that takes. Raises PathNotFound,
+        InvalidLayer."""
+        if "tree" in self._cache:
+            return self.tree(), self.tree().lookup(path, follow=follow)
+        return self._glance().lookup([layer.index() for layer in self.layers], path, follow=follow)
+
+    def _glance(self) -> Glance:
+        from lamina.union.glance import Glance
+
+        return Glance()
 
     def stacked(self) -> list[Stacked]:
         """The layers' own trees in overlay's form, made on first need. Raises Unsupported (``union.stacked``)."""

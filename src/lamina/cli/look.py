@@ -33,6 +33,8 @@ LETTER = {
     Kind.OPAQUE: "o",
 }
 _COPY = 1 << 20
+FEW = 16
+"""Paths up to which each is looked up by itself; a whole merge is cheaper for more."""
 
 
 def iso(nanoseconds: int) -> str:
@@ -152,18 +154,19 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
 @click.pass_obj
 def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
     """Print files of the union, byte for byte. Symlinks are followed inside the image."""
-    opened = session.image(image)
-    tree = opened.union
-    nodes = []
+    stack = session.image(image).stack
+    if len(paths) > FEW:
+        stack.tree()
+    contents = []
     for path in paths:  # all are looked up before the first is printed
-        node = tree.lookup(to_bytes(path), follow=True)
+        tree, node = stack.lookup(to_bytes(path), follow=True)
         kind = tree.kind(node)
         if kind != Kind.FILE:
             raise UsageError(f"{path!r:.200} in {image} is a {kind.name.lower()}", hint="cat prints regular files")
-        nodes.append(node)
+        contents.append(tree.content(node))
     out = sys.stdout.buffer
-    for node in nodes:
-        with opened.stack.open_stored(tree.stored(node)) as stream:
+    for layer, row in contents:
+        with stack.open_content(layer, row) as stream:
             while data := stream.read(_COPY):
                 out.write(data)
     out.flush()
@@ -283,6 +286,8 @@ def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool,
     from lamina.insight.blame import blame_under
 
     stack = session.image(image).stack
+    if recursive or len(paths) > FEW:
+        stack.tree()
     found: list[Blame] = []
     for path in paths:
         found += blame_under(stack, to_bytes(path)) if recursive else [blame_path(stack, to_bytes(path))]

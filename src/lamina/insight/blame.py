@@ -47,7 +47,7 @@ class Blame:
 
 def blame(stack: Stack, path: bytes) -> Blame:
     """Raises PathNotFound where no layer ever had the path."""
-    return _told(stack, trail(stack.tree(), path))
+    return _told(stack, trail(stack.glance([path]), path))
 
 
 def blame_under(stack: Stack, path: bytes) -> Iterator[Blame]:

@@ -1,4 +1,4 @@
-"""Readers of what stands about packages in binary files (pure): rpm's database, what Rust and Go put into programs.
+"""Readers of what binary files say about packages (pure): rpm's database, and what Rust and Go put into programs.
 
 Only rpm's sqlite form is read (rpm 4.16 and later): its headers are a short table of numbered fields. The older forms
 (Berkeley DB, ndb) are not.

@@ -136,10 +136,8 @@ def elf(parts: dict[bytes, bytes], *, wide: bool = True, order: str = "<") -> by
     table = b"".join(row.pack(at, 1, 0, 0, start, size, 0, 0, 0, 0) for at, start, size in rows)
     ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1]) + bytes(9)
     where = "QQQ" if wide else "III"
-    rest = struct.pack(
-        order + "HHI" + where + "IHHHHHH",
-        *(2, 62, 1, 0, 0, head + len(body), 0, head, 0, 0, row.size, len(rows), len(rows) - 1),
-    )  # fmt: skip
+    numbers = (2, 62, 1, 0, 0, head + len(body), 0, head, 0, 0, row.size, len(rows), len(rows) - 1)
+    rest = struct.pack(f"{order}HHI{where}IHHHHHH", *numbers)
     return ident + rest + body + table
 
 
