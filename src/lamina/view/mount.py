@@ -1,5 +1,6 @@
-"""The union of an image of the store as a real directory: parts below (one a layer where that can be), the kernel's
-overlay on top; read-only, or with an upper directory that takes all changes (copy-up). Linux, root.
+"""The union of an image as a real directory: parts below (one a layer where that can be), the kernel's overlay on
+top; read-only, or with an upper directory that takes all changes (copy-up). Linux, root; through FUSE for plain users
+too, and for images that are in no store.
 
 A mount is kept from gc by a root in the store that lives as long as the mount does.
 """
@@ -13,28 +14,31 @@ from typing import TYPE_CHECKING
 from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.source import Stack
+from lamina.store.layers import StoredLayer
 from lamina.store.lock import locked
-from lamina.view import kernel
+from lamina.store.roots import is_dead, is_mount
+from lamina.view import fuse, kernel
 from lamina.view.lower import mount_image, sweep, unpack_tree, write_images
 from lamina.view.parts import parts_of, place_of
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
-VIEWS = ("erofs", "erofs-merged", "overlay")
+VIEWS = ("erofs", "erofs-merged", "overlay", "fuse")
 """Ways to show a union, best first: EROFS images of the layers' metadata over their tars; one such image of them
-all; unpacked trees."""
+all; unpacked trees; a process that answers from the tars (read-only, no rights needed)."""
 LOOK = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """One mount: the image's name when it was made, and where. ``view``: how, where that was asked."""
+    """One mount: the image's name when it was made, and where. ``view``: how. ``dead``: nobody serves it any more."""
 
     name: str
     target: str
     root: str
     view: str = ""
+    dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +57,18 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
 
     Raises Conflict (mounted already, not empty), Unsupported (no such kernel, not Linux), SystemFailure (no rights).
     """
-    check_rights()
     if not target:
         target = os.path.join(place_of(store, stack), "union")
     target = os.path.abspath(target)
     with reported(target):
-        os.makedirs(target, exist_ok=True)
-        if os.path.ismount(target):
+        if is_mount(target):
             raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
+        os.makedirs(target, exist_ok=True)
         if os.listdir(target):
             raise Conflict(f"{target} is not empty", hint="choose an empty directory")
         with store.roots.mounting(f"mount of {name or stack.name}", list(stack.diff_ids), mount=target) as root:
             view = mount_union(store, stack, target, view=view)
+            store.roots.note_view(root, view)
     return Mounted(name or stack.name, target, root, view)
 
 
@@ -74,9 +78,13 @@ def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top:
     if view and view not in VIEWS:
         raise UsageError(f"no view {view!r:.60}", hint=f"there are {', '.join(VIEWS)}")
     refused: list[str] = []
+    if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
+        view = "fuse"  # the others are made of what the store has
     for one in (view,) if view else VIEWS:
         if one == "erofs-merged" and not view:
             continue  # what erofs chooses by itself where layers can't say it
+        if one == "fuse" and top is not None and not view:
+            continue  # it is read-only
         try:
             _mount_as(store, stack, target, one, top)
         except (SystemFailure, Unsupported) as error:
@@ -99,6 +107,12 @@ def check_rights() -> None:
 
 
 def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | None) -> None:
+    if view == "fuse":
+        if top is not None:
+            raise Unsupported("a FUSE mount is read-only", hint="choose another view, or none")
+        fuse.mount(stack, target)
+        return
+    check_rights()
     parts = parts_of(store, stack, merged=True if view == "erofs-merged" else None)
     if view == "overlay":
         empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
@@ -144,7 +158,7 @@ def unmount(store: Store, target: str) -> Mounted:
     target = os.path.abspath(target)
     for found in mounts(store):
         if found.target == target:
-            kernel.unmount(target)
+            (fuse if found.view == "fuse" else kernel).unmount(target)
             store.roots.remove(found.root)
             sweep(store)
             if target.startswith(store.paths.unions + os.sep):
@@ -156,8 +170,8 @@ def unmount(store: Store, target: str) -> Mounted:
 def mounts(store: Store) -> list[Mounted]:
     """What is mounted from this store, as far as this mount namespace shows."""
     found = [
-        Mounted(root.purpose.removeprefix("mount of "), root.mount, root.name)
+        Mounted(root.purpose.removeprefix("mount of "), root.mount, root.name, root.view, is_dead(root.mount))
         for root in store.roots
-        if root.mount and root.alive and os.path.ismount(root.mount)
+        if root.mount and root.alive and is_mount(root.mount)
     ]
     return sorted(found, key=lambda one: one.target)

@@ -13,11 +13,12 @@ from lamina.view.mount import check_rights
 
 def probe(directory: str) -> dict[str, str]:
     """View to "" (it works), or why not. ``directory``: of the store, for which it is asked."""
+    through_fuse = {"fuse": _refusal(_fuse, directory)}
     try:
         check_rights()
     except LaminaError as error:
-        return dict.fromkeys(("erofs", "overlay"), error.message)
-    return {"erofs": _refusal(_erofs, directory), "overlay": _refusal(_overlay, directory)}
+        return dict.fromkeys(("erofs", "overlay"), error.message) | through_fuse
+    return {"erofs": _refusal(_erofs, directory), "overlay": _refusal(_overlay, directory)} | through_fuse
 
 
 def _refusal(attempt: object, directory: str) -> str:
@@ -42,6 +43,20 @@ def _erofs(scratch: str) -> None:
     os.mkdir(target)
     kernel.mount("erofs", [("source", image), ("device", tar)], target)
     kernel.unmount(target)
+
+
+def _fuse(scratch: str) -> None:
+    from lamina.layer.index import IndexBuilder
+    from lamina.union.merge import merge
+    from lamina.view import fuse
+
+    target = os.path.join(scratch, "mnt")
+    os.mkdir(target)
+    fuse.serve(merge([IndexBuilder().finish(1024)]), (), target)
+    try:
+        os.listdir(target)
+    finally:
+        fuse.unmount(target)
 
 
 def _overlay(scratch: str) -> None:

@@ -312,6 +312,8 @@ def test_copy_up_leaves_the_lower_layer_as_it_was(tmp_path: Path, target: Path) 
     for name in ("mnt", "upper", "work"):
         (tmp_path / name).mkdir()
     for view in VIEWS:
+        if view == "fuse":
+            continue  # read-only
         mount_union(store, stack, str(target), view=view, top=Top(str(tmp_path / "upper"), str(tmp_path / "work")))
         with (target / "base").open("r+b") as file:
             file.write(b"changed")
