@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "diff": ("containers", "diff", "List what a container changed."),
     "digest": ("registry", "digest", "Print the digest that a reference has in its registry."),
     "exec": ("containers", "exec_", "Run another program in a container."),
+    "explore": ("explore", "explore", "Leaf through an image in the terminal: layers, union, what changed where."),
     "fsck": ("keep", "fsck", "Check every byte of the store; --repair what can be made again."),
     "history": ("images", "history", "Show the build steps of an image beside its layers."),
     "images": ("images", "images", "List the images of the store."),

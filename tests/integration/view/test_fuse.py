@@ -38,7 +38,7 @@ SOURCE = Path(library.__file__).parents[1]
 @pytest.fixture(autouse=True)
 def _root() -> None:
     require_root()
-    fuse.load()
+    require_tool("fusermount3")
 
 
 @pytest.fixture

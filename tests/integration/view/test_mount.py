@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import random
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -61,7 +62,10 @@ def stack_of(store: Store) -> Stack:
 
 def check_mounted(store: Store, target: Path) -> int:
     """Every path of the union, compared with what the kernel shows in every view; how many."""
-    (count,) = {check_view(store, target, view) for view in VIEWS}
+    views = [
+        view for view in VIEWS if view != "fuse" or shutil.which("fusermount3") or "LAMINA_TEST_REQUIRE" in os.environ
+    ]
+    (count,) = {check_view(store, target, view) for view in views}
     return count
 
 
