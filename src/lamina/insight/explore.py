@@ -255,7 +255,8 @@ class Explorer:
     def _compared(self) -> None:
         self._rows = None
         if self.pattern:
-            self._matching = self._match(self.pattern)
+            found = self._matching = self._match(self.pattern)
+            self.opened = self.opened | {node for node, there in enumerate(found) if there and self._parent(node)}
 
     def toggle_mark(self, mark: Mark) -> None:
         """Show what is so marked, or hide it."""
@@ -267,11 +268,9 @@ class Explorer:
         and the directories that lead there, open; "" shows all, open as it was."""
         if not self.pattern:
             self._opened_before = self.opened
-        self.pattern, self._rows, self._matching = pattern, None, None
-        self.opened = self._opened_before
-        if pattern:
-            self._matching = self._match(pattern)
-            self.opened = {0} | {node for node, found in enumerate(self._matching) if found and self._parent(node)}
+        self.pattern, self._matching = pattern, None
+        self.opened = {0} if pattern else self._opened_before
+        self._compared()
 
     def _parent(self, node: int) -> bool:
         return bool(self.ages.kids[node]) or node in self.snapshot.lost

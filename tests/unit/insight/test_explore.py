@@ -133,6 +133,11 @@ def test_filter() -> None:
     assert shown(one) == {"d": " ", "d/b": "M", "d/c": "A"}
     one.toggle_mark(Mark.ADDED)
     assert shown(one) == {"d": " ", "d/b": "M"}
+    one.filter("keep")
+    one.toggle_mark(Mark.SAME)
+    assert shown(one) == {}
+    one.toggle_mark(Mark.SAME)
+    assert shown(one) == {"keep": " "}
     one.filter("E/F")
     assert shown(one) == {"e": "R", "e/f": "R"}
     one.filter("(no expression")
