@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gzip
 import io
@@ -218,3 +219,100 @@ def real_registry(
     finally:
         process.terminate()
         process.wait()
+
+
+PLAIN_USER = "lamina-test"
+"""A user with further ids in /etc/subuid and /etc/subgid, for tests of what needs no root (`useradd` makes both)."""
+
+
+@functools.cache
+def plain_python() -> tuple[str, str]:
+    """A Python that every user may run, and a PYTHONPATH with lamina and what it needs where every user may read."""
+    import importlib.util
+
+    place = tempfile.mkdtemp(prefix="lamina-plain-", dir="/var/tmp")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    names = ("click", "isal", "urllib3", "yaml", "backports", "fsspec", "elftools", "lamina", "mfusepy")
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            continue
+        if spec.submodule_search_locations:
+            shutil.copytree(next(iter(spec.submodule_search_locations)), f"{place}/{name}", dirs_exist_ok=True)
+        elif spec.origin:
+            shutil.copy(spec.origin, place)
+    os.chmod(place, 0o755)
+    for program in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        done = subprocess.run(
+            [*_dropped(59999, 59999), program, "-c", "import sys; print(sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.stdout.strip() == str(tuple(sys.version_info[:2])):
+            return program, place
+    pytest.skip(f"no Python {sys.version_info[:2]} that a plain user may run")
+
+
+def _dropped(uid: int, gid: int) -> list[str]:
+    """env: what setpriv itself runs is still found with root's rights."""
+    return ["setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups", "env"]
+
+
+class PlainUser:
+    """The command line as another user runs it, with the store in a directory of theirs."""
+
+    def __init__(self, uid: int, gid: int, top: str) -> None:
+        self.python, self.path = plain_python()
+        self.drop = _dropped(uid, gid)
+        self.top = top
+
+    def __call__(
+        self, *words: str, before: Sequence[str] = (), **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """``before``: what the command line is run through."""
+        return subprocess.run(
+            [*self.drop, *before, self.python, "-W", "ignore", "-m", "lamina", *words],
+            capture_output=True,
+            env=self.environment | environment,
+            check=False,
+            timeout=120,
+            cwd=self.top,
+        )
+
+    @contextmanager
+    def started(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        command = [*self.drop, self.python, "-W", "ignore", "-m", "lamina", *words]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment, cwd=self.top
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "HOME": self.top, "PYTHONPATH": self.path, "LAMINA_ROOT": f"{self.top}/store"}
+
+
+@contextmanager
+def plain_user(name: str) -> Iterator[tuple[Path, PlainUser]]:
+    """A directory of the user ``name`` (or with this number), and the command line run as that user."""
+    import pwd
+
+    require_root()
+    require_tool("setpriv")
+    try:
+        entry = pwd.getpwnam(name)
+        uid, gid = entry.pw_uid, entry.pw_gid
+    except KeyError:
+        if not name.isdigit():
+            if os.environ.get("LAMINA_TEST_REQUIRE"):
+                pytest.fail(f"there is no user {name}")
+            pytest.skip(f"there is no user {name}")
+        uid = gid = int(name)
+    with tempfile.TemporaryDirectory(prefix="lamina-u-", dir="/var/tmp", ignore_cleanup_errors=True) as top:
+        os.chown(top, uid, gid)
+        os.chmod(top, 0o755)
+        yield Path(top), PlainUser(uid, gid, top)

@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, Self, runtime_checkable
+from typing import IO, Protocol, Self, runtime_checkable
 
 from lamina.errors import Cancelled, SystemFailure
 
@@ -59,6 +59,8 @@ class Extent(Protocol):
 
 class FileRange:
     """Bytes ``start`` to ``end`` (None: the end) of a file, read by position; a ``Stream``."""
+
+    _descriptor = -1  # where it can't be opened there is nothing to close
 
     def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
         """Raises OSError where it can't be opened."""
@@ -163,9 +165,7 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def replace_file(
-    path: str, pieces: list[bytes] | list[memoryview], *, mode: int = 0o644, temporary: str = ""
-) -> None:
+def replace_file(path: str, pieces: Iterable[bytes | memoryview], *, mode: int = 0o644, temporary: str = "") -> None:
     """Write a file so that it is there whole or not at all: temporary, fsync, rename, fsync of the directory.
     ``temporary``: where to write first (same file system); beside the file by default."""
     temporary = temporary or f"{path}.{os.getpid()}.tmp"
@@ -188,11 +188,18 @@ def replace_file(
 
 def write_stream(path: str, pieces: Iterable[bytes]) -> None:
     """Write a file from pieces as they come, so that it is there whole or not at all."""
+    with whole_file(path) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+@contextmanager
+def whole_file(path: str) -> Iterator[IO[bytes]]:
+    """A file to write to that is in its place only when the block has ended well. Raises OSError."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "xb") as file:
-            for piece in pieces:
-                file.write(piece)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -9,6 +9,8 @@ import builtins
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import ReferenceNotFound, UsageError
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
     from lamina.transfer.connect import Network
-    from lamina.union.tree import Tree
+    from lamina.union.tree import Tree, Union
     from lamina.view.fs import LaminaFileSystem
     from lamina.view.unpack import UnpackReport
 
@@ -78,7 +80,7 @@ def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
     """An image of the store; a short name that registries.conf gives another meaning is tried in that too."""
     store = open_store(settings, create=False)
     try:
-        return store.stack(name, platform)
+        return replace(store.stack(name, platform), look=partial(_look, store))
     except ReferenceNotFound:
         from lamina.remote.registries import Registries
 
@@ -86,6 +88,12 @@ def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
         if alias is None:
             raise
         return store.stack(alias + name[len(name.partition(":")[0]) :], platform)
+
+
+def _look(store: Store, stack: Stack) -> Union:
+    from lamina.view.look import look
+
+    return look(store, stack)
 
 
 def open_store(settings: Settings, *, create: bool = True) -> Store:
@@ -155,6 +163,11 @@ class Image:
         return self.stack.tree()
 
     @property
+    def union(self) -> Union:
+        """The union for a few questions: read from where it was written before, else merged as ``tree``."""
+        return self.stack.union()
+
+    @property
     def fs(self) -> LaminaFileSystem:
         """A read-only fsspec filesystem over the union."""
         from lamina.view.fs import LaminaFileSystem
@@ -163,12 +176,12 @@ class Image:
 
     def stat(self, path: str, *, follow: bool = False) -> Entry:
         """What the union has at ``path``. Raises PathNotFound."""
-        tree = self.tree
+        tree = self.union
         return tree.entry(tree.lookup(to_bytes(path), follow=follow))
 
     def listdir(self, path: str = "/") -> list[str]:
         """The names in a directory, in byte order. Raises PathNotFound, UsageError where it is no directory."""
-        tree = self.tree
+        tree = self.union
         node = tree.lookup(to_bytes(path), follow=True)
         if not tree.is_directory(node):
             raise UsageError(f"{path!r:.200} in {self.name} is no directory")
@@ -178,11 +191,11 @@ class Image:
         """A file's content; symlinks are followed inside the image. Raises PathNotFound, UsageError."""
         from lamina.layer.entry import Kind
 
-        tree = self.tree
+        tree = self.union
         node = tree.lookup(to_bytes(path), follow=True)
         if tree.kind(node) != Kind.FILE:
             raise UsageError(f"{path!r:.200} in {self.name} is no regular file")
-        with self.stack.open_file(node) as stream:
+        with self.stack.open_stored(tree.stored(node)) as stream:
             return stream.read()
 
     def blame(self, path: str) -> Blame:

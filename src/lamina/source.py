@@ -8,7 +8,7 @@ Nothing here touches a disk or a network.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
     from lamina.spec.platform import Platform
     from lamina.union.stacked import Stacked
-    from lamina.union.tree import Tree
+    from lamina.union.tree import Stored, Tree, Union
 
 
 class Stream(Protocol):
@@ -210,6 +210,8 @@ class Stack:
     layers: tuple[LayerHandle, ...]
     steps: tuple[History | None, ...] = ()
     first: int = 1
+    look: Callable[[Stack], Union] | None = None
+    """A shorter way to ``union``, where there is one."""
     _cache: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -242,6 +244,13 @@ class Stack:
             tree = self._cache["tree"] = merge([layer.index() for layer in self.layers])
         return tree  # type: ignore[return-value]
 
+    def union(self) -> Union:
+        """The union for a few questions: merged, unless ``look`` has it without."""
+        found = self._cache.get("tree") or self._cache.get("union")
+        if found is None:
+            found = self._cache["union"] = self.look(self) if self.look else self.tree()
+        return found  # type: ignore[return-value]
+
     def stacked(self) -> list[Stacked]:
         """The layers' own trees in overlay's form, made on first need. Raises Unsupported (``union.stacked``)."""
         found = self._cache.get("stacked")
@@ -253,13 +262,19 @@ class Stack:
 
     def open_file(self, node: int) -> Stream:
         """The content of the union's regular file ``node``. Sparse members are given whole, holes as zeros."""
-        return self.open_content(*self.tree().content(node))
+        return self.open_stored(self.tree().stored(node))
 
     def open_content(self, layer: int, row: int) -> Stream:
         """As ``open_file``, of the entry in ``row`` of layer ``layer`` (from 0)."""
         from lamina.layer.content import open_content
 
         return open_content(self.layers[layer].index(), row, self.layers[layer].open)
+
+    def open_stored(self, stored: Stored) -> Stream:
+        """As ``open_file``, of what ``Union.stored`` says."""
+        from lamina.layer.content import Content
+
+        return Content(stored.size, stored.offset, stored.sparse, self.layers[stored.layer].open)
 
 
 MAX_NESTING = 8  # indexes within indexes; the spec sets no bound, a loop is impossible, a bomb is not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,18 +17,24 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "cat": ("look", "cat", "Print files of an image."),
     "commit": ("containers", "commit", "Make an image of what a container changed."),
     "completion": ("about", "completion", "Print the completion script of a shell."),
-    "config": ("registry", "config", "Print the config of an image as its registry has it."),
+    "config": ("edit", "config", "Print an image's config, or make an image with another one."),
     "copy": ("move", "copy", "Copy images between store, registries, layouts and archives, digests kept."),
     "cp": ("containers", "cp", "Copy files into or out of a container."),
     "delete": ("registry", "delete", "Delete a tag or a manifest from a registry."),
     "df": ("keep", "df", "Show what the store's bytes are for, and what a delete frees."),
-    "diff": ("containers", "diff", "List what a container changed."),
+    "diff": ("compare", "diff", "Compare two images, containers or directories; or list what a container changed."),
     "digest": ("registry", "digest", "Print the digest that a reference has in its registry."),
+    "du": ("weigh", "du", "Show what directories hold, and which layer's bytes they are."),
+    "erase": ("edit", "erase", "Take paths out of every layer that has them."),
     "exec": ("containers", "exec_", "Run another program in a container."),
     "explore": ("explore", "explore", "Leaf through an image in the terminal: layers, union, what changed where."),
+    "export": ("edit", "export", "Write the union as one plain tar."),
+    "flatten": ("edit", "flatten", "Make all layers of an image one."),
     "fsck": ("keep", "fsck", "Check every byte of the store; --repair what can be made again."),
+    "ghosts": ("ghosts", "ghosts", "Show what ships though hidden, and secrets that ship; get hidden files back."),
     "history": ("images", "history", "Show the build steps of an image beside its layers."),
     "images": ("images", "images", "List the images of the store."),
+    "import": ("edit", "import_", "Make an image of a root file system: a tar or a directory."),
     "index": ("many", "index", "Make an index of several images, or add to one."),
     "info": ("about", "info", "Show the settings and where each comes from."),
     "inspect": ("images", "inspect", "Show an image's config and manifest as JSON."),
@@ -46,12 +53,14 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "ps": ("containers", "ps", "List containers."),
     "pull": ("wire", "pull", "Bring images from a registry into the store."),
     "push": ("wire", "push", "Give an image of the store to a registry."),
+    "rebase": ("edit", "rebase", "Put an image's own layers on another base, with a report first."),
     "rm": ("containers", "rm", "Remove containers."),
     "rmi": ("images", "rmi", "Remove images."),
     "run": ("containers", "run", "Run a program in a new container of an image."),
     "save": ("move", "save", "Write images to an archive."),
     "search": ("registry", "search", "List the repositories of a registry that has a catalog."),
     "serve": ("serve", "serve", "Serve the store as an OCI registry, to this machine."),
+    "squash": ("edit", "squash", "Make a range of layers one; the base stays shared."),
     "stat": ("look", "stat", "Show all that is known of a path, and its layer."),
     "stop": ("containers", "stop", "Ask containers to end."),
     "sync": ("many", "sync", "Copy many images: those of a list, or of a pattern."),
@@ -62,6 +71,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "unpack": ("make", "unpack", "Write the union into a new directory."),
     "validate": ("registry", "validate", "Prove an image where it is: digests, sizes, diff_ids."),
     "version": ("about", "version", "Show lamina's version and its parts'."),
+    "waste": ("weigh", "waste", "Show bytes that an image need not have: copies, rewrites, leftovers, caches."),
 }
 
 
@@ -99,7 +109,7 @@ def command(name: str, example: str) -> Callable[[Any], click.Command]:
     """A click command whose help ends with an example, and whose first line is the overview's."""
 
     def decorate(function: Any) -> click.Command:
-        function.__doc__ = f"{function.__doc__ or VERBS[name][2]}\n\n\b\nExample:\n" + "\n".join(
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or VERBS[name][2])}\n\n\b\nExample:\n" + "\n".join(
             f"  {line}" for line in example.splitlines()
         )
         return click.command(name, short_help=VERBS[name][2])(function)

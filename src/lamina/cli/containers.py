@@ -1,4 +1,4 @@
-"""Verbs for containers: run, ps, rm, stop, kill, exec, diff, cp, commit."""
+"""Verbs for containers: run, ps, rm, stop, kill, exec, cp, commit; and `diff` of one container."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ _run_options = [
     click.option("--entrypoint", metavar="PROGRAM", help="Run this instead of the image's entrypoint."),
     click.option("--read-only", is_flag=True, help="Nothing but volumes and tmpfs can be written."),
     click.option("--network", "--net", default="", metavar="pasta|none|host", help="Default: pasta, else none."),
+    click.option("--userns", default="", metavar="host|auto", help="auto: ids of its own, root is nobody outside."),
     click.option("--hostname", default="", metavar="NAME", help="Default: the ID's first digits."),
     click.option("--add-host", multiple=True, metavar="NAME:ADDRESS", help="A line for /etc/hosts."),
     click.option("--cap-add", multiple=True, metavar="CAP", help="Add a capability, or ALL."),
@@ -111,7 +112,8 @@ def _run(
         raise UsageError("standard input is no terminal", hint="leave out -t")
     found = _image(session, image, pulling)
     store = session.writable_store
-    made = containers.create(store, found.stack, wanted, image=image)
+    containers.enter()
+    made = containers.create(store, found.stack, wanted, image=image, running=True)
     return containers.run(store, found.stack, made, wanted, runtime=runtime).code
 
 
@@ -151,6 +153,7 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
         read_only=given["read_only"],
         network=given["network"],
         hostname=given["hostname"],
+        userns=options.parse_userns(given["userns"]),
         name=given["name"],
         interactive=given["interactive"],
         tty=given["tty"],
@@ -302,7 +305,7 @@ def kill(session: Session, names: tuple[str, ...], number: str) -> None:
 @click.pass_obj
 def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) -> int:
     """Run another program in a container that runs; the exit code is the program's."""
-    from lamina.run.container import execute
+    from lamina.run.container import enter, execute
     from lamina.run.options import Wanted
 
     wanted = Wanted(
@@ -315,23 +318,22 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
     )
     if wanted.tty and not sys.stdin.isatty():
         raise UsageError("standard input is no terminal", hint="leave out -t")
-    return execute(session.store, session.store.containers.get(name), wanted)
+    container = session.store.containers.get(name)
+    enter(container)
+    return execute(session.store, container, wanted)
 
 
 exec_.allow_interspersed_args = False
 
 
-@command("diff", "lamina diff web\nlamina diff web --format json")
-@click.argument("name", metavar="CONTAINER")
-@format_option
-@click.pass_obj
-def diff(session: Session, name: str, format: str | None) -> None:
-    """List what a container changed: A added, C changed, D deleted."""
+def list_changes(session: Session, name: str, format: str | None) -> None:
+    """List what a container changed, for `diff` of one: A added, C changed, D deleted."""
     from lamina.run.commit import container_changes
-    from lamina.run.container import stack_of
+    from lamina.run.container import enter, stack_of
 
     store = session.store
     one = store.containers.get(name)
+    enter(one)
     found = container_changes(store, stack_of(store, one), one)
     rows = [{"Kind": change.how, "Path": "/" + os.fsdecode(change.path)} for change in found]
     if format is None:
@@ -351,7 +353,7 @@ def diff(session: Session, name: str, format: str | None) -> None:
 @click.pass_obj
 def cp(session: Session, source: str, target: str) -> None:
     """Copy files out of a container or into it, whether it runs or not. DIR/. is what is in DIR."""
-    from lamina.run.container import opened, stack_of
+    from lamina.run.container import enter, opened, owner_of, stack_of
     from lamina.run.copy import copy_in, copy_out
 
     (one, inner), (other, outer) = _place(source), _place(target)
@@ -359,11 +361,12 @@ def cp(session: Session, source: str, target: str) -> None:
         raise UsageError("one side is CONTAINER:PATH, the other a path of this machine", hint="see --help")
     store = session.store
     container = store.containers.get(one or other)
+    enter(container)
     with opened(store, stack_of(store, container), container) as inside:
         if one:
             copy_out(inside, inner, target)
         else:
-            copy_in(source, inside, outer)
+            copy_in(source, inside, outer, owner=owner_of(container))
 
 
 def _place(text: str) -> tuple[str, str]:
@@ -384,10 +387,11 @@ def commit(session: Session, /, name: str, image: str, message: str, author: str
     """Make an image of a container: its own image, and one layer of what it changed. Volumes are not part of it. With
     SOURCE_DATE_EPOCH the same changes give the same digest."""
     from lamina.run.commit import commit as make
-    from lamina.run.container import stack_of
+    from lamina.run.container import enter, stack_of
 
     store = session.writable_store
     one = store.containers.get(name)
+    enter(one)
     stack = stack_of(store, one)
     compression = given.pop("compression") or "gzip"
     changes = config_changes(stack.config, **given)

@@ -172,64 +172,42 @@ def _inspect(image: Image) -> dict[str, Any]:
 @click.pass_obj
 def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bool, format: str | None) -> None:
     """Show the build steps of an image, newest first, each beside the layer that it made."""
+    from lamina.insight.history import aligned
+
     opened = session.image(image)
-    layers = list(opened.stack.layers)
-    now, rows, json_rows, number = time.time(), [], [], 0
-    steps = list(opened.config.history)
-    first, top = opened.stack.first, opened.stack.first + len(layers) - 1
-    for step in steps:
-        number += not step.empty_layer
-        made = None if step.empty_layer or not first <= number <= top else layers[number - first]
-        if not step.empty_layer and made is None:
-            continue  # a step of a layer outside the range that was asked for, or one too many
+    stack = opened.stack
+    now, rows, json_rows = time.time(), [], []
+    for step in aligned(
+        opened.config.history,
+        len(opened.config.diff_ids),
+        low=stack.first,
+        high=stack.first + len(stack.layers) - 1,
+    ):
+        made = None if step.layer is None else stack.layers[step.layer - stack.first]
+        told = step.history
         digest = str(made.descriptor.digest) if made else None
         size = made.descriptor.size if made else 0
-        by = clean(step.created_by)
+        by = clean(told.created_by) if step.recorded else "<not recorded>"
         json_rows.append(
             {
-                "layer": number if made else None,
+                "layer": step.layer,
                 "digest": digest,
                 "size": size,
-                "created": step.created,
-                "created_by": step.created_by,
-                "comment": step.comment,
-                "empty_layer": step.empty_layer,
+                "created": told.created,
+                "created_by": told.created_by if step.recorded else None,
+                "comment": told.comment if step.recorded else None,
+                "empty_layer": told.empty_layer,
             }
         )
         rows.append(
             {
-                "Layer": number if made else "-",
+                "Layer": step.layer or "-",
                 "ID": digest if digest and no_trunc else made.descriptor.digest.short if made else "-",
-                "CreatedSince": age(step.created, now) if human else step.created or "N/A",
-                "CreatedAt": step.created or "",
+                "CreatedSince": age(told.created, now) if human else told.created or "N/A",
+                "CreatedAt": told.created or "",
                 "CreatedBy": by if no_trunc or len(by) <= 60 else by[:59] + "…",
                 "Size": human_size(size) if human else size,
-                "Comment": clean(step.comment),
-            }
-        )
-    for late in range(max(number, first - 1) + 1, top + 1):  # layers that the history forgot
-        made = layers[late - first]
-        digest = str(made.descriptor.digest)
-        json_rows.append(
-            {
-                "layer": late,
-                "digest": digest,
-                "size": made.descriptor.size,
-                "created": None,
-                "created_by": None,
-                "comment": None,
-                "empty_layer": False,
-            }
-        )
-        rows.append(
-            {
-                "Layer": late,
-                "ID": digest if no_trunc else made.descriptor.digest.short,
-                "CreatedSince": "N/A",
-                "CreatedAt": "",
-                "CreatedBy": "<not recorded>",
-                "Size": human_size(made.descriptor.size) if human else made.descriptor.size,
-                "Comment": "",
+                "Comment": clean(told.comment),
             }
         )
     rows.reverse()

@@ -68,6 +68,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
 def fsck(session: Session, repair: bool, format: str | None) -> int:
     """Check every byte of the store: blobs, names, layers. Exit code 1 if an image is not whole."""
     from lamina.store.fsck import fsck as check
+    from lamina.view.check import check_unions
 
     count = 0
 
@@ -76,6 +77,7 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
         count += 1
 
     findings = check(session.store, repair=repair, on_blob=counted)
+    findings += check_unions(session.store, repair=repair)
     bad = [f for f in findings if f.severity == "error" or (f.severity == "derived" and not f.repaired)]
     if format == "json":
         emit_json(

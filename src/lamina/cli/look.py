@@ -19,7 +19,7 @@ from lamina.layer.entry import Entry, Kind
 
 if TYPE_CHECKING:
     from lamina.insight.blame import Blame
-    from lamina.union.tree import Tree
+    from lamina.union.tree import Tree, Union
 
 _LETTER = {
     Kind.FILE: "-",
@@ -86,7 +86,7 @@ def ls(
 ) -> None:
     """List directories of the union of an image's layers. Nothing is unpacked."""
     opened = session.image(image)
-    tree, first = opened.tree, opened.stack.first
+    tree, first = opened.union, opened.stack.first
     nodes: list[tuple[bytes, int]] = []
     for path in paths or ("/",):
         top = to_bytes(path)
@@ -118,13 +118,13 @@ def ls(
             write(clean(name))
 
 
-def _ls_row(tree: Tree, first: int, name: bytes, node: int) -> dict[str, Any]:
-    entry, origin = tree.entry(node), tree.origin(node)
+def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
+    entry, stated = tree.entry(node), tree.layer(node)
     text = clean(name)
     if entry.kind == Kind.SYMLINK:
         text += f" -> {clean(entry.link)}"
     device = entry.kind in (Kind.CHAR, Kind.BLOCK)
-    layer = first + origin[0] if origin else None
+    layer = None if stated is None else first + stated
     return {
         "Name": clean(name),
         "Text": text,
@@ -153,7 +153,7 @@ def _ls_row(tree: Tree, first: int, name: bytes, node: int) -> dict[str, Any]:
 def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
     """Print files of the union, byte for byte. Symlinks are followed inside the image."""
     opened = session.image(image)
-    tree = opened.tree
+    tree = opened.union
     nodes = []
     for path in paths:  # all are looked up before the first is printed
         node = tree.lookup(to_bytes(path), follow=True)
@@ -163,7 +163,7 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
         nodes.append(node)
     out = sys.stdout.buffer
     for node in nodes:
-        with opened.stack.open_file(node) as stream:
+        with opened.stack.open_stored(tree.stored(node)) as stream:
             while data := stream.read(_COPY):
                 out.write(data)
     out.flush()
@@ -179,19 +179,19 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
 def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool, format: str | None) -> None:
     """Show all that the union knows of a path, and which layer says so."""
     opened = session.image(image)
-    tree = opened.tree
+    tree = opened.union
     values = []
     for path in paths:
         node = tree.lookup(to_bytes(path), follow=dereference)
-        entry, origin = tree.entry(node), tree.origin(node)
-        layer = opened.stack.layers[origin[0]] if origin else None
+        entry, stated = tree.entry(node), tree.layer(node)
+        layer = None if stated is None else opened.stack.layers[stated]
         values.append(
             {
                 **entry_json(entry),
                 "links": tree.links(node),
-                "layer": opened.stack.first + origin[0] if origin else None,
+                "layer": None if stated is None else opened.stack.first + stated,
                 "layer_digest": str(layer.descriptor.digest) if layer else None,
-                "implied": origin is None,
+                "implied": stated is None,
             }
         )
     if format == "json":

@@ -102,9 +102,8 @@ def _words(text: str, flag: str) -> list[str]:
         raise UsageError(f"{flag} {text!r:.200}: {error}") from None
 
 
-def _base(session: Session, name: str | None) -> Stack | None:
-    if name is None:
-        return None
+def base_stack(session: Session, name: str) -> Stack:
+    """An image of the store, to make another one of. Raises UsageError where it is elsewhere."""
     from lamina.spec.name import parse_name
 
     if parse_name(name).transport:
@@ -153,7 +152,7 @@ def pack(
 
     if not programs and not files:
         raise click.UsageError("name a program, or --file")
-    stack = _base(session, base)
+    stack = base_stack(session, base) if base is not None else None
     pairs = [split_pair(text) for text in files]
     items, paths = pack_items(programs, pairs, base=stack, stdlib=not no_stdlib, accounts=not no_accounts)
     changes = config_changes(stack.config if stack else None, env, cmd, entrypoint, workdir, user, label)
@@ -204,8 +203,7 @@ def append(
     from lamina.edit.append import whiteout, with_parents
     from lamina.scan.directory import scan, scan_file
 
-    stack = _base(session, image)
-    assert stack is not None
+    stack = base_stack(session, image)
     owner = None if keep_owner else (0, 0)
     items: list[Item] = []
     for text in sources:

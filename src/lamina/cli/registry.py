@@ -109,14 +109,8 @@ def manifest(session: Session, reference: str, local: bool) -> None:
         _out(reader.manifest(top))
 
 
-@command("config", "lamina config debian:12 | jq .config.Env")
-@_REF
-@_LOCAL
-@platform_option
-@registry_options
-@click.pass_obj
-def config(session: Session, reference: str, local: bool) -> None:
-    """Print the bytes of an image's config as its registry has them."""
+def print_config(session: Session, reference: str, local: bool) -> None:
+    """The bytes of an image's config as its registry has them, or with ``local`` the store."""
     from lamina.source import find_manifest, read_document
 
     reader, name = _place(session, reference, local)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import tempfile
 from collections.abc import Sequence
-from typing import IO
+from contextlib import ExitStack
 
-from lamina.errors import InvalidLayer, PathNotFound, UsageError
-from lamina.files import reported
-from lamina.layer.build import build_layer
+from lamina.edit.publish import Layer, Packing, made_layer, own_config, publish, require_bottom, timestamp
+from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.write import Item
-from lamina.source import BytesBlob, Stack, Writer
+from lamina.source import Stack, Writer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import Changes, History, ImageConfig
-from lamina.spec.manifest import build_manifest
-from lamina.spec.mediatype import DOCKER_CONFIG, OCI_CONFIG, is_docker
+from lamina.spec.mediatype import OCI_CONFIG, is_docker
 from lamina.spec.platform import Platform
 
 
@@ -41,42 +37,22 @@ def append(
     manifest's descriptor. Raises PathNotFound (a whiteout of what is not there), InvalidLayer (a path twice),
     UsageError, BlobNotFound (the target lacks a layer), SystemFailure.
     """
-    if base is not None and base.first != 1:
-        raise UsageError(f"{base.name} lacks its lower layers", hint="a range must begin at layer 1 to build on it")
+    if base is not None:
+        require_bottom(base)
     _check_whiteouts(base, items)
-    docker = base is not None and is_docker(base.manifest.media_type)
-    created = _now(epoch)
+    docker = base is not None and is_docker(base.manifest.media_type) and compression != "zstd"
+    created = timestamp(epoch)
     step = History(created=created, created_by=created_by, comment=comment)
-    with tempfile.TemporaryFile(prefix="lamina-") as blob:
-        config = _base_config(base, platform or Platform.host(), docker)
-        layers = [handle.descriptor for handle in base.layers] if base else []
-        built = None
+    config = own_config(base) if base else ImageConfig.build(platform or Platform.host(), media_type=OCI_CONFIG)
+    layers: list[Layer] = [handle.descriptor for handle in base.layers] if base else []
+    with ExitStack() as files:
         if items:
-            with reported(tempfile.gettempdir()):
-                built = build_layer(
-                    items,
-                    blob,
-                    compression=compression,
-                    level=level,
-                    epoch=epoch,
-                    docker=docker and compression != "zstd",
-                )
-                blob.flush()
-            config = config.add_layer(built.diff_id, step)
-            layers.append(built.descriptor)
+            packing = Packing(compression, level, epoch)
+            made = files.enter_context(made_layer(items, packing, docker=docker, clamp=True))
+            config = config.add_layer(made.diff_id, step)
+            layers.append(made)
         merged: Changes = {**(changes or {}), "created": created}
-        config = config.with_(**merged)
-        manifest = build_manifest(config.descriptor, layers, docker=docker and compression != "zstd")
-        with target.session(f"append {name}"):
-            if built is not None and not target.has(built.descriptor):
-                target.put_blob(built.descriptor, _FileBlob(built.descriptor, blob), diff_id=built.diff_id)
-            for layer in layers:
-                target.has(layer)  # protects it; put_manifest says which one is missing
-            if not target.has(config.descriptor):
-                target.put_blob(config.descriptor, BytesBlob(config.descriptor, config.raw))
-            target.put_manifest(manifest.descriptor, manifest.raw)
-            target.tag(name, manifest.descriptor)
-    return manifest.descriptor
+        return publish(target, name, layers, config.with_(**merged), docker=docker, purpose="append")
 
 
 def whiteout(path: bytes) -> Item:
@@ -113,49 +89,3 @@ def _check_whiteouts(base: Stack | None, items: Sequence[Item]) -> None:
             raise PathNotFound(
                 f"nothing to remove at /{path.decode('utf-8', 'backslashreplace')}", hint="see `lamina ls`"
             )
-
-
-def _base_config(base: Stack | None, platform: Platform, docker: bool) -> ImageConfig:
-    if base is None:
-        return ImageConfig.build(platform, media_type=DOCKER_CONFIG if docker else OCI_CONFIG)
-    return base.config.keep_layers(len(base.layers))
-
-
-def _now(epoch: int | None) -> str:
-    moment = (
-        datetime.datetime.now(datetime.UTC) if epoch is None else datetime.datetime.fromtimestamp(epoch, datetime.UTC)
-    )
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class _FileBlob:
-    """A ``Blob`` in an open file, read once."""
-
-    origin = ""
-
-    def __init__(self, descriptor: Descriptor, file: IO[bytes]) -> None:
-        self.descriptor = descriptor
-        self._file = file
-
-    def open(self, start: int = 0, end: int | None = None) -> _Borrowed:
-        self._file.seek(start)
-        return _Borrowed(self._file)
-
-
-class _Borrowed:
-    """Reads a file that somebody else closes."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def read(self, size: int = -1, /) -> bytes:
-        return self._file.read(size)
-
-    def close(self) -> None:
-        """Not ours."""
-
-    def __enter__(self) -> _Borrowed:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -10,7 +10,7 @@ import glob
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol, cast
 
 from lamina.errors import InvalidContent, NotFound
 
@@ -45,21 +45,36 @@ def is_elf(path: str) -> bool:
 def read_elf(path: str) -> Elf | None:
     """None for what is no ELF object. Raises InvalidContent for a malformed one."""
     with open(path, "rb") as file:
-        if file.read(4) != _MAGIC:
-            return None
-        file.seek(0)
-        try:
-            return _parse(path, file)
-        except Exception as error:  # noqa: BLE001  (pyelftools raises what it meets: struct, construct, assert)
-            raise InvalidContent(f"{path} is a malformed ELF file: {error!r:.100}", hint="is it damaged?") from None
+        return parse_elf(path, file)
 
 
-def _parse(path: str, file: IO[bytes]) -> Elf:
+def parse_elf(path: str, file: Seekable) -> Elf | None:
+    """As ``read_elf``, of a file that is open; ``path`` is its name in messages."""
+    if file.read(4) != _MAGIC:
+        return None
+    file.seek(0)
+    try:
+        return _parse(path, file)
+    except Exception as error:  # noqa: BLE001  (pyelftools raises what it meets: struct, construct, assert)
+        raise InvalidContent(f"{path} is a malformed ELF file: {error!r:.100}", hint="is it damaged?") from None
+
+
+class Seekable(Protocol):
+    """A file to be read at any place."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+    def tell(self) -> int: ...
+
+
+def _parse(path: str, file: Seekable) -> Elf:
     from elftools.elf.dynamic import DynamicSegment
     from elftools.elf.elffile import ELFFile
     from elftools.elf.segments import InterpSegment
 
-    elf: Any = ELFFile(file)
+    elf: Any = ELFFile(cast(IO[bytes], file))
     interpreter = None
     needed: list[str] = []
     rpath: list[str] = []

@@ -276,8 +276,8 @@ class LayerIndex:
 
     def basenames(self) -> list[bytes]:
         """The base names of all rows at once (about 100 bytes of memory each: for one merge, not to keep)."""
-        heap, at = bytes(self._names), self.name_at.tolist()
-        return [heap[start:end] for start, end in itertools.pairwise(at)]
+        heap = bytes(self._names)
+        return [heap[start:end] for start, end in itertools.pairwise(self.name_at)]
 
     @property
     def directory_count(self) -> int:

@@ -1,7 +1,8 @@
 """Layers written: the same entries give the same bytes, anywhere.
 
 Plain ustar where it says all, PAX records where not (long or non-ASCII-safe names, big numbers, fractions of
-seconds, xattrs). No user or host names, no access times. The archive ends with two zero blocks and nothing more.
+seconds, xattrs, sparse files as GNU tar's format 1.0). No user or host names, no access times. The archive ends with
+two zero blocks and nothing more.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from lamina.layer.tarheader import BLOCK, SCHILY_XATTR
 from lamina.layer.whiteout import opaque_path_for, path_for
 
 _CHUNK = 1 << 20
+_NAMES = (b"path", b"linkpath", b"GNU.sparse.name")
 _FLAGS = {
     Kind.FILE: b"0",
     Kind.HARDLINK: b"1",
@@ -35,7 +37,8 @@ class Readable(Protocol):
 
 
 Content = bytes | Callable[[], Readable] | None
-"""What a file holds: bytes, or a function that opens it; None for everything that is no file."""
+"""What a file holds: bytes, or a function that opens it (for a sparse entry, something that can seek); None for
+everything that is no file."""
 Item = tuple[Entry, Content]
 Write = Callable[[bytes], object]
 
@@ -57,6 +60,9 @@ class LayerWriter:
             return
         if kind != Kind.FILE:
             self._header(entry, 0)
+            return
+        if entry.sparse is not None and callable(content):
+            self._sparse(entry, entry.sparse, content)
             return
         self._header(entry, entry.size)
         if isinstance(content, bytes):
@@ -86,7 +92,34 @@ class LayerWriter:
         finally:
             stream.close()
 
-    def _header(self, entry: Entry, size: int) -> None:
+    def _sparse(self, entry: Entry, segments: tuple[tuple[int, int], ...], content: Callable[[], Readable]) -> None:
+        """The map as text in the member's first blocks, then the data segments only."""
+        lines = [len(segments), *(number for segment in segments for number in segment)]
+        table = b"".join(b"%d\n" % number for number in lines)
+        table += bytes(-len(table) % BLOCK)
+        stored = len(table) + sum(length for _, length in segments)
+        self._header(entry, stored, sparse=True)
+        self._write(table)
+        stream = content()
+        try:
+            seek = getattr(stream, "seek", None)
+            if seek is None:
+                raise UsageError(f"{entry.path!r:.200} is sparse, and its content can't be read by position")
+            for start, left in segments:
+                seek(start)
+                while left > 0:
+                    data = stream.read(min(left, _CHUNK))
+                    if not data:
+                        raise UsageError(
+                            f"{entry.path!r:.200} changed while it was read", hint="try again when it is quiet"
+                        )
+                    self._write(data)
+                    left -= len(data)
+        finally:
+            stream.close()
+        self._write(bytes(-stored % BLOCK))
+
+    def _header(self, entry: Entry, size: int, *, sparse: bool = False) -> None:
         kind = entry.kind
         name = entry.path + b"/" if kind == Kind.DIRECTORY and entry.path else entry.path or b"./"
         seconds, nanoseconds = divmod(entry.mtime, 1_000_000_000)
@@ -94,6 +127,13 @@ class LayerWriter:
             seconds, nanoseconds = self._epoch, 0
         records: list[tuple[bytes, bytes]] = []
         split = _split_name(name)
+        if sparse:
+            records += [
+                (b"GNU.sparse.major", b"1"),
+                (b"GNU.sparse.minor", b"0"),
+                (b"GNU.sparse.name", name),
+                (b"GNU.sparse.realsize", b"%d" % entry.size),
+            ]
         if split is None:
             records.append((b"path", name))
             split = name[:100], b""
@@ -115,7 +155,7 @@ class LayerWriter:
             seconds = 0
         records += [(SCHILY_XATTR + key, value) for key, value in sorted(entry.xattrs.items())]
         if records:
-            if any(not _is_utf8(value) for key, value in records if key in (b"path", b"linkpath")):
+            if any(not _is_utf8(value) for key, value in records if key in _NAMES):
                 records.insert(0, (b"hdrcharset", b"BINARY"))
             body = b"".join(_record(key, value) for key, value in records)
             self._write(

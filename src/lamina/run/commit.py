@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lamina.edit.append import append, with_parents
@@ -24,6 +25,13 @@ def container_changes(store: Store, stack: Stack, container: Container) -> list[
     return changes(stack.tree(), _items(store, container), _made(container))
 
 
+def container_items(
+    store: Store, stack: Stack, container: Container, on_warning: OnWarning = lambda text: None
+) -> list[Item]:
+    """What the container changed, as entries of a layer on top of its image's. Raises SystemFailure."""
+    return real_items(stack.tree(), _items(store, container, on_warning), _made(container))
+
+
 def commit(
     store: Store,
     stack: Stack,
@@ -37,10 +45,9 @@ def commit(
     on_warning: OnWarning = lambda text: None,
 ) -> Descriptor:
     """The container's image with one more layer, named ``name``. Raises as ``edit.append``."""
-    items = real_items(stack.tree(), _items(store, container, on_warning), _made(container))
     return append(
         stack,
-        with_parents(items, stack),
+        with_parents(container_items(store, stack, container, on_warning), stack),
         store,
         name,
         created_by=" ".join(container.command),
@@ -52,7 +59,14 @@ def commit(
 
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:
-    return list(scan_upper(store.containers.path(container.id, "upper"), on_warning=on_warning))
+    found = scan_upper(store.containers.path(container.id, "upper"), on_warning=on_warning)
+    first = container.first_id
+    if not first:
+        return list(found)
+    return [
+        (replace(entry, uid=max(entry.uid - first, 0), gid=max(entry.gid - first, 0)), opened)
+        for entry, opened in found
+    ]
 
 
 def _made(container: Container) -> frozenset[bytes]:

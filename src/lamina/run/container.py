@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
-from lamina.files import replace_file, reported
-from lamina.run import network
+from lamina.files import reported
+from lamina.run import bubblewrap, network
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Wanted, argv, parse_name
-from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_runtime, kill, run_bundle
+from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, held, runtime_spec
 from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
+from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.lower import sweep
 from lamina.view.mount import Top, mount_union
@@ -35,11 +35,13 @@ from lamina.view.mount import Top, mount_union
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
+_IDS = 1 << 16
 _LINUX_INITS = ("tini", "catatonit", "dumb-init")
 
 
-def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Container:
-    """A container of the whole image, not run yet. Raises Conflict (the name is taken), UsageError, NotFound."""
+def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "", running: bool = False) -> Container:
+    """A container of the whole image; ``running``: this process is about to run it. Raises Conflict (the name is
+    taken), UsageError, NotFound."""
     identity = os.urandom(32).hex()
     config = stack.config
     container = Container(
@@ -53,6 +55,8 @@ def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Co
         created=time.time(),
         command=argv(wanted, config.entrypoint, config.cmd),
     )
+    if running:
+        container = container.looked_after()
     digests = [stack.manifest.descriptor.digest, *stack.diff_ids]
     root = store.roots.create(f"container {container.name}")
     try:
@@ -66,9 +70,22 @@ def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "") -> Co
                 os.mkdir(store.containers.path(identity, name), 0o700)
             os.chmod(store.containers.path(identity, "upper"), 0o755)
     except BaseException:
+        import shutil
+
         shutil.rmtree(store.containers.path(identity), ignore_errors=True)
         raise
     return container
+
+
+def enter(container: Container | None = None) -> None:
+    """Get the rights to work with containers: a plain user becomes root of a user namespace, that of the running
+    ``container`` with its mounts, or a new one. For good. Raises as ``rights.become_root``."""
+    if rights.may_mount():
+        return
+    if container is not None and container.is_running:
+        rights.join(container.pid)
+    else:
+        rights.become_root()
 
 
 def stack_of(store: Store, container: Container) -> Stack:
@@ -81,38 +98,92 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
     even be tried."""
     if not hasattr(os, "geteuid"):
         raise Unsupported("only Linux runs containers", hint="look into the image with ls, cat, unpack")
-    found = find_runtime(runtime)
-    container = store.containers.looked_after(container, runtime=found.program)
     ended = Ended(125)
+    if not container.is_running:
+        container = container.looked_after()
+        store.containers.write(container)
     try:
-        with _mounted(store, stack, container, found, wanted) as container:
+        found = find_runtime(runtime)
+        if not found.cgroups and (wanted.memory, wanted.cpus, wanted.pids) != (None, None, None):
+            raise Unsupported(
+                "memory, processors and processes can't be limited here: there is no cgroup for this user",
+                hint="leave --memory, --cpus and --pids-limit out",
+            )
+        container = replace(container, first_id=_first_id(container, wanted, found))
+        with _mounted(store, stack, container, found, wanted) as view:
+            container = replace(container, runtime=found.program, view=view)
             ended = _run(store, stack, container, found, wanted)
     finally:
         container = store.containers.get(container.id)
-        store.containers.write(
-            replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
-        )
         if wanted.remove:
-            remove(store, store.containers.get(container.id))
+            remove(store, container)
+        else:
+            store.containers.write(
+                replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
+            )
     return ended
 
 
 @contextmanager
-def _mounted(
-    store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted
-) -> Iterator[Container]:
-    """The union with the container's writable top at ``rootfs``."""
+def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted) -> Iterator[str]:
+    """The union with the container's writable top at ``rootfs``; the view that was taken."""
     path = store.containers.path
     rootfs = path(container.id, "rootfs")
-    top = Top(path(container.id, "upper"), path(container.id, "work"), devices=runtime.devices)
-    view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
+    top = Top(
+        path(container.id, "upper"), path(container.id, "work"), devices=runtime.devices, volatile=wanted.remove
+    )
+    with _mapped(store, container, top) as top:
+        view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
     try:
-        container = replace(container, view=view)
-        store.containers.write(container)
-        yield container
+        if container.first_id:
+            os.makedirs(_open_place(container), mode=0o711, exist_ok=True)
+            kernel.bind(rootfs, _open_place(container), attributes=kernel.NO_DEVICES)
+        yield view
     finally:
+        _close_place(container)
         kernel.unmount(rootfs)
         sweep(store)
+
+
+def _open_place(container: Container) -> str:
+    """Where a user namespace's root, nobody outside, reaches the root file system: the store is closed to it."""
+    return os.path.join("/run/lamina-open", container.id)
+
+
+def _close_place(container: Container) -> None:
+    place = _open_place(container)
+    if container.first_id and os.path.isdir(place):
+        with suppress(SystemFailure):  # not mounted any more
+            kernel.unmount(place)
+        os.rmdir(place)
+
+
+def _first_id(container: Container, wanted: Wanted, runtime: Runtime) -> int:
+    """What the ids of the container's user namespace begin with outside: a block high up, where nobody's are, chosen
+    by the container's own number; 0 without one. Raises Unsupported."""
+    if not wanted.userns:
+        return 0
+    if not rights.is_root() or runtime.is_bubblewrap:
+        raise Unsupported("only the machine's root, with runc or crun, may choose ids", hint="leave --userns out")
+    return 0x70000000 + int(container.id[:3], 16) * _IDS
+
+
+def _ranges(container: Container) -> list[rights.Range]:
+    return [(0, container.first_id, _IDS)] if container.first_id else []
+
+
+@contextmanager
+def _mapped(store: Store, container: Container, top: Top) -> Iterator[Top]:
+    """``top`` with the container's ids."""
+    if not container.first_id:
+        yield top
+        return
+    namespace = rights.nested(_ranges(container))
+    try:
+        scratch = store.containers.path(container.id, "bundle")
+        yield replace(top, devices=False, mapped=namespace, scratch=scratch)
+    finally:
+        os.close(namespace)
 
 
 def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted) -> Ended:
@@ -128,7 +199,10 @@ def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wan
         for name in ("pid", "runtime.log"):
             if os.path.exists(os.path.join(bundle, name)):
                 os.unlink(os.path.join(bundle, name))
-        replace_file(os.path.join(bundle, "config.json"), [json.dumps(spec).encode()])
+        _write(os.path.join(bundle, "config.json"), json.dumps(spec))
+        if runtime.is_bubblewrap:
+            with Inside(rootfs) as inside:
+                return bubblewrap.run(runtime.program, bundle, spec, inside, interactive=wanted.interactive)
         try:
             return run_bundle(runtime, _state(store), bundle, container.id, interactive=wanted.interactive)
         finally:
@@ -156,7 +230,7 @@ def _spec(
     cwd = wanted.workdir or config.working_dir or "/"
     mounts = _binds(store, container, wanted, config.volumes, inside)
     place = Place(
-        rootfs=inside.root,
+        rootfs=_open_place(container) if container.first_id else inside.root,
         hostname=hostname,
         files=_files(store, container, wanted, hostname, kind),
         mounts=mounts,
@@ -165,15 +239,23 @@ def _spec(
         network="host" if kind == "host" else namespace,
         seccomp=_seccomp(wanted, runtime, config.architecture),
         init=_init_program() if wanted.init else "",
+        user_namespace=_ranges(container),
+        plain=not rights.is_root(),
+        tty_group=rights.has_id(5, group=True),
     )
     env = environment(wanted, config.env, user.home, hostname)
     spec = runtime_spec(wanted, container.command, env, cwd, user, place)
     if not inside.is_there(cwd):
-        inside.make(cwd, directory=True)
-    return spec, _make_places(inside, spec["mounts"])
+        inside.make(cwd, directory=True, owner=owner_of(container))
+    return spec, _make_places(inside, spec["mounts"], owner_of(container))
 
 
-def _make_places(inside: Inside, mounts: list[dict[str, Any]]) -> list[str]:
+def owner_of(container: Container) -> tuple[int, int]:
+    """The container's root, as its files have it."""
+    return container.first_id, container.first_id
+
+
+def _make_places(inside: Inside, mounts: list[dict[str, Any]], owner: tuple[int, int]) -> list[str]:
     """Make what mounts cover where the image has it not, but below other mounts; what was made."""
     made: list[str] = []
     covered: list[str] = []
@@ -181,7 +263,7 @@ def _make_places(inside: Inside, mounts: list[dict[str, Any]]) -> list[str]:
         target = os.path.normpath(mount["destination"])
         if not any(target.startswith(other + "/") for other in covered):
             directory = mount["type"] != "bind" or os.path.isdir(mount["source"])
-            made += inside.make(target, directory=directory, quiet=True)
+            made += inside.make(target, directory=directory, owner=owner, quiet=True)
         covered.append(target)
     return made
 
@@ -232,9 +314,16 @@ def _files(store: Store, container: Container, wanted: Wanted, hostname: str, ki
     found = {}
     for name, text in texts.items():
         file = store.containers.path(container.id, "bundle", name)
-        replace_file(file, [text.encode()], mode=0o644)
+        _write(file, text)
         found[f"/etc/{name}"] = file
     return found
+
+
+def _write(path: str, text: str) -> None:
+    """A file of the bundle: made anew for each start, so nothing is lost with it."""
+    with reported(path), open(path, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
 
 
 def _seccomp(wanted: Wanted, runtime: Runtime, architecture: str) -> dict[str, Any] | None:
@@ -253,7 +342,7 @@ def _seccomp(wanted: Wanted, runtime: Runtime, architecture: str) -> dict[str, A
 
 def _init_program() -> str:
     for name in _LINUX_INITS:
-        found = shutil.which(name)
+        found = find_program(name)
         if found:
             return found
     raise NotFound("no init program here", hint=f"install one of {', '.join(_LINUX_INITS)}")
@@ -261,7 +350,7 @@ def _init_program() -> str:
 
 def _state(store: Store) -> str:
     """The runtime's directory of states: gone at the next boot, as the containers are."""
-    directory = os.path.join("/run" if os.geteuid() == 0 else store.paths.root, "lamina-runtime")
+    directory = os.path.join("/run" if rights.is_root() else store.paths.root, "lamina-runtime")
     with reported(directory):
         os.makedirs(directory, mode=0o700, exist_ok=True)
     return directory
@@ -279,19 +368,28 @@ def remove(store: Store, container: Container, *, force: bool = False) -> None:
     directory = store.containers.path(container.id)
     with reported(directory):
         record = os.path.join(directory, "container.json")
-        shutil.rmtree(os.path.join(directory, "upper"), ignore_errors=True)
-        for name in sorted(os.listdir(directory)):
+        # what people wrote goes first; the record stays until all is gone
+        for name in sorted(os.listdir(directory), reverse=True):
             path = os.path.join(directory, name)
             if os.path.isdir(path):
-                shutil.rmtree(path)
+                remove_tree(path)
         os.unlink(record)
         os.rmdir(directory)
+
+
+def _kill(store: Store, container: Container, signal: str) -> None:
+    """A signal for the first process. Raises SystemFailure, UsageError."""
+    runtime = find_runtime(container.runtime)
+    if runtime.is_bubblewrap:
+        bubblewrap.kill(store.containers.path(container.id, "bundle"), signal)
+    else:
+        kill(runtime, _state(store), container.id, signal)
 
 
 def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
     """Send a signal and wait until nobody looks after the container. Raises SystemFailure."""
     try:
-        kill(find_runtime(container.runtime), _state(store), container.id, signal)
+        _kill(store, container, signal)
     except LaminaError:
         if container.is_running:
             raise
@@ -310,6 +408,7 @@ def settle(store: Store, container: Container) -> None:
     network.Pasta.close_left(store.containers.path(container.id, "bundle"))
     if container.runtime and os.path.isdir(os.path.join(_state(store), container.id)):
         delete(find_runtime(container.runtime), _state(store), container.id)
+    _close_place(container)
     if os.path.ismount(rootfs):
         kernel.unmount(rootfs)
         sweep(store)
@@ -325,7 +424,10 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
         return
     settle(store, container)
     top = Top(store.containers.path(container.id, "upper"), store.containers.path(container.id, "work"))
-    mount_union(store, stack, rootfs, view=container.view, top=top)
+    remove_tree(top.work)  # a lost --rm container's says that the upper directory may not be whole: only a crash of
+    os.mkdir(top.work, 0o700)  # the machine makes it so
+    with _mapped(store, container, top) as top:
+        mount_union(store, stack, rootfs, view=container.view, top=top)
     try:
         with Inside(rootfs) as inside:
             yield inside
@@ -337,12 +439,16 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
 def signal_container(store: Store, container: Container, signal: str) -> None:
     """Send a signal to the first process. Raises Conflict where the container does not run, SystemFailure."""
     _check_running(container)
-    kill(find_runtime(container.runtime), _state(store), container.id, signal)
+    _kill(store, container, signal)
 
 
 def execute(store: Store, container: Container, wanted: Wanted) -> int:
     """Run ``wanted.command`` in the running container; its exit code. Raises Conflict, NotFound."""
+    import tempfile
+
     _check_running(container)
+    if find_runtime(container.runtime).is_bubblewrap:
+        raise Unsupported("nothing more can be run in bubblewrap's containers", hint="install runc or crun")
     bundle = store.containers.path(container.id, "bundle")
     with reported(bundle), open(os.path.join(bundle, "config.json"), "rb") as file:
         process = json.load(file)["process"]

@@ -35,8 +35,8 @@ def copy_out(inside: Inside, path: str, target: str, *, content_only: bool = Fal
             _copy(above, name, there, os.path.basename(new), (os.geteuid(), os.getegid()))
 
 
-def copy_in(source: str, inside: Inside, path: str) -> None:
-    """Copy ``source`` of this machine to ``path`` of the container, where it belongs to root. Raises as above."""
+def copy_in(source: str, inside: Inside, path: str, *, owner: tuple[int, int] = (0, 0)) -> None:
+    """Copy ``source`` of this machine to ``path`` of the container, for ``owner``. Raises as above."""
     content_only = source.endswith("/.") and os.path.isdir(source)
     try:
         descriptor = inside.open(path, os.O_PATH)
@@ -49,9 +49,9 @@ def copy_in(source: str, inside: Inside, path: str) -> None:
     source = os.path.abspath(source)
     if content_only:
         if not is_directory:
-            inside.make(path, directory=True)
+            inside.make(path, directory=True, owner=owner)
         with _directory(source) as above, _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as there:
-            _copy_below(above, there, (0, 0))
+            _copy_below(above, there, owner)
         return
     if not os.path.lexists(source):
         raise NotFound(f"no {source!r:.200}", hint="check the path")
@@ -59,10 +59,10 @@ def copy_in(source: str, inside: Inside, path: str) -> None:
     with _directory(os.path.dirname(source)) as above:
         if is_directory:
             with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as there:
-                _copy(above, name, there, name, (0, 0))
+                _copy(above, name, there, name, owner)
             return
         with inside.parent(path) as (there, new):
-            _copy(above, name, there, new, (0, 0))
+            _copy(above, name, there, new, owner)
 
 
 @contextmanager

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterable
 
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.files import reported
 from lamina.run.options import NETWORKS
+from lamina.run.runtime import find_program
 
+_TUN = "/dev/net/tun"
 _LOCAL = ("127.", "::1", "0.0.0.0")
 _HOSTS = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -23,14 +23,23 @@ ff02::2\tip6-allrouters
 
 
 def choose(wanted: str) -> str:
-    """One of NETWORKS: what was asked, or pasta where it is installed, else none. Raises UsageError, NotFound."""
+    """One of NETWORKS: what was asked, or pasta where it works, else none. Raises UsageError, NotFound."""
     if wanted in ("", "default", "private"):
-        return "pasta" if shutil.which("pasta") else "none"
+        return "none" if _without_pasta() else "pasta"
     if wanted not in NETWORKS:
         raise UsageError(f"no network {wanted!r:.60}", hint=f"one of {', '.join(NETWORKS)}")
-    if wanted == "pasta" and not shutil.which("pasta"):
-        raise NotFound("pasta is not installed", hint="install the package passt, or take --network host or none")
+    if wanted == "pasta" and (reason := _without_pasta()):
+        raise NotFound(reason, hint="or take --network host or none")
     return wanted
+
+
+def _without_pasta() -> str:
+    """Why there is no pasta, or ""."""
+    if not find_program("pasta"):
+        return "pasta is not installed: install the package passt"
+    if not os.access(_TUN, os.R_OK | os.W_OK):
+        return f"pasta needs {_TUN}, which is not there, or not for this user"
+    return ""
 
 
 def hosts_file(hostname: str, more: Iterable[tuple[str, str]]) -> str:
@@ -112,6 +121,8 @@ def _is_namespace(path: str) -> bool:
 
 
 def _check(words: list[str]) -> None:
+    import subprocess
+
     done = subprocess.run(words, capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]

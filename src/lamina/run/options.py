@@ -58,6 +58,7 @@ class Wanted:
     remove: bool = False
     view: str = ""
     add_hosts: tuple[tuple[str, str], ...] = ()
+    userns: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -132,6 +133,13 @@ def parse_host(word: str) -> tuple[str, str]:
         return name, str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
         raise UsageError(f"{word!r:.100} is no NAME:ADDRESS", hint="like db:10.0.0.5") from None
+
+
+def parse_userns(word: str) -> str:
+    """ "host" (no further user namespace; also for "") or "auto" (one with ids of its own). Raises UsageError."""
+    if word not in ("", "host", "auto"):
+        raise UsageError(f"no user namespace {word!r:.60}", hint="host (the default) or auto")
+    return "" if word == "host" else word
 
 
 def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> tuple[str, ...]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from lamina import rights
 from lamina.errors import NotFound, SystemFailure
 
 NAMES = ("crun", "runc")
 """Tried in this order: crun starts in half the time."""
+BUBBLEWRAP = "bwrap"
+"""The last choice."""
 CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """docker's exit codes for a container that did not start."""
+_CAP_SYS_RESOURCE = 24
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
 _NOT_THERE = ("executable file", "no such file or directory")
 _REFUSED = ("permission denied", "is a directory", "exec format error")
@@ -34,26 +37,51 @@ class Runtime:
     options: tuple[str, ...] = ()
 
     @property
-    def name(self) -> str:
-        return os.path.basename(self.program)
+    def is_bubblewrap(self) -> bool:
+        return os.path.basename(self.program) == BUBBLEWRAP
 
 
 def find_runtime(wanted: str = "") -> Runtime:
     """The runtime of this name or path, or the first that is here and works. Raises NotFound."""
     hybrid = os.path.isdir("/sys/fs/cgroup/unified")  # crun refuses such hierarchies: the last choice there
     for name in (wanted,) if wanted else NAMES[::-1] if hybrid else NAMES:
-        program = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin")
-        if program is None:
+        program = find_program(name)
+        if not program or os.path.basename(name) == BUBBLEWRAP:
             continue
-        if os.path.basename(program) == "crun" and hybrid:
+        if os.path.basename(program) == "crun" and (hybrid or not _may_guard()):
             return Runtime(program, False, False, ("--cgroup-manager=disabled",))
-        return Runtime(program, True, _guards_devices())
+        guarded = rights.is_root()  # a plain user's cgroups are somebody else's
+        return Runtime(program, guarded, guarded and _guards_devices())
+    program = find_program(wanted or BUBBLEWRAP)
+    if os.path.basename(program) == BUBBLEWRAP:
+        return Runtime(program, False, False)
     what = wanted or " or ".join(NAMES)
-    raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun")
+    raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun, or bubblewrap")
+
+
+def find_program(name: str) -> str:
+    """Its path, as a shell finds it, or where administrators have theirs; "" where it is not there."""
+    if "/" in name:
+        return name if os.access(name, os.X_OK) else ""
+    for directory in (*os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/sbin"):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return ""
 
 
 def _guards_devices() -> bool:
     return os.path.isdir("/sys/fs/cgroup/devices") or os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+
+
+def _may_guard() -> bool:
+    """Whether crun can load its program that guards devices: it raises the limit of locked memory for that."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
+    except (OSError, StopIteration, ValueError):
+        return True
+    return bool(held >> _CAP_SYS_RESOURCE & 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +105,7 @@ def run_bundle(
     log = os.path.join(bundle, "runtime.log")
     command = [runtime.program, "--root", state, "--log", log, "--log-format", "json", *runtime.options]
     command += ["run", "--bundle", bundle, "--pid-file", os.path.join(bundle, "pid"), identity]
-    code = _spawned(command, interactive)
+    code = spawned(command, interactive)
     message = _failure(log) if code else ""
     if not message or os.path.exists(os.path.join(bundle, "pid")):
         return Ended(code)
@@ -87,11 +115,13 @@ def run_bundle(
 def exec_process(runtime: Runtime, state: str, identity: str, process: str, *, interactive: bool) -> int:
     """Run the process of the file ``process`` (runtime-spec config.md, "Process") in the container; its exit code."""
     command = [runtime.program, "--root", state, *runtime.options, "exec", "--process", process, identity]
-    return _spawned(command, interactive)
+    return spawned(command, interactive)
 
 
 def delete(runtime: Runtime, state: str, identity: str) -> None:
     """Let the runtime forget the container, killing what may be left of it."""
+    import subprocess
+
     subprocess.run(
         [runtime.program, "--root", state, *runtime.options, "delete", "--force", identity],
         capture_output=True,
@@ -101,6 +131,8 @@ def delete(runtime: Runtime, state: str, identity: str) -> None:
 
 def kill(runtime: Runtime, state: str, identity: str, number: str) -> None:
     """Raises SystemFailure."""
+    import subprocess
+
     done = subprocess.run(
         [runtime.program, "--root", state, *runtime.options, "kill", identity, number],
         capture_output=True,
@@ -110,29 +142,41 @@ def kill(runtime: Runtime, state: str, identity: str, number: str) -> None:
         raise SystemFailure(f"{identity[:12]}: {done.stderr.decode('utf-8', 'replace').strip()[:300]}")
 
 
-def _spawned(command: list[str], interactive: bool) -> int:
-    """Run the runtime to its end; its exit code, that of a shell where a signal ended it."""
-    stdin = None if interactive else subprocess.DEVNULL
-    with _held() as as_before:
+def spawned(command: list[str], interactive: bool, descriptors: Mapping[int, int] | None = None) -> int:
+    """Run the runtime to its end; its exit code, that of a shell where a signal ended it. ``descriptors``: what it
+    gets besides, by its number there."""
+    actions: list[tuple[Any, ...]] = []
+    if not interactive:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+    for number, ours in (descriptors or {}).items():
+        actions.append((os.POSIX_SPAWN_DUP2, ours, number))
+    with _held() as before:
         try:
-            process = subprocess.Popen(command, stdin=stdin, preexec_fn=as_before)  # noqa: PLW1509  (one system call)
+            child = os.posix_spawn(
+                command[0],
+                command,
+                os.environ,
+                file_actions=actions,
+                setsigmask=before,
+                setsigdef=[signal.SIGPIPE],
+            )
         except OSError as error:
             raise SystemFailure(f"{command[0]}: {error.strerror}", hint="is the runtime whole?") from None
-        code = _waited(process)
-    return 128 - code if code < 0 else code
+        return _waited(child)
 
 
-def _waited(process: subprocess.Popen[bytes]) -> int:
+def _waited(child: int) -> int:
     """The exit code; signals that somebody sends us go on to the runtime. One that the terminal sends has reached it
     already: it stands in our process group."""
     numbers = _numbers()
-    while process.poll() is None:
-        if not numbers:
-            return process.wait()
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG if numbers else 0)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return 128 - code if code < 0 else code
         seen = signal.sigwaitinfo({*numbers, signal.SIGCHLD})
         if seen.si_signo != signal.SIGCHLD and seen.si_code <= 0:
-            process.send_signal(seen.si_signo)
-    return process.returncode
+            os.kill(child, seen.si_signo)
 
 
 def _numbers() -> list[int]:
@@ -143,11 +187,11 @@ def _numbers() -> list[int]:
 
 
 @contextmanager
-def _held() -> Iterator[Callable[[], object]]:
-    """Signals are kept until they are asked for; what a child calls to have them as before."""
+def _held() -> Iterator[Collection[int]]:
+    """Signals are kept until they are asked for; those that were kept before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [*_numbers(), signal.SIGCHLD])
     try:
-        yield lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield before
     finally:
         while _numbers() and signal.sigtimedwait({*_numbers(), signal.SIGCHLD}, 0) is not None:
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,9 +20,8 @@ _ARCHITECTURES = {
 
 def default_profile() -> dict[str, Any]:
     """The profile that comes with lamina (see NOTICE beside it)."""
-    from importlib.resources import files
-
-    profile: dict[str, Any] = json.loads(files("lamina.run").joinpath("seccomp.json").read_bytes())
+    with open(os.path.join(os.path.dirname(__file__), "seccomp.json"), "rb") as file:
+        profile: dict[str, Any] = json.load(file)
     return profile
 
 

@@ -36,7 +36,8 @@ class Place:
     """What the machine gives to a container. ``files``: of this machine, by place in the container (hosts, hostname,
     resolv.conf). ``mounts``: binds whose sources are absolute, and tmpfs. ``devices``: whether a device cgroup
     guards the machine's devices. ``user_namespace``: ids of the container's user namespace, (inside, outside, count)
-    for users and groups alike. ``network``: "" for a namespace of its own, "host", or the path of one."""
+    for users and groups alike. ``network``: "" for a namespace of its own, "host", or the path of one. ``plain``: a
+    plain user's: nothing of the machine is ours. ``tty_group``: whether the group of terminals, 5, is there."""
 
     rootfs: str
     hostname: str
@@ -48,6 +49,8 @@ class Place:
     user_namespace: Sequence[tuple[int, int, int]] = ()
     seccomp: Mapping[str, Any] | None = None
     init: str = ""
+    plain: bool = False
+    tty_group: bool = True
 
 
 def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) -> list[str]:
@@ -102,7 +105,7 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
     found = [
         _mount("/proc", "proc", "proc", quiet),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount("/dev/pts", "devpts", "devpts", pts if place.user_namespace else [*pts, "gid=5"]),
+        _mount("/dev/pts", "devpts", "devpts", [*pts, "gid=5"] if place.tty_group else pts),
         _mount("/dev/shm", "tmpfs", "shm", [*quiet, "mode=1777", "size=65536k"]),
         _mount("/dev/mqueue", "mqueue", "mqueue", quiet),
         _sys(place),
@@ -127,7 +130,8 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
 
 def _sys(place: Place) -> dict[str, Any]:
     """sysfs belongs to a network namespace: without one of its own a user namespace may only bind it."""
-    if place.network == "host" and place.user_namespace:
+    theirs = place.network == "host" or (place.network and place.user_namespace)
+    if theirs and (place.plain or place.user_namespace):
         return _mount("/sys", "bind", "/sys", ["rbind", "nosuid", "noexec", "nodev", "ro"])
     return _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"])
 

@@ -53,6 +53,7 @@ _RUN_KEYS = {
     "working_dir": "WorkingDir",
     "labels": "Labels",
     "stop_signal": "StopSignal",
+    "healthcheck": "Healthcheck",
 }
 _RUN_KNOWN = frozenset(_RUN_KEYS.values())
 _HISTORY_KNOWN = frozenset({"created", "created_by", "author", "comment", "empty_layer"})
@@ -77,6 +78,7 @@ class Changes(TypedDict, total=False):
     working_dir: str | None
     labels: Mapping[str, str] | None
     stop_signal: str | None
+    healthcheck: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class ImageConfig:
         rootfs["diff_ids"] = [*map(str, self.diff_ids), str(diff_id)]
         value = {**self.json, "rootfs": rootfs}
         if history is not None:
-            steps = self._aligned_history()
+            steps = self.aligned_history()
             value["history"] = [*steps, history.to_json()]
         return self._edited(value)
 
@@ -203,13 +205,38 @@ class ImageConfig:
         if count >= len(self.diff_ids):
             return self
         steps, made = [], 0
-        for step in self._aligned_history() if self.history else ():
+        for step in self.aligned_history() if self.history else ():
             made += not step.get("empty_layer")
             if made > count:
                 break
             steps.append(step)
         rootfs = {**(self.json.get("rootfs") or {}), "diff_ids": [str(diff_id) for diff_id in self.diff_ids[:count]]}
         return self._edited({**self.json, "rootfs": rootfs, "history": steps})
+
+    def with_layers(
+        self, diff_ids: Iterable[Digest], history: Iterable[Mapping[str, Any]] | None = None
+    ) -> ImageConfig:
+        """With these layers, and where given these steps (as ``aligned_history`` has them)."""
+        rootfs = {**(self.json.get("rootfs") or {}), "diff_ids": [str(diff_id) for diff_id in diff_ids]}
+        value = {**self.json, "rootfs": rootfs}
+        if history is not None:
+            value["history"] = [dict(step) for step in history]
+            if not value["history"]:
+                del value["history"]
+        return self._edited(value)
+
+    def with_run(self, run: Mapping[str, Any]) -> ImageConfig:
+        """With this object as ``config``: how it runs."""
+        return self._edited({**self.json, "config": dict(run)})
+
+    def aligned_history(self) -> list[dict[str, Any]]:
+        """The steps as objects, in line with the layers: surplus ones marked as empty, missing ones added."""
+        steps: list[dict[str, Any]] = [dict(step) for step in self.json.get("history") or ()]
+        made = [step for step in steps if not step.get("empty_layer")]
+        for surplus in made[len(self.diff_ids) :]:
+            surplus["empty_layer"] = True
+        missing = len(self.diff_ids) - len(made)
+        return steps + [{"comment": "no history was recorded for this layer"} for _ in range(missing)]
 
     @cached_property
     def descriptor(self) -> Descriptor:
@@ -248,14 +275,6 @@ class ImageConfig:
 
     def _edited(self, value: dict[str, Any]) -> ImageConfig:
         return ImageConfig(dump(value), value, "image config", self.media_type)
-
-    def _aligned_history(self) -> list[dict[str, Any]]:
-        steps: list[dict[str, Any]] = [dict(step) for step in self.json.get("history") or ()]
-        made = [step for step in steps if not step.get("empty_layer")]
-        for surplus in made[len(self.diff_ids) :]:
-            surplus["empty_layer"] = True
-        missing = len(self.diff_ids) - len(made)
-        return steps + [{"comment": "no history was recorded for this layer"} for _ in range(missing)]
 
     def __eq__(self, other: object) -> bool:
         return self.raw == other.raw if isinstance(other, ImageConfig) else NotImplemented

@@ -28,7 +28,8 @@ class Container:
     """``image``: the name it was made from; ``manifest``, ``media_type`` and
     ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``. ``made``: paths that stand in the upper directory
-    only as places for mounts. ``pid``, ``started`` and ``boot`` name the process that looks after it."""
+    only as places for mounts. ``first_id``: what the image's ids begin with in the upper directory (a user
+    namespace). ``pid``, ``started`` and ``boot`` name the process that looks after it."""
 
     id: str
     name: str
@@ -49,6 +50,7 @@ class Container:
     boot: str = ""
     made: tuple[str, ...] = ()
     volumes: tuple[str, ...] = field(default=())
+    first_id: int = 0
 
     @property
     def descriptor(self) -> Descriptor:
@@ -59,6 +61,10 @@ class Container:
     def is_running(self) -> bool:
         """Whether the process that looks after it is there."""
         return self.pid > 0 and self.boot == boot_id() and started(self.pid) == self.started is not None
+
+    def looked_after(self) -> Container:
+        """With this process as the one that looks after it."""
+        return replace(self, status=RUNNING, pid=os.getpid(), started=started(os.getpid()), boot=boot_id())
 
     @property
     def state(self) -> str:
@@ -88,14 +94,6 @@ class Containers:
     def write(self, container: Container) -> None:
         text = json.dumps(asdict(container), ensure_ascii=True).encode()
         replace_file(self.path(container.id, "container.json"), [text])
-
-    def looked_after(self, container: Container, **changes: Any) -> Container:
-        """The record with this process as the one that looks after it, written."""
-        now = replace(
-            container, status=RUNNING, pid=os.getpid(), started=started(os.getpid()), boot=boot_id(), **changes
-        )
-        self.write(now)
-        return now
 
     def __iter__(self) -> Iterator[Container]:
         """Oldest first."""

@@ -25,6 +25,7 @@ from lamina.store.fault import point
 from lamina.store.lock import acquire, locked
 from lamina.store.refs import Entries, name_of, unnamed
 from lamina.store.roots import GRACE
+from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -247,24 +248,13 @@ def _collect_unions(store: Store, diff_ids: set[Digest], dry_run: bool) -> int:
             path = os.path.join(directory, name)
             if os.path.isdir(path) and not os.path.islink(path):
                 if not os.path.ismount(path):
-                    freed += _remove_tree(path, dry_run)
+                    freed += freed_bytes(path)
+                    if not dry_run:
+                        remove_tree(path)
                 continue
             freed += _unlink(path, {}, dry_run)
         if not dry_run and not os.listdir(directory):
             os.rmdir(directory)
-    return freed
-
-
-def _remove_tree(directory: str, dry_run: bool) -> int:
-    """Remove an unpacked tree; the bytes of disk that come free."""
-    import shutil
-
-    links: dict[tuple[int, int], int] = {}
-    freed = sum(
-        _unlink(os.path.join(where, name), links, True) for where, _, names in os.walk(directory) for name in names
-    )
-    if not dry_run:
-        shutil.rmtree(directory)
     return freed
 
 
@@ -280,12 +270,6 @@ def _unlink(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:
     if not dry_run:
         remove(path)
     return disk_bytes(state) if links[key] == 0 else 0
-
-
-def disk_bytes(state: os.stat_result) -> int:
-    """What a file takes on the disk."""
-    blocks: int | None = getattr(state, "st_blocks", None)
-    return state.st_size if blocks is None else blocks * 512
 
 
 def _leftovers(store: Store, grace: float, *, dry_run: bool) -> int:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.spec.digest import Digest
-from lamina.store.gc import Known, Marked, disk_bytes, mark
+from lamina.store.gc import Known, Marked, mark
 from lamina.store.refs import name_of
+from lamina.store.trees import disk_bytes, tree_bytes
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -68,9 +69,9 @@ def usage(store: Store) -> Usage:
     needed_all = sum(sizes[file] for file in users)
     everything = sum(sizes[file] for file in {file for files in owners.values() for file in files})
     root = store.paths.root
-    ingest = _tree_bytes(store.paths.ingest)
-    containers = sum(_tree_bytes(os.path.join(root, name)) for name in ("containers", "volumes"))
-    total = _tree_bytes(root)
+    ingest = tree_bytes(store.paths.ingest)
+    containers = sum(tree_bytes(os.path.join(root, name)) for name in ("containers", "volumes"))
+    total = tree_bytes(root)
     frame = total - everything - ingest - containers
     per_image.sort(key=lambda image: (-image.size, image.names))
     return Usage(tuple(per_image), needed_all, everything - needed_all, ingest, containers, frame)
@@ -105,16 +106,3 @@ def _needed(marked: Marked, owners: dict[Digest, list[tuple[int, int]]]) -> set[
     for digest in both:
         found.update(owners.get(digest, ()))
     return found
-
-
-def _tree_bytes(directory: str) -> int:
-    """Bytes of all regular files below, each inode once."""
-    seen: dict[tuple[int, int], int] = {}
-    for where, _, files in os.walk(directory):
-        for name in files:
-            try:
-                state = os.lstat(os.path.join(where, name))
-            except FileNotFoundError:
-                continue
-            seen[state.st_dev, state.st_ino] = disk_bytes(state)
-    return sum(seen.values())

@@ -6,6 +6,7 @@ Nodes are numbers; 0 is the root. A node that a later layer hides keeps its numb
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
@@ -47,7 +48,116 @@ class Restatement(NamedTuple):
     row: int
 
 
-class Tree:
+class Stored(NamedTuple):
+    """Where a regular file's bytes are: in the tar of ``layer`` (from 0), from ``offset`` on. ``sparse`` as in
+    ``Entry``."""
+
+    layer: int
+    offset: int
+    size: int
+    sparse: tuple[tuple[int, int], ...] | None
+
+
+class Union(ABC):
+    """What is asked of a union, whether it was merged just now (``Tree``) or is read from where it was written.
+    Nodes are numbers, good for this union only; 0 is the root."""
+
+    @abstractmethod
+    def children(self, node: int) -> Mapping[bytes, int]:
+        """Name to node; empty for everything that is no directory."""
+
+    @abstractmethod
+    def child(self, node: int, name: bytes) -> int | None: ...
+
+    @abstractmethod
+    def is_directory(self, node: int) -> bool: ...
+
+    @abstractmethod
+    def name(self, node: int) -> bytes: ...
+
+    @abstractmethod
+    def parent(self, node: int) -> int:
+        """The root is its own parent."""
+
+    @abstractmethod
+    def inode(self, node: int) -> int:
+        """A number that all hardlinks of one file share."""
+
+    @abstractmethod
+    def links(self, node: int) -> int:
+        """How many visible names the file has; 1 for a directory."""
+
+    @abstractmethod
+    def kind(self, node: int) -> Kind:
+        """What it is in the union: never HARDLINK, WHITEOUT or OPAQUE."""
+
+    @abstractmethod
+    def link_target(self, node: int) -> bytes:
+        """A symlink's target."""
+
+    @abstractmethod
+    def entry(self, node: int) -> Entry:
+        """The node as an entry: its own path, attributes and content of its inode. A directory that no layer
+        states is 0755, 0:0, with the time of its nearest stated parent."""
+
+    @abstractmethod
+    def layer(self, node: int) -> int | None:
+        """The layer (from 0) that states the name now; None for a directory that no layer states."""
+
+    @abstractmethod
+    def stored(self, node: int) -> Stored:
+        """Where the content of a regular file is."""
+
+    def path(self, node: int) -> bytes:
+        parts = []
+        while node:
+            parts.append(self.name(node))
+            node = self.parent(node)
+        return b"/".join(reversed(parts))
+
+    def walk(self, node: int = 0) -> Iterator[int]:
+        """``node`` and all below it: depth first, names in byte order, parents before children."""
+        pending = [node]
+        while pending:
+            node = pending.pop()
+            yield node
+            children = self.children(node)
+            if children:
+                pending += [children[name] for name in sorted(children, reverse=True)]
+
+    def lookup(self, path: bytes, *, follow: bool = False) -> int:
+        """The node at ``path``; symlinks on the way are followed inside the image, the last one only with
+        ``follow``. ``..`` never leads above the root. Raises PathNotFound."""
+        pending = path.split(b"/")[::-1]
+        node, links = 0, 0
+        while pending:
+            name = pending.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                node = self.parent(node)
+                continue
+            found = self.child(node, name)
+            if found is None:
+                raise PathNotFound(f"no /{_text(path)} in the image", hint=self._nearest(node, name))
+            if (pending or follow) and self.kind(found) == Kind.SYMLINK:
+                links += 1
+                if links > MAX_LINKS:
+                    raise PathNotFound(f"/{_text(path)}: too many symlinks", hint="they lead in a circle")
+                target = self.link_target(found)
+                pending += target.split(b"/")[::-1]
+                if target.startswith(b"/"):
+                    node = 0
+                continue
+            node = found
+        return node
+
+    def _nearest(self, node: int, name: bytes) -> str:
+        where = _text(self.path(node))
+        return f"/{where} has no {_text(name)}" if self.is_directory(node) else f"/{where} is no directory"
+
+
+class Tree(Union):
     """Read it; only ``merge`` writes it."""
 
     def __init__(self, layers: Sequence[LayerIndex]) -> None:
@@ -80,41 +190,13 @@ class Tree:
                 node = found
         return node
 
-    def lookup(self, path: bytes, *, follow: bool = False) -> int:
-        """The node at ``path``; symlinks on the way are followed inside the image, the last one only with
-        ``follow``. ``..`` never leads above the root. Raises PathNotFound."""
-        pending = path.split(b"/")[::-1]
-        node, links = 0, 0
-        while pending:
-            name = pending.pop()
-            if name in (b"", b"."):
-                continue
-            if name == b"..":
-                node = self.parents[node]
-                continue
-            children = self.kids[node]
-            found = None if children is None else children.get(name)
-            if found is None:
-                raise PathNotFound(f"no /{_text(path)} in the image", hint=self._nearest(node, name))
-            if (pending or follow) and self.kids[found] is None and self.kind(found) == Kind.SYMLINK:
-                links += 1
-                if links > MAX_LINKS:
-                    raise PathNotFound(f"/{_text(path)}: too many symlinks", hint="they lead in a circle")
-                target = self.link_target(found)
-                pending += target.split(b"/")[::-1]
-                if target.startswith(b"/"):
-                    node = 0
-                continue
-            node = found
-        return node
-
-    def _nearest(self, node: int, name: bytes) -> str:
-        where = _text(self.path(node))
-        return f"/{where} has no {_text(name)}" if self.kids[node] is not None else f"/{where} is no directory"
-
     def children(self, node: int) -> Mapping[bytes, int]:
         """Name to node; empty for everything that is no directory."""
         return self.kids[node] or _NONE
+
+    def child(self, node: int, name: bytes) -> int | None:
+        children = self.kids[node]
+        return None if children is None else children.get(name)
 
     def is_directory(self, node: int) -> bool:
         return self.kids[node] is not None
@@ -135,17 +217,13 @@ class Tree:
         """The root is its own parent."""
         return self.parents[node]
 
-    def path(self, node: int) -> bytes:
-        parts = []
-        while node:
-            parts.append(self.names[node])
-            node = self.parents[node]
-        return b"/".join(reversed(parts))
-
     def origin(self, node: int) -> tuple[int, int] | None:
         """(layer from 0, row) of the entry that states it now; None for a directory that no layer states."""
         row = self.rows[node]
         return None if row == UNSTATED else (self.origin_layers[node], row)
+
+    def layer(self, node: int) -> int | None:
+        return None if self.rows[node] == UNSTATED else self.origin_layers[node]
 
     def inode(self, node: int) -> int:
         """The node that all hardlinks of one file share (it may itself be hidden meanwhile)."""
@@ -178,6 +256,11 @@ class Tree:
         layer, row = self.content(node)
         return Kind(self.layers[layer].kind[row])
 
+    def stored(self, node: int) -> Stored:
+        layer, row = self.content(node)
+        index = self.layers[layer]
+        return Stored(layer, index.offset[row], index.size[row], index.sparse(row))
+
     def link_target(self, node: int) -> bytes:
         """A symlink's target."""
         layer, row = self.content(node)
@@ -205,16 +288,6 @@ class Tree:
                 seconds: int = index.mtime[row]
                 return seconds * 1_000_000_000 + int(index.nsec[row])
         return 0
-
-    def walk(self, node: int = 0) -> Iterator[int]:
-        """``node`` and all below it: depth first, names in byte order, parents before children."""
-        pending = [node]
-        while pending:
-            node = pending.pop()
-            yield node
-            children = self.kids[node]
-            if children:
-                pending += [children[name] for name in sorted(children, reverse=True)]
 
 
 def _text(path: bytes) -> str:

@@ -7,51 +7,56 @@ other. Format: the kernel's fs/erofs/erofs_fs.h; docs/decisions/0007. Nothing is
 
 from __future__ import annotations
 
+import functools
+import itertools
 import struct
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+import zlib
+from array import array
+from collections.abc import Container, Iterator, Sequence
 
 from lamina.errors import Unsupported
 from lamina.layer.entry import Kind
 from lamina.union.tree import UNSTATED, Tree
 
 BLOCK = 512
-_BITS = 9
-_SUPERBLOCK = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")
-_AT = 1024  # of the superblock
-_SLOT = struct.Struct("<64sII56x")
-_INODE = struct.Struct("<HHHHQIIIIqII16x")
-_DIRENT = struct.Struct("<QHBx")
+BITS = 9
+SUPERBLOCK = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")
+AT = 1024  # of the superblock
+SLOT = struct.Struct("<64sII56x")
+INODE = struct.Struct("<HHHHQIIIIqII16x")
+DIRENT = struct.Struct("<QHBB")
 _XATTR_HEAD = bytes(12)
-_XATTR = struct.Struct("<BBH")
-_CHUNK = struct.Struct("<HHI")
-_MAGIC, _CHECKSUM, _MTIME = 0xE0F5E1E2, 0x1, 0x2
-_CHUNKED, _DEVICES = 0x4, 0x8
-_PLAIN, _INLINE, _CHUNKS = 0, 2, 4
-_HOLE = 0xFFFFFFFF
+XATTR = struct.Struct("<BBH")
+CHUNK = struct.Struct("<HHI")
+TRAILER = struct.Struct("<4sI")
+"""The end of the last page, which the kernel does not read: a mark, and the crc32 of all before."""
+_SUMMED = b"crc\0"
+MAGIC, CHECKSUM, _MTIME = 0xE0F5E1E2, 0x1, 0x2
+CHUNKED, DEVICES = 0x4, 0x8
+PLAIN, INLINE, CHUNKS = 0, 2, 4
+HOLE = 0xFFFFFFFF
 _MAX_BLOCKS = 0xFFFFFFFF
 _MAX_CHUNKS = 1 << 22
 _PAGE = 4096
-_FORMATS = {
-    Kind.FILE: 0o100000,
-    Kind.DIRECTORY: 0o040000,
-    Kind.SYMLINK: 0o120000,
-    Kind.CHAR: 0o020000,
-    Kind.BLOCK: 0o060000,
-    Kind.FIFO: 0o010000,
-    Kind.WHITEOUT: 0o020000,  # overlay's: a device 0/0
+_PIECE = 1 << 20
+_REGULAR, DIRECTORY_TYPE, _CHAR, _BLOCK, _FIFO, _LINK = 1, 2, 3, 4, 5, 7
+_FORMATS = (0, 0o100000, 0o040000, 0o020000, 0o060000, 0o010000, 0, 0o120000)
+"""Of an inode's mode, by the type that directories state."""
+_TYPE_OF = {
+    int(Kind.FILE): _REGULAR,
+    int(Kind.DIRECTORY): DIRECTORY_TYPE,
+    int(Kind.CHAR): _CHAR,
+    int(Kind.BLOCK): _BLOCK,
+    int(Kind.FIFO): _FIFO,
+    int(Kind.SYMLINK): _LINK,
+    int(Kind.WHITEOUT): _CHAR,  # overlay's: a device 0/0
 }
-_TYPES = {
-    Kind.FILE: 1,
-    Kind.DIRECTORY: 2,
-    Kind.CHAR: 3,
-    Kind.BLOCK: 4,
-    Kind.FIFO: 5,
-    Kind.SYMLINK: 7,
-    Kind.WHITEOUT: 3,
-}
+_FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
+DEEP = 255
+"""A name's byte that the kernel ignores holds the layer that states it (from 1; 0: none does), up to this: here or
+above."""
 OPAQUE = b"trusted.overlay.opaque"
-_PREFIXES = (
+PREFIXES = (
     (b"system.posix_acl_access", 2),
     (b"system.posix_acl_default", 3),
     (b"user.", 1),
@@ -60,31 +65,21 @@ _PREFIXES = (
 )
 
 
-@dataclass(slots=True)
-class _Inode:
-    """One inode on its way: where it stands, and what it says."""
-
-    node: int
-    kind: Kind
-    xattrs: bytes = b""
-    inline: bytes = b""
-    chunks: bytes = b""
-    chunk_bits: int = 0
-    blocks: list[list[bytes]] | None = None  # a directory's names, by block
-    size: int = 0
-    at: int = 0
-    start: int = 0  # block of a directory's data
-    is_inline: bool = False
-
-
 def write_erofs(
+    tree: Tree, *, devices: Sequence[int] | None = None, opaque: Container[int] = (), uuid: bytes = bytes(16)
+) -> bytes:
+    """As ``erofs_pieces``, in one."""
+    return b"".join(erofs_pieces(tree, devices=devices, opaque=opaque, uuid=uuid))
+
+
+def erofs_pieces(
     tree: Tree,
     *,
     devices: Sequence[int] | None = None,
     opaque: Container[int] = (),
     uuid: bytes = bytes(16),
-) -> bytes:
-    """The image of ``tree``, padded to whole pages. ``uuid``: 16 bytes, for those who look.
+) -> Iterator[bytes]:
+    """The image of ``tree``, padded to whole pages, in pieces. ``uuid``: 16 bytes, for those who look.
 
     ``devices``: numbers (from 0) of the layers whose tars are given to the mount, in this order; all by default.
     For a layer below an overlay: nodes of Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked.
@@ -92,186 +87,222 @@ def write_erofs(
     Raises Unsupported for what the format can't say: more than 2 TiB of layers, sparse files whose segments don't
     begin and end at blocks.
     """
-    return _Writer(tree, range(len(tree.layers)) if devices is None else devices, opaque).write(uuid)
+    numbers = range(len(tree.layers)) if devices is None else devices
+    yield from _Writer(tree, numbers, opaque, tell_layers=devices is None).pieces(uuid)
 
 
 class _Writer:
-    def __init__(self, tree: Tree, devices: Sequence[int], opaque: Container[int]) -> None:
+    """Two passes over the tree: every inode gets its place, then all is written. By columns, not by objects: an image
+    has an inode for each of hundreds of thousands of files."""
+
+    def __init__(self, tree: Tree, devices: Sequence[int], opaque: Container[int], *, tell_layers: bool) -> None:
         self.tree = tree
         self.devices = devices
         self.opaque = opaque
-        self.order: list[_Inode] = []
-        self.by_key: dict[int, _Inode] = {}
-        self._xattrs: dict[tuple[int, int], bytes] = {}
+        self.deep = DEEP if tell_layers else 0  # a layer's own image is the same in every stack
+        self.order: list[int] = []  # inodes (the tree's nodes) as they stand in the image
+        self.places = array("I", bytes(4 * len(tree.names)))  # of each inode, in units of 32 bytes
+        self.types = bytearray(len(tree.names))  # of each inode, as directories state them
+        self.xattrs: dict[int, bytes] = {}
+        self.names: dict[int, list[list[bytes]]] = {}  # of directories, by block
+        self.tails: dict[int, bytes] = {}  # what stands behind an inode: chunk indexes, a symlink's target
+        self.sizes: dict[int, int] = {}  # of directories and symlinks, in bytes
+        self.chunk_bits: dict[int, int] = {}
+        self.bases: dict[int, int] = {}  # block at which a layer's tar is mapped
+        self.starts: dict[int, int] = {}  # block of the data of directories and symlinks that have some of their own
+        self._packed: dict[tuple[int, int], bytes] = {}
 
-    def write(self, uuid: bytes) -> bytes:
-        tree = self.tree
-        for node in tree.walk():
-            key = tree.inode(node)
-            if key not in self.by_key:
-                inode = self.by_key[key] = self._inode(node)
-                self.order.append(inode)
-        end = self._placed(_AT + 128 + 128 * len(self.devices))
-        base = -(-end // _PAGE) * (_PAGE // BLOCK)
+    def pieces(self, uuid: bytes) -> Iterator[bytes]:
+        end = self._place_all(AT + max(BLOCK, 128 + SLOT.size * len(self.devices)))
+        total = -(-(end + TRAILER.size) // _PAGE) * _PAGE
+        slots = self._slots(total // BLOCK)
+        out, done, summed = bytearray(AT), 0, 0  # ``done``: where ``out`` begins
+        out += self._superblock(total // BLOCK, slots, uuid)
+        for at, data in itertools.chain(self._inodes(), self._data_apart()):
+            if len(out) > _PIECE:
+                yield bytes(out)
+                summed = zlib.crc32(out, summed)
+                done += len(out)
+                out = bytearray()
+            out += bytes(at - done - len(out))
+            out += data
+        out += bytes(total - TRAILER.size - done - len(out))
+        yield bytes(out) + TRAILER.pack(_SUMMED, zlib.crc32(out, summed))
+
+    def _slots(self, base: int) -> bytes:
+        """The devices' slots, each mapped behind the one before it. ``base``: the image's own blocks."""
         slots = b""
-        self.bases: dict[int, int] = {}
-        for number in self.devices:
-            blocks = -(-tree.layers[number].tar_size // BLOCK)
+        for position, number in enumerate(self.devices, 1):
+            blocks = -(-self.tree.layers[number].tar_size // BLOCK)
             self.bases[number] = base
-            slots += _SLOT.pack(b"layer %d" % (number + 1), blocks, base)
+            slots += SLOT.pack(b"layer %d" % position, blocks, base)
             base += blocks
             if base > _MAX_BLOCKS:
                 raise Unsupported("the layers have more than 2 TiB", hint="unpack the image instead")
-        image = bytearray(-(-end // _PAGE) * _PAGE)
-        for number, inode in enumerate(self.order):
-            self._emit(image, inode, number + 1)
-        image[_AT + 128 : _AT + 128 + len(slots)] = slots
-        self._superblock(image, uuid)
-        return bytes(image)
+        return slots
 
-    def _inode(self, node: int) -> _Inode:
-        tree = self.tree
-        kind = tree.kind(node)
-        inode = _Inode(node, kind)
-        layer, row = tree.content(node)
-        if node in self.opaque:
-            given = {} if row == UNSTATED else tree.layers[layer].xattrs(row)
-            inode.xattrs = _xattr_body({**given, OPAQUE: b"y"})
-        elif row != UNSTATED:
-            inode.xattrs = self._packed_xattrs(layer, row)
-        if kind == Kind.DIRECTORY:
-            inode.blocks, inode.size = _packed_names(tree.children(node))
-            inode.is_inline = inode.size <= BLOCK - 64 and len(inode.blocks) == 1
-        elif kind == Kind.SYMLINK:
-            inode.inline = tree.layers[layer].link(row)
-            inode.size = len(inode.inline)
-            inode.is_inline = inode.size <= BLOCK
-        elif kind == Kind.FILE:
-            index = tree.layers[layer]
-            inode.size = index.size[row]
-            segments = index.sparse(row)
-            if segments is not None:
-                inode.chunks, inode.chunk_bits = _chunks(
-                    inode.size, segments, index.offset[row], self.devices.index(layer) + 1
-                )
-        return inode
-
-    def _placed(self, at: int) -> int:
-        """Give every inode its place, then every directory and long symlink its blocks; where all ends."""
-        for inode in self.order:
-            at = -(-at // 32) * 32
-            head = 64 + len(inode.xattrs)
-            if inode.is_inline:
-                # inline data may not cross a block
-                while (at + head) % BLOCK + inode.size > BLOCK:
+    def _place_all(self, at: int) -> int:
+        """Give every inode its place, then every large directory and long symlink its blocks; where all ends."""
+        tree, places, types, order = self.tree, self.places, self.types, self.order
+        hardlinks, kids, rows, origins = tree.hardlinks, tree.kids, tree.rows, tree.origin_layers
+        columns = [(index.kind, index.flags, index.xattr_at) for index in tree.layers]
+        apart: list[int] = []
+        for node in tree.walk():
+            inode = hardlinks.get(node, node)
+            if places[inode]:
+                continue
+            layer, row = origins[inode], rows[inode]
+            if row == UNSTATED:
+                kind, flags, xattrs = _DIRECTORY, 0, 0
+            else:
+                kinds, all_flags, xattr_at = columns[layer]
+                kind, flags, xattrs = kinds[row], all_flags[row], xattr_at[row]
+            head = 64
+            if xattrs or inode in self.opaque:
+                head += self._take_xattrs(inode, layer, row)
+            inline = 0
+            if kids[inode] is not None:
+                kind = _DIRECTORY
+                self.names[inode], size = _packed_names(kids[inode])
+                self.sizes[inode] = size
+                if size <= BLOCK - 64 and len(self.names[inode]) == 1:
+                    inline = size
+                else:
+                    apart.append(inode)
+            elif kind == _SYMLINK:
+                self.tails[inode] = tree.layers[layer].link(row)
+                self.sizes[inode] = size = len(self.tails[inode])
+                if size <= BLOCK:
+                    inline = size
+                else:
+                    apart.append(inode)
+            elif flags and kind == _FILE:
+                self._take_chunks(inode, layer, row)
+            at = (at + 31) & ~31
+            if inline:  # it may not cross a block
+                while (at + head) % BLOCK + inline > BLOCK:
                     at += 32
-            inode.at = at
-            at += head
-            if inode.chunks:
-                at = -(-at // 8) * 8 + len(inode.chunks)
-            elif inode.is_inline:
-                at += inode.size
+            places[inode] = at >> 5
+            types[inode] = _TYPE_OF[kind]
+            order.append(inode)
+            at += head + inline
+            if inode in self.chunk_bits:
+                at = -(-at // 8) * 8 + len(self.tails[inode])
         block = -(-at // BLOCK)
-        for inode in self.order:
-            if inode.kind in (Kind.DIRECTORY, Kind.SYMLINK) and not inode.is_inline:
-                inode.start = block
-                block += -(-inode.size // BLOCK)
+        for inode in apart:
+            self.starts[inode] = block
+            block += -(-self.sizes[inode] // BLOCK)
         return block * BLOCK
 
-    def _emit(self, image: bytearray, inode: _Inode, number: int) -> None:
-        tree, node = self.tree, inode.node
-        layer, row = tree.content(node)
-        if row == UNSTATED:
-            mode, uid, gid = 0o755, 0, 0
-            seconds, nsec = divmod(tree.entry(node).mtime, 1_000_000_000)
+    def _take_xattrs(self, inode: int, layer: int, row: int) -> int:
+        index = self.tree.layers[layer]
+        if inode in self.opaque:
+            given = {} if row == UNSTATED else index.xattrs(row)
+            body = _xattr_body({**given, OPAQUE: b"y"})
         else:
-            index = tree.layers[layer]
-            mode, uid, gid = index.mode[row], index.uid[row], index.gid[row]
-            seconds, nsec = index.mtime[row], index.nsec[row]
-        where, layout, links = 0, _PLAIN, tree.links(node)
-        if inode.kind == Kind.DIRECTORY:
-            links = 2 + sum(1 for child in tree.children(node).values() if tree.is_directory(child))
-            where, layout = inode.start, _INLINE if inode.is_inline else _PLAIN
-            data = self._directory(inode)
-        elif inode.kind == Kind.SYMLINK:
-            where, layout = inode.start, _INLINE if inode.is_inline else _PLAIN
-            data = inode.inline
-        elif inode.kind == Kind.FILE:
-            data = b""
-            if inode.chunks:
-                where, layout = 0x20 | inode.chunk_bits, _CHUNKS
-            elif inode.size:
-                where = self.bases[layer] + tree.layers[layer].offset[row] // BLOCK
-        else:
-            data = b""
-            where = _device(tree.layers[layer].offset[row]) if inode.kind in (Kind.CHAR, Kind.BLOCK) else 0
-            if inode.kind == Kind.WHITEOUT:
-                mode = uid = gid = 0
-        icount = (len(inode.xattrs) - 12) // 4 + 1 if inode.xattrs else 0
-        _INODE.pack_into(
-            image,
-            inode.at,
-            1 | layout << 1,
-            icount,
-            _FORMATS[inode.kind] | mode,
-            0,
-            inode.size,
-            where,
-            number & 0xFFFFFFFF,
-            uid,
-            gid,
-            seconds,
-            nsec,
-            links,
-        )
-        at = inode.at + 64
-        image[at : at + len(inode.xattrs)] = inode.xattrs
-        at += len(inode.xattrs)
-        if inode.chunks:
-            at = -(-at // 8) * 8
-            image[at : at + len(inode.chunks)] = inode.chunks
-        elif inode.is_inline:
-            image[at : at + len(data)] = data
-        elif data:
-            image[inode.start * BLOCK : inode.start * BLOCK + len(data)] = data
+            key = (layer, index.xattr_at[row])
+            known = self._packed.get(key)
+            if known is None:
+                known = self._packed[key] = _xattr_body(index.xattrs(row))
+            body = known
+        if body:
+            self.xattrs[inode] = body
+        return len(body)
 
-    def _directory(self, inode: _Inode) -> bytes:
-        tree, node = self.tree, inode.node
-        children = tree.children(node)
+    def _take_chunks(self, inode: int, layer: int, row: int) -> None:
+        index = self.tree.layers[layer]
+        segments = index.sparse(row)
+        if segments is not None:
+            chunks = _chunks(index.size[row], segments, index.offset[row], self.devices.index(layer) + 1)
+            if chunks[0]:
+                self.tails[inode], self.chunk_bits[inode] = chunks
+
+    def _inodes(self) -> Iterator[tuple[int, bytes]]:
+        """Each inode with all that stands behind it, and where it stands."""
+        tree, places, types, pack = self.tree, self.places, self.types, INODE.pack
+        rows, origins = tree.rows, tree.origin_layers
+        columns = [
+            (index.mode, index.uid, index.gid, index.mtime, index.nsec, index.size, index.offset)
+            for index in tree.layers
+        ]
+        linked = set(tree.hardlinks.values())
+        for number, inode in enumerate(self.order, 1):
+            layer, row, kind = origins[inode], rows[inode], types[inode]
+            if row == UNSTATED:
+                mode, uid, gid = 0o755, 0, 0
+                seconds, nsec = divmod(tree.entry(inode).mtime, 1_000_000_000)
+                size = offset = 0
+            else:
+                modes, uids, gids, times, nsecs, sizes, offsets = columns[layer]
+                mode, uid, gid, seconds, nsec = modes[row], uids[row], gids[row], times[row], nsecs[row]
+                size, offset = sizes[row], offsets[row]
+            links = tree.links(inode) if inode in linked else 1
+            layout, where, data = PLAIN, 0, b""
+            if kind == _REGULAR:
+                if inode in self.chunk_bits:
+                    layout, where, data = CHUNKS, 0x20 | self.chunk_bits[inode], self.tails[inode]
+                elif size:
+                    where = self.bases[layer] + offset // BLOCK
+            elif kind in (DIRECTORY_TYPE, _LINK):
+                size = self.sizes[inode]
+                if kind == DIRECTORY_TYPE:
+                    links = 2 + sum(types[child] == DIRECTORY_TYPE for child in tree.children(inode).values())
+                if inode in self.starts:
+                    where = self.starts[inode]
+                else:
+                    layout, data = INLINE, self._own_data(inode)
+            else:
+                size = 0
+                if kind != _FIFO:
+                    where = _device(offset)
+                if tree.layers[layer].kind[row] == Kind.WHITEOUT:
+                    mode = uid = gid = where = 0
+            xattrs = self.xattrs.get(inode, b"")
+            icount = (len(xattrs) - 12) // 4 + 1 if xattrs else 0
+            coded, mode = 1 | layout << 1, _FORMATS[kind] | mode
+            head = pack(coded, icount, mode, 0, size, where, number, uid, gid, seconds, nsec, links)
+            if xattrs or data:
+                if layout == CHUNKS:
+                    xattrs += bytes(-len(xattrs) % 8)
+                head = b"".join((head, xattrs, data))
+            yield places[inode] << 5, head
+
+    def _data_apart(self) -> Iterator[tuple[int, bytes]]:
+        """The names of large directories and the targets of long symlinks, and where they stand."""
+        for inode, block in self.starts.items():
+            yield block * BLOCK, self._own_data(inode)
+
+    def _own_data(self, inode: int) -> bytes:
+        return self.tails[inode] if inode in self.tails else self._directory(inode)
+
+    def _directory(self, node: int) -> bytes:
+        tree, places, types, pack, deep = self.tree, self.places, self.types, DIRENT.pack, self.deep
+        inodes, origins, rows = tree.hardlinks, tree.origin_layers, tree.rows
+        children = {**tree.children(node), b".": node, b"..": tree.parent(node)}
         pieces = []
-        assert inode.blocks is not None
-        for number, names in enumerate(inode.blocks):
-            entries, heap, at = [], [], _DIRENT.size * len(names)
+        blocks = self.names[node]
+        for number, names in enumerate(blocks):
+            entries, at = [], DIRENT.size * len(names)
             for name in names:
-                child = node if name == b"." else tree.parent(node) if name == b".." else children[name]
-                there = self.by_key[tree.inode(child)]
-                entries.append(_DIRENT.pack(there.at // 32, at, _TYPES[there.kind]))
-                heap.append(name)
+                child = children[name]
+                inode = inodes.get(child, child)
+                layer = 0 if rows[child] == UNSTATED else origins[child] + 1
+                entries.append(pack(places[inode], at, types[inode], layer if layer < deep else deep))
                 at += len(name)
-            block = b"".join([*entries, *heap])
-            last = number == len(inode.blocks) - 1
-            pieces.append(block if last else block.ljust(BLOCK, b"\0"))
+            block = b"".join(entries + names)
+            pieces.append(block if number == len(blocks) - 1 else block.ljust(BLOCK, b"\0"))
         return b"".join(pieces)
 
-    def _packed_xattrs(self, layer: int, row: int) -> bytes:
-        index = self.tree.layers[layer]
-        position = index.xattr_at[row]
-        if not position:
-            return b""
-        packed = self._xattrs.get((layer, position))
-        if packed is None:
-            packed = self._xattrs[layer, position] = _xattr_body(index.xattrs(row))
-        return packed
-
-    def _superblock(self, image: bytearray, uuid: bytes) -> None:
-        root = self.order[0].at // 32
+    def _superblock(self, blocks: int, slots: bytes, uuid: bytes) -> bytes:
+        """With the slots behind it."""
         fields = (
-            *(_MAGIC, 0, _CHECKSUM | _MTIME, _BITS, 0, root, len(self.order), 0, 0, len(image) // BLOCK, 0, 0),
-            *(uuid, b"", _CHUNKED | _DEVICES, 0, len(self.devices), (_AT + 128) // 128, 0, 0, 0, 0, 0),
+            *(MAGIC, 0, CHECKSUM | _MTIME, BITS, 0, self.places[0], len(self.order), 0, 0, blocks, 0, 0),
+            *(uuid, b"", CHUNKED | DEVICES, 0, len(self.devices), (AT + 128) // 128, 0, 0, 0, 0, 0),
         )
-        _SUPERBLOCK.pack_into(image, _AT, *fields)
-        checksum = crc32c(bytes(image[_AT : _AT + BLOCK]))
-        struct.pack_into("<I", image, _AT + 4, checksum)
+        found = bytearray(SUPERBLOCK.pack(*fields) + slots)
+        # what is summed goes to the end of its block: no inode may begin in it
+        struct.pack_into("<I", found, 4, crc32c(bytes(found[:BLOCK]).ljust(BLOCK, b"\0")))
+        return bytes(found)
 
 
 def _packed_names(children: object) -> tuple[list[list[bytes]], int]:
@@ -280,7 +311,7 @@ def _packed_names(children: object) -> tuple[list[list[bytes]], int]:
     blocks: list[list[bytes]] = [[]]
     used = 0
     for name in names:
-        need = _DIRENT.size + len(name)
+        need = DIRENT.size + len(name)
         if used + need > BLOCK:
             blocks.append([])
             used = 0
@@ -293,10 +324,10 @@ def _xattr_body(xattrs: object) -> bytes:
     """Inline xattrs: a header, then the entries; b"" where none can be said."""
     entries = []
     for name, value in sorted(xattrs.items()):  # type: ignore[attr-defined]
-        for prefix, number in _PREFIXES:
+        for prefix, number in PREFIXES:
             if name.startswith(prefix):
                 rest = name[len(prefix) :]
-                entry = _XATTR.pack(len(rest), number, len(value)) + rest + value
+                entry = XATTR.pack(len(rest), number, len(value)) + rest + value
                 entries.append(entry.ljust(-(-len(entry) // 4) * 4, b"\0"))
                 break
     return _XATTR_HEAD + b"".join(entries) if entries else b""
@@ -315,11 +346,11 @@ def _chunks(size: int, segments: tuple[tuple[int, int], ...], offset: int, devic
     count = -(-size // step)
     if count > _MAX_CHUNKS:
         raise Unsupported(f"a sparse file of {count} pieces", hint="unpack the image instead")
-    found = bytearray(_CHUNK.pack(0, 0, _HOLE) * count)
+    found = bytearray(CHUNK.pack(0, 0, HOLE) * count)
     at = offset
     for start, length in segments:
         for piece in range(start, start + length, step):
-            _CHUNK.pack_into(found, piece // step * 8, 0, device, (at + piece - start) // BLOCK)
+            CHUNK.pack_into(found, piece // step * 8, 0, device, (at + piece - start) // BLOCK)
         at += length
     return bytes(found), bits
 
@@ -330,6 +361,14 @@ def _device(rdev: int) -> int:
     return (minor & 0xFF) | (major & 0xFFF) << 8 | (minor & 0xFFF00) << 12
 
 
+def is_whole(view: memoryview) -> bool:
+    """Whether these are an image's bytes as they were written, to the last one (1 ms a MB)."""
+    if len(view) < _PAGE or len(view) % _PAGE:
+        return False
+    return bytes(view[-TRAILER.size :]) == TRAILER.pack(_SUMMED, zlib.crc32(view[: -TRAILER.size]))
+
+
+@functools.cache
 def _table() -> list[int]:
     table = []
     for byte in range(256):

@@ -23,6 +23,7 @@ _EMPTY_PATH = 0x1000
 READ_ONLY, NO_SETUID, NO_DEVICES = 0x1, 0x2, 0x4
 """Attributes of a mount (MOUNT_ATTR_*)."""
 _DETACH = 2
+_ID_MAPPED = 0x00100000
 _AT_FDCWD = -100
 
 
@@ -42,12 +43,16 @@ def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, 
     _place(mounted, target)
 
 
-def bind(source: str, target: str, *, attributes: int = READ_ONLY) -> None:
-    """Show the directory ``source`` at ``target`` too. Raises as ``mount``."""
+def bind(source: str, target: str, *, attributes: int = READ_ONLY, namespace: int = -1) -> None:
+    """Show the directory ``source`` at ``target`` too. ``namespace``: a descriptor of a user namespace; what belongs
+    to an id in there belongs outside to what that id is mapped to (mount_setattr(2), "ID-mapped mounts"). Raises as
+    ``mount``."""
     what = f"mounting {source} at {target}"
     mounted = _call(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _CLONE | _CLOEXEC_FILE, what=what, context=-1)
     try:
-        wanted = struct.pack("=QQQQ", attributes, 0, 0, 0)
+        if namespace >= 0:
+            attributes |= _ID_MAPPED
+        wanted = struct.pack("=QQQQ", attributes, 0, 0, max(namespace, 0))
         _call(_MOUNT_SETATTR, mounted, b"", _EMPTY_PATH, wanted, len(wanted), what=what, context=-1)
     except BaseException:
         os.close(mounted)

@@ -9,12 +9,16 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from lamina.errors import SystemFailure
+from lamina import rights
+from lamina.errors import StoreDamaged
 from lamina.files import replace_file, reported
 from lamina.source import Stack
 from lamina.store.lock import locked
 from lamina.view import kernel
-from lamina.view.parts import Part, keep
+from lamina.view.attach import mount_erofs
+from lamina.view.erofs import BLOCK
+from lamina.view.erofs_read import ErofsImage
+from lamina.view.parts import Part, image_of, keep
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -23,19 +27,39 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
-    """The metadata image of each part, written where it is missing, and the tars that it points into."""
-    from lamina.view.erofs import write_erofs
-
-    for layer in stack.layers:
-        with layer.open(0, 0):
-            pass  # makes the tar again where it is gone
+    """The metadata image of each part and the tars that it points into, made where they are missing or cut."""
+    layers = {layer.diff_id: layer for layer in stack.layers}
     for part in parts:
-        path = _image(store, part)
-        if not os.path.exists(path):
-            tree, opaque, devices = part.made()
-            data = write_erofs(tree, devices=devices, opaque=opaque, uuid=bytes.fromhex(part.key)[:16])
-            keep(os.path.dirname(path), part.layers)
-            replace_file(path, [data], mode=0o444)
+        if os.path.ismount(mounted_at(store, part.key)):
+            continue
+        image = _whole_image(image_of(store, part))
+        if image is None:
+            _write_image(store, part)
+            image = ErofsImage.load(image_of(store, part))
+        for diff_id, (blocks, _) in zip(part.layers, image.devices, strict=True):
+            layer = layers[diff_id]
+            with layer.open(0, 0):
+                pass  # makes the tar again where it is gone
+            if -(-os.stat(store.paths.tar(diff_id)).st_size // BLOCK) != blocks:
+                store.layers.make(layer.descriptor, diff_id)
+
+
+def _whole_image(path: str) -> ErofsImage | None:
+    """A half image would be mounted all the same, and fail when it is read: all of it is looked at before."""
+    try:
+        return ErofsImage.load(path)
+    except (FileNotFoundError, StoreDamaged):
+        return None
+
+
+def _write_image(store: Store, part: Part) -> None:
+    from lamina.view.erofs import erofs_pieces
+
+    path = image_of(store, part)
+    tree, opaque, devices = part.made()
+    pieces = erofs_pieces(tree, devices=devices, opaque=opaque, uuid=part.uuid)
+    keep(os.path.dirname(path), part.layers)
+    replace_file(path, pieces, mode=0o444)
 
 
 def mount_image(store: Store, part: Part) -> str:
@@ -44,22 +68,16 @@ def mount_image(store: Store, part: Part) -> str:
     target = mounted_at(store, part.key)
     os.makedirs(target, mode=0o700, exist_ok=True)
     if not os.path.ismount(target):
-        options: list[tuple[str, str | None]] = [("source", _image(store, part))]
-        options += [("device", store.paths.tar(diff_id)) for diff_id in part.layers]
-        attributes = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
-        try:
-            # read past the tars' own page cache: else every byte is kept twice
-            kernel.mount("erofs", [*options, ("directio", None)], target, attributes=attributes)
-        except SystemFailure:
-            kernel.mount("erofs", options, target, attributes=attributes)
+        mount_erofs(image_of(store, part), [store.paths.tar(diff_id) for diff_id in part.layers], target)
     return target
 
 
 def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
-    """The directory with the part's tree, unpacked now or before. Raises SystemFailure, InvalidContent."""
+    """The directory with the part's tree, unpacked now or before. One for all who can give files the same ids. Raises
+    SystemFailure, InvalidContent."""
     from lamina.view.unpack import unpack_tree as unpack
 
-    target = os.path.join(store.paths.union(part.key), "tree")
+    target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}")
     if not os.path.isdir(target):
         keep(os.path.dirname(target), part.layers)
         tree, opaque, _ = part.made()
@@ -83,10 +101,6 @@ def sweep(store: Store) -> int:
 def mounted_at(store: Store, key: str) -> str:
     """As mountinfo has it: no symlink on the way."""
     return os.path.join(os.path.realpath(store.paths.union(key)), "mnt")
-
-
-def _image(store: Store, part: Part) -> str:
-    return os.path.join(store.paths.union(part.key), "erofs")
 
 
 def _used(lines: list[list[str]], target: str) -> bool:

@@ -1,16 +1,23 @@
 """The union of an image as a real directory: parts below (one a layer where that can be), the kernel's overlay on
-top; read-only, or with an upper directory that takes all changes (copy-up). Linux, root; through FUSE for plain users
-too, and for images that are in no store.
+top; read-only, or with an upper directory that takes all changes (copy-up). Linux. Through FUSE where the kernel
+refuses all that, and for images that are in no store.
 
-A mount is kept from gc by a root in the store that lives as long as the mount does.
+A mount is kept from gc by a root in the store that lives as long as the mount does. A plain user's stands in a user
+namespace that a small process holds: it is reached at /proc/PID/root, and goes with that process.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from lamina import rights
 from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.source import Stack
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 VIEWS = ("erofs", "erofs-merged", "overlay", "fuse")
 """Ways to show a union, best first: EROFS images of the layers' metadata over their tars; one such image of them
 all; unpacked trees; a process that answers from the tars (read-only, no rights needed)."""
+_HELD = re.compile("/proc/([0-9]+)/root/")
 LOOK = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
 
 
@@ -40,36 +48,92 @@ class Mounted:
     view: str = ""
     dead: bool = False
 
+    @property
+    def holder(self) -> int:
+        """The process that holds a plain user's mount, else 0."""
+        held = _HELD.match(self.target)
+        return int(held[1]) if held else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Top:
     """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
-    ``devices``: whether device nodes work."""
+    ``devices``: whether device nodes work. ``volatile``: what is written need not last over the machine's crash.
+    ``mapped``: a descriptor of a user namespace, whose ids the image's files get; what is written belongs to the ids
+    that those are outside. ``scratch``: a directory that is needed for that."""
 
     upper: str
     work: str
     devices: bool = False
+    volatile: bool = False
+    mapped: int = -1
+    scratch: str = ""
 
 
 def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view: str = "") -> Mounted:
     """Mount the union read-only at ``target``, an empty directory (made where it is missing); "" is one in the store.
-    ``name`` is what `mounts` shows; ``view`` one of VIEWS, by default the first that works here.
+    ``name`` is what `mounts` shows; ``view`` one of VIEWS, by default the first that works here. A plain user's is
+    told as the place where others see it: /proc/PID/root/TARGET.
 
     Raises Conflict (mounted already, not empty), Unsupported (no such kernel, not Linux), SystemFailure (no rights).
     """
-    if not target:
-        target = os.path.join(place_of(store, stack), "union")
+    _check_linux()
+    name = name or stack.name
+    ours = target or os.path.join(place_of(store, stack), "union")
+    if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
+        view = "fuse"  # the others are made of what the store has
+    if view == "fuse" or rights.may_mount():
+        return _mount(store, stack, ours, name, view)
+
+    def held() -> dict[str, str]:
+        where = target or _own_place(store, stack)
+        return asdict(_mount(store, stack, where, name, view, seen_at=f"/proc/{os.getpid()}/root"))
+
+    try:
+        return Mounted(**rights.as_root(held, stays=True))
+    except (SystemFailure, Unsupported) as error:
+        if view:
+            raise
+        refused = error
+    try:
+        return _mount(store, stack, ours, name, "fuse")
+    except (SystemFailure, Unsupported) as error:
+        raise Unsupported(f"{refused.message}; fuse: {error.message}", hint=error.hint) from None
+
+
+def _own_place(store: Store, stack: Stack) -> str:
+    """Where a mount of this namespace alone can stand: a short path that nobody needs here, else one in the store, of
+    its own: to take it away must not touch what another holder has mounted there."""
+    for path in ("/mnt", "/media"):
+        if os.path.isdir(path) and not os.listdir(path) and not store.paths.root.startswith(path):
+            return path
+    return os.path.join(place_of(store, stack), f"union-{os.getpid()}")
+
+
+def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, seen_at: str = "") -> Mounted:
     target = os.path.abspath(target)
-    with reported(target):
-        if is_mount(target):
-            raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
-        os.makedirs(target, exist_ok=True)
+    if is_mount(target):
+        raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
+    with reported(target), _new_directory(target):
         if os.listdir(target):
             raise Conflict(f"{target} is not empty", hint="choose an empty directory")
-        with store.roots.mounting(f"mount of {name or stack.name}", list(stack.diff_ids), mount=target) as root:
+        with store.roots.mounting(f"mount of {name}", list(stack.diff_ids), mount=seen_at + target) as root:
             view = mount_union(store, stack, target, view=view)
             store.roots.note_view(root, view)
-    return Mounted(name or stack.name, target, root, view)
+    return Mounted(name, seen_at + target, root, view)
+
+
+@contextmanager
+def _new_directory(path: str) -> Iterator[None]:
+    """Made where it is missing, and gone again where the block fails."""
+    new = not os.path.isdir(path)
+    os.makedirs(path, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            os.rmdir(path)
+        raise
 
 
 def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top: Top | None = None) -> str:
@@ -78,13 +142,11 @@ def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top:
     if view and view not in VIEWS:
         raise UsageError(f"no view {view!r:.60}", hint=f"there are {', '.join(VIEWS)}")
     refused: list[str] = []
-    if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
-        view = "fuse"  # the others are made of what the store has
     for one in (view,) if view else VIEWS:
         if one == "erofs-merged" and not view:
             continue  # what erofs chooses by itself where layers can't say it
-        if one == "fuse" and top is not None and not view:
-            continue  # it is read-only
+        if one == "fuse" and not view and (top is not None or not rights.is_root()):
+            continue  # it is read-only; and who needs a namespace for the others needs none for this
         try:
             _mount_as(store, stack, target, one, top)
         except (SystemFailure, Unsupported) as error:
@@ -96,14 +158,9 @@ def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top:
     raise Unsupported("; ".join(refused), hint="`lamina unpack` writes it into a directory")
 
 
-def check_rights() -> None:
-    """Raises Unsupported (not Linux), SystemFailure (not root)."""
+def _check_linux() -> None:
     if not hasattr(os, "geteuid"):
         raise Unsupported("only Linux can mount an image", hint="`lamina unpack` writes it into a directory")
-    if os.geteuid() != 0:
-        raise SystemFailure(
-            "only root may mount", hint="`lamina unpack`, or look into it with ls, cat and the fs view"
-        )
 
 
 def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | None) -> None:
@@ -112,7 +169,8 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
             raise Unsupported("a FUSE mount is read-only", hint="choose another view, or none")
         fuse.mount(stack, target)
         return
-    check_rights()
+    if view != "overlay" and not rights.is_root():
+        raise Unsupported("only the machine's root may mount EROFS", hint="take --view overlay")
     parts = parts_of(store, stack, merged=True if view == "erofs-merged" else None)
     if view == "overlay":
         empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
@@ -126,6 +184,10 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
 
 def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     """``lowers``: bottom first."""
+    if top is not None and top.mapped >= 0:
+        with _mapped(lowers, top) as below:
+            _overlay(below, target, replace(top, mapped=-1))
+        return
     # a layer that comes again hides all that the first time added: the kernel refuses to be told twice
     options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in dict.fromkeys(reversed(lowers))]
     if len(options) == 1 and top is None:
@@ -135,11 +197,34 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     if top is not None:
         options += [("upperdir", top.upper), ("workdir", top.work)]
         attributes = 0 if top.devices else kernel.NO_DEVICES
+        if top.volatile:
+            options.append(("volatile", None))
         if not os.listdir(top.upper):
             _as_below(lowers[-1], top.upper)
     # what is changed is wholly in the upper directory: a commit reads nothing else
-    options += [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")]
+    options += [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
+    if not rights.is_root():
+        options.append(("userxattr", None))
     kernel.mount("overlay", options, target, attributes=attributes)
+
+
+@contextmanager
+def _mapped(lowers: list[str], top: Top) -> Iterator[list[str]]:
+    """The same directories with their owners mapped into a user namespace: an overlay's layers may be so, not the
+    overlay itself. They are needed until it is mounted, which keeps them."""
+    made: list[str] = []
+    try:
+        for lower in lowers:
+            target = os.path.join(top.scratch, f"mapped-{len(made)}")
+            os.mkdir(target)
+            made.append(target)
+            kernel.bind(lower, target, namespace=top.mapped)
+        yield list(made)
+    finally:
+        for target in made:
+            with suppress(SystemFailure):  # the last one may have failed
+                kernel.unmount(target)
+            os.rmdir(target)
 
 
 def _as_below(lower: str, upper: str) -> None:
@@ -158,13 +243,33 @@ def unmount(store: Store, target: str) -> Mounted:
     target = os.path.abspath(target)
     for found in mounts(store):
         if found.target == target:
-            (fuse if found.view == "fuse" else kernel).unmount(target)
+            if found.holder:
+                _let_go(found)
+            else:
+                (fuse if found.view == "fuse" else kernel).unmount(target)
             store.roots.remove(found.root)
             sweep(store)
-            if target.startswith(store.paths.unions + os.sep):
-                os.rmdir(target)
+            here = _HELD.sub("/", target)
+            if here.startswith(os.path.abspath(store.paths.unions) + os.sep):
+                os.rmdir(here)
             return found
     raise NotFound(f"no image is mounted at {target}", hint="see `lamina mounts`")
+
+
+def _let_go(mounted: Mounted) -> None:
+    """End the process that holds a mount; gone when this returns."""
+    try:
+        watched = os.pidfd_open(mounted.holder)
+    except OSError:
+        return  # it has ended
+    try:
+        os.kill(mounted.holder, signal.SIGKILL)
+        select.select([watched], [], [])
+        os.waitpid(mounted.holder, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # ended before, or not this process's child
+    finally:
+        os.close(watched)
 
 
 def mounts(store: Store) -> list[Mounted]:

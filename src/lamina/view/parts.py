@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
     from lamina.union.tree import Tree
 
-VERSION = 2
+VERSION = 3
 """Of what is derived here and in ``erofs``: part of every key."""
 DEEPEST = 100
 """A stack of more layers becomes one part (the kernel's own limit is 500)."""
@@ -37,12 +37,22 @@ class Part:
     layers: tuple[Digest, ...]
     made: Callable[[], tuple[Tree, Set[int], list[int]]]
 
+    @property
+    def uuid(self) -> bytes:
+        """Of its image."""
+        return bytes.fromhex(self.key)[:16]
+
+
+def image_of(store: Store, part: Part) -> str:
+    """The file of the part's EROFS image."""
+    return os.path.join(store.paths.union(part.key), "erofs")
+
 
 def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[Part]:
     """The parts of the stack's union, bottom first; ``merged`` forces one, or one a layer (Unsupported where that
     can't be). The choice is kept, so that a mount of what was mounted before merges nothing."""
     if merged or len(stack.layers) < 2 or (merged is None and len(stack.layers) > DEEPEST):
-        return [_merged(stack)]
+        return [merged_part(stack)]
     trees = _Trees(stack)
     note = os.path.join(place_of(store, stack), "parts")
     keys = _noted(note)
@@ -57,7 +67,7 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
     if len(keys) != len(stack.layers):
         if merged is not None:
             trees.keys()
-        return [_merged(stack)]
+        return [merged_part(stack)]
     return [
         Part(key, (diff_id,), trees.maker(number))
         for number, (key, diff_id) in enumerate(zip(keys, stack.diff_ids, strict=True))
@@ -79,7 +89,9 @@ def keep(directory: str, layers: tuple[Digest, ...]) -> None:
         replace_file(path, ["".join(f"{diff_id}\n" for diff_id in layers).encode()])
 
 
-def _merged(stack: Stack) -> Part:
+def merged_part(stack: Stack) -> Part:
+    """All layers as one part."""
+
     def made() -> tuple[Tree, Set[int], list[int]]:
         return stack.tree(), frozenset(), list(range(len(stack.layers)))
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lamina import rights
 from lamina.errors import Conflict, UsageError
 from lamina.events import Cancel
 from lamina.files import failure, reported, write_all
@@ -67,7 +68,7 @@ def unpack_tree(
     target = os.path.abspath(target)
     if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target) or os.listdir(target)):
         raise Conflict(f"{os.fsdecode(target)!r:.300} is there and no empty directory", hint="choose a new one")
-    root = os.geteuid() == 0
+    root = rights.may_mount()
     temporary = target + b".%d.lamina-tmp" % os.getpid()
     with reported(target):
         os.mkdir(temporary, 0o700)
@@ -134,7 +135,7 @@ class _Unpack:
         entry = self.tree.entry(node)
         if node not in self.opaque:
             return entry
-        prefix = b"trusted" if self.root else b"user"
+        prefix = b"trusted" if rights.is_root() else b"user"
         return replace(entry, xattrs={**entry.xattrs, prefix + b".overlay.opaque": b"y"})
 
     def _free_name(self, opened: _Directories, path: bytes) -> bytes | None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -317,7 +318,10 @@ def test_killed_run_leaves_nothing_once_removed(root: Path) -> None:
     with running("run", "--name", "c", "--network", "none", "app", "sh", "-c", script, root=root) as process:
         wait_for(process, b"ready\n")
         (identity,) = os.listdir(root / "containers")
-        pid = int((root / "containers" / identity / "bundle" / "pid").read_text())
+        written = root / "containers" / identity / "bundle" / "pid"
+        while not written.exists() or not written.read_text():  # the runtime writes it while the program starts
+            time.sleep(0.01)
+        pid = int(written.read_text())
         process.kill()
         process.wait(30)
     assert lamina("rm", "--force", "c", root=root).returncode == 0
@@ -393,3 +397,25 @@ def test_two_containers_share_the_layers_mounts(root: Path) -> None:
         assert lamina("stop", "-t", "0", "a", "b", root=root).returncode == 0
         assert one.wait(30) == two.wait(30) == 137
     assert mounts_of(root) == []
+
+
+def test_a_user_namespace_with_ids_of_its_own(root: Path, tmp_path: Path) -> None:
+    script = "id -u; cat /proc/self/uid_map; cat /data/file; touch /x; chown 33:44 /x; stat -c %u:%g /x /etc/passwd"
+    words = ["run", "--name", "c", "--network", "none", "--userns", "auto", "app", "sh", "-c", script]
+    done = lamina(*words, root=root)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    inside, outside, count = map(int, lines[1].split())
+    assert (lines[0], inside, count, lines[2:]) == ("0", 0, 65536, [LOWER.decode().strip(), "33:44", "0:0"])
+    assert outside >= 0x70000000
+    (identity,) = os.listdir(root / "containers")
+    state = (root / "containers" / identity / "upper" / "x").lstat()
+    assert (state.st_uid, state.st_gid) == (outside + 33, outside + 44)
+    assert lamina("diff", "c", root=root).stdout == b"A /x\n"
+    (tmp_path / "given").write_text("given")
+    assert lamina("cp", str(tmp_path / "given"), "c:/data/new", root=root).returncode == 0
+    assert lamina("commit", "c", "app:2", root=root).returncode == 0
+    stated = json.loads(lamina("stat", "app:2", "/x", "/data/new", "--format", "json", root=root).stdout)
+    assert [(one["uid"], one["gid"]) for one in stated] == [(33, 44), (0, 0)]
+    assert run(root, "--rm", "--userns", "moon", "app", "true").returncode == 125
+    assert not Path("/run/lamina-open").joinpath(identity).exists()

@@ -310,7 +310,21 @@ members = [
     ("caf\\udce9", b"x", {"pax_headers": {"SCHILY.xattr.user.note": "text"}}),
 ]
 store = test_mount.loaded(where, [members, [("etc/.wh.shadow", b""), ("etc/new", b"n")]])
-print(test_mount.check_view(store, where / "mnt", ""))
+print(test_mount.check_view(store, where / "mnt", "fuse"))
+"""
+
+
+NO_NAMESPACES = """
+import sys
+from lamina import rights
+from lamina.cli import main
+from lamina.errors import SystemFailure
+
+def refuse(*_, **__):
+    raise SystemFailure("no user namespaces here")
+
+rights.as_root = refuse
+main(sys.argv[1:])
 """
 
 
@@ -324,8 +338,9 @@ def test_a_plain_user_sees_the_union(place: Path) -> None:
 def test_a_plain_user_comes_to_fuse_by_itself(place: Path, target: Path) -> None:
     loaded(place, [[("a", b"1", {"mode": 0o600, "uid": 0})]])  # type: ignore[list-item]
     subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", place / "s"], check=True)
-    made = as_user(place, "mount", "app", str(target))
-    assert made.returncode == 0, made.stderr
+    words = ["--root", str(place / "s"), "mount", "app", str(target)]
+    made = as_nobody(sys.executable, "-c", NO_NAMESPACES, *words)
+    assert (made.returncode, made.stdout) == (0, f"{target}\n".encode()), made.stderr
     assert as_nobody("cat", str(target / "a")).stdout == b"1"
     assert as_user(place, "mounts", "--format", "{{.View}}").stdout == b"fuse\n"
     # root may not look in, and must not think it gone
@@ -349,6 +364,8 @@ def test_a_plain_user_is_told_what_was_refused(place: Path) -> None:
     assert b"no write access to mountpoint" in done.stderr
     assert os.listdir(place / "s" / "roots") == []
     os.chmod(fuse.DEVICE, 0o600)
-    done = as_user(place, "mount", "--view", "fuse", "app", str(place / "mnt"))
+    done = as_nobody(
+        sys.executable, "-c", NO_NAMESPACES, "--root", str(place / "s"), "mount", "app", str(place / "mnt")
+    )
     assert done.returncode == 7
-    assert b"/dev/fuse is not for this user" in done.stderr
+    assert b"no user namespaces here; fuse: /dev/fuse is not for this user" in done.stderr

@@ -62,9 +62,11 @@ def stack_of(store: Store) -> Stack:
 
 def check_mounted(store: Store, target: Path) -> int:
     """Every path of the union, compared with what the kernel shows in every view; how many."""
-    views = [
-        view for view in VIEWS if view != "fuse" or shutil.which("fusermount3") or "LAMINA_TEST_REQUIRE" in os.environ
-    ]
+    kind = subprocess.run(["stat", "-f", "-c", "%T", store.paths.root], capture_output=True, check=True).stdout
+    # an overlayfs lets nobody make whiteouts: no unpacked trees there (tests/on_overlay.sh)
+    views = [view for view in VIEWS if view != "overlay" or kind != b"overlayfs\n"]
+    if not shutil.which("fusermount3") and "LAMINA_TEST_REQUIRE" not in os.environ:
+        views.remove("fuse")
     (count,) = {check_view(store, target, view) for view in views}
     return count
 
@@ -369,6 +371,8 @@ def test_targets_that_are_in_use(tmp_path: Path, target: Path) -> None:
     with pytest.raises(Conflict, match="already"):
         mount(store, stack_of(store), str(target))
     assert len(mounts(store)) == 1
+    unmount(store, str(target))
+    assert part_mounts(store) == []
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -1,0 +1,278 @@
+"""The verb `diff`: two sides file by file, or what one container changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.options import format_option, image_argument, platform_option, registry_options
+from lamina.cli.output import emit_json, emit_template, table, write
+from lamina.cli.session import Session
+from lamina.cli.text import clean, human_size, json_path
+from lamina.errors import UsageError
+from lamina.image import to_bytes
+from lamina.layer.entry import Entry, Kind
+
+if TYPE_CHECKING:
+    from lamina.insight.compare import Comparison
+    from lamina.insight.config_diff import ConfigChange, StepChange
+    from lamina.insight.diff import Change
+    from lamina.insight.side import Side
+
+DIFFERENT = 1
+_LETTERS = {"added": "A", "removed": "D", "changed": "C", "renamed": "R"}
+
+
+@command(
+    "diff",
+    "lamina diff app:1 app:2\n"
+    "lamina diff --content app:1 app:2 /etc\n"
+    "lamina diff --stat docker://debian:12 app:2~1\n"
+    "lamina diff --ignore mtime,owner app:2 ./rootfs\n"
+    "lamina diff app:2 web    # an image and a container\n"
+    "lamina diff web          # what a container changed",
+)
+@image_argument("before", metavar="A")
+@image_argument("after", metavar="[B", required=False)
+@click.argument("path", metavar="[PATH]]", required=False)
+@click.option("-u", "--content", is_flag=True, help="Show changed texts line by line; of binaries sizes and digests.")
+@click.option("--stat", is_flag=True, help="Show how many bytes came and went.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="WHAT,...",
+    help="content, target, device, mode, owner, mtime, xattrs, links, config, created, history.",
+)
+@click.option("--no-renames", is_flag=True, help="Tell what was renamed as removed and added.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing: the exit code tells.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@platform_option
+@registry_options
+@format_option
+@click.pass_obj
+def diff(
+    session: Session,
+    before: str,
+    after: str | None,
+    path: str | None,
+    content: bool,
+    stat: bool,
+    ignore: tuple[str, ...],
+    no_renames: bool,
+    quiet: bool,
+    as_json: bool,
+    format: str | None,
+) -> int:
+    """Compare A and B file by file, as their layers' unions show them; nothing is unpacked. Each is an image (IMAGE~N
+    and docker://REF too), a container, or a directory of this machine (./DIR or /DIR). Exit code 1 where they differ.
+
+    A added, C changed, D removed, R renamed. With PATH only what is there is compared; without, config and history
+    too. Of one container alone, what it changed is listed: A added, C changed, D deleted.
+    """
+    format = "json" if as_json else format
+    if after is None:
+        if content or stat or ignore or no_renames or quiet:
+            raise UsageError("only one side was given", hint="lamina diff A B: images, containers or ./directories")
+        from lamina.cli.containers import list_changes
+
+        list_changes(session, before, format)
+        return 0
+    from lamina.cli.sides import open_side
+    from lamina.insight.compare import ASPECTS, compare
+    from lamina.insight.diff import parse_fields
+
+    ignored = parse_fields(",".join(ignore), ASPECTS)
+    with session.interruptible():
+        sides = open_side(session, before), open_side(session, after)
+        found = compare(*sides, to_bytes(path or "/"), ignore=ignored, renames=not no_renames)
+    if quiet:
+        pass
+    elif format == "json":
+        emit_json(_json(found, content))
+    elif format not in (None, "table"):
+        emit_template([_row(found, change) for change in found.changes], {}, format or "")
+    elif stat:
+        _tell_sizes(found)
+    else:
+        for change in found.changes:
+            write(_line(change))
+            if content and "content" in change.fields:
+                for line in _content_lines(found, change):
+                    write(line)
+    if not quiet and format in (None, "table"):
+        _tell_config(found.config)
+        _tell_history(found.history)
+    return DIFFERENT if found.differ else 0
+
+
+def _line(change: Change) -> str:
+    text = f"{_LETTERS[change.how]} /{clean(change.path)}"
+    if change.how == "renamed":
+        text = f"R /{clean(change.old_path)} -> /{clean(change.path)}"
+    if not change.fields or change.before is None or change.after is None:
+        return text
+    return f"{text}   {', '.join(_said(name, change.before, change.after) for name in change.fields)}"
+
+
+def _said(field: str, before: Entry, after: Entry) -> str:
+    match field:
+        case "kind":
+            return f"kind ({before.kind.name.lower()} to {after.kind.name.lower()})"
+        case "content" if before.size != after.size:
+            return f"content ({before.size} to {after.size} bytes)"
+        case "target":
+            return f"target ({clean(before.link)} to {clean(after.link)})"
+        case "device":
+            return f"device ({before.rdev[0]}, {before.rdev[1]} to {after.rdev[0]}, {after.rdev[1]})"
+        case "mode":
+            return f"mode ({before.mode:04o} to {after.mode:04o})"
+        case "owner":
+            return f"owner ({before.uid}:{before.gid} to {after.uid}:{after.gid})"
+    return field
+
+
+def _content_lines(found: Comparison, change: Change) -> Iterator[str]:
+    text = _text_diff(found, change)
+    if text is None:
+        sides = (found.before, change.before_node), (found.after, change.after_node)
+        yield "  " + " -> ".join(f"{size} bytes {digest}" for size, digest in (_sum(*side) for side in sides))
+        return
+    for line in text:
+        yield "\t".join(clean(part) for part in line.split("\t"))
+
+
+def _text_diff(found: Comparison, change: Change) -> list[str] | None:
+    """The lines, or None for what is too large or no text."""
+    from lamina.insight.text_diff import MAX_TEXT, unified
+
+    if change.before is None or change.after is None or max(change.before.size, change.after.size) > MAX_TEXT:
+        return None
+    with found.before.open(change.before_node) as stream:
+        old = stream.read()
+    with found.after.open(change.after_node) as stream:
+        new = stream.read()
+    return unified(old, new, (f"a/{clean(change.old_path)}", f"b/{clean(change.path)}"))
+
+
+def _sum(side: Side, node: int) -> tuple[int, str]:
+    from lamina.insight.content import digest_of
+
+    return side.tree.entry(node).size, f"sha256:{digest_of(side, node).hex()}"
+
+
+def _tell_sizes(found: Comparison) -> None:
+    rows, totals = [], {how: [0, 0] for how in _LETTERS}
+    for change in found.changes:
+        before, after = _size(change.before), _size(change.after)
+        totals[change.how][0] += 1
+        totals[change.how][1] += after - before
+        rows.append([_line(change).partition("   ")[0], str(before), str(after), f"{after - before:+d}"])
+    table(rows, ("PATH", "BEFORE", "AFTER", "DELTA"), right=(1, 2, 3))
+    told = [f"{count} {how} ({_signed(size)})" for how, (count, size) in totals.items() if count]
+    if told:
+        write(f"{', '.join(told)}: {_signed(sum(size for _, size in totals.values()))}")
+
+
+def _signed(size: int) -> str:
+    return f"{'-' if size < 0 else '+'}{human_size(abs(size))}"
+
+
+def _size(entry: Entry | None) -> int:
+    return entry.size if entry is not None and entry.kind == Kind.FILE else 0
+
+
+def _tell_config(changes: tuple[ConfigChange, ...]) -> None:
+    import json
+
+    if changes:
+        write("config")
+    for change in changes:
+        for sign, value in (("-", change.before), ("+", change.after)):
+            if value is not None:
+                write(f"  {sign} {clean(change.field)}: {clean(json.dumps(value, ensure_ascii=False))}")
+
+
+def _tell_history(changes: tuple[StepChange, ...]) -> None:
+    if changes:
+        write("history")
+    for change in changes:
+        words = change.step.created_by or change.step.comment or "<not recorded>"
+        write(f"  {'-' if change.how == 'removed' else '+'} {change.step.created or 'N/A'}  {clean(words)}")
+
+
+def _row(found: Comparison, change: Change) -> dict[str, Any]:
+    return {
+        "Letter": _LETTERS[change.how],
+        "Change": change.how,
+        "Path": "/" + clean(change.path),
+        "OldPath": "/" + clean(change.old_path),
+        "Fields": ",".join(change.fields),
+        "Kind": (change.after or change.before or _NOTHING).kind.name.lower(),
+        "Before": _size(change.before),
+        "After": _size(change.after),
+        "Delta": _size(change.after) - _size(change.before),
+        "LayerBefore": _layer(found.before, change.before_node),
+        "LayerAfter": _layer(found.after, change.after_node),
+    }
+
+
+_NOTHING = Entry(b"", Kind.FILE)
+
+
+def _layer(side: Side, node: int) -> int | None:
+    """The number of the layer that states it; None for what no layer states, or is not there."""
+    origin = None if node < 0 else side.tree.origin(node)
+    return None if origin is None else side.first + origin[0]
+
+
+def _json(found: Comparison, content: bool) -> dict[str, Any]:
+    counts = dict.fromkeys(_LETTERS, 0)
+    came = went = 0
+    for change in found.changes:
+        counts[change.how] += 1
+        came += _size(change.after)
+        went += _size(change.before)
+    return {
+        "before": _side_json(found.before),
+        "after": _side_json(found.after),
+        **json_path(found.path),
+        "differ": found.differ,
+        "summary": {**counts, "bytes_before": went, "bytes_after": came, "bytes_delta": came - went},
+        "changes": [_change_json(found, change, content) for change in found.changes],
+        "config": [
+            {"field": change.field, "before": change.before, "after": change.after} for change in found.config
+        ],
+        "history": [{"change": change.how, **change.step.to_json()} for change in found.history],
+    }
+
+
+def _side_json(side: Side) -> dict[str, Any]:
+    return {
+        "name": side.name,
+        "kind": side.kind,
+        "digest": None if side.digest is None else str(side.digest),
+        "layers": [side.first, side.first + len(side.layers) - 1] if side.kind != "directory" else None,
+    }
+
+
+def _change_json(found: Comparison, change: Change, content: bool) -> dict[str, Any]:
+    from lamina.cli.look import entry_json
+
+    value: dict[str, Any] = {"change": change.how, **json_path(change.path), "fields": list(change.fields)}
+    for key, entry, side, node in (
+        ("before", change.before, found.before, change.before_node),
+        ("after", change.after, found.after, change.after_node),
+    ):
+        value[key] = None if entry is None else {**entry_json(entry), "layer": _layer(side, node)}
+    if content and "content" in change.fields:
+        value["text"] = _text_diff(found, change)
+        if value["text"] is None:
+            for key, side, node in (
+                ("before", found.before, change.before_node),
+                ("after", found.after, change.after_node),
+            ):
+                value[key]["digest"] = _sum(side, node)[1]
+    return value

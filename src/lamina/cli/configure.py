@@ -1,0 +1,205 @@
+"""What `config` can set and remove, as options; and as the instructions that `import --change` takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from lamina.cli.make import config_changes
+from lamina.errors import UsageError
+from lamina.spec.image_config import Changes, ImageConfig
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?")
+_PORT = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:/(?:tcp|udp|sctp))?")
+_NONE = {"Test": ["NONE"]}
+
+_options = [
+    click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."),
+    click.option("--env-rm", multiple=True, metavar="NAME", help="Remove an environment variable."),
+    click.option("--label", "-l", multiple=True, metavar="NAME=VALUE", help="Set a label."),
+    click.option("--label-rm", multiple=True, metavar="NAME", help="Remove a label."),
+    click.option("--expose", multiple=True, metavar="PORT[/PROTO]", help="Expose a port."),
+    click.option("--expose-rm", multiple=True, metavar="PORT[/PROTO]", help="Expose a port no more."),
+    click.option("--volume", "-v", multiple=True, metavar="PATH", help="Make a path a volume."),
+    click.option("--volume-rm", multiple=True, metavar="PATH", help="Make a path no volume any more."),
+    click.option("--cmd", metavar="WORDS", help="What runs by default, split as a shell does; '' removes it."),
+    click.option("--entrypoint", metavar="WORDS", help="What always runs, split as a shell does; '' removes it."),
+    click.option("--workdir", "-w", metavar="PATH", help="Where it runs; '' removes it."),
+    click.option("--user", "-u", metavar="USER", help="As whom it runs; '' removes it."),
+    click.option("--stop-signal", metavar="SIGNAL", help="What asks it to end; '' removes it."),
+    click.option("--author", metavar="NAME", help="Who made it; '' removes it."),
+    click.option("--health-cmd", metavar="COMMAND", help="What tells whether it is well, run by a shell."),
+    click.option("--health-interval", metavar="DURATION", help="Time between two checks, like 30s or 1m30s."),
+    click.option("--health-timeout", metavar="DURATION", help="How long a check may take."),
+    click.option("--health-start-period", metavar="DURATION", help="How long failures don't count at the start."),
+    click.option("--health-retries", type=click.IntRange(1), help="How many failures make it unwell."),
+    click.option("--no-healthcheck", is_flag=True, help="No check, whatever the base says."),
+]
+
+
+def edit_options(function: Any) -> Any:
+    for option in reversed(_options):
+        function = option(function)
+    return function
+
+
+def edits(old: ImageConfig, given: dict[str, Any]) -> Changes:
+    """What these options change. Raises UsageError; also for the removal of what is not there."""
+    changes = config_changes(
+        old, given["env"], given["cmd"], given["entrypoint"], given["workdir"], given["user"], given["label"]
+    )
+    if given["env_rm"]:
+        env = _pairs(changes.get("env") or old.env)
+        _remove(env, given["env_rm"], "environment variable")
+        changes["env"] = [f"{name}={value}" for name, value in env.items()]
+    if given["label_rm"]:
+        labels = dict(changes.get("labels") or old.labels)
+        _remove(labels, given["label_rm"], "label")
+        changes["labels"] = labels
+    if given["expose"] or given["expose_rm"]:
+        ports = dict.fromkeys([*old.exposed_ports, *map(port, given["expose"])])
+        _remove(ports, [text if text in ports else port(text) for text in given["expose_rm"]], "exposed port")
+        changes["exposed_ports"] = list(ports)
+    if given["volume"] or given["volume_rm"]:
+        volumes = dict.fromkeys([*old.volumes, *given["volume"]])
+        _remove(volumes, given["volume_rm"], "volume")
+        changes["volumes"] = list(volumes)
+    if given["stop_signal"] is not None:
+        changes["stop_signal"] = given["stop_signal"]
+    if given["author"] is not None:
+        changes["author"] = given["author"]
+    _health(old, given, changes)
+    return changes
+
+
+def _health(old: ImageConfig, given: dict[str, Any], changes: Changes) -> None:
+    fields = {
+        "Test": ["CMD-SHELL", given["health_cmd"]] if given["health_cmd"] else None,
+        "Interval": duration(given["health_interval"], "--health-interval"),
+        "Timeout": duration(given["health_timeout"], "--health-timeout"),
+        "StartPeriod": duration(given["health_start_period"], "--health-start-period"),
+        "Retries": given["health_retries"],
+    }
+    said = {key: value for key, value in fields.items() if value is not None}
+    if given["no_healthcheck"]:
+        if said:
+            raise UsageError("--no-healthcheck together with a healthcheck", hint="leave one of them out")
+        changes["healthcheck"] = _NONE
+    elif said:
+        before = (old.json.get("config") or {}).get("Healthcheck")
+        kept = before if isinstance(before, dict) and before.get("Test") != ["NONE"] else {}
+        merged = {**kept, **said}
+        if "Test" not in merged:
+            raise UsageError("a healthcheck without a command", hint="say --health-cmd as well")
+        changes["healthcheck"] = merged
+
+
+def words_of(given: dict[str, Any]) -> list[str]:
+    """The options as they were given, for the history."""
+    found = []
+    for key, value in given.items():
+        flag = "--" + key.replace("_", "-")
+        if value is True:
+            found.append(flag)
+        elif isinstance(value, (str, int)) and value is not False:
+            found.append(f"{flag} {value}")
+        elif isinstance(value, tuple):
+            found += [f"{flag} {item}" for item in value]
+    return found
+
+
+def instructions(lines: Iterable[str]) -> Changes:
+    """Dockerfile instructions as `import --change` takes them. Raises UsageError."""
+    config: dict[str, Any] = {}
+    for line in lines:
+        word, _, rest = line.strip().partition(" ")
+        rest = rest.strip()
+        if not rest:
+            raise UsageError(f"{line!r:.200} is no instruction", hint="like 'CMD [\"sh\"]' or 'ENV A=b'")
+        word = word.upper()
+        if word in ("CMD", "ENTRYPOINT"):
+            config[word.lower()] = _command(rest)
+        elif word in ("ENV", "LABEL"):
+            key = {"ENV": "env", "LABEL": "labels"}[word]
+            config[key] = {**config.get(key, {}), **_assignments(rest, line)}
+        elif word in ("EXPOSE", "VOLUME"):
+            key = {"EXPOSE": "exposed_ports", "VOLUME": "volumes"}[word]
+            items = _array(rest) or rest.split()
+            config[key] = [*config.get(key, []), *(map(port, items) if word == "EXPOSE" else items)]
+        elif word in ("USER", "WORKDIR", "STOPSIGNAL"):
+            config[{"USER": "user", "WORKDIR": "working_dir", "STOPSIGNAL": "stop_signal"}[word]] = rest
+        else:
+            raise UsageError(
+                f"{word!r:.60} can't be changed here",
+                hint="known: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR",
+            )
+    if "env" in config:
+        config["env"] = [f"{name}={value}" for name, value in config["env"].items()]
+    return config  # type: ignore[return-value]
+
+
+def port(text: str) -> str:
+    """``80`` as ``80/tcp``. Raises UsageError."""
+    if not _PORT.fullmatch(text):
+        raise UsageError(f"{text!r:.60} is no port", hint="like 80, 53/udp or 8000-8010/tcp")
+    return text if "/" in text else text + "/tcp"
+
+
+def duration(text: str | None, flag: str) -> int | None:
+    """Nanoseconds of Go's ``1h2m3s4ms``. Raises UsageError."""
+    if text is None:
+        return None
+    match = _DURATION.fullmatch(text)
+    if not text or match is None:
+        raise UsageError(f"{flag} {text!r:.60} is no duration", hint="like 30s, 1m30s or 500ms")
+    hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
+    return ((hours * 60 + minutes) * 60 + seconds) * 1_000_000_000 + milliseconds * 1_000_000
+
+
+def _pairs(lines: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def _remove(found: dict[str, Any], names: Iterable[str], what: str) -> None:
+    for name in names:
+        if name not in found:
+            raise UsageError(f"there is no {what} {name!r:.100} to remove", hint="`lamina config IMAGE` shows them")
+        del found[name]
+
+
+def _array(text: str) -> list[str] | None:
+    if not text.startswith("["):
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+
+
+def _command(text: str) -> list[str]:
+    found = _array(text)
+    return ["/bin/sh", "-c", text] if found is None else found
+
+
+def _assignments(text: str, line: str) -> dict[str, str]:
+    import shlex
+
+    if "=" not in text.split(maxsplit=1)[0]:  # the old form: NAME the rest of the line
+        name, _, value = text.partition(" ")
+        return {name: value.strip()}
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{line!r:.200}: {error}") from None
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise UsageError(f"{word!r:.100} in {line!r:.200} is not NAME=VALUE")
+        found[name] = value
+    return found

@@ -1,0 +1,504 @@
+"""Verbs that make an image of another one: config, squash, flatten, rebase, erase; and its way out and in as one
+tree: export, import. The image that they begin with stays as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.configure import edit_options
+from lamina.cli.make import base_stack, epoch
+from lamina.cli.options import format_option, image_argument, platform_option, quiet_option, registry_options
+from lamina.cli.output import emit_json, write
+from lamina.cli.session import Session
+from lamina.cli.text import clean, human_size, json_path
+from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, UsageError
+from lamina.image import to_bytes
+
+if TYPE_CHECKING:
+    from lamina.edit.erase import Erased
+    from lamina.edit.publish import Packing
+    from lamina.edit.rebase import RebasePlan
+    from lamina.edit.rootfs import Source
+    from lamina.layer.write import Item, Write
+    from lamina.source import Stack
+    from lamina.spec.descriptor import Descriptor
+
+_TAG = click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
+_MESSAGE = click.option("--message", "-m", metavar="TEXT", default="", help="A comment that the history tells.")
+_COMPRESSION = click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of new layers.")
+
+
+def _packing(session: Session, compression: str | None) -> Packing:
+    from lamina.edit.publish import Packing
+
+    settings = session.settings
+    level = settings.compression_level if compression in (None, settings.compression) else None
+    return Packing(compression or settings.compression, level, epoch())
+
+
+def _named(tag: str) -> str:
+    """A name that an image can get: said before anything is written. Raises UsageError."""
+    from lamina.spec.reference import Reference
+
+    if Reference.parse(tag).digest is not None:
+        raise UsageError(f"{tag!r:.200} has a digest", hint="give the new image a name, like app:2")
+    return tag
+
+
+def _start(session: Session, image: str, tag: str) -> Stack:
+    _named(tag)
+    return base_stack(session, image)
+
+
+def _made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
+    if not quiet:
+        click.echo(f"{clean(tag)}: {text}", err=True)
+    write(str(made.digest))
+
+
+@command(
+    "config",
+    "lamina config debian:12 | jq .config.Env\n"
+    "lamina config my/app -e DEBUG=1 --env-rm PROXY --cmd 'python3 -m app' --label-rm stage -t my/app:2",
+)
+@click.argument("reference", metavar="REF")
+@click.option("-t", "--tag", "tag", metavar="REF", help="Make a new image of the store's with this name.")
+@edit_options
+@_MESSAGE
+@click.option("--local", is_flag=True, help="Print that of the store's image, whatever the registry has.")
+@platform_option
+@registry_options
+@quiet_option
+@click.pass_obj
+def config(
+    session: Session, /, reference: str, tag: str | None, message: str, local: bool, quiet: bool, **given: Any
+) -> None:
+    """Print the bytes of an image's config as its registry has them (or the store, where the registry has not got
+    it). With options that set or remove something, and -t: make a new image of the store's, with the same layers."""
+    from lamina.cli.configure import words_of
+
+    words = words_of(given)
+    if not words and tag is None:
+        _print_config(session, reference, local)
+        return
+    if tag is None:
+        raise UsageError("the new image needs a name", hint="say -t REF; the old image stays as it is")
+    if not words:
+        raise UsageError("nothing to change", hint="say what to set or to remove; `lamina tag` gives another name")
+    from lamina.cli.configure import edits
+    from lamina.edit.configure import with_config
+
+    stack = _start(session, reference, tag)
+    made = with_config(
+        stack,
+        session.writable_store,
+        tag,
+        edits(stack.config, given),
+        created_by="lamina config " + " ".join(words),
+        comment=message,
+        epoch=epoch(),
+    )
+    _made(made, tag, "the same layers, another config", quiet)
+
+
+def _print_config(session: Session, reference: str, local: bool) -> None:
+    from lamina.cli.registry import print_config
+
+    if local:
+        print_config(session, reference, local)
+        return
+    try:
+        print_config(session, reference, False)
+    except (NotFound, RemoteFailure) as error:
+        try:
+            session.store.resolve(reference)
+        except LaminaError:
+            raise error from None
+        click.echo(f"lamina: {clean(error.message)}: this is the store's", err=True)
+        print_config(session, reference, True)
+
+
+@command("squash", "lamina squash my/app --from 3 --to 7 -t my/app:slim\nlamina squash my/app --from 2 -t my/app:two")
+@image_argument()
+@click.option("--from", "low", type=int, required=True, metavar="N", help="The lowest layer, counted from 1.")
+@click.option("--to", "high", type=int, metavar="M", help="The highest (default: the top).")
+@_TAG
+@_MESSAGE
+@_COMPRESSION
+@platform_option
+@quiet_option
+@click.pass_obj
+def squash(
+    session: Session,
+    image: str,
+    low: int,
+    high: int | None,
+    tag: str,
+    message: str,
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Make layers N to M one layer. What the union shows stays; what the layers hid among themselves is gone. The
+    layers below stay shared, those above stay as they are."""
+    from lamina.edit.squash import squash as make
+
+    stack = _start(session, image, tag)
+    high = len(stack.layers) if high is None else high
+    made = make(
+        stack,
+        low,
+        high,
+        session.writable_store,
+        tag,
+        created_by=f"lamina squash --from {low} --to {high}",
+        comment=message,
+        packing=_packing(session, compression),
+    )
+    _made(made, tag, f"layers {low} to {high} are one", quiet)
+
+
+@command("flatten", "lamina flatten my/app -t my/app:flat")
+@image_argument()
+@_TAG
+@_MESSAGE
+@_COMPRESSION
+@platform_option
+@quiet_option
+@click.pass_obj
+def flatten(session: Session, image: str, tag: str, message: str, compression: str | None, quiet: bool) -> None:
+    """Make all layers one: what the union shows, and nothing of what it hides."""
+    from lamina.edit.squash import flatten as make
+
+    stack = _start(session, image, tag)
+    made = make(
+        stack,
+        session.writable_store,
+        tag,
+        created_by="lamina flatten",
+        comment=message,
+        packing=_packing(session, compression),
+    )
+    _made(made, tag, f"{len(stack.layers)} layers are one", quiet)
+
+
+@command(
+    "rebase",
+    "lamina rebase my/app --onto debian:12.6 --dry-run\n"
+    "lamina rebase my/app --onto debian:12.6 --old-base debian:12.5 -t my/app:new",
+)
+@image_argument()
+@click.option("--onto", required=True, metavar="NEWBASE", help="The image to put its layers on.")
+@click.option(
+    "--old-base", metavar="REF", help="What it stands on now, also as IMAGE~N (default: found in the store)."
+)
+@click.option("-t", "--tag", "tag", metavar="REF", help="The new image's name.")
+@click.option("--force", is_flag=True, help="Write it though there are conflicts: the image's own files win.")
+@click.option("--dry-run", is_flag=True, help="Only tell. Exit code 5 if there are conflicts.")
+@_COMPRESSION
+@platform_option
+@quiet_option
+@format_option
+@click.pass_obj
+def rebase(
+    session: Session,
+    image: str,
+    onto: str,
+    old_base: str | None,
+    tag: str | None,
+    force: bool,
+    dry_run: bool,
+    compression: str | None,
+    quiet: bool,
+    format: str | None,
+) -> int:
+    """Put the image's own layers on another base. First a report: files of the base that the image replaces or
+    removes and that the bases have differently, hardlinks without a target, libraries and interpreters that its
+    programs would not find any more, and what the bases say differently of how to run. With conflicts nothing is
+    written. The image's own settings stay; those that it took over from its base are as the new base has them."""
+    from lamina.edit.base import find_base
+    from lamina.edit.rebase import plan_rebase
+    from lamina.edit.rebase import rebase as make
+
+    if tag is None and not dry_run:
+        raise UsageError("the new image needs a name", hint="say -t REF, or --dry-run to look only")
+    if format not in (None, "json", "table"):
+        raise UsageError(f"rebase knows the formats table and json, not {format!r:.60}")
+    if tag is not None:
+        _named(tag)
+    stack, new = base_stack(session, image), base_stack(session, onto)
+    old = base_stack(session, old_base) if old_base else find_base(stack, session.store)
+    plan = plan_rebase(stack, old, new)
+    blocked = bool(plan.conflicts) and not force
+    made = None
+    if not dry_run and not blocked:
+        assert tag is not None
+        name = _full_name(session, onto)
+        made = make(
+            plan,
+            session.writable_store,
+            tag,
+            base_name=name,
+            force=force,
+            packing=_packing(session, compression),
+        )
+    if format == "json":
+        emit_json(_plan_json(plan, None if made is None else str(made.digest)))
+    else:
+        _tell_plan(plan, err=made is not None, quiet=quiet)
+        if made is not None:
+            write(str(made.digest))
+    if blocked:
+        from lamina.edit.rebase import refusal
+
+        raise refusal(plan)
+    return 0
+
+
+def _full_name(session: Session, name: str) -> str:
+    """The whole reference, if the store knows the base by it and not by an ID."""
+    from lamina.spec.name import parse_name
+    from lamina.spec.reference import Reference
+
+    try:
+        reference = str(Reference.parse(parse_name(name).name).with_default_tag())
+    except LaminaError:
+        return ""
+    return reference if any(known == reference for known, _ in session.store.names()) else ""
+
+
+def _plan_json(plan: RebasePlan, digest: str | None) -> dict[str, Any]:
+    return {
+        "digest": digest,
+        "old_base": {"name": plan.old.name, "layers": len(plan.old.layers)},
+        "new_base": {"name": plan.new.name, "layers": len(plan.new.layers)},
+        "own_layers": len(plan.image.layers) - len(plan.old.layers),
+        "rewritten": sorted(plan.rewritten),
+        "conflicts": plan.conflicts,
+        "findings": [
+            {"what": one.what, **json_path(one.path), "detail": one.detail, "conflict": one.conflict}
+            for one in plan.findings
+        ],
+        "config": [
+            {"field": one.field, "old": one.old, "new": one.new, "own": one.own, "conflict": one.conflict}
+            for one in plan.drift
+        ],
+    }
+
+
+def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
+    """The report for people: the answer of a dry run or a refusal, beside the digest otherwise."""
+
+    def say(text: str) -> None:
+        click.echo(text, err=err)
+
+    if quiet and err:
+        return
+    own = len(plan.image.layers) - len(plan.old.layers)
+    say(
+        f"{clean(plan.image.name)}: {own} layers on {clean(plan.old.name)} (layers 1 to {len(plan.old.layers)}), "
+        f"now on {clean(plan.new.name)} ({len(plan.new.layers)} layers)"
+    )
+    for one in plan.findings:
+        say(f"  {'!' if one.conflict else ' '} {one.what:<11} /{clean(one.path)}: {clean(one.detail)}")
+    for drift in plan.drift:
+        took = "as the new base" if drift.own == drift.old else f"stays {json.dumps(drift.own, ensure_ascii=False)}"
+        was, now = (clean(json.dumps(value, ensure_ascii=False)) for value in (drift.old, drift.new))
+        say(f"  {'!' if drift.conflict else ' '} {'config':<11} {clean(drift.field)}: {was} to {now} ({clean(took)})")
+    for number in sorted(plan.rewritten):
+        say(f"    layer {number} is written again: its hardlinks have lost their target")
+    say(f"{plan.conflicts} conflicts" if plan.conflicts else "no conflicts")
+
+
+@command("erase", "lamina erase my/app /root/.netrc /srv/secrets -t my/app:clean")
+@image_argument()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_TAG
+@_MESSAGE
+@_COMPRESSION
+@platform_option
+@quiet_option
+@format_option
+@click.pass_obj
+def erase(
+    session: Session,
+    image: str,
+    paths: tuple[str, ...],
+    tag: str,
+    message: str,
+    compression: str | None,
+    quiet: bool,
+    format: str | None,
+) -> None:
+    """Take paths, and all below them, out of every layer that has them: not hidden, gone. Layers without them stay
+    shared. A file that has another name keeps its data there. Says which names of the store still have them."""
+    from lamina.edit.erase import erase as make
+    from lamina.edit.erase import plan_erase
+    from lamina.edit.holders import holders
+
+    stack = _start(session, image, tag)
+    plan = plan_erase(stack, [to_bytes(path) for path in paths])
+    store = session.writable_store
+    words = " ".join("/" + os.fsdecode(path) for path in plan.paths)
+    made = make(
+        stack,
+        plan,
+        store,
+        tag,
+        created_by=f"lamina erase {clean(words)}",
+        comment=message,
+        packing=_packing(session, compression),
+    )
+    still = holders(store, stack, plan.paths)
+    if format == "json":
+        emit_json(
+            {
+                "digest": str(made.digest),
+                "paths": [json_path(path) for path in plan.paths],
+                "layers": list(plan.layers),
+                "entries": plan.entries,
+                "size": plan.size,
+                "elsewhere": [json_path(path) for path in plan.elsewhere],
+                "still": still,
+            }
+        )
+        return
+    if format is not None:
+        raise UsageError(f"erase knows the format json, not {format!r:.60}")
+    _tell_erased(plan, still, tag, quiet)
+    write(str(made.digest))
+
+
+def _tell_erased(plan: Erased, still: list[str], tag: str, quiet: bool) -> None:
+    if not quiet:
+        numbers = ", ".join(map(str, plan.layers))
+        click.echo(
+            f"{clean(tag)}: {plan.entries} entries, {human_size(plan.size)} gone; layers written again: {numbers}",
+            err=True,
+        )
+    for path in plan.elsewhere:
+        click.echo(f"lamina: warning: the data stays at /{clean(path)}, another name of the same file", err=True)
+    for name in still:
+        click.echo(f"lamina: warning: {clean(name)} still has it", err=True)
+
+
+@command("export", "lamina export my/app -o rootfs.tar\nlamina export web | tar -tv")
+@click.argument("name", metavar="IMAGE|CONTAINER")
+@click.option("-o", "--output", metavar="FILE", default="-", help="Where to (default: stdout).")
+@platform_option
+@quiet_option
+@click.pass_obj
+def export(session: Session, name: str, output: str, quiet: bool) -> None:
+    """Write the union of an image, or the file system of a container, as one plain tar: what a program in it would
+    see. A name that a container has means the container. `lamina save` writes images with their layers."""
+    from lamina.files import reported, whole_file
+
+    if output == "-" and sys.stdout.isatty():
+        raise UsageError("a tar on a terminal", hint="name a file with -o, or pipe it")
+    if output != "-" and os.path.exists(output) and not os.path.isfile(output):
+        raise Conflict(f"{output!r:.300} is there and no regular file", hint="choose another name")
+    write_out = _exporter(session, name)
+    if output == "-":
+        write_out(sys.stdout.buffer.write)
+        sys.stdout.buffer.flush()
+        return
+    with reported(output), whole_file(output) as file:
+        count = write_out(file.write)
+    if not quiet:
+        click.echo(f"{clean(output)}: {count} entries", err=True)
+
+
+def _exporter(session: Session, name: str) -> Callable[[Write], int]:
+    """What writes the tar of the container or image; both are looked up before anything is written."""
+    from lamina.edit.export import export as image_out
+
+    try:
+        container = session.store.containers.get(name)
+    except NotFound:
+        stack = session.image(name).stack
+        stack.tree()
+        return lambda write_to: image_out(stack, write_to)
+    from lamina.run.container import stack_of
+    from lamina.run.export import export_container
+
+    below = stack_of(session.store, container)
+    return lambda write_to: export_container(session.store, below, container, write_to, on_warning=_warn)
+
+
+@command(
+    "import",
+    "lamina import rootfs.tar.xz my/base -c 'CMD [\"sh\"]'\n"
+    "docker export web | lamina import - web:1\nlamina import /srv/chroot my/chroot",
+)
+@click.argument("source", metavar="FILE|DIR|-")
+@click.argument("name", metavar="[NAME]", default="")
+@click.option(
+    "--change", "-c", "changes", multiple=True, metavar="INSTRUCTION", help="A Dockerfile instruction: CMD, ENV, ..."
+)
+@_MESSAGE
+@_COMPRESSION
+@platform_option
+@quiet_option
+@click.pass_obj
+def import_(
+    session: Session,
+    source: str,
+    name: str,
+    changes: tuple[str, ...],
+    message: str,
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Make an image of one layer of a root file system: a tar (plain, gzip, zstd, bzip2, xz) or a directory. Owners,
+    times and xattrs are kept; with SOURCE_DATE_EPOCH no time is later than that."""
+    from lamina.cli.configure import instructions
+    from lamina.edit.append import append
+    from lamina.edit.rootfs import archive_items, directory_items
+    from lamina.files import reported
+
+    if name:
+        _named(name)
+    config, packing = instructions(changes), _packing(session, compression)
+
+    def put(items: list[Item]) -> None:
+        made = append(
+            None,
+            items,
+            session.writable_store,
+            name,
+            created_by=f"lamina import {source}",
+            comment=message,
+            epoch=packing.epoch,
+            compression=packing.compression,
+            level=packing.level,
+            changes=config,
+            platform=session.platform,
+        )
+        _made(made, name or str(made.digest), f"{len(items)} entries", quiet)
+
+    if source != "-" and os.path.isdir(source):
+        put(directory_items(source, on_warning=_warn))
+        return
+    if source == "-" and sys.stdin.isatty():
+        raise UsageError("a tar from a terminal", hint="name a file, or pipe it in")
+    if source != "-" and not os.path.exists(source):
+        raise NotFound(f"no file {source!r:.300}", hint="check the path")
+    with ExitStack() as files:
+        stream: Source = sys.stdin.buffer
+        if source != "-":
+            with reported(source):
+                stream = files.enter_context(open(source, "rb"))
+        what = "standard input" if source == "-" else source
+        limit = session.settings.max_layer
+        put(files.enter_context(archive_items(stream, what, max_layer=limit, on_warning=_warn)))
+
+
+def _warn(text: str) -> None:
+    click.echo(f"lamina: warning: {clean(text)}", err=True)

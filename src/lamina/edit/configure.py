@@ -1,0 +1,40 @@
+"""A new image of the same layers with another config."""
+
+from __future__ import annotations
+
+from lamina.edit.publish import docker_format, own_config, publish, require_bottom, timestamp
+from lamina.errors import UsageError
+from lamina.source import Stack, Writer
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.image_config import Changes, History
+
+
+def with_config(
+    base: Stack,
+    target: Writer,
+    name: str,
+    changes: Changes,
+    *,
+    created_by: str,
+    comment: str = "",
+    epoch: int | None = None,
+) -> Descriptor:
+    """``changes`` as ``ImageConfig.with_`` takes them; all layers stay. The history tells it as a step without a
+    layer. Raises UsageError, BlobNotFound (``target`` lacks a layer), SystemFailure."""
+    require_bottom(base)
+    if not changes:
+        raise UsageError("nothing to change", hint="say what to set or to remove")
+    created = timestamp(epoch)
+    config = own_config(base)
+    step = History(created=created, created_by=created_by, comment=comment, empty_layer=True)
+    config = config.with_layers(config.diff_ids, [*config.aligned_history(), step.to_json()])
+    merged: Changes = {"created": created, **changes}
+    return publish(
+        target,
+        name,
+        [handle.descriptor for handle in base.layers],
+        config.with_(**merged),
+        docker=docker_format([base]),
+        purpose="config",
+        annotations=base.manifest.annotations,
+    )

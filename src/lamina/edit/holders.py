@@ -1,0 +1,67 @@
+"""Which names of the store still lead to what was erased: by the layers that had it, and by other layers that state
+the same entry (path, kind, size, time, target), as those do that were made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lamina.edit.paths import stated_rows
+from lamina.errors import LaminaError
+from lamina.layer.entry import Kind
+from lamina.layer.index import LayerIndex
+from lamina.source import MAX_NESTING, read_config
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Manifest, is_selectable, parse
+
+if TYPE_CHECKING:
+    from lamina.source import Stack
+    from lamina.store.store import Store
+
+Sign = tuple[bytes, int, int, int, int, bytes]
+
+
+def holders(store: Store, erased: Stack, paths: Sequence[bytes]) -> list[str]:
+    """Names whose image, for any platform that is here, has an entry that ``erased`` has at these paths or below
+    them; an image without a name by its digest. Only directories in common don't count, unless there is nothing
+    else. What can't be read has none."""
+    signs: set[Sign] = set()
+    for handle in erased.layers:
+        signs |= _signs(handle.index(), paths)
+    wanted = {sign for sign in signs if sign[1] != Kind.DIRECTORY} or signs
+    known: dict[Digest, bool] = {}
+    found = []
+    for name, descriptor in store.names():
+        for layer, diff_id in _layers(store, descriptor, 0):
+            if diff_id not in known:
+                try:
+                    known[diff_id] = not wanted.isdisjoint(_signs(store.layers.get(layer, diff_id).index(), paths))
+                except LaminaError:
+                    known[diff_id] = False
+            if known[diff_id]:
+                found.append(name or str(descriptor.digest))
+                break
+    return sorted(found)
+
+
+def _signs(index: LayerIndex, paths: Sequence[bytes]) -> set[Sign]:
+    return {
+        (index.path(row), index.kind[row], index.size[row], index.mtime[row], index.nsec[row], index.link(row))
+        for row in stated_rows(index, paths)
+    }
+
+
+def _layers(store: Store, descriptor: Descriptor, depth: int) -> Iterator[tuple[Descriptor, Digest]]:
+    what = str(descriptor.digest)
+    try:
+        document = parse(store.manifest(descriptor), descriptor.media_type, what)
+        if isinstance(document, Manifest):
+            yield from zip(document.layers, read_config(store, document, what).diff_ids, strict=True)
+            return
+    except LaminaError:
+        return
+    if depth < MAX_NESTING:
+        for child in document.manifests:
+            if is_selectable(child):
+                yield from _layers(store, child, depth + 1)

@@ -1,0 +1,164 @@
+"""A new image written to a place: blobs first, the manifest, the name last. What all edits end with."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from lamina.errors import UsageError
+from lamina.files import reported
+from lamina.layer.build import BuiltLayer, build_layer
+from lamina.layer.write import Item
+from lamina.source import BytesBlob, Stack, Writer
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.manifest import build_manifest
+from lamina.spec.mediatype import compression, is_docker
+
+BASE_NAME, BASE_DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How new layers are compressed; ``epoch``: SOURCE_DATE_EPOCH, seconds."""
+
+    compression: str = "gzip"
+    level: int | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeLayer:
+    """A new layer in an open file."""
+
+    built: BuiltLayer
+    file: IO[bytes]
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.built.descriptor
+
+    @property
+    def diff_id(self) -> Digest:
+        return self.built.diff_id
+
+
+Layer = Descriptor | MadeLayer
+
+
+@contextmanager
+def made_layer(items: Sequence[Item], packing: Packing, *, docker: bool, clamp: bool = False) -> Iterator[MadeLayer]:
+    """The layer in a temporary file, which is gone afterwards. ``clamp``: no time later than the epoch.
+    Raises as ``build_layer``; SystemFailure."""
+    with reported(tempfile.gettempdir()):
+        blob = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (closed below)
+    with blob:
+        with reported(tempfile.gettempdir()):
+            built = build_layer(
+                items,
+                blob,
+                compression=packing.compression,
+                level=packing.level,
+                epoch=packing.epoch if clamp else None,
+                docker=docker,
+            )
+            blob.flush()
+        yield MadeLayer(built, blob)
+
+
+def publish(
+    target: Writer,
+    name: str,
+    layers: Sequence[Layer],
+    config: ImageConfig,
+    *,
+    docker: bool,
+    purpose: str,
+    annotations: Mapping[str, str] | None = None,
+) -> Descriptor:
+    """Write the image and name it; the manifest's descriptor. Layers that are not new must be at ``target``.
+    Raises BlobNotFound where one is not, UsageError, SystemFailure."""
+    descriptors = [layer.descriptor if isinstance(layer, MadeLayer) else layer for layer in layers]
+    manifest = build_manifest(
+        config.descriptor, descriptors, docker=docker, annotations=None if docker else annotations or None
+    )
+    with target.session(f"{purpose} {name}"):
+        for layer in layers:
+            if isinstance(layer, Descriptor):
+                target.has(layer)  # protects it; put_manifest says which one is missing
+            elif not target.has(layer.descriptor):
+                target.put_blob(layer.descriptor, _FileBlob(layer), diff_id=layer.diff_id)
+        if not target.has(config.descriptor):
+            target.put_blob(config.descriptor, BytesBlob(config.descriptor, config.raw))
+        target.put_manifest(manifest.descriptor, manifest.raw)
+        target.tag(name, manifest.descriptor)
+    return manifest.descriptor
+
+
+def require_bottom(stack: Stack) -> None:
+    """Raises UsageError for a range that lacks the lowest layer: no image can be made of it."""
+    if stack.first != 1:
+        raise UsageError(f"{stack.name} lacks its lower layers", hint="a range must begin at layer 1 to build on it")
+
+
+def docker_format(stacks: Sequence[Stack], packing: Packing | None = None) -> bool:
+    """Whether the new image is written as docker's: if the first of them is, and no layer is zstd."""
+    if not is_docker(stacks[0].manifest.media_type) or (packing is not None and packing.compression == "zstd"):
+        return False
+    return not any(compression(layer.descriptor.media_type) == "zstd" for stack in stacks for layer in stack.layers)
+
+
+def own_config(stack: Stack) -> ImageConfig:
+    """The image's config, of a range only the part up to its highest layer."""
+    return stack.config.keep_layers(len(stack.layers))
+
+
+def without_base(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Annotations of an image whose lowest layers are no longer those of its base."""
+    return {key: text for key, text in annotations.items() if key not in (BASE_NAME, BASE_DIGEST)}
+
+
+def timestamp(epoch: int | None) -> str:
+    """RFC 3339, now or at SOURCE_DATE_EPOCH."""
+    moment = (
+        datetime.datetime.now(datetime.UTC) if epoch is None else datetime.datetime.fromtimestamp(epoch, datetime.UTC)
+    )
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class _FileBlob:
+    """A ``Blob`` in an open file, read once."""
+
+    origin = ""
+
+    def __init__(self, layer: MadeLayer) -> None:
+        self.descriptor = layer.descriptor
+        self._file = layer.file
+
+    def open(self, start: int = 0, end: int | None = None) -> _Borrowed:
+        self._file.seek(start)
+        return _Borrowed(self._file)
+
+
+class _Borrowed:
+    """Reads a file that somebody else closes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._file.read(size)
+
+    def close(self) -> None:
+        """Not ours."""
+
+    def __enter__(self) -> _Borrowed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

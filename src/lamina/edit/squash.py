@@ -1,0 +1,116 @@
+"""Several layers made one. Those below stay shared by digest, those above stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from lamina.edit.publish import (
+    Layer,
+    Packing,
+    docker_format,
+    made_layer,
+    own_config,
+    publish,
+    require_bottom,
+    timestamp,
+    without_base,
+)
+from lamina.errors import UsageError
+from lamina.layer.write import Item
+from lamina.source import Stack, Writer
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.image_config import History, ImageConfig
+from lamina.union.squashed import Stated, squashed
+
+Steps = list[dict[str, Any]]
+
+
+def squash(
+    base: Stack,
+    low: int,
+    high: int,
+    target: Writer,
+    name: str,
+    *,
+    created_by: str,
+    comment: str = "",
+    packing: Packing = Packing(),  # noqa: B008  (frozen)
+) -> Descriptor:
+    """Layers ``low`` to ``high`` (from 1 at the bottom) become one; what the union shows stays. The new image is
+    named ``name`` at ``target``, which must have the other layers. Times of files stay, whatever the epoch.
+
+    Raises UsageError (a range that is none, or lacks the bottom), InvalidLayer, BlobNotFound, SystemFailure.
+    """
+    require_bottom(base)
+    count = len(base.layers)
+    if not 1 <= low <= high <= count:
+        raise UsageError(
+            f"{base.name} has layers 1 to {count}, not {low} to {high}",
+            hint="layers are counted from 1 at the bottom; see `lamina layers`",
+        )
+    return _squash(base, low, high, target, name, created_by, comment, packing)
+
+
+def flatten(
+    base: Stack,
+    target: Writer,
+    name: str,
+    *,
+    created_by: str,
+    comment: str = "",
+    packing: Packing = Packing(),  # noqa: B008
+) -> Descriptor:
+    """All layers become one, as ``squash``; also an image without layers gets one."""
+    require_bottom(base)
+    return _squash(base, 1, len(base.layers), target, name, created_by, comment, packing)
+
+
+def _squash(
+    base: Stack, low: int, high: int, target: Writer, name: str, created_by: str, comment: str, packing: Packing
+) -> Descriptor:
+    top = len(base.layers)
+    stated = squashed([handle.index() for handle in base.layers[:high]], low - 1, implied=high == top)
+    config, created = own_config(base), timestamp(packing.epoch)
+    docker = docker_format([base], packing)
+    with made_layer(items_of(base, stated), packing, docker=docker) as made:
+        layers: list[Layer] = [handle.descriptor for handle in base.layers]
+        layers[low - 1 : high] = [made]
+        diff_ids = list(config.diff_ids)
+        diff_ids[low - 1 : high] = [made.diff_id]
+        step = History(created=created, created_by=created_by, comment=comment)
+        history = joined_steps(config.aligned_history(), low, high, step)
+        new: ImageConfig = config.with_layers(diff_ids, history).with_(created=created)
+        return publish(
+            target,
+            name,
+            layers,
+            new,
+            docker=docker,
+            purpose="squash",
+            annotations=without_base(base.manifest.annotations),
+        )
+
+
+def items_of(stack: Stack, stated: Sequence[Stated]) -> list[Item]:
+    """Entries with a way to open the content, which stays where it is until it is written."""
+    return [(one.entry, None if one.content is None else partial(stack.open_content, *one.content)) for one in stated]
+
+
+def joined_steps(steps: Sequence[Mapping[str, Any]], low: int, high: int, step: History) -> Steps:
+    """The history with the steps of layers ``low`` to ``high`` as one, in the place of the last of them; steps
+    between them that made no layer stand before it."""
+    found: Steps = []
+    made, placed = 0, False
+    for old in steps:
+        empty = bool(old.get("empty_layer"))
+        made += not empty
+        if empty or not low <= made <= high:
+            found.append(dict(old))
+        elif made == high:
+            found.append(step.to_json())
+            placed = True
+    if not placed:
+        found.append(step.to_json())
+    return found

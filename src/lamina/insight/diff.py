@@ -1,0 +1,281 @@
+"""Diff: two trees file by file (pure; whoever calls says how bytes are compared).
+
+What two sides have from the same entry of the same layer is equal and never looked at; of all other files, only pairs
+of equal size are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from lamina.errors import PathNotFound, UsageError
+from lamina.layer.entry import Entry, Kind
+from lamina.union.tree import UNSTATED, Tree
+
+ADDED, REMOVED, CHANGED, RENAMED = "added", "removed", "changed", "renamed"
+FIELDS = ("kind", "content", "target", "device", "mode", "owner", "time", "xattrs", "links")
+"""What a change can be of. ``target``: a symlink's; ``links``: which other paths are the same file."""
+_ALSO = {"mtime": "time", "xattr": "xattrs", "link": "target", "hardlinks": "links", "hardlink": "links"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """``path`` as in ``Entry``, the new one of what was renamed; ``before`` and ``after`` are None where it is not
+    there, ``before_node`` and ``after_node`` its nodes. ``fields`` (of ``FIELDS``): what differs."""
+
+    how: str
+    path: bytes
+    before: Entry | None
+    after: Entry | None
+    fields: tuple[str, ...] = ()
+    before_node: int = -1
+    after_node: int = -1
+
+    @property
+    def old_path(self) -> bytes:
+        """Where it was before it was renamed."""
+        return self.path if self.before is None else self.before.path
+
+
+class Contents(Protocol):
+    """How bytes are compared."""
+
+    def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """These pairs will be asked for, with ``same``."""
+        ...
+
+    def same(self, before: int, after: int) -> bool:
+        """Whether two regular files of one size have the same bytes."""
+        ...
+
+    def digest(self, node: int, *, after: bool) -> bytes:
+        """Of a regular file, before or after."""
+        ...
+
+
+def parse_fields(words: str, known: Collection[str] = FIELDS) -> frozenset[str]:
+    """``mtime,mode`` as names of ``known``. Raises UsageError."""
+    found = set()
+    for word in filter(None, (part.strip() for part in words.split(","))):
+        name = _ALSO.get(word, word)
+        if name not in known or name == "kind":
+            allowed = ", ".join(name for name in known if name != "kind")
+            raise UsageError(f"{word!r:.60} can't be ignored", hint=f"what can be: {allowed}")
+        found.add(name)
+    return frozenset(found)
+
+
+def diff_trees(
+    before: Tree,
+    after: Tree,
+    contents: Contents,
+    *,
+    layers: tuple[Sequence[object], Sequence[object]] = ((), ()),
+    path: bytes = b"",
+    ignore: Collection[str] = (),
+    renames: bool = True,
+) -> list[Change]:
+    """Every path that is not the same, in order of the paths' components; of ``path`` and below.
+
+    ``layers``: for each side what each layer is; layers that are equal hold the same. ``ignore``: of ``FIELDS``.
+    ``renames``: tell a file that went and one that came with the same content as one change. Raises PathNotFound
+    where neither side has the path.
+    """
+    found = _Comparison(before, after, contents, layers, frozenset(ignore)).run(path)
+    if renames and "content" not in ignore:
+        from lamina.insight.renames import with_renames
+
+        return with_renames(found, before, after, contents, frozenset(ignore))
+    return found
+
+
+class _Comparison:
+    def __init__(
+        self,
+        before: Tree,
+        after: Tree,
+        contents: Contents,
+        layers: tuple[Sequence[object], Sequence[object]],
+        ignore: frozenset[str],
+    ) -> None:
+        self.before, self.after, self.contents, self.ignore = before, after, contents, ignore
+        numbers: dict[object, int] = {}
+        self.before_ids = [numbers.setdefault(layer, len(numbers)) for layer in layers[0]] or [
+            -1 - number for number in range(len(before.layers))
+        ]
+        self.after_ids = [numbers.setdefault(layer, len(numbers)) for layer in layers[1]] or [
+            len(numbers) + number for number in range(len(after.layers))
+        ]
+
+    def run(self, path: bytes) -> list[Change]:
+        one, other = _start(self.before, path), _start(self.after, path)
+        if one is None and other is None:
+            text = path.decode("utf-8", "backslashreplace")
+            raise PathNotFound(f"neither side has /{text:.300}", hint="see `lamina ls`")
+        pairs = list(self._walk(path, one, other))
+        unlinked = set() if "links" in self.ignore else self._links_that_differ(pairs)
+        pairs = [
+            (at, one, other)
+            for at, one, other in pairs
+            if one is None or other is None or one in unlinked or not self._is_same_entry(one, other)
+        ]
+        unlike = self._contents_that_differ(pairs)
+        found = []
+        for at, one, other in pairs:
+            if other is None:
+                assert one is not None
+                found.append(Change(REMOVED, at, self._entry(self.before, one, at), None, (), one, -1))
+            elif one is None:
+                found.append(Change(ADDED, at, None, self._entry(self.after, other, at), (), -1, other))
+            else:
+                fields = self._fields(at, one, other, one in unlike, one in unlinked)
+                if fields:
+                    was, now = self._entry(self.before, one, at), self._entry(self.after, other, at)
+                    found.append(Change(CHANGED, at, was, now, fields, one, other))
+        return found
+
+    def _walk(
+        self, path: bytes, one: int | None, other: int | None
+    ) -> Iterator[tuple[bytes, int | None, int | None]]:
+        """Paths of both sides together: parents first, names in byte order."""
+        pending = [(path, one, other)]
+        before, after = self.before.kids, self.after.kids
+        while pending:
+            path, one, other = pending.pop()
+            yield path, one, other
+            ours = before[one] if one is not None else None
+            theirs = after[other] if other is not None else None
+            if ours or theirs:
+                ours, theirs = ours or {}, theirs or {}
+                inside = path + b"/" if path else b""
+                pending += [
+                    (inside + name, ours.get(name), theirs.get(name))
+                    for name in sorted(ours.keys() | theirs.keys(), reverse=True)
+                ]
+
+    def _is_same_entry(self, one: int, other: int) -> bool:
+        layer, row = self.before.content(one)
+        other_layer, other_row = self.after.content(other)
+        return row == other_row != UNSTATED and self.before_ids[layer] == self.after_ids[other_layer]
+
+    def _states_the_same(self, one: int, other: int) -> bool:
+        """Whether two files or directories plainly have the same attributes; False where that takes a closer look."""
+        layer, row = self.before.content(one)
+        other_layer, other_row = self.after.content(other)
+        if UNSTATED in (row, other_row):
+            return False
+        ours, theirs = self.before.layers[layer], self.after.layers[other_layer]
+        return (
+            ours.kind[row] == theirs.kind[other_row] <= Kind.DIRECTORY
+            and ours.mode[row] == theirs.mode[other_row]
+            and ours.uid[row] == theirs.uid[other_row]
+            and ours.gid[row] == theirs.gid[other_row]
+            and ours.mtime[row] == theirs.mtime[other_row]
+            and ours.nsec[row] == theirs.nsec[other_row]
+            and not ours.xattr_at[row]
+            and not theirs.xattr_at[other_row]
+        )
+
+    def _contents_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
+        """Nodes (of before) of files with other bytes; what has to be read is read in the order of the archives."""
+        if "content" in self.ignore:
+            return set()
+        unlike, unsure = set(), []
+        before, after = self.before, self.after
+        for _, one, other in pairs:
+            if one is None or other is None or before.kids[one] is not None or after.kids[other] is not None:
+                continue
+            layer, row = before.content(one)
+            index, (other_layer, other_row) = before.layers[layer], after.content(other)
+            if index.kind[row] != Kind.FILE or after.layers[other_layer].kind[other_row] != Kind.FILE:
+                continue
+            if self._is_same_entry(one, other):
+                continue
+            if index.size[row] != after.layers[other_layer].size[other_row]:
+                unlike.add(one)
+            elif index.size[row]:
+                unsure.append((layer, index.offset[row], one, other))
+        self.contents.expect([(one, other) for _, _, one, other in unsure])
+        for _, _, one, other in sorted(unsure):
+            if not self.contents.same(one, other):
+                unlike.add(one)
+        return unlike
+
+    def _links_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
+        """Nodes (of before) that are one file with other paths than after, among the paths that both sides have."""
+        if not self.before.hardlinks and not self.after.hardlinks:
+            return set()
+        ours: dict[int, set[int]] = {}
+        theirs: dict[int, set[int]] = {}
+        both = []
+        our_groups = self.before.hardlinks.keys() | self.before.hardlinks.values()
+        their_groups = self.after.hardlinks.keys() | self.after.hardlinks.values()
+        for _, one, other in pairs:
+            if one not in our_groups and other not in their_groups:
+                continue
+            if one is None or other is None or self.before.is_directory(one) or self.after.is_directory(other):
+                continue
+            inode, other_inode = self.before.inode(one), self.after.inode(other)
+            if self.before.links(one) > 1 or self.after.links(other) > 1:
+                ours.setdefault(inode, set()).add(one)
+                theirs.setdefault(other_inode, set()).add(one)
+                both.append((one, inode, other_inode))
+        return {one for one, inode, other_inode in both if ours[inode] != theirs[other_inode]}
+
+    def _fields(self, path: bytes, one: int, other: int, unlike: bool, unlinked: bool) -> tuple[str, ...]:
+        if self._is_same_entry(one, other):
+            return ("links",) if unlinked else ()
+        if not path and UNSTATED in (self.before.rows[one], self.after.rows[other]):
+            return ()  # a root that no layer states is like any other
+        alike = self._states_the_same(one, other)
+        found = [] if alike else differences(self.before.entry(one), self.after.entry(other))
+        if found == ["kind"]:
+            return ("kind",)
+        if unlike:
+            found.insert(0, "content")
+        if unlinked:
+            found.append("links")
+        return tuple(name for name in found if name not in self.ignore)
+
+    def _entry(self, tree: Tree, node: int, path: bytes) -> Entry:
+        entry = tree.entry(node)
+        return entry if entry.path == path else replace(entry, path=path)
+
+
+def _start(tree: Tree, path: bytes) -> int | None:
+    """The node that a person means by ``path``: a symlink at its end counts as itself unless it leads to a
+    directory."""
+    try:
+        node = tree.lookup(path)
+    except PathNotFound:
+        return None
+    if tree.is_directory(node) or tree.kind(node) != Kind.SYMLINK:
+        return node
+    try:
+        there = tree.lookup(path, follow=True)
+    except PathNotFound:
+        return node
+    return there if tree.is_directory(there) else node
+
+
+def differences(one: Entry, other: Entry) -> list[str]:
+    """Which of ``FIELDS`` differ, contents and hardlinks left out."""
+    if one.kind != other.kind:
+        return ["kind"]
+    found = []
+    if one.kind == Kind.SYMLINK:
+        if one.link != other.link:
+            found.append("target")
+    elif one.mode != other.mode:  # no file system lets a symlink have one
+        found.append("mode")
+    if one.rdev != other.rdev:
+        found.append("device")
+    if (one.uid, one.gid) != (other.uid, other.gid):
+        found.append("owner")
+    if one.mtime != other.mtime:
+        found.append("time")
+    if one.xattrs != other.xattrs:
+        found.append("xattrs")
+    return found

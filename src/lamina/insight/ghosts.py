@@ -1,0 +1,98 @@
+"""Ghosts: what ships in the layers though the union hides it, and how to get it back.
+
+Reads the endings that the merge has recorded; no rule of whiteouts stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lamina.errors import PathNotFound, UsageError
+from lamina.layer.content import Content
+from lamina.layer.entry import Kind
+from lamina.source import Stack
+from lamina.union.trail import State, trail
+from lamina.union.tree import Ending, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Ghost:
+    """Something hidden, with all below it that went at once: ``paths`` of them, ``size`` bytes of content that no
+    visible path has. ``layers`` (from 1, rising) brought them, ``hidden_by`` hid them; ``how`` as in ``blame``."""
+
+    path: bytes
+    kind: Kind
+    paths: int
+    size: int
+    layers: tuple[int, ...]
+    hidden_by: int
+    how: str
+
+
+def ghosts(stack: Stack, *, each: bool = False) -> list[Ghost]:
+    """Most bytes first. ``each``: every path on its own, not only what was hidden at the top of others."""
+    tree = stack.tree()
+    sizes = hidden_sizes(tree)
+    groups: dict[int, list[int]] = {}
+    for node, number in enumerate(tree.endings_of):
+        if number:
+            groups.setdefault(number - 1, []).append(node)
+    found = []
+    for number, nodes in groups.items():
+        ending = tree.endings[number]
+        for top, members in [(node, [node]) for node in nodes] if each else [(ending.node, nodes)]:
+            found.append(_ghost(stack, tree, ending, top, members, sizes))
+    found.sort(key=lambda ghost: (-ghost.size, ghost.path))
+    return found
+
+
+def _ghost(stack: Stack, tree: Tree, ending: Ending, top: int, members: list[int], sizes: dict[int, int]) -> Ghost:
+    return Ghost(
+        tree.path(top),
+        tree.kind(top),
+        len(members),
+        sum(sizes.get(node, 0) for node in members),
+        tuple(sorted({stack.first + tree.origin_layers[node] for node in members})),
+        stack.first + ending.layer,
+        ending.how.name.lower(),
+    )
+
+
+def hidden_sizes(tree: Tree) -> dict[int, int]:
+    """For each hidden regular file that no visible path is a hardlink of, its bytes; each file once."""
+    linked = {inode for link, inode in tree.hardlinks.items() if tree.is_alive(link)}
+    found = {}
+    for node, ended in enumerate(tree.endings_of):
+        if ended and node not in tree.hardlinks and node not in linked and tree.kind(node) == Kind.FILE:
+            layer, row = tree.content(node)
+            found[node] = int(tree.layers[layer].size[row])
+    return found
+
+
+def recover(stack: Stack, path: bytes, *, layer: int | None = None, hidden_first: bool = True) -> Content:
+    """The content that ``path`` had: in layer ``layer`` (from 1), else the newest that is hidden, else what is
+    visible; ``hidden_first`` False: what is visible before what is hidden.
+
+    Raises PathNotFound, UsageError (a layer out of range, no regular file).
+    """
+    top = stack.first + len(stack.layers) - 1
+    if layer is not None and not stack.first <= layer <= top:
+        raise UsageError(f"{stack.name} has layers {stack.first} to {top}, not {layer}", hint="see `lamina layers`")
+    states = trail(stack.tree(), path).states
+    text = path.decode("utf-8", "backslashreplace")
+    if layer is not None:
+        having = sorted({stack.first + state.layer for state in states})
+        states = tuple(state for state in states if stack.first + state.layer == layer)
+        if not states:
+            raise PathNotFound(f"layer {layer} has no /{text:.300}", hint=f"it is in {', '.join(map(str, having))}")
+    files = [state for state in states if state.entry.kind == Kind.FILE]
+    if not files:
+        kind = states[0].entry.kind.name.lower()
+        raise UsageError(f"/{text:.300} was a {kind}, no regular file", hint="`lamina blame` tells its story")
+    files.sort(key=lambda state: _is_hidden(state) != hidden_first)
+    entry, holder = files[0].entry, stack.layers[files[0].holder]
+    return Content(entry.size, entry.offset, entry.sparse, holder.open)
+
+
+def _is_hidden(state: State) -> bool:
+    return state.ended is not None

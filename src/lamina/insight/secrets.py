@@ -1,0 +1,121 @@
+"""Secrets suspected in bytes and words, by well-known patterns (pure).
+
+A pattern is looked for only where one of its anchors stands in the data: a plain search, many times faster than the
+expression. What is found is never given away: a ``Suspect`` holds the secret masked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lamina.insight.secret_patterns import (
+    ANYWHERE,
+    ASSIGNED,
+    DOTENV,
+    HARMLESS_NAME,
+    HARMLESS_VALUE,
+    IN_FILES,
+    IN_WORDS,
+    KEY_STORE,
+    Pattern,
+)
+
+MOST_A_FILE = 20
+"""Findings of one file; what has more is told with so many."""
+MASK = "********"
+_BINARY = 8192  # bytes looked at for zeros
+_B64 = rb"[A-Za-z0-9+/=]"
+_WORD = rb"[A-Za-z0-9_-]"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """``line`` counts from 1, 0 where a name alone is suspect; ``masked`` shows at most what names the kind."""
+
+    pattern: str
+    line: int
+    masked: str
+
+
+_TOKEN = re.compile(rb"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/_-]{24,200}={0,2}(?![A-Za-z0-9+/=_-])")
+_HEX = re.compile(rb"[0-9a-fA-F-]+$")
+
+
+def is_binary(data: bytes) -> bool:
+    """As git sees it: a zero byte near the beginning."""
+    return b"\0" in data[:_BINARY]
+
+
+def in_file(path: bytes, data: bytes, *, entropy: bool = False) -> list[Suspect]:
+    """What a file's name and text give away. ``entropy``: also long words that look random (many are harmless)."""
+    found = [Suspect("key-store", 0, "")] if KEY_STORE.search(path) else []
+    if not is_binary(data):
+        patterns = [*ANYWHERE, *(one for one in IN_FILES if one.where and one.where.search(path))]
+        if DOTENV.search(path):
+            patterns.append(ASSIGNED)
+        found += _search(patterns, data)
+        if entropy:
+            found += _random_words(data)
+    return found[:MOST_A_FILE]
+
+
+def in_words(text: str, *, entropy: bool = False) -> list[Suspect]:
+    """What a variable (``NAME=value``), a label, or a build step gives away."""
+    data = text.encode("utf-8", "backslashreplace")
+    found = list(_search((*ANYWHERE, *IN_WORDS), data))
+    if entropy:
+        found += _random_words(data)
+    return found[:MOST_A_FILE]
+
+
+def _search(patterns: tuple[Pattern, ...] | list[Pattern], data: bytes) -> Iterator[Suspect]:
+    folded: bytes | None = None
+    taken: set[int] = set()  # where findings begin: the first pattern names it
+    for pattern in patterns:
+        text = data
+        if pattern.fold:
+            text = folded = data.lower() if folded is None else folded
+        if not any(anchor in text for anchor in pattern.anchors):
+            continue
+        count = 0
+        for match in pattern.expression.finditer(data):
+            if match.start(1) in taken or _is_harmless(pattern, match):
+                continue
+            taken.add(match.start(1))
+            yield Suspect(pattern.name, data.count(b"\n", 0, match.start(1)) + 1, _masked(match[1], pattern.shown))
+            count += 1
+            if count == MOST_A_FILE:
+                break
+
+
+def _is_harmless(pattern: Pattern, match: re.Match[bytes]) -> bool:
+    if pattern.name == "aws-access-key":
+        return match[1].endswith(b"EXAMPLE")
+    if pattern.name == "password":
+        return bool(HARMLESS_VALUE.match(match[1]) or HARMLESS_NAME.search(match[0]))
+    return pattern.name.endswith("password") and bool(HARMLESS_VALUE.match(match[1]))
+
+
+def _masked(secret: bytes, shown: int) -> str:
+    text = secret[:shown].decode("ascii", "replace")
+    return text if len(secret) <= shown else text + MASK
+
+
+def _random_words(data: bytes) -> Iterator[Suspect]:
+    count = 0
+    for match in _TOKEN.finditer(data):
+        word = match[0]
+        if _HEX.match(word) or _bits(word) < 4.5:
+            continue  # hex digits are digests, in images nearly always
+        yield Suspect("high-entropy", data.count(b"\n", 0, match.start()) + 1, MASK)
+        count += 1
+        if count == MOST_A_FILE:
+            return
+
+
+def _bits(word: bytes) -> float:
+    """Shannon's entropy, in bits a character."""
+    return -sum(share * math.log2(share) for share in (word.count(character) / len(word) for character in set(word)))

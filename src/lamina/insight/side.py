@@ -1,0 +1,123 @@
+"""One side of a comparison: an image, a range of its layers, a container, or a directory of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from lamina.layer.content import Content, open_content
+from lamina.source import Stack, Stream
+from lamina.union.merge import merge
+from lamina.union.tree import Tree
+
+if TYPE_CHECKING:
+    from lamina.layer.index import LayerIndex
+    from lamina.spec.digest import Digest
+    from lamina.spec.image_config import ImageConfig
+
+
+class SideLayer(Protocol):
+    """What is needed of a layer. Two layers of one ``diff_id`` hold the same bytes."""
+
+    @property
+    def diff_id(self) -> Digest: ...
+
+    def index(self) -> LayerIndex: ...
+
+    def open(self, start: int = 0, end: int | None = None) -> Stream: ...
+
+
+SMALL = 256 << 10  # bytes of a file that is read whole
+_AHEAD = 1 << 20
+_GAP = 64 << 10  # bytes between two files that are read one after the other
+
+
+class _Ahead:
+    """Small files of one layer: asked for in the order of the archive, they come in few large pieces."""
+
+    def __init__(self, layer: SideLayer) -> None:
+        self._layer = layer
+        self._start = 0
+        self._data = b""
+        self._piece = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        """May be shorter than ``size``."""
+        at = offset - self._start
+        if at < 0 or at + size > len(self._data):
+            follows = 0 <= at <= len(self._data) + _GAP and self._piece
+            self._piece = min(_AHEAD, max(size, 2 * self._piece)) if follows else size
+            end = min(offset + max(size, self._piece), self._layer.index().tar_size)
+            with self._layer.open(offset, end) as stream:
+                self._start, self._data, at = offset, stream.read(end - offset), 0
+        return self._data[at : at + size]
+
+
+class Side:
+    """``kind`` is "image", "container" or "directory"; ``config`` and ``digest`` (the manifest's) are None where
+    there is none; ``first`` is the number (from 1) of ``layers[0]``."""
+
+    def __init__(
+        self,
+        name: str,
+        layers: Sequence[SideLayer],
+        *,
+        kind: str = "image",
+        config: ImageConfig | None = None,
+        digest: Digest | None = None,
+        first: int = 1,
+        tree: Tree | None = None,
+    ) -> None:
+        self.name = name
+        self.layers = tuple(layers)
+        self.kind = kind
+        self.config = config
+        self.digest = digest
+        self.first = first
+        self._tree = tree
+        self._ahead: dict[int, _Ahead] = {}
+
+    @classmethod
+    def of(cls, stack: Stack) -> Side:
+        """An image, or a range of its layers."""
+        return cls(
+            stack.name,
+            stack.layers,
+            config=stack.config,
+            digest=stack.manifest.descriptor.digest,
+            first=stack.first,
+            tree=stack.tree(),
+        )
+
+    @property
+    def tree(self) -> Tree:
+        """The union of the layers, merged on first need."""
+        if self._tree is None:
+            self._tree = merge([layer.index() for layer in self.layers])
+        return self._tree
+
+    def size(self, node: int) -> int:
+        """Bytes of the regular file ``node``."""
+        layer, row = self.tree.content(node)
+        size: int = self.tree.layers[layer].size[row]
+        return size
+
+    def open(self, node: int) -> Content:
+        """The content of the regular file ``node``, seen or hidden."""
+        layer, row = self.tree.content(node)
+        return open_content(self.layers[layer].index(), row, self.layers[layer].open)
+
+    def read(self, node: int, limit: int = SMALL) -> bytes:
+        """The content of the regular file ``node``, at most the first ``limit`` bytes. Cheap for many small files in
+        the order of their archive. Raises InvalidContent, SystemFailure."""
+        layer, row = self.tree.content(node)
+        index = self.layers[layer].index()
+        size = min(index.size[row], limit)
+        if 0 < size <= SMALL and index.sparse(row) is None:
+            if layer not in self._ahead:
+                self._ahead[layer] = _Ahead(self.layers[layer])
+            data = self._ahead[layer].read(index.offset[row], size)
+            if len(data) == size:
+                return data
+        with self.open(node) as stream:
+            return stream.read(size)

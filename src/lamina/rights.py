@@ -1,0 +1,328 @@
+"""What this process may do: the machine's root, or root of a user namespace that a plain user makes (Linux).
+
+``become_root`` turns the process itself: with the ids of /etc/subuid and /etc/subgid where newuidmap and newgidmap
+can give them, else with the user's own id alone. Mounts that it makes then are its own, and go with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
+
+_NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
+_ALL_IDS = ["0", "0", "4294967295"]
+Range = tuple[int, int, int]
+"""Ids of a namespace: the first inside, the first outside, how many (user_namespaces(7))."""
+
+
+def is_root() -> bool:
+    """Whether this is the machine's root, not one of a namespace."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return False
+    found = _map_of("self", "uid_map")
+    return not found or found == [_ALL_IDS]
+
+
+def may_mount() -> bool:
+    """Whether this is root, the machine's or of a namespace."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def ids() -> str:
+    """A word for the ids that this process can give to files: "" for all; the same for the same ones."""
+    if is_root():
+        return ""
+    import hashlib
+
+    text = repr([_map_of("self", "uid_map"), _map_of("self", "gid_map")])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def has_id(number: int, *, group: bool = False) -> bool:
+    """Whether the id exists in this process's namespace."""
+    ranges = _map_of("self", "gid_map" if group else "uid_map")
+    return not ranges or any(int(first) <= number < int(first) + int(count) for first, _, count in ranges)
+
+
+def become_root() -> None:
+    """Enter a new user and mount namespace as its root, who is this user outside; nothing where this is root already.
+    For good: the process stays there.
+
+    Raises Unsupported (not Linux), SystemFailure (the kernel or a setting of the machine refuses; several threads).
+    """
+    if may_mount():
+        return
+    _check_linux()
+    user, group = os.geteuid(), os.getegid()
+    users, groups = (_ranges(name, number) for name, number in (("subuid", user), ("subgid", group)))
+    reading, writing = os.pipe()
+    helper = os.fork()
+    if helper == 0:  # maps ids from outside, when the namespace is there
+        _helper(reading, writing, os.getppid(), users, groups)
+    os.close(reading)
+    try:
+        _unshare(_NEW_USER | _NEW_MOUNTS)
+        os.write(writing, b"1")
+    finally:
+        os.close(writing)
+        code = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
+    if code != 0:
+        _map_alone(user, group)
+    _as_root(code == 0)
+
+
+def join(pid: int, *, mounts: bool = True) -> None:
+    """Enter the user namespace of a process as its root, and its mounts (else a copy of ours). Raises as
+    ``become_root``, and SystemFailure where the process is gone."""
+    _check_linux()
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    opened: list[int] = []
+    try:
+        try:
+            for name in ("user", "mnt") if mounts else ("user",):
+                opened.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise SystemFailure(
+                f"process {pid}: {error.strerror}", hint="it has ended, or is another user's"
+            ) from None
+        for one in opened:
+            if libc.setns(one, 0) != 0:
+                raise _refused(ctypes.get_errno())
+    finally:
+        for one in opened:
+            os.close(one)
+    if not mounts:
+        _unshare(_NEW_MOUNTS)
+    _as_root(len(_map_of("self", "uid_map")) > 1)
+
+
+def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
+    """The answer of ``function`` (what JSON can say), called in a child process that is root of a new namespace; in
+    this one, where it is root already. ``stays``: in a child in any case, which goes on until it is killed, and with
+    it what it has mounted. Raises as ``become_root``, and what ``function`` raises of lamina's errors."""
+    if may_mount() and not stays:
+        return function()
+    import json
+
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        answer: dict[str, Any]
+        try:
+            if stays:
+                os.setsid()
+            become_root()
+            answer = {"value": function()}
+        except LaminaError as error:
+            answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        except BaseException as error:  # noqa: BLE001  (a forked child: it must end here)
+            answer = {"error": "SystemFailure", "message": f"{type(error).__name__}: {error}", "hint": None}
+        with open(writing, "w", encoding="utf-8") as file:
+            json.dump(answer, file)
+        if stays and "value" in answer:
+            _stay()
+        os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as file:
+        text = file.read()
+    if not stays or '"value"' not in text[:10]:
+        os.waitpid(child, 0)
+    if not text:
+        raise SystemFailure("the process that worked in the user namespace was killed", hint="try again")
+    answer = json.loads(text)
+    if "error" in answer:
+        from lamina import errors
+
+        raise getattr(errors, answer["error"], SystemFailure)(answer["message"], hint=answer["hint"])
+    return answer["value"]
+
+
+def nested(ranges: Sequence[Range] = ()) -> int:
+    """A descriptor of a new user namespace below this one, with these ``ranges`` for users and groups, or with the
+    same ids: its root is root of nothing outside. Call it as root. Raises SystemFailure."""
+    maps = {
+        name: ranges or [(int(first), int(first), int(count)) for first, _, count in _map_of("self", name)]
+        for name in ("uid_map", "gid_map")
+    }
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            _unshare(_NEW_USER)
+            os.write(writing, b"1")
+            os.close(writing)
+            import signal
+
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    try:
+        if not os.read(reading, 1):
+            raise SystemFailure("no user namespace", hint=_setting())
+        for name, lines in maps.items():
+            with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
+                file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in lines))
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
+    except OSError as error:
+        raise _refused(error.errno or 0) from None
+    finally:
+        os.close(reading)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def _stay() -> None:
+    """Wait to be killed, as small as can be."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nowhere, number)
+    os.chdir("/")
+    try:
+        os.execvp("sleep", ["sleep", "infinity"])
+    except OSError:
+        import signal
+
+        while True:
+            signal.pause()
+
+
+def refusal() -> str:
+    """Why this user can't be root of a namespace, or ""."""
+    try:
+        as_root(lambda: None)
+    except LaminaError as error:
+        return error.message + (f" ({error.hint})" if error.hint else "")
+    return ""
+
+
+def _check_linux() -> None:
+    if sys.platform != "linux":
+        raise Unsupported("user namespaces are Linux's", hint="look into the image with ls, cat, unpack")
+
+
+def _helper(reading: int, writing: int, pid: int, users: list[Range], groups: list[Range]) -> None:
+    import subprocess
+
+    code = 1
+    try:
+        os.close(writing)
+        if os.read(reading, 1) and users and groups:
+            done = [
+                subprocess.run([program, str(pid), *map(str, sum(ranges, ()))], capture_output=True, check=False)
+                for program, ranges in (("newgidmap", groups), ("newuidmap", users))
+            ]
+            code = max(one.returncode for one in done)
+    except BaseException:  # noqa: BLE001  (a forked child: its exit code is all that it says)
+        pass
+    os._exit(1 if code else 0)
+
+
+def _ranges(file: str, number: int) -> list[Range]:
+    """What newuidmap is to be told; nothing where this user has no further ids or there is no such program."""
+    import shutil
+
+    if not (shutil.which("newuidmap") and shutil.which("newgidmap")):
+        return []
+    given = subordinate(file, number)
+    if not given:
+        return []
+    return spread(given, number)
+
+
+def spread(given: Sequence[tuple[int, int]], own: int) -> list[Range]:
+    """The ids 1, 2, 3, ... of a namespace upon the ``given`` ranges (first, count), above ``own`` as its 0 (pure)."""
+    found: list[Range] = [(0, own, 1)]
+    at = 1
+    for first, count in given:
+        found.append((at, first, count))
+        at += count
+    return found
+
+
+def subordinate(file: str, number: int) -> list[tuple[int, int]]:
+    """The user's ranges (first, count) in /etc/subuid or /etc/subgid, by name or number (subuid(5))."""
+    import pwd
+
+    names = {str(os.geteuid())}
+    try:
+        names.add(pwd.getpwuid(os.geteuid()).pw_name)
+    except KeyError:
+        pass
+    found = []
+    try:
+        with open(f"/etc/{file}", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                words = line.strip().split(":")
+                if len(words) == 3 and words[0] in names and words[1].isdigit() and words[2].isdigit():
+                    found.append((int(words[1]), int(words[2])))
+    except OSError:
+        return []
+    return [one for one in found if not one[0] <= number < one[0] + one[1]]
+
+
+def _map_alone(user: int, group: int) -> None:
+    """The kernel lets everybody map the own id alone, when groups are given up."""
+    try:
+        for name, text in (("setgroups", "deny"), ("gid_map", f"0 {group} 1"), ("uid_map", f"0 {user} 1")):
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(text)
+    except OSError as error:
+        raise _refused(error.errno or 0) from None
+
+
+def _as_root(groups: bool) -> None:
+    try:
+        if groups:
+            os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise _refused(error.errno or 0) from None
+
+
+def _unshare(flags: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(flags) != 0:
+        raise _refused(ctypes.get_errno())
+
+
+def _refused(number: int) -> LaminaError:
+    what = f"no user namespace: {os.strerror(number)}"
+    if number == errno.EINVAL:
+        return UsageError(what, hint="a process with several threads can't enter one")
+    return SystemFailure(what, hint=_setting())
+
+
+def _setting() -> str:
+    """The machine's setting that most likely refuses."""
+    for name, bad in (
+        ("kernel/unprivileged_userns_clone", "0"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+        ("user/max_user_namespaces", "0"),
+    ):
+        try:
+            with open(f"/proc/sys/{name}", encoding="ascii") as file:
+                if file.read().strip() == bad:
+                    return f"the machine's setting {name.replace('/', '.')} is {bad}"
+        except OSError:
+            continue
+    return "the kernel, or the container this runs in, refuses them"
+
+
+def _map_of(process: str, name: str) -> list[list[str]]:
+    try:
+        with open(f"/proc/{process}/{name}", encoding="ascii") as file:
+            return [line.split() for line in file]
+    except OSError:
+        return []

@@ -1,0 +1,68 @@
+"""Directories that hold other people's trees: their bytes, and their end.
+
+What a plain user unpacks or a container of theirs writes may belong to ids of the user's namespace, in directories
+that the user alone may not enter: there, root of such a namespace does it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from lamina import rights
+
+
+def tree_bytes(directory: str) -> int:
+    """Bytes on the disk of all files below, each inode once. Raises SystemFailure."""
+    return _or_as_root(lambda: _bytes(directory, whole=False))
+
+
+def freed_bytes(directory: str) -> int:
+    """Bytes on the disk that come free when the directory goes: files with another name outside stay."""
+    return _or_as_root(lambda: _bytes(directory, whole=True))
+
+
+def remove_tree(directory: str) -> None:
+    """Remove a directory with all that is in it; nothing is followed. Raises OSError, SystemFailure."""
+    import shutil
+
+    def gone() -> int:
+        shutil.rmtree(directory)
+        return 0
+
+    _or_as_root(gone)
+
+
+def disk_bytes(state: os.stat_result) -> int:
+    """What a file takes on the disk."""
+    blocks: int | None = getattr(state, "st_blocks", None)
+    return state.st_size if blocks is None else blocks * 512
+
+
+def _or_as_root(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except PermissionError:
+        if not hasattr(os, "geteuid") or rights.may_mount():
+            raise
+        number: int = rights.as_root(work)
+        return number
+
+
+def _bytes(directory: str, *, whole: bool) -> int:
+    found: dict[tuple[int, int], tuple[int, int]] = {}  # inode -> its bytes, names not seen yet
+    for where, _, names in os.walk(directory, onerror=_raise):
+        for name in names:
+            try:
+                state = os.lstat(os.path.join(where, name))
+            except FileNotFoundError:
+                continue
+            key = (state.st_dev, state.st_ino)
+            size, left = found.get(key, (disk_bytes(state), state.st_nlink))
+            found[key] = (size, left - 1)
+    return sum(size for size, left in found.values() if not (whole and left > 0))
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

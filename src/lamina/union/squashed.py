@@ -1,0 +1,172 @@
+"""What some layers do to those below them, as the entries of one layer (pure).
+
+Read off the merge: whatever the layers make that the union still has, a whiteout for each path of those below that
+it lost, an opaque mark where a new directory stands in the place of an old one. Nothing that the layers hid among
+themselves is left. The result is closed: a hardlink to a file of the layers below becomes that file, and its names
+below are stated anew as links to it, so that all of them stay one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.index import LayerIndex
+from lamina.union.merge import LayerMerge
+from lamina.union.tree import UNSTATED, How, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """An entry of the one layer; ``content``: (layer from 0, row) that holds a regular file's bytes."""
+
+    entry: Entry
+    content: tuple[int, int] | None = None
+
+
+def nothing(path: bytes) -> bool:
+    """The ``left_out`` that leaves nothing out."""
+    return False
+
+
+def squashed(
+    layers: Sequence[LayerIndex],
+    low: int,
+    *,
+    left_out: Callable[[bytes], bool] = nothing,
+    relink: int = 0,
+    implied: bool = False,
+) -> list[Stated]:
+    """``layers[low:]`` as one layer upon ``layers[:low]``, parents before children, a file before its links.
+
+    ``left_out`` paths are as if no layer ever had them, and all below them. Names that ``layers[:relink]`` gave to
+    a file stay theirs, though one of its names is made here. A directory that no layer states is left to be implied
+    (its time follows its parent's), unless nothing else makes it; with ``implied`` each is stated as the union has
+    it.
+    Raises InvalidLayer as ``merge``.
+    """
+    union = Tree(layers)
+    limit, before = 1, 0
+    for number, index in enumerate(layers):
+        if number == low:
+            limit, before = len(union.names), len(union.endings)
+        LayerMerge(union, number, index).apply()
+    if low >= len(layers):
+        return []
+    return _Squash(union, low, limit, before, left_out, relink, implied).entries()
+
+
+class _Squash:
+    def __init__(
+        self,
+        union: Tree,
+        low: int,
+        limit: int,
+        before: int,
+        left_out: Callable[[bytes], bool],
+        relink: int,
+        implied: bool,
+    ) -> None:
+        self.union = union
+        self.low = low
+        self.limit = limit  # nodes below this number are those of the layers below
+        self.endings = union.endings[before:]
+        self.left_out = left_out
+        self.relink = relink
+        self.implied = implied
+        self.found: list[Stated] = []
+        self.replaced: set[int] = set()  # directories in the place of something
+
+    def entries(self) -> list[Stated]:
+        self._hidden()
+        walked = self._walk()
+        relinked = self._relinked([node for node, _ in walked])
+        carriers: dict[int, bytes] = {}
+        for node, path in walked:
+            if self.union.is_directory(node):
+                if self._is_stated(node):
+                    self.found.append(Stated(self.union.entry(node)))
+                continue
+            inode = self.union.inode(node)
+            if node < self.limit and (inode not in relinked or self.union.origin_layers[node] < self.relink):
+                continue
+            carrier = carriers.setdefault(inode, path)
+            entry = self.union.entry(node)
+            if carrier != path:
+                self.found.append(Stated(_link(entry, carrier)))
+            else:
+                content = self.union.content(node) if entry.kind == Kind.FILE else None
+                self.found.append(Stated(entry, content))
+        return self.found
+
+    def _hidden(self) -> None:
+        """Whiteouts and opaque marks for what the layers below lost."""
+        union = self.union
+        emptied = {
+            union.parent(ending.node)
+            for ending in self.endings
+            if ending.how == How.OPAQUE and ending.node < self.limit
+        }
+        emptied = {node for node in emptied if union.is_alive(node) and not self._keeps_some(node)}
+        marks = {node: union.path(node) for node in emptied}
+        whiteouts = []
+        for ending in self.endings:
+            if ending.node >= self.limit:
+                continue
+            parent, name = union.parent(ending.node), union.name(ending.node)
+            if not union.is_alive(parent):
+                continue  # that one was hidden itself
+            now = union.children(parent).get(name)
+            path = union.path(ending.node)
+            if now is not None and union.is_directory(now):
+                self.replaced.add(now)
+                if union.is_directory(ending.node):
+                    marks[now] = path
+            elif now is None and parent not in emptied:
+                whiteouts.append(path)
+        for path in marks.values():
+            if not self.left_out(path):
+                self.found.append(Stated(Entry(path, Kind.OPAQUE)))
+        for path in whiteouts:
+            if not self.left_out(path):
+                self.found.append(Stated(Entry(path, Kind.WHITEOUT)))
+
+    def _keeps_some(self, node: int) -> bool:
+        return any(child < self.limit for child in self.union.children(node).values())
+
+    def _walk(self) -> list[tuple[int, bytes]]:
+        """Every node that is not left out with its path, in the order of ``Tree.walk``."""
+        union, found = self.union, []
+        pending = [(0, b"")]
+        while pending:
+            node, path = pending.pop()
+            found.append((node, path))
+            children = union.children(node)
+            if not children:
+                continue
+            inside = path + b"/" if path else b""
+            for name in sorted(children, reverse=True):
+                if not self.left_out(inside + name):
+                    pending.append((children[name], inside + name))
+        return found
+
+    def _relinked(self, nodes: list[int]) -> set[int]:
+        """Files of the layers below that got a name here."""
+        inodes = {self.union.inode(node) for node in nodes if node >= self.limit and node in self.union.hardlinks}
+        return {inode for inode in inodes if inode < self.limit}
+
+    def _is_stated(self, node: int) -> bool:
+        union = self.union
+        if union.rows[node] != UNSTATED:
+            return union.origin_layers[node] >= self.low
+        if node == 0 or node < self.limit:
+            return False
+        if self.implied or node in self.replaced:
+            return True
+        path = union.path(node)
+        return all(self.left_out(path + b"/" + name) for name in union.children(node))
+
+
+def _link(entry: Entry, target: bytes) -> Entry:
+    return replace(entry, kind=Kind.HARDLINK, link=target, size=0, rdev=(0, 0), xattrs={}, offset=0, sparse=None)

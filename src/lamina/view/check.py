@@ -1,0 +1,31 @@
+"""Checking what views keep in the store (``unions/``), for fsck: an image that is not as it was written is found, and
+removed: it is made again when it is next wanted. Unpacked trees are not looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lamina.errors import LaminaError
+from lamina.files import remove, reported
+from lamina.store.fsck import Finding
+from lamina.view.erofs_read import ErofsImage
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+
+def check_unions(store: Store, *, repair: bool = False) -> Iterator[Finding]:
+    """Every EROFS image, byte by byte. Raises SystemFailure."""
+    with reported(store.paths.unions):
+        for key in sorted(os.listdir(store.paths.unions)):
+            path = os.path.join(store.paths.union(key), "erofs")
+            try:
+                ErofsImage.load(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except LaminaError as error:
+                if repair:
+                    remove(path)
+                yield Finding("derived", error.message, repair)

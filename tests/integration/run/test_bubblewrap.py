@@ -1,0 +1,150 @@
+"""Containers through bubblewrap: what they see, how they end, as root and as plain users."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.run.test_run import LOWER, make_store, members, mounts_of, wait_for
+from lamina.errors import NotFound
+from lamina.run import runtime
+from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, running, write_layout
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    require_root()
+    require_tool("bwrap", "busybox")
+    yield make_store(
+        tmp_path,
+        [members(("data/", None), ("data/file", LOWER), ("plain", b"", {"mode": 0o644}))],
+        Env=["A=image"],
+        Volumes={"/data/volume": {}},
+    )
+    lamina("rm", "--all", "--force", root=tmp_path / "store")
+    assert mounts_of(tmp_path / "store") == []
+
+
+def run(root: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    return lamina("run", "--rm", "--network", "none", "--runtime", "bwrap", *words, root=root, **more)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("app", "true"), 0),
+        (("app", "sh", "-c", "exit 7"), 7),
+        (("app", "sh", "-c", "sh -c 'kill -9 $$'; exit $?"), 137),
+        (("app", "nothing-here"), 127),
+        (("app", "/plain"), 126),
+        (("app", "/bin"), 126),
+        (("-m", "100m", "app", "true"), 125),
+        (("-u", "web", "app", "true"), 125),
+    ],
+)
+def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
+    done = run(root, *words)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert lamina("ps", "-aq", root=root).stdout == b""
+
+
+def test_what_it_sees(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("from outside")
+    script = (
+        "id; pwd; echo $A $B; hostname; cat /given; ls /proc | grep -c '^[0-9]'; touch /new && echo made; "
+        "grep -c . /proc/kcore /proc/keys; echo x > /proc/sys/kernel/hostname; cat /proc/self/status"
+    )
+    words = ["-e", "B=given", "-w", "/data", "--hostname", "box", "-v", f"{tmp_path}/given:/given:ro"]
+    done = run(root, *words, "app", "sh", "-c", script)
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].startswith("uid=0(root) gid=0(root)")
+    assert lines[1:4] == ["/data", "image given", "box"]
+    assert lines[4] in {"from outside2", "from outside3"}  # the shell, its ls and grep: no process of the machine
+    assert "made" in lines
+    assert "CapEff:\t00000000a00425fb" in lines  # docker's, without CAP_MKNOD
+    assert b"/proc/sys/kernel/hostname: Read-only file system" in done.stderr
+    assert run(root, "--read-only", "app", "touch", "/new").returncode == 1
+    assert b"lo" in run(root, "app", "cat", "/proc/net/dev").stdout
+    assert b"eth" not in run(root, "app", "cat", "/proc/net/dev").stdout
+
+
+def test_copy_up_and_commit(root: Path) -> None:
+    script = "echo new > /data/file; rm /plain"
+    done = lamina(
+        "run", "--name", "c", "--network", "none", "--runtime", "bwrap", "app", "sh", "-c", script, root=root
+    )
+    assert done.returncode == 0, done.stderr
+    assert lamina("diff", "c", root=root).stdout.decode().splitlines() == ["C /data", "C /data/file", "D /plain"]
+    assert lamina("cat", "app", "/data/file", root=root).stdout == LOWER
+
+
+def test_signals_and_stop(root: Path) -> None:
+    script = "trap 'echo got; exit 3' TERM; echo ready; while true; do sleep 0.1; done"
+    words = ("run", "--name", "c", "--network", "none", "--runtime", "bwrap", "app", "sh", "-c", script)
+    with running(*words, root=root) as process:
+        wait_for(process, b"ready\n")
+        assert lamina("exec", "c", "true", root=root).returncode != 0
+        assert lamina("stop", "c", root=root).returncode == 0
+        assert process.wait(30) == 3
+    assert lamina("rm", "c", root=root).returncode == 0
+
+
+def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
+    words = ("run", "--name", "c", "--network", "none", "--runtime", "bwrap", "app", "sh", "-c", "echo up; sleep 986")
+    with running(*words, root=root) as process:
+        wait_for(process, b"up\n")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(30)
+    assert lamina("rm", "--force", "c", root=root).returncode == 0
+    assert subprocess.run(["pgrep", "-f", "sleep 986"], capture_output=True, check=False).stdout == b""
+
+
+def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"secret".ljust(1 << 20, b"\0"))
+    made = subprocess.run(
+        ["losetup", "--find", "--show", tmp_path / "disk"], capture_output=True, text=True, check=True
+    )
+    device = made.stdout.strip()
+    try:
+        state = os.stat(device)
+        numbers = f"{os.major(state.st_rdev)} {os.minor(state.st_rdev)}"
+        script = f"mknod /d b {numbers}; head -c 6 /d; head -c 6 /in-image"
+        layer = members(("in-image", f"c {numbers}", {"type": b"4", "mode": 0o666}))
+        store = make_store(tmp_path / "hostile", [layer])
+        done = run(store, "app", "sh", "-c", script)
+        assert b"secret" not in done.stdout
+        assert done.stderr
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@pytest.mark.parametrize("name", [PLAIN_USER, "59999"])
+def test_as_a_plain_user(name: str) -> None:
+    require_root()
+    require_tool("bwrap", "busybox")
+    with plain_user(name) as (top, call):
+        write_layout(top / "layout", "app", [members(("mine", b"x", {"uid": 33, "mode": 0o600}))])
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        words = ("run", "--rm", "--network", "none", "--runtime", "bwrap")
+        done = call(*words, "app", "sh", "-c", "id -u; cat /mine; exit 4")
+        assert (done.returncode, done.stdout) == (4, b"0\nx"), done.stderr
+        assert call("ps", "-aq").stdout == b""
+
+
+def test_it_is_the_last_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"bwrap": "/x/bwrap", "runc": "/x/runc"}
+    monkeypatch.setattr(runtime, "find_program", lambda name: here.get(name, ""))
+    assert runtime.find_runtime().program == "/x/runc"
+    del here["runc"]
+    found = runtime.find_runtime()
+    assert (found.program, found.is_bubblewrap, found.devices) == ("/x/bwrap", True, False)
+    del here["bwrap"]
+    with pytest.raises(NotFound, match="crun or runc"):
+        runtime.find_runtime()

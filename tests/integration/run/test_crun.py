@@ -1,0 +1,64 @@
+"""The other OCI runtime. Debian's crun takes no mixed cgroup hierarchy: here it gets one of its own to see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from integration.run.test_run import make_store, members
+from support import PLAIN_USER, plain_user, require_root, require_tool, write_layout
+
+ONE_HIERARCHY = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-ec",
+    'umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "$@"',
+    "sh",
+)
+WORDS = ("run", "--rm", "--network", "none", "--runtime", "crun")
+
+
+@pytest.fixture(autouse=True)
+def _tools() -> None:
+    require_root()
+    require_tool("crun", "busybox", "unshare")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("sh", "-c", "test $(id -u) = 0"), 0),
+        (("sh", "-c", "exit 7"), 7),
+        (("nothing-here",), 127),
+        (("/etc/passwd",), 126),
+    ],
+)
+def test_exit_codes(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
+    store = make_store(tmp_path, [members()])
+    done = subprocess.run(
+        [*ONE_HIERARCHY, sys.executable, "-m", "lamina", "--root", store, *WORDS, "app", *words],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert os.listdir(store / "containers") == []
+
+
+def test_as_a_plain_user() -> None:
+    with plain_user(PLAIN_USER) as (top, call):
+        write_layout(top / "layout", "app", [members()])
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        command = [*ONE_HIERARCHY, *call.drop, call.python, "-W", "ignore", "-m", "lamina", *WORDS]
+        done = subprocess.run(
+            [*command, "-u", "web", "app", "sh", "-c", "id; exit 3"],
+            capture_output=True,
+            env=call.environment,
+            cwd=top,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (3, b"uid=33(web) gid=44(web) groups=55(extra)\n"), done.stderr

@@ -1,0 +1,202 @@
+"""What a plain user can do without being root: mount and run, in a user namespace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.run.test_run import members
+from lamina import rights
+from support import PLAIN_USER, PlainUser, plain_user, require_root, require_tool, write_layout
+
+ALONE = "59999"
+TOP = [
+    (".wh.old", b""),
+    ("data/", None, {"uid": 33, "gid": 44, "mode": 0o750}),
+    ("data/secret", b"only mine", {"uid": 33, "gid": 44, "mode": 0o600}),
+    ("fixed/", None, {"mode": 0o555}),
+    ("fixed/file", b"x", {"mode": 0o444}),
+    ("suid", b"#!/bin/sh\n", {"mode": 0o4755}),
+]
+
+
+@pytest.fixture(params=[PLAIN_USER, ALONE])
+def user(request: Any, tmp_path: Path) -> Iterator[tuple[Path, PlainUser]]:
+    require_root()
+    require_tool("runc", "busybox", "newuidmap")
+    with plain_user(request.param) as (top, call):
+        layers = [members(("old", b"hidden"), ("dir/", None), ("dir/below", b"b")), TOP, [("dir/", None)]]
+        write_layout(top / "layout", "app", layers, config={"config": {"Cmd": ["/bin/sh"]}})
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        yield top, call
+        call("rm", "--all", "--force")
+        call("umount", "--all")
+
+
+def test_a_mount_is_held_by_a_process_and_goes_with_it(user: tuple[Path, PlainUser]) -> None:
+    _, call = user
+    done = call("mount", "app")
+    assert done.returncode == 0, done.stderr
+    target = Path(done.stdout.decode().strip())
+    assert (target / "dir/below").read_bytes() == b"b"
+    assert not (target / "old").exists()
+    assert (target / "fixed/file").read_bytes() == b"x"
+    (listed,) = json.loads(call("mounts", "--format", "json").stdout)
+    assert (listed["image"], listed["target"]) == ("app", str(target))
+    with pytest.raises(OSError, match="Read-only"):
+        (target / "new").write_text("")
+    assert call("rmi", "app").returncode == 0
+    assert call("prune", "--force").returncode == 0
+    assert (target / "data/secret").read_bytes() == b"only mine"  # gc leaves what is mounted
+    assert call("umount", str(target)).returncode == 0
+    assert not target.exists()
+    assert json.loads(call("mounts", "--format", "json").stdout) == []
+
+
+def test_nothing_is_left_after_the_holder_is_killed(user: tuple[Path, PlainUser]) -> None:
+    _, call = user
+    target = call("mount", "app").stdout.decode().strip()
+    holder = int(target.split("/")[2])
+    assert "sleep" in Path(f"/proc/{holder}/comm").read_text()
+    os.kill(holder, signal.SIGKILL)
+    assert json.loads(call("mounts", "--format", "json").stdout) == []
+    again = call("mount", "app").stdout.decode().strip()
+    assert again != target
+    assert call("umount", "--all").stdout.decode().strip() == again
+
+
+def test_run_as_root_of_a_namespace(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    done = call("run", "--rm", "--network", "none", "app", "sh", "-c", "id; cat /old; cat /dir/below; exit 7")
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.startswith(b"uid=0")
+    assert done.stdout.endswith(b"b")
+    assert call("ps", "-aq").stdout == b""
+    assert list((top / "store/containers").iterdir()) == []
+
+
+def test_owners_are_the_images_where_the_user_has_further_ids() -> None:
+    with plain_user(PLAIN_USER) as (top, call):
+        require_tool("newuidmap", "runc", "busybox")
+        write_layout(top / "layout", "app", [members(), TOP])
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        done = call(
+            "run", "--rm", "--network", "none", "-u", "web", "app", "sh", "-c", "id; cat /data/secret; ls -ln /data"
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"uid=33(web) gid=44(web) groups=55(extra)\nonly mine" in done.stdout
+        assert done.stdout.split()[-7:-5] == [b"33", b"44"]
+
+
+def test_changes_are_seen_committed_and_removed(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    script = "rm -r /dir; mkdir /dir; echo new > /fixed/file; mkdir -m 700 /mine; echo x > /mine/x"
+    done = call("run", "--name", "one", "--network", "none", "app", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    expected = ["C /dir", "D /dir/below", "C /fixed", "C /fixed/file", "A /mine", "A /mine/x"]
+    assert call("diff", "one").stdout.decode().splitlines() == expected
+    assert call("cp", "one:/mine/x", str(top / "got")).returncode == 0
+    assert (top / "got").read_text() == "x\n"
+    assert call("cp", str(top / "got"), "one:/mine/y").returncode == 0
+    digests = {call("commit", "one", "app:2", SOURCE_DATE_EPOCH="1700000000").stdout for _ in range(2)}
+    assert len(digests) == 1
+    shown = call("cat", "app:2", "/mine/y", "/fixed/file")
+    assert shown.stdout == b"x\nnew\n"
+    listed = call("ls", "app:2", "/dir")
+    assert (listed.returncode, listed.stdout) == (0, b"")
+    stated = json.loads(call("stat", "app:2", "/mine", "--format", "json").stdout)[0]
+    assert (stated["uid"], stated["mode"]) == (0, "0700")
+    assert call("rm", "one").returncode == 0
+    assert list((top / "store/containers").iterdir()) == []
+
+
+def test_exec_cp_and_stop_while_it_runs(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    with call.started(
+        "run", "--name", "long", "--network", "none", "app", "sh", "-c", "echo up; sleep 1000"
+    ) as process:
+        assert process.stdout.readline() == b"up\n"
+        assert call("exec", "long", "sh", "-c", "echo in > /in; exit 3").returncode == 3
+        assert call("cp", "long:/in", str(top / "out")).returncode == 0
+        assert (top / "out").read_text() == "in\n"
+        assert call("rm", "long").returncode != 0
+        assert call("stop", "--time", "0.2", "long").returncode == 0
+        assert process.wait() == 137
+    assert call("rm", "long").returncode == 0
+
+
+def test_a_container_whose_lamina_was_killed_goes_by_force(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    with call.started(
+        "run", "--name", "lost", "--network", "none", "app", "sh", "-c", "echo up; sleep 987"
+    ) as process:
+        assert process.stdout.readline() == b"up\n"
+        process.kill()
+        process.wait()
+    assert b"exited (?)" in call("ps", "-a").stdout
+    assert call("rm", "--force", "lost").returncode == 0
+    assert subprocess.run(["pgrep", "-f", "sleep 987"], capture_output=True, check=False).stdout == b""
+    assert list((top / "store/containers").iterdir()) == []
+
+
+def test_what_belongs_to_other_ids_is_counted_and_removed() -> None:
+    with plain_user(PLAIN_USER) as (top, call):
+        require_tool("newuidmap", "runc", "busybox")
+        write_layout(top / "layout", "app", [members(), TOP])
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        mounted = call("mount", "app")
+        assert mounted.returncode == 0, mounted.stderr
+        assert call("umount", "--all").returncode == 0
+        usage = json.loads(call("df", "--format", "json").stdout)
+        on_disk = subprocess.run(
+            ["find", top / "store", "-not", "-type", "d", "-printf", "%D %i %b\n"],
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        assert usage["total"] == sum(512 * int(line.split()[2]) for line in set(on_disk.splitlines()))
+        assert call("rmi", "app").returncode == 0
+        assert call("prune", "--force").returncode == 0
+        assert list((top / "store/unions").iterdir()) == []
+
+
+def test_limits_that_nobody_keeps_are_refused(user: tuple[Path, PlainUser]) -> None:
+    _, call = user
+    done = call("run", "--rm", "--network", "none", "-m", "100m", "app", "true")
+    assert done.returncode == 125
+    assert b"can't be limited here" in done.stderr
+    assert call("ps", "-aq").stdout == b""
+
+
+def test_no_namespace_is_one_clear_line() -> None:
+    require_tool("bwrap")
+    with plain_user(PLAIN_USER) as (top, call):
+        write_layout(top / "layout", "app", [[("a", b"1")]])
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        inside = ("bwrap", "--dev-bind", "/", "/", "--unshare-user", "--disable-userns")
+        for words, code in ((("mount", "--view", "overlay", "app"), 6), (("run", "--rm", "app", "true"), 125)):
+            done = call(*words, before=inside)
+            assert done.returncode == code, done.stderr
+            assert done.stderr.startswith(b"lamina: no user namespace: ")
+            assert done.stderr.count(b"\n") == 1
+        assert call("mounts", "--format", "json").stdout.strip() == b"[]"
+        assert call("ps", "-aq").stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], [(0, 1000, 1)]),
+        ([(100000, 65536)], [(0, 1000, 1), (1, 100000, 65536)]),
+        ([(100000, 10), (300000, 5)], [(0, 1000, 1), (1, 100000, 10), (11, 300000, 5)]),
+    ],
+)
+def test_ids_are_spread(given: list[tuple[int, int]], expected: list[tuple[int, int, int]]) -> None:
+    assert rights.spread(given, 1000) == expected

@@ -1,0 +1,168 @@
+"""Images mounted from loop devices: forced, and where the store's file system takes no files; none is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.view.test_mount import check_view, loaded, stack_of
+from lamina.errors import SystemFailure, Unsupported
+from lamina.view import attach, loop
+from lamina.view.lower import sweep
+from lamina.view.mount import Top, mount, mount_union, unmount
+from support import lamina, require_root
+
+LAYERS: list[list[Any] | bytes] = [
+    [("etc/", None), ("etc/conf", b"lower"), ("etc/gone", b"g"), ("big", bytes(range(256)) * 600)],
+    [("etc/.wh.gone", b""), ("etc/conf", b"upper"), ("link", "-> big"), ("x" * 255, b"long")],
+]
+
+
+@pytest.fixture(autouse=True)
+def _root() -> None:
+    require_root()
+
+
+@pytest.fixture(params=["tmpfs", "overlay"])
+def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory on a file system from whose files the kernel mounts nothing."""
+    place, below = tmp_path / "elsewhere", tmp_path / "below"
+    place.mkdir()
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(below)], check=True)
+    if request.param == "overlay":  # on the tmpfs: the tests themselves may run on an overlayfs
+        for name in ("lower", "upper", "work"):
+            (below / name).mkdir()
+        options = f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "none", str(place)], check=True)
+    else:
+        subprocess.run(["mount", "--bind", str(below), str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+    subprocess.run(["umount", "-l", str(below)], check=True)
+
+
+def backing(below: Path) -> list[str]:
+    """The files below a directory that loop devices show."""
+    found = []
+    for name in os.listdir("/sys/block"):
+        try:
+            path = Path("/sys/block", name, "loop/backing_file").read_text().strip()
+        except OSError:
+            continue
+        if path.startswith(str(below)):
+            found.append(path)
+    return found
+
+
+def gone(below: Path) -> bool:
+    """Whether no loop device shows a file below; the kernel clears them a moment after the last user went."""
+    deadline = time.monotonic() + 10
+    while backing(below) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not backing(below)
+
+
+@pytest.mark.parametrize("view", ["erofs", "erofs-merged"])
+def test_from_loop_devices_it_is_the_same(tmp_path: Path, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced = partial(attach.mount_erofs, sources=(attach.LOOPS,))
+    monkeypatch.setattr("lamina.view.lower.mount_erofs", forced)
+    store = loaded(tmp_path, LAYERS)
+    assert check_view(store, tmp_path / "mnt", view) == 6
+    mount(store, stack_of(store), str(tmp_path / "again"), view=view)
+    assert len(backing(tmp_path)) == (4 if view == "erofs" else 3)
+    unmount(store, str(tmp_path / "again"))
+    assert gone(tmp_path)
+
+
+@pytest.mark.parametrize("view", ["erofs", "erofs-merged"])
+def test_store_on_a_file_system_that_takes_no_files(elsewhere: Path, tmp_path: Path, view: str) -> None:
+    store = loaded(elsewhere, LAYERS)
+    assert check_view(store, tmp_path / "mnt", view) == 6
+    assert mount(store, stack_of(store), str(tmp_path / "again")).view == "erofs"
+    assert backing(elsewhere) or backing(tmp_path)
+    said = lamina("info", root=elsewhere / "s").stdout.decode()
+    assert "erofs-loop: works" in said
+    assert "erofs: no: mounting erofs" in said
+    unmount(store, str(tmp_path / "again"))
+    assert gone(elsewhere)
+    assert gone(tmp_path)
+
+
+def test_an_overlayfs_takes_no_writable_top(elsewhere: Path, tmp_path: Path) -> None:
+    """The kernel's word is told in one error; on a tmpfs it works."""
+    store = loaded(elsewhere, LAYERS)
+    for name in ("upper", "work"):
+        (elsewhere / name).mkdir()
+    (tmp_path / "mnt").mkdir()
+    top = Top(str(elsewhere / "upper"), str(elsewhere / "work"))
+    if (
+        subprocess.run(["stat", "-f", "-c", "%T", elsewhere], capture_output=True, check=True).stdout
+        == b"overlayfs\n"
+    ):
+        with pytest.raises(Unsupported, match="upper"):
+            mount_union(store, stack_of(store), str(tmp_path / "mnt"), top=top)
+    else:
+        mount_union(store, stack_of(store), str(tmp_path / "mnt"), top=top)
+        (tmp_path / "mnt" / "new").touch()
+        subprocess.run(["umount", str(tmp_path / "mnt")], check=True)
+        assert os.listdir(elsewhere / "upper") == ["new"]
+    sweep(store)
+    assert gone(elsewhere)
+
+
+def test_a_killed_process_leaves_no_device(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(8192))
+    program = (
+        "import sys, time; from lamina.view.loop import attached\n"
+        f"with attached([{str(file)!r}] * 3) as found:\n    print(found, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"/dev/loop" in process.stdout.readline()
+        assert len(backing(tmp_path)) == 3
+        process.send_signal(signal.SIGKILL)
+    assert gone(tmp_path)
+
+
+def test_devices_are_read_only_and_show_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content!" * 1024)
+    with loop.attached([str(file)]) as (device,):
+        assert Path(device).read_bytes() == file.read_bytes()
+        with pytest.raises(PermissionError), open(device, "r+b", buffering=0) as writable:
+            writable.write(b"other")
+    assert file.read_bytes() == b"content!" * 1024
+    assert gone(tmp_path)
+
+
+def test_what_no_loop_device_can_show(tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    odd.write_bytes(bytes(1000))
+    with pytest.raises(Unsupported, match="whole number of blocks"), loop.attached([str(odd)]):
+        pass
+    with pytest.raises(SystemFailure), loop.attached([str(tmp_path / "nothing")]):
+        pass
+    assert gone(tmp_path)
+
+
+def test_words_where_both_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("image", "tar"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    paths = (str(tmp_path / "image"), [str(tmp_path / "tar")], str(tmp_path))
+    with pytest.raises(SystemFailure, match="from loop devices: "):
+        attach.mount_erofs(*paths)
+    monkeypatch.setattr(loop, "_CONTROL", str(tmp_path / "nothing"))
+    with pytest.raises(SystemFailure) as caught:  # only why the files did not do
+        attach.mount_erofs(*paths)
+    assert "loop" not in caught.value.message

@@ -1,0 +1,218 @@
+"""The diff of two trees against a naive one: both unpacked into dictionaries, compared path by path."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+
+from lamina.errors import InvalidLayer, PathNotFound, UsageError
+from lamina.insight.compare import ASPECTS, compare
+from lamina.insight.diff import ADDED, CHANGED, FIELDS, REMOVED, RENAMED, Change, parse_fields
+from lamina.insight.side import Side
+from lamina.layer.entry import Kind
+from sides import MadeLayer, layers, side
+
+
+class Unpacked(NamedTuple):
+    kind: Kind
+    mode: int
+    owner: int
+    time: int
+    target: bytes
+    content: bytes
+    inode: int
+
+
+def unpacked(one: Side) -> dict[bytes, Unpacked]:
+    tree, found = one.tree, {}
+    for node in tree.walk():
+        if node:
+            entry = tree.entry(node)
+            content = b""
+            if entry.kind == Kind.FILE:
+                with one.open(node) as stream:
+                    content = stream.read()
+            found[entry.path] = Unpacked(
+                entry.kind, entry.mode, entry.uid, entry.mtime, entry.link, content, tree.inode(node)
+            )
+    return found
+
+
+def naive(before: dict[bytes, Unpacked], after: dict[bytes, Unpacked]) -> set[tuple[str, bytes, frozenset[str]]]:
+    found = {(REMOVED, path, frozenset[str]()) for path in before.keys() - after.keys()}
+    found |= {(ADDED, path, frozenset[str]()) for path in after.keys() - before.keys()}
+    both = before.keys() & after.keys()
+    for path in both:
+        one, other = before[path], after[path]
+        if one.kind != other.kind:
+            found.add((CHANGED, path, frozenset({"kind"})))
+            continue
+        fields = {
+            name for name in ("content", "target", "owner", "time") if getattr(one, name) != getattr(other, name)
+        }
+        if one.mode != other.mode and one.kind != Kind.SYMLINK:
+            fields.add("mode")
+        if one.kind != Kind.DIRECTORY:
+            linked = {name for name in both if before[name].inode == one.inode}
+            if linked != {name for name in both if after[name].inode == other.inode}:
+                fields.add("links")
+        if fields:
+            found.add((CHANGED, path, frozenset(fields)))
+    return found
+
+
+def told(changes: tuple[Change, ...]) -> set[tuple[str, bytes, frozenset[str]]]:
+    return {(change.how, change.path, frozenset(change.fields)) for change in changes}
+
+
+def pair(common: Any, one: Any, other: Any) -> tuple[Side, Side] | None:
+    """Two sides upon the same layers; None where a hardlink leads nowhere."""
+    sides = side("a", [*common, *one]), side("b", [*common, *other])
+    try:
+        _ = sides[0].tree, sides[1].tree
+    except InvalidLayer:
+        return None
+    return sides
+
+
+@settings(max_examples=300, deadline=None)
+@given(layers, layers, layers)
+def test_diff_equals_a_naive_one(common: Any, one: Any, other: Any) -> None:
+    sides = pair(common, one, other)
+    if sides is None:
+        return
+    before, after = map(unpacked, sides)
+    found = compare(*sides, renames=False).changes
+    assert told(found) == naive(before, after)
+    assert len(found) == len(told(found))
+    assert [change.path.split(b"/") for change in found] == sorted(change.path.split(b"/") for change in found)
+    for change in found:
+        assert (change.before and change.before.path) in (None, change.path)
+        assert (change.after and change.after.path) in (None, change.path)
+    assert not compare(sides[0], sides[0]).differ
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers, layers, layers)
+def test_renames_are_pairs_of_what_went_and_came_and_none_is_left(common: Any, one: Any, other: Any) -> None:
+    sides = pair(common, one, other)
+    if sides is None:
+        return
+    before, after = map(unpacked, sides)
+    plain, found = compare(*sides, renames=False).changes, compare(*sides).changes
+    apart = told(tuple(change for change in found if change.how != RENAMED))
+    for change in found:
+        if change.how == RENAMED:
+            assert before[change.old_path].content == after[change.path].content != b""
+            apart |= {(REMOVED, change.old_path, frozenset()), (ADDED, change.path, frozenset())}
+    assert apart == told(plain)
+    gone = {before[change.path].content for change in found if change.how == REMOVED}
+    came = {after[change.path].content for change in found if change.how == ADDED}
+    assert gone & came <= {b""}
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers, layers, layers)
+def test_what_is_ignored_is_not_told(common: Any, one: Any, other: Any) -> None:
+    sides = pair(common, one, other)
+    if sides is None:
+        return
+    plain = compare(*sides, renames=False).changes
+    for field in FIELDS[1:]:
+        expected = {
+            (how, path, fields - {field}) for how, path, fields in told(plain) if how != CHANGED or fields - {field}
+        }
+        assert told(compare(*sides, renames=False, ignore={field}).changes) == expected
+
+
+def file(path: bytes, content: bytes, mode: int = 0o644) -> Any:
+    return (Kind.FILE, path, b"", mode, content, 0, 0)
+
+
+def test_what_both_have_from_one_layer_is_not_read() -> None:
+    """Nor is what has another size; only the pair of one size is, and of the renamed ones only those of one size."""
+    base = [file(b"same", b"xxxx"), file(b"grown", b"1"), file(b"edited", b"one")]
+    one = Side("a", [MadeLayer(base), MadeLayer([file(b"old", b"abc"), file(b"gone", b"abcdef")])])
+    other = Side(
+        "b", [MadeLayer(base), MadeLayer([file(b"grown", b"22"), file(b"edited", b"two"), file(b"new", b"abc")])]
+    )
+    found = compare(one, other).changes
+    assert [(change.how, change.path, change.fields) for change in found] == [
+        (CHANGED, b"edited", ("content",)),
+        (REMOVED, b"gone", ()),
+        (CHANGED, b"grown", ("content",)),
+        (RENAMED, b"new", ()),
+    ]
+    assert [layer.opened for layer in (*one.layers, *other.layers)] == [1, 1, 0, 2]  # type: ignore[attr-defined]
+
+
+class DigestedLayer(MadeLayer):
+    """A layer that knows its digests, all but that of row 0."""
+
+    def digests(self) -> DigestedLayer:
+        return self
+
+    def every(self) -> Iterator[tuple[int, str | None]]:
+        for row in range(len(self.index())):
+            start, size = self.index().offset[row], self.index().size[row]
+            yield row, hashlib.sha256(self._data[start : start + size]).hexdigest() if row else None
+
+
+def test_digests_that_a_layer_keeps_spare_the_reading() -> None:
+    one = [file(b"unknown", b"a"), file(b"same", b"x" * 50), file(b"other", b"y" * 50)]
+    other = [file(b"unknown", b"b"), file(b"same", b"x" * 50), file(b"other", b"z" * 50), file(b"new", b"1")]
+    sides = Side("a", [DigestedLayer(one)]), Side("b", [DigestedLayer(other)])
+    found = [(change.how, change.path) for change in compare(*sides).changes]
+    assert found == [(ADDED, b"new"), (CHANGED, b"other"), (CHANGED, b"unknown")]
+    assert [layer.opened for side in sides for layer in side.layers] == [1, 1]  # type: ignore[attr-defined]
+    large = [*one, file(b"large", b"0" * 1000)]
+    sides = Side("a", [DigestedLayer(large)]), Side("b", [DigestedLayer([file(b"first", b""), *other])])
+    assert [change.path for change in compare(*sides, renames=False).changes if change.how == CHANGED] == [
+        b"other",
+        b"unknown",
+    ]
+
+
+def test_who_kept_its_name_is_the_one_that_was_renamed() -> None:
+    one = side("a", [[file(b"a/x", b"same"), file(b"a/y", b"same")]])
+    other = side("b", [[file(b"b/y", b"same"), file(b"c/z", b"same", 0o600)]])
+    found = [change for change in compare(one, other).changes if change.how == RENAMED]
+    assert [(change.old_path, change.path, change.fields) for change in found] == [
+        (b"a/y", b"b/y", ()),
+        (b"a/x", b"c/z", ("mode",)),
+    ]
+
+
+def test_many_copies_of_one_content_are_paired_in_linear_time() -> None:
+    count = 20_000
+    one = side("a", [[file(b"a%d" % number, b"same") for number in range(count)]])
+    other = side("b", [[file(b"b%d" % number, b"same") for number in range(count)]])
+    assert [change.how for change in compare(one, other).changes] == [RENAMED] * count
+
+
+def test_a_path_alone_is_compared_and_symlinks_to_directories_are_followed() -> None:
+    link = (Kind.SYMLINK, b"bin", b"usr/bin", 0o777, b"", 0, 0)
+    one = side("a", [[file(b"usr/bin/sh", b"1"), link, file(b"else", b"1")]])
+    other = side("b", [[file(b"usr/bin/sh", b"2"), link, file(b"else", b"2")]])
+    assert [change.path for change in compare(one, other, b"bin").changes] == [b"bin/sh"]
+    assert [change.path for change in compare(one, other, b"usr").changes] == [b"usr/bin/sh"]
+    assert [change.path for change in compare(one, other, b"else").changes] == [b"else"]
+    with pytest.raises(PathNotFound, match="neither side has /nope"):
+        compare(one, other, b"nope")
+
+
+def test_fields_have_the_names_that_people_use() -> None:
+    assert parse_fields("mtime, mode,xattr,hardlinks,created", ASPECTS) == {
+        "time",
+        "mode",
+        "xattrs",
+        "links",
+        "created",
+    }
+    for word in ("kind", "sizes"):
+        with pytest.raises(UsageError, match=word):
+            parse_fields(word)
