@@ -392,11 +392,10 @@ class ExplorerApp(App[None]):
     def _image_text(self) -> Text:
         total = self.explorer.total
         hidden = total.content - total.visible
-        share = 100 * total.visible / total.content if total.content else 100.0
         lines = [
             clean(self.explorer.stack.name),
             f"{total.paths} paths, {human_size(total.content)} of content in {len(self.explorer.layers)} layers",
-            f"{share:.1f} % of it is visible, {human_size(hidden)} ship though hidden",
+            f"efficiency {100 * total.efficiency:.2f} %, {human_size(hidden)} ship though hidden (`lamina waste`)",
         ]
         return Text("\n".join(lines))
 

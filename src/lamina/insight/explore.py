@@ -12,6 +12,7 @@ from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
 
+from lamina.insight.waste import efficiency
 from lamina.layer.entry import Entry, Kind
 from lamina.source import Stack
 from lamina.union.trail import Trail, trail
@@ -59,11 +60,13 @@ class LayerLine:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Bytes of content in all layers, how many of them no layer above hides, and how many paths the union has."""
+    """Bytes of content in all layers, how many of them no layer above hides, how many paths the union has, and dive's
+    efficiency (``waste.efficiency``)."""
 
     content: int
     visible: int
     paths: int
+    efficiency: float
 
 
 class Ages:
@@ -231,7 +234,7 @@ class Explorer:
         tree = self.tree
         visible = {tree.inode(node) for node in tree.walk() if tree.kids[node] is None}
         content = sum(index.content_size for index in tree.layers)
-        return Total(content, sum(self.ages.sizes[node] for node in visible), len(tree))
+        return Total(content, sum(self.ages.sizes[node] for node in visible), len(tree), efficiency(tree))
 
     @property
     def snapshot(self) -> Snapshot:

@@ -88,6 +88,7 @@ def test_sizes_and_what_is_touched() -> None:
     assert not rows[b"keep"].touched
     assert one.total.content == 1 + 2 + 3 + 1 + 4 + 1 + 1
     assert one.total.visible == 4 + 1 + 1 + 1
+    assert one.total.efficiency < 1
 
 
 def test_a_file_in_the_place_of_a_directory_is_one_row_over_what_it_removed() -> None:
