@@ -19,7 +19,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from wire import LAMINA, clear, compare, file_system, quiet
+from ground import LAMINA, clear, file_system, quiet
+from wire import compare
 
 
 def main() -> int:

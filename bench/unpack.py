@@ -23,9 +23,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ground import LAMINA, clear, file_system, quiet, registry
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
-from wire import LAMINA, clear, file_system, quiet, registry
 
 
 def main() -> int:

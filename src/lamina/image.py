@@ -215,8 +215,8 @@ class Image:
 
     @contextmanager
     def mount(self, target: str | os.PathLike[str] = "") -> Iterator[str]:
-        """The union as a read-only directory while the block runs; its path. An image of the store only, root, Linux
-        from 6.12. Raises Conflict, SystemFailure, Unsupported."""
+        """The union as a read-only directory while the block runs; its path. Linux; for plain users, and for an image
+        that is not in the store, with lamina[fuse]. Raises Conflict, SystemFailure, Unsupported."""
         from lamina.view.mount import mount, unmount
 
         store = open_store(self._settings or load_settings(), create=False)

@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "du": ("weigh", "du", "Show what directories hold, and which layer's bytes they are."),
     "erase": ("edit", "erase", "Take paths out of every layer that has them."),
     "exec": ("containers", "exec_", "Run another program in a container."),
+    "explore": ("explore", "explore", "Leaf through an image in the terminal: layers, union, what changed where."),
     "export": ("edit", "export", "Write the union as one plain tar."),
     "find": ("find", "find", "Find files in all images: by name, size, owner, content; hidden ones too."),
     "flatten": ("edit", "flatten", "Make all layers of an image one."),

@@ -39,7 +39,7 @@ platform_option: Decorator = click.option(
 
 view_option: Decorator = click.option(
     "--view",
-    type=click.Choice(["erofs", "erofs-merged", "overlay"]),
+    type=click.Choice(["erofs", "erofs-merged", "overlay", "fuse"]),
     help="How the union is shown (default: the first that works here; see `lamina info`).",
 )
 

@@ -20,13 +20,17 @@ from lamina.spec.name import parse_name
 @platform_option
 @click.pass_obj
 def mount(session: Session, image: str, target: str, view: str | None) -> None:
-    """Mount the union of an image of the store, or of a range of its layers, read-only (Linux, root). From Linux
-    6.12 nothing is unpacked: files are read from the layers' tars, and images share the memory of shared layers.
-    Without TARGET, in the store; the directory is printed. Set-user-ID bits and devices have no effect below it."""
+    """Mount the union of an image, or of a range of its layers, read-only (Linux). As root from Linux 6.12 nothing is
+    unpacked: files are read from the layers' tars, and images share the memory of shared layers. Plain users get it
+    through FUSE (lamina[fuse]), and so do images of registries and archives, which are not stored. Without TARGET, in
+    the store; the directory is printed. Set-user-ID bits and devices have no effect below it."""
     from lamina.view.mount import mount as make
 
-    if parse_name(image).transport:
-        raise UsageError(f"{image!r:.200} is not in the store", hint="`lamina pull`, `load` or `copy` it first")
+    if parse_name(image).transport and view not in (None, "fuse"):
+        raise UsageError(
+            f"{image!r:.200} is not in the store",
+            hint="`lamina pull`, `load` or `copy` it first, or take --view fuse",
+        )
     stack = session.image(image).stack
     write(make(session.writable_store, stack, target, name=image, view=view or "").target)
 
@@ -57,6 +61,15 @@ def mounts(session: Session, format: str | None) -> None:
     from lamina.view.mount import mounts as listed
 
     found = listed(session.store)
-    rows = [{"Image": clean(one.name), "Target": clean(one.target)} for one in found]
-    json_rows = [{"image": one.name, "target": one.target} for one in found]
-    emit(rows, [("Image", "IMAGE"), ("Target", "TARGET")], format, json_rows=json_rows)
+    rows = [
+        {
+            "Image": clean(one.name),
+            "Target": clean(one.target),
+            "View": one.view or "-",
+            "State": "dead: its server is gone, `lamina umount` it" if one.dead else "mounted",
+        }
+        for one in found
+    ]
+    json_rows = [{"image": one.name, "target": one.target, "view": one.view, "dead": one.dead} for one in found]
+    columns = [("Image", "IMAGE"), ("Target", "TARGET"), ("View", "VIEW"), ("State", "STATE")]
+    emit(rows, columns, format, json_rows=json_rows)

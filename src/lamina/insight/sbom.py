@@ -130,5 +130,5 @@ def _spdx(stack: Stack, found: Inventory) -> str:
         when,
     )
     document = Document(creation, packages=described, relationships=relations, annotations=annotations)
-    converter = DocumentConverter()  # type: ignore[no-untyped-call]
+    converter = DocumentConverter()
     return json.dumps(converter.convert(document), indent=2)

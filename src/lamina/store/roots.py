@@ -6,6 +6,7 @@ whose process is gone counts for an hour more, so that an interrupted pull can g
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -21,11 +22,13 @@ from lamina.store.lock import locked
 from lamina.store.paths import Paths
 
 GRACE = 3600.0  # seconds
+_VIEW = "view "
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """``changed`` in seconds since 1970. ``mount``: a root that lives as long as this is a mount, not a process."""
+    """``changed`` in seconds since 1970. ``mount``: a root that lives as long as this is a mount, not a process;
+    ``view``: what was mounted there."""
 
     name: str
     pid: int
@@ -34,6 +37,7 @@ class Root:
     changed: float
     digests: frozenset[Digest]
     mount: str = ""
+    view: str = ""
 
 
 class Roots:
@@ -68,14 +72,20 @@ class Roots:
 
     def extend(self, name: str, digests: list[Digest]) -> None:
         """Protect these from now on. Under the store's lock: a gc has either seen them or has not begun."""
-        data = "".join(f"{digest}\n" for digest in digests).encode()
         with locked(self._paths.lock):
-            descriptor = os.open(self._path(name), os.O_WRONLY | os.O_APPEND)
-            try:
-                write_all(descriptor, data)
-            finally:
-                os.close(descriptor)
+            self._append(name, "".join(f"{digest}\n" for digest in digests))
         point("root.extended")
+
+    def note_view(self, name: str, view: str) -> None:
+        """Say what stands at the root's mount."""
+        self._append(name, f"{_VIEW}{view}\n")
+
+    def _append(self, name: str, text: str) -> None:
+        descriptor = os.open(self._path(name), os.O_WRONLY | os.O_APPEND)
+        try:
+            write_all(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
 
     def remove(self, name: str) -> None:
         remove(self._path(name))
@@ -119,16 +129,49 @@ def _parse(name: str, lines: list[str], changed: float) -> Root:
         purpose, mount = str(head["purpose"]), str(head.get("mount", ""))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError):
         pid, began, boot, purpose, mount = 0, None, None, "unreadable", ""
-    digests = set()
+    digests, view = set(), ""
     for line in lines[1:]:
+        if line.startswith(_VIEW):
+            view = line.removeprefix(_VIEW)
+            continue
         try:
             digests.add(Digest.parse(line))
         except UsageError:
             continue  # the last line of a process that died while it wrote
     alive = pid > 0 and boot == boot_id() and started(pid) == began and began is not None
     if mount:
-        alive = boot == boot_id() and (os.path.ismount(mount) or alive)
-    return Root(name, pid, purpose, alive, changed, frozenset(digests), mount)
+        alive = boot == boot_id() and (is_mount(mount) or alive)
+    return Root(name, pid, purpose, alive, changed, frozenset(digests), mount, view)
+
+
+def is_mount(path: str) -> bool:
+    """As os.path.ismount, and true as well of a FUSE mount whose server is gone, or that lets nobody but its owner in
+    (root neither)."""
+    if os.path.ismount(path):
+        return True
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.ENOTCONN) and _in_mountinfo(path)
+    return False
+
+
+def is_dead(path: str) -> bool:
+    """Whether this is a FUSE mount whose server is gone."""
+    try:
+        os.statvfs(path)  # the one question that the kernel never answers from what it has heard before
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def _in_mountinfo(path: str) -> bool:
+    escaped = "".join(f"\\{ord(letter):03o}" if letter in " \t\n\\" else letter for letter in path)
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return any(line.split(" ")[4] == escaped for line in file)
+    except OSError:
+        return False
 
 
 def boot_id() -> str:

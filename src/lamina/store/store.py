@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -73,4 +74,4 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
     def open(cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER) -> Store:
         """The store at ``root``, made there if ``create``. Raises NotFound, Unsupported (another format),
         StoreDamaged, SystemFailure."""
-        return cls(open_frame(root, create=create), max_layer=max_layer)
+        return cls(open_frame(os.path.abspath(root), create=create), max_layer=max_layer)

@@ -1,5 +1,6 @@
-"""The union of an image of the store as a real directory: parts below (one a layer where that can be), the kernel's
-overlay on top; read-only, or with an upper directory that takes all changes (copy-up). Linux.
+"""The union of an image as a real directory: parts below (one a layer where that can be), the kernel's overlay on
+top; read-only, or with an upper directory that takes all changes (copy-up). Linux. Through FUSE where the kernel
+refuses all that, and for images that are in no store.
 
 A mount is kept from gc by a root in the store that lives as long as the mount does. A plain user's stands in a user
 namespace that a small process holds: it is reached at /proc/PID/root, and goes with that process.
@@ -20,29 +21,32 @@ from lamina import rights
 from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.source import Stack
+from lamina.store.layers import StoredLayer
 from lamina.store.lock import locked
-from lamina.view import kernel
+from lamina.store.roots import is_dead, is_mount
+from lamina.view import fuse, kernel
 from lamina.view.lower import mount_image, sweep, unpack_tree, write_images
 from lamina.view.parts import parts_of, place_of
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
-VIEWS = ("erofs", "erofs-merged", "overlay")
+VIEWS = ("erofs", "erofs-merged", "overlay", "fuse")
 """Ways to show a union, best first: EROFS images of the layers' metadata over their tars; one such image of them
-all; unpacked trees."""
+all; unpacked trees; a process that answers from the tars (read-only, no rights needed)."""
 _HELD = re.compile("/proc/([0-9]+)/root/")
 LOOK = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """One mount: the image's name when it was made, and where. ``view``: how, where that was asked."""
+    """One mount: the image's name when it was made, and where. ``view``: how. ``dead``: nobody serves it any more."""
 
     name: str
     target: str
     root: str
     view: str = ""
+    dead: bool = False
 
     @property
     def holder(self) -> int:
@@ -75,14 +79,26 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
     """
     _check_linux()
     name = name or stack.name
-    if rights.may_mount():
-        return _mount(store, stack, target or os.path.join(place_of(store, stack), "union"), name, view)
+    ours = target or os.path.join(place_of(store, stack), "union")
+    if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
+        view = "fuse"  # the others are made of what the store has
+    if view == "fuse" or rights.may_mount():
+        return _mount(store, stack, ours, name, view)
 
     def held() -> dict[str, str]:
         where = target or _own_place(store, stack)
         return asdict(_mount(store, stack, where, name, view, seen_at=f"/proc/{os.getpid()}/root"))
 
-    return Mounted(**rights.as_root(held, stays=True))
+    try:
+        return Mounted(**rights.as_root(held, stays=True))
+    except (SystemFailure, Unsupported) as error:
+        if view:
+            raise
+        refused = error
+    try:
+        return _mount(store, stack, ours, name, "fuse")
+    except (SystemFailure, Unsupported) as error:
+        raise Unsupported(f"{refused.message}; fuse: {error.message}", hint=error.hint) from None
 
 
 def _own_place(store: Store, stack: Stack) -> str:
@@ -96,13 +112,14 @@ def _own_place(store: Store, stack: Stack) -> str:
 
 def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, seen_at: str = "") -> Mounted:
     target = os.path.abspath(target)
+    if is_mount(target):
+        raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
     with reported(target), _new_directory(target):
-        if os.path.ismount(target):
-            raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
         if os.listdir(target):
             raise Conflict(f"{target} is not empty", hint="choose an empty directory")
         with store.roots.mounting(f"mount of {name}", list(stack.diff_ids), mount=seen_at + target) as root:
             view = mount_union(store, stack, target, view=view)
+            store.roots.note_view(root, view)
     return Mounted(name, seen_at + target, root, view)
 
 
@@ -128,6 +145,8 @@ def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top:
     for one in (view,) if view else VIEWS:
         if one == "erofs-merged" and not view:
             continue  # what erofs chooses by itself where layers can't say it
+        if one == "fuse" and not view and (top is not None or not rights.is_root()):
+            continue  # it is read-only; and who needs a namespace for the others needs none for this
         try:
             _mount_as(store, stack, target, one, top)
         except (SystemFailure, Unsupported) as error:
@@ -145,6 +164,11 @@ def _check_linux() -> None:
 
 
 def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | None) -> None:
+    if view == "fuse":
+        if top is not None:
+            raise Unsupported("a FUSE mount is read-only", hint="choose another view, or none")
+        fuse.mount(stack, target)
+        return
     if view != "overlay" and not rights.is_root():
         raise Unsupported("only the machine's root may mount EROFS", hint="take --view overlay")
     parts = parts_of(store, stack, merged=True if view == "erofs-merged" else None)
@@ -222,7 +246,7 @@ def unmount(store: Store, target: str) -> Mounted:
             if found.holder:
                 _let_go(found)
             else:
-                kernel.unmount(target)
+                (fuse if found.view == "fuse" else kernel).unmount(target)
             store.roots.remove(found.root)
             sweep(store)
             here = _HELD.sub("/", target)
@@ -251,8 +275,8 @@ def _let_go(mounted: Mounted) -> None:
 def mounts(store: Store) -> list[Mounted]:
     """What is mounted from this store, as far as this mount namespace shows."""
     found = [
-        Mounted(root.purpose.removeprefix("mount of "), root.mount, root.name)
+        Mounted(root.purpose.removeprefix("mount of "), root.mount, root.name, root.view, is_dead(root.mount))
         for root in store.roots
-        if root.mount and root.alive and os.path.ismount(root.mount)
+        if root.mount and root.alive and is_mount(root.mount)
     ]
     return sorted(found, key=lambda one: one.target)

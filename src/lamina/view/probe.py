@@ -16,7 +16,7 @@ from lamina.view.attach import FILES, LOOPS, mount_erofs
 def probe(directory: str) -> dict[str, str]:
     """View to "" (it works), or why not; "erofs-loop" is the erofs view from loop devices, which is taken where the
     files themselves are refused. ``directory``: of the store, for which it is asked. A plain user's are tried in a
-    user namespace."""
+    user namespace, but for FUSE."""
 
     def tried() -> dict[str, str]:
         ways = {"erofs": FILES, "erofs-loop": LOOPS}
@@ -29,8 +29,8 @@ def probe(directory: str) -> dict[str, str]:
     try:
         found: dict[str, str] = rights.as_root(tried)
     except LaminaError as error:
-        return dict.fromkeys(("erofs", "erofs-loop", "overlay"), f"{error.message} ({error.hint})")
-    return found
+        found = dict.fromkeys(("erofs", "erofs-loop", "overlay"), f"{error.message} ({error.hint})")
+    return {**found, "fuse": _refusal(_fuse, directory)}
 
 
 def _refusal(attempt: object, directory: str) -> str:
@@ -55,6 +55,20 @@ def _erofs(scratch: str, source: str) -> None:
     os.mkdir(target)
     mount_erofs(image, [tar], target, sources=[source])
     kernel.unmount(target)
+
+
+def _fuse(scratch: str) -> None:
+    from lamina.layer.index import IndexBuilder
+    from lamina.union.merge import merge
+    from lamina.view import fuse
+
+    target = os.path.join(scratch, "mnt")
+    os.mkdir(target)
+    fuse.serve(merge([IndexBuilder().finish(1024)]), (), target)
+    try:
+        os.listdir(target)
+    finally:
+        fuse.unmount(target)
 
 
 def _overlay(scratch: str) -> None:
