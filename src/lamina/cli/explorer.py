@@ -21,8 +21,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 
-from lamina.cli.look import LETTER as LETTER
-from lamina.cli.look import iso
+from lamina.cli.look import LETTER, iso
 from lamina.cli.text import clean, human_size, mode_text
 from lamina.errors import LaminaError
 from lamina.insight.explore import Explorer, Mark, Row
