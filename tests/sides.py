@@ -54,5 +54,30 @@ entries = st.tuples(
 layers: Any = st.lists(st.lists(entries, max_size=7), min_size=0, max_size=3)
 
 
+def _twin(entry: Any) -> Any:
+    """The entry, mostly as it is, sometimes with one field changed: what the other side is likely to have."""
+    kind, path, target, mode, content, uid, mtime = entry
+    return st.one_of(
+        st.just(entry),
+        st.just((kind, path, target, mode ^ 0o155, content, uid, mtime)),
+        st.sampled_from(CONTENTS).map(lambda other: (kind, path, target, mode, other, uid, mtime)),
+        st.just((kind, path, target, mode, content, 7 - uid, mtime)),
+        st.just((kind, path, target, mode, content, uid, 5 - mtime)),
+        paths.map(lambda other: (kind, other, target, mode, content, uid, mtime)),
+        paths.map(lambda other: (kind, path, other, mode, content, uid, mtime)),
+        st.just((Kind.FILE, path, b"", mode, content, uid, mtime)),
+    )
+
+
+def _twins(stack: Any) -> Any:
+    return st.tuples(
+        st.just(stack), st.tuples(*(st.tuples(*map(_twin, layer)).map(list) for layer in stack)).map(list)
+    )
+
+
+twins: Any = layers.flatmap(_twins)
+"""Two stacks that are nearly alike."""
+
+
 def side(name: str, stack: list[list[Any]]) -> Side:
     return Side(name, [MadeLayer(layer) for layer in stack])

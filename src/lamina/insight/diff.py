@@ -204,7 +204,7 @@ class _Comparison:
         return unlike
 
     def _links_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
-        """Nodes (of before) that are one file with other paths than after, among the paths that both sides have."""
+        """Nodes (of before) that are one file with other paths than after, among paths of one kind on both sides."""
         if not self.before.hardlinks and not self.after.hardlinks:
             return set()
         ours: dict[int, set[int]] = {}
@@ -216,6 +216,8 @@ class _Comparison:
             if one not in our_groups and other not in their_groups:
                 continue
             if one is None or other is None or self.before.is_directory(one) or self.after.is_directory(other):
+                continue
+            if self.before.kind(one) != self.after.kind(other):
                 continue
             inode, other_inode = self.before.inode(one), self.after.inode(other)
             if self.before.links(one) > 1 or self.after.links(other) > 1:
