@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ground import LAMINA, pipeline, unmount_below
-from meter import Bill, Clock, Failed, Runner, daemon, run, spent
+from meter import Bill, Clock, Failed, Runner, daemon, note, run, spent
 
 Check = Callable[[], None]
 Pull = Callable[[Bill], Check]
@@ -115,6 +115,14 @@ def puller(name: str, detail: str, open_: Callable[[Path], object], missing: str
     return Runner(name, detail, turn, missing)
 
 
+def tidy(words: list[str], env: dict[str, str] | None = None, user: str = "") -> None:
+    """Afterwards: what fails here is told, but does not hide why it failed before; mounts go in any case."""
+    try:
+        run(words, env=env, user=user)
+    except Failed as error:
+        note(f"afterwards: {error}")
+
+
 def there(tree: str) -> Check:
     """That it is no empty directory that was so fast."""
 
@@ -144,7 +152,7 @@ def lamina(image: str, *, view: str = "", name: str = "lamina", mount: bool = Tr
             yield pull
         finally:
             if mount:
-                run([*words, "umount", "--all"])
+                tidy([*words, "umount", "--all"])
 
     detail = "`lamina pull`" + (f" and `lamina mount{' --view ' + view if view else ''}`" if mount else "")
     return puller(name, detail + (" of it, after another image" if before else ""), open_)
@@ -166,7 +174,7 @@ def lamina_for_user(image: str, user: str) -> Runner:
         try:
             yield pull
         finally:
-            run([*call, "umount", "--all"], env=env, user=user)
+            tidy([*call, "umount", "--all"], env, user)
 
     return puller("lamina", f"`lamina pull` and `lamina mount`, {told}", open_)
 
@@ -212,7 +220,7 @@ def podman(program: str, image: str, user: str = "") -> Runner:
         try:
             yield pull
         finally:
-            run([*within, *words, "image", "umount", "--all"], env=env, user=user)
+            tidy([*within, *words, "image", "umount", "--all"], env, user)
 
     detail = "`podman pull`, `podman image mount`, overlay" + (", in `podman unshare`" if user else "")
     return puller(f"podman {version(program)}", detail, open_)
