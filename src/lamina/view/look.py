@@ -1,7 +1,7 @@
 """Looking into a stored image without merging it: from the EROFS image of its merged union, where that was written
 before. Names and attributes are read in place; a big image's ``ls`` costs what its directory has, not what it has.
 
-docs/decisions/erofs-read.md says when the image is written, and what was measured.
+docs/decisions/0011-erofs-read.md says when the image is written, and what was measured.
 """
 
 from __future__ import annotations
