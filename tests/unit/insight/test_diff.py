@@ -217,3 +217,18 @@ def test_fields_have_the_names_that_people_use() -> None:
     for word in ("kind", "sizes"):
         with pytest.raises(UsageError, match=word):
             parse_fields(word)
+
+
+def test_hardlinks_are_compared_as_groups_of_paths_that_both_have() -> None:
+    def linked(path: bytes, target: bytes) -> Any:
+        return (Kind.HARDLINK, path, target, 0o644, b"", 0, 0)
+
+    apart = [file(b"a", b"x"), file(b"b", b"x"), file(b"c", b"x")]
+    one = side("a", [[file(b"a", b"x"), linked(b"b", b"a"), file(b"c", b"x")]])
+    found = compare(one, side("b", [apart])).changes
+    assert [(change.path, change.fields) for change in found] == [(b"a", ("links",)), (b"b", ("links",))]
+    more = side("b", [[file(b"a", b"x"), linked(b"b", b"a"), file(b"c", b"x"), linked(b"new", b"a")]])
+    assert [(change.how, change.path) for change in compare(one, more).changes] == [(ADDED, b"new")]
+    other_kind = side("b", [[file(b"a/in", b"x"), file(b"b", b"x"), file(b"c", b"x")]])
+    found = compare(one, other_kind, renames=False).changes
+    assert [(change.path, change.fields) for change in found] == [(b"a", ("kind",)), (b"a/in", ())]
