@@ -154,19 +154,18 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
 @click.pass_obj
 def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
     """Print files of the union, byte for byte. Symlinks are followed inside the image."""
-    stack = session.image(image).stack
-    if len(paths) > FEW:
-        stack.tree()
-    contents = []
+    opened = session.image(image)
+    tree = opened.union
+    nodes = []
     for path in paths:  # all are looked up before the first is printed
-        tree, node = stack.lookup(to_bytes(path), follow=True)
+        node = tree.lookup(to_bytes(path), follow=True)
         kind = tree.kind(node)
         if kind != Kind.FILE:
             raise UsageError(f"{path!r:.200} in {image} is a {kind.name.lower()}", hint="cat prints regular files")
-        contents.append(tree.content(node))
+        nodes.append(node)
     out = sys.stdout.buffer
-    for layer, row in contents:
-        with stack.open_content(layer, row) as stream:
+    for node in nodes:
+        with opened.stack.open_stored(tree.stored(node)) as stream:
             while data := stream.read(_COPY):
                 out.write(data)
     out.flush()
