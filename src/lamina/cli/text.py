@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -38,6 +37,8 @@ def json_path(path: bytes, key: str = "path") -> dict[str, Any]:
     try:
         return {key: "/" + path.decode("utf-8")}
     except UnicodeDecodeError:
+        import binascii
+
         text = path.decode("utf-8", "backslashreplace")
         return {key: "/" + text, key + "_b64": binascii.b2a_base64(b"/" + path, newline=False).decode("ascii")}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -100,6 +99,8 @@ class Layers:
             with reported(path):
                 replace_file(path, [made.buffer], temporary=self._paths.scratch(f"{diff_id.short}.digests"))
         except SystemFailure as error:  # a store that is only read is looked into all the same
+            import logging
+
             logging.getLogger("lamina.store").debug("%s", error)
         return made
 
