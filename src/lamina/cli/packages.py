@@ -31,7 +31,7 @@ from lamina.cli.text import clean, json_path
 )
 @click.pass_obj
 def packages(session: Session, image: str, kinds: tuple[str, ...], programs: bool, format: str | None) -> None:
-    """List the packages in an image: Debian, Alpine, RPM, Python, npm, and what Rust and Go programs were made of;
+    """List the packages in an image (Debian, Alpine, RPM, Python, npm, and what Rust and Go programs were made of),
     and the layer that brought each in this version."""
     from dataclasses import replace
 

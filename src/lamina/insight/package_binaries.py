@@ -74,7 +74,9 @@ def rpm_header(blob: bytes) -> Named | None:
             fields[tag] = str(struct.unpack_from(">i", store, offset)[0])
     if fields.get(_NAME) == "gpg-pubkey":
         return None  # a key that was imported stands there as a package
-    version = f"{fields.get(_VERSION, '')}-{fields.get(_RELEASE, '')}"
+    if not fields.get(_VERSION) or not fields.get(_RELEASE):
+        return None
+    version = f"{fields[_VERSION]}-{fields[_RELEASE]}"
     if fields.get(_EPOCH, "0") != "0":
         version = f"{fields[_EPOCH]}:{version}"
     return named("rpm", fields.get(_NAME), version, fields.get(_ARCH, ""), fields.get(_SOURCE, ""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -79,6 +78,8 @@ class Descriptor:
         if _platform(value, "descriptor") != self.platform:
             _override(value, "platform", self.platform and self.platform.to_json())
         if self.data is not None:
+            import binascii
+
             value["data"] = binascii.b2a_base64(self.data, newline=False).decode("ascii")
         return value
 
@@ -152,6 +153,8 @@ def _urls(value: object, what: str) -> tuple[str, ...]:
 
 
 def _inline(encoded: object, descriptor: Descriptor, what: str) -> bytes:
+    import binascii
+
     if type(encoded) is not str:
         raise _invalid(what, "data", "a string", encoded)
     try:

@@ -172,14 +172,17 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
     if view != "overlay" and not rights.is_root():
         raise Unsupported("only the machine's root may mount EROFS", hint="take --view overlay")
     parts = parts_of(store, stack, merged=True if view == "erofs-merged" else None)
+    empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
+    os.makedirs(empty, mode=0o700, exist_ok=True)
     if view == "overlay":
-        empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
-        os.makedirs(empty, mode=0o700, exist_ok=True)
         _overlay([empty, *(unpack_tree(store, stack, part) for part in parts)], target, top)
         return
     write_images(store, stack, parts)
     with locked(store.paths.lock):
-        _overlay([mount_image(store, part) for part in parts], target, top)
+        lowers = [mount_image(store, part) for part in parts]
+        if len(parts) > 1 and len(set(lowers)) == 1:
+            lowers.insert(0, empty)  # a layer that comes twice; shown alone it would show overlay's own marks
+        _overlay(lowers, target, top)
 
 
 def _overlay(lowers: list[str], target: str, top: Top | None) -> None:

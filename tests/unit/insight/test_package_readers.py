@@ -213,14 +213,13 @@ def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
 )
 def test_package_urls_are_those_of_the_library(kind: str, name: str, version: str) -> None:
     one = named(kind, name, version, "amd64" if kind in ("deb", "apk", "rpm") else "")
-    if one is None:
+    if one is None or (kind == "rpm" and ":" in version):  # an epoch is told apart from the version
         return
     written = purl_of(one, ("debian", "12"))
     read = PackageURL.from_string(written)
     assert read.to_string().lower() == written.lower()
     assert read.type == kind
-    if kind not in ("rpm",):
-        assert read.version == version
+    assert read.version == version
     assert read.name.lower() == name.lower().replace("_", "-" if kind == "pypi" else "_")
 
 
