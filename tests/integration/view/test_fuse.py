@@ -70,6 +70,8 @@ def mounted(store: Store, target: Path) -> None:
 
 def servers() -> list[int]:
     """Processes that have /dev/fuse open."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("counts the machine's FUSE servers: .ci/run runs this file alone as well")
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
