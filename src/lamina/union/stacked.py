@@ -63,6 +63,8 @@ class _Layer:
             said.update(b"opaque %s\0" % self.own.path(node))
         for path in sorted(self._whiteouts()):
             said.update(b"whiteout %s\0" % path)
+        for path in sorted(self._timed()):
+            said.update(b"implied %s\0" % path)
         self._take_attributes(said.update)
         return Stacked(self.own, self.opaque, said.hexdigest())
 
@@ -92,6 +94,23 @@ class _Layer:
                 continue
             self._add(parent, path.rpartition(b"/")[2], ending.row, None)
             made.append(path)
+        return made
+
+    def _timed(self) -> list[bytes]:
+        """Add the directories that no layer states below one that this layer states: their time is that one's now."""
+        made, pending = [], [(0, 0, False)]
+        while pending:
+            node, there, stated = pending.pop()
+            stated = (stated and self.union.rows[there] == UNSTATED) or self.own.rows[node] != UNSTATED
+            for name, below in self.union.children(there).items():
+                if not self.union.is_directory(below):
+                    continue
+                child = self.own.children(node).get(name)
+                if child is None and stated and self.union.rows[below] == UNSTATED:
+                    child = self._add(node, name, UNSTATED, {})
+                    made.append(self.union.path(below))
+                if child is not None:
+                    pending.append((child, below, stated))
         return made
 
     def _covered(self, node: int) -> bool:

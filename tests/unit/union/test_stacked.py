@@ -13,6 +13,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import merge
 from lamina.union.stacked import Stacked, stacked
+from support import layer_index
 
 
 def seen(layers: list[Stacked]) -> dict[bytes, tuple[Any, ...]]:
@@ -90,3 +91,10 @@ def test_hardlink_out_of_the_layer_is_refused() -> None:
     base = one((Kind.FILE, b"a", 0o644))
     with pytest.raises(Unsupported, match="layer 2"):
         stacked([base, build([(Kind.HARDLINK, b"b", b"a", 0o644, 0)])])
+
+
+def test_an_implied_directory_has_the_time_of_a_parent_that_a_later_layer_states() -> None:
+    layers = [layer_index(("b/x/z/", None)), layer_index(("b/", None, {"mtime": 5})), layer_index(("b/w/", None))]
+    shown, tree = seen(stacked(layers)), merge(layers)
+    assert shown[b"b/x"][2] == tree.entry(tree.lookup(b"b/x")).mtime == 5_000_000_000
+    assert shown[b"b/x/z"][2] == 1_700_000_000_000_000_000
