@@ -117,3 +117,15 @@ class Cancelled(LaminaError):
     """The caller (or Ctrl-C) stopped the operation."""
 
     exit_code = 130
+
+
+def to_plain(error: LaminaError) -> dict[str, str | None]:
+    """What JSON can say of an error, for another process."""
+    return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def from_plain(said: dict[str, str | None]) -> LaminaError:
+    """The error that ``to_plain`` told of."""
+    kind = globals().get(said["error"] or "", SystemFailure)
+    found: LaminaError = kind(said["message"], hint=said["hint"])
+    return found

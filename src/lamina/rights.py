@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
+from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError, from_plain, to_plain
 
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 _ALL_IDS = ["0", "0", "4294967295"]
@@ -122,9 +122,9 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
             become_root()
             answer = {"value": function()}
         except LaminaError as error:
-            answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+            answer = to_plain(error)
         except BaseException as error:  # noqa: BLE001  (a forked child: it must end here)
-            answer = {"error": "SystemFailure", "message": f"{type(error).__name__}: {error}", "hint": None}
+            answer = to_plain(SystemFailure(f"{type(error).__name__}: {error}"))
         with open(writing, "w", encoding="utf-8") as file:
             json.dump(answer, file)
         if stays and "value" in answer:
@@ -139,9 +139,7 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
         raise SystemFailure("the process that worked in the user namespace was killed", hint="try again")
     answer = json.loads(text)
     if "error" in answer:
-        from lamina import errors
-
-        raise getattr(errors, answer["error"], SystemFailure)(answer["message"], hint=answer["hint"])
+        raise from_plain(answer)
     return answer["value"]
 
 

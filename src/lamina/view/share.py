@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from lamina.errors import LaminaError, SystemFailure
+from lamina.errors import LaminaError, SystemFailure, from_plain, to_plain
 
 if TYPE_CHECKING:
     from lamina.events import Cancel
@@ -98,12 +98,11 @@ def _work(work: Work, taking: int, answering: int, parent: int) -> None:
     try:
         said: dict[str, Any] = {"value": work(_while_alive(taking, parent))}
     except LaminaError as error:
-        said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        said = {**to_plain(error)}
     except OSError as error:
         from lamina.files import failure
 
-        failed = failure(error)
-        said = {"error": "SystemFailure", "message": failed.message, "hint": failed.hint}
+        said = {**to_plain(failure(error))}
     data = json.dumps(said).encode()
     while data:
         data = data[os.write(answering, data) :]
@@ -126,13 +125,11 @@ def _read(answer: int) -> bytes:
 def _answer(said: bytes) -> Any:
     import json
 
-    from lamina import errors
-
     if not said:
         raise SystemFailure("a process that worked for this one was killed", hint="try again")
     answer = json.loads(said)
     if "error" in answer:
-        raise getattr(errors, answer["error"], SystemFailure)(answer["message"], hint=answer["hint"])
+        raise from_plain(answer)
     return answer["value"]
 
 
