@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lamina.layer.codec import encoder
-from lamina.layer.entry import Entry, Kind
+from lamina.layer.entry import Entry
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.write import Item, write_layer
 from lamina.spec.descriptor import Descriptor
@@ -32,22 +32,7 @@ def index_of(entries: Iterable[Entry]) -> LayerIndex:
     """The index of entries that are in no tar yet: row n is entry n. Raises LimitExceeded."""
     builder = IndexBuilder()
     for entry in entries:
-        seconds, nanoseconds = divmod(entry.mtime, 1_000_000_000)
-        offset = entry.rdev[0] << 32 | entry.rdev[1] if entry.kind in (Kind.CHAR, Kind.BLOCK) else entry.offset
-        builder.add(
-            entry.path,
-            int(entry.kind),
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            entry.size,
-            offset,
-            seconds,
-            nanoseconds,
-            entry.link,
-            entry.xattrs,
-            entry.sparse,
-        )
+        builder.add_entry(entry)
     return builder.finish(0)
 
 

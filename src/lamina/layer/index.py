@@ -147,6 +147,28 @@ class IndexBuilder:
         if len(self._batch) >= _BATCH:
             self._flush()
 
+    def add_entry(self, entry: Entry, offset: int | None = None) -> None:
+        """``entry`` as one row; ``offset`` where its content lies elsewhere than it says."""
+        if entry.kind in (Kind.CHAR, Kind.BLOCK):
+            offset = entry.rdev[0] << 32 | entry.rdev[1]
+        elif offset is None:
+            offset = entry.offset
+        seconds, nanoseconds = divmod(entry.mtime, 1_000_000_000)
+        self.add(
+            entry.path,
+            int(entry.kind),
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.size,
+            offset,
+            seconds,
+            nanoseconds,
+            entry.link,
+            entry.xattrs,
+            entry.sparse,
+        )
+
     def _store(self, data: bytes) -> int:
         position = len(self._heap)
         if position + len(data) + 4 > MAX_HEAP:

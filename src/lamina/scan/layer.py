@@ -34,22 +34,7 @@ class ScannedLayer:
                     self._starts.append(end)
                     self._contents.append(content)
                     end += entry.size
-            elif entry.kind in (Kind.CHAR, Kind.BLOCK):
-                offset = entry.rdev[0] << 32 | entry.rdev[1]
-            seconds, nanoseconds = divmod(entry.mtime, 1_000_000_000)
-            builder.add(
-                entry.path,
-                int(entry.kind),
-                entry.mode,
-                entry.uid,
-                entry.gid,
-                entry.size,
-                offset,
-                seconds,
-                nanoseconds,
-                entry.link,
-                entry.xattrs,
-            )
+            builder.add_entry(entry, offset)
         self._where = where
         self._size = end
         self._index = builder.finish(end)
