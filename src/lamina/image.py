@@ -83,20 +83,27 @@ def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
     """An image of the store; a short name that registries.conf gives another meaning is tried in that too."""
     store = open_store(settings, create=False)
     try:
-        return replace(store.stack(name, platform), look=partial(_look, store))
+        found = store.stack(name, platform)
     except ReferenceNotFound:
         from lamina.remote.registries import Registries
 
         alias = Registries.load().alias(name.partition(":")[0])
         if alias is None:
             raise
-        return store.stack(alias + name[len(name.partition(":")[0]) :], platform)
+        found = store.stack(alias + name[len(name.partition(":")[0]) :], platform)
+    return replace(found, look=partial(_look, store), kept=partial(_kept, store))
 
 
 def _look(store: Store, stack: Stack) -> Union:
     from lamina.view.look import look
 
     return look(store, stack)
+
+
+def _kept(store: Store, stack: Stack) -> Union | None:
+    from lamina.view.look import kept
+
+    return kept(store, stack)
 
 
 def open_store(settings: Settings, *, create: bool = True) -> Store:

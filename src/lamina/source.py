@@ -33,7 +33,6 @@ from lamina.spec.manifest import Manifest, parse, select
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
     from lamina.spec.platform import Platform
-    from lamina.union.glance import Glance
     from lamina.union.stacked import Stacked
     from lamina.union.tree import Stored, Tree, Union
 
@@ -213,6 +212,8 @@ class Stack:
     first: int = 1
     look: Callable[[Stack], Union] | None = None
     """A shorter way to ``union``, where there is one."""
+    kept: Callable[[Stack], Union | None] | None = None
+    """What was merged and written down before, if it was: nothing is merged for it."""
     _cache: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -247,29 +248,35 @@ class Stack:
 
     def union(self) -> Union:
         """The union for a few questions: merged, unless ``look`` has it without."""
-        found = self._cache.get("tree") or self._cache.get("union")
+        found = self._known()
         if found is None:
             found = self._cache["union"] = self.look(self) if self.look else self.tree()
-        return found  # type: ignore[return-value]
+        return found
+
+    def _known(self) -> Union | None:
+        found = self._cache.get("tree")
+        return self._cache.get("union") if found is None else found  # type: ignore[return-value]
 
     def glance(self, paths: Iterable[bytes]) -> Tree:
         """The union as far as it concerns these literal paths, without merging the rest; the whole one where it was
         merged already. Raises InvalidLayer."""
         if "tree" in self._cache:
             return self.tree()
-        return self._glance().tree([layer.index() for layer in self.layers], paths)
-
-    def lookup(self, path: bytes, *, follow: bool = False) -> tuple[Tree, int]:
-        """``path`` looked up (``Tree.lookup``) in as little of the union as that takes. Raises PathNotFound,
-        InvalidLayer."""
-        if "tree" in self._cache:
-            return self.tree(), self.tree().lookup(path, follow=follow)
-        return self._glance().lookup([layer.index() for layer in self.layers], path, follow=follow)
-
-    def _glance(self) -> Glance:
         from lamina.union.glance import Glance
 
-        return Glance()
+        return Glance().tree([layer.index() for layer in self.layers], paths)
+
+    def lookup(self, path: bytes, *, follow: bool = False) -> tuple[Union, int]:
+        """``path`` looked up (``Union.lookup``): in what is merged or kept, else in as little of the layers as that
+        takes. Raises PathNotFound, InvalidLayer."""
+        union = self._known()
+        if union is None and self.kept is not None:
+            union = self._cache["union"] = self.kept(self)
+        if union is not None:
+            return union, union.lookup(path, follow=follow)
+        from lamina.union.glance import Glance
+
+        return Glance().lookup([layer.index() for layer in self.layers], path, follow=follow)
 
     def stacked(self) -> list[Stacked]:
         """The layers' own trees in overlay's form, made on first need. Raises Unsupported (``union.stacked``)."""

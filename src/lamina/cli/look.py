@@ -154,18 +154,19 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
 @click.pass_obj
 def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
     """Print files of the union, byte for byte. Symlinks are followed inside the image."""
-    opened = session.image(image)
-    tree = opened.union
-    nodes = []
+    stack = session.image(image).stack
+    if len(paths) > FEW:
+        stack.union()
+    contents = []
     for path in paths:  # all are looked up before the first is printed
-        node = tree.lookup(to_bytes(path), follow=True)
-        kind = tree.kind(node)
+        union, node = stack.lookup(to_bytes(path), follow=True)
+        kind = union.kind(node)
         if kind != Kind.FILE:
             raise UsageError(f"{path!r:.200} in {image} is a {kind.name.lower()}", hint="cat prints regular files")
-        nodes.append(node)
+        contents.append(union.stored(node))
     out = sys.stdout.buffer
-    for node in nodes:
-        with opened.stack.open_stored(tree.stored(node)) as stream:
+    for stored in contents:
+        with stack.open_stored(stored) as stream:
             while data := stream.read(_COPY):
                 out.write(data)
     out.flush()

@@ -27,24 +27,37 @@ MANY = 30_000
 def look(store: Store, stack: Stack) -> Union:
     """The stack's union: from its image where there is one, else merged; after a long merge the image is written for
     the next time, if it can be. Raises as ``Stack.tree``."""
-    if not 1 < len(stack.layers) < DEEPEST:
-        return stack.tree()
-    path = image_of(store, merged_part(stack))
-    if os.path.exists(path):
-        from lamina.view.erofs_read import ErofsImage
-        from lamina.view.stored import StoredUnion
-
-        try:
-            return StoredUnion(ErofsImage.load(path))
-        except (OSError, StoreDamaged) as error:
-            _log(f"{path} is not used: {error}")
+    found = kept(store, stack)
+    if found is not None:
+        return found
     tree = stack.tree()
-    if len(tree.names) > MANY:
+    if len(tree.names) > MANY and _may_be_kept(stack):
         try:
             write_merged(store, stack, tree)
         except LaminaError as error:  # no rights, no space: the question is answered all the same
             _log(f"the union of {stack.name} is not kept: {error.message}")
     return tree
+
+
+def kept(store: Store, stack: Stack) -> Union | None:
+    """The stack's union from its image, if it was written and is whole."""
+    if not _may_be_kept(stack):
+        return None
+    path = image_of(store, merged_part(stack))
+    if not os.path.exists(path):
+        return None
+    from lamina.view.erofs_read import ErofsImage
+    from lamina.view.stored import StoredUnion
+
+    try:
+        return StoredUnion(ErofsImage.load(path))
+    except (OSError, StoreDamaged) as error:
+        _log(f"{path} is not used: {error}")
+        return None
+
+
+def _may_be_kept(stack: Stack) -> bool:
+    return 1 < len(stack.layers) < DEEPEST
 
 
 def _log(text: str) -> None:
