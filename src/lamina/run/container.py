@@ -136,8 +136,7 @@ def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime,
         view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
     try:
         if container.first_id:
-            os.makedirs(_open_place(container), mode=0o711, exist_ok=True)
-            kernel.bind(rootfs, _open_place(container), attributes=kernel.NO_DEVICES)
+            _open(container, rootfs)
         yield view
     finally:
         _close_place(container)
@@ -147,7 +146,17 @@ def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime,
 
 def _open_place(container: Container) -> str:
     """Where a user namespace's root, nobody outside, reaches the root file system: the store is closed to it."""
-    return os.path.join("/run/lamina-open", container.id)
+    return os.path.join("/run/lamina-open", container.id, "rootfs")
+
+
+def _open(container: Container, rootfs: str) -> None:
+    place = _open_place(container)
+    with reported(place):
+        os.makedirs(place)
+        # its own root's alone: what is set-user-ID in there must be nobody else's to call
+        os.chown(os.path.dirname(place), *owner_of(container))
+        os.chmod(os.path.dirname(place), 0o700)
+    kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
 
 
 def _close_place(container: Container) -> None:
@@ -156,6 +165,7 @@ def _close_place(container: Container) -> None:
         with suppress(SystemFailure):  # not mounted any more
             kernel.unmount(place)
         os.rmdir(place)
+        os.rmdir(os.path.dirname(place))
 
 
 def _first_id(container: Container, wanted: Wanted, runtime: Runtime) -> int:

@@ -419,3 +419,17 @@ def test_a_user_namespace_with_ids_of_its_own(root: Path, tmp_path: Path) -> Non
     assert [(one["uid"], one["gid"]) for one in stated] == [(33, 44), (0, 0)]
     assert run(root, "--rm", "--userns", "moon", "app", "true").returncode == 125
     assert not Path("/run/lamina-open").joinpath(identity).exists()
+
+
+def test_nobody_else_reaches_the_root_of_a_user_namespace(root: Path) -> None:
+    words = ["run", "--rm", "--network", "none", "--userns", "auto", "app", "sh", "-c", "echo up; exec sleep 600"]
+    with running(*words, root=root) as process:
+        wait_for(process, b"up\n")
+        (identity,) = os.listdir(root / "containers")
+        place = Path("/run/lamina-open") / identity
+        state = place.stat()
+        assert (state.st_mode & 0o777, state.st_uid >= 0x70000000) == (0o700, True)
+        assert (place / "rootfs/bin/busybox").exists()
+        assert lamina("kill", identity, root=root).returncode == 0
+        assert process.wait(30) == 137
+    assert not place.exists()
