@@ -17,7 +17,7 @@ from lamina.layer.index import LayerIndex
 MAX_PATTERN = 4096
 # one character of UTF-8, or one byte where it is none
 _CHARACTER = (
-    rb"(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}|[\x80-\xff])"
+    rb"(?>[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}|[\x80-\xff])"
 )
 
 
@@ -45,6 +45,8 @@ def glob(text: bytes) -> Pattern:
     whole = b"/" in text
     if whole and not text.startswith((b"/", b"*")):
         text = b"/" + text
+    # where characters are counted, what goes before may not end within one
+    anything = _CHARACTER + b"*" if b"?" in text or b"[" in text else b".*"
     out: list[bytes] = []
     literals, run, plain, at = [], bytearray(), True, 0
     while at < len(text):
@@ -59,7 +61,7 @@ def glob(text: bytes) -> Pattern:
                     piece, at = found
                     out.append(piece)
                 else:
-                    out.append(b".*" if one == b"*" else _CHARACTER)
+                    out.append(anything if one == b"*" else _CHARACTER)
                 continue
         elif one == b"\\" and at < len(text):
             one = text[at : at + 1]

@@ -93,6 +93,13 @@ def test_globs_mean_what_fnmatch_means(name: str, text: str) -> None:
     assert glob(text.encode()).fits(name.encode()) == fnmatch.fnmatchcase(name, text)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("é", "??"), ("€", "*??"), ("€", "*?"), ("a€", "?*??"), ("é", "[!b]?"), ("éé", "??")]
+)
+def test_a_character_of_several_bytes_is_one(name: str, text: str) -> None:
+    assert glob(text.encode()).fits(name.encode()) == fnmatch.fnmatchcase(name, text)
+
+
 @settings(max_examples=300, deadline=None)
 @given(layers, st.sampled_from([b"a", b"ab", b"aa", b"ba", b"\xc3\xa9", b"-"]))
 def test_text_in_names_is_found_but_not_across_their_borders(found: list[str], text: bytes) -> None:
