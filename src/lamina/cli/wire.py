@@ -8,6 +8,7 @@ from lamina.cli.app import command
 from lamina.cli.options import (
     format_option,
     image_argument,
+    keep_option,
     platform_option,
     quiet_option,
     referrers_option,
@@ -34,6 +35,7 @@ def _registry_name(text: str) -> str:
 @click.argument("images", nargs=-1, required=True, metavar="REF...")
 @click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
+@keep_option
 @referrers_option
 @platform_option
 @registry_options

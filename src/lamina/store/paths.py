@@ -53,6 +53,9 @@ class Paths:
     def origins(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "origins")
 
+    def seek(self, diff_id: Digest) -> str:
+        return os.path.join(self.layer(diff_id), "seek")
+
     def layer_index(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "index")
 

@@ -27,8 +27,7 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
     from lamina.view.erofs import write_erofs
 
     for layer in stack.layers:
-        with layer.open(0, 0):
-            pass  # makes the tar again where it is gone
+        store.layers.need_tar(layer.descriptor, layer.diff_id)
     for part in parts:
         path = _image(store, part)
         if not os.path.exists(path):
