@@ -1,8 +1,8 @@
 """What is kept of the layers that are here: the setting ``keep`` applied to them (docs/decisions, "keep").
 
 What is needed is prepared and verified first. Then, under the lock and after a fresh look at names and roots, files
-are unlinked: a tar only if every blob of the layer that an image names is here, a blob only if a registry is noted that
-has it and the tar was verified.
+are unlinked: a tar only if every blob of the layer that an image names is here, a blob only if a registry is noted
+that has it and the tar was verified.
 """
 
 from __future__ import annotations
