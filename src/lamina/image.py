@@ -110,7 +110,7 @@ def open_store(settings: Settings, *, create: bool = True) -> Store:
     """The store of these settings."""
     from lamina.store.store import Store
 
-    return Store.open(settings.root, create=create, max_layer=settings.max_layer)
+    return Store.open(settings.root, create=create, max_layer=settings.max_layer, keep=settings.keep)
 
 
 def reader_for(name: ImageName, network: Network) -> Reader:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
@@ -23,6 +24,9 @@ from lamina.store.fault import point
 from lamina.store.flush import EVERY, start_writing
 from lamina.store.lock import acquire
 from lamina.store.paths import Paths
+
+if TYPE_CHECKING:
+    from lamina.layer.mark import Marking
 
 _QUEUED = 4  # chunks between the threads
 _MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
@@ -45,10 +49,15 @@ class Ingest:
         max_layer: int,
         on_event: OnEvent,
         cancel: Cancel | None,
+        tar: bool = True,
+        unkept: Callable[[], None] | None = None,
     ) -> None:
+        """``tar``: whether the layer's tar is kept. ``unkept``: the blob is not; this notes where it can be had."""
         self._paths = paths
         self._descriptor = descriptor
         self._diff_id = diff_id
+        self._keeps_tar = tar
+        self._unkept = unkept
         self._max_layer = max_layer
         self._on_event = on_event
         self._cancel = cancel
@@ -104,11 +113,12 @@ class Ingest:
     def _receive(self, blob: Blob, part: int) -> LayerFiles | None:
         layer = None
         if self._diff_id is not None:
-            layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer)
+            layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer, tar=self._keeps_tar)
         try:
             self._pump(blob, part, layer)
             point("ingest.part-written")
-            os.fsync(part)  # while the other thread comes to its end
+            if self._unkept is None:
+                os.fsync(part)  # while the other thread comes to its end
             point("ingest.part-synced")
             if layer is not None:
                 layer.finish()
@@ -132,7 +142,7 @@ class Ingest:
             if layer is not None:
                 layer.feed(data)
             done += len(data)
-            if done - flushed >= EVERY:
+            if done - flushed >= EVERY and self._unkept is None:
                 start_writing(part, flushed, done - flushed)
                 flushed = done
             if done - looked >= _LOOK_EVERY:
@@ -145,6 +155,11 @@ class Ingest:
         Blobs(self._paths).make_directory(self._descriptor.digest)
         if layer is not None:
             layer.keep(blob=path)
+        if self._unkept is not None:
+            self._unkept()
+            point("ingest.origin-noted")
+            remove(path)
+            return
         if hasattr(os, "fchmod"):
             os.fchmod(part, READ_ONLY)
         os.replace(path, target)
@@ -208,29 +223,42 @@ class _PartThenRest:
 
 
 class LayerFiles:
-    """The derived files of one layer in the making: tar and index, from the blob's bytes as they come.
+    """The derived files of one layer in the making: index, and tar or (``tar`` is False) checkpoints, from the blob's
+    bytes as they come.
 
     ``start``, ``feed`` each chunk, ``finish`` (verifies diff_id), then ``keep`` or ``discard``.
     """
 
-    def __init__(self, paths: Paths, descriptor: Descriptor, diff_id: Digest, max_layer: int) -> None:
+    def __init__(
+        self, paths: Paths, descriptor: Descriptor, diff_id: Digest, max_layer: int, *, tar: bool = True
+    ) -> None:
         self._paths = paths
         self._diff_id = diff_id
         self._digest = descriptor.digest
-        compression = mediatype.compression(descriptor.media_type) or "none"
-        self._plain = compression == "none"
+        self._compression = mediatype.compression(descriptor.media_type) or "none"
+        self._plain = self._compression == "none"
+        self._marking: Marking | None = None
+        if not tar and not self._plain:
+            from lamina.layer.seek import marking_decoder
+
+            self._marking = marking_decoder(self._compression, descriptor.size)
         self._reader = LayerReader(
-            compression, max_layer=max_layer, what=f"layer {descriptor.digest}", algorithm=diff_id.algorithm
+            self._compression,
+            max_layer=max_layer,
+            what=f"layer {descriptor.digest}",
+            algorithm=diff_id.algorithm,
+            inflate=self._marking,
         )
         self._tar_path = paths.scratch(f"{diff_id.short}.tar")
         self._index: list[memoryview] = []
+        self._seek: list[bytes] = []
         self._tar = -1
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
 
     def start(self) -> None:
-        if not self._plain:  # else the blob is the tar
+        if not self._plain and self._marking is None:  # else the blob is the tar, or there is none
             self._tar = os.open(self._tar_path, _WRITE | os.O_TRUNC, 0o600)
         self._thread.start()
 
@@ -248,6 +276,11 @@ class LayerFiles:
         summary = self._reader.finish()
         prove_diff_id(self._digest, self._diff_id, summary.diff_id)
         self._index = summary.chunks()
+        if self._marking is not None:
+            from lamina.layer.seek import dump
+
+            self._seek = dump(self._digest, self._compression, summary.tar_size, self._marking.marks)
+            self._marking.marks.clear()
         if self._tar >= 0:
             os.ftruncate(self._tar, summary.tar_size)
             os.fsync(self._tar)
@@ -265,6 +298,16 @@ class LayerFiles:
         )
         self._index = []
         point("ingest.index-renamed")
+        if self._marking is not None:
+            replace_file(
+                self._paths.seek(self._diff_id),
+                self._seek,
+                mode=READ_ONLY,
+                temporary=self._paths.scratch(f"{self._diff_id.short}.seek"),
+            )
+            self._seek = []
+            point("ingest.seek-renamed")
+            return
         if self._plain:
             link_or_copy(blob, self._tar_path)
         os.replace(self._tar_path, self._paths.tar(self._diff_id))

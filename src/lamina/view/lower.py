@@ -38,8 +38,7 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
             image = ErofsImage.load(image_of(store, part))
         for diff_id, (blocks, _) in zip(part.layers, image.devices, strict=True):
             layer = layers[diff_id]
-            with layer.open(0, 0):
-                pass  # makes the tar again where it is gone
+            store.layers.need_tar(layer.descriptor, diff_id)
             if -(-os.stat(store.paths.tar(diff_id)).st_size // BLOCK) != blocks:
                 store.layers.make(layer.descriptor, diff_id)
 
