@@ -11,14 +11,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from lamina import rights
 from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
 from lamina.files import SharedRange, failure, remove, replace_file, reported, sync_directory, write_all
 from lamina.layer.read import LayerReader
-from lamina.source import CHUNK, Abortable, Blob, Stream, prove_diff_id, verified
+from lamina.source import Abortable, Blob, Stream, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.store.append import Appender
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
 from lamina.store.flush import EVERY, start_writing
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 _QUEUED = 4  # chunks between the threads
 _MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
 _LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
-_ZEROS = bytes(CHUNK)
 _WRITE = (
     os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 )
@@ -252,14 +253,15 @@ class LayerFiles:
         self._tar_path = paths.scratch(f"{diff_id.short}.tar")
         self._index: list[memoryview] = []
         self._seek: list[bytes] = []
-        self._tar = -1
+        self._tar: Appender | None = None
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
 
     def start(self) -> None:
         if not self._plain and self._marking is None:  # else the blob is the tar, or there is none
-            self._tar = os.open(self._tar_path, _WRITE | os.O_TRUNC, 0o600)
+            # who mounts as root reads a tar around its page cache; all others read it through that, and soon
+            self._tar = Appender(self._tar_path, cached=not rights.is_root())
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -281,12 +283,8 @@ class LayerFiles:
 
             self._seek = dump(self._digest, self._compression, summary.tar_size, self._marking.marks)
             self._marking.marks.clear()
-        if self._tar >= 0:
-            os.ftruncate(self._tar, summary.tar_size)
-            os.fsync(self._tar)
-            if hasattr(os, "fchmod"):
-                os.fchmod(self._tar, READ_ONLY)
-            self._close()
+        if self._tar is not None:
+            self._tar.finish(READ_ONLY)
 
     def keep(self, *, blob: str) -> None:
         """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of."""
@@ -321,16 +319,12 @@ class LayerFiles:
             with suppress(queue.Full):
                 self._chunks.put_nowait(None)
             self._thread.join(0.05)
-        self._close()
+        if self._tar is not None:
+            self._tar.close()
         remove(self._tar_path)
 
-    def _close(self) -> None:
-        if self._tar >= 0:
-            os.close(self._tar)
-            self._tar = -1
-
     def _work(self) -> None:
-        written, looked, flushed, at = 0, 0, 0, 0
+        looked = 0
         while True:
             data = self._chunks.get()
             if data is None:
@@ -339,20 +333,12 @@ class LayerFiles:
                 continue  # keep the queue moving until the feeder sees it
             try:
                 for piece in self._reader.feed(data):
-                    if self._tar < 0:
+                    if self._tar is None:
                         continue
-                    at += len(piece)
-                    if at - flushed >= EVERY:
-                        start_writing(self._tar, flushed, at - flushed - len(piece))
-                        flushed = at - len(piece)
-                    if piece == _ZEROS[: len(piece)]:
-                        os.lseek(self._tar, len(piece), os.SEEK_CUR)  # a hole: costs nothing
-                        continue
-                    write_all(self._tar, piece)
-                    written += len(piece)
-                    if written - looked >= _LOOK_EVERY:
+                    self._tar.write(piece)
+                    if self._tar.written - looked >= _LOOK_EVERY:
+                        looked = self._tar.written
                         look_at_free_space(self._paths.root, 0)
-                        looked = written
             except OSError as error:
                 self._error = failure(error, self._paths.root)
             except BaseException as error:  # noqa: BLE001  (it is raised again in the feeding thread)
