@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lamina.transfer.connect import Network
     from lamina.union.tree import Tree, Union
     from lamina.view.fs import LaminaFileSystem
+    from lamina.view.path import ImagePath
     from lamina.view.unpack import UnpackReport
 
 
@@ -183,6 +184,13 @@ class Image:
         from lamina.view.fs import LaminaFileSystem
 
         return LaminaFileSystem(stack=self.stack, skip_instance_cache=True)
+
+    def path(self, path: str | os.PathLike[str] = "/") -> ImagePath:
+        """A path in the union as importlib.resources takes one (``Traversable``), with pathlib's ways to read.
+        Nothing is looked up yet. Raises UsageError for what no path can be."""
+        from lamina.view.path import ImagePath
+
+        return ImagePath(self.stack, path)
 
     def stat(self, path: str, *, follow: bool = False) -> Entry:
         """What the union has at ``path``. Raises PathNotFound."""
