@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
     from lamina.errors import LaminaError
     from lamina.image import Image, Layer, open, open_store
+    from lamina.insight.compare import Diff
     from lamina.registry import Registry, pull, push
     from lamina.view.path import ImagePath
 
 __all__ = [
+    "Diff",
     "Image",
     "ImagePath",
     "LaminaError",
@@ -36,6 +38,7 @@ _HOMES = {
     "open_store": "lamina.image",
     "Image": "lamina.image",
     "Layer": "lamina.image",
+    "Diff": "lamina.insight.compare",
     "ImagePath": "lamina.view.path",
     "LaminaError": "lamina.errors",
     "Registry": "lamina.registry",
