@@ -373,6 +373,12 @@ class Image:
     def __repr__(self) -> str:
         return f"<lamina.Image {self.name} {self.digest.short} {len(self)} layers>"
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from lamina.insight.html import stack_html
+
+        return stack_html(self.stack)
+
 
 class Layer:
     """One layer of an image: an immutable set of changes."""
@@ -414,6 +420,12 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<lamina.Layer {self.number} {self.digest.short}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from lamina.insight.html import layer_html
+
+        return layer_html(self.handle, self.number, self.step)
 
 
 def to_bytes(path: str | os.PathLike[str]) -> bytes:

@@ -41,6 +41,12 @@ class Diff:
         """How many paths differ."""
         return len(self.changes)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the first changes, and how many more there are."""
+        from lamina.insight.html import diff_html
+
+        return diff_html(self)
+
     def text(self, change: Change) -> list[str] | None:
         """The lines of a unified diff of a changed file's two contents, as they are (not cleaned); None where one is
         not there, too large, or no text. Raises InvalidContent, SystemFailure."""
