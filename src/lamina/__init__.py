@@ -15,15 +15,31 @@ if TYPE_CHECKING:
 
     from lamina.errors import LaminaError
     from lamina.image import Image, Layer, open, open_store
+    from lamina.insight.compare import Diff
     from lamina.registry import Registry, pull, push
+    from lamina.view.path import ImagePath
 
-__all__ = ["Image", "LaminaError", "Layer", "Registry", "__version__", "open", "open_store", "pull", "push"]
+__all__ = [
+    "Diff",
+    "Image",
+    "ImagePath",
+    "LaminaError",
+    "Layer",
+    "Registry",
+    "__version__",
+    "open",
+    "open_store",
+    "pull",
+    "push",
+]
 
 _HOMES = {
     "open": "lamina.image",
     "open_store": "lamina.image",
     "Image": "lamina.image",
     "Layer": "lamina.image",
+    "Diff": "lamina.insight.compare",
+    "ImagePath": "lamina.view.path",
     "LaminaError": "lamina.errors",
     "Registry": "lamina.registry",
     "pull": "lamina.registry",

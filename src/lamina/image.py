@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lamina.errors import ReferenceNotFound, UsageError
+from lamina.errors import NotFound, ReferenceNotFound, UsageError
 from lamina.source import LayerHandle, Reader, Stack
 from lamina.spec.digest import Digest
 from lamina.spec.name import ImageName, parse_name
@@ -24,15 +24,19 @@ if TYPE_CHECKING:
     from lamina.edit.rebase import RebasePlan
     from lamina.events import Cancel
     from lamina.insight.blame import Blame
+    from lamina.insight.compare import Diff
+    from lamina.insight.side import Side
     from lamina.layer.entry import Entry
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import Changes, ImageConfig
     from lamina.spec.manifest import Manifest
     from lamina.spec.platform import Platform
+    from lamina.store.containers import Container
     from lamina.store.store import Store
     from lamina.transfer.connect import Network
     from lamina.union.tree import Tree, Union
     from lamina.view.fs import LaminaFileSystem
+    from lamina.view.path import ImagePath
     from lamina.view.unpack import UnpackReport
 
 
@@ -184,6 +188,13 @@ class Image:
 
         return LaminaFileSystem(stack=self.stack, skip_instance_cache=True)
 
+    def path(self, path: str | os.PathLike[str] = "/") -> ImagePath:
+        """A path in the union as importlib.resources takes one (``Traversable``), with pathlib's ways to read.
+        Nothing is looked up yet. Raises UsageError for what no path can be."""
+        from lamina.view.path import ImagePath
+
+        return ImagePath(self.stack, path)
+
     def stat(self, path: str, *, follow: bool = False) -> Entry:
         """What the union has at ``path``. Raises PathNotFound."""
         tree = self.union
@@ -213,6 +224,41 @@ class Image:
         from lamina.insight.blame import blame
 
         return blame(self.stack, to_bytes(path))
+
+    def diff(
+        self,
+        other: Image | Container | str | os.PathLike[str],
+        path: str = "/",
+        *,
+        ignore: Sequence[str] = (),
+        renames: bool = True,
+        on_warning: Callable[[str], object] = lambda text: None,
+    ) -> Diff:
+        """What differs in ``other``, file by file at ``path`` and below; nothing is unpacked. ``other``: an image, a
+        container (``store.containers.get``), or the path of a directory of this machine. ``ignore``: names of
+        ``insight.compare.ASPECTS``, like "time". ``renames``: as one change. ``on_warning`` hears of what a directory
+        has and no image can. Raises PathNotFound, NotFound, UsageError, InvalidContent, SystemFailure."""
+        from lamina.insight.compare import ASPECTS, compare
+        from lamina.insight.diff import parse_fields
+        from lamina.insight.side import Side
+
+        ignored = parse_fields(",".join(ignore), ASPECTS)
+        after = Side.of(other.stack) if isinstance(other, Image) else self._side(other, on_warning)
+        return compare(Side.of(self.stack), after, to_bytes(path), ignore=ignored, renames=renames)
+
+    def _side(self, other: Container | str | os.PathLike[str], on_warning: Callable[[str], object]) -> Side:
+        from lamina.store.containers import Container
+
+        if isinstance(other, Container):
+            from lamina.run.side import container_side
+
+            return container_side(self._store(), other, on_warning=on_warning)
+        from lamina.insight.directory import directory_side
+
+        path = os.fspath(other)
+        if not os.path.isdir(path):
+            raise NotFound(f"no directory {path!r:.300}", hint="an image is given as lamina.open(...)")
+        return directory_side(path, on_warning=on_warning)
 
     def unpack(self, target: str | os.PathLike[str], *, cancel: Cancel | None = None) -> UnpackReport:
         """Write the union into the new or empty directory ``target``. Raises Conflict, SystemFailure."""
@@ -327,6 +373,12 @@ class Image:
     def __repr__(self) -> str:
         return f"<lamina.Image {self.name} {self.digest.short} {len(self)} layers>"
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from lamina.insight.html import stack_html
+
+        return stack_html(self.stack)
+
 
 class Layer:
     """One layer of an image: an immutable set of changes."""
@@ -368,6 +420,12 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<lamina.Layer {self.number} {self.digest.short}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from lamina.insight.html import layer_html
+
+        return layer_html(self.handle, self.number, self.step)
 
 
 def to_bytes(path: str | os.PathLike[str]) -> bytes:

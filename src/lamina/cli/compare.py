@@ -14,16 +14,16 @@ from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
 from lamina.errors import UsageError
 from lamina.image import to_bytes
+from lamina.insight.words import LETTERS, line, path_line
 from lamina.layer.entry import Entry, Kind
 
 if TYPE_CHECKING:
-    from lamina.insight.compare import Comparison
+    from lamina.insight.compare import Diff
     from lamina.insight.config_diff import ConfigChange, StepChange
     from lamina.insight.diff import Change
     from lamina.insight.side import Side
 
 DIFFERENT = 1
-_LETTERS = {"added": "A", "removed": "D", "changed": "C", "renamed": "R"}
 
 
 @command(
@@ -98,63 +98,24 @@ def diff(
         _tell_sizes(found)
     else:
         for change in found.changes:
-            write(_line(change))
+            write(line(change))
             if content and "content" in change.fields:
-                for line in _content_lines(found, change):
-                    write(line)
+                for text in _content_lines(found, change):
+                    write(text)
     if not quiet and format in (None, "table"):
         _tell_config(found.config)
         _tell_history(found.history)
     return DIFFERENT if found.differ else 0
 
 
-def _line(change: Change) -> str:
-    text = f"{_LETTERS[change.how]} /{clean(change.path)}"
-    if change.how == "renamed":
-        text = f"R /{clean(change.old_path)} -> /{clean(change.path)}"
-    if not change.fields or change.before is None or change.after is None:
-        return text
-    return f"{text}   {', '.join(_said(name, change.before, change.after) for name in change.fields)}"
-
-
-def _said(field: str, before: Entry, after: Entry) -> str:
-    match field:
-        case "kind":
-            return f"kind ({before.kind.name.lower()} to {after.kind.name.lower()})"
-        case "content" if before.size != after.size:
-            return f"content ({before.size} to {after.size} bytes)"
-        case "target":
-            return f"target ({clean(before.link)} to {clean(after.link)})"
-        case "device":
-            return f"device ({before.rdev[0]}, {before.rdev[1]} to {after.rdev[0]}, {after.rdev[1]})"
-        case "mode":
-            return f"mode ({before.mode:04o} to {after.mode:04o})"
-        case "owner":
-            return f"owner ({before.uid}:{before.gid} to {after.uid}:{after.gid})"
-    return field
-
-
-def _content_lines(found: Comparison, change: Change) -> Iterator[str]:
-    text = _text_diff(found, change)
+def _content_lines(found: Diff, change: Change) -> Iterator[str]:
+    text = found.text(change)
     if text is None:
         sides = (found.before, change.before_node), (found.after, change.after_node)
         yield "  " + " -> ".join(f"{size} bytes {digest}" for size, digest in (_sum(*side) for side in sides))
         return
-    for line in text:
-        yield "\t".join(clean(part) for part in line.split("\t"))
-
-
-def _text_diff(found: Comparison, change: Change) -> list[str] | None:
-    """The lines, or None for what is too large or no text."""
-    from lamina.insight.text_diff import MAX_TEXT, unified
-
-    if change.before is None or change.after is None or max(change.before.size, change.after.size) > MAX_TEXT:
-        return None
-    with found.before.open(change.before_node) as stream:
-        old = stream.read()
-    with found.after.open(change.after_node) as stream:
-        new = stream.read()
-    return unified(old, new, (f"a/{clean(change.old_path)}", f"b/{clean(change.path)}"))
+    for one in text:
+        yield "\t".join(clean(part) for part in one.split("\t"))
 
 
 def _sum(side: Side, node: int) -> tuple[int, str]:
@@ -163,13 +124,13 @@ def _sum(side: Side, node: int) -> tuple[int, str]:
     return side.tree.entry(node).size, f"sha256:{digest_of(side, node).hex()}"
 
 
-def _tell_sizes(found: Comparison) -> None:
-    rows, totals = [], {how: [0, 0] for how in _LETTERS}
+def _tell_sizes(found: Diff) -> None:
+    rows, totals = [], {how: [0, 0] for how in LETTERS}
     for change in found.changes:
         before, after = _size(change.before), _size(change.after)
         totals[change.how][0] += 1
         totals[change.how][1] += after - before
-        rows.append([_line(change).partition("   ")[0], str(before), str(after), f"{after - before:+d}"])
+        rows.append([path_line(change), str(before), str(after), f"{after - before:+d}"])
     table(rows, ("PATH", "BEFORE", "AFTER", "DELTA"), right=(1, 2, 3))
     told = [f"{count} {how} ({_signed(size)})" for how, (count, size) in totals.items() if count]
     if told:
@@ -203,9 +164,9 @@ def _tell_history(changes: tuple[StepChange, ...]) -> None:
         write(f"  {'-' if change.how == 'removed' else '+'} {change.step.created or 'N/A'}  {clean(words)}")
 
 
-def _row(found: Comparison, change: Change) -> dict[str, Any]:
+def _row(found: Diff, change: Change) -> dict[str, Any]:
     return {
-        "Letter": _LETTERS[change.how],
+        "Letter": LETTERS[change.how],
         "Change": change.how,
         "Path": "/" + clean(change.path),
         "OldPath": "/" + clean(change.old_path),
@@ -228,8 +189,8 @@ def _layer(side: Side, node: int) -> int | None:
     return None if origin is None else side.first + origin[0]
 
 
-def _json(found: Comparison, content: bool) -> dict[str, Any]:
-    counts = dict.fromkeys(_LETTERS, 0)
+def _json(found: Diff, content: bool) -> dict[str, Any]:
+    counts = dict.fromkeys(LETTERS, 0)
     came = went = 0
     for change in found.changes:
         counts[change.how] += 1
@@ -258,7 +219,7 @@ def _side_json(side: Side) -> dict[str, Any]:
     }
 
 
-def _change_json(found: Comparison, change: Change, content: bool) -> dict[str, Any]:
+def _change_json(found: Diff, change: Change, content: bool) -> dict[str, Any]:
     from lamina.cli.look import entry_json
 
     value: dict[str, Any] = {"change": change.how, **json_path(change.path), "fields": list(change.fields)}
@@ -268,7 +229,7 @@ def _change_json(found: Comparison, change: Change, content: bool) -> dict[str, 
     ):
         value[key] = None if entry is None else {**entry_json(entry), "layer": _layer(side, node)}
     if content and "content" in change.fields:
-        value["text"] = _text_diff(found, change)
+        value["text"] = found.text(change)
         if value["text"] is None:
             for key, side, node in (
                 ("before", found.before, change.before_node),

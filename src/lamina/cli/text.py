@@ -1,35 +1,12 @@
-"""Text for people: sizes, ages, names from outside made safe to print (pure)."""
+"""Text for people: ages, modes, paths in JSON (pure); sizes and safe names as ``lamina.text`` has them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+from lamina.text import clean, human_size
 
-
-def human_size(size: int) -> str:
-    """Bytes in powers of ten with three digits, as docker prints them: 0B, 12.3kB, 4.56MB."""
-    value, unit = float(size), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value /= 1000
-        unit += 1
-    if unit == 0:
-        return f"{size}B"
-    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
-    text = f"{value:.{digits}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + _UNITS[unit]
-
-
-def clean(text: str | bytes) -> str:
-    """One safe line: control characters (C0, DEL, C1, line and paragraph separators, bidi overrides) and bytes
-    that are not UTF-8 are escaped, so that a name from a hostile layer can't drive a terminal."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "backslashreplace")
-    elif not text.isascii():
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+__all__ = ["ago", "clean", "human_size", "json_path", "mode_text"]
 
 
 def json_path(path: bytes, key: str = "path") -> dict[str, Any]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 
 from lamina.insight.config_diff import ConfigChange, StepChange, diff_configs, diff_histories
 from lamina.insight.content import SideContents
 from lamina.insight.diff import FIELDS, Change, diff_trees
 from lamina.insight.side import Side
+from lamina.text import clean
 
 ASPECTS = (*FIELDS, "config", "created", "history")
 """What can be ignored. ``created``: when config and history say that they were made."""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What differs between ``before`` and ``after``, at ``path`` and below."""
+class Diff:
+    """What differs between ``before`` and ``after``, at ``path`` and below. It iterates over ``changes``, and is true
+    where anything differs; two are equal where the same differs."""
 
-    before: Side
-    after: Side
+    before: Side = field(compare=False)
+    after: Side = field(compare=False)
     path: bytes
     changes: tuple[Change, ...]
     config: tuple[ConfigChange, ...]
@@ -29,10 +31,41 @@ class Comparison:
     def differ(self) -> bool:
         return bool(self.changes or self.config or self.history)
 
+    def __bool__(self) -> bool:
+        return self.differ
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.changes)
+
+    def __len__(self) -> int:
+        """How many paths differ."""
+        return len(self.changes)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first changes, and how many more there are."""
+        from lamina.insight.html import diff_html
+
+        return diff_html(self)
+
+    def text(self, change: Change) -> list[str] | None:
+        """The lines of a unified diff of a changed file's two contents, as they are (not cleaned); None where one is
+        not there, too large, or no text. Raises InvalidContent, SystemFailure."""
+        from lamina.insight.text_diff import MAX_TEXT, unified
+
+        if change.before is None or change.after is None or max(change.before.size, change.after.size) > MAX_TEXT:
+            return None
+        if "content" not in change.fields:
+            return None
+        with self.before.open(change.before_node) as stream:
+            old = stream.read()
+        with self.after.open(change.after_node) as stream:
+            new = stream.read()
+        return unified(old, new, (f"a/{clean(change.old_path)}", f"b/{clean(change.path)}"))
+
 
 def compare(
     before: Side, after: Side, path: bytes = b"", *, ignore: Collection[str] = (), renames: bool = True
-) -> Comparison:
+) -> Diff:
     """Files at ``path`` and below; config and history where the whole of both sides is compared, and both have them.
     ``ignore``: of ``ASPECTS``. Raises PathNotFound, InvalidContent, SystemFailure."""
     layers = ([layer.diff_id for layer in before.layers], [layer.diff_id for layer in after.layers])
@@ -53,4 +86,4 @@ def compare(
             config = diff_configs(before.config, after.config, created=created)
         if "history" not in ignore:
             history = diff_histories(before.config.history, after.config.history, created=created)
-    return Comparison(before, after, path, tuple(changes), tuple(config), tuple(history))
+    return Diff(before, after, path, tuple(changes), tuple(config), tuple(history))

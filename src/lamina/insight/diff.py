@@ -38,6 +38,12 @@ class Change:
         """Where it was before it was renamed."""
         return self.path if self.before is None else self.before.path
 
+    def __str__(self) -> str:
+        """The line that `diff` prints."""
+        from lamina.insight.words import line
+
+        return line(self)
+
 
 class Contents(Protocol):
     """How bytes are compared."""

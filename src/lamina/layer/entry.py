@@ -42,7 +42,7 @@ class Entry:
     size: int = 0
     mtime: int = 0
     link: bytes = b""
-    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict, hash=False)
     rdev: tuple[int, int] = (0, 0)
     offset: int = 0
     sparse: tuple[tuple[int, int], ...] | None = None

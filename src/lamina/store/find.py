@@ -112,10 +112,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The answer: ``found`` in order of path and layer. ``unread``: images that could not be looked into, and why."""
+    """The answer: ``found`` in order of path and layer, and what it iterates over. ``unread``: images that could not
+    be looked into, and why."""
 
     found: tuple[Found, ...]
     unread: tuple[tuple[str, str], ...]
+
+    def __iter__(self) -> Iterator[Found]:
+        return iter(self.found)
 
 
 def find(store: Store, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lamina.config import KEEP, MAX_LAYER
 from lamina.store.blobs import Blobs
@@ -62,14 +62,25 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         *,
         images: Sequence[str] = (),
         platform: Platform | None = None,
-        **asked: Any,
+        regex: bool = False,
+        digest: str = "",
+        type: str = "",
+        size: str = "",
+        perm: str = "",
+        owner: str = "",
+        ghosts: bool = False,
     ) -> Search:
-        """Files of all images, or of ``images``, by name, attributes or content; ``asked`` as ``store.find.Query.of``
-        has it: ``store.find("*.pem", perm="/077", ghosts=True).found``. Raises as ``store.find.find``, UsageError."""
+        """Files of all images, or of ``images``, by name, attributes or content, in the words of the command:
+        ``for one in store.find("*.pem", perm="/077", ghosts=True)``. It iterates over ``Found`` values: an entry of a
+        layer, and each ``Place`` where an image has it. Raises UsageError, Unsupported (as ``store.find.Query.of``),
+        ReferenceNotFound (a name of ``images``), StoreDamaged, SystemFailure."""
         from lamina.spec.platform import Platform
         from lamina.store.find import Query, find
 
-        return find(self, Query.of(pattern, **asked), platform or Platform.host(), images)
+        query = Query.of(
+            pattern, regex=regex, digest=digest, type=type, size=size, perm=perm, owner=owner, ghosts=ghosts
+        )
+        return find(self, query, platform or Platform.host(), images)
 
     @classmethod
     def open(cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER, keep: str = KEEP) -> Store:

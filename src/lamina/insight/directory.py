@@ -1,0 +1,18 @@
+"""A directory of this machine as one side of a comparison."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.insight.side import Side
+from lamina.scan.directory import OnWarning, scan, scan_file
+from lamina.scan.layer import ScannedLayer
+
+
+def directory_side(path: str, *, on_warning: OnWarning = lambda text: None) -> Side:
+    """All that is in it, as its owner sees it; nothing is followed. Raises NotFound, SystemFailure."""
+    where = os.path.abspath(path)
+    items = scan(where, owner=None, on_warning=on_warning)
+    first = next(items, None)  # it must be a directory before it is looked at as a file
+    rest = () if first is None else (first, *items)
+    return Side(path, [ScannedLayer([scan_file(where, b"", owner=None), *rest], where)], kind="directory")

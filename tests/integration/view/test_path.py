@@ -1,0 +1,253 @@
+"""image.path: what importlib.resources and pathlib's users are used to, over the union."""
+
+from __future__ import annotations
+
+import os
+import stat
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import pytest
+
+import lamina
+from lamina.errors import LaminaError, PathNotFound, UsageError
+from lamina.layer.entry import Kind
+from support import lamina as cli
+from support import make_tar, write_layout
+
+ODD = os.fsdecode(b"caf\xe9")  # not UTF-8
+BASE = [
+    ("etc/", None),
+    ("etc/os-release", b"ID=test\n"),
+    ("etc/old.conf", b"old\n"),
+    ("usr/", None),
+    ("usr/lib/", None),
+    ("usr/lib/a.so", b"\x7fELF"),
+    ("usr/lib/b.so.1", b"\x7fELF"),
+    ("usr/lib/deep/", None),
+    ("usr/lib/deep/c.so", b""),
+    ("lib", "-> usr/lib"),
+    ("motd", "-> /etc/os-release"),
+    ("up", "-> ../../../../etc"),
+    ("dangling", "-> nowhere"),
+    ("round", "-> round"),
+    ("null", "c 1 3"),
+]
+TOP = [
+    ("etc/.wh.old.conf", b""),
+    ("etc/new.conf", "neü\r\nline\n".encode(), {"mode": 0o4751, "uid": 7, "gid": 8, "mtime": 1_600_000_000}),
+    ("etc/hard.conf", "= etc/new.conf"),
+    (ODD + "/", None),
+    (ODD + "/f", bytes(range(256)) * 4096),
+]
+EVERYTHING = [
+    "",
+    "/",
+    "/etc",
+    "/etc/new.conf",
+    "/lib/deep/c.so",
+    "/up",
+    "/motd",
+    "/dangling",
+    "/round",
+    "/no",
+    "/null",
+]
+
+
+@pytest.fixture(params=["store", "layout"])
+def image(request: pytest.FixtureRequest, tmp_path: Path) -> lamina.Image:
+    write_layout(tmp_path / "l", "app", [BASE, TOP])
+    if request.param == "layout":
+        return lamina.open(f"oci:{tmp_path}/l:app", root=tmp_path / "none")
+    assert cli("load", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
+    return lamina.open("app", root=tmp_path / "s")
+
+
+@pytest.fixture
+def real(image: lamina.Image, tmp_path: Path) -> Path:
+    """The same files, unpacked."""
+    image.unpack(tmp_path / "real")
+    return tmp_path / "real"
+
+
+def test_importlib_takes_it(image: lamina.Image) -> None:
+    path = image.path("/etc/os-release")
+    assert isinstance(path, Traversable)
+    with resources.as_file(path) as real:
+        assert real.read_text() == "ID=test\n"
+        assert real.name.endswith("os-release")
+    assert not real.exists()
+    with resources.as_file(image.path("/" + ODD) / "f") as real:
+        assert real.read_bytes() == bytes(range(256)) * 4096
+    with pytest.raises(IsADirectoryError, match=r"image\.mount"), resources.as_file(image.path("/etc")):
+        pass
+    with pytest.raises(FileNotFoundError), resources.as_file(image.path("/none")):
+        pass
+
+
+def test_it_tells_what_the_file_system_tells(image: lamina.Image, real: Path) -> None:
+    for text in EVERYTHING:
+        ours, theirs = image.path(text), real / text.lstrip("/")
+        if text in ("/motd", "/up"):  # absolute and upward links mean the image's root, not this machine's
+            theirs = theirs.parent / ("etc" if text == "/up" else "etc/os-release")
+        else:
+            assert ours.is_symlink() == theirs.is_symlink(), text
+        if text == "/round":
+            assert not ours.exists()
+            continue
+        assert (ours.exists(), ours.is_dir(), ours.is_file()) == (
+            theirs.exists(),
+            theirs.is_dir(),
+            theirs.is_file(),
+        ), text
+        if theirs.is_dir():
+            assert [path.name for path in ours.iterdir()] == sorted(os.listdir(theirs), key=os.fsencode)
+        if theirs.is_file():
+            assert ours.read_bytes() == theirs.read_bytes()
+            told, true = ours.stat(), theirs.stat()
+            names = ["st_mode", "st_size", "st_mtime", "st_mtime_ns"]
+            assert [getattr(told, name) for name in names] == [getattr(true, name) for name in names], text
+    hard = image.path("etc/hard.conf")
+    assert hard.stat().st_nlink == 2
+    assert hard.stat().st_ino == image.path("etc/new.conf").stat().st_ino != image.path("motd").stat().st_ino
+    assert (hard.stat().st_uid, hard.stat().st_gid, hard.stat().st_mtime) == (7, 8, 1_600_000_000)
+    assert stat.S_ISLNK(image.path("motd").lstat().st_mode)
+    assert image.path("motd").lstat().st_size == len("/etc/os-release")
+    assert image.path("null").entry().rdev == (1, 3)
+    assert image.path("null").stat().st_rdev == os.makedev(1, 3)
+    assert image.path("motd").entry(follow=False).kind == Kind.SYMLINK
+
+
+def test_a_path_is_a_value(image: lamina.Image) -> None:
+    etc = image.path("/etc")
+    conf = etc / "new.conf"
+    assert (conf.name, conf.stem, conf.suffix, conf.parts) == ("new.conf", "new", ".conf", ("/", "etc", "new.conf"))
+    assert (
+        conf == image.path("etc//./new.conf") == image.path().joinpath("etc", "new.conf") == etc.joinpath("new.conf")
+    )
+    assert conf == image.path("/x").joinpath("/etc/new.conf")
+    assert hash(conf) == hash(image.path("etc/new.conf"))
+    assert conf.parent == etc
+    assert image.path("/").parent == image.path("//") == image.path("")
+    assert image.path().name == ""
+    assert str(conf) == "/etc/new.conf"
+    assert conf != image[:1].path("/etc/new.conf")
+    assert conf != "/etc/new.conf"
+    assert len({conf, etc / "new.conf", etc}) == 2
+    assert sorted([conf, etc]) == [etc, conf]
+    assert str(conf.relative_to(etc)) == str(conf.relative_to("/etc")) == "new.conf"
+    assert conf.joinpath("a/b", "c").parts[-3:] == ("a", "b", "c")
+    assert repr(image.path("\x1b[2J" + ODD)) == f"<lamina.ImagePath '/\\x1b[2Jcaf\\udce9' in {image.name!r}>"
+    with pytest.raises(UsageError, match="not below"):
+        etc.relative_to(conf)
+    with pytest.raises(UsageError, match="no path"):
+        image.path("\ud800")
+    with pytest.raises(TypeError):
+        open(conf)  # type: ignore[call-overload]  # noqa: SIM115  (that would be a file of this machine)
+
+
+def test_links_stay_inside(image: lamina.Image) -> None:
+    assert image.path("/lib/deep/../../lib/a.so").read_bytes() == b"\x7fELF"
+    assert image.path("/up/os-release").read_text() == "ID=test\n"
+    assert image.path("/../../up/../etc/os-release").resolve() == image.path("/etc/os-release")
+    assert image.path("/lib/deep/..").resolve() == image.path("/usr/lib")
+    assert image.path("/up").readlink() == "../../../../etc"
+    assert image.path("/lib/deep").resolve() == image.path("/usr/lib/deep")
+    with pytest.raises(UsageError, match="no symlink"):
+        image.path("/etc").readlink()
+    assert [str(path) for path in image.path("/lib").iterdir()] == ["/lib/a.so", "/lib/b.so.1", "/lib/deep"]
+
+
+def test_files_are_read_as_open_reads_them(image: lamina.Image) -> None:
+    conf = image.path("/etc/new.conf")
+    assert conf.read_text() == "neü\nline\n"
+    assert conf.read_text("latin-1") == "ne\xc3\xbc\nline\n"
+    assert conf.read_text("ascii", "replace").startswith("ne��")
+    with conf.open(newline="") as text:
+        assert list(text) == ["neü\r\n", "line\n"]
+    content = bytes(range(256)) * 4096
+    with (image.path("/" + ODD) / "f").open("rb") as file:
+        assert file.seek(-3, 2) == len(content) - 3
+        assert file.read() == content[-3:]
+        assert file.seek(1000) == 1000
+        assert file.read(5) == content[1000:1005]
+        assert file.tell() == 1005
+        assert file.seek(1 << 40) == 1 << 40
+        assert file.read() == b""
+        with pytest.raises(OSError, match="no byte -1"):
+            file.seek(-1)
+        file.seek(0)
+        assert b"".join(iter(lambda: file.read(70_001), b"")) == content
+    with pytest.raises(ValueError, match="closed"):
+        file.read()
+    with conf.open("rb", 0) as file:
+        assert file.read(2) == b"ne"
+        assert file.read() == "ü\r\nline\n".encode()
+    with pytest.raises(ValueError, match="closed"):
+        file.read()
+
+
+def test_what_can_not_be_is_said_in_both_languages(image: lamina.Image) -> None:
+    for error in (PathNotFound, FileNotFoundError):
+        with pytest.raises(error, match="etc has no none"):
+            image.path("/etc/none").read_bytes()
+        with pytest.raises(error):
+            image.path("/dangling").open()
+        with pytest.raises(error):
+            image.path("/none").stat()
+        with pytest.raises(error):
+            image.path("/etc/os-release/x").iterdir()
+    with pytest.raises(NotADirectoryError) as no_directory:
+        image.path("/null").iterdir()
+    with pytest.raises(IsADirectoryError) as directory:
+        image.path("/etc").read_text()
+    with pytest.raises(OSError, match="no regular file") as device:
+        image.path("/null").read_bytes()
+    with pytest.raises(FileNotFoundError) as missing:
+        image.path("/none").resolve()
+    for caught, number in ((no_directory, 20), (directory, 21), (device, 22), (missing, 2)):
+        assert isinstance(caught.value, LaminaError)
+        assert caught.value.errno == number
+    for mode in ("w", "a", "r+", "rb+", "x", "", "rr", "rtb"):
+        with pytest.raises(UsageError, match="read-only"):
+            image.path("/etc/os-release").open(mode)  # type: ignore[call-overload]
+
+
+PATTERNS = (
+    "*  *.conf  etc/*  */*  */*.so*  **/*.so  **/*  usr/**/deep/*  lib/*  etc/[no]*.c?nf  caf?/f  **/f  etc  "
+    "etc/none  no/*  usr/lib/../lib/*.so  etc/../usr/*  ./etc/./*.conf  [  etc/*.*.*"
+)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.split())
+def test_glob_finds_what_pathlib_finds(image: lamina.Image, real: Path, pattern: str) -> None:
+    theirs = {os.fsencode(str(path.relative_to(real))) for path in real.glob(pattern)}
+    ours = [os.fsencode(str(path)[1:]) for path in image.path("/").glob(pattern)]
+    outside = [path for path in ours if path.startswith(b"up/")]  # which pathlib looks for on this machine
+    assert sorted(set(ours) - set(outside)) == sorted(path for path in theirs if not path.startswith(b"up/"))
+    assert outside == ([b"up/hard.conf", b"up/new.conf", b"up/os-release"] if pattern == "*/*" else [])
+    assert ours == sorted(set(ours), key=lambda path: path.split(b"/"))
+
+
+def test_rglob_and_double_stars(image: lamina.Image) -> None:
+    assert [str(path) for path in image.path("/usr").rglob("*.so")] == ["/usr/lib/a.so", "/usr/lib/deep/c.so"]
+    assert [str(path) for path in image.path("/lib").glob("**")] == [
+        *("/lib", "/lib/a.so", "/lib/b.so.1", "/lib/deep", "/lib/deep/c.so"),
+    ]
+    assert list(image.path("/etc/os-release").glob("*")) == []
+    for pattern in ("", "/etc/*"):
+        with pytest.raises(UsageError, match="relative pattern"):
+            image.path("/").glob(pattern)
+    with pytest.raises(PathNotFound):
+        image.path("/none").glob("*")
+    assert list(image.path("/").glob("a/" * 5000)) == []
+
+
+def test_two_links_upwards_are_no_bomb(tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "app", [make_tar([("d/", None), ("d/a", "-> ."), ("d/b", "-> /d"), ("d/f", b"f")])])
+    image = lamina.open(f"oci:{tmp_path}/l:app", root=tmp_path / "none")
+    assert [str(path) for path in image.path("/").rglob("*")] == ["/d", "/d/a", "/d/b", "/d/f"]
+    assert image.path("/d/a/b/a/b/f").read_bytes() == b"f"
+    assert not image.path("/d" + "/a" * 41).exists()

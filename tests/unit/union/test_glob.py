@@ -1,0 +1,35 @@
+"""Patterns over the union against every path tried one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generated import build, numbered, stacks
+from lamina.errors import InvalidLayer
+from lamina.layer.entry import Kind
+from lamina.union.glob import glob
+from lamina.union.merge import merge
+
+
+def fits(parts: list[bytes], names: list[bytes]) -> bool:
+    if not parts:
+        return not names
+    if parts[0] == b"**":
+        return any(fits(parts[1:], names[skipped:]) for skipped in range(len(names) + 1))
+    known = {b"*": True, b"?": True, b"[ab]": names[:1] < [b"c"], b"[!a]": names[:1] > [b"a"]}
+    return bool(names) and known.get(parts[0], parts[0] == names[0]) and fits(parts[1:], names[1:])
+
+
+@given(stacks, st.lists(st.sampled_from([b"*", b"**", b"?", b"a", b"b", b"[ab]", b"[!a]"]), min_size=1, max_size=4))
+def test_glob_finds_exactly_the_paths_that_fit(stack: Any, parts: list[bytes]) -> None:
+    plain = [[entry for entry in layer if entry[0] != Kind.SYMLINK] for layer in stack]
+    try:
+        union = merge([build(layer) for layer in numbered(plain)])
+    except InvalidLayer:
+        return
+    every = [union.path(node) for node in union.walk()]
+    expected = {path for path in every if fits(parts, path.split(b"/") if path else [])}
+    assert glob(union, 0, parts) == sorted(expected, key=lambda path: path.split(b"/") if path else [])
