@@ -18,6 +18,7 @@ from lamina.view import kernel
 from lamina.view.attach import mount_erofs
 from lamina.view.erofs import BLOCK
 from lamina.view.erofs_read import ErofsImage
+from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import Part, image_of, keep, parts_of
 
 if TYPE_CHECKING:
@@ -77,20 +78,21 @@ def unpack_parts(store: Store, stack: Stack) -> list[str]:
     return [unpack_tree(store, stack, part) for part in parts_of(store, stack)]
 
 
-def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
-    """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids. One
-    process at a time does it, others wait. Raises SystemFailure, InvalidContent."""
+def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STATED) -> str:
+    """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids, and
+    one for each user namespace that has the image's ids otherwise (``owners``). One process at a time does it, others
+    wait. Raises SystemFailure, InvalidContent."""
     from lamina.view.unpack import remove_leftovers
     from lamina.view.unpack import unpack_tree as unpack
 
-    target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}")
+    target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}{owners.word}")
     if not os.path.isdir(target):
         keep(os.path.dirname(target), part.layers)
         with reported(target), locked(os.path.join(os.path.dirname(target), "lock")):
             if not os.path.isdir(target):
                 remove_leftovers(os.fsencode(target))
                 tree, opaque, _ = part.made()
-                unpack(tree, stack.layers, os.fsencode(target), opaque=opaque)
+                unpack(tree, stack.layers, os.fsencode(target), opaque=opaque, mapped=owners)
     return target
 
 

@@ -26,6 +26,7 @@ from lamina.store.lock import locked
 from lamina.store.roots import is_dead, is_mount
 from lamina.view import fuse, kernel
 from lamina.view.lower import mount_image, sweep, unpack_tree, write_images
+from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import parts_of, place_of
 
 if TYPE_CHECKING:
@@ -59,14 +60,14 @@ class Mounted:
 class Top:
     """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
     ``devices``: whether device nodes work. ``volatile``: what is written need not last over the machine's crash.
-    ``mapped``: a descriptor of a user namespace, whose ids the image's files get; what is written belongs to the ids
-    that those are outside. ``scratch``: a directory that is needed for that."""
+    ``owners``: who the image's ids are outside of the user namespace that runs upon this; what is written belongs to
+    them too. ``scratch``: a directory that root needs for that."""
 
     upper: str
     work: str
     devices: bool = False
     volatile: bool = False
-    mapped: int = -1
+    owners: Owners = AS_STATED
     scratch: str = ""
 
 
@@ -175,7 +176,9 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
     empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
     os.makedirs(empty, mode=0o700, exist_ok=True)
     if view == "overlay":
-        _overlay([empty, *(unpack_tree(store, stack, part) for part in parts)], target, top)
+        # root shows one tree with any owners; nobody else may
+        owners = AS_STATED if top is None or rights.is_root() else top.owners
+        _overlay([empty, *(unpack_tree(store, stack, part, owners) for part in parts)], target, top)
         return
     write_images(store, stack, parts)
     with locked(store.paths.lock):
@@ -187,9 +190,9 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
 
 def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     """``lowers``: bottom first."""
-    if top is not None and top.mapped >= 0:
+    if top is not None and top.owners and rights.is_root():
         with _mapped(lowers, top) as below:
-            _overlay(below, target, replace(top, mapped=-1))
+            _overlay(below, target, replace(top, owners=AS_STATED))
         return
     # a layer that comes again hides all that the first time added: the kernel refuses to be told twice
     options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in dict.fromkeys(reversed(lowers))]
@@ -216,14 +219,16 @@ def _mapped(lowers: list[str], top: Top) -> Iterator[list[str]]:
     """The same directories with their owners mapped into a user namespace: an overlay's layers may be so, not the
     overlay itself. They are needed until it is mounted, which keeps them."""
     made: list[str] = []
+    namespace = rights.nested(top.owners.users, top.owners.groups)
     try:
         for lower in lowers:
             target = os.path.join(top.scratch, f"mapped-{len(made)}")
             os.mkdir(target)
             made.append(target)
-            kernel.bind(lower, target, namespace=top.mapped)
+            kernel.bind(lower, target, namespace=namespace)
         yield list(made)
     finally:
+        os.close(namespace)
         for target in made:
             with suppress(SystemFailure):  # the last one may have failed
                 kernel.unmount(target)
