@@ -30,7 +30,7 @@ from lamina.store.containers import EXITED, Container
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.lower import sweep
-from lamina.view.mount import Top, mount_union
+from lamina.view.mount import Top, mount_union, unmap
 from lamina.view.owners import AS_STATED, Owners
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime,
     finally:
         _close_place(container)
         kernel.unmount(rootfs)
+        unmap(top.scratch)
         sweep(store)
 
 
@@ -446,6 +447,7 @@ def settle(store: Store, container: Container) -> None:
     if container.runtime and os.path.isdir(os.path.join(_state(store), container.id)):
         delete(find_runtime(container.runtime), _state(store), container.id)
     _close_place(container)
+    unmap(store.containers.path(container.id, "bundle"))
     if os.path.ismount(rootfs):
         kernel.unmount(rootfs)
         sweep(store)
@@ -469,6 +471,7 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
             yield inside
     finally:
         kernel.unmount(rootfs)
+        unmap(top.scratch)
         sweep(store)
 
 

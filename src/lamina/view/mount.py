@@ -13,7 +13,7 @@ import re
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from lamina.store.layers import StoredLayer
 from lamina.store.lock import locked
 from lamina.store.roots import is_dead, is_mount
 from lamina.view import fuse, kernel
-from lamina.view.lower import mount_image, sweep, unpack_tree, write_images
+from lamina.view.lower import MAPPED, mount_image, sweep, unmount_quietly, unpack_tree, write_images
 from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import parts_of, place_of
 
@@ -178,7 +178,9 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
     if view == "overlay":
         # root shows one tree with any owners; nobody else may
         owners = AS_STATED if top is None or rights.is_root() else top.owners
-        _overlay([empty, *(unpack_tree(store, stack, part, owners) for part in parts)], target, top)
+        lowers = [empty, *(unpack_tree(store, stack, part, owners) for part in parts)]
+        with locked(store.paths.lock):
+            _overlay(lowers, target, top)
         return
     write_images(store, stack, parts)
     with locked(store.paths.lock):
@@ -189,10 +191,13 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
 
 
 def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
-    """``lowers``: bottom first."""
+    """``lowers``: bottom first. Call it with the store's lock held: a sweep takes what no overlay is upon yet."""
     if top is not None and top.owners and rights.is_root():
-        with _mapped(lowers, top) as below:
-            _overlay(below, target, replace(top, owners=AS_STATED))
+        try:
+            _overlay(_mapped(lowers, top), target, replace(top, owners=AS_STATED))
+        except BaseException:
+            unmap(top.scratch)
+            raise
         return
     # a layer that comes again hides all that the first time added: the kernel refuses to be told twice
     options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in dict.fromkeys(reversed(lowers))]
@@ -214,25 +219,31 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     kernel.mount("overlay", options, target, attributes=attributes)
 
 
-@contextmanager
-def _mapped(lowers: list[str], top: Top) -> Iterator[list[str]]:
-    """The same directories with their owners mapped into a user namespace: an overlay's layers may be so, not the
-    overlay itself. They are needed until it is mounted, which keeps them."""
+def _mapped(lowers: list[str], top: Top) -> list[str]:
+    """The same directories with their owners mapped into a user namespace, mounted in ``top.scratch``: an overlay's
+    layers may be so, not the overlay itself. It would keep them by itself; but where they are mounted, others see
+    that the layers are in use, and share their memory."""
+    unmap(top.scratch)  # what a killed process left
     made: list[str] = []
     namespace = rights.nested(top.owners.users, top.owners.groups)
     try:
         for lower in lowers:
-            target = os.path.join(top.scratch, f"mapped-{len(made)}")
-            os.mkdir(target)
+            target = os.path.join(top.scratch, f"{MAPPED}{len(made)}")
+            with reported(target):
+                os.mkdir(target)
             made.append(target)
             kernel.bind(lower, target, namespace=namespace)
-        yield list(made)
     finally:
         os.close(namespace)
-        for target in made:
-            with suppress(SystemFailure):  # the last one may have failed
-                kernel.unmount(target)
-            os.rmdir(target)
+    return made
+
+
+def unmap(scratch: str) -> None:
+    """Take away what a mount with other owners has in ``scratch``. Raises SystemFailure."""
+    with reported(scratch):
+        for name in os.listdir(scratch) if os.path.isdir(scratch) else ():
+            if name.startswith(MAPPED):
+                unmount_quietly(os.path.join(scratch, name))
 
 
 def _as_below(lower: str, upper: str) -> None:

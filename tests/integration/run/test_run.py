@@ -421,6 +421,32 @@ def test_a_user_namespace_with_ids_of_its_own(root: Path, tmp_path: Path) -> Non
     assert not Path("/run/lamina-open").joinpath(identity).exists()
 
 
+def test_layers_with_other_owners_count_as_used(root: Path) -> None:
+    def seen(word: str) -> list[str]:
+        return [line.split()[2] for line in mounts_of(root) if word in line.split()[4]]
+
+    words = ["--network", "none", "--userns", "auto", "app", "sh", "-c", "echo up; exec sleep 600"]
+    with running("run", "--rm", "--name", "a", *words, root=root) as process:
+        wait_for(process, b"up\n")
+        parts = seen("/unions/")
+        assert out(root, "app", "true") == ""  # at its end it takes away what nobody uses
+        assert seen("/unions/") == parts
+        if parts:
+            assert set(seen("/bundle/")) == set(parts)  # the same devices: their pages are in memory once
+        assert lamina("stop", "-t", "0", "a", root=root).returncode == 0
+        assert process.wait(30) == 137
+    assert mounts_of(root) == []
+    with running("run", "--name", "b", *words, root=root) as process:
+        wait_for(process, b"up\n")
+        assert len(seen("/bundle/")) >= len(parts)
+        process.kill()
+        process.wait(30)
+    assert out(root, "app", "true") == ""
+    assert seen("/bundle/") == seen("/unions/") == []
+    assert lamina("rm", "--force", "b", root=root).returncode == 0
+    assert mounts_of(root) == []
+
+
 def test_nobody_else_reaches_the_root_of_a_user_namespace(root: Path) -> None:
     words = ["run", "--rm", "--network", "none", "--userns", "auto", "app", "sh", "-c", "echo up; exec sleep 600"]
     with running(*words, root=root) as process:
