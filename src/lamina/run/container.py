@@ -27,6 +27,7 @@ from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
+from lamina.store.lock import acquire
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.lower import sweep
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 Me = tuple[int, int] | None
 """The uid and gid that the caller has inside, where that was asked for."""
+_POLL, _AGAIN = 0.02, 0.2  # seconds
 _LINUX_INITS = ("tini", "catatonit", "dumb-init")
 
 
@@ -117,13 +119,14 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
             container = replace(container, runtime=found.program, view=view)
             ended = _run(store, stack, container, found, wanted, me)
     finally:
-        container = store.containers.get(container.id)
-        if wanted.remove:
-            remove(store, container)
-        else:
-            store.containers.write(
-                replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
-            )
+        with suppress(NotFound):  # somebody has removed it
+            container = store.containers.get(container.id)
+            if wanted.remove:
+                remove(store, container)
+            else:
+                store.containers.write(
+                    replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
+                )
     return ended
 
 
@@ -395,16 +398,19 @@ def _state(store: Store) -> str:
 
 
 def remove(store: Store, container: Container, *, force: bool = False) -> None:
-    """Remove the container with all that it wrote. Raises Conflict where it runs and ``force`` is not given."""
+    """Remove the container with all that it wrote; nothing where somebody else has done so meanwhile, as `run --rm`
+    does when its program is killed. Raises Conflict where it runs and ``force`` is not given."""
     if container.is_running and container.pid != os.getpid():
         if not force:
             raise Conflict(
                 f"the container {container.name} runs", hint=f"stop it, or `lamina rm --force {container.name}`"
             )
-        stop(store, container, "KILL")
-    settle(store, container)
+        stop(store, container, "KILL", seconds=60)
     directory = store.containers.path(container.id)
-    with reported(directory):
+    with reported(directory), _alone(directory) as there:
+        if not there:
+            return
+        settle(store, container)
         record = os.path.join(directory, "container.json")
         # what people wrote goes first; the record stays until all is gone
         for name in sorted(os.listdir(directory), reverse=True):
@@ -413,6 +419,21 @@ def remove(store: Store, container: Container, *, force: bool = False) -> None:
                 remove_tree(path)
         os.unlink(record)
         os.rmdir(directory)
+
+
+@contextmanager
+def _alone(directory: str) -> Iterator[bool]:
+    """One at a time removes a container; whether it is there still when it is our turn."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        acquire(descriptor, directory)
+        yield os.path.exists(os.path.join(directory, "container.json"))
+    finally:
+        os.close(descriptor)
 
 
 def _kill(store: Store, container: Container, signal: str) -> None:
@@ -425,17 +446,29 @@ def _kill(store: Store, container: Container, signal: str) -> None:
 
 
 def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
-    """Send a signal and wait until nobody looks after the container. Raises SystemFailure."""
+    """Send a signal and wait until nobody looks after the container. It is sent again where the runtime has no such
+    container: it is about to start, or about to end. Raises SystemFailure."""
+    end = time.monotonic() + seconds
+    refused = _refused(store, container, signal)
+    tried = time.monotonic()
+    while container.is_running:
+        if time.monotonic() > end:
+            raise refused or SystemFailure(f"{container.name} still runs", hint="`lamina kill` it")
+        time.sleep(_POLL)
+        if refused is not None and time.monotonic() - tried > _AGAIN:
+            refused = _refused(store, container, signal)
+            tried = time.monotonic()
+
+
+def _refused(store: Store, container: Container, signal: str) -> SystemFailure | None:
     try:
         _kill(store, container, signal)
+    except SystemFailure as error:
+        return error
     except LaminaError:
         if container.is_running:
             raise
-    end = time.monotonic() + seconds
-    while container.is_running:
-        if time.monotonic() > end:
-            raise SystemFailure(f"{container.name} still runs", hint="`lamina kill` it")
-        time.sleep(0.02)
+    return None
 
 
 def settle(store: Store, container: Container) -> None:
