@@ -45,6 +45,10 @@ class StoredLayer:
         """The content digests of the regular files, made on first need. Raises as ``index``."""
         return self._layers.digests(lambda: self.descriptor, self.diff_id, self.index())
 
+    def kept_digests(self) -> LayerDigests | None:
+        """As ``digests``, but none are made. Raises as ``index``."""
+        return self._layers.kept_digests(self.diff_id, self.index())
+
 
 class Layers:
     def __init__(self, paths: Paths, max_layer: int) -> None:
@@ -88,12 +92,10 @@ class Layers:
         ``descriptor`` is asked for only then. Raises as ``index``."""
         from lamina.layer.digests import LayerDigests
 
+        kept = self.kept_digests(diff_id, index)
+        if kept is not None:
+            return kept
         path = self._paths.digests(diff_id)
-        try:
-            with open(path, "rb") as file:
-                return LayerDigests(index, file.read(), path)
-        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
-            pass
         made = LayerDigests.make(index, partial(self.open_tar, descriptor(), diff_id))
         try:
             with reported(path):
@@ -103,6 +105,19 @@ class Layers:
 
             logging.getLogger("lamina.store").debug("%s", error)
         return made
+
+    def kept_digests(self, diff_id: Digest, index: LayerIndex) -> LayerDigests | None:
+        """The content digests where they are there and whole; nothing is made. Raises SystemFailure."""
+        from lamina.layer.digests import LayerDigests
+
+        path = self._paths.digests(diff_id)
+        try:
+            with open(path, "rb") as file:
+                return LayerDigests(index, file.read(), path)
+        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+            return None
+        except OSError as error:
+            raise failure(error, path) from error
 
     def make(self, descriptor: Descriptor, diff_id: Digest) -> None:
         """Derive tar and index from the blob, verified. Raises as ``index``."""
