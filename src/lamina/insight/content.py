@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
+from lamina.files import Extent, reported
 from lamina.insight.side import SMALL, Side
+from lamina.layer.index import FLAG_SPARSE
 from lamina.spec.digest import new_hasher
 
 CHUNK = 1 << 20
-_WORTH = 4  # a layer's digests are asked for where a quarter of its content would have to be read
+_PIECE = 1 << 17  # two of them fit in a core's cache: they are compared where they were copied to
+_WORTH = 4  # a layer's digests are looked at where a quarter of its content would have to be read
 
 
 class Digests(Protocol):
@@ -22,9 +27,11 @@ class Digests(Protocol):
 
 @runtime_checkable
 class Digested(Protocol):
-    """A layer that keeps content digests, and makes them on first need in one pass over it."""
+    """A layer that may have its content digests beside it."""
 
-    def digests(self) -> Digests: ...
+    def kept_digests(self) -> Digests | None:
+        """None where they were not made yet."""
+        ...
 
 
 class SideContents:
@@ -33,9 +40,23 @@ class SideContents:
     def __init__(self, before: Side, after: Side) -> None:
         self._sides = (before, after)
         self._known: dict[tuple[object, int], bytes] = {}
+        self._same: dict[tuple[int, int], bool] = {}
 
     def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Fetch the digests of layers of which much would have to be read. Raises InvalidContent, SystemFailure."""
+        """Compare what can be at once. Raises InvalidContent, SystemFailure.
+
+        Digests that are kept spare the reading; none are made, for to hash both sides takes five times as long as to
+        compare them.
+        """
+        self._recall(pairs)
+        by_layers: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        before, after = (side.tree for side in self._sides)
+        for one, other in pairs:
+            by_layers.setdefault((before.content(one)[0], after.content(other)[0]), []).append((one, other))
+        for (layer, other_layer), some in by_layers.items():
+            self._compare(layer, other_layer, some)
+
+    def _recall(self, pairs: Sequence[tuple[int, int]]) -> None:
         for number, side in enumerate(self._sides):
             sizes: dict[int, int] = {}
             for pair in pairs:
@@ -44,12 +65,43 @@ class SideContents:
             for layer, size in sizes.items():
                 handle = side.layers[layer]
                 if size * _WORTH >= handle.index().content_size and isinstance(handle, Digested):
-                    for row, digest in handle.digests().every():
+                    kept = handle.kept_digests()
+                    for row, digest in () if kept is None else kept.every():
                         if digest is not None:
                             self._known[handle.diff_id, row] = bytes.fromhex(digest)
 
+    def _compare(self, layer: int, other_layer: int, pairs: list[tuple[int, int]]) -> None:
+        """Pairs of files of two layers of the store whose tars are files here; others are left to ``same``."""
+        one, other = self._sides[0].layers[layer], self._sides[1].layers[other_layer]
+        if not (isinstance(one, Digested) and isinstance(other, Digested) and hasattr(os, "pread")):
+            return
+        ours, theirs = one.index(), other.index()
+        before, after = (side.tree for side in self._sides)
+        ranges, asked = [], []
+        for pair in pairs:
+            row, other_row = before.content(pair[0])[1], after.content(pair[1])[1]
+            if (one.diff_id, row) in self._known and (other.diff_id, other_row) in self._known:
+                continue
+            if not (ours.flags[row] | theirs.flags[other_row]) & FLAG_SPARSE:
+                ranges.append((ours.offset[row], theirs.offset[other_row], ours.size[row]))
+                asked.append(pair)
+        if len(ranges) < 2:
+            return
+        with ExitStack() as opened:
+            streams = opened.enter_context(one.open()), opened.enter_context(other.open())
+            if isinstance(streams[0], Extent) and isinstance(streams[1], Extent):
+                (file, start, _), (other_file, other_start, _) = streams[0].extent(), streams[1].extent()
+                places = [(start + at, other_start + other_at, size) for at, other_at, size in ranges]
+                with reported():
+                    for pair, same in zip(asked, _compared(file, other_file, places), strict=True):
+                        if same is not None:
+                            self._same[pair] = same
+
     def same(self, before: int, after: int) -> bool:
         """Read side by side, large ones up to the first difference. Raises InvalidContent, SystemFailure."""
+        told = self._same.get((before, after))
+        if told is not None:
+            return told
         known = self._known_digest(before, after=False), self._known_digest(after, after=True)
         if None not in known:
             return known[0] == known[1]
@@ -76,6 +128,24 @@ class SideContents:
         side = self._sides[after]
         layer, row = side.tree.content(node)
         return self._known.get((side.layers[layer].diff_id, row))
+
+
+def _compared(one: int, other: int, ranges: Iterable[tuple[int, int, int]]) -> Iterator[bool | None]:
+    """For each (offset, other offset, size) whether two open files have the same bytes; None where one ends."""
+    read = os.pread
+    for at, other_at, size in ranges:
+        same: bool | None = True
+        while size > 0:
+            length = min(size, _PIECE)
+            piece, other_piece = read(one, length, at), read(other, length, other_at)
+            if len(piece) < length or len(other_piece) < length:
+                same = None
+                break
+            if piece != other_piece:
+                same = False
+                break
+            at, other_at, size = at + length, other_at + length, size - length
+        yield same
 
 
 def digest_of(side: Side, node: int) -> bytes:

@@ -6,7 +6,7 @@ of equal size are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -97,6 +97,10 @@ def diff_trees(
     return found
 
 
+_Pair = tuple[bytes, int | None, int | None]
+"""A path with its node before and after."""
+
+
 class _Comparison:
     def __init__(
         self,
@@ -114,13 +118,16 @@ class _Comparison:
         self.after_ids = [numbers.setdefault(layer, len(numbers)) for layer in layers[1]] or [
             len(numbers) + number for number in range(len(after.layers))
         ]
+        self.our_links = before.hardlinks.keys() | before.hardlinks.values()
+        """Nodes that are one file with others."""
+        self.their_links = after.hardlinks.keys() | after.hardlinks.values()
 
     def run(self, path: bytes) -> list[Change]:
         one, other = _start(self.before, path), _start(self.after, path)
         if one is None and other is None:
             text = path.decode("utf-8", "backslashreplace")
             raise PathNotFound(f"neither side has /{text:.300}", hint="see `lamina ls`")
-        pairs = list(self._walk(path, one, other))
+        pairs = self._walk(path, one, other)
         unlinked = set() if "links" in self.ignore else self._links_that_differ(pairs)
         pairs = [
             (at, one, other)
@@ -142,24 +149,38 @@ class _Comparison:
                     found.append(Change(CHANGED, at, was, now, fields, one, other))
         return found
 
-    def _walk(
-        self, path: bytes, one: int | None, other: int | None
-    ) -> Iterator[tuple[bytes, int | None, int | None]]:
-        """Paths of both sides together: parents first, names in byte order."""
-        pending = [(path, one, other)]
-        before, after = self.before.kids, self.after.kids
+    def _walk(self, path: bytes, one: int | None, other: int | None) -> list[_Pair]:
+        """Paths of both sides together: parents first, names in byte order. Those that are the very same entry of one
+        layer are left out, unless they are directories or have other names."""
+        found: list[_Pair] = []
+        pending: list[_Pair] = [(path, one, other)]
+        before, after = self.before, self.after
+        kids, other_kids, links, other_links = before.kids, after.kids, self.our_links, self.their_links
+        rows, other_rows, layers, other_layers = before.rows, after.rows, before.origin_layers, after.origin_layers
+        ids, other_ids = self.before_ids, self.after_ids
         while pending:
-            path, one, other = pending.pop()
-            yield path, one, other
-            ours = before[one] if one is not None else None
-            theirs = after[other] if other is not None else None
-            if ours or theirs:
-                ours, theirs = ours or {}, theirs or {}
-                inside = path + b"/" if path else b""
-                pending += [
-                    (inside + name, ours.get(name), theirs.get(name))
-                    for name in sorted(ours.keys() | theirs.keys(), reverse=True)
-                ]
+            pair = path, one, other = pending.pop()
+            found.append(pair)
+            ours = kids[one] if one is not None else None
+            theirs = other_kids[other] if other is not None else None
+            if not ours and not theirs:
+                continue
+            ours, theirs = ours or {}, theirs or {}
+            inside = path + b"/" if path else b""
+            for name in sorted(ours.keys() | theirs.keys(), reverse=True):
+                one, other = ours.get(name), theirs.get(name)
+                if (
+                    one is None
+                    or other is None
+                    or rows[one] != other_rows[other]
+                    or ids[layers[one]] != other_ids[other_layers[other]]
+                    or kids[one] is not None
+                    or other_kids[other] is not None
+                    or one in links
+                    or other in other_links
+                ):
+                    pending.append((inside + name, one, other))
+        return found
 
     def _is_same_entry(self, one: int, other: int) -> bool:
         layer, row = self.before.content(one)
@@ -184,7 +205,7 @@ class _Comparison:
             and not theirs.xattr_at[other_row]
         )
 
-    def _contents_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
+    def _contents_that_differ(self, pairs: list[_Pair]) -> set[int]:
         """Nodes (of before) of files with other bytes; what has to be read is read in the order of the archives."""
         if "content" in self.ignore:
             return set()
@@ -209,17 +230,15 @@ class _Comparison:
                 unlike.add(one)
         return unlike
 
-    def _links_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
+    def _links_that_differ(self, pairs: list[_Pair]) -> set[int]:
         """Nodes (of before) that are one file with other paths than after, among paths of one kind on both sides."""
         if not self.before.hardlinks and not self.after.hardlinks:
             return set()
         ours: dict[int, set[int]] = {}
         theirs: dict[int, set[int]] = {}
         both = []
-        our_groups = self.before.hardlinks.keys() | self.before.hardlinks.values()
-        their_groups = self.after.hardlinks.keys() | self.after.hardlinks.values()
         for _, one, other in pairs:
-            if one not in our_groups and other not in their_groups:
+            if one not in self.our_links and other not in self.their_links:
                 continue
             if one is None or other is None or self.before.is_directory(one) or self.after.is_directory(other):
                 continue

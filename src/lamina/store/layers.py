@@ -59,6 +59,10 @@ class StoredLayer:
         """The content digests of the regular files, made on first need. Raises as ``index``."""
         return self._layers.digests(lambda: self.descriptor, self.diff_id, self.index())
 
+    def kept_digests(self) -> LayerDigests | None:
+        """As ``digests``, but none are made. Raises as ``index``."""
+        return self._layers.kept_digests(self.diff_id, self.index())
+
 
 class Layers:
     def __init__(self, paths: Paths, max_layer: int, keep: str = KEEP) -> None:
@@ -139,12 +143,10 @@ class Layers:
         ``descriptor`` is asked for only then. Raises as ``index``."""
         from lamina.layer.digests import LayerDigests
 
+        kept = self.kept_digests(diff_id, index)
+        if kept is not None:
+            return kept
         path = self._paths.digests(diff_id)
-        try:
-            with open(path, "rb") as file:
-                return LayerDigests(index, file.read(), path)
-        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
-            pass
         made = LayerDigests.make(index, self.get(descriptor(), diff_id).open)
         try:
             with reported(path):
@@ -154,6 +156,19 @@ class Layers:
 
             logging.getLogger("lamina.store").debug("%s", error)
         return made
+
+    def kept_digests(self, diff_id: Digest, index: LayerIndex) -> LayerDigests | None:
+        """The content digests where they are there and whole; nothing is made. Raises SystemFailure."""
+        from lamina.layer.digests import LayerDigests
+
+        path = self._paths.digests(diff_id)
+        try:
+            with open(path, "rb") as file:
+                return LayerDigests(index, file.read(), path)
+        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+            return None
+        except OSError as error:
+            raise failure(error, path) from error
 
     def make_again(self, descriptor: Descriptor, diff_id: Digest) -> None:
         """What belongs to the layer as it is kept, verified. Raises as ``index``."""
