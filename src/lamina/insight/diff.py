@@ -174,8 +174,8 @@ class _Comparison:
         return found
 
     def _plain(self, pairs: list[_Pair], unlinked: set[int]) -> tuple[list[_Pair], set[int]]:
-        """Without pairs that are plainly alike; and of the others the nodes (of before) of which only the contents may
-        differ."""
+        """Without pairs that are plainly alike; and of those left the nodes (of before) of which only the contents
+        may differ."""
         left: list[_Pair] = []
         plain: set[int] = set()
         before, after = self.before, self.after
