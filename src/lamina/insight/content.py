@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
@@ -13,8 +13,11 @@ from lamina.layer.index import FLAG_SPARSE
 from lamina.spec.digest import new_hasher
 
 CHUNK = 1 << 20
-_PIECE = 1 << 17  # two of them fit in a core's cache: they are compared where they were copied to
+_PIECE = 1 << 16  # compared within a core's cache, and small enough that malloc keeps the memory
 _WORTH = 4  # a layer's digests are looked at where a quarter of its content would have to be read
+
+_Asked = tuple[int, int, int, int]
+"""A pair of nodes, and the rows that hold their contents."""
 
 
 class Digests(Protocol):
@@ -48,20 +51,23 @@ class SideContents:
         Digests that are kept spare the reading; none are made, for to hash both sides takes five times as long as to
         compare them.
         """
-        self._recall(pairs)
-        by_layers: dict[tuple[int, int], list[tuple[int, int]]] = {}
         before, after = (side.tree for side in self._sides)
+        by_layers: dict[tuple[int, int], list[_Asked]] = {}
         for one, other in pairs:
-            by_layers.setdefault((before.content(one)[0], after.content(other)[0]), []).append((one, other))
-        for (layer, other_layer), some in by_layers.items():
-            self._compare(layer, other_layer, some)
+            (layer, row), (other_layer, other_row) = before.content(one), after.content(other)
+            by_layers.setdefault((layer, other_layer), []).append((one, other, row, other_row))
+        self._recall(by_layers)
+        for (layer, other_layer), asked in by_layers.items():
+            self._compare(layer, other_layer, asked)
 
-    def _recall(self, pairs: Sequence[tuple[int, int]]) -> None:
+    def _recall(self, by_layers: dict[tuple[int, int], list[_Asked]]) -> None:
+        """Look up the kept digests of layers of which much would have to be read."""
         for number, side in enumerate(self._sides):
             sizes: dict[int, int] = {}
-            for pair in pairs:
-                layer = side.tree.content(pair[number])[0]
-                sizes[layer] = sizes.get(layer, 0) + side.size(pair[number])
+            for layers, asked in by_layers.items():
+                column = side.tree.layers[layers[number]].size
+                size = sum(column[one[2 + number]] for one in asked)
+                sizes[layers[number]] = sizes.get(layers[number], 0) + size
             for layer, size in sizes.items():
                 handle = side.layers[layer]
                 if size * _WORTH >= handle.index().content_size and isinstance(handle, Digested):
@@ -70,30 +76,28 @@ class SideContents:
                         if digest is not None:
                             self._known[handle.diff_id, row] = bytes.fromhex(digest)
 
-    def _compare(self, layer: int, other_layer: int, pairs: list[tuple[int, int]]) -> None:
+    def _compare(self, layer: int, other_layer: int, asked: list[_Asked]) -> None:
         """Pairs of files of two layers of the store whose tars are files here; others are left to ``same``."""
         one, other = self._sides[0].layers[layer], self._sides[1].layers[other_layer]
         if not (isinstance(one, Digested) and isinstance(other, Digested) and hasattr(os, "pread")):
             return
-        ours, theirs = one.index(), other.index()
-        before, after = (side.tree for side in self._sides)
-        ranges, asked = [], []
-        for pair in pairs:
-            row, other_row = before.content(pair[0])[1], after.content(pair[1])[1]
-            if (one.diff_id, row) in self._known and (other.diff_id, other_row) in self._known:
+        ours, theirs, known = one.index(), other.index(), self._known
+        ranges, pairs = [], []
+        for before, after, row, other_row in asked:
+            if known and (one.diff_id, row) in known and (other.diff_id, other_row) in known:
                 continue
             if not (ours.flags[row] | theirs.flags[other_row]) & FLAG_SPARSE:
                 ranges.append((ours.offset[row], theirs.offset[other_row], ours.size[row]))
-                asked.append(pair)
+                pairs.append((before, after))
         if len(ranges) < 2:
             return
         with ExitStack() as opened:
             streams = opened.enter_context(one.open()), opened.enter_context(other.open())
             if isinstance(streams[0], Extent) and isinstance(streams[1], Extent):
                 (file, start, _), (other_file, other_start, _) = streams[0].extent(), streams[1].extent()
-                places = [(start + at, other_start + other_at, size) for at, other_at, size in ranges]
                 with reported():
-                    for pair, same in zip(asked, _compared(file, other_file, places), strict=True):
+                    for pair, (at, other_at, size) in zip(pairs, ranges, strict=True):
+                        same = _alike(file, other_file, start + at, other_start + other_at, size)
                         if same is not None:
                             self._same[pair] = same
 
@@ -130,22 +134,17 @@ class SideContents:
         return self._known.get((side.layers[layer].diff_id, row))
 
 
-def _compared(one: int, other: int, ranges: Iterable[tuple[int, int, int]]) -> Iterator[bool | None]:
-    """For each (offset, other offset, size) whether two open files have the same bytes; None where one ends."""
-    read = os.pread
-    for at, other_at, size in ranges:
-        same: bool | None = True
-        while size > 0:
-            length = min(size, _PIECE)
-            piece, other_piece = read(one, length, at), read(other, length, other_at)
-            if len(piece) < length or len(other_piece) < length:
-                same = None
-                break
-            if piece != other_piece:
-                same = False
-                break
-            at, other_at, size = at + length, other_at + length, size - length
-        yield same
+def _alike(one: int, other: int, at: int, other_at: int, size: int) -> bool | None:
+    """Whether two open files have the same ``size`` bytes from there on; None where one ends."""
+    while size > 0:
+        length = min(size, _PIECE)
+        piece, other_piece = os.pread(one, length, at), os.pread(other, length, other_at)
+        if len(piece) < length or len(other_piece) < length:
+            return None
+        if piece != other_piece:
+            return False
+        at, other_at, size = at + length, other_at + length, size - length
+    return True
 
 
 def digest_of(side: Side, node: int) -> bytes:

@@ -17,6 +17,7 @@ from lamina.union.tree import UNSTATED, Tree
 ADDED, REMOVED, CHANGED, RENAMED = "added", "removed", "changed", "renamed"
 FIELDS = ("kind", "content", "target", "device", "mode", "owner", "time", "xattrs", "links")
 """What a change can be of. ``target``: a symlink's; ``links``: which other paths are the same file."""
+_FILE, _DIRECTORY = int(Kind.FILE), int(Kind.DIRECTORY)
 _ALSO = {"mtime": "time", "xattr": "xattrs", "link": "target", "hardlinks": "links", "hardlink": "links"}
 
 
@@ -129,11 +130,7 @@ class _Comparison:
             raise PathNotFound(f"neither side has /{text:.300}", hint="see `lamina ls`")
         pairs = self._walk(path, one, other)
         unlinked = set() if "links" in self.ignore else self._links_that_differ(pairs)
-        pairs = [
-            (at, one, other)
-            for at, one, other in pairs
-            if one is None or other is None or one in unlinked or not self._is_same_entry(one, other)
-        ]
+        pairs, plain = self._plain(pairs, unlinked)
         unlike = self._contents_that_differ(pairs)
         found = []
         for at, one, other in pairs:
@@ -142,7 +139,7 @@ class _Comparison:
                 found.append(Change(REMOVED, at, self._entry(self.before, one, at), None, (), one, -1))
             elif one is None:
                 found.append(Change(ADDED, at, None, self._entry(self.after, other, at), (), -1, other))
-            else:
+            elif one not in plain or one in unlike:
                 fields = self._fields(at, one, other, one in unlike, one in unlinked)
                 if fields:
                     was, now = self._entry(self.before, one, at), self._entry(self.after, other, at)
@@ -182,28 +179,45 @@ class _Comparison:
                     pending.append((inside + name, one, other))
         return found
 
+    def _plain(self, pairs: list[_Pair], unlinked: set[int]) -> tuple[list[_Pair], set[int]]:
+        """Without pairs that are plainly alike; and of those left the nodes (of before) of which only the contents
+        may differ."""
+        left: list[_Pair] = []
+        plain: set[int] = set()
+        before, after = self.before, self.after
+        for pair in pairs:
+            _, one, other = pair
+            if one is None or other is None or one in unlinked:
+                left.append(pair)
+                continue
+            (layer, row), (other_layer, other_row) = before.content(one), after.content(other)
+            if UNSTATED in (row, other_row):
+                left.append(pair)
+                continue
+            if row == other_row and self.before_ids[layer] == self.after_ids[other_layer]:
+                continue
+            ours, theirs = before.layers[layer], after.layers[other_layer]
+            kind = ours.kind[row]
+            if not (
+                kind == theirs.kind[other_row] <= _DIRECTORY
+                and ours.mode[row] == theirs.mode[other_row]
+                and ours.mtime[row] == theirs.mtime[other_row]
+                and ours.nsec[row] == theirs.nsec[other_row]
+                and ours.uid[row] == theirs.uid[other_row]
+                and ours.gid[row] == theirs.gid[other_row]
+                and not ours.xattr_at[row]
+                and not theirs.xattr_at[other_row]
+            ):
+                left.append(pair)
+            elif kind != _DIRECTORY:
+                left.append(pair)
+                plain.add(one)
+        return left, plain
+
     def _is_same_entry(self, one: int, other: int) -> bool:
         layer, row = self.before.content(one)
         other_layer, other_row = self.after.content(other)
         return row == other_row != UNSTATED and self.before_ids[layer] == self.after_ids[other_layer]
-
-    def _states_the_same(self, one: int, other: int) -> bool:
-        """Whether two files or directories plainly have the same attributes; False where that takes a closer look."""
-        layer, row = self.before.content(one)
-        other_layer, other_row = self.after.content(other)
-        if UNSTATED in (row, other_row):
-            return False
-        ours, theirs = self.before.layers[layer], self.after.layers[other_layer]
-        return (
-            ours.kind[row] == theirs.kind[other_row] <= Kind.DIRECTORY
-            and ours.mode[row] == theirs.mode[other_row]
-            and ours.uid[row] == theirs.uid[other_row]
-            and ours.gid[row] == theirs.gid[other_row]
-            and ours.mtime[row] == theirs.mtime[other_row]
-            and ours.nsec[row] == theirs.nsec[other_row]
-            and not ours.xattr_at[row]
-            and not theirs.xattr_at[other_row]
-        )
 
     def _contents_that_differ(self, pairs: list[_Pair]) -> set[int]:
         """Nodes (of before) of files with other bytes; what has to be read is read in the order of the archives."""
@@ -216,11 +230,12 @@ class _Comparison:
                 continue
             layer, row = before.content(one)
             index, (other_layer, other_row) = before.layers[layer], after.content(other)
-            if index.kind[row] != Kind.FILE or after.layers[other_layer].kind[other_row] != Kind.FILE:
+            there = after.layers[other_layer]
+            if index.kind[row] != _FILE or there.kind[other_row] != _FILE:
                 continue
-            if self._is_same_entry(one, other):
+            if row == other_row and self.before_ids[layer] == self.after_ids[other_layer]:
                 continue
-            if index.size[row] != after.layers[other_layer].size[other_row]:
+            if index.size[row] != there.size[other_row]:
                 unlike.add(one)
             elif index.size[row]:
                 unsure.append((layer, index.offset[row], one, other))
@@ -256,8 +271,7 @@ class _Comparison:
             return ("links",) if unlinked else ()
         if not path and UNSTATED in (self.before.rows[one], self.after.rows[other]):
             return ()  # a root that no layer states is like any other
-        alike = self._states_the_same(one, other)
-        found = [] if alike else differences(self.before.entry(one), self.after.entry(other))
+        found = differences(self.before.entry(one), self.after.entry(other))
         if found == ["kind"]:
             return ("kind",)
         if unlike:
