@@ -153,6 +153,9 @@ class LaminaFileSystem(AbstractFileSystem):  # type: ignore[misc]
 class _File(AbstractBufferedFile):  # type: ignore[misc]
     """A file of the union, read through fsspec's own cache."""
 
+    DEFAULT_BLOCK_SIZE = 128 << 10
+    """Bytes that are read ahead: fsspec's own 5 MiB are for networks, and are more than a column of most tables."""
+
     def __init__(self, fs: LaminaFileSystem, path: str, node: int, size: int, **options: Any) -> None:
         self._stack = fs.stack
         self._node = node
