@@ -110,10 +110,12 @@ def _kept(store: Store, stack: Stack) -> Union | None:
     return kept(store, stack)
 
 
-def open_store(settings: Settings, *, create: bool = True) -> Store:
-    """The store of these settings."""
+def open_store(settings: Settings | None = None, *, create: bool = True) -> Store:
+    """The store of these settings, or of those that are set now. Raises NotFound (none there, without ``create``),
+    Unsupported (another format), StoreDamaged, SystemFailure."""
     from lamina.store.store import Store
 
+    settings = settings or load_settings()
     return Store.open(settings.root, create=create, max_layer=settings.max_layer, keep=settings.keep)
 
 
@@ -268,16 +270,51 @@ class Image:
 
     @contextmanager
     def mount(self, target: str | os.PathLike[str] = "") -> Iterator[str]:
-        """The union as a read-only directory while the block runs; its path. Linux; for plain users, and for an image
-        that is not in the store, with lamina[fuse]. Raises Conflict, SystemFailure, Unsupported."""
+        """The union as a read-only directory while the block runs; its path. Linux; for an image that is not in the
+        store, and where plain users get no user namespace, with lamina[fuse]. Raises Conflict, SystemFailure,
+        Unsupported."""
         from lamina.view.mount import mount, unmount
 
-        store = open_store(self._settings or load_settings(), create=False)
+        store = open_store(self._settings, create=False)
         mounted = mount(store, self.stack, os.fspath(target))
         try:
             yield mounted.target
         finally:
             unmount(store, mounted.target)
+
+    def append(
+        self,
+        files: Mapping[str, str | os.PathLike[str]] | None = None,
+        *,
+        remove: Sequence[str] = (),
+        keep_owner: bool = False,
+        step: str = "append",
+        name: str = "",
+        epoch: int | None = None,
+        **changes: Unpack[Changes],
+    ) -> Image:
+        """A new image of the store with one layer on top. ``files``: paths in the image, each with the file or
+        directory of this machine that shall be there (owned by 0:0, or with ``keep_owner`` as here); ``remove``:
+        paths to hide; ``changes`` of the config as ``with_config`` has them. Without ``files`` and ``remove`` there
+        is no new layer. Raises PathNotFound, NotFound, UsageError, BlobNotFound, SystemFailure."""
+        from lamina.edit.append import append, files_of
+
+        sources = [(os.fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
+        owner = None if keep_owner else (0, 0)
+        items = files_of(sources, map(to_bytes, remove), self.stack, owner=owner)
+        packing = self._packing(epoch)
+        made = append(
+            self.stack,
+            items,
+            self._store(),
+            name,
+            created_by=step,
+            epoch=epoch,
+            compression=packing.compression,
+            level=packing.level,
+            changes=changes,
+        )
+        return self._new(name, made)
 
     def with_config(self, *, name: str = "", epoch: int | None = None, **changes: Unpack[Changes]) -> Image:
         """A new image of the store with the same layers and these fields of its config (``Changes``; None removes
@@ -338,7 +375,7 @@ class Image:
         return self._new(name, rebase(plan, self._store(), name, force=force, packing=packing))
 
     def _store(self) -> Store:
-        return open_store(self._settings or load_settings())
+        return open_store(self._settings)
 
     def _packing(self, epoch: int | None) -> Packing:
         from lamina.edit.publish import Packing

@@ -149,3 +149,29 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     assert b"Traceback" not in errors
     assert errors.strip().endswith(b"lamina: interrupted")
     assert not (tmp_path / "s").exists()
+
+
+def test_append_is_a_new_image_and_the_same_one_again(image: lamina.Image, tmp_path: Path) -> None:
+    (tmp_path / "site/deep").mkdir(parents=True)
+    (tmp_path / "site/deep/page").write_text("p")
+    files = {"/srv/site": tmp_path / "site", "/etc/one": str(tmp_path / "site/deep/page")}
+    if not image.name.startswith("app"):
+        with pytest.raises(NotFound, match="not in the store"):
+            image.append(files)
+        return
+    made = image.append(files, remove=["/link"], step="the site", name="site", epoch=0, cmd=["serve"])
+    assert made.path("/srv/site/deep/page").read_text() == made.path("/etc/one").read_text() == "p"
+    assert not made.path("/link").exists()
+    assert image.path("/link").exists()
+    assert (made.config.cmd, len(made)) == (("serve",), 3)
+    assert made[:2] != image
+    assert made.layers[:2][1].digest == image.layers[1].digest
+    assert made.layers[2].step.created_by == "the site"
+    assert (made.stat("/srv/site").uid, made.stat("/srv").mode) == (0, 0o755)
+    assert image.append(files, remove=["/link"], step="the site", epoch=0, cmd=["serve"]).digest == made.digest
+    assert lamina.open("site", root=tmp_path / "s") == made
+    assert len(image.append(labels={"a": "b"})) == 2
+    with pytest.raises(NotFound, match="no file"):
+        image.append({"/x": tmp_path / "none"})
+    with pytest.raises(PathNotFound, match="nothing to remove"):
+        image.append(remove=["/none"])

@@ -200,23 +200,16 @@ def append(
 ) -> None:
     """Put one layer on top of an image: files and directories of this machine, and whiteouts. The image that it is
     put on stays as it was. A directory's content goes to TARGET, a file becomes TARGET."""
-    from lamina.edit.append import whiteout, with_parents
-    from lamina.scan.directory import scan, scan_file
+    from lamina.edit.append import files_of
 
     stack = base_stack(session, image)
-    owner = None if keep_owner else (0, 0)
-    items: list[Item] = []
-    for text in sources:
-        source, target = split_pair(text)
-        if os.path.isdir(source) and not os.path.islink(source):
-            items += scan(
-                source, to=target, owner=owner, on_warning=lambda text: click.echo(f"warning: {text}", err=True)
-            )
-        else:
-            items.append(scan_file(source, target, owner=owner))
-    items += [whiteout(to_bytes(path)) for path in removed]
-    if items:
-        items = with_parents(items, stack)
+    items = files_of(
+        map(split_pair, sources),
+        map(to_bytes, removed),
+        stack,
+        owner=None if keep_owner else (0, 0),
+        on_warning=lambda text: click.echo(f"warning: {clean(text)}", err=True),
+    )
     changes = config_changes(stack.config, env, cmd, entrypoint, workdir, user, label)
     if not items and not changes:
         raise click.UsageError("nothing to put on it: name files, --remove, or what to set")

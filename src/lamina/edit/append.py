@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 from lamina.edit.publish import Layer, Packing, made_layer, own_config, publish, require_bottom, timestamp
 from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.write import Item
+from lamina.scan.directory import OnWarning, scan, scan_file
 from lamina.source import Stack, Writer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import Changes, History, ImageConfig
@@ -53,6 +55,27 @@ def append(
             layers.append(made)
         merged: Changes = {**(changes or {}), "created": created}
         return publish(target, name, layers, config.with_(**merged), docker=docker, purpose="append")
+
+
+def files_of(
+    sources: Iterable[tuple[str | bytes, bytes]],
+    removed: Iterable[bytes],
+    base: Stack | None,
+    *,
+    owner: tuple[int, int] | None = (0, 0),
+    on_warning: OnWarning = lambda text: None,
+) -> list[Item]:
+    """What ``append`` puts on ``base``: files and directories of this machine as (path here, path in the image), a
+    directory's content in the place of its own; whiteouts of ``removed``; directories that are missing above them.
+    ``owner``: the ids that all get; None keeps this machine's. Raises NotFound, UsageError, SystemFailure."""
+    items: list[Item] = []
+    for source, target in sources:
+        if os.path.isdir(source) and not os.path.islink(source):
+            items += scan(source, to=target, owner=owner, on_warning=on_warning)
+        else:
+            items.append(scan_file(source, target, owner=owner))
+    items += [whiteout(path) for path in removed]
+    return with_parents(items, base) if items else []
 
 
 def whiteout(path: bytes) -> Item:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
 from lamina.insight.words import LETTERS, details
@@ -37,7 +37,7 @@ def stack_html(stack: Stack) -> str:
     size = sum(layer.descriptor.size for layer in stack.layers)
     rows = (
         [str(number), layer.descriptor.digest.short, human_size(layer.descriptor.size), _step(step)]
-        for number, (layer, step) in enumerate(zip(stack.layers, stack.steps, strict=True), stack.first)
+        for number, (layer, step) in enumerate(zip_longest(stack.layers, stack.steps), stack.first)
     )
     facts = [
         ("digest", str(stack.manifest.descriptor.digest)),

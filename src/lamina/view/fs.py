@@ -12,12 +12,13 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from lamina.errors import PathNotFound, UsageError
+from lamina.errors import PathNotFound, ReferenceNotFound, UsageError
 from lamina.layer.content import Content
 from lamina.layer.entry import Kind
 from lamina.source import Stack
 from lamina.union.tree import Tree
 
+_SCHEME = "lamina://"
 _TYPES = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "link"}
 
 
@@ -48,19 +49,21 @@ class LaminaFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """``lamina://IMAGE//etc/passwd`` or a plain path: always absolute, without a slash at the end."""
+        """``lamina://IMAGE//etc/passwd``, ``lamina:///etc/passwd`` or a plain path: always absolute, without a slash
+        at the end."""
         if isinstance(path, list):
             return [cls._strip_protocol(item) for item in path]
         text = os.fspath(path)
-        if text.startswith("lamina://"):
-            text = "/" + text.removeprefix("lamina://").partition("//")[2]
+        if text.startswith(_SCHEME):
+            text = _split(text)[1]
         return "/" + text.strip("/")
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
-        """``lamina://debian:12//etc/os-release``: the image ends at the first double slash."""
-        image = path.removeprefix("lamina://").partition("//")[0]
-        return {"image": image} if path.startswith("lamina://") and image else {}
+        """``lamina://debian:12//etc/os-release``: the image ends at the first double slash. None stands in
+        ``lamina:///etc/os-release``, a path of the image that the options name."""
+        image = _split(path)[0] if path.startswith(_SCHEME) else ""
+        return {"image": image} if image else {}
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """As fsspec has it, with mode, uid, gid, mtime, ino, nlink, islink, destination, layer. A symlink is told
@@ -150,6 +153,9 @@ class LaminaFileSystem(AbstractFileSystem):  # type: ignore[misc]
 class _File(AbstractBufferedFile):  # type: ignore[misc]
     """A file of the union, read through fsspec's own cache."""
 
+    DEFAULT_BLOCK_SIZE = 128 << 10
+    """Bytes that are read ahead: fsspec's own 5 MiB are for networks, and are more than a column of most tables."""
+
     def __init__(self, fs: LaminaFileSystem, path: str, node: int, size: int, **options: Any) -> None:
         self._stack = fs.stack
         self._node = node
@@ -176,6 +182,15 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
         super().close()
 
 
+def _split(url: str) -> tuple[str, str]:
+    """The image of a ``lamina://`` URL ("" for none), and the path in it."""
+    rest = url.removeprefix(_SCHEME)
+    if rest.startswith("/"):
+        return "", rest
+    image, _, path = rest.partition("//")
+    return image, path
+
+
 def _from_store(image: str, root: str | None, platform: str | None) -> Stack:
     from lamina.config import Settings
     from lamina.spec.name import parse_name
@@ -187,4 +202,11 @@ def _from_store(image: str, root: str | None, platform: str | None) -> Stack:
     if name.transport:
         raise UsageError(f"{image!r:.200} is not in the store", hint="use lamina.open(...).fs for archives")
     store = Store.open(settings.root, create=False, max_layer=settings.max_layer, keep=settings.keep)
-    return store.stack(name.name, settings.wanted_platform()).slice(name.low, name.high)
+    try:
+        stack = store.stack(name.name, settings.wanted_platform())
+    except ReferenceNotFound as error:
+        if "/" not in image:
+            raise
+        hint = "in a URL two slashes end the image: lamina://IMAGE//PATH"
+        raise ReferenceNotFound(error.message, hint=hint) from None
+    return stack.slice(name.low, name.high)
