@@ -11,7 +11,7 @@ help:
 	@echo "make demo   images made of this machine's programs, layer by layer (under a minute, no root, no network but pip's)"
 	@echo "make demo-big  real images of Debian packages, made, pulled and run (root, network; CACHE=DIR keeps the trees, KEEP=1 all)"
 	@echo "make test   lint, types, import rules and all tests"
-	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR of pull and push beside peers"
+	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR of all else beside peers, into bench/RESULTS.md"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
 
 $(STAMP): pyproject.toml
@@ -36,10 +36,14 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n auto
 
+# as root, on journaled file systems that it makes itself; writes bench/RESULTS.md
 bench: $(STAMP)
 	$(BIN)/python bench/layer_index.py
-	@if [ -n "$(LAYOUT)" ]; then LAMINA_PEERS=$(PEERS) $(BIN)/python bench/wire.py $(LAYOUT); \
-	else echo "make bench LAYOUT=DIR measures the wire too, with the images of an OCI layout (see bench/wire.py)"; fi
+	@if [ -z "$(LAYOUT)" ]; then echo "make bench LAYOUT=DIR [USER_NAME=NAME] measures with the images of an OCI layout, beside peers (see bench/mounted.py)"; exit 0; fi; \
+	set -e; export LAMINA_PEERS=$(PEERS); \
+	$(BIN)/python bench/mounted.py $(LAYOUT) $(if $(USER_NAME),--user $(USER_NAME)); \
+	for one in wire keep insight; do $(BIN)/python bench/$$one.py $(LAYOUT); done; \
+	$(BIN)/python bench/find.py
 
 # the OCI program against `lamina serve --writable`; built once, outside the tree
 conformance: $(STAMP)

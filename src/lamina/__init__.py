@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from lamina.version import __version__
-
 TYPE_CHECKING = False  # typing itself takes longer to load than the short way to answer (quick.py)
 
 if TYPE_CHECKING:
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from lamina.image import Image, Layer, open, open_store
     from lamina.insight.compare import Diff
     from lamina.registry import Registry, pull, push
+    from lamina.version import __version__
     from lamina.view.path import ImagePath
 
 __all__ = [
@@ -41,6 +40,7 @@ _HOMES = {
     "Diff": "lamina.insight.compare",
     "ImagePath": "lamina.view.path",
     "LaminaError": "lamina.errors",
+    "__version__": "lamina.version",
     "Registry": "lamina.registry",
     "pull": "lamina.registry",
     "push": "lamina.registry",

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 SYSTEM_FILE = "/etc/lamina/config.toml"
 MAX_LAYER = 64 << 30
 """The most bytes of tar that a layer may unpack to, unless told otherwise."""
+KEEPS = ("blob+tar", "blob", "tar")
+"""What may stay of a layer: the blob as it came and the tar in it; the blob, read through checkpoints; the tar, where
+a registry is known that has the blob."""
+KEEP = KEEPS[0]
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _COMPRESSIONS = ("gzip", "zstd", "none")
 
@@ -38,6 +42,7 @@ _VARIABLES = {
     "authfile": ("REGISTRY_AUTH_FILE",),
     "cert_dir": ("LAMINA_CERT_DIR",),
     "compression_level": ("LAMINA_COMPRESSION_LEVEL",),
+    "keep": ("LAMINA_KEEP",),
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MEANING = {
@@ -48,6 +53,7 @@ _MEANING = {
     "tls_verify": "false: certificates of registries go unchecked, and plain http will do; empty: http on loopback",
     "authfile": "where credentials of registries are; empty: where podman and docker have them",
     "cert_dir": "own CAs (*.crt), client certificates (*.cert, *.key); empty: certs.d as docker and podman have it",
+    "keep": "what stays of a layer that comes in: blob+tar, blob or tar",
     "compression_level": "of new layers; empty for the compression's own default",
 }
 
@@ -85,6 +91,10 @@ class Settings:
     def compression_level(self) -> int | None:
         level: int | None = self.values["compression_level"].value
         return level
+
+    @property
+    def keep(self) -> str:
+        return str(self.values["keep"].value)
 
     @property
     def tls_verify(self) -> bool | None:
@@ -155,6 +165,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "tls_verify": None,
         "authfile": "",
         "cert_dir": "",
+        "keep": KEEP,
     }
 
 
@@ -217,6 +228,8 @@ def _value(name: str, raw: object) -> Any:
     text = _text(raw)
     if name == "compression" and text not in _COMPRESSIONS:
         raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(_COMPRESSIONS))
+    if name == "keep" and text not in KEEPS:
+        raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(KEEPS))
     if name == "platform" and text:
         from lamina.spec.platform import Platform
 

@@ -64,6 +64,7 @@ class FileRange:
 
     def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
         """Raises OSError where it can't be opened."""
+        self._descriptor = -1
         self._descriptor = os.open(path, READ_FLAGS)
         self._at = start
         self._end = os.fstat(self._descriptor).st_size if end is None else end

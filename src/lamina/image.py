@@ -116,7 +116,7 @@ def open_store(settings: Settings | None = None, *, create: bool = True) -> Stor
     from lamina.store.store import Store
 
     settings = settings or load_settings()
-    return Store.open(settings.root, create=create, max_layer=settings.max_layer)
+    return Store.open(settings.root, create=create, max_layer=settings.max_layer, keep=settings.keep)
 
 
 def reader_for(name: ImageName, network: Network) -> Reader:
@@ -199,13 +199,12 @@ class Image:
 
     def stat(self, path: str, *, follow: bool = False) -> Entry:
         """What the union has at ``path``. Raises PathNotFound."""
-        tree = self.union
-        return tree.entry(tree.lookup(to_bytes(path), follow=follow))
+        tree, node = self.stack.lookup(to_bytes(path), follow=follow)
+        return tree.entry(node)
 
     def listdir(self, path: str = "/") -> list[str]:
         """The names in a directory, in byte order. Raises PathNotFound, UsageError where it is no directory."""
-        tree = self.union
-        node = tree.lookup(to_bytes(path), follow=True)
+        tree, node = self.stack.listing(to_bytes(path), links=False)
         if not tree.is_directory(node):
             raise UsageError(f"{path!r:.200} in {self.name} is no directory")
         return [os.fsdecode(name) for name in sorted(tree.children(node))]
@@ -214,8 +213,7 @@ class Image:
         """A file's content; symlinks are followed inside the image. Raises PathNotFound, UsageError."""
         from lamina.layer.entry import Kind
 
-        tree = self.union
-        node = tree.lookup(to_bytes(path), follow=True)
+        tree, node = self.stack.lookup(to_bytes(path), follow=True)
         if tree.kind(node) != Kind.FILE:
             raise UsageError(f"{path!r:.200} in {self.name} is no regular file")
         with self.stack.open_stored(tree.stored(node)) as stream:

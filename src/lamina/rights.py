@@ -43,6 +43,15 @@ def ids() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def maps() -> tuple[list[Range], list[Range]]:
+    """The ids of this process's namespace, of users and of groups. Linux."""
+    users, groups = (
+        [(int(first), int(outside), int(count)) for first, outside, count in _map_of("self", name)]
+        for name in ("uid_map", "gid_map")
+    )
+    return users, groups
+
+
 def has_id(number: int, *, group: bool = False) -> bool:
     """Whether the id exists in this process's namespace."""
     ranges = _map_of("self", "gid_map" if group else "uid_map")
@@ -143,13 +152,11 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
     return answer["value"]
 
 
-def nested(ranges: Sequence[Range] = ()) -> int:
-    """A descriptor of a new user namespace below this one, with these ``ranges`` for users and groups, or with the
-    same ids: its root is root of nothing outside. Call it as root. Raises SystemFailure."""
-    maps = {
-        name: ranges or [(int(first), int(first), int(count)) for first, _, count in _map_of("self", name)]
-        for name in ("uid_map", "gid_map")
-    }
+def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
+    """A descriptor of a new user namespace below this one with these ids, or with the same: its root is root of
+    nothing outside. Call it as root. Raises SystemFailure."""
+    same = [[(first, first, count) for first, _, count in ranges] for ranges in maps()]
+    lines = {"uid_map": users or same[0], "gid_map": groups or same[1]}
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -166,9 +173,9 @@ def nested(ranges: Sequence[Range] = ()) -> int:
     try:
         if not os.read(reading, 1):
             raise SystemFailure("no user namespace", hint=_setting())
-        for name, lines in maps.items():
+        for name, ranges in lines.items():
             with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
-                file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in lines))
+                file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges))
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
     except OSError as error:
         raise _refused(error.errno or 0) from None

@@ -269,14 +269,32 @@ class Stack:
     def lookup(self, path: bytes, *, follow: bool = False) -> tuple[Union, int]:
         """``path`` looked up (``Union.lookup``): in what is merged or kept, else in as little of the layers as that
         takes. Raises PathNotFound, InvalidLayer."""
-        union = self._known()
-        if union is None and self.kept is not None:
-            union = self._cache["union"] = self.kept(self)
+        union = self._ready()
         if union is not None:
             return union, union.lookup(path, follow=follow)
         from lamina.union.glance import Glance
 
         return Glance().lookup([layer.index() for layer in self.layers], path, follow=follow)
+
+    def listing(
+        self, path: bytes, *, follow: bool = True, into: bool = True, links: bool = True
+    ) -> tuple[Union, int]:
+        """As ``lookup``; with ``into``, of a directory also what stands in it, and with ``links`` how many names each
+        file has. Raises PathNotFound, InvalidLayer."""
+        union = self._ready()
+        if union is not None:
+            return union, union.lookup(path, follow=follow)
+        from lamina.union.glance import Glance
+
+        indexes = [layer.index() for layer in self.layers]
+        return Glance().listing(indexes, path, follow=follow, into=into, links=links)
+
+    def _ready(self) -> Union | None:
+        """The whole union where it is merged or kept."""
+        union = self._known()
+        if union is None and self.kept is not None:
+            union = self._cache["union"] = self.kept(self)
+        return union
 
     def stacked(self) -> list[Stacked]:
         """The layers' own trees in overlay's form, made on first need. Raises Unsupported (``union.stacked``)."""

@@ -202,8 +202,12 @@ def test_images_that_are_not_whole_are_named(root: Path) -> None:
     assert done.returncode == 1
     assert b"warning: top:latest was left out" in done.stderr
     assert done.stdout.count(b"key.pem") == 2
-    os.unlink(store.paths.layer_index(store.stack("app", Platform.host()).layers[1].diff_id))
-    os.unlink(store.blobs.path(store.stack("app", Platform.host()).layers[1].descriptor.digest))
+    layer = store.stack("app", Platform.host()).layers[1]
+    os.unlink(store.blobs.path(layer.descriptor.digest))
+    os.unlink(store.paths.layer_index(layer.diff_id))
+    assert lamina("find", "*.pem", root=root).stdout.count(b"key.pem") == 2, "an index is made again from the tar"
+    os.unlink(store.paths.layer_index(layer.diff_id))
+    os.unlink(store.paths.tar(layer.diff_id))
     done = lamina("find", "*.pem", root=root)
     assert (done.returncode, done.stdout.count(b"key.pem")) == (1, 1)
     assert b"warning: app:latest was left out" in done.stderr

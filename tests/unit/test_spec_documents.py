@@ -260,12 +260,14 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         "tls_verify": (None, "default"),
         "authfile": ("", "default"),
         "cert_dir": ("", "default"),
+        "keep": ("blob+tar", "default"),
     }
     for text, word in (
         ("nonsense = 1", "nonsense"),
         ("root = 5", "root"),
         ("= x", "TOML"),
         ('compression = "lzma"', "lzma"),
+        ('keep = "nothing"', "nothing"),
     ):
         user.write_text(text)
         with pytest.raises(UsageError, match=word) as caught:

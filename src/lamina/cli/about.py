@@ -44,6 +44,7 @@ def info(session: Session, format: str | None) -> None:
             for name, setting in settings.values.items()
         },
         "views": _views(settings.root),
+        "checkpoints": {"gzip": _checkpoints()},
         "containers": _containers(),
     }
     if format == "json":
@@ -53,8 +54,9 @@ def info(session: Session, format: str | None) -> None:
     else:
         write(f"lamina {__version__} on Python {value['python']}, {value['platform']}")
         write(f"store: {settings.root} ({state if images is None else f'{images} names'})")
-        for what in ("views", "containers"):
+        for what in ("views", "containers", "checkpoints"):
             for name, refusal in value[what].items():
+                name = "checkpoints of gzip layers (keep=blob)" if what == "checkpoints" else name
                 write(f"{name}: {'works' if not refusal else 'no: ' + clean(refusal)}")
         write("")
         rows = [
@@ -62,6 +64,13 @@ def info(session: Session, format: str | None) -> None:
             for name, setting in settings.values.items()
         ]
         table(rows, ["SETTING", "VALUE", "FROM", "WHAT IT IS"])
+
+
+def _checkpoints() -> str:
+    """Why gzip layers have none, "" where they have."""
+    from lamina.layer.libz import refusal
+
+    return refusal()
 
 
 def _views(root: str) -> dict[str, str]:

@@ -39,7 +39,12 @@ _run_options = [
     click.option("--entrypoint", metavar="PROGRAM", help="Run this instead of the image's entrypoint."),
     click.option("--read-only", is_flag=True, help="Nothing but volumes and tmpfs can be written."),
     click.option("--network", "--net", default="", metavar="pasta|none|host", help="Default: pasta, else none."),
-    click.option("--userns", default="", metavar="host|auto", help="auto: ids of its own, root is nobody outside."),
+    click.option(
+        "--userns",
+        default="",
+        metavar="host|auto|keep-id",
+        help="auto: ids of its own, root is nobody outside. keep-id[:uid=N,gid=N]: you are yourself inside.",
+    ),
     click.option("--hostname", default="", metavar="NAME", help="Default: the ID's first digits."),
     click.option("--add-host", multiple=True, metavar="NAME:ADDRESS", help="A line for /etc/hosts."),
     click.option("--cap-add", multiple=True, metavar="CAP", help="Add a capability, or ALL."),

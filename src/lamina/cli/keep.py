@@ -9,6 +9,7 @@ from lamina.cli.options import format_option
 from lamina.cli.output import emit, emit_json, table, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
+from lamina.config import KEEPS
 from lamina.spec.reference import Reference
 
 
@@ -29,12 +30,13 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         "frame": used.frame,
         "total": used.total,
     }
+    kinds = {"blobs": used.blobs, "tars": used.tars, "indexes": used.indexes}
     json_rows = [
         {"names": list(i.names), "digest": str(i.digest), "size": i.size, "shared": i.shared, "unique": i.unique}
         for i in used.per_image
     ]
     if format == "json":
-        emit_json({**parts, "per_image": json_rows})
+        emit_json({**parts, "keep": session.settings.keep, "layers": kinds, "per_image": json_rows})
         return
     rows = [
         {
@@ -59,6 +61,8 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
             "total": "total on disk",
         }
         table([[words[key], human_size(size), f"{size} bytes"] for key, size in parts.items()], right=(1,))
+        shown = ", ".join(f"{key} {human_size(size)}" for key, size in kinds.items())
+        write(f"of images and unneeded: {shown} (keep = {session.settings.keep})")
 
 
 @command("fsck", "lamina fsck\nlamina fsck --repair")
@@ -98,13 +102,26 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
 @click.option("-a", "--all", "all_", is_flag=True, help="Also images that have a name.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go and how many bytes it frees.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("--keep", type=click.Choice(KEEPS), help="Also let all layers that stay be kept so (as the setting).")
 @format_option
 @click.pass_obj
-def prune(session: Session, all_: bool, dry_run: bool, force: bool, format: str | None) -> None:
-    """Delete untagged images, and blobs and derived data that no image needs. What is being pulled stays."""
+def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | None, format: str | None) -> None:
+    """Delete untagged images, and blobs and derived data that no image needs. What is being pulled stays.
+
+    With keep = blob, also the tars that mounts had made and that nothing is mounted of any more."""
+    from lamina.store.gc import Deleted
     from lamina.store.gc import prune as sweep
 
     if all_ and not (force or dry_run):
         click.confirm("Delete ALL images of the store?", abort=True, err=True)
-    done = sweep(session.store, all=all_, dry_run=dry_run)
+    store, notes = session.store, tuple[str, ...]()
+    done = sweep(store, all=all_, dry_run=dry_run)
+    if keep is not None or store.keep == "blob":
+        from lamina.store.keep import apply_keep
+
+        kept = apply_keep(store, keep or store.keep, remade_only=keep is None, dry_run=dry_run)
+        done = Deleted(done.untagged, (*done.deleted, *kept.removed), done.freed + kept.freed)
+        notes = kept.notes
     tell_deleted(done, dry_run=dry_run, format=format)
+    for note in notes:
+        click.echo(f"lamina: {note}", err=True)

@@ -87,27 +87,29 @@ def ls(
     format: str | None,
 ) -> None:
     """List directories of the union of an image's layers. Nothing is unpacked."""
-    opened = session.image(image)
-    tree, first = opened.union, opened.stack.first
-    nodes: list[tuple[bytes, int]] = []
+    stack = session.image(image).stack
+    first, detailed = stack.first, long_ or format not in (None, "table")
+    if recursive or len(paths) > FEW:
+        stack.union()
+    nodes: list[tuple[Union, bytes, int]] = []
     for path in paths or ("/",):
         top = to_bytes(path)
-        node = tree.lookup(top, follow=not directory)
+        tree, node = stack.listing(top, follow=not directory, into=not directory, links=detailed)
         if directory or not tree.is_directory(node):
-            nodes.append((top or b".", node))
+            nodes.append((tree, top or b".", node))
         elif recursive:
             at = len(tree.path(node)) + 1 if node else 0
             prefix = top + b"/" if len(paths) > 1 and top else b""
-            nodes += [(prefix + tree.path(below)[at:], below) for below in tree.walk(node) if below != node]
+            nodes += [(tree, prefix + tree.path(below)[at:], below) for below in tree.walk(node) if below != node]
         else:
             prefix = top + b"/" if len(paths) > 1 and top else b""
-            nodes += [(prefix + name, child) for name, child in sorted(tree.children(node).items())]
+            nodes += [(tree, prefix + name, child) for name, child in sorted(tree.children(node).items())]
     if null:
-        for name, _ in nodes:
+        for _, name, _ in nodes:
             sys.stdout.buffer.write(name + b"\0")
         sys.stdout.buffer.flush()
-    elif format not in (None, "table") or long_:
-        rows = [_ls_row(tree, first, name, node) for name, node in nodes]
+    elif detailed:
+        rows = [_ls_row(tree, first, name, node) for tree, name, node in nodes]
         if format in (None, "table"):
             fields = ("Mode", "Links", "Owner", "Size", "Time", "Layer", "Text")
             table([[str(row[field]) for field in fields] for row in rows], right=(1, 3, 5))
@@ -116,7 +118,7 @@ def ls(
         else:
             emit_template(rows, {}, format or "")
     else:
-        for name, _ in nodes:
+        for _, name, _ in nodes:
             write(clean(name))
 
 
@@ -181,18 +183,19 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
 @click.pass_obj
 def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool, format: str | None) -> None:
     """Show all that the union knows of a path, and which layer says so."""
-    opened = session.image(image)
-    tree = opened.union
+    stack = session.image(image).stack
+    if len(paths) > FEW:
+        stack.union()
     values = []
     for path in paths:
-        node = tree.lookup(to_bytes(path), follow=dereference)
+        tree, node = stack.listing(to_bytes(path), follow=dereference, into=False)
         entry, stated = tree.entry(node), tree.layer(node)
-        layer = None if stated is None else opened.stack.layers[stated]
+        layer = None if stated is None else stack.layers[stated]
         values.append(
             {
                 **entry_json(entry),
                 "links": tree.links(node),
-                "layer": None if stated is None else opened.stack.first + stated,
+                "layer": None if stated is None else stack.first + stated,
                 "layer_digest": str(layer.descriptor.digest) if layer else None,
                 "implied": stated is None,
             }

@@ -11,6 +11,7 @@ from lamina.cli.app import command
 from lamina.cli.options import (
     format_option,
     image_argument,
+    keep_option,
     platform_option,
     quiet_option,
     referrers_option,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @image_argument("target")
 @click.option("-a", "--all-platforms", "--all", is_flag=True, help="Every platform of a multi-platform image.")
 @click.option("--to-root", metavar="DIR", help="TARGET is in the store in this directory (made where missing).")
+@keep_option
 @referrers_option
 @platform_option
 @registry_options
@@ -138,6 +140,7 @@ def _saved_name(session: Session, name: ImageName) -> str:
 )
 @click.option("-t", "--tag", "tag", metavar="REF", help="The name, where the archive holds one image.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of multi-platform images.")
+@keep_option
 @platform_option
 @quiet_option
 @format_option

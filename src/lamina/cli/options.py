@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lamina.cli.session import Session
+from lamina.config import KEEPS
 
 Decorator = Callable[[Any], Any]
 
@@ -50,6 +51,15 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, str | None]
             ctx.ensure_object(Session).flags[name] = value
 
     return keep
+
+
+keep_option: Decorator = click.option(
+    "--keep",
+    type=click.Choice(KEEPS),
+    expose_value=False,
+    callback=_setting("keep"),
+    help="What stays of each layer that comes in: the blob, the tar in it (the blob is then a registry's), or both.",
+)
 
 
 def _credentials(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:

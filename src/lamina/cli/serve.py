@@ -39,7 +39,12 @@ def serve(session: Session, source: str, host: str, port: int, writable: bool) -
             raise UsageError(f"{source!r:.200} is no place of images", hint="expected oci:DIR or oci-archive:FILE")
         place = cast("Readable", reader_for(name, session.network()))
     else:
-        place = cast("Readable", session.writable_store if writable else session.store)
+        store = session.writable_store if writable else session.store
+        place = cast("Readable", store)
+        if not writable and store.layers.origins():  # blobs that are not kept here go through
+            from lamina.transfer.connect import WithOrigins
+
+            place = cast("Readable", WithOrigins(store, session.network()))
     done = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ from lamina.cli.app import command
 from lamina.cli.options import (
     format_option,
     image_argument,
+    keep_option,
     platform_option,
     quiet_option,
     referrers_option,
@@ -35,6 +36,7 @@ def _registry_name(text: str) -> str:
 @click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
 @click.option("--unpack", is_flag=True, help="Also unpack the layers, for mounts with the view overlay.")
+@keep_option
 @referrers_option
 @platform_option
 @registry_options

@@ -69,6 +69,7 @@ def compare(
     """Files at ``path`` and below; config and history where the whole of both sides is compared, and both have them.
     ``ignore``: of ``ASPECTS``. Raises PathNotFound, InvalidContent, SystemFailure."""
     layers = ([layer.diff_id for layer in before.layers], [layer.diff_id for layer in after.layers])
+    before.merge_with(after)
     changes = diff_trees(
         before.tree,
         after.tree,

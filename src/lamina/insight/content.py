@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
+from lamina.files import Extent, reported
 from lamina.insight.side import SMALL, Side
+from lamina.layer.index import FLAG_SPARSE
 from lamina.spec.digest import new_hasher
 
 CHUNK = 1 << 20
-_WORTH = 4  # a layer's digests are asked for where a quarter of its content would have to be read
+_PIECE = 1 << 16  # compared within a core's cache, and small enough that malloc keeps the memory
+_WORTH = 4  # a layer's digests are looked at where a quarter of its content would have to be read
+
+_Asked = tuple[int, int, int, int]
+"""A pair of nodes, and the rows that hold their contents."""
 
 
 class Digests(Protocol):
@@ -22,9 +30,11 @@ class Digests(Protocol):
 
 @runtime_checkable
 class Digested(Protocol):
-    """A layer that keeps content digests, and makes them on first need in one pass over it."""
+    """A layer that may have its content digests beside it."""
 
-    def digests(self) -> Digests: ...
+    def kept_digests(self) -> Digests | None:
+        """None where they were not made yet."""
+        ...
 
 
 class SideContents:
@@ -33,23 +43,69 @@ class SideContents:
     def __init__(self, before: Side, after: Side) -> None:
         self._sides = (before, after)
         self._known: dict[tuple[object, int], bytes] = {}
+        self._same: dict[tuple[int, int], bool] = {}
 
     def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Fetch the digests of layers of which much would have to be read. Raises InvalidContent, SystemFailure."""
+        """Compare what can be at once. Raises InvalidContent, SystemFailure.
+
+        Digests that are kept spare the reading; none are made, for to hash both sides takes five times as long as to
+        compare them.
+        """
+        before, after = (side.tree for side in self._sides)
+        by_layers: dict[tuple[int, int], list[_Asked]] = {}
+        for one, other in pairs:
+            (layer, row), (other_layer, other_row) = before.content(one), after.content(other)
+            by_layers.setdefault((layer, other_layer), []).append((one, other, row, other_row))
+        self._recall(by_layers)
+        for (layer, other_layer), asked in by_layers.items():
+            self._compare(layer, other_layer, asked)
+
+    def _recall(self, by_layers: dict[tuple[int, int], list[_Asked]]) -> None:
+        """Look up the kept digests of layers of which much would have to be read."""
         for number, side in enumerate(self._sides):
             sizes: dict[int, int] = {}
-            for pair in pairs:
-                layer = side.tree.content(pair[number])[0]
-                sizes[layer] = sizes.get(layer, 0) + side.size(pair[number])
+            for layers, asked in by_layers.items():
+                column = side.tree.layers[layers[number]].size
+                size = sum(column[one[2 + number]] for one in asked)
+                sizes[layers[number]] = sizes.get(layers[number], 0) + size
             for layer, size in sizes.items():
                 handle = side.layers[layer]
                 if size * _WORTH >= handle.index().content_size and isinstance(handle, Digested):
-                    for row, digest in handle.digests().every():
+                    kept = handle.kept_digests()
+                    for row, digest in () if kept is None else kept.every():
                         if digest is not None:
                             self._known[handle.diff_id, row] = bytes.fromhex(digest)
 
+    def _compare(self, layer: int, other_layer: int, asked: list[_Asked]) -> None:
+        """Pairs of files of two layers of the store whose tars are files here; others are left to ``same``."""
+        one, other = self._sides[0].layers[layer], self._sides[1].layers[other_layer]
+        if not (isinstance(one, Digested) and isinstance(other, Digested) and hasattr(os, "pread")):
+            return
+        ours, theirs, known = one.index(), other.index(), self._known
+        ranges, pairs = [], []
+        for before, after, row, other_row in asked:
+            if known and (one.diff_id, row) in known and (other.diff_id, other_row) in known:
+                continue
+            if not (ours.flags[row] | theirs.flags[other_row]) & FLAG_SPARSE:
+                ranges.append((ours.offset[row], theirs.offset[other_row], ours.size[row]))
+                pairs.append((before, after))
+        if len(ranges) < 2:
+            return
+        with ExitStack() as opened:
+            streams = opened.enter_context(one.open()), opened.enter_context(other.open())
+            if isinstance(streams[0], Extent) and isinstance(streams[1], Extent):
+                (file, start, _), (other_file, other_start, _) = streams[0].extent(), streams[1].extent()
+                with reported():
+                    for pair, (at, other_at, size) in zip(pairs, ranges, strict=True):
+                        same = _alike(file, other_file, start + at, other_start + other_at, size)
+                        if same is not None:
+                            self._same[pair] = same
+
     def same(self, before: int, after: int) -> bool:
         """Read side by side, large ones up to the first difference. Raises InvalidContent, SystemFailure."""
+        told = self._same.get((before, after))
+        if told is not None:
+            return told
         known = self._known_digest(before, after=False), self._known_digest(after, after=True)
         if None not in known:
             return known[0] == known[1]
@@ -76,6 +132,19 @@ class SideContents:
         side = self._sides[after]
         layer, row = side.tree.content(node)
         return self._known.get((side.layers[layer].diff_id, row))
+
+
+def _alike(one: int, other: int, at: int, other_at: int, size: int) -> bool | None:
+    """Whether two open files have the same ``size`` bytes from there on; None where one ends."""
+    while size > 0:
+        length = min(size, _PIECE)
+        piece, other_piece = os.pread(one, length, at), os.pread(other, length, other_at)
+        if len(piece) < length or len(other_piece) < length:
+            return None
+        if piece != other_piece:
+            return False
+        at, other_at, size = at + length, other_at + length, size - length
+    return True
 
 
 def digest_of(side: Side, node: int) -> bytes:

@@ -6,7 +6,7 @@ of equal size are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from lamina.union.tree import UNSTATED, Tree
 ADDED, REMOVED, CHANGED, RENAMED = "added", "removed", "changed", "renamed"
 FIELDS = ("kind", "content", "target", "device", "mode", "owner", "time", "xattrs", "links")
 """What a change can be of. ``target``: a symlink's; ``links``: which other paths are the same file."""
+_FILE, _DIRECTORY = int(Kind.FILE), int(Kind.DIRECTORY)
 _ALSO = {"mtime": "time", "xattr": "xattrs", "link": "target", "hardlinks": "links", "hardlink": "links"}
 
 
@@ -97,6 +98,10 @@ def diff_trees(
     return found
 
 
+_Pair = tuple[bytes, int | None, int | None]
+"""A path with its node before and after."""
+
+
 class _Comparison:
     def __init__(
         self,
@@ -114,19 +119,18 @@ class _Comparison:
         self.after_ids = [numbers.setdefault(layer, len(numbers)) for layer in layers[1]] or [
             len(numbers) + number for number in range(len(after.layers))
         ]
+        self.our_links = before.hardlinks.keys() | before.hardlinks.values()
+        """Nodes that are one file with others."""
+        self.their_links = after.hardlinks.keys() | after.hardlinks.values()
 
     def run(self, path: bytes) -> list[Change]:
         one, other = _start(self.before, path), _start(self.after, path)
         if one is None and other is None:
             text = path.decode("utf-8", "backslashreplace")
             raise PathNotFound(f"neither side has /{text:.300}", hint="see `lamina ls`")
-        pairs = list(self._walk(path, one, other))
+        pairs = self._walk(path, one, other)
         unlinked = set() if "links" in self.ignore else self._links_that_differ(pairs)
-        pairs = [
-            (at, one, other)
-            for at, one, other in pairs
-            if one is None or other is None or one in unlinked or not self._is_same_entry(one, other)
-        ]
+        pairs, plain = self._plain(pairs, unlinked)
         unlike = self._contents_that_differ(pairs)
         found = []
         for at, one, other in pairs:
@@ -135,56 +139,87 @@ class _Comparison:
                 found.append(Change(REMOVED, at, self._entry(self.before, one, at), None, (), one, -1))
             elif one is None:
                 found.append(Change(ADDED, at, None, self._entry(self.after, other, at), (), -1, other))
-            else:
+            elif one not in plain or one in unlike:
                 fields = self._fields(at, one, other, one in unlike, one in unlinked)
                 if fields:
                     was, now = self._entry(self.before, one, at), self._entry(self.after, other, at)
                     found.append(Change(CHANGED, at, was, now, fields, one, other))
         return found
 
-    def _walk(
-        self, path: bytes, one: int | None, other: int | None
-    ) -> Iterator[tuple[bytes, int | None, int | None]]:
-        """Paths of both sides together: parents first, names in byte order."""
-        pending = [(path, one, other)]
-        before, after = self.before.kids, self.after.kids
+    def _walk(self, path: bytes, one: int | None, other: int | None) -> list[_Pair]:
+        """Paths of both sides together: parents first, names in byte order. Those that are the very same entry of one
+        layer are left out, unless they are directories or have other names."""
+        found: list[_Pair] = []
+        pending: list[_Pair] = [(path, one, other)]
+        before, after = self.before, self.after
+        kids, other_kids, links, other_links = before.kids, after.kids, self.our_links, self.their_links
+        rows, other_rows, layers, other_layers = before.rows, after.rows, before.origin_layers, after.origin_layers
+        ids, other_ids = self.before_ids, self.after_ids
         while pending:
-            path, one, other = pending.pop()
-            yield path, one, other
-            ours = before[one] if one is not None else None
-            theirs = after[other] if other is not None else None
-            if ours or theirs:
-                ours, theirs = ours or {}, theirs or {}
-                inside = path + b"/" if path else b""
-                pending += [
-                    (inside + name, ours.get(name), theirs.get(name))
-                    for name in sorted(ours.keys() | theirs.keys(), reverse=True)
-                ]
+            pair = path, one, other = pending.pop()
+            found.append(pair)
+            ours = kids[one] if one is not None else None
+            theirs = other_kids[other] if other is not None else None
+            if not ours and not theirs:
+                continue
+            ours, theirs = ours or {}, theirs or {}
+            inside = path + b"/" if path else b""
+            for name in sorted(ours.keys() | theirs.keys(), reverse=True):
+                one, other = ours.get(name), theirs.get(name)
+                if (
+                    one is None
+                    or other is None
+                    or rows[one] != other_rows[other]
+                    or ids[layers[one]] != other_ids[other_layers[other]]
+                    or kids[one] is not None
+                    or other_kids[other] is not None
+                    or one in links
+                    or other in other_links
+                ):
+                    pending.append((inside + name, one, other))
+        return found
+
+    def _plain(self, pairs: list[_Pair], unlinked: set[int]) -> tuple[list[_Pair], set[int]]:
+        """Without pairs that are plainly alike; and of those left the nodes (of before) of which only the contents
+        may differ."""
+        left: list[_Pair] = []
+        plain: set[int] = set()
+        before, after = self.before, self.after
+        for pair in pairs:
+            _, one, other = pair
+            if one is None or other is None or one in unlinked:
+                left.append(pair)
+                continue
+            (layer, row), (other_layer, other_row) = before.content(one), after.content(other)
+            if UNSTATED in (row, other_row):
+                left.append(pair)
+                continue
+            if row == other_row and self.before_ids[layer] == self.after_ids[other_layer]:
+                continue
+            ours, theirs = before.layers[layer], after.layers[other_layer]
+            kind = ours.kind[row]
+            if not (
+                kind == theirs.kind[other_row] <= _DIRECTORY
+                and ours.mode[row] == theirs.mode[other_row]
+                and ours.mtime[row] == theirs.mtime[other_row]
+                and ours.nsec[row] == theirs.nsec[other_row]
+                and ours.uid[row] == theirs.uid[other_row]
+                and ours.gid[row] == theirs.gid[other_row]
+                and not ours.xattr_at[row]
+                and not theirs.xattr_at[other_row]
+            ):
+                left.append(pair)
+            elif kind != _DIRECTORY:
+                left.append(pair)
+                plain.add(one)
+        return left, plain
 
     def _is_same_entry(self, one: int, other: int) -> bool:
         layer, row = self.before.content(one)
         other_layer, other_row = self.after.content(other)
         return row == other_row != UNSTATED and self.before_ids[layer] == self.after_ids[other_layer]
 
-    def _states_the_same(self, one: int, other: int) -> bool:
-        """Whether two files or directories plainly have the same attributes; False where that takes a closer look."""
-        layer, row = self.before.content(one)
-        other_layer, other_row = self.after.content(other)
-        if UNSTATED in (row, other_row):
-            return False
-        ours, theirs = self.before.layers[layer], self.after.layers[other_layer]
-        return (
-            ours.kind[row] == theirs.kind[other_row] <= Kind.DIRECTORY
-            and ours.mode[row] == theirs.mode[other_row]
-            and ours.uid[row] == theirs.uid[other_row]
-            and ours.gid[row] == theirs.gid[other_row]
-            and ours.mtime[row] == theirs.mtime[other_row]
-            and ours.nsec[row] == theirs.nsec[other_row]
-            and not ours.xattr_at[row]
-            and not theirs.xattr_at[other_row]
-        )
-
-    def _contents_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
+    def _contents_that_differ(self, pairs: list[_Pair]) -> set[int]:
         """Nodes (of before) of files with other bytes; what has to be read is read in the order of the archives."""
         if "content" in self.ignore:
             return set()
@@ -195,11 +230,12 @@ class _Comparison:
                 continue
             layer, row = before.content(one)
             index, (other_layer, other_row) = before.layers[layer], after.content(other)
-            if index.kind[row] != Kind.FILE or after.layers[other_layer].kind[other_row] != Kind.FILE:
+            there = after.layers[other_layer]
+            if index.kind[row] != _FILE or there.kind[other_row] != _FILE:
                 continue
-            if self._is_same_entry(one, other):
+            if row == other_row and self.before_ids[layer] == self.after_ids[other_layer]:
                 continue
-            if index.size[row] != after.layers[other_layer].size[other_row]:
+            if index.size[row] != there.size[other_row]:
                 unlike.add(one)
             elif index.size[row]:
                 unsure.append((layer, index.offset[row], one, other))
@@ -209,17 +245,15 @@ class _Comparison:
                 unlike.add(one)
         return unlike
 
-    def _links_that_differ(self, pairs: list[tuple[bytes, int | None, int | None]]) -> set[int]:
+    def _links_that_differ(self, pairs: list[_Pair]) -> set[int]:
         """Nodes (of before) that are one file with other paths than after, among paths of one kind on both sides."""
         if not self.before.hardlinks and not self.after.hardlinks:
             return set()
         ours: dict[int, set[int]] = {}
         theirs: dict[int, set[int]] = {}
         both = []
-        our_groups = self.before.hardlinks.keys() | self.before.hardlinks.values()
-        their_groups = self.after.hardlinks.keys() | self.after.hardlinks.values()
         for _, one, other in pairs:
-            if one not in our_groups and other not in their_groups:
+            if one not in self.our_links and other not in self.their_links:
                 continue
             if one is None or other is None or self.before.is_directory(one) or self.after.is_directory(other):
                 continue
@@ -237,8 +271,7 @@ class _Comparison:
             return ("links",) if unlinked else ()
         if not path and UNSTATED in (self.before.rows[one], self.after.rows[other]):
             return ()  # a root that no layer states is like any other
-        alike = self._states_the_same(one, other)
-        found = [] if alike else differences(self.before.entry(one), self.after.entry(other))
+        found = differences(self.before.entry(one), self.after.entry(other))
         if found == ["kind"]:
             return ("kind",)
         if unlike:

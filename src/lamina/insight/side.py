@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lamina.layer.content import Content, open_content
 from lamina.source import Stack, Stream
-from lamina.union.merge import merge
+from lamina.union.merge import merge, merge_both
 from lamina.union.tree import Tree
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Side:
         config: ImageConfig | None = None,
         digest: Digest | None = None,
         first: int = 1,
-        tree: Tree | None = None,
+        merged: Callable[[], Tree] | None = None,
     ) -> None:
         self.name = name
         self.layers = tuple(layers)
@@ -74,7 +74,8 @@ class Side:
         self.config = config
         self.digest = digest
         self.first = first
-        self._tree = tree
+        self._merged = merged
+        self._tree: Tree | None = None
         self._ahead: dict[int, _Ahead] = {}
 
     @classmethod
@@ -86,15 +87,26 @@ class Side:
             config=stack.config,
             digest=stack.manifest.descriptor.digest,
             first=stack.first,
-            tree=stack.tree(),
+            merged=stack.tree,
         )
 
     @property
     def tree(self) -> Tree:
         """The union of the layers, merged on first need."""
         if self._tree is None:
-            self._tree = merge([layer.index() for layer in self.layers])
+            self._tree = self._merged() if self._merged else merge([layer.index() for layer in self.layers])
         return self._tree
+
+    def merge_with(self, other: Side) -> None:
+        """Merge both sides; what they have alike at the bottom only once. Raises InvalidLayer, LimitExceeded."""
+        shared = 0
+        for layer, twin in zip(self.layers, other.layers, strict=False):
+            if layer.diff_id != twin.diff_id:
+                break
+            shared += 1
+        if shared and self._tree is None and other._tree is None:
+            ours, theirs = ([layer.index() for layer in side.layers] for side in (self, other))
+            self._tree, other._tree = merge_both(ours, theirs, shared)
 
     def size(self, node: int) -> int:
         """Bytes of the regular file ``node``."""

@@ -80,7 +80,7 @@ def encoder(compression: str, level: int | None = None) -> Encoder:
     if compression == "zstd":
         if level is not None and not -7 <= level <= 19:
             raise UsageError(f"zstd level {level} is not known", hint="-7 (fast) to 19 (small)")
-        packed: Encoder = _zstd().ZstdCompressor(level=3 if level is None else level)
+        packed: Encoder = zstd().ZstdCompressor(level=3 if level is None else level)
         return packed
     if compression == "none":
         return _PlainEncoder()
@@ -108,14 +108,23 @@ class _ManyPieces:
     """What gzip and zstd share: several members or frames, fed to ``_decode`` in pieces."""
 
     _seen = 0  # members or frames begun
+    _fed = 0  # bytes given so far
+    _behind = 0  # of them, those behind the piece that ``_decode`` has
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        self._fed += len(data)
+        self._behind = 0
         if self._seen < 2:
             data = yield from self._decode(data)
         for at in range(0, len(data), _WINDOW):
             piece = data[at : at + _WINDOW]
+            self._behind = len(data) - at - len(piece)
             while piece:
                 piece = yield from self._decode(piece)
+
+    def position(self, left: int) -> int:
+        """The byte of the whole stream before which ``left`` bytes of the piece at hand are left."""
+        return self._fed - self._behind - left
 
     def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
         """Up to the end of one member or frame; what is left of ``data``."""
@@ -128,10 +137,14 @@ class GzipDecoder(_ManyPieces):
     def __init__(self) -> None:
         from isal import isal_zlib
 
-        self._zlib = isal_zlib
+        self._zlib: Any = isal_zlib
         self._error: Any = isal_zlib.error
         self._member: Any = None
         self._rest = b""  # too few bytes to say whether a member begins
+
+    def has_begun(self) -> None:
+        """The stream's first member was read elsewhere."""
+        self._seen = max(self._seen, 1)
 
     def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
         if self._member is None:
@@ -172,13 +185,14 @@ class ZstdDecoder(_ManyPieces):
     """RFC 8878: frames follow each other, skippable ones among them."""
 
     def __init__(self) -> None:
-        self._module = _zstd()
+        self._module = zstd()
         self._frame: Any = None
 
     def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
         if not data:
             return b""
         if self._frame is None:
+            self._begins(len(data))
             self._frame = self._module.ZstdDecompressor()
             self._seen += 1
         frame = self._frame
@@ -198,16 +212,20 @@ class ZstdDecoder(_ManyPieces):
         rest: bytes = frame.unused_data
         return rest
 
+    def _begins(self, left: int) -> None:
+        """A frame begins, ``left`` bytes before the end of the piece at hand."""
+
     def finish(self) -> None:
         if self._frame is not None or not self._seen:
             raise InvalidLayer("the zstd data ends too early", hint="the blob is truncated: fetch it again")
 
 
-def _zstd() -> Any:
+def zstd() -> Any:
+    """The module: of the standard library where it has one."""
     import sys
 
     if sys.version_info >= (3, 14):
-        from compression import zstd
+        from compression import zstd as module
     else:
-        from backports import zstd
-    return zstd
+        from backports import zstd as module
+    return module

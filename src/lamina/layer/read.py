@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lamina.config import MAX_LAYER
 from lamina.errors import LaminaError
-from lamina.layer.codec import check_inflated, decoder
+from lamina.layer.codec import Decoder, check_inflated, decoder
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
@@ -32,12 +32,19 @@ class LayerSummary:
 
 
 class LayerReader:
-    """``feed`` it the blob as it comes; what it yields is the uncompressed tar. ``what`` names it in messages."""
+    """``feed`` it the blob as it comes; what it yields is the uncompressed tar. ``what`` names it in messages;
+    ``inflate`` is a decoder that takes notes on the way."""
 
     def __init__(
-        self, compression: str, *, max_layer: int = MAX_LAYER, what: str = "the layer", algorithm: str = CANONICAL
+        self,
+        compression: str,
+        *,
+        max_layer: int = MAX_LAYER,
+        what: str = "the layer",
+        algorithm: str = CANONICAL,
+        inflate: Decoder | None = None,
     ) -> None:
-        self._decoder = decoder(compression)
+        self._decoder = inflate or decoder(compression)
         self._builder = IndexBuilder()
         self._parser = TarParser(self._builder)
         self._hasher = new_hasher(algorithm)

@@ -15,6 +15,7 @@ from lamina.source import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import Changes
 from lamina.store.containers import Container
+from lamina.view.owners import Owners
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -60,13 +61,14 @@ def commit(
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:
     found = scan_upper(store.containers.path(container.id, "upper"), on_warning=on_warning)
-    first = container.first_id
-    if not first:
+    owners = Owners(container.users, container.groups)
+    if not owners:
         return list(found)
-    return [
-        (replace(entry, uid=max(entry.uid - first, 0), gid=max(entry.gid - first, 0)), opened)
-        for entry, opened in found
-    ]
+    items = []
+    for entry, opened in found:
+        uid, gid = owners.inside(entry.uid, entry.gid)
+        items.append((replace(entry, uid=uid, gid=gid), opened))
+    return items
 
 
 def _made(container: Container) -> frozenset[bytes]:

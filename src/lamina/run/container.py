@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.files import reported
-from lamina.run import bubblewrap, network
+from lamina.run import bubblewrap, network, userns
 from lamina.run.inside import Inside
-from lamina.run.options import Mount, Wanted, argv, parse_name
+from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
 from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, held, runtime_spec
@@ -27,15 +27,19 @@ from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
+from lamina.store.lock import acquire
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.lower import sweep
-from lamina.view.mount import Top, mount_union
+from lamina.view.mount import Top, mount_union, unmap
+from lamina.view.owners import AS_STATED, Owners
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
-_IDS = 1 << 16
+Me = tuple[int, int] | None
+"""The uid and gid that the caller has inside, where that was asked for."""
+_POLL, _AGAIN = 0.02, 0.2  # seconds
 _LINUX_INITS = ("tini", "catatonit", "dumb-init")
 
 
@@ -109,18 +113,20 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
                 "memory, processors and processes can't be limited here: there is no cgroup for this user",
                 hint="leave --memory, --cpus and --pids-limit out",
             )
-        container = replace(container, first_id=_first_id(container, wanted, found))
+        owners, me = _owners(container, wanted, found)
+        container = replace(container, users=owners.users, groups=owners.groups)
         with _mounted(store, stack, container, found, wanted) as view:
             container = replace(container, runtime=found.program, view=view)
-            ended = _run(store, stack, container, found, wanted)
+            ended = _run(store, stack, container, found, wanted, me)
     finally:
-        container = store.containers.get(container.id)
-        if wanted.remove:
-            remove(store, container)
-        else:
-            store.containers.write(
-                replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
-            )
+        with suppress(NotFound):  # somebody has removed it
+            container = store.containers.get(container.id)
+            if wanted.remove:
+                remove(store, container)
+            else:
+                store.containers.write(
+                    replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
+                )
     return ended
 
 
@@ -129,19 +135,30 @@ def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime,
     """The union with the container's writable top at ``rootfs``; the view that was taken."""
     path = store.containers.path
     rootfs = path(container.id, "rootfs")
-    top = Top(
-        path(container.id, "upper"), path(container.id, "work"), devices=runtime.devices, volatile=wanted.remove
-    )
-    with _mapped(store, container, top) as top:
-        view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
+    top = _top(store, container)
+    top = replace(top, devices=runtime.devices and not top.owners, volatile=wanted.remove)
+    view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
     try:
-        if container.first_id:
+        if _is_closed(container):
             _open(container, rootfs)
         yield view
     finally:
         _close_place(container)
         kernel.unmount(rootfs)
+        unmap(top.scratch)
         sweep(store)
+
+
+def _top(store: Store, container: Container) -> Top:
+    path = store.containers.path
+    upper, work = path(container.id, "upper"), path(container.id, "work")
+    return Top(upper, work, owners=owners_of(container), scratch=path(container.id, "bundle"))
+
+
+def _is_closed(container: Container) -> bool:
+    """Whether the container's own root, nobody outside, can't reach what the store has: a plain user's can, whose
+    ids it has."""
+    return bool(container.users) and rights.is_root()
 
 
 def _open_place(container: Container) -> str:
@@ -161,55 +178,42 @@ def _open(container: Container, rootfs: str) -> None:
 
 def _close_place(container: Container) -> None:
     place = _open_place(container)
-    if container.first_id and os.path.isdir(place):
+    if os.path.isdir(place):
         with suppress(SystemFailure):  # not mounted any more
             kernel.unmount(place)
         os.rmdir(place)
         os.rmdir(os.path.dirname(place))
 
 
-def _first_id(container: Container, wanted: Wanted, runtime: Runtime) -> int:
-    """What the ids of the container's user namespace begin with outside: a block high up, where nobody's are, chosen
-    by the container's own number; 0 without one. Raises Unsupported."""
-    if not wanted.userns:
-        return 0
-    if not rights.is_root() or runtime.is_bubblewrap:
-        raise Unsupported("only the machine's root, with runc or crun, may choose ids", hint="leave --userns out")
-    return 0x70000000 + int(container.id[:3], 16) * _IDS
+def _owners(container: Container, wanted: Wanted, runtime: Runtime) -> tuple[Owners, Me]:
+    """The ids of the container's user namespace, and who the caller is in there, if it asked to be somebody. Raises
+    Unsupported."""
+    if not wanted.userns.kind:
+        return AS_STATED, None
+    if runtime.is_bubblewrap:
+        raise Unsupported("only runc and crun may choose ids", hint="leave --userns out")
+    if wanted.userns.kind == "keep-id":
+        return userns.keep_id(wanted.userns)
+    if not rights.is_root():
+        raise Unsupported("only the machine's root may take ids of its own", hint="--userns keep-id, or leave it out")
+    return userns.auto(container.id), None
 
 
-def _ranges(container: Container) -> list[rights.Range]:
-    return [(0, container.first_id, _IDS)] if container.first_id else []
-
-
-@contextmanager
-def _mapped(store: Store, container: Container, top: Top) -> Iterator[Top]:
-    """``top`` with the container's ids."""
-    if not container.first_id:
-        yield top
-        return
-    namespace = rights.nested(_ranges(container))
-    try:
-        scratch = store.containers.path(container.id, "bundle")
-        yield replace(top, devices=False, mapped=namespace, scratch=scratch)
-    finally:
-        os.close(namespace)
-
-
-def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted) -> Ended:
+def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted, me: Me) -> Ended:
     path = store.containers.path
     bundle, rootfs = path(container.id, "bundle"), path(container.id, "rootfs")
     kind = network.choose(wanted.network)
     pasta = network.Pasta(bundle) if kind == "pasta" else None
     try:
         with Inside(rootfs) as inside:
-            spec, made = _spec(store, stack, container, runtime, wanted, inside, kind, pasta.path if pasta else "")
+            network_path = pasta.path if pasta else ""
+            spec, made = _spec(store, stack, container, runtime, wanted, me, inside, kind, network_path)
         container = replace(container, made=(*container.made, *made))
         store.containers.write(container)
         for name in ("pid", "runtime.log"):
             if os.path.exists(os.path.join(bundle, name)):
                 os.unlink(os.path.join(bundle, name))
-        _write(os.path.join(bundle, "config.json"), json.dumps(spec))
+        _write(os.path.join(bundle, "config.json"), json.dumps(spec).encode())
         if runtime.is_bubblewrap:
             with Inside(rootfs) as inside:
                 return bubblewrap.run(runtime.program, bundle, spec, inside, interactive=wanted.interactive)
@@ -229,29 +233,31 @@ def _spec(
     container: Container,
     runtime: Runtime,
     wanted: Wanted,
+    me: Me,
     inside: Inside,
     kind: str,
     namespace: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """The runtime spec, and the places for mounts that had to be made in the upper directory."""
     config = stack.config
-    user = resolve_user(wanted.user or config.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
     hostname = wanted.hostname or (os.uname().nodename if kind == "host" else container.id[:12])
     cwd = wanted.workdir or config.working_dir or "/"
     mounts = _binds(store, container, wanted, config.volumes, inside)
+    user, tables = _user(wanted.user or config.user, wanted.userns, me, cwd, inside)
+    owners = owners_of(container)
     place = Place(
-        rootfs=_open_place(container) if container.first_id else inside.root,
+        rootfs=_open_place(container) if _is_closed(container) else inside.root,
         hostname=hostname,
-        files=_files(store, container, wanted, hostname, kind),
+        files=_files(store, container, wanted, hostname, kind, tables),
         mounts=mounts,
         devices=runtime.devices,
         cgroups=runtime.cgroups,
         network="host" if kind == "host" else namespace,
         seccomp=_seccomp(wanted, runtime, config.architecture),
         init=_init_program() if wanted.init else "",
-        user_namespace=_ranges(container),
+        owners=owners,
         plain=not rights.is_root(),
-        tty_group=rights.has_id(5, group=True),
+        tty_group=owners.has(0, 5) and rights.has_id(owners.outside(0, 5)[1], group=True),
     )
     env = environment(wanted, config.env, user.home, hostname)
     spec = runtime_spec(wanted, container.command, env, cwd, user, place)
@@ -260,9 +266,27 @@ def _spec(
     return spec, _make_places(inside, spec["mounts"], owner_of(container))
 
 
+def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[User, dict[str, bytes]]:
+    """Who the program runs as; and the tables of users that the container is to have instead of its image's, by name
+    in /etc: the caller, who is ``me`` inside, gets a line."""
+    passwd, group = inside.read("/etc/passwd"), inside.read("/etc/group")
+    if me is None:
+        return resolve_user(word, passwd, group), {}
+    more = userns.with_caller(passwd, group, me, "" if wanted.uid is not None else userns.caller(), cwd)
+    user = resolve_user(word or f"{me[0]}:{me[1]}", *more)
+    if word and me[1] != user.gid:  # podman's rule: what is the caller's group's stays in reach
+        user = replace(user, groups=tuple(sorted({*user.groups, me[1]})))
+    changed = {"passwd": (passwd, more[0]), "group": (group, more[1])}
+    return user, {name: new for name, (old, new) in changed.items() if old != new}
+
+
 def owner_of(container: Container) -> tuple[int, int]:
     """The container's root, as its files have it."""
-    return container.first_id, container.first_id
+    return owners_of(container).root
+
+
+def owners_of(container: Container) -> Owners:
+    return Owners(container.users, container.groups)
 
 
 def _make_places(inside: Inside, mounts: list[dict[str, Any]], owner: tuple[int, int]) -> list[str]:
@@ -297,42 +321,49 @@ def _binds(
             named = os.path.join(store.paths.root, "volumes", mount.source)
             source = named if mount.source else store.containers.path(container.id, "volumes", str(number))
             if not os.path.isdir(source):
-                _new_volume(source, mount.target, inside)
+                _new_volume(source, mount.target, inside, owner_of(container))
         found.append(replace(mount, kind="bind", source=source))
     return found
 
 
-def _new_volume(directory: str, target: str, inside: Inside) -> None:
-    """docker's rule: a new volume begins with what the image has in its place."""
+def _new_volume(directory: str, target: str, inside: Inside, owner: tuple[int, int]) -> None:
+    """docker's rule: a new volume begins with what the image has in its place. Else it is ``owner``'s."""
     from lamina.run.copy import copy_out
 
     temporary = f"{directory}.{os.getpid()}.tmp"
     with reported(directory):
         os.mkdir(temporary, 0o755)
+        if owner != (0, 0):
+            os.chown(temporary, *owner)
         if inside.is_there(target):
             copy_out(inside, target, temporary, content_only=True)
         os.rename(temporary, directory)
 
 
-def _files(store: Store, container: Container, wanted: Wanted, hostname: str, kind: str) -> dict[str, str]:
-    """hosts, hostname and resolv.conf, by their place in the container."""
+def _files(
+    store: Store, container: Container, wanted: Wanted, hostname: str, kind: str, tables: dict[str, bytes]
+) -> dict[str, str]:
+    """hosts, hostname and resolv.conf, and ``tables``, by their place in the container."""
     texts = {
-        "hosts": network.hosts_file(hostname, wanted.add_hosts),
-        "hostname": hostname + "\n",
-        "resolv.conf": network.resolv_file(network.machine_resolv(), kind),
+        "hosts": network.hosts_file(hostname, wanted.add_hosts).encode(),
+        "hostname": hostname.encode() + b"\n",
+        "resolv.conf": network.resolv_file(network.machine_resolv(), kind).encode(),
+        **tables,
     }
     found = {}
     for name, text in texts.items():
         file = store.containers.path(container.id, "bundle", name)
-        _write(file, text)
+        _write(file, text, owner_of(container))
         found[f"/etc/{name}"] = file
     return found
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: bytes, owner: tuple[int, int] = (0, 0)) -> None:
     """A file of the bundle: made anew for each start, so nothing is lost with it."""
-    with reported(path), open(path, "w", encoding="utf-8") as file:
+    with reported(path), open(path, "wb") as file:
         os.fchmod(file.fileno(), 0o644)
+        if owner != (0, 0):
+            os.fchown(file.fileno(), *owner)
         file.write(text)
 
 
@@ -367,16 +398,19 @@ def _state(store: Store) -> str:
 
 
 def remove(store: Store, container: Container, *, force: bool = False) -> None:
-    """Remove the container with all that it wrote. Raises Conflict where it runs and ``force`` is not given."""
+    """Remove the container with all that it wrote; nothing where somebody else has done so meanwhile, as `run --rm`
+    does when its program is killed. Raises Conflict where it runs and ``force`` is not given."""
     if container.is_running and container.pid != os.getpid():
         if not force:
             raise Conflict(
                 f"the container {container.name} runs", hint=f"stop it, or `lamina rm --force {container.name}`"
             )
-        stop(store, container, "KILL")
-    settle(store, container)
+        stop(store, container, "KILL", seconds=60)
     directory = store.containers.path(container.id)
-    with reported(directory):
+    with reported(directory), _alone(directory) as there:
+        if not there:
+            return
+        settle(store, container)
         record = os.path.join(directory, "container.json")
         # what people wrote goes first; the record stays until all is gone
         for name in sorted(os.listdir(directory), reverse=True):
@@ -385,6 +419,21 @@ def remove(store: Store, container: Container, *, force: bool = False) -> None:
                 remove_tree(path)
         os.unlink(record)
         os.rmdir(directory)
+
+
+@contextmanager
+def _alone(directory: str) -> Iterator[bool]:
+    """One at a time removes a container; whether it is there still when it is our turn."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        acquire(descriptor, directory)
+        yield os.path.exists(os.path.join(directory, "container.json"))
+    finally:
+        os.close(descriptor)
 
 
 def _kill(store: Store, container: Container, signal: str) -> None:
@@ -397,17 +446,29 @@ def _kill(store: Store, container: Container, signal: str) -> None:
 
 
 def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
-    """Send a signal and wait until nobody looks after the container. Raises SystemFailure."""
+    """Send a signal and wait until nobody looks after the container. It is sent again where the runtime has no such
+    container: it is about to start, or about to end. Raises SystemFailure."""
+    end = time.monotonic() + seconds
+    refused = _refused(store, container, signal)
+    tried = time.monotonic()
+    while container.is_running:
+        if time.monotonic() > end:
+            raise refused or SystemFailure(f"{container.name} still runs", hint="`lamina kill` it")
+        time.sleep(_POLL)
+        if refused is not None and time.monotonic() - tried > _AGAIN:
+            refused = _refused(store, container, signal)
+            tried = time.monotonic()
+
+
+def _refused(store: Store, container: Container, signal: str) -> SystemFailure | None:
     try:
         _kill(store, container, signal)
+    except SystemFailure as error:
+        return error
     except LaminaError:
         if container.is_running:
             raise
-    end = time.monotonic() + seconds
-    while container.is_running:
-        if time.monotonic() > end:
-            raise SystemFailure(f"{container.name} still runs", hint="`lamina kill` it")
-        time.sleep(0.02)
+    return None
 
 
 def settle(store: Store, container: Container) -> None:
@@ -419,6 +480,7 @@ def settle(store: Store, container: Container) -> None:
     if container.runtime and os.path.isdir(os.path.join(_state(store), container.id)):
         delete(find_runtime(container.runtime), _state(store), container.id)
     _close_place(container)
+    unmap(store.containers.path(container.id, "bundle"))
     if os.path.ismount(rootfs):
         kernel.unmount(rootfs)
         sweep(store)
@@ -433,16 +495,16 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
             yield inside
         return
     settle(store, container)
-    top = Top(store.containers.path(container.id, "upper"), store.containers.path(container.id, "work"))
+    top = _top(store, container)
     remove_tree(top.work)  # a lost --rm container's says that the upper directory may not be whole: only a crash of
     os.mkdir(top.work, 0o700)  # the machine makes it so
-    with _mapped(store, container, top) as top:
-        mount_union(store, stack, rootfs, view=container.view, top=top)
+    mount_union(store, stack, rootfs, view=container.view, top=top)
     try:
         with Inside(rootfs) as inside:
             yield inside
     finally:
         kernel.unmount(rootfs)
+        unmap(top.scratch)
         sweep(store)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lamina.errors import NotFound, UsageError
+from lamina.run.user import MAX_ID
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -27,6 +28,16 @@ class Mount:
     @property
     def read_only(self) -> bool:
         return "ro" in self.options
+
+
+@dataclass(frozen=True, slots=True)
+class Userns:
+    """``kind``: "" (no user namespace of its own), "auto" or "keep-id". ``uid``, ``gid``: who the caller is inside,
+    where keep-id is to be another id than outside."""
+
+    kind: str = ""
+    uid: int | None = None
+    gid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Wanted:
     remove: bool = False
     view: str = ""
     add_hosts: tuple[tuple[str, str], ...] = ()
-    userns: str = ""
+    userns: Userns = Userns()
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -135,11 +146,19 @@ def parse_host(word: str) -> tuple[str, str]:
         raise UsageError(f"{word!r:.100} is no NAME:ADDRESS", hint="like db:10.0.0.5") from None
 
 
-def parse_userns(word: str) -> str:
-    """ "host" (no further user namespace; also for "") or "auto" (one with ids of its own). Raises UsageError."""
-    if word not in ("", "host", "auto"):
-        raise UsageError(f"no user namespace {word!r:.60}", hint="host (the default) or auto")
-    return "" if word == "host" else word
+def parse_userns(word: str) -> Userns:
+    """ "host" (no further user namespace; also for ""), "auto" (one with ids of its own), or
+    "keep-id[:uid=N,gid=N]" (the caller has the same id inside, or these). Raises UsageError."""
+    kind, colon, rest = word.partition(":")
+    if kind not in ("", "host", "auto", "keep-id") or (colon and kind != "keep-id"):
+        raise UsageError(f"no user namespace {word!r:.60}", hint="host (the default), auto or keep-id")
+    ids: dict[str, int] = {}
+    for item in filter(None, rest.split(",")):
+        key, _, value = item.partition("=")
+        if key not in ("uid", "gid") or not value.isdigit() or len(value) > 10 or int(value) > MAX_ID:
+            raise UsageError(f"keep-id has no option {item!r:.60}", hint="like keep-id:uid=1000,gid=1000")
+        ids[key] = int(value)
+    return Userns("" if kind == "host" else kind, **ids)
 
 
 def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> tuple[str, ...]:

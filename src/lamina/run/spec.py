@@ -10,6 +10,7 @@ from typing import Any
 from lamina.run.capability import capabilities
 from lamina.run.options import Mount, Wanted
 from lamina.run.user import User
+from lamina.view.owners import AS_STATED, Owners
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED = (
@@ -35,8 +36,8 @@ _PERIOD = 100_000  # microseconds
 class Place:
     """What the machine gives to a container. ``files``: of this machine, by place in the container (hosts, hostname,
     resolv.conf). ``mounts``: binds whose sources are absolute, and tmpfs. ``devices``: whether a device cgroup
-    guards the machine's devices. ``user_namespace``: ids of the container's user namespace, (inside, outside, count)
-    for users and groups alike. ``network``: "" for a namespace of its own, "host", or the path of one. ``plain``: a
+    guards the machine's devices. ``owners``: the ids of the container's user namespace, if it has one of its own.
+    ``network``: "" for a namespace of its own, "host", or the path of one. ``plain``: a
     plain user's: nothing of the machine is ours. ``tty_group``: whether the group of terminals, 5, is there."""
 
     rootfs: str
@@ -46,7 +47,7 @@ class Place:
     devices: bool = True
     cgroups: bool = True
     network: str = ""
-    user_namespace: Sequence[tuple[int, int, int]] = ()
+    owners: Owners = AS_STATED
     seccomp: Mapping[str, Any] | None = None
     init: str = ""
     plain: bool = False
@@ -130,8 +131,8 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
 
 def _sys(place: Place) -> dict[str, Any]:
     """sysfs belongs to a network namespace: without one of its own a user namespace may only bind it."""
-    theirs = place.network == "host" or (place.network and place.user_namespace)
-    if theirs and (place.plain or place.user_namespace):
+    theirs = place.network == "host" or (place.network and place.owners)
+    if theirs and (place.plain or place.owners):
         return _mount("/sys", "bind", "/sys", ["rbind", "nosuid", "noexec", "nodev", "ro"])
     return _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"])
 
@@ -145,13 +146,12 @@ def _linux(wanted: Wanted, place: Place) -> dict[str, Any]:
     if place.network != "host":
         namespaces.append({"type": "network", **({"path": place.network} if place.network else {})})
     found: dict[str, Any] = {"namespaces": namespaces}
-    if place.user_namespace:
+    if place.owners:
         namespaces.append({"type": "user"})
-        ids = [
-            {"containerID": inside, "hostID": outside, "size": count}
-            for inside, outside, count in place.user_namespace
-        ]
-        found |= {"uidMappings": ids, "gidMappings": ids}
+        for key, ranges in (("uidMappings", place.owners.users), ("gidMappings", place.owners.groups)):
+            found[key] = [
+                {"containerID": inside, "hostID": outside, "size": count} for inside, outside, count in ranges
+            ]
     if place.cgroups:
         namespaces.append({"type": "cgroup"})
         found["resources"] = _resources(wanted, place)

@@ -28,8 +28,8 @@ class Container:
     """``image``: the name it was made from; ``manifest``, ``media_type`` and
     ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``. ``made``: paths that stand in the upper directory
-    only as places for mounts. ``first_id``: what the image's ids begin with in the upper directory (a user
-    namespace). ``pid``, ``started`` and ``boot`` name the process that looks after it."""
+    only as places for mounts. ``users``, ``groups``: the ids of its user namespace, (inside, outside, count); none:
+    the image's own. ``pid``, ``started`` and ``boot`` name the process that looks after it."""
 
     id: str
     name: str
@@ -50,7 +50,8 @@ class Container:
     boot: str = ""
     made: tuple[str, ...] = ()
     volumes: tuple[str, ...] = field(default=())
-    first_id: int = 0
+    users: tuple[tuple[int, int, int], ...] = ()
+    groups: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def descriptor(self) -> Descriptor:
@@ -134,11 +135,13 @@ class Containers:
         try:
             value = json.loads(raw)
             known = {one.name for one in fields(Container)}
-            values: dict[str, Any] = {
-                key: tuple(item) if isinstance(item, list) else item for key, item in value.items() if key in known
-            }
+            values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in known}
             container = Container(**values)
             _ = container.descriptor
         except (ValueError, TypeError, AttributeError, UsageError):
             raise StoreDamaged(f"{path} is no container's record", hint="move its directory away") from None
         return container
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -31,6 +31,8 @@ POINTS = (
     "prune.refs-removed",
     "prune.parts-removed",
 )
+KEEP_POINTS = ("ingest.seek-renamed", "ingest.origin-noted", "keep.tar-removed", "keep.blob-removed")
+"""What is passed only where not all of a layer is kept."""
 _CHOSEN = os.environ.get("LAMINA_FAULT", "")
 
 

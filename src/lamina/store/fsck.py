@@ -29,7 +29,8 @@ LOST_AND_FOUND = "lost+found"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``severity``: "error" (an image is not whole), "derived" (can be made again), "leftover" (harmless).
+    """``severity``: "error" (an image is not whole), "derived" (can be made again), "leftover" (harmless),
+    "elsewhere" (not kept here as ``keep`` wants it, but in a registry).
     ``repaired`` where ``--repair`` mended it. ``blob``: the damaged one, where the finding is about one."""
 
     severity: str
@@ -70,7 +71,7 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
                 continue
             on_blob(digest)
             path = store.blobs.path(digest)
-            if _hash(path, digest.algorithm) != digest.encoded:
+            if hash_of(path, digest.algorithm) != digest.encoded:
                 if repair:
                     _move_aside(store, path)
                 yield Finding("error", f"blob {digest} has other bytes than its digest says", repair, digest)
@@ -78,7 +79,8 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
                 os.chmod(path, 0o444)
 
 
-def _hash(path: str, algorithm: str) -> str:
+def hash_of(path: str, algorithm: str) -> str:
+    """The digits of a file's digest."""
     import hashlib
 
     hasher = hashlib.new(algorithm)
@@ -124,14 +126,20 @@ def _manifest(
 ) -> Iterator[Finding]:
     whole = True
     elsewhere = store.layers.origins()
+    had: dict[Digest, str] = {}
     for needed in (manifest.config, *manifest.layers):
         if needed.digest in broken or not store.blobs.has(needed):
             if needed.digest in elsewhere and needed.digest not in broken:
-                continue  # its tar is here, checked as derived data; the blob is in a registry
+                # its tar is here, checked as derived data
+                where = elsewhere[needed.digest]
+                yield Finding("elsewhere", f"blob {needed.digest} of image {name} is not kept here: it is at {where}")
+                continue
             if mediatype.is_foreign(needed.media_type) and not store.blobs.has(needed):
                 continue
             how = "damaged" if needed.digest in broken else "lost"
-            yield Finding("error", f"image {name} needs blob {needed.digest}, which is {how}")
+            had = had or store.layers.origins(kept=True)
+            hint = f"; {had[needed.digest]} had it" if needed.digest in had else ""
+            yield Finding("error", f"image {name} needs blob {needed.digest}, which is {how}{hint}")
             whole = False
     if whole and manifest.is_image:
         try:
@@ -148,10 +156,10 @@ def _derived(store: Store, layers: dict[Digest, Descriptor], repair: bool) -> It
         descriptor = layers.get(diff_id)
         if descriptor is None:
             continue  # of no image: prune's
-        problem = _layer_problem(store, diff_id)
+        problem = _layer_problem(store, descriptor, diff_id)
         if problem:
             yield _mended(store, descriptor, diff_id, problem, repair)
-        elif not _digests_right(store, diff_id):
+        elif not _digests_right(store, descriptor, diff_id):
             yield _dropped(store.paths.digests(diff_id), f"the content digests of layer {diff_id} are wrong", repair)
     if not members_right(store):
         yield _dropped(store.paths.members, "the record of the images' layers is wrong", repair)
@@ -164,10 +172,8 @@ def _dropped(path: str, problem: str, repair: bool) -> Finding:
     return Finding("derived", problem, repair)
 
 
-def _digests_right(store: Store, diff_id: Digest) -> bool:
+def _digests_right(store: Store, descriptor: Descriptor, diff_id: Digest) -> bool:
     """Whether they are those of the layer's tar, or were never asked for."""
-    from functools import partial
-
     from lamina.layer.digests import LayerDigests
 
     path = store.paths.digests(diff_id)
@@ -176,16 +182,18 @@ def _digests_right(store: Store, diff_id: Digest) -> bool:
     with FileRange(path) as stream:
         kept = stream.read()
     index = LayerIndex.load(store.paths.layer_index(diff_id))
-    return LayerDigests.make(index, partial(FileRange, store.paths.tar(diff_id))).buffer == kept
+    return LayerDigests.make(index, store.layers.get(descriptor, diff_id).open).buffer == kept
 
 
-def _layer_problem(store: Store, diff_id: Digest) -> str:
+def _layer_problem(store: Store, descriptor: Descriptor, diff_id: Digest) -> str:
     tar = store.paths.tar(diff_id)
     try:
+        if not store.layers.has_tar(diff_id) and store.layers.without_tar(descriptor, diff_id):
+            return _problem_without_tar(store, descriptor, diff_id)
         index = LayerIndex.load(store.paths.layer_index(diff_id))
         if os.stat(tar).st_size != index.tar_size:
             return f"the tar of layer {diff_id} has not the length that its index says"
-        if _hash(tar, diff_id.algorithm) != diff_id.encoded:
+        if hash_of(tar, diff_id.algorithm) != diff_id.encoded:
             return f"the tar of layer {diff_id} is not what it was"
         if _remade_index(tar) != bytes(index.buffer):
             return f"the index of layer {diff_id} is not that of its tar"
@@ -193,6 +201,27 @@ def _layer_problem(store: Store, diff_id: Digest) -> str:
         return f"derived data of layer {diff_id} is not complete"
     except LaminaError as error:
         return f"layer {diff_id}: {error.message}"
+    return ""
+
+
+def _problem_without_tar(store: Store, descriptor: Descriptor, diff_id: Digest) -> str:
+    """The same, of a layer that is read through its blob: that is inflated once more."""
+    from lamina.layer.read import LayerReader
+    from lamina.layer.seek import SeekIndex, marking_decoder
+
+    index, seek = LayerIndex.load(store.paths.layer_index(diff_id)), SeekIndex.load(store.paths.seek(diff_id))
+    if not store.blobs.has(descriptor):
+        return ""  # reported as lost
+    inflate = marking_decoder(mediatype.compression(descriptor.media_type) or "none", descriptor.size)
+    reader = LayerReader("none", max_layer=store.max_layer, what=f"layer {diff_id}", inflate=inflate)
+    with store.blobs.get(descriptor).open() as stream:
+        while data := stream.read(CHUNK):
+            for _ in reader.feed(data):
+                pass
+    if b"".join(reader.finish().chunks()) != bytes(index.buffer):
+        return f"the index of layer {diff_id} is not that of its tar"
+    if seek.blob == descriptor.digest and list(seek.marks()) != inflate.marks:
+        return f"the checkpoints of layer {diff_id} are not those of its blob"
     return ""
 
 
@@ -213,7 +242,7 @@ def _mended(store: Store, descriptor: Descriptor, diff_id: Digest, problem: str,
     if not repair:
         return Finding("derived", problem)
     try:
-        store.layers.make(descriptor, diff_id)
+        store.layers.make_again(descriptor, diff_id)
     except LaminaError as error:
         return Finding("error", f"layer {diff_id} can't be made again: {error.message}")
     return Finding("derived", problem, True)

@@ -7,27 +7,32 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from lamina import rights
 from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
 from lamina.files import SharedRange, failure, remove, replace_file, reported, sync_directory, write_all
 from lamina.layer.read import LayerReader
-from lamina.source import CHUNK, Abortable, Blob, Stream, prove_diff_id, verified
+from lamina.source import Abortable, Blob, Stream, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.store.append import Appender
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
 from lamina.store.flush import EVERY, start_writing
 from lamina.store.lock import acquire
 from lamina.store.paths import Paths
 
+if TYPE_CHECKING:
+    from lamina.layer.mark import Marking
+
 _QUEUED = 4  # chunks between the threads
 _MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
 _LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
-_ZEROS = bytes(CHUNK)
 _WRITE = (
     os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 )
@@ -45,10 +50,15 @@ class Ingest:
         max_layer: int,
         on_event: OnEvent,
         cancel: Cancel | None,
+        tar: bool = True,
+        unkept: Callable[[], None] | None = None,
     ) -> None:
+        """``tar``: whether the layer's tar is kept. ``unkept``: the blob is not; this notes where it can be had."""
         self._paths = paths
         self._descriptor = descriptor
         self._diff_id = diff_id
+        self._keeps_tar = tar
+        self._unkept = unkept
         self._max_layer = max_layer
         self._on_event = on_event
         self._cancel = cancel
@@ -104,11 +114,12 @@ class Ingest:
     def _receive(self, blob: Blob, part: int) -> LayerFiles | None:
         layer = None
         if self._diff_id is not None:
-            layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer)
+            layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer, tar=self._keeps_tar)
         try:
             self._pump(blob, part, layer)
             point("ingest.part-written")
-            os.fsync(part)  # while the other thread comes to its end
+            if self._unkept is None:
+                os.fsync(part)  # while the other thread comes to its end
             point("ingest.part-synced")
             if layer is not None:
                 layer.finish()
@@ -132,7 +143,7 @@ class Ingest:
             if layer is not None:
                 layer.feed(data)
             done += len(data)
-            if done - flushed >= EVERY:
+            if done - flushed >= EVERY and self._unkept is None:
                 start_writing(part, flushed, done - flushed)
                 flushed = done
             if done - looked >= _LOOK_EVERY:
@@ -145,6 +156,11 @@ class Ingest:
         Blobs(self._paths).make_directory(self._descriptor.digest)
         if layer is not None:
             layer.keep(blob=path)
+        if self._unkept is not None:
+            self._unkept()
+            point("ingest.origin-noted")
+            remove(path)
+            return
         if hasattr(os, "fchmod"):
             os.fchmod(part, READ_ONLY)
         os.replace(path, target)
@@ -208,30 +224,44 @@ class _PartThenRest:
 
 
 class LayerFiles:
-    """The derived files of one layer in the making: tar and index, from the blob's bytes as they come.
+    """The derived files of one layer in the making: index, and tar or (``tar`` is False) checkpoints, from the blob's
+    bytes as they come.
 
     ``start``, ``feed`` each chunk, ``finish`` (verifies diff_id), then ``keep`` or ``discard``.
     """
 
-    def __init__(self, paths: Paths, descriptor: Descriptor, diff_id: Digest, max_layer: int) -> None:
+    def __init__(
+        self, paths: Paths, descriptor: Descriptor, diff_id: Digest, max_layer: int, *, tar: bool = True
+    ) -> None:
         self._paths = paths
         self._diff_id = diff_id
         self._digest = descriptor.digest
-        compression = mediatype.compression(descriptor.media_type) or "none"
-        self._plain = compression == "none"
+        self._compression = mediatype.compression(descriptor.media_type) or "none"
+        self._plain = self._compression == "none"
+        self._marking: Marking | None = None
+        if not tar and not self._plain:
+            from lamina.layer.seek import marking_decoder
+
+            self._marking = marking_decoder(self._compression, descriptor.size)
         self._reader = LayerReader(
-            compression, max_layer=max_layer, what=f"layer {descriptor.digest}", algorithm=diff_id.algorithm
+            self._compression,
+            max_layer=max_layer,
+            what=f"layer {descriptor.digest}",
+            algorithm=diff_id.algorithm,
+            inflate=self._marking,
         )
         self._tar_path = paths.scratch(f"{diff_id.short}.tar")
         self._index: list[memoryview] = []
-        self._tar = -1
+        self._seek: list[bytes] = []
+        self._tar: Appender | None = None
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
 
     def start(self) -> None:
-        if not self._plain:  # else the blob is the tar
-            self._tar = os.open(self._tar_path, _WRITE | os.O_TRUNC, 0o600)
+        if not self._plain and self._marking is None:  # else the blob is the tar, or there is none
+            # who mounts as root reads a tar around its page cache; all others read it through that, and soon
+            self._tar = Appender(self._tar_path, cached=not rights.is_root())
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -248,12 +278,13 @@ class LayerFiles:
         summary = self._reader.finish()
         prove_diff_id(self._digest, self._diff_id, summary.diff_id)
         self._index = summary.chunks()
-        if self._tar >= 0:
-            os.ftruncate(self._tar, summary.tar_size)
-            os.fsync(self._tar)
-            if hasattr(os, "fchmod"):
-                os.fchmod(self._tar, READ_ONLY)
-            self._close()
+        if self._marking is not None:
+            from lamina.layer.seek import dump
+
+            self._seek = dump(self._digest, self._compression, summary.tar_size, self._marking.marks)
+            self._marking.marks.clear()
+        if self._tar is not None:
+            self._tar.finish(READ_ONLY)
 
     def keep(self, *, blob: str) -> None:
         """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of."""
@@ -265,6 +296,16 @@ class LayerFiles:
         )
         self._index = []
         point("ingest.index-renamed")
+        if self._marking is not None:
+            replace_file(
+                self._paths.seek(self._diff_id),
+                self._seek,
+                mode=READ_ONLY,
+                temporary=self._paths.scratch(f"{self._diff_id.short}.seek"),
+            )
+            self._seek = []
+            point("ingest.seek-renamed")
+            return
         if self._plain:
             link_or_copy(blob, self._tar_path)
         os.replace(self._tar_path, self._paths.tar(self._diff_id))
@@ -278,16 +319,12 @@ class LayerFiles:
             with suppress(queue.Full):
                 self._chunks.put_nowait(None)
             self._thread.join(0.05)
-        self._close()
+        if self._tar is not None:
+            self._tar.close()
         remove(self._tar_path)
 
-    def _close(self) -> None:
-        if self._tar >= 0:
-            os.close(self._tar)
-            self._tar = -1
-
     def _work(self) -> None:
-        written, looked, flushed, at = 0, 0, 0, 0
+        looked = 0
         while True:
             data = self._chunks.get()
             if data is None:
@@ -296,20 +333,12 @@ class LayerFiles:
                 continue  # keep the queue moving until the feeder sees it
             try:
                 for piece in self._reader.feed(data):
-                    if self._tar < 0:
+                    if self._tar is None:
                         continue
-                    at += len(piece)
-                    if at - flushed >= EVERY:
-                        start_writing(self._tar, flushed, at - flushed - len(piece))
-                        flushed = at - len(piece)
-                    if piece == _ZEROS[: len(piece)]:
-                        os.lseek(self._tar, len(piece), os.SEEK_CUR)  # a hole: costs nothing
-                        continue
-                    write_all(self._tar, piece)
-                    written += len(piece)
-                    if written - looked >= _LOOK_EVERY:
+                    self._tar.write(piece)
+                    if self._tar.written - looked >= _LOOK_EVERY:
+                        looked = self._tar.written
                         look_at_free_space(self._paths.root, 0)
-                        looked = written
             except OSError as error:
                 self._error = failure(error, self._paths.root)
             except BaseException as error:  # noqa: BLE001  (it is raised again in the feeding thread)

@@ -1,16 +1,18 @@
-"""Layers of the store: the derived tar and index of each diff_id, made again from the blob where they are gone."""
+"""Layers of the store: the derived tar, index and checkpoints of each diff_id, made again where they are gone: from
+the blob, or the index from the tar where only that is kept."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
+from lamina.config import KEEP
 from lamina.errors import StoreDamaged, SystemFailure, UsageError
-from lamina.files import FileRange, failure, replace_file, reported
+from lamina.files import CHUNK, FileRange, failure, replace_file, reported
 from lamina.layer.index import LayerIndex
-from lamina.source import verified
+from lamina.source import Stream, prove_diff_id, verified
+from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
@@ -20,6 +22,7 @@ from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
     from lamina.layer.digests import LayerDigests
+    from lamina.store.through import Through
 
 _HINT = "run `lamina fsck --repair`, then load or pull the image again"
 
@@ -32,25 +35,45 @@ class StoredLayer:
         self.diff_id = diff_id
         self._layers = layers
         self._index: LayerIndex | None = None
+        self._through: Through | None = None
 
     def index(self) -> LayerIndex:
         if self._index is None:
             self._index = self._layers.index(self.descriptor, self.diff_id)
         return self._index
 
-    def open(self, start: int = 0, end: int | None = None) -> FileRange:
-        """Bytes of the uncompressed tar."""
-        return self._layers.open_tar(self.descriptor, self.diff_id, start, end)
+    def open(self, start: int = 0, end: int | None = None) -> Stream:
+        """Bytes of the uncompressed tar: of its file, or where only the blob is kept through that."""
+        layers = self._layers
+        if layers.has_tar(self.diff_id) or not layers.without_tar(self.descriptor, self.diff_id):
+            return layers.open_tar(self.descriptor, self.diff_id, start, end)
+        if self._through is None:
+            self._through = layers.through(self.descriptor, self.diff_id)
+        try:
+            return self._through.open(start, end)
+        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+            self._through = layers.through(self.descriptor, self.diff_id, anew=True)
+        with reported(layers.path(self.diff_id)):
+            return self._through.open(start, end)
 
     def digests(self) -> LayerDigests:
         """The content digests of the regular files, made on first need. Raises as ``index``."""
         return self._layers.digests(lambda: self.descriptor, self.diff_id, self.index())
 
+    def kept_digests(self) -> LayerDigests | None:
+        """As ``digests``, but none are made. Raises as ``index``."""
+        return self._layers.kept_digests(self.diff_id, self.index())
+
 
 class Layers:
-    def __init__(self, paths: Paths, max_layer: int) -> None:
+    def __init__(self, paths: Paths, max_layer: int, keep: str = KEEP) -> None:
         self._paths = paths
         self._max_layer = max_layer
+        self._keep = keep
+
+    def path(self, diff_id: Digest) -> str:
+        """The directory of a layer's derived data."""
+        return self._paths.layer(diff_id)
 
     def get(self, descriptor: Descriptor, diff_id: Digest) -> StoredLayer:
         return StoredLayer(self, descriptor, diff_id)
@@ -61,7 +84,7 @@ class Layers:
         try:
             return LayerIndex.load(path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
-            self.make(descriptor, diff_id)
+            self.make_again(descriptor, diff_id)
         with reported(path):
             return LayerIndex.load(path)
 
@@ -74,6 +97,38 @@ class Layers:
             return None
         except OSError as error:
             raise failure(error, path) from error
+
+    def has_tar(self, diff_id: Digest) -> bool:
+        return os.path.exists(self._paths.tar(diff_id))
+
+    def need_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
+        """Make the tar where it is not there: what is mounted points into it. Raises as ``index``."""
+        if not self.has_tar(diff_id):
+            self.make(descriptor, diff_id)
+
+    def without_tar(self, descriptor: Descriptor, diff_id: Digest) -> bool:
+        """Whether a layer without a tar is to be so: it came in as a blob alone, or the setting wants that."""
+        if (mediatype.compression(descriptor.media_type) or "none") == "none":
+            return False
+        return self._keep == "blob" or os.path.exists(self._paths.seek(diff_id))
+
+    def through(self, descriptor: Descriptor, diff_id: Digest, *, anew: bool = False) -> Through:
+        """The tar, read through a blob that is here; the checkpoints are made where they are not there or (``anew``)
+        have proved wrong. Raises as ``index``."""
+        from lamina.layer.seek import SeekIndex
+        from lamina.store.through import Through
+
+        path = self._paths.seek(diff_id)
+        if not anew:
+            try:
+                index = SeekIndex.load(path)
+                if os.path.exists(self._paths.blob(index.blob)):
+                    return Through(index, self._paths.blob(index.blob))
+            except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+                pass  # made again, as any derived data
+        self.make(descriptor, diff_id, tar=False)
+        with reported(path):
+            return Through(SeekIndex.load(path), self._paths.blob(descriptor.digest))
 
     def open_tar(self, descriptor: Descriptor, diff_id: Digest, start: int = 0, end: int | None = None) -> FileRange:
         path = self._paths.tar(diff_id)
@@ -89,13 +144,11 @@ class Layers:
         ``descriptor`` is asked for only then. Raises as ``index``."""
         from lamina.layer.digests import LayerDigests
 
+        kept = self.kept_digests(diff_id, index)
+        if kept is not None:
+            return kept
         path = self._paths.digests(diff_id)
-        try:
-            with open(path, "rb") as file:
-                return LayerDigests(index, file.read(), path)
-        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
-            pass
-        made = LayerDigests.make(index, partial(self.open_tar, descriptor(), diff_id))
+        made = LayerDigests.make(index, self.get(descriptor(), diff_id).open)
         try:
             with reported(path):
                 data = pieces([made.buffer], "digests.written")
@@ -107,14 +160,50 @@ class Layers:
             logging.getLogger("lamina.store").debug("%s", error)
         return made
 
-    def make(self, descriptor: Descriptor, diff_id: Digest) -> None:
-        """Derive tar and index from the blob, verified. Raises as ``index``."""
+    def kept_digests(self, diff_id: Digest, index: LayerIndex) -> LayerDigests | None:
+        """The content digests where they are there and whole; nothing is made. Raises SystemFailure."""
+        from lamina.layer.digests import LayerDigests
+
+        path = self._paths.digests(diff_id)
+        try:
+            with open(path, "rb") as file:
+                return LayerDigests(index, file.read(), path)
+        except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+            return None
+        except OSError as error:
+            raise failure(error, path) from error
+
+    def make_again(self, descriptor: Descriptor, diff_id: Digest) -> None:
+        """What belongs to the layer as it is kept, verified. Raises as ``index``."""
+        if self.has_tar(diff_id) and not Blobs(self._paths).has(descriptor):
+            self._index_of_tar(descriptor, diff_id)
+        else:
+            self.make(descriptor, diff_id, tar=self.has_tar(diff_id) or not self.without_tar(descriptor, diff_id))
+
+    def _index_of_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
+        from lamina.layer.read import LayerReader
+
+        path = self._paths.tar(diff_id)
+        with reported(path), FileRange(path) as tar:
+            reader = LayerReader(
+                "none", max_layer=self._max_layer, what=f"layer {diff_id}", algorithm=diff_id.algorithm
+            )
+            while data := tar.read(CHUNK):
+                for _ in reader.feed(data):
+                    pass
+            summary = reader.finish()
+            prove_diff_id(descriptor.digest, diff_id, summary.diff_id)
+            temporary = self._paths.scratch(f"{diff_id.short}.index")
+            replace_file(self._paths.layer_index(diff_id), summary.chunks(), mode=0o444, temporary=temporary)
+
+    def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
+        """Derive index, and tar or (``tar`` is False) checkpoints, from the blob, verified. Raises as ``index``."""
         from lamina.store.ingest import LayerFiles, look_at_free_space
 
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):
             look_at_free_space(self._paths.root, descriptor.size)
-            files = LayerFiles(self._paths, descriptor, diff_id, self._max_layer)
+            files = LayerFiles(self._paths, descriptor, diff_id, self._max_layer, tar=tar)
             try:
                 files.start()
                 for data in verified(Blobs(self._paths).get(descriptor), hint=_HINT):
@@ -129,23 +218,40 @@ class Layers:
         """Whether both derived files are there (not whether they are right: see fsck)."""
         return os.path.exists(self._paths.layer_index(diff_id)) and os.path.exists(self._paths.tar(diff_id))
 
-    def note_origin(self, descriptor: Descriptor, diff_id: Digest, origin: str) -> None:
-        """Remember the repository that has this blob of the layer: only its tar is here. Raises SystemFailure."""
-        path = self._paths.origins(diff_id)
-        with reported(path), locked(self._paths.lock):
-            known = _read_origins(path)
-            if known.get(descriptor.digest) == origin:
-                return
-            known[descriptor.digest] = origin
-            text = "".join(f"{digest} {place}\n" for digest, place in known.items())
-            replace_file(path, [text.encode()], temporary=self._paths.scratch(f"{diff_id.short}.origins"))
+    def note_origin(self, descriptor: Descriptor, diff_id: Digest, origin: str, *, kept: bool = False) -> None:
+        """Remember the repository that has this blob of the layer: only its tar is here; or (``kept``) the blob too,
+        for the day when it is to go. Raises SystemFailure."""
+        with reported(self._paths.origins(diff_id)), locked(self._paths.lock):
+            self.note_origin_locked(descriptor, diff_id, origin, kept=kept)
 
-    def origins(self) -> dict[Digest, str]:
-        """Of every layer blob that is not kept here but known by its tar: the repository that has it."""
+    def note_origin_locked(self, descriptor: Descriptor, diff_id: Digest, origin: str, *, kept: bool) -> None:
+        """As ``note_origin``; the caller holds the store's lock."""
+        path = self._paths.origins(diff_id)
+        known = _read_origins(path)
+        if known.get(descriptor.digest) == (origin, kept):
+            return
+        known[descriptor.digest] = (origin, kept)
+        text = "".join(f"{digest} {place}{_KEPT * here}\n" for digest, (place, here) in known.items()).encode()
+        temporary = self._paths.scratch(f"{diff_id.short}.origins")
+        if not all(here for _, here in known.values()):
+            replace_file(path, [text], temporary=temporary)
+            return
+        with open(temporary, "wb") as file:  # a hint while the blob is here: it need not outlast a power cut
+            file.write(text)
+        os.replace(temporary, path)
+
+    def origin(self, descriptor: Descriptor, diff_id: Digest) -> str:
+        """The repository that is known to have this blob, kept here or not; "" for none."""
+        return _read_origins(self._paths.origins(diff_id)).get(descriptor.digest, ("", False))[0]
+
+    def origins(self, *, kept: bool = False) -> dict[Digest, str]:
+        """Of every layer blob that is not kept here but known by its tar: the repository that has it. ``kept``: of
+        all blobs whose repository was noted, here or lost."""
         found: dict[Digest, str] = {}
         for diff_id in self.diff_ids():
-            if self.there(diff_id):
-                found.update(_read_origins(self._paths.origins(diff_id)))
+            if kept or self.has_tar(diff_id):
+                known = _read_origins(self._paths.origins(diff_id))
+                found.update({digest: place for digest, (place, here) in known.items() if kept or not here})
         return found
 
     def diff_ids(self) -> list[Digest]:
@@ -157,7 +263,11 @@ class Layers:
         return found
 
 
-def _read_origins(path: str) -> dict[Digest, str]:
+_KEPT = " kept"
+
+
+def _read_origins(path: str) -> dict[Digest, tuple[str, bool]]:
+    """Of each blob the repository, and whether the blob was here as well when that was noted."""
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.read(1 << 20).split("\n")
@@ -167,7 +277,7 @@ def _read_origins(path: str) -> dict[Digest, str]:
     for line in lines:
         digest, _, place = line.partition(" ")
         try:
-            found[Digest.parse(digest)] = place
+            found[Digest.parse(digest)] = (place.removesuffix(_KEPT), place.endswith(_KEPT))
         except UsageError:
             continue
     return found

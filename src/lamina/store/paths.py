@@ -57,6 +57,9 @@ class Paths:
     def digests(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "digests")
 
+    def seek(self, diff_id: Digest) -> str:
+        return os.path.join(self.layer(diff_id), "seek")
+
     def layer_index(self, diff_id: Digest) -> str:
         return os.path.join(self.layer(diff_id), "index")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lamina.config import MAX_LAYER
+from lamina.config import KEEP, MAX_LAYER
 from lamina.store.blobs import Blobs
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
@@ -30,13 +30,14 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
     """Reader, Writer, Deleter and Lister over ``blobs``, ``refs``, ``layers``, ``roots`` and
     ``containers``."""
 
-    def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER) -> None:
+    def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP) -> None:
         self.paths = paths
         self.max_layer = max_layer
+        self.keep = keep
         self.location = f"the store {paths.root}"
         self.blobs = Blobs(paths)
         self.refs = Refs(paths)
-        self.layers = Layers(paths, max_layer)
+        self.layers = Layers(paths, max_layer, keep)
         self.roots = Roots(paths)
         self._session = None
         self._guard = threading.Lock()
@@ -82,7 +83,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         return find(self, query, platform or Platform.host(), images)
 
     @classmethod
-    def open(cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER) -> Store:
-        """The store at ``root``, made there if ``create``. Raises NotFound, Unsupported (another format),
-        StoreDamaged, SystemFailure."""
-        return cls(open_frame(os.path.abspath(root), create=create), max_layer=max_layer)
+    def open(cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER, keep: str = KEEP) -> Store:
+        """The store at ``root``, made there if ``create``; ``keep``: what stays of layers that come in
+        (``config.KEEPS``). Raises NotFound, Unsupported (another format), StoreDamaged, SystemFailure."""
+        return cls(open_frame(os.path.abspath(root), create=create), max_layer=max_layer, keep=keep)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,9 @@ class ImageUsage:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Bytes on disk: ``images`` (what some image needs), ``unneeded`` (what prune would look at), ``ingest``,
-    ``containers``, ``frame`` (index.json, roots and the like). They add up to ``total``."""
+    ``containers``, ``frame`` (index.json, roots and the like). They add up to ``total``. What images need and what
+    is unneeded is, seen otherwise, ``blobs`` (an uncompressed layer is one), ``tars`` and ``indexes`` (checkpoints
+    among them)."""
 
     per_image: tuple[ImageUsage, ...]
     images: int
@@ -42,6 +45,9 @@ class Usage:
     ingest: int
     containers: int
     frame: int
+    blobs: int
+    tars: int
+    indexes: int
 
     @property
     def total(self) -> int:
@@ -74,7 +80,34 @@ def usage(store: Store) -> Usage:
     total = tree_bytes(root)
     frame = total - everything - ingest - containers
     per_image.sort(key=lambda image: (-image.size, image.names))
-    return Usage(tuple(per_image), needed_all, everything - needed_all, ingest, containers, frame)
+    blobs, tars = _by_kind(store, sizes)
+    return Usage(
+        tuple(per_image),
+        needed_all,
+        everything - needed_all,
+        ingest,
+        containers,
+        frame,
+        blobs,
+        tars,
+        everything - blobs - tars,
+    )
+
+
+def _by_kind(store: Store, sizes: dict[tuple[int, int], int]) -> tuple[int, int]:
+    """Bytes of blobs, and of tars that are no blob at the same time."""
+
+    def seen(paths: Iterable[str]) -> set[tuple[int, int]]:
+        found = set()
+        for path in paths:
+            with suppress(FileNotFoundError):
+                state = os.lstat(path)
+                found.add((state.st_dev, state.st_ino))
+        return found & set(sizes)
+
+    blobs = seen(store.blobs.path(digest) for digest in store.blobs)
+    tars = seen(store.paths.tar(diff_id) for diff_id in store.layers.diff_ids()) - blobs
+    return sum(sizes[file] for file in blobs), sum(sizes[file] for file in tars)
 
 
 def _files(store: Store) -> tuple[dict[tuple[int, int], int], dict[Digest, list[tuple[int, int]]]]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, Conflict, InvalidContent
-from lamina.events import Cancel, OnEvent, ignore
+from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest, parse
-from lamina.spec.mediatype import is_foreign, is_known_document
+from lamina.spec.mediatype import compression, is_foreign, is_known_document
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
 
@@ -40,6 +40,8 @@ class StoreWriter:
     roots: Roots
     paths: Paths
     max_layer: int
+    keep: str
+    _told: str | None = None
     _session: str | None
     _guard: threading.Lock
 
@@ -74,14 +76,41 @@ class StoreWriter:
         self._protect(descriptor.digest, *([diff_id] if diff_id else []))
         if self.blobs.has(descriptor):
             return False
-        if diff_id is not None and blob.origin and self.layers.there(diff_id):
-            self.layers.note_origin(descriptor, diff_id, blob.origin)
-            return False
+        if diff_id is not None and self.layers.there(diff_id):
+            origin = blob.origin or (self.layers.origin(descriptor, diff_id) if self.keep == "tar" else "")
+            if origin:
+                self.layers.note_origin(descriptor, diff_id, origin)
+                return False
         from lamina.store.ingest import Ingest
 
-        return Ingest(
-            self.paths, descriptor, diff_id, max_layer=self.max_layer, on_event=on_event, cancel=cancel
+        unkept = self._unkept(descriptor, diff_id, blob, on_event) if diff_id and self.keep == "tar" else None
+        new = Ingest(
+            self.paths,
+            descriptor,
+            diff_id,
+            max_layer=self.max_layer,
+            on_event=on_event,
+            cancel=cancel,
+            tar=self.keep != "blob",
+            unkept=unkept,
         ).run(blob)
+        if diff_id is not None and blob.origin and unkept is None:
+            self.layers.note_origin(descriptor, diff_id, blob.origin, kept=True)
+        return new
+
+    def _unkept(
+        self, descriptor: Descriptor, diff_id: Digest, blob: Blob, on_event: OnEvent
+    ) -> Callable[[], None] | None:
+        """Notes where a blob is to be had that is not kept here; None where it has to be."""
+        if compression(descriptor.media_type) in (None, "none") or is_foreign(descriptor.media_type):
+            return None  # the blob is the tar; or registries need not have it
+        origin = blob.origin or self.layers.origin(descriptor, diff_id)
+        if not origin:
+            if self._session != self._told:
+                self._told = self._session
+                on_event(Warned("keep=tar: blobs stay that no registry is known to have"))
+            return None
+        return lambda: self.layers.note_origin(descriptor, diff_id, origin)
 
     def put_file(self, descriptor: Descriptor, path: str, rest: Blob) -> bool:
         """As ``put_blob``, of bytes that were received in a file on the store's own file system: it is verified and

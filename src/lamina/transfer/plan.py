@@ -79,7 +79,7 @@ def plan_pull(
             if diff_id is not None and state == FETCH:
                 tar_size, exact = _unpacked(repository, layer)
                 estimated = estimated or not exact
-                disk += tar_size
+                disk += 0 if store.keep == "blob" else tar_size
             elif diff_id is not None:
                 tar_size = store.layers.index(layer, diff_id).tar_size
             blobs[layer.digest] = PlannedBlob(
@@ -87,7 +87,9 @@ def plan_pull(
             )
     fetch = sum(blob.descriptor.size for blob in blobs.values() if blob.state == FETCH)
     here = sum(blob.descriptor.size for blob in blobs.values() if blob.state != FETCH)
-    return PullPlan(str(reference), top, tuple(blobs.values()), fetch, here, disk + fetch, estimated)
+    unkept = [blob for blob in blobs.values() if store.keep == "tar" and blob.what == "layer" and blob.state == FETCH]
+    disk += fetch - sum(blob.descriptor.size for blob in unkept)
+    return PullPlan(str(reference), top, tuple(blobs.values()), fetch, here, disk, estimated)
 
 
 def _documents(

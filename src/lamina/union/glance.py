@@ -8,7 +8,7 @@ A hardlink's target is one more path. Columns are read as they are mapped; names
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
@@ -29,35 +29,36 @@ class Glance:
     """What layers say of paths, remembered from stack to stack: images share their layers."""
 
     def __init__(self) -> None:
-        self._traces: dict[tuple[int, bytes], _Trace] = {}
+        self._traces: dict[tuple[int, bytes, bool], _Trace] = {}
 
-    def tree(self, layers: Sequence[LayerIndex], paths: Iterable[bytes]) -> Tree:
+    def tree(self, layers: Sequence[LayerIndex], paths: Iterable[bytes], *, inside: Collection[bytes] = ()) -> Tree:
         """The union of ``layers`` (bottom first) as far as it concerns these literal paths: of them, and of what
-        lies on the way to them, it tells the same as the whole one, the past included. It may be the whole one.
+        lies on the way to them, it tells the same as the whole one, the past included; of those ``inside`` also what
+        stands in them. It may be the whole one.
 
         Raises InvalidLayer as ``merge`` does, but for hardlinks elsewhere.
         """
-        known = dict.fromkeys(paths)
+        known = dict.fromkeys([*paths, *inside])
         pending = list(known)
         while pending:
             if len(known) > MANY:
                 return merge(layers)
             path = pending.pop()
             for index in layers:
-                for target in self._trace(index, path).targets:
+                for target in self._trace(index, path, path in inside).targets:
                     if target not in known:
                         known[target] = None
                         pending.append(target)
-        tree = _GlanceTree(layers, known)
+        tree = _GlanceTree(layers, known, inside)
         for number, index in enumerate(layers):
-            traces = [self._trace(index, path) for path in known]
+            traces = [self._trace(index, path, path in inside) for path in known]
             if any(trace.speaks for trace in traces):
                 _GlanceMerge(tree, number, index).glance(traces)
         return tree
 
     def lookup(self, layers: Sequence[LayerIndex], path: bytes, *, follow: bool = False) -> tuple[Tree, int]:
-        """As ``Tree.lookup`` of the whole union: symlinks on the way are followed, each to one more path.
-        Raises PathNotFound, InvalidLayer."""
+        """As ``Tree.lookup`` of the whole union: symlinks on the way are followed, each to one more path. How many
+        links a file has is not known. Raises PathNotFound, InvalidLayer."""
         wanted = [b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))]
         while True:
             tree = self.tree(layers, wanted)
@@ -66,19 +67,46 @@ class Glance:
             except _Elsewhere as elsewhere:
                 wanted.append(elsewhere.path)
 
-    def _trace(self, index: LayerIndex, path: bytes) -> _Trace:
-        key = (id(index), path)
+    def listing(
+        self,
+        layers: Sequence[LayerIndex],
+        path: bytes,
+        *,
+        follow: bool = True,
+        into: bool = True,
+        links: bool = False,
+    ) -> tuple[Tree, int]:
+        """As ``lookup``. With ``into``, of a directory also what stands in it; with ``links``, of all that is told
+        the other names that it has, so that they can be counted."""
+        tree, node = self.lookup(layers, path, follow=follow)
+        top = tree.path(node)
+        inside = {top} if into and tree.is_directory(node) else set()
+        if inside:
+            tree = self.tree(layers, (), inside=inside)
+        if links:
+            told = [top]
+            if inside:
+                told += [tree.path(child) for child in tree.children(tree.lookup(top)).values()]
+            others = _other_names(layers, told)
+            if others:
+                tree = self.tree(layers, [top, *others], inside=inside)
+        return tree, tree.lookup(top)
+
+    def _trace(self, index: LayerIndex, path: bytes, inside: bool = False) -> _Trace:
+        key = (id(index), path, inside)
         trace = self._traces.get(key)
         if trace is None:
-            trace = self._traces[key] = _Trace(index, path)  # which keeps the index, so that its id stays its own
+            kind = _InsideTrace if inside else _Trace
+            trace = self._traces[key] = kind(index, path)  # which keeps the index, so that its id stays its own
         return trace
 
 
 class _GlanceTree(Tree):
     """A tree that knows some paths only, and says where a lookup leaves them."""
 
-    def __init__(self, layers: Sequence[LayerIndex], known: Iterable[bytes]) -> None:
+    def __init__(self, layers: Sequence[LayerIndex], known: Iterable[bytes], inside: Collection[bytes]) -> None:
         super().__init__(layers)
+        self._inside = inside
         self._known: set[bytes] = {b""}
         for path in known:
             while path not in self._known:
@@ -88,7 +116,7 @@ class _GlanceTree(Tree):
     def child(self, node: int, name: bytes) -> int | None:
         above = self.path(node)
         path = above + b"/" + name if above else name
-        if path not in self._known:
+        if path not in self._known and above not in self._inside:
             raise _Elsewhere(path)
         return super().child(node, name)
 
@@ -142,11 +170,15 @@ class _Trace:
                         self.hiding.append(row)
                     elif directory == 0 and kinds[row] < _WHITEOUT:
                         self.stated[row] = 0
-                elif size == length and index.basename(row) == name:
+                elif self._is_meant(row, size, length, name):
                     if kinds[row] == _WHITEOUT:
                         self.hiding.append(row)
                     elif kinds[row] < _WHITEOUT:
                         self.stated[row] = depth + 1
+
+    def _is_meant(self, row: int, size: int, length: int, name: bytes | None) -> bool:
+        """Whether the row's name, of ``size`` bytes, is ``name``."""
+        return size == length and self.index.basename(row) == name
 
     def passing(self) -> list[tuple[int, int]]:
         """(row, directory on the way): rows that go through such a directory where that may be news. It is not
@@ -195,6 +227,50 @@ class _Trace:
         return all(kinds[row] == _DIRECTORY or depth >= len(self.way) for row, depth in self.stated.items())
 
 
+class _InsideTrace(_Trace):
+    """What one layer says of one path, its parents, and all that stands in it."""
+
+    def __init__(self, index: LayerIndex, path: bytes) -> None:
+        super().__init__(index, path)
+        self.folders: set[int] = set()
+        """The index's directories that stand in it."""
+        if len(self.way) > len(self.names):
+            column = struct.pack(f"={index.directory_count}I", *index.dir_parent)
+            self.folders = set(_rows(column, self.way[-1])) - {0}
+        self.speaks = self.speaks or bool(self.folders)
+
+    def _is_meant(self, row: int, size: int, length: int, name: bytes | None) -> bool:
+        return name is None or super()._is_meant(row, size, length, name)
+
+    def is_plain(self, tree: Tree) -> bool:
+        return not self.folders and super().is_plain(tree)
+
+    def _pass(self) -> Iterator[tuple[int, int]]:
+        """As those on the way, the first row that goes through each directory in it, and again the first one behind
+        what stands in its place."""
+        yield from super()._pass()
+        index, kinds = self.index, self.index.kind
+        below = [0] * index.directory_count
+        numbers: dict[bytes, int] = {}
+        for number, above in enumerate(index.dir_parent.tolist()):
+            if number in self.folders:
+                below[number] = number
+                numbers[index.directory_name(number)] = number
+            else:
+                below[number] = below[above]
+        seen: set[int] = set()
+        for row, directory in enumerate(index.directory.tolist()):
+            folder = below[directory]
+            if folder and folder not in seen and kinds[row] < _WHITEOUT:
+                seen.add(folder)
+                yield row, folder
+            elif row in self.stated and self.stated[row] <= len(self.way) and kinds[row] != _DIRECTORY:
+                if self.stated[row] < len(self.way):
+                    seen.clear()
+                else:
+                    seen.discard(numbers.get(index.basename(row), 0))
+
+
 class _GlanceMerge(LayerMerge):
     def glance(self, traces: Sequence[_Trace]) -> None:
         """Apply what these traces say, as ``apply`` does with all rows."""
@@ -212,6 +288,25 @@ class _GlanceMerge(LayerMerge):
                 self._entries([(row, kinds[row])], directories, {row: index.basename(row)})
             else:
                 self._directory(directory)
+
+
+def _other_names(layers: Sequence[LayerIndex], paths: Iterable[bytes]) -> list[bytes]:
+    """All paths that hardlinks of any layer bring together with one of these, over however many."""
+    joined: dict[bytes, list[bytes]] = {}
+    for index in layers:
+        kinds, row = bytes(index.kind), -1
+        while (row := kinds.find(_HARDLINK, row + 1)) >= 0:
+            path, target = index.path(row), index.link(row)
+            joined.setdefault(path, []).append(target)
+            joined.setdefault(target, []).append(path)
+    found = {path: None for path in paths if path in joined}
+    pending = list(found)
+    while pending:
+        for path in joined[pending.pop()]:
+            if path not in found:
+                found[path] = None
+                pending.append(path)
+    return list(found)
 
 
 def _rows(column: bytes, value: int) -> Iterator[int]:

@@ -37,12 +37,28 @@ def merge(layers: Sequence[LayerIndex]) -> Tree:
 
     Raises InvalidLayer for a hardlink whose target is not there or is a directory, LimitExceeded.
     """
-    if len(layers) > MAX_LAYERS:
-        raise LimitExceeded(f"{len(layers)} layers", hint=f"the limit is {MAX_LAYERS}")
     tree = Tree(layers)
-    for number, index in enumerate(layers):
-        LayerMerge(tree, number, index).apply()
+    _apply(tree, 0)
     return tree
+
+
+def merge_both(one: Sequence[LayerIndex], other: Sequence[LayerIndex], shared: int) -> tuple[Tree, Tree]:
+    """The unions of two stacks whose lowest ``shared`` layers are the same, which are merged once. Raises as
+    ``merge``."""
+    tree = merge(one[:shared])
+    twin = tree.fork(other)
+    tree.layers = tuple(one)
+    _apply(tree, shared)
+    _apply(twin, shared)
+    return tree, twin
+
+
+def _apply(tree: Tree, first: int) -> None:
+    """All layers of the tree from ``first`` on."""
+    if len(tree.layers) > MAX_LAYERS:
+        raise LimitExceeded(f"{len(tree.layers)} layers", hint=f"the limit is {MAX_LAYERS}")
+    for number in range(first, len(tree.layers)):
+        LayerMerge(tree, number, tree.layers[number]).apply()
 
 
 class LayerMerge:

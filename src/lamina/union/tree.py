@@ -174,6 +174,18 @@ class Tree(Union):
         self.warnings: list[str] = []
         self._links: dict[int, int] | None = None
 
+    def fork(self, layers: Sequence[LayerIndex]) -> Tree:
+        """One that is the same so far and can grow by itself; the lowest of ``layers`` are those merged so far."""
+        twin = Tree(layers)
+        twin.parents, twin.origin_layers = self.parents[:], self.origin_layers[:]
+        twin.rows, twin.endings_of = self.rows[:], self.endings_of[:]
+        twin.names = self.names[:]
+        twin.kids = [children if children is None else children.copy() for children in self.kids]
+        twin.hardlinks = self.hardlinks.copy()
+        twin.endings, twin.restatements = self.endings[:], self.restatements[:]
+        twin.warnings = self.warnings[:]
+        return twin
+
     def __len__(self) -> int:
         """How many paths the union has, the root left out."""
         return len(self.names) - 1 - sum(1 for ended in self.endings_of if ended)

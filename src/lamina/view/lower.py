@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lamina import rights
-from lamina.errors import StoreDamaged
+from lamina.errors import StoreDamaged, SystemFailure
 from lamina.files import replace_file, reported
 from lamina.source import Stack
 from lamina.store.lock import locked
@@ -18,11 +19,14 @@ from lamina.view import kernel
 from lamina.view.attach import mount_erofs
 from lamina.view.erofs import BLOCK
 from lamina.view.erofs_read import ErofsImage
+from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import Part, image_of, keep, parts_of
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
+MAPPED = "mapped-"
+"""What the mounts of parts with other owners are called, in the bundle of the container that they are for."""
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -38,8 +42,7 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
             image = ErofsImage.load(image_of(store, part))
         for diff_id, (blocks, _) in zip(part.layers, image.devices, strict=True):
             layer = layers[diff_id]
-            with layer.open(0, 0):
-                pass  # makes the tar again where it is gone
+            store.layers.need_tar(layer.descriptor, diff_id)
             if -(-os.stat(store.paths.tar(diff_id)).st_size // BLOCK) != blocks:
                 store.layers.make(layer.descriptor, diff_id)
 
@@ -77,34 +80,59 @@ def unpack_parts(store: Store, stack: Stack) -> list[str]:
     return [unpack_tree(store, stack, part) for part in parts_of(store, stack)]
 
 
-def unpack_tree(store: Store, stack: Stack, part: Part) -> str:
-    """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids. One
-    process at a time does it, others wait. Raises SystemFailure, InvalidContent."""
+def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STATED) -> str:
+    """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids, and
+    one for each user namespace that has the image's ids otherwise (``owners``). One process at a time does it, others
+    wait. Raises SystemFailure, InvalidContent."""
     from lamina.view.unpack import remove_leftovers
     from lamina.view.unpack import unpack_tree as unpack
 
-    target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}")
+    target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}{owners.word}")
     if not os.path.isdir(target):
         keep(os.path.dirname(target), part.layers)
         with reported(target), locked(os.path.join(os.path.dirname(target), "lock")):
             if not os.path.isdir(target):
                 remove_leftovers(os.fsencode(target))
                 tree, opaque, _ = part.made()
-                unpack(tree, stack.layers, os.fsencode(target), opaque=opaque)
+                unpack(tree, stack.layers, os.fsencode(target), opaque=opaque, mapped=owners)
     return target
 
 
 def sweep(store: Store) -> int:
-    """Take away the parts' mounts that nobody uses any more; how many."""
+    """Take away the parts' mounts that nobody uses any more; how many. And what killed containers used of them."""
     swept = 0
     with locked(store.paths.lock):
         lines = _mountinfo()
+        if _drop_dead(store, lines):
+            lines = _mountinfo()
         for key in sorted(os.listdir(store.paths.unions)):
             target = mounted_at(store, key)
             if os.path.ismount(target) and not _used(lines, target):
                 kernel.unmount(target)
                 swept += 1
     return swept
+
+
+def _drop_dead(store: Store, lines: list[list[str]]) -> int:
+    """Unmount the parts that are shown with other owners to containers that nobody looks after any more; how many. An
+    overlay upon them lives on without."""
+    top = os.path.realpath(store.containers.path("")) + os.sep
+    found = [line[4] for line in lines if line[4].startswith(top) and f"/bundle/{MAPPED}" in line[4]]
+    if not found:
+        return 0
+    living = {one.id for one in store.containers if one.is_running}
+    dead = [path for path in found if path[len(top) :].partition(os.sep)[0] not in living]
+    for path in dead:
+        unmount_quietly(path)
+    return len(dead)
+
+
+def unmount_quietly(path: str) -> None:
+    """Take a mount and its directory away, whoever does it first."""
+    with suppress(SystemFailure):  # not mounted any more
+        kernel.unmount(path)
+    with suppress(FileNotFoundError):
+        os.rmdir(path)
 
 
 def mounted_at(store: Store, key: str) -> str:

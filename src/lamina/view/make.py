@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lamina.union.tree import Tree
     from lamina.view.content import Contents
     from lamina.view.opened import Opened
+    from lamina.view.owners import Owners
 
 _MAX_WARNINGS = 100
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -91,10 +92,19 @@ class Attributes(NamedTuple):
 
 
 class Maker:
-    """Makes nodes of the tree where they belong. ``owners``: whether they get those that the image states."""
+    """Makes nodes of the tree where they belong. ``owners``: whether they get those that the image states, or those
+    that these are outside of a user namespace (``mapped``)."""
 
     def __init__(
-        self, tree: Tree, opened: Opened, contents: Contents, given: Given, *, owners: bool, devices: bool
+        self,
+        tree: Tree,
+        opened: Opened,
+        contents: Contents,
+        given: Given,
+        *,
+        owners: bool,
+        devices: bool,
+        mapped: Owners,
     ) -> None:
         self.tree = tree
         self.report = UnpackReport()
@@ -102,6 +112,7 @@ class Maker:
         self._contents = contents
         self._given = given
         self._owners = owners
+        self._mapped = mapped
         self._devices = devices
         self._first: dict[int, int] = {}  # inode -> the node that was made first
 
@@ -143,7 +154,7 @@ class Maker:
                 self._contents.write(descriptor, layer, row, size)
                 self.report.size += size
             given = self._given
-            if self._owners and (index.uid[row] != given.uid or index.gid[row] != given.gid):
+            if self._owners and (self._mapped or index.uid[row] != given.uid or index.gid[row] != given.gid):
                 self._give(descriptor, node, index.uid[row], index.gid[row])
             if mode & ~given.kept:
                 os.fchmod(descriptor, mode)
@@ -177,7 +188,7 @@ class Maker:
                 return False
             raise
         given = self._given
-        if self._owners and (index.uid[row] != given.uid or index.gid[row] != given.gid):
+        if self._owners and (self._mapped or index.uid[row] != given.uid or index.gid[row] != given.gid):
             self._give(name, node, index.uid[row], index.gid[row], directory)
         if kind != _SYMLINK and mode & ~given.kept:
             os.chmod(name, mode, dir_fd=directory)
@@ -192,7 +203,7 @@ class Maker:
     def finish_directory(self, node: int, attributes: Attributes, made: int) -> None:
         """The directory ``node``, made with the mode bits ``made``; all below it is done. Raises OSError."""
         given, owners = self._given, self._owners
-        other = owners and (attributes.uid != given.uid or attributes.gid != given.gid)
+        other = owners and (self._mapped or attributes.uid != given.uid or attributes.gid != given.gid)
         time = (attributes.mtime, attributes.mtime)
         if node and not other and attributes.mode == made & given.kept and not attributes.xattrs:
             parent = self._opened.at(self.tree.parents[node])
@@ -221,6 +232,9 @@ class Maker:
             os.close(source)
 
     def _give(self, what: int | bytes, node: int, uid: int, gid: int, directory: int | None = None) -> None:
+        if not self._mapped.has(uid, gid):
+            self.report.warn(f"{self._shown(node)}: can't be given to {uid}:{gid}")
+        uid, gid = self._mapped.outside(uid, gid)
         try:
             if isinstance(what, int):
                 os.fchown(what, uid, gid)

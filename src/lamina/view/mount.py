@@ -13,7 +13,7 @@ import re
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,8 @@ from lamina.store.layers import StoredLayer
 from lamina.store.lock import locked
 from lamina.store.roots import is_dead, is_mount
 from lamina.view import fuse, kernel
-from lamina.view.lower import mount_image, sweep, unpack_tree, write_images
+from lamina.view.lower import MAPPED, mount_image, sweep, unmount_quietly, unpack_tree, write_images
+from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import parts_of, place_of
 
 if TYPE_CHECKING:
@@ -59,14 +60,14 @@ class Mounted:
 class Top:
     """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
     ``devices``: whether device nodes work. ``volatile``: what is written need not last over the machine's crash.
-    ``mapped``: a descriptor of a user namespace, whose ids the image's files get; what is written belongs to the ids
-    that those are outside. ``scratch``: a directory that is needed for that."""
+    ``owners``: who the image's ids are outside of the user namespace that runs upon this; what is written belongs to
+    them too. ``scratch``: a directory that root needs for that."""
 
     upper: str
     work: str
     devices: bool = False
     volatile: bool = False
-    mapped: int = -1
+    owners: Owners = AS_STATED
     scratch: str = ""
 
 
@@ -175,7 +176,11 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
     empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
     os.makedirs(empty, mode=0o700, exist_ok=True)
     if view == "overlay":
-        _overlay([empty, *(unpack_tree(store, stack, part) for part in parts)], target, top)
+        # root shows one tree with any owners; nobody else may
+        owners = AS_STATED if top is None or rights.is_root() else top.owners
+        lowers = [empty, *(unpack_tree(store, stack, part, owners) for part in parts)]
+        with locked(store.paths.lock):
+            _overlay(lowers, target, top)
         return
     write_images(store, stack, parts)
     with locked(store.paths.lock):
@@ -186,10 +191,13 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
 
 
 def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
-    """``lowers``: bottom first."""
-    if top is not None and top.mapped >= 0:
-        with _mapped(lowers, top) as below:
-            _overlay(below, target, replace(top, mapped=-1))
+    """``lowers``: bottom first. Call it with the store's lock held: a sweep takes what no overlay is upon yet."""
+    if top is not None and top.owners and rights.is_root():
+        try:
+            _overlay(_mapped(lowers, top), target, replace(top, owners=AS_STATED))
+        except BaseException:
+            unmap(top.scratch)
+            raise
         return
     # a layer that comes again hides all that the first time added: the kernel refuses to be told twice
     options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in dict.fromkeys(reversed(lowers))]
@@ -211,23 +219,31 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     kernel.mount("overlay", options, target, attributes=attributes)
 
 
-@contextmanager
-def _mapped(lowers: list[str], top: Top) -> Iterator[list[str]]:
-    """The same directories with their owners mapped into a user namespace: an overlay's layers may be so, not the
-    overlay itself. They are needed until it is mounted, which keeps them."""
+def _mapped(lowers: list[str], top: Top) -> list[str]:
+    """The same directories with their owners mapped into a user namespace, mounted in ``top.scratch``: an overlay's
+    layers may be so, not the overlay itself. It would keep them by itself; but where they are mounted, others see
+    that the layers are in use, and share their memory."""
+    unmap(top.scratch)  # what a killed process left
     made: list[str] = []
+    namespace = rights.nested(top.owners.users, top.owners.groups)
     try:
         for lower in lowers:
-            target = os.path.join(top.scratch, f"mapped-{len(made)}")
-            os.mkdir(target)
+            target = os.path.join(top.scratch, f"{MAPPED}{len(made)}")
+            with reported(target):
+                os.mkdir(target)
             made.append(target)
-            kernel.bind(lower, target, namespace=top.mapped)
-        yield list(made)
+            kernel.bind(lower, target, namespace=namespace)
     finally:
-        for target in made:
-            with suppress(SystemFailure):  # the last one may have failed
-                kernel.unmount(target)
-            os.rmdir(target)
+        os.close(namespace)
+    return made
+
+
+def unmap(scratch: str) -> None:
+    """Take away what a mount with other owners has in ``scratch``. Raises SystemFailure."""
+    with reported(scratch):
+        for name in os.listdir(scratch) if os.path.isdir(scratch) else ():
+            if name.startswith(MAPPED):
+                unmount_quietly(os.path.join(scratch, name))
 
 
 def _as_below(lower: str, upper: str) -> None:

@@ -20,6 +20,7 @@ from lamina.union.tree import UNSTATED
 from lamina.view.content import Contents
 from lamina.view.make import Attributes, Given, Maker, UnpackReport
 from lamina.view.opened import Opened
+from lamina.view.owners import AS_STATED, Owners
 from lamina.view.share import shared
 
 if TYPE_CHECKING:
@@ -54,11 +55,13 @@ def unpack_tree(
     opaque: Container[int] = (),
     userxattr: bool | None = None,
     same_owner: bool | None = None,
+    mapped: Owners = AS_STATED,
     cancel: Cancel | None = None,
 ) -> UnpackReport:
     """As ``unpack``, of any tree; ``layers`` are those of ``tree.layers``. For a layer below an overlay: nodes of
     Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked: for everybody, or with ``userxattr`` for
-    overlays that are mounted so (default: who is not the machine's root)."""
+    overlays that are mounted so (default: who is not the machine's root). ``mapped``: who the stated owners are
+    outside of the user namespace that the tree is for."""
     if os.open not in os.supports_dir_fd:
         raise UsageError("this platform can't unpack safely", hint="look into the image with ls, cat and the fs view")
     target = os.path.abspath(target)
@@ -73,7 +76,7 @@ def unpack_tree(
     try:
         with reported(target):
             _own_rules(temporary)
-            report = _Unpack(tree, layers, opaque, mark, same_owner, root, cancel).run(temporary)
+            report = _Unpack(tree, layers, opaque, mark, same_owner, root, mapped, cancel).run(temporary)
             if os.path.isdir(target):
                 os.rmdir(target)
             os.rename(temporary, target)
@@ -102,6 +105,7 @@ class _Unpack:
         mark: bytes,
         same_owner: bool | None,
         root: bool,
+        mapped: Owners,
         cancel: Cancel | None,
     ) -> None:
         self.tree = tree
@@ -111,6 +115,7 @@ class _Unpack:
         self.owners = root if same_owner is None else same_owner
         self.owners_told = same_owner is not None
         self.root = root
+        self.mapped = mapped
         self.cancel = cancel
         self.report = UnpackReport()
 
@@ -120,7 +125,9 @@ class _Unpack:
             directories, others = self._directories(opened)
             used = {layer for layer, row, _ in others if self.tree.layers[layer].kind[row] == _FILE}
             with Contents(self.tree, self.layers, sorted(used)) as contents:
-                maker = Maker(self.tree, opened, contents, given, owners=self.owners, devices=self.root)
+                maker = Maker(
+                    self.tree, opened, contents, given, owners=self.owners, devices=self.root, mapped=self.mapped
+                )
                 self._others(maker, others)
             for node, made in reversed(directories):
                 self._check()

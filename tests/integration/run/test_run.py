@@ -6,11 +6,14 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,12 @@ import lamina as lamina_library
 from lamina.archive.layout import LayoutReader
 from lamina.errors import SystemFailure
 from lamina.layer.entry import Kind
+from lamina.run import container as containers
 from lamina.run.inside import Inside
+from lamina.store.containers import RUNNING
+from lamina.store.roots import boot_id, started
 from lamina.store.store import Store
+from lamina.store.trees import remove_tree
 from lamina.transfer.copy import copy
 from support import lamina, require_root, require_tool, running, write_layout
 
@@ -332,6 +339,58 @@ def test_killed_run_leaves_nothing_once_removed(root: Path) -> None:
     assert mounts_of(root) == []
 
 
+class Ending:
+    """A process that looks after a container, whose program has ended already."""
+
+    def __init__(self, store: Store, remove: bool) -> None:
+        self.process = subprocess.Popen(["sleep", "600"])
+        self.store, self.remove = store, remove
+        (one,) = store.containers
+        pid = self.process.pid
+        self.container = replace(one, status=RUNNING, pid=pid, started=started(pid), boot=boot_id(), runtime="runc")
+        store.containers.write(self.container)
+
+    def end(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.remove and os.path.exists(self.store.containers.path(self.container.id)):
+            shutil.rmtree(self.store.containers.path(self.container.id))
+
+
+@pytest.mark.parametrize("removes_itself", [True, False])
+def test_rm_force_waits_for_a_container_at_its_end(
+    root: Path, monkeypatch: pytest.MonkeyPatch, removes_itself: bool
+) -> None:
+    assert run(root, "--name", "c", "app", "true").returncode == 0
+    store = Store.open(str(root))
+    ending = Ending(store, removes_itself)
+    monkeypatch.setattr(containers.time, "sleep", ending.end)
+    containers.remove(store, ending.container, force=True)  # the runtime has forgotten it: there is nothing to kill
+    assert list(store.containers) == []
+    assert os.listdir(root / "containers") == []
+
+
+def test_two_who_remove_a_container_are_both_right(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(root, "--name", "c", "app", "touch", "/x").returncode == 0
+    store = Store.open(str(root))
+    (one,) = store.containers
+    others: list[subprocess.Popen[bytes]] = []
+
+    def remove_with_another(path: str) -> None:
+        if not others:
+            others.append(subprocess.Popen([sys.executable, "-m", "lamina", "--root", str(root), "rm", "c"]))
+            with open("/proc/locks", encoding="ascii") as file:
+                while others[0].poll() is None and f" -> FLOCK  ADVISORY  WRITE {others[0].pid} " not in file.read():
+                    file.seek(0)
+        remove_tree(path)
+
+    monkeypatch.setattr(containers, "remove_tree", remove_with_another)
+    containers.remove(store, one)
+    assert others[0].wait(30) == 0
+    assert os.listdir(root / "containers") == []
+    containers.remove(store, one)  # once more: nothing is there
+
+
 def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> None:
     image = tmp_path / "disk"
     image.write_bytes(b"secret".ljust(1 << 20, b"\0"))
@@ -421,6 +480,32 @@ def test_a_user_namespace_with_ids_of_its_own(root: Path, tmp_path: Path) -> Non
     assert [(one["uid"], one["gid"]) for one in stated] == [(33, 44), (0, 0)]
     assert run(root, "--rm", "--userns", "moon", "app", "true").returncode == 125
     assert not Path("/run/lamina-open").joinpath(identity).exists()
+
+
+def test_layers_with_other_owners_count_as_used(root: Path) -> None:
+    def seen(word: str) -> list[str]:
+        return [line.split()[2] for line in mounts_of(root) if word in line.split()[4]]
+
+    words = ["--network", "none", "--userns", "auto", "app", "sh", "-c", "echo up; exec sleep 600"]
+    with running("run", "--rm", "--name", "a", *words, root=root) as process:
+        wait_for(process, b"up\n")
+        parts = seen("/unions/")
+        assert out(root, "app", "true") == ""  # at its end it takes away what nobody uses
+        assert seen("/unions/") == parts
+        if parts:
+            assert set(seen("/bundle/")) == set(parts)  # the same devices: their pages are in memory once
+        assert lamina("stop", "-t", "0", "a", root=root).returncode == 0
+        assert process.wait(30) == 137
+    assert mounts_of(root) == []
+    with running("run", "--name", "b", *words, root=root) as process:
+        wait_for(process, b"up\n")
+        assert len(seen("/bundle/")) >= len(parts)
+        process.kill()
+        process.wait(30)
+    assert out(root, "app", "true") == ""
+    assert seen("/bundle/") == seen("/unions/") == []
+    assert lamina("rm", "--force", "b", root=root).returncode == 0
+    assert mounts_of(root) == []
 
 
 def test_nobody_else_reaches_the_root_of_a_user_namespace(root: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 
 from lamina.errors import InvalidLayer, PathNotFound, UsageError
+from lamina.files import FileRange
 from lamina.insight.compare import ASPECTS, compare
 from lamina.insight.diff import ADDED, CHANGED, FIELDS, REMOVED, RENAMED, Change, parse_fields
 from lamina.insight.side import Side
@@ -154,7 +156,7 @@ def test_what_both_have_from_one_layer_is_not_read() -> None:
 class DigestedLayer(MadeLayer):
     """A layer that knows its digests, all but that of row 0."""
 
-    def digests(self) -> DigestedLayer:
+    def kept_digests(self) -> DigestedLayer:
         return self
 
     def every(self) -> Iterator[tuple[int, str | None]]:
@@ -176,6 +178,36 @@ def test_digests_that_a_layer_keeps_spare_the_reading() -> None:
         b"other",
         b"unknown",
     ]
+
+
+class FiledLayer(MadeLayer):
+    """A layer whose tar is a piece of a file, without digests."""
+
+    def __init__(self, path: Path, entries: list[Any], cut: int = 0) -> None:
+        super().__init__(entries)
+        self._path = path
+        path.write_bytes(b"before it" + self._data[: len(self._data) - cut])
+
+    def kept_digests(self) -> None:
+        return None
+
+    def open(self, start: int = 0, end: int | None = None) -> FileRange:  # type: ignore[override]
+        self.opened += 1
+        size = 9 + len(self._data)
+        return FileRange(str(self._path), 9 + start, size if end is None else 9 + end)
+
+
+def test_tars_that_are_files_are_opened_once_and_compared_to_the_last_byte(tmp_path: Path) -> None:
+    large = b"x" * 300_000
+    one = [file(b"first", b"1"), file(b"large", large), file(b"last", large), file(b"small", b"abc")]
+    other = [file(b"last", large[:-1] + b"y"), file(b"small", b"abd"), file(b"first", b"1"), file(b"large", large)]
+    layers = FiledLayer(tmp_path / "one", one), FiledLayer(tmp_path / "other", other)
+    found = compare(Side("a", [layers[0]]), Side("b", [layers[1]])).changes
+    assert [(change.path, change.fields) for change in found] == [(b"last", ("content",)), (b"small", ("content",))]
+    assert [layer.opened for layer in layers] == [1, 1]
+    short = FiledLayer(tmp_path / "short", other, cut=1)
+    with pytest.raises(InvalidLayer):
+        compare(Side("a", [layers[0]]), Side("b", [short]))
 
 
 def test_who_kept_its_name_is_the_one_that_was_renamed() -> None:

@@ -13,6 +13,7 @@ from lamina.run.options import Mount, Wanted, argv, parse_env, parse_env_file, p
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, runtime_spec
 from lamina.run.user import User, resolve_user
+from lamina.view.owners import Owners
 
 PASSWD = b"# comment\nroot:x:0:0::/root:/bin/sh\nbroken\nweb:x:33:44::/srv:/bin/sh\n1000:x:7:8::/seven:\n"
 GROUP = b"web:x:44:\nextra:x:55:web,other\nmore:x:56:web\nown:x:44:web\n"
@@ -138,7 +139,7 @@ def test_spec_of_namespaces_and_limits() -> None:
 
     assert "network" in kinds(Place("/r", "h"))
     assert "network" not in kinds(Place("/r", "h", network="host"))
-    assert "user" in kinds(Place("/r", "h", user_namespace=[(0, 1000, 1)]))
+    assert "user" in kinds(Place("/r", "h", owners=Owners(((0, 1000, 1),), ((0, 1000, 1),))))
     limits = made(Wanted(memory=5, cpus=1.5, pids=7), Place("/r", "h"))["linux"]["resources"]
     assert limits["memory"] == {"limit": 5}
     assert limits["cpu"] == {"period": 100_000, "quota": 150_000}

@@ -74,6 +74,28 @@ def test_a_lookup_follows_symlinks_as_the_whole_merge_does(stack: Any, path: byt
     assert tree.entry(node) == whole.entry(expected)
 
 
+def listed(tree: Tree, node: int) -> Any:
+    """A node and all that stands in it, with their links."""
+    every = [node, *(child for _, child in sorted(tree.children(node).items()))]
+    return [(tree.entry(one), tree.layer(one), tree.links(one), tree.is_directory(one)) for one in every]
+
+
+@settings(max_examples=2000, deadline=None)
+@given(stacks, walks)
+def test_a_listing_equals_the_whole_merge(stack: Any, path: bytes) -> None:
+    layers = [build(layer) for layer in numbered(stack)]
+    try:
+        whole = merge(layers)
+        expected = whole.lookup(path, follow=True)
+    except (InvalidLayer, PathNotFound):
+        return
+    assert listed(*Glance().listing(layers, path, links=True)) == listed(whole, expected)
+    tree, node = Glance().listing(layers, path, into=False, links=True)
+    assert (tree.entry(node), tree.links(node)) == (whole.entry(expected), whole.links(expected))
+    tree, node = Glance().listing(layers, path)
+    assert [one[:2] for one in listed(tree, node)] == [one[:2] for one in listed(whole, expected)]
+
+
 def linked(count: int) -> LayerIndex:
     builder = IndexBuilder()
     for number in range(count):

@@ -1,0 +1,72 @@
+"""The ids of a container in a user namespace of its own: a block that is nobody's, or the caller's own id kept."""
+
+from __future__ import annotations
+
+from lamina import rights
+from lamina.errors import Unsupported
+from lamina.run.options import Userns
+from lamina.view.owners import Owners
+
+_IDS = 1 << 16
+_HIGH = 0x70000000
+
+
+def auto(identity: str) -> Owners:
+    """A block high up, where nobody's ids are, chosen by the container's own number ``identity`` (pure)."""
+    block = (0, _HIGH + int(identity[:3], 16) * _IDS, _IDS)
+    return Owners((block,), (block,))
+
+
+def keep_id(wanted: Userns) -> tuple[Owners, tuple[int, int]]:
+    """podman's keep-id, seen from this plain user's namespace; and who the caller is inside. Raises Unsupported."""
+    users, groups = rights.maps()
+    if rights.is_root() or users[0][2] != 1:
+        raise Unsupported(
+            "keep-id is a plain user's: root has all ids, and would keep 0", hint="leave --userns out, or take auto"
+        )
+    further = [sum(count for first, _, count in ranges if first) for ranges in (users, groups)]
+    if not all(further):
+        raise Unsupported(
+            "keep-id needs further ids for the image's other users, and this user has none",
+            hint="a line in /etc/subuid and /etc/subgid, and newuidmap (package uidmap)",
+        )
+    me = (users[0][1] if wanted.uid is None else wanted.uid, groups[0][1] if wanted.gid is None else wanted.gid)
+    return Owners(kept(me[0], further[0]), kept(me[1], further[1])), me
+
+
+def kept(own: int, further: int) -> tuple[rights.Range, ...]:
+    """``own`` is the caller, whose namespace has it as 0; below and above stand the ``further`` ids, in their order
+    (pure)."""
+    found = [(0, 1, min(own, further)), (own, 0, 1), (own + 1, own + 1, further - own)]
+    return tuple(one for one in found if one[2] > 0)
+
+
+def with_caller(passwd: bytes, group: bytes, me: tuple[int, int], name: str, home: str) -> tuple[bytes, bytes]:
+    """passwd and group of an image, with a line for the caller (called ``name``) where they have none (pure)."""
+    uid, gid = me
+    taken = {line.partition(b":")[0] for line in passwd.split(b"\n")}
+    word = name if name and name.encode() not in taken else str(uid)
+    if not _has(passwd, uid):
+        passwd = _more(passwd, f"{word}:*:{uid}:{gid}::{home}:/bin/sh")
+    if not _has(group, gid):
+        taken = {line.partition(b":")[0] for line in group.split(b"\n")}
+        group = _more(group, f"{word if word.encode() not in taken else gid}:*:{gid}:")
+    return passwd, group
+
+
+def caller() -> str:
+    """The name of who made this namespace, "" where there is none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(rights.maps()[0][0][1]).pw_name
+    except KeyError:
+        return ""
+
+
+def _has(table: bytes, number: int) -> bool:
+    return any(line.split(b":")[2:3] == [b"%d" % number] for line in table.split(b"\n"))
+
+
+def _more(table: bytes, line: str) -> bytes:
+    return table + (b"" if not table or table.endswith(b"\n") else b"\n") + line.encode() + b"\n"

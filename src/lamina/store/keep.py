@@ -1,0 +1,232 @@
+"""What is kept of the layers that are here: the setting ``keep`` applied to them (docs/decisions, "keep").
+
+What is needed is prepared and verified first. Then, under the lock and after a fresh look at names and roots, files
+are unlinked: a tar only if every blob of the layer that an image names is here, a blob only if a registry is noted
+that has it and the tar was verified.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lamina.errors import InvalidContent, LaminaError, StoreDamaged
+from lamina.files import reported
+from lamina.layer.seek import SeekIndex
+from lamina.source import read_config
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.manifest import Index, Manifest, parse
+from lamina.store.fault import point
+from lamina.store.fsck import hash_of
+from lamina.store.lock import locked
+from lamina.store.roots import GRACE
+from lamina.store.trees import disk_bytes
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """``freed`` in bytes of disk; ``removed``: the blobs, and the diff_ids of the layers whose tar went. ``notes``:
+    what could not be as wanted, a line each."""
+
+    removed: tuple[Digest, ...] = ()
+    freed: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Needed:
+    """The compressed forms of each layer that images name, and blobs that something else names."""
+
+    layers: dict[Digest, dict[Digest, Descriptor]] = field(default_factory=dict)
+    others: set[Digest] = field(default_factory=set)
+
+
+def apply_keep(
+    store: Store, keep: str, *, remade_only: bool = False, dry_run: bool = False, grace: float = GRACE
+) -> Kept:
+    """Let every layer be kept as ``keep`` says, as far as that can be. ``remade_only``: only take away the tars that
+    a mount had made of layers without one. Nothing changes with ``dry_run``. Raises StoreDamaged, InvalidContent (a
+    blob is not what it was), SystemFailure."""
+    work = _Work(store, grace)
+    with reported(store.paths.root):
+        if keep == "blob":
+            return work.take_tars(remade_only, dry_run)
+        if keep == "tar":
+            return work.take_blobs(dry_run)
+        return work.complete(dry_run)
+
+
+class _Work:
+    def __init__(self, store: Store, grace: float) -> None:
+        self.store = store
+        self.grace = grace
+        self.removed: list[Digest] = []
+        self.freed = 0
+
+    def take_tars(self, remade_only: bool, dry_run: bool) -> Kept:
+        store = self.store
+
+        def ready(diff_id: Digest) -> bool:
+            return _has_seek(store, diff_id)
+
+        wanted = [(diff_id, forms) for diff_id, forms in self._without_tar() if ready(diff_id) or not remade_only]
+        if not dry_run:
+            for diff_id, forms in wanted:
+                if not ready(diff_id):
+                    store.layers.make(next(iter(forms.values())), diff_id, tar=False)
+        ours = {diff_id for diff_id, _ in wanted}
+        with locked(store.paths.lock):
+            for diff_id, _ in self._without_tar():
+                if diff_id in ours and (dry_run or ready(diff_id)):
+                    self._take(diff_id, store.paths.tar(diff_id), dry_run)
+                    point("keep.tar-removed")
+        return self._done()
+
+    def _without_tar(self) -> Iterator[tuple[Digest, dict[Digest, Descriptor]]]:
+        """The layers that can do without their tar now: all that names them is here, and nothing works with them."""
+        store, protected = self.store, self._protected()
+        for diff_id, forms in needed_layers(store).layers.items():
+            plain = any(_plain(form) for form in forms.values())
+            if plain or diff_id in protected or not store.layers.has_tar(diff_id):
+                continue
+            if all(store.blobs.has(form) for form in forms.values()):
+                yield diff_id, forms
+
+    def take_blobs(self, dry_run: bool) -> Kept:
+        store = self.store
+        checked = []
+        for diff_id, form, _ in self._without_blob():
+            if not dry_run and diff_id not in checked:
+                self._sound_tar(diff_id, form)
+            checked.append(diff_id)
+        with locked(store.paths.lock):
+            for diff_id, form, origin in list(self._without_blob()):
+                if diff_id not in checked or not (dry_run or store.layers.has_tar(diff_id)):
+                    continue
+                if not dry_run:
+                    store.layers.note_origin_locked(form, diff_id, origin, kept=False)
+                self._take(form.digest, store.blobs.path(form.digest), dry_run)
+                point("keep.blob-removed")
+                if not dry_run:
+                    self._drop_seek(diff_id)
+        return self._done(self._blobs_that_stay())
+
+    def _without_blob(self) -> Iterator[tuple[Digest, Descriptor, str]]:
+        """The blobs of layers that can be had elsewhere, and where."""
+        store, protected, needed = self.store, self._protected(), needed_layers(self.store)
+        for diff_id, forms in needed.layers.items():
+            for digest, form in forms.items():
+                if digest in protected or digest in needed.others or not store.blobs.has(form) or _stays(form):
+                    continue
+                origin = store.layers.origin(form, diff_id)
+                if origin:
+                    yield diff_id, form, origin
+
+    def _blobs_that_stay(self) -> list[str]:
+        store = self.store
+        count = size = 0
+        for diff_id, forms in needed_layers(store).layers.items():
+            for form in forms.values():
+                if store.blobs.has(form) and not _stays(form) and not store.layers.origin(form, diff_id):
+                    count, size = count + 1, size + form.size
+        return [f"{count} blobs ({size} bytes) stay: no registry is known to have them"] if count else []
+
+    def _sound_tar(self, diff_id: Digest, form: Descriptor) -> None:
+        """The tar is there and what it must be, before it becomes all that there is."""
+        store = self.store
+        path = store.paths.tar(diff_id)
+        if not store.layers.has_tar(diff_id) or hash_of(path, diff_id.algorithm) != diff_id.encoded:
+            store.layers.make(form, diff_id)
+
+    def complete(self, dry_run: bool) -> Kept:
+        """Tars where they are not; blobs come with the next pull."""
+        store = self.store
+        missing = 0
+        for diff_id, forms in needed_layers(store).layers.items():
+            here = [form for form in forms.values() if store.blobs.has(form)]
+            missing += len(forms) - len(here)
+            if here and not dry_run:
+                store.layers.need_tar(here[0], diff_id)
+                self._drop_seek(diff_id)
+        gone = f"{missing} blobs are in registries only: `lamina push` and `save` get them from there"
+
+        return self._done([gone] if missing else [])
+
+    def _drop_seek(self, diff_id: Digest) -> None:
+        path = self.store.paths.seek(diff_id)
+        if os.path.exists(path) and self.store.layers.has_tar(diff_id):
+            self.freed += _unlink(path)
+
+    def _protected(self) -> frozenset[Digest]:
+        return self.store.roots.protected(grace=self.grace) | self.store.containers.digests()
+
+    def _take(self, digest: Digest, path: str, dry_run: bool) -> None:
+        self.freed += disk_bytes(os.lstat(path)) if dry_run else _unlink(path)
+        self.removed.append(digest)
+
+    def _done(self, notes: list[str] | None = None) -> Kept:
+        return Kept(tuple(self.removed), self.freed, tuple(notes or ()))
+
+
+def needed_layers(store: Store) -> _Needed:
+    """Of everything that is named here, or that a container is made of. Raises StoreDamaged, SystemFailure."""
+    found = _Needed()
+    pending = [entry.digest for entry in store.refs.entries()] + sorted(store.containers.digests(), key=str)
+    seen: set[Digest] = set()
+    while pending:
+        digest = pending.pop()
+        size = store.blobs.size(digest)
+        if digest in seen or size is None or size > MAX_DOCUMENT:
+            continue
+        seen.add(digest)
+        try:
+            document = parse(store.blobs.read(Descriptor("application/octet-stream", digest, size)), what=str(digest))
+        except InvalidContent:
+            continue  # a layer or config that a container names, or a damaged document
+        if isinstance(document, Index):
+            pending += [child.digest for child in document.manifests]
+        else:
+            _add(store, document, found)
+    return found
+
+
+def _add(store: Store, manifest: Manifest, found: _Needed) -> None:
+    found.others.add(manifest.config.digest)
+    try:
+        diff_ids = read_config(store, manifest, str(manifest.descriptor.digest)).diff_ids
+    except LaminaError:
+        found.others.update(layer.digest for layer in manifest.layers)  # an artifact, or a damaged image
+        return
+    for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
+        found.layers.setdefault(diff_id, {})[layer.digest] = layer
+
+
+def _plain(form: Descriptor) -> bool:
+    return (mediatype.compression(form.media_type) or "none") == "none"
+
+
+def _stays(form: Descriptor) -> bool:
+    """Whether the blob is the tar, or one that registries need not have."""
+    return _plain(form) or mediatype.is_foreign(form.media_type)
+
+
+def _has_seek(store: Store, diff_id: Digest) -> bool:
+    try:
+        return store.blobs.size(SeekIndex.load(store.paths.seek(diff_id)).blob) is not None
+    except (FileNotFoundError, NotADirectoryError, StoreDamaged):
+        return False
+
+
+def _unlink(path: str) -> int:
+    """The bytes of disk that come free (none while the file has another name)."""
+    state = os.lstat(path)
+    os.unlink(path)
+    return disk_bytes(state) if state.st_nlink == 1 else 0
