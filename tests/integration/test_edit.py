@@ -10,6 +10,8 @@ import io
 import json
 import lzma
 import os
+import stat
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,14 @@ from lamina.edit.elf import parse_elf
 from lamina.errors import Conflict, InvalidLayer, NotFound, PathNotFound, UsageError
 from lamina.image import load_settings, open_store
 from lamina.layer.entry import Kind
+from lamina.run.commit import commit
+from lamina.run.container import create
+from lamina.run.options import Wanted
+from lamina.serve.server import RegistryServer
+from lamina.store.store import Store
 from lamina.transfer.copy import copy
+from support import free_port, make_tar, write_layout
 from support import lamina as cli
-from support import make_tar, write_layout
 
 SPARSE = b"\0" * (3 << 20) + b"data" * 1024 + b"\0" * (1 << 20)
 XATTR = {"pax_headers": {"SCHILY.xattr.user.k": "v"}}
@@ -433,3 +440,64 @@ def bring_in(top: Path, name: str) -> None:
     """A layout's image into the store, in this process."""
     store = open_store(load_settings({"root": str(top / "s")}))
     copy(LayoutReader(str(top / name)), store, [(name, name)])
+
+
+def test_config_asks_the_registry_and_then_the_store(root: Path, tmp_path: Path) -> None:
+    conf = tmp_path / "registries.conf"
+
+    def config(name: str, port: int, *words: str) -> subprocess.CompletedProcess[bytes]:
+        conf.write_text(f'[[registry]]\nprefix="docker.io/library"\nlocation="127.0.0.1:{port}"\ninsecure=true\n')
+        return cli("config", name, *words, root=root, CONTAINERS_REGISTRIES_CONF=str(conf))
+
+    write_layout(tmp_path / "other", "app", [BASE], config={"author": "the registry's"})
+    there = Store.open(str(tmp_path / "there"))
+    ours = cli("config", "--local", "app", root=root).stdout
+    assert json.loads(ours)["rootfs"]
+    with RegistryServer(there) as server:
+        done = config("app", server.port)
+        assert (done.returncode, done.stdout) == (0, ours)
+        assert done.stderr.decode().endswith(": this is the store's\n")
+        assert done.stderr.startswith(b"lamina: ")
+        nowhere = config("nothing", server.port)
+        assert (nowhere.returncode, nowhere.stdout) == (3, b"")
+        assert len(nowhere.stderr.splitlines()) == 1
+        copy(LayoutReader(str(tmp_path / "other")), there, [("app", "app")])
+        done = config("app", server.port)
+        assert (json.loads(done.stdout)["author"], done.stderr) == ("the registry's", b"")
+        assert config("app", server.port, "--local").stdout == ours
+    done = config("app", free_port())  # nobody listens
+    assert (done.returncode, done.stdout) == (0, ours)
+    assert done.stderr.decode().endswith(": this is the store's\n")
+    assert config("nothing", free_port()).returncode == 8
+
+
+def test_export_of_a_container_is_its_image_and_what_it_changed(root: Path, tmp_path: Path) -> None:
+    store = open_store(load_settings({"root": str(root)}))
+    stack = lamina.open("base", root=root).stack
+    container = create(
+        store, stack, Wanted(name="base", command=("x",))
+    )  # a container wins over an image of its name
+    upper = Path(store.containers.path(container.id, "upper"))
+    (upper / "made").mkdir()
+    (upper / "made/new").write_bytes(b"new")
+    os.utime(upper / "made/new", (1, 1))
+    if os.geteuid() == 0:
+        os.mknod(upper / "etc", stat.S_IFCHR, 0)  # overlay's whiteout
+    out = cli("export", "base", root=root)
+    assert out.returncode == 0, out.stderr
+    with tarfile.open(fileobj=io.BytesIO(out.stdout)) as tar:
+        found = {member.name.strip("/"): member for member in tar}
+        content = tar.extractfile(found["made/new"])
+        assert content is not None
+        assert content.read() == b"new"
+    image = {os.fsdecode(stack.tree().path(node)) for node in stack.tree().walk() if node}
+    gone = {path for path in image if os.geteuid() == 0 and path.partition("/")[0] == "etc"}
+    assert {name for name in found if name not in ("", ".")} == image - gone | {"made", "made/new"}
+    commit(store, stack, store.containers.get("base"), "committed", epoch=0)
+    again = cli("export", "committed", root=root).stdout
+    assert cli("import", "-", "back", root=root, input=out.stdout).returncode == 0
+    assert cli("diff", "back", "committed", "--ignore", "config,history,time", root=root).stdout == b""
+    with tarfile.open(fileobj=io.BytesIO(again)) as tar:
+        assert {member.name.strip("/") for member in tar} == set(found)
+    assert cli("export", container.id[:12], "-o", str(tmp_path / "x.tar"), root=root).returncode == 0
+    assert (tmp_path / "x.tar").read_bytes() == out.stdout

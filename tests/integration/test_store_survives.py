@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -55,6 +56,7 @@ from lamina.store.gc import delete_images, prune
 from lamina.transfer.copy import copy
 store = Store.open(sys.argv[2])
 copy(LayoutReader(sys.argv[1]), store, [("app", "app"), ("app2", "app2")])
+store.find(digest="sha256:" + "0" * 64)  # which makes what stands beside the indexes
 delete_images(store, ["app2"])
 prune(store)
 print("done")
@@ -80,6 +82,8 @@ def test_kill_at_each_point_leaves_a_store_that_works(layout: Path, tmp_path: Pa
     assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]
     tree = store.stack("app", Platform.host()).tree()
     assert tree.entry(tree.lookup(b"etc/conf")).size == 4
+    content = hashlib.sha256(b"two\n").hexdigest()
+    assert [one.entry.path for one in store.find(digest=f"sha256:{content}")] == [b"etc/conf"]
     prune(store, grace=0)
     assert list(store.roots) == []
     assert os.listdir(root / "ingest") == []

@@ -1,13 +1,10 @@
-"""Verbs that make an image of another one: config, squash, flatten, rebase, erase; and its way out and in as one
-tree: export, import. The image that they begin with stays as it was."""
+"""Verbs that make an image of another one: config, squash, flatten, rebase, erase. The image that they begin with
+stays as it was."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,24 +16,23 @@ from lamina.cli.options import format_option, image_argument, platform_option, q
 from lamina.cli.output import emit_json, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
-from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, UsageError
+from lamina.errors import LaminaError, NotFound, RemoteFailure, UsageError
 from lamina.image import to_bytes
 
 if TYPE_CHECKING:
     from lamina.edit.erase import Erased
     from lamina.edit.publish import Packing
     from lamina.edit.rebase import RebasePlan
-    from lamina.edit.rootfs import Source
-    from lamina.layer.write import Item, Write
     from lamina.source import Stack
     from lamina.spec.descriptor import Descriptor
 
 _TAG = click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
-_MESSAGE = click.option("--message", "-m", metavar="TEXT", default="", help="A comment that the history tells.")
-_COMPRESSION = click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of new layers.")
+MESSAGE = click.option("--message", "-m", metavar="TEXT", default="", help="A comment that the history tells.")
+COMPRESSION = click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of new layers.")
 
 
-def _packing(session: Session, compression: str | None) -> Packing:
+def packing_of(session: Session, compression: str | None) -> Packing:
+    """How new layers are written: as given for this run, else as the settings say. Raises UsageError."""
     from lamina.edit.publish import Packing
 
     settings = session.settings
@@ -44,7 +40,7 @@ def _packing(session: Session, compression: str | None) -> Packing:
     return Packing(compression or settings.compression, level, epoch())
 
 
-def _named(tag: str) -> str:
+def checked_name(tag: str) -> str:
     """A name that an image can get: said before anything is written. Raises UsageError."""
     from lamina.spec.reference import Reference
 
@@ -54,11 +50,12 @@ def _named(tag: str) -> str:
 
 
 def _start(session: Session, image: str, tag: str) -> Stack:
-    _named(tag)
+    checked_name(tag)
     return base_stack(session, image)
 
 
-def _made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
+def tell_made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
+    """The new image's digest to stdout, what it is beside it."""
     if not quiet:
         click.echo(f"{clean(tag)}: {text}", err=True)
     write(str(made.digest))
@@ -72,7 +69,7 @@ def _made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
 @click.argument("reference", metavar="REF")
 @click.option("-t", "--tag", "tag", metavar="REF", help="Make a new image of the store's with this name.")
 @edit_options
-@_MESSAGE
+@MESSAGE
 @click.option("--local", is_flag=True, help="Print that of the store's image, whatever the registry has.")
 @platform_option
 @registry_options
@@ -106,7 +103,7 @@ def config(
         comment=message,
         epoch=epoch(),
     )
-    _made(made, tag, "the same layers, another config", quiet)
+    tell_made(made, tag, "the same layers, another config", quiet)
 
 
 def _print_config(session: Session, reference: str, local: bool) -> None:
@@ -131,8 +128,8 @@ def _print_config(session: Session, reference: str, local: bool) -> None:
 @click.option("--from", "low", type=int, required=True, metavar="N", help="The lowest layer, counted from 1.")
 @click.option("--to", "high", type=int, metavar="M", help="The highest (default: the top).")
 @_TAG
-@_MESSAGE
-@_COMPRESSION
+@MESSAGE
+@COMPRESSION
 @platform_option
 @quiet_option
 @click.pass_obj
@@ -160,16 +157,16 @@ def squash(
         tag,
         created_by=f"lamina squash --from {low} --to {high}",
         comment=message,
-        packing=_packing(session, compression),
+        packing=packing_of(session, compression),
     )
-    _made(made, tag, f"layers {low} to {high} are one", quiet)
+    tell_made(made, tag, f"layers {low} to {high} are one", quiet)
 
 
 @command("flatten", "lamina flatten my/app -t my/app:flat")
 @image_argument()
 @_TAG
-@_MESSAGE
-@_COMPRESSION
+@MESSAGE
+@COMPRESSION
 @platform_option
 @quiet_option
 @click.pass_obj
@@ -184,9 +181,9 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
         tag,
         created_by="lamina flatten",
         comment=message,
-        packing=_packing(session, compression),
+        packing=packing_of(session, compression),
     )
-    _made(made, tag, f"{len(stack.layers)} layers are one", quiet)
+    tell_made(made, tag, f"{len(stack.layers)} layers are one", quiet)
 
 
 @command(
@@ -202,7 +199,7 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
 @click.option("-t", "--tag", "tag", metavar="REF", help="The new image's name.")
 @click.option("--force", is_flag=True, help="Write it though there are conflicts: the image's own files win.")
 @click.option("--dry-run", is_flag=True, help="Only tell. Exit code 5 if there are conflicts.")
-@_COMPRESSION
+@COMPRESSION
 @platform_option
 @quiet_option
 @format_option
@@ -232,7 +229,7 @@ def rebase(
     if format not in (None, "json", "table"):
         raise UsageError(f"rebase knows the formats table and json, not {format!r:.60}")
     if tag is not None:
-        _named(tag)
+        checked_name(tag)
     stack, new = base_stack(session, image), base_stack(session, onto)
     old = base_stack(session, old_base) if old_base else find_base(stack, session.store)
     plan = plan_rebase(stack, old, new)
@@ -247,7 +244,7 @@ def rebase(
             tag,
             base_name=name,
             force=force,
-            packing=_packing(session, compression),
+            packing=packing_of(session, compression),
         )
     if format == "json":
         emit_json(_plan_json(plan, None if made is None else str(made.digest)))
@@ -321,8 +318,8 @@ def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
 @image_argument()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @_TAG
-@_MESSAGE
-@_COMPRESSION
+@MESSAGE
+@COMPRESSION
 @platform_option
 @quiet_option
 @format_option
@@ -354,7 +351,7 @@ def erase(
         tag,
         created_by=f"lamina erase {clean(words)}",
         comment=message,
-        packing=_packing(session, compression),
+        packing=packing_of(session, compression),
     )
     still = holders(store, stack, plan.paths)
     if format == "json":
@@ -387,118 +384,3 @@ def _tell_erased(plan: Erased, still: list[str], tag: str, quiet: bool) -> None:
         click.echo(f"lamina: warning: the data stays at /{clean(path)}, another name of the same file", err=True)
     for name in still:
         click.echo(f"lamina: warning: {clean(name)} still has it", err=True)
-
-
-@command("export", "lamina export my/app -o rootfs.tar\nlamina export web | tar -tv")
-@click.argument("name", metavar="IMAGE|CONTAINER")
-@click.option("-o", "--output", metavar="FILE", default="-", help="Where to (default: stdout).")
-@platform_option
-@quiet_option
-@click.pass_obj
-def export(session: Session, name: str, output: str, quiet: bool) -> None:
-    """Write the union of an image, or the file system of a container, as one plain tar: what a program in it would
-    see. A name that a container has means the container. `lamina save` writes images with their layers."""
-    from lamina.files import reported, whole_file
-
-    if output == "-" and sys.stdout.isatty():
-        raise UsageError("a tar on a terminal", hint="name a file with -o, or pipe it")
-    if output != "-" and os.path.exists(output) and not os.path.isfile(output):
-        raise Conflict(f"{output!r:.300} is there and no regular file", hint="choose another name")
-    write_out = _exporter(session, name)
-    if output == "-":
-        write_out(sys.stdout.buffer.write)
-        sys.stdout.buffer.flush()
-        return
-    with reported(output), whole_file(output) as file:
-        count = write_out(file.write)
-    if not quiet:
-        click.echo(f"{clean(output)}: {count} entries", err=True)
-
-
-def _exporter(session: Session, name: str) -> Callable[[Write], int]:
-    """What writes the tar of the container or image; both are looked up before anything is written."""
-    from lamina.edit.export import export as image_out
-
-    try:
-        container = session.store.containers.get(name)
-    except NotFound:
-        stack = session.image(name).stack
-        stack.tree()
-        return lambda write_to: image_out(stack, write_to)
-    from lamina.run.container import stack_of
-    from lamina.run.export import export_container
-
-    below = stack_of(session.store, container)
-    return lambda write_to: export_container(session.store, below, container, write_to, on_warning=_warn)
-
-
-@command(
-    "import",
-    "lamina import rootfs.tar.xz my/base -c 'CMD [\"sh\"]'\n"
-    "docker export web | lamina import - web:1\nlamina import /srv/chroot my/chroot",
-)
-@click.argument("source", metavar="FILE|DIR|-")
-@click.argument("name", metavar="[NAME]", default="")
-@click.option(
-    "--change", "-c", "changes", multiple=True, metavar="INSTRUCTION", help="A Dockerfile instruction: CMD, ENV, ..."
-)
-@_MESSAGE
-@_COMPRESSION
-@platform_option
-@quiet_option
-@click.pass_obj
-def import_(
-    session: Session,
-    source: str,
-    name: str,
-    changes: tuple[str, ...],
-    message: str,
-    compression: str | None,
-    quiet: bool,
-) -> None:
-    """Make an image of one layer of a root file system: a tar (plain, gzip, zstd, bzip2, xz) or a directory. Owners,
-    times and xattrs are kept; with SOURCE_DATE_EPOCH no time is later than that."""
-    from lamina.cli.configure import instructions
-    from lamina.edit.append import append
-    from lamina.edit.rootfs import archive_items, directory_items
-    from lamina.files import reported
-
-    if name:
-        _named(name)
-    config, packing = instructions(changes), _packing(session, compression)
-
-    def put(items: list[Item]) -> None:
-        made = append(
-            None,
-            items,
-            session.writable_store,
-            name,
-            created_by=f"lamina import {source}",
-            comment=message,
-            epoch=packing.epoch,
-            compression=packing.compression,
-            level=packing.level,
-            changes=config,
-            platform=session.platform,
-        )
-        _made(made, name or str(made.digest), f"{len(items)} entries", quiet)
-
-    if source != "-" and os.path.isdir(source):
-        put(directory_items(source, on_warning=_warn))
-        return
-    if source == "-" and sys.stdin.isatty():
-        raise UsageError("a tar from a terminal", hint="name a file, or pipe it in")
-    if source != "-" and not os.path.exists(source):
-        raise NotFound(f"no file {source!r:.300}", hint="check the path")
-    with ExitStack() as files:
-        stream: Source = sys.stdin.buffer
-        if source != "-":
-            with reported(source):
-                stream = files.enter_context(open(source, "rb"))
-        what = "standard input" if source == "-" else source
-        limit = session.settings.max_layer
-        put(files.enter_context(archive_items(stream, what, max_layer=limit, on_warning=_warn)))
-
-
-def _warn(text: str) -> None:
-    click.echo(f"lamina: warning: {clean(text)}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 
 POINTS = (
     "ingest.part-created",
@@ -12,6 +13,10 @@ POINTS = (
     "ingest.tar-renamed",
     "ingest.blob-renamed",
     "manifest.written",
+    "members.written",
+    "members.renamed",
+    "digests.written",
+    "digests.renamed",
     "root.created",
     "root.extended",
     "root.removed",
@@ -37,3 +42,9 @@ def point(name: str) -> None:
         import signal
 
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def pieces(data: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """``data``, and the point behind it: a file that is written of it stands there whole, but not in its place."""
+    yield from data
+    point(name)

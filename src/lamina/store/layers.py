@@ -16,6 +16,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
+from lamina.store.fault import pieces, point
 from lamina.store.lock import locked
 from lamina.store.paths import Paths
 
@@ -150,7 +151,9 @@ class Layers:
         made = LayerDigests.make(index, self.get(descriptor(), diff_id).open)
         try:
             with reported(path):
-                replace_file(path, [made.buffer], temporary=self._paths.scratch(f"{diff_id.short}.digests"))
+                data = pieces([made.buffer], "digests.written")
+                replace_file(path, data, temporary=self._paths.scratch(f"{diff_id.short}.digests"))
+            point("digests.renamed")
         except SystemFailure as error:  # a store that is only read is looked into all the same
             import logging
 

@@ -22,6 +22,7 @@ from lamina.source import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
+from lamina.store.fault import pieces, point
 from lamina.store.refs import name_of
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ def _write(store: Store, value: dict[str, Any]) -> None:
     head = b"%s%08x\n" % (_HEAD, zlib.crc32(body))
     try:
         with reported(store.paths.members):
-            replace_file(store.paths.members, [head, body], temporary=store.paths.scratch("members"))
+            data = pieces([head, body], "members.written")
+            replace_file(store.paths.members, data, temporary=store.paths.scratch("members"))
+        point("members.renamed")
     except SystemFailure as error:  # a store that is only read is looked into all the same
         _log.debug("%s", error)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -518,3 +520,21 @@ def test_nobody_else_reaches_the_root_of_a_user_namespace(root: Path) -> None:
         assert lamina("kill", identity, root=root).returncode == 0
         assert process.wait(30) == 137
     assert not place.exists()
+
+
+def test_export_of_a_container_is_what_it_left(root: Path) -> None:
+    work = "rm /data/file; echo new > /data/new; ln -s new /data/link; mkdir /data/sub; echo x > /data/volume/kept"
+    assert run(root, "--name", "web", "app", "sh", "-c", work).returncode == 0
+    done = lamina("export", "web", root=root)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        found = {member.name.strip("/"): member for member in tar}
+        content = tar.extractfile(found["data/new"])
+        assert content is not None
+        assert content.read() == b"new\n"
+    below = {name for name in found if name.startswith("data/")}
+    assert below == {"data/new", "data/link", "data/sub"}  # no volume, nor the place that was made for it
+    assert found["data/link"].linkname == "new"
+    assert found["bin/sh"].issym()
+    assert "srv/app" in found
+    assert not {"etc/resolv.conf", "etc/hostname", "dev/null"} & found.keys()

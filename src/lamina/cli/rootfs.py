@@ -1,0 +1,137 @@
+"""The verbs export and import: an image or a container out as one tree, a root file system in as one layer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from lamina.cli.app import command
+from lamina.cli.edit import COMPRESSION, MESSAGE, checked_name, packing_of, tell_made
+from lamina.cli.options import platform_option, quiet_option
+from lamina.cli.session import Session
+from lamina.cli.text import clean
+from lamina.errors import Conflict, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from lamina.edit.rootfs import Source
+    from lamina.layer.write import Item, Write
+
+
+@command("export", "lamina export my/app -o rootfs.tar\nlamina export web | tar -tv")
+@click.argument("name", metavar="IMAGE|CONTAINER")
+@click.option("-o", "--output", metavar="FILE", default="-", help="Where to (default: stdout).")
+@platform_option
+@quiet_option
+@click.pass_obj
+def export(session: Session, name: str, output: str, quiet: bool) -> None:
+    """Write the union of an image, or the file system of a container, as one plain tar: what a program in it would
+    see. A name that a container has means the container. `lamina save` writes images with their layers."""
+    from lamina.files import reported, whole_file
+
+    if output == "-" and sys.stdout.isatty():
+        raise UsageError("a tar on a terminal", hint="name a file with -o, or pipe it")
+    if output != "-" and os.path.exists(output) and not os.path.isfile(output):
+        raise Conflict(f"{output!r:.300} is there and no regular file", hint="choose another name")
+    write_out = _exporter(session, name)
+    if output == "-":
+        write_out(sys.stdout.buffer.write)
+        sys.stdout.buffer.flush()
+        return
+    with reported(output), whole_file(output) as file:
+        count = write_out(file.write)
+    if not quiet:
+        click.echo(f"{clean(output)}: {count} entries", err=True)
+
+
+def _exporter(session: Session, name: str) -> Callable[[Write], int]:
+    """What writes the tar of the container or image; both are looked up before anything is written."""
+    from lamina.edit.export import export as image_out
+
+    try:
+        container = session.store.containers.get(name)
+    except NotFound:
+        stack = session.image(name).stack
+        stack.tree()
+        return lambda write_to: image_out(stack, write_to)
+    from lamina.run.container import stack_of
+    from lamina.run.export import export_container
+
+    below = stack_of(session.store, container)
+    return lambda write_to: export_container(session.store, below, container, write_to, on_warning=_warn)
+
+
+@command(
+    "import",
+    "lamina import rootfs.tar.xz my/base -c 'CMD [\"sh\"]'\n"
+    "docker export web | lamina import - web:1\nlamina import /srv/chroot my/chroot",
+)
+@click.argument("source", metavar="FILE|DIR|-")
+@click.argument("name", metavar="[NAME]", default="")
+@click.option(
+    "--change", "-c", "changes", multiple=True, metavar="INSTRUCTION", help="A Dockerfile instruction: CMD, ENV, ..."
+)
+@MESSAGE
+@COMPRESSION
+@platform_option
+@quiet_option
+@click.pass_obj
+def import_(
+    session: Session,
+    source: str,
+    name: str,
+    changes: tuple[str, ...],
+    message: str,
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Make an image of one layer of a root file system: a tar (plain, gzip, zstd, bzip2, xz) or a directory. Owners,
+    times and xattrs are kept; with SOURCE_DATE_EPOCH no time is later than that."""
+    from lamina.cli.configure import instructions
+    from lamina.edit.append import append
+    from lamina.edit.rootfs import archive_items, directory_items
+    from lamina.files import reported
+
+    if name:
+        checked_name(name)
+    config, packing = instructions(changes), packing_of(session, compression)
+
+    def put(items: list[Item]) -> None:
+        made = append(
+            None,
+            items,
+            session.writable_store,
+            name,
+            created_by=f"lamina import {source}",
+            comment=message,
+            epoch=packing.epoch,
+            compression=packing.compression,
+            level=packing.level,
+            changes=config,
+            platform=session.platform,
+        )
+        tell_made(made, name or str(made.digest), f"{len(items)} entries", quiet)
+
+    if source != "-" and os.path.isdir(source):
+        put(directory_items(source, on_warning=_warn))
+        return
+    if source == "-" and sys.stdin.isatty():
+        raise UsageError("a tar from a terminal", hint="name a file, or pipe it in")
+    if source != "-" and not os.path.exists(source):
+        raise NotFound(f"no file {source!r:.300}", hint="check the path")
+    with ExitStack() as files:
+        stream: Source = sys.stdin.buffer
+        if source != "-":
+            with reported(source):
+                stream = files.enter_context(open(source, "rb"))
+        what = "standard input" if source == "-" else source
+        limit = session.settings.max_layer
+        put(files.enter_context(archive_items(stream, what, max_layer=limit, on_warning=_warn)))
+
+
+def _warn(text: str) -> None:
+    click.echo(f"lamina: warning: {clean(text)}", err=True)
