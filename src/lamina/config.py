@@ -38,6 +38,7 @@ _VARIABLES = {
     "authfile": ("REGISTRY_AUTH_FILE",),
     "cert_dir": ("LAMINA_CERT_DIR",),
     "compression_level": ("LAMINA_COMPRESSION_LEVEL",),
+    "upper_dir": ("LAMINA_UPPER_DIR",),
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MEANING = {
@@ -49,6 +50,7 @@ _MEANING = {
     "authfile": "where credentials of registries are; empty: where podman and docker have them",
     "cert_dir": "own CAs (*.crt), client certificates (*.cert, *.key); empty: certs.d as docker and podman have it",
     "compression_level": "of new layers; empty for the compression's own default",
+    "upper_dir": "where containers write; empty: in the store, in memory where its file system can't hold that",
 }
 
 
@@ -98,6 +100,10 @@ class Settings:
     @property
     def cert_dir(self) -> str | None:
         return self.values["cert_dir"].value or None
+
+    @property
+    def upper_dir(self) -> str | None:
+        return self.values["upper_dir"].value or None
 
     @classmethod
     def load(
@@ -155,6 +161,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "tls_verify": None,
         "authfile": "",
         "cert_dir": "",
+        "upper_dir": "",
     }
 
 
@@ -221,7 +228,7 @@ def _value(name: str, raw: object) -> Any:
         from lamina.spec.platform import Platform
 
         Platform.parse(text)
-    if name in ("root", "authfile", "cert_dir"):
+    if name in ("root", "authfile", "cert_dir", "upper_dir"):
         if not text or "\0" in text:
             raise UsageError("an empty path")
         return os.path.abspath(os.path.expanduser(text))

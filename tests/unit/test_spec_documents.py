@@ -260,6 +260,7 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         "tls_verify": (None, "default"),
         "authfile": ("", "default"),
         "cert_dir": ("", "default"),
+        "upper_dir": ("", "default"),
     }
     for text, word in (
         ("nonsense = 1", "nonsense"),
