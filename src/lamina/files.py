@@ -12,7 +12,9 @@ from typing import IO, Protocol, Self, runtime_checkable
 from lamina.errors import Cancelled, SystemFailure
 
 CHUNK = 1 << 20
-READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_OWN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+READ_FLAGS = os.O_RDONLY | _OWN
+WRITE_FLAGS = os.O_RDWR | os.O_CREAT | _OWN
 _HINTS = {
     errno.ENOSPC: ("the disk is full", "free some space; `lamina prune` deletes what no image needs"),
     errno.EDQUOT: ("the disk quota is used up", "free some space; `lamina prune` deletes what no image needs"),
@@ -64,7 +66,6 @@ class FileRange:
 
     def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
         """Raises OSError where it can't be opened."""
-        self._descriptor = -1
         self._descriptor = os.open(path, READ_FLAGS)
         self._at = start
         self._end = os.fstat(self._descriptor).st_size if end is None else end

@@ -12,7 +12,7 @@ import click
 from lamina.cli.app import command
 from lamina.cli.make import config_changes, config_options, epoch
 from lamina.cli.options import Decorator, format_option, platform_option, quiet_option, registry_options, view_option
-from lamina.cli.output import emit, emit_json, write
+from lamina.cli.output import emit, emit_json, warn, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean
 from lamina.errors import Cancelled, ContainerFailure, LaminaError, ReferenceNotFound, UsageError
@@ -125,13 +125,9 @@ def _run(
         image=image,
         running=True,
         upper_dir=session.settings.upper_dir or "",
-        on_warning=_warn,
+        on_warning=warn,
     )
     return containers.run(store, found.stack, made, wanted, runtime=runtime).code
-
-
-def _warn(text: str) -> None:
-    click.echo(f"lamina: warning: {clean(text)}", err=True)
 
 
 def _image(session: Session, name: str, pulling: str) -> Image:
@@ -423,6 +419,6 @@ def commit(session: Session, /, name: str, image: str, message: str, author: str
         compression=compression,
         changes=changes,
         comment=message,
-        on_warning=_warn,
+        on_warning=warn,
     )
     write(str(made.digest))

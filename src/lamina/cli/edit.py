@@ -13,7 +13,7 @@ from lamina.cli.app import command
 from lamina.cli.configure import edit_options
 from lamina.cli.make import base_stack, epoch
 from lamina.cli.options import format_option, image_argument, platform_option, quiet_option, registry_options
-from lamina.cli.output import emit_json, write
+from lamina.cli.output import emit_json, warn, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
 from lamina.errors import LaminaError, NotFound, RemoteFailure, UsageError
@@ -381,6 +381,6 @@ def _tell_erased(plan: Erased, still: list[str], tag: str, quiet: bool) -> None:
             err=True,
         )
     for path in plan.elsewhere:
-        click.echo(f"lamina: warning: the data stays at /{clean(path)}, another name of the same file", err=True)
+        warn(f"the data stays at /{clean(path)}, another name of the same file")
     for name in still:
-        click.echo(f"lamina: warning: {clean(name)} still has it", err=True)
+        warn(f"{name} still has it")

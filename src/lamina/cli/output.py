@@ -22,6 +22,11 @@ def write(text: str) -> None:
     click.echo(text)
 
 
+def warn(text: str) -> None:
+    """One line to stderr; names from outside may stand in it."""
+    click.echo(f"lamina: warning: {clean(text)}", err=True)
+
+
 def emit_json(value: Any) -> None:
     """Pretty JSON; ASCII only, so that a pipe of any encoding takes it and no control character gets through."""
     write(json.dumps(value, indent=2, ensure_ascii=True))

@@ -13,6 +13,7 @@ import click
 from lamina.cli.app import command
 from lamina.cli.edit import COMPRESSION, MESSAGE, checked_name, packing_of, tell_made
 from lamina.cli.options import platform_option, quiet_option
+from lamina.cli.output import warn
 from lamina.cli.session import Session
 from lamina.cli.text import clean
 from lamina.errors import Conflict, NotFound, UsageError
@@ -62,7 +63,7 @@ def _exporter(session: Session, name: str) -> Callable[[Write], int]:
     from lamina.run.export import export_container
 
     below = stack_of(session.store, container)
-    return lambda write_to: export_container(session.store, below, container, write_to, on_warning=_warn)
+    return lambda write_to: export_container(session.store, below, container, write_to, on_warning=warn)
 
 
 @command(
@@ -117,7 +118,7 @@ def import_(
         tell_made(made, name or str(made.digest), f"{len(items)} entries", quiet)
 
     if source != "-" and os.path.isdir(source):
-        put(directory_items(source, on_warning=_warn))
+        put(directory_items(source, on_warning=warn))
         return
     if source == "-" and sys.stdin.isatty():
         raise UsageError("a tar from a terminal", hint="name a file, or pipe it in")
@@ -130,8 +131,4 @@ def import_(
                 stream = files.enter_context(open(source, "rb"))
         what = "standard input" if source == "-" else source
         limit = session.settings.max_layer
-        put(files.enter_context(archive_items(stream, what, max_layer=limit, on_warning=_warn)))
-
-
-def _warn(text: str) -> None:
-    click.echo(f"lamina: warning: {clean(text)}", err=True)
+        put(files.enter_context(archive_items(stream, what, max_layer=limit, on_warning=warn)))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import click
-
-from lamina.cli.text import clean
+from lamina.cli.output import warn
 from lamina.errors import LaminaError, NotFound, ReferenceNotFound, UsageError
 from lamina.insight.side import Side
 
@@ -23,7 +21,7 @@ def open_side(session: Session, word: str) -> Side:
     if word.startswith(("/", "./", "../")) or word in (".", ".."):
         from lamina.insight.directory import directory_side
 
-        return directory_side(word, on_warning=_warn)
+        return directory_side(word, on_warning=warn)
     try:
         return Side.of(session.image(word).stack)
     except (UsageError, NotFound) as error:
@@ -33,7 +31,7 @@ def open_side(session: Session, word: str) -> Side:
             raise _named(error, word) from None
         from lamina.run.side import container_side
 
-        return container_side(session.store, container, on_warning=_warn)
+        return container_side(session.store, container, on_warning=warn)
 
 
 def _named(error: LaminaError, word: str) -> LaminaError:
@@ -41,7 +39,3 @@ def _named(error: LaminaError, word: str) -> LaminaError:
         return error
     hint = f"a directory is written ./{word}" if os.path.isdir(word) else "see `lamina images` and `lamina ps -a`"
     return ReferenceNotFound(f"no image and no container {word!r:.300}", hint=hint)
-
-
-def _warn(text: str) -> None:
-    click.echo(f"lamina: warning: {clean(text)}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -19,6 +20,17 @@ class Kind(IntEnum):
     FIFO = 6
     WHITEOUT = 7
     OPAQUE = 8
+
+
+FORMATS = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.CHAR: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+    Kind.FIFO: stat.S_IFIFO,
+}
+"""What file systems call the kinds of what stands in them (the format bits of st_mode)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,11 @@ from typing import IO
 
 from lamina.errors import NotFound, UsageError
 from lamina.files import reported
-from lamina.layer.entry import Entry, Kind
+from lamina.layer.entry import FORMATS, Entry, Kind
 from lamina.layer.path import normalise
 from lamina.layer.write import Item
 
-_KINDS = {
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFDIR: Kind.DIRECTORY,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFCHR: Kind.CHAR,
-    stat.S_IFBLK: Kind.BLOCK,
-    stat.S_IFIFO: Kind.FIFO,
-}
+_KINDS = {format: kind for kind, format in FORMATS.items()}
 _LEFT_OUT = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"system.nfs4_acl")
 OnWarning = Callable[[str], object]
 

@@ -13,14 +13,14 @@ import sys
 import threading
 from contextlib import suppress
 
-from lamina.files import write_all
+from lamina.files import WRITE_FLAGS, write_all
 from lamina.store.flush import EVERY, start_writing
 
 _BLOCK = 4096  # what O_DIRECT wants of addresses, offsets and lengths, at most
 _BUFFER = 1 << 20
 _BUFFERS = 4
 _ZEROS = bytes(_BUFFER)
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = WRITE_FLAGS | os.O_TRUNC
 
 
 class Appender:
@@ -36,9 +36,10 @@ class Appender:
         if not cached and sys.platform == "linux":
             with suppress(OSError):  # a file system that has no way around its cache
                 self._descriptor = os.open(path, _FLAGS | os.O_DIRECT, 0o600)
-                self._around = _Around(self._descriptor)
-        if self._descriptor < 0:
-            self._descriptor = os.open(path, _FLAGS | getattr(os, "O_BINARY", 0), 0o600)
+        if self._descriptor >= 0:
+            self._around = _Around(self._descriptor)
+        else:
+            self._descriptor = os.open(path, _FLAGS, 0o600)
 
     @property
     def written(self) -> int:

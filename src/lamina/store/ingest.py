@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from lamina import rights
 from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
-from lamina.files import SharedRange, failure, remove, replace_file, reported, sync_directory, write_all
+from lamina.files import WRITE_FLAGS, SharedRange, failure, remove, replace_file, reported, sync_directory, write_all
 from lamina.layer.read import LayerReader
 from lamina.source import Abortable, Blob, Stream, prove_diff_id, verified
 from lamina.spec import mediatype
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 _QUEUED = 4  # chunks between the threads
 _MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
 _LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
-_WRITE = (
-    os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-)
 
 
 class Ingest:
@@ -92,7 +89,7 @@ class Ingest:
     def _lock_part(self, path: str) -> int:
         """The part file, open and locked. Whoever waited looks again whether it is still the same file."""
         while True:
-            descriptor = os.open(path, _WRITE, 0o600)
+            descriptor = os.open(path, WRITE_FLAGS, 0o600)
             acquire(descriptor, path)
             try:
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):

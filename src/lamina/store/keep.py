@@ -16,13 +16,13 @@ from lamina.errors import InvalidContent, LaminaError, StoreDamaged
 from lamina.files import reported
 from lamina.layer.seek import SeekIndex
 from lamina.source import read_config
-from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest, parse
 from lamina.store.fault import point
 from lamina.store.fsck import hash_of
+from lamina.store.layers import blob_stays, is_plain
 from lamina.store.lock import locked
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes
@@ -94,7 +94,7 @@ class _Work:
         """The layers that can do without their tar now: all that names them is here, and nothing works with them."""
         store, protected = self.store, self._protected()
         for diff_id, forms in needed_layers(store).layers.items():
-            plain = any(_plain(form) for form in forms.values())
+            plain = any(is_plain(form) for form in forms.values())
             if plain or diff_id in protected or not store.layers.has_tar(diff_id):
                 continue
             if all(store.blobs.has(form) for form in forms.values()):
@@ -124,7 +124,7 @@ class _Work:
         store, protected, needed = self.store, self._protected(), needed_layers(self.store)
         for diff_id, forms in needed.layers.items():
             for digest, form in forms.items():
-                if digest in protected or digest in needed.others or not store.blobs.has(form) or _stays(form):
+                if digest in protected or digest in needed.others or not store.blobs.has(form) or blob_stays(form):
                     continue
                 origin = store.layers.origin(form, diff_id)
                 if origin:
@@ -135,7 +135,7 @@ class _Work:
         count = size = 0
         for diff_id, forms in needed_layers(store).layers.items():
             for form in forms.values():
-                if store.blobs.has(form) and not _stays(form) and not store.layers.origin(form, diff_id):
+                if store.blobs.has(form) and not blob_stays(form) and not store.layers.origin(form, diff_id):
                     count, size = count + 1, size + form.size
         return [f"{count} blobs ({size} bytes) stay: no registry is known to have them"] if count else []
 
@@ -207,15 +207,6 @@ def _add(store: Store, manifest: Manifest, found: _Needed) -> None:
         return
     for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
         found.layers.setdefault(diff_id, {})[layer.digest] = layer
-
-
-def _plain(form: Descriptor) -> bool:
-    return (mediatype.compression(form.media_type) or "none") == "none"
-
-
-def _stays(form: Descriptor) -> bool:
-    """Whether the blob is the tar, or one that registries need not have."""
-    return _plain(form) or mediatype.is_foreign(form.media_type)
 
 
 def _has_seek(store: Store, diff_id: Digest) -> bool:

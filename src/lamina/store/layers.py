@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 _HINT = "run `lamina fsck --repair`, then load or pull the image again"
 
 
+def is_plain(form: Descriptor) -> bool:
+    """Whether the blob is the tar."""
+    return mediatype.compression(form.media_type) in (None, "none")
+
+
+def blob_stays(form: Descriptor) -> bool:
+    """Whether the blob is the tar, or one that registries need not have."""
+    return is_plain(form) or mediatype.is_foreign(form.media_type)
+
+
 class StoredLayer:
     """A ``LayerHandle`` of the store."""
 
@@ -108,7 +118,7 @@ class Layers:
 
     def without_tar(self, descriptor: Descriptor, diff_id: Digest) -> bool:
         """Whether a layer without a tar is to be so: it came in as a blob alone, or the setting wants that."""
-        if (mediatype.compression(descriptor.media_type) or "none") == "none":
+        if is_plain(descriptor):
             return False
         return self._keep == "blob" or os.path.exists(self._paths.seek(diff_id))
 

@@ -11,12 +11,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lamina.files import remove, reported, write_all
+from lamina.files import WRITE_FLAGS, remove, reported, write_all
 from lamina.store.lock import acquire, release
 from lamina.store.paths import Paths
 
 _MAX = 64 << 10
-_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Uploads:
@@ -30,7 +29,7 @@ class Uploads:
         """The note for ``key``, for this push alone; None where another push of the same thing has it."""
         path = os.path.join(self._paths.ingest, f"push-{hashlib.sha256(key.encode()).hexdigest()}")
         with reported(path):
-            descriptor = os.open(path, _FLAGS, 0o600)
+            descriptor = os.open(path, WRITE_FLAGS, 0o600)
             try:
                 if not acquire(descriptor, path, wait=False):
                     yield None

@@ -15,9 +15,10 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest, parse
-from lamina.spec.mediatype import compression, is_foreign, is_known_document
+from lamina.spec.mediatype import is_foreign, is_known_document
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
+from lamina.store.layers import blob_stays
 
 if TYPE_CHECKING:
     from lamina.store.blobs import Blobs
@@ -102,8 +103,8 @@ class StoreWriter:
         self, descriptor: Descriptor, diff_id: Digest, blob: Blob, on_event: OnEvent
     ) -> Callable[[], None] | None:
         """Notes where a blob is to be had that is not kept here; None where it has to be."""
-        if compression(descriptor.media_type) in (None, "none") or is_foreign(descriptor.media_type):
-            return None  # the blob is the tar; or registries need not have it
+        if blob_stays(descriptor):
+            return None
         origin = blob.origin or self.layers.origin(descriptor, diff_id)
         if not origin:
             if self._session != self._told:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib import resources
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 from lamina.errors import PathNotFound, UsageError
-from lamina.layer.entry import Kind
+from lamina.layer.entry import FORMATS, Kind
 from lamina.source import Stack, Stream
 
 if TYPE_CHECKING:
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 
     from lamina.layer.entry import Entry
     from lamina.union.tree import Union
-
-_TYPES = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.CHAR: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-    Kind.FIFO: stat.S_IFIFO,
-}
 
 
 class MissingPath(PathNotFound, FileNotFoundError):
@@ -150,7 +140,7 @@ class ImagePath:
         }
         if entry.rdev != (0, 0) and hasattr(os, "makedev"):
             more["st_rdev"] = os.makedev(*entry.rdev)
-        mode = _TYPES[entry.kind] | entry.mode
+        mode = FORMATS[entry.kind] | entry.mode
         return os.stat_result((mode, inode, 0, links, entry.uid, entry.gid, size, *[seconds] * 3), more)
 
     def lstat(self) -> os.stat_result:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from functools import partial
 
 from lamina import rights
 from lamina.errors import LaminaError
-from lamina.files import reported
 from lamina.view import kernel
 from lamina.view.attach import FILES, LOOPS, mount_erofs
-from lamina.view.upper import attempt
+from lamina.view.upper import attempt, tried
 
 
 def probe(directory: str) -> dict[str, str]:
     """View to "" (it works), or why not; "erofs-loop" is the erofs view from loop devices, which is taken where the
-    files themselves are refused; "upper" whether the store can hold what containers
-    write. ``directory``: of the store, for which it is asked. A plain user's are tried in a user namespace, but for
-    FUSE."""
+    files themselves are refused; "upper" whether the store can hold what containers write. ``directory``: of the
+    store, for which it is asked. A plain user's are tried in a user namespace, but for FUSE."""
 
-    def tried() -> dict[str, str]:
+    def mounts() -> dict[str, str]:
         ways = {"erofs": FILES, "erofs-loop": LOOPS}
         if rights.is_root():
-            found = {name: _refusal(partial(_erofs, source=source), directory) for name, source in ways.items()}
+            found = {name: tried(partial(_erofs, source=source), directory) for name, source in ways.items()}
         else:
             found = dict.fromkeys(ways, "only the machine's root may mount it")
         writable = attempt(directory)
@@ -31,19 +28,10 @@ def probe(directory: str) -> dict[str, str]:
         return {**found, "overlay": writable and attempt(directory, writable=False), "upper": writable}
 
     try:
-        found: dict[str, str] = rights.as_root(tried)
+        found: dict[str, str] = rights.as_root(mounts)
     except LaminaError as error:
         found = dict.fromkeys(("erofs", "erofs-loop", "overlay", "upper"), f"{error.message} ({error.hint})")
-    return {**found, "fuse": _refusal(_fuse, directory)}
-
-
-def _refusal(attempt: object, directory: str) -> str:
-    try:
-        with reported(directory), tempfile.TemporaryDirectory(prefix="probe-", dir=directory) as scratch:
-            attempt(scratch)  # type: ignore[operator]
-    except LaminaError as error:
-        return error.message
-    return ""
+    return {**found, "fuse": tried(_fuse, directory)}
 
 
 def _erofs(scratch: str, source: str) -> None:

@@ -10,7 +10,6 @@ import errno
 import itertools
 import logging
 import os
-import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,21 +18,13 @@ from contextlib import contextmanager
 from lamina.errors import LaminaError
 from lamina.files import Extent, SharedRange
 from lamina.layer.content import Content, OpenTar
-from lamina.layer.entry import Kind
+from lamina.layer.entry import FORMATS, Kind
 from lamina.source import LayerHandle, Stream
 from lamina.union.tree import Tree
 
 ENCODING = "latin-1"
 MAX_OPEN_TARS = 64
 _BLOCK = 4096
-_TYPES = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.CHAR: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-    Kind.FIFO: stat.S_IFIFO,
-}
 _log = logging.getLogger("lamina.view")
 
 
@@ -118,7 +109,7 @@ class ServedUnion:
         stored = size if entry.sparse is None else sum(length for _, length in entry.sparse)
         return {
             "st_ino": self._inode(node),
-            "st_mode": _TYPES[entry.kind] | entry.mode,
+            "st_mode": FORMATS[entry.kind] | entry.mode,
             "st_nlink": tree.links(node),
             "st_uid": entry.uid,
             "st_gid": entry.gid,
@@ -148,7 +139,7 @@ class ServedUnion:
     def readdir(self, path: str | None, fh: int) -> Iterator[tuple[str, dict[str, int], int]]:
         """Names with inode and type."""
         for name, node in self._listings[fh]:
-            yield name.decode(ENCODING), {"st_ino": self._inode(node), "st_mode": _TYPES[self._tree.kind(node)]}, 0
+            yield name.decode(ENCODING), {"st_ino": self._inode(node), "st_mode": FORMATS[self._tree.kind(node)]}, 0
 
     def releasedir(self, path: str | None, fh: int) -> int:
         self._listings.pop(fh, None)

@@ -6,7 +6,8 @@ An overlay can't: there, as in a container, the kernel takes no upper directory,
 from __future__ import annotations
 
 import os
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 from lamina import rights
 from lamina.errors import LaminaError, SystemFailure
@@ -27,11 +28,16 @@ def refusal(directory: str) -> str:
 
 def attempt(directory: str, *, writable: bool = True) -> str:
     """Why no overlay can be mounted in there, or "": really tried. Not ``writable``: one to be read."""
+    return tried(partial(_overlay, writable=writable), directory)
+
+
+def tried(work: Callable[[str], object], directory: str) -> str:
+    """Why ``work`` fails in a directory of its own below ``directory``, or ""."""
     import tempfile
 
     try:
         with reported(directory), tempfile.TemporaryDirectory(prefix="probe-", dir=directory) as scratch:
-            _overlay(scratch, writable)
+            work(scratch)
     except LaminaError as error:
         return error.message
     return ""
