@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from generated import build, numbered, stacks
@@ -13,16 +13,30 @@ from lamina.layer.entry import Kind
 from lamina.union.glob import glob
 from lamina.union.merge import merge
 
+Names = tuple[bytes, ...]
 
-def fits(parts: list[bytes], names: list[bytes]) -> bool:
+
+def fits(parts: list[bytes], names: Names, directories: set[Names], at: Names = ()) -> bool:
+    """Whether ``names``, below ``at``, fit. As with Python's own, ``**`` begins in a directory."""
     if not parts:
         return not names
     if parts[0] == b"**":
-        return any(fits(parts[1:], names[skipped:]) for skipped in range(len(names) + 1))
-    known = {b"*": True, b"?": True, b"[ab]": names[:1] < [b"c"], b"[!a]": names[:1] > [b"a"]}
-    return bool(names) and known.get(parts[0], parts[0] == names[0]) and fits(parts[1:], names[1:])
+        return at in directories and any(
+            fits(parts[1:], names[skipped:], directories, at + names[:skipped]) for skipped in range(len(names) + 1)
+        )
+    known = {b"*": True, b"?": True, b"[ab]": names[:1] < (b"c",), b"[!a]": names[:1] > (b"a",)}
+    return (
+        bool(names)
+        and known.get(parts[0], parts[0] == names[0])
+        and fits(parts[1:], names[1:], directories, at + names[:1])
+    )
 
 
+def names(path: bytes) -> Names:
+    return tuple(path.split(b"/")) if path else ()
+
+
+@example([[(Kind.FILE, b"a", b"a", 0o600)]], [b"*", b"**"])
 @given(stacks, st.lists(st.sampled_from([b"*", b"**", b"?", b"a", b"b", b"[ab]", b"[!a]"]), min_size=1, max_size=4))
 def test_glob_finds_exactly_the_paths_that_fit(stack: Any, parts: list[bytes]) -> None:
     plain = [[entry for entry in layer if entry[0] != Kind.SYMLINK] for layer in stack]
@@ -30,6 +44,7 @@ def test_glob_finds_exactly_the_paths_that_fit(stack: Any, parts: list[bytes]) -
         union = merge([build(layer) for layer in numbered(plain)])
     except InvalidLayer:
         return
-    every = [union.path(node) for node in union.walk()]
-    expected = {path for path in every if fits(parts, path.split(b"/") if path else [])}
-    assert glob(union, 0, parts) == sorted(expected, key=lambda path: path.split(b"/") if path else [])
+    every = {names(union.path(node)): union.is_directory(node) for node in union.walk()}
+    directories = {at for at, is_directory in every.items() if is_directory}
+    expected = sorted(at for at in every if fits(parts, at, directories))
+    assert glob(union, 0, parts) == [b"/".join(at) for at in expected]
