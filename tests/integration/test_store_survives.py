@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,8 +16,19 @@ from pathlib import Path
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.errors import BlobNotFound, Conflict, DigestMismatch, LaminaError, NotFound, SizeMismatch, Unsupported
+from lamina.errors import (
+    BlobNotFound,
+    Conflict,
+    DigestMismatch,
+    LaminaError,
+    NotFound,
+    SizeMismatch,
+    SystemFailure,
+    Unsupported,
+)
 from lamina.events import BlobStarted, Event
+from lamina.source import BytesBlob
+from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.fault import POINTS
@@ -245,6 +257,26 @@ def test_full_disk_is_one_clear_line_and_changes_nothing(tmp_path: Path) -> None
         assert os.listdir(small / "s/ingest") == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_no_part_stays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it could be gone on with: what fills the disk has to go."""
+    data = os.urandom(5 << 20)
+    blob = BytesBlob(Descriptor("application/octet-stream", Digest.of(data), len(data)), data)
+    blob.origin = "registry.example/app"
+    store = Store.open(str(tmp_path / "s"))
+    written: list[int] = []
+
+    def full(descriptor: int, piece: bytes) -> None:
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(os.write(descriptor, piece))
+
+    monkeypatch.setattr("lamina.store.ingest.write_all", full)
+    with store.session("test"), pytest.raises(SystemFailure, match="the disk is full"):
+        store.put_blob(blob.descriptor, blob)
+    assert sum(written) > 0
+    assert os.listdir(store.paths.ingest) == []
 
 
 def test_frame_refuses_what_is_no_store(tmp_path: Path) -> None:

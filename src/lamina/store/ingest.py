@@ -74,7 +74,8 @@ class Ingest:
                     return False
                 point("ingest.part-created")
                 try:
-                    layer = self._received(blob, part)
+                    with reported(path):
+                        layer = self._received(blob, part)
                 except BaseException as error:
                     # bad bytes are of no use, nor is a part on a full disk, or of what can be read again for nothing
                     useless = isinstance(error, (InvalidContent, SystemFailure)) or not blob.origin
