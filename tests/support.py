@@ -24,6 +24,8 @@ from typing import Any
 import pytest
 
 from lamina.archive.layout import LayoutWriter
+from lamina.image import Image
+from lamina.image import open as open_image
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
 from lamina.source import BytesBlob
@@ -116,6 +118,15 @@ def lamina(
     env = {**os.environ, "LAMINA_ROOT": str(root), "PYTHONWARNINGS": "error", **environment}
     command = [sys.executable, "-m", "lamina", *words]
     return subprocess.run(command, capture_output=True, input=input, env=env, check=False, timeout=120)
+
+
+def opened_from(place: str, top: Path, layers: Sequence[Sequence[Member] | bytes]) -> Image:
+    """The image "app" of these layers, out of a "layout" or a "store" below ``top``."""
+    write_layout(top / "l", "app", layers)
+    if place == "layout":
+        return open_image(f"oci:{top}/l:app", root=top / "none")
+    assert lamina("load", "-i", str(top / "l"), root=top / "s").returncode == 0
+    return open_image("app", root=top / "s")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from lamina.edit.pack import pack_items
 from lamina.errors import LaminaError, NotFound, PathNotFound, UsageError
 from lamina.layer.entry import Kind
 from support import lamina as cli
-from support import make_tar, require_root, running, write_layout
+from support import make_tar, opened_from, require_root, running, write_layout
 
 BASE = [
     ("etc/", None),
@@ -32,11 +32,7 @@ TOP = [("etc/conf", b"0123456789" * 1000), ("data/", None), ("data/t.csv", b"a,b
 
 @pytest.fixture(params=["store", "layout"])
 def image(request: pytest.FixtureRequest, tmp_path: Path) -> lamina.Image:
-    write_layout(tmp_path / "l", "app", [BASE, TOP])
-    if request.param == "layout":
-        return lamina.open(f"oci:{tmp_path}/l:app", root=tmp_path / "none")
-    assert cli("load", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
-    return lamina.open("app", root=tmp_path / "s")
+    return opened_from(request.param, tmp_path, [BASE, TOP])
 
 
 def test_an_image_is_a_value_over_its_stack(image: lamina.Image) -> None:

@@ -13,8 +13,7 @@ import pytest
 import lamina
 from lamina.errors import LaminaError, PathNotFound, UsageError
 from lamina.layer.entry import Kind
-from support import lamina as cli
-from support import make_tar, write_layout
+from support import make_tar, opened_from, write_layout
 
 ODD = os.fsdecode(b"caf\xe9")  # not UTF-8
 BASE = [
@@ -58,11 +57,7 @@ EVERYTHING = [
 
 @pytest.fixture(params=["store", "layout"])
 def image(request: pytest.FixtureRequest, tmp_path: Path) -> lamina.Image:
-    write_layout(tmp_path / "l", "app", [BASE, TOP])
-    if request.param == "layout":
-        return lamina.open(f"oci:{tmp_path}/l:app", root=tmp_path / "none")
-    assert cli("load", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
-    return lamina.open("app", root=tmp_path / "s")
+    return opened_from(request.param, tmp_path, [BASE, TOP])
 
 
 @pytest.fixture
