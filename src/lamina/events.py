@@ -9,18 +9,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from lamina.errors import Cancelled
+from lamina.light import Value
 from lamina.spec.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Value):
     """Base of all events."""
 
 
-@dataclass(frozen=True, slots=True)
 class BlobStarted(Event):
     """A blob begins to move. ``what`` is "layer", "config", "manifest" or "blob"; size in bytes."""
 
@@ -29,7 +27,6 @@ class BlobStarted(Event):
     what: str = "blob"
 
 
-@dataclass(frozen=True, slots=True)
 class BlobProgress(Event):
     """So many bytes of the blob have been moved in all."""
 
@@ -38,7 +35,6 @@ class BlobProgress(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
 class BlobDone(Event):
     """The blob is at its target and verified. ``reused`` if it was there already and nothing moved."""
 
@@ -48,7 +44,6 @@ class BlobDone(Event):
     reused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Tagged(Event):
     """A name points to this digest now."""
 
@@ -56,7 +51,6 @@ class Tagged(Event):
     digest: Digest
 
 
-@dataclass(frozen=True, slots=True)
 class Warned(Event):
     """Something worth a word that did not stop the operation."""
 

@@ -7,9 +7,12 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, Protocol, Self, runtime_checkable
 
 from lamina.errors import Cancelled, SystemFailure
+from lamina.light import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from typing import IO, Self
 
 CHUNK = 1 << 20
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)

@@ -10,9 +10,12 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError, from_plain, to_plain
+from lamina.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 _ALL_IDS = ["0", "0", "4294967295"]

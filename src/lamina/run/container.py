@@ -11,12 +11,11 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.files import reported
+from lamina.light import TYPE_CHECKING, replace
 from lamina.run import bubblewrap, network, top, userns
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
@@ -36,6 +35,8 @@ from lamina.view.mount import Top, mount_union, unmap
 from lamina.view.owners import AS_STATED, Owners
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.store.store import Store
 
 Me = tuple[int, int] | None

@@ -8,11 +8,13 @@ import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 from lamina import rights
 from lamina.errors import NotFound, SystemFailure
+from lamina.light import TYPE_CHECKING, Value
+
+if TYPE_CHECKING:
+    from typing import Any
 
 NAMES = ("crun", "runc")
 """Tried in this order: crun starts in half the time."""
@@ -26,8 +28,7 @@ _NOT_THERE = ("executable file", "no such file or directory")
 _REFUSED = ("permission denied", "is a directory", "exec format error")
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(Value):
     """``program``: its path. ``cgroups``: whether it can keep containers in cgroups here. ``devices``: whether one of
     them guards the machine's devices."""
 
@@ -84,8 +85,7 @@ def _may_guard() -> bool:
     return bool(held >> _CAP_SYS_RESOURCE & 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Value):
     """``code`` as docker gives it; ``message`` where the container never ran."""
 
     code: int

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from lamina.errors import InvalidDocument
+from lamina.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _ARCHITECTURES = {
     "amd64": "SCMP_ARCH_X86_64",

@@ -8,11 +8,11 @@ ends with the process that made it, so it is for containers that are removed at 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from lamina import rights
 from lamina.errors import NotFound, Unsupported
 from lamina.files import reported
+from lamina.light import TYPE_CHECKING
 from lamina.scan.directory import OnWarning
 from lamina.store.containers import Container
 from lamina.store.trees import remove_tree

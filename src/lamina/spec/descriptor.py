@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 from lamina.errors import DigestMismatch, InvalidDocument, SizeMismatch, UsageError
+from lamina.light import TYPE_CHECKING, Value, field, pattern, replace
 from lamina.spec.digest import Digest
 from lamina.spec.json import kind_of, refuse_twins
 from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from typing import Any
 
 KNOWN_KEYS = frozenset({"mediaType", "digest", "size", "annotations", "platform", "urls", "data", "artifactType"})
 MAX_SIZE = 2**63 - 1
 
 # RFC 6838 says less; what is refused here is what could forge a header or a terminal's line
-_MEDIA_TYPE = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+_MEDIA_TYPE = pattern(r"[!-~](?:[ -~]{0,253}[!-~])?")
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Value):
     """``size`` in bytes. ``raw`` is the object that it was read from, so that unknown fields survive."""
 
     media_type: str

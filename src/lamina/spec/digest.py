@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from dataclasses import dataclass
-from typing import Protocol
 
 from lamina.errors import Unsupported, UsageError
+from lamina.light import Protocol, Value, pattern
 
 # algorithm ::= component (separator component)*; encoded ::= [a-zA-Z0-9=_-]+
-_GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
+_GRAMMAR = pattern(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
-_HEX = re.compile(r"[0-9a-f]+")
+_HEX = pattern(r"[0-9a-f]+")
 CANONICAL = "sha256"
 
 
@@ -24,8 +22,7 @@ class Hasher(Protocol):
     def hexdigest(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(Value):
     """``algorithm:encoded``. Registered algorithms are checked for length and lower case; unknown ones that fit
     the grammar are carried, but ``hasher`` refuses them."""
 
@@ -65,6 +62,9 @@ class Digest:
     def short(self) -> str:
         """The first twelve digits, as docker shows an ID."""
         return self.encoded[:12]
+
+    def __lt__(self, other: Digest) -> bool:
+        return (self.algorithm, self.encoded) < (other.algorithm, other.encoded)
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.encoded}"

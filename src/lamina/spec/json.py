@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
 
 from lamina.errors import InvalidDocument, LimitExceeded
+from lamina.light import TYPE_CHECKING, pattern
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 MAX_DOCUMENT = 4 * 1024 * 1024
 """Bytes. Registries must accept manifests up to this size (distribution-spec, "Pushing Manifests")."""
 
 MAX_DEPTH = 32
 _INT_LIMIT = 2**63
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE = pattern(rb"\\u[dD][89a-fA-F]")
 
 
 class _Refused(Exception):

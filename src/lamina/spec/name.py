@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
 from lamina.errors import Unsupported, UsageError
+from lamina.light import Value, pattern
 from lamina.spec.reference import Reference
 
 ARCHIVES = ("oci", "oci-archive", "docker-archive")
@@ -17,11 +15,10 @@ _REFUSED = {
     "ostree": "it was retired by its makers",
     "tarball": "take `lamina append` to make a layer of an archive's files",
 }
-_RANGE = re.compile(r"~(\d{1,9})(?::(\d{1,9}))?$")
+_RANGE = pattern(r"~(\d{1,9})(?::(\d{1,9}))?$")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageName:
+class ImageName(Value):
     """``transport`` is "" for the store (then a registry), "docker" for a registry, or one of ``ARCHIVES`` with
     the place in ``location``. Layers ``low`` to ``high`` count from 1 at the bottom; None is the top."""
 

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
-
 from lamina.errors import UsageError
+from lamina.light import Value, pattern, replace
 from lamina.spec.digest import Digest
 
 DEFAULT_DOMAIN = "docker.io"
@@ -19,16 +17,15 @@ CONTAINERD_NAME = "io.containerd.image.name"
 """The annotations of an index entry that hold its name (image-spec annotations.md; containerd)."""
 
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
+_DOMAIN = pattern(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_ID = re.compile(r"[a-f0-9]{64}")
-_DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
+_PATH = pattern(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_ID = pattern(r"[a-f0-9]{64}")
+_DIGEST = pattern(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Value):
     """A name in a registry. ``str()`` is canonical and parses to the same value again."""
 
     domain: str

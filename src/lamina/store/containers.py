@@ -9,22 +9,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
 from lamina.files import replace_file, reported
+from lamina.light import TYPE_CHECKING, Value, as_dict, replace
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.lock import locked
 from lamina.store.paths import Paths
 from lamina.store.roots import boot_id, started
 
+if TYPE_CHECKING:
+    from typing import Any
+
 CREATED, RUNNING, EXITED = "created", "running", "exited"
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(Value):
     """``image``: the name it was made from; ``manifest``, ``media_type`` and
     ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``. ``made``: paths that stand in the upper directory
@@ -50,7 +51,7 @@ class Container:
     started: str | None = None
     boot: str = ""
     made: tuple[str, ...] = ()
-    volumes: tuple[str, ...] = field(default=())
+    volumes: tuple[str, ...] = ()
     users: tuple[tuple[int, int, int], ...] = ()
     groups: tuple[tuple[int, int, int], ...] = ()
     top: str = ""
@@ -95,7 +96,7 @@ class Containers:
             self.write(container)
 
     def write(self, container: Container) -> None:
-        text = json.dumps(asdict(container), ensure_ascii=True).encode()
+        text = json.dumps(as_dict(container), ensure_ascii=True).encode()
         replace_file(self.path(container.id, "container.json"), [text])
 
     def __iter__(self) -> Iterator[Container]:
@@ -136,7 +137,7 @@ class Containers:
             raw = file.read()
         try:
             value = json.loads(raw)
-            known = {one.name for one in fields(Container)}
+            known = Container.__annotations__
             values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in known}
             container = Container(**values)
             _ = container.descriptor

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from lamina.config import KEEP
 from lamina.errors import StoreDamaged, SystemFailure, UsageError
 from lamina.files import CHUNK, FileRange, failure, replace_file, reported
 from lamina.layer.index import LayerIndex
+from lamina.light import TYPE_CHECKING
 from lamina.source import Stream, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor

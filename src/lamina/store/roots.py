@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from lamina.errors import UsageError
 from lamina.files import remove, write_all
+from lamina.light import Value
 from lamina.spec.digest import Digest
 from lamina.store.fault import point
 from lamina.store.lock import locked
@@ -25,8 +25,7 @@ GRACE = 3600.0  # seconds
 _VIEW = "view "
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(Value):
     """``changed`` in seconds since 1970. ``mount``: a root that lives as long as this is a mount, not a process;
     ``view``: what was mounted there."""
 

@@ -6,9 +6,9 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from lamina.config import KEEP, MAX_LAYER
+from lamina.light import TYPE_CHECKING
 from lamina.store.blobs import Blobs
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers

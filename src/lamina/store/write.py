@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, Conflict, InvalidContent
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
+from lamina.light import TYPE_CHECKING
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

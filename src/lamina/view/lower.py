@@ -6,13 +6,12 @@ They stand in the store's ``unions/``; a mounted one stays while some mount uses
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from lamina import rights
 from lamina.errors import StoreDamaged, SystemFailure
 from lamina.files import replace_file, reported
+from lamina.light import TYPE_CHECKING, pattern
 from lamina.source import Stack
 from lamina.store.lock import locked
 from lamina.view import kernel
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 MAPPED = "mapped-"
 """What the mounts of parts with other owners are called, in the bundle of the container that they are for."""
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+_ESCAPED = pattern(r"\\([0-7]{3})")
 
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
