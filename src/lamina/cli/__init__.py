@@ -33,32 +33,22 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code is returned (docs/exit-codes.md)."""
-    import click
-
-    from lamina.cli.app import cli
-    from lamina.cli.text import clean
+    from lamina.cli import plain
     from lamina.errors import LaminaError
 
     if sys.stdout is None:  # the caller closed it: what is said goes nowhere
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
-        result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
+        code = plain.answer(sys.argv[1:] if arguments is None else arguments)
+        if code is None:
+            code = _by_click(arguments)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        return code
+    except KeyboardInterrupt:
         _say("lamina: interrupted")
         return EXIT_INTERRUPTED
-    except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            hint = f" (see `{error.ctx.command_path} --help`)"
-        else:
-            hint = ""
-        _say(f"lamina: {clean(error.format_message())}{hint}")
-        return error.exit_code
     except LaminaError as error:
-        _say(f"lamina: {clean(str(error))}")
+        _say(f"lamina: {_clean(str(error))}")
         return error.exit_code
     except BrokenPipeError:
         # the reader (head, less) has gone: nothing more to say, and Python must not try at exit
@@ -71,8 +61,35 @@ def run(arguments: list[str] | None = None) -> int:
         _say("lamina: out of memory")
         return 6
     except OSError as error:
-        _say(f"lamina: {clean(str(error))}")
+        _say(f"lamina: {_clean(str(error))}")
         return 6
+
+
+def _by_click(arguments: list[str] | None) -> int:
+    import click
+
+    from lamina.cli.app import cli
+
+    try:
+        result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f" (see `{error.ctx.command_path} --help`)"
+        else:
+            hint = ""
+        _say(f"lamina: {_clean(error.format_message())}{hint}")
+        return error.exit_code
+
+
+def _clean(text: str) -> str:
+    from lamina.cli.text import clean
+
+    return clean(text)
 
 
 def _say(line: str) -> None:
