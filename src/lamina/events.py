@@ -6,13 +6,15 @@ and ``cancel``. Neither is ever required.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from lamina.errors import Cancelled
-from lamina.light import Value
+from lamina.light import TYPE_CHECKING, Value
 from lamina.spec.digest import Digest
+
+if TYPE_CHECKING:
+    import threading
 
 
 class Event(Value):
@@ -70,6 +72,8 @@ class Cancel:
     """
 
     def __init__(self, parent: Cancel | None = None) -> None:
+        import threading
+
         self._event = threading.Event()
         self._guard = threading.Lock()
         self._wake: dict[object, Callable[[], object]] = {}

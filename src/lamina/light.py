@@ -31,7 +31,7 @@ else:
         """``typing.Protocol``, as far as programs that run see it."""
 
     def runtime_checkable(kind):
-        kind._names = tuple(name for name in vars(kind) if not name.startswith("_"))
+        kind._names = tuple(name for one in kind.__mro__[:-2] for name in vars(one) if not name.startswith("_"))
         return kind
 
     class TypedDict(dict):

@@ -372,7 +372,7 @@ def verified(
     Raises SizeMismatch, DigestMismatch, Unsupported (algorithm), Cancelled.
     """
     descriptor = blob.descriptor
-    hasher, done = descriptor.digest.hasher(), 0
+    hasher, done = descriptor.digest.hasher(descriptor.size), 0
     with blob.open() as stream, _woken(stream, cancel):
         while True:
             if cancel is not None:

@@ -54,7 +54,7 @@ def parse_name(text: str) -> ImageName:
     if not text or "\0" in text:
         raise UsageError("an empty image name" if not text else "a zero byte in an image name")
     low, high = 1, None
-    found = _RANGE.search(text)
+    found = _RANGE.search(text) if "~" in text else None
     if found:
         first, second = int(found[1]), found[2]
         low, high = (1, first) if second is None else (first, int(second))

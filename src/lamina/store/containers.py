@@ -6,15 +6,16 @@ file, rename); changes of name and the like go through the store's lock.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
 from lamina.files import replace_file, reported
 from lamina.light import TYPE_CHECKING, Value, as_dict, replace
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spec.json import read_own, write_own
 from lamina.store.lock import locked
 from lamina.store.paths import Paths
 from lamina.store.roots import boot_id, started
@@ -83,8 +84,9 @@ class Containers:
         """``identity``: hex digits, as ``create`` gave them."""
         return os.path.join(self._paths.root, "containers", identity, *names)
 
-    def create(self, container: Container) -> None:
-        """A new directory with this record. Raises Conflict where the name is taken."""
+    def create(self, container: Container, *, lasting: bool = True) -> None:
+        """A new directory with this record, which protects the image from here on: a gc takes the lock before it
+        deletes, and looks again. ``lasting`` as in ``write``. Raises Conflict where the name is taken."""
         with reported(self.path(container.id)), locked(self._paths.lock):
             for other in self:
                 if other.name == container.name:
@@ -93,11 +95,12 @@ class Containers:
                         hint=f"`lamina rm {other.name}`, or choose another name",
                     )
             os.makedirs(self.path(container.id), mode=0o700)
-            self.write(container)
+            self.write(container, lasting=lasting)
 
-    def write(self, container: Container) -> None:
-        text = json.dumps(as_dict(container), ensure_ascii=True).encode()
-        replace_file(self.path(container.id, "container.json"), [text])
+    def write(self, container: Container, *, lasting: bool = True) -> None:
+        """Not ``lasting``: the container is removed when it ends, and need not outlive the machine."""
+        text = write_own(as_dict(container)).encode()
+        replace_file(self.path(container.id, "container.json"), [text], lasting=lasting)
 
     def __iter__(self) -> Iterator[Container]:
         """Oldest first."""
@@ -112,6 +115,9 @@ class Containers:
 
     def get(self, word: str) -> Container:
         """By name, or by an ID's first digits. Raises NotFound, Conflict (several begin so)."""
+        if len(word) == 64 and word.isalnum():
+            with suppress(FileNotFoundError):
+                return self._read(word)
         every = list(self)
         for one in every:
             if word in (one.name, one.id):
@@ -135,8 +141,10 @@ class Containers:
         path = self.path(identity, "container.json")
         with open(path, "rb") as file:
             raw = file.read()
+        if not raw:  # not lasting, and the machine has ended
+            raise FileNotFoundError(path)
         try:
-            value = json.loads(raw)
+            value = read_own(raw.decode())
             known = Container.__annotations__
             values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in known}
             container = Container(**values)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from lamina.config import KEEP
 from lamina.errors import StoreDamaged, SystemFailure, UsageError
 from lamina.files import CHUNK, FileRange, failure, replace_file, reported
-from lamina.layer.index import LayerIndex
 from lamina.light import TYPE_CHECKING
 from lamina.source import Stream, prove_diff_id, verified
 from lamina.spec import mediatype
@@ -22,9 +21,16 @@ from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
     from lamina.layer.digests import LayerDigests
+    from lamina.layer.index import LayerIndex
     from lamina.store.through import Through
 
 _HINT = "run `lamina fsck --repair`, then load or pull the image again"
+
+
+def _load(path: str) -> LayerIndex:
+    from lamina.layer.index import LayerIndex
+
+    return LayerIndex.load(path)
 
 
 class StoredLayer:
@@ -82,17 +88,17 @@ class Layers:
         """Raises BlobNotFound, InvalidContent (the blob is not what it was), SystemFailure."""
         path = self._paths.layer_index(diff_id)
         try:
-            return LayerIndex.load(path)
+            return _load(path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
             self.make_again(descriptor, diff_id)
         with reported(path):
-            return LayerIndex.load(path)
+            return _load(path)
 
     def kept_index(self, diff_id: Digest) -> LayerIndex | None:
         """The index where it is there and whole; nothing is made. Raises SystemFailure."""
         path = self._paths.layer_index(diff_id)
         try:
-            return LayerIndex.load(path)
+            return _load(path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
             return None
         except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,6 +19,8 @@ from lamina.spec.reference import Reference
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
+    import threading
+
     from lamina.store.blobs import Blobs
     from lamina.store.layers import Layers
     from lamina.store.paths import Paths

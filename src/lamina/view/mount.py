@@ -9,8 +9,6 @@ namespace that a small process holds: it is reached at /proc/PID/root, and goes 
 from __future__ import annotations
 
 import os
-import select
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +20,7 @@ from lamina.source import Stack
 from lamina.store.layers import StoredLayer
 from lamina.store.lock import locked
 from lamina.store.roots import is_dead, is_mount
-from lamina.view import fuse, kernel
+from lamina.view import kernel
 from lamina.view.lower import MAPPED, mount_image, sweep, tree_parts, unmount_quietly, unpack_tree, write_images
 from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import parts_of, place_of
@@ -164,6 +162,8 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
     if view == "fuse":
         if top is not None:
             raise Unsupported("a FUSE mount is read-only", hint="choose another view, or none")
+        from lamina.view import fuse
+
         fuse.mount(stack, target)
         return
     if view != "overlay" and not rights.is_root():
@@ -261,7 +261,7 @@ def unmount(store: Store, target: str) -> Mounted:
             if found.holder:
                 _let_go(found)
             else:
-                (fuse if found.view == "fuse" else kernel).unmount(target)
+                _unmount(found)
             store.roots.remove(found.root)
             sweep(store)
             here = _HELD.sub("/", target)
@@ -271,8 +271,20 @@ def unmount(store: Store, target: str) -> Mounted:
     raise NotFound(f"no image is mounted at {target}", hint="see `lamina mounts`")
 
 
+def _unmount(mounted: Mounted) -> None:
+    if mounted.view == "fuse":
+        from lamina.view import fuse
+
+        fuse.unmount(mounted.target)
+    else:
+        kernel.unmount(mounted.target)
+
+
 def _let_go(mounted: Mounted) -> None:
     """End the process that holds a mount; gone when this returns."""
+    import select
+    import signal
+
     try:
         watched = os.pidfd_open(mounted.holder)
     except OSError:

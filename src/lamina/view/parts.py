@@ -7,7 +7,6 @@ lower layer) and for deep stacks, whose lookups an overlay makes slow.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Set
 
@@ -117,12 +116,12 @@ class _Trees:
 
 
 def _key(*words: str) -> str:
-    return hashlib.sha256("\n".join([f"part {VERSION}", *words]).encode()).hexdigest()
+    return Digest.of("\n".join([f"part {VERSION}", *words]).encode()).encoded
 
 
 def _noted(path: str) -> list[str]:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().split()
     except (OSError, ValueError):
         return []
