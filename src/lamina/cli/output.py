@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,9 @@ def write(text: str) -> None:
 
 def emit_json(value: Any) -> None:
     """Pretty JSON; ASCII only, so that a pipe of any encoding takes it and no control character gets through."""
-    write(json.dumps(value, indent=2, ensure_ascii=True))
+    from json import dumps
+
+    write(dumps(value, indent=2, ensure_ascii=True))
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *, right: Iterable[int] = ()) -> None:

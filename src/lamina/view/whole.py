@@ -13,7 +13,7 @@ from lamina.errors import StoreDamaged
 from lamina.store.roots import boot_id
 
 _NOTE = "whole"
-_SETTLED = 2.0  # seconds; a file that changes again within a tick of the clock has the same times
+_SETTLED = 0.05  # seconds; a file that changes again within a tick of the kernel's clock has the same times
 
 
 def lengths(path: str) -> list[range] | None:
