@@ -120,21 +120,7 @@ def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
     assert lamina("ps", "-aq", root=root).stdout == b""
 
 
-HEAVY = set(
-    [
-        "click",
-        "re",
-        "typing",
-        "dataclasses",
-        "inspect",
-        "json",
-        "enum",
-        "threading",
-        "hashlib",
-        "shutil",
-        "subprocess",
-    ]
-)
+HEAVY = {"click", "re", "typing", "dataclasses", "inspect", "json", "enum", "threading", "hashlib", "shutil"}
 
 
 def test_a_plain_start_loads_little(root: Path) -> None:
