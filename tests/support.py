@@ -129,6 +129,19 @@ def opened_from(place: str, top: Path, layers: Sequence[Sequence[Member] | bytes
     return open_image("app", root=top / "s")
 
 
+def loaded(root: Path | str, *words: str) -> set[str]:
+    """The modules that a command loads, over those that bare Python has. It must succeed."""
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "from lamina.cli import run\n"
+        f"assert run({list(words)!r}) == 0\n"
+        "print(*set(sys.modules) - before, file=sys.stderr)"
+    )
+    env = {**os.environ, "LAMINA_ROOT": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    return set(done.stderr.split())
+
+
 @contextmanager
 def running(*words: str, root: Path | str, **pipes: Any) -> Iterator[subprocess.Popen[bytes]]:
     """The command line under way; killed at the end. Ctrl-C reaches it as it does a user's: a shell's background jobs

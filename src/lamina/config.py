@@ -4,14 +4,14 @@ remembers where it came from; ``lamina info`` prints it."""
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from lamina.errors import SystemFailure, UsageError
+from lamina.light import TYPE_CHECKING, Value, pattern
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.spec.platform import Platform
 
 SYSTEM_FILE = "/etc/lamina/config.toml"
@@ -21,12 +21,11 @@ KEEPS = ("blob+tar", "blob", "tar")
 """What may stay of a layer: the blob as it came and the tar in it; the blob, read through checkpoints; the tar, where
 a registry is known that has the blob."""
 KEEP = KEEPS[0]
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_SIZE = pattern(r"(?i)(\d+)\s*([kmgt]?)(i?)b?")
 _COMPRESSIONS = ("gzip", "zstd", "none")
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Value):
     """A value and its origin: "default", a file's path, a variable's name, or "flag"."""
 
     value: Any
@@ -60,8 +59,7 @@ _MEANING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Value):
     """``values``: each setting by name. Sizes are in bytes."""
 
     values: Mapping[str, Setting]

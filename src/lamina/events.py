@@ -6,21 +6,21 @@ and ``cancel``. Neither is ever required.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from lamina.errors import Cancelled
+from lamina.light import TYPE_CHECKING, Value
 from lamina.spec.digest import Digest
 
+if TYPE_CHECKING:
+    import threading
 
-@dataclass(frozen=True, slots=True)
-class Event:
+
+class Event(Value):
     """Base of all events."""
 
 
-@dataclass(frozen=True, slots=True)
 class BlobStarted(Event):
     """A blob begins to move. ``what`` is "layer", "config", "manifest" or "blob"; size in bytes."""
 
@@ -29,7 +29,6 @@ class BlobStarted(Event):
     what: str = "blob"
 
 
-@dataclass(frozen=True, slots=True)
 class BlobProgress(Event):
     """So many bytes of the blob have been moved in all."""
 
@@ -38,7 +37,6 @@ class BlobProgress(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
 class BlobDone(Event):
     """The blob is at its target and verified. ``reused`` if it was there already and nothing moved."""
 
@@ -48,7 +46,6 @@ class BlobDone(Event):
     reused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Tagged(Event):
     """A name points to this digest now."""
 
@@ -56,7 +53,6 @@ class Tagged(Event):
     digest: Digest
 
 
-@dataclass(frozen=True, slots=True)
 class Warned(Event):
     """Something worth a word that did not stop the operation."""
 
@@ -76,6 +72,8 @@ class Cancel:
     """
 
     def __init__(self, parent: Cancel | None = None) -> None:
+        import threading
+
         self._event = threading.Event()
         self._guard = threading.Lock()
         self._wake: dict[object, Callable[[], object]] = {}

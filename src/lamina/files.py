@@ -7,9 +7,12 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, Protocol, Self, runtime_checkable
 
 from lamina.errors import Cancelled, SystemFailure
+from lamina.light import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from typing import IO, Self
 
 CHUNK = 1 << 20
 _OWN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -167,9 +170,17 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: str, pieces: Iterable[bytes | memoryview], *, mode: int = 0o644, temporary: str = "") -> None:
+def replace_file(
+    path: str,
+    pieces: Iterable[bytes | memoryview],
+    *,
+    mode: int = 0o644,
+    temporary: str = "",
+    lasting: bool = True,
+) -> None:
     """Write a file so that it is there whole or not at all: temporary, fsync, rename, fsync of the directory.
-    ``temporary``: where to write first (same file system); beside the file by default."""
+    ``temporary``: where to write first (same file system); beside the file by default. Not ``lasting``: no fsync;
+    where the machine itself ends soon after, the file may be empty or not there."""
     temporary = temporary or f"{path}.{os.getpid()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
@@ -178,14 +189,16 @@ def replace_file(path: str, pieces: Iterable[bytes | memoryview], *, mode: int =
                 write_all(descriptor, piece)
             if hasattr(os, "fchmod"):
                 os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if lasting:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)
         raise
-    sync_directory(os.path.dirname(path) or ".")
+    if lasting:
+        sync_directory(os.path.dirname(path) or ".")
 
 
 def write_stream(path: str, pieces: Iterable[bytes]) -> None:

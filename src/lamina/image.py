@@ -9,16 +9,17 @@ import builtins
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
 
 from lamina.errors import NotFound, ReferenceNotFound, UsageError
+from lamina.light import TYPE_CHECKING, replace
 from lamina.source import LayerHandle, Reader, Stack
 from lamina.spec.digest import Digest
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
+    from typing import Any, Unpack
+
     from lamina.config import Settings
     from lamina.edit.publish import Packing
     from lamina.edit.rebase import RebasePlan

@@ -10,9 +10,13 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
 
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError, from_plain, to_plain
+from lamina.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 _ALL_IDS = ["0", "0", "4294967295"]
@@ -20,6 +24,7 @@ Range = tuple[int, int, int]
 """Ids of a namespace: the first inside, the first outside, how many (user_namespaces(7))."""
 
 
+@cache
 def is_root() -> bool:
     """Whether this is the machine's root, not one of a namespace."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
@@ -174,7 +179,7 @@ def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
         if not os.read(reading, 1):
             raise SystemFailure("no user namespace", hint=_setting())
         for name, ranges in lines.items():
-            with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
+            with open(f"/proc/{child}/{name}", "w", encoding="utf-8") as file:
                 file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges))
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
     except OSError as error:
@@ -278,7 +283,7 @@ def _map_alone(user: int, group: int) -> None:
     """The kernel lets everybody map the own id alone, when groups are given up."""
     try:
         for name, text in (("setgroups", "deny"), ("gid_map", f"0 {group} 1"), ("uid_map", f"0 {user} 1")):
-            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
         raise _refused(error.errno or 0) from None
@@ -290,6 +295,7 @@ def _as_root(groups: bool) -> None:
             os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+        is_root.cache_clear()
     except OSError as error:
         raise _refused(error.errno or 0) from None
 
@@ -317,7 +323,7 @@ def _setting() -> str:
         ("user/max_user_namespaces", "0"),
     ):
         try:
-            with open(f"/proc/sys/{name}", encoding="ascii") as file:
+            with open(f"/proc/sys/{name}", encoding="utf-8") as file:
                 if file.read().strip() == bad:
                     return f"the machine's setting {name.replace('/', '.')} is {bad}"
         except OSError:
@@ -327,7 +333,7 @@ def _setting() -> str:
 
 def _map_of(process: str, name: str) -> list[list[str]]:
     try:
-        with open(f"/proc/{process}/{name}", encoding="ascii") as file:
+        with open(f"/proc/{process}/{name}", encoding="utf-8") as file:
             return [line.split() for line in file]
     except OSError:
         return []

@@ -10,10 +10,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from lamina.errors import (
     DigestMismatch,
@@ -24,6 +22,7 @@ from lamina.errors import (
     UsageError,
 )
 from lamina.events import BlobProgress, Cancel, OnEvent, ignore
+from lamina.light import TYPE_CHECKING, Protocol, Value, field, replace, runtime_checkable
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig, chain_ids
@@ -31,6 +30,8 @@ from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Manifest, parse, select
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from lamina.layer.index import LayerIndex
     from lamina.spec.platform import Platform
     from lamina.union.stacked import Stacked
@@ -196,8 +197,7 @@ class LayerHandle(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Stack:
+class Stack(Value):
     """An image, or a range of its layers, ready to be looked into: what ``view``, ``edit`` and ``insight`` take.
 
     ``layers`` are bottom first; ``first`` is the number (from 1) that ``layers[0]`` has in the whole image;
@@ -372,7 +372,7 @@ def verified(
     Raises SizeMismatch, DigestMismatch, Unsupported (algorithm), Cancelled.
     """
     descriptor = blob.descriptor
-    hasher, done = descriptor.digest.hasher(), 0
+    hasher, done = descriptor.digest.hasher(descriptor.size), 0
     with blob.open() as stream, _woken(stream, cancel):
         while True:
             if cancel is not None:

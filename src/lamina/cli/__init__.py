@@ -4,6 +4,7 @@ it is called. All meaning lives below; here are words, flags, exit codes and not
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -12,11 +13,14 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+_SELDOM = 50_000
+"""Objects between two looks for garbage in circles: what is loaded at the start is none, and little else is."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process: one clear line on stderr and the documented code on failure."""
-    if arguments is None:
+    gc.set_threshold(_SELDOM, 20, 20)
+    if arguments is None and len(sys.argv) == 3:
         from lamina import quick
 
         try:
@@ -28,37 +32,41 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if "click" not in sys.modules:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End at once: to take apart what was loaded takes as long as a third of loading it, and of what went the short
+    way nothing has an end of its own."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return  # Python says what is to be said
+    os._exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code is returned (docs/exit-codes.md)."""
-    import click
-
-    from lamina.cli.app import cli
-    from lamina.cli.text import clean
+    from lamina.cli import plain
     from lamina.errors import LaminaError
 
     if sys.stdout is None:  # the caller closed it: what is said goes nowhere
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
-        result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
+        code = plain.answer(sys.argv[1:] if arguments is None else arguments)
+        if code is None:
+            code = _by_click(arguments)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        return code
+    except KeyboardInterrupt:
         _say("lamina: interrupted")
         return EXIT_INTERRUPTED
-    except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            hint = f" (see `{error.ctx.command_path} --help`)"
-        else:
-            hint = ""
-        _say(f"lamina: {clean(error.format_message())}{hint}")
-        return error.exit_code
     except LaminaError as error:
-        _say(f"lamina: {clean(str(error))}")
+        _say(f"lamina: {_clean(str(error))}")
         return error.exit_code
     except BrokenPipeError:
         # the reader (head, less) has gone: nothing more to say, and Python must not try at exit
@@ -71,12 +79,44 @@ def run(arguments: list[str] | None = None) -> int:
         _say("lamina: out of memory")
         return 6
     except OSError as error:
-        _say(f"lamina: {clean(str(error))}")
+        _say(f"lamina: {_clean(str(error))}")
         return 6
+
+
+def _by_click(arguments: list[str] | None) -> int:
+    import click
+
+    from lamina.cli.app import cli
+
+    try:
+        result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f" (see `{error.ctx.command_path} --help`)"
+        else:
+            hint = ""
+        _say(f"lamina: {_clean(error.format_message())}{hint}")
+        return error.exit_code
+
+
+def _clean(text: str) -> str:
+    from lamina.cli.text import clean
+
+    return clean(text)
+
+
+def warn(text: str) -> None:
+    """One line to stderr; names from outside may stand in it."""
+    _say(f"lamina: warning: {_clean(text)}")
 
 
 def _say(line: str) -> None:
     try:
-        print(line, file=sys.stderr)  # noqa: T201  (the one place that speaks for a failed command)
+        print(line, file=sys.stderr)  # noqa: T201  (the one place that speaks of failures, without click)
     except OSError:
         pass

@@ -5,78 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from lamina.cli import launch, warn
 from lamina.cli.app import command
 from lamina.cli.make import config_changes, config_options, epoch
-from lamina.cli.options import Decorator, format_option, platform_option, quiet_option, registry_options, view_option
-from lamina.cli.output import emit, emit_json, warn, write
+from lamina.cli.options import (
+    format_option,
+    options_of,
+    platform_option,
+    quiet_option,
+    registry_options,
+    view_option,
+)
+from lamina.cli.output import emit, emit_json, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean
-from lamina.errors import Cancelled, ContainerFailure, LaminaError, ReferenceNotFound, UsageError
-from lamina.spec.name import parse_name
-
-if TYPE_CHECKING:
-    from lamina.image import Image
-    from lamina.run.options import Wanted
-
-_process_options = [
-    click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable; NAME alone: as here."),
-    click.option("--env-file", multiple=True, metavar="FILE", help="Variables, a line each."),
-    click.option("-w", "--workdir", default="", metavar="PATH", help="Where it runs (made where it is missing)."),
-    click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="As whom: names of the image, or numbers."),
-    click.option("-i", "--interactive", is_flag=True, help="Give it this command's standard input."),
-    click.option("-t", "--tty", is_flag=True, help="Give it a terminal."),
-]
-_run_options = [
-    *_process_options,
-    click.option("--name", default="", metavar="NAME", help="The container's name (default: its ID's first digits)."),
-    click.option("--rm", "remove", is_flag=True, help="Remove the container when it ends."),
-    click.option("-v", "--volume", multiple=True, metavar="[SOURCE:]PATH[:ro]", help="A directory, file or volume."),
-    click.option("--tmpfs", multiple=True, metavar="PATH[:OPTIONS]", help="A directory in memory."),
-    click.option("--entrypoint", metavar="PROGRAM", help="Run this instead of the image's entrypoint."),
-    click.option("--read-only", is_flag=True, help="Nothing but volumes and tmpfs can be written."),
-    click.option("--network", "--net", default="", metavar="pasta|none|host", help="Default: pasta, else none."),
-    click.option(
-        "--userns",
-        default="",
-        metavar="host|auto|keep-id",
-        help="auto: ids of its own, root is nobody outside. keep-id[:uid=N,gid=N]: you are yourself inside.",
-    ),
-    click.option("--hostname", default="", metavar="NAME", help="Default: the ID's first digits."),
-    click.option("--add-host", multiple=True, metavar="NAME:ADDRESS", help="A line for /etc/hosts."),
-    click.option("--cap-add", multiple=True, metavar="CAP", help="Add a capability, or ALL."),
-    click.option("--cap-drop", multiple=True, metavar="CAP", help="Drop a capability, or ALL."),
-    click.option(
-        "--security-opt",
-        multiple=True,
-        metavar="WORD",
-        help="no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined.",
-    ),
-    click.option("--init", is_flag=True, help="An init (tini or its like) as the first process."),
-    click.option("-m", "--memory", metavar="SIZE", help="At most this much, like 512m."),
-    click.option("--cpus", type=float, metavar="N", help="At most so many processors, like 1.5."),
-    click.option("--pids-limit", type=int, metavar="N", help="At most so many processes."),
-    click.option("--runtime", default="", metavar="NAME", help="crun, runc, or a path (default: what is here)."),
-    click.option(
-        "--pull",
-        "pulling",
-        type=click.Choice(["missing", "never", "always"]),
-        default="missing",
-        help="Whether to ask the registry (default: missing).",
-    ),
-]
-
-
-def _options(options: list[Decorator]) -> Decorator:
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
+from lamina.errors import UsageError
 
 
 @command(
@@ -85,131 +32,21 @@ def _options(options: list[Decorator]) -> Decorator:
     "lamina run --name web -v ./site:/srv:ro --network host nginx\n"
     "lamina run --rm -m 512m --cpus 1 --read-only --tmpfs /tmp app:1 ./test",
 )
-@_options(_run_options)
+@options_of(launch.OPTIONS)
 @view_option
 @platform_option
 @registry_options
 @click.argument("image")
 @click.argument("words", nargs=-1, metavar="[COMMAND [ARG]...]")
 @click.pass_obj
-def run(session: Session, /, image: str, words: tuple[str, ...], runtime: str, pulling: str, **given: Any) -> int:
+def run(session: Session, /, image: str, words: tuple[str, ...], **given: Any) -> int:
     """Run a program in a new container of an image: the image's layers below, read-only and shared, a writable layer
     on top that takes all changes. The exit code is the program's own; 125 where the container can't be made, 126
     where the program can't be started, 127 where it is not there."""
-    try:
-        return _run(session, image, words, runtime, pulling, given)
-    except Cancelled:
-        raise
-    except LaminaError as error:
-        raise ContainerFailure(error.message, hint=error.hint) from error
+    return launch.launch(session, image, words, **given)
 
 
 run.allow_interspersed_args = False
-
-
-def _run(
-    session: Session, image: str, words: tuple[str, ...], runtime: str, pulling: str, given: dict[str, Any]
-) -> int:
-    from lamina.run import container as containers
-
-    wanted = _wanted(words, given)
-    if wanted.tty and not sys.stdin.isatty():
-        raise UsageError("standard input is no terminal", hint="leave out -t")
-    found = _image(session, image, pulling)
-    store = session.writable_store
-    containers.enter()
-    made = containers.create(
-        store,
-        found.stack,
-        wanted,
-        image=image,
-        running=True,
-        upper_dir=session.settings.upper_dir or "",
-        on_warning=warn,
-    )
-    return containers.run(store, found.stack, made, wanted, runtime=runtime).code
-
-
-def _image(session: Session, name: str, pulling: str) -> Image:
-    parsed = parse_name(name)
-    if parsed.transport or not parsed.whole:
-        raise UsageError(f"{name!r:.200} is no image of the store", hint="`lamina pull`, `load` or `copy` it first")
-    if pulling != "always":
-        try:
-            return session.image(name)
-        except ReferenceNotFound:
-            if pulling == "never":
-                raise
-    from lamina.cli.progress import Progress
-    from lamina.transfer.wire import pull
-
-    with Progress(quiet=False) as progress, session.interruptible():
-        store, network = session.writable_store, session.network(progress)
-        pull(parsed.name, store, network, platform=session.platform, on_event=progress, cancel=session.cancel)
-    return session.image(name)
-
-
-def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
-    from lamina.run import options
-
-    security = _security(given["security_opt"])
-    return options.Wanted(
-        command=words,
-        entrypoint=given["entrypoint"],
-        env=_env(given),
-        mounts=(
-            *(options.parse_volume(word) for word in given["volume"]),
-            *(options.parse_tmpfs(word) for word in given["tmpfs"]),
-        ),
-        workdir=given["workdir"],
-        user=given["user"],
-        read_only=given["read_only"],
-        network=given["network"],
-        hostname=given["hostname"],
-        userns=options.parse_userns(given["userns"]),
-        name=given["name"],
-        interactive=given["interactive"],
-        tty=given["tty"],
-        cap_add=given["cap_add"],
-        cap_drop=given["cap_drop"],
-        init=given["init"],
-        memory=options.parse_size(given["memory"]) if given["memory"] else None,
-        cpus=given["cpus"],
-        pids=given["pids_limit"],
-        remove=given["remove"],
-        view=given["view"] or "",
-        add_hosts=tuple(options.parse_host(word) for word in given["add_host"]),
-        **security,
-    )
-
-
-def _env(given: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    from lamina.files import reported
-    from lamina.run.options import parse_env, parse_env_file
-
-    found: list[tuple[str, str]] = []
-    for path in given["env_file"]:
-        with reported(path), open(path, encoding="utf-8", errors="surrogateescape") as file:
-            found += parse_env_file(file.read(), os.environ)
-    return (*found, *parse_env(given["env"], os.environ))
-
-
-def _security(words: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for word in words:
-        key, _, value = word.replace(":", "=", 1).partition("=")
-        if key == "no-new-privileges" and value in ("", "true", "false"):
-            found["no_new_privileges"] = value != "false"
-        elif key == "seccomp" and value:
-            found["seccomp"] = value
-        elif (key, value) in (("systempaths", "unconfined"), ("unmask", "ALL")):
-            found["unmask"] = True
-        else:
-            raise UsageError(
-                f"no security option {word!r:.100}",
-                hint="no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined",
-            )
-    return found
 
 
 @command("ps", "lamina ps\nlamina ps -a --format json\nlamina rm $(lamina ps -aq)")
@@ -312,7 +149,7 @@ def kill(session: Session, names: tuple[str, ...], number: str) -> None:
 
 
 @command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts")
-@_options(_process_options)
+@options_of(launch.PROCESS_OPTIONS)
 @click.argument("name", metavar="CONTAINER")
 @click.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
 @click.pass_obj
@@ -323,7 +160,7 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
 
     wanted = Wanted(
         command=words,
-        env=_env(given),
+        env=launch.environment(given),
         workdir=given["workdir"],
         user=given["user"],
         tty=given["tty"],

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.configure import edit_options
 from lamina.cli.make import base_stack, epoch
 from lamina.cli.options import format_option, image_argument, platform_option, quiet_option, registry_options
-from lamina.cli.output import emit_json, warn, write
+from lamina.cli.output import emit_json, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
 from lamina.errors import LaminaError, NotFound, RemoteFailure, UsageError

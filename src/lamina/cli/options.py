@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from lamina.cli import plain
 from lamina.cli.session import Session
 from lamina.config import KEEPS
 
@@ -97,6 +98,28 @@ def registry_options(function: Any) -> Any:
     for option in (_CREDS, _CERT_DIR, _AUTHFILE, _TLS):
         function = option(function)
     return function
+
+
+_TYPES: dict[str, dict[str, Any]] = {
+    plain.FLAG: {"is_flag": True},
+    plain.MANY: {"multiple": True},
+    plain.WHOLE: {"type": int},
+    plain.NUMBER: {"type": float},
+}
+
+
+def options_of(table: Sequence[plain.Option]) -> Decorator:
+    """The options of a table that is read without click too."""
+
+    def decorate(function: Any) -> Any:
+        for one in reversed(table):
+            more = _TYPES.get(one.kind, {"default": one.default})
+            if one.choices:
+                more = {**more, "type": click.Choice(one.choices)}
+            function = click.option(*one.names, one.argument, metavar=one.metavar, help=one.help, **more)(function)
+        return function
+
+    return decorate
 
 
 def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,11 @@ def write(text: str) -> None:
     click.echo(text)
 
 
-def warn(text: str) -> None:
-    """One line to stderr; names from outside may stand in it."""
-    click.echo(f"lamina: warning: {clean(text)}", err=True)
-
-
 def emit_json(value: Any) -> None:
     """Pretty JSON; ASCII only, so that a pipe of any encoding takes it and no control character gets through."""
-    write(json.dumps(value, indent=2, ensure_ascii=True))
+    from json import dumps
+
+    write(dumps(value, indent=2, ensure_ascii=True))
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *, right: Iterable[int] = ()) -> None:

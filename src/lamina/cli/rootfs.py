@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.edit import COMPRESSION, MESSAGE, checked_name, packing_of, tell_made
 from lamina.cli.options import platform_option, quiet_option
-from lamina.cli.output import warn
 from lamina.cli.session import Session
 from lamina.cli.text import clean
 from lamina.errors import Conflict, NotFound, UsageError

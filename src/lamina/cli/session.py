@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.image import Image, load_settings, open_store, open_with
+from lamina.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lamina.config import Settings

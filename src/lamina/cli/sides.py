@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from lamina.cli.output import warn
+from lamina.cli import warn
 from lamina.errors import LaminaError, NotFound, ReferenceNotFound, UsageError
 from lamina.insight.side import Side
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, Self
 
 from lamina.errors import InvalidLayer
+from lamina.light import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from lamina.layer.index import LayerIndex
 
 

@@ -11,13 +11,15 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
 from lamina import rights
 from lamina.errors import NotFound, SystemFailure, Unsupported, UsageError
+from lamina.light import TYPE_CHECKING
 from lamina.run.runtime import NOT_EXECUTABLE, NOT_FOUND, Ended, find_program, spawned
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.run.inside import Inside
 
 _USER_FD, _INFO_FD = 10, 11

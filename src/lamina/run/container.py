@@ -6,26 +6,24 @@ Its directory in the store holds the record, ``upper`` (all that it changed), ``
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.files import reported
-from lamina.run import bubblewrap, network, top, userns
+from lamina.light import TYPE_CHECKING, replace
+from lamina.run import network, top
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
 from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, held, runtime_spec
 from lamina.run.user import User, resolve_user
-from lamina.scan.directory import OnWarning
 from lamina.source import Stack
+from lamina.spec.json import read_own, write_own
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
 from lamina.store.lock import acquire
@@ -36,6 +34,9 @@ from lamina.view.mount import Top, mount_union, unmap
 from lamina.view.owners import AS_STATED, Owners
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.scan.directory import OnWarning
     from lamina.store.store import Store
 
 Me = tuple[int, int] | None
@@ -71,13 +72,7 @@ def create(
     )
     if running:
         container = container.looked_after()
-    digests = [stack.manifest.descriptor.digest, *stack.diff_ids]
-    root = store.roots.create(f"container {container.name}")
-    try:
-        store.roots.extend(root, digests)  # until the record protects them
-        store.containers.create(container)
-    finally:
-        store.roots.remove(root)
+    store.containers.create(container, lasting=not wanted.remove)
     try:
         with reported(store.containers.path(identity)):
             for name in ("rootfs", "bundle", "volumes"):
@@ -85,7 +80,7 @@ def create(
         where = top.make(store, container, upper_dir, remove=wanted.remove, warn=on_warning)
         if where:
             container = replace(container, top=where)
-            store.containers.write(container)
+            store.containers.write(container, lasting=not wanted.remove)
     except BaseException:
         import shutil
 
@@ -118,7 +113,7 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
     ended = Ended(125)
     if not container.is_running:
         container = container.looked_after()
-        store.containers.write(container)
+        store.containers.write(container, lasting=not wanted.remove)
     try:
         found = find_runtime(runtime)
         if not found.cgroups and (wanted.memory, wanted.cpus, wanted.pids) != (None, None, None):
@@ -205,6 +200,8 @@ def _owners(container: Container, wanted: Wanted, runtime: Runtime) -> tuple[Own
         return AS_STATED, None
     if runtime.is_bubblewrap:
         raise Unsupported("only runc and crun may choose ids", hint="leave --userns out")
+    from lamina.run import userns
+
     if wanted.userns.kind == "keep-id":
         return userns.keep_id(wanted.userns)
     if not rights.is_root():
@@ -222,12 +219,14 @@ def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wan
             network_path = pasta.path if pasta else ""
             spec, made = _spec(store, stack, container, runtime, wanted, me, inside, kind, network_path)
         container = replace(container, made=(*container.made, *made))
-        store.containers.write(container)
+        store.containers.write(container, lasting=not wanted.remove)
         for name in ("pid", "runtime.log"):
             if os.path.exists(os.path.join(bundle, name)):
                 os.unlink(os.path.join(bundle, name))
-        _write(os.path.join(bundle, "config.json"), json.dumps(spec).encode())
+        _write(os.path.join(bundle, "config.json"), write_own(spec).encode())
         if runtime.is_bubblewrap:
+            from lamina.run import bubblewrap
+
             with Inside(rootfs) as inside:
                 return bubblewrap.run(runtime.program, bundle, spec, inside, interactive=wanted.interactive)
         try:
@@ -285,6 +284,8 @@ def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[
     passwd, group = inside.read("/etc/passwd"), inside.read("/etc/group")
     if me is None:
         return resolve_user(word, passwd, group), {}
+    from lamina.run import userns
+
     more = userns.with_caller(passwd, group, me, "" if wanted.uid is not None else userns.caller(), cwd)
     user = resolve_user(word or f"{me[0]}:{me[1]}", *more)
     if word and me[1] != user.gid:  # podman's rule: what is the caller's group's stays in reach
@@ -386,7 +387,7 @@ def _seccomp(wanted: Wanted, runtime: Runtime, architecture: str) -> dict[str, A
     if wanted.seccomp:
         with reported(wanted.seccomp), open(wanted.seccomp, "rb") as file:
             try:
-                profile = json.load(file)
+                profile = read_own(file.read().decode("utf-8-sig"))
             except ValueError:
                 raise Conflict(f"{wanted.seccomp} is no seccomp profile", hint="JSON, as docker has it") from None
     else:
@@ -454,6 +455,8 @@ def _kill(store: Store, container: Container, signal: str) -> None:
     """A signal for the first process. Raises SystemFailure, UsageError."""
     runtime = find_runtime(container.runtime)
     if runtime.is_bubblewrap:
+        from lamina.run import bubblewrap
+
         bubblewrap.kill(store.containers.path(container.id, "bundle"), signal)
     else:
         kill(runtime, _state(store), container.id, signal)
@@ -537,7 +540,7 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
         raise Unsupported("nothing more can be run in bubblewrap's containers", hint="install runc or crun")
     bundle = store.containers.path(container.id, "bundle")
     with reported(bundle), open(os.path.join(bundle, "config.json"), "rb") as file:
-        process = json.load(file)["process"]
+        process = read_own(file.read().decode())["process"]
     process |= {"args": list(wanted.command), "terminal": wanted.tty}
     with Inside(store.containers.path(container.id, "rootfs")) as inside:
         if wanted.user:
@@ -549,7 +552,7 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
         process["cwd"] = wanted.workdir
     process["env"] = environment(wanted, process["env"], "/", container.id[:12])
     with tempfile.NamedTemporaryFile("w", prefix="lamina-", suffix=".json") as file:
-        json.dump(process, file)
+        file.write(write_own(process))
         file.flush()
         return exec_process(
             find_runtime(container.runtime), _state(store), container.id, file.name, interactive=wanted.interactive

@@ -10,6 +10,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from lamina.errors import NotFound, SystemFailure, Unsupported
 from lamina.files import failure
@@ -17,6 +18,11 @@ from lamina.files import failure
 _OPENAT2 = 437
 _IN_ROOT, _NO_MAGICLINKS = 0x10, 0x02
 _MAX_FILE = 16 << 20
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 class Inside:
@@ -38,7 +44,7 @@ class Inside:
 
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0) -> int:
         """A descriptor. Raises OSError, Unsupported (an old kernel)."""
-        library = ctypes.CDLL(None, use_errno=True)
+        library = _library()
         how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, _IN_ROOT | _NO_MAGICLINKS)
         name = os.fsencode(path.lstrip("/") or ".")
         result: int = library.syscall(
@@ -61,10 +67,11 @@ class Inside:
             descriptor = self.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
             return b""
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(descriptor, "rb", buffering=0) as file:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode):
                 return b""
-            return file.read(_MAX_FILE)
+            return file.read(min(state.st_size, _MAX_FILE))
 
     def is_there(self, path: str) -> bool:
         try:

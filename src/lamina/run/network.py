@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterable
 
 from lamina.errors import NotFound, SystemFailure, UsageError
@@ -12,6 +11,7 @@ from lamina.run.options import NETWORKS
 from lamina.run.runtime import find_program
 
 _TUN = "/dev/net/tun"
+_SIGTERM = 15
 _LOCAL = ("127.", "::1", "0.0.0.0")
 _HOSTS = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -99,11 +99,11 @@ class Pasta:
 
         path, pid = os.path.join(directory, "netns"), os.path.join(directory, "pasta.pid")
         try:
-            with open(pid, encoding="ascii") as file:
+            with open(pid, encoding="utf-8") as file:
                 number = int(file.read())
             with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
                 if file.read().startswith("pasta"):  # the number may be another's by now
-                    os.kill(number, signal.SIGTERM)
+                    os.kill(number, _SIGTERM)
         except (OSError, ValueError):
             pass
         if os.path.exists(path):

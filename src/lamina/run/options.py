@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from lamina.errors import NotFound, UsageError
+from lamina.light import Value, field, pattern
 from lamina.run.user import MAX_ID
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?", re.IGNORECASE)
+_SIZE = pattern(r"(?i)([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_NAME = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 NETWORKS = ("pasta", "none", "host")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Value):
     """``source`` is a path of this machine, a volume's name, or "" for an anonymous volume. ``kind``: bind, volume
     or tmpfs. ``options``: the mount's own."""
 
@@ -30,8 +28,7 @@ class Mount:
         return "ro" in self.options
 
 
-@dataclass(frozen=True, slots=True)
-class Userns:
+class Userns(Value):
     """``kind``: "" (no user namespace of its own), "auto" or "keep-id". ``uid``, ``gid``: who the caller is inside,
     where keep-id is to be another id than outside."""
 
@@ -40,8 +37,7 @@ class Userns:
     gid: int | None = None
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Value):
     """All that was asked of one container. None and empty mean: as the image says, or docker's default. ``memory`` in
     bytes, ``cpus`` in processors."""
 

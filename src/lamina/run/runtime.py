@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import threading
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 from lamina import rights
 from lamina.errors import NotFound, SystemFailure
+from lamina.light import TYPE_CHECKING, Value
+from lamina.spec.json import read_own
+
+if TYPE_CHECKING:
+    import signal
+    from typing import Any
+else:
+    import _signal as signal  # signal itself makes enumerations of all numbers
 
 NAMES = ("crun", "runc")
 """Tried in this order: crun starts in half the time."""
@@ -26,8 +30,7 @@ _NOT_THERE = ("executable file", "no such file or directory")
 _REFUSED = ("permission denied", "is a directory", "exec format error")
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(Value):
     """``program``: its path. ``cgroups``: whether it can keep containers in cgroups here. ``devices``: whether one of
     them guards the machine's devices."""
 
@@ -63,7 +66,7 @@ def find_program(name: str) -> str:
     """Its path, as a shell finds it, or where administrators have theirs; "" where it is not there."""
     if "/" in name:
         return name if os.access(name, os.X_OK) else ""
-    for directory in (*os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/sbin"):
+    for directory in (*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/local/sbin", "/usr/sbin", "/sbin"):
         path = os.path.join(directory, name)
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
@@ -77,15 +80,14 @@ def _guards_devices() -> bool:
 def _may_guard() -> bool:
     """Whether crun can load its program that guards devices: it raises the limit of locked memory for that."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
             held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
     except (OSError, StopIteration, ValueError):
         return True
     return bool(held >> _CAP_SYS_RESOURCE & 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Value):
     """``code`` as docker gives it; ``message`` where the container never ran."""
 
     code: int
@@ -181,7 +183,8 @@ def _waited(child: int) -> int:
 
 def _numbers() -> list[int]:
     """The signals to pass on; none where this is not the main thread, which alone is told of them."""
-    if threading.current_thread() is not threading.main_thread():
+    threading = sys.modules.get("threading")
+    if threading and threading.current_thread() is not threading.main_thread():
         return []
     return [getattr(signal, name) for name in _FORWARDED]
 
@@ -205,7 +208,7 @@ def _failure(log: str) -> str:
         with open(log, encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
-                    said = json.loads(line)
+                    said = read_own(line)
                 except ValueError:
                     continue
                 if isinstance(said, dict) and said.get("level") in ("error", "fatal"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from lamina.errors import InvalidDocument
+from lamina.light import TYPE_CHECKING
+from lamina.spec.json import read_own
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _ARCHITECTURES = {
     "amd64": "SCMP_ARCH_X86_64",
@@ -22,8 +25,8 @@ _X32 = "SCMP_ARCH_X32"
 def default_profile() -> dict[str, Any]:
     """The profile that comes with lamina (see NOTICE beside it), without the rules for x32: hardly a kernel has those
     calls, and to compile a filter for them takes runc half as long as all that it does besides."""
-    with open(os.path.join(os.path.dirname(__file__), "seccomp.json"), "rb") as file:
-        profile: dict[str, Any] = json.load(file)
+    with open(os.path.join(os.path.dirname(__file__), "seccomp.json"), encoding="utf-8") as file:
+        profile: dict[str, Any] = read_own(file.read())
     for one in profile["archMap"]:
         one["subArchitectures"] = [name for name in one["subArchitectures"] if name != _X32]
     return profile

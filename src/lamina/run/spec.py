@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
+from lamina.light import TYPE_CHECKING, Value, field
 from lamina.run.capability import capabilities
 from lamina.run.options import Mount, Wanted
 from lamina.run.user import User
 from lamina.view.owners import AS_STATED, Owners
+
+if TYPE_CHECKING:
+    from typing import Any
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED = (
@@ -32,8 +34,7 @@ INIT = "/run/lamina-init"
 _PERIOD = 100_000  # microseconds
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Value):
     """What the machine gives to a container. ``files``: of this machine, by place in the container (hosts, hostname,
     resolv.conf). ``mounts``: binds whose sources are absolute, and tmpfs. ``devices``: whether a device cgroup
     guards the machine's devices. ``owners``: the ids of the container's user namespace, if it has one of its own.

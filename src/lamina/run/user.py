@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from lamina.errors import NotFound, UsageError
+from lamina.light import Value
 
 MAX_ID = 0xFFFFFFFE
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Value):
     uid: int
     gid: int
     groups: tuple[int, ...] = ()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Protocol
 
 from lamina.errors import InvalidContent, LaminaError, NotFound, Unsupported, UsageError
+from lamina.light import Protocol
 from lamina.serve.message import Request, Response, as_json, digest_of, digest_or_none, no_manifest, repository_of
 from lamina.serve.ranges import Unsatisfiable, parse_range
 from lamina.serve.routes import TAG, ApiError, page

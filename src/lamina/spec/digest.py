@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from dataclasses import dataclass
-from typing import Protocol
+import sys
+from collections.abc import Callable
+from functools import cache
 
 from lamina.errors import Unsupported, UsageError
+from lamina.light import Protocol, Value, pattern
 
 # algorithm ::= component (separator component)*; encoded ::= [a-zA-Z0-9=_-]+
-_GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
+_GRAMMAR = pattern(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
-_HEX = re.compile(r"[0-9a-f]+")
+_HEX = pattern(r"[0-9a-f]+")
+_DIGITS = "0123456789abcdef"
+_FEW = 1 << 15
 CANONICAL = "sha256"
 
 
@@ -24,8 +26,7 @@ class Hasher(Protocol):
     def hexdigest(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(Value):
     """``algorithm:encoded``. Registered algorithms are checked for length and lower case; unknown ones that fit
     the grammar are carried, but ``hasher`` refuses them."""
 
@@ -35,6 +36,8 @@ class Digest:
     @classmethod
     def parse(cls, text: str) -> Digest:
         """Raises UsageError where ``text`` is not a digest."""
+        if isinstance(text, str) and len(text) == 71 and text[:7] == "sha256:" and not text[7:].strip(_DIGITS):
+            return cls(CANONICAL, text[7:])  # nearly all
         if not isinstance(text, str) or len(text) > 512 or not _GRAMMAR.fullmatch(text):
             raise UsageError(f"not a digest: {text!r:.200}", hint="expected like sha256:<64 hex digits>")
         algorithm, encoded = text.split(":", 1)
@@ -48,7 +51,7 @@ class Digest:
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview, algorithm: str = CANONICAL) -> Digest:
         """The digest of these bytes."""
-        hasher = new_hasher(algorithm)
+        hasher = new_hasher(algorithm, len(data))
         hasher.update(data)
         return cls(algorithm, hasher.hexdigest())
 
@@ -57,23 +60,46 @@ class Digest:
         """Whether this machine can verify it."""
         return self.algorithm in _HEX_LENGTH
 
-    def hasher(self) -> Hasher:
-        """A fresh hash object of this algorithm. Raises Unsupported for one that can't be verified here."""
-        return new_hasher(self.algorithm)
+    def hasher(self, size: int | None = None) -> Hasher:
+        """A fresh hash object of this algorithm, for ``size`` bytes where that is known. Raises Unsupported for one
+        that can't be verified here."""
+        return new_hasher(self.algorithm, size)
 
     @property
     def short(self) -> str:
         """The first twelve digits, as docker shows an ID."""
         return self.encoded[:12]
 
+    def __lt__(self, other: Digest) -> bool:
+        return (self.algorithm, self.encoded) < (other.algorithm, other.encoded)
+
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.encoded}"
 
 
-def new_hasher(algorithm: str = CANONICAL) -> Hasher:
-    """Raises Unsupported for an algorithm that can't be computed here."""
+def new_hasher(algorithm: str = CANONICAL, size: int | None = None) -> Hasher:
+    """``size``: of what will be hashed, where that is known. Raises Unsupported for an algorithm that can't be
+    computed here."""
     if algorithm not in _HEX_LENGTH:
         raise Unsupported(
             f"digest algorithm {algorithm!r:.60} can't be verified", hint="known: " + ", ".join(sorted(_HEX_LENGTH))
         )
+    if algorithm == CANONICAL and size is not None and size <= _FEW and "hashlib" not in sys.modules:
+        own = _own_sha256()
+        if own is not None:
+            return own()
+    import hashlib
+
     return hashlib.new(algorithm, usedforsecurity=True)
+
+
+@cache
+def _own_sha256() -> Callable[[], Hasher] | None:
+    """Python's own: hashlib loads OpenSSL, which takes longer than a few bytes do."""
+    for name in ("_sha2", "_sha256"):  # the latter before Python 3.12
+        try:
+            found: Callable[[], Hasher] = __import__(name).sha256
+        except ImportError:
+            continue
+        return found
+    return None

@@ -7,11 +7,10 @@ survive. Null counts as absent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lamina.errors import InvalidDocument, UsageError
+from lamina.light import TYPE_CHECKING, TypedDict, Value
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -20,6 +19,7 @@ from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from typing import Any, Unpack
 
 _TOP = (
     "created",
@@ -81,8 +81,7 @@ class Changes(TypedDict, total=False):
     healthcheck: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Value):
     """One build step. ``empty_layer`` steps made no layer."""
 
     created: str | None = None

@@ -8,19 +8,22 @@ decoder takes them for it), bytes that are not UTF-8, numbers beyond 64 bits, Na
 from __future__ import annotations
 
 import codecs
-import json
-import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from functools import cache
 
 from lamina.errors import InvalidDocument, LimitExceeded
+from lamina.light import TYPE_CHECKING, pattern
+
+if TYPE_CHECKING:
+    import json
+    from typing import Any, NoReturn
 
 MAX_DOCUMENT = 4 * 1024 * 1024
 """Bytes. Registries must accept manifests up to this size (distribution-spec, "Pushing Manifests")."""
 
 MAX_DEPTH = 32
 _INT_LIMIT = 2**63
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE = pattern(rb"\\u[dD][89a-fA-F]")
 
 
 class _Refused(Exception):
@@ -45,8 +48,12 @@ def load(data: bytes, what: str, *, known: frozenset[str] = frozenset(), limit: 
     except UnicodeDecodeError as error:
         _refuse(what, f"byte {error.start} is not UTF-8", error)
     try:
-        value = _DECODER.decode(text)
-    except json.JSONDecodeError as error:
+        value = _decoded(text, _Strict)
+    except ValueError as error:
+        from json import JSONDecodeError
+
+        if not isinstance(error, JSONDecodeError):
+            raise
         _refuse(what, f"{error.msg}, line {error.lineno} column {error.colno}", error)
     except _Refused as error:
         _refuse(what, str(error), error)
@@ -55,7 +62,7 @@ def load(data: bytes, what: str, *, known: frozenset[str] = frozenset(), limit: 
     if type(value) is not dict:
         _refuse(what, f"expected an object, found {kind_of(value)}")
     _check_depth(value, what)
-    if _SURROGATE_ESCAPE.search(data):
+    if (b"\\ud" in data or b"\\uD" in data) and _SURROGATE_ESCAPE.search(data):
         try:
             dump(value)
         except InvalidDocument as error:
@@ -70,12 +77,27 @@ def dump(value: Mapping[str, Any]) -> bytes:
     Raises InvalidDocument for what JSON can't say: NaN, lone surrogates, values that are no JSON.
     """
     try:
-        return _ENCODER.encode(value).encode("utf-8")
+        return _encoder().encode(value).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         reason = "a string is not valid Unicode" if isinstance(error, UnicodeError) else str(error)
         raise InvalidDocument(
             f"can't be written as JSON: {reason}", hint="values must be valid text, numbers, lists or objects"
         ) from error
+
+
+def read_own(text: str) -> Any:
+    """A value that lamina, or another program of this machine, wrote down. Raises ValueError."""
+    return _decoded(text, _Plain)
+
+
+def write_own(value: object) -> str:
+    """As ``json.dumps``."""
+    if _C is None:
+        from json import dumps
+
+        return dumps(value)
+    encode = _C.make_encoder({}, _unknown, _C.encode_basestring_ascii, None, ": ", ", ", False, False, True)
+    return "".join(encode(value, 0))
 
 
 def refuse_twins(value: Iterable[str], known: frozenset[str], what: str) -> None:
@@ -132,8 +154,73 @@ def _constant(text: str) -> NoReturn:
     raise _Refused(f"{text} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_constant)
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+def _unknown(value: object) -> NoReturn:
+    raise TypeError(f"a {type(value).__name__} is nothing that JSON can say")
+
+
+class _Strict:
+    """The decoder's hooks for documents from outside, by json's names for them."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = staticmethod(_object)
+    parse_int = staticmethod(_int)
+    parse_float = staticmethod(_float)
+    parse_constant = staticmethod(_constant)
+
+
+class _Plain:
+    """Those of ``json.loads``."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_int = int
+    parse_float = float
+    parse_constant = float  # it knows NaN and Infinity by these names
+
+
+def _accelerated() -> Any:
+    """What json itself works with, or None. json loads re for its error messages: that takes as long as half of
+    Python's own start."""
+    try:
+        import _json
+    except ImportError:  # no CPython
+        return None
+    return _json
+
+
+_C = _accelerated()
+
+
+def _decoded(text: str, hooks: type[_Strict] | type[_Plain]) -> Any:
+    """``json.JSONDecoder(...).decode``, without loading it where the text is right. Raises as that does."""
+    if _C is not None:
+        try:
+            value, end = _C.make_scanner(hooks)(text, len(text) - len(text.lstrip(_BLANKS)))
+        except StopIteration:
+            pass  # the decoder says why
+        else:
+            if not text[end:].strip(_BLANKS):
+                return value
+    from json import JSONDecoder
+
+    return JSONDecoder(
+        object_pairs_hook=hooks.object_pairs_hook,
+        parse_int=hooks.parse_int,
+        parse_float=hooks.parse_float,
+        parse_constant=hooks.parse_constant,
+    ).decode(text)
+
+
+_BLANKS = " \t\n\r"
+
+
+@cache
+def _encoder() -> json.JSONEncoder:
+    from json import JSONEncoder
+
+    return JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _check_depth(value: dict[str, Any], what: str) -> None:

@@ -7,15 +7,17 @@ and the type that it was announced with have to agree.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from lamina.errors import InvalidDocument, LimitExceeded, NotFound, Unsupported, UsageError
+from lamina.light import TYPE_CHECKING, replace
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor, string_map
 from lamina.spec.json import MAX_DOCUMENT, dump, kind_of, load
 from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_LAYERS = 10_000
 """Far beyond what any kernel or tool can stack; bounds the work that one manifest can ask for."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
 from lamina.errors import Unsupported, UsageError
+from lamina.light import Value, pattern
 from lamina.spec.reference import Reference
 
 ARCHIVES = ("oci", "oci-archive", "docker-archive")
@@ -17,11 +15,10 @@ _REFUSED = {
     "ostree": "it was retired by its makers",
     "tarball": "take `lamina append` to make a layer of an archive's files",
 }
-_RANGE = re.compile(r"~(\d{1,9})(?::(\d{1,9}))?$")
+_RANGE = pattern(r"~(\d{1,9})(?::(\d{1,9}))?$")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageName:
+class ImageName(Value):
     """``transport`` is "" for the store (then a registry), "docker" for a registry, or one of ``ARCHIVES`` with
     the place in ``location``. Layers ``low`` to ``high`` count from 1 at the bottom; None is the top."""
 
@@ -57,7 +54,7 @@ def parse_name(text: str) -> ImageName:
     if not text or "\0" in text:
         raise UsageError("an empty image name" if not text else "a zero byte in an image name")
     low, high = 1, None
-    found = _RANGE.search(text)
+    found = _RANGE.search(text) if "~" in text else None
     if found:
         first, second = int(found[1]), found[2]
         low, high = (1, first) if second is None else (first, int(second))

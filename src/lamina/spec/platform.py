@@ -6,19 +6,20 @@ Variants follow containerd/platforms: arm64 ``v8`` is "", arm "" is ``v7``, amd6
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
 
 from lamina.errors import InvalidDocument, UsageError
+from lamina.light import TYPE_CHECKING, Value, pattern, replace
 from lamina.spec.json import kind_of, refuse_twins
+
+if TYPE_CHECKING:
+    from typing import Any
 
 KNOWN_KEYS = frozenset({"architecture", "os", "os.version", "os.features", "variant", "features"})
 
-_PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_OS_PART = re.compile(r"([A-Za-z0-9_.-]{1,64})(?:\(([A-Za-z0-9_.-]{1,64})\))?")
+_PART = pattern(r"[A-Za-z0-9_.-]{1,64}")
+_OS_PART = pattern(r"([A-Za-z0-9_.-]{1,64})(?:\(([A-Za-z0-9_.-]{1,64})\))?")
 _OSES = frozenset(
     {
         "aix",
@@ -76,8 +77,7 @@ _ARCHITECTURES = {
 _MAX_VARIANT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Value):
     """What an image runs on. Compare ``normalized()`` values; documents are carried as they are written."""
 
     os: str

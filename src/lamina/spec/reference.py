@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
-
 from lamina.errors import UsageError
+from lamina.light import Value, pattern, replace
 from lamina.spec.digest import Digest
 
 DEFAULT_DOMAIN = "docker.io"
@@ -18,17 +16,13 @@ REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
 """The annotations of an index entry that hold its name (image-spec annotations.md; containerd)."""
 
-_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
-_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_ID = re.compile(r"[a-f0-9]{64}")
-_DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
+_NUMBER = "0123456789"
+_LOWER = "abcdefghijklmnopqrstuvwxyz" + _NUMBER
+_ANY = _LOWER + _LOWER.upper()
+_DIGEST = pattern(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Value):
     """A name in a registry. ``str()`` is canonical and parses to the same value again."""
 
     domain: str
@@ -41,7 +35,7 @@ class Reference:
         """Raises UsageError for what docker would refuse."""
         if not text:
             raise UsageError("an empty reference", hint="expected like debian:12 or host:5000/path/name:tag")
-        if _ID.fullmatch(text):
+        if _is_id(text):
             raise _bad(text, "64 hex digits can't be a repository name: they are taken for an ID")
         rest, at, digest_text = text.partition("@")
         digest = None
@@ -52,12 +46,12 @@ class Reference:
         head, slash, tail = rest.rpartition("/")
         tail, colon, tag = tail.partition(":")
         name = head + slash + tail
-        if colon and not _TAG.fullmatch(tag):
+        if colon and not is_tag(tag):
             raise _bad(text, f"a tag is 1 to {MAX_TAG} of A-Z a-z 0-9 _ . - and starts with none of the last two")
         domain, path = _split_domain(name)
-        if not _DOMAIN.fullmatch(domain):
+        if not is_domain(domain):
             raise _bad(text, f"{domain!r:.100} is no host")
-        if not _PATH.fullmatch(path):
+        if not is_path(path):
             why = "a repository name must be lower case" if path != path.lower() else "not a repository name"
             raise _bad(text, why)
         if len(path) > MAX_REPOSITORY:
@@ -79,7 +73,7 @@ class Reference:
         name = self.repository
         if self.domain == DEFAULT_DOMAIN:
             name = self.path.removeprefix("library/") if self.path.count("/") == 1 else self.path
-            if _ID.fullmatch(name):
+            if _is_id(name):
                 name = self.repository
         return self._finish(name)
 
@@ -98,6 +92,50 @@ def canonical(name: str) -> str:
         return str(Reference.parse(name).with_default_tag())
     except UsageError:
         return ""
+
+
+def is_tag(text: str) -> bool:
+    return _only(text, _ANY + "_.-") and text[0] not in ".-" and len(text) <= MAX_TAG
+
+
+def is_domain(text: str) -> bool:
+    """A host name, or an address with brackets if it has colons; a port may follow."""
+    if text.startswith("["):
+        address, bracket, port = text[1:].partition("]")
+        right = bracket and _only(address, "0123456789abcdefABCDEF:") and port[:1] in ("", ":")
+        port, colon = port[1:], port[:1]
+    else:
+        name, colon, port = text.partition(":")
+        labels = name.split(".")
+        right = all(_only(label, _ANY + "-") and label[0] != "-" != label[-1] for label in labels)
+    return bool(right) and (not colon or _only(port, _NUMBER))
+
+
+def is_path(text: str) -> bool:
+    """Components of lower-case letters and digits, which ``.``, ``_``, ``__`` or dashes may separate."""
+    return all(_is_component(part) for part in text.split("/"))
+
+
+def _is_component(text: str) -> bool:
+    between = text.translate(_AS_BLANKS).split(" ")  # the separators, and "" between two letters
+    return (
+        bool(text)
+        and not between[0]
+        and not between[-1]
+        and all(one in _SEPARATORS or not one.strip("-") for one in between)
+    )
+
+
+_AS_BLANKS = str.maketrans(dict.fromkeys(_LOWER, " ") | {" ": "?"})
+_SEPARATORS = ("", ".", "_", "__")
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 64 and _only(text, "0123456789abcdef")
+
+
+def _only(text: str, letters: str) -> bool:
+    return bool(text) and not text.strip(letters)
 
 
 def _split_domain(name: str) -> tuple[str, str]:

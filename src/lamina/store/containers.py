@@ -6,25 +6,27 @@ file, rename); changes of name and the like go through the store's lock.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from contextlib import suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
 from lamina.files import replace_file, reported
+from lamina.light import TYPE_CHECKING, Value, as_dict, replace
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spec.json import read_own, write_own
 from lamina.store.lock import locked
 from lamina.store.paths import Paths
 from lamina.store.roots import boot_id, started
 
+if TYPE_CHECKING:
+    from typing import Any
+
 CREATED, RUNNING, EXITED = "created", "running", "exited"
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(Value):
     """``image``: the name it was made from; ``manifest``, ``media_type`` and
     ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``. ``made``: paths that stand in the upper directory
@@ -50,7 +52,7 @@ class Container:
     started: str | None = None
     boot: str = ""
     made: tuple[str, ...] = ()
-    volumes: tuple[str, ...] = field(default=())
+    volumes: tuple[str, ...] = ()
     users: tuple[tuple[int, int, int], ...] = ()
     groups: tuple[tuple[int, int, int], ...] = ()
     top: str = ""
@@ -82,8 +84,9 @@ class Containers:
         """``identity``: hex digits, as ``create`` gave them."""
         return os.path.join(self._paths.root, "containers", identity, *names)
 
-    def create(self, container: Container) -> None:
-        """A new directory with this record. Raises Conflict where the name is taken."""
+    def create(self, container: Container, *, lasting: bool = True) -> None:
+        """A new directory with this record, which protects the image from here on: a gc takes the lock before it
+        deletes, and looks again. ``lasting`` as in ``write``. Raises Conflict where the name is taken."""
         with reported(self.path(container.id)), locked(self._paths.lock):
             for other in self:
                 if other.name == container.name:
@@ -92,11 +95,12 @@ class Containers:
                         hint=f"`lamina rm {other.name}`, or choose another name",
                     )
             os.makedirs(self.path(container.id), mode=0o700)
-            self.write(container)
+            self.write(container, lasting=lasting)
 
-    def write(self, container: Container) -> None:
-        text = json.dumps(asdict(container), ensure_ascii=True).encode()
-        replace_file(self.path(container.id, "container.json"), [text])
+    def write(self, container: Container, *, lasting: bool = True) -> None:
+        """Not ``lasting``: the container is removed when it ends, and need not outlive the machine."""
+        text = write_own(as_dict(container)).encode()
+        replace_file(self.path(container.id, "container.json"), [text], lasting=lasting)
 
     def __iter__(self) -> Iterator[Container]:
         """Oldest first."""
@@ -111,6 +115,9 @@ class Containers:
 
     def get(self, word: str) -> Container:
         """By name, or by an ID's first digits. Raises NotFound, Conflict (several begin so)."""
+        if len(word) == 64 and word.isalnum():
+            with suppress(FileNotFoundError):
+                return self._read(word)
         every = list(self)
         for one in every:
             if word in (one.name, one.id):
@@ -134,9 +141,11 @@ class Containers:
         path = self.path(identity, "container.json")
         with open(path, "rb") as file:
             raw = file.read()
+        if not raw:  # not lasting, and the machine has ended
+            raise FileNotFoundError(path)
         try:
-            value = json.loads(raw)
-            known = {one.name for one in fields(Container)}
+            value = read_own(raw.decode())
+            known = Container.__annotations__
             values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in known}
             container = Container(**values)
             _ = container.descriptor

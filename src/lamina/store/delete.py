@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lamina.errors import BlobNotFound
+from lamina.light import TYPE_CHECKING
 from lamina.spec.descriptor import Descriptor
 
 if TYPE_CHECKING:

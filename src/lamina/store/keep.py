@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from lamina.errors import InvalidContent, LaminaError, StoreDamaged
 from lamina.files import reported
 from lamina.layer.seek import SeekIndex
+from lamina.light import TYPE_CHECKING
 from lamina.source import read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

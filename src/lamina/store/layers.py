@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from lamina.config import KEEP
 from lamina.errors import StoreDamaged, SystemFailure, UsageError
 from lamina.files import CHUNK, FileRange, failure, replace_file, reported
-from lamina.layer.index import LayerIndex
+from lamina.light import TYPE_CHECKING
 from lamina.source import Stream, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -22,6 +21,7 @@ from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
     from lamina.layer.digests import LayerDigests
+    from lamina.layer.index import LayerIndex
     from lamina.store.through import Through
 
 _HINT = "run `lamina fsck --repair`, then load or pull the image again"
@@ -35,6 +35,12 @@ def is_plain(form: Descriptor) -> bool:
 def blob_stays(form: Descriptor) -> bool:
     """Whether the blob is the tar, or one that registries need not have."""
     return is_plain(form) or mediatype.is_foreign(form.media_type)
+
+
+def _load(path: str) -> LayerIndex:
+    from lamina.layer.index import LayerIndex
+
+    return LayerIndex.load(path)
 
 
 class StoredLayer:
@@ -92,17 +98,17 @@ class Layers:
         """Raises BlobNotFound, InvalidContent (the blob is not what it was), SystemFailure."""
         path = self._paths.layer_index(diff_id)
         try:
-            return LayerIndex.load(path)
+            return _load(path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
             self.make_again(descriptor, diff_id)
         with reported(path):
-            return LayerIndex.load(path)
+            return _load(path)
 
     def kept_index(self, diff_id: Digest) -> LayerIndex | None:
         """The index where it is there and whole; nothing is made. Raises SystemFailure."""
         path = self._paths.layer_index(diff_id)
         try:
-            return LayerIndex.load(path)
+            return _load(path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
             return None
         except OSError as error:

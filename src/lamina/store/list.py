@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from lamina.light import TYPE_CHECKING
 from lamina.spec.descriptor import Descriptor
 
 if TYPE_CHECKING:

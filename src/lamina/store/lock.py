@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-fcntl: ModuleType | None
 try:
-    fcntl = importlib.import_module("fcntl")
+    import fcntl as _fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl: ModuleType | None = None
+else:
+    fcntl = _fcntl
 
 _POLL = 0.02  # seconds; only where there is no flock
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from lamina.errors import LaminaError, ReferenceNotFound, UsageError
+from lamina.light import TYPE_CHECKING, pattern
 from lamina.source import Stack, find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from lamina.store.layers import Layers
     from lamina.store.refs import Refs
 
-_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
+_PREFIX = pattern(r"(?:sha256:)?([0-9a-f]{4,64})")
 
 
 class StoreReader:

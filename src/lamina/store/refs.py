@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError, ReferenceNotFound, StoreDamaged
 from lamina.files import replace_file, reported
+from lamina.light import TYPE_CHECKING
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.json import dump

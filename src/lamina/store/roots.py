@@ -7,16 +7,16 @@ whose process is gone counts for an hour more, so that an interrupted pull can g
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from lamina.errors import UsageError
 from lamina.files import remove, write_all
+from lamina.light import Value
 from lamina.spec.digest import Digest
+from lamina.spec.json import read_own, write_own
 from lamina.store.fault import point
 from lamina.store.lock import locked
 from lamina.store.paths import Paths
@@ -25,8 +25,7 @@ GRACE = 3600.0  # seconds
 _VIEW = "view "
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(Value):
     """``changed`` in seconds since 1970. ``mount``: a root that lives as long as this is a mount, not a process;
     ``view``: what was mounted there."""
 
@@ -52,7 +51,7 @@ class Roots:
             head["mount"] = mount
         descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            write_all(descriptor, json.dumps(head).encode() + b"\n")
+            write_all(descriptor, write_own(head).encode() + b"\n")
         finally:
             os.close(descriptor)
         point("root.created")
@@ -124,7 +123,7 @@ class Roots:
 
 def _parse(name: str, lines: list[str], changed: float) -> Root:
     try:
-        head = json.loads(lines[0])
+        head = read_own(lines[0])
         pid, began, boot = int(head["pid"]), head["started"], head["boot"]
         purpose, mount = str(head["purpose"]), str(head.get("mount", ""))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError):
@@ -177,7 +176,7 @@ def _in_mountinfo(path: str) -> bool:
 def boot_id() -> str:
     """What tells this boot of the machine from others; "" where nothing does."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
         return ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
+from _thread import allocate_lock
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from lamina.config import KEEP, MAX_LAYER
+from lamina.light import TYPE_CHECKING
 from lamina.store.blobs import Blobs
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
@@ -40,7 +40,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self.layers = Layers(paths, max_layer, keep)
         self.roots = Roots(paths)
         self._session = None
-        self._guard = threading.Lock()
+        self._guard = allocate_lock()
 
     @cached_property
     def containers(self) -> Containers:

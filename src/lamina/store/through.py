@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Self
 
 from lamina.errors import InvalidLayer
 from lamina.files import FileRange, reported
 from lamina.layer.resume import resumed
 from lamina.layer.seek import SeekIndex
+from lamina.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _FEED = 1 << 16  # bytes of the blob at a time: a small file needs little
 _IDLE = 2  # readers a layer that wait where they stopped, for who reads on

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from lamina import rights
 
+_SHALLOW = 4
+
 
 def tree_bytes(directory: str) -> int:
     """Bytes on the disk of all files below, each inode once. Raises SystemFailure."""
@@ -24,13 +26,33 @@ def freed_bytes(directory: str) -> int:
 
 def remove_tree(directory: str) -> None:
     """Remove a directory with all that is in it; nothing is followed. Raises OSError, SystemFailure."""
-    import shutil
 
     def gone() -> int:
-        shutil.rmtree(directory)
+        if not hasattr(os, "O_DIRECTORY") or not _gone(directory, None, _SHALLOW):
+            import shutil
+
+            shutil.rmtree(directory)
         return 0
 
     _or_as_root(gone)
+
+
+def _gone(name: str, above: int | None, depth: int) -> bool:
+    """Remove a directory that is at most so deep; False where it is deeper, and something is left: that is shutil's,
+    which is four modules more to load."""
+    opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        with os.scandir(opened) as entries:
+            found = list(entries)
+        for one in found:
+            if not one.is_dir(follow_symlinks=False):
+                os.unlink(one.name, dir_fd=opened)
+            elif depth == 0 or not _gone(one.name, opened, depth - 1):
+                return False
+    finally:
+        os.close(opened)
+    os.rmdir(name, dir_fd=above)
+    return True
 
 
 def disk_bytes(state: os.stat_result) -> int:

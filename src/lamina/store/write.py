@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, Conflict, InvalidContent
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
+from lamina.light import TYPE_CHECKING
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -21,6 +20,8 @@ from lamina.store.fault import point
 from lamina.store.layers import blob_stays
 
 if TYPE_CHECKING:
+    import threading
+
     from lamina.store.blobs import Blobs
     from lamina.store.layers import Layers
     from lamina.store.paths import Paths

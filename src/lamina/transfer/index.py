@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from lamina.events import BlobDone, Cancel, OnEvent, Tagged, ignore
+from lamina.light import replace
 from lamina.source import Reader, Writer, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, parse

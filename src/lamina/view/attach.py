@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lamina.errors import SystemFailure, Unsupported
-from lamina.view import kernel, loop
+from lamina.view import kernel
 
 FILES, LOOPS = "files", "loop devices"
 
@@ -20,6 +20,8 @@ def mount_erofs(image: str, tars: Sequence[str], target: str, *, sources: Sequen
             if source == FILES:
                 _mount(paths, target)
             else:
+                from lamina.view import loop
+
                 with loop.attached(paths) as devices:
                     _mount(devices, target)
             return source

@@ -13,14 +13,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NoReturn
 
 from lamina.errors import SystemFailure, Unsupported
 from lamina.files import reported
+from lamina.light import TYPE_CHECKING
 from lamina.source import LayerHandle, Stack
 from lamina.union.tree import Tree
 from lamina.view import kernel
 from lamina.view.served import ENCODING, ServedUnion
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 DEVICE = "/dev/fuse"
 TYPE = "lamina"

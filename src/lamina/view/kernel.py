@@ -10,6 +10,7 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
+from functools import cache
 
 from lamina.errors import SystemFailure, Unsupported
 
@@ -25,6 +26,11 @@ READ_ONLY, NO_SETUID, NO_DEVICES = 0x1, 0x2, 0x4
 _DETACH = 2
 _ID_MAPPED = 0x00100000
 _AT_FDCWD = -100
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, attributes: int = READ_ONLY) -> None:
@@ -70,7 +76,7 @@ def _place(mounted: int, target: str) -> None:
 
 def unmount(target: str) -> None:
     """Take the topmost mount at ``target`` away; who is in it keeps it. Raises SystemFailure."""
-    library = ctypes.CDLL(None, use_errno=True)
+    library = _library()
     if library.umount2(os.fsencode(target), _DETACH) != 0:
         number = ctypes.get_errno()
         raise SystemFailure(f"{target}: {os.strerror(number)}", hint="see `lamina mounts`")
@@ -78,7 +84,7 @@ def unmount(target: str) -> None:
 
 def kind_of(path: str) -> int:
     """The number of a path's file system (statfs(2), f_type). Raises SystemFailure."""
-    library = ctypes.CDLL(None, use_errno=True)
+    library = _library()
     answer = (ctypes.c_long * 64)()
     if library.statfs(os.fsencode(path), answer) != 0:
         raise SystemFailure(f"{path}: {os.strerror(ctypes.get_errno())}")
@@ -86,7 +92,7 @@ def kind_of(path: str) -> int:
 
 
 def _call(number: int, *arguments: int | bytes | None, what: str, context: int) -> int:
-    library = ctypes.CDLL(None, use_errno=True)
+    library = _library()
     made = [ctypes.c_long(one) if isinstance(one, int) else ctypes.c_char_p(one) for one in arguments]
     result: int = library.syscall(ctypes.c_long(number), *made)
     if result < 0:

@@ -6,28 +6,26 @@ They stand in the store's ``unions/``; a mounted one stays while some mount uses
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from lamina import rights
-from lamina.errors import StoreDamaged, SystemFailure
+from lamina.errors import SystemFailure
 from lamina.files import replace_file, reported
+from lamina.light import TYPE_CHECKING, pattern
 from lamina.source import Stack
 from lamina.store.lock import locked
 from lamina.view import kernel
 from lamina.view.attach import mount_erofs
-from lamina.view.erofs import BLOCK
-from lamina.view.erofs_read import ErofsImage
 from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import Part, image_of, keep, parts_of
+from lamina.view.whole import lengths
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
 MAPPED = "mapped-"
 """What the mounts of parts with other owners are called, in the bundle of the container that they are for."""
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+_ESCAPED = pattern(r"\\([0-7]{3})")
 
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
@@ -36,23 +34,15 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
     for part in parts:
         if os.path.ismount(mounted_at(store, part.key)):
             continue
-        image = _whole_image(image_of(store, part))
-        if image is None:
+        wanted = lengths(image_of(store, part))
+        if wanted is None:
             _write_image(store, part)
-            image = ErofsImage.load(image_of(store, part))
-        for diff_id, (blocks, _) in zip(part.layers, image.devices, strict=True):
+            wanted = lengths(image_of(store, part)) or []
+        for diff_id, sizes in zip(part.layers, wanted, strict=True):
             layer = layers[diff_id]
             store.layers.need_tar(layer.descriptor, diff_id)
-            if -(-os.stat(store.paths.tar(diff_id)).st_size // BLOCK) != blocks:
+            if os.stat(store.paths.tar(diff_id)).st_size not in sizes:
                 store.layers.make(layer.descriptor, diff_id)
-
-
-def _whole_image(path: str) -> ErofsImage | None:
-    """A half image would be mounted all the same, and fail when it is read: all of it is looked at before."""
-    try:
-        return ErofsImage.load(path)
-    except (FileNotFoundError, StoreDamaged):
-        return None
 
 
 def _write_image(store: Store, part: Part) -> None:
@@ -113,8 +103,9 @@ def sweep(store: Store) -> int:
         lines = _mountinfo()
         if _drop_dead(store, lines):
             lines = _mountinfo()
-        for key in sorted(os.listdir(store.paths.unions)):
-            target = mounted_at(store, key)
+        top = os.path.realpath(store.paths.unions)
+        for key in sorted(os.listdir(top)):
+            target = os.path.join(top, key, "mnt")
             if os.path.ismount(target) and not _used(lines, target):
                 kernel.unmount(target)
                 swept += 1
@@ -145,7 +136,7 @@ def unmount_quietly(path: str) -> None:
 
 def mounted_at(store: Store, key: str) -> str:
     """As mountinfo has it: no symlink on the way."""
-    return os.path.join(os.path.realpath(store.paths.union(key)), "mnt")
+    return os.path.join(os.path.realpath(store.paths.unions), key, "mnt")
 
 
 def _used(lines: list[list[str]], target: str) -> bool:
@@ -160,4 +151,8 @@ def _used(lines: list[list[str]], target: str) -> bool:
 def _mountinfo() -> list[list[str]]:
     """The fields of each line (proc_pid_mountinfo(5)), with blanks and the like as they are."""
     with reported("/proc/self/mountinfo"), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-        return [[_ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), word) for word in line.split()] for line in file]
+        return [[_unescaped(word) for word in line.split()] for line in file]
+
+
+def _unescaped(word: str) -> str:
+    return _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), word) if "\\" in word else word

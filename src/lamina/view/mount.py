@@ -9,22 +9,18 @@ namespace that a small process holds: it is reached at /proc/PID/root, and goes 
 from __future__ import annotations
 
 import os
-import re
-import select
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 from lamina import rights
 from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
+from lamina.light import TYPE_CHECKING, Value, as_dict, pattern, replace
 from lamina.source import Stack
 from lamina.store.layers import StoredLayer
 from lamina.store.lock import locked
 from lamina.store.roots import is_dead, is_mount
-from lamina.view import fuse, kernel
+from lamina.view import kernel
 from lamina.view.lower import MAPPED, mount_image, sweep, tree_parts, unmount_quietly, unpack_tree, write_images
 from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import parts_of, place_of
@@ -35,12 +31,11 @@ if TYPE_CHECKING:
 VIEWS = ("erofs", "erofs-merged", "overlay", "fuse")
 """Ways to show a union, best first: EROFS images of the layers' metadata over their tars; one such image of them
 all; unpacked trees; a process that answers from the tars (read-only, no rights needed)."""
-_HELD = re.compile("/proc/([0-9]+)/root/")
+_HELD = pattern("/proc/([0-9]+)/root/")
 LOOK = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
 
 
-@dataclass(frozen=True, slots=True)
-class Mounted:
+class Mounted(Value):
     """One mount: the image's name when it was made, and where. ``view``: how. ``dead``: nobody serves it any more."""
 
     name: str
@@ -56,8 +51,7 @@ class Mounted:
         return int(held[1]) if held else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Top:
+class Top(Value):
     """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
     ``devices``: whether device nodes work. ``volatile``: what is written need not last over the machine's crash.
     ``owners``: who the image's ids are outside of the user namespace that runs upon this; what is written belongs to
@@ -88,7 +82,7 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
 
     def held() -> dict[str, str]:
         where = target or _own_place(store, stack)
-        return asdict(_mount(store, stack, where, name, view, seen_at=f"/proc/{os.getpid()}/root"))
+        return as_dict(_mount(store, stack, where, name, view, seen_at=f"/proc/{os.getpid()}/root"))
 
     try:
         return Mounted(**rights.as_root(held, stays=True))
@@ -168,6 +162,8 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
     if view == "fuse":
         if top is not None:
             raise Unsupported("a FUSE mount is read-only", hint="choose another view, or none")
+        from lamina.view import fuse
+
         fuse.mount(stack, target)
         return
     if view != "overlay" and not rights.is_root():
@@ -265,7 +261,7 @@ def unmount(store: Store, target: str) -> Mounted:
             if found.holder:
                 _let_go(found)
             else:
-                (fuse if found.view == "fuse" else kernel).unmount(target)
+                _unmount(found)
             store.roots.remove(found.root)
             sweep(store)
             here = _HELD.sub("/", target)
@@ -275,8 +271,20 @@ def unmount(store: Store, target: str) -> Mounted:
     raise NotFound(f"no image is mounted at {target}", hint="see `lamina mounts`")
 
 
+def _unmount(mounted: Mounted) -> None:
+    if mounted.view == "fuse":
+        from lamina.view import fuse
+
+        fuse.unmount(mounted.target)
+    else:
+        kernel.unmount(mounted.target)
+
+
 def _let_go(mounted: Mounted) -> None:
     """End the process that holds a mount; gone when this returns."""
+    import select
+    import signal
+
     try:
         watched = os.pidfd_open(mounted.holder)
     except OSError:

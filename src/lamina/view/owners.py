@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from lamina.light import Value
 from lamina.rights import Range
 
 
-@dataclass(frozen=True, slots=True)
-class Owners:
+class Owners(Value):
     """A user namespace's ids of users and of groups; none of them: the image's ids as they are."""
 
     users: tuple[Range, ...] = ()

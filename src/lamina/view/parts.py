@@ -7,14 +7,12 @@ lower layer) and for deep stacks, whose lookups an overlay makes slow.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Set
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lamina.errors import Unsupported
 from lamina.files import replace_file
+from lamina.light import TYPE_CHECKING, Value
 from lamina.source import Stack
 from lamina.spec.digest import Digest
 
@@ -28,8 +26,7 @@ DEEPEST = 100
 """A stack of more layers becomes one part (the kernel's own limit is 500)."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Value):
     """``key``: hex digits, its place in the store. ``layers``: whose tars it needs. ``made``: its tree, as a layer
     of an overlay; its opaque directories; the numbers that ``layers`` have in the tree."""
 
@@ -119,12 +116,12 @@ class _Trees:
 
 
 def _key(*words: str) -> str:
-    return hashlib.sha256("\n".join([f"part {VERSION}", *words]).encode()).hexdigest()
+    return Digest.of("\n".join([f"part {VERSION}", *words]).encode()).encoded
 
 
 def _noted(path: str) -> list[str]:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().split()
     except (OSError, ValueError):
         return []

@@ -31,7 +31,7 @@ from lamina.store.roots import boot_id, started
 from lamina.store.store import Store
 from lamina.store.trees import remove_tree
 from lamina.transfer.copy import copy
-from support import lamina, require_root, require_tool, running, write_layout
+from support import lamina, loaded, require_root, require_tool, running, write_layout
 
 APPLETS = (
     "sh cat echo ls touch rm mkdir id env pwd sleep mount test chmod ln hostname stat head true grep mknod kill wc"
@@ -118,6 +118,17 @@ def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
     assert done.returncode == code, done.stderr
     assert b"Traceback" not in done.stderr
     assert lamina("ps", "-aq", root=root).stdout == b""
+
+
+HEAVY = {"click", "re", "typing", "dataclasses", "inspect", "json", "enum", "threading", "hashlib", "shutil"}
+
+
+def test_a_plain_start_loads_little(root: Path) -> None:
+    for _ in range(2):  # the layers' images are made, then looked at whole
+        out(root, "app", "true")
+    found = loaded(root, "run", "--rm", "--network", "none", "-e", "A=1", "app", "true")
+    assert found & HEAVY == set()
+    assert len(found) < 88
 
 
 def test_what_is_refused_makes_no_container(root: Path) -> None:

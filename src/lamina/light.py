@@ -1,0 +1,209 @@
+"""What each module can have without ``typing``, ``dataclasses`` and ``re`` (floor 0): those take longer to load than
+Python itself, and few commands need what they are good at. Values, protocols, patterns; for a type checker they are
+the originals.
+
+Modules that most commands load take these; whoever makes values by the hundred thousand takes a dataclass.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable
+    from typing import Any, AnyStr, Protocol, TypedDict, TypeVar, dataclass_transform, runtime_checkable
+
+    _V = TypeVar("_V", bound="Value")
+else:
+
+    def dataclass_transform(**_):
+        return lambda kind: kind
+
+    class _Shape(type):
+        def __instancecheck__(cls, one):
+            names = cls.__dict__.get("_names")
+            return super().__instancecheck__(one) if names is None else all(hasattr(one, name) for name in names)
+
+    class Protocol(metaclass=_Shape):
+        """``typing.Protocol``, as far as programs that run see it."""
+
+    def runtime_checkable(kind):
+        kind._names = tuple(name for one in kind.__mro__[:-2] for name in vars(one) if not name.startswith("_"))
+        return kind
+
+    class TypedDict(dict):
+        """``typing.TypedDict``, likewise."""
+
+        def __init_subclass__(cls, total=True):
+            pass
+
+
+__all__ = [
+    "TYPE_CHECKING",
+    "Protocol",
+    "TypedDict",
+    "Value",
+    "as_dict",
+    "field",
+    "pattern",
+    "replace",
+    "runtime_checkable",
+]
+
+
+class _Field:
+    def __init__(self, factory: Callable[[], Any] | None, compare: bool, hashed: bool, shown: bool) -> None:
+        self.factory, self.compare, self.hashed, self.shown = factory, compare, hashed, shown
+
+
+def field(
+    *,
+    default_factory: Callable[[], Any] | None = None,
+    compare: bool = True,
+    hash: bool = True,
+    repr: bool = True,
+) -> Any:
+    """As ``dataclasses.field``."""
+    return _Field(default_factory, compare, hash and compare, repr)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+class _Values(type):
+    """Reads the fields of a class of values off its annotations, once."""
+
+    _fields: tuple[str, ...]
+    _defaults: dict[str, Any]
+
+    def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> None:
+        super().__init__(name, bases, space)
+        told: dict[str, _Field] = {}
+        defaults: dict[str, Any] = {}
+        for base in reversed(cls.__mro__[1:]):
+            if isinstance(base, _Values):
+                told |= base._told
+                defaults |= base._defaults
+        for one in space.get("__annotations__", ()):
+            told[one] = _PLAIN
+            if one in space:
+                defaults[one] = space[one]
+                if isinstance(space[one], _Field):
+                    told[one] = space[one]
+                    delattr(cls, one)
+        cls._told, cls._defaults, cls._fields = told, defaults, tuple(told)
+        cls._key = _getter([one for one, how in told.items() if how.compare])
+        cls._hashed = _getter([one for one, how in told.items() if how.hashed])
+
+    _told: dict[str, _Field]
+    _key: Callable[[Any], Any]
+    _hashed: Callable[[Any], Any]
+
+
+def _getter(names: list[str]) -> Any:
+    return staticmethod(attrgetter(*names)) if names else staticmethod(lambda _: ())
+
+
+_PLAIN = _Field(None, True, True, True)
+
+
+class _Fields:
+    """A value's fields as ``dataclasses`` tells of them: its functions take values too."""
+
+    def __get__(self, value: object, kind: _Values) -> dict[str, Any]:
+        import dataclasses
+
+        found: dict[str, Any] = {}
+        for name, how in kind._told.items():
+            default = kind._defaults.get(name, dataclasses.MISSING)
+            one: Any = dataclasses.field(
+                **{"default_factory": how.factory} if how.factory else {"default": default},
+                compare=how.compare,
+                hash=how.hashed,
+                repr=how.shown,
+            )
+            one.name, one.type = name, kind.__annotations__.get(name, "Any")
+            one._field_type = dataclasses._FIELD  # type: ignore[attr-defined]
+            found[name] = one
+        return found
+
+
+class Value(metaclass=_Values):
+    """A frozen dataclass, declared as one: annotated fields, with their defaults."""
+
+    if not TYPE_CHECKING:
+        __dataclass_fields__ = _Fields()
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        fields, values = type(self)._fields, self.__dict__
+        values.update(zip(fields, given, strict=False))
+        if named or len(given) != len(fields):
+            self._complete(given, named)
+
+    def _complete(self, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        fields, values, defaults = type(self)._fields, self.__dict__, type(self)._defaults
+        if len(given) > len(fields) or not values.keys().isdisjoint(named):
+            raise TypeError(f"{type(self).__name__} takes {', '.join(fields)}, each once")
+        values.update(named)
+        for name in fields:
+            if name not in values:
+                default = defaults.get(name, _PLAIN)
+                if isinstance(default, _Field):
+                    if default.factory is None:
+                        raise TypeError(f"{type(self).__name__} needs {name}")
+                    default = default.factory()
+                values[name] = default
+        if len(values) != len(fields):
+            raise TypeError(f"{type(self).__name__} has no {', '.join(named.keys() - set(fields))}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is a value: its {name} can't be changed")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is a value: its {name} can't be taken away")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        key = type(self)._key
+        return bool(key(self) == key(other))
+
+    def __hash__(self) -> int:
+        return hash(type(self)._hashed(self))
+
+    def __repr__(self) -> str:
+        told = type(self)._told
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name, how in told.items() if how.shown)
+        return f"{type(self).__qualname__}({shown})"
+
+    def __replace__(self: _V, **changes: Any) -> _V:
+        return replace(self, **changes)
+
+
+def replace(value: _V, **changes: Any) -> _V:
+    """The value with some fields changed."""
+    return type(value)(**{**as_dict(value), **changes})
+
+
+def as_dict(value: Value) -> dict[str, Any]:
+    """The fields by name. What is in them stays as it is."""
+    return {name: getattr(value, name) for name in type(value)._fields}
+
+
+def pattern(text: AnyStr) -> re.Pattern[AnyStr]:
+    """``re.compile(text)``, done when it is first asked."""
+    return _Pattern(text)  # type: ignore[return-value]
+
+
+class _Pattern:
+    def __init__(self, text: Any) -> None:
+        self._text = text
+
+    def __getattr__(self, name: str) -> Any:
+        import re
+
+        compiled = re.compile(self._text)
+        for one in ("fullmatch", "match", "search", "finditer", "findall", "split", "sub", "pattern"):
+            setattr(self, one, getattr(compiled, one))
+        return getattr(compiled, name)

@@ -1,0 +1,88 @@
+"""The short way to read a command line beside click's: where it answers at all, both say the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lamina.cli import launch, plain
+from lamina.cli.containers import run
+from lamina.cli.session import Session
+
+NAMES = sorted({name for option in launch.OPTIONS for name in option.names})
+VALUES = ["x", "", "a=b", "-", "--", "-it", "--rm", "1", "1.5", "missing", "~", "é", "run"]
+ODD = ["--", "-", "-it", "-ti", "-i", "-tx", "-ex", "-e=1", "--r", "--platform", "--view", "--help", "-h"]
+WORDS = st.one_of(
+    st.sampled_from([*NAMES, *VALUES, *ODD]),
+    st.builds("{}={}".format, st.sampled_from(NAMES), st.sampled_from(VALUES)),
+)
+
+
+def by_click(words: list[str]) -> dict[str, Any]:
+    return run.make_context("run", list(words), obj=Session({})).params
+
+
+@given(st.lists(WORDS, max_size=7))
+@example(["--rm", "--network", "none", "base", "true"])
+@example(["-it", "--rm", "-e", "A=1", "-e", "B", "--name=x", "app:1", "sh", "-c", "--", "-x"])
+@example(["--entrypoint", "", "app"])
+@example(["-v", "--rm", "app"])
+def test_says_what_click_says(words: list[str]) -> None:
+    found = plain.parse(words, launch.OPTIONS)
+    if found is None:
+        return
+    options, (image, *command) = found
+    assert {**options, "view": None, "image": image, "words": tuple(command)} == by_click(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["app"],
+        ["--rm", "--network", "none", "app", "true", "--help"],
+        ["-it", "--rm", "-v", "/a:/b:ro", "-e", "A=1", "--name=web", "-m", "1g", "--runtime", "runc", "app:1", "sh"],
+    ],
+)
+def test_is_taken_for_common_lines(words: list[str]) -> None:
+    assert plain.parse(words, launch.OPTIONS) is not None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--rm"],
+        ["-e"],
+        ["--rm=1", "app"],
+        ["--nothing", "app"],
+        ["--net", "none", "--", "app"],
+        ["--cpus", "1", "app"],
+        ["--pull", "never", "app"],
+        ["--help"],
+    ],
+)
+def test_is_left_to_click(words: list[str]) -> None:
+    assert plain.parse(words, launch.OPTIONS) is None
+
+
+def test_only_run_goes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(launch, "launch", lambda session, *words, **given: asked.append((session.flags, words)) or 3)
+    assert plain.answer(["--root", "/s", "run", "app", "a"]) == 3
+    assert plain.answer(["--root=/s", "run", "app"]) == 3
+    assert plain.answer(["run", "app"]) == 3
+    assert asked == [({"root": "/s"}, ("app", ("a",))), ({"root": "/s"}, ("app", ())), ({}, ("app", ()))]
+    for words in (["ls", "app"], [], ["--root"], ["--help"], ["--root", "run", "app"], ["run"]):
+        assert plain.answer(words) is None
+    monkeypatch.setenv("_LAMINA_COMPLETE", "bash_source")
+    assert plain.answer(["run", "app"]) is None
+
+
+def test_click_has_the_tables_options() -> None:
+    assert isinstance(run, click.Command)
+    known = {name for parameter in run.params for name in parameter.opts}
+    assert set(NAMES) <= known

@@ -1,0 +1,138 @@
+"""Values beside dataclasses of the same declaration: nobody who uses one should see a difference."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import pytest
+
+from lamina.light import Protocol, TypedDict, Value, as_dict, field, pattern, replace, runtime_checkable
+
+
+class Point(Value):
+    """Two numbers, a name, and what is known besides."""
+
+    x: int
+    y: int = 2
+    name: str = ""
+    known: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    raw: object = field(default_factory=list, compare=False, repr=False)
+
+    @cached_property
+    def total(self) -> int:
+        return self.x + self.y
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    x: int
+    y: int = 2
+    name: str = ""
+    known: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    raw: object = dataclasses.field(default_factory=list, compare=False, repr=False)
+
+
+class Point3(Point):
+    z: int = 3
+
+
+GIVEN: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((1,), {}),
+    ((1, 3), {"name": "a"}),
+    ((), {"x": 1, "y": 3, "known": {"k": 1}}),
+    ((1, 2, "n", {}, [7]), {}),
+    ((), {}),
+    ((1, 2, "n", {}, [], 6), {}),
+    ((1,), {"x": 1}),
+    ((1,), {"strange": 1}),
+    ((), {"y": 1}),
+    ((), {"x": 1, "strange": 2}),
+]
+
+
+@pytest.mark.parametrize(("given", "named"), GIVEN)
+def test_made_as_a_dataclass_is(given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    try:
+        twin = Twin(*given, **named)
+    except TypeError:
+        with pytest.raises(TypeError):
+            Point(*given, **named)
+        return
+    point = Point(*given, **named)
+    assert as_dict(point) == dataclasses.asdict(twin)
+    assert repr(point) == repr(twin).replace("Twin", "Point")
+    assert hash(point) == hash(twin)
+
+
+def test_equal_by_the_fields_that_count() -> None:
+    assert Point(1, raw=[1]) == Point(1, raw=[2])
+    assert Point(1, known={"a": 1}) != Point(1)
+    assert hash(Point(1, known={"a": 1})) == hash(Point(1))
+    assert Point(1) != Twin(1)
+    assert Point3(1) != Point(1)
+    assert len({Point(1), Point(1, 2), Point(2)}) == 2
+
+
+def test_nothing_is_shared_and_nothing_changes() -> None:
+    point = Point(1)
+    assert point.known is not Point(1).known
+    with pytest.raises(AttributeError):
+        point.x = 2  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        point.strange = 2  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
+        del point.x
+    assert (point.total, point.x) == (3, 1)
+    assert repr(point) == repr(Point(1))
+    assert not hasattr(Point, "known")
+
+
+def test_replaced_by_its_own_function_and_by_dataclasses() -> None:
+    point = Point3(1, name="n", known={"a": 1})
+    changed = replace(point, y=9, z=4)
+    assert (type(changed), as_dict(changed)) == (Point3, {**as_dict(point), "y": 9, "z": 4})
+    assert dataclasses.replace(point, y=9, z=4) == changed
+    with pytest.raises(TypeError):
+        replace(point, strange=1)
+    assert dataclasses.asdict(point) == as_dict(point)
+    assert [one.name for one in dataclasses.fields(Point3)] == ["x", "y", "name", "known", "raw", "z"]
+
+
+def test_pickled_whole() -> None:
+    point = Point(1, name="n", known={"a": 1})
+    again = pickle.loads(pickle.dumps(point))
+    assert again == point
+    assert as_dict(again) == as_dict(point)
+
+
+@runtime_checkable
+class Closing(Protocol):
+    def close(self) -> None: ...
+
+
+class Given(TypedDict, total=False):
+    one: int
+
+
+def test_shapes() -> None:
+    class Door:
+        def close(self) -> None: ...
+
+    assert isinstance(Door(), Closing)
+    assert not isinstance(object(), Closing)
+    assert Given(one=1) == {"one": 1}
+
+
+def test_a_pattern_is_res() -> None:
+    found = pattern(r"(\d+)-(\d+)")
+    assert found.fullmatch("12-3")[2] == "3"  # type: ignore[index]
+    assert found.fullmatch("x") is None
+    assert found.sub("-", "12-3 4-5") == "- -"
+    assert found.pattern == r"(\d+)-(\d+)"
+    assert pattern(rb"[a-z]").search(b"1a").start() == 1  # type: ignore[union-attr]
+    assert pattern("(?i)A").groups == re.compile("(?i)A").groups
