@@ -203,12 +203,12 @@ def _owners(container: Container, wanted: Wanted, runtime: Runtime) -> tuple[Own
     Unsupported."""
     if not wanted.userns.kind:
         return AS_STATED, None
-    if runtime.is_bubblewrap:
-        raise Unsupported("only runc and crun may choose ids", hint="leave --userns out")
     if wanted.userns.kind == "keep-id":
         return userns.keep_id(wanted.userns)
     if not rights.is_root():
         raise Unsupported("only the machine's root may take ids of its own", hint="--userns keep-id, or leave it out")
+    if runtime.is_bubblewrap:
+        raise Unsupported("bubblewrap can't take ids of its own", hint="leave --userns out, or install runc or crun")
     return userns.auto(container.id), None
 
 
@@ -229,7 +229,14 @@ def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wan
         _write(os.path.join(bundle, "config.json"), json.dumps(spec).encode())
         if runtime.is_bubblewrap:
             with Inside(rootfs) as inside:
-                return bubblewrap.run(runtime.program, bundle, spec, inside, interactive=wanted.interactive)
+                return bubblewrap.run(
+                    runtime.program,
+                    bundle,
+                    spec,
+                    inside,
+                    interactive=wanted.interactive,
+                    must_filter=bool(wanted.seccomp),
+                )
         try:
             return run_bundle(runtime, _state(store), bundle, container.id, interactive=wanted.interactive)
         finally:
