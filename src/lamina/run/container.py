@@ -24,7 +24,6 @@ from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_progra
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, held, runtime_spec
 from lamina.run.user import User, resolve_user
-from lamina.scan.directory import OnWarning
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
@@ -36,6 +35,7 @@ from lamina.view.mount import Top, mount_union, unmap
 from lamina.view.owners import AS_STATED, Owners
 
 if TYPE_CHECKING:
+    from lamina.scan.directory import OnWarning
     from lamina.store.store import Store
 
 Me = tuple[int, int] | None

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from lamina import rights
 from lamina.errors import NotFound, Unsupported
 from lamina.files import reported
-from lamina.scan.directory import OnWarning
 from lamina.store.containers import Container
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
@@ -21,6 +20,7 @@ from lamina.view.lower import unmount_quietly
 from lamina.view.upper import refusal
 
 if TYPE_CHECKING:
+    from lamina.scan.directory import OnWarning
     from lamina.store.store import Store
 
 UPPER, WORK = "upper", "work"
