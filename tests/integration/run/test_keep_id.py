@@ -144,6 +144,17 @@ def test_exec_and_volumes(user: tuple[Path, PlainUser]) -> None:
     assert call("rm", "c").returncode == 0
 
 
+def test_a_home_that_is_closed_to_all_but_its_owner(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    os.chown(top, own_ids()[0], 100)  # a group that the user's namespaces have not
+    top.chmod(0o700)
+    script = "id -u; cat /etc/hostname; touch /vol/x; ls /vol"
+    words = (*KEEP, "--rm", "--hostname", "box", "-v", "vol:/vol", "-u", "0", "app")
+    done = call(*words, "sh", "-c", script)
+    assert (done.returncode, done.stdout) == (0, b"0\nbox\nx\n"), done.stderr
+    assert list((top / "store/containers").iterdir()) == []
+
+
 def test_who_has_no_ids_to_spare_is_refused(tmp_path: Path) -> None:
     require_root()
     require_tool("runc")
