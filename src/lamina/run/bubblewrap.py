@@ -1,7 +1,9 @@
 """A container through bubblewrap, where there is no OCI runtime: the runtime spec in bubblewrap's words.
 
-It knows less: no cgroups, no seccomp filter, no exec, no user but root (it gives up its rights before it can make
-more ids known). The program lives in a user namespace of its own, so that its root is nobody outside.
+It knows less: no cgroups, no exec, a seccomp filter only where libseccomp is. The program lives in a user namespace
+of its own, so that its root is nobody outside. bubblewrap gives up its rights with the first id that it changes: who
+is to be somebody else in there is so before it starts, and has the rights that it needs in a second namespace, with
+the same ids, below the first, that belongs to this user.
 """
 
 from __future__ import annotations
@@ -11,32 +13,27 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from lamina import rights
-from lamina.errors import NotFound, SystemFailure, Unsupported, UsageError
+from lamina.errors import SystemFailure, Unsupported, UsageError
+from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
-from lamina.run.runtime import NOT_EXECUTABLE, NOT_FOUND, Ended, find_program, spawned
+from lamina.run.namespace import enter, enter_network, owned
+from lamina.run.runtime import NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
 
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.run.inside import Inside
 
-_USER_FD, _INFO_FD = 10, 11
 
-
-def arguments(spec: Mapping[str, Any], kind_of: Callable[[str], str]) -> list[str]:
+def arguments(spec: Mapping[str, Any], kind_of: Callable[[str], str], given: Mapping[str, int]) -> list[str]:
     """bubblewrap's options for ``spec`` with the command (pure). ``kind_of``: "file", "directory" or "" for a path of
-    this machine's /proc and /sys. Raises Unsupported."""
+    this machine's /proc and /sys. ``given``: options whose value is a descriptor."""
     process = spec["process"]
-    user = process["user"]
-    if user["uid"] or user["gid"] or user["additionalGids"]:
-        raise Unsupported(
-            f"bubblewrap runs programs as root of the image only, not as {user['uid']}:{user['gid']}",
-            hint="give --user 0:0, or install runc or crun",
-        )
-    words = ["--userns", str(_USER_FD)]
-    words += ["--info-fd", str(_INFO_FD), "--die-with-parent", "--as-pid-1"]
+    words = [word for option, number in given.items() for word in (option, str(number))]
+    words += ["--die-with-parent", "--as-pid-1"]
     kinds = {one["type"] for one in spec["linux"]["namespaces"]}
     words += [f"--unshare-{kind}" for kind in ("pid", "ipc", "uts") if kind in kinds]
     words += ["--unshare-cgroup-try", "--hostname", spec["hostname"]]
@@ -94,27 +91,66 @@ def _size(text: str) -> int:
     return parse_size(text)
 
 
-def run(program: str, bundle: str, spec: Mapping[str, Any], inside: Inside, *, interactive: bool) -> Ended:
-    """Run the container until it ends. Raises SystemFailure, NotFound, Unsupported."""
+def run(
+    program: str, bundle: str, spec: Mapping[str, Any], inside: Inside, *, interactive: bool, must_filter: bool
+) -> Ended:
+    """Run the container until it ends. ``must_filter``: the caller asked for the seccomp filter. Raises
+    SystemFailure, NotFound, Unsupported."""
     refused = _refused(spec["process"], inside)
     if refused is not None:
         return refused
-    command = [program, *arguments(spec, _kind_of)]
-    for one in spec["linux"]["namespaces"]:
-        if one["type"] == "network" and "path" in one:
-            enter = find_program("nsenter")
-            if not enter:
-                raise NotFound("nsenter is not installed", hint="install util-linux, or take --network none or host")
-            command = [enter, f"--net={one['path']}", *command]
-    told = os.open(_info(bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    users, groups = (
+        [(one["containerID"], one["hostID"], one["size"]) for one in spec["linux"].get(key, ())]
+        for key in ("uidMappings", "gidMappings")
+    )
+    user = spec["process"]["user"]
+    is_root = not (user["uid"] or user["gid"] or user["additionalGids"])
+    with ExitStack() as opened:
+
+        def keep(descriptor: int) -> int:
+            opened.callback(os.close, descriptor)
+            return descriptor
+
+        above = keep(rights.nested(users, groups))
+        given = {"--info-fd": keep(os.open(_info(bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))}
+        if not is_root:
+            given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
+        elif not users:
+            given["--userns"] = above
+        data = _filter(spec["linux"].get("seccomp"), must_filter)
+        if data:
+            given["--seccomp"] = keep(_in_memory(data))
+
+        def first() -> None:
+            for one in spec["linux"]["namespaces"]:
+                if one["type"] == "network" and "path" in one:
+                    enter_network(one["path"])
+            if given.get("--userns") != above:
+                enter(above, user["uid"], user["gid"], user["additionalGids"])
+
+        command = [program, *arguments(spec, _kind_of, given)]
+        return Ended(spawned(command, interactive, list(given.values()), first))
+
+
+def _filter(wanted: Mapping[str, Any] | None, must: bool) -> bytes:
+    """The filter for bubblewrap; b"" for none. Raises Unsupported where it was asked for and can't be made."""
+    if wanted is None:
+        return b""
+    from lamina.run.bpf import compiled
+
     try:
-        namespace = rights.nested()
-        try:
-            return Ended(spawned(command, interactive, {_USER_FD: namespace, _INFO_FD: told}))
-        finally:
-            os.close(namespace)
-    finally:
-        os.close(told)
+        return compiled(wanted)
+    except Unsupported:
+        if must:
+            raise
+        return b""
+
+
+def _in_memory(data: bytes) -> int:
+    descriptor = os.memfd_create("lamina-seccomp")
+    write_all(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def kill(bundle: str, word: str) -> None:

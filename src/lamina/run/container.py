@@ -18,6 +18,7 @@ from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, top
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
+from lamina.run.reach import close_way, open_way
 from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, held, runtime_spec
@@ -59,6 +60,7 @@ def create(
     if not in the store. Raises Conflict (the name is taken), UsageError, NotFound, Unsupported, SystemFailure."""
     identity = os.urandom(32).hex()
     config = stack.config
+    where = top.choose(store, identity, upper_dir, remove=wanted.remove, warn=on_warning)
     container = Container(
         id=identity,
         name=parse_name(wanted.name) if wanted.name else identity[:12],
@@ -69,6 +71,7 @@ def create(
         layers=tuple(map(str, stack.diff_ids)),
         created=time.time(),
         command=argv(wanted, config.entrypoint, config.cmd),
+        top=where,
     )
     if running:
         container = container.looked_after()
@@ -77,13 +80,11 @@ def create(
         with reported(store.containers.path(identity)):
             for name in ("rootfs", "bundle", "volumes"):
                 os.mkdir(store.containers.path(identity, name), 0o700)
-        where = top.make(store, container, upper_dir, remove=wanted.remove, warn=on_warning)
-        if where:
-            container = replace(container, top=where)
-            store.containers.write(container, lasting=not wanted.remove)
+        top.make(store, container)
     except BaseException:
         import shutil
 
+        top.remove(store, container)
         shutil.rmtree(store.containers.path(identity), ignore_errors=True)
         raise
     return container
@@ -123,9 +124,9 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
             )
         owners, me = _owners(container, wanted, found)
         container = replace(container, users=owners.users, groups=owners.groups)
-        with _mounted(store, stack, container, found, wanted) as view:
+        with _mounted(store, stack, container, found, wanted) as (view, way):
             container = replace(container, runtime=found.program, view=view)
-            ended = _run(store, stack, container, found, wanted, me)
+            ended = _run(store, stack, container, found, wanted, me, way)
     finally:
         with suppress(NotFound):  # somebody has removed it
             container = store.containers.get(container.id)
@@ -139,19 +140,22 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
 
 
 @contextmanager
-def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted) -> Iterator[str]:
-    """The union with the container's writable top at ``rootfs``; the view that was taken."""
+def _mounted(
+    store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted
+) -> Iterator[tuple[str, str]]:
+    """The union with the container's writable top at ``rootfs``; the view that was taken, and where the container
+    itself reaches it."""
     path = store.containers.path
     rootfs = path(container.id, "rootfs")
     above = _above(store, container)
     above = replace(above, devices=runtime.devices and not above.owners, volatile=wanted.remove)
     view = mount_union(store, stack, rootfs, view=wanted.view, top=above)
+    way = ""
     try:
-        if _is_closed(container):
-            _open(container, rootfs)
-        yield view
+        way = open_way(container.id, above.owners, rootfs)
+        yield view, way
     finally:
-        _close_place(container)
+        close_way(container.id, way)
         kernel.unmount(rootfs)
         unmap(above.scratch)
         sweep(store)
@@ -163,53 +167,25 @@ def _above(store: Store, container: Container) -> Top:
     return Top(upper, work, owners=owners_of(container), scratch=scratch)
 
 
-def _is_closed(container: Container) -> bool:
-    """Whether the container's own root, nobody outside, can't reach what the store has: a plain user's can, whose
-    ids it has."""
-    return bool(container.users) and rights.is_root()
-
-
-def _open_place(container: Container) -> str:
-    """Where a user namespace's root, nobody outside, reaches the root file system: the store is closed to it."""
-    return os.path.join("/run/lamina-open", container.id, "rootfs")
-
-
-def _open(container: Container, rootfs: str) -> None:
-    place = _open_place(container)
-    with reported(place):
-        os.makedirs(place)
-        # its own root's alone: what is set-user-ID in there must be nobody else's to call
-        os.chown(os.path.dirname(place), *owner_of(container))
-        os.chmod(os.path.dirname(place), 0o700)
-    kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
-
-
-def _close_place(container: Container) -> None:
-    place = _open_place(container)
-    if os.path.isdir(place):
-        with suppress(SystemFailure):  # not mounted any more
-            kernel.unmount(place)
-        os.rmdir(place)
-        os.rmdir(os.path.dirname(place))
-
-
 def _owners(container: Container, wanted: Wanted, runtime: Runtime) -> tuple[Owners, Me]:
     """The ids of the container's user namespace, and who the caller is in there, if it asked to be somebody. Raises
     Unsupported."""
     if not wanted.userns.kind:
         return AS_STATED, None
-    if runtime.is_bubblewrap:
-        raise Unsupported("only runc and crun may choose ids", hint="leave --userns out")
     from lamina.run import userns
 
     if wanted.userns.kind == "keep-id":
         return userns.keep_id(wanted.userns)
     if not rights.is_root():
         raise Unsupported("only the machine's root may take ids of its own", hint="--userns keep-id, or leave it out")
+    if runtime.is_bubblewrap:
+        raise Unsupported("bubblewrap can't take ids of its own", hint="leave --userns out, or install runc or crun")
     return userns.auto(container.id), None
 
 
-def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted, me: Me) -> Ended:
+def _run(
+    store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted, me: Me, way: str
+) -> Ended:
     path = store.containers.path
     bundle, rootfs = path(container.id, "bundle"), path(container.id, "rootfs")
     kind = network.choose(wanted.network)
@@ -217,7 +193,7 @@ def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wan
     try:
         with Inside(rootfs) as inside:
             network_path = pasta.path if pasta else ""
-            spec, made = _spec(store, stack, container, runtime, wanted, me, inside, kind, network_path)
+            spec, made = _spec(store, stack, container, runtime, wanted, me, inside, way, kind, network_path)
         container = replace(container, made=(*container.made, *made))
         store.containers.write(container, lasting=not wanted.remove)
         for name in ("pid", "runtime.log"):
@@ -228,7 +204,14 @@ def _run(store: Store, stack: Stack, container: Container, runtime: Runtime, wan
             from lamina.run import bubblewrap
 
             with Inside(rootfs) as inside:
-                return bubblewrap.run(runtime.program, bundle, spec, inside, interactive=wanted.interactive)
+                return bubblewrap.run(
+                    runtime.program,
+                    bundle,
+                    spec,
+                    inside,
+                    interactive=wanted.interactive,
+                    must_filter=bool(wanted.seccomp),
+                )
         try:
             return run_bundle(runtime, _state(store), bundle, container.id, interactive=wanted.interactive)
         finally:
@@ -247,6 +230,7 @@ def _spec(
     wanted: Wanted,
     me: Me,
     inside: Inside,
+    way: str,
     kind: str,
     namespace: str,
 ) -> tuple[dict[str, Any], list[str]]:
@@ -258,7 +242,7 @@ def _spec(
     user, tables = _user(wanted.user or config.user, wanted.userns, me, cwd, inside)
     owners = owners_of(container)
     place = Place(
-        rootfs=_open_place(container) if _is_closed(container) else inside.root,
+        rootfs=way,
         hostname=hostname,
         files=_files(store, container, wanted, hostname, kind, tables),
         mounts=mounts,
@@ -496,7 +480,7 @@ def settle(store: Store, container: Container) -> None:
     network.Pasta.close_left(store.containers.path(container.id, "bundle"))
     if container.runtime and os.path.isdir(os.path.join(_state(store), container.id)):
         delete(find_runtime(container.runtime), _state(store), container.id)
-    _close_place(container)
+    close_way(container.id)
     unmap(store.containers.path(container.id, "bundle"))
     if os.path.ismount(rootfs):
         kernel.unmount(rootfs)

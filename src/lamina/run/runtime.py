@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from lamina import rights
@@ -144,27 +144,55 @@ def kill(runtime: Runtime, state: str, identity: str, number: str) -> None:
         raise SystemFailure(f"{identity[:12]}: {done.stderr.decode('utf-8', 'replace').strip()[:300]}")
 
 
-def spawned(command: list[str], interactive: bool, descriptors: Mapping[int, int] | None = None) -> int:
+def spawned(
+    command: list[str], interactive: bool, descriptors: Sequence[int] = (), first: Callable[[], None] | None = None
+) -> int:
     """Run the runtime to its end; its exit code, that of a shell where a signal ended it. ``descriptors``: what it
-    gets besides, by its number there."""
-    actions: list[tuple[Any, ...]] = []
-    if not interactive:
-        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-    for number, ours in (descriptors or {}).items():
-        actions.append((os.POSIX_SPAWN_DUP2, ours, number))
+    gets besides, with the same numbers. ``first`` is called in its process before it starts."""
     with _held() as before:
         try:
-            child = os.posix_spawn(
-                command[0],
-                command,
-                os.environ,
-                file_actions=actions,
-                setsigmask=before,
-                setsigdef=[signal.SIGPIPE],
-            )
+            if first is None:
+                child = _started(command, interactive, descriptors, before)
+            else:
+                child = _forked(command, interactive, descriptors, before, first)
         except OSError as error:
             raise SystemFailure(f"{command[0]}: {error.strerror}", hint="is the runtime whole?") from None
         return _waited(child)
+
+
+def _started(command: list[str], interactive: bool, descriptors: Sequence[int], signals: Collection[int]) -> int:
+    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, number, number) for number in descriptors]
+    if not interactive:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+    return os.posix_spawn(
+        command[0], command, os.environ, file_actions=actions, setsigmask=signals, setsigdef=[signal.SIGPIPE]
+    )
+
+
+def _forked(
+    command: list[str],
+    interactive: bool,
+    descriptors: Sequence[int],
+    signals: Collection[int],
+    first: Callable[[], None],
+) -> int:
+    """As ``_started``, with something to be done in the new process."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        for number in descriptors:
+            os.set_inheritable(number, True)
+        if not interactive:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        first()
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        os.execv(command[0], command)
+    except OSError as error:
+        os.write(2, f"lamina: {command[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(CANNOT_RUN)
 
 
 def _waited(child: int) -> int:

@@ -28,38 +28,41 @@ _MEMORY = "memory"
 _SETTING = "upper_dir (LAMINA_UPPER_DIR)"
 
 
-def make(store: Store, container: Container, directory: str, *, remove: bool, warn: OnWarning) -> str:
-    """Make the directories, empty, and mount what they need; what ``Container.top`` is to be. ``directory``: where
-    the settings want them, "" for the store. ``remove``: the container goes when it ends. ``warn`` is told where it
-    is not the store. Raises Unsupported, SystemFailure."""
-    top = place = store.containers.path(container.id)
+def choose(store: Store, identity: str, directory: str, *, remove: bool, warn: OnWarning) -> str:
+    """What ``Container.top`` is to be for the new container ``identity``. ``directory``: where the settings want it,
+    "" for the store. ``remove``: the container goes when it ends. ``warn`` is told where it is memory. Raises
+    Unsupported, SystemFailure."""
     if directory:
         why = refusal(directory)
         if why:
             raise Unsupported(f"no container can write to {directory}: {why}", hint="see the setting upper_dir")
-        place = os.path.join(directory, container.id)
-        with reported(place):
-            os.mkdir(place, 0o700)
-    elif refusal(store.paths.unions):
-        if not remove and not rights.is_root():
-            raise Unsupported(
-                "the store's file system takes no writable layer, and what a plain user keeps in memory is gone when "
-                "the container ends",
-                hint=f"take --rm, or set {_SETTING} to a directory of another file system",
-            )
-        place = os.path.join(top, _MEMORY)
-        with reported(place):
-            os.mkdir(place, 0o700)
-        kernel.mount("tmpfs", [("mode", "0700")], place, attributes=kernel.NO_DEVICES)
-        until = "it ends" if remove else "it is removed, or the machine ends"
-        warn(
-            "the store's file system takes no writable layer: what the container writes is kept in memory until "
-            f"{until}; {_SETTING} can name another place"
+        return os.path.join(directory, identity)
+    if not refusal(store.paths.unions):
+        return ""
+    if not remove and not rights.is_root():
+        raise Unsupported(
+            "the store's file system takes no writable layer, and what a plain user keeps in memory is gone when the "
+            "container ends",
+            hint=f"take --rm, or set {_SETTING} to a directory of another file system",
         )
+    until = "it ends" if remove else "it is removed, or the machine ends"
+    warn(
+        "the store's file system takes no writable layer: what the container writes is kept in memory until "
+        f"{until}; {_SETTING} can name another place"
+    )
+    return store.containers.path(identity, _MEMORY)
+
+
+def make(store: Store, container: Container) -> None:
+    """Make the directories, empty, and mount what they need. Raises SystemFailure, Unsupported."""
+    place = container.top or store.containers.path(container.id)
     with reported(place):
+        if container.top:
+            os.mkdir(place, 0o700)
+        if container.top == store.containers.path(container.id, _MEMORY):
+            kernel.mount("tmpfs", [("mode", "0700")], place, attributes=kernel.NO_DEVICES)
         os.mkdir(os.path.join(place, UPPER), 0o755)
         os.mkdir(os.path.join(place, WORK), 0o700)
-    return "" if place == top else place
 
 
 def path(store: Store, container: Container, name: str) -> str:

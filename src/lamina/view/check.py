@@ -1,5 +1,5 @@
 """Checking what views keep in the store (``unions/``), for fsck: an image that is not as it was written is found, and
-removed: it is made again when it is next wanted. Unpacked trees are not looked at."""
+removed: it is made again when it is next wanted. Of unpacked trees: ``check_trees``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError
 from lamina.files import remove, reported
 from lamina.store.fsck import Finding
+from lamina.view.check_trees import check_trees
 from lamina.view.erofs_read import ErofsImage
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_unions(store: Store, *, repair: bool = False) -> Iterator[Finding]:
-    """Every EROFS image, byte by byte. Raises SystemFailure."""
+    """Every EROFS image and every unpacked tree, byte by byte. Raises SystemFailure."""
     with reported(store.paths.unions):
         for key in sorted(os.listdir(store.paths.unions)):
             path = os.path.join(store.paths.union(key), "erofs")
@@ -29,3 +30,4 @@ def check_unions(store: Store, *, repair: bool = False) -> Iterator[Finding]:
                 if repair:
                     remove(path)
                 yield Finding("derived", error.message, repair)
+        yield from check_trees(store, repair=repair)

@@ -14,6 +14,7 @@ from lamina.files import replace_file, reported
 from lamina.light import TYPE_CHECKING, pattern
 from lamina.source import Stack
 from lamina.store.lock import locked
+from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.attach import mount_erofs
 from lamina.view.owners import AS_STATED, Owners
@@ -82,15 +83,21 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
     """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids, and
     one for each user namespace that has the image's ids otherwise (``owners``). One process at a time does it, others
     wait. Raises SystemFailure, InvalidContent."""
+    from lamina.view.fresh import announce, is_whole
     from lamina.view.unpack import remove_leftovers
     from lamina.view.unpack import unpack_tree as unpack
 
     target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}{owners.word}")
-    if not os.path.isdir(target):
+    with reported(target):
+        if is_whole(target):
+            return target
         keep(os.path.dirname(target), part.layers)
-        with reported(target), locked(os.path.join(os.path.dirname(target), "lock")):
-            if not os.path.isdir(target):
+        with locked(os.path.join(os.path.dirname(target), "lock")):
+            if not is_whole(target):
                 remove_leftovers(os.fsencode(target))
+                if os.path.isdir(target):
+                    remove_tree(target)
+                announce(target)
                 tree, opaque, _ = part.made()
                 unpack(tree, stack.layers, os.fsencode(target), opaque=opaque, mapped=owners)
     return target

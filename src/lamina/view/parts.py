@@ -65,6 +65,20 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
         if merged is not None:
             trees.keys()
         return [merged_part(stack)]
+    return _layer_parts(stack, keys)
+
+
+def noted_parts(store: Store, stack: Stack) -> list[Part]:
+    """What was made of the stack so far, or could have been: one part for all, and one a layer where that was chosen
+    before. Nothing is made or merged for it."""
+    keys = _noted(os.path.join(store.paths.union(_stack_key(stack)), "parts"))
+    if len(keys) != len(stack.layers):
+        return [merged_part(stack)]
+    return [merged_part(stack), *_layer_parts(stack, keys)]
+
+
+def _layer_parts(stack: Stack, keys: list[str]) -> list[Part]:
+    trees = _Trees(stack)
     return [
         Part(key, (diff_id,), trees.maker(number))
         for number, (key, diff_id) in enumerate(zip(keys, stack.diff_ids, strict=True))
@@ -73,7 +87,7 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
 
 def place_of(store: Store, stack: Stack) -> str:
     """The directory of what belongs to the whole stack, made where it is missing."""
-    directory = store.paths.union(_key("parts", *map(str, stack.diff_ids)))
+    directory = store.paths.union(_stack_key(stack))
     keep(directory, stack.diff_ids)
     return directory
 
@@ -113,6 +127,10 @@ class _Trees:
             return one.tree, one.opaque, [number]
 
         return made
+
+
+def _stack_key(stack: Stack) -> str:
+    return _key("parts", *map(str, stack.diff_ids))
 
 
 def _key(*words: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -45,7 +47,8 @@ def run(root: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[byt
         (("app", "/plain"), 126),
         (("app", "/bin"), 126),
         (("-m", "100m", "app", "true"), 125),
-        (("-u", "web", "app", "true"), 125),
+        (("-u", "nobody-here", "app", "true"), 125),
+        (("-u", "web", "app", "sh", "-c", "exit 8"), 8),
     ],
 )
 def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
@@ -73,6 +76,56 @@ def test_what_it_sees(root: Path, tmp_path: Path) -> None:
     assert run(root, "--read-only", "app", "touch", "/new").returncode == 1
     assert b"lo" in run(root, "app", "cat", "/proc/net/dev").stdout
     assert b"eth" not in run(root, "app", "cat", "/proc/net/dev").stdout
+
+
+@pytest.mark.parametrize(
+    ("user", "seen"),
+    [
+        ("web", "uid=33(web) gid=44(web) groups=55(extra)"),
+        ("web:extra", "uid=33(web) gid=55(extra)"),
+        ("4711:4712", "uid=4711 gid=4712"),
+    ],
+)
+def test_users(root: Path, user: str, seen: str) -> None:
+    script = (
+        "id; touch /tmp/mine && stat -c %u:%g /tmp/mine /etc/passwd; touch /etc/no 2>/dev/null || echo refused; "
+        "echo $$; grep CapEff /proc/self/status; cat /etc/hostname"
+    )
+    done = run(root, "--hostname", "box", "-u", user, "app", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    uid, gid = (part.partition("=")[2].partition("(")[0] for part in seen.split()[:2])
+    assert lines == [seen, f"{uid}:{gid}", "0:0", "refused", "1", "CapEff:\t0000000000000000", "box"]
+
+
+def test_the_filter(root: Path) -> None:
+    for words, mode in (((), "2"), (("-u", "web"), "2"), (("--security-opt", "seccomp=unconfined"), "0")):
+        done = run(root, *words, "app", "grep", "Seccomp:", "/proc/self/status")
+        assert done.stdout.split() == [b"Seccomp:", mode.encode()], done.stderr
+    (root.parent / "profile").write_text(
+        '{"defaultAction": "SCMP_ACT_ALLOW", '
+        '"syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}'
+    )
+    done = run(root, "--security-opt", f"seccomp={root.parent}/profile", "app", "mkdir", "/new")
+    assert (done.returncode, b"not permitted" in done.stderr) == (1, True)
+    (root.parent / "profile").write_text('{"defaultAction": "SCMP_ACT_WHATEVER"}')
+    assert run(root, "--security-opt", f"seccomp={root.parent}/profile", "app", "true").returncode == 125
+
+
+def test_nobody_else_has_rights_in_its_namespace(root: Path) -> None:
+    """The namespace belongs to its user, but to the one of a namespace above it: not to this machine's."""
+    words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "-u", "web", "app", "sh", "-c")
+    with running(*words, "echo up; exec sleep 600", root=root) as process:
+        wait_for(process, b"up\n")
+        (info,) = root.glob("containers/*/bundle/bubblewrap.json")
+        inside = json.loads(info.read_text())["child-pid"]
+        enter = ["nsenter", f"--user=/proc/{inside}/ns/user", "--preserve-credentials", "true"]
+        assert subprocess.run(enter, capture_output=True, check=False).returncode == 0
+        done = subprocess.run(
+            ["setpriv", "--reuid=33", "--regid=44", "--clear-groups", *enter], capture_output=True, check=False
+        )
+        assert done.returncode != 0
+        process.kill()
 
 
 def test_copy_up_and_commit(root: Path) -> None:
@@ -123,6 +176,31 @@ def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> No
         assert done.stderr
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_other_users_of_a_plain_user() -> None:
+    require_root()
+    require_tool("bwrap", "busybox", "newuidmap")
+    with plain_user(PLAIN_USER) as (top, call):
+        mine = pwd.getpwnam(PLAIN_USER).pw_uid
+        write_layout(top / "layout", "app", [members(("web", b"x", {"uid": 33, "mode": 0o600}))])
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        os.mkdir(top / "shared")
+        os.chown(top / "shared", mine, -1)
+        words = ("run", "--rm", "--network", "none", "--runtime", "bwrap")
+        done = call(*words, "-u", "web", "app", "sh", "-c", "id -u; cat /web; exit 4")
+        assert (done.returncode, done.stdout) == (4, b"33\nx"), done.stderr
+        done = call(
+            *words, "--userns", "keep-id", "-v", f"{top}/shared:/s", "app", "sh", "-c", "id -u; touch /s/made"
+        )
+        assert (done.returncode, done.stdout) == (0, f"{mine}\n".encode()), done.stderr
+        assert (top / "shared/made").stat().st_uid == mine
+    with plain_user("59999") as (top, call):
+        write_layout(top / "layout", "app", [members()])
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        done = call(*words, "-u", "web", "app", "true")
+        assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
+        assert b"there is no user 33:44 here" in done.stderr
 
 
 @pytest.mark.parametrize("name", [PLAIN_USER, "59999"])

@@ -118,7 +118,9 @@ def test_what_it_writes_is_told_copied_and_committed_with_the_images_ids(user: t
     assert call(*KEEP[:-1], "keep-id:uid=5", "--rm", "app", "true").returncode == 0
     assert call("run", "--rm", "--network", "none", "app", "true").returncode == 0
     assert {
-        len(list(part.glob("tree*"))) for part in (top / "store/unions").glob("*") if list(part.glob("tree*"))
+        len([tree for tree in part.glob("tree*") if tree.is_dir()])
+        for part in (top / "store/unions").glob("*")
+        if list(part.glob("tree*"))
     } == {3}
     assert call("rm", "c").returncode == 0
     assert call("rmi", "app", "app:2", "web").returncode == 0
@@ -140,6 +142,17 @@ def test_exec_and_volumes(user: tuple[Path, PlainUser]) -> None:
         assert call("stop", "--time", "0.2", "c").returncode == 0
         process.wait()
     assert call("rm", "c").returncode == 0
+
+
+def test_a_home_that_is_closed_to_all_but_its_owner(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    os.chown(top, own_ids()[0], 100)  # a group that the user's namespaces have not
+    top.chmod(0o700)
+    script = "id -u; cat /etc/hostname; touch /vol/x; ls /vol"
+    words = (*KEEP, "--rm", "--hostname", "box", "-v", "vol:/vol", "-u", "0", "app")
+    done = call(*words, "sh", "-c", script)
+    assert (done.returncode, done.stdout) == (0, b"0\nbox\nx\n"), done.stderr
+    assert list((top / "store/containers").iterdir()) == []
 
 
 def test_who_has_no_ids_to_spare_is_refused(tmp_path: Path) -> None:

@@ -200,3 +200,19 @@ def test_no_namespace_is_one_clear_line() -> None:
 )
 def test_ids_are_spread(given: list[tuple[int, int]], expected: list[tuple[int, int, int]]) -> None:
     assert rights.spread(given, 1000) == expected
+
+
+def test_fsck_looks_into_trees_that_are_only_their_roots(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    assert call("mount", "app").returncode == 0
+    assert call("umount", "--all").returncode == 0
+    said = call("fsck")
+    assert (said.returncode, said.stdout.count(b"\n")) == (0, 1), said
+    (secret,) = top.glob("store/unions/*/tree*/data/secret")
+    secret.write_bytes(b"0nly mine")
+    said = call("fsck")
+    assert (said.returncode, b"/data/secret has other bytes" in said.stdout) == (1, True)
+    assert call("fsck", "--repair").returncode == 0
+    assert not secret.exists()
+    assert call("fsck").returncode == 0
+    assert call("run", "--rm", "--network", "none", "app", "cat", "/data/secret").stdout == b"only mine"

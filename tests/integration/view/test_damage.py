@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 
 from integration.view.test_mount import BIG, loaded, stack_of
 from lamina.store.fsck import fsck
+from lamina.store.roots import boot_id
 from lamina.store.store import Store
+from lamina.view import fresh
 from lamina.view.check import check_unions
-from lamina.view.lower import write_images
+from lamina.view.lower import unpack_parts, write_images
+from lamina.view.make import Maker
 from lamina.view.mount import mount, unmount
 from lamina.view.parts import image_of, parts_of
 from support import lamina, require_root
@@ -77,6 +81,123 @@ def test_fsck_finds_an_image(tmp_path: Path, damage: Any) -> None:
     assert lamina("fsck", root=tmp_path / "s").returncode == 0
     assert images(store) == [first, second]
     assert Path(first).read_bytes() == whole
+
+
+def grown(path: str) -> None:
+    Path(path).parent.joinpath("more").touch()
+
+
+def open_to_all(path: str) -> None:
+    os.chmod(path, 0o777)
+
+
+def turned(path: str) -> None:
+    os.unlink(path)
+    os.symlink("a", path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "word"),
+    [
+        (cut, "a", "bytes instead of"),
+        (emptied, "a", "has 0 bytes"),
+        (changed, "a", "has other bytes"),
+        (changed, "sparse", "has other bytes"),
+        (os.unlink, "d/x", "is missing"),
+        (grown, "d/x", "/d/more is not the image's"),
+        (open_to_all, "d/x", "has the mode 0777 instead of 0644"),
+        (open_to_all, "d", "has the mode 0777 instead of 0755"),
+        (turned, "d/x", "is no file"),
+        (turned, "link", "leads elsewhere"),
+        (turned, "fifo", "is no fifo"),
+    ],
+)
+def test_fsck_finds_an_unpacked_tree(tmp_path: Path, damage: Any, name: str, word: str) -> None:
+    require_root()
+    with (tmp_path / "sparse").open("wb") as file:
+        file.write(b"1" * 8192)
+        file.truncate(1 << 20)
+    command = ["tar", "-c", "--sparse", "--format=gnu", "-C", str(tmp_path), "sparse"]
+    sparse = subprocess.run(command, capture_output=True, check=True).stdout
+    first = [("a", BIG), ("d/x", b"x"), ("link", "-> d/x"), ("fifo", "fifo"), ("hard", "= a"), ("null", "c 1 3")]
+    store = loaded(tmp_path, [first, sparse, [("b", b"2"), ("d/y", b"y")]])
+    stack = stack_of(store)
+    trees = unpack_parts(store, stack)
+    assert list(check_unions(store)) == []
+    there = next(tree for tree in trees if os.path.lexists(os.path.join(tree, name)))
+    damage(os.path.join(there, name))
+    said = lamina("fsck", root=tmp_path / "s")
+    assert said.returncode == 1
+    (line,) = [line for line in said.stdout.decode().splitlines() if line.startswith("derived: ")]
+    assert line.startswith(f"derived: {there}: /")
+    assert word in line
+    # who has it mounted keeps it
+    mounted = mount(store, stack, str(tmp_path / "mnt"), view="overlay")
+    assert b"uses it" in lamina("fsck", "--repair", root=tmp_path / "s").stdout
+    assert os.path.isdir(there)
+    unmount(store, mounted.target)
+    assert lamina("fsck", "--repair", root=tmp_path / "s").returncode == 0
+    assert not os.path.exists(there)
+    assert lamina("fsck", root=tmp_path / "s").returncode == 0
+    assert unpack_parts(store, stack) == trees
+    assert list(check_unions(store)) == []
+
+
+def test_fsck_finds_what_a_tree_hides(tmp_path: Path) -> None:
+    require_root()
+    store = loaded(tmp_path, LAYERS)
+    upper = unpack_parts(store, stack_of(store))[-1]
+    marked = os.path.lexists(os.path.join(upper, "d/x"))
+    assert list(check_unions(store)) == []
+    if marked:  # else the store is on an overlayfs, and one tree shows all
+        os.unlink(os.path.join(upper, "d/x"))
+        (finding,) = check_unions(store)
+        assert finding.what == f"{upper}: /d/x is missing"
+    (Path(upper) / "d/x").write_text("x")
+    (finding,) = check_unions(store)
+    assert finding.what.startswith(f"{upper}: /d/x is n")
+
+
+def test_a_tree_of_before_a_crash_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_root()
+    store = loaded(tmp_path, LAYERS)
+    stack = stack_of(store)
+    trees = unpack_parts(store, stack)
+    notes = [Path(f"{tree}.fresh") for tree in trees]
+    synced: list[str] = []
+    monkeypatch.setattr(fresh, "sync_files", synced.append)
+    # the machine crashed: the names of files are there, their bytes are not
+    for tree, note in zip(trees, notes, strict=True):
+        note.write_text("another boot")
+        (tree_file,) = [name for name in ("a", "b") if os.path.exists(os.path.join(tree, name))][:1]
+        emptied(os.path.join(tree, tree_file))
+    assert unpack_parts(store, stack) == trees
+    assert list(check_unions(store)) == []
+    assert [note.read_text() for note in notes] == [boot_id()] * len(trees)
+    inodes = [os.stat(tree).st_ino for tree in trees]
+    assert unpack_parts(store, stack) == trees
+    assert synced == []
+    # some time later it is on the disk, and made sure of, once
+    for note in notes:
+        os.utime(note, (note.stat().st_mtime - 100,) * 2)
+    assert unpack_parts(store, stack) == unpack_parts(store, stack) == trees
+    assert (synced, [note.exists() for note in notes]) == (trees, [False] * len(trees))
+    assert [os.stat(tree).st_ino for tree in trees] == inodes
+
+
+def test_a_tree_is_announced_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_root()
+    store = loaded(tmp_path, [[("a", b"1")]])
+    seen: list[bool] = []
+    making = Maker.make
+
+    def watched(self: Maker, *words: Any) -> None:
+        seen.append(bool(list((tmp_path / "s/unions").glob("*/tree.fresh"))))
+        making(self, *words)
+
+    monkeypatch.setattr(Maker, "make", watched)
+    unpack_parts(store, stack_of(store))
+    assert seen == [True]
 
 
 @DAMAGES

@@ -1,0 +1,101 @@
+"""User namespaces that we put a program into: as somebody else than root, who may make mounts all the same."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Sequence
+
+from lamina import rights
+from lamina.errors import SystemFailure, Unsupported
+
+_USER, _NETWORK = 0x10000000, 0x40000000
+_DEATH_SIGNAL, _DUMPABLE = 1, 4  # prctl(2)
+
+
+def owned(above: int, uid: int, gid: int) -> int:
+    """A descriptor of a new user namespace below that of the descriptor ``above``, with the same ids. It belongs to
+    ``uid`` in there, who may enter it and has all rights in it. Raises Unsupported (no such ids), SystemFailure."""
+    reading, writing = os.pipe()
+    maker = os.fork()
+    if maker == 0:
+        try:
+            _make_owned(above, uid, gid, writing)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    try:
+        said = os.read(reading, 100).decode()
+        if said == "ids":
+            raise Unsupported(
+                f"there is no user {uid}:{gid} here", hint="further ids are those of /etc/subuid and /etc/subgid"
+            )
+        if not said:
+            raise SystemFailure(
+                "no user namespace in a user namespace", hint="the kernel, or a setting, refuses them"
+            )
+        return os.open(f"/proc/{said}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SystemFailure(f"no user namespace in a user namespace: {error.strerror}") from None
+    finally:
+        os.close(reading)
+        os.kill(maker, signal.SIGKILL)
+        os.waitpid(maker, 0)  # the process in the namespace ends with it
+
+
+def _make_owned(above: int, uid: int, gid: int, writing: int) -> None:
+    """Say the number of a process in the new namespace, and wait to be killed. In a forked child."""
+    _set(above, _USER)
+    if not (rights.has_id(uid) and rights.has_id(gid, group=True)):
+        os.write(writing, b"ids")
+        return
+    become(0, 0)
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            become(uid, gid)
+            libc = ctypes.CDLL(None, use_errno=True)
+            libc.prctl(_DUMPABLE, 1)  # else its maps belong to the machine's root
+            libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+            if libc.unshare(_USER) == 0:
+                os.write(go, b"1")
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(go)
+    if os.read(ready, 1):
+        for name, ranges in zip(("uid_map", "gid_map"), rights.maps(), strict=True):
+            with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
+                file.write("".join(f"{first} {first} {count}\n" for first, _, count in ranges))
+        os.write(writing, str(child).encode())
+        signal.pause()
+
+
+def enter(namespace: int, uid: int, gid: int, groups: Sequence[int] = ()) -> None:
+    """Go into a user namespace below ours, as this user of it. For good. Raises OSError."""
+    _set(namespace, _USER)
+    become(uid, gid, groups)
+
+
+def enter_network(path: str) -> None:
+    """For good. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _set(descriptor, _NETWORK)
+    finally:
+        os.close(descriptor)
+
+
+def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
+    """Another user, without any rights unless it is root. Raises OSError."""
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def _set(descriptor: int, kind: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, kind) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
