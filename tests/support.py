@@ -293,7 +293,10 @@ class PlainUser:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "HOME": self.top, "PYTHONPATH": self.path, "LAMINA_ROOT": f"{self.top}/store"}
+        own = {"HOME": self.top, "PYTHONPATH": self.path, "LAMINA_ROOT": f"{self.top}/store"}
+        if os.environ.get("LAMINA_TEST_UPPER"):  # the store can't hold what they write
+            own["LAMINA_UPPER_DIR"] = os.environ["LAMINA_TEST_UPPER"]
+        return {**os.environ, **own}
 
 
 @contextmanager
@@ -312,7 +315,8 @@ def plain_user(name: str) -> Iterator[tuple[Path, PlainUser]]:
                 pytest.fail(f"there is no user {name}")
             pytest.skip(f"there is no user {name}")
         uid = gid = int(name)
-    with tempfile.TemporaryDirectory(prefix="lamina-u-", dir="/var/tmp", ignore_cleanup_errors=True) as top:
+    where = os.environ.get("LAMINA_TEST_PLAIN", "/var/tmp")  # every user may go there
+    with tempfile.TemporaryDirectory(prefix="lamina-u-", dir=where, ignore_cleanup_errors=True) as top:
         os.chown(top, uid, gid)
         os.chmod(top, 0o755)
         yield Path(top), PlainUser(uid, gid, top)

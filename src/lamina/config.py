@@ -43,6 +43,7 @@ _VARIABLES = {
     "cert_dir": ("LAMINA_CERT_DIR",),
     "compression_level": ("LAMINA_COMPRESSION_LEVEL",),
     "keep": ("LAMINA_KEEP",),
+    "upper_dir": ("LAMINA_UPPER_DIR",),
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MEANING = {
@@ -55,6 +56,7 @@ _MEANING = {
     "cert_dir": "own CAs (*.crt), client certificates (*.cert, *.key); empty: certs.d as docker and podman have it",
     "keep": "what stays of a layer that comes in: blob+tar, blob or tar",
     "compression_level": "of new layers; empty for the compression's own default",
+    "upper_dir": "where containers write; empty: in the store, in memory where its file system can't hold that",
 }
 
 
@@ -108,6 +110,10 @@ class Settings:
     @property
     def cert_dir(self) -> str | None:
         return self.values["cert_dir"].value or None
+
+    @property
+    def upper_dir(self) -> str | None:
+        return self.values["upper_dir"].value or None
 
     @classmethod
     def load(
@@ -166,6 +172,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "authfile": "",
         "cert_dir": "",
         "keep": KEEP,
+        "upper_dir": "",
     }
 
 
@@ -234,7 +241,7 @@ def _value(name: str, raw: object) -> Any:
         from lamina.spec.platform import Platform
 
         Platform.parse(text)
-    if name in ("root", "authfile", "cert_dir"):
+    if name in ("root", "authfile", "cert_dir", "upper_dir"):
         if not text or "\0" in text:
             raise UsageError("an empty path")
         return os.path.abspath(os.path.expanduser(text))

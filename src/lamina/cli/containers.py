@@ -118,8 +118,20 @@ def _run(
     found = _image(session, image, pulling)
     store = session.writable_store
     containers.enter()
-    made = containers.create(store, found.stack, wanted, image=image, running=True)
+    made = containers.create(
+        store,
+        found.stack,
+        wanted,
+        image=image,
+        running=True,
+        upper_dir=session.settings.upper_dir or "",
+        on_warning=_warn,
+    )
     return containers.run(store, found.stack, made, wanted, runtime=runtime).code
+
+
+def _warn(text: str) -> None:
+    click.echo(f"lamina: warning: {clean(text)}", err=True)
 
 
 def _image(session: Session, name: str, pulling: str) -> Image:
@@ -411,6 +423,6 @@ def commit(session: Session, /, name: str, image: str, message: str, author: str
         compression=compression,
         changes=changes,
         comment=message,
-        on_warning=lambda text: click.echo(f"lamina: warning: {clean(text)}", err=True),
+        on_warning=_warn,
     )
     write(str(made.digest))

@@ -68,7 +68,7 @@ class Filter:
 
     def _likely(self, index: LayerIndex) -> Iterable[int]:
         """The rows that one column leaves, found fast; hardlinks among them."""
-        hardlinks = [row for row, kind in enumerate(index.kind) if kind == _HARDLINK]
+        hardlinks = list(index.rows_of(_HARDLINK))
         found: list[int]
         if self.perm is not None:
             perm = self.perm

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lamina.edit.append import append, with_parents
 from lamina.edit.changes import Change, changes, real_items
 from lamina.layer.write import Item
+from lamina.run import top
 from lamina.scan.directory import OnWarning
 from lamina.scan.upper import scan_upper
 from lamina.source import Stack
@@ -60,7 +61,7 @@ def commit(
 
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:
-    found = scan_upper(store.containers.path(container.id, "upper"), on_warning=on_warning)
+    found = scan_upper(top.path(store, container, top.UPPER), on_warning=on_warning)
     owners = Owners(container.users, container.groups)
     if not owners:
         return list(found)

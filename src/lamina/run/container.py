@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.files import reported
-from lamina.run import bubblewrap, network, userns
+from lamina.run import bubblewrap, network, top, userns
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
 from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, held, runtime_spec
 from lamina.run.user import User, resolve_user
+from lamina.scan.directory import OnWarning
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
@@ -43,9 +44,18 @@ _POLL, _AGAIN = 0.02, 0.2  # seconds
 _LINUX_INITS = ("tini", "catatonit", "dumb-init")
 
 
-def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "", running: bool = False) -> Container:
-    """A container of the whole image; ``running``: this process is about to run it. Raises Conflict (the name is
-    taken), UsageError, NotFound."""
+def create(
+    store: Store,
+    stack: Stack,
+    wanted: Wanted,
+    *,
+    image: str = "",
+    running: bool = False,
+    upper_dir: str = "",
+    on_warning: OnWarning = lambda text: None,
+) -> Container:
+    """A container of the whole image; ``running``: this process is about to run it. ``upper_dir``: where it writes,
+    if not in the store. Raises Conflict (the name is taken), UsageError, NotFound, Unsupported, SystemFailure."""
     identity = os.urandom(32).hex()
     config = stack.config
     container = Container(
@@ -70,9 +80,12 @@ def create(store: Store, stack: Stack, wanted: Wanted, *, image: str = "", runni
         store.roots.remove(root)
     try:
         with reported(store.containers.path(identity)):
-            for name in ("upper", "work", "rootfs", "bundle", "volumes"):
+            for name in ("rootfs", "bundle", "volumes"):
                 os.mkdir(store.containers.path(identity, name), 0o700)
-            os.chmod(store.containers.path(identity, "upper"), 0o755)
+        where = top.make(store, container, upper_dir, remove=wanted.remove, warn=on_warning)
+        if where:
+            container = replace(container, top=where)
+            store.containers.write(container)
     except BaseException:
         import shutil
 
@@ -135,9 +148,9 @@ def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime,
     """The union with the container's writable top at ``rootfs``; the view that was taken."""
     path = store.containers.path
     rootfs = path(container.id, "rootfs")
-    top = _top(store, container)
-    top = replace(top, devices=runtime.devices and not top.owners, volatile=wanted.remove)
-    view = mount_union(store, stack, rootfs, view=wanted.view, top=top)
+    above = _above(store, container)
+    above = replace(above, devices=runtime.devices and not above.owners, volatile=wanted.remove)
+    view = mount_union(store, stack, rootfs, view=wanted.view, top=above)
     try:
         if _is_closed(container):
             _open(container, rootfs)
@@ -145,14 +158,14 @@ def _mounted(store: Store, stack: Stack, container: Container, runtime: Runtime,
     finally:
         _close_place(container)
         kernel.unmount(rootfs)
-        unmap(top.scratch)
+        unmap(above.scratch)
         sweep(store)
 
 
-def _top(store: Store, container: Container) -> Top:
-    path = store.containers.path
-    upper, work = path(container.id, "upper"), path(container.id, "work")
-    return Top(upper, work, owners=owners_of(container), scratch=path(container.id, "bundle"))
+def _above(store: Store, container: Container) -> Top:
+    upper, work = (top.path(store, container, name) for name in (top.UPPER, top.WORK))
+    scratch = store.containers.path(container.id, "bundle")
+    return Top(upper, work, owners=owners_of(container), scratch=scratch)
 
 
 def _is_closed(container: Container) -> bool:
@@ -411,6 +424,7 @@ def remove(store: Store, container: Container, *, force: bool = False) -> None:
         if not there:
             return
         settle(store, container)
+        top.remove(store, container)
         record = os.path.join(directory, "container.json")
         # what people wrote goes first; the record stays until all is gone
         for name in sorted(os.listdir(directory), reverse=True):
@@ -495,16 +509,16 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
             yield inside
         return
     settle(store, container)
-    top = _top(store, container)
-    remove_tree(top.work)  # a lost --rm container's says that the upper directory may not be whole: only a crash of
-    os.mkdir(top.work, 0o700)  # the machine makes it so
-    mount_union(store, stack, rootfs, view=container.view, top=top)
+    above = _above(store, container)
+    remove_tree(above.work)  # a lost --rm container's says that the upper directory may not be whole: only a crash of
+    os.mkdir(above.work, 0o700)  # the machine makes it so
+    mount_union(store, stack, rootfs, view=container.view, top=above)
     try:
         with Inside(rootfs) as inside:
             yield inside
     finally:
         kernel.unmount(rootfs)
-        unmap(top.scratch)
+        unmap(above.scratch)
         sweep(store)
 
 

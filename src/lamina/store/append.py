@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import queue
 import sys
+import threading
 from contextlib import suppress
 
 from lamina.files import write_all
@@ -16,45 +18,50 @@ from lamina.store.flush import EVERY, start_writing
 
 _BLOCK = 4096  # what O_DIRECT wants of addresses, offsets and lengths, at most
 _BUFFER = 1 << 20
+_BUFFERS = 4
 _ZEROS = bytes(_BUFFER)
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Appender:
-    """``write`` pieces, then ``finish``, and ``close`` in any case. Raises OSError."""
+    """``write`` pieces, then ``finish``, and ``close`` in any case. Raises OSError, now or at the next call."""
 
     def __init__(self, path: str, *, cached: bool) -> None:
         """``cached``: whether the bytes are to stay in the page cache, for who reads them next."""
-        self.written = 0
-        """Bytes that take space on the disk, so far."""
-        self._size = 0
-        self._flushed = 0
+        self._around: _Around | None = None
         self._descriptor = -1
-        self._buffer: mmap.mmap | None = None
-        self._filled = 0
+        self._size = 0
+        self._taken = 0
+        self._flushed = 0
         if not cached and sys.platform == "linux":
             with suppress(OSError):  # a file system that has no way around its cache
                 self._descriptor = os.open(path, _FLAGS | os.O_DIRECT, 0o600)
-                self._buffer = mmap.mmap(-1, _BUFFER)
+                self._around = _Around(self._descriptor)
         if self._descriptor < 0:
             self._descriptor = os.open(path, _FLAGS | getattr(os, "O_BINARY", 0), 0o600)
 
+    @property
+    def written(self) -> int:
+        """Bytes that take space on the disk, so far."""
+        return self._taken if self._around is None else self._around.taken
+
     def write(self, data: bytes) -> None:
-        if self._buffer is None:
-            self._write(data)
-            return
-        view = memoryview(data)
-        while view:
-            taken = min(len(view), _BUFFER - self._filled)
-            self._buffer[self._filled : self._filled + taken] = view[:taken]
-            self._filled += taken
-            view = view[taken:]
-            if self._filled == _BUFFER:
-                self._flush()
+        if self._around is not None:
+            self._around.write(data)
+        elif data == _ZEROS[: len(data)]:
+            os.lseek(self._descriptor, len(data), os.SEEK_CUR)
+        else:
+            write_all(self._descriptor, data)
+            self._taken += len(data)
+        self._size += len(data)
+        if self._around is None and self._size - self._flushed >= EVERY:
+            start_writing(self._descriptor, self._flushed, self._size - self._flushed)
+            self._flushed = self._size
 
     def finish(self, mode: int) -> None:
         """All of it is on the disk then, with these permissions."""
-        self._flush()
+        if self._around is not None:
+            self._around.finish()
         os.ftruncate(self._descriptor, self._size)
         os.fsync(self._descriptor)
         if hasattr(os, "fchmod"):
@@ -62,46 +69,96 @@ class Appender:
         self.close()
 
     def close(self) -> None:
+        if self._around is not None:
+            self._around.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        if self._buffer is not None:
-            self._buffer.close()
-            self._buffer = None
 
-    def _flush(self) -> None:
-        """What stands in the buffer, its last block filled up."""
-        if self._buffer is None or not self._filled:
+
+class _Around:
+    """A few buffers in turn: a thread waits for the disk with one while another is filled."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.taken = 0
+        self._descriptor = descriptor
+        self._free: queue.Queue[mmap.mmap] = queue.Queue()
+        for _ in range(_BUFFERS):
+            self._free.put(mmap.mmap(-1, _BUFFER))
+        self._buffer: mmap.mmap | None = None
+        self._filled = 0
+        self._full: queue.Queue[tuple[mmap.mmap, int] | None] = queue.Queue()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            if self._buffer is None:
+                self._buffer = self._free.get()
+                self._check()
+            took = min(len(view), _BUFFER - self._filled)
+            self._buffer[self._filled : self._filled + took] = view[:took]
+            self._filled += took
+            view = view[took:]
+            if self._filled == _BUFFER:
+                self._hand_on()
+
+    def finish(self) -> None:
+        self._hand_on()
+        self.close()
+        self._check()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._full.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _hand_on(self) -> None:
+        if self._buffer is None:
             return
-        size, self._filled = self._filled, 0
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
+            self._thread.start()
+        self._full.put((self._buffer, self._filled))
+        self._buffer, self._filled = None, 0
+
+    def _work(self) -> None:
+        at = 0
+        while (piece := self._full.get()) is not None:
+            buffer, size = piece
+            try:
+                if self._error is None:
+                    self._put(buffer, size, at)
+            except BaseException as error:  # noqa: BLE001  (it is raised again in the writing thread)
+                self._error = error
+            at += size
+            self._free.put(buffer)
+
+    def _put(self, buffer: mmap.mmap, size: int, at: int) -> None:
+        """The last block is filled up: the file is cut to its length in the end."""
         whole = -(-size // _BLOCK) * _BLOCK
-        self._buffer[size:whole] = bytes(whole - size)
-        with memoryview(self._buffer) as view:
-            if view[:whole] != _ZEROS[:whole]:
-                try:
-                    done = os.pwrite(self._descriptor, view[:whole], self._size)
-                except OSError:
-                    done = 0
-                if done < whole:  # refused, or a disk that is nearly full: the cache's way says what is wrong
-                    self._around_no_more()
-                    os.lseek(self._descriptor, self._size + done, os.SEEK_SET)
-                    write_all(self._descriptor, view[done:whole])
-                self.written += size
-        self._size += size
+        buffer[size:whole] = bytes(whole - size)
+        with memoryview(buffer) as view:
+            if view[:whole] == _ZEROS[:whole]:
+                return
+            try:
+                done = os.pwrite(self._descriptor, view[:whole], at)
+            except OSError:
+                done = 0
+            if done < whole:  # refused, or a disk that is nearly full: the cache's way says what is wrong
+                self._around_no_more()
+                os.lseek(self._descriptor, at + done, os.SEEK_SET)
+                write_all(self._descriptor, view[done:whole])
+            self.taken += size
 
     def _around_no_more(self) -> None:
         import fcntl
 
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-
-    def _write(self, data: bytes) -> None:
-        if self._size - self._flushed >= EVERY:
-            start_writing(self._descriptor, self._flushed, self._size - self._flushed)
-            self._flushed = self._size
-        if data == _ZEROS[: len(data)]:
-            os.lseek(self._descriptor, len(data), os.SEEK_CUR)
-        else:
-            write_all(self._descriptor, data)
-            self.written += len(data)
-        self._size += len(data)

@@ -29,7 +29,8 @@ class Container:
     ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``. ``made``: paths that stand in the upper directory
     only as places for mounts. ``users``, ``groups``: the ids of its user namespace, (inside, outside, count); none:
-    the image's own. ``pid``, ``started`` and ``boot`` name the process that looks after it."""
+    the image's own. ``top``: the directory that its upper directory is in, "" for its own (``run.top``). ``pid``,
+    ``started`` and ``boot`` name the process that looks after it."""
 
     id: str
     name: str
@@ -52,6 +53,7 @@ class Container:
     volumes: tuple[str, ...] = field(default=())
     users: tuple[tuple[int, int, int], ...] = ()
     groups: tuple[tuple[int, int, int], ...] = ()
+    top: str = ""
 
     @property
     def descriptor(self) -> Descriptor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -260,8 +261,7 @@ class LayerFiles:
 
     def start(self) -> None:
         if not self._plain and self._marking is None:  # else the blob is the tar, or there is none
-            # who mounts as root reads a tar around its page cache; all others read it through that, and soon
-            self._tar = Appender(self._tar_path, cached=not rights.is_root())
+            self._tar = Appender(self._tar_path, cached=not _is_mounted())
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -343,6 +343,12 @@ class LayerFiles:
                 self._error = failure(error, self._paths.root)
             except BaseException as error:  # noqa: BLE001  (it is raised again in the feeding thread)
                 self._error = error
+
+
+def _is_mounted() -> bool:
+    """Whether tars are likely to be mounted (view/attach), around their page cache: all others read them through it,
+    and soon."""
+    return rights.is_root() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 12)
 
 
 def look_at_free_space(root: str, needed: int) -> None:

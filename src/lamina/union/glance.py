@@ -132,6 +132,9 @@ class _Elsewhere(Exception):
 class _Trace:
     """What one layer says of one path and of its parents."""
 
+    inside = False
+    """Whether what stands in the path's directory is meant too."""
+
     def __init__(self, index: LayerIndex, path: bytes) -> None:
         self.index = index
         self.names = path.split(b"/") if path else []
@@ -170,15 +173,11 @@ class _Trace:
                         self.hiding.append(row)
                     elif directory == 0 and kinds[row] < _WHITEOUT:
                         self.stated[row] = 0
-                elif self._is_meant(row, size, length, name):
+                elif (size == length and index.basename(row) == name) if name is not None else self.inside:
                     if kinds[row] == _WHITEOUT:
                         self.hiding.append(row)
                     elif kinds[row] < _WHITEOUT:
                         self.stated[row] = depth + 1
-
-    def _is_meant(self, row: int, size: int, length: int, name: bytes | None) -> bool:
-        """Whether the row's name, of ``size`` bytes, is ``name``."""
-        return size == length and self.index.basename(row) == name
 
     def passing(self) -> list[tuple[int, int]]:
         """(row, directory on the way): rows that go through such a directory where that may be news. It is not
@@ -230,6 +229,8 @@ class _Trace:
 class _InsideTrace(_Trace):
     """What one layer says of one path, its parents, and all that stands in it."""
 
+    inside = True
+
     def __init__(self, index: LayerIndex, path: bytes) -> None:
         super().__init__(index, path)
         self.folders: set[int] = set()
@@ -238,9 +239,6 @@ class _InsideTrace(_Trace):
             column = struct.pack(f"={index.directory_count}I", *index.dir_parent)
             self.folders = set(_rows(column, self.way[-1])) - {0}
         self.speaks = self.speaks or bool(self.folders)
-
-    def _is_meant(self, row: int, size: int, length: int, name: bytes | None) -> bool:
-        return name is None or super()._is_meant(row, size, length, name)
 
     def is_plain(self, tree: Tree) -> bool:
         return not self.folders and super().is_plain(tree)
@@ -294,8 +292,7 @@ def _other_names(layers: Sequence[LayerIndex], paths: Iterable[bytes]) -> list[b
     """All paths that hardlinks of any layer bring together with one of these, over however many."""
     joined: dict[bytes, list[bytes]] = {}
     for index in layers:
-        kinds, row = bytes(index.kind), -1
-        while (row := kinds.find(_HARDLINK, row + 1)) >= 0:
+        for row in index.rows_of(_HARDLINK):
             path, target = index.path(row), index.link(row)
             joined.setdefault(path, []).append(target)
             joined.setdefault(target, []).append(path)

@@ -76,6 +76,15 @@ def unmount(target: str) -> None:
         raise SystemFailure(f"{target}: {os.strerror(number)}", hint="see `lamina mounts`")
 
 
+def kind_of(path: str) -> int:
+    """The number of a path's file system (statfs(2), f_type). Raises SystemFailure."""
+    library = ctypes.CDLL(None, use_errno=True)
+    answer = (ctypes.c_long * 64)()
+    if library.statfs(os.fsencode(path), answer) != 0:
+        raise SystemFailure(f"{path}: {os.strerror(ctypes.get_errno())}")
+    return answer[0] & 0xFFFFFFFF
+
+
 def _call(number: int, *arguments: int | bytes | None, what: str, context: int) -> int:
     library = ctypes.CDLL(None, use_errno=True)
     made = [ctypes.c_long(one) if isinstance(one, int) else ctypes.c_char_p(one) for one in arguments]

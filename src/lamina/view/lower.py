@@ -77,7 +77,15 @@ def mount_image(store: Store, part: Part) -> str:
 
 def unpack_parts(store: Store, stack: Stack) -> list[str]:
     """The directories with the trees of the stack's parts, bottom first. Raises as ``unpack_tree``."""
-    return [unpack_tree(store, stack, part) for part in parts_of(store, stack)]
+    return [unpack_tree(store, stack, part) for part in tree_parts(store, stack)]
+
+
+def tree_parts(store: Store, stack: Stack) -> list[Part]:
+    """The parts that are unpacked: one for all layers where the store's file system keeps no marks of overlay's.
+    Raises SystemFailure."""
+    from lamina.view.upper import refusal
+
+    return parts_of(store, stack, merged=True if refusal(store.paths.unions) else None)
 
 
 def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STATED) -> str:

@@ -25,7 +25,7 @@ from lamina.store.layers import StoredLayer
 from lamina.store.lock import locked
 from lamina.store.roots import is_dead, is_mount
 from lamina.view import fuse, kernel
-from lamina.view.lower import MAPPED, mount_image, sweep, unmount_quietly, unpack_tree, write_images
+from lamina.view.lower import MAPPED, mount_image, sweep, tree_parts, unmount_quietly, unpack_tree, write_images
 from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import parts_of, place_of
 
@@ -172,16 +172,16 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
         return
     if view != "overlay" and not rights.is_root():
         raise Unsupported("only the machine's root may mount EROFS", hint="take --view overlay")
-    parts = parts_of(store, stack, merged=True if view == "erofs-merged" else None)
     empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
     os.makedirs(empty, mode=0o700, exist_ok=True)
     if view == "overlay":
         # root shows one tree with any owners; nobody else may
         owners = AS_STATED if top is None or rights.is_root() else top.owners
-        lowers = [empty, *(unpack_tree(store, stack, part, owners) for part in parts)]
+        lowers = [empty, *(unpack_tree(store, stack, part, owners) for part in tree_parts(store, stack))]
         with locked(store.paths.lock):
             _overlay(lowers, target, top)
         return
+    parts = parts_of(store, stack, merged=True if view == "erofs-merged" else None)
     write_images(store, stack, parts)
     with locked(store.paths.lock):
         lowers = [mount_image(store, part) for part in parts]

@@ -7,16 +7,18 @@ import tempfile
 from functools import partial
 
 from lamina import rights
-from lamina.errors import LaminaError, SystemFailure
+from lamina.errors import LaminaError
 from lamina.files import reported
 from lamina.view import kernel
 from lamina.view.attach import FILES, LOOPS, mount_erofs
+from lamina.view.upper import attempt
 
 
 def probe(directory: str) -> dict[str, str]:
     """View to "" (it works), or why not; "erofs-loop" is the erofs view from loop devices, which is taken where the
-    files themselves are refused. ``directory``: of the store, for which it is asked. A plain user's are tried in a
-    user namespace, but for FUSE."""
+    files themselves are refused; "upper" whether the store can hold what containers
+    write. ``directory``: of the store, for which it is asked. A plain user's are tried in a user namespace, but for
+    FUSE."""
 
     def tried() -> dict[str, str]:
         ways = {"erofs": FILES, "erofs-loop": LOOPS}
@@ -24,12 +26,14 @@ def probe(directory: str) -> dict[str, str]:
             found = {name: _refusal(partial(_erofs, source=source), directory) for name, source in ways.items()}
         else:
             found = dict.fromkeys(ways, "only the machine's root may mount it")
-        return {**found, "overlay": _refusal(_overlay, directory)}
+        writable = attempt(directory)
+        # without the marks of layers upon layers, one tree of all of them is shown
+        return {**found, "overlay": writable and attempt(directory, writable=False), "upper": writable}
 
     try:
         found: dict[str, str] = rights.as_root(tried)
     except LaminaError as error:
-        found = dict.fromkeys(("erofs", "erofs-loop", "overlay"), f"{error.message} ({error.hint})")
+        found = dict.fromkeys(("erofs", "erofs-loop", "overlay", "upper"), f"{error.message} ({error.hint})")
     return {**found, "fuse": _refusal(_fuse, directory)}
 
 
@@ -69,22 +73,3 @@ def _fuse(scratch: str) -> None:
         os.listdir(target)
     finally:
         fuse.unmount(target)
-
-
-def _overlay(scratch: str) -> None:
-    paths = {name: os.path.join(scratch, name) for name in ("lower", "upper", "work", "mnt")}
-    for path in paths.values():
-        os.mkdir(path)
-    options: list[tuple[str, str | None]] = [("lowerdir+", paths["lower"])]
-    options += [("upperdir", paths["upper"]), ("workdir", paths["work"])]
-    kind = "trusted" if rights.is_root() else "user"
-    if kind == "user":
-        options.append(("userxattr", None))
-    kernel.mount("overlay", options, paths["mnt"], attributes=0)
-    try:
-        # what whiteouts and opaque directories are made of
-        os.setxattr(paths["upper"], f"{kind}.overlay.opaque", b"n")
-    except OSError as error:
-        raise SystemFailure(f"its file system keeps no {kind} xattrs: {error.strerror}") from None
-    finally:
-        kernel.unmount(paths["mnt"])

@@ -9,6 +9,7 @@ import random
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from lamina.view.erofs import crc32c
 from lamina.view.lower import mounted_at
 from lamina.view.mount import VIEWS, Top, mount, mount_union, mounts, unmount
 from lamina.view.parts import DEEPEST, parts_of
+from lamina.view.upper import refusal
 from support import lamina, require_root, write_layout
 
 KINDS = {
@@ -312,26 +314,31 @@ def test_a_view_that_the_kernel_refuses_leads_to_the_next(
         mount(store, stack_of(store), str(target), view="erofs")
 
 
-def test_copy_up_leaves_the_lower_layer_as_it_was(tmp_path: Path, target: Path) -> None:
+def test_copy_up_leaves_the_lower_layer_as_it_was(
+    tmp_path: Path, target: Path, request: pytest.FixtureRequest
+) -> None:
     store = two_images(tmp_path)
     stack = stack_of(store)
-    for name in ("mnt", "upper", "work"):
-        (tmp_path / name).mkdir()
+    place = Path(tempfile.mkdtemp(dir="/dev/shm" if refusal(str(tmp_path)) else tmp_path))
+    request.addfinalizer(lambda: shutil.rmtree(place))
+    target.mkdir()
+    for name in ("upper", "work"):
+        (place / name).mkdir()
     for view in VIEWS:
         if view == "fuse":
             continue  # read-only
-        mount_union(store, stack, str(target), view=view, top=Top(str(tmp_path / "upper"), str(tmp_path / "work")))
+        mount_union(store, stack, str(target), view=view, top=Top(str(place / "upper"), str(place / "work")))
         with (target / "base").open("r+b") as file:
             file.write(b"changed")
         (target / "keep").unlink()
-        assert (tmp_path / "upper" / "base").read_bytes() == b"changed" + BIG[7:]
-        assert stat.S_ISCHR((tmp_path / "upper" / "keep").lstat().st_mode)
+        assert (place / "upper" / "base").read_bytes() == b"changed" + BIG[7:]
+        assert stat.S_ISCHR((place / "upper" / "keep").lstat().st_mode)
         subprocess.run(["umount", str(target)], check=True)
         mount(store, stack, str(target), view=view)
         assert (target / "base").read_bytes() == BIG
         unmount(store, str(target))
         for name in ("base", "keep"):
-            (tmp_path / "upper" / name).unlink()
+            (place / "upper" / name).unlink()
 
 
 def test_gc_leaves_what_is_mounted(tmp_path: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from generated import build, names, numbered, paths, stacks
@@ -82,6 +82,9 @@ def listed(tree: Tree, node: int) -> Any:
 
 @settings(max_examples=2000, deadline=None)
 @given(stacks, walks)
+@example(
+    [[(Kind.FILE, b"a/b/c", b"", 0o644), (Kind.FILE, b"a", b"", 0o644), (Kind.FILE, b"a/b/c", b"", 0o644)]], b"a"
+)
 def test_a_listing_equals_the_whole_merge(stack: Any, path: bytes) -> None:
     layers = [build(layer) for layer in numbered(stack)]
     try:

@@ -1,0 +1,84 @@
+"""Where a container's writable layer stands: in its own directory; where the store's file system can't hold one, in
+memory; or in the directory that the settings name.
+
+What is in memory lives as long as its mount: until the container is removed or the machine ends. A plain user's mount
+ends with the process that made it, so it is for containers that are removed at their end.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lamina import rights
+from lamina.errors import NotFound, Unsupported
+from lamina.files import reported
+from lamina.scan.directory import OnWarning
+from lamina.store.containers import Container
+from lamina.store.trees import remove_tree
+from lamina.view import kernel
+from lamina.view.lower import unmount_quietly
+from lamina.view.upper import refusal
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+UPPER, WORK = "upper", "work"
+_MEMORY = "memory"
+_SETTING = "upper_dir (LAMINA_UPPER_DIR)"
+
+
+def make(store: Store, container: Container, directory: str, *, remove: bool, warn: OnWarning) -> str:
+    """Make the directories, empty, and mount what they need; what ``Container.top`` is to be. ``directory``: where
+    the settings want them, "" for the store. ``remove``: the container goes when it ends. ``warn`` is told where it
+    is not the store. Raises Unsupported, SystemFailure."""
+    top = place = store.containers.path(container.id)
+    if directory:
+        why = refusal(directory)
+        if why:
+            raise Unsupported(f"no container can write to {directory}: {why}", hint="see the setting upper_dir")
+        place = os.path.join(directory, container.id)
+        with reported(place):
+            os.mkdir(place, 0o700)
+    elif refusal(store.paths.unions):
+        if not remove and not rights.is_root():
+            raise Unsupported(
+                "the store's file system takes no writable layer, and what a plain user keeps in memory is gone when "
+                "the container ends",
+                hint=f"take --rm, or set {_SETTING} to a directory of another file system",
+            )
+        place = os.path.join(top, _MEMORY)
+        with reported(place):
+            os.mkdir(place, 0o700)
+        kernel.mount("tmpfs", [("mode", "0700")], place, attributes=kernel.NO_DEVICES)
+        until = "it ends" if remove else "it is removed, or the machine ends"
+        warn(
+            "the store's file system takes no writable layer: what the container writes is kept in memory until "
+            f"{until}; {_SETTING} can name another place"
+        )
+    with reported(place):
+        os.mkdir(os.path.join(place, UPPER), 0o755)
+        os.mkdir(os.path.join(place, WORK), 0o700)
+    return "" if place == top else place
+
+
+def path(store: Store, container: Container, name: str) -> str:
+    """The directory UPPER or WORK. Raises NotFound where it was in memory and is gone."""
+    found = os.path.join(container.top or store.containers.path(container.id), name)
+    if container.top and not os.path.isdir(found):
+        raise NotFound(
+            f"what the container {container.name} wrote is gone: {container.top} is not there, or no more mounted",
+            hint=f"`lamina rm {container.name}`",
+        )
+    return found
+
+
+def remove(store: Store, container: Container) -> None:
+    """Take away what ``make`` made outside of the container's directory, or mounted."""
+    if not container.top:
+        return
+    if container.top == store.containers.path(container.id, _MEMORY):
+        unmount_quietly(container.top)
+    elif os.path.isdir(container.top):
+        with reported(container.top):
+            remove_tree(container.top)
