@@ -290,10 +290,16 @@ class Stack(Value):
         return Glance().listing(indexes, path, follow=follow, into=into, links=links)
 
     def _ready(self) -> Union | None:
-        """The whole union where it is merged or kept."""
+        """The whole union where it is merged or kept, or where so many questions have come that it is the shorter
+        way."""
         union = self._known()
         if union is None and self.kept is not None:
             union = self._cache["union"] = self.kept(self)
+        if union is None:
+            asked: int = self._cache.get("asked", 0) + 1  # type: ignore[operator]
+            self._cache["asked"] = asked
+            if asked > MANY_QUESTIONS:
+                union = self.union()
         return union
 
     def stacked(self) -> list[Stacked]:
@@ -322,6 +328,8 @@ class Stack(Value):
         return Content(stored.size, stored.offset, stored.sparse, self.layers[stored.layer].open)
 
 
+MANY_QUESTIONS = 100
+"""Lookups in one stack from which on it is merged: a merge costs as much as some 200 (node, 46,204 entries)."""
 MAX_NESTING = 8  # indexes within indexes; the spec sets no bound, a loop is impossible, a bomb is not
 
 

@@ -7,12 +7,15 @@ import stat
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lamina
 from lamina.errors import LaminaError, PathNotFound, UsageError
 from lamina.layer.entry import Kind
+from lamina.source import MANY_QUESTIONS
+from lamina.union.glance import Glance
 from support import make_tar, opened_from, write_layout
 
 ODD = os.fsdecode(b"caf\xe9")  # not UTF-8
@@ -238,6 +241,23 @@ def test_rglob_and_double_stars(image: lamina.Image) -> None:
     with pytest.raises(PathNotFound):
         image.path("/none").glob("*")
     assert list(image.path("/").glob("a/" * 5000)) == []
+
+
+def test_many_questions_are_answered_by_one_merge(image: lamina.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    glances: list[bytes] = []
+    looked = Glance.lookup
+
+    def counted(self: Glance, layers: Any, path: bytes, *, follow: bool = False) -> Any:
+        glances.append(path)
+        return looked(self, layers, path, follow=follow)
+
+    monkeypatch.setattr(Glance, "lookup", counted)
+    assert image.path("/etc/os-release").read_text() == "ID=test\n"
+    assert glances == [b"etc/os-release"]
+    for _ in range(3 * MANY_QUESTIONS):
+        assert image.path("/lib/a.so").is_file()
+        assert image.read_bytes("/motd") == b"ID=test\n"
+    assert len(glances) == MANY_QUESTIONS
 
 
 def test_two_links_upwards_are_no_bomb(tmp_path: Path) -> None:
