@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lamina.store.append import Appender
+from lamina.files import WRITE_FLAGS
+from lamina.store.append import BLOCK, Appender
 from support import require_root
+
+
+@contextmanager
+def appender(path: Path, *, cached: bool, at: int = 0) -> Iterator[Appender]:
+    descriptor = os.open(path, WRITE_FLAGS, 0o600)
+    file = Appender(descriptor, cached=cached, at=at)
+    try:
+        yield file
+    finally:
+        file.close()
+        os.close(descriptor)
+
 
 SIZES = (0, 1, 511, 512, 4095, 4096, 4097, 1 << 20, (1 << 20) + 1, 3 << 20)
 
@@ -18,27 +34,48 @@ SIZES = (0, 1, 511, 512, 4095, 4096, 4097, 1 << 20, (1 << 20) + 1, 3 << 20)
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("pieces", [SIZES, SIZES[::-1], (700_001,) * 9])
 def test_the_bytes_are_those_that_were_written(tmp_path: Path, cached: bool, pieces: tuple[int, ...]) -> None:
-    path, whole = tmp_path / "file", b"".join(os.urandom(size) for size in pieces)
-    file, at = Appender(str(path), cached=cached), 0
-    for size in pieces:
-        file.write(whole[at : at + size])
-        at += size
-    file.finish(0o444)
-    assert path.read_bytes() == whole
-    assert path.stat().st_mode & 0o777 == 0o444
+    path, whole, at = tmp_path / "file", b"".join(os.urandom(size) for size in pieces), 0
+    with appender(path, cached=cached) as file:
+        for size in pieces:
+            file.write(whole[at : at + size])
+            at += size
+        file.finish()
+        assert path.read_bytes() == whole
     assert file.written == len(whole)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_goes_on_behind_what_is_there(tmp_path: Path, cached: bool) -> None:
+    path, whole = tmp_path / "file", os.urandom((3 << 20) + 5)
+    path.write_bytes(whole[: 5 * BLOCK])
+    with appender(path, cached=cached, at=5 * BLOCK) as file:
+        file.write(whole[5 * BLOCK :])
+        file.finish()
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_zeros_are_holes(tmp_path: Path, cached: bool) -> None:
     path, zeros = tmp_path / "file", bytes(1 << 20)
-    file = Appender(str(path), cached=cached)
-    for data in (b"a" * (1 << 20), *[zeros] * 8, b"b" * 100):
-        file.write(data)
-    file.finish(0o600)
+    with appender(path, cached=cached) as file:
+        for data in (b"a" * (1 << 20), *[zeros] * 8, b"b" * 100):
+            file.write(data)
+        file.finish()
     assert path.read_bytes() == b"a" * (1 << 20) + zeros * 8 + b"b" * 100
     assert path.stat().st_blocks * 512 <= (1 << 20) + 65536
     assert file.written == (1 << 20) + 100
+
+
+def test_the_owner_reads_it_afterwards(tmp_path: Path) -> None:
+    """O_DIRECT stays no longer than it is needed: whoever has the descriptor reads as he likes."""
+    descriptor = os.open(tmp_path / "file", WRITE_FLAGS, 0o600)
+    file = Appender(descriptor, cached=False)
+    file.write(b"x" * 5000)
+    file.finish()
+    file.close()
+    assert os.pread(descriptor, 7, 4999) == b"x"
+    assert not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT
+    os.close(descriptor)
 
 
 def test_what_the_disk_refuses_goes_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,9 +91,9 @@ def test_what_the_disk_refuses_goes_through_the_cache(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "pwrite", refusing)
     path, whole = tmp_path / "file", os.urandom((4 << 20) + 77)
-    file = Appender(str(path), cached=False)
-    file.write(whole)
-    file.finish(0o600)
+    with appender(path, cached=False) as file:
+        file.write(whole)
+        file.finish()
     assert refused == [0, 1 << 20]
     assert path.read_bytes() == whole
 
@@ -64,11 +101,9 @@ def test_what_the_disk_refuses_goes_through_the_cache(tmp_path: Path, monkeypatc
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
     require_root()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(tmp_path)], check=True)
-    file = Appender(str(tmp_path / "file"), cached=False)
     try:
-        with pytest.raises(OSError, match="No space"):
+        with appender(tmp_path / "file", cached=False) as file, pytest.raises(OSError, match="No space"):
             for _ in range(16):
                 file.write(os.urandom(1 << 20))
     finally:
-        file.close()
         subprocess.run(["umount", str(tmp_path)], check=True)

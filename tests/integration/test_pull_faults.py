@@ -683,6 +683,34 @@ def test_killed_pull_goes_on_where_it_stopped(layout: Path, tmp_path: Path, numb
         assert lamina("fsck", root=tmp_path / "s").returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_killed_pull_of_a_large_layer_goes_on(tmp_path: Path, number: int) -> None:
+    """Its blob is written around the page cache, a MiB at a time: what is on the disk is not asked for again."""
+    write_layout(tmp_path / "l", "app", [[("data", os.urandom(12 << 20))]], compress=True)
+    cut = (9 << 20) + 12_345
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if big(server) not in seen.path:
+            return None
+        answer = server.plain(seen)
+        answer.cut, answer.stall = cut, True
+        return answer
+
+    with Unruly(tmp_path / "l", rule=rule) as server:
+        with running("pull", server.image, root=tmp_path / "s") as process:
+            wait_for_part(tmp_path / "s", 18 << 20)
+            process.send_signal(number)
+            process.communicate(timeout=10)
+        server.rule = None
+        before = len(server.seen)
+        done = lamina("pull", server.image, root=tmp_path / "s")
+        assert done.returncode == 0, done.stderr
+        asked = [one.headers["range"] for one in server.seen[before:] if big(server) in one.path]
+        start = int(asked[0].removeprefix("bytes=").partition("-")[0])
+        assert 9 << 20 <= start <= cut
+        assert lamina("fsck", root=tmp_path / "s").returncode == 0
+
+
 def test_part_file_torn_by_a_power_cut_is_fetched_anew(layout: Path, tmp_path: Path) -> None:
     with Unruly(layout) as server:
         store = Store.open(str(tmp_path))

@@ -272,7 +272,7 @@ def test_no_part_stays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written.append(os.write(descriptor, piece))
 
-    monkeypatch.setattr("lamina.store.ingest.write_all", full)
+    monkeypatch.setattr("lamina.store.append.write_all", full)
     with store.session("test"), pytest.raises(SystemFailure, match="the disk is full"):
         store.put_blob(blob.descriptor, blob)
     assert sum(written) > 0

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Self
 from lamina import rights
 from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
-from lamina.files import WRITE_FLAGS, SharedRange, failure, remove, replace_file, reported, sync_directory, write_all
+from lamina.files import WRITE_FLAGS, SharedRange, failure, remove, replace_file, reported, sync_directory
 from lamina.layer.read import LayerReader
 from lamina.source import Abortable, Blob, Stream, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.store.append import Appender
+from lamina.store.append import BLOCK, Appender
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
-from lamina.store.flush import EVERY, start_writing
 from lamina.store.lock import acquire
 from lamina.store.paths import Paths
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 _QUEUED = 4  # chunks between the threads
 _MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
 _LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
+_LARGE = 8 << 20  # bytes of a blob from which on it is worth to write it around the page cache
 
 
 class Ingest:
@@ -57,6 +57,8 @@ class Ingest:
         self._diff_id = diff_id
         self._keeps_tar = tar
         self._unkept = unkept
+        packed = diff_id is not None and mediatype.compression(descriptor.media_type) not in (None, "none")
+        self._cached = unkept is not None or not (packed and tar) or descriptor.size < _LARGE
         self._max_layer = max_layer
         self._on_event = on_event
         self._cancel = cancel
@@ -101,8 +103,11 @@ class Ingest:
 
     def _received(self, blob: Blob, part: int) -> LayerFiles | None:
         """What an earlier run left is gone on with; where it proves wrong (a power cut tears files), all anew."""
-        if os.fstat(part).st_size > self._descriptor.size:
+        had = os.fstat(part).st_size
+        if had > self._descriptor.size:
             os.ftruncate(part, 0)
+        elif not self._cached:
+            os.ftruncate(part, had // BLOCK * BLOCK)
         if os.fstat(part).st_size:
             try:
                 return self._receive(Resumed(blob, part), part)
@@ -131,23 +136,28 @@ class Ingest:
     def _pump(self, blob: Blob, part: int, layer: LayerFiles | None) -> None:
         """Read, hash and write the blob here, while the other thread inflates and parses."""
         size, done, looked = self._descriptor.size, 0, 0
-        had = flushed = os.fstat(part).st_size
+        had = os.fstat(part).st_size
         look_at_free_space(self._paths.root, size - had)
-        os.lseek(part, had, os.SEEK_SET)
         if layer is not None:
             layer.start()
-        for data in verified(blob, on_event=self._on_event, cancel=self._cancel):
-            if done >= had:
-                write_all(part, data)
-            if layer is not None:
-                layer.feed(data)
-            done += len(data)
-            if done - flushed >= EVERY and self._unkept is None:
-                start_writing(part, flushed, done - flushed)
-                flushed = done
-            if done - looked >= _LOOK_EVERY:
-                look_at_free_space(self._paths.root, size - done)
-                looked = done
+        file: Appender | None = None
+        try:
+            for data in verified(blob, on_event=self._on_event, cancel=self._cancel):
+                if done >= had:  # what the part file had is read by now
+                    file = file or Appender(part, cached=self._cached, at=had, lasting=self._unkept is None)
+                    file.write(data)
+                if layer is not None:
+                    layer.feed(data)
+                done += len(data)
+                if done - looked >= _LOOK_EVERY:
+                    look_at_free_space(self._paths.root, size - done)
+                    looked = done
+        finally:  # also where it was cut off: the next run goes on from there
+            if file is not None:
+                try:
+                    file.finish()
+                finally:
+                    file.close()
 
     def _keep(self, part: int, path: str, layer: LayerFiles | None) -> None:
         """Everything is verified: give it its names, the blob last."""
@@ -253,13 +263,15 @@ class LayerFiles:
         self._index: list[memoryview] = []
         self._seek: list[bytes] = []
         self._tar: Appender | None = None
+        self._descriptor = -1
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
 
     def start(self) -> None:
         if not self._plain and self._marking is None:  # else the blob is the tar, or there is none
-            self._tar = Appender(self._tar_path, cached=not _is_mounted())
+            self._descriptor = os.open(self._tar_path, WRITE_FLAGS | os.O_TRUNC, 0o600)
+            self._tar = Appender(self._descriptor, cached=not _is_mounted())
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -282,7 +294,11 @@ class LayerFiles:
             self._seek = dump(self._digest, self._compression, summary.tar_size, self._marking.marks)
             self._marking.marks.clear()
         if self._tar is not None:
-            self._tar.finish(READ_ONLY)
+            self._tar.finish()
+            os.fsync(self._descriptor)
+            if hasattr(os, "fchmod"):
+                os.fchmod(self._descriptor, READ_ONLY)
+            self._close()
 
     def keep(self, *, blob: str) -> None:
         """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of."""
@@ -317,9 +333,15 @@ class LayerFiles:
             with suppress(queue.Full):
                 self._chunks.put_nowait(None)
             self._thread.join(0.05)
+        self._close()
+        remove(self._tar_path)
+
+    def _close(self) -> None:
         if self._tar is not None:
             self._tar.close()
-        remove(self._tar_path)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _work(self) -> None:
         looked = 0
