@@ -21,6 +21,9 @@ KEEPS = ("blob+tar", "blob", "tar")
 """What may stay of a layer: the blob as it came and the tar in it; the blob, read through checkpoints; the tar, where
 a registry is known that has the blob."""
 KEEP = KEEPS[0]
+VIEWS = ("erofs", "erofs-merged", "overlay", "fuse")
+"""Ways to show a union, best first: EROFS images of the layers' metadata over their tars; one such image of them
+all; unpacked trees; a process that answers from the tars (read-only, no rights needed)."""
 _SIZE = pattern(r"(?i)(\d+)\s*([kmgt]?)(i?)b?")
 _COMPRESSIONS = ("gzip", "zstd", "none")
 
@@ -43,6 +46,7 @@ _VARIABLES = {
     "compression_level": ("LAMINA_COMPRESSION_LEVEL",),
     "keep": ("LAMINA_KEEP",),
     "upper_dir": ("LAMINA_UPPER_DIR",),
+    "view": ("LAMINA_VIEW",),
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MEANING = {
@@ -55,6 +59,7 @@ _MEANING = {
     "cert_dir": "own CAs (*.crt), client certificates (*.cert, *.key); empty: certs.d as docker and podman have it",
     "keep": "what stays of a layer that comes in: blob+tar, blob or tar",
     "compression_level": "of new layers; empty for the compression's own default",
+    "view": "how unions are shown: erofs, erofs-merged, overlay or fuse; empty: the first that works here",
     "upper_dir": "where containers write; empty: in the store, in memory where its file system can't hold that",
 }
 
@@ -108,6 +113,10 @@ class Settings(Value):
     @property
     def cert_dir(self) -> str | None:
         return self.values["cert_dir"].value or None
+
+    @property
+    def view(self) -> str:
+        return str(self.values["view"].value)
 
     @property
     def upper_dir(self) -> str | None:
@@ -171,6 +180,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "cert_dir": "",
         "keep": KEEP,
         "upper_dir": "",
+        "view": "",
     }
 
 
@@ -235,6 +245,8 @@ def _value(name: str, raw: object) -> Any:
         raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(_COMPRESSIONS))
     if name == "keep" and text not in KEEPS:
         raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(KEEPS))
+    if name == "view" and text not in ("", *VIEWS):
+        raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(VIEWS))
     if name == "platform" and text:
         from lamina.spec.platform import Platform
 

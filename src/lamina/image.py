@@ -117,7 +117,7 @@ def open_store(settings: Settings | None = None, *, create: bool = True) -> Stor
     from lamina.store.store import Store
 
     settings = settings or load_settings()
-    return Store.open(settings.root, create=create, max_layer=settings.max_layer, keep=settings.keep)
+    return Store.of(settings, create=create)
 
 
 def reader_for(name: ImageName, network: Network) -> Reader:

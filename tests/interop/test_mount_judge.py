@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 from lamina.archive.layout import LayoutReader
+from lamina.config import VIEWS
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.view.mount import VIEWS, mount, unmount
+from lamina.view.mount import mount, unmount
 from support import podman_command, require_root, require_tool, write_layout
 
 pytestmark = pytest.mark.peer

@@ -262,6 +262,7 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         "cert_dir": ("", "default"),
         "keep": ("blob+tar", "default"),
         "upper_dir": ("", "default"),
+        "view": ("", "default"),
     }
     for text, word in (
         ("nonsense = 1", "nonsense"),
@@ -269,6 +270,7 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         ("= x", "TOML"),
         ('compression = "lzma"', "lzma"),
         ('keep = "nothing"', "nothing"),
+        ('view = "sideways"', "sideways"),
     ):
         user.write_text(text)
         with pytest.raises(UsageError, match=word) as caught:

@@ -9,7 +9,7 @@ import click
 
 from lamina.cli import plain
 from lamina.cli.session import Session
-from lamina.config import KEEPS
+from lamina.config import KEEPS, VIEWS
 
 Decorator = Callable[[Any], Any]
 
@@ -41,8 +41,8 @@ platform_option: Decorator = click.option(
 
 view_option: Decorator = click.option(
     "--view",
-    type=click.Choice(["erofs", "erofs-merged", "overlay", "fuse"]),
-    help="How the union is shown (default: the first that works here; see `lamina info`).",
+    type=click.Choice(VIEWS),
+    help="How the union is shown (default: as set, else the first that works here; see `lamina info`).",
 )
 
 

@@ -54,7 +54,7 @@ class RegistryServer:
         store = None
         if writable and isinstance(source, Store):
             # an object of its own: its session lasts as long as the server, and others write meanwhile
-            source = store = Store.open(source.paths.root, max_layer=source.max_layer, keep=source.keep)
+            source = store = Store(source.paths, max_layer=source.max_layer, keep=source.keep)
         self.api = Api(source, store)
         self.host = host
         try:

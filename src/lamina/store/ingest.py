@@ -49,13 +49,16 @@ class Ingest:
         on_event: OnEvent,
         cancel: Cancel | None,
         tar: bool = True,
+        view: str = "",
         unkept: Callable[[], None] | None = None,
     ) -> None:
-        """``tar``: whether the layer's tar is kept. ``unkept``: the blob is not; this notes where it can be had."""
+        """``tar``: whether the layer's tar is kept. ``view``: how it is going to be shown, "" for the best that is
+        here. ``unkept``: the blob is not kept; this notes where it can be had."""
         self._paths = paths
         self._descriptor = descriptor
         self._diff_id = diff_id
         self._keeps_tar = tar
+        self._view = view
         self._unkept = unkept
         packed = diff_id is not None and mediatype.compression(descriptor.media_type) not in (None, "none")
         self._cached = unkept is not None or not (packed and tar) or descriptor.size < _LARGE
@@ -118,7 +121,14 @@ class Ingest:
     def _receive(self, blob: Blob, part: int) -> LayerFiles | None:
         layer = None
         if self._diff_id is not None:
-            layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer, tar=self._keeps_tar)
+            layer = LayerFiles(
+                self._paths,
+                self._descriptor,
+                self._diff_id,
+                self._max_layer,
+                tar=self._keeps_tar,
+                cached=not is_mounted(self._view),
+            )
         try:
             self._pump(blob, part, layer)
             point("ingest.part-written")
@@ -240,13 +250,21 @@ class LayerFiles:
     """
 
     def __init__(
-        self, paths: Paths, descriptor: Descriptor, diff_id: Digest, max_layer: int, *, tar: bool = True
+        self,
+        paths: Paths,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        max_layer: int,
+        *,
+        tar: bool = True,
+        cached: bool = True,
     ) -> None:
         self._paths = paths
         self._diff_id = diff_id
         self._digest = descriptor.digest
         self._compression = mediatype.compression(descriptor.media_type) or "none"
         self._plain = self._compression == "none"
+        self._cached = cached
         self._marking: Marking | None = None
         if not tar and not self._plain:
             from lamina.layer.seek import marking_decoder
@@ -271,7 +289,7 @@ class LayerFiles:
     def start(self) -> None:
         if not self._plain and self._marking is None:  # else the blob is the tar, or there is none
             self._descriptor = os.open(self._tar_path, WRITE_FLAGS | os.O_TRUNC, 0o600)
-            self._tar = Appender(self._descriptor, cached=not _is_mounted())
+            self._tar = Appender(self._descriptor, cached=self._cached)
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -365,9 +383,11 @@ class LayerFiles:
                 self._error = error
 
 
-def _is_mounted() -> bool:
+def is_mounted(view: str) -> bool:
     """Whether tars are likely to be mounted (view/attach), around their page cache: all others read them through it,
     and soon."""
+    if view not in ("", "erofs", "erofs-merged"):
+        return False
     return rights.is_root() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 12)
 
 

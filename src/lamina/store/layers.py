@@ -214,12 +214,12 @@ class Layers:
 
     def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
         """Derive index, and tar or (``tar`` is False) checkpoints, from the blob, verified. Raises as ``index``."""
-        from lamina.store.ingest import LayerFiles, look_at_free_space
+        from lamina.store.ingest import LayerFiles, is_mounted, look_at_free_space
 
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):
             look_at_free_space(self._paths.root, descriptor.size)
-            files = LayerFiles(self._paths, descriptor, diff_id, self._max_layer, tar=tar)
+            files = LayerFiles(self._paths, descriptor, diff_id, self._max_layer, tar=tar, cached=not is_mounted(""))
             try:
                 files.start()
                 for data in verified(Blobs(self._paths).get(descriptor), hint=_HINT):

@@ -20,6 +20,7 @@ from lamina.store.roots import Roots
 from lamina.store.write import StoreWriter
 
 if TYPE_CHECKING:
+    from lamina.config import Settings
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
     from lamina.store.find import Search
@@ -30,10 +31,11 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
     """Reader, Writer, Deleter and Lister over ``blobs``, ``refs``, ``layers``, ``roots`` and
     ``containers``."""
 
-    def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP) -> None:
+    def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = "") -> None:
         self.paths = paths
         self.max_layer = max_layer
         self.keep = keep
+        self.view = view
         self.location = f"the store {paths.root}"
         self.blobs = Blobs(paths)
         self.refs = Refs(paths)
@@ -83,7 +85,17 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         return find(self, query, platform or Platform.host(), images)
 
     @classmethod
-    def open(cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER, keep: str = KEEP) -> Store:
+    def of(cls, settings: Settings, *, create: bool = True) -> Store:
+        """The store that the settings name. Raises as ``open``."""
+        return cls.open(
+            settings.root, create=create, max_layer=settings.max_layer, keep=settings.keep, view=settings.view
+        )
+
+    @classmethod
+    def open(
+        cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = ""
+    ) -> Store:
         """The store at ``root``, made there if ``create``; ``keep``: what stays of layers that come in
-        (``config.KEEPS``). Raises NotFound, Unsupported (another format), StoreDamaged, SystemFailure."""
-        return cls(open_frame(os.path.abspath(root), create=create), max_layer=max_layer, keep=keep)
+        (``config.KEEPS``); ``view``: how unions are shown (``config.VIEWS``), "" for the first that works. Raises
+        NotFound, Unsupported (another format), StoreDamaged, SystemFailure."""
+        return cls(open_frame(os.path.abspath(root), create=create), max_layer=max_layer, keep=keep, view=view)

@@ -43,6 +43,7 @@ class StoreWriter:
     paths: Paths
     max_layer: int
     keep: str
+    view: str
     _told: str | None = None
     _session: str | None
     _guard: threading.Lock
@@ -94,6 +95,7 @@ class StoreWriter:
             on_event=on_event,
             cancel=cancel,
             tar=self.keep != "blob",
+            view=self.view,
             unkept=unkept,
         ).run(blob)
         if diff_id is not None and blob.origin and unkept is None:

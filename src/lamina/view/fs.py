@@ -201,7 +201,7 @@ def _from_store(image: str, root: str | None, platform: str | None) -> Stack:
     name = parse_name(image)
     if name.transport:
         raise UsageError(f"{image!r:.200} is not in the store", hint="use lamina.open(...).fs for archives")
-    store = Store.open(settings.root, create=False, max_layer=settings.max_layer, keep=settings.keep)
+    store = Store.of(settings, create=False)
     try:
         stack = store.stack(name.name, settings.wanted_platform())
     except ReferenceNotFound as error:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lamina import rights
+from lamina.config import VIEWS
 from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, Value, as_dict, pattern, replace
@@ -28,9 +29,6 @@ from lamina.view.parts import parts_of, place_of
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
-VIEWS = ("erofs", "erofs-merged", "overlay", "fuse")
-"""Ways to show a union, best first: EROFS images of the layers' metadata over their tars; one such image of them
-all; unpacked trees; a process that answers from the tars (read-only, no rights needed)."""
 _HELD = pattern("/proc/([0-9]+)/root/")
 LOOK = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
 
@@ -67,13 +65,13 @@ class Top(Value):
 
 def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view: str = "") -> Mounted:
     """Mount the union read-only at ``target``, an empty directory (made where it is missing); "" is one in the store.
-    ``name`` is what `mounts` shows; ``view`` one of VIEWS, by default the first that works here. A plain user's is
-    told as the place where others see it: /proc/PID/root/TARGET.
+    ``name`` is what `mounts` shows; ``view`` one of VIEWS, by default the store's, else the first that works here. A
+    plain user's is told as the place where others see it: /proc/PID/root/TARGET.
 
     Raises Conflict (mounted already, not empty), Unsupported (no such kernel, not Linux), SystemFailure (no rights).
     """
     _check_linux()
-    name = name or stack.name
+    name, view = name or stack.name, view or store.view
     ours = target or os.path.join(place_of(store, stack), "union")
     if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
         view = "fuse"  # the others are made of what the store has
@@ -134,6 +132,7 @@ def _new_directory(path: str) -> Iterator[None]:
 def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top: Top | None = None) -> str:
     """Mount the union at the directory ``target``, with a writable ``top`` or read-only; the view that was taken.
     The caller keeps a root. Raises as ``mount``."""
+    view = view or store.view
     if view and view not in VIEWS:
         raise UsageError(f"no view {view!r:.60}", hint=f"there are {', '.join(VIEWS)}")
     refused: list[str] = []

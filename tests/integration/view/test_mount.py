@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 import lamina as library
 from lamina.archive.layout import LayoutReader
+from lamina.config import VIEWS
 from lamina.errors import Conflict, NotFound, SystemFailure
 from lamina.layer.entry import Kind
 from lamina.source import Stack
@@ -30,7 +32,7 @@ from lamina.transfer.copy import copy
 from lamina.view import kernel
 from lamina.view.erofs import crc32c
 from lamina.view.lower import mounted_at
-from lamina.view.mount import VIEWS, Top, mount, mount_union, mounts, unmount
+from lamina.view.mount import Top, mount, mount_union, mounts, unmount
 from lamina.view.parts import DEEPEST, parts_of
 from lamina.view.upper import refusal
 from support import lamina, require_root, write_layout
@@ -242,6 +244,23 @@ def resident(path: Path) -> int:
 
 def part_mounts(store: Store) -> list[str]:
     return [key for key in os.listdir(store.paths.unions) if os.path.ismount(mounted_at(store, key))]
+
+
+@pytest.mark.parametrize("view", ["overlay", "erofs"])
+def test_a_view_that_is_set_is_taken_and_layers_come_in_for_it(tmp_path: Path, view: str) -> None:
+    """A tar that is going to be unpacked stays in the page cache, one that is mounted goes around it."""
+    write_layout(tmp_path / "l", "app", [[("big", BIG)]], compress=True)
+    root, around = tmp_path / "s", view == "erofs" and tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12)
+    assert lamina("load", "-i", str(tmp_path / "l"), root=root, LAMINA_VIEW=view).returncode == 0
+    (tar,) = (root / "layers").rglob("tar")
+    assert (resident(tar) == 0) == around
+    try:
+        assert lamina("mount", "app", str(tmp_path / "m"), root=root, LAMINA_VIEW=view).returncode == 0
+        (one,) = json.loads(lamina("mounts", "--format", "json", root=root).stdout)
+        assert one["view"] == view
+        assert (tmp_path / "m" / "big").read_bytes() == BIG
+    finally:
+        lamina("umount", "--all", root=root)
 
 
 def test_a_file_of_a_shared_layer_is_in_memory_once(tmp_path: Path) -> None:
