@@ -139,22 +139,23 @@ def lamina(image: str, *, view: str = "", name: str = "lamina", mount: bool = Tr
     @contextmanager
     def open_(store: Path) -> Iterator[Pull]:
         words = [*LAMINA, "--root", str(store / "lamina")]
+        env = environment(store) | ({"LAMINA_VIEW": view} if view else {})
 
         def pull(bill: Bill) -> Check:
-            bill.run([*words, "pull", "-q", image])
+            bill.run([*words, "pull", "-q", image], env=env)
             if not mount:
                 return lambda: None
-            return there(bill.run([*words, "mount", *(["--view", view] if view else []), image]).strip())
+            return there(bill.run([*words, "mount", image], env=env).strip())
 
         if before:
-            run([*words, "pull", "-q", before])
+            run([*words, "pull", "-q", before], env=env)
         try:
             yield pull
         finally:
             if mount:
                 tidy([*words, "umount", "--all"])
 
-    detail = "`lamina pull`" + (f" and `lamina mount{' --view ' + view if view else ''}`" if mount else "")
+    detail = "`lamina pull`" + (f" and `lamina mount`{', LAMINA_VIEW=' + view if view else ''}" if mount else "")
     return puller(name, detail + (" of it, after another image" if before else ""), open_)
 
 
