@@ -103,3 +103,15 @@ def test_hashes_without_openssl(size: int) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [f"sha256:{hashlib.sha256(bytes(size)).hexdigest()}", str(size > 1 << 15)]
     assert Digest.of(bytes(size)).encoded == hashlib.sha256(bytes(size)).hexdigest()
+
+
+@pytest.mark.parametrize("text", ['{"a": nonsense}', '{"a": "', "{", '{"a": 1} x'])
+def test_json_that_is_wrong_where_json_was_not_loaded(text: str) -> None:
+    code = (
+        "import sys\nfrom lamina.spec.json import load\nfrom lamina.errors import InvalidDocument\n"
+        "assert 'json' not in sys.modules\n"
+        f"try:\n    load({text.encode()!r}, 'x')\nexcept InvalidDocument as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("x is no valid document: ")
+    assert ", line 1 column " in done.stdout

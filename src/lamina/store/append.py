@@ -76,12 +76,12 @@ def _go_around(descriptor: int, wanted: bool) -> bool:
     """Whether the file's reads and writes go around the page cache now: not every file system has a way."""
     if sys.platform != "linux":
         return False
-    import fcntl
-
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
+        import fcntl
+
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT)
-    except OSError:
+    except (OSError, ImportError):
         return False
     return wanted
 
