@@ -48,14 +48,20 @@ def _loop(image: Path) -> Iterator[Path]:
         with image.open("wb") as file:
             file.truncate(IMAGE_BYTES)
         quiet("mkfs.ext4", "-q", "-F", str(image))
-        quiet("mount", "-o", "loop", str(image), str(place))
-        warm(place)
-        yield place
+        # direct: as on a disk of its own, whose bytes no second cache below holds
+        device = text("losetup", "--direct-io=on", "--find", "--show", str(image)).strip()
+        try:
+            quiet("mount", device, str(place))
+            warm(place)
+            yield place
+        finally:
+            with undisturbed():
+                unmount_below(place)
+                if place.is_mount():
+                    unmount(place)
+                quiet("losetup", "--detach", device)
     finally:
         with undisturbed():
-            unmount_below(place)
-            if place.is_mount():
-                unmount(place)
             place.rmdir()
 
 

@@ -159,5 +159,5 @@ def _file_system(place: Path) -> str:
                            check=False).stdout.strip()  # fmt: skip
     journal = subprocess.run(["dumpe2fs", "-h", told[1]], capture_output=True, text=True, check=False).stdout
     told_journal = "with a journal" if "has_journal" in journal else "no journal seen"
-    loop = f", made for this in a loop image on {under}" if image else ""
+    loop = f", made for this in a loop image (direct I/O) on {under}" if image else ""
     return f"{told[0]} {told_journal} ({told[2]}){loop}"
