@@ -140,9 +140,10 @@ def lamina(image: str, *, view: str = "", name: str = "lamina", mount: bool = Tr
     def open_(store: Path) -> Iterator[Pull]:
         words = [*LAMINA, "--root", str(store / "lamina")]
         env = environment(store) | ({"LAMINA_VIEW": view} if view else {})
+        unpack = ["--unpack"] if view == "overlay" else []
 
         def pull(bill: Bill) -> Check:
-            bill.run([*words, "pull", "-q", image], env=env)
+            bill.run([*words, "pull", "-q", *unpack, image], env=env)
             if not mount:
                 return lambda: None
             return there(bill.run([*words, "mount", image], env=env).strip())
@@ -155,7 +156,8 @@ def lamina(image: str, *, view: str = "", name: str = "lamina", mount: bool = Tr
             if mount:
                 tidy([*words, "umount", "--all"])
 
-    detail = "`lamina pull`" + (f" and `lamina mount`{', LAMINA_VIEW=' + view if view else ''}" if mount else "")
+    pulled = f"`lamina pull{' --unpack' if view == 'overlay' else ''}`"
+    detail = pulled + (f" and `lamina mount`{', LAMINA_VIEW=' + view if view else ''}" if mount else "")
     return puller(name, detail + (" of it, after another image" if before else ""), open_)
 
 
@@ -168,7 +170,7 @@ def lamina_for_user(image: str, user: str) -> Runner:
         call = [*words, "--root", str(store / "home/lamina")]
 
         def pull(bill: Bill) -> Check:
-            bill.run([*call, "pull", "-q", image], env=env, user=user)
+            bill.run([*call, "pull", "-q", "--unpack", image], env=env, user=user)
             tree = bill.run([*call, "mount", image], env=env, user=user).strip()
             return lambda: _seen(["test", "-e", f"{tree}/etc/passwd"], env, user)
 
@@ -177,7 +179,7 @@ def lamina_for_user(image: str, user: str) -> Runner:
         finally:
             tidy([*call, "umount", "--all"], env, user)
 
-    return puller("lamina", f"`lamina pull` and `lamina mount`, {told}", open_)
+    return puller("lamina", f"`lamina pull --unpack` and `lamina mount`, {told}", open_)
 
 
 def users_lamina(user: str) -> tuple[list[str], dict[str, str], str]:

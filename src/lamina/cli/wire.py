@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
 import click
 
 from lamina.cli.app import command
@@ -18,7 +21,11 @@ from lamina.cli.output import emit, emit_json, report, write
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
+from lamina.events import Event, ignore
 from lamina.spec.name import ImageName, parse_name
+
+if TYPE_CHECKING:
+    from lamina.view.ahead import Ahead
 
 
 def _registry_name(text: str) -> str:
@@ -35,7 +42,7 @@ def _registry_name(text: str) -> str:
 @click.argument("images", nargs=-1, required=True, metavar="REF...")
 @click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
-@click.option("--unpack", is_flag=True, help="Also unpack the layers, for mounts with the view overlay.")
+@click.option("--unpack", is_flag=True, help="Unpack for the view overlay too, layer by layer as they arrive.")
 @keep_option
 @referrers_option
 @platform_option
@@ -59,7 +66,16 @@ def pull(
 
     names = [_registry_name(image) for image in images]
     done = []
-    with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
+    with (
+        _ahead(session) if unpack else nullcontext(ignore) as told,
+        Progress(quiet=quiet or format is not None) as progress,
+        session.interruptible(),
+    ):
+
+        def on_event(event: Event) -> None:
+            progress(event)
+            told(event)
+
         network = session.network(progress)
         for name in names:
             done += fetch(
@@ -70,7 +86,7 @@ def pull(
                 all_platforms=all_platforms,
                 all_tags=all_tags,
                 referrers=referrers,
-                on_event=progress,
+                on_event=on_event,
                 cancel=session.cancel,
             )
     if unpack:
@@ -80,6 +96,13 @@ def pull(
             write(str(image.descriptor.digest))
         return
     report(done, format, quiet)
+
+
+def _ahead(session: Session) -> Ahead:
+    """Hears what a pull brings, and unpacks it meanwhile."""
+    from lamina.view.ahead import Ahead
+
+    return Ahead(session.writable_store)
 
 
 def _unpack(session: Session, names: list[str]) -> None:

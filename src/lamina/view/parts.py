@@ -77,6 +77,12 @@ def noted_parts(store: Store, stack: Stack) -> list[Part]:
     return [merged_part(stack), *_layer_parts(stack, keys)]
 
 
+def layer_parts(stack: Stack) -> list[Part]:
+    """One part a layer, bottom first: they stay the same whatever comes on top. Nothing is noted. Raises Unsupported
+    where that can't be."""
+    return _layer_parts(stack, _Trees(stack).keys())
+
+
 def _layer_parts(stack: Stack, keys: list[str]) -> list[Part]:
     trees = _Trees(stack)
     return [
