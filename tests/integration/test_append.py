@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -18,9 +19,9 @@ from support import require_root
 
 
 @contextmanager
-def appender(path: Path, *, cached: bool, at: int = 0) -> Iterator[Appender]:
+def appender(path: Path, *, cached: bool, at: int = 0, hasher: Any = None) -> Iterator[Appender]:
     descriptor = os.open(path, WRITE_FLAGS, 0o600)
-    file = Appender(descriptor, cached=cached, at=at)
+    file = Appender(descriptor, cached=cached, at=at, hasher=hasher)
     try:
         yield file
     finally:
@@ -35,13 +36,15 @@ SIZES = (0, 1, 511, 512, 4095, 4096, 4097, 1 << 20, (1 << 20) + 1, 3 << 20)
 @pytest.mark.parametrize("pieces", [SIZES, SIZES[::-1], (700_001,) * 9])
 def test_the_bytes_are_those_that_were_written(tmp_path: Path, cached: bool, pieces: tuple[int, ...]) -> None:
     path, whole, at = tmp_path / "file", b"".join(os.urandom(size) for size in pieces), 0
-    with appender(path, cached=cached) as file:
+    hasher = hashlib.sha256()
+    with appender(path, cached=cached, hasher=hasher) as file:
         for size in pieces:
             file.write(whole[at : at + size])
             at += size
         file.finish()
         assert path.read_bytes() == whole
     assert file.written == len(whole)
+    assert hasher.digest() == hashlib.sha256(whole).digest()
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -33,7 +33,8 @@ class LayerSummary:
 
 class LayerReader:
     """``feed`` it the blob as it comes; what it yields is the uncompressed tar. ``what`` names it in messages;
-    ``inflate`` is a decoder that takes notes on the way."""
+    ``inflate`` is a decoder that takes notes on the way. With ``hashes`` False whoever takes the tar gives it to
+    ``hasher``, before ``finish``."""
 
     def __init__(
         self,
@@ -43,11 +44,13 @@ class LayerReader:
         what: str = "the layer",
         algorithm: str = CANONICAL,
         inflate: Decoder | None = None,
+        hashes: bool = True,
     ) -> None:
         self._decoder = inflate or decoder(compression)
         self._builder = IndexBuilder()
         self._parser = TarParser(self._builder)
-        self._hasher = new_hasher(algorithm)
+        self.hasher = new_hasher(algorithm)
+        self._hashes = hashes
         self._algorithm = algorithm
         self._max_layer = max_layer
         self._what = what
@@ -60,7 +63,8 @@ class LayerReader:
             for piece in self._decoder.feed(data):
                 self._parser.feed(piece)
                 check_inflated(self._parser.position, self._fed, self._max_layer)
-                self._hasher.update(piece)
+                if self._hashes:
+                    self.hasher.update(piece)
                 yield piece
         except LaminaError as error:
             raise self._named(error) from None
@@ -72,7 +76,7 @@ class LayerReader:
             self._parser.finish()
         except LaminaError as error:
             raise self._named(error) from None
-        return LayerSummary(Digest(self._algorithm, self._hasher.hexdigest()), self._parser.position, self._builder)
+        return LayerSummary(Digest(self._algorithm, self.hasher.hexdigest()), self._parser.position, self._builder)
 
     def _named(self, error: LaminaError) -> LaminaError:
         if not error.message.startswith(self._what):

@@ -14,6 +14,7 @@ import sys
 import threading
 
 from lamina.files import write_all
+from lamina.spec.digest import Hasher
 from lamina.store.flush import EVERY, start_writing
 
 BLOCK = 4096
@@ -21,55 +22,148 @@ BLOCK = 4096
 _BUFFER = 1 << 20
 _BUFFERS = 4
 _ZEROS = bytes(_BUFFER)
+Piece = bytes | mmap.mmap
 
 
 class Appender:
-    """``write`` pieces, then ``finish``, and ``close`` in any case. Raises OSError, now or at the next call."""
+    """``write`` pieces, then ``finish``, and ``close`` in any case. From the first MiB on a thread of its own hashes
+    and writes them, while more are made. Raises OSError, now or at a later call."""
 
-    def __init__(self, descriptor: int, *, cached: bool, at: int = 0, lasting: bool = True) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        *,
+        cached: bool,
+        at: int = 0,
+        lasting: bool = True,
+        hasher: Hasher | None = None,
+    ) -> None:
         """``descriptor``: an open file, which stays its owner's. ``cached``: whether the bytes are to stay in the
         page cache, for who reads them next. ``at``: where they begin, a multiple of ``BLOCK``. ``lasting``: whether
-        the disk is to have them at once."""
-        self._around: _Around | None = None
+        the disk is to have them at once. ``hasher`` gets the bytes too; it has them all after ``finish``."""
+        self.written = 0
+        """Bytes that take space on the disk, so far."""
         self._descriptor = descriptor
-        self._size = self._flushed = at
-        self._taken = 0
         self._lasting = lasting
-        if not cached and _go_around(descriptor, True):
-            self._around = _Around(descriptor, at)
-        else:
+        self._hasher = hasher
+        self._start = self._size = at
+        self._at = self._flushed = at  # how far it is written, and told to go to the disk
+        self._around = not cached and _go_around(descriptor, True)
+        self._free: queue.Queue[mmap.mmap] = queue.Queue()
+        for _ in range(_BUFFERS if self._around else 0):
+            self._free.put(mmap.mmap(-1, _BUFFER))
+        self._buffer: mmap.mmap | None = None
+        self._filled = 0
+        self._full: queue.Queue[tuple[Piece, int] | None] = queue.Queue(_BUFFERS)
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if not self._around:
             os.lseek(descriptor, at, os.SEEK_SET)
 
-    @property
-    def written(self) -> int:
-        """Bytes that take space on the disk, so far."""
-        return self._taken if self._around is None else self._around.taken
-
     def write(self, data: bytes) -> None:
-        if self._around is not None:
-            self._around.write(data)
-        elif data == _ZEROS[: len(data)]:
-            os.lseek(self._descriptor, len(data), os.SEEK_CUR)
-        else:
-            write_all(self._descriptor, data)
-            self._taken += len(data)
         self._size += len(data)
-        if self._around is None and self._lasting and self._size - self._flushed >= EVERY:
-            start_writing(self._descriptor, self._flushed, self._size - self._flushed)
-            self._flushed = self._size
+        if not self._around:
+            self._hand_on(data, len(data))
+            return
+        view = memoryview(data)
+        while view:
+            if self._buffer is None:
+                self._buffer = self._free.get()
+            took = min(len(view), _BUFFER - self._filled)
+            self._buffer[self._filled : self._filled + took] = view[:took]
+            self._filled += took
+            view = view[took:]
+            if self._filled == _BUFFER:
+                self._hand_on_buffer()
 
     def finish(self) -> None:
         """The file holds all of it then; ``fsync`` is the owner's."""
-        if self._around is not None:
-            self._around.finish()
+        self._hand_on_buffer()
+        self._end()
+        self._check()
         os.ftruncate(self._descriptor, self._size)
 
     def close(self) -> None:
-        if self._around is not None:
-            self._around.close()
-            self._taken = self._around.taken
-            self._around = None
+        self._end()
+        if self._around:
+            self._around = False
             _go_around(self._descriptor, False)
+
+    def _end(self) -> None:
+        if self._thread is not None:
+            self._full.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _hand_on_buffer(self) -> None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            self._hand_on(buffer, self._filled)
+            self._filled = 0
+
+    def _hand_on(self, piece: Piece, size: int) -> None:
+        self._check()
+        if self._thread is None:
+            alone = self._hasher is None and not self._around
+            if alone or self._size - self._start < _BUFFER:  # not worth a thread
+                self._take(piece, size)
+                return
+            self._thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
+            self._thread.start()
+        self._full.put((piece, size))
+
+    def _work(self) -> None:
+        while (given := self._full.get()) is not None:
+            try:
+                if self._error is None:
+                    self._take(*given)
+            except BaseException as error:  # noqa: BLE001  (it is raised again by whoever gives the next piece)
+                self._error = error
+            if isinstance(given[0], mmap.mmap) and self._error is not None:
+                self._free.put(given[0])
+
+    def _take(self, piece: Piece, size: int) -> None:
+        with memoryview(piece) as view:
+            if self._hasher is not None:
+                self._hasher.update(view[:size])
+            if isinstance(piece, mmap.mmap):
+                self._write_around(view, size)
+            else:
+                self._write_through(view)
+        self._at += size
+        if isinstance(piece, mmap.mmap):
+            self._free.put(piece)
+
+    def _write_through(self, view: memoryview) -> None:
+        size = len(view)
+        if view == _ZEROS[:size]:
+            os.lseek(self._descriptor, size, os.SEEK_CUR)
+        else:
+            write_all(self._descriptor, view)
+            self.written += size
+        if self._lasting and self._at + size - self._flushed >= EVERY:
+            start_writing(self._descriptor, self._flushed, self._at + size - self._flushed)
+            self._flushed = self._at + size
+
+    def _write_around(self, view: memoryview, size: int) -> None:
+        """The last block is filled up: the file is cut to its length in the end."""
+        whole = -(-size // BLOCK) * BLOCK
+        view[size:whole] = bytes(whole - size)
+        if view[:whole] == _ZEROS[:whole]:
+            return
+        try:
+            done = os.pwrite(self._descriptor, view[:whole], self._at)
+        except OSError:
+            done = 0
+        if done < whole:  # refused, or a disk that is nearly full: the cache's way says what is wrong
+            _go_around(self._descriptor, False)
+            os.lseek(self._descriptor, self._at + done, os.SEEK_SET)
+            write_all(self._descriptor, view[done:whole])
+        self.written += size
 
 
 def _go_around(descriptor: int, wanted: bool) -> bool:
@@ -84,86 +178,3 @@ def _go_around(descriptor: int, wanted: bool) -> bool:
     except (OSError, ImportError):
         return False
     return wanted
-
-
-class _Around:
-    """A few buffers in turn: a thread waits for the disk with one while another is filled."""
-
-    def __init__(self, descriptor: int, at: int) -> None:
-        self.taken = 0
-        self._at = at
-        self._descriptor = descriptor
-        self._free: queue.Queue[mmap.mmap] = queue.Queue()
-        for _ in range(_BUFFERS):
-            self._free.put(mmap.mmap(-1, _BUFFER))
-        self._buffer: mmap.mmap | None = None
-        self._filled = 0
-        self._full: queue.Queue[tuple[mmap.mmap, int] | None] = queue.Queue()
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            if self._buffer is None:
-                self._buffer = self._free.get()
-                self._check()
-            took = min(len(view), _BUFFER - self._filled)
-            self._buffer[self._filled : self._filled + took] = view[:took]
-            self._filled += took
-            view = view[took:]
-            if self._filled == _BUFFER:
-                self._hand_on()
-
-    def finish(self) -> None:
-        self._hand_on()
-        self.close()
-        self._check()
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._full.put(None)
-            self._thread.join()
-            self._thread = None
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _hand_on(self) -> None:
-        if self._buffer is None:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
-            self._thread.start()
-        self._full.put((self._buffer, self._filled))
-        self._buffer, self._filled = None, 0
-
-    def _work(self) -> None:
-        at = self._at
-        while (piece := self._full.get()) is not None:
-            buffer, size = piece
-            try:
-                if self._error is None:
-                    self._put(buffer, size, at)
-            except BaseException as error:  # noqa: BLE001  (it is raised again in the writing thread)
-                self._error = error
-            at += size
-            self._free.put(buffer)
-
-    def _put(self, buffer: mmap.mmap, size: int, at: int) -> None:
-        """The last block is filled up: the file is cut to its length in the end."""
-        whole = -(-size // BLOCK) * BLOCK
-        buffer[size:whole] = bytes(whole - size)
-        with memoryview(buffer) as view:
-            if view[:whole] == _ZEROS[:whole]:
-                return
-            try:
-                done = os.pwrite(self._descriptor, view[:whole], at)
-            except OSError:
-                done = 0
-            if done < whole:  # refused, or a disk that is nearly full: the cache's way says what is wrong
-                _go_around(self._descriptor, False)
-                os.lseek(self._descriptor, at + done, os.SEEK_SET)
-                write_all(self._descriptor, view[done:whole])
-            self.taken += size

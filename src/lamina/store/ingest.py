@@ -270,12 +270,14 @@ class LayerFiles:
             from lamina.layer.seek import marking_decoder
 
             self._marking = marking_decoder(self._compression, descriptor.size)
+        self._makes_tar = not self._plain and self._marking is None  # else the blob is the tar, or there is none
         self._reader = LayerReader(
             self._compression,
             max_layer=max_layer,
             what=f"layer {descriptor.digest}",
             algorithm=diff_id.algorithm,
             inflate=self._marking,
+            hashes=not self._makes_tar,
         )
         self._tar_path = paths.scratch(f"{diff_id.short}.tar")
         self._index: list[memoryview] = []
@@ -287,9 +289,9 @@ class LayerFiles:
         self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
 
     def start(self) -> None:
-        if not self._plain and self._marking is None:  # else the blob is the tar, or there is none
+        if self._makes_tar:
             self._descriptor = os.open(self._tar_path, WRITE_FLAGS | os.O_TRUNC, 0o600)
-            self._tar = Appender(self._descriptor, cached=self._cached)
+            self._tar = Appender(self._descriptor, cached=self._cached, hasher=self._reader.hasher)
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -303,6 +305,8 @@ class LayerFiles:
         self._thread.join()
         if self._error is not None:
             raise self._error
+        if self._tar is not None:
+            self._tar.finish()
         summary = self._reader.finish()
         prove_diff_id(self._digest, self._diff_id, summary.diff_id)
         self._index = summary.chunks()
@@ -312,7 +316,6 @@ class LayerFiles:
             self._seek = dump(self._digest, self._compression, summary.tar_size, self._marking.marks)
             self._marking.marks.clear()
         if self._tar is not None:
-            self._tar.finish()
             os.fsync(self._descriptor)
             if hasattr(os, "fchmod"):
                 os.fchmod(self._descriptor, READ_ONLY)
