@@ -101,11 +101,15 @@ def test_what_the_disk_refuses_goes_through_the_cache(tmp_path: Path, monkeypatc
     assert path.read_bytes() == whole
 
 
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cached", "hasher"), [(False, None), (True, None), (True, hashlib.sha256())])
+def test_a_full_disk_is_said(tmp_path: Path, cached: bool, hasher: Any) -> None:
     require_root()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(tmp_path)], check=True)
     try:
-        with appender(tmp_path / "file", cached=False) as file, pytest.raises(OSError, match="No space"):
+        with (
+            appender(tmp_path / "file", cached=cached, hasher=hasher) as file,
+            pytest.raises(OSError, match="No space"),
+        ):
             for _ in range(16):
                 file.write(os.urandom(1 << 20))
     finally:
