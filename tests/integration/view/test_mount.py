@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -365,6 +367,32 @@ def test_mount_that_went_away_by_itself_is_not_listed(tmp_path: Path, target: Pa
         unmount(store, str(target))
     mount(store, stack_of(store), str(target))
     unmount(store, str(target))
+
+
+def test_a_mount_after_a_killed_one_at_the_same_place(tmp_path: Path, target: Path) -> None:
+    store = loaded(tmp_path, [[("a", b"1")]])
+    words = ("mount", "app", str(target))
+    assert lamina(*words, root=tmp_path / "s", LAMINA_FAULT="root.extended").returncode == -signal.SIGKILL
+    assert lamina(*words, root=tmp_path / "s").returncode == 0
+    assert [one.target for one in mounts(store)] == [str(target)]
+    assert lamina("umount", "--all", root=tmp_path / "s").returncode == 0
+    assert not os.path.ismount(target)
+    assert list(store.roots) == []
+
+
+def test_a_process_with_the_number_of_a_holder_that_is_gone_is_let_live(tmp_path: Path) -> None:
+    store = loaded(tmp_path, [[("a", b"1")]])
+    with subprocess.Popen(["sleep", "infinity"]) as other:
+        try:
+            name = store.roots.create("mount of app", mount=f"/proc/{other.pid}/root/proc")
+            record = Path(store.paths.roots, name)
+            head = {**json.loads(record.read_text()), "pid": other.pid, "started": "1"}
+            record.write_text(json.dumps(head) + "\n")
+            assert mounts(store) == []
+            assert lamina("umount", "--all", root=tmp_path / "s").returncode == 0
+            assert other.poll() is None
+        finally:
+            other.kill()
 
 
 def test_targets_that_are_in_use(tmp_path: Path, target: Path) -> None:
