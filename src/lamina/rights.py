@@ -139,8 +139,11 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
             answer = to_plain(error)
         except BaseException as error:  # noqa: BLE001  (a forked child: it must end here)
             answer = to_plain(SystemFailure(f"{type(error).__name__}: {error}"))
-        with open(writing, "w", encoding="utf-8") as file:
-            json.dump(answer, file)
+        try:
+            with open(writing, "w", encoding="utf-8") as file:
+                json.dump(answer, file)
+        except OSError:
+            os._exit(1)  # the caller is gone: what was mounted goes too
         if stays and "value" in answer:
             _stay()
         os._exit(0)
