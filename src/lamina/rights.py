@@ -63,6 +63,15 @@ def has_id(number: int, *, group: bool = False) -> bool:
     return not ranges or any(int(first) <= number < int(first) + int(count) for first, _, count in ranges)
 
 
+def capabilities(which: str) -> int:
+    """The bits of this process's set ``which``, like "CapEff" (proc_pid_status(5)); all where that can't be read."""
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            return next(int(line.split()[1], 16) for line in file if line.startswith(f"{which}:"))
+    except (OSError, StopIteration, ValueError):
+        return -1
+
+
 def become_root() -> None:
     """Enter a new user and mount namespace as its root, who is this user outside; nothing where this is root already.
     For good: the process stays there.

@@ -20,11 +20,13 @@ from typing import Any
 import pytest
 
 import lamina as lamina_library
+from lamina import rights
 from lamina.archive.layout import LayoutReader
 from lamina.errors import SystemFailure
 from lamina.layer.entry import Kind
 from lamina.run import container as containers
 from lamina.run import top
+from lamina.run.capability import EVERY
 from lamina.run.inside import Inside
 from lamina.store.containers import RUNNING
 from lamina.store.roots import boot_id, started
@@ -111,6 +113,8 @@ def out(root: Path, *words: str) -> str:
         (("app", "nothing-here"), 127),
         (("app", "/etc/passwd"), 126),
         (("app", "/bin"), 126),
+        (("--no-such-option", "app", "true"), 125),
+        (("-w", "/etc/passwd", "app", "true"), 125),
     ],
 )
 def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
@@ -142,6 +146,12 @@ def test_what_is_refused_makes_no_container(root: Path) -> None:
         ("--name", "/", "app", "true"),
         ("--network", "moon", "app", "true"),
         ("-t", "app", "true"),
+        ("-w", "bin", "app", "true"),
+        ("--hostname", "a b", "app", "true"),
+        ("--cpus", "nan", "app", "true"),
+        ("--cpus", "many", "app", "true"),
+        ("--pids-limit", "-7", "app", "true"),
+        ("--no-such-option", "app", "true"),
     ]:
         done = run(root, "--rm", "--pull", "never", *words)
         assert done.returncode == 125, (words, done.stderr)
@@ -213,7 +223,20 @@ def test_volumes_and_tmpfs(root: Path, tmp_path: Path) -> None:
     assert out(root, "app", "cat", "/data/file").encode() == LOWER
 
 
+def test_a_new_place_of_a_tmpfs_is_everybodys_and_an_old_one_stays_as_it_was(root: Path) -> None:
+    script = "stat -c %a /new /data /mine"
+    words = ("--tmpfs", "/new", "--tmpfs", "/data", "--tmpfs", "/mine:mode=700", "app", "sh", "-c", script)
+    assert out(root, *words).split() == ["1777", "755", "700"]
+
+
+def test_all_capabilities_are_those_that_are_here(root: Path) -> None:
+    held = out(root, "--cap-add", "ALL", "app", "grep", "CapBnd", "/proc/self/status").split()[1]
+    assert int(held, 16) == rights.capabilities("CapBnd") & EVERY
+
+
 def test_read_only(root: Path) -> None:
+    hosts = "for one in hosts hostname resolv.conf; do echo >> /etc/$one; done 2>/dev/null; wc -l < /etc/hostname"
+    assert out(root, "--read-only", "app", "sh", "-c", hosts).split() == ["1"]
     script = "touch /x 2>/dev/null || echo refused; touch /tmp/y && echo tmp; touch /data/volume/z && echo volume"
     assert out(root, "--read-only", "--tmpfs", "/tmp", "app", "sh", "-c", script).split() == [
         "refused",
