@@ -63,6 +63,15 @@ def has_id(number: int, *, group: bool = False) -> bool:
     return not ranges or any(int(first) <= number < int(first) + int(count) for first, _, count in ranges)
 
 
+def may_set_groups() -> bool:
+    """Whether this process may change its groups: not in a namespace that a plain user made with the own id alone."""
+    try:
+        with open("/proc/self/setgroups", encoding="utf-8") as file:
+            return file.read().strip() != "deny"
+    except OSError:
+        return True
+
+
 def capabilities(which: str) -> int:
     """The bits of this process's set ``which``, like "CapEff" (proc_pid_status(5)); all where that can't be read."""
     try:

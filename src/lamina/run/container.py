@@ -242,6 +242,7 @@ def _spec(
     mounts = _binds(store, container, wanted, config.volumes, inside)
     user, tables = _user(wanted.user or config.user, wanted.userns, me, cwd, inside)
     owners = owners_of(container)
+    user = _here(user, owners)
     # what is in a user namespace of its own has all of them there
     here = EVERY if owners or runtime.is_bubblewrap else rights.capabilities("CapBnd")
     place = Place(
@@ -303,6 +304,24 @@ def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[
         user = replace(user, groups=tuple(sorted({*user.groups, me[1]})))
     changed = {"passwd": (passwd, more[0]), "group": (group, more[1])}
     return user, {name: new for name, (old, new) in changed.items() if old != new}
+
+
+def _here(user: User, owners: Owners) -> User:
+    """The user without the further groups that this process can't give away, as runc has it. Raises Unsupported where
+    the user itself is not there."""
+    if rights.is_root() and not owners:
+        return user
+
+    def is_there(gid: int) -> bool:
+        outside = owners.outside(user.uid, gid)
+        return owners.has(user.uid, gid) and rights.has_id(outside[0]) and rights.has_id(outside[1], group=True)
+
+    if not is_there(user.gid):
+        raise Unsupported(
+            f"there is no user {user.uid}:{user.gid} here",
+            hint="further ids are those of /etc/subuid and /etc/subgid",
+        )
+    return replace(user, groups=tuple(filter(is_there, user.groups)) if rights.may_set_groups() else ())
 
 
 def owner_of(container: Container) -> tuple[int, int]:
@@ -556,6 +575,7 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
     with Inside(store.containers.path(container.id, "rootfs")) as inside:
         if wanted.user:
             user = resolve_user(wanted.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
+            user = _here(user, owners_of(container))
             process["user"] = _user_of(user)
             if user.uid != 0:
                 process["capabilities"] |= {"effective": [], "permitted": []}

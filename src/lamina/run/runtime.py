@@ -27,7 +27,7 @@ CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _CAP_SYS_RESOURCE = 24
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
 _NOT_THERE = ("executable file", "no such file or directory")
-_REFUSED = ("permission denied", "is a directory", "exec format error")
+_REFUSED = ("permission denied", "is a directory", "exec format error", "open executable: operation not permitted")
 
 
 class Runtime(Value):
