@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from lamina import rights
-from lamina.errors import InvalidContent, SystemFailure
+from lamina.errors import DiskFull, InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
 from lamina.files import WRITE_FLAGS, SharedRange, failure, remove, replace_file, reported, sync_directory, write_all
 from lamina.layer.read import LayerReader
@@ -27,6 +27,7 @@ from lamina.store.fault import point
 from lamina.store.flush import EVERY, start_writing
 from lamina.store.lock import acquire
 from lamina.store.paths import Paths
+from lamina.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from lamina.layer.mark import Marking
@@ -50,8 +51,11 @@ class Ingest:
         cancel: Cancel | None,
         tar: bool = True,
         unkept: Callable[[], None] | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
-        """``tar``: whether the layer's tar is kept. ``unkept``: the blob is not; this notes where it can be had."""
+        """``tar``: whether the layer's tar is kept. ``unkept``: the blob is not; this notes where it can be had.
+        ``unfinished``: is told of what is being made."""
+        self._unfinished = unfinished or Unfinished()
         self._paths = paths
         self._descriptor = descriptor
         self._diff_id = diff_id
@@ -66,6 +70,7 @@ class Ingest:
         Cancelled, RemoteFailure; then nothing is left but what the next run takes up: the part file, whose bytes
         count once they were hashed again. ``path``: another part file, received elsewhere."""
         path = path or self._paths.part(self._descriptor.digest)
+        self._unfinished.parts.add(path)
         with reported(path):
             part = self._lock_part(path)
             try:
@@ -85,6 +90,7 @@ class Ingest:
                 self._keep(part, path, layer)
             finally:
                 os.close(part)
+        self._unfinished.parts.discard(path)
         return True
 
     def _lock_part(self, path: str) -> int:
@@ -114,6 +120,7 @@ class Ingest:
         layer = None
         if self._diff_id is not None:
             layer = LayerFiles(self._paths, self._descriptor, self._diff_id, self._max_layer, tar=self._keeps_tar)
+            self._unfinished.tars.add(layer.tar_path)
         try:
             self._pump(blob, part, layer)
             point("ingest.part-written")
@@ -155,6 +162,7 @@ class Ingest:
         Blobs(self._paths).make_directory(self._descriptor.digest)
         if layer is not None:
             layer.keep(blob=path)
+            self._unfinished.tars.discard(layer.tar_path)
         if self._unkept is not None:
             self._unkept()
             point("ingest.origin-noted")
@@ -249,7 +257,7 @@ class LayerFiles:
             algorithm=diff_id.algorithm,
             inflate=self._marking,
         )
-        self._tar_path = paths.scratch(f"{diff_id.short}.tar")
+        self.tar_path = paths.scratch(f"{diff_id.short}.tar")
         self._index: list[memoryview] = []
         self._seek: list[bytes] = []
         self._tar: Appender | None = None
@@ -259,7 +267,7 @@ class LayerFiles:
 
     def start(self) -> None:
         if not self._plain and self._marking is None:  # else the blob is the tar, or there is none
-            self._tar = Appender(self._tar_path, cached=not _is_mounted())
+            self._tar = Appender(self.tar_path, cached=not _is_mounted())
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -305,8 +313,8 @@ class LayerFiles:
             point("ingest.seek-renamed")
             return
         if self._plain:
-            link_or_copy(blob, self._tar_path)
-        os.replace(self._tar_path, self._paths.tar(self._diff_id))
+            link_or_copy(blob, self.tar_path)
+        os.replace(self.tar_path, self._paths.tar(self._diff_id))
         sync_directory(directory)
         point("ingest.tar-renamed")
 
@@ -319,7 +327,7 @@ class LayerFiles:
             self._thread.join(0.05)
         if self._tar is not None:
             self._tar.close()
-        remove(self._tar_path)
+        remove(self.tar_path)
 
     def _work(self) -> None:
         looked = 0
@@ -357,7 +365,7 @@ def look_at_free_space(root: str, needed: int) -> None:
     free = state.f_bavail * state.f_frsize
     margin = min(_MARGIN, state.f_blocks * state.f_frsize // 20)
     if free < needed + margin:
-        raise SystemFailure(
+        raise DiskFull(
             f"{root}: the disk is full: {free} bytes are free, {needed + margin} are needed",
             hint="free some space; `lamina prune` deletes what no image needs",
         )
