@@ -306,9 +306,11 @@ def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "a").write_text("a")
     (tmp_path / "in" / "link").symlink_to("/etc/passwd")
     assert run(root, "--name", "c", "app", "sh", "-c", "ln -s / /up; ln -s /etc/shadow /bad").returncode == 0
+    before = sorted(os.listdir("/srv"))
     assert lamina("cp", str(tmp_path / "in"), "c:/srv", root=root).returncode == 0
     assert lamina("cp", str(tmp_path / "in" / "a"), "c:/srv/renamed", root=root).returncode == 0
-    assert lamina("cp", "c:/srv/.", str(tmp_path / "out"), root=root).returncode != 0  # it must be there
+    assert lamina("cp", "c:/srv/.", str(tmp_path / "new"), root=root).returncode == 0  # made, as docker does
+    assert sorted(os.listdir(tmp_path / "new")) == ["app", "in", "renamed"]
     assert lamina("cp", "c:/srv", str(tmp_path / "out"), root=root).returncode == 0
     assert sorted(os.listdir(tmp_path / "out")) == ["app", "in", "renamed"]
     assert (tmp_path / "out" / "in" / "a").read_text() == "a"
@@ -319,8 +321,29 @@ def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
     assert lamina("cp", "c:/bad", str(tmp_path / "bad"), root=root).returncode == 0
     assert (tmp_path / "bad").is_symlink()
     assert lamina("cp", "c:/nothing", str(tmp_path), root=root).returncode == 3
+    assert lamina("cp", str(tmp_path / "in" / "a"), "c:/up/srv/through", root=root).returncode == 0
+    assert lamina("cp", str(tmp_path / "in" / "a"), f"c:/up{tmp_path}/out/x", root=root).returncode == 3
+    assert sorted(os.listdir("/srv")) == before
     assert lamina("rm", "c", root=root).returncode == 0
     assert mounts_of(root) == []
+
+
+def test_what_is_copied_runs_as_nobody_else(root: Path, tmp_path: Path) -> None:
+    """Made by anybody in the container, owned by the caller outside: it must not run as the caller."""
+    script = "echo x > /tmp/a; chmod 6755 /tmp/a; mkdir /tmp/d; ln /tmp/a /tmp/d/a; chmod 7777 /tmp/d"
+    assert run(root, "--name", "c", "-u", "web", "app", "sh", "-c", script).returncode == 0
+    for words in (["c:/tmp/a", "a"], ["c:/tmp", "all"], ["c:/tmp/.", "content"]):
+        assert lamina("cp", words[0], str(tmp_path / words[1]), root=root).returncode == 0
+    for name, mode in (
+        ("a", 0o755),
+        ("all/d", 0o1777),
+        ("all/d/a", 0o755),
+        ("content/d", 0o1777),
+        ("content/a", 0o755),
+    ):
+        state = (tmp_path / name).stat()
+        assert (state.st_mode & 0o7777, state.st_uid, state.st_gid) == (mode, os.geteuid(), os.getegid()), name
+    assert lamina("rm", "c", root=root).returncode == 0
 
 
 def test_a_container_keeps_its_image(root: Path) -> None:
