@@ -84,6 +84,10 @@ class SystemFailure(LaminaError):
     exit_code = 6
 
 
+class DiskFull(SystemFailure):
+    """No room is left on a file system, or in somebody's share of it."""
+
+
 class StoreDamaged(SystemFailure):
     """The store's own files are not what lamina wrote."""
 

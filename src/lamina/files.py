@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lamina.errors import Cancelled, SystemFailure
+from lamina.errors import Cancelled, DiskFull, SystemFailure
 from lamina.light import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def failure(error: OSError, path: str | bytes | None = None) -> SystemFailure:
     """An OSError in our words; ``path`` is what was being worked on."""
     what = path if path is not None else error.filename
     text, hint = _HINTS.get(error.errno or 0, (error.strerror or str(error), "see the operating system's message"))
-    return SystemFailure(f"{_shown(what)}: {text}" if what else text, hint=hint)
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else SystemFailure
+    return kind(f"{_shown(what)}: {text}" if what else text, hint=hint)
 
 
 @contextmanager

@@ -63,6 +63,24 @@ def has_id(number: int, *, group: bool = False) -> bool:
     return not ranges or any(int(first) <= number < int(first) + int(count) for first, _, count in ranges)
 
 
+def may_set_groups() -> bool:
+    """Whether this process may change its groups: not in a namespace that a plain user made with the own id alone."""
+    try:
+        with open("/proc/self/setgroups", encoding="utf-8") as file:
+            return file.read().strip() != "deny"
+    except OSError:
+        return True
+
+
+def capabilities(which: str) -> int:
+    """The bits of this process's set ``which``, like "CapEff" (proc_pid_status(5)); all where that can't be read."""
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            return next(int(line.split()[1], 16) for line in file if line.startswith(f"{which}:"))
+    except (OSError, StopIteration, ValueError):
+        return -1
+
+
 def become_root() -> None:
     """Enter a new user and mount namespace as its root, who is this user outside; nothing where this is root already.
     For good: the process stays there.
@@ -139,8 +157,11 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
             answer = to_plain(error)
         except BaseException as error:  # noqa: BLE001  (a forked child: it must end here)
             answer = to_plain(SystemFailure(f"{type(error).__name__}: {error}"))
-        with open(writing, "w", encoding="utf-8") as file:
-            json.dump(answer, file)
+        try:
+            with open(writing, "w", encoding="utf-8") as file:
+                json.dump(answer, file)
+        except OSError:
+            os._exit(1)  # the caller is gone: what was mounted goes too
         if stays and "value" in answer:
             _stay()
         os._exit(0)

@@ -233,8 +233,13 @@ def test_from_one_to_another(registry: Unruly, tmp_path: Path, before: str, afte
     would = json.loads(lamina("prune", "--keep", after, "-n", "--format", "json", root=root).stdout)
     assert what_is_kept(store) == EXPECTED[before]
     assert usage(store).total == total
-    done = json.loads(lamina("prune", "--keep", after, "--format", "json", root=root).stdout)
+    ran = lamina("prune", "--keep", after, "--format", "json", root=root)
+    done = json.loads(ran.stdout)
     assert done["deleted"] == would["deleted"]
+    assert (b"in a registry only" in ran.stderr, b"in registries only" in ran.stderr) == (
+        before == "tar" and after == "blob",
+        before == "tar" and after == "blob+tar",
+    )
     kept = what_is_kept(store)
     if before == "tar":
         assert kept == {"tar"}  # no blob comes from a registry by prune

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ import pytest
 from lamina.archive.layout import LayoutReader
 from lamina.errors import (
     BlobNotFound,
+    Cancelled,
     Conflict,
     DigestMismatch,
     LaminaError,
@@ -27,14 +31,19 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.events import BlobStarted, Event
+from lamina.files import failure
 from lamina.source import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
+from lamina.store.append import Appender
 from lamina.store.fault import POINTS
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, prune
+from lamina.store.lock import acquire
 from lamina.store.store import Store
+from lamina.store.unfinished import Unfinished
 from lamina.store.usage import usage
 from lamina.transfer.copy import copy
 from support import lamina, make_tar, require_root, write_layout
@@ -277,6 +286,87 @@ def test_no_part_stays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
         store.put_blob(blob.descriptor, blob)
     assert sum(written) > 0
     assert os.listdir(store.paths.ingest) == []
+
+
+class Halted(io.BytesIO):
+    """Somebody says stop in the middle of it."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() >= 1 << 20:
+            raise Cancelled("stop")
+        return super().read(1 << 20)
+
+
+class HaltedBlob(BytesBlob):
+    origin = "registry.example/app"
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(Descriptor("application/octet-stream", Digest.of(data), len(data)), data)
+
+    def open(self, start: int = 0, end: int | None = None) -> Halted:
+        return Halted(self._data)
+
+
+def test_on_a_full_disk_the_parts_of_siblings_go_too_but_none_that_somebody_has(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    blobs = [HaltedBlob(bytes([number]) * (3 << 20)) for number in (1, 2)]
+    parts = [Path(store.paths.part(blob.descriptor.digest)) for blob in blobs]
+
+    def fails(error: LaminaError) -> None:
+        with pytest.raises(type(error)), store.session("test"):
+            for blob in blobs:
+                with pytest.raises(Cancelled):
+                    store.put_blob(blob.descriptor, blob)
+            raise error
+
+    fails(Cancelled("for another reason"))
+    assert [part.stat().st_size for part in parts] == [1 << 20, 1 << 20]
+    full = failure(OSError(errno.ENOSPC, "full"))
+    with open(parts[0], "rb") as other:
+        assert acquire(other.fileno(), str(parts[0]))
+        unfinished = Unfinished()
+        unfinished.parts.update(map(str, parts))
+        unfinished.drop(parts=True)
+        assert [part.exists() for part in parts] == [True, False]
+    fails(full)
+    assert os.listdir(store.paths.ingest) == []
+
+
+def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`each` waits for its threads, but not for ever."""
+    store = Store.open(str(tmp_path / "s"))
+    tar = make_tar([("file", b"x" * 5000)])
+    descriptor = Descriptor.of(OCI_LAYER_GZIP, gzip.compress(tar))
+    syncing, interrupted = threading.Event(), threading.Event()
+    finish = Appender.finish
+
+    def slow(self: Appender, mode: int) -> None:
+        syncing.set()
+        interrupted.wait(20)
+        finish(self, mode)
+
+    def write() -> None:
+        with suppress(SystemFailure):  # its file is gone
+            store.put_blob(descriptor, BytesBlob(descriptor, gzip.compress(tar)), diff_id=Digest.of(tar))
+
+    monkeypatch.setattr("lamina.store.append.Appender.finish", slow)
+    thread = threading.Thread(target=write)
+    with pytest.raises(KeyboardInterrupt), store.session("test"):
+        thread.start()
+        assert syncing.wait(20)
+        assert any(".tar." in name for name in os.listdir(store.paths.ingest))
+        raise KeyboardInterrupt
+    assert not any(".tar." in name for name in os.listdir(store.paths.ingest))
+    interrupted.set()
+    thread.join()
+    assert errors(store) == []
+    monkeypatch.undo()
+    with store.session("again"):
+        write()
+    assert store.layers.has_tar(Digest.of(tar))
+    assert errors(store) == []
 
 
 def test_frame_refuses_what_is_no_store(tmp_path: Path) -> None:

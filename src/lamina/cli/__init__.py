@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED, EXIT_NOT_STARTED, EXIT_INTERRUPTED = 1, 125, 130
 _SELDOM = 50_000
 """Objects between two looks for garbage in circles: what is loaded at the start is none, and little else is."""
 
@@ -101,13 +101,19 @@ def _by_click(arguments: list[str] | None) -> int:
         else:
             hint = ""
         _say(f"lamina: {_clean(error.format_message())}{hint}")
-        return error.exit_code
+        command = error.ctx.info_name if isinstance(error, click.UsageError) and error.ctx is not None else ""
+        return EXIT_NOT_STARTED if command == "run" else error.exit_code
 
 
 def _clean(text: str) -> str:
     from lamina.cli.text import clean
 
     return clean(text)
+
+
+def say(text: str) -> None:
+    """One line to stderr; names from outside may stand in it."""
+    _say(f"lamina: {_clean(text)}")
 
 
 def warn(text: str) -> None:

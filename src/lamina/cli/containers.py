@@ -156,12 +156,12 @@ def kill(session: Session, names: tuple[str, ...], number: str) -> None:
 def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) -> int:
     """Run another program in a container that runs; the exit code is the program's."""
     from lamina.run.container import enter, execute
-    from lamina.run.options import Wanted
+    from lamina.run.options import Wanted, parse_workdir
 
     wanted = Wanted(
         command=words,
         env=launch.environment(given),
-        workdir=given["workdir"],
+        workdir=parse_workdir(given["workdir"]),
         user=given["user"],
         tty=given["tty"],
         interactive=given["interactive"],

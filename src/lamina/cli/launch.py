@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from lamina.cli import warn
+from lamina.cli import say, warn
 from lamina.cli.plain import FLAG, MANY, NUMBER, WHOLE, Option
 from lamina.errors import Cancelled, ContainerFailure, LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING
@@ -87,7 +87,10 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
         upper_dir=session.settings.upper_dir or "",
         on_warning=warn,
     )
-    return containers.run(store, found.stack, made, wanted, runtime=given["runtime"]).code
+    ended = containers.run(store, found.stack, made, wanted, runtime=given["runtime"])
+    if ended.message:
+        say(ended.message)
+    return ended.code
 
 
 def _image(session: Session, name: str, pulling: str) -> Image:
@@ -121,11 +124,11 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
             *(options.parse_volume(word) for word in given["volume"]),
             *(options.parse_tmpfs(word) for word in given["tmpfs"]),
         ),
-        workdir=given["workdir"],
+        workdir=options.parse_workdir(given["workdir"]),
         user=given["user"],
         read_only=given["read_only"],
         network=given["network"],
-        hostname=given["hostname"],
+        hostname=options.parse_hostname(given["hostname"]),
         userns=options.parse_userns(given["userns"]),
         name=given["name"],
         interactive=given["interactive"],
@@ -134,8 +137,8 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
         cap_drop=given["cap_drop"],
         init=given["init"],
         memory=options.parse_size(given["memory"]) if given["memory"] else None,
-        cpus=given["cpus"],
-        pids=given["pids_limit"],
+        cpus=options.parse_cpus(given["cpus"]),
+        pids=options.parse_pids(given["pids_limit"]),
         remove=given["remove"],
         view=given.get("view") or "",
         add_hosts=tuple(options.parse_host(word) for word in given["add_host"]),

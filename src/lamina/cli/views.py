@@ -21,9 +21,10 @@ from lamina.spec.name import parse_name
 @click.pass_obj
 def mount(session: Session, image: str, target: str, view: str | None) -> None:
     """Mount the union of an image, or of a range of its layers, read-only (Linux). As root from Linux 6.12 nothing is
-    unpacked: files are read from the layers' tars, and images share the memory of shared layers. Plain users get it
-    through FUSE (lamina[fuse]), and so do images of registries and archives, which are not stored. Without TARGET, in
-    the store; the directory is printed. Set-user-ID bits and devices have no effect below it."""
+    unpacked: files are read from the layers' tars, and images share the memory of shared layers. A plain user's is
+    held by a small process, in whose /proc/PID/root it is seen; where no user namespace is allowed, and for images
+    of registries and archives, which are not stored, it is served through FUSE (lamina[fuse]). Without TARGET, in the
+    store; the directory is printed. Set-user-ID bits and devices have no effect below it."""
     from lamina.view.mount import mount as make
 
     if parse_name(image).transport and view not in (None, "fuse"):

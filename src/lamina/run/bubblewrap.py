@@ -20,7 +20,7 @@ from lamina.errors import SystemFailure, Unsupported, UsageError
 from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
 from lamina.run.namespace import enter, enter_network, owned
-from lamina.run.runtime import NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
+from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
 
 if TYPE_CHECKING:
     from typing import Any
@@ -176,6 +176,10 @@ def _info(bundle: str) -> str:
 
 def _refused(process: Mapping[str, Any], inside: Inside) -> Ended | None:
     """docker's exit codes for a program that can't be started: bubblewrap has none of its own."""
+    try:
+        os.close(inside.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))
+    except OSError as error:
+        return Ended(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
     name = process["args"][0]
     places = [name]
     if "/" not in name:

@@ -23,43 +23,60 @@ DEFAULT = (
     "CAP_AUDIT_WRITE",
 )
 ALL = (
-    *DEFAULT,
-    "CAP_AUDIT_CONTROL",
-    "CAP_AUDIT_READ",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
     "CAP_IPC_LOCK",
     "CAP_IPC_OWNER",
-    "CAP_LEASE",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_MAC_ADMIN",
-    "CAP_MAC_OVERRIDE",
-    "CAP_NET_ADMIN",
-    "CAP_NET_BROADCAST",
-    "CAP_PERFMON",
-    "CAP_SYSLOG",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
     "CAP_SYS_ADMIN",
     "CAP_SYS_BOOT",
-    "CAP_SYS_MODULE",
     "CAP_SYS_NICE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_RAWIO",
     "CAP_SYS_RESOURCE",
     "CAP_SYS_TIME",
     "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
     "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 )
+"""In the kernel's order: their places are its numbers (linux/capability.h)."""
+EVERY = (1 << len(ALL)) - 1
 
 
-def capabilities(add: Iterable[str] = (), drop: Iterable[str] = ()) -> tuple[str, ...]:
-    """The set, sorted. Names with or without ``CAP_``, in any case; ``ALL`` is all. Raises UsageError."""
+def capabilities(add: Iterable[str] = (), drop: Iterable[str] = (), here: int = EVERY) -> tuple[str, ...]:
+    """The set, sorted. Names with or without ``CAP_``, in any case; ``ALL`` is all. ``here``: the bits of those that
+    this process can give away: what nobody named is left out where it is not among them. Raises UsageError."""
     added, dropped = [_full(name) for name in add], [_full(name) for name in drop]
     held = set(ALL if "ALL" in added else DEFAULT)
     if "ALL" in dropped:
         held = set(ALL if "ALL" in added else ())
+    held = {name for number, name in enumerate(ALL) if here >> number & 1 and name in held}
     held |= {name for name in added if name != "ALL"}
     return tuple(sorted(held - set(dropped)))
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from lamina import rights
-from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported
+from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, top
+from lamina.run.capability import EVERY
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
 from lamina.run.reach import close_way, open_way
@@ -237,10 +238,13 @@ def _spec(
     """The runtime spec, and the places for mounts that had to be made in the upper directory."""
     config = stack.config
     hostname = wanted.hostname or (os.uname().nodename if kind == "host" else container.id[:12])
-    cwd = wanted.workdir or config.working_dir or "/"
+    cwd = wanted.workdir or os.path.join("/", config.working_dir or "")
     mounts = _binds(store, container, wanted, config.volumes, inside)
     user, tables = _user(wanted.user or config.user, wanted.userns, me, cwd, inside)
     owners = owners_of(container)
+    user = _here(user, owners)
+    # what is in a user namespace of its own has all of them there
+    here = EVERY if owners or runtime.is_bubblewrap else rights.capabilities("CapBnd")
     place = Place(
         rootfs=way,
         hostname=hostname,
@@ -249,17 +253,41 @@ def _spec(
         devices=runtime.devices,
         cgroups=runtime.cgroups,
         network="host" if kind == "host" else namespace,
-        seccomp=_seccomp(wanted, runtime, config.architecture),
+        seccomp=_seccomp(wanted, runtime, here, config.architecture),
         init=_init_program() if wanted.init else "",
         owners=owners,
         plain=not rights.is_root(),
+        capabilities=here,
         tty_group=owners.has(0, 5) and rights.has_id(owners.outside(0, 5)[1], group=True),
     )
     env = environment(wanted, config.env, user.home, hostname)
     spec = runtime_spec(wanted, container.command, env, cwd, user, place)
     if not inside.is_there(cwd):
         inside.make(cwd, directory=True, owner=owner_of(container))
-    return spec, _make_places(inside, spec["mounts"], owner_of(container))
+    made = _make_places(inside, spec["mounts"], owner_of(container))
+    for mount in spec["mounts"]:
+        if mount["type"] == "tmpfs" and os.path.normpath(mount["destination"]) in made:
+            _open_to_all(inside, mount)
+    return spec, made
+
+
+def _open_to_all(inside: Inside, mount: dict[str, Any]) -> None:
+    """docker's rule: a tmpfs where the image has nothing is everybody's, where no mode was asked for; one over a
+    directory has its mode. runc before 1.2 looks at the directory in any case. Raises SystemFailure, UsageError."""
+    options = mount["options"]
+    asked = [option.partition("=")[2] for option in options if option.startswith("mode=")]
+    try:
+        mode = int(asked[-1], 8) if asked else 0o1777
+    except ValueError:
+        raise UsageError(f"{asked[-1]!r:.60} is no mode of a tmpfs", hint="in octal, like 1777") from None
+    if not asked:
+        options.append("mode=1777")
+    with reported(mount["destination"]):
+        place = inside.open(mount["destination"], os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fchmod(place, mode & 0o1777)
+        finally:
+            os.close(place)
 
 
 def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[User, dict[str, bytes]]:
@@ -276,6 +304,24 @@ def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[
         user = replace(user, groups=tuple(sorted({*user.groups, me[1]})))
     changed = {"passwd": (passwd, more[0]), "group": (group, more[1])}
     return user, {name: new for name, (old, new) in changed.items() if old != new}
+
+
+def _here(user: User, owners: Owners) -> User:
+    """The user without the further groups that this process can't give away, as runc has it. Raises Unsupported where
+    the user itself is not there."""
+    if rights.is_root() and not owners:
+        return user
+
+    def is_there(gid: int) -> bool:
+        outside = owners.outside(user.uid, gid)
+        return owners.has(user.uid, gid) and rights.has_id(outside[0]) and rights.has_id(outside[1], group=True)
+
+    if not is_there(user.gid):
+        raise Unsupported(
+            f"there is no user {user.uid}:{user.gid} here",
+            hint="further ids are those of /etc/subuid and /etc/subgid",
+        )
+    return replace(user, groups=tuple(filter(is_there, user.groups)) if rights.may_set_groups() else ())
 
 
 def owner_of(container: Container) -> tuple[int, int]:
@@ -365,7 +411,7 @@ def _write(path: str, text: bytes, owner: tuple[int, int] = (0, 0)) -> None:
         file.write(text)
 
 
-def _seccomp(wanted: Wanted, runtime: Runtime, architecture: str) -> dict[str, Any] | None:
+def _seccomp(wanted: Wanted, runtime: Runtime, here: int, architecture: str) -> dict[str, Any] | None:
     if wanted.seccomp == "unconfined":
         return None
     if wanted.seccomp:
@@ -376,7 +422,7 @@ def _seccomp(wanted: Wanted, runtime: Runtime, architecture: str) -> dict[str, A
                 raise Conflict(f"{wanted.seccomp} is no seccomp profile", hint="JSON, as docker has it") from None
     else:
         profile = default_profile()
-    return seccomp(profile, held(wanted, runtime.devices), architecture)
+    return seccomp(profile, held(wanted, runtime.devices, here), architecture)
 
 
 def _init_program() -> str:
@@ -529,6 +575,7 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
     with Inside(store.containers.path(container.id, "rootfs")) as inside:
         if wanted.user:
             user = resolve_user(wanted.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
+            user = _here(user, owners_of(container))
             process["user"] = _user_of(user)
             if user.uid != 0:
                 process["capabilities"] |= {"effective": [], "permitted": []}

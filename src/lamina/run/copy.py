@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, UsageError
 from lamina.files import failure, reported, write_all
@@ -21,13 +21,19 @@ MAX_DEPTH = 2000
 
 def copy_out(inside: Inside, path: str, target: str, *, content_only: bool = False) -> None:
     """Copy ``path`` of the container to ``target`` of this machine, as cp does: into it where it is a directory,
-    else with this name. ``content_only``: what is in the directory ``path``, owners kept (a new volume).
-    Raises NotFound, Conflict, SystemFailure."""
-    content_only = content_only or path.endswith("/.")
+    else with this name. It is the caller's then. ``content_only``: what is in the directory ``path``, owners kept (a
+    new volume). Raises NotFound, Conflict, SystemFailure."""
     if content_only:
         with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as source, _directory(target) as there:
             _copy_below(source, there, None)
             _attributes(os.fstat(source), there, None)
+        return
+    if path.endswith("/."):
+        with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as source:
+            with reported(target), suppress(FileExistsError):
+                os.mkdir(target)
+            with _directory(target) as there:
+                _copy_below(source, there, (os.geteuid(), os.getegid()))
         return
     with inside.parent(path) as (above, name):
         into, new = (target, name) if os.path.isdir(target) else (os.path.dirname(target) or ".", target)
@@ -162,7 +168,8 @@ def _clear(target: int, name: str) -> None:
 
 
 def _attributes(state: os.stat_result, descriptor: int, owner: Owner) -> None:
+    """What runs as its owner does so only for the owner that it had."""
     if os.geteuid() == 0:
         os.fchown(descriptor, *(owner or (state.st_uid, state.st_gid)))
-    os.fchmod(descriptor, state.st_mode & 0o7777)
+    os.fchmod(descriptor, state.st_mode & (0o7777 if owner is None else 0o1777))
     os.utime(descriptor, ns=(state.st_atime_ns, state.st_mtime_ns))

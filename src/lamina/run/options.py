@@ -11,6 +11,8 @@ from lamina.run.user import MAX_ID
 _SIZE = pattern(r"(?i)([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _NAME = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_HOSTNAME = pattern(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
+_FEWEST, _MOST = 0.01, 1e6
 NETWORKS = ("pasta", "none", "host")
 
 
@@ -140,6 +142,34 @@ def parse_host(word: str) -> tuple[str, str]:
         return name, str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
         raise UsageError(f"{word!r:.100} is no NAME:ADDRESS", hint="like db:10.0.0.5") from None
+
+
+def parse_workdir(word: str) -> str:
+    """An absolute path, or "" for the image's. Raises UsageError."""
+    if word and not word.startswith("/"):
+        raise UsageError(f"{word!r:.200} is no directory to work in", hint="an absolute path")
+    return word
+
+
+def parse_hostname(word: str) -> str:
+    """Raises UsageError."""
+    if word and not _HOSTNAME.fullmatch(word):
+        raise UsageError(f"{word!r:.100} is no host name", hint="letters, digits, - and ., at most 64 of them")
+    return word
+
+
+def parse_cpus(number: float | None) -> float | None:
+    """A number of processors; 0 is no limit, as with docker. Raises UsageError."""
+    if number is not None and number != 0 and not _FEWEST <= number <= _MOST:
+        raise UsageError(f"{number} is no number of processors", hint=f"at least {_FEWEST}, or 0 for no limit")
+    return number or None
+
+
+def parse_pids(number: int | None) -> int | None:
+    """A number of processes; 0 and -1 are no limit, as with docker. Raises UsageError."""
+    if number is not None and not -1 <= number < 1 << 31:
+        raise UsageError(f"{number} is no number of processes", hint="at least 1, or -1 for no limit")
+    return None if number in (0, -1) else number
 
 
 def parse_userns(word: str) -> Userns:

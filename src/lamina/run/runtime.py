@@ -27,7 +27,7 @@ CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _CAP_SYS_RESOURCE = 24
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
 _NOT_THERE = ("executable file", "no such file or directory")
-_REFUSED = ("permission denied", "is a directory", "exec format error")
+_REFUSED = ("permission denied", "is a directory", "exec format error", "open executable: operation not permitted")
 
 
 class Runtime(Value):
@@ -79,16 +79,11 @@ def _guards_devices() -> bool:
 
 def _may_guard() -> bool:
     """Whether crun can load its program that guards devices: it raises the limit of locked memory for that."""
-    try:
-        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-            held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
-    except (OSError, StopIteration, ValueError):
-        return True
-    return bool(held >> _CAP_SYS_RESOURCE & 1)
+    return bool(rights.capabilities("CapEff") >> _CAP_SYS_RESOURCE & 1)
 
 
 class Ended(Value):
-    """``code`` as docker gives it; ``message`` where the container never ran."""
+    """``code`` as docker gives it; ``message`` where the container never ran, and nobody has said so yet."""
 
     code: int
     message: str = ""
@@ -111,7 +106,7 @@ def run_bundle(
     message = _failure(log) if code else ""
     if not message or os.path.exists(os.path.join(bundle, "pid")):
         return Ended(code)
-    return Ended(_code_of(message), message)
+    return Ended(_code_of(message))
 
 
 def exec_process(runtime: Runtime, state: str, identity: str, process: str, *, interactive: bool) -> int:

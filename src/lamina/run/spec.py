@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 
 from lamina.light import TYPE_CHECKING, Value, field
-from lamina.run.capability import capabilities
+from lamina.run.capability import EVERY, capabilities
 from lamina.run.options import Mount, Wanted
 from lamina.run.user import User
 from lamina.view.owners import AS_STATED, Owners
@@ -39,7 +39,8 @@ class Place(Value):
     resolv.conf). ``mounts``: binds whose sources are absolute, and tmpfs. ``devices``: whether a device cgroup
     guards the machine's devices. ``owners``: the ids of the container's user namespace, if it has one of its own.
     ``network``: "" for a namespace of its own, "host", or the path of one. ``plain``: a
-    plain user's: nothing of the machine is ours. ``tty_group``: whether the group of terminals, 5, is there."""
+    plain user's: nothing of the machine is ours. ``tty_group``: whether the group of terminals, 5, is there.
+    ``capabilities``: the bits of those that can be given away here."""
 
     rootfs: str
     hostname: str
@@ -53,6 +54,7 @@ class Place(Value):
     init: str = ""
     plain: bool = False
     tty_group: bool = True
+    capabilities: int = EVERY
 
 
 def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) -> list[str]:
@@ -68,17 +70,17 @@ def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) 
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def held(wanted: Wanted, devices: bool) -> tuple[str, ...]:
-    """The capabilities: without a device cgroup nobody makes devices."""
+def held(wanted: Wanted, devices: bool, here: int = EVERY) -> tuple[str, ...]:
+    """The capabilities: without a device cgroup nobody makes devices. ``here``: as ``capabilities`` has it."""
     drop = wanted.cap_drop if devices else (*wanted.cap_drop, "MKNOD")
-    return capabilities(wanted.cap_add, drop)
+    return capabilities(wanted.cap_add, drop, here)
 
 
 def runtime_spec(
     wanted: Wanted, words: Sequence[str], env: Sequence[str], cwd: str, user: User, place: Place
 ) -> dict[str, Any]:
     """``config.json`` of the bundle."""
-    caps = list(held(wanted, place.devices))
+    caps = list(held(wanted, place.devices, place.capabilities))
     # a user other than root starts with none, and gets those that files give within the bounding set
     mine = caps if user.uid == 0 else []
     process: dict[str, Any] = {
@@ -117,7 +119,8 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
     given = {posixpath.normpath(mount.target) for mount in place.mounts}
     for target, source in place.files.items():
         if target not in given:
-            found.append(_mount(target, "bind", source, ["rbind", "rprivate"]))
+            more = ["ro"] if wanted.read_only else []
+            found.append(_mount(target, "bind", source, ["rbind", "rprivate", *more]))
     if place.init:
         found.append(_mount(INIT, "bind", place.init, ["bind", "ro"]))
     for mount in sorted(place.mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):

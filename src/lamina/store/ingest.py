@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from lamina import rights
-from lamina.errors import InvalidContent, SystemFailure
+from lamina.errors import DiskFull, InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
 from lamina.files import WRITE_FLAGS, SharedRange, failure, remove, replace_file, reported, sync_directory
 from lamina.layer.read import LayerReader
@@ -26,6 +26,7 @@ from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
 from lamina.store.lock import acquire
 from lamina.store.paths import Paths
+from lamina.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from lamina.layer.mark import Marking
@@ -51,9 +52,12 @@ class Ingest:
         tar: bool = True,
         view: str = "",
         unkept: Callable[[], None] | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
         """``tar``: whether the layer's tar is kept. ``view``: how it is going to be shown, "" for the best that is
-        here. ``unkept``: the blob is not kept; this notes where it can be had."""
+        here. ``unkept``: the blob is not kept; this notes where it can be had. ``unfinished``: is told of what is
+        being made."""
+        self._unfinished = unfinished or Unfinished()
         self._paths = paths
         self._descriptor = descriptor
         self._diff_id = diff_id
@@ -71,6 +75,7 @@ class Ingest:
         Cancelled, RemoteFailure; then nothing is left but what the next run takes up: the part file, whose bytes
         count once they were hashed again. ``path``: another part file, received elsewhere."""
         path = path or self._paths.part(self._descriptor.digest)
+        self._unfinished.parts.add(path)
         with reported(path):
             part = self._lock_part(path)
             try:
@@ -90,6 +95,7 @@ class Ingest:
                 self._keep(part, path, layer)
             finally:
                 os.close(part)
+        self._unfinished.parts.discard(path)
         return True
 
     def _lock_part(self, path: str) -> int:
@@ -129,6 +135,7 @@ class Ingest:
                 tar=self._keeps_tar,
                 cached=not is_mounted(self._view),
             )
+            self._unfinished.tars.add(layer.tar_path)
         try:
             self._pump(blob, part, layer)
             point("ingest.part-written")
@@ -175,6 +182,7 @@ class Ingest:
         Blobs(self._paths).make_directory(self._descriptor.digest)
         if layer is not None:
             layer.keep(blob=path)
+            self._unfinished.tars.discard(layer.tar_path)
         if self._unkept is not None:
             self._unkept()
             point("ingest.origin-noted")
@@ -279,7 +287,7 @@ class LayerFiles:
             inflate=self._marking,
             hashes=not self._makes_tar,
         )
-        self._tar_path = paths.scratch(f"{diff_id.short}.tar")
+        self.tar_path = paths.scratch(f"{diff_id.short}.tar")
         self._index: list[memoryview] = []
         self._seek: list[bytes] = []
         self._tar: Appender | None = None
@@ -290,7 +298,7 @@ class LayerFiles:
 
     def start(self) -> None:
         if self._makes_tar:
-            self._descriptor = os.open(self._tar_path, WRITE_FLAGS | os.O_TRUNC, 0o600)
+            self._descriptor = os.open(self.tar_path, WRITE_FLAGS | os.O_TRUNC, 0o600)
             self._tar = Appender(self._descriptor, cached=self._cached, hasher=self._reader.hasher)
         self._thread.start()
 
@@ -342,8 +350,8 @@ class LayerFiles:
             point("ingest.seek-renamed")
             return
         if self._plain:
-            link_or_copy(blob, self._tar_path)
-        os.replace(self._tar_path, self._paths.tar(self._diff_id))
+            link_or_copy(blob, self.tar_path)
+        os.replace(self.tar_path, self._paths.tar(self._diff_id))
         sync_directory(directory)
         point("ingest.tar-renamed")
 
@@ -355,7 +363,7 @@ class LayerFiles:
                 self._chunks.put_nowait(None)
             self._thread.join(0.05)
         self._close()
-        remove(self._tar_path)
+        remove(self.tar_path)
 
     def _close(self) -> None:
         if self._tar is not None:
@@ -402,7 +410,7 @@ def look_at_free_space(root: str, needed: int) -> None:
     free = state.f_bavail * state.f_frsize
     margin = min(_MARGIN, state.f_blocks * state.f_frsize // 20)
     if free < needed + margin:
-        raise SystemFailure(
+        raise DiskFull(
             f"{root}: the disk is full: {free} bytes are free, {needed + margin} are needed",
             hint="free some space; `lamina prune` deletes what no image needs",
         )

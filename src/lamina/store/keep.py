@@ -88,7 +88,15 @@ class _Work:
                 if diff_id in ours and (dry_run or ready(diff_id)):
                     self._take(diff_id, store.paths.tar(diff_id), dry_run)
                     point("keep.tar-removed")
-        return self._done()
+        return self._done(self._tars_that_stay())
+
+    def _tars_that_stay(self) -> list[str]:
+        store = self.store
+        count = 0
+        for diff_id, forms in needed_layers(store).layers.items():
+            whole = all(store.blobs.has(form) for form in forms.values())
+            count += not whole and store.layers.has_tar(diff_id)
+        return [f"{count} tars stay: a blob of theirs is in a registry only"] if count else []
 
     def _without_tar(self) -> Iterator[tuple[Digest, dict[Digest, Descriptor]]]:
         """The layers that can do without their tar now: all that names them is here, and nothing works with them."""
@@ -147,7 +155,7 @@ class _Work:
             store.layers.make(form, diff_id)
 
     def complete(self, dry_run: bool) -> Kept:
-        """Tars where they are not; blobs come with the next pull."""
+        """Tars where they are not. Blobs that are not here stay where they are: `rmi` and `pull` bring them."""
         store = self.store
         missing = 0
         for diff_id, forms in needed_layers(store).layers.items():

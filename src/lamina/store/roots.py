@@ -138,7 +138,7 @@ def _parse(name: str, lines: list[str], changed: float) -> Root:
         except UsageError:
             continue  # the last line of a process that died while it wrote
     alive = pid > 0 and boot == boot_id() and started(pid) == began and began is not None
-    if mount:
+    if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
         alive = boot == boot_id() and (is_mount(mount) or alive)
     return Root(name, pid, purpose, alive, changed, frozenset(digests), mount, view)
 

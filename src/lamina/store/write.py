@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from lamina.errors import BlobNotFound, Conflict, InvalidContent
+from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
 from lamina.light import TYPE_CHECKING
@@ -18,6 +18,7 @@ from lamina.spec.mediatype import is_foreign, is_known_document
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
 from lamina.store.layers import blob_stays
+from lamina.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
     import threading
@@ -46,6 +47,7 @@ class StoreWriter:
     view: str
     _told: str | None = None
     _session: str | None
+    _unfinished: Unfinished | None = None
     _guard: threading.Lock
 
     @contextmanager
@@ -54,8 +56,14 @@ class StoreWriter:
         with self._guard:
             with reported(self.paths.roots):
                 self._session = self.roots.create(purpose)
+            unfinished = self._unfinished = Unfinished()
             try:
                 yield
+            except BaseException as error:
+                with suppress(OSError):
+                    # what could be gone on with is of no use where it fills the disk
+                    unfinished.drop(parts=isinstance(error, DiskFull))
+                raise
             finally:
                 name, self._session = self._session, None
                 with reported(self.paths.roots):
@@ -97,6 +105,7 @@ class StoreWriter:
             tar=self.keep != "blob",
             view=self.view,
             unkept=unkept,
+            unfinished=self._unfinished,
         ).run(blob)
         if diff_id is not None and blob.origin and unkept is None:
             self.layers.note_origin(descriptor, diff_id, blob.origin, kept=True)

@@ -69,7 +69,10 @@ class _Layer:
         return Stacked(self.own, self.opaque, said.hexdigest())
 
     def _opaque(self) -> set[int]:
-        """Directories that don't merge with what is below: marked so, or put in the place of something."""
+        """Directories that don't merge with what is below: marked so, or put in the place of something. Of the lowest
+        layer none: it is shown alone too, where overlay's marks would be seen."""
+        if self.number == 0:
+            return set()
         for ending in self.endings:
             path = self.union.path(ending.node)
             if ending.how == How.OPAQUE:

@@ -262,6 +262,9 @@ def unmount(store: Store, target: str) -> Mounted:
             else:
                 _unmount(found)
             store.roots.remove(found.root)
+            for root in store.roots:
+                if root.mount == target and not root.alive:  # of one that was killed before it had mounted there
+                    store.roots.remove(root.name)
             sweep(store)
             here = _HELD.sub("/", target)
             if here.startswith(os.path.abspath(store.paths.unions) + os.sep):
@@ -300,9 +303,10 @@ def _let_go(mounted: Mounted) -> None:
 
 def mounts(store: Store) -> list[Mounted]:
     """What is mounted from this store, as far as this mount namespace shows."""
-    found = [
+    roots = [root for root in store.roots if root.mount and root.alive and is_mount(root.mount)]
+    # the last one at a place has made the mount: those before it were killed before they did
+    last = {root.mount: root for root in sorted(roots, key=lambda root: root.changed)}
+    return [
         Mounted(root.purpose.removeprefix("mount of "), root.mount, root.name, root.view, is_dead(root.mount))
-        for root in store.roots
-        if root.mount and root.alive and is_mount(root.mount)
+        for _, root in sorted(last.items())
     ]
-    return sorted(found, key=lambda one: one.target)

@@ -25,6 +25,8 @@ VERSION = 3
 DEEPEST = 100
 """A stack of more layers becomes one part (the kernel's own limit is 500)."""
 
+_ONE_FOR_ALL = "-"
+
 
 class Part(Value):
     """``key``: hex digits, its place in the store. ``layers``: whose tars it needs. ``made``: its tree, as a layer
@@ -48,7 +50,7 @@ def image_of(store: Store, part: Part) -> str:
 def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[Part]:
     """The parts of the stack's union, bottom first; ``merged`` forces one, or one a layer (Unsupported where that
     can't be). The choice is kept, so that a mount of what was mounted before merges nothing."""
-    if merged or len(stack.layers) < 2 or (merged is None and len(stack.layers) > DEEPEST):
+    if merged or not stack.layers or (merged is None and len(stack.layers) > DEEPEST):
         return [merged_part(stack)]
     trees = _Trees(stack)
     note = os.path.join(place_of(store, stack), "parts")
@@ -59,9 +61,9 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
         except Unsupported:
             if merged is not None:
                 raise
-            keys = ["-"]
+            keys = [_ONE_FOR_ALL]
         replace_file(note, [" ".join(keys).encode()])
-    if len(keys) != len(stack.layers):
+    if keys == [_ONE_FOR_ALL] or len(keys) != len(stack.layers):
         if merged is not None:
             trees.keys()
         return [merged_part(stack)]
@@ -72,7 +74,7 @@ def noted_parts(store: Store, stack: Stack) -> list[Part]:
     """What was made of the stack so far, or could have been: one part for all, and one a layer where that was chosen
     before. Nothing is made or merged for it."""
     keys = _noted(os.path.join(store.paths.union(_stack_key(stack)), "parts"))
-    if len(keys) != len(stack.layers):
+    if keys == [_ONE_FOR_ALL] or len(keys) != len(stack.layers):
         return [merged_part(stack)]
     return [merged_part(stack), *_layer_parts(stack, keys)]
 

@@ -36,6 +36,7 @@ def _tools() -> None:
         (("sh", "-c", "exit 7"), 7),
         (("nothing-here",), 127),
         (("/etc/passwd",), 126),
+        (("/bin",), 126),
     ],
 )
 def test_exit_codes(tmp_path: Path, words: tuple[str, ...], code: int) -> None:

@@ -20,11 +20,13 @@ from typing import Any
 import pytest
 
 import lamina as lamina_library
+from lamina import rights
 from lamina.archive.layout import LayoutReader
 from lamina.errors import SystemFailure
 from lamina.layer.entry import Kind
 from lamina.run import container as containers
 from lamina.run import top
+from lamina.run.capability import EVERY
 from lamina.run.inside import Inside
 from lamina.store.containers import RUNNING
 from lamina.store.roots import boot_id, started
@@ -111,6 +113,8 @@ def out(root: Path, *words: str) -> str:
         (("app", "nothing-here"), 127),
         (("app", "/etc/passwd"), 126),
         (("app", "/bin"), 126),
+        (("--no-such-option", "app", "true"), 125),
+        (("-w", "/etc/passwd", "app", "true"), 125),
     ],
 )
 def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
@@ -142,6 +146,12 @@ def test_what_is_refused_makes_no_container(root: Path) -> None:
         ("--name", "/", "app", "true"),
         ("--network", "moon", "app", "true"),
         ("-t", "app", "true"),
+        ("-w", "bin", "app", "true"),
+        ("--hostname", "a b", "app", "true"),
+        ("--cpus", "nan", "app", "true"),
+        ("--cpus", "many", "app", "true"),
+        ("--pids-limit", "-7", "app", "true"),
+        ("--no-such-option", "app", "true"),
     ]:
         done = run(root, "--rm", "--pull", "never", *words)
         assert done.returncode == 125, (words, done.stderr)
@@ -213,7 +223,20 @@ def test_volumes_and_tmpfs(root: Path, tmp_path: Path) -> None:
     assert out(root, "app", "cat", "/data/file").encode() == LOWER
 
 
+def test_a_new_place_of_a_tmpfs_is_everybodys_and_an_old_one_stays_as_it_was(root: Path) -> None:
+    script = "stat -c %a /new /data /mine"
+    words = ("--tmpfs", "/new", "--tmpfs", "/data", "--tmpfs", "/mine:mode=700", "app", "sh", "-c", script)
+    assert out(root, *words).split() == ["1777", "755", "700"]
+
+
+def test_all_capabilities_are_those_that_are_here(root: Path) -> None:
+    held = out(root, "--cap-add", "ALL", "app", "grep", "CapBnd", "/proc/self/status").split()[1]
+    assert int(held, 16) == rights.capabilities("CapBnd") & EVERY
+
+
 def test_read_only(root: Path) -> None:
+    hosts = "for one in hosts hostname resolv.conf; do echo >> /etc/$one; done 2>/dev/null; wc -l < /etc/hostname"
+    assert out(root, "--read-only", "app", "sh", "-c", hosts).split() == ["1"]
     script = "touch /x 2>/dev/null || echo refused; touch /tmp/y && echo tmp; touch /data/volume/z && echo volume"
     assert out(root, "--read-only", "--tmpfs", "/tmp", "app", "sh", "-c", script).split() == [
         "refused",
@@ -283,9 +306,11 @@ def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "a").write_text("a")
     (tmp_path / "in" / "link").symlink_to("/etc/passwd")
     assert run(root, "--name", "c", "app", "sh", "-c", "ln -s / /up; ln -s /etc/shadow /bad").returncode == 0
+    before = sorted(os.listdir("/srv"))
     assert lamina("cp", str(tmp_path / "in"), "c:/srv", root=root).returncode == 0
     assert lamina("cp", str(tmp_path / "in" / "a"), "c:/srv/renamed", root=root).returncode == 0
-    assert lamina("cp", "c:/srv/.", str(tmp_path / "out"), root=root).returncode != 0  # it must be there
+    assert lamina("cp", "c:/srv/.", str(tmp_path / "new"), root=root).returncode == 0  # made, as docker does
+    assert sorted(os.listdir(tmp_path / "new")) == ["app", "in", "renamed"]
     assert lamina("cp", "c:/srv", str(tmp_path / "out"), root=root).returncode == 0
     assert sorted(os.listdir(tmp_path / "out")) == ["app", "in", "renamed"]
     assert (tmp_path / "out" / "in" / "a").read_text() == "a"
@@ -296,8 +321,29 @@ def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
     assert lamina("cp", "c:/bad", str(tmp_path / "bad"), root=root).returncode == 0
     assert (tmp_path / "bad").is_symlink()
     assert lamina("cp", "c:/nothing", str(tmp_path), root=root).returncode == 3
+    assert lamina("cp", str(tmp_path / "in" / "a"), "c:/up/srv/through", root=root).returncode == 0
+    assert lamina("cp", str(tmp_path / "in" / "a"), f"c:/up{tmp_path}/out/x", root=root).returncode == 3
+    assert sorted(os.listdir("/srv")) == before
     assert lamina("rm", "c", root=root).returncode == 0
     assert mounts_of(root) == []
+
+
+def test_what_is_copied_runs_as_nobody_else(root: Path, tmp_path: Path) -> None:
+    """Made by anybody in the container, owned by the caller outside: it must not run as the caller."""
+    script = "echo x > /tmp/a; chmod 6755 /tmp/a; mkdir /tmp/d; ln /tmp/a /tmp/d/a; chmod 7777 /tmp/d"
+    assert run(root, "--name", "c", "-u", "web", "app", "sh", "-c", script).returncode == 0
+    for words in (["c:/tmp/a", "a"], ["c:/tmp", "all"], ["c:/tmp/.", "content"]):
+        assert lamina("cp", words[0], str(tmp_path / words[1]), root=root).returncode == 0
+    for name, mode in (
+        ("a", 0o755),
+        ("all/d", 0o1777),
+        ("all/d/a", 0o755),
+        ("content/d", 0o1777),
+        ("content/a", 0o755),
+    ):
+        state = (tmp_path / name).stat()
+        assert (state.st_mode & 0o7777, state.st_uid, state.st_gid) == (mode, os.geteuid(), os.getegid()), name
+    assert lamina("rm", "c", root=root).returncode == 0
 
 
 def test_a_container_keeps_its_image(root: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -283,6 +284,53 @@ def test_a_file_of_a_shared_layer_is_in_memory_once(tmp_path: Path) -> None:
     assert part_mounts(store) == []
 
 
+@pytest.mark.parametrize(("view", "copies"), [("erofs", 2), ("overlay", 3)])
+def test_a_second_image_costs_its_own_bytes_on_disk(tmp_path: Path, target: Path, view: str, copies: int) -> None:
+    """``copies`` of its one file: in the blob, in the tar, in an unpacked tree."""
+    store = Store.open(str(tmp_path / "s"))
+    own = random.Random(2).randbytes(200_000)
+    base = [("base", random.Random(3).randbytes(3 << 20)), *((f"d/{n}", b"small") for n in range(200))]
+    sizes = []
+    for name, layers in (("app", [base]), ("other", [base, [("own", own)]])):
+        write_layout(tmp_path / "l", name, layers)
+        copy(LayoutReader(str(tmp_path / "l")), store, [(name, name)])
+        place = Path(f"{target}-{name}")
+        mount(store, store.stack(name, Platform.host()), str(place), view=view)
+        sizes.append(bytes_of_files(tmp_path / "s"))
+    places = [Path(one.target) for one in mounts(store)]
+    try:
+        assert 0 <= sizes[1] - sizes[0] - copies * len(own) < 32 << 10
+        # and in memory nothing: the base alone is the same files as the base below something
+        assert len((places[0] / "base").read_bytes()) == 3 << 20
+        assert resident(places[1] / "base") == (3 << 20) // 4096
+    finally:
+        for place in places:
+            unmount(store, str(place))
+
+
+@pytest.mark.parametrize("view", VIEWS[:3])
+def test_a_layer_alone_shows_no_marks_of_overlays(tmp_path: Path, target: Path, view: str) -> None:
+    """It may replace what is its own: below it there is nothing to hide."""
+    store = loaded(tmp_path, [[("a", b"1"), ("a/", None), ("a/b", b"2"), ("c/d", b"3"), ("c/.wh..wh..opq", b"")]])
+    mount(store, stack_of(store), str(target), view=view)
+    try:
+        assert [os.listxattr(target / name) for name in (".", "a", "c")] == [[], [], []]
+        assert sorted(path.name for path in target.rglob("*")) == ["a", "b", "c", "d"]
+    finally:
+        unmount(store, str(target))
+
+
+def bytes_of_files(top: Path) -> int:
+    """What all files below take, each once, and nothing of what is mounted there."""
+    device = top.stat().st_dev
+    found = {}
+    for where, directories, names in os.walk(top):
+        directories[:] = [one for one in directories if os.lstat(os.path.join(where, one)).st_dev == device]
+        states = (os.lstat(os.path.join(where, name)) for name in names)
+        found.update({state.st_ino: state.st_size for state in states if stat.S_ISREG(state.st_mode)})
+    return sum(found.values())
+
+
 def test_parts_of_a_mount_that_went_away_are_taken_away(tmp_path: Path, target: Path) -> None:
     store = two_images(tmp_path)
     mount(store, stack_of(store), str(target))
@@ -384,6 +432,32 @@ def test_mount_that_went_away_by_itself_is_not_listed(tmp_path: Path, target: Pa
         unmount(store, str(target))
     mount(store, stack_of(store), str(target))
     unmount(store, str(target))
+
+
+def test_a_mount_after_a_killed_one_at_the_same_place(tmp_path: Path, target: Path) -> None:
+    store = loaded(tmp_path, [[("a", b"1")]])
+    words = ("mount", "app", str(target))
+    assert lamina(*words, root=tmp_path / "s", LAMINA_FAULT="root.extended").returncode == -signal.SIGKILL
+    assert lamina(*words, root=tmp_path / "s").returncode == 0
+    assert [one.target for one in mounts(store)] == [str(target)]
+    assert lamina("umount", "--all", root=tmp_path / "s").returncode == 0
+    assert not os.path.ismount(target)
+    assert list(store.roots) == []
+
+
+def test_a_process_with_the_number_of_a_holder_that_is_gone_is_let_live(tmp_path: Path) -> None:
+    store = loaded(tmp_path, [[("a", b"1")]])
+    with subprocess.Popen(["sleep", "infinity"]) as other:
+        try:
+            name = store.roots.create("mount of app", mount=f"/proc/{other.pid}/root/proc")
+            record = Path(store.paths.roots, name)
+            head = {**json.loads(record.read_text()), "pid": other.pid, "started": "1"}
+            record.write_text(json.dumps(head) + "\n")
+            assert mounts(store) == []
+            assert lamina("umount", "--all", root=tmp_path / "s").returncode == 0
+            assert other.poll() is None
+        finally:
+            other.kill()
 
 
 def test_targets_that_are_in_use(tmp_path: Path, target: Path) -> None:

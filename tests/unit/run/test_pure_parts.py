@@ -9,7 +9,20 @@ import pytest
 from lamina.errors import InvalidDocument, NotFound, UsageError
 from lamina.run.capability import ALL, DEFAULT, capabilities
 from lamina.run.network import hosts_file, resolv_file
-from lamina.run.options import Mount, Wanted, argv, parse_env, parse_env_file, parse_host, parse_size, parse_volume
+from lamina.run.options import (
+    Mount,
+    Wanted,
+    argv,
+    parse_cpus,
+    parse_env,
+    parse_env_file,
+    parse_host,
+    parse_hostname,
+    parse_pids,
+    parse_size,
+    parse_volume,
+    parse_workdir,
+)
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, runtime_spec
 from lamina.run.user import User, resolve_user
@@ -51,6 +64,11 @@ def test_capabilities() -> None:
     assert capabilities(["all"]) == tuple(sorted(ALL))
     assert capabilities(["net_admin"], ["ALL"]) == ("CAP_NET_ADMIN",)
     assert capabilities(["ALL"], ["CAP_SYS_ADMIN"]) == tuple(sorted(set(ALL) - {"CAP_SYS_ADMIN"}))
+    without = sum(1 << bit for bit, name in enumerate(ALL) if name not in ("CAP_SYS_RESOURCE", "CAP_CHOWN"))
+    assert capabilities(here=without) == tuple(sorted(set(DEFAULT) - {"CAP_CHOWN"}))
+    assert capabilities(["ALL"], here=without) == tuple(sorted(set(ALL) - {"CAP_CHOWN", "CAP_SYS_RESOURCE"}))
+    assert "CAP_CHOWN" in capabilities(["CHOWN"], here=without)  # the runtime says why it can't be had
+    assert (ALL.index("CAP_SYS_ADMIN"), ALL.index("CAP_CHECKPOINT_RESTORE")) == (21, 40)  # linux/capability.h
     with pytest.raises(UsageError, match="FLY"):
         capabilities(["FLY"])
 
@@ -67,8 +85,18 @@ def test_options() -> None:
     assert parse_env(["A=1=2", "H", "GONE", "E="], {"H": "host"}) == [("A", "1=2"), ("H", "host"), ("E", "")]
     assert parse_env_file("# no\n\n A=1\nH\n", {"H": "h"}) == [("A", "1"), ("H", "h")]
     assert parse_host("db:::1") == ("db", "::1")
-    with pytest.raises(UsageError):
-        parse_host("db:nowhere")
+    assert (parse_workdir(""), parse_workdir("/a"), parse_hostname("a.b-c")) == ("", "/a", "a.b-c")
+    assert [parse_cpus(number) for number in (None, 0, 0.01, 2.5)] == [None, None, 0.01, 2.5]
+    assert [parse_pids(number) for number in (None, 0, -1, 7)] == [None, None, None, 7]
+    for parse, bad in [
+        (parse_host, "db:nowhere"),
+        (parse_workdir, "a"),
+        *((parse_hostname, name) for name in ("a b", "a\n1.2.3.4 b", "-a", "a" * 65)),
+        *((parse_cpus, number) for number in (-1.0, 0.001, float("nan"), float("inf"), 1e300)),
+        *((parse_pids, number) for number in (-2, 1 << 40)),
+    ]:
+        with pytest.raises(UsageError):
+            parse(bad)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
