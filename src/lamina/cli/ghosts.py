@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -89,6 +88,7 @@ def ghosts(
 
 
 def _recover(session: Session, image: str, words: tuple[str, ...]) -> None:
+    from lamina.cli.content import write_contents
     from lamina.insight.ghosts import recover as open_hidden
 
     if not words or len(words) > 2 or (len(words) == 2 and not words[0].isdecimal()):
@@ -100,11 +100,7 @@ def _recover(session: Session, image: str, words: tuple[str, ...]) -> None:
         layer=int(words[0][:9]) if len(words) == 2 else None,
         hidden_first=parse_name(image).whole,
     )
-    out = sys.stdout.buffer
-    with content as stream:
-        while data := stream.read(1 << 20):
-            out.write(data)
-    out.flush()
+    write_contents([(words[-1], content)])
 
 
 def _row(ghost: Ghost) -> dict[str, Any]:

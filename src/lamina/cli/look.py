@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.app import command
+from lamina.cli.content import write_contents
 from lamina.cli.options import format_option, image_argument, platform_option
 from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size, json_path, mode_text
+from lamina.cli.text import clean, human_size, json_path, json_text, mode_text
 from lamina.errors import UsageError
 from lamina.image import to_bytes
 from lamina.layer.entry import Entry, Kind
@@ -32,7 +33,6 @@ LETTER = {
     Kind.WHITEOUT: "w",
     Kind.OPAQUE: "o",
 }
-_COPY = 1 << 20
 FEW = 16
 """Paths up to which each is looked up by itself; a whole merge is cheaper for more."""
 
@@ -58,11 +58,13 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "mtime": entry.mtime,
     }
     if entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
-        value["target"] = clean(entry.link)
+        value |= json_text(entry.link, "target")
     if entry.kind in (Kind.CHAR, Kind.BLOCK):
         value["rdev"] = list(entry.rdev)
     if entry.xattrs:
-        value["xattrs"] = {clean(name): content.hex() for name, content in sorted(entry.xattrs.items())}
+        value["xattrs"] = {
+            name.decode("utf-8", "backslashreplace"): content.hex() for name, content in sorted(entry.xattrs.items())
+        }
     return value
 
 
@@ -155,7 +157,8 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
 @platform_option
 @click.pass_obj
 def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
-    """Print files of the union, byte for byte. Symlinks are followed inside the image."""
+    """Print files of the union, byte for byte; on a terminal control characters are escaped, and what is no text is
+    refused. Symlinks are followed inside the image."""
     stack = session.image(image).stack
     if len(paths) > FEW:
         stack.union()
@@ -165,13 +168,8 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
         kind = union.kind(node)
         if kind != Kind.FILE:
             raise UsageError(f"{path!r:.200} in {image} is a {kind.name.lower()}", hint="cat prints regular files")
-        contents.append(union.stored(node))
-    out = sys.stdout.buffer
-    for stored in contents:
-        with stack.open_stored(stored) as stream:
-            while data := stream.read(_COPY):
-                out.write(data)
-    out.flush()
+        contents.append((path, union.stored(node)))
+    write_contents((path, stack.open_stored(stored)) for path, stored in contents)
 
 
 @command("stat", "lamina stat debian:12 /bin/sh\nlamina stat -L debian:12 /bin/sh --format '{{.Size}}'")
@@ -210,7 +208,9 @@ def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool
         for value in values:
             value["mtime"] = iso(value["mtime"])
             rows = [
-                [f"{key}:", "-" if item is None else str(item)] for key, item in value.items() if key != "path_b64"
+                [f"{key}:", "-" if item is None else str(item)]
+                for key, item in value.items()
+                if not key.endswith("_b64")
             ]
             table(rows)
 
