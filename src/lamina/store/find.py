@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.filter import Filter, parse_kinds, parse_owner, parse_perm, parse_size
-from lamina.source import find_manifest
+from lamina.source import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.members import Members, members
+from lamina.store.refs import name_of
 from lamina.union.glance import Glance
 from lamina.union.tree import UNSTATED
 
@@ -125,13 +126,23 @@ class Search:
 def find(store: Store, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
     """``images``: names to look into; empty for all of the store. Of an index the platform's image is taken.
 
-    Raises ReferenceNotFound (a name of ``images``), StoreDamaged (index.json), SystemFailure.
+    Raises, for a name of ``images``, ReferenceNotFound, Unsupported (an artifact), NotFound (platform); StoreDamaged
+    (index.json), SystemFailure.
     """
     chosen = [store.resolve(name) for name in images]
     known = members(store, platform, chosen if images else None)
+    for name, descriptor in zip(images, chosen, strict=True):
+        _check_looked_into(store, known, platform, name, descriptor)
     search = _Search(store, query, platform, known)
     found = search.run()
     return Search(tuple(found), (*known.unread, *search.unread))
+
+
+def _check_looked_into(store: Store, known: Members, platform: Platform, name: str, descriptor: Descriptor) -> None:
+    """Of all images, artifacts are passed by; where one was named, that is no answer."""
+    told = {digest for names in known.stacks.values() for _, digest in names} | {what for what, _ in known.unread}
+    if told.isdisjoint((str(descriptor.digest), name_of(descriptor))):
+        read_config(store, find_manifest(store, descriptor, platform, name), name)
 
 
 @dataclass(frozen=True, slots=True)
