@@ -64,11 +64,11 @@ def test_hidden_columns_of_du_and_the_frames_of_tars_are_what_df_says(tmp_path: 
 
     columns: dict[str, int] = {}  # of each distinct layer
     needs: dict[str, set[str]] = {}
-    for name in IMAGES:
+    for name, layers in IMAGES.items():
         (whole,) = told(root, "du", "-s", "--hidden", name)
         diff_ids = told(root, "inspect", name)[0]["RootFS"]["Layers"]
         assert whole["size"] == sum(whole["layers"].values())
-        assert len(whole["layers"]) == len(diff_ids) == len(IMAGES[name])
+        assert len(whole["layers"]) == len(diff_ids) == len(layers)
         for number, diff_id in enumerate(diff_ids, 1):
             column = whole["layers"][str(number)]
             assert columns.setdefault(diff_id, column) == column  # the same in every image that has it
