@@ -1,5 +1,5 @@
-"""Blame against a replay by brute force: the layers applied one after the other to a dict of paths, all that a file is
-kept for each path, its bytes too."""
+"""Blame against a replay by brute force: the layers applied one after the other to a dict of paths, and for each path
+all that is there, its bytes too."""
 
 from __future__ import annotations
 
@@ -122,6 +122,13 @@ def words(one: Shown, below: Shown) -> set[str]:
         [(Kind.FILE, b"a", b"", 0o600, b"aa", 0, 0), (Kind.HARDLINK, b"b", b"a", 0o600, b"", 0, 0)],
         [(Kind.FILE, b"a", b"", 0o600, b"bb", 0, 0)],
         [(Kind.WHITEOUT, b"a", b"", 0, b"", 0, 0), (Kind.FILE, b"b/c", b"", 0o600, b"aa", 7, 5)],
+    ]
+)
+@example(  # the bytes of a link to a file below are in the layer below
+    [
+        [(Kind.FILE, b"a", b"", 0o600, b"aa", 0, 0)],
+        [(Kind.FILE, b"c", b"", 0o600, b"ccc", 0, 0), (Kind.HARDLINK, b"b", b"a", 0o600, b"", 0, 0)],
+        [(Kind.FILE, b"a", b"", 0o600, b"bb", 0, 0)],
     ]
 )
 def test_blame_equals_a_replay_layer_by_layer(stack: Any) -> None:
