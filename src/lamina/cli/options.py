@@ -100,6 +100,11 @@ def registry_options(function: Any) -> Any:
     return function
 
 
+def web_options(function: Any) -> Any:
+    """What a verb takes that fetches from any web server."""
+    return _CERT_DIR(_TLS(function))
+
+
 _TYPES: dict[str, dict[str, Any]] = {
     plain.FLAG: {"is_flag": True},
     plain.MANY: {"multiple": True},
