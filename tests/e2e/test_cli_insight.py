@@ -431,3 +431,6 @@ def test_a_remote_image_is_compared_without_a_pull(root: Path, tmp_path: Path) -
         assert "A /new" in out(
             lamina("diff", f"oci:{tmp_path}/layout:old", f"docker://{server.name}/app", root=root), 1
         )
+        missing = lamina("diff", "app", f"docker://{server.name}/none", root=root)
+        assert missing.returncode == 3
+        assert b"MANIFEST_UNKNOWN" in missing.stderr  # the registry's own word
