@@ -258,7 +258,9 @@ def test_ghosts_are_shown_recovered_and_suspected(root: Path) -> None:
         ("password", "env", "PASSWORD"),
         ("github-token", "file", None),
     }
-    assert out(lamina("ghosts", "old", "--no-hidden", "--check", root=root), 1).count("visible, layer 1") == 1
+    visible = out(lamina("ghosts", "old", "--no-hidden", "--check", root=root), 1)
+    assert visible.count("visible, layer 1") == 1
+    assert visible.startswith("SUSPECTED")
     whole = json.loads(out(lamina("ghosts", "app", "--paths", "--no-secrets", "--format", "json", root=root)))
     assert {g["path"] for g in whole["ghosts"]} >= {"/gone", "/gone/a", "/gone/b"}
     assert whole["hidden"] == found["hidden"]

@@ -83,6 +83,8 @@ def ghosts(
         if not no_hidden:
             _tell_hidden(stack, hidden, top)
         if not no_secrets:
+            if search.found and not no_hidden:
+                write("")
             _tell_secrets(search)
     return FOUND if check and search.found else 0
 
@@ -144,7 +146,6 @@ def _layers(numbers: tuple[int, ...]) -> str:
 
 def _tell_secrets(search: Search) -> None:
     if search.found:
-        write("")
         rows = [[one.suspect.pattern, _state(one), _place(one), one.suspect.masked] for one in search.found]
         table(rows, ("SUSPECTED", "STATE", "WHERE", "SECRET"))
     write(
