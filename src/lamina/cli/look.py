@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -95,16 +96,15 @@ def ls(
         stack.union()
     nodes: list[tuple[Union, bytes, int]] = []
     for path in paths or ("/",):
-        top = to_bytes(path)
+        top, typed = to_bytes(path), os.fsencode(path)  # names are told as they were asked for, as with ls
+        prefix = typed.rstrip(b"/") + b"/" if len(paths) > 1 else b""
         tree, node = stack.listing(top, follow=not directory, into=not directory, links=detailed)
         if directory or not tree.is_directory(node):
-            nodes.append((tree, top or b".", node))
+            nodes.append((tree, typed or b"/", node))
         elif recursive:
             at = len(tree.path(node)) + 1 if node else 0
-            prefix = top + b"/" if len(paths) > 1 and top else b""
             nodes += [(tree, prefix + tree.path(below)[at:], below) for below in tree.walk(node) if below != node]
         else:
-            prefix = top + b"/" if len(paths) > 1 and top else b""
             nodes += [(tree, prefix + name, child) for name, child in sorted(tree.children(node).items())]
     if null:
         for _, name, _ in nodes:
