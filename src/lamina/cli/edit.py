@@ -91,6 +91,8 @@ def config(
         raise UsageError("the new image needs a name", hint="say -t REF; the old image stays as it is")
     if not words:
         raise UsageError("nothing to change", hint="say what to set or to remove; `lamina tag` gives another name")
+    import shlex
+
     from lamina.cli.configure import edits
     from lamina.edit.configure import with_config
 
@@ -100,7 +102,7 @@ def config(
         session.writable_store,
         tag,
         edits(stack.config, given),
-        created_by="lamina config " + " ".join(words),
+        created_by="lamina config " + shlex.join(words),
         comment=message,
         epoch=epoch(),
     )
