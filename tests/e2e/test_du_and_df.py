@@ -2,8 +2,9 @@
 
 What that means: the columns of ``du --hidden`` are, for each layer, all bytes of files that its tar holds: each file
 once however many hardlinks it has, and what another entry of the same or a higher layer hides as well. Those bytes
-and the tar's own headers and padding are the tar, to the byte; and the tars of all images, each distinct layer once,
-in whole blocks of the disk, are what ``df`` says they take.
+and the tar's own headers and padding are the tar, to the byte (but for the holes of sparse members, which ``du``
+counts and no tar holds); and the tars of all images, each distinct layer once, in whole blocks of the disk, are what
+``df`` says they take (but for blocks of zeros, which the store leaves to be holes).
 """
 
 from __future__ import annotations
