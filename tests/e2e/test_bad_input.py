@@ -258,6 +258,9 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("line", "word"),
     [
+        ("erase app /etc/conf -t new --format {{.}}", "'json', 'table'"),
+        ("rmi app --format yaml", "'json', 'table'"),
+        ("fsck --format yaml", "'json', 'table'"),
         ("cat app /etc", "directory"),
         ("cat app /fifo\x07", "fifo"),
         ("cat app /device\x07", "char"),
@@ -437,7 +440,7 @@ def check_paths(value: Any) -> None:
             check_paths(item)
 
 
-NO_TEMPLATE = ("tree", "erase", "rebase", "fsck", "df")
+NO_TEMPLATE = ("erase", "rebase", "fsck", "df")
 
 
 @pytest.mark.parametrize("line", [line for line in TOLD if line.split()[0] not in NO_TEMPLATE and "-u" not in line])

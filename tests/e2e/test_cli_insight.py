@@ -433,6 +433,8 @@ def test_a_remote_image_is_compared_without_a_pull(root: Path, tmp_path: Path) -
         assert "A /new" in out(
             lamina("diff", f"oci:{tmp_path}/layout:old", f"docker://{server.name}/app", root=root), 1
         )
+        ranged = lamina("ls", f"docker://{server.name}/app~9", root=root)
+        assert f"{server.name}/app has layers 1 to 2" in ranged.stderr.decode()
         missing = lamina("diff", "app", f"docker://{server.name}/none", root=root)
         assert missing.returncode == 3
         assert b"MANIFEST_UNKNOWN" in missing.stderr  # the registry's own word

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.app import command
-from lamina.cli.options import format_option, image_argument, no_trunc_option, platform_option
+from lamina.cli.options import format_option, image_argument, no_trunc_option, platform_option, report_option
 from lamina.cli.output import emit, emit_json, emit_template, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import ago, clean, human_size
@@ -253,7 +253,7 @@ def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
     "-f", "--force", is_flag=True, help="By ID: also where several names have it. No error if there is none."
 )
 @click.option("--no-prune", is_flag=True, help="Keep the image, untagged, and its layers.")
-@format_option
+@report_option
 @click.pass_obj
 def rmi(
     session: Session, names: tuple[str, ...], dry_run: bool, force: bool, no_prune: bool, format: str | None

@@ -228,14 +228,13 @@ def tree(session: Session, image: str, path: str, depth: int, sizes: bool, forma
     opened = session.image(image)
     union, first = opened.tree, opened.stack.first
     top = union.lookup(to_bytes(path), follow=True)
-    if format == "json":
-        emit_json(
-            [
-                _ls_row(union, first, union.name(n), n)["json"]
-                for n in union.walk(top)
-                if _level(union, top, n) <= depth
-            ]
-        )
+    if format not in (None, "table"):
+        within = (node for node in union.walk(top) if _level(union, top, node) <= depth)
+        found = [_ls_row(union, first, union.name(node), node) for node in within]
+        if format == "json":
+            emit_json([row["json"] for row in found])
+        else:
+            emit_template(found, {}, format or "")
         return
     total = _sizes_below(union, top) if sizes else {}
     write(clean(path if path.startswith("/") else "/" + path))
