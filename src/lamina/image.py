@@ -76,7 +76,8 @@ def open_with(name: str, settings: Settings) -> Image:
         network = Network(settings)
         reader = reader_for(parsed, network)
         inside = str(network.full(parsed.name)) if parsed.transport == "docker" else parsed.name
-        stack = open_stack(reader, inside, platform, name, max_layer=settings.max_layer)
+        whole = str(replace(parsed, low=1, high=None))
+        stack = open_stack(reader, inside, platform, whole, max_layer=settings.max_layer)
     else:
         stack = _stored(settings, parsed.name, platform)
     if not parsed.whole:

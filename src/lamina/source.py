@@ -239,12 +239,21 @@ class Stack(Value):
 
     def tree(self) -> Tree:
         """The union of the layers, merged on first need."""
-        tree = self._cache.get("tree")
+        tree = self.merged()
         if tree is None:
             from lamina.union.merge import merge
 
-            tree = self._cache["tree"] = merge([layer.index() for layer in self.layers])
-        return tree  # type: ignore[return-value]
+            tree = merge([layer.index() for layer in self.layers])
+            self.remember(tree)
+        return tree
+
+    def merged(self) -> Tree | None:
+        """The union, where it was merged already."""
+        return self._cache.get("tree")  # type: ignore[return-value]
+
+    def remember(self, tree: Tree) -> None:
+        """``tree`` is the union of just these layers: nobody has to merge them again."""
+        self._cache["tree"] = tree
 
     def union(self) -> Union:
         """The union for a few questions: merged, unless ``look`` has it without."""

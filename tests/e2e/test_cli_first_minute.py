@@ -39,6 +39,9 @@ def test_union_is_shown_by_ls_cat_stat_and_tree(root: Path) -> None:
     assert out(lamina("cat", "app", "/etc/conf", root=root)) == "two\n"
     assert out(lamina("cat", "app~1", "/etc/conf", "/gone", root=root)) == "one\nghost"
     assert out(lamina("ls", "app~2:2", root=root)).split() == ["etc", "new"]
+    assert out(lamina("ls", "app", "/etc/conf", root=root)) == "/etc/conf\n"  # as it was asked for
+    assert out(lamina("ls", "-d", "app", "etc", "/", root=root)).split() == ["etc", "/"]
+    assert "/etc/conf" in out(lamina("ls", "app", "/etc", "bin", root=root)).split()
     stat = json.loads(out(lamina("stat", "app", "/bin/sh", "--format", "json", root=root)))[0]
     assert (stat["kind"], stat["mode"], stat["size"], stat["layer"]) == ("file", "0755", 2, 1)
     assert "└── new  [2]" in out(lamina("tree", "app", root=root))

@@ -113,7 +113,10 @@ def test_diff_tells_every_kind_of_change(tmp_path: Path) -> None:
     assert out(lamina("diff", "old", "new", "/data", "--ignore", "owner", root=root), 1) == (
         "R /data/old-name -> /data/new-name\n"
     )
-    assert out(lamina("diff", "new~1", "old", "--ignore", "history", root=root)) == ""
+    assert out(lamina("diff", "new~1", "old", root=root)) == ""  # the step of layer 2 is no part of it
+    assert out(lamina("diff", "new~2:2", "new", "/etc/conf", root=root)) == ""
+    steps = out(lamina("diff", "new~1", "new", root=root), 1).splitlines()[-2:]
+    assert steps == ["history", "  + 2024-01-01T00:00:00Z  step 2"]
     assert out(lamina("diff", "new", "new", root=root)) == ""
 
 
@@ -258,7 +261,9 @@ def test_ghosts_are_shown_recovered_and_suspected(root: Path) -> None:
         ("password", "env", "PASSWORD"),
         ("github-token", "file", None),
     }
-    assert out(lamina("ghosts", "old", "--no-hidden", "--check", root=root), 1).count("visible, layer 1") == 1
+    visible = out(lamina("ghosts", "old", "--no-hidden", "--check", root=root), 1)
+    assert visible.count("visible, layer 1") == 1
+    assert visible.startswith("SUSPECTED")
     whole = json.loads(out(lamina("ghosts", "app", "--paths", "--no-secrets", "--format", "json", root=root)))
     assert {g["path"] for g in whole["ghosts"]} >= {"/gone", "/gone/a", "/gone/b"}
     assert whole["hidden"] == found["hidden"]
@@ -431,3 +436,8 @@ def test_a_remote_image_is_compared_without_a_pull(root: Path, tmp_path: Path) -
         assert "A /new" in out(
             lamina("diff", f"oci:{tmp_path}/layout:old", f"docker://{server.name}/app", root=root), 1
         )
+        ranged = lamina("ls", f"docker://{server.name}/app~9", root=root)
+        assert f"{server.name}/app has layers 1 to 2" in ranged.stderr.decode()
+        missing = lamina("diff", "app", f"docker://{server.name}/none", root=root)
+        assert missing.returncode == 3
+        assert b"MANIFEST_UNKNOWN" in missing.stderr  # the registry's own word

@@ -367,6 +367,8 @@ def test_the_command_line_end_to_end(root: Path, tmp_path: Path) -> None:
     assert ok("squash", "app", "--from", "2", "-t", "s1") == ok(
         "squash", "app", "--from", "2", "--to", "5", "-t", "s2"
     )
+    (step, *_) = json.loads(ok("history", "c1", "--format", "json"))
+    assert step["created_by"].startswith("lamina config --env 'A=b c' --env ")  # the words as a shell takes them
     told = json.loads(ok("erase", "app", "tmp/secret", "-t", "clean", "--format", "json"))
     assert told["elsewhere"] == [{"path": "/hard"}]
     assert told["still"] == [

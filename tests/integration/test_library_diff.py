@@ -127,3 +127,21 @@ def test_a_change_is_printed_safely() -> None:
 
     before, after = Entry(b"l", Kind.SYMLINK, link=b"a"), Entry(b"l", Kind.SYMLINK, link=b"\x1b[2J\xff")
     assert str(Change("changed", b"\x07l", before, after, ("target",))) == "C /\\x07l   target (a to \\x1b[2J\\xff)"
+
+
+def test_what_was_merged_is_not_merged_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened() -> tuple[lamina.Image, lamina.Image]:
+        return lamina.open("old", root=root), lamina.open("new", root=root)
+
+    old, new = opened()
+    changes = old.diff(new).changes
+    fresh, again = opened()
+    trees = fresh.tree, again.tree
+    found = fresh.diff(again)
+    assert (found.before.tree, found.after.tree) == trees
+    assert found.changes == changes
+    monkeypatch.setattr("lamina.union.merge.LayerMerge.apply", None)  # nothing can be merged from here on
+    assert old.diff(new).changes == changes
+    assert again.diff(fresh)
+    assert old.tree.find(b"etc/gone") is not None  # what the comparison merged, the images have
+    assert new.tree.find(b"etc/gone") is None

@@ -5,6 +5,7 @@ it is called. All meaning lives below; here are words, flags, exit codes and not
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 
@@ -56,6 +57,8 @@ def run(arguments: list[str] | None = None) -> int:
 
     if sys.stdout is None:  # the caller closed it: what is said goes nowhere
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding can't say is escaped
     try:
         code = plain.answer(sys.argv[1:] if arguments is None else arguments)
         if code is None:

@@ -12,7 +12,7 @@ from lamina.cli.options import format_option, image_argument, platform_option, r
 from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
-from lamina.errors import UsageError
+from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.image import to_bytes
 from lamina.insight.words import LETTERS, line, path_line
 from lamina.layer.entry import Entry, Kind
@@ -76,9 +76,7 @@ def diff(
     if after is None:
         if content or stat or ignore or no_renames or quiet:
             raise UsageError("only one side was given", hint="lamina diff A B: images, containers or ./directories")
-        from lamina.cli.containers import list_changes
-
-        list_changes(session, before, format)
+        _list_changes(session, before, format)
         return 0
     from lamina.cli.sides import open_side
     from lamina.insight.compare import ASPECTS, compare
@@ -106,6 +104,22 @@ def diff(
         _tell_config(found.config)
         _tell_history(found.history)
     return DIFFERENT if found.differ else 0
+
+
+def _list_changes(session: Session, name: str, format: str | None) -> None:
+    from lamina.cli.containers import list_changes
+    from lamina.spec.name import parse_name
+
+    try:
+        list_changes(session, name, format)
+    except NotFound as error:
+        try:
+            image = parse_name(name)
+            if not image.transport:
+                session.store.resolve(image.name)
+        except LaminaError:
+            raise error from None
+        raise NotFound(f"no container {name!r:.200}: it is an image", hint=f"lamina diff {name} OTHER") from None
 
 
 def _content_lines(found: Diff, change: Change) -> Iterator[str]:

@@ -106,9 +106,9 @@ def words_of(given: dict[str, Any]) -> list[str]:
         if value is True:
             found.append(flag)
         elif isinstance(value, (str, int)) and value is not False:
-            found.append(f"{flag} {value}")
+            found += [flag, str(value)]
         elif isinstance(value, tuple):
-            found += [f"{flag} {item}" for item in value]
+            found += [word for item in value for word in (flag, item)]
     return found
 
 

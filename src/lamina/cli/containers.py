@@ -20,7 +20,7 @@ from lamina.cli.options import (
     registry_options,
     view_option,
 )
-from lamina.cli.output import emit, emit_json, write
+from lamina.cli.output import emit, emit_json, emit_template, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean
 from lamina.errors import UsageError
@@ -186,7 +186,7 @@ def list_changes(session: Session, name: str, format: str | None) -> None:
     enter(one)
     found = container_changes(store, stack_of(store, one), one)
     rows = [{"Kind": change.how, "Path": "/" + os.fsdecode(change.path)} for change in found]
-    if format is None:
+    if format in (None, "table"):
         for row in rows:
             write(f"{row['Kind']} {clean(row['Path'])}")
     elif format == "json":
@@ -194,7 +194,7 @@ def list_changes(session: Session, name: str, format: str | None) -> None:
 
         emit_json([{"kind": change.how, **json_path(change.path)} for change in found])
     else:
-        emit(rows, [], format)
+        emit_template(rows, {}, format or "")
 
 
 @command("cp", "lamina cp web:/etc/hosts .\nlamina cp page.html web:/srv/\nlamina cp site/. web:/srv")

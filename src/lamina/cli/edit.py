@@ -13,7 +13,7 @@ from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.configure import edit_options
 from lamina.cli.make import base_stack, epoch
-from lamina.cli.options import format_option, image_argument, platform_option, quiet_option, registry_options
+from lamina.cli.options import image_argument, platform_option, quiet_option, registry_options, report_option
 from lamina.cli.output import emit_json, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
@@ -91,6 +91,8 @@ def config(
         raise UsageError("the new image needs a name", hint="say -t REF; the old image stays as it is")
     if not words:
         raise UsageError("nothing to change", hint="say what to set or to remove; `lamina tag` gives another name")
+    import shlex
+
     from lamina.cli.configure import edits
     from lamina.edit.configure import with_config
 
@@ -100,7 +102,7 @@ def config(
         session.writable_store,
         tag,
         edits(stack.config, given),
-        created_by="lamina config " + " ".join(words),
+        created_by="lamina config " + shlex.join(words),
         comment=message,
         epoch=epoch(),
     )
@@ -203,7 +205,7 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
 @COMPRESSION
 @platform_option
 @quiet_option
-@format_option
+@report_option
 @click.pass_obj
 def rebase(
     session: Session,
@@ -227,8 +229,6 @@ def rebase(
 
     if tag is None and not dry_run:
         raise UsageError("the new image needs a name", hint="say -t REF, or --dry-run to look only")
-    if format not in (None, "json", "table"):
-        raise UsageError(f"rebase knows the formats table and json, not {format!r:.60}")
     if tag is not None:
         checked_name(tag)
     stack, new = base_stack(session, image), base_stack(session, onto)
@@ -323,7 +323,7 @@ def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
 @COMPRESSION
 @platform_option
 @quiet_option
-@format_option
+@report_option
 @click.pass_obj
 def erase(
     session: Session,
@@ -368,8 +368,6 @@ def erase(
             }
         )
         return
-    if format is not None:
-        raise UsageError(f"erase knows the format json, not {format!r:.60}")
     _tell_erased(plan, still, tag, quiet)
     write(str(made.digest))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,11 +83,14 @@ def ghosts(
         if not no_hidden:
             _tell_hidden(stack, hidden, top)
         if not no_secrets:
+            if search.found and not no_hidden:
+                write("")
             _tell_secrets(search)
     return FOUND if check and search.found else 0
 
 
 def _recover(session: Session, image: str, words: tuple[str, ...]) -> None:
+    from lamina.cli.content import write_contents
     from lamina.insight.ghosts import recover as open_hidden
 
     if not words or len(words) > 2 or (len(words) == 2 and not words[0].isdecimal()):
@@ -100,11 +102,7 @@ def _recover(session: Session, image: str, words: tuple[str, ...]) -> None:
         layer=int(words[0][:9]) if len(words) == 2 else None,
         hidden_first=parse_name(image).whole,
     )
-    out = sys.stdout.buffer
-    with content as stream:
-        while data := stream.read(1 << 20):
-            out.write(data)
-    out.flush()
+    write_contents([(words[-1], content)])
 
 
 def _row(ghost: Ghost) -> dict[str, Any]:
@@ -148,7 +146,6 @@ def _layers(numbers: tuple[int, ...]) -> str:
 
 def _tell_secrets(search: Search) -> None:
     if search.found:
-        write("")
         rows = [[one.suspect.pattern, _state(one), _place(one), one.suspect.masked] for one in search.found]
         table(rows, ("SUSPECTED", "STATE", "WHERE", "SECRET"))
     write(

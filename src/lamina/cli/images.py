@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import io
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamina.cli.app import command
-from lamina.cli.options import format_option, image_argument, no_trunc_option, platform_option
+from lamina.cli.options import format_option, image_argument, no_trunc_option, platform_option, report_option
 from lamina.cli.output import emit, emit_json, emit_template, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import ago, clean, human_size
-from lamina.errors import LaminaError
+from lamina.errors import LaminaError, UsageError
 from lamina.spec.image_config import parse_time
 from lamina.spec.reference import Reference
 
@@ -122,10 +122,10 @@ def inspect(session: Session, names: tuple[str, ...], raw: bool, raw_config: boo
     """Show config and manifest of images as JSON, with docker's field names."""
     opened = [session.image(name) for name in names]
     if raw or raw_config:
-        for image in opened:
-            data = image.manifest.raw if raw else image.config.raw
-            sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        from lamina.cli.content import write_contents
+
+        documents = [(image.name, image.manifest.raw if raw else image.config.raw) for image in opened]
+        write_contents((name, io.BytesIO(document)) for name, document in documents)
         return
     values = [_inspect(image) for image in opened]
     if format in (None, "json", "table"):
@@ -233,11 +233,15 @@ def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bo
 @click.pass_obj
 def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
     """Give an image another name. A name that is taken moves; what it named stays, untagged."""
+    from lamina.cli.places import whole
     from lamina.spec.name import parse_name
 
     names = [str(Reference.parse(target).with_default_tag()) for target in targets]
     store = session.writable_store
-    descriptor = store.resolve(parse_name(source).name)
+    named = whole(parse_name(source))
+    if named.transport:
+        raise UsageError(f"{source!r:.200} is not in the store", hint="`lamina copy` brings it in under any name")
+    descriptor = store.resolve(named.name)
     for name in names:
         store.tag(name, descriptor)
 
@@ -249,7 +253,7 @@ def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
     "-f", "--force", is_flag=True, help="By ID: also where several names have it. No error if there is none."
 )
 @click.option("--no-prune", is_flag=True, help="Keep the image, untagged, and its layers.")
-@format_option
+@report_option
 @click.pass_obj
 def rmi(
     session: Session, names: tuple[str, ...], dry_run: bool, force: bool, no_prune: bool, format: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lamina.cli.app import command
-from lamina.cli.options import format_option
+from lamina.cli.options import format_option, report_option
 from lamina.cli.output import emit, emit_json, table, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
@@ -67,7 +67,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
 
 @command("fsck", "lamina fsck\nlamina fsck --repair")
 @click.option("--repair", is_flag=True, help="Make derived data again, move damaged blobs aside.")
-@format_option
+@report_option
 @click.pass_obj
 def fsck(session: Session, repair: bool, format: str | None) -> int:
     """Check every byte of the store: blobs, names, layers. Exit code 1 if an image is not whole."""
@@ -103,7 +103,7 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go and how many bytes it frees.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("--keep", type=click.Choice(KEEPS), help="Also let all layers that stay be kept so (as the setting).")
-@format_option
+@report_option
 @click.pass_obj
 def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | None, format: str | None) -> None:
     """Delete untagged images, and blobs and derived data that no image needs. What is being pulled stays.

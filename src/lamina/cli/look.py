@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.app import command
+from lamina.cli.content import write_contents
 from lamina.cli.options import format_option, image_argument, platform_option
 from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size, json_path, mode_text
+from lamina.cli.text import clean, human_size, json_path, json_text, mode_text
 from lamina.errors import UsageError
 from lamina.image import to_bytes
 from lamina.layer.entry import Entry, Kind
@@ -32,7 +34,6 @@ LETTER = {
     Kind.WHITEOUT: "w",
     Kind.OPAQUE: "o",
 }
-_COPY = 1 << 20
 FEW = 16
 """Paths up to which each is looked up by itself; a whole merge is cheaper for more."""
 
@@ -58,11 +59,13 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "mtime": entry.mtime,
     }
     if entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
-        value["target"] = clean(entry.link)
+        value |= json_text(entry.link, "target")
     if entry.kind in (Kind.CHAR, Kind.BLOCK):
         value["rdev"] = list(entry.rdev)
     if entry.xattrs:
-        value["xattrs"] = {clean(name): content.hex() for name, content in sorted(entry.xattrs.items())}
+        value["xattrs"] = {
+            name.decode("utf-8", "backslashreplace"): content.hex() for name, content in sorted(entry.xattrs.items())
+        }
     return value
 
 
@@ -93,16 +96,15 @@ def ls(
         stack.union()
     nodes: list[tuple[Union, bytes, int]] = []
     for path in paths or ("/",):
-        top = to_bytes(path)
+        top, typed = to_bytes(path), os.fsencode(path)  # names are told as they were asked for, as with ls
+        prefix = typed.rstrip(b"/") + b"/" if len(paths) > 1 else b""
         tree, node = stack.listing(top, follow=not directory, into=not directory, links=detailed)
         if directory or not tree.is_directory(node):
-            nodes.append((tree, top or b".", node))
+            nodes.append((tree, typed or b"/", node))
         elif recursive:
             at = len(tree.path(node)) + 1 if node else 0
-            prefix = top + b"/" if len(paths) > 1 and top else b""
             nodes += [(tree, prefix + tree.path(below)[at:], below) for below in tree.walk(node) if below != node]
         else:
-            prefix = top + b"/" if len(paths) > 1 and top else b""
             nodes += [(tree, prefix + name, child) for name, child in sorted(tree.children(node).items())]
     if null:
         for _, name, _ in nodes:
@@ -155,7 +157,8 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
 @platform_option
 @click.pass_obj
 def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
-    """Print files of the union, byte for byte. Symlinks are followed inside the image."""
+    """Print files of the union, byte for byte; on a terminal control characters are escaped, and what is no text is
+    refused. Symlinks are followed inside the image."""
     stack = session.image(image).stack
     if len(paths) > FEW:
         stack.union()
@@ -165,13 +168,8 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
         kind = union.kind(node)
         if kind != Kind.FILE:
             raise UsageError(f"{path!r:.200} in {image} is a {kind.name.lower()}", hint="cat prints regular files")
-        contents.append(union.stored(node))
-    out = sys.stdout.buffer
-    for stored in contents:
-        with stack.open_stored(stored) as stream:
-            while data := stream.read(_COPY):
-                out.write(data)
-    out.flush()
+        contents.append((path, union.stored(node)))
+    write_contents((path, stack.open_stored(stored)) for path, stored in contents)
 
 
 @command("stat", "lamina stat debian:12 /bin/sh\nlamina stat -L debian:12 /bin/sh --format '{{.Size}}'")
@@ -210,7 +208,9 @@ def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool
         for value in values:
             value["mtime"] = iso(value["mtime"])
             rows = [
-                [f"{key}:", "-" if item is None else str(item)] for key, item in value.items() if key != "path_b64"
+                [f"{key}:", "-" if item is None else str(item)]
+                for key, item in value.items()
+                if not key.endswith("_b64")
             ]
             table(rows)
 
@@ -228,14 +228,13 @@ def tree(session: Session, image: str, path: str, depth: int, sizes: bool, forma
     opened = session.image(image)
     union, first = opened.tree, opened.stack.first
     top = union.lookup(to_bytes(path), follow=True)
-    if format == "json":
-        emit_json(
-            [
-                _ls_row(union, first, union.name(n), n)["json"]
-                for n in union.walk(top)
-                if _level(union, top, n) <= depth
-            ]
-        )
+    if format not in (None, "table"):
+        within = (node for node in union.walk(top) if _level(union, top, node) <= depth)
+        found = [_ls_row(union, first, union.name(node), node) for node in within]
+        if format == "json":
+            emit_json([row["json"] for row in found])
+        else:
+            emit_template(found, {}, format or "")
         return
     total = _sizes_below(union, top) if sizes else {}
     write(clean(path if path.startswith("/") else "/" + path))

@@ -213,8 +213,8 @@ def append(
     changes = config_changes(stack.config, env, cmd, entrypoint, workdir, user, label)
     if not items and not changes:
         raise click.UsageError("nothing to put on it: name files, --remove, or what to set")
-    words = [*sources, *(f"--remove {path}" for path in removed)]
-    _put_on(session, stack, items, tag, message or "lamina append " + " ".join(words), changes, compression, quiet)
+    words = [*sources, *(word for path in removed for word in ("--remove", path))]
+    _put_on(session, stack, items, tag, message or "lamina append " + shlex.join(words), changes, compression, quiet)
 
 
 def _put_on(

@@ -16,6 +16,7 @@ from lamina.cli.options import (
     quiet_option,
     referrers_option,
     registry_options,
+    report_option,
 )
 from lamina.cli.output import report, write
 from lamina.cli.places import source_of, target_of, whole
@@ -143,7 +144,7 @@ def _saved_name(session: Session, name: ImageName) -> str:
 @keep_option
 @platform_option
 @quiet_option
-@format_option
+@report_option
 @click.pass_obj
 def load(session: Session, path: str, tag: str | None, all_platforms: bool, quiet: bool, format: str | None) -> None:
     """Bring all images of an archive or layout into the store, under the names that they have there."""

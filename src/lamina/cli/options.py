@@ -16,6 +16,10 @@ Decorator = Callable[[Any], Any]
 format_option: Decorator = click.option(
     "--format", metavar="json|table|TEMPLATE", help="json, table, or a Go template like '{{.Name}}'."
 )
+report_option: Decorator = click.option(
+    "--format", type=click.Choice(["json", "table"]), help="json, or a report for people (the default)."
+)
+"""For verbs whose answer is no list of like things, which a template could go through."""
 no_trunc_option: Decorator = click.option("--no-trunc", is_flag=True, help="Whole digests and commands.")
 quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
@@ -98,6 +102,11 @@ def registry_options(function: Any) -> Any:
     for option in (_CREDS, _CERT_DIR, _AUTHFILE, _TLS):
         function = option(function)
     return function
+
+
+def web_options(function: Any) -> Any:
+    """What a verb takes that fetches from any web server."""
+    return _CERT_DIR(_TLS(function))
 
 
 _TYPES: dict[str, dict[str, Any]] = {

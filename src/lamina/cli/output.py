@@ -80,7 +80,7 @@ def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str)
     lines = [template.render(row) for row in rows]
     if not tabular:
         for line in lines:
-            write("\n".join(clean(part).replace("\\t", "\t") for part in line.split("\n")))
+            write("\n".join("\t".join(map(clean, part.split("\t"))) for part in line.split("\n")))
         return
     header = [headings.get(name, name.rpartition(".")[2].upper()) for name in template.fields()]
     cells = [line.split("\t") for line in lines]

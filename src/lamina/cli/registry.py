@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import io
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from lamina.cli.app import command
+from lamina.cli.content import write_contents
 from lamina.cli.options import format_option, platform_option, quiet_option, registry_options
 from lamina.cli.output import emit, emit_json, write
 from lamina.cli.progress import Progress
@@ -104,9 +106,9 @@ def manifest(session: Session, reference: str, local: bool) -> None:
     reader, name = _place(session, reference, local)
     top = reader.resolve(name)
     if "platform" in session.flags:
-        _out(find_manifest(reader, top, session.platform, reference).raw)
+        _out(reference, find_manifest(reader, top, session.platform, reference).raw)
     else:
-        _out(reader.manifest(top))
+        _out(reference, reader.manifest(top))
 
 
 def print_config(session: Session, reference: str, local: bool) -> None:
@@ -115,7 +117,7 @@ def print_config(session: Session, reference: str, local: bool) -> None:
 
     reader, name = _place(session, reference, local)
     found = find_manifest(reader, reader.resolve(name), session.platform, reference)
-    _out(read_document(reader, found.config, reference))
+    _out(reference, read_document(reader, found.config, reference))
 
 
 @command("blob", "lamina blob debian@sha256:1f2e... -o layer.tar.gz")
@@ -263,6 +265,5 @@ def validate(
     return 4 if bad else 0
 
 
-def _out(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+def _out(name: str, data: bytes) -> None:
+    write_contents([(name, io.BytesIO(data))])

@@ -13,7 +13,7 @@ import click
 from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.edit import COMPRESSION, MESSAGE, checked_name, packing_of, tell_made
-from lamina.cli.options import platform_option, quiet_option
+from lamina.cli.options import platform_option, quiet_option, web_options
 from lamina.cli.session import Session
 from lamina.cli.text import clean
 from lamina.errors import Conflict, NotFound, UsageError
@@ -69,9 +69,10 @@ def _exporter(session: Session, name: str) -> Callable[[Write], int]:
 @command(
     "import",
     "lamina import rootfs.tar.xz my/base -c 'CMD [\"sh\"]'\n"
-    "docker export web | lamina import - web:1\nlamina import /srv/chroot my/chroot",
+    "docker export web | lamina import - web:1\nlamina import /srv/chroot my/chroot\n"
+    "lamina import https://example.org/rootfs.tar.gz my/base",
 )
-@click.argument("source", metavar="FILE|DIR|-")
+@click.argument("source", metavar="FILE|DIR|URL|-")
 @click.argument("name", metavar="[NAME]", default="")
 @click.option(
     "--change", "-c", "changes", multiple=True, metavar="INSTRUCTION", help="A Dockerfile instruction: CMD, ENV, ..."
@@ -79,6 +80,7 @@ def _exporter(session: Session, name: str) -> Callable[[Write], int]:
 @MESSAGE
 @COMPRESSION
 @platform_option
+@web_options
 @quiet_option
 @click.pass_obj
 def import_(
@@ -90,15 +92,18 @@ def import_(
     compression: str | None,
     quiet: bool,
 ) -> None:
-    """Make an image of one layer of a root file system: a tar (plain, gzip, zstd, bzip2, xz) or a directory. Owners,
-    times and xattrs are kept; with SOURCE_DATE_EPOCH no time is later than that."""
+    """Make an image of one layer of a root file system: a tar (plain, gzip, zstd, bzip2, xz), also of a web server
+    (http, https), or a directory. Owners, times and xattrs are kept; with SOURCE_DATE_EPOCH no time is later than
+    that."""
     from lamina.cli.configure import instructions
     from lamina.edit.append import append
     from lamina.edit.rootfs import archive_items, directory_items
     from lamina.files import reported
+    from lamina.remote.download import is_url, shown
 
     if name:
         checked_name(name)
+    remote = is_url(source)
     config, packing = instructions(changes), packing_of(session, compression)
 
     def put(items: list[Item]) -> None:
@@ -107,7 +112,7 @@ def import_(
             items,
             session.writable_store,
             name,
-            created_by=f"lamina import {source}",
+            created_by=f"lamina import {shown(source) if remote else source}",
             comment=message,
             epoch=packing.epoch,
             compression=packing.compression,
@@ -117,18 +122,22 @@ def import_(
         )
         tell_made(made, name or str(made.digest), f"{len(items)} entries", quiet)
 
-    if source != "-" and os.path.isdir(source):
+    if not remote and source != "-" and os.path.isdir(source):
         put(directory_items(source, on_warning=warn))
         return
     if source == "-" and sys.stdin.isatty():
         raise UsageError("a tar from a terminal", hint="name a file, or pipe it in")
-    if source != "-" and not os.path.exists(source):
+    if not remote and source != "-" and not os.path.exists(source):
         raise NotFound(f"no file {source!r:.300}", hint="check the path")
     with ExitStack() as files:
         stream: Source = sys.stdin.buffer
-        if source != "-":
+        what = "standard input" if source == "-" else source
+        if remote:
+            what = shown(source)
+            files.enter_context(session.interruptible())
+            stream = files.enter_context(session.network().download(source))
+        elif source != "-":
             with reported(source):
                 stream = files.enter_context(open(source, "rb"))
-        what = "standard input" if source == "-" else source
         limit = session.settings.max_layer
         put(files.enter_context(archive_items(stream, what, max_layer=limit, on_warning=warn)))

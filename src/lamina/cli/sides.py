@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lamina.cli import warn
 from lamina.errors import LaminaError, NotFound, ReferenceNotFound, UsageError
 from lamina.insight.side import Side
+from lamina.spec.name import parse_name
 
 if TYPE_CHECKING:
     from lamina.cli.session import Session
@@ -35,7 +36,7 @@ def open_side(session: Session, word: str) -> Side:
 
 
 def _named(error: LaminaError, word: str) -> LaminaError:
-    if not isinstance(error, ReferenceNotFound):
-        return error
+    if not isinstance(error, ReferenceNotFound) or parse_name(word).transport:
+        return error  # a registry or an archive says itself what it has not
     hint = f"a directory is written ./{word}" if os.path.isdir(word) else "see `lamina images` and `lamina ps -a`"
     return ReferenceNotFound(f"no image and no container {word!r:.300}", hint=hint)

@@ -184,7 +184,12 @@ def _show(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """One line. Letters stay letters; whatever no terminal should get is escaped as JSON has it, so that nobody has
+    to escape it in another way."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {

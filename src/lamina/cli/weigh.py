@@ -92,6 +92,18 @@ def _size(size: int, human: bool) -> str | int:
     return human_size(size) if human else size
 
 
+class _Share(click.FloatRange):
+    """Without "nan", which lies in every range and below no limit: a check that never fails."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from math import isnan
+
+        number = super().convert(value, param, ctx)
+        if isnan(number):
+            self.fail(f"{value!r:.60} is no number", param, ctx)
+        return number
+
+
 @command(
     "waste",
     "lamina waste my/app:1\nlamina waste my/app:1 --min-efficiency 0.95    # for CI: exit code 1 below it",
@@ -102,7 +114,7 @@ def _size(size: int, human: bool) -> str | int:
     "--smallest", type=click.IntRange(min=1), default=1, metavar="BYTES", help="Don't compare smaller files."
 )
 @click.option("--pycache", is_flag=True, help="Count Python's bytecode as a cache.")
-@click.option("--min-efficiency", type=click.FloatRange(0, 1), metavar="0..1", help="Exit code 1 below this.")
+@click.option("--min-efficiency", type=_Share(0, 1), metavar="0..1", help="Exit code 1 below this.")
 @platform_option
 @registry_options
 @format_option

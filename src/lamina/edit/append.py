@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 from lamina.edit.publish import Layer, Packing, made_layer, own_config, publish, require_bottom, timestamp
-from lamina.errors import InvalidLayer, PathNotFound
+from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.write import Item
 from lamina.scan.directory import OnWarning, scan, scan_file
@@ -107,7 +107,7 @@ def _check_whiteouts(base: Stack | None, items: Sequence[Item]) -> None:
     tree = base.tree() if base else None
     for path in hidden:
         if not path:
-            raise InvalidLayer("the root can't be removed", hint="name what is in it")
+            raise UsageError("the root can't be removed", hint="name what is in it")
         if tree is None or tree.find(path) is None:
             raise PathNotFound(
                 f"nothing to remove at /{path.decode('utf-8', 'backslashreplace')}", hint="see `lamina ls`"

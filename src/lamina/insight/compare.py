@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lamina.insight.config_diff import ConfigChange, StepChange, diff_configs, diff_histories
 from lamina.insight.content import SideContents
 from lamina.insight.diff import FIELDS, Change, diff_trees
+from lamina.insight.history import aligned
 from lamina.insight.side import Side
 from lamina.text import clean
+
+if TYPE_CHECKING:
+    from lamina.spec.image_config import History, ImageConfig
 
 ASPECTS = (*FIELDS, "config", "created", "history")
 """What can be ignored. ``created``: when config and history say that they were made."""
@@ -66,7 +71,8 @@ class Diff:
 def compare(
     before: Side, after: Side, path: bytes = b"", *, ignore: Collection[str] = (), renames: bool = True
 ) -> Diff:
-    """Files at ``path`` and below; config and history where the whole of both sides is compared, and both have them.
+    """Files at ``path`` and below; config and history where the whole of both sides is compared, and both have them:
+    of a range of layers the steps that made them, and the config that their image has.
     ``ignore``: of ``ASPECTS``. Raises PathNotFound, InvalidContent, SystemFailure."""
     layers = ([layer.diff_id for layer in before.layers], [layer.diff_id for layer in after.layers])
     before.merge_with(after)
@@ -86,5 +92,14 @@ def compare(
         if "config" not in ignore:
             config = diff_configs(before.config, after.config, created=created)
         if "history" not in ignore:
-            history = diff_histories(before.config.history, after.config.history, created=created)
+            history = diff_histories(_steps(before, before.config), _steps(after, after.config), created=created)
     return Diff(before, after, path, tuple(changes), tuple(config), tuple(history))
+
+
+def _steps(side: Side, config: ImageConfig) -> Sequence[History]:
+    """The whole history; of a range of layers what made these."""
+    layers = len(config.diff_ids)
+    if len(side.layers) >= layers:
+        return config.history
+    top = side.first + len(side.layers) - 1
+    return [step.history for step in aligned(config.history, layers, low=side.first, high=top) if step.recorded]

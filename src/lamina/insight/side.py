@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lamina.layer.content import Content, open_content
@@ -66,7 +66,7 @@ class Side:
         config: ImageConfig | None = None,
         digest: Digest | None = None,
         first: int = 1,
-        merged: Callable[[], Tree] | None = None,
+        stack: Stack | None = None,
     ) -> None:
         self.name = name
         self.layers = tuple(layers)
@@ -74,7 +74,8 @@ class Side:
         self.config = config
         self.digest = digest
         self.first = first
-        self._merged = merged
+        self._stack = stack
+        """What the layers are, where they are an image's: it knows whether they were merged before."""
         self._tree: Tree | None = None
         self._ahead: dict[int, _Ahead] = {}
 
@@ -87,26 +88,41 @@ class Side:
             config=stack.config,
             digest=stack.manifest.descriptor.digest,
             first=stack.first,
-            merged=stack.tree,
+            stack=stack,
         )
 
     @property
     def tree(self) -> Tree:
         """The union of the layers, merged on first need."""
-        if self._tree is None:
-            self._tree = self._merged() if self._merged else merge([layer.index() for layer in self.layers])
+        tree = self._known()
+        if tree is None:
+            tree = merge([layer.index() for layer in self.layers])
+            self._remember(tree)
+        return tree
+
+    def _known(self) -> Tree | None:
+        if self._tree is None and self._stack is not None:
+            self._tree = self._stack.merged()
         return self._tree
 
+    def _remember(self, tree: Tree) -> None:
+        self._tree = tree
+        if self._stack is not None:
+            self._stack.remember(tree)
+
     def merge_with(self, other: Side) -> None:
-        """Merge both sides; what they have alike at the bottom only once. Raises InvalidLayer, LimitExceeded."""
+        """Merge both sides; what they have alike at the bottom only once, and nothing where one was merged before
+        (then the other is, when it is asked). Raises InvalidLayer, LimitExceeded."""
         shared = 0
         for layer, twin in zip(self.layers, other.layers, strict=False):
             if layer.diff_id != twin.diff_id:
                 break
             shared += 1
-        if shared and self._tree is None and other._tree is None:
+        if shared and self._known() is None and other._known() is None:
             ours, theirs = ([layer.index() for layer in side.layers] for side in (self, other))
-            self._tree, other._tree = merge_both(ours, theirs, shared)
+            one, another = merge_both(ours, theirs, shared)
+            self._remember(one)
+            other._remember(another)
 
     def size(self, node: int) -> int:
         """Bytes of the regular file ``node``."""

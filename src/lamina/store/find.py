@@ -10,20 +10,23 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.filter import Filter, parse_kinds, parse_owner, parse_perm, parse_size
-from lamina.source import find_manifest
+from lamina.source import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.members import Members, members
+from lamina.store.refs import name_of
 from lamina.union.glance import Glance
 from lamina.union.tree import UNSTATED
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from lamina.layer.digests import LayerDigests
     from lamina.layer.index import LayerIndex
     from lamina.layer.search import Pattern
@@ -38,6 +41,21 @@ _HARDLINK, _WHITEOUT = int(Kind.HARDLINK), int(Kind.WHITEOUT)
 _ALL = Filter()
 
 
+class Words(TypedDict, total=False):
+    """What `find` is asked besides a pattern, as people write it; see ``layer.filter``."""
+
+    regex: bool
+    """The pattern is a regular expression, not a glob."""
+    digest: str
+    """sha256:HEX of the content."""
+    type: str
+    size: str
+    perm: str
+    owner: str
+    ghosts: bool
+    """Also what the images ship but hide."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """``digest`` is of the content (sha256). ``ghosts``: also what the images ship but hide."""
@@ -48,22 +66,16 @@ class Query:
     ghosts: bool = False
 
     @classmethod
-    def of(
-        cls,
-        pattern: str | None = None,
-        *,
-        regex: bool = False,
-        digest: str = "",
-        type: str = "",
-        size: str = "",
-        perm: str = "",
-        owner: str = "",
-        ghosts: bool = False,
-    ) -> Query:
+    def of(cls, pattern: str | None = None, **words: Unpack[Words]) -> Query:
         """From the words that `find` takes: a glob on the base name (with a slash in it on the path), or a regular
-        expression; see ``layer.filter`` for the others. Raises UsageError; Unsupported (another digest)."""
+        expression; an empty word is as none. Raises UsageError; Unsupported (another digest); TypeError (a word that
+        there is not)."""
         from lamina.layer.search import expression, glob
 
+        unknown = words.keys() - Words.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"find takes no {', '.join(sorted(unknown))}")
+        regex, digest, owner = words.get("regex", False), words.get("digest"), words.get("owner")
         wanted = Digest.parse(digest) if digest else None
         if wanted is not None and wanted.algorithm != "sha256":
             raise Unsupported(f"contents are known by sha256, not by {wanted.algorithm!r:.60}", hint="give a sha256")
@@ -73,17 +85,18 @@ class Query:
             found = (expression if regex else glob)(os.fsencode(pattern))
         elif regex:
             raise UsageError("-E needs a pattern", hint="like -E '^lib.*\\.so$'")
+        kinds, size, perm = words.get("type"), words.get("size"), words.get("perm")
         return cls(
             found,
             Filter(
-                parse_kinds(type) if type else frozenset(),
+                parse_kinds(kinds) if kinds else frozenset(),
                 parse_size(size) if size else None,
                 parse_perm(perm) if perm else None,
                 uid,
                 gid,
             ),
             wanted,
-            ghosts,
+            words.get("ghosts", False),
         )
 
 
@@ -125,13 +138,23 @@ class Search:
 def find(store: Store, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
     """``images``: names to look into; empty for all of the store. Of an index the platform's image is taken.
 
-    Raises ReferenceNotFound (a name of ``images``), StoreDamaged (index.json), SystemFailure.
+    Raises, for a name of ``images``, ReferenceNotFound, Unsupported (an artifact), NotFound (platform); StoreDamaged
+    (index.json), SystemFailure.
     """
     chosen = [store.resolve(name) for name in images]
     known = members(store, platform, chosen if images else None)
+    for name, descriptor in zip(images, chosen, strict=True):
+        _check_looked_into(store, known, platform, name, descriptor)
     search = _Search(store, query, platform, known)
     found = search.run()
     return Search(tuple(found), (*known.unread, *search.unread))
+
+
+def _check_looked_into(store: Store, known: Members, platform: Platform, name: str, descriptor: Descriptor) -> None:
+    """Of all images, artifacts are passed by; where one was named, that is no answer."""
+    told = {digest for names in known.stacks.values() for _, digest in names} | {what for what, _ in known.unread}
+    if told.isdisjoint((str(descriptor.digest), name_of(descriptor))):
+        read_config(store, find_manifest(store, descriptor, platform, name), name)
 
 
 @dataclass(frozen=True, slots=True)

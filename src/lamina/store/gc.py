@@ -128,12 +128,15 @@ def delete_images(
     """Remove names; with its last name an image goes, and what only it had (unless ``keep_untagged``). A name
     given as ID or digest means the image: refused where several names have it, unless ``force``.
 
-    Raises ReferenceNotFound, Conflict. With ``dry_run`` nothing changes, and the answer is the same.
+    Raises ReferenceNotFound, Conflict, UsageError (an empty name). With ``dry_run`` nothing changes, and the answer
+    is the same.
     """
     entries = store.refs.entries()
     gone_names: list[str] = []
     gone: set[Digest] = set()
     for name in names:
+        if not name:  # which elsewhere means the only image
+            raise UsageError("an empty image name", hint="say which image is to go")
         descriptor = store.resolve(name)
         has = [name_of(entry) for entry in entries if entry.digest == descriptor.digest]
         full = canonical(name)

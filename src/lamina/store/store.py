@@ -20,10 +20,12 @@ from lamina.store.roots import Roots
 from lamina.store.write import StoreWriter
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from lamina.config import Settings
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
-    from lamina.store.find import Search
+    from lamina.store.find import Search, Words
     from lamina.store.uploads import Uploads
 
 
@@ -64,25 +66,16 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         *,
         images: Sequence[str] = (),
         platform: Platform | None = None,
-        regex: bool = False,
-        digest: str = "",
-        type: str = "",
-        size: str = "",
-        perm: str = "",
-        owner: str = "",
-        ghosts: bool = False,
+        **words: Unpack[Words],
     ) -> Search:
         """Files of all images, or of ``images``, by name, attributes or content, in the words of the command:
         ``for one in store.find("*.pem", perm="/077", ghosts=True)``. It iterates over ``Found`` values: an entry of a
-        layer, and each ``Place`` where an image has it. Raises UsageError, Unsupported (as ``store.find.Query.of``),
-        ReferenceNotFound (a name of ``images``), StoreDamaged, SystemFailure."""
+        layer, and each ``Place`` where an image has it. ``words``: ``store.find.Words``, as the command's
+        options. Raises what ``Query.of`` and ``find`` there do."""
         from lamina.spec.platform import Platform
         from lamina.store.find import Query, find
 
-        query = Query.of(
-            pattern, regex=regex, digest=digest, type=type, size=size, perm=perm, owner=owner, ghosts=ghosts
-        )
-        return find(self, query, platform or Platform.host(), images)
+        return find(self, Query.of(pattern, **words), platform or Platform.host(), images)
 
     @classmethod
     def of(cls, settings: Settings, *, create: bool = True) -> Store:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lamina.config import Settings
     from lamina.remote.client import Access, Client
     from lamina.remote.credentials import Credential
+    from lamina.remote.download import Download
     from lamina.remote.registries import Registries
     from lamina.remote.repository import Repository
     from lamina.store.store import Store
@@ -92,6 +93,12 @@ class Network:
             journal=store.uploads,
             mount_from=mounts(store, reference),
         )
+
+    def download(self, url: str) -> Download:
+        """A file of a web server, at most as large as a layer may be. Raises what ``Download`` does."""
+        from lamina.remote.download import Download
+
+        return Download(url, self.access, limit=self._settings.max_layer)
 
     def client(self, host: str) -> Client:
         """A registry's host alone. Raises UsageError."""

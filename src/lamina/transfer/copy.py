@@ -74,10 +74,11 @@ def copy(
     stop = Cancel(cancel)
     copied = []
     try:
+        tops = [source.resolve(name) for name, _ in pairs]  # a target is not even made for what is not there
         with target.session(f"copy from {source.location}"):
-            for name, target_name in pairs:
+            for top, (name, target_name) in zip(tops, pairs, strict=True):
                 job = Job(source, target, wanted, all_platforms, name or source.location, on_event, stop)
-                plan = job.planned(source.resolve(name))
+                plan = job.planned(top)
                 blobs = job.run(plan)
                 stop.check()
                 if referrers:

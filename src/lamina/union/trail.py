@@ -60,8 +60,7 @@ def trail(tree: Tree, path: bytes) -> Trail:
     if alive is not None:
         nodes.append(alive)
     if not nodes:
-        text = path.decode("utf-8", "backslashreplace")
-        raise PathNotFound(f"no layer has or had /{text:.300}", hint="see `lamina ls`")
+        raise _unheard_of(path)
     return _tell(tree, path, nodes, _idle(tree, path))
 
 
@@ -79,9 +78,14 @@ def trails_under(tree: Tree, path: bytes) -> Iterator[Trail]:
         for node in tree.walk(top):
             by_path.setdefault(tree.path(node), []).append(node)
     if not by_path:
-        raise PathNotFound(f"no layer has or had {path!r:.300}", hint="see `lamina ls`")
+        raise _unheard_of(path)
     for at in sorted(by_path, key=lambda text: text.split(b"/")):
         yield _tell(tree, at, by_path[at], ())
+
+
+def _unheard_of(path: bytes) -> PathNotFound:
+    text = path.decode("utf-8", "backslashreplace")
+    return PathNotFound(f"no layer has or had /{text:.300}", hint="see `lamina ls`")
 
 
 def shadows(tree: Tree) -> Iterator[tuple[int, Ending]]:

@@ -92,7 +92,12 @@ def test_a_listing_equals_the_whole_merge(stack: Any, path: bytes) -> None:
         expected = whole.lookup(path, follow=True)
     except (InvalidLayer, PathNotFound):
         return
-    assert listed(*Glance().listing(layers, path, links=True)) == listed(whole, expected)
+    tree, node = Glance().listing(layers, path, links=True)
+    assert listed(tree, node) == listed(whole, expected)
+    for name in (
+        [*tree.children(node), b"none"] if tree.is_directory(node) else ()
+    ):  # what stands in it can be asked for by its name too
+        assert tree.child(node, name) == tree.children(node).get(name)
     tree, node = Glance().listing(layers, path, into=False, links=True)
     assert (tree.entry(node), tree.links(node)) == (whole.entry(expected), whole.links(expected))
     tree, node = Glance().listing(layers, path)

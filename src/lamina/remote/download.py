@@ -1,0 +1,169 @@
+"""A file of a web server, by its address. It is no registry: no credentials are sent, and none are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Self
+from urllib.parse import SplitResult, urlsplit
+
+from lamina.errors import (
+    AccessDenied,
+    LaminaError,
+    LimitExceeded,
+    NotFound,
+    RemoteFailure,
+    Unsupported,
+    UsageError,
+)
+from lamina.light import pattern
+from lamina.remote.auth import Authorizer
+from lamina.remote.challenge import Challenge
+from lamina.remote.client import Access, Client
+from lamina.remote.http import Answer, Broken, digits
+from lamina.spec.mediatype import essence
+
+_LIKE = "like https://HOST/rootfs.tar.gz, escaped with % where need be"
+_URL = pattern(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def is_url(text: str) -> bool:
+    """Whether it is an address, of whatever kind, and no path of this machine."""
+    return _URL.match(text) is not None
+
+
+def shown(url: str) -> str:
+    """An address for messages and histories: without what follows ``?``, where signed ones have their secret."""
+    return url.partition("#")[0].partition("?")[0]
+
+
+class Download:
+    """The bytes at ``url``, as they come, once; a stream. More than ``limit`` of them are an error, and so are fewer
+    than the server said. Redirects are followed, but for those from https to http.
+
+    Opening it raises UsageError (no address), Unsupported (neither http nor https), NotFound, AccessDenied,
+    RemoteFailure, Cancelled.
+    """
+
+    def __init__(self, url: str, access: Access, *, limit: int) -> None:
+        self._what = shown(url)
+        parts = _checked(url)
+        self._limit = limit
+        self._cancel = access.cancel
+        self._server = _Server(f"{parts.scheme.lower()}://{parts.netloc}", parts.netloc, access)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._answer = self._server.request("GET", target, what=self._what)
+        try:
+            if essence(self._answer.headers.get("Content-Type", "")) in ("text/html", "application/xhtml+xml"):
+                raise RemoteFailure(
+                    f"{self._what}: {self._server.host} sends a web page",
+                    hint="is it the address of the file itself?",
+                )
+            self._size = digits(self._answer.headers.get("Content-Length"))
+            self._check_limit(self._size or 0)
+        except LaminaError:
+            self.close()
+            raise
+        self._at = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Raises LimitExceeded, RemoteFailure (cut off), Cancelled."""
+        pieces: list[bytes] = []
+        while size != 0:
+            data = self._some(min(size, 1 << 20) if size > 0 else 1 << 20)
+            if not data:
+                break
+            pieces.append(data)
+            size = max(-1, size - len(data)) if size > 0 else size
+        return b"".join(pieces)
+
+    def _some(self, size: int) -> bytes:
+        try:
+            with self._cancel.calling(self._answer.abort):
+                data = self._answer.read1(size)
+        except Broken as error:
+            self._cancel.check()
+            raise RemoteFailure(
+                f"{self._what} broke off at byte {self._at}: {error}", hint="nothing was made of it: try again"
+            ) from None
+        self._cancel.check()
+        self._at += len(data)
+        self._check_limit(self._at)
+        if not data and self._size is not None and self._at != self._size:
+            raise RemoteFailure(
+                f"{self._what} broke off at byte {self._at} of {self._size}", hint="nothing was made of it: try again"
+            )
+        return data
+
+    def _check_limit(self, size: int) -> None:
+        if size > self._limit:
+            raise LimitExceeded(
+                f"{self._what} has more than {self._limit} bytes", hint="refused; the setting max_layer is the limit"
+            )
+
+    def close(self) -> None:
+        self._answer.close()
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _checked(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read for its check
+    except ValueError as error:
+        raise UsageError(f"{shown(url)!r:.300} is no address: {error}", hint=_LIKE) from None
+    if parts.scheme.lower() not in ("http", "https"):
+        raise Unsupported(f"nothing is fetched by {parts.scheme}:", hint="http and https are known")
+    if not parts.hostname or not url.isascii() or not url.isprintable() or " " in url:
+        raise UsageError(f"{shown(url)!r:.300} is no address", hint=_LIKE)
+    if parts.username is not None:
+        raise UsageError(
+            f"the address of {parts.hostname} has a password in it",
+            hint="everybody sees it in the process list: fetch the file another way, and pipe it in",
+        )
+    return parts
+
+
+class _Server(Client):
+    """A web server: a host that speaks what the address says, and that nobody has a login for."""
+
+    def __init__(self, base: str, netloc: str, access: Access) -> None:
+        super().__init__(netloc, replace(access, credential=lambda host, path: None, given=None))
+        self._base_url = base
+
+    def failure(self, answer: Answer, what: str) -> LaminaError:
+        with answer:
+            status = answer.status
+        if status in (401, 403):
+            return AccessDenied(
+                f"{what}: {self.host} refuses (status {status})", hint="fetch it another way, and pipe it in"
+            )
+        if status in (404, 410):
+            return NotFound(f"{what}: {self.host} has it not", hint="check the address")
+        return RemoteFailure(f"{what}: {self.host} answers with status {status}", hint="try again later")
+
+    def _authorizer(self, url: str) -> Authorizer:
+        return _Nobody()
+
+
+class _Nobody(Authorizer):
+    """Has no credentials, and gets no token."""
+
+    def __init__(self) -> None:
+        super().__init__("", lambda: None, _no_exchange, plain=False)
+
+    def header(self, scopes: Sequence[str]) -> str:
+        return ""
+
+    def answer(self, challenges: Sequence[Challenge], scopes: Sequence[str], rejected: str) -> bool:
+        return False
+
+
+def _no_exchange(method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+    raise AssertionError("nobody asks for tokens")
