@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 
 from lamina.insight.config_diff import ConfigChange, StepChange, diff_configs, diff_histories
 from lamina.insight.content import SideContents
 from lamina.insight.diff import FIELDS, Change, diff_trees
 from lamina.insight.side import Side
+from lamina.light import Value, field
 from lamina.text import clean
 
 ASPECTS = (*FIELDS, "config", "created", "history")
 """What can be ignored. ``created``: when config and history say that they were made."""
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
+class Diff(Value):
     """What differs between ``before`` and ``after``, at ``path`` and below. It iterates over ``changes``, and is true
     where anything differs; two are equal where the same differs."""
 

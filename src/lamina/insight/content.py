@@ -63,16 +63,17 @@ class SideContents:
     def _recall(self, by_layers: dict[tuple[int, int], list[_Asked]]) -> None:
         """Look up the kept digests of layers of which much would have to be read."""
         for number, side in enumerate(self._sides):
-            sizes: dict[int, int] = {}
+            rows: dict[int, list[int]] = {}
             for layers, asked in by_layers.items():
-                column = side.tree.layers[layers[number]].size
-                size = sum(column[one[2 + number]] for one in asked)
-                sizes[layers[number]] = sizes.get(layers[number], 0) + size
-            for layer, size in sizes.items():
+                rows.setdefault(layers[number], []).extend(one[2 + number] for one in asked)
+            for layer, wanted in rows.items():
                 handle = side.layers[layer]
-                if size * _WORTH >= handle.index().content_size and isinstance(handle, Digested):
-                    kept = handle.kept_digests()
-                    for row, digest in () if kept is None else kept.every():
+                kept = handle.kept_digests() if isinstance(handle, Digested) else None
+                if kept is None:
+                    continue
+                index = handle.index()
+                if sum(index.size[row] for row in wanted) * _WORTH >= index.content_size:
+                    for row, digest in kept.every():
                         if digest is not None:
                             self._known[handle.diff_id, row] = bytes.fromhex(digest)
 
