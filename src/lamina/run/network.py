@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.files import reported
 from lamina.run.options import NETWORKS
-from lamina.run.runtime import find_program
+from lamina.run.runtime import asked, find_program
 
 _TUN = "/dev/net/tun"
 _SIGTERM = 15
@@ -121,9 +121,7 @@ def _is_namespace(path: str) -> bool:
 
 
 def _check(words: list[str]) -> None:
-    import subprocess
-
-    done = subprocess.run(words, capture_output=True, check=False)
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise SystemFailure(f"{words[0]}: {said:.300}", hint="take --network none or host")
+    code, said = asked(words)
+    if code:
+        last = said.rpartition("\n")[2]
+        raise SystemFailure(f"{words[0]}: {last:.300}", hint="take --network none or host")
