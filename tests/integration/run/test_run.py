@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -198,6 +199,19 @@ def test_pasta_reaches_a_server_of_this_machine(root: Path) -> None:
     done = lamina("run", "--rm", "--network", "pasta", "app", "ls", "/sys/class/net", root=root)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 1
+
+
+def test_pasta_leads_out_but_not_to_what_only_this_machine_serves_itself(root: Path) -> None:
+    require_tool("pasta")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        done = lamina(
+            "run", "--rm", "--network", "pasta", "app", "busybox", "nc", "-w", "1", "127.0.0.1", port, root=root
+        )
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert (done.returncode, done.stdout) == (1, b""), done.stderr
 
 
 def test_volumes_and_tmpfs(root: Path, tmp_path: Path) -> None:
