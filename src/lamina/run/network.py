@@ -13,8 +13,8 @@ from lamina.run.runtime import asked, find_program
 _TUN = "/dev/net/tun"
 _SIGTERM = 15
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
-"""Else pasta looks which ports are open every second, and passes them on: a container's to all who reach this machine,
-and to the container what listens for this machine alone."""
+"""Else pasta looks every second which ports are open, and passes them on: a container's to all who reach this
+machine, and to the container what listens for this machine alone."""
 _LOCAL = ("127.", "::1", "0.0.0.0")
 _HOSTS = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
