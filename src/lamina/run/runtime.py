@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -217,8 +217,7 @@ def _waited(child: int) -> int:
 
 def _numbers() -> list[int]:
     """The signals to pass on; none where this is not the main thread, which alone is told of them."""
-    threading = sys.modules.get("threading")
-    if threading and threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         return []
     return [getattr(signal, name) for name in _FORWARDED]
 

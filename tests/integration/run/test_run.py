@@ -121,7 +121,7 @@ def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
     assert lamina("ps", "-aq", root=root).stdout == b""
 
 
-HEAVY = {"click", "re", "typing", "dataclasses", "inspect", "json", "enum", "threading", "hashlib", "shutil"}
+HEAVY = {"click", "re", "typing", "dataclasses", "inspect", "json", "enum", "hashlib", "shutil", "subprocess"}
 
 
 def test_a_plain_start_loads_little(root: Path) -> None:
