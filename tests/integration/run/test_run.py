@@ -130,6 +130,7 @@ def test_a_plain_start_loads_little(root: Path) -> None:
     found = loaded(root, "run", "--rm", "--network", "none", "-e", "A=1", "app", "true")
     assert found & HEAVY == set()
     assert len(found) < 88
+    assert loaded(root, "run", "--rm", "app", "true") & HEAVY == set()  # with the network that is there
 
 
 def test_what_is_refused_makes_no_container(root: Path) -> None:
