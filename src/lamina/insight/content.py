@@ -63,16 +63,15 @@ class SideContents:
     def _recall(self, by_layers: dict[tuple[int, int], list[_Asked]]) -> None:
         """Look up the kept digests of layers of which much would have to be read."""
         for number, side in enumerate(self._sides):
-            rows: dict[int, list[int]] = {}
-            for layers, asked in by_layers.items():
-                rows.setdefault(layers[number], []).extend(one[2 + number] for one in asked)
-            for layer, wanted in rows.items():
+            for layer in {layers[number] for layers in by_layers}:
                 handle = side.layers[layer]
                 kept = handle.kept_digests() if isinstance(handle, Digested) else None
                 if kept is None:
                     continue
                 index = handle.index()
-                if sum(index.size[row] for row in wanted) * _WORTH >= index.content_size:
+                wanted = (asked for layers, asked in by_layers.items() if layers[number] == layer)
+                size = sum(index.size[one[2 + number]] for asked in wanted for one in asked)
+                if size * _WORTH >= index.content_size:
                     self._known[handle.diff_id] = kept.by_row()
 
     def _compare(self, layer: int, other_layer: int, asked: list[_Asked]) -> None:
