@@ -7,6 +7,7 @@ import shutil
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from ground import LAMINA
 from meter import Clock, Runner, Series, note, run
@@ -37,21 +38,24 @@ def runs(bench: Bench) -> list[Section]:
     config = json.loads((ready / "bundle/config.json").read_text())
     config["process"] |= {"terminal": False, "args": ["true"]}
     (ready / "bundle/config.json").write_text(json.dumps(config))
+    filtered(ready / "bundle", ready / "filtered", config)
     container = [*words, "run", "--rm", "--network", "none"]
-    bare = [runc, "--root", str(ready / "runc"), "run", "--bundle", str(ready / "bundle"), "bench"]
+    bare = [runc, "--root", str(ready / "runc"), "run", "--bundle"]
     runners = [
-        command("bare runc", "`runc run` on a prepared directory", bare),
+        command("bare runc", "`runc run` on a prepared directory, as `runc spec` has it: without a seccomp filter",
+                [*bare, str(ready / "bundle"), "bench"]),
         command("lamina by runc", "`lamina run --rm --network none --runtime runc`",
                 [*container, "--runtime", runc, image, "true"]),
         command("lamina", "`lamina run --rm --network none`, by the runtime that it chooses",
                 [*container, image, "true"]),
         command("python", "`python -c pass`", [sys.executable, "-c", "pass"]),
-        command("python with click", "`python -c 'import click'`", [sys.executable, "-c", "import click"]),
+        command("runc with the filter", "the same with the seccomp filter that lamina's containers have",
+                [*bare, str(ready / "filtered"), "bench"]),
     ]  # fmt: skip
     for one in runners:  # the layers' EROFS images are made, the programs are in memory
         one.turn(ready, Clock(False))
     section.rows = bench.in_turn("run", runners, SHORT)
-    theirs, by_runc, _, python, _ = section.rows
+    theirs, by_runc, _, python, with_filter = section.rows
     wrong = unmeasured(theirs, by_runc, python)
     if wrong:
         section.verdicts.append(Verdict(measure, asked, wrong, None))
@@ -59,7 +63,25 @@ def runs(bench: Bench) -> list[Section]:
     for ours in section.rows[1:3]:
         if ours.complete:
             section.verdicts.append(less_start(f"{measure}: {ours.name}", asked, ours, python, theirs))
+    if with_filter.complete:
+        like = less_start("", "", by_runc, python, with_filter)
+        section.remarks.append(f"- lamina by runc, against runc with the same filter: {like.measured}")
     return [section]
+
+
+def filtered(bundle: Path, target: Path, config: dict[str, Any]) -> None:
+    """The same bundle, with the filter of a container that nothing special was asked for."""
+    from lamina.run.capability import capabilities
+    from lamina.run.seccomp import default_profile, seccomp
+    from lamina.spec.platform import Platform
+
+    rules = seccomp(default_profile(), capabilities(), Platform.host().architecture)
+    target.mkdir()
+    changed = config | {
+        "root": config["root"] | {"path": str(bundle / "rootfs")},
+        "linux": config["linux"] | {"seccomp": rules},
+    }
+    (target / "config.json").write_text(json.dumps(changed))
 
 
 def less_start(measure: str, asked: str, ours: Series, python: Series, runc: Series) -> Verdict:

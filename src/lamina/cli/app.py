@@ -119,6 +119,14 @@ def command(name: str, example: str) -> Callable[[Any], click.Command]:
     return decorate
 
 
+def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from lamina.version import __version__  # click's own way asks the package's metadata, for 15 ms
+
+        click.echo(f"lamina, version {__version__}")
+        context.exit()
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -127,7 +135,14 @@ def command(name: str, example: str) -> Callable[[Any], click.Command]:
     "IMAGE~N:M that of layers N to M.",
 )
 @click.option("--root", metavar="DIR", help="The store's directory (else LAMINA_ROOT, the config, the default).")
-@click.version_option(package_name="lamina", prog_name="lamina")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_tell_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def cli(ctx: click.Context, root: str | None) -> None:
     """Container images as what they are: a stack of immutable layers seen as one filesystem.

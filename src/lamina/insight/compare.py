@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from lamina.insight.config_diff import ConfigChange, StepChange, diff_configs, diff_histories
 from lamina.insight.content import SideContents
 from lamina.insight.diff import FIELDS, Change, diff_trees
 from lamina.insight.history import aligned
 from lamina.insight.side import Side
+from lamina.light import TYPE_CHECKING, Value, field
 from lamina.text import clean
 
 if TYPE_CHECKING:
@@ -20,8 +19,7 @@ ASPECTS = (*FIELDS, "config", "created", "history")
 """What can be ignored. ``created``: when config and history say that they were made."""
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
+class Diff(Value):
     """What differs between ``before`` and ``after``, at ``path`` and below. It iterates over ``changes``, and is true
     where anything differs; two are equal where the same differs."""
 

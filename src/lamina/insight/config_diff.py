@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
+from lamina.light import Value, replace
 from lamina.spec.image_config import History, ImageConfig
 
 _APART = frozenset({"history", "rootfs"})  # told as steps and as files
 _MAX_WORK = 1_000_000  # pairs of steps; histories with more between their ends are not aligned
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigChange:
+class ConfigChange(Value):
     """``field`` like ``config.Env.PATH``; ``before`` and ``after`` as JSON has them, None where not set."""
 
     field: str
@@ -21,8 +20,7 @@ class ConfigChange:
     after: Any
 
 
-@dataclass(frozen=True, slots=True)
-class StepChange:
+class StepChange(Value):
     """``how``: "added" or "removed"."""
 
     how: str

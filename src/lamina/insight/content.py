@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
@@ -23,8 +23,8 @@ _Asked = tuple[int, int, int, int]
 class Digests(Protocol):
     """The content digests of one layer."""
 
-    def every(self) -> Iterator[tuple[int, str | None]]:
-        """The row of each regular file with its sha256 (hex digits), None where nobody knows."""
+    def by_row(self) -> dict[int, bytes]:
+        """The sha256 of each regular file that is known."""
         ...
 
 
@@ -42,7 +42,7 @@ class SideContents:
 
     def __init__(self, before: Side, after: Side) -> None:
         self._sides = (before, after)
-        self._known: dict[tuple[object, int], bytes] = {}
+        self._known: dict[object, dict[int, bytes]] = {}
         self._same: dict[tuple[int, int], bool] = {}
 
     def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -63,29 +63,35 @@ class SideContents:
     def _recall(self, by_layers: dict[tuple[int, int], list[_Asked]]) -> None:
         """Look up the kept digests of layers of which much would have to be read."""
         for number, side in enumerate(self._sides):
-            sizes: dict[int, int] = {}
-            for layers, asked in by_layers.items():
-                column = side.tree.layers[layers[number]].size
-                size = sum(column[one[2 + number]] for one in asked)
-                sizes[layers[number]] = sizes.get(layers[number], 0) + size
-            for layer, size in sizes.items():
+            for layer in {layers[number] for layers in by_layers}:
                 handle = side.layers[layer]
-                if size * _WORTH >= handle.index().content_size and isinstance(handle, Digested):
-                    kept = handle.kept_digests()
-                    for row, digest in () if kept is None else kept.every():
-                        if digest is not None:
-                            self._known[handle.diff_id, row] = bytes.fromhex(digest)
+                kept = handle.kept_digests() if isinstance(handle, Digested) else None
+                if kept is None:
+                    continue
+                index = handle.index()
+                wanted = (asked for layers, asked in by_layers.items() if layers[number] == layer)
+                size = sum(index.size[one[2 + number]] for asked in wanted for one in asked)
+                if size * _WORTH >= index.content_size:
+                    self._known[handle.diff_id] = kept.by_row()
 
     def _compare(self, layer: int, other_layer: int, asked: list[_Asked]) -> None:
-        """Pairs of files of two layers of the store whose tars are files here; others are left to ``same``."""
+        """Pairs of files of two layers: by their digests where both are known, else of layers of the store whose tars
+        are files here; others are left to ``same``."""
         one, other = self._sides[0].layers[layer], self._sides[1].layers[other_layer]
+        if one.diff_id in self._known and other.diff_id in self._known:
+            known, other_known, left = self._known[one.diff_id], self._known[other.diff_id], []
+            for four in asked:
+                before, after, row, other_row = four
+                if row in known and other_row in other_known:
+                    self._same[before, after] = known[row] == other_known[other_row]
+                else:
+                    left.append(four)
+            asked = left
         if not (isinstance(one, Digested) and isinstance(other, Digested) and hasattr(os, "pread")):
             return
-        ours, theirs, known = one.index(), other.index(), self._known
+        ours, theirs = one.index(), other.index()
         ranges, pairs = [], []
         for before, after, row, other_row in asked:
-            if known and (one.diff_id, row) in known and (other.diff_id, other_row) in known:
-                continue
             if not (ours.flags[row] | theirs.flags[other_row]) & FLAG_SPARSE:
                 ranges.append((ours.offset[row], theirs.offset[other_row], ours.size[row]))
                 pairs.append((before, after))
@@ -125,13 +131,14 @@ class SideContents:
         if known is None:
             side = self._sides[after]
             layer, row = side.tree.content(node)
-            known = self._known[side.layers[layer].diff_id, row] = digest_of(side, node)
+            known = digest_of(side, node)
+            self._known.setdefault(side.layers[layer].diff_id, {})[row] = known
         return known
 
     def _known_digest(self, node: int, *, after: bool) -> bytes | None:
         side = self._sides[after]
         layer, row = side.tree.content(node)
-        return self._known.get((side.layers[layer].diff_id, row))
+        return self._known.get(side.layers[layer].diff_id, {}).get(row)
 
 
 def _alike(one: int, other: int, at: int, other_at: int, size: int) -> bool | None:

@@ -59,11 +59,11 @@ class LayerDigests:
         found = self._at(bytes(self._index.kind[:row]).count(_FILE))
         return None if found == _UNKNOWN else found.hex()
 
-    def every(self) -> Iterator[tuple[int, str | None]]:
-        """Each regular file's row with its digest, in archive order."""
-        for number, row in enumerate(_files(self._index)):
-            found = self._at(number)
-            yield row, None if found == _UNKNOWN else found.hex()
+    def by_row(self) -> dict[int, bytes]:
+        """The digest (32 bytes) of each regular file, but for those that ``of`` does not know."""
+        places = range(_HEADER.size, len(self.buffer), WIDTH)
+        found = {row: self.buffer[at : at + WIDTH] for row, at in zip(_files(self._index), places, strict=True)}
+        return {row: digest for row, digest in found.items() if digest != _UNKNOWN}
 
     def rows(self, encoded: str) -> list[int]:
         """The rows of the files with this content (64 hex digits)."""

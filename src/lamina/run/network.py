@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.files import reported
 from lamina.run.options import NETWORKS
-from lamina.run.runtime import find_program
+from lamina.run.runtime import asked, find_program
 
 _TUN = "/dev/net/tun"
 _SIGTERM = 15
+_NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
+"""Else pasta looks every second which ports are open, and passes them on: a container's to all who reach this
+machine, and to the container what listens for this machine alone."""
 _LOCAL = ("127.", "::1", "0.0.0.0")
 _HOSTS = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -83,7 +86,7 @@ class Pasta:
         _check(["unshare", f"--net={self.path}", "true"])
         try:
             # root stays root: else pasta becomes nobody, and may not enter the namespace
-            words = ["pasta", "--runas", "0", "--config-net", "--quiet", "--no-map-gw"]
+            words = ["pasta", "--runas", "0", "--config-net", "--quiet", "--no-map-gw", *_NO_PORTS]
             _check([*words, "--pid", os.path.join(directory, "pasta.pid"), "--netns", self.path])
         except BaseException:
             self.close()
@@ -121,9 +124,7 @@ def _is_namespace(path: str) -> bool:
 
 
 def _check(words: list[str]) -> None:
-    import subprocess
-
-    done = subprocess.run(words, capture_output=True, check=False)
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise SystemFailure(f"{words[0]}: {said:.300}", hint="take --network none or host")
+    code, said = asked(words)
+    if code:
+        last = said.rpartition("\n")[2]
+        raise SystemFailure(f"{words[0]}: {last:.300}", hint="take --network none or host")

@@ -178,11 +178,11 @@ class Layers:
 
     def kept_digests(self, diff_id: Digest, index: LayerIndex) -> LayerDigests | None:
         """The content digests where they are there and whole; nothing is made. Raises SystemFailure."""
-        from lamina.layer.digests import LayerDigests
-
         path = self._paths.digests(diff_id)
         try:
             with open(path, "rb") as file:
+                from lamina.layer.digests import LayerDigests
+
                 return LayerDigests(index, file.read(), path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
             return None

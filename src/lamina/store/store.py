@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -44,7 +44,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self.layers = Layers(paths, max_layer, keep)
         self.roots = Roots(paths)
         self._session = None
-        self._guard = allocate_lock()
+        self._guard = threading.Lock()
 
     @cached_property
     def containers(self) -> Containers:

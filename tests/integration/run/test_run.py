@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -124,7 +125,7 @@ def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
     assert lamina("ps", "-aq", root=root).stdout == b""
 
 
-HEAVY = {"click", "re", "typing", "dataclasses", "inspect", "json", "enum", "threading", "hashlib", "shutil"}
+HEAVY = {"click", "re", "typing", "dataclasses", "inspect", "json", "enum", "hashlib", "shutil", "subprocess"}
 
 
 def test_a_plain_start_loads_little(root: Path) -> None:
@@ -133,6 +134,7 @@ def test_a_plain_start_loads_little(root: Path) -> None:
     found = loaded(root, "run", "--rm", "--network", "none", "-e", "A=1", "app", "true")
     assert found & HEAVY == set()
     assert len(found) < 88
+    assert loaded(root, "run", "--rm", "app", "true") & HEAVY == set()  # with the network that is there
 
 
 def test_what_is_refused_makes_no_container(root: Path) -> None:
@@ -208,6 +210,19 @@ def test_pasta_reaches_a_server_of_this_machine(root: Path) -> None:
     done = lamina("run", "--rm", "--network", "pasta", "app", "ls", "/sys/class/net", root=root)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 1
+
+
+def test_pasta_leads_out_but_not_to_what_only_this_machine_serves_itself(root: Path) -> None:
+    require_tool("pasta")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        done = lamina(
+            "run", "--rm", "--network", "pasta", "app", "busybox", "nc", "-w", "1", "127.0.0.1", port, root=root
+        )
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert (done.returncode, done.stdout) == (1, b""), done.stderr
 
 
 def test_volumes_and_tmpfs(root: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,10 +158,10 @@ class DigestedLayer(MadeLayer):
     def kept_digests(self) -> DigestedLayer:
         return self
 
-    def every(self) -> Iterator[tuple[int, str | None]]:
-        for row in range(len(self.index())):
-            start, size = self.index().offset[row], self.index().size[row]
-            yield row, hashlib.sha256(self._data[start : start + size]).hexdigest() if row else None
+    def by_row(self) -> dict[int, bytes]:
+        index = self.index()
+        places = {row: slice(index.offset[row], index.offset[row] + index.size[row]) for row in range(1, len(index))}
+        return {row: hashlib.sha256(self._data[place]).digest() for row, place in places.items()}
 
 
 def test_digests_that_a_layer_keeps_spare_the_reading() -> None:
