@@ -310,7 +310,13 @@ def test_a_call_that_cannot_be_meant(call: Call, line: str, word: str) -> None:
 
 @pytest.mark.parametrize(
     ("line", "code"),
-    [("import {file} new", 4), ("load -i {file}", 4), ("ls oci-archive:{file}", 4), ("sync {file} oci:o", 2)],
+    [
+        ("import {file} new", 4),
+        ("load -i {file}", 4),
+        ("ls oci-archive:{file}", 4),
+        ("sync {file} oci:o", 2),
+        ("run --pull never --env-file {file} app true", 125),
+    ],
 )
 def test_binary_where_an_archive_or_a_list_is_asked(call: Call, tmp_path: Path, line: str, code: int) -> None:
     file = tmp_path / "binary\x1b[1m"
