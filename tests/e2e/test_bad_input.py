@@ -258,6 +258,8 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("line", "word"),
     [
+        ("copy app oci:out:x --format {{", "closed"),
+        ("tree app --format {{end}}", "unexpected"),
         ("erase app /etc/conf -t new --format {{.}}", "'json', 'table'"),
         ("rmi app --format yaml", "'json', 'table'"),
         ("fsck --format yaml", "'json', 'table'"),
@@ -303,9 +305,10 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
     ],
     ids=ascii,
 )
-def test_a_call_that_cannot_be_meant(call: Call, line: str, word: str) -> None:
+def test_a_call_that_cannot_be_meant(call: Call, tmp_path: Path, line: str, word: str) -> None:
     words = line.split(" ") if "range" not in line else [*line.split(" ")[:3], " ".join(line.split(" ")[3:])]
     assert word in check_refusal(call(*words), 2)
+    assert os.listdir(tmp_path / "here") == []
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,21 @@ from lamina.config import KEEPS
 
 Decorator = Callable[[Any], Any]
 
+
+def _format(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A template that does not parse is said before anything is done."""
+    if value not in (None, "json", "table"):
+        from lamina.cli.template import Template
+
+        Template(value.removeprefix("table "))
+    return value
+
+
 format_option: Decorator = click.option(
-    "--format", metavar="json|table|TEMPLATE", help="json, table, or a Go template like '{{.Name}}'."
+    "--format",
+    metavar="json|table|TEMPLATE",
+    callback=_format,
+    help="json, table, or a Go template like '{{.Name}}'.",
 )
 report_option: Decorator = click.option(
     "--format", type=click.Choice(["json", "table"]), help="json, or a report for people (the default)."
