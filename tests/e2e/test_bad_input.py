@@ -370,6 +370,13 @@ def test_control_characters_of_a_text_are_shown_on_a_terminal_not_obeyed(root: P
     assert on_a_terminal(root, "cat", "app", "/etc/caf\udce9", "/etc/conf") == (0, b"newtwo\n")
 
 
+def test_raw_names_are_not_put_on_a_terminal(root: Path, call: Call) -> None:
+    assert b"\x1b[31mred\n\0" in call("ls", "-0", "app", "/etc").out
+    code, got = on_a_terminal(root, "ls", "-0", "app", "/etc")
+    assert code == 2
+    assert is_plain(got)
+
+
 @pytest.mark.parametrize(("image", "code"), [(UNKNOWN, 3), (RANGE, 2), (ARTIFACT, 7), ("a\x1b[31m", 2)])
 def test_explore_says_what_is_wrong_before_it_draws(root: Path, image: str, code: int) -> None:
     pytest.importorskip("textual")
