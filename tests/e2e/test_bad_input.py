@@ -258,6 +258,8 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("line", "word"),
     [
+        ("copy app oci:out:x --format {{", "closed"),
+        ("tree app --format {{end}}", "unexpected"),
         ("erase app /etc/conf -t new --format {{.}}", "'json', 'table'"),
         ("rmi app --format yaml", "'json', 'table'"),
         ("fsck --format yaml", "'json', 'table'"),
@@ -303,14 +305,21 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
     ],
     ids=ascii,
 )
-def test_a_call_that_cannot_be_meant(call: Call, line: str, word: str) -> None:
+def test_a_call_that_cannot_be_meant(call: Call, tmp_path: Path, line: str, word: str) -> None:
     words = line.split(" ") if "range" not in line else [*line.split(" ")[:3], " ".join(line.split(" ")[3:])]
     assert word in check_refusal(call(*words), 2)
+    assert os.listdir(tmp_path / "here") == []
 
 
 @pytest.mark.parametrize(
     ("line", "code"),
-    [("import {file} new", 4), ("load -i {file}", 4), ("ls oci-archive:{file}", 4), ("sync {file} oci:o", 2)],
+    [
+        ("import {file} new", 4),
+        ("load -i {file}", 4),
+        ("ls oci-archive:{file}", 4),
+        ("sync {file} oci:o", 2),
+        ("run --pull never --env-file {file} app true", 125),
+    ],
 )
 def test_binary_where_an_archive_or_a_list_is_asked(call: Call, tmp_path: Path, line: str, code: int) -> None:
     file = tmp_path / "binary\x1b[1m"
@@ -359,6 +368,13 @@ def test_control_characters_of_a_text_are_shown_on_a_terminal_not_obeyed(root: P
     assert call("cat", "app", path).out == b"two\x1b[2J\ttab\n"
     assert on_a_terminal(root, "cat", "app", path) == (0, b"two\\x1b[2J\ttab\n")
     assert on_a_terminal(root, "cat", "app", "/etc/caf\udce9", "/etc/conf") == (0, b"newtwo\n")
+
+
+def test_raw_names_are_not_put_on_a_terminal(root: Path, call: Call) -> None:
+    assert b"\x1b[31mred\n\0" in call("ls", "-0", "app", "/etc").out
+    code, got = on_a_terminal(root, "ls", "-0", "app", "/etc")
+    assert code == 2
+    assert is_plain(got)
 
 
 @pytest.mark.parametrize(("image", "code"), [(UNKNOWN, 3), (RANGE, 2), (ARTIFACT, 7), ("a\x1b[31m", 2)])

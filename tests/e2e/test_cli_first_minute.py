@@ -70,7 +70,8 @@ def test_images_templates_and_filters(root: Path) -> None:
         "team/app:1",
     ]
     assert out(lamina("images", "team/*", "-q", root=root)) == out(lamina("images", "app", "-q", root=root))
-    assert out(lamina("images", "--filter", "dangling=true", "-q", root=root)) == ""
+    assert out(lamina("images", "-f", "dangling=true", "-q", root=root)) == ""
+    assert out(lamina("inspect", "app", "-f", "{{.Os}}", root=root)) == "linux\n"
     table = out(lamina("images", "--format", "table {{.Repository}}\t{{.Tag}}", root=root)).splitlines()
     assert table[0].split() == ["REPOSITORY", "TAG"]
 

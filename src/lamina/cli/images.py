@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.app import command
-from lamina.cli.options import format_option, image_argument, no_trunc_option, platform_option, report_option
+from lamina.cli.options import (
+    format_option,
+    image_argument,
+    no_trunc_option,
+    platform_option,
+    report_option,
+    short_format_option,
+)
 from lamina.cli.output import emit, emit_json, emit_template, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import ago, clean, human_size
@@ -34,6 +41,7 @@ def age(created: str | None, now: float) -> str:
 @click.option("-q", "--quiet", is_flag=True, help="IDs only.")
 @click.option("--digests", is_flag=True, help="Show the manifests' digests.")
 @click.option(
+    "-f",
     "--filter",
     "filters",
     multiple=True,
@@ -116,7 +124,7 @@ def _image_json(image: ImageSummary) -> dict[str, Any]:
 @click.option("--raw", is_flag=True, help="The manifest's own bytes.")
 @click.option("--config", "raw_config", is_flag=True, help="The config's own bytes.")
 @platform_option
-@format_option
+@short_format_option
 @click.pass_obj
 def inspect(session: Session, names: tuple[str, ...], raw: bool, raw_config: bool, format: str | None) -> None:
     """Show config and manifest of images as JSON, with docker's field names."""

@@ -146,6 +146,9 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
     )
 
 
+_LINES = "--env-file takes KEY=VALUE, a line each"
+
+
 def environment(given: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """The variables of --env-file and --env. Raises UsageError, SystemFailure."""
     from lamina.files import reported
@@ -153,8 +156,13 @@ def environment(given: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
     found: list[tuple[str, str]] = []
     for path in given["env_file"]:
-        with reported(path), open(path, encoding="utf-8", errors="surrogateescape") as file:
-            found += parse_env_file(file.read(), os.environ)
+        with reported(path), open(path, "rb") as file:
+            data = file.read()
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path!r:.200} is no text: byte {error.start} is not UTF-8", hint=_LINES) from None
+        found += parse_env_file(text, os.environ)
     return (*found, *parse_env(given["env"], os.environ))
 
 

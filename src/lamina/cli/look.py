@@ -90,6 +90,8 @@ def ls(
     format: str | None,
 ) -> None:
     """List directories of the union of an image's layers. Nothing is unpacked."""
+    if null and sys.stdout.isatty():
+        raise UsageError("raw names on a terminal", hint="leave -0 out, or pipe them")
     stack = session.image(image).stack
     first, detailed = stack.first, long_ or format not in (None, "table")
     if recursive or len(paths) > FEW:

@@ -13,9 +13,28 @@ from lamina.config import KEEPS, VIEWS
 
 Decorator = Callable[[Any], Any]
 
-format_option: Decorator = click.option(
-    "--format", metavar="json|table|TEMPLATE", help="json, table, or a Go template like '{{.Name}}'."
-)
+
+def _format(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A template that does not parse is said before anything is done."""
+    if value not in (None, "json", "table"):
+        from lamina.cli.template import Template
+
+        Template(value.removeprefix("table "))
+    return value
+
+
+def _format_option(*names: str) -> Decorator:
+    return click.option(
+        *names,
+        "--format",
+        metavar="json|table|TEMPLATE",
+        callback=_format,
+        help="json, table, or a Go template like '{{.Name}}'.",
+    )
+
+
+format_option = _format_option()
+short_format_option = _format_option("-f")  # where docker has it
 report_option: Decorator = click.option(
     "--format", type=click.Choice(["json", "table"]), help="json, or a report for people (the default)."
 )

@@ -76,7 +76,7 @@ def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, 
     found = []
     for word in words:
         key, equals, value = word.partition("=")
-        if not key or any(character.isspace() for character in key):
+        if not key or "\0" in word or any(character.isspace() for character in key):
             raise UsageError(f"{word!r:.80} is no variable", hint="KEY=VALUE, or KEY for this shell's value")
         if equals:
             found.append((key, value))
@@ -87,7 +87,7 @@ def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, 
 
 def parse_env_file(text: str, host: Mapping[str, str]) -> list[tuple[str, str]]:
     """A line each, ``#`` begins a comment line. Raises UsageError."""
-    lines = (line.lstrip() for line in text.splitlines())
+    lines = (line.removesuffix("\r").lstrip() for line in text.split("\n"))
     return parse_env((line for line in lines if line and not line.startswith("#")), host)
 
 

@@ -84,6 +84,9 @@ def test_options() -> None:
     assert [parse_size(word) for word in ("7", "1k", "1.5G", "2mb")] == [7, 1024, 3 << 29, 2 << 20]
     assert parse_env(["A=1=2", "H", "GONE", "E="], {"H": "host"}) == [("A", "1=2"), ("H", "host"), ("E", "")]
     assert parse_env_file("# no\n\n A=1\nH\n", {"H": "h"}) == [("A", "1"), ("H", "h")]
+    assert parse_env_file("A=1\x85\x1c2\r\nB=\u2028", {}) == [("A", "1\x85\x1c2"), ("B", "\u2028")]  # as docker
+    with pytest.raises(UsageError):
+        parse_env(["A=\0"], {})
     assert parse_host("db:::1") == ("db", "::1")
     assert (parse_workdir(""), parse_workdir("/a"), parse_hostname("a.b-c")) == ("", "/a", "a.b-c")
     assert [parse_cpus(number) for number in (None, 0, 0.01, 2.5)] == [None, None, 0.01, 2.5]
