@@ -40,6 +40,11 @@ class Runtime(Value):
     options: tuple[str, ...] = ()
 
     @property
+    def forgets_devices(self) -> bool:
+        """Whether neither a cgroup nor a mount without devices keeps a container from them: crun mounts it anew."""
+        return not self.devices and os.path.basename(self.program) not in (BUBBLEWRAP, "runc")
+
+    @property
     def is_bubblewrap(self) -> bool:
         return os.path.basename(self.program) == BUBBLEWRAP
 

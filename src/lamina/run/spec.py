@@ -70,6 +70,14 @@ def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) 
     return [f"{key}={value}" for key, value in values.items()]
 
 
+def guarded(spec: Mapping[str, Any], program: str) -> dict[str, Any]:
+    """The spec with a hook that closes the root file system's devices again. crun mounts it anew, and forgets that
+    they were closed. ``program``: mount(8)."""
+    options = ["remount", "bind", "nodev", *(["ro"] if spec["root"]["readonly"] else [])]
+    hook = {"path": program, "args": ["mount", "-o", ",".join(options), spec["root"]["path"]]}
+    return {**spec, "hooks": {"createContainer": [hook]}}
+
+
 def held(wanted: Wanted, devices: bool, here: int = EVERY) -> tuple[str, ...]:
     """The capabilities: without a device cgroup nobody makes devices. ``here``: as ``capabilities`` has it."""
     drop = wanted.cap_drop if devices else (*wanted.cap_drop, "MKNOD")
@@ -129,6 +137,8 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
             found.append(_mount(mount.target, "tmpfs", "tmpfs", options))
         else:
             more = ["ro"] if mount.read_only else ["rw"]
+            if not (place.devices or place.plain):  # a device in a volume would work: a plain user's are the kernel's
+                more.append("nodev")
             found.append(_mount(mount.target, "bind", mount.source, ["rbind", "rprivate", *more]))
     return found
 
