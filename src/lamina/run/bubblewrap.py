@@ -13,13 +13,13 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from lamina import rights
 from lamina.errors import SystemFailure, Unsupported, UsageError
 from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
-from lamina.run.namespace import enter, enter_network, owned
+from lamina.run.namespace import alone, enter, enter_network, owned
 from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
 
 if TYPE_CHECKING:
@@ -122,14 +122,21 @@ def run(
             given["--seccomp"] = keep(_in_memory(data))
 
         def first() -> None:
+            alone(_outer(bundle))
             for one in spec["linux"]["namespaces"]:
                 if one["type"] == "network" and "path" in one:
                     enter_network(one["path"])
             if given.get("--userns") != above:
                 enter(above, user["uid"], user["gid"], user["additionalGids"])
 
+        def signalled(number: int, by_terminal: bool) -> None:
+            if by_terminal and spec["process"]["terminal"]:
+                return  # which is the program's too
+            with suppress(SystemFailure):  # not there yet, or no more
+                kill(bundle, str(number))
+
         command = [program, *arguments(spec, _kind_of, given)]
-        return Ended(spawned(command, interactive, list(given.values()), first))
+        return Ended(spawned(command, interactive, list(given.values()), first, signalled))
 
 
 def _filter(wanted: Mapping[str, Any] | None, must: bool) -> bytes:
@@ -160,9 +167,8 @@ def kill(bundle: str, word: str) -> None:
     except KeyError:
         raise UsageError(f"no signal {word!r:.60}", hint="like TERM, or a number") from None
     try:
-        with open(_info(bundle), "rb") as file:
-            os.kill(int(json.load(file)["child-pid"]), number)
-    except (OSError, ValueError, KeyError, TypeError):
+        os.kill(process_of(bundle), number)
+    except (OSError, ValueError):
         raise SystemFailure("the container has no process yet, or none any more", hint="see `lamina ps`") from None
 
 
@@ -172,6 +178,28 @@ def _kind_of(path: str) -> str:
 
 def _info(bundle: str) -> str:
     return os.path.join(bundle, "bubblewrap.json")
+
+
+def process_of(bundle: str) -> int:
+    """The number of the container's first process. Raises OSError or ValueError while it has none."""
+    with open(_info(bundle), "rb") as file:
+        json.load(file)  # said when the process is there
+    with open(_outer(bundle), "rb") as file:
+        return _child_of(int(file.read()))
+
+
+def _outer(bundle: str) -> str:
+    return os.path.join(bundle, "pid")
+
+
+def _child_of(pid: int) -> int:
+    """Raises ProcessLookupError."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[1]) == pid:
+                    return int(name)
+    raise ProcessLookupError(pid)
 
 
 def _refused(process: Mapping[str, Any], inside: Inside) -> Ended | None:

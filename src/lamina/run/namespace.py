@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lamina import rights
 from lamina.errors import SystemFailure, Unsupported
 
-_USER, _NETWORK = 0x10000000, 0x40000000
+_USER, _PROCESSES, _NETWORK = 0x10000000, 0x20000000, 0x40000000
 _DEATH_SIGNAL, _DUMPABLE = 1, 4  # prctl(2)
 
 
@@ -77,6 +77,32 @@ def enter(namespace: int, uid: int, gid: int, groups: Sequence[int] = ()) -> Non
     """Go into a user namespace below ours, as this user of it. For good. Raises OSError."""
     _set(namespace, _USER)
     become(uid, gid, groups)
+
+
+def alone(record: str) -> None:
+    """Go on in a child process that is the first of a namespace of processes: a signal that it has no use for does
+    nothing to it, from a terminal neither. Its number, as others see it, is written to the file ``record``. This
+    process waits for it, ends as it does, and takes it along when it is killed, or who started it is."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+    if libc.unshare(_PROCESSES) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    go, ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+        os.close(ready)
+        os.read(go, 1)
+        os.close(go)
+        return
+    try:
+        with open(record, "w", encoding="ascii") as file:
+            file.write(str(child))
+        os.close(ready)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(128 - code if code < 0 else code)
+    finally:
+        os._exit(125)
 
 
 def enter_network(path: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import pwd
 import signal
 import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from integration.run.test_run import LOWER, make_store, members, mounts_of, wait_for
 from lamina.errors import NotFound
 from lamina.run import runtime
+from lamina.run.bubblewrap import process_of
 from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, running, write_layout
 
 
@@ -119,8 +122,8 @@ def test_nobody_else_has_rights_in_its_namespace(root: Path) -> None:
     words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "-u", "web", "app", "sh", "-c")
     with running(*words, "echo up; exec sleep 600", root=root) as process:
         wait_for(process, b"up\n")
-        (info,) = root.glob("containers/*/bundle/bubblewrap.json")
-        inside = json.loads(info.read_text())["child-pid"]
+        (bundle,) = root.glob("containers/*/bundle")
+        inside = process_of(str(bundle))
         enter = ["nsenter", f"--user=/proc/{inside}/ns/user", "--preserve-credentials", "true"]
         assert subprocess.run(enter, capture_output=True, check=False).returncode == 0
         done = subprocess.run(
@@ -149,6 +152,35 @@ def test_signals_and_stop(root: Path) -> None:
         assert lamina("stop", "c", root=root).returncode == 0
         assert process.wait(30) == 3
     assert lamina("rm", "c", root=root).returncode == 0
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_ctrl_c_and_signals_are_the_programs(root: Path, terminal: bool) -> None:
+    """Not bubblewrap's, which would end with them, and the program with it."""
+    script = "trap 'echo got' INT; trap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done"
+    words = ("--network", "none", "--runtime", "bwrap", *(["-t"] if terminal else []), "app", "sh", "-c", script)
+    ours, theirs = os.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "lamina", "--root", str(root), "run", "--rm", "-i", *words]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal)  # noqa: PLW1509
+    os.close(theirs)
+    try:
+        said = b""
+        for number, word in enumerate((b"ready", b"got", b"got")):
+            while said.count(word) < max(number, 1):
+                said += os.read(ours, 1000)
+            if number < 2:
+                os.write(ours, b"\x03")
+        process.terminate()
+        assert process.wait(30) == 7
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
