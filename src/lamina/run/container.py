@@ -276,10 +276,10 @@ def _guarded(spec: dict[str, Any], runtime: Runtime, bundle: str) -> dict[str, A
     if not (runtime.forgets_devices and rights.is_root()):
         return spec
     if "uidMappings" not in spec["linux"]:
-        program = find_program("mount")
-        if not program:
+        shell, program = find_program("sh"), find_program("mount")
+        if not (shell and program):
             raise NotFound("crun leaves devices open here, and mount(8) is not installed", hint="install runc")
-        return guarded(spec, program)
+        return guarded(spec, shell, program)
     # nobody can open those of the root file system from a user namespace; but what is bound into it comes as it is
     for number, mount in enumerate(spec["mounts"]):
         if mount["type"] == "bind" and "nodev" in mount["options"] and os.path.isdir(mount["source"]):

@@ -70,11 +70,13 @@ def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) 
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def guarded(spec: Mapping[str, Any], program: str) -> dict[str, Any]:
+def guarded(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]:
     """The spec with a hook that closes the root file system's devices again. crun mounts it anew, and forgets that
-    they were closed. ``program``: mount(8)."""
+    they were closed. ``shell``, ``program``: sh(1) and mount(8)."""
     options = ["remount", "bind", "nodev", *(["ro"] if spec["root"]["readonly"] else [])]
-    hook = {"path": program, "args": ["mount", "-o", ",".join(options), spec["root"]["path"]]}
+    # crun writes the container's state to a hook, and takes it for a failure where nobody reads that
+    script = 'while read -r _; do :; done; exec "$0" -o "$1" "$2"'
+    hook = {"path": shell, "args": ["sh", "-c", script, program, ",".join(options), spec["root"]["path"]]}
     return {**spec, "hooks": {"createContainer": [hook]}}
 
 
