@@ -21,6 +21,7 @@ from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
 from lamina.run.namespace import alone, enter, enter_network, owned
 from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
+from lamina.run.spec import INIT
 
 if TYPE_CHECKING:
     from typing import Any
@@ -208,7 +209,8 @@ def _refused(process: Mapping[str, Any], inside: Inside) -> Ended | None:
         os.close(inside.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
         return Ended(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
-    name = process["args"][0]
+    words = process["args"]
+    name = words[words.index("--") + 1] if words[0] == INIT else words[0]
     places = [name]
     if "/" not in name:
         search = next((item[5:] for item in process["env"] if item.startswith("PATH=")), "")

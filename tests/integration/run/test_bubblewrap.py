@@ -154,6 +154,16 @@ def test_signals_and_stop(root: Path) -> None:
     assert lamina("rm", "c", root=root).returncode == 0
 
 
+def test_an_init_is_the_first_process(root: Path, tmp_path: Path) -> None:
+    init = tmp_path / "tini"
+    init.write_text('#!/bin/sh\nshift\necho init\nexec "$@"\n')
+    init.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = run(root, "--init", "app", "sh", "-c", "echo $1; exit 6", "sh", "word", PATH=path)
+    assert (done.returncode, done.stdout) == (6, b"init\nword\n"), done.stderr
+    assert run(root, "--init", "app", "nothing-here", PATH=path).returncode == 127
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_ctrl_c_and_signals_are_the_programs(root: Path, terminal: bool) -> None:
     """Not bubblewrap's, which would end with them, and the program with it."""
