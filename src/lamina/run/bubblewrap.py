@@ -122,8 +122,10 @@ def run(
         if data:
             given["--seccomp"] = keep(_in_memory(data))
 
+        ours = os.getpid()
+
         def first() -> None:
-            alone(_outer(bundle))
+            alone(_outer(bundle), ours)
             for one in spec["linux"]["namespaces"]:
                 if one["type"] == "network" and "path" in one:
                     enter_network(one["path"])

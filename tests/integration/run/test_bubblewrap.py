@@ -203,6 +203,28 @@ def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
     assert subprocess.run(["pgrep", "-f", "sleep 986"], capture_output=True, check=False).stdout == b""
 
 
+@pytest.mark.parametrize("call", ["rights.nested()", "namespace.owned(rights.nested(), 33, 44)"])
+def test_who_holds_a_namespace_open_ends_with_a_killed_lamina(call: str) -> None:
+    """Killed where it has just got the namespace: whoever lives on has our standard output still."""
+    require_root()
+    code = f"""
+import os
+from lamina import rights
+from lamina.run import namespace
+real = os.open
+def killed(path, *more):
+    if str(path).endswith("/ns/user") and {call.count("(")} - 1 == sum(counted):
+        os.kill(os.getpid(), 9)
+    counted.append(1)
+    return real(path, *more)
+counted = []
+os.open = killed
+{call}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=20)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
 def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(b"secret".ljust(1 << 20, b"\0"))
     made = subprocess.run(
