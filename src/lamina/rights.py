@@ -184,18 +184,19 @@ def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
     same = [[(first, first, count) for first, _, count in ranges] for ranges in maps()]
     lines = {"uid_map": users or same[0], "gid_map": groups or same[1]}
     reading, writing = os.pipe()
+    until, ours = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            os.close(ours)
             _unshare(_NEW_USER)
             os.write(writing, b"1")
             os.close(writing)
-            import signal
-
-            signal.pause()
+            os.read(until, 1)  # until we are done, or killed
         finally:
             os._exit(1)
     os.close(writing)
+    os.close(until)
     try:
         if not os.read(reading, 1):
             raise SystemFailure("no user namespace", hint=_setting())
@@ -207,7 +208,7 @@ def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
         raise _refused(error.errno or 0) from None
     finally:
         os.close(reading)
-        os.kill(child, 9)
+        os.close(ours)
         os.waitpid(child, 0)
 
 

@@ -13,14 +13,15 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from lamina import rights
 from lamina.errors import SystemFailure, Unsupported, UsageError
 from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
-from lamina.run.namespace import enter, enter_network, owned
+from lamina.run.namespace import alone, enter, enter_network, owned
 from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
+from lamina.run.spec import INIT
 
 if TYPE_CHECKING:
     from typing import Any
@@ -121,15 +122,24 @@ def run(
         if data:
             given["--seccomp"] = keep(_in_memory(data))
 
+        ours = os.getpid()
+
         def first() -> None:
+            alone(_outer(bundle), ours)
             for one in spec["linux"]["namespaces"]:
                 if one["type"] == "network" and "path" in one:
                     enter_network(one["path"])
             if given.get("--userns") != above:
                 enter(above, user["uid"], user["gid"], user["additionalGids"])
 
+        def signalled(number: int, by_terminal: bool) -> None:
+            if by_terminal and spec["process"]["terminal"]:
+                return  # which is the program's too
+            with suppress(SystemFailure):  # not there yet, or no more
+                kill(bundle, str(number))
+
         command = [program, *arguments(spec, _kind_of, given)]
-        return Ended(spawned(command, interactive, list(given.values()), first))
+        return Ended(spawned(command, interactive, list(given.values()), first, signalled))
 
 
 def _filter(wanted: Mapping[str, Any] | None, must: bool) -> bytes:
@@ -160,9 +170,8 @@ def kill(bundle: str, word: str) -> None:
     except KeyError:
         raise UsageError(f"no signal {word!r:.60}", hint="like TERM, or a number") from None
     try:
-        with open(_info(bundle), "rb") as file:
-            os.kill(int(json.load(file)["child-pid"]), number)
-    except (OSError, ValueError, KeyError, TypeError):
+        os.kill(process_of(bundle), number)
+    except (OSError, ValueError):
         raise SystemFailure("the container has no process yet, or none any more", hint="see `lamina ps`") from None
 
 
@@ -174,13 +183,36 @@ def _info(bundle: str) -> str:
     return os.path.join(bundle, "bubblewrap.json")
 
 
+def process_of(bundle: str) -> int:
+    """The number of the container's first process. Raises OSError or ValueError while it has none."""
+    with open(_info(bundle), "rb") as file:
+        json.load(file)  # said when the process is there
+    with open(_outer(bundle), "rb") as file:
+        return _child_of(int(file.read()))
+
+
+def _outer(bundle: str) -> str:
+    return os.path.join(bundle, "pid")
+
+
+def _child_of(pid: int) -> int:
+    """Raises ProcessLookupError."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[1]) == pid:
+                    return int(name)
+    raise ProcessLookupError(pid)
+
+
 def _refused(process: Mapping[str, Any], inside: Inside) -> Ended | None:
     """docker's exit codes for a program that can't be started: bubblewrap has none of its own."""
     try:
         os.close(inside.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
         return Ended(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
-    name = process["args"][0]
+    words = process["args"]
+    name = words[words.index("--") + 1] if words[0] == INIT else words[0]
     places = [name]
     if "/" not in name:
         search = next((item[5:] for item in process["env"] if item.startswith("PATH=")), "")

@@ -22,7 +22,7 @@ from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
 from lamina.run.reach import close_way, open_way
 from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
 from lamina.run.seccomp import default_profile, seccomp
-from lamina.run.spec import Place, environment, held, runtime_spec
+from lamina.run.spec import Place, environment, guarded, held, runtime_spec
 from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
@@ -31,7 +31,7 @@ from lamina.store.containers import EXITED, Container
 from lamina.store.lock import acquire
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
-from lamina.view.lower import sweep
+from lamina.view.lower import MAPPED, sweep
 from lamina.view.mount import Top, mount_union, unmap
 from lamina.view.owners import AS_STATED, Owners
 
@@ -268,7 +268,27 @@ def _spec(
     for mount in spec["mounts"]:
         if mount["type"] == "tmpfs" and os.path.normpath(mount["destination"]) in made:
             _open_to_all(inside, mount)
-    return spec, made
+    return _guarded(spec, runtime, store.containers.path(container.id, "bundle")), made
+
+
+def _guarded(spec: dict[str, Any], runtime: Runtime, bundle: str) -> dict[str, Any]:
+    """The spec for a runtime that would open the machine's devices to root. Raises NotFound, SystemFailure."""
+    if not (runtime.forgets_devices and rights.is_root()):
+        return spec
+    if "uidMappings" not in spec["linux"]:
+        shell, program = find_program("sh"), find_program("mount")
+        if not (shell and program):
+            raise NotFound("crun leaves devices open here, and mount(8) is not installed", hint="install runc")
+        return guarded(spec, shell, program)
+    # nobody can open those of the root file system from a user namespace; but what is bound into it comes as it is
+    for number, mount in enumerate(spec["mounts"]):
+        if mount["type"] == "bind" and "nodev" in mount["options"] and os.path.isdir(mount["source"]):
+            place = os.path.join(bundle, f"{MAPPED}volume{number}")  # goes with the others of that name
+            with reported(place):
+                os.mkdir(place)
+            kernel.bind(mount["source"], place, attributes=kernel.NO_DEVICES)
+            mount["source"] = place
+    return spec
 
 
 def _open_to_all(inside: Inside, mount: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lamina import rights
 from lamina.errors import SystemFailure, Unsupported
 
-_USER, _NETWORK = 0x10000000, 0x40000000
+_USER, _PROCESSES, _NETWORK = 0x10000000, 0x20000000, 0x40000000
 _DEATH_SIGNAL, _DUMPABLE = 1, 4  # prctl(2)
 
 
@@ -18,13 +18,16 @@ def owned(above: int, uid: int, gid: int) -> int:
     """A descriptor of a new user namespace below that of the descriptor ``above``, with the same ids. It belongs to
     ``uid`` in there, who may enter it and has all rights in it. Raises Unsupported (no such ids), SystemFailure."""
     reading, writing = os.pipe()
+    until, ours = os.pipe()
     maker = os.fork()
     if maker == 0:
         try:
-            _make_owned(above, uid, gid, writing)
+            os.close(ours)
+            _make_owned(above, uid, gid, writing, until)
         finally:
             os._exit(1)
     os.close(writing)
+    os.close(until)
     try:
         said = os.read(reading, 100).decode()
         if said == "ids":
@@ -40,12 +43,13 @@ def owned(above: int, uid: int, gid: int) -> int:
         raise SystemFailure(f"no user namespace in a user namespace: {error.strerror}") from None
     finally:
         os.close(reading)
-        os.kill(maker, signal.SIGKILL)
+        os.close(ours)
         os.waitpid(maker, 0)  # the process in the namespace ends with it
 
 
-def _make_owned(above: int, uid: int, gid: int, writing: int) -> None:
-    """Say the number of a process in the new namespace, and wait to be killed. In a forked child."""
+def _make_owned(above: int, uid: int, gid: int, writing: int, until: int) -> None:
+    """Say the number of a process in the new namespace, and wait for ``until`` to be closed, by whoever wanted it or
+    with it. In a forked child."""
     _set(above, _USER)
     if not (rights.has_id(uid) and rights.has_id(gid, group=True)):
         os.write(writing, b"ids")
@@ -61,7 +65,7 @@ def _make_owned(above: int, uid: int, gid: int, writing: int) -> None:
             libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
             if libc.unshare(_USER) == 0:
                 os.write(go, b"1")
-                signal.pause()
+                os.read(until, 1)
         finally:
             os._exit(1)
     os.close(go)
@@ -70,13 +74,42 @@ def _make_owned(above: int, uid: int, gid: int, writing: int) -> None:
             with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
                 file.write("".join(f"{first} {first} {count}\n" for first, _, count in ranges))
         os.write(writing, str(child).encode())
-        signal.pause()
+        os.read(until, 1)
 
 
 def enter(namespace: int, uid: int, gid: int, groups: Sequence[int] = ()) -> None:
     """Go into a user namespace below ours, as this user of it. For good. Raises OSError."""
     _set(namespace, _USER)
     become(uid, gid, groups)
+
+
+def alone(record: str, parent: int) -> None:
+    """Go on in a child process that is the first of a namespace of processes: a signal that it has no use for does
+    nothing to it, from a terminal neither. Its number, as others see it, is written to the file ``record``. This
+    process waits for it, ends as it does, and takes it along when it is killed, or ``parent`` is, who started it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(125)  # it was killed before that
+    if libc.unshare(_PROCESSES) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    go, ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+        os.close(ready)
+        if not os.read(go, 1):
+            os._exit(125)
+        os.close(go)
+        return
+    try:
+        with open(record, "w", encoding="ascii") as file:
+            file.write(str(child))
+        os.write(ready, b"1")
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(128 - code if code < 0 else code)
+    finally:
+        os._exit(125)
 
 
 def enter_network(path: str) -> None:

@@ -40,6 +40,11 @@ class Runtime(Value):
     options: tuple[str, ...] = ()
 
     @property
+    def forgets_devices(self) -> bool:
+        """Whether neither a cgroup nor a mount without devices keeps a container from them: crun mounts it anew."""
+        return not self.devices and os.path.basename(self.program) not in (BUBBLEWRAP, "runc")
+
+    @property
     def is_bubblewrap(self) -> bool:
         return os.path.basename(self.program) == BUBBLEWRAP
 
@@ -146,10 +151,15 @@ def asked(command: list[str]) -> tuple[int, str]:
 
 
 def spawned(
-    command: list[str], interactive: bool, descriptors: Sequence[int] = (), first: Callable[[], None] | None = None
+    command: list[str],
+    interactive: bool,
+    descriptors: Sequence[int] = (),
+    first: Callable[[], None] | None = None,
+    signalled: Callable[[int, bool], object] | None = None,
 ) -> int:
     """Run the runtime to its end; its exit code, that of a shell where a signal ended it. ``descriptors``: what it
-    gets besides, with the same numbers. ``first`` is called in its process before it starts."""
+    gets besides, with the same numbers. ``first`` is called in its process before it starts. ``signalled`` is told of
+    each signal, and whether the terminal sent it; else the runtime gets what it has not got from the terminal."""
     with _held() as before:
         try:
             if first is None:
@@ -158,7 +168,12 @@ def spawned(
                 child = _forked(command, interactive, descriptors, before, first)
         except OSError as error:
             raise SystemFailure(f"{command[0]}: {error.strerror}", hint="is the runtime whole?") from None
-        return _waited(child)
+
+        def passed_on(number: int, by_terminal: bool) -> None:
+            if not by_terminal:  # that has reached it already: it stands in our process group
+                os.kill(child, number)
+
+        return _waited(child, signalled or passed_on)
 
 
 def _started(command: list[str], interactive: bool, descriptors: Sequence[int], signals: Collection[int]) -> int:
@@ -196,9 +211,8 @@ def _forked(
         os._exit(CANNOT_RUN)
 
 
-def _waited(child: int) -> int:
-    """The exit code; signals that somebody sends us go on to the runtime. One that the terminal sends has reached it
-    already: it stands in our process group."""
+def _waited(child: int, signalled: Callable[[int, bool], object]) -> int:
+    """The exit code; ``signalled`` is told of signals meanwhile."""
     numbers = _numbers()
     while True:
         ended, status = os.waitpid(child, os.WNOHANG if numbers else 0)
@@ -206,8 +220,8 @@ def _waited(child: int) -> int:
             code = os.waitstatus_to_exitcode(status)
             return 128 - code if code < 0 else code
         seen = signal.sigwaitinfo({*numbers, signal.SIGCHLD})
-        if seen.si_signo != signal.SIGCHLD and seen.si_code <= 0:
-            os.kill(child, seen.si_signo)
+        if seen.si_signo != signal.SIGCHLD:
+            signalled(seen.si_signo, seen.si_code > 0)
 
 
 def _numbers() -> list[int]:

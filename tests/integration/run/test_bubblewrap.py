@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import pwd
 import signal
 import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from integration.run.test_run import LOWER, make_store, members, mounts_of, wait_for
 from lamina.errors import NotFound
 from lamina.run import runtime
+from lamina.run.bubblewrap import process_of
 from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, running, write_layout
 
 
@@ -119,8 +122,8 @@ def test_nobody_else_has_rights_in_its_namespace(root: Path) -> None:
     words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "-u", "web", "app", "sh", "-c")
     with running(*words, "echo up; exec sleep 600", root=root) as process:
         wait_for(process, b"up\n")
-        (info,) = root.glob("containers/*/bundle/bubblewrap.json")
-        inside = json.loads(info.read_text())["child-pid"]
+        (bundle,) = root.glob("containers/*/bundle")
+        inside = process_of(str(bundle))
         enter = ["nsenter", f"--user=/proc/{inside}/ns/user", "--preserve-credentials", "true"]
         assert subprocess.run(enter, capture_output=True, check=False).returncode == 0
         done = subprocess.run(
@@ -151,6 +154,45 @@ def test_signals_and_stop(root: Path) -> None:
     assert lamina("rm", "c", root=root).returncode == 0
 
 
+def test_an_init_is_the_first_process(root: Path, tmp_path: Path) -> None:
+    init = tmp_path / "tini"
+    init.write_text('#!/bin/sh\nshift\necho init\nexec "$@"\n')
+    init.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = run(root, "--init", "app", "sh", "-c", "echo $1; exit 6", "sh", "word", PATH=path)
+    assert (done.returncode, done.stdout) == (6, b"init\nword\n"), done.stderr
+    assert run(root, "--init", "app", "nothing-here", PATH=path).returncode == 127
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_ctrl_c_and_signals_are_the_programs(root: Path, terminal: bool) -> None:
+    """Not bubblewrap's, which would end with them, and the program with it."""
+    script = "trap 'echo got' INT; trap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done"
+    words = ("--network", "none", "--runtime", "bwrap", *(["-t"] if terminal else []), "app", "sh", "-c", script)
+    ours, theirs = os.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "lamina", "--root", str(root), "run", "--rm", "-i", *words]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal)  # noqa: PLW1509
+    os.close(theirs)
+    try:
+        said = b""
+        for number, word in enumerate((b"ready", b"got", b"got")):
+            while said.count(word) < max(number, 1):
+                said += os.read(ours, 1000)
+            if number < 2:
+                os.write(ours, b"\x03")
+        process.terminate()
+        assert process.wait(30) == 7
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
 def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
     words = ("run", "--name", "c", "--network", "none", "--runtime", "bwrap", "app", "sh", "-c", "echo up; sleep 986")
     with running(*words, root=root) as process:
@@ -159,6 +201,28 @@ def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
         process.wait(30)
     assert lamina("rm", "--force", "c", root=root).returncode == 0
     assert subprocess.run(["pgrep", "-f", "sleep 986"], capture_output=True, check=False).stdout == b""
+
+
+@pytest.mark.parametrize("call", ["rights.nested()", "namespace.owned(rights.nested(), 33, 44)"])
+def test_who_holds_a_namespace_open_ends_with_a_killed_lamina(call: str) -> None:
+    """Killed where it has just got the namespace: whoever lives on has our standard output still."""
+    require_root()
+    code = f"""
+import os
+from lamina import rights
+from lamina.run import namespace
+real = os.open
+def killed(path, *more):
+    if str(path).endswith("/ns/user") and {call.count("(")} - 1 == sum(counted):
+        os.kill(os.getpid(), 9)
+    counted.append(1)
+    return real(path, *more)
+counted = []
+os.open = killed
+{call}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=20)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> None:

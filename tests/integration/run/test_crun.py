@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,34 @@ def test_exit_codes(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
     )
     assert done.returncode == code, done.stderr
     assert os.listdir(store / "containers") == []
+
+
+@pytest.mark.parametrize("more", [(), ("--read-only",), ("--userns", "auto"), ("--cap-add", "ALL")])
+def test_no_device_of_this_machine_can_be_read(tmp_path: Path, more: tuple[str, ...]) -> None:
+    """No cgroup guards them here, and crun mounts the root file system anew."""
+    image = tmp_path / "disk"
+    image.write_bytes(b"secret".ljust(1 << 20, b"\0"))
+    made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=True)
+    device = made.stdout.strip()
+    try:
+        state = os.stat(device)
+        number = os.major(state.st_rdev), os.minor(state.st_rdev)
+        node = ("in-image", f"c {number[0]} {number[1]}", {"type": b"4", "mode": 0o666})
+        store = make_store(tmp_path, [members(node)])
+        (tmp_path / "volume").mkdir()
+        os.mknod(tmp_path / "volume/device", 0o666 | stat.S_IFBLK, os.makedev(*number))
+        script = f"mknod /d b {number[0]} {number[1]}; for one in /in-image /v/device /d; do head -c 6 $one; done"
+        words = (*WORDS, *more, "-v", f"{tmp_path}/volume:/v", "app", "sh", "-c", script)
+        done = subprocess.run(
+            [*ONE_HIERARCHY, sys.executable, "-m", "lamina", "--root", store, *words],
+            capture_output=True,
+            check=False,
+        )
+        assert done.stdout == b"", done.stderr
+        assert done.stderr.count(b"/in-image") == 1
+        assert done.stderr.count(b"/v/device") == 1
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @pytest.mark.parametrize("userns", ["host", "keep-id"])
