@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from lamina import rights
 from lamina.config import VIEWS
@@ -203,14 +203,17 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     if top is not None:
         options += [("upperdir", top.upper), ("workdir", top.work)]
         attributes = 0 if top.devices else kernel.NO_DEVICES
-        if top.volatile:
-            options.append(("volatile", None))
         if not os.listdir(top.upper):
             _as_below(lowers[-1], top.upper)
     # what is changed is wholly in the upper directory: a commit reads nothing else
     options += [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
     if not rights.is_root():
         options.append(("userxattr", None))
+    if top is not None and top.volatile:
+        # refused where the disk has failed to write something that nobody was told of yet; only slower without
+        with suppress(SystemFailure):
+            kernel.mount("overlay", [*options, ("volatile", None)], target, attributes=attributes)
+            return
     kernel.mount("overlay", options, target, attributes=attributes)
 
 

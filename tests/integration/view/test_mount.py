@@ -381,6 +381,33 @@ def test_a_view_that_the_kernel_refuses_leads_to_the_next(
         mount(store, stack_of(store), str(target), view="erofs")
 
 
+def test_a_disk_that_failed_to_write_once_takes_containers_that_need_not_last(
+    tmp_path: Path, target: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel refuses overlay's "volatile" there (EIO) until somebody has synced the file system."""
+    store = two_images(tmp_path)
+    place = Path(tempfile.mkdtemp(dir="/dev/shm" if refusal(str(tmp_path)) else tmp_path))
+    request.addfinalizer(lambda: shutil.rmtree(place))
+    for path in (target, place / "upper", place / "work"):
+        path.mkdir()
+    kernel_mount, asked = kernel.mount, []
+
+    def refusing(kind: str, options: Any, *arguments: Any, **more: Any) -> None:
+        if kind == "overlay":
+            asked.append(("volatile", None) in options)
+            if asked[-1]:
+                raise SystemFailure("mounting overlay: Input/output error")
+        kernel_mount(kind, options, *arguments, **more)
+
+    monkeypatch.setattr(kernel, "mount", refusing)
+    top = Top(str(place / "upper"), str(place / "work"), volatile=True)
+    assert mount_union(store, stack_of(store), str(target), top=top) == "erofs"
+    assert asked == [True, False]
+    (target / "new").write_bytes(b"new")
+    assert (place / "upper" / "new").read_bytes() == b"new"
+    subprocess.run(["umount", str(target)], check=True)
+
+
 def test_copy_up_leaves_the_lower_layer_as_it_was(
     tmp_path: Path, target: Path, request: pytest.FixtureRequest
 ) -> None:
