@@ -334,6 +334,8 @@ def _refused(number: int) -> LaminaError:
     what = f"no user namespace: {os.strerror(number)}"
     if number == errno.EINVAL:
         return UsageError(what, hint="a process with several threads can't enter one")
+    if number == errno.ENOSPC:  # unshare(2): not a disk
+        return SystemFailure(what, hint="the machine's setting user.max_user_namespaces allows no more of them")
     return SystemFailure(what, hint=_setting())
 
 

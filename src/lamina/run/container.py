@@ -602,11 +602,11 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
     if wanted.workdir:
         process["cwd"] = wanted.workdir
     process["env"] = environment(wanted, process["env"], "/", container.id[:12])
-    with tempfile.NamedTemporaryFile("w", prefix="lamina-", suffix=".json") as file:
-        file.write(write_own(process))
-        file.flush()
+    with tempfile.TemporaryDirectory(prefix="lamina-") as scratch:
+        described = os.path.join(scratch, "process.json")
+        _write(described, write_own(process).encode())
         return exec_process(
-            find_runtime(container.runtime), _state(store), container.id, file.name, interactive=wanted.interactive
+            find_runtime(container.runtime), _state(store), container.id, described, interactive=wanted.interactive
         )
 
 

@@ -115,9 +115,13 @@ def run_bundle(
 
 
 def exec_process(runtime: Runtime, state: str, identity: str, process: str, *, interactive: bool) -> int:
-    """Run the process of the file ``process`` (runtime-spec config.md, "Process") in the container; its exit code."""
-    command = [runtime.program, "--root", state, *runtime.options, "exec", "--process", process, identity]
-    return spawned(command, interactive)
+    """Run the process of the file ``process`` (runtime-spec config.md, "Process") in the container; its exit code, or
+    docker's where it can't start, which the runtime says on standard error. What it logs stands beside the file."""
+    log = f"{process}.log"
+    command = [runtime.program, "--root", state, "--log", log, "--log-format", "json", *runtime.options]
+    code = spawned([*command, "exec", "--process", process, identity], interactive)
+    message = _failure(log) if code else ""
+    return _code_of(message) if message else code
 
 
 def delete(runtime: Runtime, state: str, identity: str) -> None:

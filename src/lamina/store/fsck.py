@@ -90,10 +90,10 @@ def hash_of(path: str, algorithm: str) -> str:
     return hasher.hexdigest()
 
 
-def _move_aside(store: Store, path: str) -> None:
+def _move_aside(store: Store, path: str, name: str = "") -> None:
     target = os.path.join(store.paths.ingest, LOST_AND_FOUND)
     os.makedirs(target, mode=0o700, exist_ok=True)
-    os.replace(path, os.path.join(target, os.path.basename(path)))
+    os.replace(path, os.path.join(target, name or os.path.basename(path)))
 
 
 def _image(
@@ -244,6 +244,12 @@ def _mended(store: Store, descriptor: Descriptor, diff_id: Digest, problem: str,
     try:
         store.layers.make_again(descriptor, diff_id)
     except LaminaError as error:
+        if not store.blobs.has(descriptor) and store.layers.has_tar(diff_id):
+            # it was all that there is of the layer: with it out of the way, the next pull brings the layer anew
+            _move_aside(store, store.paths.tar(diff_id), f"{diff_id.encoded}.tar")
+            return Finding(
+                "error", f"{problem}, and can't be made again: its blob is not here, `lamina pull` brings it"
+            )
         return Finding("error", f"layer {diff_id} can't be made again: {error.message}")
     return Finding("derived", problem, True)
 

@@ -392,6 +392,9 @@ def test_ps_exec_stop(root: Path) -> None:
         done = lamina("exec", "-e", "X=1", "-u", "web", "c", "sh", "-c", "echo $X; id; exit 5", root=root)
         assert done.returncode == 5
         assert done.stdout.startswith(b"1\nuid=33(web)")
+        for words, code in ((("nothing-here",), 127), (("/etc/passwd",), 126), (("sh", "-c", "exit 255"), 255)):
+            done = lamina("exec", "c", *words, root=root)
+            assert (done.returncode, done.stderr.count(b"\n")) == (code, int(code < 128)), done.stderr
         assert lamina("rm", "c", root=root).returncode == 5
         assert run(root, "--name", "c", "app", "true").returncode == 125  # the name is taken
         assert lamina("stop", "--time", "0.2", "c", root=root).returncode == 0
