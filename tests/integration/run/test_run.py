@@ -34,6 +34,7 @@ from lamina.store.roots import boot_id, started
 from lamina.store.store import Store
 from lamina.store.trees import remove_tree
 from lamina.transfer.copy import copy
+from lamina.view.upper import refusal
 from support import lamina, loaded, require_root, require_tool, running, write_layout
 
 APPLETS = (
@@ -129,6 +130,8 @@ HEAVY = {"click", "re", "typing", "dataclasses", "inspect", "json", "enum", "has
 
 
 def test_a_plain_start_loads_little(root: Path) -> None:
+    if refusal(str(root)):
+        pytest.skip("a container's writable layer is made elsewhere here, which loads more")
     for _ in range(2):  # the layers' images are made, then looked at whole
         out(root, "app", "true")
     found = loaded(root, "run", "--rm", "--network", "none", "-e", "A=1", "app", "true")
