@@ -107,6 +107,7 @@ def test_a_directory_of_the_settings(root: Path) -> None:
 
 @pytest.mark.parametrize("name", [PLAIN_USER, "59999"])
 def test_a_plain_users_memory_ends_with_the_container(overlay: Path, name: str) -> None:
+    sleep = f"sleep 9{os.getpid()}"  # another process of the tests may run its twin
     with plain_user(name) as (place, call):
         write_layout(place / "layout", "app", LAYERS)
         assert call("load", "-i", str(place / "layout")).returncode == 0
@@ -115,7 +116,7 @@ def test_a_plain_users_memory_ends_with_the_container(overlay: Path, name: str) 
         )
         assert (done.returncode, done.stdout) == (0, b"gone\nn"), done.stderr
         assert done.stderr.startswith(SAID)
-        with call.started(*RUN, "--rm", "--name", "c", "app", "sh", "-c", "touch /x; echo up; sleep 985") as process:
+        with call.started(*RUN, "--rm", "--name", "c", "app", "sh", "-c", f"touch /x; echo up; {sleep}") as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"up\n"
             assert call("diff", "c").stdout == b"A /x\n"
@@ -124,7 +125,7 @@ def test_a_plain_users_memory_ends_with_the_container(overlay: Path, name: str) 
             process.wait()
         assert call("ls", "app:2", "/x").returncode == 0
         assert call("rm", "--force", "c").returncode == 0
-        assert subprocess.run(["pgrep", "-f", "sleep 985"], capture_output=True, check=False).stdout == b""
+        assert subprocess.run(["pgrep", "-f", sleep], capture_output=True, check=False).stdout == b""
         done = call(*RUN, "app", "true")
         assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
         assert b"take --rm, or set upper_dir" in done.stderr

@@ -32,7 +32,7 @@ from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.view import kernel
 from lamina.view.erofs import crc32c
-from lamina.view.lower import mounted_at
+from lamina.view.lower import mounted_at, sweep
 from lamina.view.mount import Top, mount, mount_union, mounts, unmount
 from lamina.view.parts import DEEPEST, parts_of
 from lamina.view.upper import refusal
@@ -408,6 +408,7 @@ def test_a_disk_that_failed_to_write_once_takes_containers_that_need_not_last(
     (target / "new").write_bytes(b"new")
     assert (place / "upper" / "new").read_bytes() == b"new"
     subprocess.run(["umount", str(target)], check=True)
+    assert sweep(store) == len(parts_of(store, stack_of(store)))
 
 
 def test_copy_up_leaves_the_lower_layer_as_it_was(
