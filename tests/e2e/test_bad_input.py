@@ -519,3 +519,23 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
         assert (tmp_path / "here/copied").read_bytes() == b"two\x1b[2J\ttab\n"
     finally:
         call("rm", "-f", "web")
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code", "said"),
+    [
+        (("run", "-t", "app"), (0,), 125, (b"", b"lamina: standard input is no terminal (leave out -t)\n")),
+        (("ls", "nothing"), (2,), 3, (b"", b"")),
+        (("run", "--pull", "never", "nothing"), (2,), 125, (b"", b"")),
+        (("ls", "app", "/etc/conf"), (1,), 0, (b"", b"")),
+        (("ls", "app", "/etc/conf"), (0, 2), 0, (b"/etc/conf\n", b"")),
+    ],
+)
+def test_a_stream_that_the_caller_has_closed(
+    root: Path, words: tuple[str, ...], closed: tuple[int, ...], code: int, said: tuple[bytes, bytes]
+) -> None:
+    """What would go there goes nowhere, and to no other stream."""
+    shut = "".join(f"{number}>&- " for number in closed)
+    command = ["sh", "-c", f'exec "$@" {shut}', "sh", sys.executable, "-m", "lamina", "--root", str(root), *words]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, (done.stdout, done.stderr)) == (code, said)

@@ -11,7 +11,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import NoReturn
+else:
+    import _signal as signal  # signal itself makes enumerations of all numbers
 
 EXIT_FAILED, EXIT_NOT_STARTED, EXIT_INTERRUPTED = 1, 125, 130
 _SELDOM = 50_000
@@ -33,10 +36,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
+    _expect_children()
     code = run(arguments)
     if "click" not in sys.modules:
         _leave(code)
     sys.exit(code)
+
+
+def _expect_children() -> None:
+    """Who started us may have left it so that children go unnoticed: then none of ours would tell how it ended."""
+    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _leave(code: int) -> None:
@@ -55,8 +65,9 @@ def run(arguments: list[str] | None = None) -> int:
     from lamina.cli import plain
     from lamina.errors import LaminaError
 
-    if sys.stdout is None:  # the caller closed it: what is said goes nowhere
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the caller closed it: nothing comes, and what is said goes nowhere
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding can't say is escaped
     try:

@@ -624,3 +624,13 @@ def test_export_of_a_container_is_what_it_left(root: Path) -> None:
     assert found["bin/sh"].issym()
     assert "srv/app" in found
     assert not {"etc/resolv.conf", "etc/hostname", "dev/null"} & found.keys()
+
+
+def test_how_it_ends_where_the_caller_lets_children_go_unnoticed(root: Path) -> None:
+    """Supervisors that ignore SIGCHLD hand that on to what they start."""
+    ignoring = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    code = f"import os, signal, sys; {ignoring}; os.execv(sys.executable, sys.argv[1:])"
+    words = [sys.executable, "-m", "lamina", "--root", str(root), "run", "--rm", "--network", "none", "app"]
+    command = [sys.executable, "-c", code, *words, "sh", "-c", "echo hi; exit 7"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"hi\n", b"")
