@@ -156,6 +156,8 @@ def _sha256(data: bytes) -> str:
 def main() -> bool:
     """Whether the command line was answered this way."""
     try:
+        if sys.argv[1] == "manifest" and sys.stdout.isatty():
+            return False  # the long way shows there only what drives no terminal
         found = answer(sys.argv[1:])
         if found is None:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -167,14 +168,13 @@ def test_index_of_two_platforms(host: str, tmp_path: Path) -> None:
     assert lamina("index", "add", f"docker://{host}/app:1", f"oci:{tmp_path}/arm:app", root=root).returncode == 2
 
 
-def terminal(*words: str, root: Path, **environment: str) -> str:
-    """What a terminal would show."""
+def terminal(*words: str, root: Path, output: bool = False, **environment: str) -> str:
+    """What a terminal would show; with ``output`` it shows that too."""
     parent, child = pty.openpty()
     env = {**os.environ, "LAMINA_ROOT": str(root), "TERM": "xterm", **environment}
     env.pop("CI", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lamina", *words], stdout=subprocess.DEVNULL, stderr=child, env=env
-    )
+    out = child if output else subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, "-m", "lamina", *words], stdout=out, stderr=child, env=env)
     os.close(child)
     shown = b""
     while True:
@@ -212,6 +212,21 @@ def test_short_way_says_what_the_long_way_says(host: str, tmp_path: Path, monkey
         # an option makes it go the long way
         long = lamina(verb, f"{host}/{name}", "--tls-verify=false", root=tmp_path)
         assert long.stdout == short
+
+
+def test_short_way_does_not_drive_a_terminal(tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "app", [[("a", b"1")]])
+    with Unruly(tmp_path / "l") as server:
+        media_type, raw = server.manifests["1"]
+        raw = json.dumps({**json.loads(raw), "annotations": {"a": "\x9b31mred"}}, ensure_ascii=False).encode()
+        headers = {"Content-Type": media_type, "Docker-Content-Digest": f"sha256:{hashlib.sha256(raw).hexdigest()}"}
+        server.rule = lambda server, seen: Answer(200, headers, raw)
+        assert lamina("manifest", server.image, root=tmp_path).stdout == raw
+        shown = terminal(
+            "manifest", server.image, root=tmp_path, output=True, HOME=str(tmp_path), XDG_CONFIG_HOME=""
+        )
+    assert "\\x9b31mred" in shown
+    assert "\x9b" not in shown
 
 
 @pytest.mark.parametrize(
