@@ -44,6 +44,15 @@ def test_a_root_file_system_comes_from_a_web_server(tmp_path: Path, pack: Callab
     assert layers["base"] == layers["same"]
 
 
+@pytest.mark.parametrize("path", ["//a/rootfs.tar", "/a//rootfs.tar", "?a=//b"])
+def test_slashes_more_than_one_are_the_path_s(tmp_path: Path, path: str) -> None:
+    with Unruly(rule=lambda server, seen: Answer(body=TAR)) as server:
+        done = lamina("import", f"http://{server.name}{path}", "base", root=tmp_path / "s")
+        assert done.returncode == 0, done.stderr
+        # Python's server makes one of those that it begins with
+        assert [one.path for one in server.seen] == ["/" + path.lstrip("/")]
+
+
 SAME = ("base", "same")
 BAD = {
     "/cut": Answer(headers={"Content-Length": str(len(TAR))}, body=TAR, cut=100_000),

@@ -50,9 +50,11 @@ class Download:
         parts = _checked(url)
         self._limit = limit
         self._cancel = access.cancel
-        self._server = _Server(f"{parts.scheme.lower()}://{parts.netloc}", parts.netloc, access)
+        base = f"{parts.scheme.lower()}://{parts.netloc}"
+        self._server = _Server(base, parts.netloc, access)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._answer = self._server.request("GET", target, what=self._what)
+        # whole: a path that begins with two slashes would be taken for another host
+        self._answer = self._server.request("GET", base + target, what=self._what)
         try:
             if essence(self._answer.headers.get("Content-Type", "")) in ("text/html", "application/xhtml+xml"):
                 raise RemoteFailure(
