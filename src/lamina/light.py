@@ -74,6 +74,7 @@ def field(
 class _Values(type):
     """Reads the fields of a class of values off its annotations, once."""
 
+    __match_args__: tuple[str, ...]
     _fields: tuple[str, ...]
     _defaults: dict[str, Any]
 
@@ -93,6 +94,8 @@ class _Values(type):
                     told[one] = space[one]
                     delattr(cls, one)
         cls._told, cls._defaults, cls._fields = told, defaults, tuple(told)
+        if "__match_args__" not in space:
+            cls.__match_args__ = cls._fields  # type: ignore[misc]
         cls._key = _getter([one for one, how in told.items() if how.compare])
         cls._hashed = _getter([one for one, how in told.items() if how.hashed])
 
@@ -201,6 +204,8 @@ class _Pattern:
         self._text = text
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by who copies it, before it has its text
+            raise AttributeError(name)
         import re
 
         compiled = re.compile(self._text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pickle
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from lamina.light import Protocol, TypedDict, Value, as_dict, field, pattern, replace, runtime_checkable
+from lamina.spec.digest import Digest
 
 
 class Point(Value):
@@ -136,3 +138,25 @@ def test_a_pattern_is_res() -> None:
     assert found.pattern == r"(\d+)-(\d+)"
     assert pattern(rb"[a-z]").search(b"1a").start() == 1  # type: ignore[union-attr]
     assert pattern("(?i)A").groups == re.compile("(?i)A").groups
+
+
+def test_digests_are_ordered_as_text_is() -> None:
+    low, high = (Digest("sha256", letter * 64) for letter in "ab")
+    assert all((low < high, low <= high, low <= Digest("sha256", "a" * 64), high >= low, high > low))
+    assert not any((high <= low, low >= high, low > high))
+    with pytest.raises(TypeError):
+        low < "b"  # type: ignore[operator]  # noqa: B015
+    with pytest.raises(TypeError):
+        low <= "b"  # type: ignore[operator]  # noqa: B015
+
+
+def test_values_are_matched_by_position() -> None:
+    match Digest("sha256", "a"):
+        case Digest(algorithm, encoded):
+            assert (algorithm, encoded) == ("sha256", "a")
+
+
+def test_patterns_are_copied_and_pickled() -> None:
+    one = pattern("a+")
+    for same in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert same.fullmatch("aa")

@@ -71,7 +71,12 @@ class Digest(Value):
         return self.encoded[:12]
 
     def __lt__(self, other: Digest) -> bool:
+        if not isinstance(other, Digest):
+            return NotImplemented
         return (self.algorithm, self.encoded) < (other.algorithm, other.encoded)
+
+    def __le__(self, other: Digest) -> bool:
+        return self == other or self < other
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.encoded}"
