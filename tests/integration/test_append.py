@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,3 +115,12 @@ def test_a_full_disk_is_said(tmp_path: Path, cached: bool, hasher: Any) -> None:
                 file.write(os.urandom(1 << 20))
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_where_there_can_be_no_further_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="start new"), appender(tmp_path / "file", cached=False) as file:
+        file.write(b"x" * (2 << 20))

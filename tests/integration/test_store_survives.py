@@ -332,6 +332,22 @@ def test_on_a_full_disk_the_parts_of_siblings_go_too_but_none_that_somebody_has(
     assert os.listdir(store.paths.ingest) == []
 
 
+def test_a_part_that_another_began_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / "part"
+    part.write_bytes(b"ours")
+
+    def slow(descriptor: int, path: str, *, wait: bool = True) -> bool:
+        os.unlink(path)  # it became a blob
+        part.write_bytes(b"theirs")
+        return acquire(descriptor, path, wait=wait)
+
+    monkeypatch.setattr("lamina.store.unfinished.acquire", slow)
+    unfinished = Unfinished()
+    unfinished.parts.add(str(part))
+    unfinished.drop(parts=True)
+    assert part.read_bytes() == b"theirs"
+
+
 def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

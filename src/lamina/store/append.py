@@ -112,8 +112,9 @@ class Appender:
             if alone or self._size - self._start < _BUFFER:  # not worth a thread
                 self._take(piece, size)
                 return
-            self._thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
+            thread.start()
+            self._thread = thread  # one that could not be started is not waited for
         self._full.put((piece, size))
 
     def _work(self) -> None:

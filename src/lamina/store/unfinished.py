@@ -25,7 +25,10 @@ class Unfinished:
             with suppress(FileNotFoundError):
                 descriptor = os.open(path, READ_FLAGS)
                 try:
-                    if acquire(descriptor, path, wait=False):
+                    # who had it may have ended meanwhile, and somebody else have begun anew
+                    if acquire(descriptor, path, wait=False) and os.path.samestat(
+                        os.fstat(descriptor), os.stat(path)
+                    ):
                         remove(path)
                 finally:
                     os.close(descriptor)
