@@ -222,9 +222,7 @@ def test_short_way_does_not_drive_a_terminal(tmp_path: Path) -> None:
         headers = {"Content-Type": media_type, "Docker-Content-Digest": f"sha256:{hashlib.sha256(raw).hexdigest()}"}
         server.rule = lambda server, seen: Answer(200, headers, raw)
         assert lamina("manifest", server.image, root=tmp_path).stdout == raw
-        shown = terminal(
-            "manifest", server.image, root=tmp_path, output=True, HOME=str(tmp_path), XDG_CONFIG_HOME=""
-        )
+        shown = terminal("manifest", server.image, root=tmp_path, output=True, HOME=str(tmp_path), XDG_CONFIG_HOME="")
     assert "\\x9b31mred" in shown
     assert "\x9b" not in shown
 
