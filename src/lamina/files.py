@@ -205,10 +205,10 @@ def replace_file(
 def sync_files(path: str | bytes) -> None:
     """Wait until all that was written to the file system of ``path`` is on its disk: one call for many new files.
     Raises OSError."""
-    import ctypes
+    from lamina.libc import failed, libc
 
     try:
-        call = ctypes.CDLL(None, use_errno=True).syncfs
+        call = libc().syncfs
     except (OSError, AttributeError):  # not Linux
         if hasattr(os, "sync"):
             os.sync()
@@ -216,8 +216,7 @@ def sync_files(path: str | bytes) -> None:
     descriptor = os.open(path, READ_FLAGS)
     try:
         if call(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), os.fsdecode(path))
+            raise failed(os.fsdecode(path))
     finally:
         os.close(descriptor)
 

@@ -112,9 +112,8 @@ def join(pid: int, *, mounts: bool = True) -> None:
     """Enter the user namespace of a process as its root, and its mounts (else a copy of ours). Raises as
     ``become_root``, and SystemFailure where the process is gone."""
     _check_linux()
-    import ctypes
+    from lamina.libc import failed, libc
 
-    libc = ctypes.CDLL(None, use_errno=True)
     opened: list[int] = []
     try:
         try:
@@ -125,8 +124,8 @@ def join(pid: int, *, mounts: bool = True) -> None:
                 f"process {pid}: {error.strerror}", hint="it has ended, or is another user's"
             ) from None
         for one in opened:
-            if libc.setns(one, 0) != 0:
-                raise _refused(ctypes.get_errno())
+            if libc().setns(one, 0) != 0:
+                raise _refused(failed().errno or 0)
     finally:
         for one in opened:
             os.close(one)
@@ -323,11 +322,10 @@ def _as_root(groups: bool) -> None:
 
 
 def _unshare(flags: int) -> None:
-    import ctypes
+    from lamina.libc import failed, libc
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(flags) != 0:
-        raise _refused(ctypes.get_errno())
+    if libc().unshare(flags) != 0:
+        raise _refused(failed().errno or 0)
 
 
 def _refused(number: int) -> LaminaError:

@@ -10,19 +10,14 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 from lamina.errors import NotFound, SystemFailure, Unsupported
 from lamina.files import failure
+from lamina.libc import failed, libc
 
 _OPENAT2 = 437
 _IN_ROOT, _NO_MAGICLINKS = 0x10, 0x02
 _MAX_FILE = 16 << 20
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 class Inside:
@@ -44,10 +39,9 @@ class Inside:
 
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0) -> int:
         """A descriptor. Raises OSError, Unsupported (an old kernel)."""
-        library = _library()
         how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, _IN_ROOT | _NO_MAGICLINKS)
         name = os.fsencode(path.lstrip("/") or ".")
-        result: int = library.syscall(
+        result: int = libc().syscall(
             ctypes.c_long(_OPENAT2),
             ctypes.c_long(self._descriptor),
             ctypes.c_char_p(name),
@@ -55,10 +49,10 @@ class Inside:
             ctypes.c_long(len(how)),
         )
         if result < 0:
-            number = ctypes.get_errno()
-            if number == errno.ENOSYS:
+            refused = failed(path)
+            if refused.errno == errno.ENOSYS:
                 raise Unsupported("this kernel has no openat2", hint="lamina needs Linux 5.6 for this")
-            raise OSError(number, os.strerror(number), path)
+            raise refused
         return result
 
     def read(self, path: str) -> bytes:

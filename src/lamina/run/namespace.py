@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Sequence
 
 from lamina import rights
 from lamina.errors import SystemFailure, Unsupported
+from lamina.libc import failed, libc
 
 _USER, _PROCESSES, _NETWORK = 0x10000000, 0x20000000, 0x40000000
 _DEATH_SIGNAL, _DUMPABLE = 1, 4  # prctl(2)
@@ -60,10 +60,9 @@ def _make_owned(above: int, uid: int, gid: int, writing: int, until: int) -> Non
     if child == 0:
         try:
             become(uid, gid)
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.prctl(_DUMPABLE, 1)  # else its maps belong to the machine's root
-            libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
-            if libc.unshare(_USER) == 0:
+            libc().prctl(_DUMPABLE, 1)  # else its maps belong to the machine's root
+            libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+            if libc().unshare(_USER) == 0:
                 os.write(go, b"1")
                 os.read(until, 1)
         finally:
@@ -87,16 +86,15 @@ def alone(record: str, parent: int) -> None:
     """Go on in a child process that is the first of a namespace of processes: a signal that it has no use for does
     nothing to it, from a terminal neither. Its number, as others see it, is written to the file ``record``. This
     process waits for it, ends as it does, and takes it along when it is killed, or ``parent`` is, who started it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+    libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(125)  # it was killed before that
-    if libc.unshare(_PROCESSES) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if libc().unshare(_PROCESSES) != 0:
+        raise failed()
     go, ready = os.pipe()
     child = os.fork()
     if child == 0:
-        libc.prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+        libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
         os.close(ready)
         if not os.read(go, 1):
             os._exit(125)
@@ -129,6 +127,5 @@ def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
 
 
 def _set(descriptor: int, kind: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).setns(descriptor, kind) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if libc().setns(descriptor, kind) != 0:
+        raise failed()

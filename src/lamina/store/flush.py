@@ -27,8 +27,10 @@ def _call() -> Callable[[int, int, int, int], int] | None:
         return None
     import ctypes
 
+    from lamina.libc import libc
+
     try:
-        call = ctypes.CDLL(None).sync_file_range
+        call = libc().sync_file_range
     except (OSError, AttributeError):
         return None
     call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)

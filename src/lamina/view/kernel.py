@@ -10,9 +10,9 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
-from functools import cache
 
 from lamina.errors import SystemFailure, Unsupported
+from lamina.libc import failed, libc
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _CLOEXEC = 1
@@ -26,11 +26,6 @@ READ_ONLY, NO_SETUID, NO_DEVICES = 0x1, 0x2, 0x4
 _DETACH = 2
 _ID_MAPPED = 0x00100000
 _AT_FDCWD = -100
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, attributes: int = READ_ONLY) -> None:
@@ -76,31 +71,27 @@ def _place(mounted: int, target: str) -> None:
 
 def unmount(target: str) -> None:
     """Take the topmost mount at ``target`` away; who is in it keeps it. Raises SystemFailure."""
-    library = _library()
-    if library.umount2(os.fsencode(target), _DETACH) != 0:
-        number = ctypes.get_errno()
-        raise SystemFailure(f"{target}: {os.strerror(number)}", hint="see `lamina mounts`")
+    if libc().umount2(os.fsencode(target), _DETACH) != 0:
+        raise SystemFailure(f"{target}: {failed().strerror}", hint="see `lamina mounts`")
 
 
 def kind_of(path: str) -> int:
     """The number of a path's file system (statfs(2), f_type). Raises SystemFailure."""
-    library = _library()
     answer = (ctypes.c_long * 64)()
-    if library.statfs(os.fsencode(path), answer) != 0:
-        raise SystemFailure(f"{path}: {os.strerror(ctypes.get_errno())}")
+    if libc().statfs(os.fsencode(path), answer) != 0:
+        raise SystemFailure(f"{path}: {failed().strerror}")
     return answer[0] & 0xFFFFFFFF
 
 
 def _call(number: int, *arguments: int | bytes | None, what: str, context: int) -> int:
-    library = _library()
     made = [ctypes.c_long(one) if isinstance(one, int) else ctypes.c_char_p(one) for one in arguments]
-    result: int = library.syscall(ctypes.c_long(number), *made)
+    result: int = libc().syscall(ctypes.c_long(number), *made)
     if result < 0:
-        code = ctypes.get_errno()
-        said = _said(context) or os.strerror(code)
-        if code in (errno.ENOSYS, errno.ENODEV):
+        refused = failed()
+        said = _said(context) or refused.strerror
+        if refused.errno in (errno.ENOSYS, errno.ENODEV):
             raise Unsupported(f"{what}: {said}", hint="this kernel has it not; unpack the image instead")
-        hint = "only root may mount" if code == errno.EPERM else "see the kernel's words"
+        hint = "only root may mount" if refused.errno == errno.EPERM else "see the kernel's words"
         raise SystemFailure(f"{what}: {said}", hint=hint)
     return result
 
