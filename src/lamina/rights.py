@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError, from_plain, to_plain
@@ -22,6 +23,9 @@ _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 _ALL_IDS = ["0", "0", "4294967295"]
 Range = tuple[int, int, int]
 """Ids of a namespace: the first inside, the first outside, how many (user_namespaces(7))."""
+Say = Callable[[bytes], object]
+Wait = Callable[[], object]
+_WORD = 100  # bytes: the most that a process beside says
 
 
 @cache
@@ -180,35 +184,64 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
 def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
     """A descriptor of a new user namespace below this one with these ids, or with the same: its root is root of
     nothing outside. Call it as root. Raises SystemFailure."""
-    same = [[(first, first, count) for first, _, count in ranges] for ranges in maps()]
-    lines = {"uid_map": users or same[0], "gid_map": groups or same[1]}
+
+    def work(say: Say, wait: Wait) -> None:
+        _unshare(_NEW_USER)
+        say(b"1")
+        wait()
+
+    same = same_ids()
+    try:
+        with beside(work) as (child, said):
+            if not said:
+                raise SystemFailure("no user namespace", hint=_setting())
+            write_maps(child, users or same[0], groups or same[1])
+            return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
+    except OSError as error:
+        raise _refused(error.errno or 0) from None
+
+
+@contextmanager
+def beside(work: Callable[[Say, Wait], object]) -> Iterator[tuple[int, bytes]]:
+    """``work`` in a forked process, which is gone after the block: its number, and the first that it says (b"" where
+    it ends without a word). What it waits for is the end of the block, or of this process if that is killed."""
     reading, writing = os.pipe()
     until, ours = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(ours)
-            _unshare(_NEW_USER)
-            os.write(writing, b"1")
-            os.close(writing)
-            os.read(until, 1)  # until we are done, or killed
+            work(lambda said: os.write(writing, said), lambda: os.read(until, 1))
         finally:
             os._exit(1)
     os.close(writing)
     os.close(until)
     try:
-        if not os.read(reading, 1):
-            raise SystemFailure("no user namespace", hint=_setting())
-        for name, ranges in lines.items():
-            with open(f"/proc/{child}/{name}", "w", encoding="utf-8") as file:
-                file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges))
-        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
-    except OSError as error:
-        raise _refused(error.errno or 0) from None
+        yield child, os.read(reading, _WORD)
     finally:
         os.close(reading)
         os.close(ours)
         os.waitpid(child, 0)
+
+
+def same_ids() -> tuple[list[Range], list[Range]]:
+    """The ids of users and of groups that this namespace has, each as itself."""
+    users, groups = ([(first, first, count) for first, _, count in ranges] for ranges in maps())
+    return users, groups
+
+
+def write_maps(pid: int, users: Sequence[Range], groups: Sequence[Range]) -> None:
+    """Say which ids the new user namespace of a process has. Raises OSError."""
+    for name, ranges in (("uid_map", users), ("gid_map", groups)):
+        with open(f"/proc/{pid}/{name}", "w", encoding="utf-8") as file:
+            file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges))
+
+
+def no_such_ids(uid: int, gid: int) -> Unsupported:
+    """What there is to say where this user's namespace has not these ids."""
+    return Unsupported(
+        f"there is no user {uid}:{gid} here", hint="further ids are those of /etc/subuid and /etc/subgid"
+    )
 
 
 def _stay() -> None:

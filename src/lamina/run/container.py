@@ -20,7 +20,17 @@ from lamina.run.capability import EVERY
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
 from lamina.run.reach import close_way, open_way
-from lamina.run.runtime import Ended, Runtime, delete, exec_process, find_program, find_runtime, kill, run_bundle
+from lamina.run.runtime import (
+    CANNOT_RUN,
+    Ended,
+    Runtime,
+    delete,
+    exec_process,
+    find_program,
+    find_runtime,
+    kill,
+    run_bundle,
+)
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, guarded, held, runtime_spec
 from lamina.run.user import User, resolve_user
@@ -112,7 +122,7 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
     even be tried."""
     if not hasattr(os, "geteuid"):
         raise Unsupported("only Linux runs containers", hint="look into the image with ls, cat, unpack")
-    ended = Ended(125)
+    ended = Ended(CANNOT_RUN)
     if not container.is_running:
         container = container.looked_after()
         store.containers.write(container, lasting=not wanted.remove)
@@ -337,10 +347,7 @@ def _here(user: User, owners: Owners) -> User:
         return owners.has(user.uid, gid) and rights.has_id(outside[0]) and rights.has_id(outside[1], group=True)
 
     if not is_there(user.gid):
-        raise Unsupported(
-            f"there is no user {user.uid}:{user.gid} here",
-            hint="further ids are those of /etc/subuid and /etc/subgid",
-        )
+        raise rights.no_such_ids(user.uid, user.gid)
     return replace(user, groups=tuple(filter(is_there, user.groups)) if rights.may_set_groups() else ())
 
 

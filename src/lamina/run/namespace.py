@@ -5,54 +5,40 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 
 from lamina import rights
-from lamina.errors import SystemFailure, Unsupported
+from lamina.errors import SystemFailure
 from lamina.libc import failed, libc
+from lamina.run.runtime import CANNOT_RUN
 
 _USER, _PROCESSES, _NETWORK = 0x10000000, 0x20000000, 0x40000000
 _DEATH_SIGNAL, _DUMPABLE = 1, 4  # prctl(2)
+_NO_IDS = b"ids"
 
 
 def owned(above: int, uid: int, gid: int) -> int:
     """A descriptor of a new user namespace below that of the descriptor ``above``, with the same ids. It belongs to
     ``uid`` in there, who may enter it and has all rights in it. Raises Unsupported (no such ids), SystemFailure."""
-    reading, writing = os.pipe()
-    until, ours = os.pipe()
-    maker = os.fork()
-    if maker == 0:
-        try:
-            os.close(ours)
-            _make_owned(above, uid, gid, writing, until)
-        finally:
-            os._exit(1)
-    os.close(writing)
-    os.close(until)
     try:
-        said = os.read(reading, 100).decode()
-        if said == "ids":
-            raise Unsupported(
-                f"there is no user {uid}:{gid} here", hint="further ids are those of /etc/subuid and /etc/subgid"
-            )
-        if not said:
-            raise SystemFailure(
-                "no user namespace in a user namespace", hint="the kernel, or a setting, refuses them"
-            )
-        return os.open(f"/proc/{said}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        with rights.beside(partial(_make_owned, above, uid, gid)) as (_, said):
+            if said == _NO_IDS:
+                raise rights.no_such_ids(uid, gid)
+            if not said:
+                raise SystemFailure(
+                    "no user namespace in a user namespace", hint="the kernel, or a setting, refuses them"
+                )
+            # the process in the namespace ends with the one beside
+            return os.open(f"/proc/{said.decode()}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise SystemFailure(f"no user namespace in a user namespace: {error.strerror}") from None
-    finally:
-        os.close(reading)
-        os.close(ours)
-        os.waitpid(maker, 0)  # the process in the namespace ends with it
 
 
-def _make_owned(above: int, uid: int, gid: int, writing: int, until: int) -> None:
-    """Say the number of a process in the new namespace, and wait for ``until`` to be closed, by whoever wanted it or
-    with it. In a forked child."""
+def _make_owned(above: int, uid: int, gid: int, say: rights.Say, wait: rights.Wait) -> None:
+    """Say the number of a process in the new namespace, and wait. In a forked child."""
     _set(above, _USER)
     if not (rights.has_id(uid) and rights.has_id(gid, group=True)):
-        os.write(writing, b"ids")
+        say(_NO_IDS)
         return
     become(0, 0)
     ready, go = os.pipe()
@@ -64,16 +50,14 @@ def _make_owned(above: int, uid: int, gid: int, writing: int, until: int) -> Non
             libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
             if libc().unshare(_USER) == 0:
                 os.write(go, b"1")
-                os.read(until, 1)
+                wait()
         finally:
             os._exit(1)
     os.close(go)
     if os.read(ready, 1):
-        for name, ranges in zip(("uid_map", "gid_map"), rights.maps(), strict=True):
-            with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
-                file.write("".join(f"{first} {first} {count}\n" for first, _, count in ranges))
-        os.write(writing, str(child).encode())
-        os.read(until, 1)
+        rights.write_maps(child, *rights.same_ids())
+        say(str(child).encode())
+        wait()
 
 
 def enter(namespace: int, uid: int, gid: int, groups: Sequence[int] = ()) -> None:
@@ -88,7 +72,7 @@ def alone(record: str, parent: int) -> None:
     process waits for it, ends as it does, and takes it along when it is killed, or ``parent`` is, who started it."""
     libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
     if os.getppid() != parent:
-        os._exit(125)  # it was killed before that
+        os._exit(CANNOT_RUN)  # it was killed before that
     if libc().unshare(_PROCESSES) != 0:
         raise failed()
     go, ready = os.pipe()
@@ -97,7 +81,7 @@ def alone(record: str, parent: int) -> None:
         libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
         os.close(ready)
         if not os.read(go, 1):
-            os._exit(125)
+            os._exit(CANNOT_RUN)
         os.close(go)
         return
     try:
@@ -107,7 +91,7 @@ def alone(record: str, parent: int) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os._exit(128 - code if code < 0 else code)
     finally:
-        os._exit(125)
+        os._exit(CANNOT_RUN)
 
 
 def enter_network(path: str) -> None:
