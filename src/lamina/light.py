@@ -13,11 +13,13 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     import re
+    import signal
     from collections.abc import Callable
     from typing import Any, AnyStr, Protocol, TypedDict, TypeVar, dataclass_transform, runtime_checkable
 
     _V = TypeVar("_V", bound="Value")
 else:
+    import _signal as signal  # signal itself makes enumerations of all numbers
 
     def dataclass_transform(**_):
         return lambda kind: kind
@@ -51,6 +53,7 @@ __all__ = [
     "pattern",
     "replace",
     "runtime_checkable",
+    "signal",
 ]
 
 

@@ -11,12 +11,9 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import NoReturn
-else:
-    import _signal as signal  # signal itself makes enumerations of all numbers
 
-EXIT_FAILED, EXIT_NOT_STARTED, EXIT_INTERRUPTED = 1, 125, 130
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 _SELDOM = 50_000
 """Objects between two looks for garbage in circles: what is loaded at the start is none, and little else is."""
 
@@ -45,6 +42,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _expect_children() -> None:
     """Who started us may have left it so that children go unnoticed: then none of ours would tell how it ended."""
+    from lamina.light import signal
+
     if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -80,7 +79,7 @@ def run(arguments: list[str] | None = None) -> int:
         _say("lamina: interrupted")
         return EXIT_INTERRUPTED
     except LaminaError as error:
-        _say(f"lamina: {_clean(str(error))}")
+        say(str(error))
         return error.exit_code
     except BrokenPipeError:
         # the reader (head, less) has gone: nothing more to say, and Python must not try at exit
@@ -93,7 +92,7 @@ def run(arguments: list[str] | None = None) -> int:
         _say("lamina: out of memory")
         return 6
     except OSError as error:
-        _say(f"lamina: {_clean(str(error))}")
+        say(str(error))
         return 6
 
 
@@ -101,6 +100,7 @@ def _by_click(arguments: list[str] | None) -> int:
     import click
 
     from lamina.cli.app import cli
+    from lamina.errors import ContainerFailure
 
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
@@ -110,29 +110,21 @@ def _by_click(arguments: list[str] | None) -> int:
     except click.Abort:
         raise KeyboardInterrupt from None
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            hint = f" (see `{error.ctx.command_path} --help`)"
-        else:
-            hint = ""
-        _say(f"lamina: {_clean(error.format_message())}{hint}")
-        command = error.ctx.info_name if isinstance(error, click.UsageError) and error.ctx is not None else ""
-        return EXIT_NOT_STARTED if command == "run" else error.exit_code
-
-
-def _clean(text: str) -> str:
-    from lamina.cli.text import clean
-
-    return clean(text)
+        at = error.ctx if isinstance(error, click.UsageError) else None
+        say(error.format_message() + (f" (see `{at.command_path} --help`)" if at else ""))
+        return ContainerFailure.exit_code if at and at.info_name == "run" else error.exit_code
 
 
 def say(text: str) -> None:
     """One line to stderr; names from outside may stand in it."""
-    _say(f"lamina: {_clean(text)}")
+    from lamina.cli.text import clean
+
+    _say(f"lamina: {clean(text)}")
 
 
 def warn(text: str) -> None:
-    """One line to stderr; names from outside may stand in it."""
-    _say(f"lamina: warning: {_clean(text)}")
+    """As ``say``."""
+    say(f"warning: {text}")
 
 
 def _say(line: str) -> None:

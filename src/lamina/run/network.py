@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.files import reported
+from lamina.light import signal
 from lamina.run.options import NETWORKS
 from lamina.run.runtime import asked, find_program
 
 _TUN = "/dev/net/tun"
-_SIGTERM = 15
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 """Else pasta looks every second which ports are open, and passes them on: a container's to all who reach this
 machine, and to the container what listens for this machine alone."""
@@ -106,7 +106,7 @@ class Pasta:
                 number = int(file.read())
             with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
                 if file.read().startswith("pasta"):  # the number may be another's by now
-                    os.kill(number, _SIGTERM)
+                    os.kill(number, signal.SIGTERM)
         except (OSError, ValueError):
             pass
         if os.path.exists(path):

@@ -8,21 +8,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from lamina import rights
-from lamina.errors import NotFound, SystemFailure
-from lamina.light import TYPE_CHECKING, Value
+from lamina.errors import ContainerFailure, NotFound, SystemFailure
+from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
-    import signal
     from typing import Any
-else:
-    import _signal as signal  # signal itself makes enumerations of all numbers
 
 NAMES = ("crun", "runc")
 """Tried in this order: crun starts in half the time."""
 BUBBLEWRAP = "bwrap"
 """The last choice."""
-CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = ContainerFailure.exit_code, 126, 127
 """docker's exit codes for a container that did not start."""
 _CAP_SYS_RESOURCE = 24
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
