@@ -94,16 +94,12 @@ class Side:
     @property
     def tree(self) -> Tree:
         """The union of the layers, merged on first need."""
-        tree = self._known()
-        if tree is None:
-            tree = merge([layer.index() for layer in self.layers])
-            self._remember(tree)
-        return tree
-
-    def _known(self) -> Tree | None:
-        if self._tree is None and self._stack is not None:
-            self._tree = self._stack.merged()
+        if self._tree is None:
+            self._tree = self._stack.tree() if self._stack else merge([layer.index() for layer in self.layers])
         return self._tree
+
+    def _is_merged(self) -> bool:
+        return self._tree is not None or (self._stack is not None and self._stack.merged() is not None)
 
     def _remember(self, tree: Tree) -> None:
         self._tree = tree
@@ -118,7 +114,7 @@ class Side:
             if layer.diff_id != twin.diff_id:
                 break
             shared += 1
-        if shared and self._known() is None and other._known() is None:
+        if shared and not (self._is_merged() or other._is_merged()):
             ours, theirs = ([layer.index() for layer in side.layers] for side in (self, other))
             one, another = merge_both(ours, theirs, shared)
             self._remember(one)

@@ -24,6 +24,7 @@ from lamina.spec.digest import Digest
 from lamina.store.append import BLOCK, Appender
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
+from lamina.store.layers import is_plain
 from lamina.store.lock import acquire
 from lamina.store.paths import Paths
 from lamina.store.unfinished import Unfinished
@@ -64,8 +65,8 @@ class Ingest:
         self._keeps_tar = tar
         self._view = view
         self._unkept = unkept
-        packed = diff_id is not None and mediatype.compression(descriptor.media_type) not in (None, "none")
-        self._cached = unkept is not None or not (packed and tar) or descriptor.size < _LARGE
+        apart = tar and diff_id is not None and not is_plain(descriptor)  # the tar is what is read here, not the blob
+        self._cached = unkept is not None or not apart or descriptor.size < _LARGE
         self._max_layer = max_layer
         self._on_event = on_event
         self._cancel = cancel
@@ -271,7 +272,7 @@ class LayerFiles:
         self._diff_id = diff_id
         self._digest = descriptor.digest
         self._compression = mediatype.compression(descriptor.media_type) or "none"
-        self._plain = self._compression == "none"
+        self._plain = is_plain(descriptor)
         self._cached = cached
         self._marking: Marking | None = None
         if not tar and not self._plain:

@@ -82,10 +82,11 @@ class StoredLayer:
 
 
 class Layers:
-    def __init__(self, paths: Paths, max_layer: int, keep: str = KEEP) -> None:
+    def __init__(self, paths: Paths, max_layer: int, keep: str = KEEP, view: str = "") -> None:
         self._paths = paths
         self._max_layer = max_layer
         self._keep = keep
+        self._view = view
 
     def path(self, diff_id: Digest) -> str:
         """The directory of a layer's derived data."""
@@ -219,7 +220,9 @@ class Layers:
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):
             look_at_free_space(self._paths.root, descriptor.size)
-            files = LayerFiles(self._paths, descriptor, diff_id, self._max_layer, tar=tar, cached=not is_mounted(""))
+            files = LayerFiles(
+                self._paths, descriptor, diff_id, self._max_layer, tar=tar, cached=not is_mounted(self._view)
+            )
             try:
                 files.start()
                 for data in verified(Blobs(self._paths).get(descriptor), hint=_HINT):

@@ -41,7 +41,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self.location = f"the store {paths.root}"
         self.blobs = Blobs(paths)
         self.refs = Refs(paths)
-        self.layers = Layers(paths, max_layer, keep)
+        self.layers = Layers(paths, max_layer, keep, view)
         self.roots = Roots(paths)
         self._session = None
         self._guard = threading.Lock()

@@ -124,7 +124,7 @@ class _Image:
         from lamina.spec.image_config import ImageConfig
         from lamina.spec.json import MAX_DOCUMENT
         from lamina.view.lower import unpack_tree
-        from lamina.view.parts import DEEPEST, layer_parts
+        from lamina.view.parts import is_deep, layer_parts
 
         if self._descriptor.size > MAX_DOCUMENT:
             return  # of no image
@@ -132,8 +132,8 @@ class _Image:
             if self._config is None:
                 self._config = ImageConfig.parse(self._store.blobs.read(self._descriptor))
             diff_ids = self._config.diff_ids
-            if not 2 <= len(diff_ids) <= DEEPEST:
-                return  # one part of all layers
+            if is_deep(len(diff_ids)):
+                return
             there = 0
             while there < len(diff_ids) and self._store.layers.there(diff_ids[there]):
                 there += 1

@@ -50,7 +50,7 @@ def image_of(store: Store, part: Part) -> str:
 def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[Part]:
     """The parts of the stack's union, bottom first; ``merged`` forces one, or one a layer (Unsupported where that
     can't be). The choice is kept, so that a mount of what was mounted before merges nothing."""
-    if merged or not stack.layers or (merged is None and len(stack.layers) > DEEPEST):
+    if merged or not stack.layers or (merged is None and is_deep(len(stack.layers))):
         return [merged_part(stack)]
     trees = _Trees(stack)
     note = os.path.join(place_of(store, stack), "parts")
@@ -68,6 +68,11 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
             trees.keys()
         return [merged_part(stack)]
     return _layer_parts(stack, keys)
+
+
+def is_deep(layers: int) -> bool:
+    """Whether a stack of so many layers is shown as one part of them all."""
+    return layers > DEEPEST
 
 
 def noted_parts(store: Store, stack: Stack) -> list[Part]:

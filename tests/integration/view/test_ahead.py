@@ -91,7 +91,7 @@ def test_an_interrupt_ends_both(held: Held, tmp_path: Path) -> None:
 
 
 def test_who_can_not_be_unpacked_ahead_is_unpacked_in_the_end(tmp_path: Path) -> None:
-    """One layer alone is one part; a hardlink into a lower layer makes one part of all."""
+    """A hardlink into a lower layer makes one part of all."""
     require_root()
     for name, layers in (("one", LAYERS[:1]), ("link", [[("a", b"a")], [("b", "= a")]])):
         write_layout(tmp_path / name, "app", layers, compress=True)
