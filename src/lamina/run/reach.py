@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 
 from lamina import rights
-from lamina.errors import SystemFailure
 from lamina.files import reported
 from lamina.view import kernel
+from lamina.view.lower import UNNEEDED, unmount_quietly, unneeded
 from lamina.view.owners import Owners
 
 _TOP = "/run/lamina-open"
-_OURS = ("/mnt", "/media")
-"""Directories that a plain user may cover in a mount namespace of its own."""
 _NOBODY = 65534  # who is shown for an id that a namespace has not (proc_sys_kernel(5), overflowuid)
 
 
@@ -32,23 +29,19 @@ def open_way(identity: str, owners: Owners, rootfs: str) -> str:
             os.chmod(os.path.dirname(place), 0o700)
         kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
         return place
-    if not _is_open(rootfs):
-        for place in _OURS:
-            if os.path.isdir(place) and not os.listdir(place) and not rootfs.startswith(place + os.sep):
-                kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
-                return place
-    return rootfs
+    place = "" if _is_open(rootfs) else unneeded(rootfs)
+    if place:
+        kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
+    return place or rootfs
 
 
 def close_way(identity: str, way: str = "") -> None:
     """Take away what ``open_way`` made, if it did: ``way`` is what it gave."""
-    if way in _OURS:
+    if way in UNNEEDED:
         kernel.unmount(way)
     place = _place(identity)
     if os.path.isdir(place):
-        with suppress(SystemFailure):  # not mounted any more
-            kernel.unmount(place)
-        os.rmdir(place)
+        unmount_quietly(place)
         os.rmdir(os.path.dirname(place))
 
 

@@ -16,7 +16,7 @@ from lamina import rights
 from lamina.errors import LaminaError
 from lamina.files import Extent, SharedRange
 from lamina.layer.content import OpenTar, open_content
-from lamina.layer.entry import Kind
+from lamina.layer.entry import FORMATS, Kind
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.fsck import Finding
@@ -30,15 +30,7 @@ if TYPE_CHECKING:
     from lamina.union.tree import Tree
 
 _CHUNK = 1 << 20
-_KINDS = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.FIFO: stat.S_IFIFO,
-    Kind.CHAR: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-    Kind.WHITEOUT: stat.S_IFCHR,
-}
+_KINDS = {**FORMATS, Kind.WHITEOUT: stat.S_IFCHR}
 
 
 def check_trees(store: Store, *, repair: bool = False) -> list[Finding]:

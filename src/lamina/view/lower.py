@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAPPED = "mapped-"
 """What the mounts of parts with other owners are called, in the bundle of the container that they are for."""
+UNNEEDED = ("/mnt", "/media")
+"""Short paths that a plain user may cover in a mount namespace of its own."""
 _ESCAPED = pattern(r"\\([0-7]{3})")
 
 
@@ -139,6 +141,14 @@ def unmount_quietly(path: str) -> None:
         kernel.unmount(path)
     with suppress(FileNotFoundError):
         os.rmdir(path)
+
+
+def unneeded(path: str) -> str:
+    """One of UNNEEDED that is empty, and not above ``path``; "" where there is none."""
+    for one in UNNEEDED:
+        if os.path.isdir(one) and not os.listdir(one) and not path.startswith(one + os.sep):
+            return one
+    return ""
 
 
 def mounted_at(store: Store, key: str) -> str:

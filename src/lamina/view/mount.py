@@ -22,7 +22,16 @@ from lamina.store.layers import StoredLayer
 from lamina.store.lock import locked
 from lamina.store.roots import is_dead, is_mount
 from lamina.view import kernel
-from lamina.view.lower import MAPPED, mount_image, sweep, tree_parts, unmount_quietly, unpack_tree, write_images
+from lamina.view.lower import (
+    MAPPED,
+    mount_image,
+    sweep,
+    tree_parts,
+    unmount_quietly,
+    unneeded,
+    unpack_tree,
+    write_images,
+)
 from lamina.view.owners import AS_STATED, Owners
 from lamina.view.parts import parts_of, place_of
 
@@ -97,10 +106,7 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
 def _own_place(store: Store, stack: Stack) -> str:
     """Where a mount of this namespace alone can stand: a short path that nobody needs here, else one in the store, of
     its own: to take it away must not touch what another holder has mounted there."""
-    for path in ("/mnt", "/media"):
-        if os.path.isdir(path) and not os.listdir(path) and not store.paths.root.startswith(path):
-            return path
-    return os.path.join(place_of(store, stack), f"union-{os.getpid()}")
+    return unneeded(store.paths.root) or os.path.join(place_of(store, stack), f"union-{os.getpid()}")
 
 
 def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, seen_at: str = "") -> Mounted:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from lamina.errors import StoreDamaged
+from lamina.files import replace_file
 from lamina.store.roots import boot_id
 
 _NOTE = "whole"
@@ -45,11 +47,7 @@ def _looked_at(path: str, note: str, head: str, age: float) -> list[range] | Non
         return None
     found = [range((blocks - 1) * BLOCK + 1, blocks * BLOCK + 1) for blocks, _ in devices]
     if age > _SETTLED:
-        temporary = f"{note}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write("\n".join([head, *(f"{one.start} {one.stop}" for one in found), "end"]))
-            os.replace(temporary, note)
-        except OSError:
-            pass  # a store that is only read: looked at again
+        lines = [head, *(f"{one.start} {one.stop}" for one in found), "end"]
+        with suppress(OSError):  # a store that is only read: looked at again
+            replace_file(note, ["\n".join(lines).encode()], lasting=False)
     return found
