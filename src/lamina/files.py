@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from lamina.errors import Cancelled, DiskFull, SystemFailure
 from lamina.light import TYPE_CHECKING, Protocol, runtime_checkable
+from lamina.temporary import Temporary
 
 if TYPE_CHECKING:
     from typing import IO, Self
@@ -157,11 +158,10 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Make renames and creations in a directory last over a power cut, where the platform can."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    except OSError:
+    """Make renames and creations in a directory last over a power cut, where the platform can. Raises OSError."""
+    if os.name == "nt":
         return  # Windows opens no directories
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -176,30 +176,23 @@ def replace_file(
     pieces: Iterable[bytes | memoryview],
     *,
     mode: int = 0o644,
-    temporary: str = "",
+    within: str = "",
     lasting: bool = True,
 ) -> None:
-    """Write a file so that it is there whole or not at all: temporary, fsync, rename, fsync of the directory.
-    ``temporary``: where to write first (same file system); beside the file by default. Not ``lasting``: no fsync;
-    where the machine itself ends soon after, the file may be empty or not there."""
-    temporary = temporary or f"{path}.{os.getpid()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
-    try:
-        try:
-            for piece in pieces:
-                write_all(descriptor, piece)
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, mode)
-            if lasting:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        remove(temporary)
-        raise
+    """Write a file so that it is there whole or not at all: temporary file, fsync, rename, fsync of the directory.
+    ``within``: the directory to write in first (same file system); that of the file by default. Not ``lasting``: no
+    fsync; where the machine itself ends soon after, the file may be empty or not there. Raises OSError."""
+    directory, name = os.path.split(path)
+    with Temporary(within or directory or ".", name) as file:
+        for piece in pieces:
+            write_all(file.descriptor, piece)
+        if hasattr(os, "fchmod"):
+            os.fchmod(file.descriptor, mode)
+        if lasting:
+            os.fsync(file.descriptor)
+        file.put(path)
     if lasting:
-        sync_directory(os.path.dirname(path) or ".")
+        sync_directory(directory or ".")
 
 
 def sync_files(path: str | bytes) -> None:
@@ -230,17 +223,15 @@ def write_stream(path: str, pieces: Iterable[bytes]) -> None:
 
 @contextmanager
 def whole_file(path: str) -> Iterator[IO[bytes]]:
-    """A file to write to that is in its place only when the block has ended well. Raises OSError."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "xb") as file:
+    """A file to write to that is in its place only when the block has ended well; durable then. Raises OSError."""
+    directory, name = os.path.split(path)
+    with Temporary(directory or ".", name, mode=0o666) as temporary:
+        with open(temporary.descriptor, "wb", closefd=False) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        remove(temporary)
-        raise
+        temporary.put(path)
+    sync_directory(directory or ".")
 
 
 def remove(path: str) -> bool:

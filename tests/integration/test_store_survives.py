@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from lamina import lock
 from lamina.archive.layout import LayoutReader
 from lamina.errors import (
     BlobNotFound,
@@ -41,7 +42,6 @@ from lamina.store.append import Appender
 from lamina.store.fault import POINTS
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, prune
-from lamina.store.lock import acquire
 from lamina.store.store import Store
 from lamina.store.unfinished import Unfinished
 from lamina.store.usage import usage
@@ -323,7 +323,7 @@ def test_on_a_full_disk_the_parts_of_siblings_go_too_but_none_that_somebody_has(
     assert [part.stat().st_size for part in parts] == [1 << 20, 1 << 20]
     full = failure(OSError(errno.ENOSPC, "full"))
     with open(parts[0], "rb") as other:
-        assert acquire(other.fileno(), str(parts[0]))
+        assert lock.acquire(other.fileno(), str(parts[0]))
         unfinished = Unfinished()
         unfinished.parts.update(map(str, parts))
         unfinished.drop(parts=True)
@@ -336,12 +336,13 @@ def test_a_part_that_another_began_meanwhile_stays(tmp_path: Path, monkeypatch: 
     part = tmp_path / "part"
     part.write_bytes(b"ours")
 
-    def slow(descriptor: int, path: str, *, wait: bool = True) -> bool:
-        os.unlink(path)  # it became a blob
+    def slow(descriptor: int, kind: int, *, wait: bool) -> bool:
+        part.unlink()  # it became a blob
         part.write_bytes(b"theirs")
-        return acquire(descriptor, path, wait=wait)
+        return flock(descriptor, kind, wait=wait)
 
-    monkeypatch.setattr("lamina.store.unfinished.acquire", slow)
+    flock = lock._flock
+    monkeypatch.setattr(lock, "_flock", slow)
     unfinished = Unfinished()
     unfinished.parts.add(str(part))
     unfinished.drop(parts=True)

@@ -11,7 +11,7 @@ from lamina.archive.names import annotated, find, names_of
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.files import FileRange, remove, replace_file, reported, sync_directory
+from lamina.files import FileRange, replace_file, reported, whole_file
 from lamina.source import Blob
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -143,19 +143,10 @@ class LayoutWriter:
         cancel: Cancel | None = None,
     ) -> bool:
         path = blob_path(self.directory, descriptor.digest)
-        temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         with reported(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            try:
-                with open(temporary, "xb") as file:
-                    copy_verified(descriptor, blob, file.write, diff_id=diff_id, on_event=on_event, cancel=cancel)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                remove(temporary)
-                raise
-            sync_directory(os.path.dirname(path))
+            with whole_file(path) as file:
+                copy_verified(descriptor, blob, file.write, diff_id=diff_id, on_event=on_event, cancel=cancel)
         return True
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from lamina.errors import Conflict
-from lamina.files import remove, reported, sync_directory
+from lamina.files import reported, whole_file
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.write import Content, LayerWriter, Readable
 
@@ -37,22 +37,11 @@ class ArchiveFile:
             return
         if os.path.exists(self.path) and not os.path.isfile(self.path):
             raise Conflict(f"{self.path!r:.300} is there and no regular file", hint="choose another name")
-        temporary = f"{self.path}.{os.getpid()}.tmp"
-        with reported(self.path):
-            file = open(temporary, "xb")  # noqa: SIM115  (closed below)
         try:
-            with file, reported(self.path):
+            with reported(self.path), whole_file(self.path) as file:
                 self._start(file)
                 yield
                 self._finish()
-                file.flush()
-                os.fsync(file.fileno())
-            with reported(self.path):
-                os.replace(temporary, self.path)
-                sync_directory(os.path.dirname(self.path) or ".")
-        except BaseException:
-            remove(temporary)
-            raise
         finally:
             self._file = self._writer = None
 

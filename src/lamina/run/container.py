@@ -15,6 +15,7 @@ from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, replace
+from lamina.lock import acquire
 from lamina.run import network, top
 from lamina.run.capability import EVERY
 from lamina.run.inside import Inside
@@ -38,7 +39,6 @@ from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
-from lamina.store.lock import acquire
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.lower import MAPPED, sweep

@@ -74,7 +74,7 @@ class Blobs:
         path = self._paths.blob(descriptor.digest)
         with reported(path):
             self.make_directory(descriptor.digest)
-            replace_file(path, [data], mode=READ_ONLY, temporary=self._paths.scratch(descriptor.digest.short))
+            replace_file(path, [data], mode=READ_ONLY, within=self._paths.ingest)
 
     def make_directory(self, digest: Digest) -> None:
         os.makedirs(os.path.dirname(self._paths.blob(digest)), mode=0o700, exist_ok=True)

@@ -13,10 +13,10 @@ from contextlib import suppress
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
 from lamina.files import replace_file, reported
 from lamina.light import TYPE_CHECKING, Value, as_dict, replace
+from lamina.lock import locked
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
-from lamina.store.lock import locked
 from lamina.store.paths import Paths
 from lamina.store.roots import boot_id, started
 

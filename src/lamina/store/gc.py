@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lamina.errors import Conflict, InvalidContent, StoreDamaged, UsageError
-from lamina.files import READ_FLAGS, remove, reported
+from lamina.files import remove, reported
+from lamina.lock import locked, unheld
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
@@ -22,10 +23,10 @@ from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, parse
 from lamina.spec.reference import canonical
 from lamina.store.fault import point
-from lamina.store.lock import acquire, locked
 from lamina.store.refs import Entries, name_of, unnamed
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
+from lamina.temporary import is_temporary
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -276,27 +277,21 @@ def _unlink(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:
 
 
 def _leftovers(store: Store, grace: float, *, dry_run: bool) -> int:
-    """Temporary and part files that nobody holds any more."""
+    """Temporary files whose maker is gone, and part files of interrupted downloads that nobody holds and that are
+    older than ``grace`` seconds."""
     freed, now = 0, time.time()
     for name in sorted(os.listdir(store.paths.ingest)):
         path = os.path.join(store.paths.ingest, name)
-        try:
-            state = os.lstat(path)
-            if not stat.S_ISREG(state.st_mode):
-                continue  # what fsck moved aside is people's data
-            if now - state.st_mtime < grace or (name.endswith(".part") and _held(path)):
+        with unheld(path) as free:
+            try:
+                state = os.lstat(path)
+                if not free or not stat.S_ISREG(state.st_mode):
+                    continue  # what fsck moved aside is people's data
+                if not is_temporary(name) and now - state.st_mtime < grace:
+                    continue
+                freed += disk_bytes(state)
+                if not dry_run:
+                    remove(path)
+            except FileNotFoundError:
                 continue
-            freed += disk_bytes(state)
-            if not dry_run:
-                remove(path)
-        except FileNotFoundError:
-            continue
     return freed
-
-
-def _held(path: str) -> bool:
-    descriptor = os.open(path, READ_FLAGS)
-    try:
-        return not acquire(descriptor, path, wait=False)
-    finally:
-        os.close(descriptor)

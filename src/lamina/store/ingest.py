@@ -17,6 +17,7 @@ from lamina.errors import DiskFull, InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
 from lamina.files import WRITE_FLAGS, SharedRange, failure, remove, replace_file, reported, sync_directory
 from lamina.layer.read import LayerReader
+from lamina.lock import acquire, is_same
 from lamina.source import Abortable, Blob, Stream, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -25,9 +26,9 @@ from lamina.store.append import BLOCK, Appender
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
 from lamina.store.layers import is_plain
-from lamina.store.lock import acquire
 from lamina.store.paths import Paths
 from lamina.store.unfinished import Unfinished
+from lamina.temporary import Temporary, TemporaryDirectory
 
 if TYPE_CHECKING:
     from lamina.layer.mark import Marking
@@ -100,15 +101,12 @@ class Ingest:
         return True
 
     def _lock_part(self, path: str) -> int:
-        """The part file, open and locked. Whoever waited looks again whether it is still the same file."""
+        """The part file, open and locked. After the wait for its lock, check that the path still names this file."""
         while True:
             descriptor = os.open(path, WRITE_FLAGS, 0o600)
             acquire(descriptor, path)
-            try:
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor
-            except FileNotFoundError:
-                pass
+            if is_same(descriptor, path):
+                return descriptor
             os.close(descriptor)
 
     def _received(self, blob: Blob, part: int) -> LayerFiles | None:
@@ -136,7 +134,6 @@ class Ingest:
                 tar=self._keeps_tar,
                 cached=not is_mounted(self._view),
             )
-            self._unfinished.tars.add(layer.tar_path)
         try:
             self._pump(blob, part, layer)
             point("ingest.part-written")
@@ -158,6 +155,7 @@ class Ingest:
         look_at_free_space(self._paths.root, size - had)
         if layer is not None:
             layer.start()
+            self._unfinished.tars.add(layer.tar_path)
         file: Appender | None = None
         try:
             for data in verified(blob, on_event=self._on_event, cancel=self._cancel):
@@ -288,19 +286,21 @@ class LayerFiles:
             inflate=self._marking,
             hashes=not self._makes_tar,
         )
-        self.tar_path = paths.scratch(f"{diff_id.short}.tar")
+        self.tar_path = ""
+        """The temporary file of the tar, from ``start`` on; "" where none is made."""
         self._index: list[memoryview] = []
         self._seek: list[bytes] = []
         self._tar: Appender | None = None
-        self._descriptor = -1
+        self._file: Temporary | None = None
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
 
     def start(self) -> None:
         if self._makes_tar:
-            self._descriptor = os.open(self.tar_path, WRITE_FLAGS | os.O_TRUNC, 0o600)
-            self._tar = Appender(self._descriptor, cached=self._cached, hasher=self._reader.hasher)
+            self._file = Temporary(self._paths.ingest, f"{self._diff_id.short}.tar")
+            self.tar_path = self._file.path
+            self._tar = Appender(self._file.descriptor, cached=self._cached, hasher=self._reader.hasher)
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -316,6 +316,7 @@ class LayerFiles:
             raise self._error
         if self._tar is not None:
             self._tar.finish()
+            self._tar.close()
         summary = self._reader.finish()
         prove_diff_id(self._digest, self._diff_id, summary.diff_id)
         self._index = summary.chunks()
@@ -324,35 +325,29 @@ class LayerFiles:
 
             self._seek = dump(self._digest, self._compression, summary.tar_size, self._marking.marks)
             self._marking.marks.clear()
-        if self._tar is not None:
-            os.fsync(self._descriptor)
+        if self._file is not None:
+            os.fsync(self._file.descriptor)
             if hasattr(os, "fchmod"):
-                os.fchmod(self._descriptor, READ_ONLY)
-            self._close()
+                os.fchmod(self._file.descriptor, READ_ONLY)
 
     def keep(self, *, blob: str) -> None:
         """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of."""
         directory = self._paths.layer(self._diff_id)
         os.makedirs(directory, mode=0o700, exist_ok=True)
         index = self._paths.layer_index(self._diff_id)
-        replace_file(
-            index, self._index, mode=READ_ONLY, temporary=self._paths.scratch(f"{self._diff_id.short}.index")
-        )
+        replace_file(index, self._index, mode=READ_ONLY, within=self._paths.ingest)
         self._index = []
         point("ingest.index-renamed")
         if self._marking is not None:
-            replace_file(
-                self._paths.seek(self._diff_id),
-                self._seek,
-                mode=READ_ONLY,
-                temporary=self._paths.scratch(f"{self._diff_id.short}.seek"),
-            )
+            replace_file(self._paths.seek(self._diff_id), self._seek, mode=READ_ONLY, within=self._paths.ingest)
             self._seek = []
             point("ingest.seek-renamed")
             return
-        if self._plain:
-            link_or_copy(blob, self.tar_path)
-        os.replace(self.tar_path, self._paths.tar(self._diff_id))
+        if self._file is None:
+            link_or_copy(blob, self._paths.tar(self._diff_id), within=self._paths.ingest)
+        else:
+            self._file.put(self._paths.tar(self._diff_id))
+            self._close()
         sync_directory(directory)
         point("ingest.tar-renamed")
 
@@ -364,14 +359,12 @@ class LayerFiles:
                 self._chunks.put_nowait(None)
             self._thread.join(0.05)
         self._close()
-        remove(self.tar_path)
 
     def _close(self) -> None:
         if self._tar is not None:
             self._tar.close()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._file is not None:
+            self._file.close()
 
     def _work(self) -> None:
         looked = 0
@@ -417,12 +410,15 @@ def look_at_free_space(root: str, needed: int) -> None:
         )
 
 
-def link_or_copy(source: str, target: str) -> None:
-    """A second name for a file, or a copy where the file system has no hard links."""
-    remove(target)
-    try:
-        os.link(source, target)
-    except OSError:
-        import shutil
+def link_or_copy(source: str, target: str, *, within: str) -> None:
+    """A second name for a file, or a copy where the file system has no hard links; in place of what ``target`` is.
+    ``within``: a directory on the same file system to make it in."""
+    with TemporaryDirectory(within, os.path.basename(target)) as scratch:
+        made = os.path.join(scratch.path, "file")
+        try:
+            os.link(source, made)
+        except OSError:
+            import shutil
 
-        shutil.copyfile(source, target)
+            shutil.copyfile(source, made)
+        os.replace(made, target)

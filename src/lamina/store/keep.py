@@ -15,6 +15,7 @@ from lamina.errors import InvalidContent, LaminaError, StoreDamaged
 from lamina.files import reported
 from lamina.layer.seek import SeekIndex
 from lamina.light import TYPE_CHECKING
+from lamina.lock import locked
 from lamina.source import read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -23,7 +24,6 @@ from lamina.spec.manifest import Index, Manifest, parse
 from lamina.store.fault import point
 from lamina.store.fsck import hash_of
 from lamina.store.layers import blob_stays, is_plain
-from lamina.store.lock import locked
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes
 

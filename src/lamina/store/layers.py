@@ -10,13 +10,13 @@ from lamina.config import KEEP
 from lamina.errors import StoreDamaged, SystemFailure, UsageError
 from lamina.files import CHUNK, FileRange, failure, replace_file, reported
 from lamina.light import TYPE_CHECKING
+from lamina.lock import locked
 from lamina.source import Stream, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
 from lamina.store.fault import pieces, point
-from lamina.store.lock import locked
 from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Layers:
         try:
             with reported(path):
                 data = pieces([made.buffer], "digests.written")
-                replace_file(path, data, temporary=self._paths.scratch(f"{diff_id.short}.digests"))
+                replace_file(path, data, within=self._paths.ingest)
             point("digests.renamed")
         except SystemFailure as error:  # a store that is only read is looked into all the same
             import logging
@@ -210,8 +210,7 @@ class Layers:
                     pass
             summary = reader.finish()
             prove_diff_id(descriptor.digest, diff_id, summary.diff_id)
-            temporary = self._paths.scratch(f"{diff_id.short}.index")
-            replace_file(self._paths.layer_index(diff_id), summary.chunks(), mode=0o444, temporary=temporary)
+            replace_file(self._paths.layer_index(diff_id), summary.chunks(), mode=0o444, within=self._paths.ingest)
 
     def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
         """Derive index, and tar or (``tar`` is False) checkpoints, from the blob, verified. Raises as ``index``."""
@@ -251,13 +250,9 @@ class Layers:
             return
         known[descriptor.digest] = (origin, kept)
         text = "".join(f"{digest} {place}{_KEPT * here}\n" for digest, (place, here) in known.items()).encode()
-        temporary = self._paths.scratch(f"{diff_id.short}.origins")
-        if not all(here for _, here in known.values()):
-            replace_file(path, [text], temporary=temporary)
-            return
-        with open(temporary, "wb") as file:  # a hint while the blob is here: it need not outlast a power cut
-            file.write(text)
-        os.replace(temporary, path)
+        # a hint while the blob is here: it need not outlast a power cut
+        lasting = not all(here for _, here in known.values())
+        replace_file(path, [text], within=self._paths.ingest, lasting=lasting)
 
     def origin(self, descriptor: Descriptor, diff_id: Digest) -> str:
         """The repository that is known to have this blob, kept here or not; "" for none."""

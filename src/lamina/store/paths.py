@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from lamina.errors import NotFound, StoreDamaged, Unsupported
-from lamina.files import replace_file, reported
+from lamina.files import replace_file, reported, write_all
 from lamina.spec.digest import Digest
+from lamina.temporary import Temporary, is_temporary
 
 FORMAT = 1
 _TEXT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -34,12 +34,6 @@ class Paths:
 
     def part(self, digest: Digest) -> str:
         return os.path.join(self.ingest, f"{digest.algorithm}-{digest.encoded}.part")
-
-    def scratch(self, name: str) -> str:
-        """A temporary file of this process and thread."""
-        import threading
-
-        return os.path.join(self.ingest, f"{name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
     def layer(self, diff_id: Digest) -> str:
         return os.path.join(self.layers, diff_id.algorithm, diff_id.encoded)
@@ -96,7 +90,7 @@ def _make(paths: Paths) -> None:
     root = paths.root
     os.makedirs(root, mode=0o700, exist_ok=True)
     present = set(os.listdir(root)) - {*_DIRECTORIES, "oci-layout", "index.json", "lock"}
-    strangers = [name for name in present if not name.endswith(".tmp") and name != "format"]
+    strangers = [name for name in present if not is_temporary(name) and name != "format"]
     if strangers:
         raise StoreDamaged(
             f"{root} holds {strangers[0]!r:.100} and more, but no store",
@@ -108,25 +102,13 @@ def _make(paths: Paths) -> None:
     for name, content in (("oci-layout", _TEXT), ("index.json", _EMPTY_INDEX)):
         path = os.path.join(root, name)
         if not os.path.exists(path):
-            temporary = f"{path}.{os.getpid()}.tmp"
-            replace_new(temporary, path, content)
+            write_new(path, content)
     replace_file(os.path.join(root, "format"), [b"%d\n" % FORMAT])
 
 
-def replace_new(temporary: str, path: str, content: bytes) -> None:
-    """Write ``path`` unless it has come to be meanwhile: whoever is first wins."""
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise
-        if not os.path.exists(path):
-            os.replace(temporary, path)
-            return
-    os.unlink(temporary)
+def write_new(path: str, content: bytes) -> None:
+    """Write ``path`` unless it has come to be meanwhile: whoever is first wins. Raises OSError."""
+    with Temporary(*os.path.split(path)) as file:
+        write_all(file.descriptor, content)
+        os.fsync(file.descriptor)
+        file.put_new(path)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from lamina.errors import LaminaError, ReferenceNotFound, StoreDamaged
 from lamina.files import replace_file, reported
 from lamina.light import TYPE_CHECKING
+from lamina.lock import locked
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.json import dump
 from lamina.spec.manifest import Index, parse
 from lamina.spec.reference import CONTAINERD_NAME, REF_NAME
 from lamina.store.fault import point
-from lamina.store.lock import locked
 
 if TYPE_CHECKING:
     from lamina.store.paths import Paths
@@ -101,7 +101,7 @@ class Refs:
         }
         data = dump(value)
         point("refs.written")
-        replace_file(self._paths.index, [data], temporary=self._paths.scratch("index"))
+        replace_file(self._paths.index, [data], within=self._paths.ingest)
         point("refs.renamed")
 
 

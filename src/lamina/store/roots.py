@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from lamina.errors import UsageError
 from lamina.files import remove, write_all
 from lamina.light import Value
+from lamina.lock import locked
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
 from lamina.store.fault import point
-from lamina.store.lock import locked
 from lamina.store.paths import Paths
 
 GRACE = 3600.0  # seconds

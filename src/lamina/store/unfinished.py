@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-
-from lamina.files import READ_FLAGS, remove
-from lamina.store.lock import acquire
+from lamina.files import remove
+from lamina.lock import unheld
 
 
 class Unfinished:
@@ -19,16 +16,10 @@ class Unfinished:
 
     def drop(self, *, parts: bool) -> None:
         """Remove the tars, and the ``parts`` too (what could be gone on with) unless another process has them."""
-        for path in list(self.tars):
+        for path in filter(None, list(self.tars)):
             remove(path)
         for path in list(self.parts) if parts else ():
-            with suppress(FileNotFoundError):
-                descriptor = os.open(path, READ_FLAGS)
-                try:
-                    # who had it may have ended meanwhile, and somebody else have begun anew
-                    if acquire(descriptor, path, wait=False) and os.path.samestat(
-                        os.fstat(descriptor), os.stat(path)
-                    ):
-                        remove(path)
-                finally:
-                    os.close(descriptor)
+            # its holder may have ended meanwhile, and another process may have begun it anew
+            with unheld(path) as free:
+                if free:
+                    remove(path)

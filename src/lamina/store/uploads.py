@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lamina.files import WRITE_FLAGS, remove, reported, write_all
-from lamina.store.lock import acquire, release
+from lamina.lock import acquire, release
 from lamina.store.paths import Paths
 
 _MAX = 64 << 10

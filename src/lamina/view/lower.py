@@ -12,8 +12,8 @@ from lamina import rights
 from lamina.errors import SystemFailure
 from lamina.files import replace_file, reported
 from lamina.light import TYPE_CHECKING, pattern
+from lamina.lock import locked
 from lamina.source import Stack
-from lamina.store.lock import locked
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.attach import mount_erofs

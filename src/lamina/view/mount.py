@@ -17,9 +17,9 @@ from lamina.config import VIEWS
 from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, Value, as_dict, pattern, replace
+from lamina.lock import locked
 from lamina.source import Stack
 from lamina.store.layers import StoredLayer
-from lamina.store.lock import locked
 from lamina.store.roots import is_dead, is_mount
 from lamina.view import kernel
 from lamina.view.lower import (
