@@ -130,7 +130,7 @@ def _opened(path: str) -> IO[bytes]:
             fed += len(data)
             for piece in inflate.feed(data):
                 written += len(piece)
-                check_inflated(written, fed, _MAX_ARCHIVE)
+                check_inflated(compression, written, fed, _MAX_ARCHIVE)
                 with reported(tempfile.gettempdir()):
                     plain.write(piece)
             data = source.read(CHUNK)

@@ -6,6 +6,7 @@ neither name nor time: the bytes depend on the input and the library's version o
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ its piece, so that a million tiny ones would cost the square of their number."""
 COMPRESSIONS = ("gzip", "zstd", "none")
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE_MAGIC = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f
+_SKIPPABLE = struct.Struct("<II")
+"""A skippable frame's head: the magic number and the length of what follows (RFC 8878, 3.1.2)."""
 
 
 class Decoder(Protocol):
@@ -36,9 +40,13 @@ class Encoder(Protocol):
     def flush(self) -> bytes: ...
 
 
-def check_inflated(inflated: int, fed: int, most: int) -> None:
-    """Raise LimitExceeded for a bomb: more than min(1032 x input + 1 MiB, ``most``) bytes (deflate's best)."""
-    if inflated > most or inflated > fed * 1032 + (1 << 20):
+def check_inflated(compression: str, inflated: int, fed: int, most: int) -> None:
+    """Raise LimitExceeded for a bomb: more than ``most`` bytes, or more than ``compression`` can honestly give.
+
+    Deflate gives at most 1032 bytes for each byte of input. zstd has no such bound (zeros reach 31,000): there
+    ``most`` and the free disk are the limits.
+    """
+    if inflated > most or (compression != "zstd" and inflated > fed * 1032 + (1 << 20)):
         raise LimitExceeded(
             f"it unpacks to more than {inflated} bytes from {fed}",
             hint="refused as a bomb; raise max_layer if it is a layer that is meant so",
@@ -49,9 +57,14 @@ def sniff(start: bytes) -> str:
     """The compression that the first bytes show; skippable zstd frames count as zstd."""
     if start.startswith(_GZIP_MAGIC):
         return "gzip"
-    if start.startswith(_ZSTD_MAGIC) or (len(start) >= 4 and start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5):
+    if start.startswith(_ZSTD_MAGIC) or (len(start) >= 4 and _is_skippable(start, 0)):
         return "zstd"
     return "none"
+
+
+def _is_skippable(data: bytes, at: int) -> bool:
+    """Whether a skippable zstd frame begins there: 0x184D2A50 to 0x184D2A5F, little-endian."""
+    return data[at] >> 4 == 5 and data.startswith(_SKIPPABLE_MAGIC, at + 1)
 
 
 def decoder(compression: str) -> Decoder:
@@ -182,16 +195,20 @@ class GzipDecoder(_ManyPieces):
 
 
 class ZstdDecoder(_ManyPieces):
-    """RFC 8878: frames follow each other, skippable ones among them."""
+    """RFC 8878: frames follow each other, skippable ones among them. These are read here: to make a decompressor for
+    each costs five times what a gzip member does."""
 
     def __init__(self) -> None:
         self._module = zstd()
         self._frame: Any = None
+        self._rest = b""  # too few bytes to say what frame begins
+        self._skip = 0  # bytes of a skippable frame still to come
 
     def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
-        if not data:
-            return b""
         if self._frame is None:
+            data = self._behind_skippable(data)
+            if not data:
+                return b""
             self._begins(len(data))
             self._frame = self._module.ZstdDecompressor()
             self._seen += 1
@@ -212,11 +229,32 @@ class ZstdDecoder(_ManyPieces):
         rest: bytes = frame.unused_data
         return rest
 
+    def _behind_skippable(self, data: bytes) -> bytes:
+        """What is left of ``data`` behind skippable frames: empty, or it begins with a whole magic number."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        at, end = 0, len(data)
+        while True:
+            step = min(self._skip, end - at)
+            at += step
+            self._skip -= step
+            if self._skip:
+                return b""
+            skippable = end - at >= 4 and _is_skippable(data, at)
+            if end - at < (_SKIPPABLE.size if skippable else 4):
+                self._rest = data[at:]
+                return b""
+            if not skippable:
+                return data[at:]
+            self._skip = _SKIPPABLE.unpack_from(data, at)[1]
+            at += _SKIPPABLE.size
+            self._seen += 1
+
     def _begins(self, left: int) -> None:
         """A frame begins, ``left`` bytes before the end of the piece at hand."""
 
     def finish(self) -> None:
-        if self._frame is not None or not self._seen:
+        if self._frame is not None or self._rest or self._skip or not self._seen:
             raise InvalidLayer("the zstd data ends too early", hint="the blob is truncated: fetch it again")
 
 

@@ -46,6 +46,7 @@ class LayerReader:
         inflate: Decoder | None = None,
         hashes: bool = True,
     ) -> None:
+        self._compression = compression
         self._decoder = inflate or decoder(compression)
         self._builder = IndexBuilder()
         self._parser = TarParser(self._builder)
@@ -57,12 +58,12 @@ class LayerReader:
         self._fed = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Raises InvalidLayer; LimitExceeded where the tar gets longer than min(1032 x blob + 1 MiB, max_layer)."""
+        """Raises InvalidLayer; LimitExceeded where the tar gets too long (``check_inflated``)."""
         self._fed += len(data)
         try:
             for piece in self._decoder.feed(data):
                 self._parser.feed(piece)
-                check_inflated(self._parser.position, self._fed, self._max_layer)
+                check_inflated(self._compression, self._parser.position, self._fed, self._max_layer)
                 if self._hashes:
                     self.hasher.update(piece)
                 yield piece

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import tarfile
+from typing import Any
 
 import pytest
 
 from lamina.errors import InvalidLayer
-from lamina.layer.codec import PIECE, decoder, encoder
+from lamina.layer.codec import PIECE, ZstdDecoder, decoder, encoder, sniff
 from lamina.layer.content import open_content
 from support import index_of
 
@@ -32,6 +33,44 @@ def test_thousands_of_members_or_frames_are_one_stream(compression: str, step: i
     reader.finish()
     assert max(map(len, pieces)) <= PIECE
     assert b"".join(pieces) == b"x" * (3 * PIECE) + DATA
+
+
+def skippable(content: bytes, number: int = 0) -> bytes:
+    return bytes([0x50 + number]) + b"\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+
+
+class CountingZstd:
+    """The zstd module; ``made`` decompressors so far."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.made = module, 0
+        self.ZstdError = module.ZstdError
+
+    def ZstdDecompressor(self) -> Any:
+        self.made += 1
+        return self.module.ZstdDecompressor()
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 9, 100, 1 << 20])
+def test_skippable_zstd_frames_are_passed_over_without_a_decompressor(step: int) -> None:
+    """Wherever they stand, however long they are and however the stream is cut."""
+    frames = [skippable(bytes(size) if size % 2 else b"\x28\xb5\x2f\xfd" * 9, size % 16) for size in range(50)]
+    blob = b"".join(frames) + pack("zstd", b"one") + b"".join(frames) + pack("zstd", b"two") + b"".join(frames)
+    reader = ZstdDecoder()
+    module = reader._module = CountingZstd(reader._module)
+    found = b"".join(piece for at in range(0, len(blob), step) for piece in reader.feed(blob[at : at + step]))
+    reader.finish()
+    assert found == b"onetwo"
+    assert module.made == 2
+    assert sniff(blob) == "zstd"
+
+
+@pytest.mark.parametrize("cut", range(1, 11))
+def test_a_skippable_zstd_frame_that_is_cut_off_is_an_error(cut: int) -> None:
+    reader = decoder("zstd")
+    assert b"".join(reader.feed(pack("zstd", b"one") + skippable(b"abc")[:-cut])) == b"one"
+    with pytest.raises(InvalidLayer, match="ends too early"):
+        reader.finish()
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])

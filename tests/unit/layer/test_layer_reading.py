@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lamina.errors import InvalidLayer, LaminaError, LimitExceeded
 from lamina.layer import index as index_module
+from lamina.layer.codec import check_inflated, encoder
 from lamina.layer.content import open_content
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
@@ -164,6 +165,30 @@ def test_bombs_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     huge.type, huge.size = b"x", 1 << 40
     with pytest.raises(LimitExceeded, match="extension header"):
         index_of(huge.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+
+
+@pytest.mark.parametrize(("compression", "honest"), [("gzip", False), ("none", False), ("zstd", True)])
+def test_only_zstd_may_give_more_than_1032_bytes_for_one(compression: str, honest: bool) -> None:
+    check_inflated(compression, 1032 * 100 + (1 << 20), 100, 1 << 30)
+    if honest:
+        check_inflated(compression, 1 << 30, 100, 1 << 30)
+    else:
+        with pytest.raises(LimitExceeded, match="unpacks to more"):
+            check_inflated(compression, 1032 * 100 + (1 << 20) + 1, 100, 1 << 30)
+    with pytest.raises(LimitExceeded):
+        check_inflated(compression, (1 << 30) + 1, 1 << 30, 1 << 30)
+
+
+def test_a_zstd_layer_of_zeros_is_read_up_to_max_layer() -> None:
+    tar = make_tar([("zeros", bytes(32 << 20))])
+    packed = encoder("zstd")
+    blob = packed.compress(tar) + packed.flush()
+    assert len(tar) > 2 * 1032 * len(blob)
+    reader = LayerReader("zstd", max_layer=len(tar))
+    assert sum(map(len, reader.feed(blob))) == len(tar)
+    assert reader.finish().tar_size == len(tar)
+    with pytest.raises(LimitExceeded, match="unpacks to more"):
+        list(LayerReader("zstd", max_layer=len(tar) - 1).feed(blob))
 
 
 def test_index_is_small_and_refuses_damage(tmp_path: Path) -> None:
