@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 _ALL_IDS = ["0", "0", "4294967295"]
+MAX_ID = (1 << 32) - 2
+"""The highest id of a user or a group. The kernel reads 2^32-1 as -1, which chown(2) takes for "leave it unchanged":
+a file of that owner would become the caller's."""
 Range = tuple[int, int, int]
 """Ids of a namespace: the first inside, the first outside, how many (user_namespaces(7))."""
 Say = Callable[[bytes], object]

@@ -15,6 +15,7 @@ from lamina.layer.index import IndexBuilder
 from lamina.layer.path import normalise
 from lamina.layer.tarheader import BLOCK, HEADER, MAX_NUMBER, MAX_PAX
 from lamina.layer.whiteout import PREFIX, classify
+from lamina.rights import MAX_ID
 
 _ZEROS = bytes(BLOCK)
 _HINT = "the layer is malformed; fetch or build it again"
@@ -32,7 +33,7 @@ _KINDS = {
     b"S": _FILE,
     b"D": _DIRECTORY,  # GNU's directory with a list of names as content
 }
-_MAX_ID = (1 << 32) - 1
+_MAX_DEVICE = (1 << 32) - 1
 _CACHE = 1 << 14
 
 
@@ -175,7 +176,7 @@ class TarParser:
                 if flag != b"D":
                     size = 0
             user, group = cached(uid, "uid"), cached(gid, "gid")
-            if user < 0 or group < 0 or user > _MAX_ID or group > _MAX_ID:
+            if user < 0 or group < 0 or user > MAX_ID or group > MAX_ID:
                 raise _bad_ids(name, user, group)
             path = normalise(name)
             if not path and kind_number != _DIRECTORY:
@@ -262,7 +263,7 @@ class TarParser:
                 xattrs = self._clean_xattrs(tarheader.xattrs_of(records), name)
         if size < 0:
             raise InvalidLayer(f"{name!r:.200} states the size {size}", hint=_HINT)
-        if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
+        if not (0 <= uid <= MAX_ID and 0 <= gid <= MAX_ID):
             raise _bad_ids(name, uid, gid)
         member = _Member(
             name=pax.get(b"GNU.sparse.name", name),
@@ -324,7 +325,7 @@ class TarParser:
                 raise InvalidLayer(f"the symlink {path!r:.200} has an impossible target", hint=_HINT)
         elif kind in (Kind.CHAR, Kind.BLOCK):
             major, minor = member.device
-            if not (0 <= major <= _MAX_ID and 0 <= minor <= _MAX_ID):
+            if not (0 <= major <= _MAX_DEVICE and 0 <= minor <= _MAX_DEVICE):
                 raise InvalidLayer(f"{path!r:.200} states the device {major}, {minor}", hint=_HINT)
             if kind == Kind.CHAR and major == minor == 0:
                 self.builder.note(f"the 0/0 character device {path!r:.200} is overlay's own sign and is dropped")
@@ -447,4 +448,4 @@ class _SparseMember:
 
 
 def _bad_ids(name: bytes, uid: int, gid: int) -> InvalidLayer:
-    return InvalidLayer(f"{name!r:.200} states the owner {uid}:{gid}", hint="ids go from 0 to 4294967295")
+    return InvalidLayer(f"{name!r:.200} states the owner {uid}:{gid}", hint=f"ids go from 0 to {MAX_ID}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lamina.edit.append import append, with_parents
 from lamina.edit.changes import Change, changes, real_items
+from lamina.layer.entry import Kind
 from lamina.layer.write import Item
 from lamina.run import top
 from lamina.scan.directory import OnWarning
@@ -16,7 +17,7 @@ from lamina.source import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import Changes
 from lamina.store.containers import Container
-from lamina.view.owners import Owners
+from lamina.view.owners import Owners, kept_mode
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -68,7 +69,9 @@ def _items(store: Store, container: Container, on_warning: OnWarning = lambda te
     items = []
     for entry, opened in found:
         uid, gid = owners.inside(entry.uid, entry.gid)
-        items.append((replace(entry, uid=uid, gid=gid), opened))
+        user, group = owners.has_outside(entry.uid, entry.gid)
+        mode = entry.mode if entry.kind == Kind.DIRECTORY else kept_mode(entry.mode, user=user, group=group)
+        items.append((replace(entry, uid=uid, gid=gid, mode=mode), opened))
     return items
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from lamina.errors import NotFound, UsageError
 from lamina.light import Value, field, pattern
-from lamina.run.user import MAX_ID
+from lamina.run.user import parse_id
 
 _SIZE = pattern(r"(?i)([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -181,9 +181,10 @@ def parse_userns(word: str) -> Userns:
     ids: dict[str, int] = {}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
-        if key not in ("uid", "gid") or not value.isdigit() or len(value) > 10 or int(value) > MAX_ID:
+        number = parse_id(value, key) if key in ("uid", "gid") else None
+        if number is None:
             raise UsageError(f"keep-id has no option {item!r:.60}", hint="like keep-id:uid=1000,gid=1000")
-        ids[key] = int(value)
+        ids[key] = number
     return Userns("" if kind == "host" else kind, **ids)
 
 

@@ -1,4 +1,8 @@
-"""Who a container runs as: names resolved in the image's own passwd and group (pure)."""
+"""Who a container runs as: names resolved in the image's own passwd and group (pure).
+
+What is written as a number is an id, never a name, as moby/sys/user has it: else an image with a line named ``1000``
+could turn ``--user 1000`` into root (CVE-2026-46680 was of that kind).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ from collections.abc import Iterator
 
 from lamina.errors import NotFound, UsageError
 from lamina.light import Value
+from lamina.rights import MAX_ID
 
-MAX_ID = 0xFFFFFFFE
+_MAX_DIGITS = 20  # more than any id has: a longer number is out of range whatever it is
 
 
 class User(Value):
@@ -17,64 +22,114 @@ class User(Value):
     home: str = "/"
 
 
+class _Account(Value):
+    """A line of passwd. ``uid`` and ``gid`` may be out of range."""
+
+    name: bytes
+    uid: int
+    gid: int
+    home: bytes
+
+
+class _Group(Value):
+    """A line of group. ``gid`` may be out of range."""
+
+    name: bytes
+    gid: int
+    members: tuple[bytes, ...]
+
+
 def resolve_user(wanted: str, passwd: bytes, group: bytes) -> User:
-    """``wanted``: ``USER[:GROUP]``, each a name or a number; "" is root. ``passwd`` and ``group``: the files' bytes.
+    """``wanted``: ``USER[:GROUP]``, each a name or a number; "" is root, ``USER:`` is ``USER``. ``passwd`` and
+    ``group``: the files' bytes.
 
-    A name must be there; a number need not. Additional groups are those of the user's name, unless a group is given.
-    Raises NotFound, UsageError.
+    A name must be there; a number need not. The first line that fits counts. A number takes its group and its home
+    from the line with this uid. Additional groups are those that list the user's name, unless a group is given.
+    Raises NotFound, UsageError (no such form, or an id out of range).
     """
-    name, colon, group_name = (wanted or "0").partition(":")
-    if not name or (colon and not group_name):
-        raise UsageError(f"{wanted!r:.80} is no USER[:GROUP]", hint="names or numbers")
-    uid, gid, home, known = _user(name, passwd)
+    name, _, group_name = (wanted or "0").partition(":")
+    if not name:
+        raise UsageError(f"{wanted!r:.80} is not USER[:GROUP]", hint="give names or numbers")
+    number = parse_id(name, "user")
+    account = _account(name, number, passwd)
+    if account is None:
+        uid, gid, home, known = number or 0, 0, "/root" if number == 0 else "/", b""
+    else:
+        uid = _checked(account.uid, f"the user {name!r:.80} of the image")
+        gid = _checked(account.gid, f"the group of the user {name!r:.80} of the image")
+        home, known = account.home.decode("utf-8", "replace") or "/", account.name
     if group_name:
-        return User(uid, _group(group_name, group), (), home)
-    groups = sorted({number for number, members in _groups(group) if known and known in members} - {gid})
-    return User(uid, gid, tuple(groups), home)
+        return User(uid, resolve_group(group_name, group), (), home)
+    groups = {one.gid for one in _groups(group) if known and known in one.members and 0 <= one.gid <= MAX_ID}
+    return User(uid, gid, tuple(sorted(groups - {gid})), home)
 
 
-def _user(name: str, passwd: bytes) -> tuple[int, int, str, bytes]:
-    wanted = name.encode()
-    number = _number(wanted)
-    for fields in _lines(passwd, 7):
-        uid, gid = _number(fields[2]), _number(fields[3])
-        if uid is None or gid is None:
-            continue
-        if fields[0] == wanted or (number is not None and uid == number):
-            return uid, gid, fields[5].decode("utf-8", "replace") or "/", fields[0]
-    if number is None:
-        raise NotFound(f"the image has no user {name!r:.80}", hint="see its /etc/passwd, or give a number")
-    return number, 0, "/root" if number == 0 else "/", b""
+def resolve_group(wanted: str, group: bytes) -> int:
+    """The id of a group, by name or number. Raises NotFound, UsageError (an id out of range)."""
+    number = parse_id(wanted, "group")
+    if number is not None:
+        return number
+    for one in _groups(group):
+        if one.name == _bytes(wanted):
+            return _checked(one.gid, f"the group {wanted!r:.80} of the image")
+    raise NotFound(f"the image has no group {wanted!r:.80}", hint="see its /etc/group, or give a number")
 
 
-def _group(name: str, group: bytes) -> int:
-    wanted = name.encode()
-    number = _number(wanted)
-    for fields in _lines(group, 3):
-        gid = _number(fields[2])
-        if gid is not None and fields[0] == wanted:
-            return gid
-    if number is None:
-        raise NotFound(f"the image has no group {name!r:.80}", hint="see its /etc/group, or give a number")
+def parse_id(text: str, what: str) -> int | None:
+    """The number that ``text`` is, None where it is a name. A sign makes no name of it. Raises UsageError where no
+    ``what`` can have this id."""
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    significant = digits.lstrip("0")
+    number = MAX_ID + 1 if len(significant) > _MAX_DIGITS else int(significant or "0")
+    return _checked(-number if text[0] == "-" else number, f"the {what} {text!r:.80}")
+
+
+def _checked(number: int, what: str) -> int:
+    if not 0 <= number <= MAX_ID:
+        raise UsageError(f"{what} is out of range", hint=f"ids go from 0 to {MAX_ID}")
     return number
 
 
-def _groups(group: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    for fields in _lines(group, 4):
-        gid = _number(fields[2])
+def _account(name: str, number: int | None, passwd: bytes) -> _Account | None:
+    """The line of a uid, or of a name. Raises NotFound where a name has none."""
+    for one in _accounts(passwd):
+        if one.uid == number if number is not None else one.name == _bytes(name):
+            return one
+    if number is None:
+        raise NotFound(f"the image has no user {name!r:.80}", hint="see its /etc/passwd, or give a number")
+    return None
+
+
+def _accounts(passwd: bytes) -> Iterator[_Account]:
+    for fields in _lines(passwd):
+        uid, gid = _number(fields, 2), _number(fields, 3)
+        if uid is not None and gid is not None:
+            yield _Account(fields[0], uid, gid, fields[5] if len(fields) > 5 else b"")
+
+
+def _groups(group: bytes) -> Iterator[_Group]:
+    for fields in _lines(group):
+        gid = _number(fields, 2)
         if gid is not None:
-            yield gid, fields[3].split(b",")
+            yield _Group(fields[0], gid, tuple(fields[3].split(b",")) if len(fields) > 3 else ())
 
 
-def _lines(text: bytes, columns: int) -> Iterator[list[bytes]]:
+def _lines(text: bytes) -> Iterator[list[bytes]]:
+    """The columns of each line. Those that a line lacks at its end are empty, as other engines read them; but a line
+    without an id is nobody's (they read it as root's)."""
     for line in text.split(b"\n"):
-        fields = line.strip().split(b":")
-        if len(fields) >= columns and not line.startswith(b"#"):
-            yield fields
+        line = line.strip()
+        if line and not line.startswith(b"#"):
+            yield line.split(b":")
 
 
-def _number(text: bytes) -> int | None:
-    if not text.isdigit() or len(text) > 10:
-        return None
-    number = int(text)
-    return number if number <= MAX_ID else None
+def _number(fields: list[bytes], column: int) -> int | None:
+    text = fields[column] if column < len(fields) else b""
+    return int(text) if text.isdigit() and len(text) <= _MAX_DIGITS else None
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes that a name of the command line or of a config has in the image's files."""
+    return text.encode("utf-8", "surrogateescape")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from lamina.layer.entry import Kind
 from lamina.union.tree import UNSTATED
+from lamina.view.owners import kept_mode
 
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
@@ -26,6 +28,7 @@ _MAX_WARNINGS = 100
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _FILE, _SYMLINK, _WHITEOUT = int(Kind.FILE), int(Kind.SYMLINK), int(Kind.WHITEOUT)
 _CHAR, _BLOCK, _FIFO = int(Kind.CHAR), int(Kind.BLOCK), int(Kind.FIFO)
+_SET_IDS = stat.S_ISUID | stat.S_ISGID
 _LEFT_OUT = (errno.EPERM, errno.EINVAL, errno.ENOTSUP)
 
 
@@ -154,10 +157,11 @@ class Maker:
                 self._contents.write(descriptor, layer, row, size)
                 self.report.size += size
             given = self._given
-            if self._owners and (self._mapped or index.uid[row] != given.uid or index.gid[row] != given.gid):
-                self._give(descriptor, node, index.uid[row], index.gid[row])
+            uid, gid = index.uid[row], index.gid[row]
+            if self._owners and (self._mapped or uid != given.uid or gid != given.gid):
+                self._give(descriptor, node, uid, gid)
             if mode & ~given.kept:
-                os.fchmod(descriptor, mode)
+                os.fchmod(descriptor, self._kept(mode, descriptor, uid, gid) if mode & _SET_IDS else mode)
             if index.xattr_at[row]:
                 self._set_xattrs(descriptor, node, index.xattrs(row))
             time = index.mtime[row] * 1_000_000_000 + index.nsec[row]
@@ -244,6 +248,15 @@ class Maker:
             if error.errno not in (errno.EPERM, errno.EINVAL):
                 raise
             self.report.warn(f"{self._shown(node)}: can't be given to {uid}:{gid}")
+
+    def _kept(self, mode: int, descriptor: int, uid: int, gid: int) -> int:
+        """The mode of a file with set-id bits, after it got its owner. Where owners are not asked for, what a plain
+        user unpacks is this user's, and the bits stay; but root's files would become programs that make root."""
+        if not (self._owners or self._given.uid == 0):
+            return mode
+        state, there = os.fstat(descriptor), self._mapped.outside(uid, gid)
+        user, group = self._mapped.has(uid, 0), self._mapped.has(0, gid)
+        return kept_mode(mode, user=user and state.st_uid == there[0], group=group and state.st_gid == there[1])
 
     def _set_xattrs(
         self, what: int | bytes, node: int, xattrs: Mapping[bytes, bytes], *, follow: bool = True

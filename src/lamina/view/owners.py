@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 
 from lamina.light import Value
-from lamina.rights import Range
+from lamina.rights import MAX_ID, Range
 
 
 class Owners(Value):
@@ -31,27 +32,37 @@ class Owners(Value):
         return self.outside(0, 0)
 
     def has(self, uid: int, gid: int) -> bool:
-        """Whether both ids are there inside."""
-        return not self or (_moved(uid, self.users) is not None and _moved(gid, self.groups) is not None)
+        """Whether both ids exist inside."""
+        return _moved(uid, self.users or _ALL) is not None and _moved(gid, self.groups or _ALL) is not None
 
     def outside(self, uid: int, gid: int) -> tuple[int, int]:
-        """Who a user and group of the image are outside; root, where the namespace has them not."""
-        if not self:
-            return uid, gid
-        user, group = _moved(uid, self.users), _moved(gid, self.groups)
+        """Who a user and group of the image are outside; root of the namespace where it does not have them."""
+        user, group = _moved(uid, self.users or _ALL), _moved(gid, self.groups or _ALL)
         return (
             _moved(0, self.users) or 0 if user is None else user,
             _moved(0, self.groups) or 0 if group is None else group,
         )
 
     def inside(self, uid: int, gid: int) -> tuple[int, int]:
-        """The way back; root's, where nobody inside is that outside."""
-        if not self:
-            return uid, gid
-        return _moved(uid, _turned(self.users)) or 0, _moved(gid, _turned(self.groups)) or 0
+        """The way back; root where nobody inside has that id outside."""
+        users, groups = _turned(self.users or _ALL), _turned(self.groups or _ALL)
+        return _moved(uid, users) or 0, _moved(gid, groups) or 0
+
+    def has_outside(self, uid: int, gid: int) -> tuple[bool, bool]:
+        """Whether somebody inside is this user outside, and whether a group is this group."""
+        users, groups = _turned(self.users or _ALL), _turned(self.groups or _ALL)
+        return _moved(uid, users) is not None, _moved(gid, groups) is not None
 
 
+_ALL: tuple[Range, ...] = ((0, 0, MAX_ID + 1),)
 AS_STATED = Owners()
+
+
+def kept_mode(mode: int, *, user: bool, group: bool) -> int:
+    """The mode of a file without the set-id bit of an owner that it could not get: as another user's or group's,
+    often root's, the program would get rights that the image did not give it. ``user``, ``group``: whether it got
+    them."""
+    return mode & ~(0 if user else stat.S_ISUID) & ~(0 if group else stat.S_ISGID)
 
 
 def _moved(number: int, ranges: Sequence[Range]) -> int | None:

@@ -17,13 +17,14 @@ from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.read import LayerReader
 from lamina.layer.write import write_layer
+from lamina.rights import MAX_ID
 from support import index_of
 
 component = st.binary(min_size=1, max_size=60).filter(
     lambda b: b"/" not in b and b"\0" not in b and b not in (b".", b"..") and not b.startswith(b".wh.")
 )
 path = st.lists(component, min_size=1, max_size=4).map(b"/".join)
-big = st.integers(0, (1 << 32) - 1)
+big = st.integers(0, MAX_ID)
 entry: Any = st.builds(
     Entry,
     path=path,

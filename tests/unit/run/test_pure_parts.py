@@ -25,38 +25,8 @@ from lamina.run.options import (
 )
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, environment, runtime_spec
-from lamina.run.user import User, resolve_user
+from lamina.run.user import User
 from lamina.view.owners import Owners
-
-PASSWD = b"# comment\nroot:x:0:0::/root:/bin/sh\nbroken\nweb:x:33:44::/srv:/bin/sh\n1000:x:7:8::/seven:\n"
-GROUP = b"web:x:44:\nextra:x:55:web,other\nmore:x:56:web\nown:x:44:web\n"
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        ("", User(0, 0, (), "/root")),
-        ("web", User(33, 44, (55, 56), "/srv")),
-        ("33", User(33, 44, (55, 56), "/srv")),
-        ("web:extra", User(33, 55, (), "/srv")),
-        ("web:99", User(33, 99, (), "/srv")),
-        ("4711", User(4711, 0, (), "/")),
-        ("4711:5", User(4711, 5, (), "/")),
-        ("1000", User(7, 8, (), "/seven")),  # a name of digits comes first
-    ],
-)
-def test_users(wanted: str, expected: User) -> None:
-    assert resolve_user(wanted, PASSWD, GROUP) == expected
-
-
-@pytest.mark.parametrize(("wanted", "error"), [("nobody", NotFound), ("web:no", NotFound), (":1", UsageError)])
-def test_users_that_are_not_there(wanted: str, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        resolve_user(wanted, PASSWD, GROUP)
-
-
-def test_root_without_passwd() -> None:
-    assert resolve_user("", b"", b"") == User(0, 0, (), "/root")
 
 
 def test_capabilities() -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamina.rights import MAX_ID
 from lamina.run.userns import auto, kept, with_caller
-from lamina.view.owners import AS_STATED, Owners
+from lamina.view.owners import AS_STATED, Owners, kept_mode
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,30 @@ def test_what_has_no_place_is_roots() -> None:
     assert not AS_STATED
     assert AS_STATED.word == ""
     assert owners.word not in ("", Owners(owners.users, owners.users).word)
+
+
+def test_nobody_is_the_id_that_chown_takes_for_the_callers() -> None:
+    assert AS_STATED.outside(MAX_ID, MAX_ID) == AS_STATED.inside(MAX_ID, MAX_ID) == (MAX_ID, MAX_ID)
+    assert AS_STATED.has(MAX_ID, MAX_ID)
+    for uid, gid, expected in ((MAX_ID + 1, 7, (0, 7)), (7, MAX_ID + 1, (7, 0))):
+        assert AS_STATED.outside(uid, gid) == AS_STATED.inside(uid, gid) == expected
+        assert not AS_STATED.has(uid, gid)
+
+
+def test_who_is_there_outside() -> None:
+    owners = Owners(((0, 100, 10),), ((0, 200, 10),))
+    assert owners.has_outside(109, 209) == (True, True)
+    assert owners.has_outside(110, 200) == (False, True)
+    assert owners.has_outside(100, 199) == (True, False)
+    assert AS_STATED.has_outside(MAX_ID, MAX_ID + 1) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "expected"),
+    [(True, True, 0o7755), (False, True, 0o3755), (True, False, 0o5755), (False, False, 0o1755)],
+)
+def test_a_set_id_bit_stays_with_the_owner_alone(user: bool, group: bool, expected: int) -> None:
+    assert kept_mode(0o7755, user=user, group=group) == expected
 
 
 def test_ids_of_its_own_are_high_up() -> None:
