@@ -59,10 +59,47 @@ kinds = st.sampled_from(
     + [Kind.WHITEOUT] * 3
     + [Kind.OPAQUE]
 )
+modes = st.sampled_from([0o600, 0o644, 0o755])
+Stated = tuple[Kind, bytes, bytes, int]  # kind, path, hardlink or symlink target, mode
+ROOT_OPAQUE: Stated = (Kind.OPAQUE, b"", b"", 0o644)
+
+
+def _link_to_a_link(parts: tuple[bytes, bytes, bytes, int]) -> list[Stated]:
+    path, second, third, mode = parts
+    return [
+        (Kind.FILE, path, b"", mode),
+        (Kind.HARDLINK, second, path, mode),
+        (Kind.HARDLINK, third, second, mode),
+    ]
+
+
+def _through_a_symlink(parts: tuple[bytes, bytes, bytes, bytes, str, int]) -> list[Stated]:
+    directory, link, name, third, form, mode = parts
+    target = {"relative": directory, "absolute": b"/" + directory, "upwards": b"../../" + directory + b"/."}[form]
+    return [
+        (Kind.FILE, directory + b"/" + name, b"", mode),
+        (Kind.SYMLINK, link, target, 0o755),
+        (Kind.HARDLINK, third, link + b"/" + name, mode),
+    ]
+
+
+several: Any = st.one_of(
+    st.tuples(paths, paths, paths, modes).map(_link_to_a_link),
+    st.tuples(names, names, names, paths, st.sampled_from(["relative", "absolute", "upwards"]), modes).map(
+        _through_a_symlink
+    ),
+)
+"""Entries that mean something together: a link to a link, a link through a symlinked directory."""
+
+
+def layer_of(single: Any, together: Any, root_opaque: Any, size: int) -> Any:
+    """Layers of up to ``size`` of ``single`` entries, of those ``together`` and of opaque roots."""
+    piece = st.one_of(*[single.map(lambda entry: [entry])] * 12, together, st.just([root_opaque]))
+    return st.lists(piece, max_size=size).map(lambda pieces: [entry for piece in pieces for entry in piece])
+
+
 stacks: Any = st.lists(
-    st.lists(st.tuples(kinds, paths, paths, st.sampled_from([0o600, 0o644, 0o755])), max_size=8),
-    min_size=1,
-    max_size=5,
+    layer_of(st.tuples(kinds, paths, paths, modes), several, ROOT_OPAQUE, 8), min_size=1, max_size=5
 )
 
 

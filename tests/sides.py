@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from generated import kinds, paths
+from generated import ROOT_OPAQUE, kinds, layer_of, paths, several
 from lamina.insight.side import Side
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
@@ -51,7 +51,10 @@ entries = st.tuples(
     st.sampled_from([0, 7]),
     st.sampled_from([0, 5]),
 )
-layers: Any = st.lists(st.lists(entries, max_size=7), min_size=0, max_size=3)
+together = st.tuples(several, st.sampled_from(CONTENTS)).map(
+    lambda pair: [(*entry, pair[1], 0, 0) for entry in pair[0]],
+)
+layers: Any = st.lists(layer_of(entries, together, (*ROOT_OPAQUE, b"", 0, 0), 7), min_size=0, max_size=3)
 
 
 def _twin(entry: Any) -> Any:

@@ -33,6 +33,11 @@ RULES: dict[str, tuple[list[list[tuple[Any, ...]]], Any, dict[str, Any]]] = {
         {},
     ),
     "opaque mark before": ([DIR, [("d/.wh..wh..opq", b""), ("d/new", b"")]], {"d": "dir", "d/new": 0}, {}),
+    "opaque mark of the root": (
+        [DIR, [(".wh..wh..opq", b""), ("n", b"")]],
+        {"n": 0},
+        {"podman overlay": {"d": "dir", "d/x": 1, "d/y": "dir", "d/y/z": 2, "n": 0}},
+    ),
     "deleted, then made again in the next layer": (
         [DIR, [(".wh.d", b"")], [("d/", None), ("d/q", b"")]],
         {"d": "dir", "d/q": 0},

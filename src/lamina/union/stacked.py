@@ -3,6 +3,9 @@
 A layer alone does not say everything: a directory that it only passes through takes its attributes from below, a
 whiteout counts only where it hides something, and a directory that replaces one has to say so. These come from the
 merge of the layers up to it; ``context`` tells them apart, so that a layer upon the same base is one tree.
+
+The kernel ignores an opaque mark on the root of a lower directory. So the stack begins at the topmost layer that has
+one (``lowest``): the layers below it show nothing but the attributes of their root, and the merge says these.
 """
 
 from __future__ import annotations
@@ -15,29 +18,42 @@ from lamina.errors import InvalidLayer, Unsupported
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge
-from lamina.union.tree import UNSTATED, How, Tree
+from lamina.union.tree import UNSTATED, Ending, How, Tree
 
 
 @dataclass
 class Stacked:
-    """One layer's tree. Its nodes may be of Kind.WHITEOUT; ``opaque`` directories hide what is below them.
-    ``context``: hex digits of all that came from below."""
+    """The tree of one layer (``layer``, from 0). Its nodes may be of Kind.WHITEOUT; ``opaque`` directories hide what
+    is below them. ``context``: hex digits of all that came from below."""
 
     tree: Tree
+    layer: int
     opaque: set[int] = field(default_factory=set)
     context: str = ""
 
 
+def lowest(layers: Sequence[LayerIndex]) -> int:
+    """The number (from 0) of the lowest layer that shows anything: the topmost one whose root is opaque."""
+    for number in range(len(layers) - 1, 0, -1):
+        index = layers[number]
+        if any(not index.directory[row] for row in index.rows_of(Kind.OPAQUE)):
+            return number
+    return 0
+
+
 def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
-    """One tree a layer, bottom first; the overlay of them is the union.
+    """One tree a layer, bottom first, from the ``lowest`` on; the overlay of them is the union.
 
     Raises Unsupported where a layer has a hardlink to a file of a lower one: no overlay can say that.
     """
     union = Tree(layers)
     found = []
+    bottom = lowest(layers)
     for number, index in enumerate(layers):
         before = len(union.endings)
         LayerMerge(union, number, index).apply()
+        if number < bottom:
+            continue
         own = Tree(layers)
         try:
             LayerMerge(own, number, index).apply()
@@ -45,16 +61,18 @@ def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
             raise Unsupported(
                 f"layer {number + 1} links to a file of a lower layer", hint="the merged form says it"
             ) from error
-        found.append(_Layer(union, own, number, before).finish())
+        found.append(_Layer(union, own, number, [] if number == bottom else union.endings[before:]).finish())
     return found
 
 
 class _Layer:
-    def __init__(self, union: Tree, own: Tree, number: int, before: int) -> None:
+    def __init__(self, union: Tree, own: Tree, number: int, endings: Sequence[Ending]) -> None:
+        """``endings``: what the layer hid; none for the lowest one. It is shown alone too, where overlay's marks
+        would be seen."""
         self.union = union
         self.own = own
         self.number = number
-        self.endings = union.endings[before:]
+        self.endings = endings
         self.opaque: set[int] = set()
 
     def finish(self) -> Stacked:
@@ -66,13 +84,10 @@ class _Layer:
         for path in sorted(self._timed()):
             said.update(b"implied %s\0" % path)
         self._take_attributes(said.update)
-        return Stacked(self.own, self.opaque, said.hexdigest())
+        return Stacked(self.own, self.number, self.opaque, said.hexdigest())
 
     def _opaque(self) -> set[int]:
-        """Directories that don't merge with what is below: marked so, or put in the place of something. Of the lowest
-        layer none: it is shown alone too, where overlay's marks would be seen."""
-        if self.number == 0:
-            return set()
+        """Directories that don't merge with what is below: marked so, or put in the place of something."""
         for ending in self.endings:
             path = self.union.path(ending.node)
             if ending.how == How.OPAQUE:

@@ -138,9 +138,9 @@ class _Image:
             while there < len(diff_ids) and self._store.layers.there(diff_ids[there]):
                 there += 1
             if there > self._done:
-                start, self._done = self._done, there
+                self._done = there
                 stack = self._stack(there)
-                for part in layer_parts(stack)[start:]:
+                for part in layer_parts(stack):  # those that are unpacked already cost a look
                     unpack_tree(self._store, stack, part)
         except Cancelled:
             raise

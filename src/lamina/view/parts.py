@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
     from lamina.union.tree import Tree
 
-VERSION = 3
+VERSION = 4
 """Of what is derived here and in ``erofs``: part of every key."""
 DEEPEST = 100
 """A stack of more layers becomes one part (the kernel's own limit is 500)."""
 
 _ONE_FOR_ALL = "-"
+_UNSEEN = "."
+"""Instead of the key of a layer that an opaque root hides: it is no part."""
 
 
 class Part(Value):
@@ -48,8 +50,10 @@ def image_of(store: Store, part: Part) -> str:
 
 
 def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[Part]:
-    """The parts of the stack's union, bottom first; ``merged`` forces one, or one a layer (Unsupported where that
-    can't be). The choice is kept, so that a mount of what was mounted before merges nothing."""
+    """The parts of the stack's union, bottom first, from the lowest layer that shows anything on.
+
+    ``merged`` forces one, or one a layer (Unsupported where that can't be). The choice is kept, so that a mount of
+    what was mounted before merges nothing."""
     if merged or not stack.layers or (merged is None and is_deep(len(stack.layers))):
         return [merged_part(stack)]
     trees = _Trees(stack)
@@ -85,8 +89,8 @@ def noted_parts(store: Store, stack: Stack) -> list[Part]:
 
 
 def layer_parts(stack: Stack) -> list[Part]:
-    """One part a layer, bottom first: they stay the same whatever comes on top. Nothing is noted. Raises Unsupported
-    where that can't be."""
+    """One part a layer that is seen, bottom first: they stay the same whatever comes on top. Nothing is noted. Raises
+    Unsupported where that can't be."""
     return _layer_parts(stack, _Trees(stack).keys())
 
 
@@ -95,6 +99,7 @@ def _layer_parts(stack: Stack, keys: list[str]) -> list[Part]:
     return [
         Part(key, (diff_id,), trees.maker(number))
         for number, (key, diff_id) in enumerate(zip(keys, stack.diff_ids, strict=True))
+        if key != _UNSEEN
     ]
 
 
@@ -129,14 +134,14 @@ class _Trees:
         self.stack = stack
 
     def keys(self) -> list[str]:
-        return [
-            _key("layer", str(diff_id), one.context)
-            for diff_id, one in zip(self.stack.diff_ids, self.stack.stacked(), strict=True)
-        ]
+        keys = [_UNSEEN] * len(self.stack.layers)
+        for one in self.stack.stacked():
+            keys[one.layer] = _key("layer", str(self.stack.diff_ids[one.layer]), one.context)
+        return keys
 
     def maker(self, number: int) -> Callable[[], tuple[Tree, Set[int], list[int]]]:
         def made() -> tuple[Tree, Set[int], list[int]]:
-            one = self.stack.stacked()[number]
+            (one,) = (one for one in self.stack.stacked() if one.layer == number)
             return one.tree, one.opaque, [number]
 
         return made

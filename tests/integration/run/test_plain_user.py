@@ -60,6 +60,21 @@ def test_a_mount_is_held_by_a_process_and_goes_with_it(user: tuple[Path, PlainUs
     assert json.loads(call("mounts", "--format", "json").stdout) == []
 
 
+def test_an_opaque_root_hides_all_layers_below_it(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    layers = [members(("old", b"hidden")), members(("new", b"seen"), (".wh..wh..opq", b"")), [("late", b"too")]]
+    write_layout(top / "other", "other", layers, config={"config": {"Cmd": ["/bin/sh"]}})
+    assert call("load", "-i", str(top / "other")).returncode == 0
+    words = ("ls", "other", "/")
+    listed = set(call(*words).stdout.decode().split())
+    assert {"new", "late"} <= listed
+    assert "old" not in listed
+    target = call("mount", "other").stdout.decode().strip()
+    assert set(os.listdir(target)) == listed
+    done = call("run", "--rm", "--network", "none", "other", "sh", "-c", "cat /new /late; test ! -e /old")
+    assert (done.returncode, done.stdout) == (0, b"seentoo"), done.stderr
+
+
 def test_nothing_is_left_after_the_holder_is_killed(user: tuple[Path, PlainUser]) -> None:
     _, call = user
     target = call("mount", "app").stdout.decode().strip()

@@ -23,20 +23,21 @@ from hypothesis import strategies as st
 import lamina as library
 from lamina.archive.layout import LayoutReader
 from lamina.config import VIEWS
-from lamina.errors import Conflict, NotFound, SystemFailure
+from lamina.errors import Conflict, InvalidLayer, NotFound, SystemFailure
 from lamina.layer.entry import Kind
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.store.gc import collect
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
+from lamina.union.merge import merge
 from lamina.view import kernel
 from lamina.view.erofs import crc32c
 from lamina.view.lower import mounted_at, sweep
 from lamina.view.mount import Top, mount, mount_union, mounts, unmount
 from lamina.view.parts import DEEPEST, parts_of
 from lamina.view.upper import refusal
-from support import lamina, require_root, write_layout
+from support import lamina, layer_index, require_root, write_layout
 
 KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -65,19 +66,18 @@ def stack_of(store: Store) -> Stack:
     return store.stack("app", Platform.host())
 
 
-def check_mounted(store: Store, target: Path) -> int:
+def check_mounted(store: Store, target: Path, stack: Stack | None = None) -> int:
     """Every path of the union, compared with what the kernel shows in every view; how many."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", store.paths.root], capture_output=True, check=True).stdout
     # an overlayfs lets nobody make whiteouts: no unpacked trees there (tests/on_overlay.sh)
     views = [view for view in VIEWS if view != "overlay" or kind != b"overlayfs\n"]
     if not shutil.which("fusermount3") and "LAMINA_TEST_REQUIRE" not in os.environ:
         views.remove("fuse")
-    (count,) = {check_view(store, target, view) for view in views}
+    (count,) = {check_view(store, target, view, stack or stack_of(store)) for view in views}
     return count
 
 
-def check_view(store: Store, target: Path, view: str) -> int:
-    stack = stack_of(store)
+def check_view(store: Store, target: Path, view: str, stack: Stack) -> int:
     tree = stack.tree()
     mount(store, stack, str(target), view=view)
     overlaid = subprocess.run(["stat", "-f", "-c", "%T", target], capture_output=True, check=True).stdout
@@ -210,14 +210,80 @@ MEMBERS = st.one_of(
     st.tuples(
         NAMES.map(lambda name: "/".join([*name.split("/")[:-1], ".wh." + name.rpartition("/")[2]])), st.just(b"")
     ),
+    st.tuples(st.sampled_from(["", "a/"]).map("{}.wh..wh..opq".format), st.just(b"")),
+    st.tuples(NAMES, NAMES.map("= {}".format)),
 )
+STACKS = st.lists(st.lists(MEMBERS, max_size=6, unique_by=lambda m: m[0].rstrip("/")), min_size=1, max_size=4)
 
 
-@given(st.lists(st.lists(MEMBERS, max_size=6, unique_by=lambda m: m[0].rstrip("/")), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STACKS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_generated_stacks(tmp_path_factory: pytest.TempPathFactory, layers: list[list[Any]]) -> None:
+    try:
+        merge([layer_index(*layer) for layer in layers])
+    except InvalidLayer:
+        return  # a link to nothing
     where = tmp_path_factory.mktemp("m")
     check_mounted(loaded(where, layers), where / "mnt")  # type: ignore[arg-type]
+
+
+OPAQUE_ROOTS: list[list[Any]] = [
+    [("./", None, {"mode": 0o711, "uid": 5}), ("old", b"1"), ("d/", None), ("d/x", b"2"), ("gone", b"3")],
+    [("d/", None), ("d/y", b"4"), (".wh..wh..opq", b""), (".wh.gone", b"")],
+    [("d/z", b"5"), ("late", b"6")],
+    [(".wh..wh..opq", b""), ("e/f", b"7"), ("e/l", "= e/f"), ("n", b"8")],
+    [(".wh.n", b""), ("e/g", b"9")],
+]
+
+
+@pytest.mark.parametrize(("low", "high", "shown", "seen"), [(1, 5, 4, 2), (1, 3, 4, 2), (2, 3, 4, 2), (1, 2, 2, 1)])
+def test_an_opaque_root_hides_all_layers_below_it(
+    tmp_path: Path, target: Path, low: int, high: int, shown: int, seen: int
+) -> None:
+    """In every view, though the kernel ignores such a mark; ``seen``: the layers that are mounted for it."""
+    write_layout(tmp_path / "l", "app", OPAQUE_ROOTS)
+    store = Store.open(str(tmp_path / "s"))
+    copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app")])
+    stack = stack_of(store).slice(low, high)
+    assert check_mounted(store, target, stack) == shown + 1
+    assert [part.layers for part in parts_of(store, stack)] == [(one,) for one in stack.diff_ids[-seen:]]
+    assert lamina("unpack", f"app~{low}:{high}", str(tmp_path / "u"), root=tmp_path / "s").returncode == 0
+    mount(store, stack, str(target))
+    try:
+        assert tree_of(target) == tree_of(tmp_path / "u")
+        assert target.stat().st_mode & 0o777 == (0o711 if low == 1 else 0o755)
+    finally:
+        unmount(store, str(target))
+
+
+def test_what_a_container_sees_and_writes_above_an_opaque_root(
+    tmp_path: Path, target: Path, request: pytest.FixtureRequest
+) -> None:
+    store = loaded(tmp_path, OPAQUE_ROOTS)
+    place = Path(tempfile.mkdtemp(dir="/dev/shm" if refusal(str(tmp_path)) else tmp_path))
+    request.addfinalizer(lambda: shutil.rmtree(place))
+    target.mkdir()
+    for name in ("upper", "work"):
+        (place / name).mkdir()
+    for view in VIEWS:
+        if view == "fuse":
+            continue  # read-only
+        mount_union(
+            store, stack_of(store), str(target), view=view, top=Top(str(place / "upper"), str(place / "work"))
+        )
+        try:
+            assert tree_of(target) == {"e": None, "e/f": b"7", "e/g": b"9", "e/l": b"7"}
+            (target / "old").write_bytes(b"new")
+            assert (place / "upper/old").read_bytes() == b"new"
+        finally:
+            subprocess.run(["umount", str(target)], check=True)
+            sweep(store)
+        (place / "upper/old").unlink()
+
+
+def tree_of(top: Path) -> dict[str, bytes | None]:
+    """Each path, and what the file holds."""
+    return {str(path.relative_to(top)): path.read_bytes() if path.is_file() else None for path in top.rglob("*")}
 
 
 def two_images(where: Path) -> Store:

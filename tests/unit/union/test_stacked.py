@@ -46,12 +46,7 @@ def seen(layers: list[Stacked]) -> dict[bytes, tuple[Any, ...]]:
             if below:
                 show(inner, below)
 
-    whole = [(layer, 0) for layer in reversed(layers)]
-    for number, (layer, _) in enumerate(whole):
-        if 0 in layer.opaque:
-            whole = whole[: number + 1]
-            break
-    show(b"", whole)
+    show(b"", [(layer, 0) for layer in reversed(layers)])  # of the root, the kernel does not look for a mark
     return found
 
 
