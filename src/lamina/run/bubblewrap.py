@@ -21,7 +21,7 @@ from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
 from lamina.run.namespace import alone, enter, enter_network, owned
 from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
-from lamina.run.spec import INIT
+from lamina.run.spec import name_of, places
 
 if TYPE_CHECKING:
     from typing import Any
@@ -211,16 +211,8 @@ def _refused(process: Mapping[str, Any], inside: Inside) -> Ended | None:
         os.close(inside.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
         return Ended(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
-    words = process["args"]
-    name = words[words.index("--") + 1] if words[0] == INIT else words[0]
-    places = [name]
-    if "/" not in name:
-        search = next((item[5:] for item in process["env"] if item.startswith("PATH=")), "")
-        places = [os.path.join(directory or process["cwd"], name) for directory in search.split(":")]
-    elif not name.startswith("/"):
-        places = [os.path.join(process["cwd"], name)]
     there = ""
-    for place in places:
+    for place in places(process):
         try:
             descriptor = inside.open(place, os.O_PATH)
         except OSError:
@@ -232,4 +224,4 @@ def _refused(process: Mapping[str, Any], inside: Inside) -> Ended | None:
         there = place
     if there:
         return Ended(NOT_EXECUTABLE, f"{there}: permission denied")
-    return Ended(NOT_FOUND, f"{name}: not found in the image")
+    return Ended(NOT_FOUND, f"{name_of(process)}: not found in the image")

@@ -33,7 +33,7 @@ from lamina.run.runtime import (
     run_bundle,
 )
 from lamina.run.seccomp import default_profile, seccomp
-from lamina.run.spec import Place, environment, guarded, held, runtime_spec
+from lamina.run.spec import Place, environment, guarded, held, is_alike, places, runtime_spec
 from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 Me = tuple[int, int] | None
 """The uid and gid that the caller has inside, where that was asked for."""
+_ELF_HEAD = 20  # bytes, with the machine that a program is for
 _POLL, _AGAIN = 0.02, 0.2  # seconds
 _LINUX_INITS = ("tini", "catatonit", "dumb-init")
 
@@ -200,6 +201,8 @@ def _run(
     path = store.containers.path
     bundle, rootfs = path(container.id, "bundle"), path(container.id, "rootfs")
     kind = network.choose(wanted.network)
+    with Inside(rootfs) as inside:
+        _check_machine(container, wanted, stack, inside)
     pasta = network.Pasta(bundle) if kind == "pasta" else None
     try:
         with Inside(rootfs) as inside:
@@ -248,7 +251,7 @@ def _spec(
     """The runtime spec, and the places for mounts that had to be made in the upper directory."""
     config = stack.config
     hostname = wanted.hostname or (os.uname().nodename if kind == "host" else container.id[:12])
-    cwd = wanted.workdir or os.path.join("/", config.working_dir or "")
+    cwd = _workdir(wanted, stack)
     mounts = _binds(store, container, wanted, config.volumes, inside)
     user, tables = _user(wanted.user or config.user, wanted.userns, me, cwd, inside)
     owners = owners_of(container)
@@ -263,7 +266,7 @@ def _spec(
         devices=runtime.devices,
         cgroups=runtime.cgroups,
         network="host" if kind == "host" else namespace,
-        seccomp=_seccomp(wanted, runtime, here, config.architecture),
+        seccomp=_seccomp(wanted, runtime, here, Platform.host().architecture),
         init=_init_program() if wanted.init else "",
         owners=owners,
         plain=not rights.is_root(),
@@ -279,6 +282,24 @@ def _spec(
         if mount["type"] == "tmpfs" and os.path.normpath(mount["destination"]) in made:
             _open_to_all(inside, mount)
     return _guarded(spec, runtime, store.containers.path(container.id, "bundle")), made
+
+
+def _check_machine(container: Container, wanted: Wanted, stack: Stack, inside: Inside) -> None:
+    """Refuse what this machine can't run before anything is made for it. Raises Unsupported."""
+    config = stack.config
+    env = environment(wanted, config.env, "/", container.id[:12])
+    process = {"args": container.command, "env": env, "cwd": _workdir(wanted, stack)}
+    head = next(filter(None, (inside.program_head(path, _ELF_HEAD) for path in places(process))), b"")
+    with open("/proc/self/exe", "rb", buffering=0) as own:
+        if is_alike(head, own.read(_ELF_HEAD)):
+            return
+    from lamina.run.program import check_machine
+
+    check_machine(process, inside, (*(mount.target for mount in wanted.mounts), *config.volumes))
+
+
+def _workdir(wanted: Wanted, stack: Stack) -> str:
+    return wanted.workdir or os.path.join("/", stack.config.working_dir or "")
 
 
 def _guarded(spec: dict[str, Any], runtime: Runtime, bundle: str) -> dict[str, Any]:

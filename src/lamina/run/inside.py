@@ -67,6 +67,22 @@ class Inside:
                 return b""
             return file.read(min(state.st_size, _MAX_FILE))
 
+    def program_head(self, path: str, size: int) -> bytes | None:
+        """The first bytes of a file that may be executed, None where there is none."""
+        try:
+            descriptor = self.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode) or not state.st_mode & 0o111:
+                return None
+            return os.read(descriptor, size)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+
     def is_there(self, path: str) -> bool:
         try:
             os.close(self.open(path, os.O_PATH))

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 _ARCHITECTURES = {
+    "386": "SCMP_ARCH_X86",
     "amd64": "SCMP_ARCH_X86_64",
+    "arm": "SCMP_ARCH_ARM",
     "arm64": "SCMP_ARCH_AARCH64",
     "s390x": "SCMP_ARCH_S390X",
     "riscv64": "SCMP_ARCH_RISCV64",
     "ppc64le": "SCMP_ARCH_PPC64LE",
 }
 _X32 = "SCMP_ARCH_X32"
+_IN_RULES = {"386": "x86"}
+"""What rules of docker's profile call an architecture where it is not Go's name."""
 
 
 def default_profile() -> dict[str, Any]:
@@ -33,7 +37,8 @@ def default_profile() -> dict[str, Any]:
 
 
 def seccomp(profile: Mapping[str, Any], held: Collection[str], architecture: str) -> dict[str, Any]:
-    """``linux.seccomp`` of the runtime spec: the rules for these capabilities and this architecture (GOARCH).
+    """``linux.seccomp`` of the runtime spec: the rules for these capabilities and this architecture (GOARCH). That is
+    the machine's: a filter is for the kernel that it runs in, whatever the image says that it is made for.
     Raises InvalidDocument."""
     try:
         ours = _ARCHITECTURES.get(architecture, "")
@@ -46,9 +51,8 @@ def seccomp(profile: Mapping[str, Any], held: Collection[str], architecture: str
                 names = [ours, *one.get("subArchitectures", ())]
         if names or ours:
             found["architectures"] = names or [ours]
-        found["syscalls"] = [
-            _rule(rule) for rule in profile.get("syscalls") or () if _applies(rule, held, architecture)
-        ]
+        word = _IN_RULES.get(architecture, architecture)
+        found["syscalls"] = [_rule(rule) for rule in profile.get("syscalls") or () if _applies(rule, held, word)]
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidDocument(f"the seccomp profile is malformed: {error!s:.100}", hint="see docker's docs") from None
     return found

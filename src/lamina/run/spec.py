@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Mapping, Sequence
 
@@ -68,6 +69,28 @@ def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) 
     values.update(wanted.env)
     values.setdefault("HOME", home)
     return [f"{key}={value}" for key, value in values.items()]
+
+
+def name_of(process: Mapping[str, Any]) -> str:
+    """The program of a runtime spec's process, as it was named (pure)."""
+    words: list[str] = process["args"]
+    return words[words.index("--") + 1] if words[0] == INIT else words[0]
+
+
+def places(process: Mapping[str, Any]) -> list[str]:
+    """Where the program of a runtime spec's process may be in the image, in the order in which it is looked for
+    (pure)."""
+    name = name_of(process)
+    if "/" in name:
+        return [os.path.join(process["cwd"], name)]
+    search = next((item[5:] for item in process["env"] if item.startswith("PATH=")), "")
+    return [os.path.join(directory or process["cwd"], name) for directory in search.split(":")]
+
+
+def is_alike(head: bytes, own: bytes) -> bool:
+    """Whether two ELF files that begin so are for the same machine: class, byte order and e_machine (pure). Most
+    programs are for that of the interpreter that runs us, and need no further look."""
+    return head[:4] == b"\x7fELF" and (head[:6], head[18:20]) == (own[:6], own[18:20])
 
 
 def guarded(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]:

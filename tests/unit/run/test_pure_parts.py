@@ -109,6 +109,10 @@ def test_seccomp_follows_the_capabilities() -> None:
     assert "bpf" in names(seccomp(profile, ALL, "amd64"))
     assert "arch_prctl" in names(plain)
     assert "arch_prctl" not in names(seccomp(profile, DEFAULT, "arm64"))
+    small = seccomp(profile, DEFAULT, "386")
+    assert small["architectures"] == ["SCMP_ARCH_X86"]
+    assert "modify_ldt" in names(small)  # the profile calls the architecture x86
+    assert "arch_prctl" not in names(small)
     assert {key for rule in plain["syscalls"] for key in rule} <= {"names", "action", "args", "errnoRet"}
     with pytest.raises(InvalidDocument):
         seccomp({"syscalls": [{}]}, (), "amd64")

@@ -1,0 +1,110 @@
+"""Whether this machine can run the program that a container starts with."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+from lamina.errors import Unsupported
+from lamina.light import TYPE_CHECKING
+from lamina.run.spec import places
+from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.run.inside import Inside
+
+HEAD = 256
+"""Bytes of a program that the kernel looks at to find who can run it (linux/binfmts.h)."""
+_MAX_SCRIPTS = 5  # interpreters that are scripts themselves, one after the other (exec(2))
+_ELF = b"\x7fELF"
+_LITTLE = 1  # e_ident[EI_DATA]
+_MACHINES = {
+    3: "386",
+    8: "mips",
+    20: "ppc",
+    21: "ppc64",
+    22: "s390x",
+    40: "arm",
+    43: "sparc64",
+    62: "amd64",
+    183: "arm64",
+    243: "riscv64",
+    258: "loong64",
+}
+
+
+def architecture(head: bytes) -> str:
+    """What the program that begins with ``head`` is made for, as Go names it; "" where it is no ELF file (pure)."""
+    if head[:4] != _ELF or len(head) < 20:
+        return ""
+    little = head[5] == _LITTLE
+    number = int.from_bytes(head[18:20], "little" if little else "big")
+    name = _MACHINES.get(number, f"ELF machine {number}")
+    return name + "le" if little and name in ("mips", "ppc64") else name
+
+
+def interpreter(head: bytes) -> str:
+    """The program that a script names in its first line, "" where this is no script (pure)."""
+    if head[:2] != b"#!":
+        return ""
+    words = head[2:].split(b"\n", 1)[0].split()
+    return os.fsdecode(words[0]) if words else ""
+
+
+def check_machine(
+    process: Mapping[str, Any], inside: Inside, covered: Iterable[str] = (), machine: Platform | None = None
+) -> None:
+    """Refuse a program of another architecture that no handler of this machine's kernel (binfmt_misc) takes. The
+    program decides, not the image's config, which is often wrong. What can't be found is the runtime's to tell; so is
+    what is not in the image but in a mount (``covered``: their targets). Raises Unsupported."""
+    machine = machine or Platform.host()
+    covers = [os.path.normpath(target) for target in covered]
+    for path, head in _programs(process, inside):
+        if any(path == target or path.startswith(target + "/") for target in covers):
+            return
+        name = architecture(head)
+        if name and name not in {one.architecture for one in machine.candidates()} and not handled(head):
+            raise Unsupported(
+                f"{path} in the image is a program for {name}, and this machine is {machine.architecture}",
+                hint=f"take the image for {machine}, or register an emulator (package qemu-user-static)",
+            )
+
+
+def _programs(process: Mapping[str, Any], inside: Inside) -> Iterator[tuple[str, bytes]]:
+    """The program and, where it is a script, its interpreters: their paths and first bytes."""
+    for path in places(process):
+        head = inside.program_head(path, HEAD)
+        if head is None:
+            continue
+        for _ in range(_MAX_SCRIPTS):
+            if head is None:
+                return
+            yield path, head
+            path = interpreter(head)
+            if not path.startswith("/"):
+                return
+            head = inside.program_head(path, HEAD)
+        return
+
+
+def handled(head: bytes) -> bool:
+    """Whether this machine's kernel hands a program with these first bytes to somebody: it is asked to run a file
+    that is gone with the call. A handler can't have that (ENOENT), so nothing runs; nobody's is ENOEXEC."""
+    descriptor = os.memfd_create("lamina-program", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, head[:HEAD].ljust(HEAD, b"\0"))
+        child = os.fork()
+        if child == 0:
+            number = errno.ENOEXEC
+            try:
+                os.execve(descriptor, ["lamina-program"], {})
+            except OSError as error:
+                number = error.errno or 0
+            finally:
+                os._exit(number)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != errno.ENOEXEC
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,179 @@
+"""The program of a container: where it is looked for, and what machine it is for."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lamina.errors import Unsupported
+from lamina.run.inside import Inside
+from lamina.run.program import architecture, check_machine, handled, interpreter
+from lamina.run.spec import INIT, is_alike, places
+from lamina.spec.platform import Platform
+from support import require_tool
+
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+
+
+def elf(machine: int, *, little: bool = True, bits: int = 64) -> bytes:
+    head = b"\x7fELF" + bytes([bits // 32, 1 if little else 2, 1]) + bytes(9)
+    return head + struct.pack("<HHI" if little else ">HHI", 2, machine, 1) + bytes(40)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (elf(62), "amd64"),
+        (elf(62, bits=32), "amd64"),  # x32
+        (elf(3, bits=32), "386"),
+        (elf(183), "arm64"),
+        (elf(40, bits=32), "arm"),
+        (elf(22, little=False), "s390x"),
+        (elf(21), "ppc64le"),
+        (elf(21, little=False), "ppc64"),
+        (elf(8), "mipsle"),
+        (elf(8, little=False), "mips"),
+        (elf(243), "riscv64"),
+        (elf(258), "loong64"),
+        (elf(0xBEEF), "ELF machine 48879"),
+        (elf(0xBEEF, little=False), "ELF machine 48879"),
+        (elf(62)[:19], ""),
+        (b"#!/bin/sh\n", ""),
+        (b"", ""),
+    ],
+)
+def test_what_a_program_is_made_for(head: bytes, expected: str) -> None:
+    assert architecture(head) == expected
+
+
+def test_what_a_script_is_run_by() -> None:
+    assert interpreter(b"#!/bin/sh -e\nexit") == "/bin/sh"
+    assert interpreter(b"#! /usr/bin/env python3") == "/usr/bin/env"
+    assert interpreter(b"#!\n/bin/sh") == ""
+    assert interpreter(b"#/bin/sh") == ""
+
+
+def test_where_a_program_is_looked_for() -> None:
+    def found(*words: str, cwd: str = "/w", env: tuple[str, ...] = ("PATH=/a::b",)) -> list[str]:
+        return places({"args": list(words), "cwd": cwd, "env": ["X=1", *env]})
+
+    assert found("x") == ["/a/x", "/w/x", "b/x"]
+    assert found("./x") == ["/w/./x"]
+    assert found("/x/y", "-a") == ["/x/y"]
+    assert found(INIT, "--", "x", "--", "y") == ["/a/x", "/w/x", "b/x"]
+    assert found("x", env=()) == ["/w/x"]
+
+
+def test_what_needs_no_further_look() -> None:
+    own = elf(62)
+    assert is_alike(elf(62)[:16] + b"\3" + own[17:20], own[:20])  # another type of file
+    for other in (elf(183), elf(62, bits=32), elf(62, little=False), b"#!/bin/sh -euxo pipe"):
+        assert not is_alike(other, own[:20])
+        assert not is_alike(other[:20], other[:18])
+    assert not is_alike(b"", b"")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    for name, data in {
+        "native": elf(62),
+        "small": elf(3, bits=32),
+        "foreign": elf(0xBEEF),
+        "arm": elf(40, bits=32),
+        "script": b"#!/bin/wrapper -x\n",
+        "wrapper": b"#!/bin/foreign\n",
+        "loop": b"#!/bin/loop\n",
+        "relative": b"#!foreign\n",
+        "gone": b"#!/bin/nothing\n",
+        "text": b"nothing",
+    }.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_bytes(data)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/foreign").write_bytes(elf(62))  # no program: nobody may run it
+    (tmp_path / "first/native").mkdir()
+    (tmp_path / "link").symlink_to("/bin/foreign")
+    return tmp_path
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
+
+
+def checked(image: Path, name: str, *covered: str, machine: Platform = AMD64) -> str:
+    """Which program is refused, and what it is for; "" where none is."""
+    process = {"args": [name], "cwd": "/", "env": ["PATH=/first:/bin"]}
+    with Inside(str(image)) as inside:
+        try:
+            check_machine(process, inside, covered, machine)
+        except Unsupported as error:
+            words = error.message.split()
+            return f"{words[0]} {words[words.index('for') + 1]}".rstrip(",")
+    return ""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("native", ""),
+        ("small", ""),  # amd64 runs 386
+        ("foreign", "/bin/foreign ELF"),
+        ("/link", "/link ELF"),
+        ("script", "/bin/foreign ELF"),
+        ("loop", ""),
+        ("relative", ""),
+        ("gone", ""),
+        ("text", ""),
+        ("nowhere", ""),
+    ],
+)
+def test_programs_that_nobody_here_can_run_are_refused(image: Path, name: str, refused: str) -> None:
+    assert checked(image, name) == refused
+
+
+@linux
+def test_what_a_mount_hides_is_not_looked_at(image: Path) -> None:
+    assert checked(image, "foreign", "/bin/") == ""
+    assert checked(image, "foreign", "/bin/foreign") == ""
+    assert checked(image, "foreign", "/bi", "/bin/other") == "/bin/foreign ELF"
+
+
+@linux
+def test_what_the_machine_also_runs(image: Path) -> None:
+    assert checked(image, "arm", machine=ARM64) == ""
+
+
+REGISTERED = r"""
+import subprocess, sys
+from lamina.run.program import handled
+head, other = map(bytes.fromhex, sys.argv[1:])
+place = "/proc/sys/fs/binfmt_misc"
+if subprocess.run(["mount", "-t", "binfmt_misc", "none", place], capture_output=True).returncode:
+    print("skip")
+    sys.exit()
+with open(f"{place}/register", "w") as file:
+    file.write(":lamina-test:M::" + "".join(f"\\x{byte:02x}" for byte in head[:20]) + "::/bin/false:")
+print(handled(head), handled(other))
+with open(f"{place}/lamina-test", "w") as file:
+    file.write("0")
+print(handled(head))
+"""
+
+
+@linux
+def test_the_kernel_says_whether_somebody_takes_a_program() -> None:
+    """The handlers are those of a user namespace of the test's own (Linux 6.7)."""
+    require_tool("unshare", "mount")
+    head, other = elf(0xBEEF), elf(0xBEEE)
+    assert not handled(head)
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", REGISTERED, head.hex()]
+    done = subprocess.run([*command, other.hex()], capture_output=True, text=True, check=False)
+    if "unshare:" in done.stderr or done.stdout == "skip\n":
+        pytest.skip(f"no binfmt_misc of its own here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["True False", "False"]
