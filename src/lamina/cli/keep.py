@@ -114,14 +114,12 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
 
     if all_ and not (force or dry_run):
         click.confirm("Delete ALL images of the store?", abort=True, err=True)
-    store, notes = session.store, tuple[str, ...]()
+    store = session.store
     done = sweep(store, all=all_, dry_run=dry_run)
     if keep is not None or store.keep == "blob":
         from lamina.store.keep import apply_keep
 
         kept = apply_keep(store, keep or store.keep, remade_only=keep is None, dry_run=dry_run)
-        done = Deleted(done.untagged, (*done.deleted, *kept.removed), done.freed + kept.freed)
-        notes = kept.notes
+        deleted, notes = (*done.deleted, *kept.removed), (*done.notes, *kept.notes)
+        done = Deleted(done.untagged, deleted, done.freed + kept.freed, notes)
     tell_deleted(done, dry_run=dry_run, format=format)
-    for note in notes:
-        click.echo(f"lamina: {note}", err=True)

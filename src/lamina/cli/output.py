@@ -101,6 +101,7 @@ def tell_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:
                 "dry_run": dry_run,
             }
         )
+        _tell_notes(done)
         return
     would = "would be " if dry_run else ""
     for name in done.untagged:
@@ -108,6 +109,12 @@ def tell_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:
     for digest in done.deleted:
         write(f"{would}deleted: {digest}")
     write(f"{would}freed: {human_size(done.freed)} ({done.freed} bytes)")
+    _tell_notes(done)
+
+
+def _tell_notes(done: Deleted) -> None:
+    for note in done.notes:
+        click.echo(f"lamina: {clean(note)}", err=True)
 
 
 def report(

@@ -4,16 +4,18 @@ the same entry (path, kind, size, time, target), as those do that were made of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from lamina.documents import Found, Known, listed, looking, walk
 from lamina.edit.paths import stated_rows
 from lamina.errors import LaminaError
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.source import MAX_NESTING, read_config
+from lamina.source import read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Manifest, is_selectable, parse
+from lamina.spec.manifest import Manifest, is_selectable
 
 if TYPE_CHECKING:
     from lamina.source import Stack
@@ -33,7 +35,7 @@ def holders(store: Store, erased: Stack, paths: Sequence[bytes]) -> list[str]:
     known: dict[Digest, bool] = {}
     found = []
     for name, descriptor in store.names():
-        for layer, diff_id in _layers(store, descriptor, 0):
+        for layer, diff_id in _layers(store, descriptor):
             if diff_id not in known:
                 try:
                     known[diff_id] = not wanted.isdisjoint(_signs(store.layers.get(layer, diff_id).index(), paths))
@@ -52,16 +54,12 @@ def _signs(index: LayerIndex, paths: Sequence[bytes]) -> set[Sign]:
     }
 
 
-def _layers(store: Store, descriptor: Descriptor, depth: int) -> Iterator[tuple[Descriptor, Digest]]:
-    what = str(descriptor.digest)
-    try:
-        document = parse(store.manifest(descriptor), descriptor.media_type, what)
-        if isinstance(document, Manifest):
-            yield from zip(document.layers, read_config(store, document, what).diff_ids, strict=True)
-            return
-    except LaminaError:
-        return
-    if depth < MAX_NESTING:
-        for child in document.manifests:
-            if is_selectable(child):
-                yield from _layers(store, child, depth + 1)
+def _layers(store: Store, top: Descriptor) -> Iterator[tuple[Descriptor, Digest]]:
+    def images(found: Found) -> list[Descriptor]:
+        return [child for child in listed(found) if is_selectable(child)]
+
+    for found in walk(looking(store), [top], into=images, deepest=None):
+        if isinstance(found, Known) and isinstance(found.document, Manifest):
+            with suppress(LaminaError):
+                diff_ids = read_config(store, found.document, str(found.descriptor.digest)).diff_ids
+                yield from zip(found.document.layers, diff_ids, strict=True)

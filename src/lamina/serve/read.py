@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+from lamina.documents import below
 from lamina.errors import InvalidContent, LaminaError, NotFound, Unsupported, UsageError
 from lamina.light import Protocol
 from lamina.serve.message import Request, Response, as_json, digest_of, digest_or_none, no_manifest, repository_of
@@ -15,7 +16,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT, dump
-from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.manifest import parse
 from lamina.spec.reference import Reference
 
 MAX_REFERRERS = 10_000
@@ -113,7 +114,7 @@ class ReadApi:
             size: int | None = sizes.size(digest)
             return size
         for _, top in self._source.names():
-            for known in needed(self._source, top):
+            for known in below(self._source, top):
                 if known.digest == digest:
                     return known.size
         return None
@@ -169,24 +170,3 @@ class ReadApi:
         if wanted:
             headers["OCI-Filters-Applied"] = "artifactType"
         return Response(200, headers, body)
-
-
-def needed(source: Reader, top: Descriptor) -> Iterator[Descriptor]:
-    """Everything below a listed document, itself among it."""
-    pending = [top]
-    seen: set[Digest] = set()
-    while pending:
-        descriptor = pending.pop()
-        if descriptor.digest in seen:
-            continue
-        seen.add(descriptor.digest)
-        yield descriptor
-        try:
-            document = parse(source.manifest(descriptor), descriptor.media_type)
-        except LaminaError:
-            continue  # a sparse index, or a damaged document: it leads to nothing
-        if isinstance(document, Index):
-            pending += document.manifests
-        elif isinstance(document, Manifest):
-            yield document.config
-            yield from document.layers

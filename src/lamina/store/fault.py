@@ -25,6 +25,7 @@ POINTS = (
     "refs.renamed",
     "gc.marked",
     "gc.locked",
+    "gc.document-removed",
     "gc.blob-removed",
     "gc.layer-removed",
     "gc.done",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lamina.documents import Absent, Damaged, Found, Unread, listed, look, walk
 from lamina.errors import LaminaError
 from lamina.files import FileRange, remove, reported
 from lamina.layer.index import LayerIndex
@@ -17,7 +18,8 @@ from lamina.source import CHUNK, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.manifest import Manifest
+from lamina.store.leftovers import leftovers
 from lamina.store.members import members_right
 from lamina.store.refs import FETCHED
 
@@ -50,6 +52,10 @@ def fsck(
         layers: dict[Digest, Descriptor] = {}
         for name, entry in store.names():
             findings += _image(store, name or f"(untagged) {entry.digest.short}", entry, broken, layers)
+        named = {entry.digest for _, entry in store.names()}
+        for one in store.containers:
+            if one.descriptor.digest not in named:
+                findings += _image(store, f"{one.image} of the container {one.name}", one.descriptor, broken, layers)
         findings += _derived(store, layers, repair)
         findings += _leftovers(store, repair)
     return findings
@@ -101,24 +107,23 @@ def _image(
 ) -> Iterator[Finding]:
     """What one name needs. Children of an index that were never fetched are no loss."""
     fetched = set(top.annotations.get(FETCHED, "").split(","))
-    pending = [top]
-    while pending:
-        descriptor = pending.pop()
-        if descriptor.digest in broken:
-            yield Finding("error", f"image {name} needs {descriptor.digest}, which is damaged")
-            continue
-        if not store.blobs.has(descriptor):
-            yield Finding("error", f"image {name} needs {descriptor.digest}, which is lost")
-            continue
-        try:
-            document = parse(store.blobs.read(descriptor), descriptor.media_type, str(descriptor.digest))
-        except LaminaError as error:
-            yield Finding("error", f"image {name}: {error.message}")
-            continue
-        if isinstance(document, Index):
-            pending += [c for c in document.manifests if str(c.digest) in fetched or store.blobs.has(c)]
-        else:
-            yield from _manifest(store, name, document, broken, layers)
+
+    def wanted(found: Found) -> list[Descriptor]:
+        return [
+            one for one in listed(found) if str(one.digest) in fetched or store.blobs.size(one.digest) is not None
+        ]
+
+    for found in walk(lambda one: look(store.blobs.read, one), [top], into=wanted, deepest=None):
+        digest = found.descriptor.digest
+        if isinstance(found, Absent):
+            yield Finding("error", f"image {name} needs {digest}, which is lost")
+        elif digest in broken or isinstance(found, Damaged):
+            yield Finding("error", f"image {name} needs {digest}, which is damaged")
+        elif isinstance(found, Unread):
+            if digest == top.digest or str(digest) in fetched:
+                yield Finding("error", f"image {name}: {found.error.message}")
+        elif isinstance(found.document, Manifest):
+            yield from _manifest(store, name, found.document, broken, layers)
 
 
 def _manifest(
@@ -255,11 +260,19 @@ def _mended(store: Store, descriptor: Descriptor, diff_id: Digest, problem: str,
 
 
 def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:
+    counting = {root.name for root in store.roots.counting()}
     for root in store.roots:
         if not root.alive:
-            yield Finding("leftover", f"root {root.name} ({root.purpose}) of a process that is gone", repair)
+            what = f"root {root.name} ({root.purpose}) of a process that is gone"
+            if root.name in counting:
+                yield Finding("leftover", f"{what}: what it lists is kept for an hour, for the next pull")
+            else:
+                yield Finding("leftover", what, repair)
     if repair:
         store.roots.drop_dead()
-    for name in sorted(os.listdir(store.paths.ingest)):
-        if name != LOST_AND_FOUND:
-            yield Finding("leftover", f"ingest/{name} of interrupted work: `lamina prune` removes it")
+    for left in leftovers(store.paths, take=repair):
+        what = f"{os.path.relpath(left.path, store.paths.root)}: {left.kind}, {left.size} bytes"
+        if left.due:
+            yield Finding("leftover", f"{what}, of interrupted work: `lamina prune` removes it", repair)
+        else:
+            yield Finding("leftover", f"{what}, of interrupted work: kept for an hour, to be taken up again")

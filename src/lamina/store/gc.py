@@ -1,126 +1,44 @@
-"""What is needed and what is not: marking, deleting images, pruning.
+"""What is needed and what is not: deleting images, pruning.
 
-Nothing is deleted that a name, an untagged entry, or the root of a working process needs. Mark first, then again
-under the lock with fresh names and roots, and only then unlink.
+Nothing is deleted that a name, an untagged entry, a container, or the root of a working process needs. Mark first,
+then again under the lock with fresh names and roots, and only then unlink. Documents go first, then derived data,
+then the other blobs: where that is cut off, a document that is here still has all that it names.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lamina.errors import Conflict, InvalidContent, StoreDamaged, UsageError
+from lamina.errors import Conflict, DiskFull, StoreDamaged, UsageError
 from lamina.files import remove, reported
-from lamina.lock import locked, unheld
-from lamina.spec.descriptor import Descriptor
+from lamina.lock import locked
 from lamina.spec.digest import Digest
-from lamina.spec.image_config import ImageConfig
-from lamina.spec.json import MAX_DOCUMENT
-from lamina.spec.manifest import Index, parse
 from lamina.spec.reference import canonical
+from lamina.store import clock, reserve
 from lamina.store.fault import point
+from lamina.store.leftovers import leftovers
+from lamina.store.mark import Holder, Memory, Needs, mark, of_containers, of_names, of_roots, state_of
 from lamina.store.refs import Entries, name_of, unnamed
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
-from lamina.temporary import is_temporary
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
-_DERIVED = ("index", "tar")
-
-
-@dataclass
-class Marked:
-    """What is needed: blobs, and the diff_ids of layers."""
-
-    blobs: set[Digest] = field(default_factory=set)
-    diff_ids: set[Digest] = field(default_factory=set)
-
 
 @dataclass(frozen=True)
 class Deleted:
-    """``freed`` in bytes of disk; ``deleted`` blobs and layers' diff_ids."""
+    """``freed`` in bytes of disk; ``deleted`` blobs and layers' diff_ids; ``notes``: what stays and why, a line
+    each."""
 
     untagged: tuple[str, ...] = ()
     deleted: tuple[Digest, ...] = ()
     freed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Needs:
-    """What one document needs directly. It never changes: a digest's bytes don't."""
-
-    documents: tuple[Digest, ...] = ()
-    blobs: tuple[Digest, ...] = ()
-    diff_ids: tuple[Digest, ...] = ()
-
-
-_NOTHING = _Needs()
-Known = dict[Digest, _Needs]
-"""Documents that were read already: the second look, under the lock, reads only what is new."""
-
-
-def mark(
-    store: Store,
-    tops: Iterable[Digest],
-    protected: Iterable[Digest] = (),
-    *,
-    known: Known | None = None,
-    damaged_ok: bool = False,
-) -> Marked:
-    """Everything that these documents need, and these blobs with what they need. What is not there needs nothing.
-
-    Raises StoreDamaged where a document of ``tops`` is there and can't be understood (what it needs must not be
-    taken for garbage), unless ``damaged_ok``; SystemFailure.
-    """
-    marked, known = Marked(), {} if known is None else known
-    wanted = list(tops)  # these are documents; a protected digest may be any blob
-    pending = [*wanted, *protected]
-    documents, seen = set(wanted), set()
-    while pending:
-        digest = pending.pop()
-        if digest in seen:
-            continue
-        seen.add(digest)
-        marked.blobs.add(digest)
-        needs = known.get(digest)
-        if needs is None:
-            try:
-                needs = _needs(store, digest)
-            except InvalidContent as error:
-                if digest in documents and not damaged_ok:
-                    raise StoreDamaged(
-                        f"nothing was deleted: {digest} of a named image is damaged: {error.message}",
-                        hint="run `lamina fsck`, then remove that image or bring it in again",
-                    ) from None
-                needs = _NOTHING
-            else:
-                known[digest] = needs
-        marked.blobs.update(needs.blobs)
-        marked.diff_ids.update(needs.diff_ids)
-        documents.update(needs.documents)
-        pending += needs.documents
-    return marked
-
-
-def _needs(store: Store, digest: Digest) -> _Needs:
-    """What a blob needs if it is a document, and nothing if it is something else or not there.
-    Raises InvalidContent where it is small and no document, or not what its digest says; SystemFailure."""
-    size = store.blobs.size(digest)
-    if size is None or size > MAX_DOCUMENT:
-        return _NOTHING
-    document = parse(store.blobs.read(Descriptor("application/octet-stream", digest, size)), what=str(digest))
-    if isinstance(document, Index):
-        return _Needs(documents=tuple(child.digest for child in document.manifests))
-    blobs = (document.config.digest, *(layer.digest for layer in document.layers))
-    if not document.is_image or not store.blobs.has(document.config):
-        return _Needs(blobs=blobs)
-    return _Needs(blobs=blobs, diff_ids=ImageConfig.parse(store.blobs.read(document.config)).diff_ids)
+    notes: tuple[str, ...] = ()
 
 
 def delete_images(
@@ -158,82 +76,179 @@ def delete_images(
             left += unnamed([e for e in entries if name_of(e) in gone_names and e.digest not in gone], left)
         return left
 
+    untagged = tuple(gone_names)
     if dry_run:
-        deleted, freed = _collect(store, change(entries), dry_run=True, grace=GRACE)
-        return Deleted(tuple(gone_names), deleted, freed)
-    store.refs.update(change)
+        return replace(_kept_where_damaged(lambda: _planned(store, change(entries), GRACE)), untagged=untagged)
+    _rename(store, change)
     point("prune.refs-removed")
-    done = collect(store)
-    return Deleted(tuple(gone_names), done.deleted, done.freed)
+    return replace(_kept_where_damaged(lambda: collect(store)), untagged=untagged)
+
+
+def _kept_where_damaged(work: Callable[[], Deleted]) -> Deleted:
+    """The names are gone, whatever is the matter with another image."""
+    try:
+        return work()
+    except StoreDamaged as error:
+        return Deleted(notes=(f"{error.message} ({error.hint})",))
 
 
 def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: float = GRACE) -> Deleted:
-    """Delete untagged images (``all``: also every named one that no container uses: all of them, as there are no
-    containers yet), blobs and derived data that nothing needs, leftovers of interrupted work older than ``grace``
-    seconds."""
+    """Delete untagged images (``all``: also every named one), blobs and derived data that nothing needs, and
+    leftovers of interrupted work: temporary files at once, what can be taken up again after ``grace`` seconds
+    (``all``: at once). What a container or a working process needs stays.
+
+    Raises StoreDamaged (what an image needs can't be told: only leftovers were removed), DiskFull."""
+    grace = 0 if all else grace
     entries = store.refs.entries()
 
     def change(entries: Entries) -> Entries:
         return [] if all else [entry for entry in entries if name_of(entry)]
 
     names = tuple(name_of(entry) for entry in entries if name_of(entry)) if all else ()
-    if dry_run:
-        deleted, freed = _collect(store, change(entries), dry_run=True, grace=grace)
-        return Deleted(names, deleted, freed + _leftovers(store, grace, dry_run=True))
-    store.roots.drop_dead(grace=grace)
-    store.refs.update(change)
-    point("prune.refs-removed")
-    freed = _leftovers(store, grace, dry_run=False)
+    with reported(store.paths.root):
+        if not dry_run:
+            store.roots.drop_dead(grace=grace)
+        left = list(leftovers(store.paths, grace=grace, take=not dry_run))
+        freed = sum(one.size for one in left if one.due)
+        notes = _stay(store, sum(one.size for one in left if not one.due), grace)
     point("prune.parts-removed")
-    done = collect(store, grace=grace)
-    return Deleted(names, done.deleted, done.freed + freed)
+    if dry_run:
+        done = _planned(store, change(entries), grace)
+    else:
+        _rename(store, change, grace=grace)
+        point("prune.refs-removed")
+        done = collect(store, grace=grace)
+    return Deleted(names, done.deleted, done.freed + freed, notes)
+
+
+def _stay(store: Store, size: int, grace: float) -> tuple[str, ...]:
+    """What is said of interrupted work that can still be taken up."""
+    ended = sum(not root.alive for root in store.roots.counting(grace=grace))
+    what = [f"{size} bytes of parts"] * bool(size) + [f"what {ended} ended commands had brought in"] * bool(ended)
+    return (f"kept for an hour, for the next pull: {' and '.join(what)}",) if what else ()
+
+
+def _rename(store: Store, change: Callable[[Entries], Entries], *, grace: float = GRACE) -> None:
+    """Rewrite index.json. Where the disk has no room for that, first delete what needs no name to go."""
+    try:
+        store.refs.update(change)
+        return
+    except DiskFull:
+        pass
+    with reported(store.paths.root):
+        for _ in leftovers(store.paths, grace=0, take=True):
+            pass
+        remove(store.paths.members)  # derived
+    try:
+        collect(store, grace=grace)
+    except StoreDamaged:
+        pass  # the names that go may be those of the damaged image
+    try:
+        store.refs.update(change)
+    except DiskFull as error:
+        raise DiskFull(
+            error.message, hint="free some space outside of the store: nothing in it is unneeded"
+        ) from None
 
 
 def collect(store: Store, *, grace: float = GRACE) -> Deleted:
-    """Delete what neither a name nor a root needs. Safe while others pull."""
+    """Delete what neither a name nor a container nor a root needs. Safe while others pull. Raises StoreDamaged,
+    SystemFailure."""
     with reported(store.paths.root):
-        known: Known = {}
-        tops = [entry.digest for entry in store.refs.entries()]
-        mark(store, tops, _protected(store, grace), known=known)
+        memory: Memory = {}
+        began = clock.now(store.paths)
+        # what was read whole is remembered; what seems to be damaged or lost may only be in somebody's hands
+        mark(store, _holders(store, store.refs.entries(), grace), memory=memory, strict=False)
         point("gc.marked")
         with locked(store.paths.lock):
             point("gc.locked")
-            deleted, freed = _collect(store, store.refs.entries(), dry_run=False, grace=grace, known=known)
+            garbage = _garbage(store, store.refs.entries(), grace, memory=memory, began=began)
+            freed = _delete(store, garbage, dry_run=False)
         point("gc.done")
-    return Deleted((), deleted, freed)
+        reserve.fill(store.paths, os.stat(store.paths.index).st_size)
+    return Deleted((), garbage.digests, freed)
 
 
-def _protected(store: Store, grace: float) -> frozenset[Digest]:
-    """What no name needs to point to: work in progress, and containers."""
-    return store.roots.protected(grace=grace) | store.containers.digests()
+def _planned(store: Store, entries: Entries, grace: float) -> Deleted:
+    """What ``collect`` would do if these were the names."""
+    with reported(store.paths.root):
+        garbage = _garbage(store, entries, grace)
+        return Deleted((), garbage.digests, _delete(store, garbage, dry_run=True))
 
 
-def _collect(
-    store: Store, entries: Entries, *, dry_run: bool, grace: float, known: Known | None = None
-) -> tuple[tuple[Digest, ...], int]:
-    protected = _protected(store, grace)
-    needed = mark(store, [entry.digest for entry in entries], protected, known=known)
-    needed.diff_ids |= protected  # a layer on its way in has derived data before any manifest names it
-    deleted: list[Digest] = []
-    freed = 0
+def _holders(store: Store, entries: Entries, grace: float) -> list[Holder]:
+    return [*of_names(entries), *of_containers(store), *of_roots(store, grace)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Garbage:
+    """What goes, in the order in which it goes. ``needed``: the layers that stay."""
+
+    documents: tuple[Digest, ...]
+    layers: tuple[Digest, ...]
+    blobs: tuple[Digest, ...]
+    needed: frozenset[Digest]
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        return tuple(dict.fromkeys([*self.documents, *self.blobs, *self.layers]))
+
+
+def _garbage(
+    store: Store, entries: Entries, grace: float, *, memory: Memory | None = None, began: int | None = None
+) -> _Garbage:
+    """What nothing needs, and (``began``: when the first look did) is not newer than that look."""
+    marked = mark(store, _holders(store, entries, grace), memory=memory)
+    now = clock.now(store.paths)
+
+    def old(paths: Iterator[str]) -> bool:
+        return began is None or not any(began < _changed(path) <= now for path in paths)
+
+    unneeded = [one for one in store.blobs if one not in marked.blobs and old(iter([store.blobs.path(one)]))]
+    documents = tuple(one for one in unneeded if _is_document(store, one))
+    layers = [one for one in store.layers.diff_ids() if one not in marked.diff_ids and old(_files(store, one))]
+    blobs = tuple(one for one in unneeded if one not in documents)
+    return _Garbage(documents, tuple(layers), blobs, frozenset(marked.diff_ids))
+
+
+def _is_document(store: Store, digest: Digest) -> bool:
+    with suppress(OSError), open(store.blobs.path(digest), "rb") as file:
+        if file.read(64).lstrip()[:1] == b"{":
+            return isinstance(state_of(store, digest), Needs)
+    return False
+
+
+def _files(store: Store, diff_id: Digest) -> Iterator[str]:
+    directory = store.paths.layer(diff_id)
+    return (os.path.join(directory, name) for name in sorted(os.listdir(directory)))
+
+
+def _changed(path: str) -> int:
+    """When a file got its name or its bytes: nobody can date that back."""
+    try:
+        return os.lstat(path).st_ctime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _delete(store: Store, garbage: _Garbage, *, dry_run: bool) -> int:
+    """Unlink it; the bytes of disk that come free."""
     links: dict[tuple[int, int], int] = {}
-    for digest in list(store.blobs):
-        if digest not in needed.blobs:
-            freed += _unlink(store.blobs.path(digest), links, dry_run)
-            deleted.append(digest)
-            point("gc.blob-removed")
-    for diff_id in store.layers.diff_ids():
-        if diff_id not in needed.diff_ids:
-            directory = store.paths.layer(diff_id)
-            for name in sorted(os.listdir(directory)):
-                freed += _unlink(os.path.join(directory, name), links, dry_run)
-            if not dry_run:
-                os.rmdir(directory)
-            if diff_id not in deleted:
-                deleted.append(diff_id)
-            point("gc.layer-removed")
-    freed += _collect_unions(store, needed.diff_ids, dry_run)
-    return tuple(deleted), freed
+    freed = 0
+    for digest in garbage.documents:
+        freed += _unlink(store.blobs.path(digest), links, dry_run)
+        point("gc.document-removed")
+    freed += _collect_unions(store, set(garbage.needed), dry_run)
+    for diff_id in garbage.layers:
+        for path in list(_files(store, diff_id)):
+            freed += _unlink(path, links, dry_run)
+        if not dry_run:
+            os.rmdir(store.paths.layer(diff_id))
+        point("gc.layer-removed")
+    for digest in garbage.blobs:
+        freed += _unlink(store.blobs.path(digest), links, dry_run)
+        point("gc.blob-removed")
+    return freed
 
 
 def _collect_unions(store: Store, diff_ids: set[Digest], dry_run: bool) -> int:
@@ -274,24 +289,3 @@ def _unlink(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:
     if not dry_run:
         remove(path)
     return disk_bytes(state) if links[key] == 0 else 0
-
-
-def _leftovers(store: Store, grace: float, *, dry_run: bool) -> int:
-    """Temporary files whose maker is gone, and part files of interrupted downloads that nobody holds and that are
-    older than ``grace`` seconds."""
-    freed, now = 0, time.time()
-    for name in sorted(os.listdir(store.paths.ingest)):
-        path = os.path.join(store.paths.ingest, name)
-        with unheld(path) as free:
-            try:
-                state = os.lstat(path)
-                if not free or not stat.S_ISREG(state.st_mode):
-                    continue  # what fsck moved aside is people's data
-                if not is_temporary(name) and now - state.st_mtime < grace:
-                    continue
-                freed += disk_bytes(state)
-                if not dry_run:
-                    remove(path)
-            except FileNotFoundError:
-                continue
-    return freed

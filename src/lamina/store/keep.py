@@ -11,19 +11,20 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lamina.errors import InvalidContent, LaminaError, StoreDamaged
+from lamina.documents import Found, Known, listed, look, walk
+from lamina.errors import LaminaError, StoreDamaged
 from lamina.files import reported
 from lamina.layer.seek import SeekIndex
-from lamina.light import TYPE_CHECKING
+from lamina.light import TYPE_CHECKING, replace
 from lamina.lock import locked
 from lamina.source import read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.json import MAX_DOCUMENT
-from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.manifest import Manifest
 from lamina.store.fault import point
 from lamina.store.fsck import hash_of
 from lamina.store.layers import blob_stays, is_plain
+from lamina.store.mark import ANY, mark, of_containers, of_names
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes
 
@@ -185,24 +186,20 @@ class _Work:
 
 
 def needed_layers(store: Store) -> _Needed:
-    """Of everything that is named here, or that a container is made of. Raises StoreDamaged, SystemFailure."""
+    """Of everything that is named here, or that a container is made of. Raises StoreDamaged (what an image needs
+    can't be told), SystemFailure."""
     found = _Needed()
-    pending = [entry.digest for entry in store.refs.entries()] + sorted(store.containers.digests(), key=str)
-    seen: set[Digest] = set()
-    while pending:
-        digest = pending.pop()
-        size = store.blobs.size(digest)
-        if digest in seen or size is None or size > MAX_DOCUMENT:
-            continue
-        seen.add(digest)
-        try:
-            document = parse(store.blobs.read(Descriptor("application/octet-stream", digest, size)), what=str(digest))
-        except InvalidContent:
-            continue  # a layer or config that a container names, or a damaged document
-        if isinstance(document, Index):
-            pending += [child.digest for child in document.manifests]
-        else:
-            _add(store, document, found)
+    holders = [*of_names(store.refs.entries()), *of_containers(store)]
+    mark(store, holders)  # proves that all of it can be read
+    tops = {digest: Descriptor(ANY, digest, store.blobs.size(digest) or 0) for one in holders for digest in one.tops}
+
+    def read(descriptor: Descriptor) -> Found:
+        size = store.blobs.size(descriptor.digest)
+        return look(store.blobs.read, replace(descriptor, size=size or 0), announced=False)
+
+    for one in walk(read, tops.values(), into=listed, deepest=None):
+        if isinstance(one, Known) and isinstance(one.document, Manifest):
+            _add(store, one.document, found)
     return found
 
 
@@ -211,7 +208,7 @@ def _add(store: Store, manifest: Manifest, found: _Needed) -> None:
     try:
         diff_ids = read_config(store, manifest, str(manifest.descriptor.digest)).diff_ids
     except LaminaError:
-        found.others.update(layer.digest for layer in manifest.layers)  # an artifact, or a damaged image
+        found.others.update(layer.digest for layer in manifest.layers)  # an artifact, or of no use as an image
         return
     for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
         found.layers.setdefault(diff_id, {})[layer.digest] = layer

@@ -23,6 +23,7 @@ class Paths:
         self.index = os.path.join(root, "index.json")
         self.members = os.path.join(root, "members")
         self.lock = os.path.join(root, "lock")
+        self.reserve = os.path.join(root, "reserve")
         self.ingest = os.path.join(root, "ingest")
         self.roots = os.path.join(root, "roots")
         self.blobs = os.path.join(root, "blobs")
@@ -89,7 +90,7 @@ def _make(paths: Paths) -> None:
     """Safe to run twice and at once: ``format`` is written last."""
     root = paths.root
     os.makedirs(root, mode=0o700, exist_ok=True)
-    present = set(os.listdir(root)) - {*_DIRECTORIES, "oci-layout", "index.json", "lock"}
+    present = set(os.listdir(root)) - {*_DIRECTORIES, "oci-layout", "index.json", "lock", "reserve"}
     strangers = [name for name in present if not is_temporary(name) and name != "format"]
     if strangers:
         raise StoreDamaged(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 
 from lamina.errors import LaminaError, ReferenceNotFound, StoreDamaged
@@ -13,6 +14,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.json import dump
 from lamina.spec.manifest import Index, parse
 from lamina.spec.reference import CONTAINERD_NAME, REF_NAME
+from lamina.store import reserve
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
@@ -55,15 +57,16 @@ class Refs:
                 return entry
         raise ReferenceNotFound(f"no image {name!r:.300} in the store", hint="see `lamina images`")
 
-    def set(self, name: str, descriptor: Descriptor, fetched: str = "") -> None:
-        """Point ``name`` ("" for none) to a document. What it pointed to before stays, without a name."""
-        annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched or None}
-        if name:
-            annotations |= {REF_NAME: name, CONTAINERD_NAME: name}
-        new = descriptor.with_annotations(annotations)
+    def set(self, name: str, descriptor: Descriptor, fetched: Callable[[], str] = lambda: "") -> None:
+        """Point ``name`` ("" for none) to a document. What it pointed to before stays, without a name. ``fetched`` is
+        asked under the store's lock which children are here; it raises where the document itself is not."""
 
         def change(entries: Entries) -> Entries:
-            if not name and any(entry.digest == new.digest for entry in entries):
+            annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched() or None}
+            if name:
+                annotations |= {REF_NAME: name, CONTAINERD_NAME: name}
+            new = descriptor.with_annotations(annotations)
+            if new in entries or (not name and any(entry.digest == new.digest for entry in entries)):
                 return entries
             kept = [
                 entry
@@ -87,13 +90,17 @@ class Refs:
         self.update(change)
 
     def update(self, change: Callable[[Entries], Entries]) -> None:
-        """Replace index.json by what ``change`` makes of it, under the store's lock."""
+        """Replace index.json by what ``change`` makes of it, under the store's lock. Where that is nothing new, the
+        file stays as it is."""
         with reported(self._paths.index), locked(self._paths.lock):
             point("refs.locked")
-            self.replace(change(self.entries()))
+            entries = self.entries()
+            changed = change(entries)
+            if changed != entries:
+                self.replace(changed)
 
     def replace(self, entries: Entries) -> None:
-        """Write index.json. The caller holds the lock."""
+        """Write index.json. The caller holds the lock. A full disk has the reserve for it."""
         value = {
             "schemaVersion": 2,
             "mediaType": mediatype.OCI_INDEX,
@@ -101,8 +108,17 @@ class Refs:
         }
         data = dump(value)
         point("refs.written")
-        replace_file(self._paths.index, [data], within=self._paths.ingest)
+        try:
+            self._write(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.release(self._paths):
+                raise
+            self._write(data)
         point("refs.renamed")
+        reserve.fill(self._paths, len(data))
+
+    def _write(self, data: bytes) -> None:
+        replace_file(self._paths.index, [data], within=self._paths.ingest)
 
 
 def name_of(entry: Descriptor) -> str:

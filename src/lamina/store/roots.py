@@ -1,39 +1,42 @@
 """Roots: what must not be collected now because somebody works with it.
 
-One file a session: a line about the process, then a digest a line, appended before the store is looked at. A root
-whose process is gone counts for an hour more, so that an interrupted pull can go on where it stopped.
+One file a session: a line about the process, then a digest a line, appended before the store is looked at. The
+process holds a lock on its root: nobody holds that of a process that is gone, in any pid namespace. What such a root
+lists counts for an hour more, so that an interrupted pull can go on where it stopped.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lamina.errors import UsageError
 from lamina.files import remove, write_all
 from lamina.light import Value
-from lamina.lock import locked
+from lamina.lock import fcntl, locked, unheld
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
+from lamina.store import clock
 from lamina.store.fault import point
 from lamina.store.paths import Paths
+from lamina.temporary import Temporary, is_temporary
 
 GRACE = 3600.0  # seconds
 _VIEW = "view "
 
 
 class Root(Value):
-    """``changed`` in seconds since 1970. ``mount``: a root that lives as long as this is a mount, not a process;
-    ``view``: what was mounted there."""
+    """``alive``: its process holds it, or its mount is there. ``changed`` in nanoseconds since 1970, by the clock of
+    the store's file system. ``mount``: a root that lives as long as this is a mount, not a process; ``view``: what
+    was mounted there."""
 
     name: str
     pid: int
     purpose: str
     alive: bool
-    changed: float
+    changed: int
     digests: frozenset[Digest]
     mount: str = ""
     view: str = ""
@@ -42,18 +45,23 @@ class Root(Value):
 class Roots:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._held: dict[str, Temporary] = {}
 
     def create(self, purpose: str, *, mount: str = "") -> str:
-        """A new root of this process, or of what is going to be mounted at ``mount``; its name."""
+        """A new root of this process, or of what is going to be mounted at ``mount``; its name. This process holds it
+        until ``remove`` or ``let_go``."""
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
         head = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": purpose}
         if mount:
             head["mount"] = mount
-        descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        held = Temporary(self._paths.roots, name)  # under another name until it is held and whole
         try:
-            write_all(descriptor, write_own(head).encode() + b"\n")
-        finally:
-            os.close(descriptor)
+            write_all(held.descriptor, write_own(head).encode() + b"\n")
+            held.put(self._path(name))
+        except BaseException:
+            held.close()
+            raise
+        self._held[name] = held
         point("root.created")
         return name
 
@@ -68,6 +76,14 @@ class Roots:
         except BaseException:
             self.remove(name)
             raise
+        if not mount.startswith(f"/proc/{os.getpid()}/"):  # that one goes with this process
+            self.let_go(name)
+
+    def let_go(self, name: str) -> None:
+        """Hold the root no more: it counts as one of a process that is gone."""
+        held = self._held.pop(name, None)
+        if held is not None:
+            held.close()
 
     def extend(self, name: str, digests: list[Digest]) -> None:
         """Protect these from now on. Under the store's lock: a gc has either seen them or has not begun."""
@@ -88,40 +104,50 @@ class Roots:
 
     def remove(self, name: str) -> None:
         remove(self._path(name))
+        self.let_go(name)
         point("root.removed")
 
     def __iter__(self) -> Iterator[Root]:
         for name in sorted(os.listdir(self._paths.roots)):
+            if is_temporary(name) or name.endswith(".held"):
+                continue  # being made; where there is no flock, the lock of a root
+            path = self._path(name)
             try:
-                with open(self._path(name), "rb") as file:
+                with open(path, "rb") as file:
                     lines = file.read().decode("utf-8", "replace").split("\n")
-                changed = os.stat(self._path(name)).st_mtime
+                changed = os.stat(path).st_mtime_ns
+                with unheld(path) as free:
+                    held = not free
             except FileNotFoundError:
                 continue
-            yield _parse(name, lines, changed)
+            yield _parse(name, lines, changed, held)
+
+    def counting(self, *, grace: float = GRACE) -> list[Root]:
+        """The roots of what lives, or died less than ``grace`` seconds ago."""
+        now = clock.now(self._paths)
+        return [root for root in self if root.alive or clock.is_younger(root.changed, grace, now)]
 
     def protected(self, *, grace: float = GRACE) -> frozenset[Digest]:
-        """All digests that a living process, or one that died less than ``grace`` seconds ago, works with."""
-        now = time.time()
-        found: set[Digest] = set()
-        for root in self:
-            if root.alive or now - root.changed < grace:
-                found |= root.digests
-        return frozenset(found)
+        """All digests that these list."""
+        return frozenset().union(*(root.digests for root in self.counting(grace=grace)))
+
+    def dead(self, *, grace: float = GRACE) -> list[Root]:
+        """The roots that no longer count."""
+        now = clock.now(self._paths)
+        return [root for root in self if not root.alive and not clock.is_younger(root.changed, grace, now)]
 
     def drop_dead(self, *, grace: float = GRACE) -> int:
-        """Remove roots whose process is gone for longer than ``grace`` seconds; how many."""
-        now = time.time()
-        dead = [root.name for root in self if not root.alive and now - root.changed >= grace]
-        for name in dead:
-            self.remove(name)
+        """Remove the roots that no longer count; how many."""
+        dead = self.dead(grace=grace)
+        for root in dead:
+            self.remove(root.name)
         return len(dead)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._paths.roots, name)
 
 
-def _parse(name: str, lines: list[str], changed: float) -> Root:
+def _parse(name: str, lines: list[str], changed: int, held: bool) -> Root:
     try:
         head = read_own(lines[0])
         pid, began, boot = int(head["pid"]), head["started"], head["boot"]
@@ -137,7 +163,7 @@ def _parse(name: str, lines: list[str], changed: float) -> Root:
             digests.add(Digest.parse(line))
         except UsageError:
             continue  # the last line of a process that died while it wrote
-    alive = pid > 0 and boot == boot_id() and started(pid) == began and began is not None
+    alive = held if fcntl is not None else pid > 0 and started(pid) == began is not None
     if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
         alive = boot == boot_id() and (is_mount(mount) or alive)
     return Root(name, pid, purpose, alive, changed, frozenset(digests), mount, view)

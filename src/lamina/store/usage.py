@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.spec.digest import Digest
-from lamina.store.gc import Known, Marked, mark
+from lamina.store.mark import Marked, Memory, mark, of_names
 from lamina.store.refs import name_of
 from lamina.store.trees import disk_bytes, tree_bytes
 
@@ -57,11 +57,15 @@ class Usage:
 def usage(store: Store) -> Usage:
     """Look at everything once. Raises SystemFailure, StoreDamaged."""
     names: dict[Digest, list[str]] = {}
-    for entry in store.refs.entries():
+    entries = store.refs.entries()
+    for entry in entries:
         names.setdefault(entry.digest, []).append(name_of(entry))
     sizes, owners = _files(store)
-    known: Known = {}
-    needs = {digest: _needed(mark(store, [digest], known=known, damaged_ok=True), owners) for digest in names}
+    memory: Memory = {}
+    needs = {
+        entry.digest: _needed(mark(store, of_names([entry]), memory=memory, strict=False), owners)
+        for entry in {entry.digest: entry for entry in entries}.values()
+    }
     users: dict[tuple[int, int], int] = {}
     for needed in needs.values():
         for file in needed:

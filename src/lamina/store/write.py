@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent
+from lamina.errors import BlobNotFound, Conflict, DiskFull
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
 from lamina.light import TYPE_CHECKING
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.json import MAX_DOCUMENT
-from lamina.spec.manifest import Index, Manifest, parse
-from lamina.spec.mediatype import is_foreign, is_known_document
+from lamina.spec.manifest import Manifest, parse
+from lamina.spec.mediatype import is_foreign
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
 from lamina.store.layers import blob_stays
+from lamina.store.leftovers import sweep_temporaries
 from lamina.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class StoreWriter:
     def session(self, purpose: str) -> Iterator[None]:
         """One at a time in a Store object; others wait."""
         with self._guard:
+            with reported(self.paths.ingest):
+                sweep_temporaries(self.paths)
             with reported(self.paths.roots):
                 self._session = self.roots.create(purpose)
             unfinished = self._unfinished = Unfinished()
@@ -161,36 +163,23 @@ class StoreWriter:
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """``name`` in any form that docker takes. Raises UsageError, BlobNotFound (no such document here)."""
-        if not self.blobs.has(descriptor):
-            raise BlobNotFound(f"{descriptor.digest} is not in the store", hint="write it before you name it")
         reference = Reference.parse(name).with_default_tag() if name else None
         if reference is not None and reference.digest not in (None, descriptor.digest):
             raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
-        canonical = str(reference or "")
-        document = parse(self.blobs.read(descriptor), descriptor.media_type, str(descriptor.digest))
-        self.refs.set(canonical, descriptor, self._fetched(document))
+        # looked at under the lock: another process may have removed the image since it was found
+        self.refs.set(str(reference or ""), descriptor, lambda: self._fetched(descriptor))
 
-    def _fetched(self, document: Manifest | Index) -> str:
-        """The children of an index that are here, at any depth."""
-        if isinstance(document, Manifest):
-            return ""
-        found: list[str] = []
-        pending = [document]
-        while pending:
-            for child in pending.pop().manifests:
-                # a hostile index may name a layer, or what is no document: neither is read as one
-                if str(child.digest) in found or child.size > MAX_DOCUMENT or not is_known_document(child.media_type):
-                    continue
-                if not self.blobs.has(child):
-                    continue
-                try:
-                    inner = parse(self.blobs.read(child), child.media_type, str(child.digest))
-                except InvalidContent:
-                    continue
-                found.append(str(child.digest))
-                if isinstance(inner, Index):
-                    pending.append(inner)
-        return ",".join(found)
+    def _fetched(self, top: Descriptor) -> str:
+        """The children of an index that are here, at any depth. Raises BlobNotFound where the document itself is not
+        here, InvalidContent where it is damaged."""
+        from lamina.documents import Absent, Known, listed, look, walk
+
+        found = list(walk(lambda one: look(self.blobs.read, one), [top], into=listed, deepest=None))
+        if isinstance(found[0], Absent):
+            raise BlobNotFound(f"{top.digest} is not in the store", hint="write it before you name it")
+        if not isinstance(found[0], Known):
+            raise found[0].error
+        return ",".join(str(one.descriptor.digest) for one in found[1:] if isinstance(one, Known))
 
     def _protect(self, *digests: Digest) -> None:
         if self._session is None:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lamina.errors import LaminaError, UsageError
+from lamina.documents import Known, blobs, listed, looking, walk
+from lamina.errors import UsageError
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.source import Blob, Reader
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index, parse
+from lamina.spec.manifest import Manifest
 from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
@@ -182,18 +183,7 @@ def mounts(store: Store, target: Reference) -> Callable[[Descriptor], Sequence[s
 def blobs_of(store: Reader, top: Descriptor) -> set[Digest]:
     """Configs and layers of an image, of all its platforms that are there."""
     found: set[Digest] = set()
-    pending, seen = [top], set()
-    while pending:
-        descriptor = pending.pop()
-        if descriptor.digest in seen:
-            continue
-        seen.add(descriptor.digest)
-        try:
-            document = parse(store.manifest(descriptor), descriptor.media_type)
-        except LaminaError:
-            continue  # not here, or damaged: then nothing is known of it
-        if isinstance(document, Index):
-            pending += document.manifests
-        else:
-            found.update(blob.digest for blob in (document.config, *document.layers))
-    return found
+    for one in walk(looking(store), [top], into=listed, deepest=None):
+        if isinstance(one, Known) and isinstance(one.document, Manifest):
+            found.update(blob.digest for blob in blobs(one.document))
+    return found  # of what is not here, or damaged, nothing is known

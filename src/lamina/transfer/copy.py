@@ -6,19 +6,21 @@ several times in a manifest moves once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import cast
 
-from lamina.errors import BlobNotFound, Conflict, InvalidDocument, LaminaError, NotFound, UsageError
+from lamina.documents import Absent, Found, Known, Look, listed, look, walk
+from lamina.errors import BlobNotFound, Conflict, InvalidDocument, NotFound, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
-from lamina.source import MAX_NESTING, Reader, Referrers, Writer, read_config
+from lamina.source import Reader, Referrers, Writer, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.json import MAX_DOCUMENT
-from lamina.spec.manifest import Index, Manifest, is_selectable, parse, select
+from lamina.spec.manifest import Index, Manifest, is_selectable, select
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.transfer.parallel import each
@@ -161,35 +163,40 @@ class Job:
         return [moved[digest] for digest in order if digest in moved]
 
     def planned(self, top: Descriptor) -> Plan:
-        plan = Plan(top)
-        raw = self.source.manifest(top)
-        document = parse(raw, top.media_type, self.what)
-        depth = 0
-        while isinstance(document, Index) and not self.target.takes_indexes:
+        look_once = cache(self._look)
+        plan = Plan(self._single(top, look_once))
+        for found in walk(look_once, [plan.top], into=self._wanted, children_first=True, what=self.what):
+            if isinstance(found, Absent) and self.all_platforms and found.descriptor != plan.top:
+                continue  # a sparse index: what the source lacks can't be copied
+            if not isinstance(found, Known):
+                raise found.error
+            self._add_document(plan, found)
+        return plan
+
+    def _look(self, descriptor: Descriptor) -> Found:
+        return look(self.source.manifest, descriptor, what=self.what)
+
+    def _single(self, top: Descriptor, look: Look) -> Descriptor:
+        """``top``, or the one manifest that stands for it where the target takes no index."""
+        if self.target.takes_indexes:
+            return top
+
+        def chosen(found: Found) -> tuple[Descriptor, ...]:
+            if not (isinstance(found, Known) and isinstance(found.document, Index)):
+                return ()
             if self.all_platforms:
                 raise Conflict(
                     f"{self.target.location} holds one platform an image", hint="write an oci-archive instead"
                 )
-            depth += 1
-            if depth > MAX_NESTING:
-                raise self._nested()
-            plan.top = select(document, self.platform, self.what)
-            raw = self.source.manifest(plan.top)
-            document = parse(raw, plan.top.media_type, self.what)
-        self._add_document(plan, plan.top, raw, document, 0)
-        return plan
+            return (select(found.document, self.platform, self.what),)
 
-    def _add_document(
-        self, plan: Plan, descriptor: Descriptor, raw: bytes, document: Manifest | Index, depth: int
-    ) -> None:
-        if depth > MAX_NESTING:
-            raise self._nested()
-        if any(descriptor.digest == known.digest for known, _, _ in plan.documents):
-            return
+        found = list(walk(look, [top], into=chosen, what=self.what))[-1]
+        return found.descriptor
+
+    def _add_document(self, plan: Plan, found: Known) -> None:
+        descriptor, document = found.descriptor, found.document
         if isinstance(document, Index):
-            for child in document.manifests if self.all_platforms else self._chosen(document):
-                self._add_child(plan, child, depth)
-            plan.documents.append((descriptor, raw, "index"))
+            plan.documents.append((descriptor, document.raw, "index"))
             return
         diff_ids: Sequence[Digest | None] = [None] * len(document.layers)
         if document.is_image:
@@ -198,24 +205,16 @@ class Job:
         for layer, diff_id in zip(document.layers, diff_ids, strict=True):
             known = mediatype.is_layer(layer.media_type) and mediatype.compression(layer.media_type) is not None
             _add_blob(plan, layer, "layer" if diff_id else "blob", diff_id if known else None, self.what)
-        plan.documents.append((descriptor, raw, "manifest"))
+        plan.documents.append((descriptor, document.raw, "manifest"))
 
-    def _chosen(self, index: Index) -> tuple[Descriptor, ...]:
-        """The platform's child; of an index that is no image (artifacts, referrers) every one."""
-        if any(is_selectable(entry) for entry in index.manifests):
-            return (select(index, self.platform, self.what),)
-        return index.manifests
-
-    def _add_child(self, plan: Plan, child: Descriptor, depth: int) -> None:
-        if not (mediatype.is_manifest(child.media_type) or mediatype.is_index(child.media_type)):
-            return
-        try:
-            raw = self.source.manifest(child)
-        except BlobNotFound:
-            if self.all_platforms:
-                return  # a sparse index: what the source lacks can't be copied
-            raise
-        self._add_document(plan, child, raw, parse(raw, child.media_type, self.what), depth + 1)
+    def _wanted(self, found: Found) -> Iterable[Descriptor]:
+        """Of an index every document, or the platform's; of one that is no image (artifacts, referrers) every one."""
+        documents = listed(found)
+        if self.all_platforms or not isinstance(found, Known) or not isinstance(found.document, Index):
+            return documents
+        if any(is_selectable(entry) for entry in documents):
+            return (select(found.document, self.platform, self.what),)
+        return documents
 
     def _config(self, plan: Plan, manifest: Manifest) -> ImageConfig:
         """The config, which says what the layers unpack to. Where the target can be read it goes there first: it is
@@ -227,11 +226,6 @@ class Job:
                 plan.moved[descriptor.digest] = moved
             return read_config(cast(Reader, self.target), manifest, self.what)
         return read_config(self.source, manifest, self.what)
-
-    def _nested(self) -> LaminaError:
-        return InvalidDocument(
-            f"{self.what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb"
-        )
 
 
 def _add_blob(plan: Plan, descriptor: Descriptor, kind: str, diff_id: Digest | None, what: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lamina.documents import Found, Known, listed, looking, walk
 from lamina.errors import LaminaError
-from lamina.source import Reader, find_manifest, read_config
+from lamina.source import Reader, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index, Manifest, parse
+from lamina.spec.manifest import Index, Manifest, select
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.transfer.connect import Network, blobs_of
@@ -95,23 +97,17 @@ def plan_pull(
 def _documents(
     reader: Reader, top: Descriptor, platform: Platform, all_platforms: bool, what: str
 ) -> list[tuple[Descriptor, Manifest | Index]]:
-    first = parse(reader.manifest(top), top.media_type, what)
-    found: list[tuple[Descriptor, Manifest | Index]] = [(top, first)]
-    if isinstance(first, Manifest):
-        return found
-    if not all_platforms:
-        manifest = find_manifest(reader, top, platform, what)
-        return [*found, (manifest.descriptor, manifest)]
-    pending = list(first.manifests)
-    while pending:
-        child = pending.pop(0)
-        if not mediatype.is_known_document(child.media_type) or any(child.digest == d.digest for d, _ in found):
-            continue
-        document = parse(reader.manifest(child), child.media_type, what)
-        found.append((child, document))
-        if isinstance(document, Index):
-            pending += document.manifests
-    return found
+    def wanted(found: Found) -> Iterable[Descriptor]:
+        if all_platforms or not (isinstance(found, Known) and isinstance(found.document, Index)):
+            return listed(found)
+        return (select(found.document, platform, what),)
+
+    documents: list[tuple[Descriptor, Manifest | Index]] = []
+    for found in walk(looking(reader, what), [top], into=wanted, what=what):
+        if not isinstance(found, Known):
+            raise found.error
+        documents.append((found.descriptor, found.document))
+    return documents
 
 
 def _small(store: Store, descriptor: Descriptor, what: str, shared: dict[Digest, tuple[str, ...]]) -> PlannedBlob:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lamina.config import MAX_LAYER
-from lamina.errors import BlobNotFound, Cancelled, LaminaError
+from lamina.documents import Absent, Found, Known, Unread, looking, walk
+from lamina.errors import BlobNotFound, Cancelled, LaminaError, NotFound
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore
 from lamina.layer.read import LayerReader
 from lamina.source import Reader, prove_diff_id, read_config, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index, Manifest, parse, select
+from lamina.spec.manifest import Index, Manifest, select
 from lamina.spec.platform import Platform
 from lamina.transfer.parallel import each
 
@@ -68,28 +69,27 @@ def validate(
 def _documents(
     reader: Reader, top: Descriptor, platform: Platform, all_platforms: bool
 ) -> Iterator[tuple[Descriptor, Manifest | Index | None, str]]:
-    pending, seen = [(top, True)], set()
-    while pending:
-        descriptor, needed = pending.pop(0)
-        if descriptor.digest in seen:
-            continue
-        seen.add(descriptor.digest)
+    unmet: dict[Descriptor, str] = {}  # indexes that have nothing for the platform
+
+    def wanted(found: Found) -> Iterable[Descriptor]:
+        if not (isinstance(found, Known) and isinstance(found.document, Index)):
+            return ()
+        if all_platforms:
+            return found.document.manifests
         try:
-            raw = reader.manifest(descriptor)
-            if not mediatype.is_known_document(descriptor.media_type):
-                continue
-            document = parse(raw, descriptor.media_type, str(descriptor.digest))
-            if isinstance(document, Index):
-                chosen = document.manifests if all_platforms else (select(document, platform),)
-                pending += [(child, not all_platforms) for child in chosen]
-        except BlobNotFound as error:
-            if needed:  # an index may name what was never fetched
-                yield descriptor, None, error.message
-            continue
-        except LaminaError as error:
-            yield descriptor, None, error.message
-            continue
-        yield descriptor, document, ""
+            return (select(found.document, platform),)
+        except NotFound as error:
+            unmet[found.descriptor] = error.message
+            return ()
+
+    for found in walk(looking(reader), [top], into=wanted):
+        descriptor = found.descriptor
+        if isinstance(found, Known):
+            yield descriptor, None if descriptor in unmet else found.document, unmet.get(descriptor, "")
+        elif isinstance(found, Absent) and all_platforms and descriptor != top:
+            continue  # an index may name what was never fetched
+        elif not isinstance(found, Unread) or mediatype.is_known_document(descriptor.media_type):
+            yield descriptor, None, found.error.message
 
 
 def _one(

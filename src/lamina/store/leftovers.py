@@ -1,0 +1,80 @@
+"""What interrupted work has left in ``ingest/`` and ``roots/``: found and removed in one place, so that what `prune`,
+`fsck` and `df` say is what happens.
+
+A temporary file is of no use without its maker: it goes at once. A part of a download, an upload and a note about a
+push can be taken up again: they stay for the grace time. Whatever somebody holds stays.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from lamina.files import remove
+from lamina.light import Value
+from lamina.lock import unheld
+from lamina.store import clock
+from lamina.store.paths import Paths
+from lamina.store.roots import GRACE, Roots
+from lamina.store.trees import disk_bytes
+from lamina.temporary import is_temporary
+
+TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload on its way in", "note about a push"
+SERVING = "serve"
+"""The purpose of a registry server's session: while one lives, uploads that nobody writes to at the moment go on."""
+
+
+class Leftover(Value):
+    """``kind``: one of the four above; ``size`` in bytes of disk; ``due``: nothing keeps it for later."""
+
+    path: str
+    kind: str
+    size: int
+    due: bool
+
+
+def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iterator[Leftover]:
+    """What nobody holds. ``take``: those that are due are removed while nobody else can take them up.
+    Raises OSError."""
+    now = clock.now(paths)
+    serving = any(root.alive and root.purpose == SERVING for root in Roots(paths))
+    for directory in (paths.ingest, paths.roots):
+        for name in sorted(os.listdir(directory)):
+            kind = _kind(name)
+            if directory == paths.roots and kind != TEMPORARY:
+                continue
+            path = os.path.join(directory, name)
+            with unheld(path) as free:
+                if not free:
+                    continue
+                try:
+                    state = os.lstat(path)
+                except FileNotFoundError:
+                    continue
+                if not stat.S_ISREG(state.st_mode):
+                    continue  # what fsck moved aside is people's data
+                stays = GRACE if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
+                due = not clock.is_younger(state.st_mtime_ns, stays, now)
+                if due and take and not remove(path):
+                    continue
+                yield Leftover(path, kind, disk_bytes(state), due)
+
+
+def sweep_temporaries(paths: Paths) -> None:
+    """Remove the temporary files whose makers are gone. Raises OSError."""
+    for directory in (paths.ingest, paths.roots):
+        for name in os.listdir(directory):
+            if is_temporary(name):
+                path = os.path.join(directory, name)
+                with unheld(path) as free:
+                    if free and stat.S_ISREG(os.lstat(path).st_mode):
+                        remove(path)
+
+
+def _kind(name: str) -> str:
+    if is_temporary(name):
+        return TEMPORARY
+    if name.startswith("upload-"):
+        return UPLOAD
+    return NOTE if name.startswith("push-") else PART

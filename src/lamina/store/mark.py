@@ -1,0 +1,195 @@
+"""Marking: what names, containers and working processes need. Nothing is deleted here.
+
+A document is read by its digest alone, and what it needs is remembered only where all of it was read whole: the
+document, and the config of an image. Absence is never remembered: what was not there a moment ago may be there now.
+Where something that must be there is damaged or lost, nobody can say what it needs: marking then ends with an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lamina.documents import Absent, Damaged, Known, Unread, blobs, look, walk
+from lamina.errors import InvalidContent, LimitExceeded, NotFound, StoreDamaged, SystemFailure, Unsupported
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.manifest import Index
+from lamina.spec.reference import Reference
+from lamina.store.refs import FETCHED, Entries, name_of
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from lamina.store.store import Store
+
+IMAGE, CONTAINER, PROCESS = "image", "container", "process"
+ANY = "application/octet-stream"
+
+
+@dataclass
+class Marked:
+    """What is needed: blobs, and the diff_ids of layers."""
+
+    blobs: set[Digest] = field(default_factory=set)
+    diff_ids: set[Digest] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who needs things: an IMAGE (``name`` is canonical, "" for none), a CONTAINER or a PROCESS. ``tops``: documents.
+    ``promised``: the documents that must be there. ``loose``: digests of any kind, which need not be there."""
+
+    kind: str
+    name: str
+    tops: tuple[Digest, ...] = ()
+    promised: frozenset[Digest] = frozenset()
+    loose: tuple[Digest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one document needs directly, read whole. It never changes: a digest's bytes don't. ``flaw``: the config is
+    not there or damaged; then it is not whole, and the diff_ids are not known."""
+
+    documents: tuple[Descriptor, ...] = ()
+    blobs: tuple[Digest, ...] = ()
+    diff_ids: tuple[Digest, ...] = ()
+    flaw: Absent | Damaged | None = None
+
+
+State = Needs | Absent | Damaged | Unread
+Memory = dict[Digest, Needs | Unread]
+"""What was read whole: a second look, under the lock, reads only what is new."""
+
+
+def of_names(entries: Entries) -> list[Holder]:
+    """The entries of index.json. What an entry says was fetched must be there."""
+    found = []
+    for entry in entries:
+        fetched = entry.annotations.get(FETCHED, "")
+        children = [Digest(*text.split(":", 1)) for text in fetched.split(",") if ":" in text]
+        found.append(Holder(IMAGE, name_of(entry), (entry.digest,), frozenset([entry.digest, *children])))
+    return found
+
+
+def of_containers(store: Store) -> list[Holder]:
+    """Each container needs its manifest, and its layers whatever that says."""
+    manifests = [(one.name, one.descriptor.digest) for one in store.containers]
+    found = [Holder(CONTAINER, name, (digest,), frozenset([digest])) for name, digest in manifests]
+    return [*found, Holder(CONTAINER, "", loose=tuple(store.containers.digests()))]
+
+
+def of_roots(store: Store, grace: float) -> list[Holder]:
+    """The processes that work with the store, or were killed less than ``grace`` seconds ago."""
+    return [Holder(PROCESS, root.purpose, loose=tuple(root.digests)) for root in store.roots.counting(grace=grace)]
+
+
+def mark(store: Store, holders: Iterable[Holder], *, memory: Memory | None = None, strict: bool = True) -> Marked:
+    """Everything that these need. What is not there and need not be there needs nothing.
+
+    Raises SystemFailure; StoreDamaged where a document or config that somebody needs is damaged, or one that must be
+    there is lost. Where it is not ``strict``, that needs nothing.
+    """
+    marked, memory = Marked(), {} if memory is None else memory
+    parts: set[Digest] = set()  # what manifests name: these are no documents
+    doubtful: list[tuple[Holder, Damaged]] = []
+    for holder in holders:
+        loose = set(holder.loose)
+        marked.diff_ids |= loose  # a layer on its way in has derived data before any manifest names it
+        tops = [Descriptor(ANY, digest, 0) for digest in (*holder.tops, *sorted(loose))]
+        for digest, state in walk(_Looking(store, memory), tops, into=_children, deepest=None):
+            marked.blobs.add(digest)
+            if isinstance(state, Needs):
+                marked.blobs.update(state.blobs)
+                marked.diff_ids.update(state.diff_ids)
+                parts.update(state.blobs)
+                flaw = state.flaw
+                if strict and flaw is not None and (isinstance(flaw, Damaged) or digest in holder.promised):
+                    raise _refused(holder, "config", flaw)
+            elif strict and digest in holder.promised:
+                raise _refused(holder, "manifest", state)
+            elif isinstance(state, Damaged):
+                doubtful.append((holder, state))
+    for holder, damaged in doubtful if strict else ():
+        if damaged.descriptor.digest not in parts:
+            raise _refused(holder, "manifest", damaged)
+    return marked
+
+
+def state_of(store: Store, digest: Digest) -> State:
+    """What a blob is as a document, read and verified. Raises SystemFailure."""
+    size = store.blobs.size(digest)
+    descriptor = Descriptor(ANY, digest, size or 0)
+    if size is None:
+        return Absent(descriptor, NotFound(f"{digest} is not in the store", hint="load or pull the image again"))
+    if size > MAX_DOCUMENT:
+        error = LimitExceeded(f"{digest} has {size} bytes, more than a document may", hint="the limit is 4 MiB")
+        return Unread(descriptor, error)
+    found = look(store.blobs.read, descriptor, announced=False)
+    if not isinstance(found, Known):
+        return found
+    document = found.document
+    if isinstance(document, Index):
+        return Needs(documents=tuple(Descriptor(ANY, child.digest, 0) for child in document.manifests))
+    named = tuple(blob.digest for blob in blobs(document))
+    if not document.is_image:
+        return Needs(blobs=named)
+    try:
+        raw = store.blobs.read(document.config)
+    except NotFound as error:
+        return Needs(blobs=named, flaw=Absent(document.config, error))
+    except (InvalidContent, SystemFailure) as error:
+        return Needs(blobs=named, flaw=Damaged(document.config, error))
+    try:
+        return Needs(blobs=named, diff_ids=ImageConfig.parse(raw).diff_ids)
+    except (InvalidContent, Unsupported):
+        return Needs(blobs=named)  # whole, but no image config: nobody can look into its layers
+
+
+class _Looking:
+    def __init__(self, store: Store, memory: Memory) -> None:
+        self._store, self._memory = store, memory
+
+    def __call__(self, descriptor: Descriptor) -> tuple[Digest, State]:
+        digest = descriptor.digest
+        known = self._memory.get(digest)
+        if known is not None:
+            return digest, known
+        state = state_of(self._store, digest)
+        if _is_whole(state):
+            self._memory[digest] = state
+        return digest, state
+
+
+def _is_whole(state: State) -> TypeGuard[Needs | Unread]:
+    if isinstance(state, Needs):
+        return state.flaw is None
+    return isinstance(state, Unread) and not isinstance(state.error, LimitExceeded)  # which was not read
+
+
+def _children(found: tuple[Digest, State]) -> tuple[Descriptor, ...]:
+    state = found[1]
+    return state.documents if isinstance(state, Needs) else ()
+
+
+def _refused(holder: Holder, what: str, found: State) -> StoreDamaged:
+    assert not isinstance(found, Needs)
+    digest = found.descriptor.digest
+    how = "lost" if isinstance(found, Absent) else "damaged" if isinstance(found, Damaged) else found.error.message
+    if holder.kind == PROCESS:
+        who, hint = f"a running process ({holder.name})", "wait for it to end, then run `lamina fsck --repair`"
+    elif holder.kind == CONTAINER:
+        who = f"the container {holder.name}" if holder.name else "a container"
+        hint = f"`lamina rm {holder.name or 'CONTAINER'}` removes it"
+    else:
+        name = Reference.parse(holder.name).familiar if holder.name else str(digest)
+        who = f"the image {name}" if holder.name else f"the untagged image {digest.short}"
+        hint = f"`lamina rmi {name}` removes it"
+    return StoreDamaged(
+        f"nothing was deleted: the {what} {digest} of {who} is {how}",
+        hint=hint if holder.kind == PROCESS else f"{hint}; to keep it, run `lamina fsck --repair` and pull it again",
+    )
