@@ -166,6 +166,36 @@ def test_range_ignored_is_read_past(layout: Path, tmp_path: Path) -> None:
         check_whole(fetch(server, tmp_path), server.image)
 
 
+@pytest.mark.parametrize("stated", [False, True])
+def test_a_server_that_refuses_every_range_is_asked_anew(layout: Path, tmp_path: Path, stated: bool) -> None:
+    """Cut once, then 416: the blob is begun anew in the same run, and comes whole."""
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if big(server) not in seen.path:
+            return None
+        data = server.blobs[big(server)]
+        if "range" in seen.headers:
+            return Answer(416, {"Content-Range": f"bytes */{len(data)}"} if stated else {})
+        return Answer(200, {}, data, cut=100_000 if len(server.requests(part=big(server))) == 1 else None)
+
+    with Unruly(layout, rule=rule) as server:
+        check_whole(fetch(server, tmp_path), server.image)
+        asked = server.requests(part=big(server))
+        assert ["range" in one.headers for one in asked] == [False, True, False]
+
+
+def test_a_refused_range_that_states_another_size_is_said(layout: Path, tmp_path: Path) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if big(server) not in seen.path:
+            return None
+        if "range" in seen.headers:
+            return Answer(416, {"Content-Range": "bytes */100000"})
+        return Answer(200, {}, server.blobs[big(server)], cut=100_000)
+
+    with Unruly(layout, rule=rule) as server, pytest.raises(SizeMismatch, match="has 100000 bytes instead of"):
+        fetch(server, tmp_path)
+
+
 def test_another_range_than_asked_for_is_not_taken(layout: Path, tmp_path: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if big(server) not in seen.path:

@@ -40,6 +40,7 @@ PIECE = 256 << 10  # bytes that are handed on at once
 PROGRESS = 64 << 10  # bytes after which a cut connection counts as a fresh trouble
 SLOW_WINDOW, SLOW_BYTES = 30.0, 30 << 10  # fewer bytes in so many seconds: the connection is given up
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")  # of a 416: the size that the server knows
 T = TypeVar("T")
 
 
@@ -238,8 +239,10 @@ class RemoteStream:
         self._site, self._others = sites[0], list(sites[1:])
         self._descriptor = descriptor
         self._at, self._end = start, end
+        self._start = start
         self._what = f"blob {descriptor.digest}"
         self._failures, self._last_cut = 0, start
+        self._whole = False  # this site refuses the range that is missing: ask for the whole blob
         self._cancel = Cancel(self._site.client.cancel)
         self._window = (time.monotonic(), start)
         self._answer: Answer | None = None
@@ -285,6 +288,7 @@ class RemoteStream:
         self._close_answer()
         self._site = self._others.pop(0)
         self._failures, self._last_cut = 0, self._at
+        self._whole = False
 
     def _cut(self, error: Broken) -> None:
         if self._cancel.is_set:
@@ -300,7 +304,10 @@ class RemoteStream:
                 hint="try again: what has come is kept",
             )
         client.tell(
-            Warned(f"{self._what}: {error} at byte {self._at} of {self._descriptor.size}; going on from there")
+            Warned(
+                f"{self._what}: {error} at byte {self._at} of {self._descriptor.size}; "
+                + ("beginning anew" if self._whole else "going on from there")
+            )
         )
         client.pause(self._failures, None, self._cancel)
         self._window = (time.monotonic(), self._at)
@@ -320,7 +327,7 @@ class RemoteStream:
 
     def _ask(self) -> Answer:
         site, size = self._site, self._descriptor.size
-        ranged = self._at > 0 or self._end < size
+        ranged = (self._at > 0 or self._end < size) and not self._whole
         try:
             answer = site.client.request(
                 "GET",
@@ -358,7 +365,13 @@ class RemoteStream:
                 raise self._other_size(found[3])
             return
         if answer.status == 416:
-            raise self._other_size("fewer")
+            stated = _UNSATISFIED.fullmatch(answer.headers.get("Content-Range", "").strip())
+            if stated is not None and int(stated[1]) != size:
+                raise self._other_size(stated[1])
+            if self._whole or self._at == self._start:
+                raise self._other_size("fewer")
+            self._whole = True  # it gave bytes of the blob before: begin anew, and skip those
+            raise Broken(f"{host} refuses the rest")
         length = digits(answer.headers.get("Content-Length"))
         if length not in (None, size):
             raise self._other_size(str(length))
