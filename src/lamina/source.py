@@ -133,8 +133,9 @@ class Writer(Protocol):
         what has an end (an archive). Leaving it with an exception leaves nothing half-written visible."""
         ...
 
-    def has(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is there, whole, and need not be put (the session then protects it)."""
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
+        """Whether the blob is there, whole, and need not be put (the session then protects it). ``diff_id``: of a
+        layer, whose derived data counts as well where the place keeps any."""
         ...
 
     def put_blob(

@@ -459,10 +459,10 @@ def test_changing_while_others_read_pull_and_collect(registry: Unruly, tmp_path:
 
 
 def test_a_tar_that_another_image_lives_on_stays(registry: Unruly, tmp_path: Path) -> None:
-    """The same layer under another digest is known by its tar alone: keep=blob must not take that."""
+    """With keep=tar the same layer under another digest is known by its tar alone: keep=blob must not take that."""
     with Unruly(packed_otherwise(tmp_path / "m")) as other:
         store = pulled(registry, tmp_path / "s", "blob+tar")
-        pulled(other, tmp_path / "s", "blob+tar")
+        pulled(other, tmp_path / "s", "tar")
         assert not [one for one in other.requests() if one.path.rpartition("/")[2] in other.layers]
         kept = apply_keep(store, "blob", grace=0)
         assert kept.removed == ()
@@ -572,3 +572,63 @@ def test_plan_says_what_the_disk_grows_by(registry: Unruly, tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr
         found[keep] = json.loads(done.stdout)["disk"]
     assert found["blob"] < found["tar"] < found["blob+tar"]
+
+
+def test_another_compression_of_a_layer_is_fetched_and_not_inflated_again(
+    registry: Unruly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With keep=blob+tar both stay: the image can be handed on when its registry is gone."""
+    store = pulled(registry, tmp_path / "s", "blob+tar")
+
+    def never(*_: object) -> None:
+        raise AssertionError("inflated")
+
+    with Unruly(packed_otherwise(tmp_path / "m")) as other:
+        monkeypatch.setattr("lamina.store.ingest.LayerFiles.start", never)
+        pulled(other, tmp_path / "s", "blob+tar")
+        assert [len(other.requests(part=layer)) for layer in other.layers] == [1, 1]
+        pulled(other, tmp_path / "s", "blob+tar")
+        assert [len(other.requests(part=layer)) for layer in other.layers] == [1, 1]
+    assert fsck(store) == []
+    copy(store, LayoutWriter(str(tmp_path / "out")), [(other.image, "x")])
+    assert {str(layer.descriptor.digest) for layer in store.stack(other.image, Platform.host()).layers} == {
+        *other.layers
+    }
+
+
+def test_a_doubtful_tar_does_not_stand_for_a_layer(registry: Unruly, tmp_path: Path) -> None:
+    """The blob is gone and the tar is of before a crash, with other bytes: the pull brings both anew."""
+    store = pulled(registry, tmp_path / "s", "blob+tar")
+    layer = store.stack("", Platform.host()).layers[0]
+    tar = Path(store.paths.tar(layer.diff_id))
+    Path(store.blobs.path(layer.descriptor.digest)).unlink()
+    Path(f"{tar}.written").unlink()
+    tar.chmod(0o600)
+    with open(tar, "r+b") as file:
+        file.seek(3000)
+        file.write(bytes(1000))
+    pulled(registry, tmp_path / "s", "blob+tar")
+    check_content(store)
+    assert fsck(store) == []
+
+
+def test_a_tar_that_is_gone_is_made_by_the_next_pull_from_its_blob(registry: Unruly, tmp_path: Path) -> None:
+    store = pulled(registry, tmp_path / "s", "blob+tar")
+    layer = store.stack("", Platform.host()).layers[0]
+    Path(store.paths.tar(layer.diff_id)).unlink()
+    before = len(registry.requests())
+    pulled(registry, tmp_path / "s", "blob+tar")
+    assert what_is_kept(store) == {"blob", "tar"}
+    assert len(registry.requests()) == before
+
+
+def test_fsck_calls_an_image_broken_whose_blob_a_kill_took_and_the_next_pull_heals_it(
+    registry: Unruly, tmp_path: Path
+) -> None:
+    store = pulled(registry, tmp_path / "s", "blob+tar")
+    layer = store.stack("", Platform.host()).layers[0]
+    Path(store.blobs.path(layer.descriptor.digest)).unlink()
+    assert [f.severity for f in fsck(store)] == ["error"]
+    pulled(registry, tmp_path / "s", "blob+tar")
+    assert fsck(store) == []
+    assert what_is_kept(store) == {"blob", "tar"}

@@ -193,7 +193,7 @@ class DockerArchiveWriter:
             self._archive.add("manifest.json", dumps(images, separators=(",", ":")).encode())
             self._archive.add("repositories", dumps(self._repositories(), separators=(",", ":")).encode())
 
-    def has(self, descriptor: Descriptor) -> bool:
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         if descriptor.digest in self._configs:
             return True
         return descriptor.digest in self._diff_ids and _layer_name(self._diff_ids[descriptor.digest]) in self._archive

@@ -127,7 +127,7 @@ class LayoutWriter:
                 self._replace([])
             yield
 
-    def has(self, descriptor: Descriptor) -> bool:
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         try:
             return os.lstat(blob_path(self.directory, descriptor.digest)).st_size == descriptor.size
         except (FileNotFoundError, NotADirectoryError):

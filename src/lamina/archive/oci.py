@@ -77,7 +77,7 @@ class OciArchiveWriter:
             value = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries}
             self._archive.add("index.json", json.dump(value))
 
-    def has(self, descriptor: Descriptor) -> bool:
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         return member_name(descriptor.digest) in self._archive
 
     def put_blob(

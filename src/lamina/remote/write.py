@@ -36,7 +36,7 @@ class RemoteWriter(RemoteLister):
         finally:
             self._held = None
 
-    def has(self, descriptor: Descriptor) -> bool:
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         return self.has_blob(descriptor) if not _is_document(descriptor) else self._has_document(descriptor)
 
     def put_blob(

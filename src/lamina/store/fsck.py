@@ -19,6 +19,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
+from lamina.store.lasting import hash_of
 from lamina.store.leftovers import leftovers
 from lamina.store.members import members_right
 from lamina.store.refs import FETCHED
@@ -83,17 +84,6 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
                 yield Finding("error", f"blob {digest} has other bytes than its digest says", repair, digest)
             elif repair and os.stat(path).st_mode & 0o222:
                 os.chmod(path, 0o444)
-
-
-def hash_of(path: str, algorithm: str) -> str:
-    """The digits of a file's digest."""
-    import hashlib
-
-    hasher = hashlib.new(algorithm)
-    with FileRange(path) as stream:
-        while data := stream.read(CHUNK):
-            hasher.update(data)
-    return hasher.hexdigest()
 
 
 def _move_aside(store: Store, path: str, name: str = "") -> None:

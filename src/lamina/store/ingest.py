@@ -25,6 +25,7 @@ from lamina.spec.digest import Digest
 from lamina.store.append import BLOCK, Appender
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
+from lamina.store.lasting import must_wait, note, sync_file
 from lamina.store.layers import is_plain
 from lamina.store.paths import Paths
 from lamina.store.unfinished import Unfinished
@@ -53,16 +54,17 @@ class Ingest:
         cancel: Cancel | None,
         tar: bool = True,
         view: str = "",
+        known: bool = False,
         unkept: Callable[[], None] | None = None,
         unfinished: Unfinished | None = None,
     ) -> None:
         """``tar``: whether the layer's tar is kept. ``view``: how it is going to be shown, "" for the best that is
-        here. ``unkept``: the blob is not kept; this notes where it can be had. ``unfinished``: is told of what is
-        being made."""
+        here. ``known``: the layer's tar is here and sound, so the blob is only hashed. ``unkept``: the blob is not
+        kept; this notes where it can be had. ``unfinished``: is told of what is being made."""
         self._unfinished = unfinished or Unfinished()
         self._paths = paths
         self._descriptor = descriptor
-        self._diff_id = diff_id
+        self._diff_id = None if known else diff_id
         self._keeps_tar = tar
         self._view = view
         self._unkept = unkept
@@ -133,6 +135,7 @@ class Ingest:
                 self._max_layer,
                 tar=self._keeps_tar,
                 cached=not is_mounted(self._view),
+                lasting=self._unkept is not None,
             )
         try:
             self._pump(blob, part, layer)
@@ -265,7 +268,11 @@ class LayerFiles:
         *,
         tar: bool = True,
         cached: bool = True,
+        lasting: bool = False,
     ) -> None:
+        """``tar``: whether a tar is made. ``cached``: whether it is read through the page cache soon. ``lasting``:
+        whether the tar is all that is kept, so that the disk must have it before it gets its name."""
+        self._lasting = lasting or must_wait()
         self._paths = paths
         self._diff_id = diff_id
         self._digest = descriptor.digest
@@ -300,7 +307,9 @@ class LayerFiles:
         if self._makes_tar:
             self._file = Temporary(self._paths.ingest, f"{self._diff_id.short}.tar")
             self.tar_path = self._file.path
-            self._tar = Appender(self._file.descriptor, cached=self._cached, hasher=self._reader.hasher)
+            self._tar = Appender(
+                self._file.descriptor, cached=self._cached, hasher=self._reader.hasher, lasting=self._lasting
+            )
         self._thread.start()
 
     def feed(self, data: bytes) -> None:
@@ -326,29 +335,38 @@ class LayerFiles:
             self._seek = dump(self._digest, self._compression, summary.tar_size, self._marking.marks)
             self._marking.marks.clear()
         if self._file is not None:
-            os.fsync(self._file.descriptor)
             if hasattr(os, "fchmod"):
                 os.fchmod(self._file.descriptor, READ_ONLY)
+            if self._lasting:
+                os.fsync(self._file.descriptor)
 
     def keep(self, *, blob: str) -> None:
-        """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of."""
-        directory = self._paths.layer(self._diff_id)
+        """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of. Nothing waits for
+        the disk but a tar that is all that is kept (docs/decisions/0023-durable.md)."""
+        directory, tar, within = self._paths.layer(self._diff_id), self._paths.tar(self._diff_id), self._paths.ingest
         os.makedirs(directory, mode=0o700, exist_ok=True)
         index = self._paths.layer_index(self._diff_id)
-        replace_file(index, self._index, mode=READ_ONLY, within=self._paths.ingest)
+        replace_file(index, self._index, mode=READ_ONLY, within=within, lasting=False)
         self._index = []
         point("ingest.index-renamed")
         if self._marking is not None:
-            replace_file(self._paths.seek(self._diff_id), self._seek, mode=READ_ONLY, within=self._paths.ingest)
+            seek = self._paths.seek(self._diff_id)
+            replace_file(seek, self._seek, mode=READ_ONLY, within=within, lasting=False)
             self._seek = []
             point("ingest.seek-renamed")
             return
         if self._file is None:
-            link_or_copy(blob, self._paths.tar(self._diff_id), within=self._paths.ingest)
+            linked = link_or_copy(blob, tar, within=within)
+            if self._lasting and not linked:
+                sync_file(tar)
+            note(tar, within=within, on_disk=linked or self._lasting)
         else:
-            self._file.put(self._paths.tar(self._diff_id))
+            note(tar, within=within, on_disk=self._lasting, state=os.fstat(self._file.descriptor))
+            self._file.put(tar)
             self._close()
-        sync_directory(directory)
+        if self._lasting:
+            sync_directory(directory)
+            sync_directory(os.path.dirname(directory))
         point("ingest.tar-renamed")
 
     def discard(self) -> None:
@@ -410,9 +428,10 @@ def look_at_free_space(root: str, needed: int) -> None:
         )
 
 
-def link_or_copy(source: str, target: str, *, within: str) -> None:
-    """A second name for a file, or a copy where the file system has no hard links; in place of what ``target`` is.
-    ``within``: a directory on the same file system to make it in."""
+def link_or_copy(source: str, target: str, *, within: str) -> bool:
+    """A second name for a file, or a copy (False) where the file system has no hard links; in place of what
+    ``target`` is. ``within``: a directory on the same file system to make it in."""
+    linked = True
     with TemporaryDirectory(within, os.path.basename(target)) as scratch:
         made = os.path.join(scratch.path, "file")
         try:
@@ -421,4 +440,6 @@ def link_or_copy(source: str, target: str, *, within: str) -> None:
             import shutil
 
             shutil.copyfile(source, made)
+            linked = False
         os.replace(made, target)
+    return linked

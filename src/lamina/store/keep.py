@@ -22,7 +22,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
 from lamina.store.fault import point
-from lamina.store.fsck import hash_of
+from lamina.store.lasting import hash_of
 from lamina.store.layers import blob_stays, is_plain
 from lamina.store.mark import ANY, mark, of_containers, of_names
 from lamina.store.roots import GRACE
@@ -118,7 +118,7 @@ class _Work:
             checked.append(diff_id)
         with locked(store.paths.lock):
             for diff_id, form, origin in list(self._without_blob()):
-                if diff_id not in checked or not (dry_run or store.layers.has_tar(diff_id)):
+                if diff_id not in checked or not (dry_run or store.layers.is_on_disk(diff_id)):
                     continue
                 if not dry_run:
                     store.layers.note_origin_locked(form, diff_id, origin, kept=False)
@@ -149,11 +149,12 @@ class _Work:
         return [f"{count} blobs ({size} bytes) stay: no registry is known to have them"] if count else []
 
     def _sound_tar(self, diff_id: Digest, form: Descriptor) -> None:
-        """The tar is there and what it must be, before it becomes all that there is."""
+        """The tar is there and what it must be, and the disk has it, before it becomes all that there is."""
         store = self.store
         path = store.paths.tar(diff_id)
         if not store.layers.has_tar(diff_id) or hash_of(path, diff_id.algorithm) != diff_id.encoded:
             store.layers.make(form, diff_id)
+        store.layers.settle(diff_id)
 
     def complete(self, dry_run: bool) -> Kept:
         """Tars where they are not. Blobs that are not here stay where they are: `rmi` and `pull` bring them."""

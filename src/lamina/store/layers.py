@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from lamina.config import KEEP
-from lamina.errors import StoreDamaged, SystemFailure, UsageError
-from lamina.files import CHUNK, FileRange, failure, replace_file, reported
+from lamina.errors import InvalidContent, StoreDamaged, SystemFailure, UsageError
+from lamina.files import CHUNK, FileRange, failure, remove, replace_file, reported
 from lamina.light import TYPE_CHECKING
 from lamina.lock import locked
 from lamina.source import Stream, prove_diff_id, verified
@@ -17,6 +18,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
 from lamina.store.fault import pieces, point
+from lamina.store.lasting import DOUBTFUL, ON_DISK, hash_of, is_due, settle, trust
 from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
@@ -35,6 +37,14 @@ def is_plain(form: Descriptor) -> bool:
 def blob_stays(form: Descriptor) -> bool:
     """Whether the blob is the tar, or one that registries need not have."""
     return is_plain(form) or mediatype.is_foreign(form.media_type)
+
+
+def _has_digest(path: str, digest: Digest) -> bool:
+    """Whether the file has these bytes; a file that can't be read has not. Raises FileNotFoundError."""
+    try:
+        return hash_of(path, digest.algorithm) == digest.encoded
+    except SystemFailure:
+        return False
 
 
 def _load(path: str) -> LayerIndex:
@@ -87,6 +97,7 @@ class Layers:
         self._max_layer = max_layer
         self._keep = keep
         self._view = view
+        self._believed: set[Digest] = set()
 
     def path(self, diff_id: Digest) -> str:
         """The directory of a layer's derived data."""
@@ -118,9 +129,55 @@ class Layers:
     def has_tar(self, diff_id: Digest) -> bool:
         return os.path.exists(self._paths.tar(diff_id))
 
+    def is_sound(self, diff_id: Digest) -> bool:
+        """Whether the tar is there and can be believed: it was written in this boot, or is known to be on the disk,
+        or it is compared with its digest now. Raises SystemFailure where the disk failed to take it."""
+        path = self._paths.tar(diff_id)
+        if diff_id in self._believed:
+            return os.path.exists(path)
+        try:
+            how = trust(path)
+            if how == DOUBTFUL:
+                if not _has_digest(path, diff_id):
+                    return False
+                with suppress(OSError):
+                    settle(path, within=self._paths.ingest)
+            elif is_due(path):
+                self.settle(diff_id)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        self._believed.add(diff_id)
+        return True
+
+    def settle(self, diff_id: Digest) -> None:
+        """Wait until the tar is on the disk; nothing where that is known. Raises SystemFailure where the disk failed
+        to take it, and removes it then; FileNotFoundError."""
+        path = self._paths.tar(diff_id)
+        if trust(path) == ON_DISK:
+            return
+        try:
+            settle(path, within=self._paths.ingest)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._believed.discard(diff_id)
+            remove(path)
+            raise SystemFailure(
+                f"{path}: the disk failed to store the tar of layer {diff_id}: {error.strerror}; it was removed",
+                hint="check the system log; the next command makes it again from the blob",
+            ) from error
+
+    def is_on_disk(self, diff_id: Digest) -> bool:
+        """Whether the tar is there, and known to outlast a crash."""
+        try:
+            return trust(self._paths.tar(diff_id)) == ON_DISK
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def need_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
-        """Make the tar where it is not there: what is mounted points into it. Raises as ``index``."""
-        if not self.has_tar(diff_id):
+        """Make the tar where it is not there or not what it was: what is mounted points into it. Raises as
+        ``index``."""
+        if not self.is_sound(diff_id):
             self.make(descriptor, diff_id)
 
     def without_tar(self, descriptor: Descriptor, diff_id: Digest) -> bool:
@@ -149,6 +206,7 @@ class Layers:
 
     def open_tar(self, descriptor: Descriptor, diff_id: Digest, start: int = 0, end: int | None = None) -> FileRange:
         path = self._paths.tar(diff_id)
+        self.need_tar(descriptor, diff_id)
         try:
             return FileRange(path, start, end)
         except (FileNotFoundError, NotADirectoryError):
@@ -169,7 +227,7 @@ class Layers:
         try:
             with reported(path):
                 data = pieces([made.buffer], "digests.written")
-                replace_file(path, data, within=self._paths.ingest)
+                replace_file(path, data, within=self._paths.ingest, lasting=False)
             point("digests.renamed")
         except SystemFailure as error:  # a store that is only read is looked into all the same
             import logging
@@ -192,10 +250,14 @@ class Layers:
 
     def make_again(self, descriptor: Descriptor, diff_id: Digest) -> None:
         """What belongs to the layer as it is kept, verified. Raises as ``index``."""
-        if self.has_tar(diff_id) and not Blobs(self._paths).has(descriptor):
-            self._index_of_tar(descriptor, diff_id)
-        else:
-            self.make(descriptor, diff_id, tar=self.has_tar(diff_id) or not self.without_tar(descriptor, diff_id))
+        if self.has_tar(diff_id):
+            try:
+                self._index_of_tar(descriptor, diff_id)
+                return
+            except (InvalidContent, SystemFailure):
+                if not Blobs(self._paths).has(descriptor):
+                    raise
+        self.make(descriptor, diff_id, tar=self.has_tar(diff_id) or not self.without_tar(descriptor, diff_id))
 
     def _index_of_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
         from lamina.layer.read import LayerReader
@@ -210,7 +272,8 @@ class Layers:
                     pass
             summary = reader.finish()
             prove_diff_id(descriptor.digest, diff_id, summary.diff_id)
-            replace_file(self._paths.layer_index(diff_id), summary.chunks(), mode=0o444, within=self._paths.ingest)
+            index = self._paths.layer_index(diff_id)
+            replace_file(index, summary.chunks(), mode=0o444, within=self._paths.ingest, lasting=False)
 
     def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
         """Derive index, and tar or (``tar`` is False) checkpoints, from the blob, verified. Raises as ``index``."""
@@ -231,6 +294,7 @@ class Layers:
                 files.discard()
                 raise
             files.keep(blob=blob)
+            self._believed.add(diff_id)
 
     def there(self, diff_id: Digest) -> bool:
         """Whether both derived files are there (not whether they are right: see fsck)."""

@@ -175,7 +175,7 @@ def _write(store: Store, value: dict[str, Any]) -> None:
     try:
         with reported(store.paths.members):
             data = pieces([head, body], "members.written")
-            replace_file(store.paths.members, data, within=store.paths.ingest)
+            replace_file(store.paths.members, data, within=store.paths.ingest, lasting=False)
         point("members.renamed")
     except SystemFailure as error:  # a store that is only read is looked into all the same
         _log.debug("%s", error)

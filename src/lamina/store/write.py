@@ -16,7 +16,7 @@ from lamina.spec.manifest import Manifest, parse
 from lamina.spec.mediatype import is_foreign
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
-from lamina.store.layers import blob_stays
+from lamina.store.layers import blob_stays, is_plain
 from lamina.store.leftovers import sweep_temporaries
 from lamina.store.unfinished import Unfinished
 
@@ -71,10 +71,14 @@ class StoreWriter:
                 with reported(self.paths.roots):
                     self.roots.remove(name)
 
-    def has(self, descriptor: Descriptor) -> bool:
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         """Protects the blob first, then looks."""
-        self._protect(descriptor.digest)
-        return self.blobs.has(descriptor)
+        self._protect(descriptor.digest, *([diff_id] if diff_id else []))
+        return self.blobs.has(descriptor) and (diff_id is None or self._has_derived(descriptor, diff_id))
+
+    def _has_derived(self, descriptor: Descriptor, diff_id: Digest) -> bool:
+        """Whether the layer's tar, or what stands for it, is there too."""
+        return self.layers.there(diff_id) or self.layers.without_tar(descriptor, diff_id)
 
     def put_blob(
         self,
@@ -85,18 +89,23 @@ class StoreWriter:
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> bool:
-        """A layer whose tar is here under another compressed digest stays where it is: its origin is noted."""
+        """Of a layer whose tar is here and sound (it came under another compression, or a kill took the blob) only
+        the blob is fetched; with ``keep = tar`` not even that: its origin is noted."""
         self._protect(descriptor.digest, *([diff_id] if diff_id else []))
         if self.blobs.has(descriptor):
+            if diff_id is not None and not self._has_derived(descriptor, diff_id):
+                self.layers.make_again(descriptor, diff_id)
             return False
-        if diff_id is not None and self.layers.there(diff_id):
-            origin = blob.origin or (self.layers.origin(descriptor, diff_id) if self.keep == "tar" else "")
-            if origin:
-                self.layers.note_origin(descriptor, diff_id, origin)
-                return False
+        known = diff_id is not None and self.keep != "blob" and not is_plain(descriptor)
+        known = known and diff_id is not None and self.layers.is_sound(diff_id)
+        unkept = self._unkept(descriptor, diff_id, blob, on_event) if diff_id and self.keep == "tar" else None
+        if known and unkept is not None and diff_id is not None:
+            with reported(self.layers.path(diff_id)):
+                self.layers.settle(diff_id)  # it is all that is kept
+            unkept()
+            return False
         from lamina.store.ingest import Ingest
 
-        unkept = self._unkept(descriptor, diff_id, blob, on_event) if diff_id and self.keep == "tar" else None
         new = Ingest(
             self.paths,
             descriptor,
@@ -106,6 +115,7 @@ class StoreWriter:
             cancel=cancel,
             tar=self.keep != "blob",
             view=self.view,
+            known=known,
             unkept=unkept,
             unfinished=self._unfinished,
         ).run(blob)

@@ -264,7 +264,7 @@ def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, c
     if mediatype.is_foreign(descriptor.media_type) and not job.target.takes_foreign:
         on_event(Warned(f"layer {descriptor.digest} is not distributable: {job.target.location} goes without it"))
         return None
-    if job.target.has(descriptor):
+    if job.target.has(descriptor, diff_id):
         on_event(BlobDone(descriptor.digest, descriptor.size, kind, reused=True))
         return Moved(descriptor, kind, True)
     on_event(BlobStarted(descriptor.digest, descriptor.size, kind))

@@ -15,6 +15,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, select
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
+from lamina.store.layers import blob_stays
 from lamina.transfer.connect import Network, blobs_of
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ _TYPICAL = 3.0  # tar bytes a gzip byte, where nothing better is known
 
 @dataclass(frozen=True, slots=True)
 class PlannedBlob:
-    """``state``: "to fetch", "already here", or "known by diff_id" (its tar is here under another compressed digest:
-    it is not fetched). ``tar_size`` in bytes, None for what is no layer; ``shared``: images here that have it."""
+    """``state``: "to fetch", "already here", or "known by diff_id" (with ``keep = tar``: its tar is here under
+    another compressed digest, so it is not fetched). ``tar_size`` in bytes, None for what is no layer; ``shared``:
+    images here that have it."""
 
     descriptor: Descriptor
     what: str
@@ -74,11 +76,12 @@ def plan_pull(
             if layer.digest in blobs:
                 continue
             state, tar_size = FETCH, None
+            derived = diff_id is not None and store.layers.there(diff_id)
             if store.blobs.has(layer):
                 state = HERE
-            elif diff_id is not None and store.layers.there(diff_id):
+            elif derived and store.keep == "tar" and not blob_stays(layer):
                 state = KNOWN
-            if diff_id is not None and state == FETCH:
+            if diff_id is not None and state == FETCH and not derived:
                 tar_size, exact = _unpacked(repository, layer)
                 estimated = estimated or not exact
                 disk += 0 if store.keep == "blob" else tar_size

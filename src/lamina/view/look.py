@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError, StoreDamaged
 from lamina.files import remove, replace_file, reported
 from lamina.source import Stack
+from lamina.store.lasting import must_wait
 from lamina.view.parts import image_of, keep, merged_part
 
 if TYPE_CHECKING:
@@ -75,4 +76,4 @@ def write_merged(store: Store, stack: Stack, tree: Tree) -> None:
     with reported(path):
         keep(os.path.dirname(path), part.layers)
         remove(path)
-        replace_file(path, erofs_pieces(tree, uuid=part.uuid), mode=0o444)
+        replace_file(path, erofs_pieces(tree, uuid=part.uuid), mode=0o444, lasting=must_wait())

@@ -14,6 +14,7 @@ from lamina.files import replace_file, reported
 from lamina.light import TYPE_CHECKING, pattern
 from lamina.lock import locked
 from lamina.source import Stack
+from lamina.store import lasting
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.attach import mount_erofs
@@ -55,7 +56,9 @@ def _write_image(store: Store, part: Part) -> None:
     tree, opaque, devices = part.made()
     pieces = erofs_pieces(tree, devices=devices, opaque=opaque, uuid=part.uuid)
     keep(os.path.dirname(path), part.layers)
-    replace_file(path, pieces, mode=0o444)
+    replace_file(
+        path, pieces, mode=0o444, lasting=lasting.must_wait()
+    )  # its checksum says whether it outlived a crash
 
 
 def mount_image(store: Store, part: Part) -> str:
@@ -85,24 +88,36 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
     """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids, and
     one for each user namespace that has the image's ids otherwise (``owners``). One process at a time does it, others
     wait. Raises SystemFailure, InvalidContent."""
-    from lamina.view.fresh import announce, is_whole
     from lamina.view.unpack import remove_leftovers
     from lamina.view.unpack import unpack_tree as unpack
 
     target = os.path.join(store.paths.union(part.key), f"tree{rights.ids()}{owners.word}")
     with reported(target):
-        if is_whole(target):
+        if _is_whole(store, target):
             return target
         keep(os.path.dirname(target), part.layers)
         with locked(os.path.join(os.path.dirname(target), "lock")):
-            if not is_whole(target):
+            if not _is_whole(store, target):
                 remove_leftovers(os.fsencode(target))
+                lasting.forget(target)
                 if os.path.isdir(target):
                     remove_tree(target)
-                announce(target)
                 tree, opaque, _ = part.made()
                 unpack(tree, stack.layers, os.fsencode(target), opaque=opaque, mapped=owners)
+                if lasting.must_wait():
+                    lasting.settle(target, within=store.paths.ingest)
+                else:
+                    lasting.note(target, within=store.paths.ingest)
     return target
+
+
+def _is_whole(store: Store, tree: str) -> bool:
+    """Whether the tree is there, and as it was made. Raises OSError where the disk failed to take it."""
+    if not os.path.isdir(tree) or lasting.trust(tree) == lasting.DOUBTFUL:
+        return False
+    if lasting.is_due(tree):
+        lasting.settle(tree, within=store.paths.ingest)
+    return True
 
 
 def sweep(store: Store) -> int:

@@ -66,7 +66,7 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
             if merged is not None:
                 raise
             keys = [_ONE_FOR_ALL]
-        replace_file(note, [" ".join(keys).encode()])
+        replace_file(note, [" ".join(keys).encode()], lasting=False)
     if keys == [_ONE_FOR_ALL] or len(keys) != len(stack.layers):
         if merged is not None:
             trees.keys()
@@ -115,7 +115,7 @@ def keep(directory: str, layers: tuple[Digest, ...]) -> None:
     os.makedirs(directory, mode=0o700, exist_ok=True)
     path = os.path.join(directory, "layers")
     if not os.path.exists(path):
-        replace_file(path, ["".join(f"{diff_id}\n" for diff_id in layers).encode()])
+        replace_file(path, ["".join(f"{diff_id}\n" for diff_id in layers).encode()], lasting=False)
 
 
 def merged_part(stack: Stack) -> Part:
@@ -156,8 +156,11 @@ def _key(*words: str) -> str:
 
 
 def _noted(path: str) -> list[str]:
+    """The keys that were noted; none where the note is not whole: a crash may have cut it."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().split()
+        with open(path, encoding="ascii") as file:
+            keys = file.read().split()
     except (OSError, ValueError):
         return []
+    whole = all(len(key) == 64 and not key.strip("0123456789abcdef") for key in keys)
+    return keys if whole or keys == [_ONE_FOR_ALL] else []

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from integration.view.test_mount import BIG, loaded, stack_of
+from lamina.store import lasting
 from lamina.store.fsck import fsck
 from lamina.store.roots import boot_id
 from lamina.store.store import Store
-from lamina.view import fresh
 from lamina.view.check import check_unions
 from lamina.view.lower import unpack_parts, write_images
-from lamina.view.make import Maker
 from lamina.view.mount import mount, unmount
 from lamina.view.parts import image_of, parts_of
 from support import lamina, require_root
@@ -163,41 +163,38 @@ def test_a_tree_of_before_a_crash_is_not_trusted(tmp_path: Path, monkeypatch: py
     store = loaded(tmp_path, LAYERS)
     stack = stack_of(store)
     trees = unpack_parts(store, stack)
-    notes = [Path(f"{tree}.fresh") for tree in trees]
+    notes = [Path(f"{tree}.written") for tree in trees]
     synced: list[str] = []
-    monkeypatch.setattr(fresh, "sync_files", synced.append)
+    monkeypatch.setattr(lasting, "sync_files", synced.append)
     # the machine crashed: the names of files are there, their bytes are not
     for tree, note in zip(trees, notes, strict=True):
-        note.write_text("another boot")
+        note.write_text(note.read_text().replace(boot_id(), "another-boot"))
         (tree_file,) = [name for name in ("a", "b") if os.path.exists(os.path.join(tree, name))][:1]
         emptied(os.path.join(tree, tree_file))
     assert unpack_parts(store, stack) == trees
     assert list(check_unions(store)) == []
-    assert [note.read_text() for note in notes] == [boot_id()] * len(trees)
+    assert [note.read_text().split()[0] for note in notes] == [boot_id()] * len(trees)
     inodes = [os.stat(tree).st_ino for tree in trees]
     assert unpack_parts(store, stack) == trees
     assert synced == []
     # some time later it is on the disk, and made sure of, once
     for note in notes:
-        os.utime(note, (note.stat().st_mtime - 100,) * 2)
+        *words, _ = note.read_text().split()
+        note.write_text(" ".join([*words, f"{time.monotonic() - 100:.0f}\n"]))
     assert unpack_parts(store, stack) == unpack_parts(store, stack) == trees
-    assert (synced, [note.exists() for note in notes]) == (trees, [False] * len(trees))
+    assert (synced, [note.read_text().split()[0] for note in notes]) == (trees, ["disk"] * len(trees))
     assert [os.stat(tree).st_ino for tree in trees] == inodes
 
 
-def test_a_tree_is_announced_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tree_without_a_note_is_made_again(tmp_path: Path) -> None:
+    """A note may be lost in a crash, with what it speaks of."""
     require_root()
     store = loaded(tmp_path, [[("a", b"1")]])
-    seen: list[bool] = []
-    making = Maker.make
-
-    def watched(self: Maker, *words: Any) -> None:
-        seen.append(bool(list((tmp_path / "s/unions").glob("*/tree.fresh"))))
-        making(self, *words)
-
-    monkeypatch.setattr(Maker, "make", watched)
-    unpack_parts(store, stack_of(store))
-    assert seen == [True]
+    (tree,) = unpack_parts(store, stack_of(store))
+    Path(f"{tree}.written").unlink()
+    emptied(os.path.join(tree, "a"))
+    assert unpack_parts(store, stack_of(store)) == [tree]
+    assert Path(tree, "a").read_bytes() == b"1"
 
 
 @DAMAGES
