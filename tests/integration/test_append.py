@@ -16,6 +16,7 @@ import pytest
 
 from lamina.files import WRITE_FLAGS
 from lamina.store.append import BLOCK, Appender
+from lamina.store.unfinished import Pace
 from support import require_root
 
 
@@ -124,3 +125,46 @@ def test_where_there_can_be_no_further_thread(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="start new"), appender(tmp_path / "file", cached=False) as file:
         file.write(b"x" * (2 << 20))
+
+
+class SlowDisk:
+    """An ``os.pwrite`` that takes its time, by the clock that the appender reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.now, self.seconds, self.writes = 0.0, seconds, 0
+        self.pwrite = os.pwrite
+        monkeypatch.setattr("lamina.store.append.time.monotonic", lambda: self.now)
+        monkeypatch.setattr(os, "pwrite", self.write)
+        # the next pieces wait whenever one is written
+        monkeypatch.setattr("lamina.store.append.queue.Queue.qsize", lambda _: 4)
+
+    def write(self, descriptor: int, data: Any, at: int) -> int:
+        self.now += self.seconds
+        self.writes += 1
+        return self.pwrite(descriptor, data, at)
+
+
+@pytest.mark.parametrize(
+    ("lasting", "seconds", "around"), [(False, 0.02, "some"), (True, 0.02, "all"), (False, 0.001, "all")]
+)
+def test_what_need_not_last_leaves_a_slow_disk_to_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool, seconds: float, around: str
+) -> None:
+    """1 MiB in 20 ms is behind: from then on the file goes through the cache, and so does the session's next one."""
+    disk, pace = SlowDisk(monkeypatch, seconds), Pace()
+    whole = os.urandom((40 << 20) + 77)
+    descriptor = os.open(tmp_path / "file", WRITE_FLAGS, 0o600)
+    file = Appender(descriptor, cached=False, lasting=lasting, pace=pace, hasher=hashlib.sha256())
+    for at in range(0, len(whole), 700_000):
+        file.write(whole[at : at + 700_000])
+    file.finish()
+    file.close()
+    assert not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT
+    os.close(descriptor)
+    assert (tmp_path / "file").read_bytes() == whole
+    assert pace.behind == (seconds > 0.01)
+    assert disk.writes == 41 if around == "all" else 5 <= disk.writes < 20
+    if around == "some":
+        other = os.open(tmp_path / "other", WRITE_FLAGS, 0o600)
+        assert not Appender(other, cached=False, lasting=False, pace=pace)._direct
+        os.close(other)

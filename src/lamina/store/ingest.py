@@ -28,7 +28,7 @@ from lamina.store.fault import point
 from lamina.store.lasting import must_wait, note, sync_file
 from lamina.store.layers import is_plain
 from lamina.store.paths import Paths
-from lamina.store.unfinished import Unfinished
+from lamina.store.unfinished import Pace, Unfinished
 from lamina.temporary import Temporary, TemporaryDirectory
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class Ingest:
                 tar=self._keeps_tar,
                 cached=not is_mounted(self._view),
                 lasting=self._unkept is not None,
+                pace=self._unfinished.pace,
             )
         try:
             self._pump(blob, part, layer)
@@ -163,7 +164,13 @@ class Ingest:
         try:
             for data in verified(blob, on_event=self._on_event, cancel=self._cancel):
                 if done >= had:  # what the part file had is read by now
-                    file = file or Appender(part, cached=self._cached, at=had, lasting=self._unkept is None)
+                    file = file or Appender(
+                        part,
+                        cached=self._cached,
+                        at=had,
+                        lasting=self._unkept is None,
+                        pace=self._unfinished.pace,
+                    )
                     file.write(data)
                 if layer is not None:
                     layer.feed(data)
@@ -269,10 +276,12 @@ class LayerFiles:
         tar: bool = True,
         cached: bool = True,
         lasting: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         """``tar``: whether a tar is made. ``cached``: whether it is read through the page cache soon. ``lasting``:
         whether the tar is all that is kept, so that the disk must have it before it gets its name."""
         self._lasting = lasting or must_wait()
+        self._pace = pace
         self._paths = paths
         self._diff_id = diff_id
         self._digest = descriptor.digest
@@ -308,7 +317,11 @@ class LayerFiles:
             self._file = Temporary(self._paths.ingest, f"{self._diff_id.short}.tar")
             self.tar_path = self._file.path
             self._tar = Appender(
-                self._file.descriptor, cached=self._cached, hasher=self._reader.hasher, lasting=self._lasting
+                self._file.descriptor,
+                cached=self._cached,
+                hasher=self._reader.hasher,
+                lasting=self._lasting,
+                pace=self._pace,
             )
         self._thread.start()
 
