@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -86,11 +87,14 @@ def _views(root: str) -> dict[str, str]:
 
 def _containers() -> dict[str, str]:
     """What running containers needs, with "" or why it is missing."""
+    from lamina.run.bpf import load
     from lamina.run.network import choose
     from lamina.run.runtime import find_runtime
 
     found = {}
-    for name, attempt in (("runtime", find_runtime), ("pasta", lambda: choose("pasta"))):
+    attempts: dict[str, Callable[[], object]] = {"runtime": find_runtime, "pasta": lambda: choose("pasta")}
+    attempts["seccomp with bubblewrap"] = load
+    for name, attempt in attempts.items():
         try:
             attempt()
             found[name] = ""

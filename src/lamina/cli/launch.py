@@ -87,7 +87,7 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
         upper_dir=session.settings.upper_dir or "",
         on_warning=warn,
     )
-    ended = containers.run(store, found.stack, made, wanted, runtime=given["runtime"])
+    ended = containers.run(store, found.stack, made, wanted, runtime=given["runtime"], on_warning=warn)
     if ended.message:
         say(ended.message)
     return ended.code

@@ -44,15 +44,20 @@ class _Compare(ctypes.Structure):
     )
 
 
-def compiled(wanted: Mapping[str, Any]) -> bytes:
-    """The program for ``linux.seccomp`` of a runtime spec. Raises Unsupported (no libseccomp, or it can't say that),
-    InvalidDocument."""
+def load() -> ctypes.CDLL:
+    """The library. Raises Unsupported where it is not installed."""
     try:
-        library = ctypes.CDLL(LIBRARY, use_errno=True)
+        return ctypes.CDLL(LIBRARY, use_errno=True)
     except OSError:
         raise Unsupported(
             f"without {LIBRARY} there is no seccomp filter in bubblewrap's containers", hint="install libseccomp2"
         ) from None
+
+
+def compiled(wanted: Mapping[str, Any]) -> bytes:
+    """The program for ``linux.seccomp`` of a runtime spec. Raises Unsupported (no libseccomp, or it can't say that),
+    InvalidDocument."""
+    library = load()
     library.seccomp_init.restype = ctypes.c_void_p
     try:
         default = _action(wanted["defaultAction"], wanted.get("defaultErrnoRet"))

@@ -4,6 +4,10 @@ It knows less: no cgroups, no exec, a seccomp filter only where libseccomp is. T
 of its own, so that its root is nobody outside. bubblewrap gives up its rights with the first id that it changes: who
 is to be somebody else in there is so before it starts, and has the rights that it needs in a second namespace, with
 the same ids, below the first, that belongs to this user.
+
+bubblewrap can't mount a sysfs, and the machine's shows the machine's network interfaces. A container with a network
+of its own therefore gets both before bubblewrap starts: the namespace, and a sysfs of it, mounted where only
+bubblewrap and the container see it.
 """
 
 from __future__ import annotations
@@ -16,33 +20,38 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 
 from lamina import rights
-from lamina.errors import SystemFailure, Unsupported, UsageError
+from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
 from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
-from lamina.run.namespace import alone, enter, enter_network, owned
+from lamina.run.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
 from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
 from lamina.run.spec import name_of, places
+from lamina.view import kernel
 
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.run.inside import Inside
 
+_SYS = "/sys"
+_SYS_ATTRIBUTES = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES | kernel.NO_PROGRAMS
 
-def arguments(spec: Mapping[str, Any], kind_of: Callable[[str], str], given: Mapping[str, int]) -> list[str]:
-    """bubblewrap's options for ``spec`` with the command (pure). ``kind_of``: "file", "directory" or "" for a path of
-    this machine's /proc and /sys. ``given``: options whose value is a descriptor."""
+
+def arguments(
+    spec: Mapping[str, Any], kind_of: Callable[[str], str], given: Mapping[str, int], sysfs: str = _SYS
+) -> list[str]:
+    """bubblewrap's options for ``spec`` without the command (pure). ``kind_of``: "file", "directory" or "" for a path
+    of this machine's /proc and /sys. ``given``: options whose value is a descriptor. ``sysfs``: where that of the
+    container's network is mounted."""
     process = spec["process"]
     words = [word for option, number in given.items() for word in (option, str(number))]
     words += ["--die-with-parent", "--as-pid-1"]
     kinds = {one["type"] for one in spec["linux"]["namespaces"]}
     words += [f"--unshare-{kind}" for kind in ("pid", "ipc", "uts") if kind in kinds]
     words += ["--unshare-cgroup-try", "--hostname", spec["hostname"]]
-    if any(one == {"type": "network"} for one in spec["linux"]["namespaces"]):
-        words.append("--unshare-net")
     words += ["--ro-bind" if spec["root"]["readonly"] else "--bind", spec["root"]["path"], "/"]
     for mount in spec["mounts"]:
-        words += _mount(mount)
+        words += ["--ro-bind", sysfs, mount["destination"]] if mount["type"] == "sysfs" else _mount(mount)
     for path in spec["linux"].get("maskedPaths", ()):
         kind = kind_of(path)
         if kind:
@@ -59,7 +68,7 @@ def arguments(spec: Mapping[str, Any], kind_of: Callable[[str], str], given: Map
     for item in process["env"]:
         key, _, value = item.partition("=")
         words += ["--setenv", key, value]
-    return [*words, "--chdir", process["cwd"], "--", *process["args"]]
+    return [*words, "--chdir", process["cwd"]]
 
 
 def _mount(mount: Mapping[str, Any]) -> list[str]:
@@ -70,8 +79,6 @@ def _mount(mount: Mapping[str, Any]) -> list[str]:
         return ["--dev", target]
     if kind == "mqueue":
         return ["--mqueue", target]
-    if kind == "sysfs":
-        return ["--ro-bind", "/sys", target]
     if kind == "tmpfs":
         words = []
         for option in options:
@@ -93,7 +100,14 @@ def _size(text: str) -> int:
 
 
 def run(
-    program: str, bundle: str, spec: Mapping[str, Any], inside: Inside, *, interactive: bool, must_filter: bool
+    program: str,
+    bundle: str,
+    spec: Mapping[str, Any],
+    inside: Inside,
+    *,
+    interactive: bool,
+    must_filter: bool,
+    on_warning: Callable[[str], object],
 ) -> Ended:
     """Run the container until it ends. ``must_filter``: the caller asked for the seccomp filter. Raises
     SystemFailure, NotFound, Unsupported."""
@@ -116,21 +130,27 @@ def run(
         given = {"--info-fd": keep(os.open(_info(bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))}
         if not is_root:
             given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
-        elif not users:
-            given["--userns"] = above
-        data = _filter(spec["linux"].get("seccomp"), must_filter)
+        data = _filter(spec["linux"].get("seccomp"), must_filter, on_warning)
         if data:
             given["--seccomp"] = keep(_in_memory(data))
+        network = next((one for one in spec["linux"]["namespaces"] if one["type"] == "network"), None)
+        sysfs = os.path.join(bundle, "sys") if network else _SYS
+        if network:
+            os.makedirs(sysfs, mode=0o755, exist_ok=True)
 
         ours = os.getpid()
 
         def first() -> None:
             alone(_outer(bundle), ours)
-            for one in spec["linux"]["namespaces"]:
-                if one["type"] == "network" and "path" in one:
-                    enter_network(one["path"])
-            if given.get("--userns") != above:
-                enter(above, user["uid"], user["gid"], user["additionalGids"])
+            if network and "path" in network:  # it belongs to the namespace of users that we are in
+                enter_network(network["path"])
+                _own_sysfs(sysfs, spec, on_warning)
+            enter(above)
+            if network and "path" not in network:
+                new_network()
+                _own_sysfs(sysfs, spec, on_warning)
+            if users or not is_root:
+                become(user["uid"], user["gid"], user["additionalGids"])
 
         def signalled(number: int, by_terminal: bool) -> None:
             if by_terminal and spec["process"]["terminal"]:
@@ -138,11 +158,28 @@ def run(
             with suppress(SystemFailure):  # not there yet, or no more
                 kill(bundle, str(number))
 
-        command = [program, *arguments(spec, _kind_of, given)]
-        return Ended(spawned(command, interactive, list(given.values()), first, signalled))
+        # not as words of the command, which everybody on this machine may read: secrets stand in the environment
+        words = keep(
+            _in_memory(b"".join(os.fsencode(word) + b"\0" for word in arguments(spec, _kind_of, given, sysfs)))
+        )
+        command = [program, "--args", str(words), "--", *spec["process"]["args"]]
+        return Ended(spawned(command, interactive, [*given.values(), words], first, signalled))
 
 
-def _filter(wanted: Mapping[str, Any] | None, must: bool) -> bytes:
+def _own_sysfs(place: str, spec: Mapping[str, Any], on_warning: Callable[[str], object]) -> None:
+    """Mount a sysfs of this process's network namespace in a mount namespace that no other process has. Where the
+    kernel refuses, the container's /sys is empty: the machine's is not shown."""
+    try:
+        new_mounts()
+        kernel.mount("sysfs", (), place, attributes=_SYS_ATTRIBUTES)
+    except (OSError, LaminaError) as error:
+        on_warning(f"the container's /sys is empty: {error}")
+        for path in spec["linux"].get("maskedPaths", ()):
+            if path.startswith(_SYS + "/"):
+                os.makedirs(place + path.removeprefix(_SYS), exist_ok=True)
+
+
+def _filter(wanted: Mapping[str, Any] | None, must: bool, on_warning: Callable[[str], object]) -> bytes:
     """The filter for bubblewrap; b"" for none. Raises Unsupported where it was asked for and can't be made."""
     if wanted is None:
         return b""
@@ -150,9 +187,10 @@ def _filter(wanted: Mapping[str, Any] | None, must: bool) -> bytes:
 
     try:
         return compiled(wanted)
-    except Unsupported:
+    except Unsupported as error:
         if must:
             raise
+        on_warning(f"the container's system calls are not filtered: {error}")
         return b""
 
 

@@ -118,7 +118,15 @@ def stack_of(store: Store, container: Container) -> Stack:
     return store.stack_at(container.descriptor, Platform.host(), container.image)
 
 
-def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, runtime: str = "") -> Ended:
+def run(
+    store: Store,
+    stack: Stack,
+    container: Container,
+    wanted: Wanted,
+    *,
+    runtime: str = "",
+    on_warning: OnWarning = lambda text: None,
+) -> Ended:
     """Run the container until it ends, in the foreground. Raises SystemFailure, Unsupported, NotFound where it can't
     even be tried."""
     if not hasattr(os, "geteuid"):
@@ -138,7 +146,7 @@ def run(store: Store, stack: Stack, container: Container, wanted: Wanted, *, run
         container = replace(container, users=owners.users, groups=owners.groups)
         with _mounted(store, stack, container, found, wanted) as (view, way):
             container = replace(container, runtime=found.program, view=view)
-            ended = _run(store, stack, container, found, wanted, me, way)
+            ended = _run(store, stack, container, found, wanted, me, way, on_warning)
     finally:
         with suppress(NotFound):  # somebody has removed it
             container = store.containers.get(container.id)
@@ -196,7 +204,14 @@ def _owners(container: Container, wanted: Wanted, runtime: Runtime) -> tuple[Own
 
 
 def _run(
-    store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted, me: Me, way: str
+    store: Store,
+    stack: Stack,
+    container: Container,
+    runtime: Runtime,
+    wanted: Wanted,
+    me: Me,
+    way: str,
+    on_warning: OnWarning,
 ) -> Ended:
     path = store.containers.path
     bundle, rootfs = path(container.id, "bundle"), path(container.id, "rootfs")
@@ -225,6 +240,7 @@ def _run(
                     inside,
                     interactive=wanted.interactive,
                     must_filter=bool(wanted.seccomp),
+                    on_warning=on_warning,
                 )
         try:
             return run_bundle(runtime, _state(store), bundle, container.id, interactive=wanted.interactive)

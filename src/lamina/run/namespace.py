@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from lamina.errors import SystemFailure
 from lamina.libc import failed, libc
 from lamina.run.runtime import CANNOT_RUN
 
-_USER, _PROCESSES, _NETWORK = 0x10000000, 0x20000000, 0x40000000
+_USER, _PROCESSES, _NETWORK, _MOUNTS = 0x10000000, 0x20000000, 0x40000000, 0x00020000
+_RECURSIVE, _PRIVATE = 0x4000, 0x40000  # mount(2)
+_SET_FLAGS, _UP = 0x8914, 1  # netdevice(7)
 _DEATH_SIGNAL, _DUMPABLE = 1, 4  # prctl(2)
 _NO_IDS = b"ids"
 
@@ -60,10 +63,9 @@ def _make_owned(above: int, uid: int, gid: int, say: rights.Say, wait: rights.Wa
         wait()
 
 
-def enter(namespace: int, uid: int, gid: int, groups: Sequence[int] = ()) -> None:
-    """Go into a user namespace below ours, as this user of it. For good. Raises OSError."""
+def enter(namespace: int) -> None:
+    """Go into a user namespace below ours, with all rights in it. For good. Raises OSError."""
     _set(namespace, _USER)
-    become(uid, gid, groups)
 
 
 def alone(record: str, parent: int) -> None:
@@ -101,6 +103,27 @@ def enter_network(path: str) -> None:
         _set(descriptor, _NETWORK)
     finally:
         os.close(descriptor)
+
+
+def new_network() -> None:
+    """Go into a new network namespace that belongs to our user namespace, with a loopback interface. For good. Raises
+    OSError."""
+    import fcntl
+    import socket
+    import struct
+
+    if libc().unshare(_NETWORK) != 0:
+        raise failed()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        fcntl.ioctl(one, _SET_FLAGS, struct.pack("16sh22x", b"lo", _UP))
+
+
+def new_mounts() -> None:
+    """Go into a new mount namespace, whose mounts nobody else sees. For good. Raises OSError."""
+    if libc().unshare(_MOUNTS) != 0:
+        raise failed()
+    if libc().mount(None, b"/", None, ctypes.c_ulong(_RECURSIVE | _PRIVATE), None) != 0:
+        raise failed()
 
 
 def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pwd
@@ -132,6 +133,112 @@ def test_nobody_else_has_rights_in_its_namespace(root: Path) -> None:
         )
         assert done.returncode != 0
         process.kill()
+
+
+def command_lines() -> list[bytes]:
+    """Of all processes of this machine."""
+    lines = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(place.read_bytes())
+    return lines
+
+
+def test_the_environment_is_on_no_command_line(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secrets").write_text("TOKEN=hunter2-in-a-file\nTWO=a b=c\n")
+    words = ("--network", "none", "--runtime", "bwrap", "--env-file", str(tmp_path / "secrets"), "app", "sh", "-c")
+    with running("run", "--rm", *words, 'echo "$TOKEN $TWO"; exec sleep 600', root=root) as process:
+        wait_for(process, b"hunter2-in-a-file a b=c\n")
+        lines = command_lines()
+        while not any(line.startswith(b"sleep\x00600") for line in lines):  # the shell has not become it yet
+            assert process.poll() is None
+            lines = command_lines()
+        assert [line for line in lines if b"hunter2-in-a-file" in line] == []
+        process.kill()
+
+
+@pytest.mark.parametrize("user", ["root", "web"])
+def test_sysfs_shows_the_containers_network(root: Path, user: str) -> None:
+    script = "ls /sys/class/net; cat /sys/class/net/lo/operstate; test -d /sys/devices/system/cpu && echo cpus; "
+    script += "mkdir /sys/x 2>&1; ls /sys/firmware | wc -l; grep -c ' / /sys ' /proc/self/mountinfo"
+    done = run(root, "-u", user, "app", "sh", "-c", script)
+    said = ["lo", "unknown", "cpus", "mkdir: can't create directory '/sys/x': Read-only file system", "0", "1"]
+    assert (done.stdout.decode().splitlines(), done.stderr) == (said, b"")
+    here = sorted(os.listdir("/sys/class/net"))
+    words = ("run", "--rm", "--network", "host", "--runtime", "bwrap", "-u", user, "app", "ls", "/sys/class/net")
+    assert sorted(lamina(*words, root=root).stdout.decode().split()) == here
+    (options,) = (line.split()[5] for line in _mounts(root, user) if line.split()[4] == "/sys")
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(options.split(","))
+    assert not [
+        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{root}/containers" in line
+    ]
+
+
+def _mounts(root: Path, user: str) -> list[str]:
+    return run(root, "-u", user, "app", "cat", "/proc/self/mountinfo").stdout.decode().splitlines()
+
+
+def test_a_network_with_a_way_out_has_its_own_sysfs_too(root: Path) -> None:
+    require_tool("pasta")
+    words = ("run", "--rm", "--network", "pasta", "--runtime", "bwrap", "app", "cat", "/proc/net/dev")
+    done = lamina(*words, root=root)
+    if done.returncode:
+        pytest.skip(f"no pasta here: {done.stderr.decode()}")
+    devices = sorted(line.partition(":")[0].strip() for line in done.stdout.decode().splitlines()[2:])
+    done = lamina(*words[:-2], "ls", "/sys/class/net", root=root)
+    assert sorted(done.stdout.decode().split()) == devices
+
+
+@pytest.mark.parametrize("user", ["root", "web"])
+def test_the_loopback_of_a_container_works(root: Path, user: str) -> None:
+    script = "nc -l -p 8080 -e echo hello & sleep 0.2; nc 127.0.0.1 8080 </dev/null; wait"
+    done = run(root, "-u", user, "app", "busybox", "sh", "-c", script)
+    assert done.stdout == b"hello\n", done.stderr
+
+
+PATCHED = """
+import sys
+from lamina.cli import run
+from lamina.errors import SystemFailure
+from lamina.run import bpf, bubblewrap
+mount = bubblewrap.kernel.mount
+def no_sysfs(kind, *words, **more):
+    if kind == "sysfs":
+        raise SystemFailure("mounting sysfs: refused")
+    mount(kind, *words, **more)
+{}
+raise SystemExit(run(sys.argv[1:]))
+"""
+
+
+def patched(root: Path, what: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", PATCHED.format(what), "--root", str(root), *words]
+    return subprocess.run(command, capture_output=True, check=False)
+
+
+def test_without_libseccomp_somebody_says_so(root: Path, tmp_path: Path) -> None:
+    words = ("run", "--rm", "--network", "none", "--runtime", "bwrap")
+    gone = "bpf.LIBRARY = 'libnothing.so'"
+    done = patched(root, gone, *words, "app", "grep", "Seccomp:", "/proc/self/status")
+    assert (done.returncode, done.stdout.split()) == (0, [b"Seccomp:", b"0"])
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("lamina: warning: the container's system calls are not filtered: without libnothing.so")
+    assert "install libseccomp2" in line
+    done = patched(root, gone, *words, "--security-opt", "seccomp=unconfined", "app", "true")
+    assert (done.returncode, done.stderr) == (0, b"")
+    (tmp_path / "profile").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    done = patched(root, gone, *words, "--security-opt", f"seccomp={tmp_path}/profile", "app", "true")
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"seccomp with bubblewrap: no: without libnothing.so" in patched(root, gone, "info").stdout
+    assert b"seccomp with bubblewrap: works" in lamina("info", root=root).stdout
+
+
+def test_where_no_sysfs_can_be_mounted_the_machines_is_not_shown(root: Path) -> None:
+    words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "app", "sh", "-c", "ls -R /sys; echo ran")
+    done = patched(root, "bubblewrap.kernel.mount = no_sysfs", *words)
+    assert (done.returncode, b"ran" in done.stdout, b"class" in done.stdout) == (0, True, False), done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert b"warning: the container's /sys is empty: mounting sysfs: refused" in done.stderr
 
 
 def test_copy_up_and_commit(root: Path) -> None:
