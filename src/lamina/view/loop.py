@@ -27,21 +27,22 @@ _CONTROL = "/dev/loop-control"
 
 
 @contextmanager
-def attached(paths: Sequence[str]) -> Iterator[list[str]]:
-    """A block device for each file, kept while the block runs and as long as a mount uses it.
+def attached(paths: Sequence[str], *, direct: bool = True) -> Iterator[list[str]]:
+    """A block device for each file, kept while the block runs and as long as a mount uses it. ``direct``: it reads
+    around the files' page cache, where that can be.
 
     Raises Unsupported (no loop devices here), SystemFailure.
     """
     with ExitStack() as kept:
         devices = []
         for path in paths:
-            device, descriptor = _attach(path)
+            device, descriptor = _attach(path, direct)
             kept.callback(os.close, descriptor)
             devices.append(device)
         yield devices
 
 
-def _attach(path: str) -> tuple[str, int]:
+def _attach(path: str, direct: bool) -> tuple[str, int]:
     """The device, and a descriptor that keeps it."""
     with reported(path):
         file = os.open(path, READ_FLAGS)
@@ -52,7 +53,7 @@ def _attach(path: str) -> tuple[str, int]:
             device = _free()
             descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _configure(descriptor, file, path)
+                _configure(descriptor, file, path, direct)
             except OSError as error:
                 os.close(descriptor)
                 if error.errno == errno.EBUSY:  # another process was first
@@ -86,10 +87,11 @@ def _free() -> str:
     raise Unsupported(f"there is no {device}", hint="/dev is not the kernel's own (a container?)")
 
 
-def _configure(descriptor: int, file: int, path: str) -> None:
+def _configure(descriptor: int, file: int, path: str, direct: bool) -> None:
     """With direct reads where the file's file system has them: else every byte is in memory twice."""
     name = os.fsencode(path)[-63:]
-    for flags in (_READ_ONLY | _AUTO_CLEAR | _DIRECT, _READ_ONLY | _AUTO_CLEAR):
+    plain = _READ_ONLY | _AUTO_CLEAR
+    for flags in (plain | _DIRECT, plain) if direct else (plain,):
         info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"")
         try:
             fcntl.ioctl(descriptor, _CONFIGURE, _CONFIG.pack(file, _BLOCK, info))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ import pytest
 
 from integration.view.test_mount import check_view, loaded, stack_of
 from lamina.errors import SystemFailure, Unsupported
+from lamina.store.flush import unwritten
+from lamina.store.lasting import note, sync_file
 from lamina.view import attach, loop
-from lamina.view.lower import sweep
+from lamina.view.lower import sweep, write_images
 from lamina.view.mount import Top, mount, mount_union, unmount
+from lamina.view.parts import image_of, parts_of
 from support import lamina, require_root
 
 LAYERS: list[list[Any] | bytes] = [
@@ -96,6 +100,51 @@ def test_store_on_a_file_system_that_takes_no_files(elsewhere: Path, tmp_path: P
     unmount(store, str(tmp_path / "again"))
     assert gone(elsewhere)
     assert gone(tmp_path)
+
+
+@pytest.mark.parametrize("source", [attach.FILES, attach.LOOPS])
+def test_a_tar_that_the_disk_does_not_have_yet_is_read_through_its_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """A direct read would make the kernel write what it reads, and wait. The bytes are the same either way."""
+    if attach.FILES not in probe_sources(tmp_path):
+        pytest.skip("this file system mounts no files")
+    monkeypatch.setattr("lamina.view.lower.mount_erofs", partial(attach.mount_erofs, sources=(source,)))
+    store = loaded(tmp_path, LAYERS)
+    stack, options = stack_of(store), []
+    tars = [store.paths.tar(diff_id) for diff_id in stack.diff_ids]
+    for synced in (False, True):
+        for tar in tars:
+            data = Path(tar).read_bytes()
+            os.unlink(tar)  # what is written in place of an old file, the kernel writes at once
+            Path(tar).write_bytes(data)
+            note(tar, within=store.paths.ingest)
+            if synced:
+                sync_file(tar)
+        assert [unwritten(tar) > 0 for tar in tars] == [not synced] * 2
+        mount(store, stack, str(tmp_path / "mnt"), view="erofs")
+        lines = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {tmp_path}/s/" in line]
+        options.append({"directio" in line for line in lines if " - erofs " in line})
+        assert (tmp_path / "mnt/big").read_bytes() == bytes(range(256)) * 600
+        unmount(store, str(tmp_path / "mnt"))
+        sweep(store)
+    assert options == [{False}, {source == attach.FILES}]
+
+
+def probe_sources(place: Path) -> list[str]:
+    """What EROFS can be mounted from here."""
+    found = []
+    for source in (attach.FILES, attach.LOOPS):
+        store = loaded(place / source, [[("a", b"1")]])
+        (part,) = parts_of(store, stack_of(store))
+        write_images(store, stack_of(store), [part])
+        (place / source / "mnt").mkdir()
+        tars = [store.paths.tar(diff_id) for diff_id in part.layers]
+        with suppress(SystemFailure, Unsupported):
+            attach.mount_erofs(image_of(store, part), tars, str(place / source / "mnt"), sources=(source,))
+            found.append(source)
+            subprocess.run(["umount", str(place / source / "mnt")], check=True)
+    return found
 
 
 def test_an_overlayfs_takes_no_writable_top(elsewhere: Path, tmp_path: Path) -> None:
