@@ -1,0 +1,372 @@
+"""What is on the disk before a name is given, and what is believed of the rest after a crash."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina import lock
+from lamina.archive.layout import LayoutReader
+from lamina.errors import InvalidContent, SystemFailure
+from lamina.remote.client import Access
+from lamina.remote.registries import Registries
+from lamina.remote.repository import Repository
+from lamina.source import BytesBlob
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.mediatype import OCI_LAYER_GZIP
+from lamina.spec.platform import Platform
+from lamina.store import lasting
+from lamina.store.fsck import fsck
+from lamina.store.ingest import Ingest
+from lamina.store.keep import apply_keep
+from lamina.store.roots import boot_id
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from support import make_tar, write_layout
+from unruly import Unruly
+
+BIG = os.urandom(300_000)
+LAYER = [("a", BIG), ("d/b", b"b\n" * 9000)]
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("layout")
+    write_layout(directory, "app", [LAYER, [("c", b"c")]])
+    return directory
+
+
+def pulled(server: Unruly, root: Path, keep: str = "blob+tar") -> Store:
+    store = Store.open(str(root), keep=keep)
+    copy(Repository(server.image, Access(first_wait=0.001), Registries()), store, [(server.image, "app")])
+    return store
+
+
+def loaded(layout: Path, root: Path) -> Store:
+    store = Store.open(str(root))
+    copy(LayoutReader(str(layout)), store, [("app", "app")])
+    return store
+
+
+class Calls:
+    """What is asked of the disk, in order: ("sync", inode) and ("name", path, inode), ("remove", path)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+        for name, record in (("fsync", self._sync), ("replace", self._name), ("unlink", self._remove)):
+            monkeypatch.setattr(os, name, self._recorded(getattr(os, name), record))
+
+    def _recorded(self, call: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
+        def recorded(*words: Any, **more: Any) -> Any:
+            record(*words)
+            return call(*words, **more)
+
+        return recorded
+
+    def _sync(self, descriptor: int) -> None:
+        self.seen.append(("sync", "", os.fstat(descriptor).st_ino))
+
+    def _name(self, source: str, target: str) -> None:
+        self.seen.append(("name", os.fspath(target), os.stat(source).st_ino))
+
+    def _remove(self, path: str) -> None:
+        self.seen.append(("remove", os.fspath(path), 0))
+
+    def named(self, path: str) -> int:
+        (found,) = [at for at, (what, name, _) in enumerate(self.seen) if (what, name) == ("name", path)]
+        return found
+
+    def removed(self, path: str) -> int:
+        return max(at for at, (what, name, _) in enumerate(self.seen) if (what, name) == ("remove", path))
+
+    def synced(self, inode: int) -> list[int]:
+        return [at for at, (what, _, one) in enumerate(self.seen) if (what, one) == ("sync", inode)]
+
+    def inode(self, at: int) -> int:
+        return self.seen[at][2]
+
+
+def test_blobs_and_documents_are_on_the_disk_before_the_name_and_nothing_else_is_waited_for(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    with Unruly(layout) as server:
+        calls = Calls(monkeypatch)
+        pulled(server, tmp_path / "s")
+        monkeypatch.undo()
+    named = calls.named(store.paths.index)
+    directory = os.stat(os.path.join(store.paths.blobs, "sha256")).st_ino
+    blobs = [calls.named(store.blobs.path(digest)) for digest in store.blobs]
+    assert len(blobs) == 4  # two layers, the config, the manifest
+    for blob in blobs:
+        assert min(calls.synced(calls.inode(blob)), default=named) < blob  # its bytes before its name
+        assert any(blob < at < named for at in calls.synced(directory))  # its name before the image's
+    assert any(at < named for at in calls.synced(calls.inode(named)))
+    assert any(at > named for at in calls.synced(os.stat(store.paths.root).st_ino))
+    waited = {calls.inode(at) for at, (what, _, _) in enumerate(calls.seen) if what == "sync"}
+    derived = {path.stat().st_ino for path in Path(store.paths.layers).rglob("*")}
+    assert len(derived) >= 8
+    assert waited & derived == set()
+
+
+def test_a_tar_that_is_all_that_is_kept_is_on_the_disk_before_its_name_and_before_the_blob_goes(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    with Unruly(layout) as server:
+        calls = Calls(monkeypatch)
+        pulled(server, tmp_path / "s", "tar")
+        monkeypatch.undo()
+    for layer in store.stack("app", Platform.host()).layers:
+        named = calls.named(store.paths.tar(layer.diff_id))
+        removed = calls.removed(store.paths.part(layer.descriptor.digest))
+        assert min(calls.synced(calls.inode(named)), default=named) < named
+        place = os.path.dirname(store.paths.tar(layer.diff_id))
+        for directory in (place, os.path.dirname(place)):
+            assert any(named < at < removed for at in calls.synced(os.stat(directory).st_ino))
+        origins = calls.named(store.paths.origins(layer.diff_id))
+        assert any(at < origins for at in calls.synced(calls.inode(origins)))
+        assert origins < removed
+        assert lasting.trust(store.paths.tar(layer.diff_id)) == lasting.ON_DISK
+
+
+def test_prune_keep_tar_waits_for_the_tar_before_the_blob_goes(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Unruly(layout) as server:
+        store = pulled(server, tmp_path / "s")
+    layer = store.stack("app", Platform.host()).layers[0]
+    tar, blob = store.paths.tar(layer.diff_id), store.blobs.path(layer.descriptor.digest)
+    assert lasting.trust(tar) == lasting.IN_THIS_BOOT
+    calls = Calls(monkeypatch)
+    assert len(apply_keep(store, "tar", grace=0).removed) == 2
+    monkeypatch.undo()
+    assert any(at < calls.removed(blob) for at in calls.synced(os.stat(tar).st_ino))
+    assert lasting.trust(tar) == lasting.ON_DISK
+
+
+def test_a_disk_that_fails_to_take_the_tar_keeps_the_blob(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Unruly(layout) as server:
+        store = pulled(server, tmp_path / "s")
+    layer = store.stack("app", Platform.host()).layers[0]
+    monkeypatch.setattr("lamina.store.lasting.sync_file", failing)
+    with pytest.raises(SystemFailure, match="failed to store the tar of layer"):
+        apply_keep(store, "tar", grace=0)
+    assert store.blobs.has(layer.descriptor)
+    assert not os.path.exists(store.paths.tar(layer.diff_id))
+    monkeypatch.undo()
+    assert fsck(store, repair=True)
+    assert fsck(store) == []
+
+
+def failing(_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def crashed(tar: str, *, damage: Callable[[str], None]) -> None:
+    """The machine went down before the disk had the tar, and came up again."""
+    note = Path(f"{tar}.written")
+    note.write_text(note.read_text().replace(boot_id(), "another-boot"))
+    state = os.stat(tar)
+    os.chmod(tar, 0o600)
+    damage(tar)
+    os.utime(tar, ns=(state.st_mtime_ns, state.st_mtime_ns))
+
+
+def zeroed(path: str) -> None:
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(bytes(100_000))
+
+
+def unharmed(_: str) -> None:
+    """The disk had it all."""
+
+
+def cut(path: str) -> None:
+    os.truncate(path, os.path.getsize(path) // 2)
+
+
+@pytest.mark.parametrize("damage", [zeroed, cut, unharmed])
+def test_after_a_crash_a_tar_is_compared_with_its_digest_before_it_is_used(
+    layout: Path, tmp_path: Path, damage: Callable[[str], None]
+) -> None:
+    layer = loaded(layout, tmp_path / "s").stack("app", Platform.host()).layers[0]
+    store = Store.open(str(tmp_path / "s"))
+    tar = store.paths.tar(layer.diff_id)
+    inode = os.stat(tar).st_ino
+    crashed(tar, damage=damage)
+    with store.stack("app", Platform.host()).layers[0].open() as stream:
+        assert Digest.of(stream.read()) == layer.diff_id
+    assert (os.stat(tar).st_ino == inode) == (damage is unharmed)  # what was whole is not made again
+    assert lasting.trust(tar) == (lasting.ON_DISK if damage is unharmed else lasting.IN_THIS_BOOT)
+
+
+def test_a_tar_of_this_boot_is_not_hashed(layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = loaded(layout, tmp_path / "s")
+    monkeypatch.setattr("lamina.store.layers.hash_of", failing)
+    with store.stack("app", Platform.host()).layers[0].open() as stream:
+        assert stream.read(1)
+
+
+def test_a_note_of_another_file_is_not_believed(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s")
+    tar = store.paths.tar(store.stack("app", Platform.host()).layers[0].diff_id)
+    data = Path(tar).read_bytes()
+    os.unlink(tar)
+    Path(tar).write_bytes(data)
+    assert lasting.trust(tar) == lasting.DOUBTFUL
+
+
+def long_ago(path: str) -> None:
+    note = Path(f"{path}.written")
+    *words, _ = note.read_text().split()
+    note.write_text(" ".join([*words, f"{time.monotonic() - 100:.0f}\n"]))
+
+
+def test_a_later_command_notes_that_the_tar_is_on_the_disk(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = loaded(layout, tmp_path / "s").stack("app", Platform.host()).layers[0]
+    tar = Store.open(str(tmp_path / "s")).paths.tar(layer.diff_id)
+    synced: list[str] = []
+    monkeypatch.setattr("lamina.store.lasting.sync_file", synced.append)
+
+    def read() -> None:
+        with Store.open(str(tmp_path / "s")).stack("app", Platform.host()).layers[0].open():
+            pass
+
+    read()
+    assert (synced, lasting.trust(tar)) == ([], lasting.IN_THIS_BOOT)
+    long_ago(tar)
+    read()
+    read()
+    assert (synced, lasting.trust(tar)) == ([tar], lasting.ON_DISK)
+
+
+def test_a_later_sync_that_fails_takes_the_tar_away_and_says_so(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = loaded(layout, tmp_path / "s").stack("app", Platform.host()).layers[0]
+    store = Store.open(str(tmp_path / "s"))
+    tar = store.paths.tar(layer.diff_id)
+    long_ago(tar)
+    monkeypatch.setattr("lamina.store.lasting.sync_file", failing)
+    with pytest.raises(SystemFailure, match=f"{layer.diff_id}.*it was removed") as raised:
+        store.layers.open_tar(layer.descriptor, layer.diff_id)
+    assert "makes it again" in (raised.value.hint or "")
+    assert not os.path.exists(tar)
+    monkeypatch.undo()
+    with store.layers.open_tar(layer.descriptor, layer.diff_id) as stream:
+        assert Digest.of(stream.read()) == layer.diff_id
+
+
+def test_where_nothing_tells_one_boot_from_another_tars_are_waited_for(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamina.store.lasting.boot_id", lambda: "")
+    calls = Calls(monkeypatch)
+    store = loaded(layout, tmp_path / "s")
+    for diff_id in store.layers.diff_ids():
+        named = calls.named(store.paths.tar(diff_id))
+        assert min(calls.synced(calls.inode(named)), default=named) < named
+        assert lasting.trust(store.paths.tar(diff_id)) == lasting.ON_DISK
+
+
+def test_the_tar_of_an_uncompressed_layer_is_its_blob_and_lasts_with_it(tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "app", [LAYER], compress=False)
+    store = loaded(tmp_path / "l", tmp_path / "s")
+    (layer,) = store.stack("app", Platform.host()).layers
+    assert lasting.trust(store.paths.tar(layer.diff_id)) == lasting.ON_DISK
+
+
+class Cut(BytesBlob):
+    """A blob whose source fails after ``good`` bytes."""
+
+    def __init__(self, descriptor: Descriptor, data: bytes, error: Exception, origin: str) -> None:
+        super().__init__(descriptor, data[: len(data) // 2])
+        self.error = error
+        self.origin = origin
+
+    def open(self, start: int = 0, end: int | None = None) -> Any:
+        stream = super().open(start, end)
+        read = stream.read
+
+        class Failing:
+            def read(_, size: int = -1, /) -> bytes:  # noqa: N805
+                data = read(size)
+                if not data:
+                    raise self.error
+                return data
+
+            def close(_) -> None:  # noqa: N805
+                stream.close()
+
+            def __enter__(it) -> Any:  # noqa: N805
+                return it
+
+            def __exit__(_, *__: object) -> None:  # noqa: N805
+                stream.close()
+
+        return Failing()
+
+
+@pytest.mark.parametrize(
+    ("error", "origin", "kept"),
+    [
+        (RuntimeError("stopped"), "registry.example/app", True),
+        (RuntimeError("stopped"), "", False),  # what comes from this machine is read again for nothing
+        (InvalidContent("bad"), "registry.example/app", False),
+        (SystemFailure("full"), "registry.example/app", False),
+    ],
+)
+def test_a_part_stays_only_where_it_saves_something(
+    tmp_path: Path, error: Exception, origin: str, kept: bool
+) -> None:
+    tar = make_tar(LAYER)
+    data = gzip.compress(tar)
+    descriptor = Descriptor.of(OCI_LAYER_GZIP, data)
+    store = Store.open(str(tmp_path / "s"))
+    with pytest.raises(type(error)), store.session("test"):
+        store.put_blob(descriptor, Cut(descriptor, data, error, origin), diff_id=Digest.of(tar))
+    left = [Path(store.paths.part(descriptor.digest)).name] if kept else []
+    assert os.listdir(store.paths.ingest) == left
+    with store.session("test"):
+        store.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
+    assert store.blobs.has(descriptor)
+    assert os.listdir(store.paths.ingest) == []
+
+
+def test_a_part_that_became_a_blob_while_its_lock_was_waited_for_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is had, but the path names another file, or none: look again."""
+    data = os.urandom(5000)
+    descriptor = Descriptor("application/octet-stream", Digest.of(data), len(data))
+    store = Store.open(str(tmp_path / "s"))
+    part, taken = store.paths.part(descriptor.digest), []
+    acquire = lock.acquire
+
+    def slow(opened: int, path: str, *, wait: bool = True) -> bool:
+        if path == part and not taken:
+            taken.append(os.fstat(opened).st_ino)
+            os.replace(part, tmp_path / "moved")  # who had it has given it its name
+            Path(part).write_bytes(b"begun anew")
+        return acquire(opened, path, wait=wait)
+
+    monkeypatch.setattr("lamina.store.ingest.acquire", slow)
+    ingest = Ingest(store.paths, descriptor, None, max_layer=1 << 30, on_event=lambda _: None, cancel=None)
+    assert ingest.run(BytesBlob(descriptor, data))
+    assert len(taken) == 1
+    assert (tmp_path / "moved").read_bytes() == b""
+    assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
