@@ -202,6 +202,8 @@ def _read_file(path: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
+        if not os.path.lexists(path):  # in a home that is not this user's (su, cron): nothing is set there
+            return {}
         raise SystemFailure(
             f"the settings in {path} can't be read: {error.strerror}", hint="check its rights"
         ) from None

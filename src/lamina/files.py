@@ -234,6 +234,22 @@ def whole_file(path: str) -> Iterator[IO[bytes]]:
     sync_directory(directory or ".")
 
 
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Make a directory, and those above it that are missing, with exactly this mode whatever the umask is. Nothing
+    where it is there. Raises OSError."""
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    if above and above != path:
+        make_directory(above, mode)
+    try:
+        os.mkdir(path, mode)
+        os.chmod(path, mode)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+
+
 def remove(path: str) -> bool:
     """Unlink; False where it was not there."""
     try:

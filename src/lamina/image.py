@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from lamina.errors import NotFound, ReferenceNotFound, UsageError
@@ -270,8 +270,9 @@ class Image:
 
     @contextmanager
     def mount(self, target: str | os.PathLike[str] = "") -> Iterator[str]:
-        """The union as a read-only directory while the block runs; its path. Linux; for an image that is not in the
-        store, and where plain users get no user namespace, with lamina[fuse]. Raises Conflict, SystemFailure,
+        """The union as a read-only directory while the block runs; its path. Without ``target`` it is a new directory
+        in the store: several threads and processes may mount the same image at once. Linux; for an image that is not
+        in the store, and where plain users get no user namespace, with lamina[fuse]. Raises Conflict, SystemFailure,
         Unsupported."""
         from lamina.view.mount import mount, unmount
 
@@ -280,7 +281,8 @@ class Image:
         try:
             yield mounted.target
         finally:
-            unmount(store, mounted.target)
+            with suppress(NotFound):  # `lamina umount --all` was first
+                unmount(store, mounted.target)
 
     def append(
         self,

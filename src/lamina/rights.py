@@ -29,6 +29,7 @@ Range = tuple[int, int, int]
 Say = Callable[[bytes], object]
 Wait = Callable[[], object]
 _WORD = 100  # bytes: the most that a process beside says
+_lacking = ""
 
 
 @cache
@@ -99,20 +100,37 @@ def become_root() -> None:
     _check_linux()
     user, group = os.geteuid(), os.getegid()
     users, groups = (_ranges(name, number) for name, number in (("subuid", user), ("subgid", group)))
-    reading, writing = os.pipe()
-    helper = os.fork()
-    if helper == 0:  # maps ids from outside, when the namespace is there
-        _helper(reading, writing, os.getppid(), users, groups)
-    os.close(reading)
-    try:
-        _unshare(_NEW_USER | _NEW_MOUNTS)
-        os.write(writing, b"1")
-    finally:
-        os.close(writing)
-        code = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
-    if code != 0:
-        _map_alone(user, group)
-    _as_root(code == 0)
+    if users and groups and _enter_with(users, groups):
+        return
+    _unshare(_NEW_USER | _NEW_MOUNTS)
+    _map_alone(user, group)
+    _as_root(False)
+
+
+def _enter_with(users: list[Range], groups: list[Range]) -> bool:
+    """Enter a new namespace with these ids; False, and nothing is changed, where they can't be given to it. Until it
+    has all of them, only a process beside is in it: a process in a half-mapped namespace can't make another."""
+    global _lacking
+
+    def work(say: Say, wait: Wait) -> None:
+        _unshare(_NEW_USER)
+        say(b"1")
+        wait()
+
+    with beside(work) as (child, said):
+        if not said:
+            return False  # the caller's own attempt says why
+        for program, ranges in (("newgidmap", groups), ("newuidmap", users)):
+            _lacking = _refused_by(program, child, ranges)
+            if _lacking:
+                return False
+        join(child, mounts=False)
+    return True
+
+
+def lacking() -> str:
+    """Why this process has not got the further ids that /etc/subuid and /etc/subgid give to its user, or ""."""
+    return _lacking
 
 
 def join(pid: int, *, mounts: bool = True) -> None:
@@ -242,9 +260,8 @@ def write_maps(pid: int, users: Sequence[Range], groups: Sequence[Range]) -> Non
 
 def no_such_ids(uid: int, gid: int) -> Unsupported:
     """What there is to say where this user's namespace has not these ids."""
-    return Unsupported(
-        f"there is no user {uid}:{gid} here", hint="further ids are those of /etc/subuid and /etc/subgid"
-    )
+    hint = "further ids are those of /etc/subuid and /etc/subgid"
+    return Unsupported(f"there is no user {uid}:{gid} here", hint=f"{hint}; {_lacking}" if _lacking else hint)
 
 
 def _stay() -> None:
@@ -276,21 +293,22 @@ def _check_linux() -> None:
         raise Unsupported("user namespaces are Linux's", hint="look into the image with ls, cat, unpack")
 
 
-def _helper(reading: int, writing: int, pid: int, users: list[Range], groups: list[Range]) -> None:
-    import subprocess
-
-    code = 1
+def _refused_by(program: str, pid: int, ranges: list[Range]) -> str:
+    """Let newuidmap or newgidmap write the map of a process; what it says if it does not, else ""."""
+    reading, writing = os.pipe()
+    words = [program, str(pid), *map(str, sum(ranges, ()))]
     try:
+        child = os.posix_spawnp(program, words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writing, 2)])
+    except OSError as error:
+        os.close(reading)
+        return f"{program}: {error.strerror}"
+    finally:
         os.close(writing)
-        if os.read(reading, 1) and users and groups:
-            done = [
-                subprocess.run([program, str(pid), *map(str, sum(ranges, ()))], capture_output=True, check=False)
-                for program, ranges in (("newgidmap", groups), ("newuidmap", users))
-            ]
-            code = max(one.returncode for one in done)
-    except BaseException:  # noqa: BLE001  (a forked child: its exit code is all that it says)
-        pass
-    os._exit(1 if code else 0)
+    with open(reading, encoding="utf-8", errors="backslashreplace") as file:
+        said = file.read().strip().splitlines()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        return ""
+    return f"{program}: {said[-1].removeprefix(program + ': ') if said else 'it failed'}"
 
 
 def _ranges(file: str, number: int) -> list[Range]:
@@ -329,11 +347,21 @@ def subordinate(file: str, number: int) -> list[tuple[int, int]]:
         with open(f"/etc/{file}", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 words = line.strip().split(":")
-                if len(words) == 3 and words[0] in names and words[1].isdigit() and words[2].isdigit():
+                if len(words) == 3 and words[0] in names and words[1].isdecimal() and words[2].isdecimal():
                     found.append((int(words[1]), int(words[2])))
     except OSError:
         return []
-    return [one for one in found if not one[0] <= number < one[0] + one[1]]
+    return distinct(found, number)
+
+
+def distinct(given: Sequence[tuple[int, int]], own: int) -> list[tuple[int, int]]:
+    """The ranges (first, count) that can stand in one map with the id ``own``: not empty, and not overlapping one
+    before it, as a doubled line does (pure)."""
+    found = [(own, 1)]
+    for first, count in given:
+        if count > 0 and not any(first < end[0] + end[1] and end[0] < first + count for end in found):
+            found.append((first, count))
+    return found[1:]
 
 
 def _map_alone(user: int, group: int) -> None:

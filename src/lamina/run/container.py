@@ -137,6 +137,7 @@ def run(
         store.containers.write(container, lasting=not wanted.remove)
     try:
         found = find_runtime(runtime)
+        found.check_path(store.paths.root)
         if not found.cgroups and (wanted.memory, wanted.cpus, wanted.pids) != (None, None, None):
             raise Unsupported(
                 "memory, processors and processes can't be limited here: there is no cgroup for this user",

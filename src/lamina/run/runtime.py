@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from lamina import rights
-from lamina.errors import ContainerFailure, NotFound, SystemFailure
+from lamina.errors import ContainerFailure, NotFound, SystemFailure, Unsupported
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.spec.json import read_own
 
@@ -40,6 +40,21 @@ class Runtime(Value):
     def forgets_devices(self) -> bool:
         """Whether neither a cgroup nor a mount without devices keeps a container from them: crun mounts it anew."""
         return not self.devices and os.path.basename(self.program) not in (BUBBLEWRAP, "runc")
+
+    def log(self, path: str) -> str:
+        """The file ``path`` as its option --log has it: to crun, what stands before a colon is the kind of log."""
+        return f"file:{path}" if os.path.basename(self.program) == "crun" else path
+
+    def check_path(self, path: str) -> None:
+        """Raises Unsupported where the runtime can't be told of ``path``: what it reads is JSON, which is UTF-8."""
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            if not self.is_bubblewrap:
+                raise Unsupported(
+                    f"{os.path.basename(self.program)} takes no path that is not UTF-8: {path!r:.300}",
+                    hint="choose another directory for the store, or run it with --runtime bwrap",
+                ) from None
 
     @property
     def is_bubblewrap(self) -> bool:
@@ -102,7 +117,7 @@ def run_bundle(
     """Run the container of ``bundle`` until it ends. ``state``: the runtime's own directory. ``interactive``: our
     standard input is its. Where it can't start, the runtime says so on standard error."""
     log = os.path.join(bundle, "runtime.log")
-    command = [runtime.program, "--root", state, "--log", log, "--log-format", "json", *runtime.options]
+    command = [runtime.program, "--root", state, "--log", runtime.log(log), "--log-format", "json", *runtime.options]
     command += ["run", "--bundle", bundle, "--pid-file", os.path.join(bundle, "pid"), identity]
     code = spawned(command, interactive)
     message = _failure(log) if code else ""
@@ -115,7 +130,7 @@ def exec_process(runtime: Runtime, state: str, identity: str, process: str, *, i
     """Run the process of the file ``process`` (runtime-spec config.md, "Process") in the container; its exit code, or
     docker's where it can't start, which the runtime says on standard error. What it logs stands beside the file."""
     log = f"{process}.log"
-    command = [runtime.program, "--root", state, "--log", log, "--log-format", "json", *runtime.options]
+    command = [runtime.program, "--root", state, "--log", runtime.log(log), "--log-format", "json", *runtime.options]
     code = spawned([*command, "exec", "--process", process, identity], interactive)
     message = _failure(log) if code else ""
     return _code_of(message) if message else code

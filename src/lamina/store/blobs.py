@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from lamina.errors import BlobNotFound, UsageError
-from lamina.files import FileRange, replace_file, reported
+from lamina.files import FileRange, make_directory, replace_file, reported
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.paths import Paths
@@ -77,7 +77,7 @@ class Blobs:
             replace_file(path, [data], mode=READ_ONLY, within=self._paths.ingest)
 
     def make_directory(self, digest: Digest) -> None:
-        os.makedirs(os.path.dirname(self._paths.blob(digest)), mode=0o700, exist_ok=True)
+        make_directory(os.path.dirname(self._paths.blob(digest)))
 
     def __iter__(self) -> Iterator[Digest]:
         """All that is there, in no order; files whose name is no digest are left out."""

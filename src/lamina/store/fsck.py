@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lamina.documents import Absent, Damaged, Found, Unread, listed, look, walk
 from lamina.errors import LaminaError
-from lamina.files import FileRange, remove, reported
+from lamina.files import FileRange, make_directory, remove, reported
 from lamina.layer.index import LayerIndex
 from lamina.source import CHUNK, read_config
 from lamina.spec import mediatype
@@ -88,7 +88,7 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
 
 def _move_aside(store: Store, path: str, name: str = "") -> None:
     target = os.path.join(store.paths.ingest, LOST_AND_FOUND)
-    os.makedirs(target, mode=0o700, exist_ok=True)
+    make_directory(target)
     os.replace(path, os.path.join(target, name or os.path.basename(path)))
 
 

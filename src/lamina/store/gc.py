@@ -24,7 +24,8 @@ from lamina.store.leftovers import leftovers
 from lamina.store.mark import Holder, Memory, Needs, mark, of_containers, of_names, of_roots, state_of
 from lamina.store.refs import Entries, name_of, unnamed
 from lamina.store.roots import GRACE
-from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
+from lamina.store.trees import disk_bytes
+from lamina.store.unions import collect_unions
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -238,7 +239,7 @@ def _delete(store: Store, garbage: _Garbage, *, dry_run: bool) -> int:
     for digest in garbage.documents:
         freed += _unlink(store.blobs.path(digest), links, dry_run)
         point("gc.document-removed")
-    freed += _collect_unions(store, set(garbage.needed), dry_run)
+    freed += collect_unions(store, set(garbage.needed), dry_run=dry_run)
     for diff_id in garbage.layers:
         for path in list(_files(store, diff_id)):
             freed += _unlink(path, links, dry_run)
@@ -248,32 +249,6 @@ def _delete(store: Store, garbage: _Garbage, *, dry_run: bool) -> int:
     for digest in garbage.blobs:
         freed += _unlink(store.blobs.path(digest), links, dry_run)
         point("gc.blob-removed")
-    return freed
-
-
-def _collect_unions(store: Store, diff_ids: set[Digest], dry_run: bool) -> int:
-    """What was derived from a stack of layers goes with the first of them."""
-    freed = 0
-    for key in sorted(os.listdir(store.paths.unions)):
-        directory = store.paths.union(key)
-        try:
-            with open(os.path.join(directory, "layers"), encoding="utf-8") as file:
-                layers = {Digest.parse(line) for line in file.read().split()}
-        except (OSError, UsageError):
-            layers = set()
-        if layers and layers <= diff_ids:
-            continue
-        for name in sorted(os.listdir(directory)):
-            path = os.path.join(directory, name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                if not os.path.ismount(path):
-                    freed += freed_bytes(path)
-                    if not dry_run:
-                        remove_tree(path)
-                continue
-            freed += _unlink(path, {}, dry_run)
-        if not dry_run and not os.listdir(directory):
-            os.rmdir(directory)
     return freed
 
 

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Self
 from lamina import rights
 from lamina.errors import DiskFull, InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
-from lamina.files import WRITE_FLAGS, SharedRange, failure, remove, replace_file, reported, sync_directory
+from lamina.files import (
+    WRITE_FLAGS,
+    SharedRange,
+    failure,
+    make_directory,
+    remove,
+    replace_file,
+    reported,
+    sync_directory,
+)
 from lamina.layer.read import LayerReader
 from lamina.lock import acquire, is_same
 from lamina.source import Abortable, Blob, Stream, prove_diff_id, verified
@@ -357,7 +366,7 @@ class LayerFiles:
         """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of. Nothing waits for
         the disk but a tar that is all that is kept (docs/decisions/0023-durable.md)."""
         directory, tar, within = self._paths.layer(self._diff_id), self._paths.tar(self._diff_id), self._paths.ingest
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        make_directory(directory)
         index = self._paths.layer_index(self._diff_id)
         replace_file(index, self._index, mode=READ_ONLY, within=within, lasting=False)
         self._index = []

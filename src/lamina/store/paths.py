@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.errors import NotFound, StoreDamaged, Unsupported
-from lamina.files import replace_file, reported, write_all
+from lamina.files import make_directory, replace_file, reported, write_all
 from lamina.spec.digest import Digest
 from lamina.temporary import Temporary, is_temporary
 
@@ -64,7 +64,7 @@ def open_frame(root: str, *, create: bool) -> Paths:
 
     Raises NotFound (no store there), Unsupported (another format), StoreDamaged, SystemFailure.
     """
-    paths = Paths(root)
+    paths = Paths(os.path.realpath(root))  # runtimes and the kernel tell paths without links
     with reported(root):
         try:
             with open(os.path.join(root, "format"), "rb") as file:
@@ -89,7 +89,8 @@ def _check_format(text: bytes, root: str) -> None:
 def _make(paths: Paths) -> None:
     """Safe to run twice and at once: ``format`` is written last."""
     root = paths.root
-    os.makedirs(root, mode=0o700, exist_ok=True)
+    os.makedirs(os.path.dirname(root), exist_ok=True)
+    make_directory(root)
     present = set(os.listdir(root)) - {*_DIRECTORIES, "oci-layout", "index.json", "lock", "reserve"}
     strangers = [name for name in present if not is_temporary(name) and name != "format"]
     if strangers:
@@ -98,8 +99,8 @@ def _make(paths: Paths) -> None:
             hint="choose an empty directory for the store",
         )
     for name in _DIRECTORIES:
-        os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
-    os.makedirs(os.path.join(root, "blobs", "sha256"), mode=0o700, exist_ok=True)
+        make_directory(os.path.join(root, name))
+    make_directory(os.path.join(root, "blobs", "sha256"))
     for name, content in (("oci-layout", _TEXT), ("index.json", _EMPTY_INDEX)):
         path = os.path.join(root, name)
         if not os.path.exists(path):

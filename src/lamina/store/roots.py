@@ -7,11 +7,11 @@ lists counts for an hour more, so that an interrupted pull can go on where it st
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lamina import mountinfo
 from lamina.errors import UsageError
 from lamina.files import remove, write_all
 from lamina.light import Value
@@ -53,7 +53,8 @@ class Roots:
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
         head = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": purpose}
         if mount:
-            head["mount"] = mount
+            head["mount"] = self._within(mount)
+            head["namespace"] = mountinfo.namespace()
         held = Temporary(self._paths.roots, name)  # under another name until it is held and whole
         try:
             write_all(held.descriptor, write_own(head).encode() + b"\n")
@@ -76,7 +77,9 @@ class Roots:
         except BaseException:
             self.remove(name)
             raise
-        if not mount.startswith(f"/proc/{os.getpid()}/"):  # that one goes with this process
+        if mount.startswith(f"/proc/{os.getpid()}/"):  # goes with this process, whatever program it runs
+            os.set_inheritable(self._held[name].descriptor, True)
+        else:
             self.let_go(name)
 
     def let_go(self, name: str) -> None:
@@ -108,6 +111,7 @@ class Roots:
         point("root.removed")
 
     def __iter__(self) -> Iterator[Root]:
+        seen = mountinfo.Seen()
         for name in sorted(os.listdir(self._paths.roots)):
             if is_temporary(name) or name.endswith(".held"):
                 continue  # being made; where there is no flock, the lock of a root
@@ -120,7 +124,7 @@ class Roots:
                     held = not free
             except FileNotFoundError:
                 continue
-            yield _parse(name, lines, changed, held)
+            yield _parse(name, lines, changed, held, self._paths.root, seen)
 
     def counting(self, *, grace: float = GRACE) -> list[Root]:
         """The roots of what lives, or died less than ``grace`` seconds ago."""
@@ -143,17 +147,22 @@ class Roots:
             self.remove(root.name)
         return len(dead)
 
+    def _within(self, mount: str) -> str:
+        """A place in the store is told from the store's top: the store may be moved."""
+        top = self._paths.root + os.sep
+        return mount.removeprefix(top) if mount.startswith(top) else mount
+
     def _path(self, name: str) -> str:
         return os.path.join(self._paths.roots, name)
 
 
-def _parse(name: str, lines: list[str], changed: int, held: bool) -> Root:
+def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen: mountinfo.Seen) -> Root:
     try:
         head = read_own(lines[0])
         pid, began, boot = int(head["pid"]), head["started"], head["boot"]
-        purpose, mount = str(head["purpose"]), str(head.get("mount", ""))
+        purpose, mount, space = str(head["purpose"]), str(head.get("mount", "")), str(head.get("namespace", ""))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError):
-        pid, began, boot, purpose, mount = 0, None, None, "unreadable", ""
+        pid, began, boot, purpose, mount, space = 0, None, None, "unreadable", "", ""
     digests, view = set(), ""
     for line in lines[1:]:
         if line.startswith(_VIEW):
@@ -164,39 +173,10 @@ def _parse(name: str, lines: list[str], changed: int, held: bool) -> Root:
         except UsageError:
             continue  # the last line of a process that died while it wrote
     alive = held if fcntl is not None else pid > 0 and started(pid) == began is not None
+    mount = os.path.join(top, mount) if mount else ""
     if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
-        alive = boot == boot_id() and (is_mount(mount) or alive)
+        alive = boot == boot_id() and (alive or seen.stands(mount, space))
     return Root(name, pid, purpose, alive, changed, frozenset(digests), mount, view)
-
-
-def is_mount(path: str) -> bool:
-    """As os.path.ismount, and true as well of a FUSE mount whose server is gone, or that lets nobody but its owner in
-    (root neither)."""
-    if os.path.ismount(path):
-        return True
-    try:
-        os.lstat(path)
-    except OSError as error:
-        return error.errno in (errno.EACCES, errno.ENOTCONN) and _in_mountinfo(path)
-    return False
-
-
-def is_dead(path: str) -> bool:
-    """Whether this is a FUSE mount whose server is gone."""
-    try:
-        os.statvfs(path)  # the one question that the kernel never answers from what it has heard before
-    except OSError as error:
-        return error.errno == errno.ENOTCONN
-    return False
-
-
-def _in_mountinfo(path: str) -> bool:
-    escaped = "".join(f"\\{ord(letter):03o}" if letter in " \t\n\\" else letter for letter in path)
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            return any(line.split(" ")[4] == escaped for line in file)
-    except OSError:
-        return False
 
 
 def boot_id() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError
 from lamina.files import remove, reported
 from lamina.store.fsck import Finding
+from lamina.store.unions import union_keys
 from lamina.view.check_trees import check_trees
 from lamina.view.erofs_read import ErofsImage
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def check_unions(store: Store, *, repair: bool = False) -> Iterator[Finding]:
     """Every EROFS image and every unpacked tree, byte by byte. Raises SystemFailure."""
     with reported(store.paths.unions):
-        for key in sorted(os.listdir(store.paths.unions)):
+        for key in union_keys(store.paths):
             path = os.path.join(store.paths.union(key), "erofs")
             try:
                 ErofsImage.load(path)

@@ -21,6 +21,8 @@ from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.fsck import Finding
 from lamina.store.trees import remove_tree
+from lamina.store.unions import union_keys
+from lamina.temporary import is_temporary
 from lamina.view.make import Attributes
 from lamina.view.parts import Part, noted_parts
 
@@ -45,11 +47,11 @@ def check_trees(store: Store, *, repair: bool = False) -> list[Finding]:
 
 def _trees(store: Store) -> Iterator[tuple[str, str]]:
     """(key, directory)"""
-    for key in sorted(os.listdir(store.paths.unions)):
+    for key in union_keys(store.paths):
         place = store.paths.union(key)
-        for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
+        for name in sorted(os.listdir(place)):
             path = os.path.join(place, name)
-            if name.startswith("tree") and not name.endswith(".lamina-tmp") and os.path.isdir(path):
+            if name.startswith("tree") and not is_temporary(name) and os.path.isdir(path):
                 yield key, path
 
 

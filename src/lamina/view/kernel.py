@@ -12,12 +12,18 @@ import struct
 from collections.abc import Sequence
 
 from lamina.errors import SystemFailure, Unsupported
+from lamina.files import reported
 from lamina.libc import failed, libc
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _CLOEXEC = 1
 _CLOEXEC_FILE = os.O_CLOEXEC
-_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
+_SET_FLAG, _SET_STRING, _SET_DESCRIPTOR, _CREATE = 0, 1, 5, 6
+_MAX_STRING = 255  # bytes: fsconfig(2) takes no longer text
+_PATHS = ("lowerdir+", "upperdir", "workdir", "source", "device")
+"""Options whose values are paths."""
+BY_DESCRIPTOR = "/proc/self/fd/"
+"""How a path begins, for the kernel and in mountinfo, that is named by an open file."""
 _FROM_EMPTY_PATH = 4
 _CLONE = 1
 _EMPTY_PATH = 0x1000
@@ -32,16 +38,48 @@ def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, 
     """Mount a file system of type ``kind`` at ``target``; an option without a value is a flag. Raises Unsupported
     where the kernel has not the calls or the type, SystemFailure with what the kernel says."""
     context = _call(_FSOPEN, kind.encode(), _CLOEXEC, what=f"mounting {kind}", context=-1)
+    opened: list[int] = []
     try:
         for key, value in options:
-            command = _SET_FLAG if value is None else _SET_STRING
-            text = None if value is None else os.fsencode(value)
-            _call(_FSCONFIG, context, command, key.encode(), text, 0, what=f"{kind}: {key}={value}", context=context)
+            what = f"{kind}: {key}" if value is None else f"{kind}: {key}={value}"
+            if value is None:
+                _call(_FSCONFIG, context, _SET_FLAG, key.encode(), None, 0, what=what, context=context)
+            elif key in _PATHS and not _is_plain(value):
+                opened.append(_set_odd_path(context, kind, key, value, what))
+            else:
+                text = os.fsencode(value)
+                _call(_FSCONFIG, context, _SET_STRING, key.encode(), text, 0, what=what, context=context)
         _call(_FSCONFIG, context, _CREATE, None, None, 0, what=f"mounting {kind}", context=context)
         mounted = _call(_FSMOUNT, context, _CLOEXEC, attributes, what=f"mounting {kind}", context=context)
     finally:
-        os.close(context)
+        for descriptor in (context, *opened):
+            os.close(descriptor)
     _place(mounted, target)
+
+
+def _is_plain(path: str) -> bool:
+    """Whether the kernel takes the path as it is written. Overlay undoes backslashes in some of its options."""
+    return len(os.fsencode(path)) <= _MAX_STRING and "\\" not in path
+
+
+def _set_odd_path(context: int, kind: str, key: str, path: str, what: str) -> int:
+    """Set an option to a path of any length and with any bytes; the descriptor to close after the mount is made.
+    An overlay takes the descriptor itself from Linux 6.13, and tells the path in mountinfo then."""
+    with reported(path):
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if kind == "overlay":
+            try:
+                _call(_FSCONFIG, context, _SET_DESCRIPTOR, key.encode(), None, descriptor, what=what, context=context)
+                return descriptor
+            except SystemFailure:
+                pass  # an older kernel
+        text = f"{BY_DESCRIPTOR}{descriptor}".encode()
+        _call(_FSCONFIG, context, _SET_STRING, key.encode(), text, 0, what=what, context=context)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def bind(source: str, target: str, *, attributes: int = READ_ONLY, namespace: int = -1) -> None:

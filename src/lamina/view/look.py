@@ -13,7 +13,8 @@ from lamina.errors import LaminaError, StoreDamaged
 from lamina.files import remove, replace_file, reported
 from lamina.source import Stack
 from lamina.store.lasting import must_wait
-from lamina.view.parts import image_of, keep, merged_part
+from lamina.store.unions import make_union
+from lamina.view.parts import image_of, merged_part
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -74,6 +75,6 @@ def write_merged(store: Store, stack: Stack, tree: Tree) -> None:
     part = merged_part(stack)
     path = image_of(store, part)
     with reported(path):
-        keep(os.path.dirname(path), part.layers)
+        make_union(store.paths, part.key, part.layers)
         remove(path)
         replace_file(path, erofs_pieces(tree, uuid=part.uuid), mode=0o444, lasting=must_wait())

@@ -11,15 +11,17 @@ from contextlib import suppress
 from lamina import rights
 from lamina.errors import SystemFailure
 from lamina.files import replace_file, reported
-from lamina.light import TYPE_CHECKING, pattern
+from lamina.light import TYPE_CHECKING
 from lamina.lock import locked
+from lamina.mountinfo import Mount, mounts
 from lamina.source import Stack
 from lamina.store import lasting
 from lamina.store.trees import remove_tree
+from lamina.store.unions import make_union, union_keys
 from lamina.view import kernel
 from lamina.view.attach import mount_erofs
 from lamina.view.owners import AS_STATED, Owners
-from lamina.view.parts import Part, image_of, keep, parts_of
+from lamina.view.parts import Part, image_of, parts_of
 from lamina.view.whole import lengths
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ MAPPED = "mapped-"
 """What the mounts of parts with other owners are called, in the bundle of the container that they are for."""
 UNNEEDED = ("/mnt", "/media")
 """Short paths that a plain user may cover in a mount namespace of its own."""
-_ESCAPED = pattern(r"\\([0-7]{3})")
 
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
@@ -38,10 +39,7 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
     for part in parts:
         if os.path.ismount(mounted_at(store, part.key)):
             continue
-        wanted = lengths(image_of(store, part))
-        if wanted is None:
-            _write_image(store, part)
-            wanted = lengths(image_of(store, part)) or []
+        wanted = lengths(image_of(store, part)) or _written(store, part)
         for diff_id, sizes in zip(part.layers, wanted, strict=True):
             layer = layers[diff_id]
             store.layers.need_tar(layer.descriptor, diff_id)
@@ -49,23 +47,35 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
                 store.layers.make(layer.descriptor, diff_id)
 
 
-def _write_image(store: Store, part: Part) -> None:
+def _written(store: Store, part: Part) -> list[range]:
+    """Write the part's image unless another process or thread has done so meanwhile; as ``lengths``."""
     from lamina.view.erofs import erofs_pieces
 
     path = image_of(store, part)
-    tree, opaque, devices = part.made()
-    pieces = erofs_pieces(tree, devices=devices, opaque=opaque, uuid=part.uuid)
-    keep(os.path.dirname(path), part.layers)
-    replace_file(
-        path, pieces, mode=0o444, lasting=lasting.must_wait()
-    )  # its checksum says whether it outlived a crash
+    with locked(_lock(store, part)):
+        wanted = lengths(path)
+        if wanted is None:
+            tree, opaque, devices = part.made()
+            pieces = erofs_pieces(tree, devices=devices, opaque=opaque, uuid=part.uuid)
+            # its checksum says whether it outlived a crash
+            replace_file(path, pieces, mode=0o444, lasting=lasting.must_wait())
+            wanted = lengths(path)
+    if wanted is None:
+        raise SystemFailure(f"{path} was removed while it was made", hint="try again")
+    return wanted
+
+
+def _lock(store: Store, part: Part) -> str:
+    """Who makes something of the part holds this."""
+    return os.path.join(make_union(store.paths, part.key, part.layers), "lock")
 
 
 def mount_image(store: Store, part: Part) -> str:
     """The directory where the part's image is mounted, now or before. Call it with the store's lock held, and use
     the directory before it is released: what nobody uses is taken away. Raises SystemFailure, Unsupported."""
     target = mounted_at(store, part.key)
-    os.makedirs(target, mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        os.mkdir(target, 0o700)
     if not os.path.ismount(target):
         mount_erofs(image_of(store, part), [store.paths.tar(diff_id) for diff_id in part.layers], target)
     return target
@@ -95,10 +105,9 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
     with reported(target):
         if _is_whole(store, target):
             return target
-        keep(os.path.dirname(target), part.layers)
-        with locked(os.path.join(os.path.dirname(target), "lock")):
+        with locked(_lock(store, part)):
             if not _is_whole(store, target):
-                remove_leftovers(os.fsencode(target))
+                remove_leftovers(target)
                 lasting.forget(target)
                 if os.path.isdir(target):
                     remove_tree(target)
@@ -124,23 +133,23 @@ def sweep(store: Store) -> int:
     """Take away the parts' mounts that nobody uses any more; how many. And what killed containers used of them."""
     swept = 0
     with locked(store.paths.lock):
-        lines = _mountinfo()
-        if _drop_dead(store, lines):
-            lines = _mountinfo()
-        top = os.path.realpath(store.paths.unions)
-        for key in sorted(os.listdir(top)):
-            target = os.path.join(top, key, "mnt")
-            if os.path.ismount(target) and not _used(lines, target):
+        seen = mounts()
+        if _drop_dead(store, seen):
+            seen = mounts()
+        there = {one.target for one in seen}
+        for key in union_keys(store.paths):
+            target = mounted_at(store, key)
+            if target in there and not _used(seen, target):
                 kernel.unmount(target)
                 swept += 1
     return swept
 
 
-def _drop_dead(store: Store, lines: list[list[str]]) -> int:
+def _drop_dead(store: Store, seen: list[Mount]) -> int:
     """Unmount the parts that are shown with other owners to containers that nobody looks after any more; how many. An
     overlay upon them lives on without."""
-    top = os.path.realpath(store.containers.path("")) + os.sep
-    found = [line[4] for line in lines if line[4].startswith(top) and f"/bundle/{MAPPED}" in line[4]]
+    top = store.containers.path("")
+    found = [one.target for one in seen if one.target.startswith(top) and f"/bundle/{MAPPED}" in one.target]
     if not found:
         return 0
     living = {one.id for one in store.containers if one.is_running}
@@ -168,23 +177,11 @@ def unneeded(path: str) -> str:
 
 def mounted_at(store: Store, key: str) -> str:
     """As mountinfo has it: no symlink on the way."""
-    return os.path.join(os.path.realpath(store.paths.unions), key, "mnt")
+    return os.path.join(store.paths.union(key), "mnt")
 
 
-def _used(lines: list[list[str]], target: str) -> bool:
-    """Whether another mount shows this part (the same device elsewhere), or is an overlay upon it."""
-    devices = {line[2] for line in lines if line[4] == target}
-    for line in lines:
-        if line[4] != target and (line[2] in devices or target in line[-1].replace("=", ",").split(",")):
-            return True
-    return False
-
-
-def _mountinfo() -> list[list[str]]:
-    """The fields of each line (proc_pid_mountinfo(5)), with blanks and the like as they are."""
-    with reported("/proc/self/mountinfo"), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-        return [[_unescaped(word) for word in line.split()] for line in file]
-
-
-def _unescaped(word: str) -> str:
-    return _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), word) if "\\" in word else word
+def _used(seen: list[Mount], target: str) -> bool:
+    """Whether another mount shows this part (the same device elsewhere), or is an overlay upon it. An overlay that is
+    not found here keeps what it needs; the next one only shares no memory with it."""
+    devices = {one.device for one in seen if one.target == target}
+    return any(one.target != target and (one.device in devices or target in one.lowers) for one in seen)

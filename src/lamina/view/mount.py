@@ -12,15 +12,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from lamina import rights
+from lamina import mountinfo, rights
 from lamina.config import VIEWS
-from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
+from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, Value, as_dict, pattern, replace
 from lamina.lock import locked
+from lamina.mountinfo import is_dead, is_mount
 from lamina.source import Stack
 from lamina.store.layers import StoredLayer
-from lamina.store.roots import is_dead, is_mount
+from lamina.store.unions import OWN_PLACE
 from lamina.view import kernel
 from lamina.view.lower import (
     MAPPED,
@@ -33,7 +34,7 @@ from lamina.view.lower import (
     write_images,
 )
 from lamina.view.owners import AS_STATED, Owners
-from lamina.view.parts import parts_of, place_of
+from lamina.view.parts import own_place, parts_of, place_of
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -73,7 +74,8 @@ class Top(Value):
 
 
 def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view: str = "") -> Mounted:
-    """Mount the union read-only at ``target``, an empty directory (made where it is missing); "" is one in the store.
+    """Mount the union read-only at ``target``, an empty directory (made where it is missing); "" is a new one in the
+    store, which goes with the mount.
     ``name`` is what `mounts` shows; ``view`` one of VIEWS, by default the store's, else the first that works here. A
     plain user's is told as the place where others see it: /proc/PID/root/TARGET.
 
@@ -81,7 +83,7 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
     """
     _check_linux()
     name, view = name or stack.name, view or store.view
-    ours = target or os.path.join(place_of(store, stack), "union")
+    ours = target or own_place(store, stack)
     if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
         view = "fuse"  # the others are made of what the store has
     if view == "fuse" or rights.may_mount():
@@ -106,32 +108,42 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
 def _own_place(store: Store, stack: Stack) -> str:
     """Where a mount of this namespace alone can stand: a short path that nobody needs here, else one in the store, of
     its own: to take it away must not touch what another holder has mounted there."""
-    return unneeded(store.paths.root) or os.path.join(place_of(store, stack), f"union-{os.getpid()}")
+    return unneeded(store.paths.root) or own_place(store, stack)
 
 
 def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, seen_at: str = "") -> Mounted:
-    target = os.path.abspath(target)
-    if is_mount(target):
-        raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
-    with reported(target), _new_directory(target):
-        if os.listdir(target):
-            raise Conflict(f"{target} is not empty", hint="choose an empty directory")
+    target = os.path.realpath(target)
+    with reported(target):
+        if is_mount(target):
+            raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
+        # a collection leaves the directory of the stack, and in it that of the mount, for the root's sake
         with store.roots.mounting(f"mount of {name}", list(stack.diff_ids), mount=seen_at + target) as root:
-            view = mount_union(store, stack, target, view=view)
-            store.roots.note_view(root, view)
+            if _is_own(store, target):
+                place_of(store, stack)
+            with _new_directory(target, 0o700 if _is_own(store, target) else 0o777):
+                if os.listdir(target):
+                    raise Conflict(f"{target} is not empty", hint="choose an empty directory")
+                view = mount_union(store, stack, target, view=view)
+                store.roots.note_view(root, view)
     return Mounted(name, seen_at + target, root, view)
 
 
+def _is_own(store: Store, target: str) -> bool:
+    """Whether this is a place in the store that goes with its mount."""
+    return os.path.basename(target).startswith(OWN_PLACE) and target.startswith(store.paths.unions + os.sep)
+
+
 @contextmanager
-def _new_directory(path: str) -> Iterator[None]:
+def _new_directory(path: str, mode: int) -> Iterator[None]:
     """Made where it is missing, and gone again where the block fails."""
     new = not os.path.isdir(path)
-    os.makedirs(path, exist_ok=True)
+    os.makedirs(path, mode, exist_ok=True)
     try:
         yield
     except BaseException:
         if new:
-            os.rmdir(path)
+            with suppress(OSError):  # the block's error is the one to tell
+                os.rmdir(path)
         raise
 
 
@@ -148,14 +160,22 @@ def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top:
         if one == "fuse" and not view and (top is not None or not rights.is_root()):
             continue  # it is read-only; and who needs a namespace for the others needs none for this
         try:
-            _mount_as(store, stack, target, one, top)
+            with reported(target):
+                _mount_as(store, stack, target, one, top)
         except (SystemFailure, Unsupported) as error:
+            _sweep_quietly(store)
             if view:
                 raise
             refused.append(f"{one}: {error.message}")
         else:
             return one
     raise Unsupported("; ".join(refused), hint="`lamina unpack` writes it into a directory")
+
+
+def _sweep_quietly(store: Store) -> None:
+    """Take away the parts of a mount that failed. What stays is swept with the next mount that goes."""
+    with suppress(LaminaError, OSError):
+        sweep(store)
 
 
 def _check_linux() -> None:
@@ -174,7 +194,8 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
     if view != "overlay" and not rights.is_root():
         raise Unsupported("only the machine's root may mount EROFS", hint="take --view overlay")
     empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
-    os.makedirs(empty, mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        os.mkdir(empty, 0o700)
     if view == "overlay":
         # root shows one tree with any owners; nobody else may
         owners = AS_STATED if top is None or rights.is_root() else top.owners
@@ -263,32 +284,44 @@ def _as_below(lower: str, upper: str) -> None:
 
 def unmount(store: Store, target: str) -> Mounted:
     """Raises NotFound where nothing of this store is mounted there, SystemFailure."""
-    target = os.path.abspath(target)
-    for found in mounts(store):
-        if found.target == target:
-            if found.holder:
-                _let_go(found)
-            else:
-                _unmount(found)
-            store.roots.remove(found.root)
-            for root in store.roots:
-                if root.mount == target and not root.alive:  # of one that was killed before it had mounted there
-                    store.roots.remove(root.name)
-            sweep(store)
-            here = _HELD.sub("/", target)
-            if here.startswith(os.path.abspath(store.paths.unions) + os.sep):
-                os.rmdir(here)
-            return found
-    raise NotFound(f"no image is mounted at {target}", hint="see `lamina mounts`")
+    named = os.path.abspath(target)
+    target = named if _HELD.match(named) else os.path.realpath(named)
+    with reported(target):
+        for found in mounts(store):
+            if found.target == target:
+                if found.holder:
+                    _let_go(found)
+                else:
+                    _unmount(found)
+                _forget(store, found)
+                return found
+    raise NotFound(f"no image is mounted at {named}", hint="see `lamina mounts`")
+
+
+def _forget(store: Store, mounted: Mounted) -> None:
+    """What there was for the sake of a mount that is gone. Several may do this at once."""
+    store.roots.remove(mounted.root)
+    for root in store.roots:
+        if root.mount == mounted.target and not root.alive:  # of one that was killed before it had mounted there
+            store.roots.remove(root.name)
+    sweep(store)
+    here = _HELD.sub("/", mounted.target)
+    if _is_own(store, here):
+        with suppress(FileNotFoundError):
+            os.rmdir(here)
 
 
 def _unmount(mounted: Mounted) -> None:
-    if mounted.view == "fuse":
-        from lamina.view import fuse
+    try:
+        if mounted.view == "fuse":
+            from lamina.view import fuse
 
-        fuse.unmount(mounted.target)
-    else:
-        kernel.unmount(mounted.target)
+            fuse.unmount(mounted.target)
+        else:
+            kernel.unmount(mounted.target)
+    except SystemFailure:
+        if is_mount(mounted.target):  # else somebody else was first
+            raise
 
 
 def _let_go(mounted: Mounted) -> None:
@@ -301,7 +334,7 @@ def _let_go(mounted: Mounted) -> None:
     except OSError:
         return  # it has ended
     try:
-        os.kill(mounted.holder, signal.SIGKILL)
+        signal.pidfd_send_signal(watched, signal.SIGKILL)
         select.select([watched], [], [])
         os.waitpid(mounted.holder, 0)
     except (ProcessLookupError, ChildProcessError):
@@ -311,11 +344,17 @@ def _let_go(mounted: Mounted) -> None:
 
 
 def mounts(store: Store) -> list[Mounted]:
-    """What is mounted from this store, as far as this mount namespace shows."""
-    roots = [root for root in store.roots if root.mount and root.alive and is_mount(root.mount)]
+    """What is mounted from this store, as far as this mount namespace shows. Raises SystemFailure."""
+    with reported(store.paths.roots):
+        seen = mountinfo.Seen()
+        roots = [root for root in store.roots if root.mount and root.alive and _stands(root.mount, seen)]
     # the last one at a place has made the mount: those before it were killed before they did
     last = {root.mount: root for root in sorted(roots, key=lambda root: root.changed)}
     return [
         Mounted(root.purpose.removeprefix("mount of "), root.mount, root.name, root.view, is_dead(root.mount))
         for _, root in sorted(last.items())
     ]
+
+
+def _stands(target: str, seen: mountinfo.Seen) -> bool:
+    return os.path.ismount(target) if _HELD.match(target) else seen.here(target)

@@ -15,6 +15,7 @@ from lamina.files import replace_file
 from lamina.light import TYPE_CHECKING, Value
 from lamina.source import Stack
 from lamina.spec.digest import Digest
+from lamina.store.unions import OWN_PLACE, make_union
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -105,17 +106,12 @@ def _layer_parts(stack: Stack, keys: list[str]) -> list[Part]:
 
 def place_of(store: Store, stack: Stack) -> str:
     """The directory of what belongs to the whole stack, made where it is missing."""
-    directory = store.paths.union(_stack_key(stack))
-    keep(directory, stack.diff_ids)
-    return directory
+    return make_union(store.paths, _stack_key(stack), stack.diff_ids)
 
 
-def keep(directory: str, layers: tuple[Digest, ...]) -> None:
-    """Make the directory of something derived from ``layers``: gc takes it with the first of them."""
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, "layers")
-    if not os.path.exists(path):
-        replace_file(path, ["".join(f"{diff_id}\n" for diff_id in layers).encode()], lasting=False)
+def own_place(store: Store, stack: Stack) -> str:
+    """A new path in the directory of the stack for one mount of it. Nothing is made."""
+    return os.path.join(store.paths.union(_stack_key(stack)), f"{OWN_PLACE}{os.urandom(6).hex()}")
 
 
 def merged_part(stack: Stack) -> Part:

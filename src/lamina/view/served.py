@@ -48,6 +48,11 @@ class Tars:
 
         return open_tar
 
+    def open_first(self) -> None:
+        """Open as many as may stay open: they can be read then though the store is moved or they are unlinked."""
+        for number in range(min(len(self._layers), self._limit)):
+            self._whole(number)
+
     def __len__(self) -> int:
         """How many are open now."""
         return len(self._open)
@@ -96,6 +101,7 @@ class ServedUnion:
         self._privileged = not hasattr(os, "geteuid") or os.geteuid() == 0
 
     def init(self, path: str) -> None:
+        self._tars.open_first()
         self._ready()
 
     def getattr(self, path: str | None, fh: int | None = None) -> dict[str, int]:

@@ -16,6 +16,8 @@ from lamina import rights
 from lamina.errors import Conflict, UsageError
 from lamina.files import reported
 from lamina.layer.entry import Kind
+from lamina.lock import unheld
+from lamina.temporary import TemporaryDirectory, is_temporary
 from lamina.union.tree import UNSTATED
 from lamina.view.content import Contents
 from lamina.view.make import Attributes, Given, Maker, UnpackReport
@@ -70,19 +72,14 @@ def unpack_tree(
     root = rights.may_mount()
     userxattr = not rights.is_root() if userxattr is None else userxattr
     mark = b"user.overlay.opaque" if userxattr else b"trusted.overlay.opaque"
-    temporary = target + b".%d.lamina-tmp" % os.getpid()
-    with reported(target):
-        os.mkdir(temporary, 0o700)
-    try:
-        with reported(target):
-            _own_rules(temporary)
-            report = _Unpack(tree, layers, opaque, mark, same_owner, root, mapped, cancel).run(temporary)
-            if os.path.isdir(target):
-                os.rmdir(target)
-            os.rename(temporary, target)
-    except BaseException:
-        remove_tree(temporary)
-        raise
+    directory, stem = os.path.split(os.fsdecode(target))
+    with reported(target), TemporaryDirectory(directory, stem, remove=_remove) as temporary:
+        top = os.fsencode(temporary.path)
+        _own_rules(top)
+        report = _Unpack(tree, layers, opaque, mark, same_owner, root, mapped, cancel).run(top)
+        if os.path.isdir(target):
+            os.rmdir(target)
+        temporary.put(os.fsdecode(target))
     return report
 
 
@@ -229,12 +226,19 @@ class _Unpack:
             self.cancel.check()
 
 
-def remove_leftovers(target: bytes) -> None:
-    """What killed runs left of ``target``. Call it where no other run is at work on it."""
-    directory, _, name = target.rpartition(b"/")
-    for found in os.listdir(directory or b"/"):
-        if found.startswith(name + b".") and found.endswith(b".lamina-tmp"):
-            remove_tree(directory + b"/" + found)
+def remove_leftovers(target: str) -> None:
+    """What killed runs left of ``target``."""
+    directory, name = os.path.split(target)
+    for found in os.listdir(directory):
+        if found.startswith(name + ".") and is_temporary(found):
+            path = os.path.join(directory, found)
+            with unheld(path) as free:
+                if free:
+                    _remove(path)
+
+
+def _remove(top: str) -> None:
+    remove_tree(os.fsencode(top))
 
 
 def remove_tree(top: bytes) -> None:

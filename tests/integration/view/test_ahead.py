@@ -24,7 +24,7 @@ LAYERS = [[("base/a", b"a"), ("gone", b"g")], [("base/b", b"b" * 50_000), (".wh.
 def trees(root: Path) -> list[Path]:
     """Those that are complete."""
     found = (root / "unions").glob("*/tree*")
-    return [path for path in found if path.is_dir() and not path.name.endswith(".lamina-tmp")]
+    return [path for path in found if path.is_dir() and not path.name.endswith(".tmp")]
 
 
 class Held:

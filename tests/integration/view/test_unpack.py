@@ -324,13 +324,13 @@ def test_kill_9_leaves_a_store_that_works(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     left = {name for key in os.listdir(store.paths.unions) for name in os.listdir(store.paths.union(key))}
     assert "tree" not in left
-    assert [name for name in left if name.endswith(".lamina-tmp")]
+    assert [name for name in left if name.endswith(".tmp")]
     assert lamina("cat", "app", "/f1", root=tmp_path / "s").stdout == b"new"
     found = [sorted(os.listdir(tree)) for tree in unpack_parts(store, store.stack("app", Platform.host()))]
     files = [f"f{n}" for n in range(9)]
     assert found == ([[*files, "g"]] if refusal(str(tmp_path)) else [files, ["f1", "g"]])
     left = {name for key in os.listdir(store.paths.unions) for name in os.listdir(store.paths.union(key))}
-    assert not [name for name in left if name.endswith(".lamina-tmp")]
+    assert not [name for name in left if name.endswith(".tmp")]
 
 
 def test_pull_unpacks_what_the_overlay_view_takes(tmp_path: Path) -> None:
