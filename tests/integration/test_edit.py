@@ -187,6 +187,16 @@ def test_an_erased_child_leaves_the_directory_that_it_implied(root: Path, tmp_pa
     assert made.stat("d").kind == Kind.DIRECTORY
 
 
+def test_an_erased_file_stays_under_a_name_that_was_linked_through_a_symlink(root: Path, tmp_path: Path) -> None:
+    base = [("usr/", None), ("usr/lib/", None), ("usr/lib/a", b"kept"), ("lib", "-> usr/lib")]
+    write_layout(tmp_path / "w", "w", [base, [("x", "= lib/a"), ("y", "= x")]])
+    assert cli("load", "-i", str(tmp_path / "w"), root=root).returncode == 0
+    made = lamina.open("w", root=root).erase("usr/lib/a")
+    assert (made.read_bytes("x"), made.read_bytes("y")) == (b"kept", b"kept")
+    assert made.listdir("/usr/lib") == []
+    assert lamina.open("w", root=root).erase("lib").read_bytes("x") == b"kept"
+
+
 def test_erase_finds_a_path_through_symlinks_and_refuses_what_is_not_there(root: Path) -> None:
     app = lamina.open("app", root=root)
     with pytest.raises(PathNotFound):

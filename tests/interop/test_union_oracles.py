@@ -16,6 +16,17 @@ from support import layer_index, podman_command, require_root, require_tool, wri
 
 pytestmark = pytest.mark.peer
 DIR = [("d/", None), ("d/x", b"1"), ("d/y/", None), ("d/y/z", b"22")]
+USR = [("usr/", None), ("usr/lib/", None), ("usr/lib/a", b"one")]
+USR_SHOWN = {"usr": "dir", "usr/lib": "dir", "usr/lib/a": 3}
+AUFS = [
+    (".wh..wh.aufs", b""),
+    (".wh..wh.orph/", None),
+    (".wh..wh.plnk/", None),
+    (".wh..wh.plnk/1.2", b"one"),
+    ("x", "= .wh..wh.plnk/1.2"),
+    ("y", "= .wh..wh.plnk/1.2"),
+]
+AUFS_SHOWN = {"x": 3, "y": 3, ".wh..wh.plnk": "dir", ".wh..wh.plnk/1.2": 3}
 FAILS = "fails"
 
 # rule: layers, what lamina shows, and what a peer shows where that is something else
@@ -55,6 +66,46 @@ RULES: dict[str, tuple[list[list[tuple[Any, ...]]], Any, dict[str, Any]]] = {
         },
     ),
     "hardlink into a lower layer": ([[("a", b"one")], [("b", "= a")]], {"a": 3, "b": 3}, {"podman overlay": FAILS}),
+    "hardlink through a symlink of its layer": (
+        [[*USR, ("lib", "-> usr/lib"), ("x", "= lib/a")]],
+        {**USR_SHOWN, "lib": "-> usr/lib", "x": 3},
+        {},
+    ),
+    "hardlink through a symlink that is absolute": (
+        [[*USR, ("lib", "-> /usr/lib"), ("x", "= lib/a")]],
+        {**USR_SHOWN, "lib": "-> /usr/lib", "x": 3},
+        {},
+    ),
+    "hardlink through a symlink that leads out": (
+        [[*USR, ("lib", "-> ../../usr/lib"), ("x", "= lib/a")]],
+        {**USR_SHOWN, "lib": "-> ../../usr/lib", "x": 3},
+        {},
+    ),
+    "hardlink through a symlink of a lower layer": (
+        [[*USR, ("lib", "-> usr/lib")], [("x", "= lib/a")]],
+        {**USR_SHOWN, "lib": "-> usr/lib", "x": 3},
+        {"podman overlay": FAILS},
+    ),
+    "hardlink to a symlink": (
+        [[("a", b"one"), ("l", "-> a"), ("x", "= l")]],
+        {"a": 3, "l": "-> a", "x": "-> a"},
+        {},
+    ),
+    "entry below a symlink of its own layer": (
+        [[("real/", None), ("d", "-> real"), ("d/f", b"")]],
+        {"d": "dir", "d/f": 0, "real": "dir"},
+        {name: {"d": "-> real", "real": "dir", "real/f": 0} for name in ("umoci", "podman")},
+    ),
+    "files that aufs keeps for hardlinks": (
+        [AUFS],
+        {"x": 3, "y": 3},
+        {
+            "umoci": AUFS_SHOWN,
+            "podman vfs": {"x": 3, "y": 3, ".wh..wh.plnk": "dir"},
+            "podman overlay": AUFS_SHOWN,
+        },
+    ),
+    "hardlink to a file that aufs did not keep": ([[("x", "= .wh..wh.plnk/1.2")]], FAILS, {}),
     "hardlink, then the other name replaced": ([[("a", b"one"), ("b", "= a")], [("a", b"2")]], {"a": 1, "b": 3}, {}),
     "duplicate entries": ([[("a", b"1"), ("a", b"22")]], {"a": 2}, {"podman": FAILS}),
     "whiteout that is a hardlink": ([DIR, [("d/.wh.x", "= d/y/z")]], {"d": "dir", "d/y": "dir", "d/y/z": 2}, {}),

@@ -29,6 +29,7 @@ from lamina.layer.index import LayerIndex
 from lamina.source import Stack, Writer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History
+from lamina.union.glance import through_symlinks
 from lamina.union.squashed import squashed
 from lamina.union.tree import Tree
 
@@ -52,8 +53,9 @@ def plan_erase(base: Stack, paths: Sequence[bytes]) -> Erased:
     indexes = [handle.index() for handle in base.layers]
     tops = tuple(sorted({_literal(base, indexes, path) for path in paths}))
     layers, entries, size = [], 0, 0
+    winding = through_symlinks(indexes)
     for number, index in enumerate(indexes):
-        if speaks_of(index, tops):
+        if number in winding or speaks_of(index, tops):
             layers.append(number + 1)
         stated = stated_rows(index, tops)
         entries += len(stated)

@@ -259,7 +259,7 @@ class _Look:
                 continue
             layer = tree.origin_layers[node]
             target = self.indexes[layer].link(tree.rows[node])
-            there = self.new.tree().find(target)
+            there = self.new.tree().named_by(target)
             shown = "/" + target.decode("utf-8", "backslashreplace")
             if layer + 1 in self.rewritten:
                 if there is None:

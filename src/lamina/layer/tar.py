@@ -14,7 +14,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder
 from lamina.layer.path import normalise
 from lamina.layer.tarheader import BLOCK, HEADER, MAX_NUMBER, MAX_PAX
-from lamina.layer.whiteout import PREFIX, classify
+from lamina.layer.whiteout import PREFIX, classify, is_aufs_link, is_aufs_own
 from lamina.rights import MAX_ID
 
 _ZEROS = bytes(BLOCK)
@@ -35,6 +35,7 @@ _KINDS = {
 }
 _MAX_DEVICE = (1 << 32) - 1
 _CACHE = 1 << 14
+MAX_AUFS_LINKS = 100_000
 
 
 class TarParser:
@@ -52,6 +53,7 @@ class TarParser:
         self._long_name: bytes | None = None
         self._long_link: bytes | None = None
         self._sparse: _SparseMember | None = None
+        self._aufs_links: dict[bytes, _AufsLink] = {}
         self._zero_blocks = 0
         self._numbers: dict[bytes, int] = {}
 
@@ -302,6 +304,10 @@ class TarParser:
         if not path and kind != _DIRECTORY:
             raise InvalidLayer(f"the root directory is stated as something else ({member.name!r:.100})", hint=_HINT)
         parent, slash, name = path.rpartition(b"/")
+        if is_aufs_own(path):
+            if kind == _FILE and is_aufs_link(path):
+                self._keep_aufs_link(path, _AufsLink(member, size, offset, sparse))
+            return
         if PREFIX in parent and any(part.startswith(PREFIX) for part in parent.split(b"/")):
             self.builder.note(f"{path!r:.200} lies below a whiteout's name and is skipped")
             return
@@ -319,6 +325,12 @@ class TarParser:
             link = normalise(member.target)
             if not link:
                 raise InvalidLayer(f"the hardlink {path!r:.200} names no file", hint=_HINT)
+            held = self._aufs_links.get(link)
+            if held is not None and held.shown:
+                link = held.shown
+            elif held is not None:
+                held.shown, member, kind, link = path, held.member, _FILE, b""
+                size, offset, sparse = held.size, held.offset, held.sparse
         elif kind == Kind.SYMLINK:
             link = member.target
             if not link or b"\0" in link or len(link) > 4095:
@@ -345,6 +357,12 @@ class TarParser:
             member.xattrs,
             sparse,
         )
+
+    def _keep_aufs_link(self, path: bytes, file: _AufsLink) -> None:
+        """A file that only AUFS saw: its first hardlink is the file, the others are links to that."""
+        if len(self._aufs_links) >= MAX_AUFS_LINKS:
+            raise LimitExceeded(f"more than {MAX_AUFS_LINKS} files in .wh..wh.plnk", hint="refused as a bomb")
+        self._aufs_links[path] = file
 
     def _clean_xattrs(self, xattrs: dict[bytes, bytes], name: bytes) -> dict[bytes, bytes]:
         kept = {key: value for key, value in xattrs.items() if not key.startswith(tarheader.OVERLAY_XATTRS)}
@@ -434,6 +452,15 @@ class _Member:
         self.name, self.kind, self.mode, self.uid, self.gid = name, kind, mode, uid, gid
         self.seconds, self.nanoseconds, self.target, self.xattrs = seconds, nanoseconds, target, xattrs
         self.device = (0, 0)
+
+
+class _AufsLink:
+    """A file in ``.wh..wh.plnk``; ``shown``: its first name elsewhere, once it has one."""
+
+    __slots__ = ("member", "offset", "shown", "size", "sparse")
+
+    def __init__(self, member: _Member, size: int, offset: int, sparse: tuple[tuple[int, int], ...] | None) -> None:
+        self.member, self.size, self.offset, self.sparse, self.shown = member, size, offset, sparse, b""
 
 
 class _SparseMember:

@@ -11,6 +11,7 @@ from lamina.layer.entry import Kind
 PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 _AUFS = b".wh..wh."
+_AUFS_LINKS = b".wh..wh.plnk/"
 
 
 def classify(name: bytes) -> tuple[Kind, bytes] | None:
@@ -30,6 +31,17 @@ def classify(name: bytes) -> tuple[Kind, bytes] | None:
     if hidden in (b"", b".", b".."):
         raise InvalidLayer(f"a whiteout of {hidden!r} means nothing", hint="the layer is malformed")
     return Kind.WHITEOUT, hidden
+
+
+def is_aufs_own(path: bytes) -> bool:
+    """Whether a path is, or lies below, what AUFS keeps for itself at the root of a layer: ``.wh..wh.aufs``,
+    ``.wh..wh.orph``, ``.wh..wh.plnk``. None of it is ever shown."""
+    return path.startswith(_AUFS) and not path.startswith(OPAQUE_NAME)
+
+
+def is_aufs_link(path: bytes) -> bool:
+    """Whether a path lies in AUFS's directory of files with several names, which hardlinks elsewhere name."""
+    return path.startswith(_AUFS_LINKS)
 
 
 def path_for(hidden: bytes) -> bytes:

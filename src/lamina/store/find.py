@@ -21,7 +21,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.members import Members, members
 from lamina.store.refs import name_of
-from lamina.union.glance import Glance
+from lamina.union.glance import Glance, through_symlinks
 from lamina.union.tree import UNSTATED
 
 if TYPE_CHECKING:
@@ -229,7 +229,10 @@ class _Search:
                 hits.append(_Hit(row, index.path(row)))
                 continue
             if files is None:
-                files = {index.path(other): other for other, kind in enumerate(kinds) if kind < _WHITEOUT}
+                # a target that leads through a symlink is looked for in the union
+                winding = bool(through_symlinks([index]))
+                known = () if winding else enumerate(kinds)
+                files = {index.path(other): other for other, kind in known if kind < _WHITEOUT}
             target = _target(index, files, row)
             if target is None or self._fits(number, index, target):
                 hits.append(_Hit(row, index.path(row), target))

@@ -2,7 +2,8 @@
 
 Of each layer only the rows that can matter to a path are applied, by the merge's own rules: those that state the path
 or a parent of it, marks that hide one, and the first row that passes through a directory on the way, which makes it.
-A hardlink's target is one more path. Columns are read as they are mapped; names only where a row may be meant.
+A hardlink's target is one more path, and so is each that a symlink on its way leads to. Columns are read as they are
+mapped; names only where a row may be meant.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from lamina.union.tree import Tree
 
 MANY = 64
 """Paths from which on the whole merge is the cheaper way: it bounds the work that a hostile image can ask for."""
-_DIRECTORY, _HARDLINK, _WHITEOUT, _OPAQUE = (
+_DIRECTORY, _SYMLINK, _HARDLINK, _WHITEOUT, _OPAQUE = (
     int(Kind.DIRECTORY),
+    int(Kind.SYMLINK),
     int(Kind.HARDLINK),
     int(Kind.WHITEOUT),
     int(Kind.OPAQUE),
@@ -40,15 +42,23 @@ class Glance:
         """
         known = dict.fromkeys([*paths, *inside])
         pending = list(known)
-        while pending:
-            if len(known) > MANY:
-                return merge(layers)
-            path = pending.pop()
-            for index in layers:
-                for target in self._trace(index, path, path in inside).targets:
-                    if target not in known:
-                        known[target] = None
-                        pending.append(target)
+        while True:
+            while pending:
+                if len(known) > MANY:
+                    return merge(layers)
+                path = pending.pop()
+                for index in layers:
+                    for target in self._trace(index, path, path in inside).targets:
+                        if target not in known:
+                            known[target] = None
+                            pending.append(target)
+            try:
+                return self._merged(layers, known, inside)
+            except _Elsewhere as elsewhere:  # a hardlink's target leads through a symlink
+                known[elsewhere.path] = None
+                pending.append(elsewhere.path)
+
+    def _merged(self, layers: Sequence[LayerIndex], known: Collection[bytes], inside: Collection[bytes]) -> Tree:
         tree = _GlanceTree(layers, known, inside)
         for number, index in enumerate(layers):
             traces = [self._trace(index, path, path in inside) for path in known]
@@ -88,7 +98,9 @@ class Glance:
             if inside:
                 told += [tree.path(child) for child in tree.children(tree.lookup(top)).values()]
             others = _other_names(layers, told)
-            if others:
+            if through_symlinks(layers):
+                tree = merge(layers)
+            elif others:
                 tree = self.tree(layers, [top, *others], inside=inside)
         return tree, tree.lookup(top)
 
@@ -286,6 +298,28 @@ class _GlanceMerge(LayerMerge):
                 self._entries([(row, kinds[row])], directories, {row: index.basename(row)})
             else:
                 self._directory(directory)
+
+
+def through_symlinks(layers: Sequence[LayerIndex]) -> list[int]:
+    """The numbers (from 0) of layers with a hardlink whose target may lead through a symlink of one of the layers: it
+    is not a name of the file that it means."""
+    above: dict[int, set[bytes]] = {}
+    for number, index in enumerate(layers):
+        for row in index.rows_of(_HARDLINK):
+            path = index.link(row).rpartition(b"/")[0]
+            known = above.setdefault(number, set())
+            while path and path not in known:
+                known.add(path)
+                path = path.rpartition(b"/")[0]
+    every = set().union(*above.values())
+    names = {path.rpartition(b"/")[2] for path in every}
+    links = {
+        index.path(row)
+        for index in (layers if every else ())
+        for row in index.rows_of(_SYMLINK)
+        if index.basename(row) in names
+    }
+    return [number for number, known in above.items() if not known.isdisjoint(links)]
 
 
 def _other_names(layers: Sequence[LayerIndex], paths: Iterable[bytes]) -> list[bytes]:

@@ -4,8 +4,9 @@
    One that hides nothing does nothing; none of them makes a directory.
 2. Then its entries, in archive order. A directory over a directory takes only attributes; any other pair replaces
    the whole subtree. A hardlink binds to the file that its target names at that moment, in this layer or below;
-   later changes of the other name don't touch it. Attributes stated with a hardlink are ignored: they are the
-   file's.
+   later changes of the other name don't touch it. Symlinks among the target's directories are followed inside the
+   image, whichever layer states them; a symlink at its end is itself the file. Attributes stated with a hardlink are
+   ignored: they are the file's.
 3. A directory that is not stated keeps what it has below; a path below something else makes a directory of it.
 
 ``tests/oracles.md`` says rule by rule what other engines do.
@@ -201,7 +202,7 @@ class LayerMerge:
     def _target(self, row: int) -> int:
         """The inode that a hardlink names at this moment."""
         link = self.index.link(row)
-        node = self.tree.find(link)
+        node = self.tree.named_by(link)
         if node is None:
             raise InvalidLayer(
                 f"layer {self.number + 1}: the hardlink {self.index.path(row)!r:.300} names {link!r:.300}, "

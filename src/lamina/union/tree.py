@@ -202,6 +202,17 @@ class Tree(Union):
                 node = found
         return node
 
+    def named_by(self, target: bytes) -> int | None:
+        """The node that a hardlink's target names: symlinks on its way are followed inside the image, one at its end
+        is not. None where there is none."""
+        node = self.find(target)
+        if node is None:
+            try:
+                node = self.lookup(target)
+            except PathNotFound:
+                return None
+        return node
+
     def children(self, node: int) -> Mapping[bytes, int]:
         """Name to node; empty for everything that is no directory."""
         return self.kids[node] or _NONE

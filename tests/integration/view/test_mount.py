@@ -179,6 +179,22 @@ def test_every_kind_and_corner(tmp_path: Path, target: Path) -> None:
     assert check_mounted(store, target) == 28
 
 
+def test_links_through_symlinks_and_to_what_aufs_kept(tmp_path: Path, target: Path) -> None:
+    lower = [("usr/", None), ("usr/lib/", None), ("usr/lib/a", BIG), ("lib", "-> /usr/lib"), ("x", "= lib/a")]
+    kept = [(".wh..wh.plnk/1.2", BIG[:999], {"mode": 0o750}), ("b", b"b"), ("y", "= .wh..wh.plnk/1.2"), ("z", "= y")]
+    store = loaded(tmp_path, [lower, kept])
+    assert check_mounted(store, target) == 9
+    assert len(parts_of(store, stack_of(store))) == 2
+    lower_link = loaded(tmp_path / "2", [lower, [("w", "= lib/a")]])
+    assert check_mounted(lower_link, target) == 7
+    for one, name, content in ((store, "z", BIG[:999]), (lower_link, "w", BIG)):
+        mount(one, stack_of(one), str(target))
+        try:
+            assert (target / name).read_bytes() == content
+        finally:
+            unmount(one, str(target))
+
+
 def test_many_names_in_one_directory(tmp_path: Path, target: Path) -> None:
     names = [(f"d/{'x' * (number % 90)}{number}", b"") for number in range(30_000)]
     assert check_mounted(loaded(tmp_path, [names]), target) == 30_002

@@ -21,6 +21,7 @@ class Node:
     kind: Kind
     mode: int
     size: int  # says which entry of which layer the content is
+    target: bytes = b""  # a symlink's
     ident: object = field(default_factory=object)  # shared by hardlinks
 
 
@@ -55,7 +56,8 @@ def apply(below: dict[bytes, Node], layer: list[tuple[Kind, bytes, bytes, int, i
             continue
         parents(path)
         if kind == Kind.HARDLINK:
-            node = tree.get(target)
+            named = meant(tree, target)
+            node = None if named is None else tree.get(named)
             if node is None or node.kind == Kind.DIRECTORY:
                 raise Impossible
             if path in tree and tree[path].ident is node.ident:
@@ -66,8 +68,31 @@ def apply(below: dict[bytes, Node], layer: list[tuple[Kind, bytes, bytes, int, i
             tree[path] = Node(kind, mode, 0)
         else:
             remove(path)
-            tree[path] = Node(kind, mode, size)
+            tree[path] = Node(kind, mode, size, target)
     return tree
+
+
+def meant(tree: dict[bytes, Node], target: bytes) -> bytes | None:
+    """The path that a hardlink's target names, symlinks on its way followed."""
+    pending, done, links = target.split(b"/"), list[bytes](), 0
+    while pending:
+        name = pending.pop(0)
+        if name == b"..":
+            done = done[:-1]
+        if name in (b"", b".", b".."):
+            continue
+        node = tree.get(b"/".join([*done, name]))
+        if node is None:
+            return None
+        if node.kind == Kind.SYMLINK and pending:
+            links += 1
+            if links > 40:
+                return None
+            pending = node.target.split(b"/") + pending
+            done = [] if node.target.startswith(b"/") else done
+        else:
+            done.append(name)
+    return b"/".join(done)
 
 
 def ancestors(path: bytes) -> list[bytes]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+
 import pytest
 
-from lamina.errors import InvalidLayer, PathNotFound
+from lamina.errors import InvalidLayer, LimitExceeded, PathNotFound
+from lamina.layer.digests import LayerDigests
 from lamina.layer.entry import Kind
+from lamina.union.glance import through_symlinks
 from lamina.union.merge import merge
+from lamina.union.stacked import stacked
 from lamina.union.tree import Tree
-from support import layer_index
+from support import layer_index, make_tar
 
 
 def union(*layers: list[tuple[object, ...]]) -> Tree:
@@ -96,6 +102,96 @@ def test_duplicate_entries_last_wins_but_earlier_links_keep_their_data() -> None
 def test_hardlink_to_nothing_or_to_a_directory_names_both_paths(target: str) -> None:
     with pytest.raises(InvalidLayer, match=rf"layer 2.*'link'.*'{target}'"):
         union(DIR, [("link", f"= {target}")])
+
+
+USR = [("usr/", None), ("usr/lib/", None), ("usr/lib/a", b"one"), ("d/", None)]
+
+
+@pytest.mark.parametrize(
+    "link", ["-> usr/lib", "-> /usr/lib", "-> ../../usr/lib", "-> usr/./lib/", "-> d/../usr/lib", "-> other"]
+)
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_hardlinks_target_leads_through_symlinks_inside_the_image(link: str, lower: bool) -> None:
+    start = [*USR, ("other", "-> /usr/lib"), ("lib", link)]
+    tree = union(start, [("x", "= lib/a")]) if lower else union([*start, ("x", "= lib/a")])
+    assert tree.inode(tree.lookup(b"x")) == tree.lookup(b"usr/lib/a")
+    assert tree.links(tree.lookup(b"x")) == 2
+    assert tree.kind(tree.lookup(b"lib")) == Kind.SYMLINK
+    # the layers as overlay stacks them, or as one: the link stays what it was
+    if not lower:
+        (one,) = stacked([layer_index(*start, ("x", "= lib/a"))])
+        assert one.tree.links(one.tree.lookup(b"x")) == 2
+
+
+def test_a_hardlink_to_a_symlink_is_that_symlink() -> None:
+    tree = union([("a", b"one"), ("l", "-> a"), ("s", "-> ."), ("x", "= s/l")])
+    assert (tree.kind(tree.lookup(b"x")), tree.link_target(tree.lookup(b"x"))) == (Kind.SYMLINK, b"a")
+    assert tree.inode(tree.lookup(b"x")) == tree.lookup(b"l")
+
+
+@pytest.mark.parametrize("target", ["lib/none", "loop/a", "up/usr", "file/a"])
+def test_a_hardlink_that_leads_to_nothing_through_symlinks_names_both_paths(target: str) -> None:
+    links = [("lib", "-> usr/lib"), ("loop", "-> loop"), ("up", "-> ."), ("file", "-> usr/lib/a")]
+    with pytest.raises(InvalidLayer, match=rf"layer 1.*'x'.*'{target}'"):
+        union([*USR, *links, ("x", f"= {target}")])
+
+
+def test_layers_with_links_through_symlinks_are_known() -> None:
+    layers = [
+        layer_index(*USR, ("lib", "-> usr/lib"), ("y", "= usr/lib/a")),
+        layer_index(("x", "= lib/a")),
+        layer_index(("z", "= d/q"), ("d/q", b"")),
+    ]
+    assert through_symlinks(layers) == [1]
+    assert through_symlinks(layers[1:]) == []
+
+
+AUFS = [
+    (".wh..wh.aufs", b""),
+    (".wh..wh.orph/", None),
+    (".wh..wh.orph/z", b"z"),
+    (".wh..wh.plnk/", None),
+    (".wh..wh.plnk/1.2", b"one", {"mode": 0o4755, "uid": 7}),
+    (".wh..wh.plnk/3.4", b"never linked"),
+    ("first", b"1"),
+]
+
+
+def test_files_that_aufs_keeps_for_hardlinks_are_seen_by_their_other_names_only() -> None:
+    index = layer_index(*AUFS, ("x", "= .wh..wh.plnk/1.2"), ("d/y", "= ./.wh..wh.plnk/1.2"), ("z", "= x"))
+    assert index.warnings == ()
+    tree = merge([index])
+    assert paths(tree) == ["d", "d/y", "first", "x", "z"]
+    entry = tree.entry(tree.lookup(b"d/y"))
+    assert (entry.kind, entry.size, entry.mode, entry.uid) == (Kind.FILE, 3, 0o4755, 7)
+    assert {tree.inode(tree.lookup(path)) for path in (b"x", b"d/y", b"z")} == {tree.lookup(b"x")}
+    assert tree.links(tree.lookup(b"z")) == 3
+    data = make_tar([*AUFS, ("x", "= .wh..wh.plnk/1.2")])
+    assert data[entry.offset : entry.offset + 3] == b"one"
+    digests = LayerDigests.make(index, lambda start, end: io.BytesIO(data[start:end]))
+    assert {index.path(row): digest for row, digest in digests.by_row().items()} == {
+        path: hashlib.sha256(content).digest() for path, content in ((b"first", b"1"), (b"x", b"one"))
+    }
+
+
+@pytest.mark.parametrize("layer", [[], [("x", "= .wh..wh.plnk/1.2"), (".wh..wh.plnk/1.2", b"late")]])
+def test_a_hardlink_to_what_aufs_did_not_keep_names_both_paths(layer: list[tuple[object, ...]]) -> None:
+    with pytest.raises(InvalidLayer, match=r"'x'.*plnk/1\.2"):
+        union(layer or [("d/.wh..wh.plnk/1.2", b"elsewhere"), ("x", "= .wh..wh.plnk/1.2")])
+
+
+def test_what_lies_below_a_whiteouts_name_is_skipped_and_said() -> None:
+    index = layer_index(("d/", None), ("d/.wh.x/", None), ("d/.wh.x/y", b"1"), ("d/.wh..wh.plnk/z", b"2"))
+    assert paths(merge([index])) == ["d"]
+    assert len(index.warnings) == 2
+    assert "'d/.wh.x/y' lies below a whiteout's name" in index.warnings[0]
+
+
+def test_too_many_files_that_aufs_keeps_are_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.layer.tar.MAX_AUFS_LINKS", 2)
+    layer_index(*AUFS)
+    with pytest.raises(LimitExceeded, match=r"more than 2 files in \.wh\.\.wh\.plnk"):
+        layer_index(*AUFS, (".wh..wh.plnk/5.6", b""))
 
 
 def test_literal_parents_warn() -> None:
