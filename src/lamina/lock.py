@@ -10,7 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 
 try:
@@ -37,6 +37,29 @@ def locked(path: str) -> Iterator[None]:
         finally:
             release(descriptor, path)
     finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_for_now(path: str) -> Iterator[None]:
+    """As ``locked``, of a file that is there only as long as somebody holds it or waits for it. Raises OSError."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            acquire(descriptor, path)
+            if is_same(descriptor, path):
+                break
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever held it has removed it
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        release(descriptor, path)
         os.close(descriptor)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from lamina.archive.names import annotated, find, names_of
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.files import FileRange, replace_file, reported, whole_file
+from lamina.lock import locked_for_now
 from lamina.source import Blob
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -19,6 +20,8 @@ from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, parse
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+LOCK = "index.json.lock"
+"""Held while index.json is changed, and removed then. BuildKit's exporters take a lock of the same name."""
 _MAX_INDEX = 64 << 20
 
 
@@ -120,11 +123,12 @@ class LayoutWriter:
         with reported(self.directory):
             os.makedirs(os.path.join(self.directory, "blobs", "sha256"), exist_ok=True)
             path = os.path.join(self.directory, "oci-layout")
-            if os.path.exists(path):
-                LayoutReader(self.directory)
-            else:
-                replace_file(path, [LAYOUT_FILE])
-                self._replace([])
+            if not os.path.exists(path):
+                with self._locked():
+                    if not os.path.exists(os.path.join(self.directory, "index.json")):
+                        self._replace([])
+                    replace_file(path, [LAYOUT_FILE])  # last: who sees it finds an index.json
+            LayoutReader(self.directory)
             yield
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
@@ -157,15 +161,17 @@ class LayoutWriter:
             replace_file(path, [raw])
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        entries = list(LayoutReader(self.directory).index.manifests)
         new = annotated(descriptor, name)
-        kept = [
-            entry
-            for entry in entries
-            if (name not in names_of(entry) if name else (names_of(entry) or entry.digest != descriptor.digest))
-        ]
-        with reported(self.directory):
+        with reported(self.directory), self._locked():
+            kept = [
+                entry
+                for entry in LayoutReader(self.directory).index.manifests
+                if (name not in names_of(entry) if name else (names_of(entry) or entry.digest != descriptor.digest))
+            ]
             self._replace([*kept, new])
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked_for_now(os.path.join(self.directory, LOCK))
 
     def _replace(self, entries: list[Descriptor]) -> None:
         path = os.path.join(self.directory, "index.json")

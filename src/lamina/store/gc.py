@@ -131,25 +131,35 @@ def _stay(store: Store, size: int, grace: float) -> tuple[str, ...]:
 
 def _rename(store: Store, change: Callable[[Entries], Entries], *, grace: float = GRACE) -> None:
     """Rewrite index.json. Where the disk has no room for that, first delete what needs no name to go."""
-    try:
-        store.refs.update(change)
-        return
-    except DiskFull:
-        pass
-    with reported(store.paths.root):
-        for _ in leftovers(store.paths, grace=0, take=True):
-            pass
-        remove(store.paths.members)  # derived
-    try:
-        collect(store, grace=grace)
-    except StoreDamaged:
-        pass  # the names that go may be those of the damaged image
+    for make_room in (_drop_unneeded, _drop_indexes):
+        try:
+            store.refs.update(change)
+            return
+        except DiskFull:
+            with reported(store.paths.root), suppress(StoreDamaged):  # the damaged image may be the one that goes
+                make_room(store, change, grace)
     try:
         store.refs.update(change)
     except DiskFull as error:
         raise DiskFull(
             error.message, hint="free some space outside of the store: nothing in it is unneeded"
         ) from None
+
+
+def _drop_unneeded(store: Store, change: Callable[[Entries], Entries], grace: float) -> None:
+    for _ in leftovers(store.paths, grace=0, take=True):
+        pass
+    remove(store.paths.members)
+    collect(store, grace=grace)
+
+
+def _drop_indexes(store: Store, change: Callable[[Entries], Entries], grace: float) -> None:
+    """Of the layers that go with these names what is made again from blob or tar: so the names stay whole until they
+    are gone. Where no layer goes, of all layers."""
+    layers = _garbage(store, change(store.refs.entries()), grace).layers or store.layers.diff_ids()
+    for diff_id in layers:
+        remove(store.paths.digests(diff_id))
+        remove(store.paths.layer_index(diff_id))
 
 
 def collect(store: Store, *, grace: float = GRACE) -> Deleted:

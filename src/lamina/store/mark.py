@@ -179,7 +179,9 @@ def _children(found: tuple[Digest, State]) -> tuple[Descriptor, ...]:
 def _refused(holder: Holder, what: str, found: State) -> StoreDamaged:
     assert not isinstance(found, Needs)
     digest = found.descriptor.digest
-    how = "lost" if isinstance(found, Absent) else "damaged" if isinstance(found, Damaged) else found.error.message
+    how = "lost" if isinstance(found, Absent) else "damaged"
+    if isinstance(found, Unread) and not isinstance(found.error, LimitExceeded):
+        how = "no document that lamina reads"
     if holder.kind == PROCESS:
         who, hint = f"a running process ({holder.name})", "wait for it to end, then run `lamina fsck --repair`"
     elif holder.kind == CONTAINER:

@@ -1,0 +1,649 @@
+"""What rmi and prune may delete: never what a name, a container or a working process needs, whatever ends, is killed
+or is damaged beside them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lamina.archive.layout import LayoutReader
+from lamina.errors import BlobNotFound, DiskFull, LaminaError, StoreDamaged
+from lamina.files import failure
+from lamina.light import as_dict
+from lamina.lock import acquire
+from lamina.source import BytesBlob
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.json import write_own
+from lamina.spec.manifest import Manifest, build_index, parse
+from lamina.spec.platform import Platform
+from lamina.store import clock, gc, leftovers, refs, write
+from lamina.store.containers import Container
+from lamina.store.fsck import fsck
+from lamina.store.gc import collect, delete_images, prune
+from lamina.store.mark import Needs, mark, of_names, state_of
+from lamina.store.roots import Roots
+from lamina.store.store import Store
+from lamina.store.usage import usage
+from lamina.transfer.copy import copy
+from support import lamina, require_root, write_layout
+
+BASE, TOP, OTHER = [("a", b"hello" * 100)], [("b", b"x" * 1000)], [("c", b"other" * 500)]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    write_layout(tmp_path / "layout", "app", [BASE, TOP])
+    write_layout(tmp_path / "layout", "app2", [BASE, OTHER])
+    return tmp_path / "layout"
+
+
+def loaded(layout: Path, root: Path, *names: str) -> Store:
+    store = Store.open(str(root))
+    copy(LayoutReader(str(layout)), store, [(name, name) for name in names])
+    return store
+
+
+def manifest_of(store: Store, name: str) -> Manifest:
+    document = parse(store.manifest(store.resolve(name)))
+    assert isinstance(document, Manifest)
+    return document
+
+
+def change(store: Store, digest: Digest, how: str) -> None:
+    """Damage a blob, or lose it."""
+    path = Path(store.blobs.path(digest))
+    data = path.read_bytes()
+    path.unlink()
+    if how != "lost":
+        new = {"cut": data[:-5], "other": data[:-5] + b"XXXXX", "grown": data + b" " * (5 << 20)}[how]
+        path.write_bytes(new)
+
+
+def everything(store: Store) -> set[str]:
+    """All blobs, and all files of layers."""
+    layers = (path for path in Path(store.paths.layers).rglob("*") if path.is_file())
+    return {str(digest) for digest in store.blobs} | {str(path) for path in layers}
+
+
+def whole(store: Store) -> bool:
+    return [one.what for one in fsck(store) if one.severity != "leftover"] == []
+
+
+def contained(store: Store, descriptor: Descriptor) -> None:
+    """A container of this manifest."""
+    one = Container("c" * 64, "web", "app", str(descriptor.digest), descriptor.media_type, descriptor.size, (), 1.0)
+    os.mkdir(store.containers.path(one.id))
+    Path(store.containers.path(one.id, "container.json")).write_text(write_own(as_dict(one)))
+
+
+def at_point(monkeypatch: pytest.MonkeyPatch, name: str, work: object) -> None:
+    """Run ``work`` once when gc passes the point."""
+    done: list[bool] = []
+    before = gc.point
+
+    def point(passed: str) -> None:
+        if passed == name and not done:
+            done.append(True)
+            work()  # type: ignore[operator]
+        before(passed)
+
+    monkeypatch.setattr(gc, "point", point)
+
+
+def test_a_pull_that_ends_between_the_two_looks_of_gc_loses_nothing(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look finds a manifest that is listed in a root but not written yet: that must not be remembered."""
+    ours, theirs = Store.open(str(tmp_path / "s")), Store.open(str(tmp_path / "s"))
+    at_manifest, go_on = threading.Event(), threading.Event()
+    before = write.parse
+
+    def waits(*words: object, **more: object) -> object:
+        if not at_manifest.is_set():
+            at_manifest.set()
+            go_on.wait(20)
+        return before(*words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(write, "parse", waits)
+    pull = threading.Thread(target=lambda: copy(LayoutReader(str(layout)), theirs, [("app", "app")]))
+
+    def pull_ends() -> None:
+        go_on.set()
+        pull.join()
+
+    pull.start()
+    assert at_manifest.wait(20)
+    at_point(monkeypatch, "gc.marked", pull_ends)
+    assert collect(ours).deleted == ()
+    assert len(list(ours.blobs)) == 4
+    assert whole(ours)
+
+
+def test_only_what_was_read_whole_is_remembered(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    manifest, sound = manifest_of(store, "app"), manifest_of(store, "app2").descriptor.digest
+    change(store, manifest.config.digest, "lost")
+    memory: dict[Digest, object] = {}
+    mark(store, of_names(store.refs.entries()), memory=memory, strict=False)  # type: ignore[arg-type]
+    assert set(memory) == {sound}
+
+
+@pytest.mark.parametrize("how", ["cut", "other", "grown", "lost"])
+@pytest.mark.parametrize("part", ["manifest", "config"])
+def test_nothing_is_deleted_while_an_image_is_damaged_but_the_image_can_go(
+    layout: Path, tmp_path: Path, part: str, how: str
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    manifest = manifest_of(store, "app")
+    digest = manifest.descriptor.digest if part == "manifest" else manifest.config.digest
+    for layer in manifest.layers:  # tars that are the only copy, as keep = tar has them
+        os.unlink(store.blobs.path(layer.digest))
+    change(store, digest, how)
+    before = everything(store)
+    done = lamina("prune", root=tmp_path / "s")
+    assert done.returncode == 6
+    assert len(done.stderr.splitlines()) == 1
+    state = "lost" if how == "lost" else "damaged"
+    assert f"nothing was deleted: the {part} {digest} of the image app:latest is {state}" in done.stderr.decode()
+    assert "`lamina rmi app:latest` removes it" in done.stderr.decode()
+    assert everything(store) == before
+    dry = json.loads(lamina("rmi", "-n", "app", "--format", "json", root=tmp_path / "s").stdout)
+    gone = json.loads(lamina("rmi", "app", "--format", "json", root=tmp_path / "s").stdout)
+    assert {**dry, "dry_run": False} == gone
+    assert gone["freed"] > 0
+    assert [name for name, _ in store.names()] == ["docker.io/library/app2:latest"]
+    assert everything(store) < before
+    assert len(list(store.blobs)) == 3  # the blob of the layer that both have was taken away above
+
+
+def test_another_name_can_go_beside_a_damaged_image_and_its_bytes_stay(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    change(store, manifest_of(store, "app").config.digest, "cut")
+    before = everything(store)
+    done = lamina("rmi", "app2", root=tmp_path / "s")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [b"untagged: docker.io/library/app2:latest", b"freed: 0B (0 bytes)"]
+    assert b"of the image app:latest is damaged" in done.stderr
+    assert everything(store) == before
+    assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]
+
+
+@pytest.mark.parametrize("by", ["the index alone", "a process", "a container"])
+def test_a_damaged_child_of_an_index_stops_gc_whoever_else_needs_it(layout: Path, tmp_path: Path, by: str) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    child = manifest_of(store, "app").descriptor
+    index = build_index([child])
+    with store.session("test"):
+        store.put_manifest(index.descriptor, index.raw)
+        store.tag("multi", index.descriptor)
+    store.untag("docker.io/library/app:latest")
+    prune(store)
+    assert len(list(store.blobs)) == 5  # an index needs what it lists
+    if by == "a process":
+        store.roots.extend(store.roots.create("other"), [child.digest])
+    elif by == "a container":
+        contained(store, child)
+    change(store, child.digest, "other")
+    before = everything(store)
+    with pytest.raises(StoreDamaged, match=f"the manifest {child.digest} of the image multi:latest is damaged"):
+        collect(store)
+    assert everything(store) == before
+
+
+@pytest.mark.parametrize("how", ["other", "lost"])
+def test_a_containers_manifest_stops_gc_where_it_is_not_whole(layout: Path, tmp_path: Path, how: str) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    manifest = manifest_of(store, "app")
+    contained(store, manifest.descriptor)
+    store.untag("docker.io/library/app:latest")
+    prune(store)
+    assert len(list(store.blobs)) == 4
+    change(store, manifest.descriptor.digest, how)
+    with pytest.raises(StoreDamaged, match="of the container web is") as caught:
+        collect(store)
+    assert "`lamina rm web`" in (caught.value.hint or "")
+    assert any("of the container web needs" in one.what for one in fsck(store) if one.severity == "error")
+
+
+def test_a_damaged_blob_in_a_root_stops_gc_unless_a_manifest_says_that_it_is_a_layer(
+    layout: Path, tmp_path: Path
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    layer = manifest_of(store, "app").layers[1].digest
+    loose = Descriptor.of("application/json", b'{"some": "document"}')
+    with store.session("test"):
+        store.put_blob(loose, BytesBlob(loose, b'{"some": "document"}'))
+    root = store.roots.create("pull of x")
+    store.roots.extend(root, [layer])
+    change(store, layer, "other")
+    store.untag("docker.io/library/app2:latest")
+    assert len(prune(store).deleted) == 5  # with the loose one
+    with store.session("test"):
+        store.put_blob(loose, BytesBlob(loose, b'{"some": "document"}'))
+        store.roots.extend(root, [loose.digest])
+    change(store, loose.digest, "cut")
+    with pytest.raises(StoreDamaged, match=r"of a running process \(pull of x\) is damaged"):
+        collect(store)
+    store.roots.remove(root)
+    assert collect(store).deleted == (loose.digest,)
+
+
+def test_what_an_index_lists_beside_documents_stops_nothing(layout: Path, tmp_path: Path) -> None:
+    """A layer, announced as a manifest: whole bytes that are no document need nothing. A child that was never fetched
+    and is not here needs nothing either."""
+    store = loaded(layout, tmp_path / "s", "app")
+    layer, manifest = manifest_of(store, "app").layers[0], manifest_of(store, "app").descriptor
+    hostile = Descriptor(mediatype.OCI_MANIFEST, layer.digest, layer.size)
+    absent = Descriptor(mediatype.OCI_MANIFEST, Digest.of(b"elsewhere"), 9)
+    index = build_index([hostile, absent, manifest])
+    with store.session("test"):
+        store.put_manifest(index.descriptor, index.raw)
+        store.tag("multi", index.descriptor)
+    store.untag("docker.io/library/app:latest")
+    assert prune(store).deleted == ()
+    assert whole(store)
+    assert delete_images(store, ["multi"]).freed > 0
+    assert list(store.blobs) == []
+
+
+def test_a_blob_that_came_after_the_first_look_stays_until_the_next_gc(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if nothing protects it: the second defence."""
+    store = loaded(layout, tmp_path / "s", "app")
+    data = b"came late"
+    late = Descriptor.of("application/octet-stream", data)
+    early = Descriptor.of("application/octet-stream", b"was there")
+    store.blobs.write(early, b"was there")
+    began = clock.now(store.paths)
+
+    def comes() -> None:
+        while clock.now(store.paths) == began:  # the clock of files goes in ticks
+            pass
+        store.blobs.write(late, data)
+        layer = Path(store.paths.layer(Digest.of(b"some layer")))
+        layer.mkdir()
+        (layer / "index").write_bytes(b"i")
+
+    at_point(monkeypatch, "gc.marked", comes)
+    assert collect(store).deleted == (early.digest,)
+    assert set(collect(store).deleted) == {late.digest, Digest.of(b"some layer")}
+
+
+def test_ages_are_the_file_systems_and_a_date_in_the_future_is_old(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    file = tmp_path / "s/ingest/file"
+    file.touch()
+    then, now = file.stat().st_mtime_ns, clock.now(store.paths)
+    assert then <= now
+    assert clock.is_younger(then, 3600, now)
+    assert not clock.is_younger(now - 3600 * 10**9, 3600, now)
+    assert not clock.is_younger(now + 1, 3600, now)
+    assert not clock.is_younger(now, 0, now)
+
+
+@pytest.mark.parametrize("point", ["gc.document-removed", "gc.layer-removed", "gc.blob-removed"])
+def test_a_gc_that_is_killed_leaves_no_document_without_what_it_names(
+    layout: Path, tmp_path: Path, point: str
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    index = build_index([manifest_of(store, name).descriptor for name in ("app", "app2")])
+    with store.session("test"):
+        store.put_manifest(index.descriptor, index.raw)
+        store.tag("multi", index.descriptor)
+    store.drop(["docker.io/library/app:latest", "docker.io/library/app2:latest"])
+    done = lamina("rmi", "multi", root=tmp_path / "s", LAMINA_FAULT=point)
+    assert done.returncode == -signal.SIGKILL
+    assert "docker.io/library/multi:latest" not in {name for name, _ in store.names()}
+    assert 0 < len(list(store.blobs)) < 8
+    here = set(store.blobs)
+    for digest in here:
+        state = state_of(store, digest)
+        if isinstance(state, Needs):
+            assert set(state.blobs) <= here
+            assert set(state.diff_ids) <= set(store.layers.diff_ids())
+    for diff_id in store.layers.diff_ids():  # no tar that could be believed without its blob
+        assert Digest.of(Path(store.paths.tar(diff_id)).read_bytes()) == diff_id
+
+
+def test_a_tag_beside_an_rmi_names_nothing_that_is_gone(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = loaded(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
+    descriptor = ours.resolve("app")
+    before = refs.locked
+
+    @contextmanager
+    def removed_first(path: str) -> Iterator[None]:
+        monkeypatch.setattr(refs, "locked", before)
+        delete_images(theirs, ["app"])
+        with before(path):
+            yield
+
+    monkeypatch.setattr(refs, "locked", removed_first)
+    with pytest.raises(BlobNotFound, match="is not in the store"):
+        ours.tag("again", descriptor)
+    assert list(ours.names()) == []
+
+
+def test_nothing_is_rewritten_where_no_name_changes(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    before = os.stat(store.paths.index).st_ino
+    store.tag("app", store.resolve("app"))
+    prune(store)
+    store.drop(["docker.io/library/none:latest"])
+    assert os.stat(store.paths.index).st_ino == before
+
+
+def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_layer(
+    tmp_path: Path, layout: Path
+) -> None:
+    """An uncompressed layer's tar is its blob: two names of one file."""
+    write_layout(tmp_path / "plain", "plain", [BASE, [("d", os.urandom(100_000))]], compress=False)
+    store = loaded(tmp_path / "plain", tmp_path / "s", "plain")
+    copy(LayoutReader(str(layout)), store, [("app2", "app2")])
+    layers = store.stack("plain", Platform.host()).diff_ids
+    for key, named in (("aa", layers), ("bb", layers[:1])):
+        os.makedirs(store.paths.union(key))
+        Path(store.paths.union(key), "layers").write_text("".join(f"{one}\n" for one in named))
+    before = usage(store).total
+    dry = delete_images(store, ["plain"], dry_run=True)
+    done = delete_images(store, ["plain"])
+    assert dry.freed == done.freed == before - usage(store).total
+    assert 100_000 < done.freed < 150_000
+    assert os.listdir(store.paths.unions) == ["bb"]  # app2 has its only layer; of the other one layer is gone
+    assert set(done.deleted) == set(dry.deleted)
+    assert len(done.deleted) == len(set(done.deleted))
+
+
+# What interrupted work leaves
+
+
+def killed_maker(store: Store) -> Path:
+    """A temporary file of a process that is gone."""
+    code = (
+        "import os, sys, signal\n"
+        "from lamina.temporary import Temporary\n"
+        "file = Temporary(sys.argv[1], 'layer.tar')\n"
+        "os.write(file.descriptor, b'x' * 5000)\n"
+        "print(file.path, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, store.paths.ingest], capture_output=True, text=True, check=False
+    )
+    return Path(done.stdout.strip())
+
+
+def test_temporary_files_of_a_killed_process_go_with_the_next_session_and_with_prune(
+    layout: Path, tmp_path: Path
+) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    left = killed_maker(store)
+    assert [one.kind for one in leftovers.leftovers(store.paths)] == [leftovers.TEMPORARY]
+    with store.session("pull"):
+        assert not left.exists()
+    left = killed_maker(store)
+    os.utime(left, (2**32, 2**32))
+    assert prune(store, dry_run=True).freed == left.stat().st_blocks * 512
+    assert left.exists()
+    assert prune(store).freed == 8192
+    assert not left.exists()
+
+
+def test_a_temporary_file_of_a_living_process_stays_whatever_its_date(tmp_path: Path) -> None:
+    from lamina.temporary import Temporary
+
+    store = Store.open(str(tmp_path / "s"))
+    with Temporary(store.paths.ingest, "layer.tar") as file:
+        for date in (1, 2**32):
+            os.utime(file.path, (date, date))
+            prune(store, all=True)
+            assert os.path.exists(file.path)
+
+
+@pytest.mark.parametrize(("date", "stays"), [(None, True), (1, False), (2**32, False)])
+def test_a_part_stays_for_an_hour_and_is_said_to_but_goes_with_all(
+    tmp_path: Path, date: int | None, stays: bool
+) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    part = Path(store.paths.part(Digest.of(b"some blob")))
+    part.write_bytes(b"x" * 4096)
+    if date is not None:
+        os.utime(part, (date, date))
+    (said,) = [one.what for one in fsck(store)]
+    assert ("kept for an hour" in said) == stays
+    assert ("`lamina prune` removes it" in said) != stays
+    done = lamina("prune", root=tmp_path / "s")
+    assert part.exists() == stays
+    assert (b"4096 bytes of parts" in done.stderr) == stays
+    assert f"({0 if stays else 4096} bytes)".encode() in done.stdout
+    part.write_bytes(b"x" * 4096)
+    with open(part, "rb") as held:
+        assert acquire(held.fileno(), str(part))
+        assert prune(store, all=True).freed == 0
+        assert part.exists()
+    assert prune(store, all=True).freed == 4096
+    assert not part.exists()
+
+
+def test_a_pull_that_wants_a_part_waits_for_the_prune_that_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = Store.open(str(tmp_path / "s")), Store.open(str(tmp_path / "s"))
+    data = os.urandom(1 << 20)
+    descriptor = Descriptor.of("application/octet-stream", data)
+    part = Path(ours.paths.part(descriptor.digest))
+    part.write_bytes(data[:1000])
+    os.utime(part, (1, 1))
+    wants, out = threading.Event(), list[object]()
+    from lamina.store import ingest
+
+    before_lock, before_remove = ingest.acquire, leftovers.remove
+
+    def asks(*words: object, **more: object) -> bool:
+        wants.set()
+        return before_lock(*words, **more)  # type: ignore[arg-type]
+
+    def pull() -> None:
+        try:
+            with theirs.session("pull"):
+                out.append(theirs.put_blob(descriptor, BytesBlob(descriptor, data)))
+        except LaminaError as error:
+            out.append(error)
+
+    thread = threading.Thread(target=pull)
+
+    def removes(path: str) -> bool:
+        thread.start()
+        assert wants.wait(20)
+        thread.join(0.1)
+        assert not out  # it waits for the lock
+        return before_remove(path)
+
+    monkeypatch.setattr(ingest, "acquire", asks)
+    monkeypatch.setattr(leftovers, "remove", removes)
+    prune(ours)
+    thread.join()
+    assert out == [True]
+    assert ours.blobs.read(descriptor) == data
+
+
+def test_uploads_of_a_registry_that_runs_stay_for_an_hour_and_others_go_with_all(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    upload = tmp_path / "s/ingest/upload-0"
+    upload.write_bytes(b"x")
+    server = store.roots.create(leftovers.SERVING)
+    prune(store, all=True)
+    assert upload.exists()
+    os.utime(upload, (1, 1))
+    prune(store, all=True)
+    assert not upload.exists()
+    upload.write_bytes(b"x")
+    store.roots.remove(server)
+    prune(store)
+    assert upload.exists()
+    prune(store, all=True)
+    assert not upload.exists()
+
+
+# Who lives
+
+
+def test_a_root_lives_as_long_as_it_is_held_whatever_its_number_and_date_say(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    top = store.resolve("app").digest
+    name = store.roots.create("work")
+    store.roots.extend(name, [top])
+    path = Path(store.paths.roots, name)
+    lines = path.read_text().splitlines()
+    lines[0] = json.dumps({**json.loads(lines[0]), "pid": 999_999_999, "boot": "another"})
+    path.write_text("\n".join(lines) + "\n")  # as it looks in another namespace of processes
+    store.untag("docker.io/library/app:latest")
+    for date in (1, 2**32):
+        os.utime(path, (date, date))
+        assert prune(store, all=True).deleted == ()
+        assert [root.alive for root in store.roots] == [True]
+    store.roots.let_go(name)
+    assert [root.alive for root in Roots(store.paths)] == [False]
+    os.utime(path, (2**32, 2**32))
+    assert len(collect(store).deleted) == 6  # four blobs, two layers
+
+
+def test_what_a_killed_command_had_brought_in_stays_for_an_hour_and_goes_with_all(
+    layout: Path, tmp_path: Path
+) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    done = lamina("copy", f"oci:{layout}:app", "app", root=tmp_path / "s", LAMINA_FAULT="manifest.written")
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(store.blobs)) == 4
+    (said,) = [one.what for one in fsck(store)]
+    assert "kept for an hour" in said
+    done = lamina("prune", root=tmp_path / "s")
+    assert b"what 1 ended commands had brought in" in done.stderr
+    assert len(list(store.blobs)) == 4
+    assert len(list(store.roots)) == 1
+    done = lamina("prune", "--all", "--force", root=tmp_path / "s")
+    assert done.stderr == b""
+    assert list(store.blobs) == list(store.layers.diff_ids()) == list(store.roots) == []
+
+
+def test_a_root_in_the_making_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lamina.store import roots
+
+    store = Store.open(str(tmp_path / "s"))
+    before = roots.write_all
+
+    def prunes(descriptor: int, data: bytes) -> None:
+        prune(Store.open(str(tmp_path / "s")), all=True)
+        before(descriptor, data)
+
+    monkeypatch.setattr(roots, "write_all", prunes)
+    name = store.roots.create("work")
+    monkeypatch.undo()
+    assert [(root.name, root.alive) for root in Store.open(str(tmp_path / "s")).roots] == [(name, True)]
+
+
+# A full disk
+
+
+@contextmanager
+def small_disk(tmp_path: Path, kind: str) -> Iterator[Path]:
+    require_root()
+    place = tmp_path / "disk"
+    place.mkdir()
+    if kind == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)]
+    else:
+        if shutil.which("mkfs.ext4") is None:
+            pytest.skip("there is no mkfs.ext4")
+        with open(tmp_path / "image", "wb") as file:
+            file.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(tmp_path / "image")], check=True)
+        command = ["mount", "-o", "loop", str(tmp_path / "image"), str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip(f"no {kind} can be mounted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(place: Path) -> None:
+    """To the last byte."""
+    with open(place / "filler", "wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(b"\xaa" * size)
+                    os.fsync(file.fileno())
+            except OSError:
+                continue
+    for number in range(1000):  # files that are smaller than a block
+        try:
+            (place / f"filler{number}").write_bytes(b"x")
+        except OSError:
+            break
+    os.sync()
+    state = os.statvfs(place)
+    assert state.f_bavail == 0
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+@pytest.mark.parametrize("has_reserve", [True, False])
+def test_on_a_disk_without_a_free_byte_images_can_go_and_get_names(
+    layout: Path, tmp_path: Path, kind: str, has_reserve: bool
+) -> None:
+    with small_disk(tmp_path, kind) as place:
+        store = loaded(layout, place / "s", "app", "app2")
+        store.untag("docker.io/library/app2:latest")
+        if not has_reserve:  # of an older lamina
+            os.unlink(store.paths.reserve)
+        fill(place)
+        if has_reserve:
+            assert lamina("tag", "app", "other", root=place / "s").stderr == b""
+        done = lamina("prune", root=place / "s")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"deleted: " in done.stdout
+        names = [name for name, _ in store.names()]
+        assert names == ["docker.io/library/app:latest", "docker.io/library/other:latest"][: 1 + has_reserve]
+        assert whole(store)
+        fill(place)
+        done = lamina("rmi", "app", root=place / "s")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert [name for name, _ in store.names()] == names[1:]
+        assert whole(store)
+        assert lamina("prune", "--all", "--force", root=place / "s").returncode == 0
+        assert list(store.blobs) == list(store.names()) == []
+
+
+def test_where_nothing_can_be_freed_prune_does_not_advise_prune(
+    tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+
+    def full(*_: object) -> None:
+        raise failure(OSError(errno.ENOSPC, "full"), store.paths.index)
+
+    monkeypatch.setattr(store.refs, "update", full)
+    with pytest.raises(DiskFull, match="the disk is full") as caught:
+        prune(store, all=True)
+    assert "outside of the store" in (caught.value.hint or "")
+    with pytest.raises(DiskFull) as caught:
+        delete_images(store, ["app"])
+    assert "lamina prune" not in (caught.value.hint or "")
+    assert {one.severity for one in fsck(store)} <= {"derived"}  # made again on need
+    assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]
