@@ -46,6 +46,7 @@ _VARIABLES = {
     "compression_level": ("LAMINA_COMPRESSION_LEVEL",),
     "keep": ("LAMINA_KEEP",),
     "upper_dir": ("LAMINA_UPPER_DIR",),
+    "login_hosts": ("LAMINA_LOGIN_HOSTS",),
     "view": ("LAMINA_VIEW",),
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -60,6 +61,7 @@ _MEANING = {
     "keep": "what stays of a layer that comes in: blob+tar, blob or tar",
     "compression_level": "of new layers; empty for the compression's own default",
     "view": "how unions are shown: erofs, erofs-merged, overlay or fuse; empty: the first that works here",
+    "login_hosts": "REGISTRY=HOST, ...: hosts of another site that get the login of a registry all the same",
     "upper_dir": "where containers write; empty: in the store, in memory where its file system can't hold that",
 }
 
@@ -122,6 +124,11 @@ class Settings(Value):
     def upper_dir(self) -> str | None:
         return self.values["upper_dir"].value or None
 
+    @property
+    def login_hosts(self) -> frozenset[tuple[str, str]]:
+        """As (registry, host)."""
+        return frozenset(_pairs(str(self.values["login_hosts"].value)))
+
     @classmethod
     def load(
         cls,
@@ -180,6 +187,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "cert_dir": "",
         "keep": KEEP,
         "upper_dir": "",
+        "login_hosts": "",
         "view": "",
     }
 
@@ -245,6 +253,8 @@ def _value(name: str, raw: object) -> Any:
     text = _text(raw)
     if name == "compression" and text not in _COMPRESSIONS:
         raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(_COMPRESSIONS))
+    if name == "login_hosts":
+        _pairs(text)
     if name == "keep" and text not in KEEPS:
         raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(KEEPS))
     if name == "view" and text not in ("", *VIEWS):
@@ -258,6 +268,16 @@ def _value(name: str, raw: object) -> Any:
             raise UsageError("an empty path")
         return os.path.abspath(os.path.expanduser(text))
     return text
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    found = []
+    for word in filter(None, text.replace(",", " ").split()):
+        registry, _, host = word.partition("=")
+        if not registry or not host or "/" in word or "=" in host:
+            raise UsageError(f"{word!r:.100} is not REGISTRY=HOST", hint="like registry.example.com=auth.example.org")
+        found.append((registry.lower(), host.lower()))
+    return found
 
 
 def _text(raw: object) -> str:

@@ -261,6 +261,7 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         "authfile": ("", "default"),
         "cert_dir": ("", "default"),
         "keep": ("blob+tar", "default"),
+        "login_hosts": ("", "default"),
         "upper_dir": ("", "default"),
         "view": ("", "default"),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
@@ -17,6 +17,7 @@ from lamina.errors import AccessDenied, RemoteFailure
 from lamina.remote.challenge import Challenge, Token, check_realm, merge_scopes, parse_token
 from lamina.remote.credentials import Credential
 from lamina.remote.http import Answer
+from lamina.remote.site import how_to_tell, may_have_login
 
 MARGIN = 10.0  # seconds before its end in which a token is not used any more
 _CLIENT_ID = "lamina"
@@ -29,13 +30,23 @@ class Exchange(Protocol):
 
 
 class Authorizer:
-    """``find`` gives the credential for this host, asked once; ``plain`` says whether http is spoken to it."""
+    """``find`` gives the credential for this host, asked once; ``plain`` says whether http is spoken to it. ``told``:
+    where the user has said that logins may go, as (registry, host)."""
 
-    def __init__(self, host: str, find: Callable[[], Credential | None], exchange: Exchange, *, plain: bool) -> None:
+    def __init__(
+        self,
+        host: str,
+        find: Callable[[], Credential | None],
+        exchange: Exchange,
+        *,
+        plain: bool,
+        told: Collection[tuple[str, str]] = (),
+    ) -> None:
         self._host = host
         self._find = find
         self._exchange = exchange
         self._plain = plain
+        self._told = told
         self._guard = threading.Lock()
         self._tokens: dict[frozenset[str], Token] = {}
         self._challenge: Challenge | None = None
@@ -84,12 +95,17 @@ class Authorizer:
         asked = [("service", challenge.parameters["service"])] if challenge.parameters.get("service") else []
         asked += [("scope", scope) for scope in merge_scopes(wanted)]
         credential = self.credential
+        place = urlsplit(realm).netloc
+        if credential is not None and not may_have_login(self._host, place, self._told):
+            raise AccessDenied(
+                f"{self._host} asks for its login to be sent to {place[:200]}, which is another site",
+                hint=f"if you trust it, set {how_to_tell(self._host, place)}; else `lamina logout {self._host}`",
+            )
         answer = None
         if credential is not None and credential.identity_token:
             answer = self._by_identity(realm, asked, credential)
         if answer is None:
             answer = self._by_get(realm, asked, credential)
-        place = urlsplit(realm).netloc
         with answer:
             raw = answer.read_all(1 << 20, place)
             if answer.status in (401, 403):

@@ -24,6 +24,7 @@ from lamina.remote.credentials import Credential
 from lamina.remote.http import Answer, Broken, Transport, digits
 from lamina.remote.loopback import is_loopback
 from lamina.remote.registries import api_host
+from lamina.remote.site import how_to_tell, is_told
 from lamina.spec.json import load
 from lamina.spec.mediatype import essence
 
@@ -41,11 +42,14 @@ _WARNING = re.compile(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
 @dataclass(frozen=True)
 class Access:
     """How registries are reached. ``credential`` finds the one for (host, repository); ``given`` is for the registry
-    that is asked and for no other host, be it a mirror or one that is redirected to. ``tls_verify``: None is true,
-    but plain http for loopback hosts. ``attempts`` at what fails for reasons that pass."""
+    that is asked and for no other host, be it a mirror or one that is redirected to. ``told``: hosts of another site
+    that get the login of a registry all the same, as (registry, host): token servers, and who is redirected to.
+    ``tls_verify``: None is true, but plain http for loopback hosts. ``attempts`` at what fails for reasons that
+    pass."""
 
     credential: Callable[[str, str], Credential | None] = lambda host, path: None
     given: Credential | None = None
+    told: frozenset[tuple[str, str]] = frozenset()
     tls_verify: bool | None = None
     cert_dirs: tuple[str, ...] = ()
     cert_dir: str | None = None
@@ -71,6 +75,7 @@ class Client:
         self._guard = threading.Lock()
         self._base_url = ""
         self._warned: set[str] = set()
+        self._without_login = ""  # the host that was redirected to, asked for a login and got none
 
     @property
     def base(self) -> str:
@@ -166,6 +171,11 @@ class Client:
             said = f": {said}" if said else ""
             status = answer.status
             wait = retry_after(answer.headers)
+        if status == 401 and self._without_login:
+            return AccessDenied(
+                f"{what}: {self.host} sends us to {self._without_login}, which wants a login{said}",
+                hint=f"if it is to get one, set {how_to_tell(self.host, self._without_login)}",
+            )
         if status in (401, 403):
             return AccessDenied(
                 f"{what}: {self.host} refuses{said or f' (status {status})'}", hint=f"`lamina login {self.host}`"
@@ -283,19 +293,39 @@ class Client:
         with self._guard:
             authorizer = self._authorizers.get(origin)
             if authorizer is None:
-                netloc = urlsplit(url).netloc
-                own = origin == _origin(self._base_url)
-                host, path = (self.host, self._path) if own else (netloc, "")
-                given = self._access.given if own else None
-                # plain http to this registry is what the user allowed, not to whom it sends us
-                open_wire = not own and url.startswith("http:") and not is_loopback(urlsplit(url).hostname or "")
-                authorizer = self._authorizers[origin] = Authorizer(
-                    host,
-                    lambda: None if open_wire else given or self._access.credential(host, path),
-                    self._exchange,
-                    plain=own and url.startswith("http:"),
-                )
+                authorizer = self._authorizers[origin] = self._new_authorizer(url, origin == _origin(self._base_url))
             return authorizer
+
+    def _new_authorizer(self, url: str, own: bool) -> Authorizer:
+        """``own``: ``url`` is this registry's. Who is redirected to is asked without any login, with that which the
+        user has for that host neither: where we are sent is the registry's choice. The user may choose otherwise."""
+        access, netloc = self._access, urlsplit(url).netloc
+        # plain http to this registry is what the user allowed, not to whom it sends us
+        open_wire = not own and url.startswith("http:") and not is_loopback(urlsplit(url).hostname or "")
+
+        def mine() -> Credential | None:
+            return access.given or access.credential(self.host, self._path)
+
+        def theirs() -> Credential | None:
+            if open_wire:
+                return None
+            if is_told(self.host, netloc, access.told):
+                return access.credential(netloc, "") or mine()
+            self._without_login = netloc
+            return None
+
+        told = (
+            access.told
+            if own
+            else {(netloc, host) for registry, host in access.told if registry == self.host.lower()}
+        )
+        return Authorizer(
+            self.host if own else netloc,
+            mine if own else theirs,
+            self._exchange,
+            plain=own and url.startswith("http:"),
+            told=told,
+        )
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """For the token server: retries, redirects to nowhere."""

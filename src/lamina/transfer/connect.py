@@ -57,6 +57,7 @@ class Network:
         return Access(
             credential=self._stored,
             given=self._given(),
+            told=self._settings.login_hosts,
             tls_verify=self._tls_verify,
             cert_dirs=(home, *CERT_DIRS),
             cert_dir=self._settings.cert_dir,

@@ -1,0 +1,112 @@
+"""Which hosts belong together (pure): where the login of a registry may go without its user having said so.
+
+A site is what one party has registered: the name below a public suffix. The list of all public suffixes is long and
+changes weekly. Here stands what the registries of this world need: generic second levels of country domains, and
+suffixes below which everybody may have a name. An unknown shared suffix would make strangers one site, so hosts below
+those that sell names are best added here; a site that is torn apart by this list needs the setting ``login_hosts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from lamina.remote.loopback import is_loopback
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SECOND_LEVELS = _names(
+    "ac biz co com ed edu fin firm gen go gob gouv gov govt gv id ind inf info jus kr lg ltd mil ne net nhs nic nom "
+    "or org plc police priv pro res sch tm web"
+)
+"""What country domains of two letters have below them that is no site: co.uk, com.au, or.jp."""
+_SHARED = _names(
+    # pages and applications of their users
+    "github.io gitlab.io bitbucket.io codeberg.page pages.dev workers.dev netlify.app vercel.app now.sh surge.sh "
+    "readthedocs.io web.app firebaseapp.com blogspot.com wordpress.com github.dev githubpreview.dev herokuapp.com "
+    "onrender.com fly.dev railway.app up.railway.app koyeb.app deno.dev ondigitalocean.app repl.co replit.app "
+    "glitch.me gitpod.io csb.app stackblitz.io platform.sh platformsh.site hf.space streamlit.app "
+    # names for whoever asks
+    "ngrok.io ngrok.app ngrok.dev ngrok-free.app ngrok-free.dev trycloudflare.com loca.lt localtunnel.me serveo.net "
+    "ts.net duckdns.org dyndns.org ddns.net no-ip.org hopto.org dynv6.net freeddns.org afraid.org mooo.com "
+    "traefik.me localhost.run myfritz.net synology.me eu.org uk.com us.com de.com"
+)
+"""Below these everybody may have a name."""
+_APART = _names(
+    "amazonaws.com amazonaws.com.cn cloudfront.net elasticbeanstalk.com awsapprunner.com on.aws "
+    "azurecr.io azurecr.cn azurewebsites.net azure-api.net azurecontainer.io azurecontainerapps.io azureedge.net "
+    "azurefd.net cloudapp.net cloudapp.azure.com windows.net trafficmanager.net "
+    "run.app appspot.com cloudfunctions.net googleusercontent.com pkg.dev gcr.io "
+    "digitaloceanspaces.com scw.cloud vultrobjects.com linodeobjects.com linode.com oraclecloudapps.com "
+    "oraclecloud.com ocir.io appdomain.cloud cloud.ovh.net hosting.ovh.net openshiftapps.com rhcloud.com "
+    "jfrog.io cloudsmith.io nip.io sslip.io xip.io"
+)
+"""Below these are machines and services of many customers, at any depth: each host is a site."""
+_TOGETHER = (
+    ({"docker.io", "docker.com", "dhi.io"}, "auth.docker.io"),
+    ({"scw.cloud"}, "api.scaleway.com"),
+)
+"""Registries below the first, whose token server is the second: theirs, at another name."""
+
+
+def same_site(host: str, other: str) -> bool:
+    """Whether the host ``other`` is of the same site as the registry ``host`` (each may have a port, which does not
+    count): the same name, or both below one name that somebody has registered. Addresses and names without a dot are
+    a site each; all that is this machine is one."""
+    mine, theirs = _name(host), _name(other)
+    if not mine or not theirs:
+        return False
+    if mine == theirs or (is_loopback(mine) and is_loopback(theirs)):
+        return True
+    if any(theirs == server and any(_is_below(mine, zone) for zone in zones) for zones, server in _TOGETHER):
+        return True
+    site = _site(mine)
+    return bool(site) and site == _site(theirs)
+
+
+def may_have_login(host: str, other: str, told: Collection[tuple[str, str]]) -> bool:
+    """Whether the login of the registry ``host`` may go to ``other`` (a host, with its port if it has one): of the
+    same site, or among what the user ``told``, as (registry, host)."""
+    return same_site(host, other) or is_told(host, other, told)
+
+
+def is_told(host: str, other: str, told: Collection[tuple[str, str]]) -> bool:
+    """Whether the user has said that the login of ``host`` may go to ``other``. A host without a port means each."""
+    host, other = host.lower(), other.lower()
+    return bool(other) and ((host, other) in told or (host, _name(other)) in told)
+
+
+def how_to_tell(host: str, other: str) -> str:
+    """The setting by which the user says so."""
+    return f"login_hosts = '{host}={other[:200]}'"
+
+
+def _name(host: str) -> str:
+    """Without port and brackets, in lower case; "" for what is no host."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+    return name.removesuffix(".")
+
+
+def _site(name: str) -> str:
+    """The registered name that ``name`` is, or is below; "" where it has none of its own."""
+    labels = name.split(".")
+    if len(labels) < 2 or not all(labels) or ":" in name or labels[-1].isdigit():
+        return ""
+    above = [".".join(labels[start:]) for start in range(len(labels))]
+    if not _APART.isdisjoint(above):
+        return ""
+    for start, suffix in enumerate(above):
+        if suffix in _SHARED:
+            return above[start - 1] if start else ""
+    size = 3 if len(labels[-1]) == 2 and labels[-2] in _SECOND_LEVELS else 2
+    return ".".join(labels[-size:]) if len(labels) >= size else ""
+
+
+def _is_below(name: str, zone: str) -> bool:
+    return name == zone or name.endswith(f".{zone}")
