@@ -356,7 +356,7 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
     store = loaded(tmp_path / "plain", tmp_path / "s", "plain")
     copy(LayoutReader(str(layout)), store, [("app2", "app2")])
     layers = store.stack("plain", Platform.host()).diff_ids
-    for key, named in (("aa", layers), ("bb", layers[:1])):
+    for key, named in (("a" * 64, layers), ("b" * 64, layers[:1])):
         os.makedirs(store.paths.union(key))
         Path(store.paths.union(key), "layers").write_text("".join(f"{one}\n" for one in named))
     before = usage(store).total
@@ -364,7 +364,7 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
     done = delete_images(store, ["plain"])
     assert dry.freed == done.freed == before - usage(store).total
     assert 100_000 < done.freed < 150_000
-    assert os.listdir(store.paths.unions) == ["bb"]  # app2 has its only layer; of the other one layer is gone
+    assert os.listdir(store.paths.unions) == ["b" * 64]  # app2 has its only layer; of the other one layer is gone
     assert set(done.deleted) == set(dry.deleted)
     assert len(done.deleted) == len(set(done.deleted))
 

@@ -20,7 +20,7 @@ from lamina.archive.layout import LayoutReader
 from lamina.errors import SystemFailure, UsageError
 from lamina.serve.server import RegistryServer
 from lamina.spec import mediatype
-from lamina.store.gc import collect
+from lamina.store.gc import collect, delete_images
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import lamina, running, write_layout
@@ -202,6 +202,24 @@ def test_gc_leaves_what_was_uploaded_but_not_named(writable: RegistryServer, tmp
     assert ask(writable, "PUT", f"{begin(writable)}?digest={digest}", CONTENT)[0] == 201
     collect(Store.open(str(tmp_path / "w")))
     assert ask(writable, "HEAD", f"/v2/new/app/blobs/{digest}")[0] == 200
+
+
+def test_gc_takes_what_had_a_name_while_the_server_goes_on(writable: RegistryServer, tmp_path: Path) -> None:
+    """A name protects what was pushed; the server itself protects only what waits for one, also for somebody else."""
+    write_layout(tmp_path / "l", "app", [[("a", b"1")]])
+    store = Store.open(str(tmp_path / "w"))
+    with_name, waiting = Store.open(str(tmp_path / "mine")), hashlib.sha256(CONTENT).hexdigest()
+    copy(LayoutReader(str(tmp_path / "l")), with_name, [("app", "app")])
+    assert ask(writable, "PUT", f"{begin(writable)}?digest=sha256:{waiting}", CONTENT)[0] == 201
+    target = f"{writable.name}/other/app:1"
+    assert lamina("push", "-q", "app", target, root=tmp_path / "mine").returncode == 0
+    assert [[digest.encoded for digest in root.digests] for root in store.roots] == [[waiting]]
+    collect(store)
+    assert len(list(store.blobs)) == 4
+    delete_images(store, [name for name, _ in store.names()])
+    assert [digest.encoded for digest in store.blobs] == [waiting]
+    assert lamina("push", "-q", "app", target, root=tmp_path / "mine").returncode == 0
+    assert len(list(store.blobs)) == 4
 
 
 def test_only_loopback_and_only_what_can_be_written(store: Store, tmp_path: Path) -> None:

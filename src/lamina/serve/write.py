@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+
+from lamina.documents import below
 from lamina.errors import BlobNotFound, InvalidContent, Unsupported
 from lamina.serve.message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
 from lamina.serve.ranges import parse_chunk
@@ -13,16 +17,21 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import parse
 from lamina.spec.reference import Reference
+from lamina.store.roots import GRACE
 from lamina.store.store import Store
 
 
 class WriteApi(ReadApi):
-    """``store`` is None where nobody may write; else it is the source as well."""
+    """``store`` is None where nobody may write; else it is the source as well.
+
+    What was pushed to a repository is protected from gc until a manifest of that repository names it, or for an
+    hour."""
 
     def __init__(self, source: Readable, store: Store | None) -> None:
         super().__init__(source)
         self._store = store
         self._uploads = Uploads(store.paths.ingest) if store is not None else None
+        self._unnamed: dict[tuple[str, Digest], float] = {}
 
     def _writable(self) -> tuple[Store, Uploads]:
         if self._store is None or self._uploads is None:
@@ -36,6 +45,7 @@ class WriteApi(ReadApi):
         if mount:
             wanted = digest_of(mount)
             size = store.blobs.size(wanted)
+            self._note(repository, wanted)
             if size is not None and store.has(Descriptor("application/octet-stream", wanted, size)):
                 self._show(repository, wanted)
                 return self._created(request, wanted)
@@ -92,6 +102,7 @@ class WriteApi(ReadApi):
     def _finished(self, request: Request, repository: Reference, ident: str, digest: Digest) -> Response:
         store, uploads = self._writable()
         descriptor = Descriptor("application/octet-stream", digest, uploads.size(ident))
+        self._note(repository, digest)
         try:
             store.put_file(descriptor, uploads.path(ident), Gone(descriptor))
         except Unsupported as error:
@@ -123,6 +134,7 @@ class WriteApi(ReadApi):
             digest = stated or Digest.of(raw)
             descriptor = Descriptor(document.media_type, digest, len(raw))
             descriptor.check(raw)
+            self._note(repository, digest)
             store.put_manifest(descriptor, raw)
         except BlobNotFound as error:
             raise ApiError(404, "MANIFEST_BLOB_UNKNOWN", error.message) from None
@@ -135,6 +147,7 @@ class WriteApi(ReadApi):
         pinned = f"{repository.repository}@{digest}"
         for full in [f"{repository.repository}:{tag}" for tag in tags] or [pinned]:
             store.tag(full, descriptor)
+        self._named(store, repository, [digest, *(one.digest for one in below(store, descriptor))])
         headers = {
             "Location": f"{request.target}/manifests/{digest}{ns_of(request.route)}",
             "Docker-Content-Digest": str(digest),
@@ -169,6 +182,21 @@ class WriteApi(ReadApi):
         with self._guard:
             self._hidden.add((repository.repository, digest))  # `prune` frees the bytes once nothing needs them
         return Response(202)
+
+    def _note(self, repository: Reference, digest: Digest) -> None:
+        """Protect it from now on, as what comes before a manifest. Before the store's session lists it: what the
+        session lists may be renewed at any moment."""
+        with self._guard:
+            self._unnamed[repository.repository, digest] = time.monotonic()
+
+    def _named(self, store: Store, repository: Reference, digests: Iterable[Digest]) -> None:
+        """These need no protection any more in this repository."""
+        long_ago = time.monotonic() - GRACE
+        with self._guard:
+            for digest in digests:
+                self._unnamed.pop((repository.repository, digest), None)
+            self._unnamed = {key: noted for key, noted in self._unnamed.items() if noted > long_ago}
+            store.protect_only({digest for _, digest in self._unnamed})
 
     def _show(self, repository: Reference, digest: Digest) -> None:
         with self._guard:

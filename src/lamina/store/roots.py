@@ -88,6 +88,17 @@ class Roots:
         if held is not None:
             held.close()
 
+    def renew(self, name: str, purpose: str, digests: list[Digest]) -> str:
+        """A new root of this process in place of this one, which lists only these; its name."""
+        new = self.create(purpose)
+        try:
+            self.extend(new, digests)
+        except BaseException:
+            self.remove(new)
+            raise
+        self.remove(name)
+        return new
+
     def extend(self, name: str, digests: list[Digest]) -> None:
         """Protect these from now on. Under the store's lock: a gc has either seen them or has not begun."""
         with locked(self._paths.lock):

@@ -45,6 +45,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self.roots = Roots(paths)
         self._session = None
         self._guard = threading.Lock()
+        self._listing = threading.Lock()
 
     @cached_property
     def containers(self) -> Containers:

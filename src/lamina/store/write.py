@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from lamina.errors import BlobNotFound, Conflict, DiskFull
@@ -48,7 +48,9 @@ class StoreWriter:
     _told: str | None = None
     _session: str | None
     _unfinished: Unfinished | None = None
+    _purpose: str = ""
     _guard: threading.Lock
+    _listing: threading.Lock
 
     @contextmanager
     def session(self, purpose: str) -> Iterator[None]:
@@ -57,7 +59,7 @@ class StoreWriter:
             with reported(self.paths.ingest):
                 sweep_temporaries(self.paths)
             with reported(self.paths.roots):
-                self._session = self.roots.create(purpose)
+                self._session, self._purpose = self.roots.create(purpose), purpose
             unfinished = self._unfinished = Unfinished()
             try:
                 yield
@@ -191,8 +193,15 @@ class StoreWriter:
             raise found[0].error
         return ",".join(str(one.descriptor.digest) for one in found[1:] if isinstance(one, Known))
 
+    def protect_only(self, digests: Iterable[Digest]) -> None:
+        """Let the session's root list only these: what else it listed has a name by now, or is given up."""
+        with self._listing, reported(self.paths.roots):
+            if self._session is not None:
+                self._session = self.roots.renew(self._session, self._purpose, list(digests))
+
     def _protect(self, *digests: Digest) -> None:
-        if self._session is None:
-            raise RuntimeError("the store is written to inside `with store.session(...)`")
-        with reported(self.paths.roots):
-            self.roots.extend(self._session, list(digests))
+        with self._listing:
+            if self._session is None:
+                raise RuntimeError("the store is written to inside `with store.session(...)`")
+            with reported(self.paths.roots):
+                self.roots.extend(self._session, list(digests))
