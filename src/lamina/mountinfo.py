@@ -27,6 +27,7 @@ class Mount(Value):
     root: str
     target: str
     kind: str
+    source: str
     options: str
 
     @property
@@ -57,8 +58,8 @@ def mounts(process: int | str = "self") -> list[Mount]:
 def _parse(line: str) -> Mount:
     before, _, after = line.partition(" - ")
     _, _, device, root, target, *_ = before.split(" ")
-    kind, _, options = after.split(" ", 2)
-    return Mount(device, _unescaped(root), _unescaped(target), kind, options)
+    kind, source, options = after.split(" ", 2)
+    return Mount(device, _unescaped(root), _unescaped(target), kind, _unescaped(source), options)
 
 
 def _unescaped(word: str) -> str:

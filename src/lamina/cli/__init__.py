@@ -92,7 +92,9 @@ def run(arguments: list[str] | None = None) -> int:
         _say("lamina: out of memory")
         return 6
     except OSError as error:
-        say(str(error))
+        from lamina.files import failure
+
+        say(str(failure(error)))
         return 6
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from lamina.cli import say
 from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, platform_option, view_option
 from lamina.cli.output import emit, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean
-from lamina.errors import UsageError
+from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.spec.name import parse_name
 
 
@@ -50,8 +51,17 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
         raise UsageError("say which mounts", hint="directories, or --all")
     if all_:
         sweep(session.store)
+    failed: list[LaminaError] = []
     for target in [one.target for one in listed(session.store)] if all_ else targets:
-        write(unmount(session.store, target).target)
+        try:
+            write(unmount(session.store, target).target)
+        except LaminaError as error:
+            if not all_ or not isinstance(error, NotFound):  # else somebody else was first
+                failed.append(error)
+    for more in failed[1:]:
+        say(str(more))
+    if failed:
+        raise failed[0]
 
 
 @command("mounts", "lamina mounts\nlamina mounts --format json")

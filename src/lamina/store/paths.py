@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import NotFound, StoreDamaged, Unsupported
+from lamina.errors import NotFound, StoreDamaged, SystemFailure, Unsupported
 from lamina.files import make_directory, replace_file, reported, write_all
 from lamina.spec.digest import Digest
 from lamina.temporary import Temporary, is_temporary
@@ -66,6 +66,7 @@ def open_frame(root: str, *, create: bool) -> Paths:
     """
     paths = Paths(os.path.realpath(root))  # runtimes and the kernel tell paths without links
     with reported(root):
+        _check_owner(paths.root)
         try:
             with open(os.path.join(root, "format"), "rb") as file:
                 _check_format(file.read(64), root)
@@ -74,6 +75,43 @@ def open_frame(root: str, *, create: bool) -> Paths:
                 raise NotFound(f"no store at {root}", hint="`lamina load` or `lamina pack` makes one") from None
             _make(paths)
     return paths
+
+
+def _check_owner(root: str) -> None:
+    """Raises SystemFailure where the store is another user's: root would leave files in it that its owner can't
+    remove, with ids that are not those of the owner's namespace; anybody else may not even look."""
+    if not hasattr(os, "geteuid"):
+        return
+    try:
+        owner = os.stat(root).st_uid
+    except OSError:
+        return  # there is no store, or reading it says why not
+    user = os.geteuid()
+    if owner == user:
+        return
+    if user == 0:
+        from lamina.rights import is_root
+
+        if is_root():
+            name = _name_of(owner)
+            raise SystemFailure(
+                f"the store {root} belongs to {name}, and root has other ids than {name}'s containers",
+                hint=f"`runuser -u {name} -- lamina ...`, or another store with --root",
+            )
+    elif not os.access(root, os.R_OK | os.X_OK):
+        raise SystemFailure(
+            f"the store {root} belongs to {_name_of(owner)}, who lets nobody else in",
+            hint=f"run it as {_name_of(owner)}, or choose another store with --root",
+        )
+
+
+def _name_of(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _check_format(text: bytes, root: str) -> None:

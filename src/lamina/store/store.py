@@ -47,6 +47,11 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         self._guard = threading.Lock()
         self._listing = threading.Lock()
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether this process may write to the store, and its file system lets anybody."""
+        return os.access(self.paths.root, os.W_OK) and os.access(self.paths.roots, os.W_OK)
+
     @cached_property
     def containers(self) -> Containers:
         """The containers, running or not."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DEVICE = "/dev/fuse"
 TYPE = "lamina"
 """mountinfo shows ``fuse.lamina``."""
+SOURCE = "lamina"
 FOREVER = 3600  # seconds that the kernel keeps names and attributes
 _READY = b"\0"
 _LIBRARIES = ("libfuse3.so.4", "libfuse3.so.3")
@@ -38,7 +39,6 @@ _OPTIONS: dict[str, Any] = {
     "ro": True,
     "nosuid": True,
     "nodev": True,
-    "fsname": "lamina",
     "subtype": TYPE,
     "attr_timeout": FOREVER,
     "entry_timeout": FOREVER,
@@ -50,9 +50,9 @@ _FOR_ALL = {"allow_other": True, "default_permissions": True}
 """Root's mount is as any other of root's: for all, and the kernel checks the modes. A plain user's is his alone."""
 
 
-def mount(stack: Stack, target: str) -> None:
+def mount(stack: Stack, target: str, *, source: str = SOURCE) -> None:
     """Mount the union at the directory ``target``; when this returns, a process in the background serves it. An image
-    that is in no store is fetched first.
+    that is in no store is fetched first. ``source``: what mountinfo tells as the source; plain letters.
 
     Raises Unsupported (something is not installed), SystemFailure (refused, in the words of libfuse or fusermount3).
     """
@@ -60,10 +60,10 @@ def mount(stack: Stack, target: str) -> None:
     for layer in stack.layers:
         with layer.open(0, 0):
             pass  # whatever can fail in a layer does so now, where it can be told
-    serve(stack.tree(), stack.layers, target)
+    serve(stack.tree(), stack.layers, target, source=source)
 
 
-def serve(tree: Tree, layers: Sequence[LayerHandle], target: str) -> None:
+def serve(tree: Tree, layers: Sequence[LayerHandle], target: str, *, source: str = SOURCE) -> None:
     """As ``mount``, of a tree and the layers that have its files."""
     binding = load()
     target = os.path.abspath(target)
@@ -73,7 +73,7 @@ def serve(tree: Tree, layers: Sequence[LayerHandle], target: str) -> None:
             first = os.fork()
             if first == 0:
                 os.close(from_server)
-                _serve(binding, tree, layers, target, to_caller)
+                _serve(binding, tree, layers, target, source, to_caller)
         finally:
             os.close(to_caller)
         with open(from_server, "rb", buffering=0) as pipe:
@@ -132,7 +132,9 @@ def _is_there(library: str) -> bool:
     return True
 
 
-def _serve(binding: ModuleType, tree: Tree, layers: Sequence[LayerHandle], target: str, to_caller: int) -> NoReturn:
+def _serve(
+    binding: ModuleType, tree: Tree, layers: Sequence[LayerHandle], target: str, source: str, to_caller: int
+) -> NoReturn:
     """The child: leaves the caller, mounts, and answers until the mount is gone. Standard error is the pipe to the
     caller until the mount stands: there libfuse and fusermount3 say what they don't like."""
     try:
@@ -154,7 +156,7 @@ def _serve(binding: ModuleType, tree: Tree, layers: Sequence[LayerHandle], targe
             os.dup2(nowhere, 2)
 
         served = ServedUnion(tree, layers, ready)
-        options = _OPTIONS | (_FOR_ALL if os.geteuid() == 0 else {})
+        options = _OPTIONS | {"fsname": source} | (_FOR_ALL if os.geteuid() == 0 else {})
         binding.FUSE(served, os.fsencode(target).decode(ENCODING), encoding=ENCODING, **options)
     except BaseException as error:  # noqa: BLE001  (told to the caller: nobody else is there)
         if not isinstance(error, RuntimeError):  # that is libfuse's exit code, and it has said why

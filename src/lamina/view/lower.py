@@ -132,7 +132,9 @@ def _is_whole(store: Store, tree: str) -> bool:
 def sweep(store: Store) -> int:
     """Take away the parts' mounts that nobody uses any more; how many. And what killed containers used of them."""
     swept = 0
-    with locked(store.paths.lock):
+    if not store.is_writable:
+        return 0  # no lock can be taken there
+    with reported(store.paths.unions), locked(store.paths.lock):
         seen = mounts()
         if _drop_dead(store, seen):
             seen = mounts()

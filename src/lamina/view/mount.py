@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 _HELD = pattern("/proc/([0-9]+)/root/")
+_TEMPORARY = "lamina-mount-"
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/@~._-")
 LOOK = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
 
 
 class Mounted(Value):
-    """One mount: the image's name when it was made, and where. ``view``: how. ``dead``: nobody serves it any more."""
+    """One mount: the image's name when it was made, and where. ``root``: the name of its root in the store, "" where
+    the store could not be written to. ``view``: how. ``dead``: nobody serves it any more."""
 
     name: str
     target: str
@@ -83,6 +86,8 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
     """
     _check_linux()
     name, view = name or stack.name, view or store.view
+    if not store.is_writable:
+        return _mount_unrecorded(store, stack, target, name, view)
     ours = target or own_place(store, stack)
     if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
         view = "fuse"  # the others are made of what the store has
@@ -105,6 +110,32 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
         raise Unsupported(f"{refused.message}; fuse: {error.message}", hint=error.hint) from None
 
 
+def _mount_unrecorded(store: Store, stack: Stack, target: str, name: str, view: str) -> Mounted:
+    """Through FUSE, which needs nothing of a store but to read it. No root tells of the mount; mountinfo does."""
+    from lamina.view import fuse
+
+    if view not in ("", "fuse"):
+        raise SystemFailure(f"{store.location} can't be written to", hint="leave --view out, or take --view fuse")
+    if not target:
+        import tempfile
+
+        with reported():
+            target = tempfile.mkdtemp(prefix=_TEMPORARY)
+    target = os.path.realpath(target)
+    with reported(target):
+        _check_free(target)
+        with _new_directory(target, 0o777):
+            _check_empty(target)
+            fuse.mount(stack, target, source=_word_of(store) + "".join(c if c in _PLAIN else "_" for c in name))
+    return Mounted(name, target, "", "fuse")
+
+
+def _word_of(store: Store) -> str:
+    """How the source of the store's unrecorded mounts begins: the same wherever the store is seen."""
+    state = os.stat(store.paths.root)
+    return f"lamina:{state.st_dev:x}:{state.st_ino:x}:"
+
+
 def _own_place(store: Store, stack: Stack) -> str:
     """Where a mount of this namespace alone can stand: a short path that nobody needs here, else one in the store, of
     its own: to take it away must not touch what another holder has mounted there."""
@@ -114,18 +145,26 @@ def _own_place(store: Store, stack: Stack) -> str:
 def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, seen_at: str = "") -> Mounted:
     target = os.path.realpath(target)
     with reported(target):
-        if is_mount(target):
-            raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
+        _check_free(target)
         # a collection leaves the directory of the stack, and in it that of the mount, for the root's sake
         with store.roots.mounting(f"mount of {name}", list(stack.diff_ids), mount=seen_at + target) as root:
             if _is_own(store, target):
                 place_of(store, stack)
             with _new_directory(target, 0o700 if _is_own(store, target) else 0o777):
-                if os.listdir(target):
-                    raise Conflict(f"{target} is not empty", hint="choose an empty directory")
+                _check_empty(target)
                 view = mount_union(store, stack, target, view=view)
                 store.roots.note_view(root, view)
     return Mounted(name, seen_at + target, root, view)
+
+
+def _check_free(target: str) -> None:
+    if is_mount(target):
+        raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
+
+
+def _check_empty(target: str) -> None:
+    if os.listdir(target):
+        raise Conflict(f"{target} is not empty", hint="choose an empty directory")
 
 
 def _is_own(store: Store, target: str) -> bool:
@@ -300,6 +339,11 @@ def unmount(store: Store, target: str) -> Mounted:
 
 def _forget(store: Store, mounted: Mounted) -> None:
     """What there was for the sake of a mount that is gone. Several may do this at once."""
+    if not mounted.root:
+        if os.path.basename(mounted.target).startswith(_TEMPORARY):
+            with suppress(OSError):  # another's directory of that name, with something in it
+                os.rmdir(mounted.target)
+        return
     store.roots.remove(mounted.root)
     for root in store.roots:
         if root.mount == mounted.target and not root.alive:  # of one that was killed before it had mounted there
@@ -350,10 +394,19 @@ def mounts(store: Store) -> list[Mounted]:
         roots = [root for root in store.roots if root.mount and root.alive and _stands(root.mount, seen)]
     # the last one at a place has made the mount: those before it were killed before they did
     last = {root.mount: root for root in sorted(roots, key=lambda root: root.changed)}
-    return [
+    recorded = [
         Mounted(root.purpose.removeprefix("mount of "), root.mount, root.name, root.view, is_dead(root.mount))
         for _, root in sorted(last.items())
     ]
+    return recorded + list(_unrecorded(store))
+
+
+def _unrecorded(store: Store) -> Iterator[Mounted]:
+    """Mounts of the time when the store could not be written to."""
+    for one in mountinfo.mounts():
+        if one.kind == "fuse.lamina" and one.source.startswith(_word_of(store)):
+            name = one.source.removeprefix(_word_of(store))
+            yield Mounted(name, one.target, "", "fuse", is_dead(one.target))
 
 
 def _stands(target: str, seen: mountinfo.Seen) -> bool:

@@ -1,0 +1,295 @@
+"""Every verb over a store that can't be written to, that is another user's, or in which one thing is broken.
+
+Run in this process (``cli.run``): a traceback would come through as the exception that it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import lamina as library
+from lamina.archive.layout import LayoutReader
+from lamina.cli import run
+from lamina.cli.app import VERBS
+from lamina.errors import SystemFailure
+from lamina.mountinfo import mounts
+from lamina.run.container import create
+from lamina.run.options import Wanted
+from lamina.serve.server import RegistryServer
+from lamina.spec.platform import Platform
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from support import lamina, plain_user, require_root, require_tool, write_layout
+
+# What only looks, with the code that it ends with
+LOOKS = {
+    "ls app": 0,
+    "ls -lR app": 0,
+    "cat app /etc/conf": 0,
+    "stat app /etc/conf": 0,
+    "tree app": 0,
+    "blame app /etc/conf": 0,
+    "du app": 0,
+    "diff one app": 1,
+    "diff box": 0,
+    "ghosts app": 0,
+    "waste app": 0,
+    "packages app": 0,
+    "layers app": 0,
+    "history app": 0,
+    "inspect app": 0,
+    "images": 0,
+    "ps -a": 0,
+    "mounts": 0,
+    "df": 0,
+    "fsck": 0,
+    "find conf": 0,
+    "find --in app conf": 0,
+    "find --digest sha256:4355a46b19d348dc2f57c046f8ef63d4538ebb936000f3c9ee954a27460dd865": 0,
+    "config --local app": 0,
+    "manifest --local app": 0,
+    "digest --local app": 0,
+    "prune --dry-run": 0,
+    "prune --all --dry-run": 0,
+    "rmi --dry-run app": 0,
+    "info": 0,
+    "version": 0,
+}
+# What takes something out of the store
+OUT = {
+    "export app -o {out}": 0,
+    "export box -o {out}": 0,
+    "unpack app {out}": 0,
+    "save app -o {out}": 0,
+    "copy app oci:{out}:x": 0,
+    "cp box:/etc/conf {out}": 0,
+    "push app {registry}/app": 0,
+}
+# What changes the store, and needs it whole; the images "one" and "app" stay
+CHANGES = {
+    "tag app new": 0,
+    "rmi new": 0,
+    "load -i {layout}": 0,
+    "pull {registry}/base": 0,
+    "copy oci:{layout}2:base base": 0,
+    "import {layout} new": 0,
+    "squash app --from 1 -t new": 0,
+    "flatten app -t new": 0,
+    "erase app /etc/conf -t new": 0,
+    "rebase app --onto base --old-base one --force -t new": 0,
+    "config app -e A=1 -t new": 0,
+    "append app --remove /etc/conf -t new": 0,
+    "pack sh -t new": 0,
+    "index create new app": 0,
+    "commit box new": 0,
+    "cp {layout}/index.json box:/x": 0,
+    "run --rm --network none app true": 127,
+    "mount app {mnt}": 0,
+    "umount --all": 0,
+    "stop box": 0,
+    "kill box": 5,
+    "exec box true": 5,
+    "fsck --repair": 0,
+    "prune --force": 0,
+    "rm box": 0,
+}
+# Registries alone, or a terminal
+ELSEWHERE = {
+    *("blob", "completion", "delete", "explore", "login", "logout", "plan", "search", "serve", "sync", "tags"),
+    "validate",
+}
+
+
+def test_no_verb_is_left_out() -> None:
+    assert {line.split()[0] for line in (*LOOKS, *OUT, *CHANGES)} | ELSEWHERE == set(VERBS)
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class World:
+    """A store with images and a container, and a way to call the command line over it, or over another."""
+
+    def __init__(self, top: Path, registry: str, read: Callable[[], tuple[str, str]]) -> None:
+        self.root = top / "s"
+        self.layout = top / "l"
+        self.out, self.mnt = top / "out", top / "mnt"
+        self.registry = registry
+        self._read = read
+
+    def __call__(self, line: str, root: Path | None = None) -> Said:
+        self._read()
+        if self.out.is_dir():
+            shutil.rmtree(self.out)
+        self.out.unlink(missing_ok=True)
+        words = line.format(out=self.out, mnt=self.mnt, registry=self.registry, layout=self.layout).split()
+        code = run(["--root", str(root or self.root), *words])
+        sys.stdout.flush()
+        return Said(code, *self._read())
+
+
+def check_said(said: Said, code: int | set[int]) -> None:
+    """The code that is expected; where it is a failure, stderr says why in our words."""
+    assert said.code in ({code} if isinstance(code, int) else code), said
+    assert "[Errno" not in said.err + said.out, said
+    assert "Traceback" not in said.err, said
+    if said.code > 1 and said.code != 127:
+        assert said.err.splitlines()[-1].startswith("lamina: "), said
+
+
+def made(top: Path) -> None:
+    base = [("etc/", None), ("etc/conf", b"one\n"), ("gone", b"g")]
+    write_layout(top / "l", "one", [base])
+    write_layout(top / "l", "app", [base, [("etc/conf", b"two\n"), (".wh.gone", b"")]])
+    done = lamina("load", "-i", str(top / "l"), root=top / "s")
+    assert done.returncode == 0, done.stderr
+    write_layout(top / "l2", "base", [[("other", b"o")]])
+    store = Store.open(str(top / "s"))
+    stack = store.stack("app", Platform.host())
+    create(store, stack, Wanted(name="box", command=("true",)))
+
+
+@pytest.fixture
+def world(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    require_root()
+    made(tmp_path)
+    done = lamina("load", "-i", str(tmp_path / "l2"), root=tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAMINA_TLS_VERIFY", "false")
+    served = Store.open(str(tmp_path / "served"))
+    copy(LayoutReader(str(tmp_path / "l2")), served, [("base", "base")])
+    with RegistryServer(served, writable=True) as server:
+
+        def read() -> tuple[str, str]:
+            said = capfd.readouterr()
+            return said.out, said.err
+
+        yield World(tmp_path, server.name, read)
+    places = [one.target for one in mounts() if one.target.startswith(f"{tmp_path}/")]
+    places += [one.target for one in mounts() if os.path.basename(one.target).startswith("lamina-mount-")]
+    for place in places:
+        subprocess.run(["umount", "-l", place], capture_output=True, check=False)
+
+
+@pytest.fixture
+def read_only(world: World, tmp_path: Path) -> Path:
+    """The store again, as a file system that nobody can write to."""
+    place = tmp_path / "ro"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", world.root, place], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+    return place
+
+
+def test_a_read_only_store_is_looked_into_and_pushed(world: World, read_only: Path) -> None:
+    for line, code in (LOOKS | OUT).items():
+        if line.startswith("cp "):
+            continue  # a container's root is mounted for it, which needs a work directory
+        said = world(line, read_only)
+        check_said(said, code)
+        assert said.err.count("\n") == 0 or line in OUT or "prune" in line or "rmi" in line, said
+        if line not in ("df", "info") and not line.startswith("push"):
+            assert said.out == world(line).out
+
+
+def test_changes_of_a_read_only_store_say_so_in_one_line(world: World, read_only: Path) -> None:
+    for line, code in CHANGES.items():
+        if line in (
+            "rmi new",
+            "mount app {mnt}",
+            "umount --all",
+            "stop box",
+            "kill box",
+            "exec box true",
+            "fsck --repair",
+        ):
+            continue  # nothing to change
+        said = world(line, read_only)
+        check_said(said, 125 if line.startswith("run") else 6)
+        assert "read-only" in said.err or "written" in said.err, (line, said, code)
+    assert world("cat app /etc/conf").out == "two\n"
+
+
+def test_an_image_of_a_read_only_store_is_mounted_through_fuse(world: World, read_only: Path, tmp_path: Path) -> None:
+    require_tool("fusermount3")
+    for target in ("", str(tmp_path / "target")):
+        said = world(f"mount app {target}", read_only)
+        check_said(said, 0)
+        place = Path(said.out.strip())
+        assert (place / "etc/conf").read_bytes() == b"two\n"
+        assert [line.split() for line in world("mounts --format {{{{.Image}}}}", read_only).out.splitlines()] == [
+            ["app"]
+        ]
+        # the same store, seen where it can be written to
+        assert json.loads(world("mounts --format json").out)[0]["target"] == str(place)
+        check_said(world(f"umount {place}", read_only), 0)
+        assert not place.is_mount()
+        assert place.exists() == bool(target)
+    assert json.loads(world("mounts --format json", read_only).out) == []
+    with library.open("app", root=read_only).mount() as mounted:
+        assert Path(mounted, "etc/conf").read_bytes() == b"two\n"
+    assert not os.path.exists(mounted)
+    check_said(world("umount --all", read_only), 0)
+
+
+def state_of(top: Path) -> list[tuple[str, int, int, int]]:
+    found = sorted([top, *top.rglob("*")])
+    return [(str(one), one.lstat().st_uid, one.lstat().st_ino, one.lstat().st_ctime_ns) for one in found]
+
+
+def test_root_is_refused_on_another_users_store(world: World) -> None:
+    for path in (world.root, *world.root.rglob("*")):
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    before = state_of(world.root)
+    for line in (*LOOKS, *OUT, *CHANGES):
+        if line in ("version", "info"):
+            continue
+        said = world(line)
+        check_said(said, 125 if line.startswith("run") else 6)
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        assert "belongs to 12345" in said.err, (line, said)
+        assert "`runuser -u 12345 -- lamina ...`" in said.err, (line, said)
+        assert "--root" in said.err
+    with pytest.raises(SystemFailure, match="belongs to 12345"):
+        library.open("app", root=world.root)
+    assert state_of(world.root) == before
+
+
+def test_a_new_store_is_not_made_in_another_users_directory(world: World, tmp_path: Path) -> None:
+    place = tmp_path / "theirs"
+    place.mkdir()
+    os.chown(place, 12345, 12345)
+    check_said(world("load -i {layout}", place), 6)
+    assert list(place.iterdir()) == []
+
+
+def test_a_plain_user_is_told_whose_store_it_is() -> None:
+    require_root()
+    with plain_user("59999") as (top, call):
+        (top / "roots").mkdir()
+        made(top / "roots")
+        for words in (
+            ("images",),
+            ("ls", "app"),
+            ("run", "--rm", "app", "true"),
+            ("mount", "app"),
+            ("umount", "--all"),
+        ):
+            done = call(*words, LAMINA_ROOT=f"{top}/roots/s")
+            assert done.returncode == (125 if words[0] == "run" else 6)
+            (line,) = done.stderr.decode().splitlines()
+            assert "belongs to root" in line
