@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +133,17 @@ def there(tree: str) -> Check:
     return check
 
 
-def lamina(image: str, *, view: str = "", name: str = "lamina", mount: bool = True, before: str = "") -> Runner:
-    """``mount``: not only pull; ``before``: an image that is there already."""
+def lamina(
+    image: str,
+    *,
+    view: str = "",
+    name: str = "lamina",
+    mount: bool = True,
+    before: str = "",
+    first: Sequence[str] = (),
+) -> Runner:
+    """``mount``: not only pull; ``before``: an image that is there already; ``first``: a program that is run in a
+    container of it, instead of the mount."""
 
     @contextmanager
     def open_(store: Path) -> Iterator[Pull]:
@@ -144,6 +153,9 @@ def lamina(image: str, *, view: str = "", name: str = "lamina", mount: bool = Tr
 
         def pull(bill: Bill) -> Check:
             bill.run([*words, "pull", "-q", *unpack, image], env=env)
+            if first:
+                bill.run([*words, "run", "--rm", "--network", "none", image, *first], env=env)
+                return lambda: None
             if not mount:
                 return lambda: None
             return there(bill.run([*words, "mount", image], env=env).strip())
@@ -153,11 +165,12 @@ def lamina(image: str, *, view: str = "", name: str = "lamina", mount: bool = Tr
         try:
             yield pull
         finally:
-            if mount:
+            if mount and not first:
                 tidy([*words, "umount", "--all"])
 
     pulled = f"`lamina pull{' --unpack' if view == 'overlay' else ''}`"
-    detail = pulled + (f" and `lamina mount`{', LAMINA_VIEW=' + view if view else ''}" if mount else "")
+    then = ran("lamina run --rm", first) if first else f" and `lamina mount`{', LAMINA_VIEW=' + view if view else ''}"
+    detail = pulled + (then if mount else "")
     return puller(name, detail + (" of it, after another image" if before else ""), open_)
 
 
@@ -204,7 +217,11 @@ def _seen(words: list[str], env: dict[str, str], user: str) -> None:
     run(words, env=env, user=user)
 
 
-def podman(program: str, image: str, user: str = "") -> Runner:
+def ran(how: str, first: Sequence[str]) -> str:
+    return f" and `{how} --network none IMAGE {' '.join(first)}`"
+
+
+def podman(program: str, image: str, user: str = "", first: Sequence[str] = ()) -> Runner:
     @contextmanager
     def open_(store: Path) -> Iterator[Pull]:
         settings = store / "containers.conf"
@@ -217,15 +234,21 @@ def podman(program: str, image: str, user: str = "") -> Runner:
 
         def pull(bill: Bill) -> Check:
             bill.run([*words, "pull", "-q", "--tls-verify=false", image], env=env, user=user)
+            if first:
+                bill.run([*words, "run", "--rm", "--network", "none", image, *first], env=env, user=user)
+                return lambda: None
             tree = bill.run([*within, *words, "image", "mount", image], env=env, user=user).strip()
             return lambda: _seen([*within, "test", "-e", f"{tree}/etc/passwd"], env, user)
 
         try:
             yield pull
         finally:
-            tidy([*within, *words, "image", "umount", "--all"], env, user)
+            if not first:
+                tidy([*within, *words, "image", "umount", "--all"], env, user)
 
     detail = "`podman pull`, `podman image mount`, overlay" + (", in `podman unshare`" if user else "")
+    if first:
+        detail = "`podman pull`" + ran("podman run --rm", first)
     return puller(f"podman {version(program)}", detail, open_)
 
 
@@ -247,7 +270,7 @@ def skopeo_umoci(skopeo: str, umoci: str, image: str) -> Runner:
     return puller(name, "`skopeo copy` to an OCI layout, `umoci unpack`", open_)
 
 
-def containerd(peers: Peers, snapshotter: str, image: str) -> Runner:
+def containerd(peers: Peers, snapshotter: str, image: str, first: Sequence[str] = ()) -> Runner:
     server, client = peers.any("containerd"), peers.any("ctr")
     name = f"containerd {version(server) if server else ''} {snapshotter}"
     missing = "" if server and client else "not here"
@@ -272,20 +295,22 @@ def containerd(peers: Peers, snapshotter: str, image: str) -> Runner:
 
             def pull(bill: Bill) -> Check:
                 bill.run([*call, "images", "pull", "--plain-http", "--snapshotter", snapshotter, image], env=env)
-                bill.run([*call, "images", "mount", "--snapshotter", snapshotter, image, str(tree)], env=env)
+                if first:
+                    bill.run([*call, "run", "--rm", "--snapshotter", snapshotter, image, "bench", *first], env=env)
+                else:
+                    bill.run([*call, "images", "mount", "--snapshotter", snapshotter, image, str(tree)], env=env)
                 cpu, peak = spent(pid)
                 bill.cpu += cpu - before
                 bill.peak = max(bill.peak, peak)
-                return there(str(tree))
+                return (lambda: None) if first else there(str(tree))
 
             try:
                 yield pull
             finally:
                 unmount_below(store)
 
-    detail = (
-        f"`ctr images pull`, `ctr images mount`, {UNPACKS} layers unpacked at once (default 1), {inflater(peers)}"
-    )
+    then = f"`ctr run --rm IMAGE bench {' '.join(first)}`" if first else "`ctr images mount`"
+    detail = f"`ctr images pull`, {then}, {UNPACKS} layers unpacked at once (default 1), {inflater(peers)}"
     if snapshotter == "erofs" and mkfs:
         detail += f", mkfs.erofs {version(mkfs)}"
     return puller(name, detail + "; its start does not count", open_, missing)

@@ -75,6 +75,40 @@ def warm(place: Path) -> None:
     os.sync()
 
 
+@contextmanager
+def slow_disk(place: Path, rate: int) -> Iterator[str]:
+    """The disk of ``place`` takes ``rate`` bytes a second while the block runs, from us and from all that is started
+    meanwhile (daemons too), written around the page cache or through it; how that is done. Raises OSError where there
+    is no cgroup for it. Root."""
+    number = place.stat().st_dev
+    disk = f"{os.major(number)}:{os.minor(number)}"
+    legacy, unified = Path("/sys/fs/cgroup/blkio"), Path("/sys/fs/cgroup")
+    limit = legacy / "blkio.throttle.write_bps_device"
+    if limit.exists():
+        # each group has a limit of its own, and the kernel writes the page cache out as the topmost one: all go there
+        (legacy / "cgroup.procs").write_text(str(os.getpid()))
+        limit.write_text(f"{disk} {rate}")
+        try:
+            yield f"cgroup v1, blkio.throttle.write_bps_device {rate}"
+        finally:
+            limit.write_text(f"{disk} 0")
+        return
+    before = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+    # io and memory: what is written through the page cache counts for who wrote it
+    (unified / "cgroup.subtree_control").write_text("+io +memory")
+    group = unified / f"lamina-bench-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "io.max").write_text(f"{disk} wbps={rate}")
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield f"cgroup v2, io.max wbps={rate}"
+    finally:
+        with undisturbed():
+            for pid in (group / "cgroup.procs").read_text().split():
+                (unified / before / "cgroup.procs").write_text(pid)
+            group.rmdir()
+
+
 def mounts_below(directory: Path) -> list[Path]:
     """What is mounted below the directory, the last mounted first."""
     found = []

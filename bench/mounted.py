@@ -6,8 +6,9 @@ LAYOUT is an OCI layout with the images base, node and pyml, the first below the
 is on a journaled ext4 of its own in a loop image (below LAMINA_BENCH_DIR, or /var/tmp; 24 GB at most, 7 at least),
 and all that it starts, mounts and writes is gone afterwards, Ctrl-C or not. It writes RESULTS.md whole.
 
-Measures: pull (node and pyml, all engines), user (as --user), shared (a second image), run, index (calls erofs.py),
-cache (a second image's memory). A peer that is not there gets a line that says so. --peers DIR: newer programs in
+Measures: pull (node and pyml, all engines), first (a pull and the first program in a container), slow (both on a disk
+that takes 150 MB/s), user (as --user), shared (a second image), run, index (calls erofs.py), cache (a second image's
+memory). A peer that is not there gets a line that says so. --peers DIR: newer programs in
 DIR/bin (containerd, ctr, mkfs.erofs, podman, umoci), measured beside the machine's own.
 Needs: skopeo, docker-registry or registry; for all of it podman, umoci, runc, curl, igzip (package isal).
 """
@@ -30,6 +31,7 @@ from pulling import as_user, pulls
 from report import Section, Verdict, machine, render
 from running import index, runs
 from sharing import cache, shared
+from slow import first, slow
 from stage import Bench
 
 HERE = Path(__file__).resolve().parent
@@ -142,7 +144,16 @@ def version_of_lamina() -> str:
     return ", ".join(" ".join(line) for line in words if line and line[0] in ("lamina", "isal"))
 
 
-MEASURES = {"pull": pulls, "user": as_user, "shared": shared, "run": runs, "index": index, "cache": cache}
+MEASURES = {
+    "pull": pulls,
+    "first": first,
+    "slow": slow,
+    "user": as_user,
+    "shared": shared,
+    "run": runs,
+    "index": index,
+    "cache": cache,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
