@@ -235,7 +235,9 @@ def podman(program: str, image: str, user: str = "", first: Sequence[str] = ()) 
         def pull(bill: Bill) -> Check:
             bill.run([*words, "pull", "-q", "--tls-verify=false", image], env=env, user=user)
             if first:
-                bill.run([*words, "run", "--rm", "--network", "none", image, *first], env=env, user=user)
+                runtime = ["--runtime", "runc"] if shutil.which("runc") else []  # the machine's crun may be too old
+                run_ = [*words, *runtime, "run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024"]
+                bill.run([*run_, "--ulimit", "nproc=1024:1024", image, *first], env=env, user=user)
                 return lambda: None
             tree = bill.run([*within, *words, "image", "mount", image], env=env, user=user).strip()
             return lambda: _seen([*within, "test", "-e", f"{tree}/etc/passwd"], env, user)
