@@ -14,7 +14,7 @@ import pytest
 
 from lamina import lock
 from lamina.archive.layout import LayoutReader
-from lamina.errors import InvalidContent, SystemFailure
+from lamina.errors import DiskFull, InvalidContent, SystemFailure
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
@@ -167,6 +167,57 @@ def test_a_disk_that_fails_to_take_the_tar_keeps_the_blob(
     monkeypatch.undo()
     assert fsck(store, repair=True)
     assert fsck(store) == []
+
+
+def test_a_blob_that_a_pull_brings_back_is_on_the_disk_before_the_pull_says_so(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here no document is written after it."""
+    with Unruly(layout) as server:
+        store = pulled(server, tmp_path / "s")
+        blob = store.blobs.path(store.stack("app", Platform.host()).layers[0].descriptor.digest)
+        os.unlink(blob)
+        calls = Calls(monkeypatch)
+        pulled(server, tmp_path / "s")
+        monkeypatch.undo()
+    assert calls.synced(os.stat(blob).st_ino)
+    directory = os.stat(os.path.dirname(blob)).st_ino
+    assert any(calls.named(blob) < at for at in calls.synced(directory))
+
+
+def test_a_blob_with_another_algorithm_comes_in(tmp_path: Path) -> None:
+    data = b"sha512"
+    descriptor = Descriptor("application/octet-stream", Digest.of(data, "sha512"), len(data))
+    store = Store.open(str(tmp_path / "s"))
+    with store.session("test"):
+        assert store.put_blob(descriptor, BytesBlob(descriptor, data))
+    assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
+
+
+def test_a_blob_that_does_not_fit_is_refused_before_a_byte_moves(tmp_path: Path) -> None:
+    state = os.statvfs(tmp_path)
+    descriptor = Descriptor("application/octet-stream", Digest.of(b""), state.f_bavail * state.f_frsize + 1)
+    store = Store.open(str(tmp_path / "s"))
+
+    class Never:
+        origin = "registry.example/app"
+
+        def __init__(self) -> None:
+            self.descriptor = descriptor
+
+        def open(self, start: int = 0, end: int | None = None) -> Any:
+            raise AssertionError("asked for")
+
+    with store.session("test"), pytest.raises(DiskFull):
+        store.put_blob(descriptor, Never())
+    assert os.listdir(store.paths.ingest) == []
+
+
+def test_no_file_stays_open_and_none_is_left_when_a_layer_has_come_in(layout: Path, tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    store = loaded(layout, tmp_path / "s")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert os.listdir(store.paths.ingest) == []
 
 
 def failing(_: object) -> None:

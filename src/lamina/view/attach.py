@@ -3,24 +3,26 @@ systems that allow it: not overlayfs or tmpfs), else from loop devices (from 6.4
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 
 from lamina.errors import SystemFailure, Unsupported
-from lamina.files import reported
+from lamina.files import READ_FLAGS, reported
 from lamina.store.flush import unwritten
 from lamina.view import kernel
 
 FILES, LOOPS = "files", "loop devices"
 _PART = 16
+_BLOCK = 512
 
 
 def mount_erofs(image: str, tars: Sequence[str], target: str, *, sources: Sequence[str] = (FILES, LOOPS)) -> str:
     """Mount at the directory ``target``; from which of ``sources`` it was. Raises SystemFailure, Unsupported."""
     paths = [image, *tars]
     with reported(target):
-        direct = not any(is_being_written(tar) for tar in tars)
+        direct = all(reads_directly(tar) for tar in tars)
     refused: list[SystemFailure | Unsupported] = []
     for source in sources:
         try:
@@ -39,10 +41,24 @@ def mount_erofs(image: str, tars: Sequence[str], target: str, *, sources: Sequen
     raise SystemFailure(f"{refused[0].message}; from loop devices: {refused[1].message}", hint=refused[0].hint)
 
 
-def is_being_written(tar: str) -> bool:
-    """Whether a good part of it is in the page cache only. A direct read would make the kernel write what it is about
-    to read, and wait for that: such a tar is read through its page cache."""
-    return unwritten(tar) > os.path.getsize(tar) // _PART
+def reads_directly(tar: str) -> bool:
+    """Whether it is to be read around its page cache. Not while a good part of it is there only: a direct read would
+    make the kernel write what it is about to read, and wait for that. And not where the disk reads no 512 bytes (its
+    sectors have 4 KiB): files in tars begin at any multiple of that. Raises OSError."""
+    if unwritten(tar) > os.path.getsize(tar) // _PART:
+        return False
+    with mmap.mmap(-1, mmap.PAGESIZE) as page, memoryview(page) as buffer:
+        try:
+            descriptor = os.open(tar, READ_FLAGS | os.O_DIRECT)
+        except OSError:
+            return False
+        try:
+            os.preadv(descriptor, [buffer[:_BLOCK]], _BLOCK)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+    return True
 
 
 def _mount(paths: Sequence[str], target: str, direct: bool) -> None:

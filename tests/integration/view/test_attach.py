@@ -131,6 +131,31 @@ def test_a_tar_that_the_disk_does_not_have_yet_is_read_through_its_page_cache(
     assert options == [{False}, {source == attach.FILES}]
 
 
+def test_a_disk_with_sectors_of_4_kib_is_not_read_around_the_page_cache(tmp_path: Path) -> None:
+    """Files in a tar begin at multiples of 512 bytes: read directly from such a disk they would be I/O errors."""
+    image, place = tmp_path / "image", tmp_path / "disk"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    words = ["losetup", "--sector-size", "4096", "--find", "--show", str(image)]
+    device = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "4096", device], check=True)
+        subprocess.run(["mount", device, str(place)], check=True)
+        try:
+            store = loaded(place, LAYERS)
+            for diff_id in stack_of(store).diff_ids:
+                sync_file(store.paths.tar(diff_id))
+            assert mount(store, stack_of(store), str(tmp_path / "mnt"), view="erofs").view == "erofs"
+            assert (tmp_path / "mnt/big").read_bytes() == bytes(range(256)) * 600
+            unmount(store, str(tmp_path / "mnt"))
+            sweep(store)
+        finally:
+            subprocess.run(["umount", "-R", str(place)], check=True)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
 def probe_sources(place: Path) -> list[str]:
     """What EROFS can be mounted from here."""
     found = []

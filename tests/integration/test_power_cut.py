@@ -1,0 +1,17 @@
+"""A few power cuts; `python tests/power_cut.py --rounds 50` makes more of them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import power_cut
+from support import require_root, require_tool
+
+
+def test_no_image_is_lost_or_wrong_after_a_power_cut(tmp_path: Path) -> None:
+    require_root()
+    require_tool("mkfs.xfs", "mkfs.ext4", "losetup", "unshare")
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    assert len(power_cut.rounds(tmp_path, 5, random.Random(seed))) == 5
