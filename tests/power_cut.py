@@ -125,7 +125,8 @@ def cut(top: Path, disk: Path, images: list[str], chance: random.Random) -> int:
     with mounted_image(disk / "image", "mkfs.ext4", "-q", "-F", size=1 << 30) as place:
         words = [sys.executable, __file__, "work", str(place / "store"), str(log), str(top / "layout"), str(seed)]
         keep = chance.choice(["blob+tar", "blob+tar", "tar", "blob"])
-        with subprocess.Popen([*start(place), *words, keep, *images]) as process:
+        view = chance.choice(["", "overlay"])  # a tar for an overlay is written through the page cache
+        with subprocess.Popen([*start(place), *words, keep, view, *images]) as process:
             try:
                 while not log.stat().st_size and process.poll() is None:
                     time.sleep(0.01)
@@ -140,7 +141,9 @@ def cut(top: Path, disk: Path, images: list[str], chance: random.Random) -> int:
     with attached(disk / "copy") as place:
         words = [sys.executable, __file__, "look", str(place / "store"), keep, acknowledged, after]
         done = subprocess.run([*start(place), *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"seed of the round {seed}, keep {keep}:\n{after}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, (
+        f"seed of the round {seed}, keep {keep}, view {view}:\n{after}\n{done.stdout}{done.stderr}"
+    )
     for name in ("image", "copy"):
         (disk / name).unlink()
     return int(done.stdout)
@@ -154,14 +157,29 @@ def start(place: Path) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
-def work(root: str, log: str, layout: str, seed: str, keep: str, *images: str) -> None:
+def work(root: str, log: str, layout: str, seed: str, keep: str, view: str, *images: str) -> None:
     """Change the store until the power fails. Lines of the log: what begins, and what is done."""
     chance = random.Random(int(seed))
-    store = Store.open(root, keep=keep)
+    store = Store.open(root, keep=keep, view=view)
     with open(log, "a", encoding="utf-8", buffering=1) as told:
         for number in itertools.count():
             verb, name = (
-                chance.choice(["pull", "pull", "load", "append", "tag", "mount", "unpack", "rmi", "prune"]),
+                chance.choice(
+                    [
+                        "pull",
+                        "pull",
+                        "pull",
+                        "load",
+                        "load",
+                        "append",
+                        "append",
+                        "tag",
+                        "mount",
+                        "unpack",
+                        "rmi",
+                        "prune",
+                    ]
+                ),
                 "",
             )
             named = sorted(name for name, _ in store.names() if name)

@@ -5,7 +5,7 @@ leaves in there is memory that the kernel has to find, fill and write out for no
 1.7 s in the kernel with it and 0.45 s without.
 
 But a write around the cache waits for the disk. Where the disk is slower than the decompressor, a file that need not
-last goes on through the cache: then only what has to be on the disk waits for it (docs/decisions/0023-durable.md).
+last goes on through the cache: then only what has to be on the disk waits for it (docs/decisions/0024-durable.md).
 """
 
 from __future__ import annotations

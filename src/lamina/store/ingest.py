@@ -364,7 +364,7 @@ class LayerFiles:
 
     def keep(self, *, blob: str) -> None:
         """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of. Nothing waits for
-        the disk but a tar that is all that is kept (docs/decisions/0023-durable.md)."""
+        the disk but a tar that is all that is kept (docs/decisions/0024-durable.md)."""
         directory, tar, within = self._paths.layer(self._diff_id), self._paths.tar(self._diff_id), self._paths.ingest
         make_directory(directory)
         index = self._paths.layer_index(self._diff_id)
