@@ -81,7 +81,7 @@ def test_from_loop_devices_it_is_the_same(tmp_path: Path, view: str, monkeypatch
     forced = partial(attach.mount_erofs, sources=(attach.LOOPS,))
     monkeypatch.setattr("lamina.view.lower.mount_erofs", forced)
     store = loaded(tmp_path, LAYERS)
-    assert check_view(store, tmp_path / "mnt", view) == 6
+    assert check_view(store, tmp_path / "mnt", view, stack_of(store)) == 6
     mount(store, stack_of(store), str(tmp_path / "again"), view=view)
     assert len(backing(tmp_path)) == (4 if view == "erofs" else 3)
     unmount(store, str(tmp_path / "again"))
@@ -91,7 +91,7 @@ def test_from_loop_devices_it_is_the_same(tmp_path: Path, view: str, monkeypatch
 @pytest.mark.parametrize("view", ["erofs", "erofs-merged"])
 def test_store_on_a_file_system_that_takes_no_files(elsewhere: Path, tmp_path: Path, view: str) -> None:
     store = loaded(elsewhere, LAYERS)
-    assert check_view(store, tmp_path / "mnt", view) == 6
+    assert check_view(store, tmp_path / "mnt", view, stack_of(store)) == 6
     assert mount(store, stack_of(store), str(tmp_path / "again")).view == "erofs"
     assert backing(elsewhere) or backing(tmp_path)
     said = lamina("info", root=elsewhere / "s").stdout.decode()
