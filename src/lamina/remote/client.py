@@ -92,6 +92,7 @@ class Client:
             return "https"
         order = ("http", "https") if self._loopback else ("https", "http")
         failed: Broken | None = None
+        refused = ""  # speaks it, but perhaps only to say that it wants the other one
         for scheme in order:
             try:
                 answer = self._transport.send("GET", f"{scheme}://{self._api}/v2/", {}, cancel=self._access.cancel)
@@ -100,14 +101,12 @@ class Client:
                 if error.fatal and not error.tls:
                     break  # nobody listens: no scheme helps
                 continue
-            wants_tls = scheme == "http" and answer.status == 400
-            try:
-                body = answer.read_all(MAX_ERROR, self.host) if wants_tls else b""
-            except Broken:
-                body = b""
             answer.release()
-            if b"HTTPS" not in body:
+            if scheme == "https" or answer.status != 400:
                 return scheme
+            refused = scheme
+        if refused and not (failed is not None and failed.untrusted):
+            return refused
         raise RemoteFailure(str(failed or f"{self.host} speaks neither http nor https"), hint=_REACH)
 
     def request(
@@ -167,7 +166,7 @@ class Client:
     def failure(self, answer: Answer, what: str) -> LaminaError:
         """What an answer that is not ok means, in words; the answer is used up."""
         with answer:
-            said = _said(answer)
+            codes, said = _said(answer)
             said = f": {said}" if said else ""
             status = answer.status
             wait = retry_after(answer.headers)
@@ -191,7 +190,7 @@ class Client:
                 f"{what}: {self.host} limits the rate of requests{said}",
                 hint=f"{again}, or log in for a higher limit",
             )
-        if status in (405, 501) or "UNSUPPORTED" in said:
+        if status in (405, 501) or "UNSUPPORTED" in codes:
             return Unsupported(
                 f"{what}: {self.host} does not do this{said}", hint="the registry is set up without it"
             )
@@ -381,20 +380,22 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _said(answer: Answer) -> str:
-    """The registry's own words (distribution-spec "Error Codes"), on one bounded line."""
+def _said(answer: Answer) -> tuple[set[str], str]:
+    """The registry's own codes, and its words on one bounded line (distribution-spec "Error Codes")."""
     try:
         raw = answer.read_all(MAX_ERROR, "error")
     except (Broken, InvalidContent):
-        return ""
+        return set(), ""
     try:
         value: Any = load(raw, "error", known=frozenset())
     except LaminaError:
-        return ""
+        return set(), ""
     errors = value.get("errors") if isinstance(value, dict) else None
+    codes: set[str] = set()
     said = []
     for error in errors[:3] if isinstance(errors, list) else []:
         if isinstance(error, dict):
+            codes.add(str(error.get("code")))
             words = [str(error.get(key)) for key in ("code", "message") if error.get(key)]
             said.append(" ".join(words)[:200])
-    return "; ".join(filter(None, said))
+    return codes, "; ".join(filter(None, said))

@@ -38,12 +38,14 @@ def digits(text: str | None) -> int | None:
 
 
 class Broken(Exception):
-    """The exchange did not come to an answer, or the answer was cut off. ``fatal``: trying again changes nothing."""
+    """The exchange did not come to an answer, or the answer was cut off. ``fatal``: trying again changes nothing.
+    ``tls``: TLS failed; ``untrusted``: it works, but the host has no certificate that is trusted here."""
 
-    def __init__(self, message: str, *, fatal: bool = False, tls: bool = False) -> None:
+    def __init__(self, message: str, *, fatal: bool = False, tls: bool = False, untrusted: bool = False) -> None:
         super().__init__(message)
         self.fatal = fatal
         self.tls = tls
+        self.untrusted = untrusted
 
 
 class _Slot(threading.local):
@@ -345,11 +347,13 @@ def _in_words(error: BaseException, url: str) -> Broken:
         return Broken(f"{host}: no such host is known", fatal=True)
     if isinstance(error, (exceptions.SSLError, ssl.SSLError)):
         text = _reason(error)
-        if "certificate" in text.lower():
+        untrusted = isinstance(_innermost(error), ssl.SSLCertVerificationError)
+        if untrusted:
             text = f"its certificate is not trusted: {text}"
-        return Broken(f"{host}: {text}", fatal=True, tls=True)
+        return Broken(f"{host}: {text}", fatal=True, tls=True, untrusted=untrusted)
     if isinstance(error, exceptions.NewConnectionError):
-        return Broken(f"{host} can't be reached: {_reason(error)}", fatal="refused" in str(error).lower())
+        nobody_listens = isinstance(_innermost(error), ConnectionRefusedError)
+        return Broken(f"{host} can't be reached: {_reason(error)}", fatal=nobody_listens)
     if isinstance(error, exceptions.ConnectTimeoutError):
         return Broken(f"{host} can't be reached: no answer within {CONNECT_TIMEOUT:.0f} s")
     if isinstance(error, exceptions.ReadTimeoutError):
@@ -359,14 +363,22 @@ def _in_words(error: BaseException, url: str) -> Broken:
     return Broken(f"{host}: the connection broke: {_reason(error)}")
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost words of an error that wraps others."""
+def _innermost(error: BaseException) -> BaseException:
+    """The error that others wrap."""
     seen: BaseException = error
     for _ in range(8):
         inner = getattr(seen, "reason", None) or getattr(seen, "original_error", None) or seen.__cause__
         if not isinstance(inner, BaseException):
+            inner = next((one for one in seen.args if isinstance(one, BaseException)), None)
+        if inner is None:
             break
         seen = inner
+    return seen
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost words of an error that wraps others."""
+    seen = _innermost(error)
     if isinstance(seen, OSError) and seen.strerror:
         return str(seen.strerror)
     return str(seen)[:200] or type(seen).__name__

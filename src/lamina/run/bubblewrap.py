@@ -204,11 +204,18 @@ def _in_memory(data: bytes) -> int:
 def kill(bundle: str, word: str) -> None:
     """Send a signal, a name or a number, to the container's first process. Raises UsageError, SystemFailure."""
     try:
-        number = int(word) if word.isdigit() else signal.Signals[f"SIG{word.upper().removeprefix('SIG')}"].value
+        number = int(word) if word.isdecimal() else signal.Signals[f"SIG{word.upper().removeprefix('SIG')}"].value
     except KeyError:
         raise UsageError(f"no signal {word!r:.60}", hint="like TERM, or a number") from None
     try:
-        os.kill(process_of(bundle), number)
+        process = process_of(bundle)
+        held = os.pidfd_open(process)
+        try:
+            if process_of(bundle) != process:  # it has ended before we held it: the number may be another's
+                raise ProcessLookupError(process)
+            signal.pidfd_send_signal(held, number)
+        finally:
+            os.close(held)
     except (OSError, ValueError):
         raise SystemFailure("the container has no process yet, or none any more", hint="see `lamina ps`") from None
 

@@ -104,9 +104,13 @@ class Pasta:
         try:
             with open(pid, encoding="utf-8") as file:
                 number = int(file.read())
-            with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
-                if file.read().startswith("pasta"):  # the number may be another's by now
-                    os.kill(number, signal.SIGTERM)
+            held = os.pidfd_open(number)
+            try:
+                with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
+                    if file.read().startswith("pasta"):  # the number may have been another's before we held it
+                        signal.pidfd_send_signal(held, signal.SIGTERM)
+            finally:
+                os.close(held)
         except (OSError, ValueError):
             pass
         if os.path.exists(path):

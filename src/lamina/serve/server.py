@@ -14,7 +14,7 @@ from socketserver import TCPServer
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lamina.errors import LaminaError, SystemFailure, UsageError
+from lamina.errors import DiskFull, LaminaError, UsageError
 from lamina.files import Extent, failure
 from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api
@@ -160,8 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         except _CutOff:
             self.close_connection = True
             return
-        except SystemFailure as error:
-            response = _failed(507 if "full" in error.message else 500, error)
+        except DiskFull as error:
+            response = _failed(507, error)
         except LaminaError as error:
             response = _failed(500, error)
         if not body.drained():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from lamina.documents import below
-from lamina.errors import BlobNotFound, InvalidContent, Unsupported
+from lamina.errors import BlobNotFound, DigestMismatch, InvalidContent, Unsupported
 from lamina.serve.message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
 from lamina.serve.ranges import parse_chunk
 from lamina.serve.read import Readable, ReadApi
@@ -140,9 +140,10 @@ class WriteApi(ReadApi):
             raise ApiError(404, "MANIFEST_BLOB_UNKNOWN", error.message) from None
         except Unsupported as error:
             raise ApiError(400, "MANIFEST_INVALID", error.message) from None
+        except DigestMismatch as error:
+            raise ApiError(400, "DIGEST_INVALID", error.message) from None
         except InvalidContent as error:
-            code = "DIGEST_INVALID" if "digest" in error.message else "MANIFEST_INVALID"
-            raise ApiError(400, code, error.message) from None
+            raise ApiError(400, "MANIFEST_INVALID", error.message) from None
         self._show(repository, digest)
         pinned = f"{repository.repository}@{digest}"
         for full in [f"{repository.repository}:{tag}" for tag in tags] or [pinned]:

@@ -1,0 +1,115 @@
+"""What a failure is goes by its type or code, not by the words of its message."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable, Mapping
+
+import pytest
+from urllib3 import exceptions
+
+from lamina.errors import LaminaError, RemoteFailure, Unsupported
+from lamina.remote import http
+from lamina.remote.http import Answer, Broken
+from unit.remote.test_auth import Web, answer, client
+
+HOST = "reg.example.com"
+
+
+def errors(status: int, code: str, message: str) -> Callable[[str, str, Mapping[str, str]], Answer]:
+    body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+    return lambda method, url, headers: answer(url, status, body)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "kind"),
+    [
+        (400, "UNSUPPORTED", "no", Unsupported),
+        (405, "DENIED", "no", Unsupported),
+        (501, "DENIED", "no", Unsupported),
+        (400, "MANIFEST_INVALID", "UNSUPPORTED media type", RemoteFailure),
+        (400, "NOT_UNSUPPORTED", "no", RemoteFailure),
+    ],
+)
+def test_what_a_registry_does_not_do(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, message: str, kind: type[LaminaError]
+) -> None:
+    web = Web(**{HOST: errors(status, code, message)})
+    with pytest.raises(kind, match=f"{code} {message}"):
+        client(web, monkeypatch).request("GET", "/v2/x")
+
+
+def broken(**kinds: bool) -> Callable[[str, str, Mapping[str, str]], Answer]:
+    def fails(method: str, url: str, headers: Mapping[str, str]) -> Answer:
+        raise Broken("broken", **kinds)
+
+    return fails
+
+
+class Schemes(Web):
+    """One host that speaks each scheme in its way."""
+
+    def __init__(self, **schemes: Callable[[str, str, Mapping[str, str]], Answer]) -> None:
+        super().__init__()
+        self.schemes = schemes
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: object = None, **more: object) -> Answer:
+        return self.schemes[url.partition(":")[0]](method, url, headers)
+
+
+GOOD = errors(200, "", "")
+BAD = errors(400, "", "whatever")
+NO_TLS, UNTRUSTED = broken(fatal=True, tls=True), broken(fatal=True, tls=True, untrusted=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "plain", "secure", "expected"),
+    [
+        ("localhost:5000", GOOD, NO_TLS, "http"),
+        ("localhost:5000", BAD, GOOD, "https"),  # a TLS port says 400 to plain http, in words of its own
+        ("localhost:5000", BAD, BAD, "https"),
+        ("localhost:5000", BAD, NO_TLS, "http"),  # one that answers so, but speaks nothing else
+        ("localhost:5000", BAD, UNTRUSTED, ""),
+        ("localhost:5000", broken(), GOOD, "https"),
+        ("localhost:5000", broken(fatal=True), GOOD, ""),  # nobody listens
+        (HOST, BAD, BAD, "https"),
+        (HOST, BAD, NO_TLS, "http"),
+        (HOST, broken(), UNTRUSTED, ""),
+    ],
+)
+def test_which_scheme_a_host_speaks(
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    plain: Callable[[str, str, Mapping[str, str]], Answer],
+    secure: Callable[[str, str, Mapping[str, str]], Answer],
+    expected: str,
+) -> None:
+    one = client(Schemes(http=plain, https=secure), monkeypatch, host, insecure=host == HOST)
+    if expected:
+        assert one.base == f"{expected}://{host}"
+    else:
+        with pytest.raises(RemoteFailure):
+            _ = one.base
+
+
+def wrapped(inner: BaseException) -> exceptions.HTTPError:
+    outer = exceptions.NewConnectionError(None, "words")  # type: ignore[arg-type]
+    outer.__cause__ = inner
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "fatal", "tls", "untrusted"),
+    [
+        (wrapped(ConnectionRefusedError(111, "nobody there")), True, False, False),
+        (wrapped(OSError(113, "the route was refused")), False, False, False),
+        (exceptions.SSLError(ssl.SSLCertVerificationError(1, "self-signed")), True, True, True),
+        (exceptions.SSLError(ssl.SSLError(1, "a certificate of sorts")), True, True, False),
+        (ssl.SSLCertVerificationError(1, "expired"), True, True, True),
+    ],
+)
+def test_why_a_connection_broke(error: Exception, fatal: bool, tls: bool, untrusted: bool) -> None:
+    found = http._in_words(error, f"https://{HOST}/v2/")
+    assert (found.fatal, found.tls, found.untrusted) == (fatal, tls, untrusted)
+    assert ("its certificate is not trusted" in str(found)) is untrusted

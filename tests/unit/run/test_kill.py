@@ -1,0 +1,75 @@
+"""Signals reach the process that was meant, though its number may be another's by now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina.errors import SystemFailure, UsageError
+from lamina.run import bubblewrap, network
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as one:
+        yield one
+        one.kill()
+
+
+def test_a_signal_by_name_and_number(
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bubblewrap, "process_of", lambda bundle: process.pid)
+    bubblewrap.kill(str(tmp_path), "0")
+    bubblewrap.kill(str(tmp_path), "sigTERM")
+    assert process.wait(10) == -signal.SIGTERM
+    for word in ("NOTHING", "\u00b2", "-9", ""):
+        with pytest.raises(UsageError, match="no signal"):
+            bubblewrap.kill(str(tmp_path), word)
+
+
+def test_a_number_that_has_become_anothers_gets_no_signal(
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers = [process.pid, os.getpid()]
+    monkeypatch.setattr(bubblewrap, "process_of", lambda bundle: answers.pop(0))
+    with pytest.raises(SystemFailure, match="no process"):
+        bubblewrap.kill(str(tmp_path), "KILL")
+    assert process.poll() is None
+
+    def gone(bundle: str) -> int:
+        if answers:
+            return answers.pop()
+        raise ProcessLookupError
+
+    answers.append(process.pid)
+    monkeypatch.setattr(bubblewrap, "process_of", gone)
+    with pytest.raises(SystemFailure, match="no process"):
+        bubblewrap.kill(str(tmp_path), "KILL")
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize("name", ["pasta", "pasta.avx2"])
+def test_a_pasta_that_was_left_is_ended(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to("/bin/sleep")
+    with subprocess.Popen([tmp_path / name, "600"]) as one:
+        (tmp_path / "pasta.pid").write_text(f"{one.pid}\n")
+        network.Pasta.close_left(str(tmp_path))
+        assert one.wait(10) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("text", ["{}", "nothing", "", "999999999"])
+def test_what_has_the_number_of_a_pasta_is_left_alone(
+    text: str, process: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "pasta.pid").write_text(text.format(process.pid))
+    network.Pasta.close_left(str(tmp_path))
+    assert process.poll() is None

@@ -1,0 +1,61 @@
+"""What a failure is goes by its type, not by the words of its message."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+from pathlib import Path
+
+import pytest
+
+from lamina.errors import DiskFull, LaminaError, StoreDamaged, SystemFailure, Unsupported
+from lamina.serve.server import RegistryServer
+from lamina.store.store import Store
+
+
+def put(server: RegistryServer, path: str, body: bytes) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        connection.request("PUT", path, body, {"Content-Type": "application/vnd.oci.image.manifest.v1+json"})
+        answer = connection.getresponse()
+        errors = json.loads(answer.read() or b'{"errors":[{"code":""}]}')["errors"]
+        return answer.status, errors[0]["code"]
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DiskFull("no room on /var"), 507),
+        (SystemFailure("a full moon"), 500),
+        (StoreDamaged("the full index is broken"), 500),
+        (Unsupported("full"), 500),
+    ],
+)
+def test_a_full_disk_is_507(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: LaminaError, status: int) -> None:
+    def answer(request: object) -> None:
+        raise error
+
+    with RegistryServer(Store.open(str(tmp_path)), writable=True) as server:
+        monkeypatch.setattr(server.api, "answer", answer)
+        assert put(server, "/v2/app/manifests/1", b"{}")[0] == status
+
+
+def test_a_manifest_that_speaks_of_digests_is_not_one_with_another_digest(tmp_path: Path) -> None:
+    bad = json.dumps({"schemaVersion": 2, "config": {"mediaType": "a/b", "digest": "nothing", "size": 1}}).encode()
+    other = json.dumps({"schemaVersion": 2, "digest": 1}).encode()
+    with RegistryServer(Store.open(str(tmp_path)), writable=True) as server:
+        for body in (bad, other):
+            assert put(server, "/v2/app/manifests/1", body) == (400, "MANIFEST_INVALID")
+        empty = hashlib.sha256(b"{}").hexdigest()
+        config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": f"sha256:{empty}", "size": 2}
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        good = json.dumps(
+            {"schemaVersion": 2, "mediaType": kind, "artifactType": "a/b", "config": config, "layers": []}
+        ).encode()
+        wrong = "sha256:" + "0" * 64
+        assert put(server, f"/v2/app/manifests/{wrong}", good) == (400, "DIGEST_INVALID")
+        right = "sha256:" + hashlib.sha256(good).hexdigest()
+        assert put(server, f"/v2/app/manifests/{right}", good) == (404, "MANIFEST_BLOB_UNKNOWN")
