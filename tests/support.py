@@ -165,6 +165,12 @@ def require_tool(*names: str) -> None:
             pytest.skip(f"{name} is not installed")
 
 
+def busybox() -> bytes:
+    """A shell and more in one static program. Missing as ``require_tool``."""
+    require_tool("busybox")
+    return Path(shutil.which("busybox") or "").read_bytes()
+
+
 @contextmanager
 def podman_command(driver: str = "vfs") -> Iterator[list[str]]:
     """podman with a storage of its own, gone afterwards. It wants a short path."""

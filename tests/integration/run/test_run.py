@@ -35,7 +35,7 @@ from lamina.store.store import Store
 from lamina.store.trees import remove_tree
 from lamina.transfer.copy import copy
 from lamina.view.upper import refusal
-from support import lamina, loaded, require_root, require_tool, running, write_layout
+from support import busybox, lamina, loaded, require_root, require_tool, running, write_layout
 
 APPLETS = (
     "sh cat echo ls touch rm mkdir id env pwd sleep mount test chmod ln hostname stat head true grep mknod kill wc"
@@ -51,10 +51,9 @@ def _tools() -> None:
 
 
 def members(*more: Any) -> list[Any]:
-    busybox = Path(subprocess.run(["which", "busybox"], capture_output=True, text=True, check=True).stdout.strip())
     return [
         ("bin/", None),
-        ("bin/busybox", busybox.read_bytes(), {"mode": 0o755}),
+        ("bin/busybox", busybox(), {"mode": 0o755}),
         *((f"bin/{name}", "-> busybox") for name in APPLETS.split()),
         ("etc/", None),
         ("etc/passwd", PASSWD),

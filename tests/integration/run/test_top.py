@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,10 @@ SAID = (
     b"lamina: warning: the store's file system takes no writable layer: what the container writes is kept in memory"
 )
 RUN = ("run", "--network", "none")
-LAYERS = [members(("old", b"hidden"), ("dir/", None), ("dir/below", b"b")), [(".wh.old", b""), ("new", b"n")]]
+
+
+def layers() -> list[list[Any]]:
+    return [members(("old", b"hidden"), ("dir/", None), ("dir/below", b"b")), [(".wh.old", b""), ("new", b"n")]]
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def overlay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def root(overlay: Path) -> Iterator[Path]:
-    write_layout(overlay / "layout", "app", LAYERS)
+    write_layout(overlay / "layout", "app", layers())
     assert lamina("load", "-i", str(overlay / "layout"), root=overlay / "s").returncode == 0
     yield overlay / "s"
     lamina("rm", "--all", "--force", root=overlay / "s")
@@ -109,7 +113,7 @@ def test_a_directory_of_the_settings(root: Path) -> None:
 def test_a_plain_users_memory_ends_with_the_container(overlay: Path, name: str) -> None:
     sleep = f"sleep 9{os.getpid()}"  # another process of the tests may run its twin
     with plain_user(name) as (place, call):
-        write_layout(place / "layout", "app", LAYERS)
+        write_layout(place / "layout", "app", layers())
         assert call("load", "-i", str(place / "layout")).returncode == 0
         done = call(
             *RUN, "--rm", "app", "sh", "-c", "cat /old 2>/dev/null || echo gone; echo x > /dir/below; cat /new"
@@ -135,7 +139,7 @@ def test_a_plain_users_memory_ends_with_the_container(overlay: Path, name: str) 
 
 def test_a_store_that_can_hold_them_does(overlay: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
-        write_layout(f"{place}/layout", "app", LAYERS)
+        write_layout(f"{place}/layout", "app", layers())
         assert lamina("load", "-i", f"{place}/layout", root=f"{place}/s").returncode == 0
         done = lamina(*RUN, "--name", "c", "app", "true", root=f"{place}/s")
         assert (done.returncode, done.stderr) == (0, b"")

@@ -21,7 +21,7 @@ from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.view.mount import mounts, unmount
 from lamina.view.upper import refusal
-from support import lamina, require_root, require_tool, write_layout
+from support import busybox, lamina, require_root, require_tool, write_layout
 
 VIEWS = ("erofs", "overlay", "fuse")
 NAMES = [
@@ -74,8 +74,7 @@ def test_a_store_at_an_odd_path_is_mounted_listed_and_unmounted(tmp_path: Path, 
 def test_a_container_of_a_store_at_an_odd_path_runs_or_one_line_says_why_not(tmp_path: Path, name: str) -> None:
     require_tool("runc", "busybox")
     root = f"{tmp_path}/{name}/s"
-    shell = Path(shutil.which("busybox") or "").read_bytes()
-    write_layout(tmp_path / "l", "app", [[("bin/sh", shell, {"mode": 0o755})]])
+    write_layout(tmp_path / "l", "app", [[("bin/sh", busybox(), {"mode": 0o755})]])
     assert lamina("load", "-i", str(tmp_path / "l"), root=root).returncode == 0
     done = lamina("run", "--rm", "--runtime", "runc", "--network", "none", "app", "sh", "-c", "echo hi", root=root)
     if name.isprintable() or "\udcff" not in name:

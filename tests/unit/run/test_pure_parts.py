@@ -96,6 +96,23 @@ def test_environment_in_dockers_order() -> None:
     assert found[1:] == ["HOSTNAME=mine", "TERM=xterm", "A=1", "B=2", "HOME=/h"]
 
 
+@pytest.mark.parametrize(
+    ("image", "given", "expected"),
+    [
+        ([], (), "/home/web"),
+        (["HOME=/image"], (), "/image"),
+        ([], (("HOME", "/given"),), "/given"),
+        (["HOME=/image"], (("HOME", "/given"),), "/given"),
+        (["HOME="], (), ""),  # said, and empty
+    ],
+)
+def test_home_is_the_users_unless_somebody_says_otherwise(
+    image: list[str], given: tuple[tuple[str, str], ...], expected: str
+) -> None:
+    found = environment(Wanted(env=given), image, "/home/web", "host")
+    assert [item for item in found if item.startswith("HOME=")] == [f"HOME={expected}"]
+
+
 def names(found: dict[str, Any], action: str = "SCMP_ACT_ALLOW") -> set[str]:
     return {name for rule in found["syscalls"] if rule["action"] == action for name in rule["names"]}
 
@@ -116,6 +133,71 @@ def test_seccomp_follows_the_capabilities() -> None:
     assert {key for rule in plain["syscalls"] for key in rule} <= {"names", "action", "args", "errnoRet"}
     with pytest.raises(InvalidDocument):
         seccomp({"syscalls": [{}]}, (), "amd64")
+
+
+PROFILE: dict[str, Any] = {
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "defaultErrnoRet": 38,
+    "archMap": [{"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]}],
+    "syscalls": [
+        {"names": ["read"], "action": "SCMP_ACT_ALLOW"},
+        {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_BPF", "CAP_SYS_ADMIN"]}},
+        {"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "excludes": {"caps": ["CAP_BPF", "CAP_X"]}},
+        {"names": ["arch_prctl"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["amd64", "x32"]}},
+        {"names": ["sync_file_range2"], "action": "SCMP_ACT_ALLOW", "excludes": {"arches": ["amd64"]}},
+        {
+            "names": ["clone"],
+            "action": "SCMP_ACT_ALLOW",
+            "comment": "not for the runtime",
+            "args": [
+                {"index": 0, "value": 2114060288, "valueTwo": 17, "op": "SCMP_CMP_MASKED_EQ"},
+                {"index": 1, "value": 5, "op": "SCMP_CMP_EQ", "comment": "no"},
+            ],
+        },
+    ],
+}
+
+
+def rules_of(name: str, held: tuple[str, ...], architecture: str = "amd64") -> list[tuple[str, int | None]]:
+    found = seccomp(PROFILE, held, architecture)["syscalls"]
+    return [(rule["action"], rule.get("errnoRet")) for rule in found if name in rule["names"]]
+
+
+def test_which_rules_of_a_profile_apply() -> None:
+    allow, refuse = ("SCMP_ACT_ALLOW", None), ("SCMP_ACT_ERRNO", 1)
+    assert rules_of("bpf", ()) == [refuse]
+    assert rules_of("bpf", ("CAP_SYS_ADMIN",)) == [refuse]
+    assert rules_of("bpf", ("CAP_BPF",)) == []  # one of the excluded is enough, all of the included are needed
+    assert rules_of("bpf", ("CAP_X",)) == []
+    assert rules_of("bpf", ("CAP_BPF", "CAP_SYS_ADMIN")) == [allow]
+    assert rules_of("arch_prctl", ()) == [allow]
+    assert rules_of("arch_prctl", (), "arm64") == []
+    assert rules_of("sync_file_range2", ()) == []
+    assert rules_of("sync_file_range2", (), "arm64") == [allow]
+    assert rules_of("read", ()) == [allow]
+
+
+def test_what_a_rule_says_of_arguments_reaches_the_runtime() -> None:
+    (clone,) = (rule for rule in seccomp(PROFILE, (), "arm64")["syscalls"] if "clone" in rule["names"])
+    assert clone == {
+        "names": ["clone"],
+        "action": "SCMP_ACT_ALLOW",
+        "args": [
+            {"index": 0, "value": 2114060288, "valueTwo": 17, "op": "SCMP_CMP_MASKED_EQ"},
+            {"index": 1, "value": 5, "op": "SCMP_CMP_EQ"},
+        ],
+    }
+
+
+def test_a_profiles_architectures() -> None:
+    found = seccomp(PROFILE, (), "arm64")
+    assert (found["defaultAction"], found["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 38)
+    assert found["architectures"] == ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
+    assert seccomp(PROFILE, (), "amd64")["architectures"] == ["SCMP_ARCH_X86_64"]
+    assert "architectures" not in seccomp({"defaultAction": "SCMP_ACT_ALLOW"}, (), "sparc64")
+    named = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_MIPS"]}
+    assert seccomp(named, (), "amd64")["architectures"] == ["SCMP_ARCH_MIPS"]
+    assert "defaultErrnoRet" not in seccomp(named, (), "amd64")
 
 
 def made(wanted: Wanted, place: Place, user: User | None = None) -> dict[str, Any]:
@@ -157,6 +239,29 @@ def test_a_mount_that_is_asked_for_takes_the_place_of_ours_and_outer_ones_come_f
     places = [mount["destination"] for mount in found]
     assert places.count("/etc/hosts") == 1
     assert places.index("/a") < places.index("/a/b")
+
+
+def test_a_tmpfs_runs_nothing_for_anybody_unless_asked() -> None:
+    mounts = [Mount("tmpfs", "", "/t", ("size=1m", "exec")), Mount("bind", "/h", "/b", ("ro",))]
+    found = {mount["destination"]: mount for mount in made(Wanted(), Place("/r", "h", mounts=mounts))["mounts"]}
+    assert found["/t"]["options"] == ["nosuid", "nodev", "noexec", "size=1m", "exec"]  # the last word counts
+    assert found["/b"]["options"] == ["rbind", "rprivate", "ro"]
+    for place in ("/proc", "/dev/shm", "/dev/mqueue", "/sys"):
+        assert {"nosuid", "noexec", "nodev"} <= set(found[place]["options"]), place
+    assert {"nosuid", "noexec"} <= set(found["/dev/pts"]["options"])
+    assert "nosuid" in found["/dev"]["options"]
+    assert "ro" in found["/sys"]["options"]
+
+
+def test_a_volume_has_no_devices_where_nothing_guards_them() -> None:
+    def options(place: Place) -> list[str]:
+        (found,) = (mount for mount in made(Wanted(), place)["mounts"] if mount["destination"] == "/b")
+        given: list[str] = found["options"]
+        return given
+
+    bind = [Mount("bind", "/h", "/b")]
+    assert options(Place("/r", "h", mounts=bind, devices=False)) == ["rbind", "rprivate", "rw", "nodev"]
+    assert options(Place("/r", "h", mounts=bind, devices=False, plain=True)) == ["rbind", "rprivate", "rw"]
 
 
 def test_files_of_the_network() -> None:
