@@ -369,6 +369,19 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
     assert len(done.deleted) == len(set(done.deleted))
 
 
+def test_df_tells_what_is_held_from_what_prune_deletes(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    contained(store, store.resolve("app"))
+    store.drop(["docker.io/library/app:latest", "docker.io/library/app2:latest"])
+    used = usage(store)
+    assert (used.images, used.per_image) == (0, ())
+    assert used.held > 0
+    assert collect(store).freed == used.unneeded > 0
+    assert (usage(store).held, usage(store).unneeded) == (used.held, 0)
+    shutil.rmtree(store.containers.path("c" * 64))
+    assert collect(store).freed == used.held
+
+
 # What interrupted work leaves
 
 

@@ -24,6 +24,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
     used = usage(session.store)
     parts = {
         "images": used.images,
+        "held": used.held,
         "unneeded": used.unneeded,
         "ingest": used.ingest,
         "containers": used.containers,
@@ -54,6 +55,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         write("")
         words = {
             "images": "needed by images",
+            "held": "held by containers, commands",
             "unneeded": "needed by none (prune)",
             "ingest": "on its way in",
             "containers": "containers, volumes",
@@ -62,7 +64,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         }
         table([[words[key], human_size(size), f"{size} bytes"] for key, size in parts.items()], right=(1,))
         shown = ", ".join(f"{key} {human_size(size)}" for key, size in kinds.items())
-        write(f"of images and unneeded: {shown} (keep = {session.settings.keep})")
+        write(f"of these: {shown} (keep = {session.settings.keep})")
 
 
 @command("fsck", "lamina fsck\nlamina fsck --repair")
@@ -99,7 +101,13 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
 
 
 @command("prune", "lamina prune\nlamina prune --all --dry-run")
-@click.option("-a", "--all", "all_", is_flag=True, help="Also images that have a name.")
+@click.option(
+    "-a",
+    "--all",
+    "all_",
+    is_flag=True,
+    help="Also images that have a name, and what waits to be taken up by the next pull.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go and how many bytes it frees.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("--keep", type=click.Choice(KEEPS), help="Also let all layers that stay be kept so (as the setting).")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.spec.digest import Digest
-from lamina.store.mark import Marked, Memory, mark, of_names
+from lamina.store.mark import Marked, Memory, mark, of_containers, of_names, of_roots
 from lamina.store.refs import name_of
+from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes, tree_bytes
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ class ImageUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes on disk: ``images`` (what some image needs), ``unneeded`` (what prune would look at), ``ingest``,
-    ``containers``, ``frame`` (index.json, roots and the like). They add up to ``total``. What images need and what
-    is unneeded is, seen otherwise, ``blobs`` (an uncompressed layer is one), ``tars`` and ``indexes`` (checkpoints
-    among them)."""
+    """Bytes on disk: ``images`` (what some image needs), ``held`` (what no image needs, but a container, or a command
+    that runs or ended less than an hour ago), ``unneeded`` (what prune deletes), ``ingest``, ``containers``,
+    ``frame`` (index.json, roots and the like). They add up to ``total``. The first three are, seen otherwise,
+    ``blobs`` (an uncompressed layer is one), ``tars`` and ``indexes`` (checkpoints among them)."""
 
     per_image: tuple[ImageUsage, ...]
     images: int
+    held: int
     unneeded: int
     ingest: int
     containers: int
@@ -51,7 +53,7 @@ class Usage:
 
     @property
     def total(self) -> int:
-        return self.images + self.unneeded + self.ingest + self.containers + self.frame
+        return self.images + self.held + self.unneeded + self.ingest + self.containers + self.frame
 
 
 def usage(store: Store) -> Usage:
@@ -77,6 +79,8 @@ def usage(store: Store) -> Usage:
         held = tuple(sorted(filter(None, names[digest])))
         per_image.append(ImageUsage(digest, held, size, size - unique, unique))
     needed_all = sum(sizes[file] for file in users)
+    others = mark(store, [*of_containers(store), *of_roots(store, GRACE)], memory=memory, strict=False)
+    held_all = sum(sizes[file] for file in _needed(others, owners) - users.keys())
     everything = sum(sizes[file] for file in {file for files in owners.values() for file in files})
     root = store.paths.root
     ingest = tree_bytes(store.paths.ingest)
@@ -88,7 +92,8 @@ def usage(store: Store) -> Usage:
     return Usage(
         tuple(per_image),
         needed_all,
-        everything - needed_all,
+        held_all,
+        everything - needed_all - held_all,
         ingest,
         containers,
         frame,
