@@ -495,6 +495,60 @@ def test_a_pull_that_wants_a_part_waits_for_the_prune_that_removes_it(
     assert ours.blobs.read(descriptor) == data
 
 
+def test_strange_things_in_the_stores_directories_stop_nothing_and_stay(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    (tmp_path / "precious").write_text("mine")
+    strange = []
+    for directory in ("ingest", "roots", "."):
+        for name in ("odd", "odd.tmp"):
+            for kind, make in (
+                ("fifo", os.mkfifo),
+                ("directory", os.mkdir),
+                ("link", lambda path: os.symlink(tmp_path / "precious", path)),
+            ):
+                strange.append(tmp_path / "s" / directory / f"{kind}-{name}")
+                make(strange[-1])
+    prune(store)
+    with store.session("pull"):
+        pass
+    assert whole(store)
+    assert delete_images(store, ["app"]).freed > 0
+    prune(store, all=True)
+    assert all(os.path.lexists(path) for path in strange)
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_temporary_file_of_a_killed_maker_of_the_store_goes(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    for left in (tmp_path / "s/format.0123456789ab.tmp", tmp_path / "s/roots/1-2.0123456789ab.tmp"):
+        left.write_bytes(b"x")
+        prune(store)
+        assert not left.exists()
+        left.write_bytes(b"x")
+        with store.session("pull"):
+            assert not left.exists()
+
+
+def test_what_another_user_has_left_stays_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    left = tmp_path / "s/ingest/x.0123456789ab.tmp"
+    left.write_bytes(b"x")
+    before = leftovers.unheld
+
+    @contextmanager
+    def refused(path: str) -> Iterator[bool]:
+        if path == str(left):
+            raise PermissionError(path)
+        with before(path) as free:
+            yield free
+
+    monkeypatch.setattr(leftovers, "unheld", refused)
+    prune(store)
+    with store.session("pull"):
+        pass
+    assert left.exists()
+
+
 def test_uploads_of_a_registry_that_runs_stay_for_an_hour_and_others_go_with_all(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
     upload = tmp_path / "s/ingest/upload-0"

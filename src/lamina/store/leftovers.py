@@ -1,5 +1,5 @@
-"""What interrupted work has left in ``ingest/`` and ``roots/``: found and removed in one place, so that what `prune`,
-`fsck` and `df` say is what happens.
+"""What interrupted work has left in ``ingest/``, ``roots/`` and the store's top: found and removed in one place, so
+that what `prune`, `fsck` and `df` say is what happens.
 
 A temporary file is of no use without its maker: it goes at once. A part of a download, an upload and a note about a
 push can be taken up again: they stay for the grace time. Whatever somebody holds stays.
@@ -8,8 +8,8 @@ push can be taken up again: they stay for the grace time. Whatever somebody hold
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from lamina.files import remove
 from lamina.light import Value
@@ -39,37 +39,50 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
     Raises OSError."""
     now = clock.now(paths)
     serving = any(root.alive and root.purpose == SERVING for root in Roots(paths))
-    for directory in (paths.ingest, paths.roots):
-        for name in sorted(os.listdir(directory)):
-            kind = _kind(name)
-            if directory == paths.roots and kind != TEMPORARY:
+    for path in _files(paths):
+        kind = _kind(os.path.basename(path))
+        if kind != TEMPORARY and os.path.dirname(path) != paths.ingest:
+            continue
+        with _unheld(path) as free:
+            if not free:
                 continue
-            path = os.path.join(directory, name)
-            with unheld(path) as free:
-                if not free:
-                    continue
-                try:
-                    state = os.lstat(path)
-                except FileNotFoundError:
-                    continue
-                if not stat.S_ISREG(state.st_mode):
-                    continue  # what fsck moved aside is people's data
-                stays = GRACE if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
-                due = not clock.is_younger(state.st_mtime_ns, stays, now)
-                if due and take and not remove(path):
-                    continue
-                yield Leftover(path, kind, disk_bytes(state), due)
+            try:
+                state = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            stays = GRACE if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
+            due = not clock.is_younger(state.st_mtime_ns, stays, now)
+            if due and take and not remove(path):
+                continue
+            yield Leftover(path, kind, disk_bytes(state), due)
 
 
 def sweep_temporaries(paths: Paths) -> None:
-    """Remove the temporary files whose makers are gone. Raises OSError."""
-    for directory in (paths.ingest, paths.roots):
-        for name in os.listdir(directory):
-            if is_temporary(name):
-                path = os.path.join(directory, name)
-                with unheld(path) as free:
-                    if free and stat.S_ISREG(os.lstat(path).st_mode):
-                        remove(path)
+    """Remove the temporary files whose makers are gone, as far as that can be. Raises OSError."""
+    for path in _files(paths):
+        if is_temporary(path):
+            with _unheld(path) as free, suppress(PermissionError):
+                if free:
+                    remove(path)
+
+
+def _files(paths: Paths) -> Iterator[str]:
+    """Regular files only: what fsck moved aside is people's data, and other things are not lamina's."""
+    for directory in (paths.ingest, paths.roots, paths.root):
+        with os.scandir(directory) as found:
+            names = sorted(one.name for one in found if one.is_file(follow_symlinks=False))
+        yield from (os.path.join(directory, name) for name in names)
+
+
+@contextmanager
+def _unheld(path: str) -> Iterator[bool]:
+    """As ``unheld``; what may not be opened here (another user's) counts as held."""
+    with ExitStack() as stack:
+        try:
+            free = stack.enter_context(unheld(path))
+        except PermissionError:
+            free = False
+        yield free
 
 
 def _kind(name: str) -> str:

@@ -8,6 +8,7 @@ lists counts for an hour more, so that an interrupted pull can go on where it st
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -126,16 +127,24 @@ class Roots:
         for name in sorted(os.listdir(self._paths.roots)):
             if is_temporary(name) or name.endswith(".held"):
                 continue  # being made; where there is no flock, the lock of a root
-            path = self._path(name)
-            try:
-                with open(path, "rb") as file:
-                    lines = file.read().decode("utf-8", "replace").split("\n")
-                changed = os.stat(path).st_mtime_ns
-                with unheld(path) as free:
-                    held = not free
-            except FileNotFoundError:
-                continue
-            yield _parse(name, lines, changed, held, self._paths.root, seen)
+            found = self._read(self._path(name))
+            if found is not None:
+                lines, changed, held = found
+                yield _parse(name, lines, changed, held, self._paths.root, seen)
+
+    def _read(self, path: str) -> tuple[list[str], int, bool] | None:
+        """The lines of a root, when it changed, and whether somebody holds it; None for what is no regular file, or
+        gone. Raises OSError: what a root lists that may not be read, nobody knows."""
+        try:
+            state = os.lstat(path)
+            if not stat.S_ISREG(state.st_mode):
+                return None
+            with open(path, "rb") as file:
+                lines = file.read().decode("utf-8", "replace").split("\n")
+            with unheld(path) as free:
+                return lines, state.st_mtime_ns, not free
+        except FileNotFoundError:
+            return None
 
     def counting(self, *, grace: float = GRACE) -> list[Root]:
         """The roots of what lives, or died less than ``grace`` seconds ago."""
