@@ -78,6 +78,12 @@ def acquire(descriptor: int, path: str, *, wait: bool = True) -> bool:
             return True
 
 
+def share(descriptor: int) -> bool:
+    """Lock an open file together with others who share it; waits for who holds it alone. True. Where there is no
+    flock, nobody is kept out."""
+    return fcntl is None or _flock(descriptor, fcntl.LOCK_SH, wait=True)
+
+
 def release(descriptor: int, path: str) -> None:
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import click
 
-from lamina.cli import launch, warn
+from lamina.cli import launch, say, warn
 from lamina.cli.app import command
 from lamina.cli.make import config_changes, config_options, epoch
 from lamina.cli.options import (
@@ -23,7 +24,10 @@ from lamina.cli.options import (
 from lamina.cli.output import emit, emit_json, emit_template, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean
-from lamina.errors import UsageError
+from lamina.errors import Cancelled, LaminaError, UsageError
+from lamina.store.containers import Container
+
+_Thing = TypeVar("_Thing")
 
 
 @command(
@@ -55,10 +59,13 @@ run.allow_interspersed_args = False
 @format_option
 @click.pass_obj
 def ps(session: Session, all_: bool, quiet: bool, format: str | None) -> None:
-    """List containers: those that run, or all."""
-    found = [one for one in session.store.containers if all_ or one.is_running][::-1]
+    """List containers: those that run, or all. Those with a damaged record are always listed; `lamina rm ID` removes
+    them."""
+    containers = session.store.containers
+    states = [(one, containers.state(one)) for one in containers.every()[::-1]]
+    found = [(one, state) for one, state in states if all_ or state in ("running", "damaged")]
     if quiet and format is None:
-        for one in found:
+        for one, _ in found:
             write(one.id)
         return
     rows = [
@@ -66,12 +73,12 @@ def ps(session: Session, all_: bool, quiet: bool, format: str | None) -> None:
             "ID": one.id[:12],
             "Image": clean(one.image),
             "Command": clean(" ".join(one.command))[:40],
-            "Status": _status(one.state, one.exit_code),
+            "Status": _status(state, one.exit_code),
             "Created": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.created)),
             "Name": one.name,
             "Names": one.name,
         }
-        for one in found
+        for one, state in found
     ]
     json_rows = [
         {
@@ -80,13 +87,13 @@ def ps(session: Session, all_: bool, quiet: bool, format: str | None) -> None:
             "image": one.image,
             "manifest": one.manifest,
             "command": list(one.command),
-            "state": one.state,
+            "state": state,
             "exit_code": one.exit_code,
             "created": one.created,
             "finished": one.finished,
             "view": one.view,
         }
-        for one in found
+        for one, state in found
     ]
     columns = [(key, key.upper()) for key in ("ID", "Image", "Command", "Created", "Status", "Name")]
     emit(rows, columns, format, json_rows=json_rows)
@@ -102,18 +109,41 @@ def _status(state: str, code: int | None) -> str:
 @click.option("-a", "--all", "all_", is_flag=True, help="All that have ended (with --force: all).")
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], force: bool, all_: bool) -> None:
-    """Remove containers with all that they wrote. Named volumes stay."""
-    from lamina.run.container import remove
+    """Remove containers with all that they wrote, however little of them is left. Named volumes stay. Where one
+    can't be removed, the others are, and the exit code is that of the first failure."""
+    from lamina.run.ending import clear, remove
 
     if bool(names) == all_:
         raise UsageError("say which containers", hint="names or IDs, or --all")
     store = session.store
-    every = (
-        [one for one in store.containers if force or not one.is_running] if all_ else map(store.containers.get, names)
-    )
-    for one in list(every):
+
+    def remove_one(one: Container) -> None:
         remove(store, one, force=force)
         write(one.name)
+
+    if not all_:
+        _each(names, lambda name: remove_one(store.containers.get(name, damaged=True)))
+        return
+    failed = clear(store)
+    every = [one for one in store.containers.every() if force or not store.containers.is_running(one)]
+    _each(every, remove_one, failed)
+
+
+def _each(things: Iterable[_Thing], work: Callable[[_Thing], object], failed: Sequence[LaminaError] = ()) -> None:
+    """Do it with each of them, whether or not others fail. Raises the first failure when all is done, and says the
+    others before that."""
+    errors = list(failed)
+    for one in things:
+        try:
+            work(one)
+        except Cancelled:
+            raise
+        except LaminaError as error:
+            errors.append(error)
+    for other in errors[1:]:
+        say(str(other))
+    if errors:
+        raise errors[0]
 
 
 @command("stop", "lamina stop web\nlamina stop --time 2 web")
@@ -124,15 +154,21 @@ def stop(session: Session, names: tuple[str, ...], seconds: float) -> None:
     """Ask containers to end (the image's stop signal), and kill those that don't."""
     from lamina.errors import SystemFailure
     from lamina.run.container import stack_of
-    from lamina.run.container import stop as end
+    from lamina.run.ending import clear
+    from lamina.run.ending import stop as end
 
     store = session.store
-    for one in [store.containers.get(name) for name in names]:
+
+    def stop_one(name: str) -> None:
+        one = store.containers.get(name)
         try:
             end(store, one, stack_of(store, one).config.stop_signal or "TERM", seconds=seconds)
         except SystemFailure:
             end(store, one, "KILL")
         write(one.name)
+
+    _each(names, stop_one)
+    clear(store)  # one whose lamina was killed has left its mounts
 
 
 @command("kill", "lamina kill web\nlamina kill --signal HUP web")
@@ -141,11 +177,14 @@ def stop(session: Session, names: tuple[str, ...], seconds: float) -> None:
 @click.pass_obj
 def kill(session: Session, names: tuple[str, ...], number: str) -> None:
     """Send a signal to containers' first processes."""
-    from lamina.run.container import signal_container
+    from lamina.run.ending import signal_container
 
-    for one in [session.store.containers.get(name) for name in names]:
+    def kill_one(name: str) -> None:
+        one = session.store.containers.get(name)
         signal_container(session.store, one, number)
         write(one.name)
+
+    _each(names, kill_one)
 
 
 @command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts")

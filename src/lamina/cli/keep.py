@@ -10,6 +10,7 @@ from lamina.cli.output import emit, emit_json, table, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
 from lamina.config import KEEPS
+from lamina.errors import LaminaError
 from lamina.spec.reference import Reference
 
 
@@ -114,7 +115,8 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
 @report_option
 @click.pass_obj
 def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | None, format: str | None) -> None:
-    """Delete untagged images, and blobs and derived data that no image needs. What is being pulled stays.
+    """Delete untagged images, and blobs and derived data that no image needs. What is being pulled stays. Clear up
+    after containers whose lamina was killed: those of `run --rm` are removed.
 
     With keep = blob, also the tars that mounts had made and that nothing is mounted of any more."""
     from lamina.store.gc import Deleted
@@ -123,6 +125,11 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
     if all_ and not (force or dry_run):
         click.confirm("Delete ALL images of the store?", abort=True, err=True)
     store = session.store
+    failed: list[LaminaError] = []
+    if not dry_run:
+        from lamina.run.ending import clear
+
+        failed = clear(store)
     done = sweep(store, all=all_, dry_run=dry_run)
     if keep is not None or store.keep == "blob":
         from lamina.store.keep import apply_keep
@@ -131,3 +138,5 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
         deleted, notes = (*done.deleted, *kept.removed), (*done.notes, *kept.notes)
         done = Deleted(done.untagged, deleted, done.freed + kept.freed, notes)
     tell_deleted(done, dry_run=dry_run, format=format)
+    if failed:
+        raise failed[0]

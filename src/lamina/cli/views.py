@@ -42,16 +42,20 @@ def mount(session: Session, image: str, target: str, view: str | None) -> None:
 @click.option("-a", "--all", "all_", is_flag=True, help="Everything that is mounted from the store.")
 @click.pass_obj
 def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
-    """Take mounts away. Who still works in one keeps it until done."""
+    """Take mounts away. Who still works in one keeps it until done. With --all also what containers left whose lamina
+    was killed."""
     from lamina.view.lower import sweep
     from lamina.view.mount import mounts as listed
     from lamina.view.mount import unmount
 
     if bool(targets) == all_:
         raise UsageError("say which mounts", hint="directories, or --all")
-    if all_:
-        sweep(session.store)
     failed: list[LaminaError] = []
+    if all_:
+        from lamina.run.ending import clear
+
+        failed = clear(session.store)
+        sweep(session.store)
     for target in [one.target for one in listed(session.store)] if all_ else targets:
         try:
             write(unmount(session.store, target).target)

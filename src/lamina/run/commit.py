@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 
 def container_changes(store: Store, stack: Stack, container: Container) -> list[Change]:
-    """As ``edit.changes.changes``. Raises SystemFailure."""
-    return changes(stack.tree(), _items(store, container), _made(container))
+    """As ``edit.changes.changes``. Raises SystemFailure, NotFound (it was removed)."""
+    with store.containers.using(container, shared=True):
+        return changes(stack.tree(), _items(store, container), _made(container))
 
 
 def container_items(
     store: Store, stack: Stack, container: Container, on_warning: OnWarning = lambda text: None
 ) -> list[Item]:
-    """What the container changed, as entries of a layer on top of its image's. Raises SystemFailure."""
+    """What the container changed, as entries of a layer on top of its image's. Read them in a block of ``using``.
+    Raises SystemFailure."""
     return real_items(stack.tree(), _items(store, container, on_warning), _made(container))
 
 
@@ -48,17 +50,18 @@ def commit(
     on_warning: OnWarning = lambda text: None,
 ) -> Descriptor:
     """The container's image with one more layer, named ``name``. Raises as ``edit.append``."""
-    return append(
-        stack,
-        with_parents(container_items(store, stack, container, on_warning), stack),
-        store,
-        name,
-        created_by=" ".join(container.command),
-        comment=comment,
-        epoch=epoch,
-        compression=compression,
-        changes=changes,
-    )
+    with store.containers.using(container, shared=True):  # it is not removed meanwhile
+        return append(
+            stack,
+            with_parents(container_items(store, stack, container, on_warning), stack),
+            store,
+            name,
+            created_by=" ".join(container.command),
+            comment=comment,
+            epoch=epoch,
+            compression=compression,
+            changes=changes,
+        )
 
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:

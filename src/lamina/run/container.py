@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from lamina import rights
-from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported, UsageError
+from lamina.errors import Conflict, NotFound, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, replace
-from lamina.lock import acquire
 from lamina.run import network, top
 from lamina.run.capability import EVERY
+from lamina.run.ending import check_running, clear, remove, settle, state_directory
 from lamina.run.inside import Inside
 from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
 from lamina.run.reach import close_way, open_way
@@ -29,7 +29,6 @@ from lamina.run.runtime import (
     exec_process,
     find_program,
     find_runtime,
-    kill,
     run_bundle,
 )
 from lamina.run.seccomp import default_profile, seccomp
@@ -38,7 +37,9 @@ from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
 from lamina.spec.platform import Platform
-from lamina.store.containers import EXITED, Container
+from lamina.store.containers import EXITED, Container, Use
+from lamina.store.fault import point
+from lamina.store.roots import started
 from lamina.store.trees import remove_tree
 from lamina.view import kernel
 from lamina.view.lower import MAPPED, sweep
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 Me = tuple[int, int] | None
 """The uid and gid that the caller has inside, where that was asked for."""
 _ELF_HEAD = 20  # bytes, with the machine that a program is for
-_POLL, _AGAIN = 0.02, 0.2  # seconds
 _LINUX_INITS = ("tini", "catatonit", "dumb-init")
 
 
@@ -84,21 +84,21 @@ def create(
         created=time.time(),
         command=argv(wanted, config.entrypoint, config.cmd),
         top=where,
+        remove=wanted.remove,
     )
     if running:
         container = container.looked_after()
-    store.containers.create(container, lasting=not wanted.remove)
-    try:
-        with reported(store.containers.path(identity)):
+    found = store.containers.look()
+    clear(store, found)  # what can't be cleared is told by `prune`
+    with store.containers.creating(container, found[0], lasting=not wanted.remove) as directory, reported(directory):
+        try:
             for name in ("rootfs", "bundle", "volumes"):
-                os.mkdir(store.containers.path(identity, name), 0o700)
-        top.make(store, container)
-    except BaseException:
-        import shutil
-
-        top.remove(store, container)
-        shutil.rmtree(store.containers.path(identity), ignore_errors=True)
-        raise
+                os.mkdir(os.path.join(directory, name), 0o700)
+            top.make(store, container, directory)
+            point("container.top-made")
+        except BaseException:
+            top.remove(store, container, directory)
+            raise
     return container
 
 
@@ -107,7 +107,7 @@ def enter(container: Container | None = None) -> None:
     ``container`` with its mounts, or a new one. For good. Raises as ``rights.become_root``."""
     if rights.may_mount():
         return
-    if container is not None and container.is_running:
+    if container is not None and started(container.pid) == container.started is not None:
         rights.join(container.pid)
     else:
         rights.become_root()
@@ -132,9 +132,11 @@ def run(
     if not hasattr(os, "geteuid"):
         raise Unsupported("only Linux runs containers", hint="look into the image with ls, cat, unpack")
     ended = Ended(CANNOT_RUN)
-    if not container.is_running:
-        container = container.looked_after()
+    if store.containers.lock_of(container.id) < 0:
+        container = store.containers.look_after(container)
         store.containers.write(container, lasting=not wanted.remove)
+        with store.containers.using(container):
+            settle(store, container)
     try:
         found = find_runtime(runtime)
         found.check_path(store.paths.root)
@@ -145,41 +147,55 @@ def run(
             )
         owners, me = _owners(container, wanted, found)
         container = replace(container, users=owners.users, groups=owners.groups)
-        with _mounted(store, stack, container, found, wanted) as (view, way):
+        with _mounted(store, stack, container, found, wanted) as (view, way, use):
             container = replace(container, runtime=found.program, view=view)
-            ended = _run(store, stack, container, found, wanted, me, way, on_warning)
+            ended = _run(store, stack, container, found, wanted, me, way, use, on_warning)
+            point("container.ended")
     finally:
-        with suppress(NotFound):  # somebody has removed it
-            container = store.containers.get(container.id)
+        try:
             if wanted.remove:
                 remove(store, container)
             else:
-                store.containers.write(
-                    replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
-                )
+                _note_end(store, container, ended)
+        finally:
+            store.containers.let_go(container.id)
     return ended
+
+
+def _note_end(store: Store, container: Container, ended: Ended) -> None:
+    with suppress(NotFound):  # somebody has removed it by hand
+        container = store.containers.get(container.id)
+        store.containers.write(
+            replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
+        )
 
 
 @contextmanager
 def _mounted(
     store: Store, stack: Stack, container: Container, runtime: Runtime, wanted: Wanted
-) -> Iterator[tuple[str, str]]:
-    """The union with the container's writable top at ``rootfs``; the view that was taken, and where the container
-    itself reaches it."""
+) -> Iterator[tuple[str, str, Use]]:
+    """The union with the container's writable top at ``rootfs``; the view that was taken, where the container itself
+    reaches it, and what keeps others away until the block closes it: when the record says that it is mounted."""
     path = store.containers.path
     rootfs = path(container.id, "rootfs")
     above = _above(store, container)
     above = replace(above, devices=runtime.devices and not above.owners, volatile=wanted.remove)
-    view = mount_union(store, stack, rootfs, view=wanted.view, top=above)
     way = ""
-    try:
-        way = open_way(container.id, above.owners, rootfs)
-        yield view, way
-    finally:
-        close_way(container.id, way)
-        kernel.unmount(rootfs)
-        unmap(above.scratch)
-        sweep(store)
+    with store.containers.using(container) as use:
+        view = mount_union(store, stack, rootfs, view=wanted.view, top=above)
+        try:
+            point("container.mounted")
+            way = open_way(container.id, above.owners, rootfs)
+            yield view, way, use
+        finally:
+            use.close()
+            # a `cp` that works in the mount is waited for: a second mount upon the same directories would spoil both
+            with store.containers.using(container):
+                close_way(container.id, way)
+                kernel.unmount(rootfs)
+                unmap(above.scratch)
+            point("container.unmounted")
+            sweep(store)
 
 
 def _above(store: Store, container: Container) -> Top:
@@ -212,6 +228,7 @@ def _run(
     wanted: Wanted,
     me: Me,
     way: str,
+    use: Use,
     on_warning: OnWarning,
 ) -> Ended:
     path = store.containers.path
@@ -226,10 +243,12 @@ def _run(
             spec, made = _spec(store, stack, container, runtime, wanted, me, inside, way, kind, network_path)
         container = replace(container, made=(*container.made, *made))
         store.containers.write(container, lasting=not wanted.remove)
+        use.close()
         for name in ("pid", "runtime.log"):
             if os.path.exists(os.path.join(bundle, name)):
                 os.unlink(os.path.join(bundle, name))
         _write(os.path.join(bundle, "config.json"), write_own(spec).encode())
+        point("container.described")
         if runtime.is_bubblewrap:
             from lamina.run import bubblewrap
 
@@ -243,11 +262,13 @@ def _run(
                     must_filter=bool(wanted.seccomp),
                     on_warning=on_warning,
                 )
+        state = state_directory(store)
         try:
-            return run_bundle(runtime, _state(store), bundle, container.id, interactive=wanted.interactive)
+            lock = store.containers.lock_of(container.id)
+            return run_bundle(runtime, state, bundle, container.id, interactive=wanted.interactive, held=(lock,))
         finally:
-            if os.path.isdir(os.path.join(_state(store), container.id)):
-                delete(runtime, _state(store), container.id)
+            if os.path.isdir(os.path.join(state, container.id)):
+                delete(runtime, state, container.id)
     finally:
         if pasta is not None:
             pasta.close()
@@ -413,40 +434,13 @@ def _make_places(inside: Inside, mounts: list[dict[str, Any]], owner: tuple[int,
 
 def _binds(
     store: Store, container: Container, wanted: Wanted, declared: tuple[str, ...], inside: Inside
-) -> list[Mount]:
-    """What was asked to be mounted, with absolute sources; and the image's volumes."""
-    found = []
-    given = {os.path.normpath(mount.target) for mount in wanted.mounts}
-    anonymous = [Mount("volume", "", target) for target in declared if os.path.normpath(target) not in given]
-    for number, mount in enumerate([*wanted.mounts, *anonymous]):
-        if mount.kind == "tmpfs":
-            found.append(mount)
-            continue
-        if mount.kind == "bind":
-            source = os.path.realpath(mount.source)
-            if not os.path.exists(source):
-                raise NotFound(f"no {source!r:.200} to mount at {mount.target}", hint="check the path of --volume")
-        else:
-            named = os.path.join(store.paths.root, "volumes", mount.source)
-            source = named if mount.source else store.containers.path(container.id, "volumes", str(number))
-            if not os.path.isdir(source):
-                _new_volume(source, mount.target, inside, owner_of(container))
-        found.append(replace(mount, kind="bind", source=source))
-    return found
+) -> Sequence[Mount]:
+    if not wanted.mounts and not declared:
+        return ()
+    from lamina.run.volumes import binds
 
-
-def _new_volume(directory: str, target: str, inside: Inside, owner: tuple[int, int]) -> None:
-    """docker's rule: a new volume begins with what the image has in its place. Else it is ``owner``'s."""
-    from lamina.run.copy import copy_out
-
-    temporary = f"{directory}.{os.getpid()}.tmp"
-    with reported(directory):
-        os.mkdir(temporary, 0o755)
-        if owner != (0, 0):
-            os.chown(temporary, *owner)
-        if inside.is_there(target):
-            copy_out(inside, target, temporary, content_only=True)
-        os.rename(temporary, directory)
+    own = store.containers.path(container.id, "volumes")
+    return binds(store, own, wanted.mounts, declared, inside, owner_of(container), lasting=not wanted.remove)
 
 
 def _files(
@@ -498,120 +492,44 @@ def _init_program() -> str:
     raise NotFound("no init program here", hint=f"install one of {', '.join(_LINUX_INITS)}")
 
 
-def _state(store: Store) -> str:
-    """The runtime's directory of states: gone at the next boot, as the containers are."""
-    directory = os.path.join("/run" if rights.is_root() else store.paths.root, "lamina-runtime")
-    with reported(directory):
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-    return directory
-
-
-def remove(store: Store, container: Container, *, force: bool = False) -> None:
-    """Remove the container with all that it wrote; nothing where somebody else has done so meanwhile, as `run --rm`
-    does when its program is killed. Raises Conflict where it runs and ``force`` is not given."""
-    if container.is_running and container.pid != os.getpid():
-        if not force:
-            raise Conflict(
-                f"the container {container.name} runs", hint=f"stop it, or `lamina rm --force {container.name}`"
-            )
-        stop(store, container, "KILL", seconds=60)
-    directory = store.containers.path(container.id)
-    with reported(directory), _alone(directory) as there:
-        if not there:
-            return
-        settle(store, container)
-        top.remove(store, container)
-        record = os.path.join(directory, "container.json")
-        # what people wrote goes first; the record stays until all is gone
-        for name in sorted(os.listdir(directory), reverse=True):
-            path = os.path.join(directory, name)
-            if os.path.isdir(path):
-                remove_tree(path)
-        os.unlink(record)
-        os.rmdir(directory)
-
-
-@contextmanager
-def _alone(directory: str) -> Iterator[bool]:
-    """One at a time removes a container; whether it is there still when it is our turn."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        acquire(descriptor, directory)
-        yield os.path.exists(os.path.join(directory, "container.json"))
-    finally:
-        os.close(descriptor)
-
-
-def _kill(store: Store, container: Container, signal: str) -> None:
-    """A signal for the first process. Raises SystemFailure, UsageError."""
-    runtime = find_runtime(container.runtime)
-    if runtime.is_bubblewrap:
-        from lamina.run import bubblewrap
-
-        bubblewrap.kill(store.containers.path(container.id, "bundle"), signal)
-    else:
-        kill(runtime, _state(store), container.id, signal)
-
-
-def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
-    """Send a signal and wait until nobody looks after the container. It is sent again where the runtime has no such
-    container: it is about to start, or about to end. Raises SystemFailure."""
-    end = time.monotonic() + seconds
-    refused = _refused(store, container, signal)
-    tried = time.monotonic()
-    while container.is_running:
-        if time.monotonic() > end:
-            raise refused or SystemFailure(f"{container.name} still runs", hint="`lamina kill` it")
-        time.sleep(_POLL)
-        if refused is not None and time.monotonic() - tried > _AGAIN:
-            refused = _refused(store, container, signal)
-            tried = time.monotonic()
-
-
-def _refused(store: Store, container: Container, signal: str) -> SystemFailure | None:
-    try:
-        _kill(store, container, signal)
-    except SystemFailure as error:
-        return error
-    except LaminaError:
-        if container.is_running:
-            raise
-    return None
-
-
-def settle(store: Store, container: Container) -> None:
-    """Clear up after a container whose process was killed: its mount, what the runtime still holds."""
-    rootfs = store.containers.path(container.id, "rootfs")
-    if container.is_running and container.pid != os.getpid():
-        return
-    network.Pasta.close_left(store.containers.path(container.id, "bundle"))
-    if container.runtime and os.path.isdir(os.path.join(_state(store), container.id)):
-        delete(find_runtime(container.runtime), _state(store), container.id)
-    close_way(container.id)
-    unmap(store.containers.path(container.id, "bundle"))
-    if os.path.ismount(rootfs):
-        kernel.unmount(rootfs)
-        sweep(store)
-
-
 @contextmanager
 def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]:
-    """The container's root file system, mounted for the while where it does not run."""
+    """The container's root file system, mounted for the while where it does not run. One at a time mounts it; where
+    it runs, its end waits for those who are in there. Raises NotFound, Conflict (it is mounted where this process
+    can't see it), SystemFailure."""
     rootfs = store.containers.path(container.id, "rootfs")
-    if container.is_running and os.path.ismount(rootfs):
-        with Inside(rootfs) as inside:
-            yield inside
-        return
-    settle(store, container)
+    while True:
+        with store.containers.using(container, shared=True):
+            if store.containers.is_running(container) and os.path.ismount(rootfs):
+                with Inside(rootfs) as inside:
+                    yield inside
+                return
+        with store.containers.using(container):
+            container = store.containers.get(container.id)
+            if store.containers.is_running(container):
+                if os.path.ismount(rootfs):
+                    continue  # it was mounted while we waited
+                if container.view:
+                    raise Conflict(
+                        f"the container {container.name} runs in another mount namespace",
+                        hint="run this command there, or stop the container",
+                    )
+            else:
+                settle(store, container)
+            with _mounted_for_a_look(store, stack, container) as inside:
+                yield inside
+            return
+
+
+@contextmanager
+def _mounted_for_a_look(store: Store, stack: Stack, container: Container) -> Iterator[Inside]:
+    rootfs = store.containers.path(container.id, "rootfs")
     above = _above(store, container)
     remove_tree(above.work)  # a lost --rm container's says that the upper directory may not be whole: only a crash of
     os.mkdir(above.work, 0o700)  # the machine makes it so
     mount_union(store, stack, rootfs, view=container.view, top=above)
     try:
+        point("container.opened")
         with Inside(rootfs) as inside:
             yield inside
     finally:
@@ -620,17 +538,11 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
         sweep(store)
 
 
-def signal_container(store: Store, container: Container, signal: str) -> None:
-    """Send a signal to the first process. Raises Conflict where the container does not run, SystemFailure."""
-    _check_running(container)
-    _kill(store, container, signal)
-
-
 def execute(store: Store, container: Container, wanted: Wanted) -> int:
     """Run ``wanted.command`` in the running container; its exit code. Raises Conflict, NotFound."""
     import tempfile
 
-    _check_running(container)
+    check_running(store, container)
     if find_runtime(container.runtime).is_bubblewrap:
         raise Unsupported("nothing more can be run in bubblewrap's containers", hint="install runc or crun")
     bundle = store.containers.path(container.id, "bundle")
@@ -651,14 +563,13 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
         described = os.path.join(scratch, "process.json")
         _write(described, write_own(process).encode())
         return exec_process(
-            find_runtime(container.runtime), _state(store), container.id, described, interactive=wanted.interactive
+            find_runtime(container.runtime),
+            state_directory(store),
+            container.id,
+            described,
+            interactive=wanted.interactive,
         )
 
 
 def _user_of(user: User) -> dict[str, Any]:
     return {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
-
-
-def _check_running(container: Container) -> None:
-    if not container.is_running:
-        raise Conflict(f"the container {container.name} does not run", hint="see `lamina ps -a`")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, UsageError
-from lamina.files import failure, reported, write_all
+from lamina.files import failure, reported, sync_directory, write_all
 from lamina.run.inside import Inside
 
 _CHUNK = 1 << 20
@@ -19,14 +19,16 @@ Owner = tuple[int, int] | None
 MAX_DEPTH = 2000
 
 
-def copy_out(inside: Inside, path: str, target: str, *, content_only: bool = False) -> None:
+def copy_out(inside: Inside, path: str, target: str, *, content_only: bool = False, lasting: bool = False) -> None:
     """Copy ``path`` of the container to ``target`` of this machine, as cp does: into it where it is a directory,
     else with this name. It is the caller's then. ``content_only``: what is in the directory ``path``, owners kept (a
-    new volume). Raises NotFound, Conflict, SystemFailure."""
+    new volume); ``lasting``: and it is on the disk before this returns. Raises NotFound, Conflict, SystemFailure."""
     if content_only:
         with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as source, _directory(target) as there:
             _copy_below(source, there, None)
             _attributes(os.fstat(source), there, None)
+        if lasting:
+            _sync(target)
         return
     if path.endswith("/."):
         with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as source:
@@ -39,6 +41,20 @@ def copy_out(inside: Inside, path: str, target: str, *, content_only: bool = Fal
         into, new = (target, name) if os.path.isdir(target) else (os.path.dirname(target) or ".", target)
         with _directory(into) as there:
             _copy(above, name, there, os.path.basename(new), (os.geteuid(), os.getegid()))
+
+
+def _sync(directory: str) -> None:
+    """Wait until a new tree is on the disk: file by file, as the file system may be busy with what is not ours."""
+    for where, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(where, name)
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                descriptor = os.open(path, _READ)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        sync_directory(where)
 
 
 def copy_in(source: str, inside: Inside, path: str, *, owner: tuple[int, int] = (0, 0)) -> None:

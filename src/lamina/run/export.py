@@ -19,4 +19,5 @@ def export_container(
     store: Store, stack: Stack, container: Container, write: Write, *, on_warning: OnWarning = lambda text: None
 ) -> int:
     """As ``edit.export``; ``stack`` is the container's image. Raises SystemFailure, UsageError (it changed)."""
-    return export(stack, write, container_items(store, stack, container, on_warning))
+    with store.containers.using(container, shared=True):
+        return export(stack, write, container_items(store, stack, container, on_warning))

@@ -113,13 +113,15 @@ def run_bundle(
     identity: str,
     *,
     interactive: bool,
+    held: Sequence[int] = (),
 ) -> Ended:
     """Run the container of ``bundle`` until it ends. ``state``: the runtime's own directory. ``interactive``: our
-    standard input is its. Where it can't start, the runtime says so on standard error."""
+    standard input is its. ``held``: descriptors for the runtime, which it does not pass on to the program. Where the
+    container can't start, the runtime says so on standard error."""
     log = os.path.join(bundle, "runtime.log")
     command = [runtime.program, "--root", state, "--log", runtime.log(log), "--log-format", "json", *runtime.options]
     command += ["run", "--bundle", bundle, "--pid-file", os.path.join(bundle, "pid"), identity]
-    code = spawned(command, interactive)
+    code = spawned(command, interactive, held)
     message = _failure(log) if code else ""
     if not message or os.path.exists(os.path.join(bundle, "pid")):
         return Ended(code)

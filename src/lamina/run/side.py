@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def container_side(store: Store, container: Container, *, on_warning: OnWarning = lambda text: None) -> Side:
     """Raises BlobNotFound (its image is gone), SystemFailure."""
     stack = stack_of(store, container)
-    upper = ScannedLayer(container_items(store, stack, container, on_warning), store.containers.path(container.id))
+    use = store.containers.using(container, shared=True)  # as long as there is somebody who reads
+    items = container_items(store, stack, container, on_warning)
+    upper = ScannedLayer(items, store.containers.path(container.id), keep=use)
     return Side(
         container.name,
         [*stack.layers, upper],

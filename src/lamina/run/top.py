@@ -53,13 +53,15 @@ def choose(store: Store, identity: str, directory: str, *, remove: bool, warn: O
     return store.containers.path(identity, _MEMORY)
 
 
-def make(store: Store, container: Container) -> None:
-    """Make the directories, empty, and mount what they need. Raises SystemFailure, Unsupported."""
-    place = container.top or store.containers.path(container.id)
+def make(store: Store, container: Container, directory: str) -> None:
+    """Make the directories, empty, and mount what they need. ``directory``: the container's, not in its place yet.
+    Raises SystemFailure, Unsupported."""
+    memory = _is_memory(store, container)
+    place = os.path.join(directory, _MEMORY) if memory else container.top or directory
     with reported(place):
         if container.top:
             os.mkdir(place, 0o700)
-        if container.top == store.containers.path(container.id, _MEMORY):
+        if memory:
             kernel.mount("tmpfs", [("mode", "0700")], place, attributes=kernel.NO_DEVICES)
         os.mkdir(os.path.join(place, UPPER), 0o755)
         os.mkdir(os.path.join(place, WORK), 0o700)
@@ -76,12 +78,17 @@ def path(store: Store, container: Container, name: str) -> str:
     return found
 
 
-def remove(store: Store, container: Container) -> None:
-    """Take away what ``make`` made outside of the container's directory, or mounted."""
+def remove(store: Store, container: Container, directory: str) -> None:
+    """Take away what ``make`` made outside of the container's directory, or mounted. ``directory``: where that is
+    now."""
     if not container.top:
         return
-    if container.top == store.containers.path(container.id, _MEMORY):
-        unmount_quietly(container.top)
-    elif os.path.isdir(container.top):
+    if _is_memory(store, container):
+        unmount_quietly(os.path.join(directory, _MEMORY))
+    elif os.path.basename(container.top) == container.id and os.path.isdir(container.top):
         with reported(container.top):
             remove_tree(container.top)
+
+
+def _is_memory(store: Store, container: Container) -> bool:
+    return container.top == store.containers.path(container.id, _MEMORY)

@@ -22,7 +22,9 @@ class ScannedLayer:
     same names, sizes and times at the same place have it again.
     """
 
-    def __init__(self, items: Iterable[Item], where: str) -> None:
+    def __init__(self, items: Iterable[Item], where: str, *, keep: object = None) -> None:
+        """``keep`` is kept alive as long as this is."""
+        self._keep = keep
         builder, end = IndexBuilder(), 0
         self._starts: list[int] = []
         self._contents: list[Content] = []

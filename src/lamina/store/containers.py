@@ -1,38 +1,55 @@
 """Containers: people's data. One directory each, with a record of what it was made of and how it ended.
 
 A record protects its image from gc for as long as the container is there. It is written whole each time (temporary
-file, rename); changes of name and the like go through the store's lock.
+file, rename). Two locks in a container's directory say who works with it, in any pid namespace and whatever the clock
+says:
+
+- ``lock`` (a file): held by the process that looks after the running container, and by the runtime that it started,
+  so that a container whose lamina was killed still counts as running. The file holds the first record, so that gc
+  and ``rm`` know what a container with a damaged record needs.
+- the directory itself: held shared by who reads what the container wrote, exclusively by who mounts or removes it.
+
+A directory is made and removed under a temporary name: one with a container's name is whole.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
-from lamina.files import replace_file, reported
+from lamina.files import replace_file, reported, sync_directory, write_all
 from lamina.light import TYPE_CHECKING, Value, as_dict, replace
-from lamina.lock import locked
+from lamina.lock import acquire, is_same, locked, release, share, unheld
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
+from lamina.store.fault import pieces, point
 from lamina.store.paths import Paths
 from lamina.store.roots import boot_id, started
+from lamina.store.trees import remove_tree
+from lamina.temporary import SUFFIX, TemporaryDirectory, is_temporary
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
-CREATED, RUNNING, EXITED = "created", "running", "exited"
+CREATED, RUNNING, EXITED, DAMAGED = "created", "running", "exited", "damaged"
+_RECORD, _LOCK = "container.json", "lock"
+_WRITTEN = ("upper", "volumes", "memory")
+_STEM = 16  # digits of an ID in a temporary name
+_LEFT = object()
 
 
 class Container(Value):
     """``image``: the name it was made from; ``manifest``, ``media_type`` and
     ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
-    ``finished``: seconds since 1970. ``view`` as in ``view.mount``. ``made``: paths that stand in the upper directory
-    only as places for mounts. ``users``, ``groups``: the ids of its user namespace, (inside, outside, count); none:
-    the image's own. ``top``: the directory that its upper directory is in, "" for its own (``run.top``). ``pid``,
-    ``started`` and ``boot`` name the process that looks after it."""
+    ``finished``: seconds since 1970. ``view`` as in ``view.mount``, "" until it was mounted. ``made``: paths that
+    stand in the upper directory only as places for mounts. ``users``, ``groups``: the ids of its user namespace,
+    (inside, outside, count); none: the image's own. ``top``: the directory that its upper directory is in, "" for its
+    own (``run.top``). ``pid``, ``started`` and ``namespace`` (of processes) name the process that looks after it;
+    whether it lives, the lock says. ``remove``: it is to go when it ends. ``status`` DAMAGED: its record can't be
+    read, and all else is what is known from its first one, if that is there."""
 
     id: str
     name: str
@@ -56,6 +73,8 @@ class Container(Value):
     users: tuple[tuple[int, int, int], ...] = ()
     groups: tuple[tuple[int, int, int], ...] = ()
     top: str = ""
+    remove: bool = False
+    namespace: int = 0
 
     @property
     def descriptor(self) -> Descriptor:
@@ -63,62 +82,223 @@ class Container(Value):
         return Descriptor(self.media_type, Digest.parse(self.manifest), self.size)
 
     @property
-    def is_running(self) -> bool:
-        """Whether the process that looks after it is there."""
-        return self.pid > 0 and self.boot == boot_id() and started(self.pid) == self.started is not None
+    def is_damaged(self) -> bool:
+        return self.status == DAMAGED
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs in another namespace of processes, where its numbers mean nothing here."""
+        return self.namespace not in (0, pid_namespace())
 
     def looked_after(self) -> Container:
         """With this process as the one that looks after it."""
-        return replace(self, status=RUNNING, pid=os.getpid(), started=started(os.getpid()), boot=boot_id())
+        pid = os.getpid()
+        return replace(self, status=RUNNING, pid=pid, started=started(pid), namespace=pid_namespace(), view="")
 
-    @property
-    def state(self) -> str:
-        return RUNNING if self.is_running else EXITED if self.status != CREATED else CREATED
+
+_TEXT, _NUMBER, _LIST = (str,), (int, float), (tuple,)
+_NONE = (type(None),)
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("id", "name", "image", "manifest", "media_type", "view", "runtime", "status", "boot"), _TEXT),
+    **dict.fromkeys(("size", "created", "pid", "remove", "namespace"), _NUMBER),
+    **dict.fromkeys(("layers", "command", "made", "volumes", "users", "groups"), _LIST),
+    "top": _TEXT,
+    "exit_code": (*_NUMBER, *_NONE),
+    "finished": (*_NUMBER, *_NONE),
+    "started": (*_TEXT, *_NONE),
+}
 
 
 class Containers:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._held: dict[str, int] = {}  # the locks of the containers that this process looks after
 
     def path(self, identity: str, *names: str) -> str:
         """``identity``: hex digits, as ``create`` gave them."""
-        return os.path.join(self._paths.root, "containers", identity, *names)
+        return os.path.join(self._top, identity, *names)
 
-    def create(self, container: Container, *, lasting: bool = True) -> None:
-        """A new directory with this record, which protects the image from here on: a gc takes the lock before it
-        deletes, and looks again. ``lasting`` as in ``write``. Raises Conflict where the name is taken."""
-        with reported(self.path(container.id)), locked(self._paths.lock):
-            for other in self:
-                if other.name == container.name:
-                    raise Conflict(
-                        f"the name {container.name!r:.100} is taken by the container {other.id[:12]}",
-                        hint=f"`lamina rm {other.name}`, or choose another name",
-                    )
-            os.makedirs(self.path(container.id), mode=0o700)
-            self.write(container, lasting=lasting)
+    @property
+    def _top(self) -> str:
+        return os.path.join(self._paths.root, "containers")
+
+    @contextmanager
+    def creating(self, container: Container, known: Iterable[Container], *, lasting: bool) -> Iterator[str]:
+        """A directory with this record, for the block to fill; it gets its place when the block ends, and protects
+        the image from there on: a gc takes the lock before it deletes, and looks again. A RUNNING container is looked
+        after by this process. ``known``: those that were there before. ``lasting`` as in ``write``.
+
+        Raises Conflict (the name is taken), NotFound (the image was deleted meanwhile), SystemFailure."""
+        names = {one.id: one.name for one in known}
+        directory = self._paths.root
+        with (
+            reported(directory),
+            TemporaryDirectory(self._top, container.id[:_STEM], remove=remove_tree) as made,
+        ):
+            directory = made.path
+            point("container.directory-made")
+            text = write_own(as_dict(container)).encode()
+            lock = os.path.join(directory, _LOCK)
+            held = _new(lock, text, lasting)
+            try:
+                point("container.lock-written")
+                if container.status == RUNNING:
+                    acquire(held, lock)
+                    self._held[container.id] = held
+                else:
+                    os.close(held)
+                replace_file(
+                    os.path.join(directory, _RECORD), pieces([text], "container.record-written"), lasting=lasting
+                )
+                yield directory
+                with locked(self._paths.lock):
+                    self._check_name(container, names)
+                    if not os.path.exists(self._paths.blob(Digest.parse(container.manifest))):
+                        raise NotFound(f"the image {container.image} was deleted just now", hint="pull it again")
+                    made.put(self.path(container.id))
+                point("container.named")
+                if lasting:
+                    sync_directory(self._top)
+            except BaseException:
+                self.let_go(container.id)
+                raise
+
+    def _check_name(self, container: Container, names: dict[str, str]) -> None:
+        for identity in filter(_is_identity, self._names()):
+            name = names.get(identity)
+            if name is None:
+                found = self._get(identity)
+                name = found.name if isinstance(found, Container) else ""
+            if name == container.name:
+                raise Conflict(
+                    f"the name {container.name!r:.100} is taken by the container {identity[:12]}",
+                    hint=f"`lamina rm {name}`, or choose another name",
+                )
 
     def write(self, container: Container, *, lasting: bool = True) -> None:
         """Not ``lasting``: the container is removed when it ends, and need not outlive the machine."""
-        text = write_own(as_dict(container)).encode()
-        replace_file(self.path(container.id, "container.json"), [text], lasting=lasting)
+        text = pieces([write_own(as_dict(container)).encode()], "container.record-rewritten")
+        replace_file(self.path(container.id, _RECORD), text, lasting=lasting)
+
+    def look_after(self, container: Container) -> Container:
+        """Let this process look after the container. Raises Conflict (it runs), NotFound (it was removed)."""
+        path = self.path(container.id, _LOCK)
+        with reported(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except FileNotFoundError:
+                raise _gone(container.name) from None
+            try:
+                while not acquire(descriptor, path, wait=False):
+                    with unheld(path) as free:  # then somebody only looks whether it is held
+                        if not free:
+                            raise Conflict(f"the container {container.name} runs", hint="see `lamina ps`")
+                if not is_same(descriptor, path):
+                    raise _gone(container.name)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        self._held[container.id] = descriptor
+        return container.looked_after()
+
+    def lock_of(self, identity: str) -> int:
+        """The descriptor of the lock of a container that this process looks after, for its runtime; else -1."""
+        return self._held.get(identity, -1)
+
+    def let_go(self, identity: str) -> None:
+        """This process no longer looks after the container: its runtime has ended."""
+        descriptor = self._held.pop(identity, -1)
+        if descriptor >= 0:
+            release(descriptor, self.path(identity, _LOCK))  # a process that was forked meanwhile has it too
+            os.close(descriptor)
+
+    def is_running(self, container: Container) -> bool:
+        """Whether somebody looks after it: a lamina, or the runtime that one has started before it was killed."""
+        path = self.path(container.id, _LOCK)
+        if not os.path.exists(path):  # of an older lamina: its process is all there is to ask
+            pid = container.pid
+            return pid > 0 and container.boot == boot_id() and started(pid) == container.started is not None
+        with reported(path), unheld(path) as free:
+            return not free and os.path.exists(path)
+
+    def state(self, container: Container) -> str:
+        """RUNNING, CREATED, EXITED or DAMAGED, as it is now."""
+        if container.is_damaged:
+            return DAMAGED
+        if container.status == CREATED:
+            return CREATED
+        return RUNNING if container.status == RUNNING and self.is_running(container) else EXITED
+
+    def using(self, container: Container, *, shared: bool = False, wait: bool = True) -> Use:
+        """Keep others from what the container wrote, and from its mount, while the block runs: all of them, or with
+        ``shared`` those who would change it. Waits for them, unless ``wait`` is False: then Conflict. Raises NotFound
+        where the container is gone, SystemFailure."""
+        return Use(self.path(container.id), container.name, shared=shared, wait=wait)
+
+    def set_aside(self, container: Container) -> str:
+        """Give the container's directory a temporary name, for its removal; the new path. From here on there is no
+        such container. Call it in a block of ``using``: that holds the directory, so that nobody else removes it."""
+        path = self.path(container.id)
+        aside = os.path.join(self._top, f"{container.id[:_STEM]}.{os.urandom(6).hex()}{SUFFIX}")
+        with reported(path):
+            os.rename(path, aside)
+        point("container.set-aside")
+        return aside
 
     def __iter__(self) -> Iterator[Container]:
-        """Oldest first."""
-        found = []
-        top = os.path.join(self._paths.root, "containers")
-        for identity in os.listdir(top):
-            try:
-                found.append(self._read(identity))
-            except FileNotFoundError:
-                continue  # being made, or being removed
-        return iter(sorted(found, key=lambda one: (one.created, one.id)))
+        """Those whose records can be read, oldest first."""
+        return (one for one in self.every() if not one.is_damaged)
 
-    def get(self, word: str) -> Container:
-        """By name, or by an ID's first digits. Raises NotFound, Conflict (several begin so)."""
-        if len(word) == 64 and word.isalnum():
-            with suppress(FileNotFoundError):
-                return self._read(word)
-        every = list(self)
+    def every(self) -> list[Container]:
+        """All, oldest first; DAMAGED are those whose records can't be read."""
+        return self.look()[0]
+
+    def look(self) -> tuple[list[Container], list[str]]:
+        """As ``every``; and the directories of containers whose making or removal was killed, absolute."""
+        found, left = [], []
+        for name in self._names():
+            if is_temporary(name):
+                left.append(os.path.join(self._top, name))
+            elif _is_identity(name):
+                one = self._get(name)
+                if isinstance(one, Container):
+                    found.append(one)
+                elif one is _LEFT:
+                    left.append(os.path.join(self._top, name))
+        found.sort(key=lambda one: (one.created, one.id))
+        return found, left
+
+    def known_of(self, directory: str) -> Container | None:
+        """What the record says in a directory of ``look``, if it can be read."""
+        with suppress(FileNotFoundError, _Unreadable):
+            return _parsed(os.path.join(directory, _RECORD), "")
+        return None
+
+    def killed(self, known: Iterable[Container]) -> Iterator[Container]:
+        """Those of ``known`` that run by their records, and that nobody looks after."""
+        return (one for one in known if one.status == RUNNING and not self.is_running(one))
+
+    def strangers(self) -> Iterator[str]:
+        """What stands among the containers and is none, absolute."""
+        for name in self._names():
+            path = os.path.join(self._top, name)
+            if not is_temporary(name) and not (_is_identity(name) and os.path.isdir(path)):
+                yield path
+
+    def get(self, word: str, *, damaged: bool = False) -> Container:
+        """By name, or by an ID's first digits. Raises NotFound, Conflict (several begin so), and StoreDamaged where
+        its record is ``damaged``, unless that is all right."""
+        found = self._found(word)
+        if found.is_damaged and not damaged:
+            raise damage(found)
+        return found
+
+    def _found(self, word: str) -> Container:
+        if _is_identity(word):
+            one = self._get(word)
+            if isinstance(one, Container):
+                return one
+        every = self.every()
         for one in every:
             if word in (one.name, one.id):
                 return one
@@ -130,28 +310,147 @@ class Containers:
         return found[0]
 
     def digests(self) -> frozenset[Digest]:
-        """What containers need: their manifests, and their layers."""
+        """What containers need: their manifests, and their layers. Raises StoreDamaged where that can't be known:
+        then nothing may be deleted."""
         found = set()
-        for one in self:
+        for one in self.every():
+            if not one.manifest:
+                raise StoreDamaged(
+                    f"nothing was deleted: the record of the container {one.id[:12]} is damaged, and which image it "
+                    "needs can't be known",
+                    hint=f"`lamina rm {one.id[:12]}` removes the container with what it wrote",
+                )
             for text in (one.manifest, *one.layers):
                 found.add(Digest.parse(text))
         return frozenset(found)
 
-    def _read(self, identity: str) -> Container:
-        path = self.path(identity, "container.json")
-        with open(path, "rb") as file:
-            raw = file.read()
-        if not raw:  # not lasting, and the machine has ended
-            raise FileNotFoundError(path)
+    def _names(self) -> list[str]:
+        with reported(self._top):
+            return sorted(os.listdir(self._top))
+
+    def _get(self, identity: str) -> Container | object | None:
+        """_LEFT where a container's making or removal was killed; None where there is none at all."""
         try:
-            value = read_own(raw.decode())
-            known = Container.__annotations__
-            values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in known}
-            container = Container(**values)
-            _ = container.descriptor
-        except (ValueError, TypeError, AttributeError, UsageError):
-            raise StoreDamaged(f"{path} is no container's record", hint="move its directory away") from None
+            return _parsed(self.path(identity, _RECORD), identity)
+        except _Unreadable:
+            pass
+        except FileNotFoundError:
+            if not os.path.isdir(self.path(identity)):
+                return None
+        lock = self.path(identity, _LOCK)
+        try:
+            found = replace(_parsed(lock, identity), status=DAMAGED, pid=0)
+        except (FileNotFoundError, _Unreadable):
+            state = os.stat(self.path(identity))
+            found = Container(identity, identity[:12], "", "", "", 0, (), state.st_mtime, status=DAMAGED)
+        return _LEFT if self._is_left(found) else found
+
+    def _is_left(self, container: Container) -> bool:
+        """Whether a directory without a record that can be read holds nothing of anybody's: the container was to go
+        when it ended (then nobody waited for its record to reach the disk before a crash), or wrote nothing."""
+        lock = self.path(container.id, _LOCK)
+        unwritten = os.path.exists(lock) and os.stat(lock).st_size == 0
+        if unwritten or container.remove:
+            return not self.is_running(container)
+        directories = [self.path(container.id, name) for name in _WRITTEN]
+        return not any(os.path.isdir(one) and os.listdir(one) for one in directories)
+
+
+class Use:
+    """That nobody else works with the directory of a container, until the block ends or ``close``."""
+
+    _descriptor = -1
+
+    def __init__(self, path: str, name: str, *, shared: bool = False, wait: bool = True) -> None:
+        self._path = path
+        with reported(path):
+            try:
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                if not (share(self._descriptor) if shared else acquire(self._descriptor, path, wait=wait)):
+                    raise Conflict(f"somebody works with the container {name}", hint="try again")
+                if not is_same(self._descriptor, path):
+                    raise FileNotFoundError(path)
+            except (FileNotFoundError, NotADirectoryError):
+                self.close()
+                raise _gone(name) from None
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            release(descriptor, self._path)  # a process that was forked meanwhile has it too
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Unreadable(Exception):
+    """A record that is none."""
+
+
+def damage(container: Container) -> StoreDamaged:
+    return StoreDamaged(
+        f"the record of the container {container.name} is damaged",
+        hint=f"`lamina rm {container.id[:12]}` removes the container with what it wrote",
+    )
+
+
+def _gone(name: str) -> NotFound:
+    return NotFound(f"the container {name} was removed just now", hint="see `lamina ps -a`")
+
+
+def _new(path: str, text: bytes, lasting: bool) -> int:
+    """A new file with this text; a descriptor that can only read it, as a runtime inherits it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, text)
+        if lasting:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def pid_namespace() -> int:
+    """What tells this process's namespace of processes from others; 0 where nothing does."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _is_identity(name: str) -> bool:
+    return len(name) == 64 and not set(name) - set("0123456789abcdef")
+
+
+def _parsed(path: str, identity: str) -> Container:
+    """``identity``: whose it must be, "" for anybody's. Raises _Unreadable, FileNotFoundError."""
+    try:
+        with open(path, "rb") as file:
+            value = read_own(file.read().decode())
+        values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in _KINDS}
+        container = Container(**values)
+        for key, item in as_dict(container).items():
+            if not isinstance(item, _KINDS[key]):
+                raise TypeError(key)
+        for text in (container.manifest, *container.layers):
+            Digest.parse(text)
+        if identity and container.id != identity:
+            raise ValueError("another container's")
         return container
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, UsageError):
+        raise _Unreadable from None
 
 
 def _tuples(value: Any) -> Any:

@@ -34,6 +34,27 @@ POINTS = (
 )
 KEEP_POINTS = ("ingest.seek-renamed", "ingest.origin-noted", "keep.tar-removed", "keep.blob-removed")
 """What is passed only where not all of a layer is kept."""
+RUN_POINTS = (
+    "container.directory-made",
+    "container.lock-written",
+    "container.record-written",
+    "container.top-made",
+    "container.named",
+    "container.mounted",
+    "volume.directory-made",
+    "volume.filled",
+    "volume.named",
+    "container.record-rewritten",
+    "container.described",
+    "container.ended",
+    "container.unmounted",
+    "container.opened",
+    "container.settled",
+    "container.set-aside",
+    "container.top-removed",
+    "container.removed",
+)
+"""What `run`, `cp` and `rm` pass."""
 _CHOSEN = os.environ.get("LAMINA_FAULT", "")
 
 

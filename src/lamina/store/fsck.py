@@ -23,6 +23,7 @@ from lamina.store.lasting import hash_of
 from lamina.store.leftovers import leftovers
 from lamina.store.members import members_right
 from lamina.store.refs import FETCHED
+from lamina.temporary import is_temporary
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -58,6 +59,7 @@ def fsck(
             if one.descriptor.digest not in named:
                 findings += _image(store, f"{one.image} of the container {one.name}", one.descriptor, broken, layers)
         findings += _derived(store, layers, repair)
+        findings += _containers(store)
         findings += _leftovers(store, repair)
     return findings
 
@@ -247,6 +249,22 @@ def _mended(store: Store, descriptor: Descriptor, diff_id: Digest, problem: str,
             )
         return Finding("error", f"layer {diff_id} can't be made again: {error.message}")
     return Finding("derived", problem, True)
+
+
+def _containers(store: Store) -> Iterator[Finding]:
+    found, left = store.containers.look()
+    for one in found:
+        if one.is_damaged:
+            how = f"`lamina rm {one.id[:12]}` removes the container with what it wrote"
+            yield Finding("error", f"the record of the container {one.name} is damaged: {how}")
+    for one in store.containers.killed(found):
+        yield Finding("leftover", f"the container {one.name} of a lamina that was killed: `lamina prune` clears up")
+    for path in [*left, *store.containers.strangers()]:
+        how = "`lamina prune` removes it" if path in left else "it is no container"
+        yield Finding("leftover", f"{os.path.relpath(path, store.paths.root)}: {how}")
+    for name in sorted(os.listdir(os.path.join(store.paths.root, "volumes"))):
+        if is_temporary(name):
+            yield Finding("leftover", f"volumes/{name} of interrupted work: `lamina prune` removes it")
 
 
 def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:

@@ -95,7 +95,7 @@ def _user(store: Store, part: Part) -> str:
     """Who may have the part mounted, or ""."""
     needed = set(part.layers)
     for one in store.containers:
-        if one.is_running and needed & {Digest.parse(layer) for layer in one.layers}:
+        if store.containers.is_running(one) and needed & {Digest.parse(layer) for layer in one.layers}:
             return f"the container {one.name}"
     for root in store.roots:
         if root.alive and needed & root.digests:

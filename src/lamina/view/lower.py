@@ -154,7 +154,7 @@ def _drop_dead(store: Store, seen: list[Mount]) -> int:
     found = [one.target for one in seen if one.target.startswith(top) and f"/bundle/{MAPPED}" in one.target]
     if not found:
         return 0
-    living = {one.id for one in store.containers if one.is_running}
+    living = {one.id for one in store.containers.every() if store.containers.is_running(one)}
     dead = [path for path in found if path[len(top) :].partition(os.sep)[0] not in living]
     for path in dead:
         unmount_quietly(path)

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,14 +24,12 @@ from lamina import rights
 from lamina.archive.layout import LayoutReader
 from lamina.errors import SystemFailure
 from lamina.layer.entry import Kind
-from lamina.run import container as containers
-from lamina.run import top
+from lamina.run import ending
 from lamina.run.capability import EVERY
+from lamina.run.ending import settle
 from lamina.run.inside import Inside
-from lamina.store.containers import RUNNING
-from lamina.store.roots import boot_id, started
+from lamina.store.containers import Container
 from lamina.store.store import Store
-from lamina.store.trees import remove_tree
 from lamina.transfer.copy import copy
 from lamina.view.upper import refusal
 from support import busybox, lamina, loaded, require_root, require_tool, running, write_layout
@@ -86,7 +83,8 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def mounts_of(root: Path) -> list[str]:
-    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(root) in line]
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    return [line for line in lines if str(root) in line]
 
 
 def upper(root: Path) -> Path:
@@ -424,22 +422,18 @@ def test_killed_run_leaves_nothing_once_removed(root: Path) -> None:
 
 
 class Ending:
-    """A process that looks after a container, whose program has ended already."""
+    """Somebody who looks after a container, whose program has ended already."""
 
-    def __init__(self, store: Store, remove: bool) -> None:
-        self.process = subprocess.Popen(["sleep", "600"])
-        self.store, self.remove = store, remove
-        (one,) = store.containers
-        pid = self.process.pid
-        self.container = replace(one, status=RUNNING, pid=pid, started=started(pid), boot=boot_id(), runtime="runc")
-        store.containers.write(self.container)
+    def __init__(self, root: Path, remove: bool) -> None:
+        self.store, self.remove = Store.open(str(root)), remove
+        (one,) = self.store.containers
+        self.container = replace(self.store.containers.look_after(one), runtime="runc")
+        self.store.containers.write(self.container)
 
     def end(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        if self.remove and os.path.exists(self.store.containers.path(self.container.id)):
-            top.remove(self.store, self.container)
-            shutil.rmtree(self.store.containers.path(self.container.id))
+        if self.remove:
+            ending.remove(self.store, self.container)
+        self.store.containers.let_go(self.container.id)
 
 
 @pytest.mark.parametrize("removes_itself", [True, False])
@@ -448,9 +442,9 @@ def test_rm_force_waits_for_a_container_at_its_end(
 ) -> None:
     assert run(root, "--name", "c", "app", "true").returncode == 0
     store = Store.open(str(root))
-    ending = Ending(store, removes_itself)
-    monkeypatch.setattr(containers.time, "sleep", ending.end)
-    containers.remove(store, ending.container, force=True)  # the runtime has forgotten it: there is nothing to kill
+    other = Ending(root, removes_itself)
+    monkeypatch.setattr(ending.time, "sleep", other.end)
+    ending.remove(store, other.container, force=True)  # the runtime has forgotten it: there is nothing to kill
     assert list(store.containers) == []
     assert os.listdir(root / "containers") == []
 
@@ -461,19 +455,19 @@ def test_two_who_remove_a_container_are_both_right(root: Path, monkeypatch: pyte
     (one,) = store.containers
     others: list[subprocess.Popen[bytes]] = []
 
-    def remove_with_another(path: str) -> None:
+    def settle_beside_another(store: Store, container: Container) -> None:
         if not others:
             others.append(subprocess.Popen([sys.executable, "-m", "lamina", "--root", str(root), "rm", "c"]))
             with open("/proc/locks", encoding="ascii") as file:
                 while others[0].poll() is None and f" -> FLOCK  ADVISORY  WRITE {others[0].pid} " not in file.read():
                     file.seek(0)
-        remove_tree(path)
+        settle(store, container)
 
-    monkeypatch.setattr(containers, "remove_tree", remove_with_another)
-    containers.remove(store, one)
+    monkeypatch.setattr(ending, "settle", settle_beside_another)
+    ending.remove(store, one)
     assert others[0].wait(30) == 0
     assert os.listdir(root / "containers") == []
-    containers.remove(store, one)  # once more: nothing is there
+    ending.remove(store, one)  # once more: nothing is there
 
 
 def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> None:
@@ -588,6 +582,8 @@ def test_layers_with_other_owners_count_as_used(root: Path) -> None:
         process.kill()
         process.wait(30)
     assert out(root, "app", "true") == ""
+    assert len(seen("/bundle/")) >= len(parts)  # its program goes on
+    assert lamina("stop", "-t", "0", "b", root=root).returncode == 0
     assert seen("/bundle/") == seen("/unions/") == []
     assert lamina("rm", "--force", "b", root=root).returncode == 0
     assert mounts_of(root) == []
