@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from lamina import rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure
-from lamina.files import reported
+from lamina.files import failure, reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, top
 from lamina.run.reach import close_way
@@ -68,8 +68,10 @@ def _discard(store: Store, directory: str, container: Container | None) -> None:
     # a volume of the machine's may be mounted in there: its files are not the container's
     for target in _mounted_in(directory):
         kernel.unmount(target)
-    with reported(directory):
+    try:
         remove_tree(directory)
+    except OSError as error:
+        raise failure(error, directory) from error
     point("container.removed")
 
 
@@ -88,14 +90,17 @@ def _mounted_in(directory: str) -> Iterator[str]:
 
 def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) -> list[LaminaError]:
     """Clear up after containers whose lamina and program were killed: `--rm` ones are removed, of others the mounts
-    are taken away and the end is noted. And remove what a killed creation or removal left. What somebody works with
-    is left alone. ``found``: as ``Containers.look`` told it just now. Returns what went wrong."""
+    are taken away and the end is noted. The same for the mount of a `cp`, and what a killed creation or removal left.
+    What somebody works with is left alone. ``found``: as ``Containers.look`` told it just now. Returns what went
+    wrong."""
     failed: list[LaminaError] = []
     every, leftovers = found or store.containers.look()
-    for one in store.containers.killed(every):
+    for one in every:
         try:
-            with store.containers.using(one, wait=False):
-                _clear(store, one)
+            left = one.status == RUNNING or os.path.ismount(store.containers.path(one.id, "rootfs"))
+            if left and not store.containers.is_running(one):
+                with store.containers.using(one, wait=False):
+                    _clear(store, one)
         except LaminaError as error:
             failed.append(error)
     for directory in leftovers:
@@ -122,10 +127,12 @@ def _clear_volumes(top: str) -> Iterator[LaminaError]:
 
 
 def _clear(store: Store, seen: Container) -> None:
-    one = store.containers.get(seen.id)
-    if one.status != RUNNING or store.containers.is_running(one):
+    one = store.containers.get(seen.id, damaged=True)
+    if store.containers.is_running(one):
         return
     settle(store, one)
+    if one.status != RUNNING:
+        return
     if one.remove:
         _discard(store, store.containers.set_aside(one), one)
     else:

@@ -332,9 +332,7 @@ class Containers:
         """_LEFT where a container's making or removal was killed; None where there is none at all."""
         try:
             return _parsed(self.path(identity, _RECORD), identity)
-        except _Unreadable:
-            pass
-        except FileNotFoundError:
+        except (FileNotFoundError, _Unreadable):
             if not os.path.isdir(self.path(identity)):
                 return None
         lock = self.path(identity, _LOCK)
