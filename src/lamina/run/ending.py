@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from lamina import rights
+from lamina import mountinfo, rights
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure
 from lamina.files import failure, reported
 from lamina.light import TYPE_CHECKING, replace
@@ -66,26 +66,14 @@ def _discard(store: Store, directory: str, container: Container | None) -> None:
         top.remove(store, container, directory)
         point("container.top-removed")
     # a volume of the machine's may be mounted in there: its files are not the container's
-    for target in _mounted_in(directory):
-        kernel.unmount(target)
+    with reported(directory):
+        for target in mountinfo.below(directory):
+            kernel.unmount(target)
     try:
         remove_tree(directory)
     except OSError as error:
         raise failure(error, directory) from error
     point("container.removed")
-
-
-def _mounted_in(directory: str) -> Iterator[str]:
-    """Where something is mounted below, the innermost first."""
-    name = os.path.basename(directory).encode()
-    with reported(directory), open("/proc/self/mountinfo", "rb") as file:
-        text = file.read()
-    if name not in text:
-        return
-    from lamina.view.lower import mountinfo
-
-    found = [line[4] for line in mountinfo() if line[4].startswith(os.path.realpath(directory) + os.sep)]
-    yield from reversed(found)
 
 
 def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) -> list[LaminaError]:

@@ -78,7 +78,7 @@ def of_names(entries: Entries) -> list[Holder]:
 
 def of_containers(store: Store) -> list[Holder]:
     """Each container needs its manifest, and its layers whatever that says."""
-    manifests = [(one.name, one.descriptor.digest) for one in store.containers]
+    manifests = [(one.name, Digest.parse(one.manifest)) for one in store.containers.every() if one.manifest]
     found = [Holder(CONTAINER, name, (digest,), frozenset([digest])) for name, digest in manifests]
     return [*found, Holder(CONTAINER, "", loose=tuple(store.containers.digests()))]
 
