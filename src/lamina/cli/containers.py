@@ -208,7 +208,7 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
     if wanted.tty and not sys.stdin.isatty():
         raise UsageError("standard input is no terminal", hint="leave out -t")
     container = session.store.containers.get(name)
-    enter(container)
+    enter(session.store, container)
     return execute(session.store, container, wanted)
 
 
@@ -222,7 +222,7 @@ def list_changes(session: Session, name: str, format: str | None) -> None:
 
     store = session.store
     one = store.containers.get(name)
-    enter(one)
+    enter(store, one)
     found = container_changes(store, stack_of(store, one), one)
     rows = [{"Kind": change.how, "Path": "/" + os.fsdecode(change.path)} for change in found]
     if format in (None, "table"):
@@ -250,7 +250,7 @@ def cp(session: Session, source: str, target: str) -> None:
         raise UsageError("one side is CONTAINER:PATH, the other a path of this machine", hint="see --help")
     store = session.store
     container = store.containers.get(one or other)
-    enter(container)
+    enter(store, container)
     with opened(store, stack_of(store, container), container) as inside:
         if one:
             copy_out(inside, inner, target)
@@ -280,7 +280,7 @@ def commit(session: Session, /, name: str, image: str, message: str, author: str
 
     store = session.writable_store
     one = store.containers.get(name)
-    enter(one)
+    enter(store, one)
     stack = stack_of(store, one)
     compression = given.pop("compression") or "gzip"
     changes = config_changes(stack.config, **given)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from lamina import rights
-from lamina.errors import Conflict, NotFound, Unsupported, UsageError
+from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, top
@@ -102,15 +102,28 @@ def create(
     return container
 
 
-def enter(container: Container | None = None) -> None:
+def enter(store: Store | None = None, container: Container | None = None) -> None:
     """Get the rights to work with containers: a plain user becomes root of a user namespace, that of the running
     ``container`` with its mounts, or a new one. For good. Raises as ``rights.become_root``."""
     if rights.may_mount():
         return
     if container is not None and started(container.pid) == container.started is not None:
         rights.join(container.pid)
+    elif container is not None and store is not None and store.containers.is_running(container):
+        # its lamina was killed: the program is in the same user namespace, with mounts of its own
+        rights.join(_program(store, container), mounts=False)
     else:
         rights.become_root()
+
+
+def _program(store: Store, container: Container) -> int:
+    """The number of the container's first process. Raises SystemFailure."""
+    path = store.containers.path(container.id, "bundle", "pid")
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        raise SystemFailure(f"the container {container.name} has no process yet", hint="try again") from None
 
 
 def stack_of(store: Store, container: Container) -> Stack:

@@ -157,6 +157,10 @@ def test_a_container_whose_lamina_was_killed_goes_by_force(user: tuple[Path, Pla
         process.wait()
     assert b"running" in call("ps").stdout  # the program goes on
     assert call("rm", "lost").returncode == 5
+    done = call("exec", "lost", "sh", "-c", "echo in; exit 4")
+    assert (done.returncode, done.stdout) == (4, b"in\n"), done.stderr
+    done = call("cp", "lost:/etc/passwd", str(top / "passwd"))
+    assert (done.returncode, done.stderr.count(b"\n")) == (5, 1), done.stderr
     assert call("rm", "--force", "lost").returncode == 0
     assert subprocess.run(["pgrep", "-f", "sleep 987"], capture_output=True, check=False).stdout == b""
     assert list((top / "store/containers").iterdir()) == []
