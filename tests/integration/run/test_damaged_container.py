@@ -112,10 +112,10 @@ def test_where_nothing_tells_what_it_needs_no_blob_is_deleted(root: Path, lock: 
     short = directory.name[:12]
     assert names(root) == [f"{short} damaged"]
     before = sorted(os.listdir(root / "blobs/sha256"))
-    for words in (("rmi", "--force", "app"), ("prune", "--all", "--force")):
-        done = lamina(*words, root=root)
+    for words, code in ((("rmi", "--force", "app"), 0), (("prune", "--all", "--force"), 6)):
+        done = lamina(*words, root=root)  # rmi takes the name away
         said = f"lamina: nothing was deleted: the record of the container {short} is damaged"
-        assert (done.returncode, done.stderr.count(b"\n")) == (6, 1), done.stderr
+        assert (done.returncode, done.stderr.count(b"\n")) == (code, 1), done.stderr
         assert done.stderr.decode().startswith(said)
         assert f"`lamina rm {short}`" in done.stderr.decode()
     assert sorted(os.listdir(root / "blobs/sha256")) == before
