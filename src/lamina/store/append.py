@@ -28,9 +28,11 @@ _BUFFER = 1 << 20
 _BUFFERS = 4
 _ZEROS = bytes(_BUFFER)
 _LATE = 6e-9
-"""Seconds a byte (170 MB/s): a write that takes longer, while the next ones wait, is late."""
-_TOO_LATE = 5
-"""Late writes in a row after which the disk is behind."""
+"""Seconds a byte (170 MB/s): a disk that takes longer, while the next writes wait, is late."""
+_LATE_FACTOR = 3
+"""How many times longer than hashing the same bytes: on a busy machine everything takes long."""
+_WATCHED = 5
+"""Writes in a row that are looked at together."""
 Piece = bytes | mmap.mmap
 
 
@@ -60,7 +62,7 @@ class Appender:
         self._start = self._size = at
         self._at = self._flushed = at  # how far it is written, and told to go to the disk
         self._pace = pace or Pace()
-        self._late = 0  # writes in a row
+        self._watched = (0, 0.0, 0.0)  # writes in a row while others waited; seconds of hashing and of writing
         cached = cached or (self._pace.behind and not lasting)
         self._around = self._direct = not cached and _go_around(descriptor, True)  # what comes; how the file is open
         self._free: queue.Queue[mmap.mmap] = queue.Queue()
@@ -145,10 +147,13 @@ class Appender:
 
     def _take(self, piece: Piece, size: int) -> None:
         with memoryview(piece) as view:
+            began = time.monotonic()
             if self._hasher is not None:
                 self._hasher.update(view[:size])
             if isinstance(piece, mmap.mmap):
+                hashed = time.monotonic()
                 self._write_around(view, size)
+                self._watch(hashed - began, time.monotonic() - hashed)
             else:
                 if self._direct:
                     self._direct = _go_around(self._descriptor, False)
@@ -157,6 +162,19 @@ class Appender:
         self._at += size
         if isinstance(piece, mmap.mmap):
             self._free.put(piece)
+
+    def _watch(self, hashing: float, writing: float) -> None:
+        """See whether the disk falls behind the one who fills the buffers, a MiB each."""
+        if self._lasting or self._full.qsize() < _BUFFERS - 2:  # one is written, one is filled: none waits
+            self._watched = (0, 0.0, 0.0)
+            return
+        count, hashed, written = self._watched
+        count, hashed, written = count + 1, hashed + hashing, written + writing
+        if count == _WATCHED:
+            late = count * _BUFFER * _LATE
+            self._pace.behind = self._pace.behind or written > max(late, hashed * _LATE_FACTOR)
+            count, hashed, written = 0, 0.0, 0.0
+        self._watched = (count, hashed, written)
 
     def _write_through(self, view: memoryview) -> None:
         size = len(view)
@@ -175,15 +193,10 @@ class Appender:
         view[size:whole] = bytes(whole - size)
         if view[:whole] == _ZEROS[:whole]:
             return
-        began = time.monotonic()
         try:
             done = os.pwrite(self._descriptor, view[:whole], self._at)
         except OSError:
             done = 0
-        waits = self._full.qsize() >= _BUFFERS - 2  # one is written, one is filled, the others wait
-        self._late = self._late + 1 if waits and time.monotonic() - began > size * _LATE else 0
-        if self._late >= _TOO_LATE:
-            self._pace.behind = True
         if done < whole:  # refused, or a disk that is nearly full: the cache's way says what is wrong
             _go_around(self._descriptor, False)
             os.lseek(self._descriptor, self._at + done, os.SEEK_SET)
