@@ -111,6 +111,7 @@ def test_blobs_and_documents_are_on_the_disk_before_the_name_and_nothing_else_is
         assert any(blob < at < named for at in calls.synced(directory))  # its name before the image's
     assert any(at < named for at in calls.synced(calls.inode(named)))
     assert any(at > named for at in calls.synced(os.stat(store.paths.root).st_ino))
+    assert {os.stat(store.blobs.path(digest)).st_mode & 0o777 for digest in store.blobs} == {0o444}
     waited = {calls.inode(at) for at, (what, _, _) in enumerate(calls.seen) if what == "sync"}
     derived = {path.stat().st_ino for path in Path(store.paths.layers).rglob("*")}
     assert len(derived) >= 8
@@ -416,8 +417,10 @@ def test_a_part_that_became_a_blob_while_its_lock_was_waited_for_is_not_written_
         return acquire(opened, path, wait=wait)
 
     monkeypatch.setattr("lamina.store.ingest.acquire", slow)
+    opened = len(os.listdir("/proc/self/fd"))
     ingest = Ingest(store.paths, descriptor, None, max_layer=1 << 30, on_event=lambda _: None, cancel=None)
     assert ingest.run(BytesBlob(descriptor, data))
     assert len(taken) == 1
     assert (tmp_path / "moved").read_bytes() == b""
+    assert len(os.listdir("/proc/self/fd")) == opened
     assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data

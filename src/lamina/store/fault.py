@@ -10,6 +10,7 @@ POINTS = (
     "ingest.part-written",
     "ingest.part-synced",
     "ingest.index-renamed",
+    "ingest.tar-noted",
     "ingest.tar-renamed",
     "ingest.blob-renamed",
     "manifest.written",

@@ -382,8 +382,10 @@ class LayerFiles:
             if self._lasting and not linked:
                 sync_file(tar)
             note(tar, within=within, on_disk=linked or self._lasting)
+            point("ingest.tar-noted")
         else:
             note(tar, within=within, on_disk=self._lasting, state=os.fstat(self._file.descriptor))
+            point("ingest.tar-noted")
             self._file.put(tar)
             self._close()
         if self._lasting:
