@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.errors import BlobNotFound, DiskFull, LaminaError, StoreDamaged
+from lamina.errors import BlobNotFound, Conflict, DiskFull, LaminaError, StoreDamaged
 from lamina.files import failure
 from lamina.light import as_dict
 from lamina.lock import acquire
@@ -293,6 +293,63 @@ def test_ages_are_the_file_systems_and_a_date_in_the_future_is_old(tmp_path: Pat
     assert not clock.is_younger(now - 3600 * 10**9, 3600, now)
     assert not clock.is_younger(now + 1, 3600, now)
     assert not clock.is_younger(now, 0, now)
+
+
+def test_a_blob_of_the_tick_in_which_gc_began_is_no_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    blob = Descriptor.of("application/octet-stream", b"x")
+    store.blobs.write(blob, b"x")
+    changed = os.stat(store.blobs.path(blob.digest)).st_ctime_ns
+    monkeypatch.setattr(clock, "now", lambda paths: changed)
+    assert collect(store).deleted == (blob.digest,)
+
+
+def test_rmi_by_id_takes_all_names_of_an_image_but_several_only_by_force(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    top = store.resolve("app")
+    store.tag("other", top)
+    for word in (top.digest.short, str(top.digest), manifest_of(store, "app").config.digest.short):
+        with pytest.raises(Conflict, match="has several names"):
+            delete_images(store, [word])
+    assert delete_images(store, ["app", "other"], dry_run=True).freed > 0
+    assert delete_images(store, ["app", "app"]).untagged == ("docker.io/library/app:latest",)
+    assert delete_images(store, [top.digest.short]).untagged == ("docker.io/library/other:latest",)
+    assert set(store.blobs) == {
+        manifest_of(store, "app2").descriptor.digest,
+        manifest_of(store, "app2").config.digest,
+        *(layer.digest for layer in manifest_of(store, "app2").layers),
+    }
+    store.tag("third", store.resolve("app2"))
+    done = delete_images(store, [store.resolve("app2").digest.short], force=True)
+    assert set(done.untagged) == {"docker.io/library/app2:latest", "docker.io/library/third:latest"}
+    assert everything(store) == set()
+
+
+def test_rmi_without_prune_leaves_an_untagged_image_that_can_go_by_its_id(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    store.tag("other", store.resolve("app"))
+    top = store.resolve("app")
+    delete_images(store, ["app"], keep_untagged=True)
+    assert [name for name, _ in store.names()] == ["docker.io/library/other:latest"]  # it has a name still
+    delete_images(store, ["other"], keep_untagged=True)
+    assert [(name, one.digest) for name, one in store.names()] == [("", top.digest)]
+    assert len(list(store.blobs)) == 4
+    assert delete_images(store, [str(top.digest)]).untagged == ()
+    assert everything(store) == set()
+
+
+def test_prune_counts_leftovers_and_images(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    store.untag("docker.io/library/app:latest")
+    part = Path(store.paths.part(Digest.of(b"some blob")))
+    part.write_bytes(b"x" * 4096)
+    os.utime(part, (1, 1))
+    before = usage(store).total
+    dry = prune(store, dry_run=True)
+    done = prune(store)
+    assert dry == done
+    index = 8192  # index.json may need fewer blocks
+    assert 0 <= before - usage(store).total - done.freed < index
 
 
 @pytest.mark.parametrize("point", ["gc.document-removed", "gc.layer-removed", "gc.blob-removed"])

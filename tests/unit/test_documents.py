@@ -96,6 +96,10 @@ def test_what_is_told_apart() -> None:
         found = look(place.manifest, descriptor)
         assert type(found) is kind
         assert found.descriptor == descriptor
+    for what, said in (("", str(cases[4][0].digest)), ("app:1", "app:1")):
+        unread = look(place.manifest, cases[4][0], what=what)
+        assert isinstance(unread, Unread)
+        assert unread.error.message.startswith(said)
     error = look(place.manifest, cases[1][0])
     assert isinstance(error, Damaged)
     assert isinstance(error.error, DigestMismatch)
