@@ -352,6 +352,45 @@ def test_prune_counts_leftovers_and_images(layout: Path, tmp_path: Path) -> None
     assert 0 <= before - usage(store).total - done.freed < index
 
 
+def test_a_blob_that_comes_while_gc_lists_them_is_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    late = Descriptor.of("application/octet-stream", b"x")
+    before = type(store.blobs).__iter__
+
+    def comes(blobs: object) -> Iterator[Digest]:
+        listing = clock.now(store.paths)
+        while clock.now(store.paths) == listing:  # the clock of files goes in ticks
+            pass
+        store.blobs.write(late, b"x")
+        return before(blobs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(store.blobs), "__iter__", comes)
+    assert collect(store).deleted == ()
+    monkeypatch.undo()
+    assert collect(store).deleted == (late.digest,)
+
+
+def test_derived_data_that_somebody_makes_meanwhile_goes_with_the_next_gc(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    before, made = gc._unlink, list[str]()
+
+    def makes(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:
+        freed = before(path, links, dry_run)
+        if path.endswith("/index") and not made:
+            Path(path).write_bytes(b"made again")
+            made.append(path)
+        return freed
+
+    monkeypatch.setattr(gc, "_unlink", makes)
+    delete_images(store, ["app"])
+    assert everything(store) == set(made)
+    monkeypatch.undo()
+    collect(store)
+    assert everything(store) == set()
+
+
 @pytest.mark.parametrize("point", ["gc.document-removed", "gc.layer-removed", "gc.blob-removed"])
 def test_a_gc_that_is_killed_leaves_no_document_without_what_it_names(
     layout: Path, tmp_path: Path, point: str

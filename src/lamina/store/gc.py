@@ -7,8 +7,9 @@ then the other blobs: where that is cut off, a document that is here still has a
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -210,16 +211,21 @@ def _garbage(
 ) -> _Garbage:
     """What nothing needs, and (``began``: when the first look did) is not newer than that look."""
     marked = mark(store, _holders(store, entries, grace), memory=memory)
-    now = clock.now(store.paths)
+    blobs = {one: _changed([store.blobs.path(one)]) for one in store.blobs if one not in marked.blobs}
+    layers = {one: _changed(_files(store, one)) for one in store.layers.diff_ids() if one not in marked.diff_ids}
+    now = clock.now(store.paths)  # no earlier: what came meanwhile must not seem to come from the future
 
-    def old(paths: Iterator[str]) -> bool:
-        return began is None or not any(began < _changed(path) <= now for path in paths)
+    def old(changes: Sequence[int]) -> bool:
+        return began is None or not any(began < change <= now for change in changes)
 
-    unneeded = [one for one in store.blobs if one not in marked.blobs and old(iter([store.blobs.path(one)]))]
+    unneeded = [one for one, changes in blobs.items() if old(changes)]
     documents = tuple(one for one in unneeded if _is_document(store, one))
-    layers = [one for one in store.layers.diff_ids() if one not in marked.diff_ids and old(_files(store, one))]
-    blobs = tuple(one for one in unneeded if one not in documents)
-    return _Garbage(documents, tuple(layers), blobs, frozenset(marked.diff_ids))
+    return _Garbage(
+        documents,
+        tuple(one for one, changes in layers.items() if old(changes)),
+        tuple(one for one in unneeded if one not in documents),
+        frozenset(marked.diff_ids),
+    )
 
 
 def _is_document(store: Store, digest: Digest) -> bool:
@@ -229,17 +235,18 @@ def _is_document(store: Store, digest: Digest) -> bool:
     return False
 
 
-def _files(store: Store, diff_id: Digest) -> Iterator[str]:
+def _files(store: Store, diff_id: Digest) -> list[str]:
     directory = store.paths.layer(diff_id)
-    return (os.path.join(directory, name) for name in sorted(os.listdir(directory)))
+    return [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
 
 
-def _changed(path: str) -> int:
-    """When a file got its name or its bytes: nobody can date that back."""
-    try:
-        return os.lstat(path).st_ctime_ns
-    except FileNotFoundError:
-        return 0
+def _changed(paths: Sequence[str]) -> list[int]:
+    """When each file got its name or its bytes: nobody can date that back."""
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found.append(os.lstat(path).st_ctime_ns)
+    return found
 
 
 def _delete(store: Store, garbage: _Garbage, *, dry_run: bool) -> int:
@@ -251,15 +258,24 @@ def _delete(store: Store, garbage: _Garbage, *, dry_run: bool) -> int:
         point("gc.document-removed")
     freed += collect_unions(store, set(garbage.needed), dry_run=dry_run)
     for diff_id in garbage.layers:
-        for path in list(_files(store, diff_id)):
+        for path in _files(store, diff_id):
             freed += _unlink(path, links, dry_run)
         if not dry_run:
-            os.rmdir(store.paths.layer(diff_id))
+            _remove_empty(store.paths.layer(diff_id))
         point("gc.layer-removed")
     for digest in garbage.blobs:
         freed += _unlink(store.blobs.path(digest), links, dry_run)
         point("gc.blob-removed")
     return freed
+
+
+def _remove_empty(directory: str) -> None:
+    """Unless somebody who still looks into the image has just put something there: that goes with the next gc."""
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def _unlink(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:
