@@ -27,7 +27,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import write_own
-from lamina.spec.manifest import Manifest, build_index, parse
+from lamina.spec.manifest import Manifest, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
 from lamina.store import clock, gc, leftovers, refs, write
 from lamina.store.containers import Container
@@ -241,6 +241,41 @@ def test_a_damaged_blob_in_a_root_stops_gc_unless_a_manifest_says_that_it_is_a_l
     assert collect(store).deleted == (loose.digest,)
 
 
+@pytest.mark.parametrize("how", ["cut", "other", "directory"])
+def test_a_damaged_config_of_what_a_process_works_with_stops_gc(layout: Path, tmp_path: Path, how: str) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    manifest = manifest_of(store, "app")
+    store.roots.extend(store.roots.create("pull of x"), [manifest.descriptor.digest])
+    store.drop(["docker.io/library/app:latest"])
+    if how == "directory":  # the disk fails
+        change(store, manifest.config.digest, "lost")
+        os.mkdir(store.blobs.path(manifest.config.digest))
+    else:
+        change(store, manifest.config.digest, how)
+    before = everything(store)
+    with pytest.raises(StoreDamaged, match=f"the config {manifest.config.digest} of a running process"):
+        collect(store)
+    assert everything(store) == before
+
+
+def test_an_image_whose_config_is_none_needs_its_blobs_and_stops_nothing(tmp_path: Path) -> None:
+    """Pushed to a registry by somebody else: its bytes are whole, and nobody can look into it."""
+    store = Store.open(str(tmp_path / "s"))
+    config, layer = b'{"some": "thing"}', b"no tar"
+    descriptors = [Descriptor.of(mediatype.OCI_CONFIG, config), Descriptor.of(mediatype.OCI_LAYER, layer)]
+    manifest = build_manifest(descriptors[0], descriptors[1:])
+    with store.session("push"):
+        for descriptor, data in zip(descriptors, (config, layer), strict=True):
+            store.put_blob(descriptor, BytesBlob(descriptor, data))
+        store.put_manifest(manifest.descriptor, manifest.raw)
+        store.tag("odd", manifest.descriptor)
+    assert collect(store).deleted == ()
+    assert set(delete_images(store, ["odd"]).deleted) == {
+        *(one.digest for one in descriptors),
+        manifest.descriptor.digest,
+    }
+
+
 def test_what_an_index_lists_beside_documents_stops_nothing(layout: Path, tmp_path: Path) -> None:
     """A layer, announced as a manifest: whole bytes that are no document need nothing. A child that was never fetched
     and is not here needs nothing either."""
@@ -336,6 +371,17 @@ def test_rmi_without_prune_leaves_an_untagged_image_that_can_go_by_its_id(layout
     assert len(list(store.blobs)) == 4
     assert delete_images(store, [str(top.digest)]).untagged == ()
     assert everything(store) == set()
+
+
+def test_rmi_leaves_other_images_without_a_name(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store.untag("docker.io/library/app2:latest")
+    before = everything(store)
+    delete_images(store, ["app"])
+    assert [name for name, _ in store.names()] == [""]
+    assert everything(store) < before
+    assert len(list(store.blobs)) == 4
+    assert whole(store)
 
 
 def test_prune_counts_leftovers_and_images(layout: Path, tmp_path: Path) -> None:
@@ -702,6 +748,31 @@ def test_what_a_killed_command_had_brought_in_stays_for_an_hour_and_goes_with_al
     done = lamina("prune", "--all", "--force", root=tmp_path / "s")
     assert done.stderr == b""
     assert list(store.blobs) == list(store.layers.diff_ids()) == list(store.roots) == []
+
+
+def test_prune_removes_roots_that_no_longer_count_and_a_dry_run_does_not(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    names = [store.roots.create("work") for _ in range(3)]
+    for name in names[1:]:
+        store.roots.let_go(name)
+    os.utime(Path(store.paths.roots, names[1]), (1, 1))
+    prune(store, dry_run=True)
+    assert {root.name for root in store.roots} == set(names)
+    prune(store)
+    assert {root.name for root in store.roots} == {names[0], names[2]}
+    assert [one.repaired for one in fsck(store, repair=True)] == [False]  # it counts for an hour
+    assert prune(store, all=True).notes == ()
+    assert [root.name for root in store.roots] == [names[0]]
+
+
+def test_a_file_that_is_gone_before_gc_comes_to_it_frees_nothing(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    expected = delete_images(store, ["app"], dry_run=True).freed
+    before = gc._files
+    monkeypatch.setattr(gc, "_files", lambda store, digest: [*before(store, digest), "/nowhere"])
+    assert delete_images(store, ["app"]).freed == expected
 
 
 def test_a_root_in_the_making_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lamina.documents import Absent, Damaged, Known, Unread, blobs, look, walk
-from lamina.errors import InvalidContent, LimitExceeded, NotFound, StoreDamaged, SystemFailure, Unsupported
+from lamina.errors import InvalidContent, LimitExceeded, NotFound, StoreDamaged, SystemFailure
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
@@ -146,7 +146,7 @@ def state_of(store: Store, digest: Digest) -> State:
         return Needs(blobs=named, flaw=Damaged(document.config, error))
     try:
         return Needs(blobs=named, diff_ids=ImageConfig.parse(raw).diff_ids)
-    except (InvalidContent, Unsupported):
+    except InvalidContent:
         return Needs(blobs=named)  # whole, but no image config: nobody can look into its layers
 
 
