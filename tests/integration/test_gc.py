@@ -169,6 +169,18 @@ def test_nothing_is_deleted_while_an_image_is_damaged_but_the_image_can_go(
     assert len(list(store.blobs)) == 3  # the blob of the layer that both have was taken away above
 
 
+def test_prune_says_what_it_removed_though_an_image_is_damaged(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    change(store, manifest_of(store, "app").config.digest, "cut")
+    left = killed_maker(store)
+    with pytest.raises(StoreDamaged, match="is damaged; 8192 bytes of interrupted work were removed") as caught:
+        prune(store)
+    assert "lamina rmi" in (caught.value.hint or "")
+    assert not left.exists()
+    with pytest.raises(StoreDamaged, match="is damaged$"):
+        prune(store)
+
+
 def test_another_name_can_go_beside_a_damaged_image_and_its_bytes_stay(layout: Path, tmp_path: Path) -> None:
     store = loaded(layout, tmp_path / "s", "app", "app2")
     change(store, manifest_of(store, "app").config.digest, "cut")

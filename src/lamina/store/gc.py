@@ -119,7 +119,13 @@ def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: floa
     else:
         _rename(store, change, grace=grace)
         point("prune.refs-removed")
-        done = collect(store, grace=grace)
+        try:
+            done = collect(store, grace=grace)
+        except StoreDamaged as error:
+            if not freed:
+                raise
+            what = f"{error.message}; {freed} bytes of interrupted work were removed"
+            raise StoreDamaged(what, hint=error.hint) from None
     return Deleted(names, done.deleted, done.freed + freed, notes)
 
 
