@@ -33,7 +33,7 @@ from lamina.store import clock, gc, leftovers, refs, write
 from lamina.store.containers import Container
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, delete_images, prune
-from lamina.store.mark import Needs, mark, of_names, state_of
+from lamina.store.mark import Holder, Memory, Needs, mark, of_names, state_of
 from lamina.store.roots import Roots
 from lamina.store.store import Store
 from lamina.store.usage import usage
@@ -136,9 +136,27 @@ def test_only_what_was_read_whole_is_remembered(layout: Path, tmp_path: Path) ->
     store = loaded(layout, tmp_path / "s", "app", "app2")
     manifest, sound = manifest_of(store, "app"), manifest_of(store, "app2").descriptor.digest
     change(store, manifest.config.digest, "lost")
-    memory: dict[Digest, object] = {}
-    mark(store, of_names(store.refs.entries()), memory=memory, strict=False)  # type: ignore[arg-type]
-    assert set(memory) == {sound}
+    layer = manifest.layers[0].digest
+    large = Descriptor.of("application/octet-stream", bytes(5 << 20))  # more than a document may have: not read
+    store.blobs.write(large, bytes(5 << 20))
+    loose = Holder("process", "pull", loose=(layer, large.digest, Digest.of(b"nowhere")))
+    memory: Memory = {}
+    marked = mark(store, [*of_names(store.refs.entries()), loose], memory=memory, strict=False)
+    assert set(memory) == {sound, layer}
+    assert {layer, large.digest} <= marked.blobs & marked.diff_ids
+
+
+def test_a_name_that_points_to_no_document_stops_gc(layout: Path, tmp_path: Path) -> None:
+    """Somebody has changed index.json."""
+    store = loaded(layout, tmp_path / "s", "app")
+    layer = manifest_of(store, "app").layers[0]
+    store.refs.update(lambda entries: [*entries, Descriptor(mediatype.OCI_MANIFEST, layer.digest, layer.size)])
+    said = f"the manifest {layer.digest} of the untagged image {layer.digest.short} is no document that lamina reads"
+    with pytest.raises(StoreDamaged, match=said) as caught:
+        collect(store)
+    assert (caught.value.hint or "").startswith(f"`lamina rmi {layer.digest}` removes it; to keep it,")
+    delete_images(store, [str(layer.digest)])
+    collect(store)
 
 
 @pytest.mark.parametrize("how", ["cut", "other", "grown", "lost"])
@@ -177,8 +195,9 @@ def test_prune_says_what_it_removed_though_an_image_is_damaged(layout: Path, tmp
         prune(store)
     assert "lamina rmi" in (caught.value.hint or "")
     assert not left.exists()
-    with pytest.raises(StoreDamaged, match="is damaged$"):
+    with pytest.raises(StoreDamaged) as caught:
         prune(store)
+    assert caught.value.message.endswith("is damaged")
 
 
 def test_another_name_can_go_beside_a_damaged_image_and_its_bytes_stay(layout: Path, tmp_path: Path) -> None:
@@ -247,8 +266,10 @@ def test_a_damaged_blob_in_a_root_stops_gc_unless_a_manifest_says_that_it_is_a_l
         store.put_blob(loose, BytesBlob(loose, b'{"some": "document"}'))
         store.roots.extend(root, [loose.digest])
     change(store, loose.digest, "cut")
-    with pytest.raises(StoreDamaged, match=r"of a running process \(pull of x\) is damaged"):
+    with pytest.raises(StoreDamaged, match=r"of a running process \(pull of x\) is damaged") as caught:
         collect(store)
+    assert caught.value.hint == "wait for it to end, then run `lamina fsck --repair`"
+    assert usage(store).held > 0
     store.roots.remove(root)
     assert collect(store).deleted == (loose.digest,)
 
