@@ -3,14 +3,12 @@ systems that allow it: not overlayfs or tmpfs), else from loop devices (from 6.4
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 
 from lamina.errors import SystemFailure, Unsupported
 from lamina.files import READ_FLAGS, reported
-from lamina.store.flush import unwritten
 from lamina.view import kernel
 
 FILES, LOOPS = "files", "loop devices"
@@ -45,6 +43,10 @@ def reads_directly(tar: str) -> bool:
     """Whether it is to be read around its page cache. Not while a good part of it is there only: a direct read would
     make the kernel write what it is about to read, and wait for that. And not where the disk reads no 512 bytes (its
     sectors have 4 KiB): files in tars begin at any multiple of that. Raises OSError."""
+    import mmap
+
+    from lamina.store.flush import unwritten
+
     if unwritten(tar) > os.path.getsize(tar) // _PART:
         return False
     with mmap.mmap(-1, mmap.PAGESIZE) as page, memoryview(page) as buffer:
