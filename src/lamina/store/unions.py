@@ -123,6 +123,12 @@ def _remove(directory: str, shown: set[str], dry_run: bool) -> int:
     return freed
 
 
+def is_shown(paths: Paths, directory: str) -> bool:
+    """Whether a mount in any namespace shows this directory of a union, or may show it."""
+    shown = _shown(paths)
+    return _UNKNOWN in shown or os.sep.join(directory.split(os.sep)[-2:]) in shown
+
+
 def _shown(paths: Paths) -> set[str]:
     """The directories of unions, as KEY/NAME, that a mount in any namespace shows, or may show: an overlay tells its
     lower directories as they were called when it was mounted, and the store may have been moved since."""

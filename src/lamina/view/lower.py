@@ -17,7 +17,7 @@ from lamina.mountinfo import Mount, mounts
 from lamina.source import Stack
 from lamina.store import lasting
 from lamina.store.trees import remove_tree
-from lamina.store.unions import make_union, union_keys
+from lamina.store.unions import is_shown, make_union, union_keys
 from lamina.view import kernel
 from lamina.view.attach import mount_erofs
 from lamina.view.owners import AS_STATED, Owners
@@ -108,8 +108,11 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
         with locked(_lock(store, part)):
             if not _is_whole(store, target):
                 remove_leftovers(target)
+                there = os.path.isdir(target)
+                if there and is_shown(store.paths, target):  # made by a lamina that left no note, and in use
+                    return target
                 lasting.forget(target)
-                if os.path.isdir(target):
+                if there:
                     remove_tree(target)
                 tree, opaque, _ = part.made()
                 unpack(tree, stack.layers, os.fsencode(target), opaque=opaque, mapped=owners)

@@ -197,6 +197,24 @@ def test_a_tree_without_a_note_is_made_again(tmp_path: Path) -> None:
     assert Path(tree, "a").read_bytes() == b"1"
 
 
+def test_a_tree_that_a_mount_shows_is_not_taken_from_under_it(tmp_path: Path) -> None:
+    """A lamina that left no notes has mounted it, and was replaced since."""
+    require_root()
+    store = loaded(tmp_path, LAYERS)
+    stack, place = stack_of(store), tmp_path / "mnt"
+    mount(store, stack, str(place), view="overlay")
+    try:
+        trees = unpack_parts(store, stack)
+        inodes = [os.stat(tree).st_ino for tree in trees]
+        for tree in trees:
+            Path(f"{tree}.written").unlink()
+        assert unpack_parts(store, stack) == trees
+        assert [os.stat(tree).st_ino for tree in trees] == inodes
+        assert (place / "a").read_bytes() == BIG
+    finally:
+        unmount(store, str(place))
+
+
 @DAMAGES
 @pytest.mark.parametrize("view", ["erofs", "erofs-merged"])
 def test_a_damaged_image_is_not_mounted_but_made_again(tmp_path: Path, damage: Any, view: str) -> None:
