@@ -111,7 +111,9 @@ def test_blobs_and_documents_are_on_the_disk_before_the_name_and_nothing_else_is
         assert any(blob < at < named for at in calls.synced(directory))  # its name before the image's
     assert any(at < named for at in calls.synced(calls.inode(named)))
     assert any(at > named for at in calls.synced(os.stat(store.paths.root).st_ino))
-    assert {os.stat(store.blobs.path(digest)).st_mode & 0o777 for digest in store.blobs} == {0o444}
+    kept = [store.blobs.path(digest) for digest in store.blobs]
+    kept += [store.paths.tar(diff_id) for diff_id in store.layers.diff_ids()]
+    assert {os.stat(path).st_mode & 0o777 for path in kept} == {0o444}
     waited = {calls.inode(at) for at, (what, _, _) in enumerate(calls.seen) if what == "sync"}
     derived = {path.stat().st_ino for path in Path(store.paths.layers).rglob("*")}
     assert len(derived) >= 8
@@ -219,6 +221,68 @@ def test_no_file_stays_open_and_none_is_left_when_a_layer_has_come_in(layout: Pa
     store = loaded(layout, tmp_path / "s")
     assert len(os.listdir("/proc/self/fd")) == before
     assert os.listdir(store.paths.ingest) == []
+
+
+class Silent(BytesBlob):
+    """A blob whose source gives nothing any more."""
+
+    origin = "registry.example/app"
+
+    def open(self, start: int = 0, end: int | None = None) -> Any:
+        raise AssertionError("asked for")
+
+
+def test_a_blob_is_taken_from_its_finished_part(tmp_path: Path) -> None:
+    """A kill came between the last byte and the name: nothing is asked of the registry."""
+    tar = make_tar(LAYER)
+    data = gzip.compress(tar)
+    descriptor = Descriptor.of(OCI_LAYER_GZIP, data)
+    store = Store.open(str(tmp_path / "s"))
+    part = Path(store.paths.part(descriptor.digest))
+    part.write_bytes(data)
+    with store.session("test"):
+        assert store.put_blob(descriptor, Silent(descriptor, data), diff_id=Digest.of(tar))
+    assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
+    assert not part.exists()
+    part.write_bytes(data[:100])  # of one who was late
+    ingest = Ingest(store.paths, descriptor, None, max_layer=1 << 30, on_event=lambda _: None, cancel=None)
+    assert not ingest.run(Silent(descriptor, data))
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("had", [0, 5_000_001, 10 << 20])
+def test_a_large_blob_and_its_tar_are_written_around_the_page_cache(tmp_path: Path, had: int) -> None:
+    """Also from the middle of a part on, which ends at no block."""
+    tar = make_tar([("big", os.urandom(11 << 20)), ("small", b"s")])
+    data = gzip.compress(tar, 1)
+    descriptor = Descriptor.of(OCI_LAYER_GZIP, data)
+    store = Store.open(str(tmp_path / "s"))
+    Path(store.paths.part(descriptor.digest)).write_bytes(data[:had])
+    with store.session("test"):
+        store.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
+    assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
+    assert Path(store.paths.tar(Digest.of(tar))).read_bytes() == tar
+    assert os.listdir(store.paths.ingest) == []
+
+
+@pytest.mark.parametrize("boot", ["boot-1", ""])
+def test_where_there_are_no_hard_links_the_tar_is_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boot: str
+) -> None:
+    write_layout(tmp_path / "l", "app", [LAYER], compress=False)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr("lamina.store.lasting.boot_id", lambda: boot)
+    calls = Calls(monkeypatch)
+    store = loaded(tmp_path / "l", tmp_path / "s")
+    (layer,) = store.stack("app", Platform.host()).layers
+    tar = store.paths.tar(layer.diff_id)
+    assert Path(tar).read_bytes() == Path(store.blobs.path(layer.descriptor.digest)).read_bytes()
+    assert bool(calls.synced(os.stat(tar).st_ino)) == (not boot)
+    assert lasting.trust(tar) == (lasting.IN_THIS_BOOT if boot else lasting.ON_DISK)
 
 
 def failing(_: object) -> None:
@@ -389,8 +453,10 @@ def test_a_part_stays_only_where_it_saves_something(
     data = gzip.compress(tar)
     descriptor = Descriptor.of(OCI_LAYER_GZIP, data)
     store = Store.open(str(tmp_path / "s"))
+    opened = len(os.listdir("/proc/self/fd"))
     with pytest.raises(type(error)), store.session("test"):
         store.put_blob(descriptor, Cut(descriptor, data, error, origin), diff_id=Digest.of(tar))
+    assert len(os.listdir("/proc/self/fd")) == opened
     left = [Path(store.paths.part(descriptor.digest)).name] if kept else []
     assert os.listdir(store.paths.ingest) == left
     with store.session("test"):
