@@ -250,6 +250,18 @@ def make_directory(path: str, mode: int = 0o700) -> None:
             raise
 
 
+def names_of_files(directory: str) -> list[str]:
+    """The regular files in a directory, by name: what else lies about there is not lamina's. Raises OSError."""
+    with os.scandir(directory) as found:
+        return sorted(one.name for one in found if one.is_file(follow_symlinks=False))
+
+
+def names_of_directories(directory: str) -> list[str]:
+    """As ``names_of_files``, of directories."""
+    with os.scandir(directory) as found:
+        return sorted(one.name for one in found if one.is_dir(follow_symlinks=False))
+
+
 def remove(path: str) -> bool:
     """Unlink; False where it was not there."""
     try:

@@ -158,7 +158,8 @@ def made(top: Path) -> None:
     write_layout(top / "l2", "base", [[("other", b"o")]])
     store = Store.open(str(top / "s"))
     stack = store.stack("app", Platform.host())
-    create(store, stack, Wanted(name="box", command=("true",)))
+    box = create(store, stack, Wanted(name="box", command=("true",)))
+    Path(store.containers.path(box.id, "upper", "written")).write_bytes(b"what people wrote")
 
 
 @pytest.fixture
@@ -293,3 +294,129 @@ def test_a_plain_user_is_told_whose_store_it_is() -> None:
             assert done.returncode == (125 if words[0] == "run" else 6)
             (line,) = done.stderr.decode().splitlines()
             assert "belongs to root" in line
+
+
+# Directories of a store, and what may lie about in each
+PLACES = (
+    "",
+    "blobs",
+    "blobs/sha256",
+    "ingest",
+    "roots",
+    "containers",
+    "volumes",
+    "layers",
+    "layers/sha256",
+    "unions",
+)
+
+
+def scatter(place: Path) -> None:
+    """One stray thing of each kind."""
+    (place / "stray-file").write_bytes(b"something")
+    (place / "stray-empty").touch()
+    (place / "stray.json").write_bytes(b'{"half')
+    (place / "stray-dir").mkdir()
+    (place / "stray-dir" / "file").write_bytes(b"x")
+    (place / "stray-closed").mkdir(0)
+    (place / "stray-link").symlink_to("nowhere")
+    (place / "stray-up").symlink_to("..")
+    (place / ("0" * 64)).write_bytes(b"named as what belongs here")
+    (place / ("1" * 64)).mkdir()
+    (place / "caf\udce9\n").write_bytes(b"not UTF-8")
+    os.mkfifo(place / "stray-fifo")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_stray_things_in_a_store_stand_in_nobodys_way(world: World, place: str) -> None:
+    scatter(world.root / place)
+    found = "one", "app"
+    for line, code in (LOOKS | OUT | CHANGES).items():
+        said = world(line)
+        check_said(said, {0, 1} if line.startswith("fsck") else code)
+    for name in found:
+        assert world(f"cat {name} /etc/conf").code == 0
+        check_said(world(f"validate {name}"), 0)
+    assert mounted_below(world) == []
+
+
+def mounted_below(world: World) -> list[str]:
+    return [one.target for one in mounts() if one.target.startswith(f"{world.root}/")]
+
+
+# What is put in the place of what belongs there
+KINDS: dict[str, Callable[[Path], object]] = {
+    "file": lambda path: path.write_bytes(b"something"),
+    "empty": lambda path: path.touch(),
+    "garbage": lambda path: path.write_bytes(b'{"half": '),
+    "list": lambda path: path.write_bytes(b"[1, 2]"),
+    "directory": lambda path: path.mkdir(),
+    "dangling": lambda path: path.symlink_to("nowhere"),
+    "missing": lambda path: None,
+}
+FILES = ("format", "index.json", "oci-layout", "lock", "members", "containers/BOX/container.json", "roots/ROOT")
+DIRECTORIES = ("blobs", "ingest", "roots", "containers", "volumes", "layers", "unions", "containers/BOX")
+BROKEN = [(what, kind) for what in FILES for kind in KINDS if kind not in ("file", "list")]
+BROKEN += [("index.json", "list"), ("containers/BOX/container.json", "list"), ("roots/ROOT", "list")]
+BROKEN += [(what, kind) for what in DIRECTORIES for kind in ("file", "dangling", "missing")]
+VERB_LINES = list({line.split()[0]: line for line in (*LOOKS, *OUT, *CHANGES)}.values())
+"""One of each verb."""
+
+
+@pytest.mark.parametrize(("what", "kind"), BROKEN)
+def test_a_broken_piece_of_a_store_is_one_line_and_nothing_else_is_lost(world: World, what: str, kind: str) -> None:
+    store = Store.open(str(world.root))
+    (box,) = store.containers
+    root = store.roots.create("a test")
+    store.roots.let_go(root)
+    path = world.root / what.replace("BOX", box.id).replace("ROOT", root)
+    aside = world.root.parent / "aside"
+    if path.exists():
+        path.rename(aside)
+    KINDS[kind](path)
+    for line in VERB_LINES:
+        if line == "rm box":
+            continue
+        said = world(line)
+        assert "[Errno" not in said.err + said.out, (line, said)
+        assert "Traceback" not in said.err, (line, said)
+        assert said.code in {0, 1, 2, 3, 4, 5, 6, 7, 125, 127}, (line, said)
+        if said.code > 1 and said.code != 127:
+            assert said.err.splitlines()[-1].startswith("lamina: "), (line, said)
+    if aside.exists():  # mended
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
+        aside.rename(path)
+    for name in ("one", "app"):
+        assert world(f"cat {name} /etc/conf").code == 0
+        check_said(world(f"validate {name}"), 0)
+    assert "A /written\n" in world("diff box").out
+    assert mounted_below(world) == []
+
+
+ROOTS: dict[str, Callable[[Path], object]] = {
+    "a file": lambda path: path.write_bytes(b"x"),
+    "below a file": lambda path: path.parent.joinpath("file").write_bytes(b"x"),
+    "a dangling symlink": lambda path: path.symlink_to("nowhere"),
+    "a symlink to itself": lambda path: path.symlink_to(path.name),
+    "an empty directory": lambda path: path.mkdir(),
+    "a directory of something else": lambda path: (path / "home").mkdir(parents=True),
+    "missing": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_where_no_store_is(world: World, tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "other"
+    ROOTS[kind](place)
+    root = tmp_path / "file" / "s" if kind == "below a file" else place
+    for line in VERB_LINES:
+        if line.split()[0] in ("load", "pull", "copy", "import", "pack", "info", "version"):
+            continue
+        # verbs that write make a store before they look for the image
+        lists = line.split()[0] in ("images", "ps", "mounts", "umount", "df", "fsck", "find", "prune")
+        check_said(world(line, root), {0, 3, 6} if lists else {3, 5, 6, 125})
+    said = world("load -i {layout}", root)
+    check_said(said, 0 if kind in ("a dangling symlink", "an empty directory", "missing") else 6)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from lamina.errors import BlobNotFound, UsageError
-from lamina.files import FileRange, make_directory, replace_file, reported
+from lamina.files import FileRange, make_directory, names_of_directories, names_of_files, replace_file, reported
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.paths import Paths
@@ -81,11 +81,8 @@ class Blobs:
 
     def __iter__(self) -> Iterator[Digest]:
         """All that is there, in no order; files whose name is no digest are left out."""
-        for algorithm in sorted(os.listdir(self._paths.blobs)):
-            directory = os.path.join(self._paths.blobs, algorithm)
-            if not os.path.isdir(directory):
-                continue
-            for encoded in os.listdir(directory):
+        for algorithm in names_of_directories(self._paths.blobs):
+            for encoded in names_of_files(os.path.join(self._paths.blobs, algorithm)):
                 try:
                     yield Digest.parse(f"{algorithm}:{encoded}")
                 except UsageError:

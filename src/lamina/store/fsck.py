@@ -67,7 +67,7 @@ def fsck(
 def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Iterator[Finding]:
     for algorithm in sorted(os.listdir(store.paths.blobs)):
         directory = os.path.join(store.paths.blobs, algorithm)
-        if not os.path.isdir(directory):
+        if os.path.islink(directory) or not os.path.isdir(directory):
             yield Finding("leftover", f"{directory} is no directory of blobs")
             continue
         for encoded in sorted(os.listdir(directory)):
@@ -76,10 +76,13 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
             except LaminaError:
                 yield Finding("leftover", f"{directory}/{encoded} is no blob")
                 continue
+            path = store.blobs.path(digest)
+            if os.path.islink(path) or not os.path.isfile(path):
+                yield Finding("leftover", f"{path} is no regular file")
+                continue
             if not digest.supported:
                 continue
             on_blob(digest)
-            path = store.blobs.path(digest)
             if hash_of(path, digest.algorithm) != digest.encoded:
                 if repair:
                     _move_aside(store, path)

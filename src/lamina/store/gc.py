@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lamina.errors import Conflict, DiskFull, StoreDamaged, UsageError
-from lamina.files import remove, reported
+from lamina.files import names_of_files, remove, reported
 from lamina.lock import locked
 from lamina.spec.digest import Digest
 from lamina.spec.reference import canonical
@@ -243,7 +243,7 @@ def _is_document(store: Store, digest: Digest) -> bool:
 
 def _files(store: Store, diff_id: Digest) -> list[str]:
     directory = store.paths.layer(diff_id)
-    return [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
+    return [os.path.join(directory, name) for name in names_of_files(directory)]
 
 
 def _changed(paths: Sequence[str]) -> list[int]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from lamina.config import KEEP
 from lamina.errors import InvalidContent, StoreDamaged, SystemFailure, UsageError
-from lamina.files import CHUNK, FileRange, failure, remove, replace_file, reported
+from lamina.files import CHUNK, FileRange, failure, names_of_directories, remove, replace_file, reported
 from lamina.light import TYPE_CHECKING
 from lamina.lock import locked
 from lamina.source import Stream, prove_diff_id, verified
@@ -335,9 +335,10 @@ class Layers:
     def diff_ids(self) -> list[Digest]:
         """All layers that have derived data."""
         found = []
-        for algorithm in sorted(os.listdir(self._paths.layers)):
-            directory = os.path.join(self._paths.layers, algorithm)
-            found += [Digest(algorithm, encoded) for encoded in sorted(os.listdir(directory))]
+        for algorithm in names_of_directories(self._paths.layers):
+            for encoded in names_of_directories(os.path.join(self._paths.layers, algorithm)):
+                with suppress(UsageError):
+                    found.append(Digest.parse(f"{algorithm}:{encoded}"))
         return found
 
 

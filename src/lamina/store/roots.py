@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from lamina import mountinfo
 from lamina.errors import UsageError
-from lamina.files import remove, write_all
+from lamina.files import names_of_files, remove, write_all
 from lamina.light import Value
 from lamina.lock import fcntl, locked, unheld
 from lamina.spec.digest import Digest
@@ -124,7 +124,7 @@ class Roots:
 
     def __iter__(self) -> Iterator[Root]:
         seen = mountinfo.Seen()
-        for name in sorted(os.listdir(self._paths.roots)):
+        for name in names_of_files(self._paths.roots):
             if is_temporary(name) or name.endswith(".held"):
                 continue  # being made; where there is no flock, the lock of a root
             found = self._read(self._path(name))

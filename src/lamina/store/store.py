@@ -50,7 +50,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
     @property
     def is_writable(self) -> bool:
         """Whether this process may write to the store, and its file system lets anybody."""
-        return os.access(self.paths.root, os.W_OK) and os.access(self.paths.roots, os.W_OK)
+        return os.access(self.paths.root, os.W_OK)
 
     @cached_property
     def containers(self) -> Containers:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lamina.files import names_of_files
 from lamina.spec.digest import Digest
 from lamina.store.mark import Marked, Memory, mark, of_containers, of_names, of_roots
 from lamina.store.refs import name_of
@@ -137,7 +138,7 @@ def _files(store: Store) -> tuple[dict[tuple[int, int], int], dict[Digest, list[
         note(digest, store.blobs.path(digest))
     for diff_id in store.layers.diff_ids():
         directory = store.paths.layer(diff_id)
-        for name in os.listdir(directory):
+        for name in names_of_files(directory):
             note(diff_id, os.path.join(directory, name))
     return sizes, owners
 

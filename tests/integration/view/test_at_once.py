@@ -7,18 +7,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lamina as library
 from lamina.archive.layout import LayoutReader
 from lamina.config import VIEWS
+from lamina.errors import SystemFailure
 from lamina.mountinfo import mounts as mountinfo
 from lamina.spec.platform import Platform
 from lamina.store.gc import collect
 from lamina.store.store import Store
 from lamina.store.unions import make_union
 from lamina.transfer.copy import copy
+from lamina.view import kernel
 from lamina.view.mount import mount, mounts, unmount
 from support import require_root, write_layout
 
@@ -148,3 +151,20 @@ def test_a_place_of_a_mount_that_was_killed_early_goes_with_the_next_collection(
         collect(store)
         assert not os.path.exists(alone)
         assert Path(place, "a").read_bytes() == b"a" * 9
+
+
+def test_a_mount_that_fails_leaves_no_part_mounted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel_mount = kernel.mount
+
+    def refusing(kind: str, *arguments: Any, **more: Any) -> None:
+        if kind == "overlay":
+            raise SystemFailure("overlay: refused")
+        kernel_mount(kind, *arguments, **more)
+
+    monkeypatch.setattr(kernel, "mount", refusing)
+    with pytest.raises(SystemFailure, match="refused"):
+        mount(store, store.stack("a", Platform.host()), view="erofs")
+    assert below(store) == []
+    assert list(store.roots) == []
+    made = [name for key in os.listdir(store.paths.unions) for name in os.listdir(store.paths.union(key))]
+    assert not [name for name in made if name.startswith("union-")]
