@@ -31,7 +31,7 @@ _LATE = 6e-9
 """Seconds a byte (170 MB/s): a disk that takes longer, while the next writes wait, is late."""
 _LATE_FACTOR = 3
 """How many times longer than hashing the same bytes: on a busy machine everything takes long."""
-_WATCHED = 5
+_WATCHED = 3
 """Writes in a row that are looked at together."""
 Piece = bytes | mmap.mmap
 
@@ -150,7 +150,7 @@ class Appender:
             began = time.monotonic()
             if self._hasher is not None:
                 self._hasher.update(view[:size])
-            if isinstance(piece, mmap.mmap):
+            if isinstance(piece, mmap.mmap) and (self._lasting or not self._pace.behind):
                 hashed = time.monotonic()
                 self._write_around(view, size)
                 self._watch(hashed - began, time.monotonic() - hashed)
@@ -158,7 +158,7 @@ class Appender:
                 if self._direct:
                     self._direct = _go_around(self._descriptor, False)
                     os.lseek(self._descriptor, self._at, os.SEEK_SET)
-                self._write_through(view)
+                self._write_through(view[:size])
         self._at += size
         if isinstance(piece, mmap.mmap):
             self._free.put(piece)
