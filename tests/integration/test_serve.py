@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -21,6 +22,7 @@ from lamina.errors import SystemFailure, UsageError
 from lamina.serve.server import RegistryServer
 from lamina.spec import mediatype
 from lamina.store.gc import collect, delete_images
+from lamina.store.roots import Roots
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import lamina, running, write_layout
@@ -220,6 +222,21 @@ def test_gc_takes_what_had_a_name_while_the_server_goes_on(writable: RegistrySer
     assert [digest.encoded for digest in store.blobs] == [waiting]
     assert lamina("push", "-q", "app", target, root=tmp_path / "mine").returncode == 0
     assert len(list(store.blobs)) == 4
+
+
+def test_a_push_that_has_its_name_succeeds_where_the_root_cant_be_renewed(
+    writable: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_layout(tmp_path / "l", "app", [[("a", b"1")]])
+    assert lamina("load", "-i", str(tmp_path / "l"), root=tmp_path / "mine").returncode == 0
+
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Roots, "renew", full)
+    assert lamina("push", "-q", "app", f"{writable.name}/x/app:1", root=tmp_path / "mine").returncode == 0
+    (root,) = Store.open(str(tmp_path / "w")).roots
+    assert len(root.digests) == 3
 
 
 def test_only_loopback_and_only_what_can_be_written(store: Store, tmp_path: Path) -> None:

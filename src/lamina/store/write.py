@@ -194,8 +194,9 @@ class StoreWriter:
         return ",".join(str(one.descriptor.digest) for one in found[1:] if isinstance(one, Known))
 
     def protect_only(self, digests: Iterable[Digest]) -> None:
-        """Let the session's root list only these: what else it listed has a name by now, or is given up."""
-        with self._listing, reported(self.paths.roots):
+        """Let the session's root list only these: what else it listed has a name by now, or is given up. Where that
+        can't be written (a full disk), the root lists more than it need."""
+        with self._listing, suppress(OSError):
             if self._session is not None:
                 self._session = self.roots.renew(self._session, self._purpose, list(digests))
 
