@@ -16,11 +16,12 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from lamina.errors import AccessDenied, RemoteFailure
 from lamina.remote.challenge import Challenge, Token, check_realm, merge_scopes, parse_token
 from lamina.remote.credentials import Credential
-from lamina.remote.http import Answer
+from lamina.remote.http import MOVED, Answer, joined
 from lamina.remote.site import how_to_tell, may_have_login
 
 MARGIN = 10.0  # seconds before its end in which a token is not used any more
 _CLIENT_ID = "lamina"
+_MAX_REDIRECTS = 5
 
 
 class Exchange(Protocol):
@@ -90,17 +91,11 @@ class Authorizer:
     def _token(self, challenge: Challenge, scopes: Sequence[str]) -> Token:
         """A fresh token for what is wanted, and for what the challenge names on top."""
         realm = challenge.parameters.get("realm", "")
-        check_realm(realm, self._host, self._plain)
         wanted = [*scopes, *challenge.parameters.get("scope", "").split()]
         asked = [("service", challenge.parameters["service"])] if challenge.parameters.get("service") else []
         asked += [("scope", scope) for scope in merge_scopes(wanted)]
         credential = self.credential
         place = urlsplit(realm).netloc
-        if credential is not None and not may_have_login(self._host, place, self._told):
-            raise AccessDenied(
-                f"{self._host} asks for its login to be sent to {place[:200]}, which is another site",
-                hint=f"if you trust it, set {how_to_tell(self._host, place)}; else `lamina logout {self._host}`",
-            )
         answer = None
         if credential is not None and credential.identity_token:
             answer = self._by_identity(realm, asked, credential)
@@ -115,7 +110,7 @@ class Authorizer:
                     else f"{place} gives no anonymous token for {self._host}",
                     hint=f"`lamina login {self._host}`",
                 )
-            if answer.status != 200:
+            if not 200 <= answer.status < 300:
                 raise RemoteFailure(
                     f"{place} gives no token for {self._host}: status {answer.status}", hint="try again later"
                 )
@@ -130,7 +125,7 @@ class Authorizer:
             asked = [("account", credential.username), *asked]
         parts = urlsplit(realm)
         query = "&".join(filter(None, (parts.query, urlencode(asked))))
-        return self._exchange("GET", urlunsplit(parts._replace(query=query)), headers)
+        return self._send("GET", urlunsplit(parts._replace(query=query)), headers)
 
     def _by_identity(self, realm: str, asked: list[tuple[str, str]], credential: Credential) -> Answer | None:
         """OAuth2's way, for identity tokens; None where the server has it not."""
@@ -142,11 +137,33 @@ class Authorizer:
             ("scope", " ".join(value for key, value in asked if key == "scope")),
         ]
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        answer = self._exchange("POST", realm, headers, urlencode(form).encode())
+        answer = self._send("POST", realm, headers, urlencode(form).encode())
         if answer.status in (404, 405):
             answer.release()
             return None
         return answer
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """Ask a token server, and the one that it redirects to: each must be one that the login may go to."""
+        for _ in range(_MAX_REDIRECTS):
+            self._check(url)
+            answer = self._exchange(method, url, headers, body)
+            target = answer.headers.get("Location") if answer.status in MOVED else None
+            if target is None or (method != "GET" and answer.status not in (307, 308)):
+                break
+            answer.release()
+            url = joined(url, target)
+        return answer
+
+    def _check(self, url: str) -> None:
+        """That a token may be asked for there. Raises InvalidContent, AccessDenied."""
+        check_realm(url, self._host, self._plain)
+        place = urlsplit(url).netloc
+        if self.credential is not None and not may_have_login(self._host, place, self._told):
+            raise AccessDenied(
+                f"{self._host} asks for its login to be sent to {place[:200]}, which is another site",
+                hint=f"if you trust it, set {how_to_tell(self._host, place)}; else `lamina logout {self._host}`",
+            )
 
 
 def basic(credential: Credential) -> str:

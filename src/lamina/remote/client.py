@@ -21,7 +21,7 @@ from lamina.events import Cancel, Event, OnEvent, Warned, ignore
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import parse_challenges
 from lamina.remote.credentials import Credential
-from lamina.remote.http import Answer, Broken, Transport, digits
+from lamina.remote.http import MOVED, Answer, Broken, Transport, digits, joined
 from lamina.remote.loopback import is_loopback
 from lamina.remote.registries import api_host
 from lamina.remote.site import how_to_tell, is_told
@@ -32,7 +32,6 @@ ATTEMPTS = 5
 MAX_WAIT = 60.0  # seconds that a Retry-After may ask for before it is an error
 MAX_REDIRECTS = 10
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
-_MOVED = frozenset({301, 302, 303, 307, 308})
 MAX_ERROR = 64 << 10
 _PAGES = ("text/html", "application/xhtml+xml")
 Body = bytes | Callable[[], Iterable[bytes]]
@@ -194,7 +193,7 @@ class Client:
             return Unsupported(
                 f"{what}: {self.host} does not do this{said}", hint="the registry is set up without it"
             )
-        if status in _MOVED:
+        if status in MOVED:
             return RemoteFailure(f"{what}: {self.host} redirects without end or to nowhere", hint="ask its makers")
         return RemoteFailure(
             f"{what}: {self.host} answers with status {status}{said}",
@@ -268,7 +267,7 @@ class Client:
                 if authorizer.answer(challenges, scopes, authorization):
                     answer.release()
                     continue
-            target = answer.headers.get("Location") if answer.status in _MOVED else None
+            target = answer.headers.get("Location") if answer.status in MOVED else None
             if target is None or (method not in ("GET", "HEAD") and answer.status not in (307, 308)):
                 return answer
             answer.release()
@@ -346,19 +345,6 @@ class Client:
 
 _REACH = "check the name, the network and the proxy settings"
 _TRUST = "put its CA into certs.d, or use --tls-verify=false if you know why"
-
-
-def joined(base: str, target: str) -> str:
-    """The address that a registry gives. Raises Broken for what is none."""
-    try:
-        url = urljoin(base, target)
-        parts = urlsplit(url)
-        _ = parts.port  # read for its check
-    except ValueError:
-        parts = None
-    if parts is None or not url.isascii() or not url.isprintable() or " " in url:
-        raise Broken(f"{_origin(base)} leads to {target[:200]!r}", fatal=True)
-    return url
 
 
 def _origin(url: str) -> str:

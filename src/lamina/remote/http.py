@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from http.client import HTTPException
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -35,6 +35,10 @@ def digits(text: str | None) -> int | None:
     """A header's number, or None: ASCII digits only (``isdigit`` takes superscripts, ``int`` does not)."""
     text = (text or "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+MOVED = frozenset({301, 302, 303, 307, 308})
+"""Statuses of redirects."""
 
 
 class Broken(Exception):
@@ -332,6 +336,19 @@ class _broken:  # noqa: N801  (a context manager by use, not by kind)
         if isinstance(error, UnicodeError):
             raise RemoteFailure(f"{_host(self._url)} is no host name", hint="check the reference") from None
         raise _in_words(error, self._url) from error
+
+
+def joined(base: str, target: str) -> str:
+    """The address that a registry gives. Raises Broken for what is none."""
+    try:
+        url = urljoin(base, target)
+        parts = urlsplit(url)
+        _ = parts.port  # read for its check
+    except ValueError:
+        parts = None
+    if parts is None or not url.isascii() or not url.isprintable() or " " in url:
+        raise Broken(f"{_host(base)} leads to {target[:200]!r}", fatal=True)
+    return url
 
 
 def _host(url: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from lamina.errors import InvalidDocument, NotFound, ReferenceNotFound, RemoteFailure
-from lamina.remote.client import Client, joined
-from lamina.remote.http import Broken
+from lamina.remote.client import Client
+from lamina.remote.http import Broken, joined
 from lamina.remote.read import RemoteReader
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -17,8 +17,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from lamina.errors import Cancelled, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
 from lamina.events import BlobProgress, Cancel, OnEvent, Warned
 from lamina.remote.challenge import scope
-from lamina.remote.client import MAX_WAIT, joined, retry_after
-from lamina.remote.http import Answer, Broken, digits
+from lamina.remote.client import MAX_WAIT, retry_after
+from lamina.remote.http import Answer, Broken, digits, joined
 from lamina.remote.read import Site
 from lamina.source import CHUNK, Blob, verified
 from lamina.spec.descriptor import Descriptor

@@ -60,7 +60,7 @@ def resolve_user(wanted: str, passwd: bytes, group: bytes) -> User:
         home, known = account.home.decode("utf-8", "replace") or "/", account.name
     if group_name:
         return User(uid, resolve_group(group_name, group), (), home)
-    groups = {one.gid for one in _groups(group) if known and known in one.members and 0 <= one.gid <= MAX_ID}
+    groups = {one.gid for one in _groups(group) if known and known in one.members and one.gid <= MAX_ID}
     return User(uid, gid, tuple(sorted(groups - {gid})), home)
 
 

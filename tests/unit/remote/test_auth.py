@@ -170,6 +170,72 @@ class TestRealms:
         assert said in str(caught.value)
 
 
+class TestTokenServersThatRedirect:
+    """Each of them has to be one that the login may go to."""
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    @pytest.mark.parametrize("target", ["https://new.example.com/token?x=y", "//new.example.com/token?x=y"])
+    def test_within_the_site_the_login_goes_along(
+        self, monkeypatch: pytest.MonkeyPatch, status: int, target: str
+    ) -> None:
+        web = Web(
+            reg_example_com=registry("https://auth.example.com/token"),
+            auth_example_com=leads_to(target, status),
+            new_example_com=token_server,
+        )
+        assert client(web, monkeypatch, given=ME).request("GET", "/v2/x", scopes=PULL).status == 200
+        assert web.sent("new.example.com") == [BASIC]
+        assert [url for _, url, _, _ in web.seen if "//new." in url] == ["https://new.example.com/token?x=y"]
+
+    @pytest.mark.parametrize("credential", [ME, TOKEN])
+    def test_elsewhere_nothing_goes(self, monkeypatch: pytest.MonkeyPatch, credential: Credential) -> None:
+        web = Web(
+            reg_example_com=registry("https://auth.example.com/token"),
+            auth_example_com=leads_to("https://auth.other.org/token"),
+            auth_other_org=token_server,
+        )
+        with pytest.raises(AccessDenied, match=r"sent to auth\.other\.org") as caught:
+            client(web, monkeypatch, given=credential).request("GET", "/v2/x", scopes=PULL)
+        assert "reg.example.com=auth.other.org" in str(caught.value)
+        assert web.sent("auth.other.org") == []
+        assert client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL).status == 200  # anonymously
+
+    def test_an_identity_token_goes_along_where_its_form_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        hosts = {"reg_example_com": registry("https://auth.example.com/token"), "new_example_com": token_server}
+        web = Web(**hosts, auth_example_com=leads_to("https://new.example.com/token", 307))
+        assert client(web, monkeypatch, given=TOKEN).request("GET", "/v2/x", scopes=PULL).status == 200
+        ((method, _, _, body),) = [item for item in web.seen if "new.example.com" in item[1]]
+        assert (method, b"refresh_token=identity" in body) == ("POST", True)
+        web = Web(**hosts, auth_example_com=leads_to("https://new.example.com/token", 302))
+        with pytest.raises(RemoteFailure, match=r"gives no token for reg\.example\.com: status 302"):
+            client(web, monkeypatch, given=TOKEN).request("GET", "/v2/x", scopes=PULL)
+        assert web.sent("new.example.com") == []
+
+    def test_plain_http_and_circles(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        web = Web(
+            reg_example_com=registry("https://auth.example.com/token"),
+            auth_example_com=leads_to("http://auth.example.com/token"),
+        )
+        with pytest.raises(InvalidContent, match="https only"):
+            client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL)
+        web.hosts["auth.example.com"] = leads_to("/token")
+        web.seen.clear()
+        with pytest.raises(RemoteFailure, match="status 307"):
+            client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL)
+        assert len(web.sent("auth.example.com")) == 5
+        web.hosts["auth.example.com"] = leads_to("https://[x")
+        with pytest.raises(RemoteFailure, match="leads to"):
+            client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL)
+
+    @pytest.mark.parametrize("status", [200, 201, 203])
+    def test_a_token_with_any_word_of_success(self, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+        web = Web(
+            reg_example_com=registry("https://auth.example.com/token"),
+            auth_example_com=lambda method, url, headers: answer(url, status, b'{"token":"good"}'),
+        )
+        assert client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL).status == 200
+
+
 class TestRedirects:
     def test_who_is_redirected_to_gets_neither_login(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Not the registry's, and not the one that the user has there: the registry chose where we are sent."""

@@ -60,6 +60,7 @@ three:x:70
 part:x:71:webber,w,eb
 odd:x:72:odd
 late:x:73:late
+wheel:x:0:late
 numbers:x:74:1000
 bad:x:y:web
 nobodys:x:75:
@@ -73,6 +74,7 @@ bare
         ("", User(0, 0, (), "/root")),
         ("root", User(0, 0, (), "/root")),
         ("0", User(0, 0, (), "/root")),
+        ("-0", User(0, 0, (), "/root")),
         ("web", User(33, 44, (55, 56, MAX_ID), "/srv")),
         ("web:", User(33, 44, (55, 56, MAX_ID), "/srv")),  # an empty group is none
         ("33", User(33, 44, (55, 56, MAX_ID), "/srv")),
@@ -88,7 +90,7 @@ bare
         ("4711:web", User(4711, 44, (), "/")),
         ("1000", User(1000, 1001, (72,), "/odd")),  # the first line with this uid; the name 1000 is root's
         ("1000:56", User(1000, 56, (), "/odd")),
-        ("late", User(1000, 1002, (73,), "/late")),
+        ("late", User(1000, 1002, (0, 73), "/late")),
         ("+7", User(7, 0, (), "/")),
         ("1e3", User(12, 13, (), "/name")),  # no number: a name
         ("four", User(50, 51, (), "/")),
