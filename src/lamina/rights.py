@@ -179,6 +179,8 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
             answer = {"value": function()}
         except LaminaError as error:
             answer = to_plain(error)
+        except OSError as error:
+            answer = to_plain(SystemFailure(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
         except BaseException as error:  # noqa: BLE001  (a forked child: it must end here)
             answer = to_plain(SystemFailure(f"{type(error).__name__}: {error}"))
         try:

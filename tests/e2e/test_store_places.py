@@ -420,3 +420,23 @@ def test_where_no_store_is(world: World, tmp_path: Path, kind: str) -> None:
         check_said(world(line, root), {0, 3, 6} if lists else {3, 5, 6, 125})
     said = world("load -i {layout}", root)
     check_said(said, 0 if kind in ("a dangling symlink", "an empty directory", "missing") else 6)
+
+
+@pytest.mark.parametrize(
+    "what", ["blobs", "ingest", "roots", "containers", "volumes", "layers", "unions", "index.json"]
+)
+def test_what_its_own_user_may_not_enter_is_told_in_one_line(what: str) -> None:
+    require_root()
+    with plain_user("59999") as (top, call):
+        write_layout(top / "l", "app", [[("etc/conf", b"two\n")], [("b", b"")]])
+        assert call("load", "-i", str(top / "l")).returncode == 0
+        (top / "store" / what).chmod(0)
+        for line in ("images", "ls app", "df", "mounts", "mount app", "umount --all", "prune --force"):
+            done = call(*line.split())
+            said = done.stderr.decode()
+            assert "Errno" not in said, (line, said)
+            assert "Traceback" not in said, (line, said)
+            assert done.returncode in {0, 1, 3, 6, 7, 125, 127}, (line, said)
+        (top / "store" / what).chmod(0o700)
+        assert call("umount", "--all").returncode == 0
+        assert call("fsck").returncode == 0
