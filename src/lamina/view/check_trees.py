@@ -171,7 +171,8 @@ class _Comparison:
                 return f"has {state.st_size} bytes instead of {index.size[row]}"
             if not self._same(path, layer, row):
                 return "has other bytes"
-        return _mode(state, index.mode[row])
+        # who could not get its owner has no set-id bits either: root's trees have all owners, and all devices
+        return _mode(state, index.mode[row], may_lack=0 if self._devices else stat.S_ISUID | stat.S_ISGID)
 
     def _same(self, path: bytes, layer: int, row: int) -> bool:
         index = self._tree.layers[layer]
@@ -192,9 +193,14 @@ class _Comparison:
         return self._tars[layer]
 
 
-def _mode(state: os.stat_result, wanted: int) -> str:
+def _mode(state: os.stat_result, wanted: int, *, may_lack: int = 0) -> str:
     mode = state.st_mode & 0o7777
-    return "" if mode == wanted & 0o7777 else f"has the mode {mode:04o} instead of {wanted & 0o7777:04o}"
+    lacks = (mode ^ wanted) & 0o7777
+    return (
+        ""
+        if not lacks or (lacks & mode == 0 and lacks & ~may_lack == 0)
+        else f"has the mode {mode:04o} instead of {wanted & 0o7777:04o}"
+    )
 
 
 def _word(shown: bytes, name: bytes) -> str:

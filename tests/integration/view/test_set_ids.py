@@ -14,6 +14,7 @@ from lamina.rights import MAX_ID
 from lamina.source import Stack
 from lamina.spec.platform import Platform
 from lamina.transfer.open import open_stack
+from lamina.view.check_trees import difference
 from lamina.view.owners import Owners
 from lamina.view.unpack import unpack, unpack_tree
 from support import lamina, make_tar, require_root, write_layout
@@ -111,3 +112,11 @@ def test_what_a_namespace_lacks_becomes_its_roots_without_the_bits(tmp_path: Pat
         "plain": (100_000, 200_000, 0o755),
     }
     assert len(report.warnings) == 3
+    # fsck takes that for what it is, where it can be
+    top = str(tmp_path / "out")
+    assert difference(stack.tree(), stack.layers, top, devices=False) == ""
+    said = difference(stack.tree(), stack.layers, top, devices=True)
+    assert said == "/of-far-group has the mode 4755 instead of 6755"
+    for mode in (0o6755, 0o2755, 0o711):
+        os.chmod(tmp_path / "out/plain", mode)
+        assert "/plain has the mode" in difference(stack.tree(), stack.layers, top, devices=False)
