@@ -1,0 +1,161 @@
+"""Roots: who holds one, what a torn or strange one says, and those of mounts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina import mountinfo
+from lamina.spec.digest import Digest
+from lamina.store import roots
+from lamina.store.roots import Root, boot_id, started
+from lamina.store.store import Store
+
+ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "s"))
+
+
+def written(store: Store, head: bytes, name: str = "1-a") -> Root:
+    """A root with this first line, as somebody else has written it."""
+    path = Path(store.paths.roots, name)
+    path.write_bytes(head + f"\n{ONE}\n{TWO}\nsha256:torn".encode())
+    (found,) = [root for root in store.roots if root.name == name]
+    path.unlink()
+    return found
+
+
+def head(**changes: Any) -> bytes:
+    told = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": "work"}
+    return json.dumps({**told, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"no json",
+        b"\xff\xfe",
+        b"[]",
+        b"7",
+        b"{}",
+        head(pid="one"),
+        head(pid=None),
+        head(pid=[]),
+        b"[" * 100_000,
+    ],
+)
+def test_a_root_whose_first_line_is_damaged_protects_what_it_lists(store: Store, line: bytes) -> None:
+    root = written(store, line)
+    assert (root.pid, root.purpose, root.alive, root.mount) == (0, "unreadable", False, "")
+    assert root.digests == {ONE, TWO}
+    Path(store.paths.roots, "1-a").write_bytes(line + f"\n{ONE}\n".encode())
+    assert store.roots.protected() == {ONE}
+
+
+def test_a_root_that_nobody_holds_is_dead_though_the_process_that_it_names_lives(store: Store) -> None:
+    assert not written(store, head()).alive
+    assert written(store, head()).pid == os.getpid()
+
+
+def test_a_root_of_a_mount_lives_as_long_as_that_and_this_boot(store: Store) -> None:
+    space = mountinfo.namespace()
+    assert written(store, head(mount="/proc", namespace=space)).alive
+    assert not written(store, head(mount="/proc", namespace=space, boot="another")).alive
+    assert not written(store, head(mount="/nowhere", namespace=space)).alive
+    # one in the namespace of its holder goes with the holder
+    assert not written(store, head(mount=f"/proc/{os.getpid()}/root/proc", namespace=space)).alive
+
+
+def test_a_root_counts_while_it_is_held_or_for_the_grace_time(store: Store) -> None:
+    name = store.roots.create("work")
+    store.roots.extend(name, [ONE])
+    other = store.roots.create("other")
+    store.roots.extend(other, [TWO])
+    assert store.roots.protected(grace=0) == {ONE, TWO}
+    store.roots.let_go(other)
+    assert store.roots.protected(grace=0) == {ONE}
+    assert store.roots.protected() == {ONE, TWO}
+    assert [root.name for root in store.roots.dead(grace=0)] == [other]
+    assert store.roots.dead() == []
+    assert store.roots.drop_dead(grace=0) == 1
+    assert [root.name for root in store.roots] == [name]
+    assert store.roots.drop_dead(grace=0) == 0
+    store.roots.remove(name)
+    assert os.listdir(store.paths.roots) == []
+
+
+def test_a_new_root_in_place_of_another_lists_only_what_it_is_given(store: Store) -> None:
+    name = store.roots.create("serve")
+    store.roots.extend(name, [ONE, TWO])
+    new = store.roots.renew(name, "serve", [TWO])
+    assert [(root.name, root.digests, root.alive) for root in store.roots] == [(new, {TWO}, True)]
+
+
+@pytest.mark.parametrize("step", ["create", "extend"])
+def test_a_root_that_cant_be_written_leaves_nothing_and_no_lock(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    name = store.roots.create("serve")
+    store.roots.extend(name, [ONE])
+    before = len(os.listdir("/proc/self/fd"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(*((roots, "write_all", full) if step == "create" else (store.roots, "_append", full)))
+    with pytest.raises(OSError, match="full"):
+        store.roots.renew(name, "serve", [TWO])
+    with pytest.raises(OSError, match="full"), store.roots.mounting("mount", [TWO], mount="/nowhere"):
+        pass
+    assert os.listdir(store.paths.roots) == [name]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_being_made_is_skipped_and_what_comes_after_it_is_not(store: Store) -> None:
+    for name in ("0.0123456789ab.tmp", "1.held"):
+        Path(store.paths.roots, name).write_bytes(b"")
+    os.mkdir(Path(store.paths.roots, "2"))
+    name = store.roots.create("work")
+    assert [root.name for root in store.roots] == [name]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_mounts_root_is_held_on_only_where_the_mount_goes_with_the_process(store: Store, own: bool) -> None:
+    mount = f"/proc/{os.getpid()}/root/nowhere" if own else "/nowhere"
+    with store.roots.mounting("mount of x", [ONE], mount=mount) as name:
+        assert [root.alive for root in store.roots] == [True]
+        store.roots.note_view(name, "erofs")
+    (root,) = store.roots
+    assert (root.alive, root.view, root.mount, root.digests) == (own, "erofs", mount, {ONE})
+    with pytest.raises(ZeroDivisionError), store.roots.mounting("mount of y", [TWO], mount=mount):
+        raise ZeroDivisionError
+    assert [one.name for one in store.roots] == [name]
+    if own:  # also where the process runs another program, as a holder does
+        assert os.get_inheritable(store.roots._held[name].descriptor)
+
+
+def test_started_tells_processes_from_those_that_ended() -> None:
+    code = "import os, sys; os.write(1, b'x'); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.read(1)
+        assert started(child.pid) == started(child.pid) is not None
+        assert (started(child.pid) or "").isdigit()
+        assert int(started(child.pid) or 0) >= int(started(os.getpid()) or 0)
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert started(child.pid) is None  # nobody has asked yet how it ended
+    assert started(child.pid) is None
+    assert started(2**22 + 1) is None
