@@ -16,6 +16,10 @@ from lamina.layer.entry import Entry, Kind
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
+from lamina.run import top
+from lamina.run.commit import commit
+from lamina.run.container import create
+from lamina.run.options import Wanted
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.fault import POINTS
@@ -23,7 +27,7 @@ from lamina.store.fsck import fsck
 from lamina.store.gc import delete_images, prune
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import write_layout
+from support import require_root, write_layout
 from unruly import Unruly
 
 BASE = [("etc/", None), ("etc/conf", b"one\n" * 5000)]
@@ -34,6 +38,7 @@ PASSED = {
     "pull": _COMING,
     "load": _COMING,
     "append": _COMING,
+    "commit": _COMING,
     "rmi": _GOING,
     "prune": [*_GOING, "prune.parts-removed"],
 }
@@ -49,6 +54,8 @@ def do(verb: str, root: Path, image: str, layout: Path) -> None:
     elif verb == "append":
         items = [(Entry(b"more", Kind.FILE, 0o644, size=4), b"more")]
         append(store.stack("base", Platform.host()), items, store, "own", created_by="test", epoch=0)
+    elif verb == "commit":
+        commit(store, store.stack("base", Platform.host()), store.containers.get("c"), "own", epoch=0)
     elif verb == "rmi":
         delete_images(store, ["app"])
     else:
@@ -59,6 +66,10 @@ def prepare(verb: str, root: Path, image: str, layout: Path) -> None:
     """What ``verb`` needs; with one layer of the image here already, by another name."""
     store = Store.open(str(root))
     copy(LayoutReader(str(layout)), store, [("base", "base")])
+    if verb == "commit":
+        require_root()
+        container = create(store, store.stack("base", Platform.host()), Wanted(command=("sh",), name="c"))
+        (Path(top.path(store, container, top.UPPER)) / "new").write_bytes(b"new\n")
     if verb in ("rmi", "prune"):
         do("pull", root, image, layout)
 
@@ -101,5 +112,5 @@ def test_after_a_kill_and_the_next_command_every_image_is_whole(
         do("pull" if verb in ("rmi", "prune") else verb, root, registry.image, layout)
     store = Store.open(str(root))
     names = {name for name, _ in store.names()}
-    assert f"docker.io/library/{'own' if verb == 'append' else 'app'}:latest" in names
+    assert f"docker.io/library/{'own' if verb in ('append', 'commit') else 'app'}:latest" in names
     check_whole(store, tmp_path)
