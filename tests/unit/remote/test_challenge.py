@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,47 @@ def test_no_tokens(body: bytes) -> None:
         parse_token(body, 0.0, "the answer")
 
 
+def test_how_large_headers_and_answers_may_be() -> None:
+    def header(size: int) -> str:
+        return 'Bearer realm="' + "r" * (size - 15) + '"'
+
+    for size in (1000, 16384):
+        (found,) = parse_challenges([header(size)])
+        assert len(found.parameters["realm"]) == size - 15
+    assert parse_challenges([header(16385)]) == ()
+    start, end = b'{"token":"a","pad":"', b'"}'
+    for size in (1 << 20, (1 << 20) + 1):
+        body = start + b"x" * (size - len(start) - len(end)) + end
+        if size == 1 << 20:
+            assert parse_token(body, 0.0, "t").value == "a"
+        else:
+            with pytest.raises(InvalidDocument, match="can't be read"):
+                parse_token(body, 0.0, "t")
+
+
+@pytest.mark.parametrize(
+    ("stated", "life"),
+    [
+        (59, 60),
+        (60, 60),
+        (61, 61),
+        (10**9 - 1, 10**9 - 1),
+        (10**9, 60),
+        (True, 60),
+        (-5, 60),
+        ("300", 60),
+        (299.5, 60),
+    ],
+)
+def test_lives_of_tokens(stated: object, life: int) -> None:
+    body = json.dumps({"token": "a", "expires_in": stated}).encode()
+    assert parse_token(body, 5.0, "t").expires == 5.0 + life
+
+
+def test_scopes_that_are_none() -> None:
+    assert merge_scopes([":pull", "", ":", "junk"]) == []
+
+
 def test_scopes() -> None:
     assert scope("repository", "a/b", "pull") == "repository:a/b:pull"
     wanted = ["repository:host:5000/a:pull", "repository:b:pull,push", "repository:host:5000/a:push,pull", "junk"]
@@ -104,6 +147,14 @@ def test_scopes() -> None:
         ("ftp://auth.example.com/", "example.com", False, False),
         ("//auth.example.com", "example.com", False, False),
         ("", "example.com", False, False),
+        ("wss://auth.example.com/token", "example.com", False, False),
+        ("ws://localhost/token", "localhost:5000", True, False),
+        ("ftp://localhost/token", "localhost:5000", True, False),
+        ("gopher://localhost/token", "localhost:5000", True, False),
+        ("https://@auth.example.com/token", "example.com", False, False),
+        ("https:///token", "example.com", False, False),
+        ("HTTPS://auth.example.com/token", "example.com", False, True),
+        ("https://auth.example.com/tok\nen", "example.com", False, False),
         # what urlsplit raises ValueError for
         ("https://[::1", "example.com", False, False),
         ("https://[x]/token", "example.com", False, False),
