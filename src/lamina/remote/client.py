@@ -169,7 +169,7 @@ class Client:
             said = f": {said}" if said else ""
             status = answer.status
             wait = retry_after(answer.headers)
-        if status == 401 and self._without_login:
+        if status == 401 and self._without_login and urlsplit(answer.url).netloc == self._without_login:
             return AccessDenied(
                 f"{what}: {self.host} sends us to {self._without_login}, which wants a login{said}",
                 hint=f"if it is to get one, set {how_to_tell(self.host, self._without_login)}",

@@ -284,6 +284,21 @@ class TestRedirects:
         web = Web(**hosts)  # and without any login, it is asked like every other one
         assert client(web, monkeypatch).request("GET", "/v2/x").status == 200
 
+    def test_a_registry_that_refuses_later_is_not_taken_for_who_it_redirects_to(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        web = Web(
+            reg_example_com=leads_to("https://cdn.other.org/v2/x"),
+            cdn_other_org=registry("https://auth.other.org/token"),
+            auth_other_org=token_server,
+        )
+        one = client(web, monkeypatch)
+        assert one.request("GET", "/v2/x").status == 200
+        web.hosts["reg.example.com"] = needs_login
+        with pytest.raises(AccessDenied, match=r"reg\.example\.com refuses") as caught:
+            one.request("GET", "/v2/y")
+        assert "lamina login reg.example.com" in str(caught.value)
+
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     def test_https_never_leads_to_plain_http(self, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
         web = Web(
