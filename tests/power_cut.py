@@ -67,7 +67,7 @@ def rounds(top: Path, count: int, chance: random.Random) -> list[int]:
     """How many named images were found whole after each cut. Raises AssertionError with what was lost or wrong."""
     found = []
     with ExitStack() as stack:
-        disk = stack.enter_context(mounted_image(top / "outer", "mkfs.xfs", "-q", "-m", "reflink=1"))
+        disk = stack.enter_context(mounted_image(top / "outer", "mkfs.xfs", "-q", "-m", "reflink=1", direct=False))
         layouts(top / "layout", chance)
         servers = [stack.enter_context(Unruly(top / "layout", ref)) for ref in ("one", "two")]
         for number in range(count):
@@ -90,19 +90,19 @@ def layouts(place: Path, chance: random.Random) -> None:
 
 
 @contextmanager
-def mounted_image(image: Path, *make: str, size: int = 3 << 30) -> Iterator[Path]:
-    """A directory on a new file system in a file."""
+def mounted_image(image: Path, *make: str, size: int = 3 << 30, direct: bool = True) -> Iterator[Path]:
+    """A directory on a new file system in a file. ``direct``: what it has on its disk is in the file at once."""
     with image.open("wb") as file:
         file.truncate(size)
     subprocess.run([*make, str(image)], check=True)
-    with attached(image) as place:
+    with attached(image, direct=direct) as place:
         yield place
 
 
 @contextmanager
-def attached(image: Path) -> Iterator[Path]:
+def attached(image: Path, *, direct: bool = True) -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="lamina-cut-", dir="/run"))
-    words = ["losetup", "--direct-io=on", "--find", "--show", str(image)]
+    words = ["losetup", f"--direct-io={'on' if direct else 'off'}", "--find", "--show", str(image)]
     device = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
     try:
         subprocess.run(["mount", device, str(place)], check=True)
