@@ -165,8 +165,9 @@ def test_who_has_no_ids_to_spare_is_refused(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
         assert b"/etc/subuid" in done.stderr
         assert call("ps", "-aq").stdout == b""
-        done = lamina(*KEEP, "--rm", "app", "true", root=top / "store")
+        assert lamina("load", "-i", str(top / "layout"), root=tmp_path / "roots").returncode == 0
+        done = lamina(*KEEP, "--rm", "app", "true", root=tmp_path / "roots")
         assert (done.returncode, b"plain user's" in done.stderr) == (125, True)
-        assert call("ps", "-aq").stdout == b""
+        assert lamina("ps", "-aq", root=tmp_path / "roots").stdout == b""
     for word in ("keep-id:uid=x", "keep-id:size=4", "keep-id:uid=-1", "auto:uid=3", "host:uid=3"):
         assert lamina("run", "--userns", word, "app", root=tmp_path).returncode == 125
