@@ -494,6 +494,28 @@ def test_a_gc_that_is_killed_leaves_no_document_without_what_it_names(
         assert Digest.of(Path(store.paths.tar(diff_id)).read_bytes()) == diff_id
 
 
+def test_documents_are_told_from_other_blobs(layout: Path, tmp_path: Path) -> None:
+    """They go first."""
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    manifests = [manifest_of(store, name) for name in ("app", "app2")]
+    index = build_index([one.descriptor for one in manifests])
+    with store.session("test"):
+        store.put_manifest(index.descriptor, index.raw)
+    garbage = gc._garbage(store, [], 0)
+    assert set(garbage.documents) == {index.descriptor.digest, *(one.descriptor.digest for one in manifests)}
+    assert set(garbage.blobs) == set(store.blobs) - set(garbage.documents)
+    assert set(garbage.layers) == set(store.layers.diff_ids())
+    assert (garbage.needed, set(garbage.digests)) == (set(), set(store.blobs) | set(garbage.layers))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_prune_says_which_names_went(layout: Path, tmp_path: Path, dry_run: bool) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store.untag("docker.io/library/app2:latest")
+    assert prune(store, dry_run=dry_run).untagged == ()
+    assert prune(store, all=True, dry_run=dry_run).untagged == ("docker.io/library/app:latest",)
+
+
 def test_a_tag_beside_an_rmi_names_nothing_that_is_gone(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -620,10 +642,13 @@ def test_a_part_stays_for_an_hour_and_is_said_to_but_goes_with_all(
     assert (b"4096 bytes of parts" in done.stderr) == stays
     assert f"({0 if stays else 4096} bytes)".encode() in done.stdout
     part.write_bytes(b"x" * 4096)
+    after = Path(f"{part}-after")  # in the order of names
     with open(part, "rb") as held:
+        after.write_bytes(b"x" * 4096)
         assert acquire(held.fileno(), str(part))
-        assert prune(store, all=True).freed == 0
+        assert prune(store, all=True).freed == 4096
         assert part.exists()
+        assert not after.exists()
     assert prune(store, all=True).freed == 4096
     assert not part.exists()
 
@@ -695,6 +720,7 @@ def test_strange_things_in_the_stores_directories_stop_nothing_and_stay(layout: 
 
 def test_a_temporary_file_of_a_killed_maker_of_the_store_goes(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
+    store.roots.create("work")
     for left in (tmp_path / "s/format.0123456789ab.tmp", tmp_path / "s/roots/1-2.0123456789ab.tmp"):
         left.write_bytes(b"x")
         prune(store)

@@ -130,6 +130,19 @@ def test_what_is_being_made_is_skipped_and_what_comes_after_it_is_not(store: Sto
     assert [root.name for root in store.roots] == [name]
 
 
+def test_what_follows_a_line_about_the_view_or_a_torn_one_counts(store: Store) -> None:
+    path = Path(store.paths.roots, "1-a")
+    path.write_bytes(head() + f"\nview erofs\n{ONE}\nsha256:torn\n{TWO}\n".encode())
+    assert [(root.view, root.digests) for root in store.roots] == [("erofs", {ONE, TWO})]
+
+
+def test_a_root_that_goes_while_they_are_read_is_skipped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = store.roots.create("work")
+    before = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: ["0-gone", *before(path)])
+    assert [root.name for root in store.roots] == [name]
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_a_mounts_root_is_held_on_only_where_the_mount_goes_with_the_process(store: Store, own: bool) -> None:
     mount = f"/proc/{os.getpid()}/root/nowhere" if own else "/nowhere"
