@@ -923,6 +923,36 @@ def test_on_a_disk_without_a_free_byte_images_can_go_and_get_names(
         assert list(store.blobs) == list(store.names()) == []
 
 
+@pytest.mark.parametrize("fails", [1, 2])
+def test_what_goes_first_on_a_full_disk(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """What can be taken up again goes too, then what nothing needs; indexes only if that is not enough."""
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store.find(digest="sha256:" + "0" * 64)
+    loose = Descriptor.of("application/octet-stream", b"x")
+    store.blobs.write(loose, b"x")
+    part = Path(store.paths.part(Digest.of(b"some blob")))
+    part.write_bytes(b"x")
+    before, asked = store.refs.update, list[bool]()
+
+    def full(change: object) -> None:
+        asked.append(os.path.exists(store.paths.layer_index(store.stack("app2", Platform.host()).diff_ids[1])))
+        if len(asked) <= fails:
+            raise failure(OSError(errno.ENOSPC, "full"), store.paths.index)
+        assert not part.exists()
+        assert not os.path.exists(store.paths.members)
+        assert store.blobs.size(loose.digest) is None
+        assert whole(store) == (fails == 1)
+        before(change)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.refs, "update", full)
+    assert delete_images(store, ["app"]).freed > 0
+    assert asked == [True] * (fails + 1)  # only of the image that goes
+    assert whole(store)
+    assert [name for name, _ in store.names()] == ["docker.io/library/app2:latest"]
+
+
 def test_where_nothing_can_be_freed_prune_does_not_advise_prune(
     tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

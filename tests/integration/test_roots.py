@@ -49,11 +49,12 @@ def head(**changes: Any) -> bytes:
         b"[]",
         b"7",
         b"{}",
-        head(pid="one"),
-        head(pid=None),
-        head(pid=[]),
+        b'{"pid": "one", "started": "1", "boot": "", "purpose": "work"}',
+        b'{"pid": null, "started": "1", "boot": "", "purpose": "work"}',
+        b'{"pid": [], "started": "1", "boot": "", "purpose": "work"}',
         b"[" * 100_000,
     ],
+    ids=range(10),
 )
 def test_a_root_whose_first_line_is_damaged_protects_what_it_lists(store: Store, line: bytes) -> None:
     root = written(store, line)
