@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -121,6 +122,13 @@ def test_lives_of_tokens(stated: object, life: int) -> None:
     assert parse_token(body, 5.0, "t").expires == 5.0 + life
 
 
+def test_what_was_read_does_not_change() -> None:
+    (challenge,) = parse_challenges(["Basic"])
+    for value, field in ((challenge, "scheme"), (parse_token(b'{"token":"a"}', 0.0, "t"), "expires")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, field, "x")
+
+
 def test_scopes_that_are_none() -> None:
     assert merge_scopes([":pull", "", ":", "junk"]) == []
 
@@ -141,6 +149,8 @@ def test_scopes() -> None:
         ("http://auth.example.com/token", "example.com", False, False),
         ("http://auth.example.com/token", "example.com", True, False),
         ("http://example.com/token", "example.com", True, True),
+        ("http://zebra.example/token", "example.com", True, False),
+        ("http://a.example/token", "example.com", True, False),
         ("http://example.com:8080/token", "example.com:5000", True, True),
         ("http://example.com/token", "example.com", False, False),
         ("https://user:pw@auth.example.com/token", "example.com", False, False),
