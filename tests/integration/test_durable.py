@@ -330,7 +330,7 @@ def test_after_a_crash_a_tar_is_compared_with_its_digest_before_it_is_used(
 
 def test_a_tar_of_this_boot_is_not_hashed(layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = loaded(layout, tmp_path / "s")
-    monkeypatch.setattr("lamina.store.layers.hash_of", failing)
+    monkeypatch.setattr("lamina.store.lasting.hash_of", failing)
     with store.stack("app", Platform.host()).layers[0].open() as stream:
         assert stream.read(1)
 

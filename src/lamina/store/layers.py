@@ -18,7 +18,6 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
 from lamina.store.fault import pieces, point
-from lamina.store.lasting import DOUBTFUL, ON_DISK, hash_of, is_due, settle, trust
 from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ def blob_stays(form: Descriptor) -> bool:
 
 def _has_digest(path: str, digest: Digest) -> bool:
     """Whether the file has these bytes; a file that can't be read has not. Raises FileNotFoundError."""
+    from lamina.store.lasting import hash_of
+
     try:
         return hash_of(path, digest.algorithm) == digest.encoded
     except SystemFailure:
@@ -135,6 +136,8 @@ class Layers:
         path = self._paths.tar(diff_id)
         if diff_id in self._believed:
             return os.path.exists(path)
+        from lamina.store.lasting import DOUBTFUL, is_due, settle, trust
+
         try:
             how = trust(path)
             if how == DOUBTFUL:
@@ -152,6 +155,8 @@ class Layers:
     def settle(self, diff_id: Digest) -> None:
         """Wait until the tar is on the disk; nothing where that is known. Raises SystemFailure where the disk failed
         to take it, and removes it then; FileNotFoundError."""
+        from lamina.store.lasting import ON_DISK, settle, trust
+
         path = self._paths.tar(diff_id)
         if trust(path) == ON_DISK:
             return
@@ -169,6 +174,8 @@ class Layers:
 
     def is_on_disk(self, diff_id: Digest) -> bool:
         """Whether the tar is there, and known to outlast a crash."""
+        from lamina.store.lasting import ON_DISK, trust
+
         try:
             return trust(self._paths.tar(diff_id)) == ON_DISK
         except (FileNotFoundError, NotADirectoryError):

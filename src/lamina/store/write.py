@@ -17,7 +17,6 @@ from lamina.spec.mediatype import is_foreign
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
 from lamina.store.layers import blob_stays, is_plain
-from lamina.store.leftovers import sweep_temporaries
 from lamina.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ class StoreWriter:
         """One at a time in a Store object; others wait."""
         with self._guard:
             with reported(self.paths.ingest):
+                from lamina.store.leftovers import sweep_temporaries
+
                 sweep_temporaries(self.paths)
             with reported(self.paths.roots):
                 self._session, self._purpose = self.roots.create(purpose), purpose
