@@ -185,7 +185,9 @@ class Containers:
         path = self.path(container.id, _LOCK)
         with reported(path):
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                with suppress(FileExistsError):  # it is not there in a container of an older lamina
+                    os.close(_new(path, write_own(as_dict(container)).encode(), lasting=True))
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 raise _gone(container.name) from None
             try:

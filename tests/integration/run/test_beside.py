@@ -170,14 +170,23 @@ def test_what_waits_for_a_container_that_is_removed_is_told(root: Path, tmp_path
     store = Store.open(str(root))
     one = store.containers.get("c")
     with store.containers.using(one):
-        waiting = [started(root, *words) for words in (("cp", "c:/x", str(tmp_path)), ("diff", "c"), ("rm", "c"))]
+        verbs = (
+            ("cp", "c:/x", str(tmp_path)),
+            ("diff", "c"),
+            ("diff", "app", "c"),
+            ("commit", "c", "new"),
+            ("export", "c", "-q", "-o", str(tmp_path / "tar")),
+            ("rm", "c"),
+        )
+        waiting = [started(root, *words) for words in verbs]
         while not all(waits(process.pid) for process in waiting):
             assert all(process.poll() is None for process in waiting)
         (tmp_path / "gone").mkdir()
         os.rename(root / "containers" / one.id, tmp_path / "gone" / one.id)
     said = [process.communicate(timeout=60)[1] for process in waiting]
-    assert [process.returncode for process in waiting] == [3, 3, 0]
-    assert all(b"the container c was removed just now" in text for text in said[:2])
+    assert [process.returncode for process in waiting] == [3, 3, 3, 3, 3, 0]
+    assert all(b"the container c was removed just now" in text for text in said[:-1])
+    assert not (tmp_path / "tar").exists()
 
 
 def test_a_new_volume_of_several_containers_is_whole_for_each(root: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from integration.run.test_run import make_store, members
-from support import PLAIN_USER, plain_user, require_root, require_tool, write_layout
+from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, write_layout
 
 ONE_HIERARCHY = (
     "unshare",
@@ -49,6 +49,22 @@ def test_exit_codes(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
     )
     assert done.returncode == code, done.stderr
     assert os.listdir(store / "containers") == []
+
+
+def test_a_program_outlives_its_killed_lamina_and_has_none_of_its_descriptors(tmp_path: Path) -> None:
+    store = make_store(tmp_path, [members()])
+    script = "ls /proc/self/fd; echo up; exec sleep 600"
+    words = ("run", "--name", "c", "--network", "none", "--runtime", "crun", "app", "sh", "-c", script)
+    command = [*ONE_HIERARCHY, sys.executable, "-m", "lamina", "--root", str(store), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(5)] == [b"0\n", b"1\n", b"2\n", b"3\n", b"up\n"]
+        process.kill()
+    assert lamina("ps", "--format", "{{.Name}} {{.Status}}", root=store).stdout == b"c running\n"
+    assert lamina("rm", "c", root=store).returncode == 5
+    assert lamina("rm", "--force", "c", root=store).returncode == 0
+    assert os.listdir(store / "containers") == []
+    assert lamina("prune", root=store).returncode == 0
 
 
 @pytest.mark.parametrize("more", [(), ("--read-only",), ("--userns", "auto"), ("--cap-add", "ALL")])

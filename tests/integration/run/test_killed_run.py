@@ -150,14 +150,20 @@ def test_a_program_without_lamina_and_runtime_is_ended_before_anything_is_remove
     nothing_is_left(root)
 
 
-def test_stop_ends_a_program_whose_lamina_was_killed_and_clears_up(root: Path) -> None:
-    with running("run", "--name", "c", "--network", "none", *UP, root=root) as process:
+@pytest.mark.parametrize("more", [("--network", "none"), ("--network", "pasta"), ("--userns", "auto")])
+def test_stop_ends_a_program_whose_lamina_was_killed_and_clears_up(root: Path, more: tuple[str, ...]) -> None:
+    if "pasta" in more:
+        require_tool("pasta")
+    with running("run", "--name", "c", *more, *UP, root=root) as process:
         wait_for(process, b"up\n")
         process.kill()
         process.wait(30)
     assert lamina("stop", "-t", "0", "c", root=root).returncode == 0
     assert mounts_of(root) == []
     assert lamina("ps", "-a", "--format", "{{.Status}}", root=root).stdout == b"exited (?)\n"
+    (identity,) = os.listdir(root / "containers")
+    assert not Path("/run/lamina-open", identity).exists()
+    nothing_is_left(root)
 
 
 def test_a_container_of_another_pid_namespace_runs_for_everybody(root: Path, tmp_path: Path) -> None:

@@ -166,6 +166,26 @@ def test_a_container_whose_lamina_was_killed_goes_by_force(user: tuple[Path, Pla
     assert list((top / "store/containers").iterdir()) == []
 
 
+@pytest.mark.parametrize("remove", [True, False])
+def test_what_a_killed_lamina_leaves_is_cleared_by_the_next_run(user: tuple[Path, PlainUser], remove: bool) -> None:
+    top, call = user
+    more = ["--rm"] if remove else []
+    script = "mkdir -m 700 /own; echo x > /own/x; echo up; sleep 986"
+    with call.started("run", "--name", "lost", *more, "--network", "none", "app", "sh", "-c", script) as process:
+        assert process.stdout.readline() == b"up\n"
+        process.kill()
+        process.wait()
+    assert call("run", "--rm", "--network", "none", "app", "true").returncode == 0
+    assert call("ps", "--format", "{{.Status}}").stdout == b"running\n"
+    assert call("stop", "-t", "0", "lost").returncode == 0
+    done = call("run", "--rm", "--network", "none", "app", "true")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert call("ps", "-a", "--format", "{{.Status}}").stdout == (b"" if remove else b"exited (?)\n")
+    assert call("rm", "--force", "--all").returncode == 0
+    assert list((top / "store/containers").iterdir()) == []
+    assert list((top / "store/lamina-runtime").iterdir()) == []
+
+
 def test_what_belongs_to_other_ids_is_counted_and_removed() -> None:
     with plain_user(PLAIN_USER) as (top, call):
         require_tool("newuidmap", "runc", "busybox")

@@ -449,6 +449,11 @@ def test_rm_force_waits_for_a_container_at_its_end(
     assert os.listdir(root / "containers") == []
 
 
+def test_the_program_has_no_descriptor_of_ours(root: Path) -> None:
+    """The runtime inherits the container's lock; who has it in the container could release it."""
+    assert out(root, "app", "ls", "/proc/self/fd").split() == ["0", "1", "2", "3"]
+
+
 def test_two_who_remove_a_container_are_both_right(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(root, "--name", "c", "app", "touch", "/x").returncode == 0
     store = Store.open(str(root))
