@@ -132,6 +132,7 @@ def test_the_end_of_a_container_waits_for_a_cp_that_works_in_it(root: Path, tmp_
             process.stdin.close()  # the program ends
             while not waits(process.pid):
                 assert process.poll() is None
+            assert os.path.ismount(root / "containers" / one.id / "rootfs")
             copy_in(str(tmp_path / "file"), inside, "/in")
             assert (root / "containers" / one.id / "upper/in").read_text() == "copied"
             assert process.poll() is None
