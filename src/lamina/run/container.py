@@ -252,7 +252,7 @@ def _run(
     pasta = network.Pasta(bundle) if kind == "pasta" else None
     try:
         with Inside(rootfs) as inside:
-            network_path = pasta.path if pasta else ""
+            network_path = pasta.plain_path if pasta else ""
             spec, made = _spec(store, stack, container, runtime, wanted, me, inside, way, kind, network_path)
         container = replace(container, made=(*container.made, *made))
         store.containers.write(container, lasting=not wanted.remove)

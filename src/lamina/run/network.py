@@ -80,6 +80,7 @@ class Pasta:
     def __init__(self, directory: str) -> None:
         """``directory``: for the file. Raises SystemFailure."""
         self.path = os.path.join(directory, "netns")
+        self._opened = -1
         self.close_left(directory)
         with reported(self.path), open(self.path, "wb"):
             pass
@@ -92,7 +93,20 @@ class Pasta:
             self.close()
             raise
 
+    @property
+    def plain_path(self) -> str:
+        """A path of the namespace without the comma that runc takes in none."""
+        if "," not in self.path:
+            return self.path
+        if self._opened < 0:
+            with reported(self.path):
+                self._opened = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return f"/proc/{os.getpid()}/fd/{self._opened}"
+
     def close(self) -> None:
+        if self._opened >= 0:
+            os.close(self._opened)
+            self._opened = -1
         self.close_left(os.path.dirname(self.path))
 
     @staticmethod

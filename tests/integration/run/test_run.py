@@ -212,6 +212,15 @@ def test_pasta_reaches_a_server_of_this_machine(root: Path) -> None:
     assert len(done.stdout.split()) > 1
 
 
+def test_pasta_works_in_a_store_whose_path_has_a_comma(tmp_path: Path) -> None:
+    require_tool("pasta")
+    store = make_store(tmp_path / "a,b", [members()])
+    done = lamina("run", "--rm", "--network", "pasta", "app", "ls", "/sys/class/net", root=store)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 1
+    assert mounts_of(store) == []
+
+
 def test_pasta_leads_out_but_not_to_what_only_this_machine_serves_itself(root: Path) -> None:
     require_tool("pasta")
     with socket.create_server(("127.0.0.1", 0)) as server:
