@@ -7,7 +7,9 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -83,9 +85,14 @@ def test_after_a_kill_at_each_point_the_next_command_finds_all_whole(root: Path,
 
 
 def first_process(root: Path) -> int:
-    """The program, when its lamina has been told of it."""
-    (written,) = root.glob("containers/*/bundle/pid")
-    return int(written.read_text())
+    """The program. The runtime writes its number while it starts."""
+    (bundle,) = root.glob("containers/*/bundle")
+    for _ in range(2000):
+        with suppress(FileNotFoundError):
+            if text := (bundle / "pid").read_text():
+                return int(text)
+        time.sleep(0.01)
+    raise AssertionError("the runtime told no number")
 
 
 def ended(pid: int) -> None:
