@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.app import command
-from lamina.cli.content import write_contents
 from lamina.cli.options import format_option, image_argument, platform_option
 from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
@@ -164,6 +163,8 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
     stack = session.image(image).stack
     if len(paths) > FEW:
         stack.union()
+    from lamina.cli.content import write_contents
+
     contents = []
     for path in paths:  # all are looked up before the first is printed
         union, node = stack.lookup(to_bytes(path), follow=True)

@@ -133,10 +133,11 @@ class Layers:
     def is_sound(self, diff_id: Digest) -> bool:
         """Whether the tar is there and can be believed: it was written in this boot, or is known to be on the disk,
         or it is compared with its digest now. Raises SystemFailure where the disk failed to take it."""
+        from lamina.store.lasting import DOUBTFUL, is_due, settle, trust
+
         path = self._paths.tar(diff_id)
         if diff_id in self._believed:
             return os.path.exists(path)
-        from lamina.store.lasting import DOUBTFUL, is_due, settle, trust
 
         try:
             how = trust(path)

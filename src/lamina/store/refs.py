@@ -14,7 +14,6 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.json import dump
 from lamina.spec.manifest import Index, parse
 from lamina.spec.reference import CONTAINERD_NAME, REF_NAME
-from lamina.store import reserve
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ class Refs:
 
     def replace(self, entries: Entries) -> None:
         """Write index.json. The caller holds the lock. A full disk has the reserve for it."""
+        from lamina.store import reserve
+
         value = {
             "schemaVersion": 2,
             "mediaType": mediatype.OCI_INDEX,

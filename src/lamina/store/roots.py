@@ -12,17 +12,18 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lamina import mountinfo
 from lamina.errors import UsageError
 from lamina.files import names_of_files, remove, write_all
-from lamina.light import Value
+from lamina.light import TYPE_CHECKING, Value
 from lamina.lock import fcntl, locked, unheld
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
-from lamina.store import clock
 from lamina.store.fault import point
 from lamina.store.paths import Paths
 from lamina.temporary import Temporary, is_temporary
+
+if TYPE_CHECKING:
+    from lamina import mountinfo
 
 GRACE = 3600.0  # seconds
 _VIEW = "view "
@@ -54,6 +55,8 @@ class Roots:
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
         head = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": purpose}
         if mount:
+            from lamina import mountinfo
+
             head["mount"] = self._within(mount)
             head["namespace"] = mountinfo.namespace()
         held = Temporary(self._paths.roots, name)  # under another name until it is held and whole
@@ -123,6 +126,8 @@ class Roots:
         point("root.removed")
 
     def __iter__(self) -> Iterator[Root]:
+        from lamina import mountinfo
+
         seen = mountinfo.Seen()
         for name in names_of_files(self._paths.roots):
             if is_temporary(name) or name.endswith(".held"):
@@ -148,6 +153,8 @@ class Roots:
 
     def counting(self, *, grace: float = GRACE) -> list[Root]:
         """The roots of what lives, or died less than ``grace`` seconds ago."""
+        from lamina.store import clock
+
         now = clock.now(self._paths)
         return [root for root in self if root.alive or clock.is_younger(root.changed, grace, now)]
 
@@ -157,6 +164,8 @@ class Roots:
 
     def dead(self, *, grace: float = GRACE) -> list[Root]:
         """The roots that no longer count."""
+        from lamina.store import clock
+
         now = clock.now(self._paths)
         return [root for root in self if not root.alive and not clock.is_younger(root.changed, grace, now)]
 

@@ -17,7 +17,6 @@ from lamina.spec.mediatype import is_foreign
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
 from lamina.store.layers import blob_stays, is_plain
-from lamina.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
     import threading
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from lamina.store.paths import Paths
     from lamina.store.refs import Refs
     from lamina.store.roots import Roots
+    from lamina.store.unfinished import Unfinished
 
 
 class StoreWriter:
@@ -61,6 +61,8 @@ class StoreWriter:
                 sweep_temporaries(self.paths)
             with reported(self.paths.roots):
                 self._session, self._purpose = self.roots.create(purpose), purpose
+            from lamina.store.unfinished import Unfinished
+
             unfinished = self._unfinished = Unfinished()
             try:
                 yield

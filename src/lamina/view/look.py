@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError, StoreDamaged
 from lamina.files import remove, replace_file, reported
 from lamina.source import Stack
-from lamina.store.unions import make_union
 from lamina.view.parts import image_of, merged_part
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ def _log(text: str) -> None:
 def write_merged(store: Store, stack: Stack, tree: Tree) -> None:
     """Keep the union as an image (derived data). Raises SystemFailure, Unsupported."""
     from lamina.store.lasting import must_wait
+    from lamina.store.unions import make_union
     from lamina.view.erofs import erofs_pieces
 
     part = merged_part(stack)

@@ -15,7 +15,6 @@ from lamina.files import replace_file
 from lamina.light import TYPE_CHECKING, Value
 from lamina.source import Stack
 from lamina.spec.digest import Digest
-from lamina.store.unions import OWN_PLACE, make_union
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -106,11 +105,15 @@ def _layer_parts(stack: Stack, keys: list[str]) -> list[Part]:
 
 def place_of(store: Store, stack: Stack) -> str:
     """The directory of what belongs to the whole stack, made where it is missing."""
+    from lamina.store.unions import make_union
+
     return make_union(store.paths, _stack_key(stack), stack.diff_ids)
 
 
 def own_place(store: Store, stack: Stack) -> str:
     """A new path in the directory of the stack for one mount of it. Nothing is made."""
+    from lamina.store.unions import OWN_PLACE
+
     return os.path.join(store.paths.union(_stack_key(stack)), f"{OWN_PLACE}{os.urandom(6).hex()}")
 
 
