@@ -24,6 +24,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig, chain_ids
+from lamina.spec.json import MAX_DEPTH, load
 from lamina.spec.manifest import Index, Manifest, build_index, build_manifest, parse, select
 from lamina.spec.name import parse_name
 from lamina.spec.platform import Platform
@@ -154,6 +155,50 @@ def test_documents_that_mislead_are_refused(raw: bytes, media_type: str | None, 
     assert isinstance(caught.value, (InvalidDocument, Unsupported)) or caught.value.exit_code == 4
     assert "manifest of x" in str(caught.value)
     assert word.lower() in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("inner", [{}, []])
+def test_documents_are_nested_32_levels_deep_at_most(inner: Any) -> None:
+    value = inner
+    for number in range(MAX_DEPTH - 1):
+        value = {"a": value} if number % 2 or number == MAX_DEPTH - 2 else [value]
+    assert load(json.dumps(value).encode(), "it") == value
+    with pytest.raises(InvalidDocument, match="nested deeper than 32 levels"):
+        load(json.dumps({"one": 1, "more": value}).encode(), "it")
+
+
+@pytest.mark.parametrize(
+    ("asked", "offered", "taken"),
+    [
+        ("10.0.17763", "10.0.17763", True),
+        ("10.0.17763", "10.0.17763.1", True),
+        ("10.0.1776", "10.0.17763.1", False),
+        ("10.0.17763.1", "10.0.17763.10", False),
+        ("10.0.17763.1", "10.0.17763", False),
+        ("10.0.17763", "", False),
+        ("", "10.0.17763", True),
+    ],
+)
+def test_a_version_that_is_asked_for_is_met_number_by_number(asked: str, offered: str, taken: bool) -> None:
+    wanted, other = (Platform("windows", "amd64", os_version=version) for version in (asked, offered))
+    assert wanted.accepts(other) is taken
+
+
+@pytest.mark.parametrize(
+    ("asked", "offered", "taken"),
+    [
+        (("win32k",), ("win32k",), True),
+        (("win32k",), (), True),
+        (("win32k",), ("win32k", "other"), False),
+        (("win32k", "other"), ("other",), True),
+        ((), ("win32k",), True),
+    ],
+)
+def test_features_that_are_offered_must_all_be_asked_for(
+    asked: tuple[str, ...], offered: tuple[str, ...], taken: bool
+) -> None:
+    wanted, other = (Platform("windows", "amd64", os_features=features) for features in (asked, offered))
+    assert wanted.accepts(other) is taken
 
 
 def test_null_is_absent_and_unknown_fields_survive() -> None:

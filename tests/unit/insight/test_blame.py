@@ -171,6 +171,32 @@ def check_recovered(whole: Stack, path: bytes, story: Blame, every: list[Shown])
                 assert hashlib.sha256(stream.read()).hexdigest() == state.digest
 
 
+def test_layers_of_a_range_keep_the_numbers_that_they_have_in_the_image() -> None:
+    def entry(kind: Kind, path: bytes) -> Any:
+        return (kind, path, b"", 0o600, b"aa", 0, 0)
+
+    none = [entry(Kind.FILE, b"other")]
+    made = [
+        [entry(Kind.FILE, b"a"), entry(Kind.DIRECTORY, b"d")],
+        none,
+        [entry(Kind.WHITEOUT, b"a"), entry(Kind.DIRECTORY, b"d")],
+        [entry(Kind.WHITEOUT, b"a")],
+    ]
+    whole = stack_of([Layer(none), *map(Layer, made)])
+    for story in (blame(whole.slice(2, 5), b"a"), next(blame_under(whole.slice(2, 5), b"a"))):
+        (stage,) = story.states
+        assert stage.layer == 2
+        assert stage.ended is not None
+        assert (stage.ended.how, stage.ended.layer) == ("whiteout", 4)
+        assert stage.ended.text == "hidden by layer 4: a whiteout of it"
+    assert blame(whole.slice(2, 5), b"a").whiteouts == ((5, b"a"),)
+    newest, oldest = blame(whole.slice(2, 5), b"d").states
+    assert (newest.layer, oldest.layer) == (4, 2)
+    assert oldest.ended is not None
+    assert (oldest.ended.how, oldest.ended.layer) == ("restated", 4)
+    assert oldest.ended.text == "layer 4 states the directory again"
+
+
 @settings(max_examples=400, deadline=None)
 @given(layers)
 def test_blame_of_one_path_is_that_of_all(stack: Any) -> None:

@@ -250,6 +250,43 @@ def test_fields_have_the_names_that_people_use() -> None:
             parse_fields(word)
 
 
+def test_a_file_of_a_common_layer_that_one_side_links_to_later() -> None:
+    """Its entry is the same on both sides, its names are not."""
+    common = [file(b"a", b"x"), file(b"d/in", b"")]
+    linked = side("a", [common, [(Kind.HARDLINK, b"b", b"a", 0o644, b"", 0, 0)]])
+    apart = side("b", [common, [file(b"b", b"x")]])
+    for one, other in ((linked, apart), (apart, linked)):
+        found = compare(one, other).changes
+        assert [(change.how, change.path, change.fields) for change in found] == [
+            (CHANGED, b"a", ("links",)),
+            (CHANGED, b"b", ("links",)),
+        ]
+        assert not compare(one, other, ignore={"links"}).changes
+
+
+def test_paths_that_are_of_another_kind_are_in_no_group_of_links() -> None:
+    linked = side("a", [[file(b"a", b"x"), (Kind.HARDLINK, b"b", b"a", 0o644, b"", 0, 0)]])
+    symlink = (Kind.SYMLINK, b"b", b"a", 0o644, b"", 0, 0)
+    apart = side("b", [[file(b"a", b"x"), symlink]])
+    for changes in (compare(linked, apart).changes, compare(apart, linked).changes):
+        assert [(change.path, change.fields) for change in changes] == [(b"b", ("kind",))]
+
+
+def test_a_root_that_a_layer_does_not_state_is_like_any_other() -> None:
+    def root(mode: int) -> Any:
+        return (Kind.DIRECTORY, b"", b"", mode, b"", 0, 5)
+
+    unstated = side("a", [[file(b"a", b"x"), file(b"d/in", b"")]])
+    stated = side("b", [[root(0o700), file(b"a", b"x"), file(b"d/in", b"")]])
+    other = side("c", [[root(0o711), file(b"a", b"x"), file(b"d/in", b"")]])
+    assert not compare(unstated, stated).changes
+    assert not compare(stated, unstated).changes
+    assert [(change.path, change.fields) for change in compare(stated, other).changes] == [(b"", ("mode",))]
+    directory = (Kind.DIRECTORY, b"d", b"", 0o700, b"", 0, 0)
+    (change,) = compare(unstated, side("d", [[file(b"a", b"x"), directory, file(b"d/in", b"")]])).changes
+    assert (change.path, change.fields) == (b"d", ("mode",))  # of another directory it is no matter who states it
+
+
 def test_hardlinks_are_compared_as_groups_of_paths_that_both_have() -> None:
     def linked(path: bytes, target: bytes) -> Any:
         return (Kind.HARDLINK, path, target, 0o644, b"", 0, 0)

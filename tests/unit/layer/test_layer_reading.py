@@ -134,6 +134,94 @@ def test_mutated_archives_raise_only_our_errors(changes: list[tuple[int, int]], 
         pass
 
 
+def header(
+    name: str,
+    flag: bytes = b"0",
+    size: int = 0,
+    *,
+    signed: bool = False,
+    form: int = tarfile.USTAR_FORMAT,
+    **at: bytes,
+) -> bytes:
+    """One header block; ``at345``: bytes to put at 345."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(form, "utf-8", "surrogateescape"))
+    block[156:157] = flag
+    block[124:136] = b"%011o\0" % size
+    for key, value in at.items():
+        place = int(key.removeprefix("at"))
+        block[place : place + len(value)] = value
+    block[148:156] = b" " * 8
+    total = sum(byte - 256 if signed and byte > 127 else byte for byte in block)
+    block[148:156] = b"%06o\0 " % total
+    return bytes(block)
+
+
+def entries(archive: bytes) -> list[tuple[bytes, Kind, int]]:
+    return [(entry.path, entry.kind, entry.size) for entry in index_of(archive + bytes(1024))]
+
+
+def test_one_block_of_zeros_is_no_end_of_the_archive() -> None:
+    one = make_tar([("a", b"1")])[:1024]
+    for chunk in (1 << 20, 512, 100):
+        with pytest.raises(InvalidLayer, match="no tar header"):
+            index_of(one + bytes(512) + one + bytes(1024), chunk)
+        with pytest.raises(InvalidLayer, match="ends too early"):
+            index_of(one + bytes(512) + one[:300], chunk)
+    for end in (b"", bytes(512), bytes(1024), bytes(1024) + one, bytes(1024) + b"garbage"):
+        assert [entry.path for entry in index_of(one + end)] == [b"a"]
+
+
+@pytest.mark.parametrize("flag", [b"1", b"2", b"3", b"4", b"5", b"6", b"0/", b"\0/"])
+@pytest.mark.parametrize("extended", [False, True])
+def test_what_has_no_content_has_none_whatever_size_it_states(flag: bytes, extended: bool) -> None:
+    """The next header stands right behind it."""
+    slash = flag.endswith(b"/")
+    if flag == b"0/":
+        flag = b"5"
+    name = "d/" if slash else "d"
+    record = b"21 SCHILY.xattr.k=12\n"
+    before = header("x", b"x", len(record)) + record.ljust(512, b"\0") if extended else b""
+    more = {"at157": b"target"} if flag in b"12" else {"at329": b"0000001\0"} if flag in b"34" else {}
+    found = entries(header("target") + before + header(name, flag[:1], 5000, **more) + header("behind", size=0))
+    assert [(path, size) for path, _, size in found] == [(b"target", 0), (b"d", 0), (b"behind", 0)]
+    assert found[1][1] != Kind.FILE
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_directory_of_gnu_tars_has_a_list_of_names_as_content(extended: bool) -> None:
+    record = b"21 SCHILY.xattr.k=12\n"
+    before = header("x", b"x", len(record)) + record.ljust(512, b"\0") if extended else b""
+    names = (b"Ya\0Yb\0\0").ljust(512, b"\0")
+    found = entries(before + header("d", b"D", 7) + names + header("behind"))
+    assert found == [(b"d", Kind.DIRECTORY, 0), (b"behind", Kind.FILE, 0)]
+
+
+def test_a_prefix_is_part_of_the_name_in_ustar_only() -> None:
+    """Old GNU tar keeps times there."""
+    times = b"14524536212\x0014524536212\0"
+    assert entries(header("name", at345=b"some/where")) == [(b"some/where/name", Kind.FILE, 0)]
+    assert entries(header("name", form=tarfile.GNU_FORMAT, at345=times)) == [(b"name", Kind.FILE, 0)]
+
+
+def test_a_checksum_may_be_of_signed_bytes() -> None:
+    plain, signed = header("n\udcff\udc80me"), header("n\udcff\udc80me", signed=True)
+    assert plain != signed
+    assert entries(plain) == entries(signed) == [(b"n\xff\x80me", Kind.FILE, 0)]
+    for at in (0, 3, 151):  # neither sum
+        broken = bytearray(signed)
+        broken[at] ^= 1
+        with pytest.raises(InvalidLayer, match="no tar header"):
+            index_of(bytes(broken) + bytes(1024))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_schilys_xattrs_count_where_libarchives_are_there_too(order: int) -> None:
+    records = {"LIBARCHIVE.xattr.user.%61": "b25l", "SCHILY.xattr.user.a": "two", "LIBARCHIVE.xattr.user.b": "Yg"}
+    headers = dict(list(records.items())[::order])
+    (entry,) = index_of(make_tar([("f", b"", {"pax_headers": headers})]))
+    assert entry.xattrs == {b"user.a": b"two", b"user.b": b"b"}
+
+
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "a/..", ".."])
 def test_names_that_lead_out_are_refused(name: str) -> None:
     with pytest.raises(InvalidLayer, match="leads out"):

@@ -77,10 +77,10 @@ def test_directory_over_directory_takes_attributes_and_keeps_children() -> None:
 
 
 def test_unstated_directory_keeps_what_it_has_below_or_is_0755_with_its_parents_time() -> None:
-    tree = union([("d/", None, {"mode": 0o711, "mtime": 5})], [("d/e/f", b"")])
+    tree = union([("d/", None, {"mode": 0o711, "mtime": 5.25})], [("d/e/f", b"")])
     assert tree.entry(tree.lookup(b"d")).mode == 0o711
     implied = tree.entry(tree.lookup(b"d/e"))
-    assert (implied.mode, implied.uid, implied.mtime) == (0o755, 0, 5_000_000_000)
+    assert (implied.mode, implied.uid, implied.mtime) == (0o755, 0, 5_250_000_000)
     assert tree.origin(tree.lookup(b"d/e")) is None
 
 
@@ -90,6 +90,18 @@ def test_hardlink_binds_at_its_moment_and_survives_the_other_name() -> None:
     assert (entry.kind, entry.size) == (Kind.FILE, 3)
     assert tree.content(tree.lookup(b"b"))[0] == 0
     assert tree.links(tree.lookup(b"b")) == 1
+
+
+def test_a_link_to_a_link_is_the_file_itself() -> None:
+    for layers in (
+        [[("a", b"one"), ("b", "= a"), ("c", "= b"), ("d", "= c")]],
+        [[("a", b"one")], [("b", "= a")], [("c", "= b")], [("d", "= c")]],
+    ):
+        tree = union(*layers)
+        assert {tree.inode(tree.lookup(path)) for path in (b"a", b"b", b"c", b"d")} == {tree.lookup(b"a")}
+        assert {tree.links(tree.lookup(path)) for path in (b"a", b"b", b"c", b"d")} == {4}
+        assert tree.content(tree.lookup(b"d")) == (0, 0)
+        assert tree.entry(tree.lookup(b"d")).size == 3
 
 
 def test_duplicate_entries_last_wins_but_earlier_links_keep_their_data() -> None:
