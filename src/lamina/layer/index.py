@@ -48,6 +48,7 @@ _HEAPS = ("names", "dir_names", "heap", "notes")
 _SECTIONS = len(_ROW_COLUMNS) + len(_OTHER_COLUMNS) + len(_HEAPS)
 _BODY = _HEADER.size + _SECTIONS * _SECTION.size + (-(_HEADER.size + _SECTIONS * _SECTION.size) % 8)
 _BATCH = 4096
+_LARGE = 100_000  # entries
 
 FLAG_SPARSE = 1  # the link heap holds this file's segments instead of a target
 
@@ -271,6 +272,7 @@ class LayerIndex:
             setattr(self, name, parts[number].cast(code))  # type: ignore[call-overload]
         self._names, self._dir_names, self._heap, notes = parts[-4:]
         self.warnings: tuple[str, ...] = tuple(bytes(notes).decode().split("\n")) if len(notes) else ()
+        self.rest()  # the sum has read every page
 
     @classmethod
     def load(cls, path: str) -> LayerIndex:
@@ -283,6 +285,12 @@ class LayerIndex:
         finally:
             os.close(descriptor)
         return cls(mapped, path)
+
+    def rest(self) -> None:
+        """Give back the memory of what was read so far, where the index is a large mapped file: the kernel maps its
+        pages again when they are asked for."""
+        if self._rows > _LARGE and isinstance(self._buffer, mmap.mmap) and hasattr(self._buffer, "madvise"):
+            self._buffer.madvise(mmap.MADV_DONTNEED)
 
     @property
     def buffer(self) -> bytes | bytearray | mmap.mmap:
@@ -306,10 +314,16 @@ class LayerIndex:
     def basename(self, row: int) -> bytes:
         return bytes(self._names[self.name_at[row] : self.name_at[row + 1]])
 
-    def basenames(self) -> list[bytes]:
-        """The base names of all rows at once (about 100 bytes of memory each: for one merge, not to keep)."""
-        heap = bytes(self._names)
-        return [heap[start:end] for start, end in itertools.pairwise(self.name_at)]
+    def each_basename(self) -> Iterator[bytes]:
+        """The base names of all rows, made in pieces as they are asked for."""
+        return itertools.chain.from_iterable(map(self._basenames, range(0, self._rows, _BATCH)))
+
+    def _basenames(self, row: int) -> list[bytes]:
+        """Those of the rows from ``row`` on, as many as make a piece."""
+        at = self.name_at[row : row + _BATCH + 1].tolist()
+        first = at[0]
+        heap = bytes(self._names[first : at[-1]])
+        return [heap[start - first : end - first] for start, end in itertools.pairwise(at)]
 
     @property
     def names(self) -> memoryview:

@@ -92,7 +92,7 @@ def rows_that_fit(index: LayerIndex, pattern: Pattern) -> Iterator[int]:
         return _by_path(index, pattern)
     if not pattern.literal:
         search = pattern.regex.search
-        return (row for row, name in enumerate(index.basenames()) if name and search(name))
+        return (row for row, name in enumerate(index.each_basename()) if name and search(name))
     if pattern.exact:
         length, at = len(pattern.literal), index.name_at
         return (row for row in rows_holding(index, pattern.literal) if at[row + 1] - at[row] == length)

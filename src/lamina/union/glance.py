@@ -295,7 +295,7 @@ class _GlanceMerge(LayerMerge):
                 events.update(trace.passing())
         for row, directory in sorted(events, key=lambda event: (event[0], event[1] < 0)):
             if directory < 0:
-                self._entries([(row, kinds[row])], directories, {row: index.basename(row)})
+                self._entries([(row, kinds[row], directories[row], index.basename(row))])
             else:
                 self._directory(directory)
 

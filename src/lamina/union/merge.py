@@ -14,7 +14,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 from lamina.errors import InvalidLayer, LimitExceeded
 from lamina.layer.entry import Kind
@@ -30,7 +31,8 @@ _DIRECTORY, _HARDLINK, _WHITEOUT, _OPAQUE = (
     int(Kind.OPAQUE),
 )
 
-Names = Sequence[bytes] | Mapping[int, bytes]
+Stated = tuple[int, int, int, bytes]
+"""An index's row: its number, kind, directory and base name."""
 
 
 def merge(layers: Sequence[LayerIndex]) -> Tree:
@@ -71,13 +73,17 @@ class LayerMerge:
         self.index = index
         self.resolved: dict[int, int] = {0: 0}  # the index's directory -> node
 
-    def apply(self) -> None:
-        kinds = self.index.kind.tolist()
+    def apply(self, names: Iterable[bytes] | None = None) -> None:
+        """``names``: the index's base names, where the caller has them: trees that are merged of the same ones share
+        them."""
+        kinds = bytes(self.index.kind)
         if kinds and max(kinds) >= _WHITEOUT:
             for row, kind in enumerate(kinds):
                 if kind >= _WHITEOUT:
                     self._hide(row, kind)
-        self._entries(enumerate(kinds), self.index.directory.tolist(), self.index.basenames())
+        names = self.index.each_basename() if names is None else names
+        self._entries(zip(itertools.count(), kinds, self.index.directory, names))
+        self.index.rest()
 
     def _hide(self, row: int, kind: int) -> None:
         directory = self._existing(self.index.directory[row])
@@ -110,19 +116,17 @@ class LayerMerge:
             node = found
         return node
 
-    def _entries(self, entries: Iterable[tuple[int, int]], directories: Sequence[int], basenames: Names) -> None:
-        """Rows with their kinds, in archive order."""
+    def _entries(self, entries: Iterable[Stated]) -> None:
+        """Rows in archive order."""
         tree, number = self.tree, self.number
         parents, layers, rows, ended = tree.parents, tree.origin_layers, tree.rows, tree.endings_of
         names, kids, resolved = tree.names, tree.kids, self.resolved
-        for row, kind in entries:
+        for row, kind, directory, name in entries:
             if kind >= _WHITEOUT:
                 continue
-            directory = directories[row]
             parent = resolved.get(directory, -1)
             if parent < 0 or ended[parent] or kids[parent] is None:
                 parent = self._directory(directory)
-            name = basenames[row]
             if not name:
                 self._restate(0, row)
                 continue

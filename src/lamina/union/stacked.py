@@ -51,12 +51,17 @@ def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
     bottom = lowest(layers)
     for number, index in enumerate(layers):
         before = len(union.endings)
-        LayerMerge(union, number, index).apply()
+        names = list(index.each_basename()) if number >= bottom else None
+        LayerMerge(union, number, index).apply(names)
         if number < bottom:
+            continue
+        if number == 0:
+            own = union.fork(layers) if len(layers) > 1 else union
+            found.append(_Layer(union, own, number, []).finish())
             continue
         own = Tree(layers)
         try:
-            LayerMerge(own, number, index).apply()
+            LayerMerge(own, number, index).apply(names)
         except InvalidLayer as error:
             raise Unsupported(
                 f"layer {number + 1} links to a file of a lower layer", hint="the merged form says it"

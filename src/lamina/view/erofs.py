@@ -100,7 +100,7 @@ class _Writer:
         self.devices = devices
         self.opaque = opaque
         self.deep = DEEP if tell_layers else 0  # a layer's own image is the same in every stack
-        self.order: list[int] = []  # inodes (the tree's nodes) as they stand in the image
+        self.order = array("I")  # inodes (the tree's nodes) as they stand in the image
         self.places = array("I", bytes(4 * len(tree.names)))  # of each inode, in units of 32 bytes
         self.types = bytearray(len(tree.names))  # of each inode, as directories state them
         self.xattrs: dict[int, bytes] = {}

@@ -8,7 +8,9 @@ times.
 
 from __future__ import annotations
 
+import itertools
 import os
+from array import array
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -117,10 +119,11 @@ class _Unpack:
         self.report = UnpackReport()
 
     def run(self, top: bytes) -> UnpackReport:
-        given = Given.look(top)
+        given, layers = Given.look(top), self.tree.layers
         with Opened(self.tree, top) as opened:
-            directories, others = self._directories(opened)
-            used = {layer for layer, row, _ in others if self.tree.layers[layer].kind[row] == _FILE}
+            directories = self._directories(opened)
+            others = in_tar_order(self.tree)
+            used = {layer for layer, row in map(self.tree.content, others) if layers[layer].kind[row] == _FILE}
             with Contents(self.tree, self.layers, sorted(used)) as contents:
                 maker = Maker(
                     self.tree, opened, contents, given, owners=self.owners, devices=self.root, mapped=self.mapped
@@ -137,24 +140,16 @@ class _Unpack:
         self.report.add(0, 0, maker.report.warnings)
         return self.report
 
-    def _directories(self, opened: Opened) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
-        """Make all directories, so that everybody may go into them. They, with their modes, parents first; and
-        everything else as (layer, row, node), in the order of the tars."""
+    def _directories(self, opened: Opened) -> list[tuple[int, int]]:
+        """Make all directories, so that everybody may go into them. They, with their modes, parents first."""
         tree = self.tree
-        kids, names, rows, origins, hardlinks = tree.kids, tree.names, tree.rows, tree.origin_layers, tree.hardlinks
+        kids, names = tree.kids, tree.names
         made: list[tuple[int, int]] = [(0, 0o700)]
-        others: list[tuple[int, int, int]] = []
         pending = [0]
         while pending:
             directory = pending.pop()
             self._check()
-            below = []
-            for node in (kids[directory] or {}).values():
-                if kids[node] is None:
-                    inode = hardlinks.get(node, node)
-                    others.append((origins[inode], rows[inode], node))
-                else:
-                    below.append(node)
+            below = [node for node in (kids[directory] or {}).values() if kids[node] is not None]
             if not below:
                 continue
             parent = opened.at(directory)
@@ -168,12 +163,10 @@ class _Unpack:
                 else:
                     made.append((node, mode))
                 pending.append(node)
-        others.sort()
-        return made, others
+        return made
 
-    def _others(self, maker: Maker, others: list[tuple[int, int, int]]) -> None:
-        nodes = [node for _, _, node in others]
-        pieces = list(self._pieces(others))
+    def _others(self, maker: Maker, nodes: array[int]) -> None:
+        pieces = list(self._pieces(nodes))
 
         def work(numbers: Iterator[int]) -> Any:
             for number in numbers:
@@ -185,29 +178,30 @@ class _Unpack:
             self.report.add(*answer)
         maker.report = UnpackReport()
 
-    def _pieces(self, others: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+    def _pieces(self, nodes: array[int]) -> Iterator[tuple[int, int]]:
         """Runs of about the same cost, cut between directories if that can be; never between names of one file."""
-        layers, parents = self.tree.layers, self.tree.parents
-        costs = [_ENTRY_COST] * len(others)
-        for number, (layer, row, _) in enumerate(others):
-            if layers[layer].kind[row] == _FILE:
-                costs[number] += layers[layer].size[row]
-        enough = max(_PIECE, sum(costs) // _PIECES)
+        parents, hardlinks = self.tree.parents, self.tree.hardlinks
+        enough = max(_PIECE, sum(map(self._cost, nodes)) // _PIECES)
         start = cost = 0
-        before = (-1, -1, 0)
-        for number, (layer, row, node) in enumerate(others):
-            elsewhere = parents[node] != parents[before[2]]
-            if cost >= enough and (elsewhere or cost >= 2 * enough) and (layer, row) != before[:2]:
+        inode_before = parent_before = -1
+        for number, node in enumerate(nodes):
+            inode, parent = hardlinks.get(node, node), parents[node]
+            elsewhere = parent != parent_before
+            if cost >= enough and (elsewhere or cost >= 2 * enough) and inode != inode_before:
                 yield start, number
                 start, cost = number, 0
-            cost += costs[number]
-            before = (layer, row, node)
-        if others:
-            yield start, len(others)
+            cost += self._cost(node)
+            inode_before, parent_before = inode, parent
+        if nodes:
+            yield start, len(nodes)
 
-    def _tell_owners(
-        self, given: Given, directories: list[tuple[int, int]], others: list[tuple[int, int, int]]
-    ) -> None:
+    def _cost(self, node: int) -> int:
+        layer, row = self.tree.content(node)
+        index = self.tree.layers[layer]
+        size: int = index.size[row]
+        return _ENTRY_COST + size if index.kind[row] == _FILE else _ENTRY_COST
+
+    def _tell_owners(self, given: Given, directories: list[tuple[int, int]], others: array[int]) -> None:
         """One warning where owners are lost that nobody chose to lose."""
         if self.owners or self.owners_told:
             return
@@ -215,7 +209,7 @@ class _Unpack:
         stated = [(tree.origin_layers[node], tree.rows[node]) for node, _ in directories]
         wanted = {
             (tree.layers[layer].uid[row], tree.layers[layer].gid[row])
-            for layer, row in (*stated, *((layer, row) for layer, row, _ in others))
+            for layer, row in itertools.chain(stated, map(tree.content, others))
             if row != UNSTATED
         }
         if wanted - {(given.uid, given.gid)}:
@@ -224,6 +218,23 @@ class _Unpack:
     def _check(self) -> None:
         if self.cancel is not None:
             self.cancel.check()
+
+
+def in_tar_order(tree: Tree) -> array[int]:
+    """The nodes of all that is no directory, in the order of the tars' entries; names of one file stand together. A
+    merge numbers its nodes in that order: nothing has to be sorted."""
+    found = array("I")
+    kids, endings, hardlinks = tree.kids, tree.endings_of, tree.hardlinks
+    names: dict[int, list[int]] = {}
+    for node, inode in hardlinks.items():
+        names.setdefault(inode, []).append(node)
+    for node in range(len(kids)):
+        if kids[node] is None and node not in hardlinks:
+            if not endings[node]:
+                found.append(node)
+            if node in names:
+                found.extend(name for name in names[node] if not endings[name])
+    return found
 
 
 def remove_leftovers(target: str) -> None:

@@ -11,7 +11,7 @@ from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer, Unsupported
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.union.merge import merge
+from lamina.union.merge import LayerMerge, merge
 from lamina.union.stacked import Stacked, stacked
 from support import layer_index
 
@@ -66,6 +66,20 @@ def test_overlay_of_the_layers_is_the_union(stack: Any) -> None:
         assert seen(stacked(indexes)) == expected
     except Unsupported:
         assert any(kind == Kind.HARDLINK for index in indexes for kind in index.kind)
+
+
+@pytest.mark.parametrize(("layers", "merged"), [(1, 1), (3, 5)])
+def test_the_lowest_layer_is_merged_once(layers: int, merged: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others twice: alone, and upon those below."""
+    applied, apply = [], LayerMerge.apply
+
+    def counted(self: LayerMerge, *names: Any) -> None:
+        applied.append(self.number)
+        apply(self, *names)
+
+    monkeypatch.setattr(LayerMerge, "apply", counted)
+    stacked([one((Kind.FILE, b"a%d" % number, 0o644)) for number in range(layers)])
+    assert len(applied) == merged
 
 
 def one(*rows: tuple[Kind, bytes, int]) -> LayerIndex:
