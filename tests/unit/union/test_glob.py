@@ -48,3 +48,10 @@ def test_glob_finds_exactly_the_paths_that_fit(stack: Any, parts: list[bytes]) -
     directories = {at for at, is_directory in every.items() if is_directory}
     expected = sorted(at for at in every if fits(parts, at, directories))
     assert glob(union, 0, parts) == [b"/".join(at) for at in expected]
+
+
+def test_two_stars_are_directories_however_deep_and_at_the_end_all_there_is() -> None:
+    layer = [(Kind.FILE, path, b"", 0o600) for path in (b"f", b"d/g", b"d/e/h")]
+    union = merge([build(one) for one in numbered([layer])])
+    assert glob(union, 0, [b"**"]) == [b"", b"d", b"d/e", b"d/e/h", b"d/g", b"f"]
+    assert glob(union, 0, [b"**", b"*"]) == [b"d", b"d/e", b"d/e/h", b"d/g", b"f"]
