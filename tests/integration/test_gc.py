@@ -604,6 +604,7 @@ def test_temporary_files_of_a_killed_process_go_with_the_next_session_and_with_p
     store = Store.open(str(tmp_path / "s"))
     left = killed_maker(store)
     assert [one.kind for one in leftovers.leftovers(store.paths)] == [leftovers.TEMPORARY]
+    assert left.exists()
     with store.session("pull"):
         assert not left.exists()
     left = killed_maker(store)
