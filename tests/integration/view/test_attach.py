@@ -23,7 +23,7 @@ from lamina.view import attach, loop
 from lamina.view.lower import sweep, write_images
 from lamina.view.mount import Top, mount, mount_union, unmount
 from lamina.view.parts import image_of, parts_of
-from support import lamina, require_root
+from support import lamina, require_root, require_tool
 
 LAYERS: list[list[Any] | bytes] = [
     [("etc/", None), ("etc/conf", b"lower"), ("etc/gone", b"g"), ("big", bytes(range(256)) * 600)],
@@ -133,6 +133,7 @@ def test_a_tar_that_the_disk_does_not_have_yet_is_read_through_its_page_cache(
 
 def test_a_disk_with_sectors_of_4_kib_is_not_read_around_the_page_cache(tmp_path: Path) -> None:
     """Files in a tar begin at multiples of 512 bytes: read directly from such a disk they would be I/O errors."""
+    require_tool("losetup", "mkfs.ext4", "mount", "umount")
     image, place = tmp_path / "image", tmp_path / "disk"
     place.mkdir()
     with image.open("wb") as file:
