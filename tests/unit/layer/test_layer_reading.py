@@ -196,6 +196,19 @@ def test_a_directory_of_gnu_tars_has_a_list_of_names_as_content(extended: bool) 
     assert found == [(b"d", Kind.DIRECTORY, 0), (b"behind", Kind.FILE, 0)]
 
 
+@pytest.mark.parametrize(
+    ("flag", "payload"), [(b"x", b"21 SCHILY.xattr.k=12\n"), (b"L", b"name\0"), (b"K", b"link\0")]
+)
+def test_an_extension_header_wants_a_member_behind_it(flag: bytes, payload: bytes) -> None:
+    whole = header("member") + header("x", flag, len(payload)) + payload.ljust(512, b"\0")
+    for end in (b"", bytes(512), bytes(1024)):
+        with pytest.raises(InvalidLayer, match=r"ends too early|no member after it"):
+            index_of(whole + end)
+    with pytest.raises(InvalidLayer, match="ends too early"):
+        index_of(whole[:-512])
+    assert len(entries(whole + header("f"))) == 2
+
+
 def test_a_prefix_is_part_of_the_name_in_ustar_only() -> None:
     """Old GNU tar keeps times there."""
     times = b"14524536212\x0014524536212\0"

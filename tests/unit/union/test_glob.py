@@ -50,6 +50,19 @@ def test_glob_finds_exactly_the_paths_that_fit(stack: Any, parts: list[bytes]) -
     assert glob(union, 0, parts) == [b"/".join(at) for at in expected]
 
 
+def test_symlinks_to_directories_are_gone_through_and_stay_in_the_path() -> None:
+    made = [
+        (Kind.FILE, b"d/f", b"", 0o600),
+        (Kind.SYMLINK, b"l", b"d", 0o777),
+        (Kind.SYMLINK, b"loop", b"loop", 0o777),
+        (Kind.SYMLINK, b"file", b"d/f", 0o777),
+    ]
+    union = merge([build(one) for one in numbered([made])])
+    assert glob(union, 0, [b"*", b"f"]) == [b"d/f", b"l/f"]
+    assert glob(union, 0, [b"l", b"**"]) == [b"l", b"l/f"]
+    assert glob(union, 0, [b"**", b"f"]) == [b"d/f"]
+
+
 def test_two_stars_are_directories_however_deep_and_at_the_end_all_there_is() -> None:
     layer = [(Kind.FILE, path, b"", 0o600) for path in (b"f", b"d/g", b"d/e/h")]
     union = merge([build(one) for one in numbered([layer])])

@@ -159,6 +159,16 @@ def test_a_new_directory_in_the_place_of_an_old_one_is_opaque_and_stated() -> No
     ]
 
 
+def test_marks_are_left_out_only_where_their_path_is() -> None:
+    layers = [
+        index_of([Entry(path, Kind.FILE) for path in (b"d/a", b"e/b", b"f", b"g")]),
+        index_of([Entry(b"d", Kind.OPAQUE), Entry(b"e", Kind.OPAQUE), Entry(b"f", Kind.WHITEOUT)]),
+        index_of([Entry(b"g", Kind.WHITEOUT)]),
+    ]
+    found = [one.entry for one in squashed(layers, 1, left_out=lambda path: path in (b"d", b"g"))]
+    assert [(entry.kind, entry.path) for entry in found] == [(Kind.OPAQUE, b"e"), (Kind.WHITEOUT, b"f")]
+
+
 def test_what_came_and_went_inside_the_range_leaves_nothing() -> None:
     layers = [
         index_of([Entry(b"base", Kind.FILE)]),

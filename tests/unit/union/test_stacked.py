@@ -68,6 +68,44 @@ def test_overlay_of_the_layers_is_the_union(stack: Any) -> None:
         assert any(kind == Kind.HARDLINK for index in indexes for kind in index.kind)
 
 
+DEEP: list[tuple[Any, ...]] = [
+    ("d/", None, {"mode": 0o700}),
+    ("d/e/", None, {"mode": 0o711}),
+    ("d/e/x", b"1"),
+    ("d/e/y", b"2"),
+    ("f/g/h", b"3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("layer", "paths", "opaque"),
+    [
+        ([("d/e/.wh..wh..opq", b"")], {b"d", b"d/e"}, {b"d/e"}),
+        ([("d/e/.wh.x", b"")], {b"d", b"d/e", b"d/e/x"}, set()),
+        ([("d/.wh.e", b""), ("f/.wh.g", b"")], {b"d", b"d/e", b"f", b"f/g"}, set()),
+        ([(".wh.d", b""), ("d/n/", None)], {b"d", b"d/n"}, {b"d"}),
+        ([("d/e", b"a file"), ("d/e/", None), ("d/e/n", b"4")], {b"d", b"d/e", b"d/e/n"}, {b"d/e"}),
+        ([("d/.wh..wh..opq", b""), ("d/e/.wh.x", b""), ("d/n", b"5")], {b"d", b"d/n"}, {b"d"}),
+        ([("d/e/.wh.none", b""), ("none/.wh..wh..opq", b"")], set(), set()),
+    ],
+)
+def test_a_layer_alone_has_the_directories_that_its_marks_stand_in(
+    layer: list[tuple[Any, ...]], paths: set[bytes], opaque: set[bytes]
+) -> None:
+    """With the attributes that they have below; and no mark that would hide nothing."""
+    layers = [layer_index(*DEEP), layer_index(*layer)]
+    below, above = stacked(layers)
+    tree = above.tree
+    assert {tree.path(node) for node in tree.walk() if node} == paths
+    assert {tree.path(node) for node in above.opaque} == opaque
+    assert below.opaque == set()
+    whole = merge(layers)
+    expected = {
+        path: (entry.kind, entry.mode) for path, entry in ((e.path, e) for e in map(whole.entry, whole.walk()))
+    }
+    assert {path: one[:2] for path, one in seen([below, above]).items()} == expected
+
+
 @pytest.mark.parametrize(("layers", "merged"), [(1, 1), (3, 5)])
 def test_the_lowest_layer_is_merged_once(layers: int, merged: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All others twice: alone, and upon those below."""

@@ -13,6 +13,7 @@ from lamina.layer.entry import Kind
 from lamina.union.glance import through_symlinks
 from lamina.union.merge import merge
 from lamina.union.stacked import stacked
+from lamina.union.trail import Ended, trail
 from lamina.union.tree import Tree
 from support import layer_index, make_tar
 
@@ -102,6 +103,22 @@ def test_a_link_to_a_link_is_the_file_itself() -> None:
         assert {tree.links(tree.lookup(path)) for path in (b"a", b"b", b"c", b"d")} == {4}
         assert tree.content(tree.lookup(b"d")) == (0, 0)
         assert tree.entry(tree.lookup(b"d")).size == 3
+
+
+def test_the_story_of_the_root_begins_where_a_layer_states_it() -> None:
+    layers = [[("a", b"1")], [("./", None, {"mode": 0o711})], [("./", None, {"mode": 0o700})]]
+    states = trail(union(*layers), b"").states
+    assert [(state.layer, state.entry.mode, state.stated) for state in states] == [(2, 0o700, True), (1, 0o711, True)]
+    assert states[1].ended == Ended("restated", 2, b"")
+    (only,) = trail(union(layers[0]), b"").states
+    assert (only.stated, only.entry.mode) == (False, 0o755)
+
+
+def test_a_directory_has_one_link_and_a_link_to_itself_changes_nothing() -> None:
+    tree = union([("d/", None), ("d/a", b"1"), ("b", "= d/a")], [("b", "= d/a"), ("d/a", "= d/a"), ("d/a", "= b")])
+    assert tree.links(tree.lookup(b"d")) == 1
+    assert [tree.origin(tree.lookup(path)) for path in (b"d/a", b"b")] == [(0, 1), (0, 2)]
+    assert tree.endings == []
 
 
 def test_duplicate_entries_last_wins_but_earlier_links_keep_their_data() -> None:
