@@ -45,7 +45,9 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def container(root: Path, name: str) -> Path:
-    (found,) = [path.parent for path in root.glob("containers/*/container.json") if name in path.read_text()]
+    (found,) = [
+        path.parent for path in root.glob("containers/*/container.json") if f'"name": "{name}"' in path.read_text()
+    ]
     return found
 
 
