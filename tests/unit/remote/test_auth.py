@@ -138,9 +138,12 @@ class TestRealms:
             client(web, monkeypatch, given=credential, told=told).request("GET", "/v2/x", scopes=PULL)
         assert web.sent("auth.example.com") == []
 
-    def test_an_identity_token_where_the_server_knows_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("status", [404, 405])
+    def test_an_identity_token_where_the_server_knows_none(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
+    ) -> None:
         def old(method: str, url: str, headers: Mapping[str, str]) -> Answer:
-            return answer(url, 405) if method == "POST" else token_server(method, url, headers)
+            return answer(url, status) if method == "POST" else token_server(method, url, headers)
 
         web = Web(reg_example_com=registry("https://auth.example.com/token"), auth_example_com=old)
         assert client(web, monkeypatch, given=TOKEN).request("GET", "/v2/x", scopes=PULL).status == 200
@@ -152,6 +155,9 @@ class TestRealms:
             (401, ME, AccessDenied, "auth.example.com refuses the credential for reg.example.com"),
             (403, None, AccessDenied, "auth.example.com gives no anonymous token for reg.example.com"),
             (404, None, RemoteFailure, "gives no token for reg.example.com: status 404"),
+            (300, None, RemoteFailure, "gives no token for reg.example.com: status 300"),
+            (199, None, RemoteFailure, "gives no token for reg.example.com: status 199"),
+            (403, TOKEN, AccessDenied, "auth.example.com refuses the credential for reg.example.com"),
         ],
     )
     def test_a_token_server_that_refuses(
@@ -227,7 +233,7 @@ class TestTokenServersThatRedirect:
         with pytest.raises(RemoteFailure, match="leads to"):
             client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL)
 
-    @pytest.mark.parametrize("status", [200, 201, 203])
+    @pytest.mark.parametrize("status", [200, 201, 203, 299])
     def test_a_token_with_any_word_of_success(self, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
         web = Web(
             reg_example_com=registry("https://auth.example.com/token"),
@@ -360,6 +366,16 @@ def test_a_token_is_of_its_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(given) == 3
     assert not one.answer([], PULL, "")
     assert not one.answer([Challenge("negotiate", {})], PULL, "")
+
+
+def test_a_token_that_was_rejected_is_not_tried_again() -> None:
+    one = Authorizer(
+        "reg.example.com", lambda: None, lambda method, url, *more: answer(url, body=b'{"token":"m"}'), plain=False
+    )
+    challenge = [Challenge("bearer", {"realm": "https://auth.example.com/token"})]
+    for rejected, goes_on in (("", True), ("Bearer a", True), ("Bearer z", True), ("Bearer m", False)):
+        one._tokens.clear()
+        assert one.answer(challenge, PULL, rejected) is goes_on
 
 
 def test_a_refused_password_is_not_sent_again() -> None:
