@@ -206,9 +206,12 @@ class TestTokenServersThatRedirect:
         assert web.sent("auth.other.org") == []
         assert client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL).status == 200  # anonymously
 
-    def test_an_identity_token_goes_along_where_its_form_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("status", [307, 308])
+    def test_an_identity_token_goes_along_where_its_form_does(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
+    ) -> None:
         hosts = {"reg_example_com": registry("https://auth.example.com/token"), "new_example_com": token_server}
-        web = Web(**hosts, auth_example_com=leads_to("https://new.example.com/token", 307))
+        web = Web(**hosts, auth_example_com=leads_to("https://new.example.com/token", status))
         assert client(web, monkeypatch, given=TOKEN).request("GET", "/v2/x", scopes=PULL).status == 200
         ((method, _, _, body),) = [item for item in web.seen if "new.example.com" in item[1]]
         assert (method, b"refresh_token=identity" in body) == ("POST", True)
@@ -384,6 +387,10 @@ def test_a_refused_password_is_not_sent_again() -> None:
     assert one.answer(challenge, PULL, "")
     assert one.header(PULL) == basic(ME) == BASIC
     assert not one.answer(challenge, PULL, BASIC)
+    for scheme in ("aws4", "negotiate"):
+        other = Authorizer("reg.example.com", lambda: ME, lambda *words: answer(""), plain=False)
+        assert not other.answer([Challenge(scheme, {})], PULL, "")
+        assert other.header(PULL) == ""
     nobody = Authorizer("reg.example.com", lambda: None, lambda *words: answer(""), plain=False)
     assert not nobody.answer(challenge, PULL, "")
     assert nobody.header(PULL) == ""
