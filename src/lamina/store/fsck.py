@@ -118,6 +118,8 @@ def _image(
             if digest == top.digest or str(digest) in fetched:
                 yield Finding("error", f"image {name}: {found.error.message}")
         elif isinstance(found.document, Manifest):
+            if digest != top.digest and str(digest) not in fetched and store.lacking(found.document) is not None:
+                continue  # it lies here as something else
             yield from _manifest(store, name, found.document, broken, layers)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lamina.errors import Conflict, DiskFull, StoreDamaged, UsageError
 from lamina.files import names_of_files, remove, reported
 from lamina.lock import locked
+from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.reference import canonical
 from lamina.store import clock, reserve
@@ -55,6 +56,7 @@ def delete_images(
     entries = store.refs.entries()
     gone_names: list[str] = []
     gone: set[Digest] = set()
+    pairs: set[tuple[str, Digest]] = set()  # meanwhile a name may have come to mean another image
     for name in names:
         if not name:  # which elsewhere means the only image
             raise UsageError("an empty image name", hint="say which image is to go")
@@ -68,14 +70,19 @@ def delete_images(
                 f"{name} has several names: {', '.join(sorted(has))}", hint="remove them by name, or use --force"
             )
         else:
-            gone_names += [n for n in has if n]
+            pairs |= {(n, descriptor.digest) for n in has if n}
             gone.add(descriptor.digest)
-    gone_names = list(dict.fromkeys(gone_names))
+    by_name = frozenset(gone_names)
+    gone_names = list(dict.fromkeys([*gone_names, *sorted(name for name, _ in pairs)]))
+
+    def goes(entry: Descriptor) -> bool:
+        name = name_of(entry)
+        return entry.digest in gone if not name else name in by_name or (name, entry.digest) in pairs
 
     def change(entries: Entries) -> Entries:
-        left = [e for e in entries if name_of(e) not in gone_names and (name_of(e) or e.digest not in gone)]
+        left = [entry for entry in entries if not goes(entry)]
         if keep_untagged:
-            left += unnamed([e for e in entries if name_of(e) in gone_names and e.digest not in gone], left)
+            left += unnamed([e for e in entries if goes(e) and name_of(e) and e.digest not in gone], left)
         return left
 
     untagged = tuple(gone_names)

@@ -56,12 +56,15 @@ class Refs:
                 return entry
         raise ReferenceNotFound(f"no image {name!r:.300} in the store", hint="see `lamina images`")
 
-    def set(self, name: str, descriptor: Descriptor, fetched: Callable[[], str] = lambda: "") -> None:
+    def set(self, name: str, descriptor: Descriptor, fetched: Callable[[frozenset[str]], str] = lambda _: "") -> None:
         """Point ``name`` ("" for none) to a document. What it pointed to before stays, without a name. ``fetched`` is
-        asked under the store's lock which children are here; it raises where the document itself is not."""
+        asked under the store's lock which children are here, and told which were fetched under other names of the
+        same document; it raises where the document itself is not here."""
 
         def change(entries: Entries) -> Entries:
-            annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched() or None}
+            same = [entry.annotations.get(FETCHED, "") for entry in entries if entry.digest == descriptor.digest]
+            known = frozenset(",".join(same).split(","))
+            annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched(known) or None}
             if name:
                 annotations |= {REF_NAME: name, CONTAINERD_NAME: name}
             new = descriptor.with_annotations(annotations)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from lamina.errors import BlobNotFound, Conflict, DiskFull
+from lamina.documents import blobs
+from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent, NotFound
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
 from lamina.light import TYPE_CHECKING
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Manifest, parse
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.manifest import Index, Manifest, parse
 from lamina.spec.mediatype import is_foreign
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
@@ -158,23 +160,44 @@ class StoreWriter:
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Raises InvalidContent; BlobNotFound where config or a layer is missing."""
-        self._protect(descriptor.digest)
         descriptor.check(raw)
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
         if isinstance(document, Manifest):
-            elsewhere: Mapping[Digest, str] | None = None
-            for needed in (document.config, *document.layers):
-                if not self.blobs.has(needed) and not is_foreign(needed.media_type):
-                    elsewhere = self.layers.origins() if elsewhere is None else elsewhere
-                    if needed.digest in elsewhere:
-                        continue
-                    raise BlobNotFound(
-                        f"manifest {descriptor.digest} needs blob {needed.digest}, which is not in the store",
-                        hint="blobs are written before the manifest",
-                    )
+            # a registry's client may ask for a blob and not send it again: nothing has protected that yet
+            self._protect(descriptor.digest, *(one.digest for one in blobs(document)))
+            if not all(map(self.blobs.has, document.layers)):
+                self._protect_tars(document)
+            lacking = self.lacking(document)
+            if lacking is not None:
+                raise BlobNotFound(
+                    f"manifest {descriptor.digest} needs blob {lacking.digest}, which is not in the store",
+                    hint="blobs are written before the manifest",
+                )
+        else:
+            self._protect(descriptor.digest)
         if not self.blobs.has(descriptor):
             self.blobs.write(descriptor, raw)
             point("manifest.written")
+
+    def _protect_tars(self, manifest: Manifest) -> None:
+        """A layer whose blob is elsewhere lives on its tar."""
+        from lamina.spec.image_config import ImageConfig
+
+        if not manifest.is_image or manifest.config.size > MAX_DOCUMENT:
+            return
+        with suppress(NotFound, InvalidContent):
+            self._protect(*ImageConfig.parse(self.blobs.read(manifest.config)).diff_ids)
+
+    def lacking(self, manifest: Manifest) -> Descriptor | None:
+        """The first thing that the manifest names and that is neither here nor known to be elsewhere."""
+        elsewhere: Mapping[Digest, str] | None = None
+        for needed in blobs(manifest):
+            if self.blobs.has(needed) or is_foreign(needed.media_type):
+                continue
+            elsewhere = self.layers.origins() if elsewhere is None else elsewhere
+            if needed.digest not in elsewhere or needed is manifest.config:
+                return needed
+        return None
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """``name`` in any form that docker takes. Raises UsageError, BlobNotFound (no such document here)."""
@@ -182,11 +205,12 @@ class StoreWriter:
         if reference is not None and reference.digest not in (None, descriptor.digest):
             raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
         # looked at under the lock: another process may have removed the image since it was found
-        self.refs.set(str(reference or ""), descriptor, lambda: self._fetched(descriptor))
+        self.refs.set(str(reference or ""), descriptor, lambda known: self._fetched(descriptor, known))
 
-    def _fetched(self, top: Descriptor) -> str:
-        """The children of an index that are here, at any depth. Raises BlobNotFound where the document itself is not
-        here, InvalidContent where it is damaged."""
+    def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
+        """The children of an index that are here with all that they need, at any depth, and those here that are
+        ``known`` to have been so. An image may bring in a child of its own index as a layer: that one was not
+        fetched. Raises BlobNotFound where the document itself is not here, InvalidContent where it is damaged."""
         from lamina.documents import Absent, Known, listed, look, walk
 
         found = list(walk(lambda one: look(self.blobs.read, one), [top], into=listed, deepest=None))
@@ -194,7 +218,12 @@ class StoreWriter:
             raise BlobNotFound(f"{top.digest} is not in the store", hint="write it before you name it")
         if not isinstance(found[0], Known):
             raise found[0].error
-        return ",".join(str(one.descriptor.digest) for one in found[1:] if isinstance(one, Known))
+
+        def is_whole(document: Manifest | Index) -> bool:
+            return not isinstance(document, Manifest) or self.lacking(document) is None
+
+        here = [(str(one.descriptor.digest), one.document) for one in found[1:] if isinstance(one, Known)]
+        return ",".join(digest for digest, document in here if digest in known or is_whole(document))
 
     def protect_only(self, digests: Iterable[Digest]) -> None:
         """Let the session's root list only these: what else it listed has a name by now, or is given up. Where that

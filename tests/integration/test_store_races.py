@@ -1,0 +1,170 @@
+"""What stays where somebody works with the same image at the same moment, or where an image was made to confuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lamina.archive.layout import LayoutReader
+from lamina.light import replace
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Manifest, build_index, build_manifest, parse
+from lamina.spec.platform import Platform
+from lamina.store import gc
+from lamina.store.blobs import Blobs
+from lamina.store.fsck import fsck
+from lamina.store.gc import collect, delete_images, prune
+from lamina.store.mark import Needs, state_of
+from lamina.store.refs import FETCHED
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from support import write_layout
+
+NAME, OTHER_NAME = "docker.io/library/app:latest", "docker.io/library/app2:latest"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    write_layout(tmp_path / "layout", "app", [[("a", b"hello" * 100)], [("b", b"x" * 1000)]])
+    write_layout(tmp_path / "layout", "app2", [[("a", b"hello" * 100)], [("c", b"other" * 500)]])
+    return tmp_path / "layout"
+
+
+def loaded(layout: Path, root: Path, *names: str) -> Store:
+    store = Store.open(str(root))
+    copy(LayoutReader(str(layout)), store, [(name, name) for name in names])
+    return store
+
+
+def manifest_of(store: Store, name: str) -> Manifest:
+    document = parse(store.manifest(store.resolve(name)))
+    assert isinstance(document, Manifest)
+    return document
+
+
+@pytest.mark.parametrize("keep", ["blob+tar", "tar"])
+def test_a_manifest_protects_all_that_it_names_before_it_looks(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """A registry's client asks whether blobs are there and sends a manifest alone; a gc comes before that is written.
+    Where only tars are kept, these are what is looked for."""
+    store, other = loaded(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
+    old = manifest_of(store, "app")
+    new = build_manifest(old.config, list(old.layers), annotations={"new": "one"})
+    if keep == "tar":
+        diff_ids = json.loads(store.blobs.read(old.config))["rootfs"]["diff_ids"]
+        for layer, diff_id in zip(old.layers, diff_ids, strict=True):
+            store.layers.note_origin(layer, Digest.parse(diff_id), "example.org/app")
+            Path(store.blobs.path(layer.digest)).unlink()
+    store.drop([NAME])
+    before = Blobs.write
+
+    def write(self: Blobs, descriptor: Descriptor, data: bytes) -> None:
+        collect(other, grace=0)
+        before(self, descriptor, data)
+
+    monkeypatch.setattr(Blobs, "write", write)
+    with store.session("test"):
+        store.put_manifest(new.descriptor, new.raw)
+        store.tag("new", new.descriptor)
+    assert [one.what for one in fsck(store) if one.severity == "error"] == []
+    assert all(store.blobs.has(layer) or layer.digest in store.layers.origins() for layer in new.layers)
+
+
+def test_rmi_by_id_leaves_a_name_that_was_given_to_another_image_meanwhile(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app", "app2")
+    old, new = store.resolve("app"), store.resolve("app2")
+    before = gc._rename
+
+    def rename(*words: object, **more: object) -> None:
+        other = Store.open(str(tmp_path / "s"))
+        other.tag("app", new)
+        other.drop([OTHER_NAME])
+        before(*words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gc, "_rename", rename)
+    delete_images(store, [str(old.digest)])
+    assert [(name, entry.digest) for name, entry in store.names()] == [(NAME, new.digest)]
+    assert fsck(store) == []
+    assert not store.blobs.has(old)
+
+
+@pytest.mark.parametrize("kind", ["lost", "another size"])
+def test_a_child_that_came_in_as_a_layer_was_not_fetched_and_stops_nothing(
+    layout: Path, tmp_path: Path, kind: str
+) -> None:
+    """The platform's image has, as a layer of an unknown type, the bytes of another child of its own index, which
+    names a config that is not there, or states a wrong size for one that is."""
+    plain = loaded(layout, tmp_path / "plain", "app")
+    image = manifest_of(plain, "app")
+    config = Descriptor(image.config.media_type, image.config.digest, 3)
+    if kind == "lost":
+        config = Descriptor(image.config.media_type, Digest.of(b"nowhere"), 7)
+    inner = build_manifest(config, list(image.layers))
+    value = json.loads(plain.blobs.read(image.config))
+    value["rootfs"]["diff_ids"].append(str(Digest.of(b"none")))
+    del value["history"]
+    raw = json.dumps(value).encode()
+    as_layer = Descriptor("application/vnd.example", inner.descriptor.digest, inner.descriptor.size)
+    own = Descriptor.of(image.config.media_type, raw)
+    outer = build_manifest(own, [*image.layers, as_layer])
+    index = build_index(
+        [
+            replace(outer.descriptor, platform=Platform.host()),
+            replace(inner.descriptor, platform=Platform("linux", "s390x")),
+        ]
+    )
+    hostile = tmp_path / "hostile"
+    shutil.copytree(layout, hostile)
+    for data in (raw, inner.raw, outer.raw, index.raw):
+        (hostile / "blobs" / "sha256" / Digest.of(data).encoded).write_bytes(data)
+    named = index.descriptor.with_annotations(
+        {"org.opencontainers.image.ref.name": "evil", FETCHED: str(Digest.of(b"never"))}
+    )
+    (hostile / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named.to_json()]}))
+
+    store = loaded(layout, tmp_path / "s", "app2")
+    copy(LayoutReader(str(hostile)), store, [("evil", "evil")])
+    assert store.resolve("evil").annotations[FETCHED] == str(outer.descriptor.digest)
+    assert [one.what for one in fsck(store) if one.severity == "error"] == []
+    assert prune(store).deleted == ()
+    gone = delete_images(store, ["app2"])
+    assert gone.notes == ()
+    assert manifest_of(loaded(layout, tmp_path / "other", "app2"), "app2").descriptor.digest in gone.deleted
+
+
+def test_a_child_that_lost_a_layer_stays_fetched_under_a_further_name(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    image = manifest_of(store, "app")
+    index = build_index([replace(image.descriptor, platform=Platform.host())])
+    with store.session("test"):
+        store.put_manifest(index.descriptor, index.raw)
+        store.tag("multi", index.descriptor)
+    Path(store.blobs.path(image.layers[0].digest)).unlink()
+    store.tag("further", index.descriptor)
+    assert store.resolve("further").annotations[FETCHED] == str(image.descriptor.digest)
+
+
+def test_a_large_blob_that_a_manifest_calls_its_config_is_not_read_into_memory(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    image = manifest_of(store, "app")
+    data = b"{" + bytes(5 << 20)
+    large = Descriptor.of(image.config.media_type, data)
+    store.blobs.write(large, data)
+    manifest = build_manifest(large, list(image.layers))
+    store.blobs.write(manifest.descriptor, manifest.raw)
+    read: list[int] = []
+    before = Blobs.read
+    monkeypatch.setattr(Blobs, "read", lambda self, one: (read.append(one.size), before(self, one))[1])
+    found = state_of(store, manifest.descriptor.digest)
+    assert isinstance(found, Needs)
+    assert (found.flaw, found.diff_ids) == (None, ())
+    assert read == [manifest.descriptor.size]
