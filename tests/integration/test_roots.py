@@ -36,7 +36,7 @@ def written(store: Store, head: bytes, name: str = "1-a") -> Root:
 
 
 def head(**changes: Any) -> bytes:
-    told = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": "work"}
+    told = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": "work", "held": True}
     return json.dumps({**told, **changes}).encode()
 
 
@@ -67,6 +67,12 @@ def test_a_root_whose_first_line_is_damaged_protects_what_it_lists(store: Store,
 def test_a_root_that_nobody_holds_is_dead_though_the_process_that_it_names_lives(store: Store) -> None:
     assert not written(store, head()).alive
     assert written(store, head()).pid == os.getpid()
+
+
+def test_a_root_of_an_older_lamina_which_held_none_lives_as_long_as_its_process(store: Store) -> None:
+    assert written(store, head(held=False)).alive
+    assert not written(store, head(held=False, started="1")).alive
+    assert not written(store, head(held=False, boot="another")).alive
 
 
 def test_a_root_of_a_mount_lives_as_long_as_that_and_this_boot(store: Store) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from lamina.archive.layout import LayoutReader
+from lamina.errors import StoreDamaged
 from lamina.light import replace
+from lamina.serve.server import RegistryServer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
+from lamina.spec.reference import Reference
 from lamina.store import gc
 from lamina.store.blobs import Blobs
 from lamina.store.fsck import fsck
@@ -21,8 +27,9 @@ from lamina.store.gc import collect, delete_images, prune
 from lamina.store.mark import Needs, state_of
 from lamina.store.refs import FETCHED
 from lamina.store.store import Store
+from lamina.store.usage import usage
 from lamina.transfer.copy import copy
-from support import write_layout
+from support import require_root, write_layout
 
 NAME, OTHER_NAME = "docker.io/library/app:latest", "docker.io/library/app2:latest"
 
@@ -73,6 +80,32 @@ def test_a_manifest_protects_all_that_it_names_before_it_looks(
         store.tag("new", new.descriptor)
     assert [one.what for one in fsck(store) if one.severity == "error"] == []
     assert all(store.blobs.has(layer) or layer.digest in store.layers.origins() for layer in new.layers)
+
+
+def test_a_registry_protects_what_a_manifest_names_while_another_one_gets_its_name(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = loaded(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
+    old = manifest_of(store, "app")
+    new = build_manifest(old.config, list(old.layers), annotations={"new": "one"})
+    store.drop([NAME])
+    before = Blobs.write
+    with RegistryServer(store, writable=True) as server:
+
+        def write(self: Blobs, descriptor: Descriptor, data: bytes) -> None:
+            assert server.api._store is not None
+            server.api._named(server.api._store, Reference.parse("example.org/another"), ())
+            collect(other, grace=0)
+            before(self, descriptor, data)
+
+        monkeypatch.setattr(Blobs, "write", write)
+        client = HTTPConnection(server.host, server.port, timeout=60)
+        headers = {"Content-Type": new.descriptor.media_type}
+        client.request("PUT", "/v2/x/manifests/new", new.raw, headers)
+        assert client.getresponse().status == 201
+        client.close()
+    assert [one.what for one in fsck(store) if one.severity == "error"] == []
+    assert all(store.blobs.has(blob) for blob in (new.config, *new.layers))
 
 
 def test_rmi_by_id_leaves_a_name_that_was_given_to_another_image_meanwhile(
@@ -168,3 +201,62 @@ def test_a_large_blob_that_a_manifest_calls_its_config_is_not_read_into_memory(
     assert isinstance(found, Needs)
     assert (found.flaw, found.diff_ids) == (None, ())
     assert read == [manifest.descriptor.size]
+
+
+def test_what_an_older_lamina_works_with_stays_while_it_lives(layout: Path, tmp_path: Path) -> None:
+    """It held no locks: it put the number of its process into the names of its temporary files."""
+    store = loaded(layout, tmp_path / "s", "app")
+    ours, gone, old = (
+        Path(store.paths.ingest, f"ab.tar.{pid}-139.tmp") for pid in (os.getpid(), 999_999_999, os.getppid())
+    )
+    for path in (ours, gone, old):
+        path.write_bytes(b"tar")
+    os.utime(old, (1, 1))
+    with store.session("test"):
+        assert ours.exists()
+        assert not gone.exists()
+    prune(store, all=True)
+    assert ours.exists()
+    assert not old.exists()
+
+
+def test_a_dry_run_that_meets_an_rmi_says_what_is_so_then(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds no lock: what it finds lost was removed with its name meanwhile."""
+    store, other = loaded(layout, tmp_path / "s", "app", "app2"), Store.open(str(tmp_path / "s"))
+    gone = store.resolve("app").digest
+    before = gc._garbage
+    met: list[bool] = []
+
+    def garbage(*words: object, **more: object) -> object:
+        if not met:
+            met.append(True)
+            delete_images(other, ["app"])
+        return before(*words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gc, "_garbage", garbage)
+    assert prune(store, dry_run=True).deleted == ()
+    assert not store.blobs.size(gone)
+
+
+def test_where_a_name_stays_and_its_image_is_lost_a_dry_run_says_so(layout: Path, tmp_path: Path) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    Path(store.blobs.path(store.resolve("app").digest)).unlink()
+    with pytest.raises(StoreDamaged, match="lost"):
+        prune(store, dry_run=True)
+
+
+def test_df_does_not_count_what_is_mounted_in_the_store(layout: Path, tmp_path: Path) -> None:
+    require_root()
+    store = loaded(layout, tmp_path / "s", "app")
+    place = Path(store.paths.unions, "a" * 64, "mnt")
+    place.mkdir(parents=True)
+    before = usage(store)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    try:
+        (place / "file").write_bytes(bytes(1 << 20))
+        after = usage(store)
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert (after.total, after.frame) == (before.total, before.frame)

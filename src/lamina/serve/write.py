@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from lamina.documents import below
+from lamina.documents import below, blobs
 from lamina.errors import BlobNotFound, DigestMismatch, InvalidContent, Unsupported
 from lamina.serve.message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
 from lamina.serve.ranges import parse_chunk
@@ -15,7 +15,7 @@ from lamina.serve.uploads import Gone, Uploads
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import parse
+from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import Reference
 from lamina.store.roots import GRACE
 from lamina.store.store import Store
@@ -134,7 +134,10 @@ class WriteApi(ReadApi):
             digest = stated or Digest.of(raw)
             descriptor = Descriptor(document.media_type, digest, len(raw))
             descriptor.check(raw)
-            self._note(repository, digest)
+            # a client may have asked for blobs that are here, and not sent them again
+            named = blobs(document) if isinstance(document, Manifest) else []
+            for one in (descriptor, *named):
+                self._note(repository, one.digest)
             store.put_manifest(descriptor, raw)
         except BlobNotFound as error:
             raise ApiError(404, "MANIFEST_BLOB_UNKNOWN", error.message) from None

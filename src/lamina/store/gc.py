@@ -23,7 +23,7 @@ from lamina.spec.reference import canonical
 from lamina.store import clock, reserve
 from lamina.store.fault import point
 from lamina.store.leftovers import leftovers
-from lamina.store.mark import Holder, Memory, Needs, mark, of_containers, of_names, of_roots, state_of
+from lamina.store.mark import Holder, Memory, Needs, mark, of_containers, of_names, of_roots, state_of, steady
 from lamina.store.refs import Entries, name_of, unnamed
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes
@@ -87,7 +87,7 @@ def delete_images(
 
     untagged = tuple(gone_names)
     if dry_run:
-        return replace(_kept_where_damaged(lambda: _planned(store, change(entries), GRACE)), untagged=untagged)
+        return replace(_kept_where_damaged(lambda: _planned(store, change, GRACE)), untagged=untagged)
     _rename(store, change)
     point("prune.refs-removed")
     return replace(_kept_where_damaged(lambda: collect(store)), untagged=untagged)
@@ -122,7 +122,7 @@ def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: floa
         notes = _stay(store, sum(one.size for one in left if not one.due), grace)
     point("prune.parts-removed")
     if dry_run:
-        done = _planned(store, change(entries), grace)
+        done = _planned(store, change, grace)
     else:
         _rename(store, change, grace=grace)
         point("prune.refs-removed")
@@ -194,11 +194,15 @@ def collect(store: Store, *, grace: float = GRACE) -> Deleted:
     return Deleted((), garbage.digests, freed)
 
 
-def _planned(store: Store, entries: Entries, grace: float) -> Deleted:
-    """What ``collect`` would do if these were the names."""
-    with reported(store.paths.root):
-        garbage = _garbage(store, entries, grace)
+def _planned(store: Store, change: Callable[[Entries], Entries], grace: float) -> Deleted:
+    """What ``collect`` would do if ``change`` were made to the names."""
+
+    def plan(entries: Entries) -> Deleted:
+        garbage = _garbage(store, change(entries), grace)
         return Deleted((), garbage.digests, _delete(store, garbage, dry_run=True))
+
+    with reported(store.paths.root):
+        return steady(store, plan)
 
 
 def _holders(store: Store, entries: Entries, grace: float) -> list[Holder]:

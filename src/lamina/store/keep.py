@@ -24,11 +24,12 @@ from lamina.spec.manifest import Manifest
 from lamina.store.fault import point
 from lamina.store.lasting import hash_of
 from lamina.store.layers import blob_stays, is_plain
-from lamina.store.mark import ANY, mark, of_containers, of_names
+from lamina.store.mark import ANY, mark, of_containers, of_names, steady
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes
 
 if TYPE_CHECKING:
+    from lamina.store.refs import Entries
     from lamina.store.store import Store
 
 
@@ -189,8 +190,12 @@ class _Work:
 def needed_layers(store: Store) -> _Needed:
     """Of everything that is named here, or that a container is made of. Raises StoreDamaged (what an image needs
     can't be told), SystemFailure."""
+    return steady(store, lambda entries: _needed_layers(store, entries))
+
+
+def _needed_layers(store: Store, entries: Entries) -> _Needed:
     found = _Needed()
-    holders = [*of_names(store.refs.entries()), *of_containers(store)]
+    holders = [*of_names(entries), *of_containers(store)]
     mark(store, holders)  # proves that all of it can be read
     tops = {digest: Descriptor(ANY, digest, store.blobs.size(digest) or 0) for one in holders for digest in one.tops}
 

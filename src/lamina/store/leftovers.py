@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from lamina.files import remove
-from lamina.light import Value
+from lamina.light import Value, pattern
 from lamina.lock import unheld
 from lamina.store import clock
 from lamina.store.paths import Paths
-from lamina.store.roots import GRACE, Roots
+from lamina.store.roots import GRACE, Roots, started
 from lamina.store.trees import disk_bytes
 from lamina.temporary import is_temporary
 
 TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload on its way in", "note about a push"
+_OLDER = pattern(r".*\.(\d{1,9})-\d+\.tmp")
 SERVING = "serve"
 """The purpose of a registry server's session: while one lives, uploads that nobody writes to at the moment go on."""
 
@@ -51,6 +52,7 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
             except FileNotFoundError:
                 continue
             stays = GRACE if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
+            stays = GRACE if _is_of_an_older(path) else stays
             due = not clock.is_younger(state.st_mtime_ns, stays, now)
             if due and take and not remove(path):
                 continue
@@ -62,8 +64,14 @@ def sweep_temporaries(paths: Paths) -> None:
     for path in _files(paths):
         if is_temporary(path):
             with _unheld(path) as free, suppress(PermissionError):
-                if free:
+                if free and not _is_of_an_older(path):
                     remove(path)
+
+
+def _is_of_an_older(path: str) -> bool:
+    """Whether a lamina that held no locks may be at work on a temporary file: it put its process into the name."""
+    found = _OLDER.fullmatch(os.path.basename(path))
+    return found is not None and started(int(found[1])) is not None
 
 
 def _files(paths: Paths) -> Iterator[str]:

@@ -7,7 +7,7 @@ Where something that must be there is damaged or lost, nobody can say what it ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,11 @@ from lamina.store.lasting import hash_of
 from lamina.store.refs import FETCHED, Entries, name_of
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
+    from typing import TypeGuard, TypeVar
 
     from lamina.store.store import Store
+
+    T = TypeVar("T")
 
 IMAGE, CONTAINER, PROCESS = "image", "container", "process"
 ANY = "application/octet-stream"
@@ -88,6 +90,18 @@ def of_containers(store: Store) -> list[Holder]:
 def of_roots(store: Store, grace: float) -> list[Holder]:
     """The processes that work with the store, or were killed less than ``grace`` seconds ago."""
     return [Holder(PROCESS, root.purpose, loose=tuple(root.digests)) for root in store.roots.counting(grace=grace)]
+
+
+def steady(store: Store, work: Callable[[Entries], T]) -> T:
+    """What ``work`` makes of the names, for who does not hold the lock: what it finds lost or gone may have been
+    removed with its name meanwhile. Raises as ``work`` where the names stayed."""
+    while True:
+        entries = store.refs.entries()
+        try:
+            return work(entries)
+        except (StoreDamaged, FileNotFoundError):
+            if store.refs.entries() == entries:
+                raise
 
 
 def mark(store: Store, holders: Iterable[Holder], *, memory: Memory | None = None, strict: bool = True) -> Marked:

@@ -53,7 +53,8 @@ class Roots:
         """A new root of this process, or of what is going to be mounted at ``mount``; its name. This process holds it
         until ``remove`` or ``let_go``."""
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
-        head = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": purpose}
+        pid = os.getpid()
+        head = {"pid": pid, "started": started(pid), "boot": boot_id(), "purpose": purpose, "held": True}
         if mount:
             from lamina import mountinfo
 
@@ -190,8 +191,9 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
         head = read_own(lines[0])
         pid, began, boot = int(head["pid"]), head["started"], head["boot"]
         purpose, mount, space = str(head["purpose"]), str(head.get("mount", "")), str(head.get("namespace", ""))
+        locks = fcntl is not None and head.get("held") is True
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError):
-        pid, began, boot, purpose, mount, space = 0, None, None, "unreadable", "", ""
+        pid, began, boot, purpose, mount, space, locks = 0, None, None, "unreadable", "", "", False
     digests, view = set(), ""
     for line in lines[1:]:
         if line.startswith(_VIEW):
@@ -201,7 +203,8 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
             digests.add(Digest.parse(line))
         except UsageError:
             continue  # the last line of a process that died while it wrote
-    alive = held if fcntl is not None else pid > 0 and started(pid) == began is not None
+    # a process of an older lamina holds nothing: its number is all there is to ask
+    alive = held or (not locks and pid > 0 and boot == boot_id() and started(pid) == began is not None)
     mount = os.path.join(top, mount) if mount else ""
     if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
         alive = boot == boot_id() and (alive or seen.stands(mount, space))

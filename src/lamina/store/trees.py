@@ -15,7 +15,7 @@ _SHALLOW = 4
 
 
 def tree_bytes(directory: str) -> int:
-    """Bytes on the disk of all files below, each inode once. Raises SystemFailure."""
+    """Bytes on the disk of all files below, each inode once; not of what is mounted there. Raises SystemFailure."""
     return _or_as_root(lambda: _bytes(directory, whole=False))
 
 
@@ -73,7 +73,9 @@ def _or_as_root(work: Callable[[], int]) -> int:
 
 def _bytes(directory: str, *, whole: bool) -> int:
     found: dict[tuple[int, int], tuple[int, int]] = {}  # inode -> its bytes, names not seen yet
-    for where, _, names in os.walk(directory, onerror=_raise):
+    device = os.lstat(directory).st_dev if os.path.isdir(directory) else -1
+    for where, below, names in os.walk(directory, onerror=_raise):
+        below[:] = [name for name in below if _is_on(device, os.path.join(where, name))]
         for name in names:
             try:
                 state = os.lstat(os.path.join(where, name))
@@ -83,6 +85,14 @@ def _bytes(directory: str, *, whole: bool) -> int:
             size, left = found.get(key, (disk_bytes(state), state.st_nlink))
             found[key] = (size, left - 1)
     return sum(size for size, left in found.values() if not (whole and left > 0))
+
+
+def _is_on(device: int, directory: str) -> bool:
+    """Whether a directory is on this file system, and not what is mounted there."""
+    try:
+        return os.lstat(directory).st_dev == device
+    except FileNotFoundError:
+        return False
 
 
 def _raise(error: OSError) -> None:
