@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-from lamina.store import gc
+from lamina.store import clock, gc, leftovers, roots
 from lamina.store.blobs import Blobs
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, delete_images, prune
 from lamina.store.mark import Needs, state_of
+from lamina.store.paths import Paths
 from lamina.store.refs import FETCHED
 from lamina.store.store import Store
 from lamina.store.usage import usage
@@ -260,3 +262,48 @@ def test_df_does_not_count_what_is_mounted_in_the_store(layout: Path, tmp_path: 
     finally:
         subprocess.run(["umount", place], check=True)
     assert (after.total, after.frame) == (before.total, before.frame)
+
+
+def tick(store: Store) -> None:
+    """Until the clock of files has gone on."""
+    before = clock.now(store.paths)
+    while clock.now(store.paths) == before:
+        pass
+
+
+def test_an_upload_that_is_written_to_while_prune_looks_is_not_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    store.roots.create(leftovers.SERVING)
+    upload = Path(store.paths.ingest, "upload-" + "0" * 32)
+    before = leftovers._files
+
+    def files(paths: Paths) -> Iterator[str]:
+        tick(store)
+        upload.write_bytes(b"more")
+        yield from before(paths)
+
+    monkeypatch.setattr(leftovers, "_files", files)
+    prune(store)
+    prune(store, all=True)
+    assert upload.exists()
+
+
+def test_a_root_whose_process_is_killed_while_gc_looks_is_not_old(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = loaded(layout, tmp_path / "s", "app")
+    name = store.roots.create("pull")
+    store.roots.extend(name, [store.resolve("app").digest])
+    store.roots.let_go(name)
+    before = roots.names_of_files
+
+    def names(directory: str) -> list[str]:
+        tick(store)
+        os.utime(Path(directory, name))
+        return before(directory)
+
+    monkeypatch.setattr(roots, "names_of_files", names)
+    assert store.roots.protected()
+    assert store.roots.dead() == []

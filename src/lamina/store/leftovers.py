@@ -38,7 +38,6 @@ class Leftover(Value):
 def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iterator[Leftover]:
     """What nobody holds. ``take``: those that are due are removed while nobody else can take them up.
     Raises OSError."""
-    now = clock.now(paths)
     serving = any(root.alive and root.purpose == SERVING for root in Roots(paths))
     for path in _files(paths):
         kind = _kind(os.path.basename(path))
@@ -53,7 +52,8 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
                 continue
             stays = GRACE if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
             stays = GRACE if _is_of_an_older(path) else stays
-            due = not clock.is_younger(state.st_mtime_ns, stays, now)
+            # asked now: what is being written to must not seem to come from the future
+            due = not clock.is_younger(state.st_mtime_ns, stays, clock.now(paths))
             if due and take and not remove(path):
                 continue
             yield Leftover(path, kind, disk_bytes(state), due)

@@ -156,8 +156,8 @@ class Roots:
         """The roots of what lives, or died less than ``grace`` seconds ago."""
         from lamina.store import clock
 
-        now = clock.now(self._paths)
-        return [root for root in self if root.alive or clock.is_younger(root.changed, grace, now)]
+        roots, now = list(self), clock.now(self._paths)  # in this order: none changed after now
+        return [root for root in roots if root.alive or clock.is_younger(root.changed, grace, now)]
 
     def protected(self, *, grace: float = GRACE) -> frozenset[Digest]:
         """All digests that these list."""
@@ -167,8 +167,8 @@ class Roots:
         """The roots that no longer count."""
         from lamina.store import clock
 
-        now = clock.now(self._paths)
-        return [root for root in self if not root.alive and not clock.is_younger(root.changed, grace, now)]
+        roots, now = list(self), clock.now(self._paths)
+        return [root for root in roots if not root.alive and not clock.is_younger(root.changed, grace, now)]
 
     def drop_dead(self, *, grace: float = GRACE) -> int:
         """Remove the roots that no longer count; how many."""
