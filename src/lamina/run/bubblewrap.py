@@ -16,13 +16,14 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from lamina import rights
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
 from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
+from lamina.run.inside import Inside
 from lamina.run.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
 from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
 from lamina.run.spec import name_of, places
@@ -31,9 +32,10 @@ from lamina.view import kernel
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.run.inside import Inside
-
 _SYS = "/sys"
+_REAL = ("/proc", "/sys", "/dev")  # what is masked stands below them
+_DEVICE_LINKS = ("fd", "stdin", "stdout", "stderr", "core")
+_OTHER = "choose another target, or install runc or crun"
 _SYS_ATTRIBUTES = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES | kernel.NO_PROGRAMS
 
 
@@ -69,6 +71,15 @@ def arguments(
         key, _, value = item.partition("=")
         words += ["--setenv", key, value]
     return [*words, "--chdir", process["cwd"]]
+
+
+def packed(words: Sequence[str]) -> bytes:
+    """The words as bubblewrap reads them from a descriptor, each ended by a NUL (pure). Raises UsageError where one
+    holds a NUL: it would become two, and the second an option."""
+    for word in words:
+        if "\0" in word:
+            raise UsageError(f"a NUL in {word!r:.100}", hint="no program can be given that")
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 
 def _mount(mount: Mapping[str, Any]) -> list[str]:
@@ -118,6 +129,7 @@ def run(
         [(one["containerID"], one["hostID"], one["size"]) for one in spec["linux"].get(key, ())]
         for key in ("uidMappings", "gidMappings")
     )
+    spec = {**spec, "mounts": placed(spec["mounts"], inside)}
     user = spec["process"]["user"]
     is_root = not (user["uid"] or user["gid"] or user["additionalGids"])
     with ExitStack() as opened:
@@ -159,11 +171,64 @@ def run(
                 kill(bundle, str(number))
 
         # not as words of the command, which everybody on this machine may read: secrets stand in the environment
-        words = keep(
-            _in_memory(b"".join(os.fsencode(word) + b"\0" for word in arguments(spec, _kind_of, given, sysfs)))
-        )
+        words = keep(_in_memory(packed(arguments(spec, _kind_of, given, sysfs))))
         command = [program, "--args", str(words), "--", *spec["process"]["args"]]
         return Ended(spawned(command, interactive, [*given.values(), words], first, signalled))
+
+
+def placed(mounts: Sequence[Mapping[str, Any]], inside: Inside) -> list[dict[str, Any]]:
+    """The mounts with their targets as they are called without links. bubblewrap follows links of the image while the
+    machine's root still stands beside it (at /oldroot), and makes there what is missing. Raises Unsupported where no
+    target without links can be told."""
+    found: list[dict[str, Any]] = []
+    named: list[str] = []
+    for mount in mounts:
+        target = os.path.normpath(mount["destination"])
+        number = _above(named, target)
+        if number >= 0:  # in the image it need not be there
+            place = found[number]["destination"] + target.removeprefix(named[number])
+        else:
+            try:
+                place = inside.resolved(target)
+            except OSError as error:
+                raise Unsupported(f"bubblewrap can't mount at {target}: {error.strerror}", hint=_OTHER) from None
+        covering = _above([one["destination"] for one in found], place)
+        if place == "/" or (mount["type"] != "bind" and target in _REAL and place != target):
+            raise Unsupported(f"bubblewrap can't mount at {target}: a link to {place} in the image", hint=_OTHER)
+        if covering >= 0:
+            above = found[covering]
+            _check_below(above, place.removeprefix(above["destination"]), target)
+        named.append(target)
+        found.append({**mount, "destination": place})
+    return found
+
+
+def _above(places: Sequence[str], target: str) -> int:
+    """Which of the places the target is below: the longest, the last of equal ones; -1 for none."""
+    found = -1
+    for number, place in enumerate(places):
+        if target.startswith(place.rstrip("/") + "/") and (found < 0 or len(place) >= len(places[found])):
+            found = number
+    return found
+
+
+def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
+    """Raises Unsupported where a mount shows, or may show, a link on the way to ``rest`` in it."""
+    first = rest.split("/")[1]
+    if above["type"] == "proc" or (above["destination"] == "/dev" and first in _DEVICE_LINKS):
+        raise Unsupported(f"bubblewrap can't mount at {target}, which the kernel makes", hint=_OTHER)
+    if above["type"] != "bind" or not os.path.isdir(above["source"]):
+        return
+    with Inside(above["source"]) as volume:
+        at = ""
+        for name in rest.split("/")[1:]:
+            at += f"/{name}"
+            try:
+                volume.resolved(at, links=False)
+            except FileNotFoundError:
+                return  # bubblewrap makes it
+            except OSError as error:
+                raise Unsupported(f"bubblewrap can't mount at {target}: {error.strerror}", hint=_OTHER) from None
 
 
 def _own_sysfs(place: str, spec: Mapping[str, Any], on_warning: Callable[[str], object]) -> None:

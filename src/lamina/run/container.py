@@ -32,7 +32,7 @@ from lamina.run.runtime import (
     run_bundle,
 )
 from lamina.run.seccomp import default_profile, seccomp
-from lamina.run.spec import Place, environment, guarded, held, is_alike, places, runtime_spec
+from lamina.run.spec import Place, check_words, environment, guarded, held, is_alike, places, runtime_spec
 from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
@@ -246,6 +246,8 @@ def _run(
 ) -> Ended:
     path = store.containers.path
     bundle, rootfs = path(container.id, "bundle"), path(container.id, "rootfs")
+    config = stack.config
+    check_words(container.image, (*container.command, *config.env, *config.volumes, config.working_dir, config.user))
     kind = network.choose(wanted.network)
     with Inside(rootfs) as inside:
         _check_machine(container, wanted, stack, inside)

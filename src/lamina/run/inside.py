@@ -16,7 +16,7 @@ from lamina.files import failure
 from lamina.libc import failed, libc
 
 _OPENAT2 = 437
-_IN_ROOT, _NO_MAGICLINKS = 0x10, 0x02
+_IN_ROOT, _NO_MAGICLINKS, _NO_SYMLINKS = 0x10, 0x02, 0x04
 _MAX_FILE = 16 << 20
 
 
@@ -37,10 +37,13 @@ class Inside:
     def __exit__(self, *error: object) -> None:
         os.close(self._descriptor)
 
-    def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0) -> int:
-        """A descriptor. Raises OSError, Unsupported (an old kernel)."""
-        how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, _IN_ROOT | _NO_MAGICLINKS)
+    def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0, *, links: bool = True) -> int:
+        """A descriptor. Without ``links`` none is followed. Raises OSError, Unsupported (an old kernel)."""
+        resolve = _IN_ROOT | _NO_MAGICLINKS | (0 if links else _NO_SYMLINKS)
+        how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
         name = os.fsencode(path.lstrip("/") or ".")
+        if b"\0" in name:  # the kernel would read what stands before it
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         result: int = libc().syscall(
             ctypes.c_long(_OPENAT2),
             ctypes.c_long(self._descriptor),
@@ -82,6 +85,16 @@ class Inside:
             return None
         finally:
             os.close(descriptor)
+
+    def resolved(self, path: str, *, links: bool = True) -> str:
+        """The path without links, seen from the root. Without ``links`` there may be none on the way. Raises OSError
+        (not there; ELOOP: a link), Unsupported."""
+        found = self.open(path, os.O_PATH, links=links)
+        try:
+            root, place = (os.readlink(f"/proc/self/fd/{one}") for one in (self._descriptor, found))
+        finally:
+            os.close(found)
+        return place.removeprefix(root.rstrip("/")) or "/"
 
     def is_there(self, path: str) -> bool:
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from lamina.errors import InvalidContent
 from lamina.light import TYPE_CHECKING, Value, field
 from lamina.run.capability import EVERY, capabilities
 from lamina.run.options import Mount, Wanted
@@ -56,6 +57,17 @@ class Place(Value):
     plain: bool = False
     tty_group: bool = True
     capabilities: int = EVERY
+
+
+def check_words(image: str, words: Iterable[str]) -> None:
+    """Refuse what an image wants to give to a program and no program can be given: a NUL ends a word, and what stands
+    behind it would be another one, an option of the runtime's say. Raises InvalidContent."""
+    for word in words:
+        if "\0" in word:
+            raise InvalidContent(
+                f"the config of {image} holds a NUL: {word!r:.100}",
+                hint="no program can be given that; it was made to mislead",
+            )
 
 
 def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) -> list[str]:

@@ -402,3 +402,76 @@ def test_it_is_the_last_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     del here["bwrap"]
     with pytest.raises(NotFound, match="crun or runc"):
         runtime.find_runtime()
+
+
+@pytest.mark.parametrize(
+    ("volumes", "code"),
+    [
+        (["/data/new"], 0),
+        (["/up/new/deep"], 0),
+        (["/volume", "/volume/link/new"], 125),
+        (["/volume", "/same/link/new"], 0),
+        (["/volume", "/volume/new"], 0),
+        (["/proc/self/cwd/{}/new"], 125),
+        (["/dev/fd/3/new"], 125),
+        (["/all"], 125),
+    ],
+)
+def test_no_link_of_the_image_leads_to_the_machine(tmp_path: Path, volumes: list[str], code: int) -> None:
+    """bubblewrap makes places for mounts while the machine's root stands beside the image's, at /oldroot."""
+    require_root()
+    require_tool("bwrap", "busybox")
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    there = f"oldroot{machine}"
+    parts = there.split("/")
+    image = members(
+        *(("/".join(parts[:end]) + "/", None) for end in range(1, len(parts) + 1)),
+        ("data", f"-> /{there}"),
+        ("up", f"-> ../../{there}"),
+        ("all", "-> /"),
+        ("volume/", None),
+        ("volume/link", f"-> /{there}"),
+        ("same", "-> volume"),
+    )
+    volumes = [volume.format(machine) for volume in volumes]
+    store = make_store(tmp_path, [image], Volumes={volume: {} for volume in volumes})
+    done = run(store, "app", "touch", *(f"{volume}/made" for volume in volumes))
+    assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr
+    assert list(machine.iterdir()) == []
+    assert mounts_of(store) == []
+
+
+@pytest.mark.parametrize("name", ["etc", "proc", "sys", "dev"])
+def test_no_directory_of_the_image_is_the_machines(tmp_path: Path, name: str) -> None:
+    require_root()
+    require_tool("bwrap", "busybox")
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    parts = f"oldroot{machine}".split("/")
+    image = [one for one in members() if one[0].split("/")[0] != name]
+    image += [("/".join(parts[:end]) + "/", None) for end in range(1, len(parts) + 1)]
+    store = make_store(tmp_path, [[*image, (name, f"-> /oldroot{machine}")]])
+    assert run(store, "app", "true").returncode == (0 if name == "etc" else 125)
+    assert list(machine.iterdir()) == []
+
+
+@pytest.mark.parametrize("runtime", ["bwrap", "runc"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"Env": ["A=a\0--bind\0/\0/machine"]},
+        {"WorkingDir": "/\0--bind\0/\0/machine"},
+        {"Volumes": {"/data\0--bind\0/\0/machine": {}}},
+        {"Cmd": ["ls\0--bind", "/machine"]},
+        {"User": "0\0"},
+    ],
+)
+def test_a_nul_in_a_config_is_no_option_of_a_runtime(tmp_path: Path, config: dict[str, Any], runtime: str) -> None:
+    require_root()
+    require_tool(runtime, "busybox")
+    store = make_store(tmp_path, [members()], **{"Cmd": ["ls", "/machine"], **config})
+    done = lamina("run", "--rm", "--network", "none", "--runtime", runtime, "app", root=store)
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert done.stderr.startswith(b"lamina: the config of app holds a NUL: "), done.stderr
+    assert lamina("ps", "-aq", root=store).stdout == b""

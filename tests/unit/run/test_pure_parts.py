@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lamina.errors import InvalidDocument, NotFound, UsageError
+from lamina.errors import InvalidContent, InvalidDocument, NotFound, UsageError
+from lamina.run.bubblewrap import packed
 from lamina.run.capability import ALL, DEFAULT, capabilities
 from lamina.run.network import hosts_file, resolv_file
 from lamina.run.options import (
@@ -24,7 +25,7 @@ from lamina.run.options import (
     parse_workdir,
 )
 from lamina.run.seccomp import default_profile, seccomp
-from lamina.run.spec import Place, environment, runtime_spec
+from lamina.run.spec import Place, check_words, environment, runtime_spec
 from lamina.run.user import User
 from lamina.view.owners import Owners
 
@@ -41,6 +42,15 @@ def test_capabilities() -> None:
     assert (ALL.index("CAP_SYS_ADMIN"), ALL.index("CAP_CHECKPOINT_RESTORE")) == (21, 40)  # linux/capability.h
     with pytest.raises(UsageError, match="FLY"):
         capabilities(["FLY"])
+
+
+def test_no_word_becomes_two_for_bubblewrap() -> None:
+    assert packed(["--setenv", "A", "\udcff b"]) == b"--setenv\0A\0\xff b\0"
+    with pytest.raises(UsageError, match="NUL"):
+        packed(["--setenv", "A", "a\0--bind\0/\0/machine"])
+    check_words("app", ["", "A=\n"])
+    with pytest.raises(InvalidContent, match="config of app holds a NUL"):
+        check_words("app", ["A=1", "A=\0"])
 
 
 def test_options() -> None:
