@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,18 +96,18 @@ def ls(
     first, detailed = stack.first, long_ or format not in (None, "table")
     if recursive or len(paths) > FEW:
         stack.union()
-    nodes: list[tuple[Union, bytes, int]] = []
+    found: list[Iterable[tuple[Union, bytes, int]]] = []  # all is looked up before the first name is told
     for path in paths or ("/",):
         top, typed = to_bytes(path), os.fsencode(path)  # names are told as they were asked for, as with ls
         prefix = typed.rstrip(b"/") + b"/" if len(paths) > 1 else b""
         tree, node = stack.listing(top, follow=not directory, into=not directory, links=detailed)
         if directory or not tree.is_directory(node):
-            nodes.append((tree, typed or b"/", node))
+            found.append([(tree, typed or b"/", node)])
         elif recursive:
-            at = len(tree.path(node)) + 1 if node else 0
-            nodes += [(tree, prefix + tree.path(below)[at:], below) for below in tree.walk(node) if below != node]
+            found.append(_all_below(tree, node, prefix))
         else:
-            nodes += [(tree, prefix + name, child) for name, child in sorted(tree.children(node).items())]
+            found.append([(tree, prefix + name, child) for name, child in sorted(tree.children(node).items())])
+    nodes = (one for some in found for one in some)
     if null:
         for _, name, _ in nodes:
             sys.stdout.buffer.write(name + b"\0")
@@ -123,6 +124,13 @@ def ls(
     else:
         for _, name, _ in nodes:
             write(clean(name))
+
+
+def _all_below(tree: Union, node: int, prefix: bytes) -> Iterator[tuple[Union, bytes, int]]:
+    at = len(tree.path(node)) + 1 if node else 0
+    for below in tree.walk(node):
+        if below != node:
+            yield tree, prefix + tree.path(below)[at:], below
 
 
 def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:

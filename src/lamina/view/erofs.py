@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import mmap
 import struct
 import zlib
 from array import array
@@ -39,6 +40,7 @@ _MAX_BLOCKS = 0xFFFFFFFF
 _MAX_CHUNKS = 1 << 22
 _PAGE = 4096
 _PIECE = 1 << 20
+_SUMMED_AT_ONCE = 8 << 20
 _REGULAR, DIRECTORY_TYPE, _CHAR, _BLOCK, _FIFO, _LINK = 1, 2, 3, 4, 5, 7
 _FORMATS = (0, 0o100000, 0o040000, 0o020000, 0o060000, 0o010000, 0, 0o120000)
 """Of an inode's mode, by the type that directories state."""
@@ -365,7 +367,12 @@ def is_whole(view: memoryview) -> bool:
     """Whether these are an image's bytes as they were written, to the last one (1 ms a MB)."""
     if len(view) < _PAGE or len(view) % _PAGE:
         return False
-    return bytes(view[-TRAILER.size :]) == TRAILER.pack(_SUMMED, zlib.crc32(view[: -TRAILER.size]))
+    summed, end = 0, len(view) - TRAILER.size
+    for at in range(0, end, _SUMMED_AT_ONCE):
+        summed = zlib.crc32(view[at : min(at + _SUMMED_AT_ONCE, end)], summed)
+        if len(view) > _SUMMED_AT_ONCE and hasattr(view.obj, "madvise"):
+            view.obj.madvise(mmap.MADV_DONTNEED)  # of a large mapped file no more is held than is looked at
+    return bytes(view[-TRAILER.size :]) == TRAILER.pack(_SUMMED, summed)
 
 
 @functools.cache
