@@ -128,6 +128,6 @@ def _safe(realm: str, host: str, plain: bool) -> bool:
         _ = parts.port  # read for its check
     except ValueError:  # brackets that are no IPv6 address, a port beyond 65535
         return False
-    if not name or parts.username is not None:
+    if not name or parts.username is not None or "\\" in parts.netloc:  # where it ends, not all are agreed
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(name) or (plain and name == own)))

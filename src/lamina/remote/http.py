@@ -346,7 +346,8 @@ def joined(base: str, target: str) -> str:
         _ = parts.port  # read for its check
     except ValueError:
         parts = None
-    if parts is None or not url.isascii() or not url.isprintable() or " " in url:
+    # a backslash ends the host for those who connect, and does not for urlsplit, by which it is judged
+    if parts is None or not url.isascii() or not url.isprintable() or " " in url or "\\" in parts.netloc:
         raise Broken(f"{_host(base)} leads to {target[:200]!r}", fatal=True)
     return url
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from lamina.light import pattern
 from lamina.remote.loopback import is_loopback
 
 
@@ -18,6 +19,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+_STRANGE = pattern(r"[^a-z0-9._:%-]|^[^:]*%")  # where a host ends, not all who read such an address are agreed
 _SECOND_LEVELS = _names(
     "ac biz co com ed edu fin firm gen go gob gouv gov govt gv id ind inf info jus kr lg ltd mil ne net nhs nic nom "
     "or org plc police priv pro res sch tm web"
@@ -28,17 +30,20 @@ _SHARED = _names(
     "github.io gitlab.io bitbucket.io codeberg.page pages.dev workers.dev netlify.app vercel.app now.sh surge.sh "
     "readthedocs.io web.app firebaseapp.com blogspot.com wordpress.com github.dev githubpreview.dev herokuapp.com "
     "onrender.com fly.dev railway.app up.railway.app koyeb.app deno.dev ondigitalocean.app repl.co replit.app "
+    "amplifyapp.com zeabur.app lovable.app webflow.io pythonanywhere.com northflank.app "
     "glitch.me gitpod.io csb.app stackblitz.io platform.sh platformsh.site hf.space streamlit.app "
     # names for whoever asks
     "ngrok.io ngrok.app ngrok.dev ngrok-free.app ngrok-free.dev trycloudflare.com loca.lt localtunnel.me serveo.net "
     "ts.net duckdns.org dyndns.org ddns.net no-ip.org hopto.org dynv6.net freeddns.org afraid.org mooo.com "
-    "traefik.me localhost.run myfritz.net synology.me eu.org uk.com us.com de.com"
+    "traefik.me localhost.run myfritz.net synology.me dedyn.io cloudns.cc homelinux.org homelinux.net homeip.net "
+    "eu.org us.org ae.org br.com cn.com co.com de.com eu.com gr.com jpn.com mex.com ru.com sa.com uk.com us.com "
+    "za.com gb.net hu.net in.net jp.net se.net uk.net com.de service.gov.uk"
 )
 """Below these everybody may have a name."""
 _APART = _names(
     "amazonaws.com amazonaws.com.cn cloudfront.net elasticbeanstalk.com awsapprunner.com on.aws "
     "azurecr.io azurecr.cn azurewebsites.net azure-api.net azurecontainer.io azurecontainerapps.io azureedge.net "
-    "azurefd.net cloudapp.net cloudapp.azure.com windows.net trafficmanager.net "
+    "azurefd.net azurestaticapps.net cloudapp.net cloudapp.azure.com windows.net trafficmanager.net "
     "run.app appspot.com cloudfunctions.net googleusercontent.com pkg.dev gcr.io "
     "digitaloceanspaces.com scw.cloud vultrobjects.com linodeobjects.com linode.com oraclecloudapps.com "
     "oraclecloud.com ocir.io appdomain.cloud cloud.ovh.net hosting.ovh.net openshiftapps.com rhcloud.com "
@@ -90,7 +95,7 @@ def _name(host: str) -> str:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
-    return name.removesuffix(".")
+    return "" if _STRANGE.search(name) else name.removesuffix(".")
 
 
 def _site(name: str) -> str:

@@ -171,6 +171,9 @@ def test_scopes() -> None:
         ("https://a\u2100b/token", "example.com", False, False),
         ("https://auth.example.com:99999/token", "example.com", False, False),
         ("https://auth example.com/token", "example.com", False, False),
+        # urllib3 connects to zebra.example
+        ("https://zebra.example\\.example.com/token", "example.com", False, False),
+        ("http://zebra.example\\.localhost/token", "example.com", False, False),
     ],
 )
 def test_realms(realm: str, host: str, plain: bool, allowed: bool) -> None:

@@ -11,7 +11,7 @@ from urllib3 import exceptions
 
 from lamina.errors import LaminaError, RemoteFailure, Unsupported
 from lamina.remote import http
-from lamina.remote.http import Answer, Broken
+from lamina.remote.http import Answer, Broken, joined
 from unit.remote.test_auth import Web, answer, client
 
 HOST = "reg.example.com"
@@ -113,3 +113,11 @@ def test_why_a_connection_broke(error: Exception, fatal: bool, tls: bool, untrus
     found = http._in_words(error, f"https://{HOST}/v2/")
     assert (found.fatal, found.tls, found.untrusted) == (fatal, tls, untrusted)
     assert ("its certificate is not trusted" in str(found)) is untrusted
+
+
+@pytest.mark.parametrize("target", ["https://zebra.example\\.registry.example/", "http://zebra.example\\.localhost/"])
+def test_an_address_whose_host_has_two_readings_is_not_followed(target: str) -> None:
+    with pytest.raises(Broken, match="leads to") as error:
+        joined("https://registry.example/v2/", target)
+    assert error.value.fatal
+    assert joined("https://registry.example/v2/", "/a\\b") == "https://registry.example/a\\b"
