@@ -25,6 +25,8 @@ from lamina.store import clock, gc, leftovers, roots
 from lamina.store.blobs import Blobs
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, delete_images, prune
+from lamina.store.keep import apply_keep
+from lamina.store.layers import Layers
 from lamina.store.mark import Needs, state_of
 from lamina.store.paths import Paths
 from lamina.store.refs import FETCHED
@@ -240,6 +242,31 @@ def test_a_dry_run_that_meets_an_rmi_says_what_is_so_then(
     monkeypatch.setattr(gc, "_garbage", garbage)
     assert prune(store, dry_run=True).deleted == ()
     assert not store.blobs.size(gone)
+
+
+@pytest.mark.parametrize("keep", ["blob", "tar", "blob+tar"])
+def test_keep_goes_on_where_an_image_is_removed_while_its_layers_are_prepared(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    store, other = loaded(layout, tmp_path / "s", "app", "app2"), Store.open(str(tmp_path / "s"))
+    (diff_ids, _) = (json.loads(store.blobs.read(manifest_of(store, name).config)) for name in ("app", "app2"))
+    for layer, diff_id in zip(manifest_of(store, "app").layers, diff_ids["rootfs"]["diff_ids"], strict=True):
+        store.layers.note_origin(layer, Digest.parse(diff_id), "example.org/app", kept=True)
+        if keep != "blob":
+            Path(store.paths.tar(Digest.parse(diff_id))).unlink()
+    before = Layers.make
+    gone: list[bool] = []
+
+    def make(self: Layers, *words: object, **more: object) -> None:
+        if not gone:
+            gone.append(True)
+            delete_images(other, ["app", "app2"])
+        before(self, *words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Layers, "make", make)
+    done = apply_keep(store, keep, grace=0)
+    assert (gone, done.removed) == ([True], ())
+    assert list(store.blobs) == list(store.layers.diff_ids()) == []
 
 
 def test_where_a_name_stays_and_its_image_is_lost_a_dry_run_says_so(layout: Path, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from lamina.documents import Found, Known, listed, look, walk
-from lamina.errors import LaminaError, StoreDamaged
+from lamina.errors import BlobNotFound, LaminaError, StoreDamaged
 from lamina.files import reported
 from lamina.layer.seek import SeekIndex
 from lamina.light import TYPE_CHECKING, replace
@@ -83,7 +84,8 @@ class _Work:
         if not dry_run:
             for diff_id, forms in wanted:
                 if not ready(diff_id):
-                    store.layers.make(next(iter(forms.values())), diff_id, tar=False)
+                    with _taken_meanwhile():
+                        store.layers.make(next(iter(forms.values())), diff_id, tar=False)
         ours = {diff_id for diff_id, _ in wanted}
         with locked(store.paths.lock):
             for diff_id, _ in self._without_tar():
@@ -115,7 +117,8 @@ class _Work:
         checked = []
         for diff_id, form, _ in self._without_blob():
             if not dry_run and diff_id not in checked:
-                self._sound_tar(diff_id, form)
+                with _taken_meanwhile():
+                    self._sound_tar(diff_id, form)
             checked.append(diff_id)
         with locked(store.paths.lock):
             for diff_id, form, origin in list(self._without_blob()):
@@ -165,8 +168,9 @@ class _Work:
             here = [form for form in forms.values() if store.blobs.has(form)]
             missing += len(forms) - len(here)
             if here and not dry_run:
-                store.layers.need_tar(here[0], diff_id)
-                self._drop_seek(diff_id)
+                with _taken_meanwhile():
+                    store.layers.need_tar(here[0], diff_id)
+                    self._drop_seek(diff_id)
         gone = f"{missing} blobs are in registries only: `lamina push` and `save` get them from there"
 
         return self._done([gone] if missing else [])
@@ -185,6 +189,14 @@ class _Work:
 
     def _done(self, notes: list[str] | None = None) -> Kept:
         return Kept(tuple(self.removed), self.freed, tuple(notes or ()))
+
+
+@contextmanager
+def _taken_meanwhile() -> Iterator[None]:
+    """Nobody holds the lock while a layer is prepared: an `rmi`, or another `prune`, may take its blob or its tar.
+    What goes is decided under the lock, where all is looked at again."""
+    with suppress(BlobNotFound, FileNotFoundError):
+        yield
 
 
 def needed_layers(store: Store) -> _Needed:
