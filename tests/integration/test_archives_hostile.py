@@ -16,10 +16,13 @@ from lamina.archive.detect import open_any
 from lamina.archive.docker import DockerArchiveReader, DockerArchiveWriter
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.archive.oci import OciArchiveReader, OciArchiveWriter
-from lamina.errors import LaminaError, ReferenceNotFound, Unsupported
+from lamina.errors import InvalidContent, InvalidDocument, LaminaError, ReferenceNotFound, Unsupported
+from lamina.source import BytesBlob
 from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import build_index
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.manifest import build_index, build_manifest
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -240,3 +243,42 @@ def test_load_from_a_pipe_and_to_a_pipe(tmp_path: Path) -> None:
         assert "manifest.json" in tar.getnames()
     done = lamina("load", root=tmp_path / "t", input=saved)
     assert done.stdout == b"loaded docker.io/library/x:latest\n"
+
+
+def _image(layout: Path, config: dict[str, Any], layers: list[Descriptor]) -> None:
+    """An image "x" in the layout that states these layers."""
+    writer = LayoutWriter(str(layout))
+    with writer.session("test"):
+        raw = json.dumps(config).encode()
+        own = Descriptor.of(mediatype.OCI_CONFIG, raw)
+        writer.put_blob(own, BytesBlob(own, raw))
+        manifest = build_manifest(own, layers)
+        writer.put_manifest(manifest.descriptor, manifest.raw)
+        writer.tag("x", manifest.descriptor)
+
+
+def test_a_layer_that_is_the_images_config_is_refused(tmp_path: Path) -> None:
+    """Nothing would be compared with its diff_id."""
+    config = ImageConfig.build(Platform.host(), diff_ids=[Digest.of(b"tar")]).json
+    raw = json.dumps(config).encode()
+    _image(tmp_path / "l", config, [Descriptor.of(mediatype.OCI_LAYER_GZIP, raw)])
+    store = Store.open(str(tmp_path / "s"))
+    with pytest.raises(InvalidDocument, match="as its config and as a layer"):
+        copy(LayoutReader(str(tmp_path / "l")), store, [("x", "x")])
+    assert list(store.names()) == []
+
+
+def test_a_layer_that_is_stated_first_as_something_unknown_is_compared_with_its_diff_id(tmp_path: Path) -> None:
+    blob = gzip.compress(make_tar([("a", b"x")]), mtime=0)
+    layer = Descriptor.of(mediatype.OCI_LAYER_GZIP, blob)
+    unknown = Descriptor("application/vnd.example", layer.digest, layer.size)
+    wrong = Digest.of(b"another tar")
+    config = ImageConfig.build(Platform.host(), diff_ids=[wrong, wrong]).json
+    _image(tmp_path / "l", config, [unknown, layer])
+    writer = LayoutWriter(str(tmp_path / "l"))
+    with writer.session("test"):
+        writer.put_blob(layer, BytesBlob(layer, blob))
+    store = Store.open(str(tmp_path / "s"))
+    with pytest.raises(InvalidContent, match="unpacks to"):
+        copy(LayoutReader(str(tmp_path / "l")), store, [("x", "x")])
+    assert list(store.names()) == []

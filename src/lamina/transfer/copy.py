@@ -238,10 +238,17 @@ def _add_blob(plan: Plan, descriptor: Descriptor, kind: str, diff_id: Digest | N
             f"{what} states two sizes for {descriptor.digest}: {known[0].size} and {descriptor.size}",
             hint="the manifest is malformed",
         )
-    if known[2] != diff_id and diff_id is not None and known[2] is not None:
+    if diff_id is None or known[2] == diff_id:
+        return
+    if known[2] is not None:
         raise InvalidDocument(
             f"{what} states two diff_ids for {descriptor.digest}", hint="config and layers don't belong together"
         )
+    if known[1] == "config":
+        raise InvalidDocument(
+            f"{what} states {descriptor.digest} as its config and as a layer", hint="the manifest is malformed"
+        )
+    plan.blobs[descriptor.digest] = (descriptor, kind, diff_id)  # stated before as something of an unknown type
 
 
 def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
