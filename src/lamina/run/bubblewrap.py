@@ -21,11 +21,10 @@ from contextlib import ExitStack, suppress
 
 from lamina import rights
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
-from lamina.files import write_all
 from lamina.light import TYPE_CHECKING
 from lamina.run.inside import Inside
 from lamina.run.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
-from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, spawned
+from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, in_memory, spawned
 from lamina.run.spec import name_of, places
 from lamina.view import kernel
 
@@ -144,7 +143,7 @@ def run(
             given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
         data = _filter(spec["linux"].get("seccomp"), must_filter, on_warning)
         if data:
-            given["--seccomp"] = keep(_in_memory(data))
+            given["--seccomp"] = keep(in_memory(data))
         network = next((one for one in spec["linux"]["namespaces"] if one["type"] == "network"), None)
         sysfs = os.path.join(bundle, "sys") if network else _SYS
         if network:
@@ -171,7 +170,7 @@ def run(
                 kill(bundle, str(number))
 
         # not as words of the command, which everybody on this machine may read: secrets stand in the environment
-        words = keep(_in_memory(packed(arguments(spec, _kind_of, given, sysfs))))
+        words = keep(in_memory(packed(arguments(spec, _kind_of, given, sysfs))))
         command = [program, "--args", str(words), "--", *spec["process"]["args"]]
         return Ended(spawned(command, interactive, [*given.values(), words], first, signalled))
 
@@ -257,13 +256,6 @@ def _filter(wanted: Mapping[str, Any] | None, must: bool, on_warning: Callable[[
             raise
         on_warning(f"the container's system calls are not filtered: {error}")
         return b""
-
-
-def _in_memory(data: bytes) -> int:
-    descriptor = os.memfd_create("lamina-seccomp")
-    write_all(descriptor, data)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 def kill(bundle: str, word: str) -> None:

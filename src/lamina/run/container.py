@@ -555,8 +555,6 @@ def _mounted_for_a_look(store: Store, stack: Stack, container: Container) -> Ite
 
 def execute(store: Store, container: Container, wanted: Wanted) -> int:
     """Run ``wanted.command`` in the running container; its exit code. Raises Conflict, NotFound."""
-    import tempfile
-
     check_running(store, container)
     if find_runtime(container.runtime).is_bubblewrap:
         raise Unsupported("nothing more can be run in bubblewrap's containers", hint="install runc or crun")
@@ -574,16 +572,13 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
     if wanted.workdir:
         process["cwd"] = wanted.workdir
     process["env"] = environment(wanted, process["env"], "/", container.id[:12])
-    with tempfile.TemporaryDirectory(prefix="lamina-") as scratch:
-        described = os.path.join(scratch, "process.json")
-        _write(described, write_own(process).encode())
-        return exec_process(
-            find_runtime(container.runtime),
-            state_directory(store),
-            container.id,
-            described,
-            interactive=wanted.interactive,
-        )
+    return exec_process(
+        find_runtime(container.runtime),
+        state_directory(store),
+        container.id,
+        write_own(process).encode(),
+        interactive=wanted.interactive,
+    )
 
 
 def _user_of(user: User) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from lamina import rights
 from lamina.errors import ContainerFailure, NotFound, SystemFailure, Unsupported
+from lamina.files import write_all
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.spec.json import read_own
 
@@ -128,14 +129,36 @@ def run_bundle(
     return Ended(_code_of(message))
 
 
-def exec_process(runtime: Runtime, state: str, identity: str, process: str, *, interactive: bool) -> int:
-    """Run the process of the file ``process`` (runtime-spec config.md, "Process") in the container; its exit code, or
-    docker's where it can't start, which the runtime says on standard error. What it logs stands beside the file."""
-    log = f"{process}.log"
-    command = [runtime.program, "--root", state, "--log", runtime.log(log), "--log-format", "json", *runtime.options]
-    code = spawned([*command, "exec", "--process", process, identity], interactive)
-    message = _failure(log) if code else ""
+def exec_process(runtime: Runtime, state: str, identity: str, process: bytes, *, interactive: bool) -> int:
+    """Run ``process`` (runtime-spec config.md, "Process") in the container; its exit code, or docker's where it can't
+    start, which the runtime says on standard error. What describes it holds secrets, and stands in no file: a kill
+    would leave it."""
+    described, log = in_memory(process), in_memory(b"")
+    try:
+        command = [runtime.program, "--root", state, "--log", runtime.log(f"/proc/self/fd/{log}")]
+        command += [
+            "--log-format",
+            "json",
+            *runtime.options,
+            "exec",
+            "--process",
+            f"/proc/self/fd/{described}",
+            identity,
+        ]
+        code = spawned(command, interactive, (described, log))
+        message = _failure(f"/proc/self/fd/{log}") if code else ""
+    finally:
+        os.close(described)
+        os.close(log)
     return _code_of(message) if message else code
+
+
+def in_memory(data: bytes) -> int:
+    """A descriptor of a file that is nowhere, to be read from its start."""
+    descriptor = os.memfd_create("lamina", os.MFD_CLOEXEC)
+    write_all(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def delete(runtime: Runtime, state: str, identity: str) -> None:

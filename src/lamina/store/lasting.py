@@ -97,7 +97,7 @@ def _read(path: str) -> tuple[str, float]:
     """How far it is believed, and the seconds since it was written."""
     state = os.stat(path, follow_symlinks=False)
     try:
-        with open(path + _SUFFIX, encoding="ascii", errors="replace") as file:
+        with open(path + _SUFFIX, encoding="utf-8", errors="replace") as file:
             words = file.read(200).split(" ")
     except OSError:
         return DOUBTFUL, 0.0

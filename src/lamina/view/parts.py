@@ -157,7 +157,7 @@ def _key(*words: str) -> str:
 def _noted(path: str) -> list[str]:
     """The keys that were noted; none where the note is not whole: a crash may have cut it."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             keys = file.read().split()
     except (OSError, ValueError):
         return []

@@ -645,3 +645,23 @@ def test_how_it_ends_where_the_caller_lets_children_go_unnoticed(root: Path) -> 
     assert (done.returncode, done.stdout) == (7, b"hi\n"), done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith(b"lamina: warning: ")]
     assert said == []  # on an overlayfs where it writes is told
+
+
+def test_exec_leaves_its_environment_nowhere_when_it_is_killed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    words = ("--network", "none", "app", "sh", "-c", "echo begun; sleep 60")
+    with running("run", "--name", "one", *words, root=root) as container:
+        assert container.stdout is not None
+        assert container.stdout.readline() == b"begun\n"
+        words = ("one", "sh", "-c", "echo $A; sleep 60")
+        with running("exec", "-e", "A=a-secret", *words, root=root) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"a-secret\n"
+            process.kill()
+            process.wait()
+            assert lamina("rm", "--force", "one", root=root).returncode == 0
+    assert list(scratch.iterdir()) == []
