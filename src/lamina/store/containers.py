@@ -15,6 +15,7 @@ A directory is made and removed under a temporary name: one with a container's n
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -39,6 +40,8 @@ _RECORD, _LOCK = "container.json", "lock"
 _WRITTEN = ("upper", "volumes", "memory")
 _STEM = 16  # digits of an ID in a temporary name
 _LEFT = object()
+_MAX_RECORD = 16 << 20
+_LATEST = 1 << 37  # seconds: some thousand years
 
 
 class Container(Value):
@@ -435,12 +438,11 @@ def _is_identity(name: str) -> bool:
 def _parsed(path: str, identity: str) -> Container:
     """``identity``: whose it must be, "" for anybody's. Raises _Unreadable, FileNotFoundError."""
     try:
-        with open(path, "rb") as file:
-            value = read_own(file.read().decode())
+        value = read_own(_text_of(path).decode())
         values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in _KINDS}
         container = Container(**values)
         for key, item in as_dict(container).items():
-            if not isinstance(item, _KINDS[key]):
+            if not isinstance(item, _KINDS[key]) or (isinstance(item, float) and not 0 <= item < _LATEST):
                 raise TypeError(key)
         for text in (container.manifest, *container.layers):
             Digest.parse(text)
@@ -451,6 +453,15 @@ def _parsed(path: str, identity: str) -> Container:
         raise
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, UsageError):
         raise _Unreadable from None
+
+
+def _text_of(path: str) -> bytes:
+    """Of a small regular file: what somebody has put in its place may never end, or never begin. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(path)
+        return file.read(_MAX_RECORD)
 
 
 def _tuples(value: Any) -> Any:

@@ -24,6 +24,10 @@ DAMAGE = {
     "another's": None,
     "wrong kinds": None,
     "no digest": None,
+    "no time": None,
+    "no end of time": None,
+    "never written": None,
+    "endless": None,
     "a directory": None,
     "missing": None,
 }
@@ -58,9 +62,13 @@ def damage(directory: Path, kind: str) -> None:
         "another's": {"id": "0" * 64},
         "wrong kinds": {"layers": 7, "created": "yesterday"},
         "no digest": {"manifest": "sha256:no"},
+        "no time": {"created": float("nan")},
+        "no end of time": {"created": 1e300},
     }
     record.unlink()
-    if kind == "a directory":
+    if kind in ("never written", "endless"):
+        os.mkfifo(record) if kind == "never written" else record.symlink_to("/dev/zero")
+    elif kind == "a directory":
         record.mkdir()
     elif kind in changed:
         record.write_text(json.dumps(value | changed[kind]))
