@@ -67,6 +67,28 @@ def make_tar(members: Sequence[Member], format: int = tarfile.PAX_FORMAT) -> byt
     return out.getvalue()
 
 
+def tar_header(
+    name: str,
+    flag: bytes = b"0",
+    size: int = 0,
+    *,
+    signed: bool = False,
+    form: int = tarfile.USTAR_FORMAT,
+    **at: bytes,
+) -> bytes:
+    """One header block; ``at345``: bytes to put at 345."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(form, "utf-8", "surrogateescape"))
+    block[156:157] = flag
+    block[124:136] = b"%011o\0" % size
+    for key, value in at.items():
+        place = int(key.removeprefix("at"))
+        block[place : place + len(value)] = value
+    block[148:156] = b" " * 8
+    total = sum(byte - 256 if signed and byte > 127 else byte for byte in block)
+    block[148:156] = b"%06o\0 " % total
+    return bytes(block)
+
+
 def index_of(tar: bytes, chunk: int = 1 << 20) -> LayerIndex:
     builder = IndexBuilder()
     parser = TarParser(builder)

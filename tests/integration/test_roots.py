@@ -179,3 +179,31 @@ def test_started_tells_processes_from_those_that_ended() -> None:
         assert started(child.pid) is None  # nobody has asked yet how it ended
     assert started(child.pid) is None
     assert started(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(("place", "noted"), [("s/unions/x", "unions/x"), ("s2/x", None), ("s", None), ("m", None)])
+def test_only_a_place_in_the_store_is_told_from_its_top(store: Store, tmp_path: Path, place: str, noted: str | None) -> None:
+    """A neighbour whose name begins alike is another place."""
+    mount = str(tmp_path / place)
+    name = store.roots.create("work", mount=mount)
+    head = json.loads(Path(store.paths.roots, name).read_text().partition("\n")[0])
+    assert head["mount"] == (noted or mount)
+    (root,) = store.roots
+    assert root.mount == mount
+    store.roots.remove(name)
+
+
+def test_started_is_the_kernels_time_whatever_a_process_is_called() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "open('/proc/self/comm', 'w').write('a) Z 1 (b'); print(1, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"1\n"
+        # this process loaded pytest since it started, which takes longer than a tick of the clock
+        assert 0 < int(started(os.getpid()) or 0) < int(started(child.pid) or 0)
+    finally:
+        child.communicate(b"\n")
+    assert child.returncode == 0

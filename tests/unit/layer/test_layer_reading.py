@@ -21,7 +21,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.layer.path import normalise
 from lamina.layer.read import LayerReader
-from support import index_of, make_tar
+from support import index_of, make_tar, tar_header
 
 MEMBERS = [
     ("./", None),
@@ -134,28 +134,6 @@ def test_mutated_archives_raise_only_our_errors(changes: list[tuple[int, int]], 
         pass
 
 
-def header(
-    name: str,
-    flag: bytes = b"0",
-    size: int = 0,
-    *,
-    signed: bool = False,
-    form: int = tarfile.USTAR_FORMAT,
-    **at: bytes,
-) -> bytes:
-    """One header block; ``at345``: bytes to put at 345."""
-    block = bytearray(tarfile.TarInfo(name).tobuf(form, "utf-8", "surrogateescape"))
-    block[156:157] = flag
-    block[124:136] = b"%011o\0" % size
-    for key, value in at.items():
-        place = int(key.removeprefix("at"))
-        block[place : place + len(value)] = value
-    block[148:156] = b" " * 8
-    total = sum(byte - 256 if signed and byte > 127 else byte for byte in block)
-    block[148:156] = b"%06o\0 " % total
-    return bytes(block)
-
-
 def entries(archive: bytes) -> list[tuple[bytes, Kind, int]]:
     return [(entry.path, entry.kind, entry.size) for entry in index_of(archive + bytes(1024))]
 
@@ -180,9 +158,11 @@ def test_what_has_no_content_has_none_whatever_size_it_states(flag: bytes, exten
         flag = b"5"
     name = "d/" if slash else "d"
     record = b"21 SCHILY.xattr.k=12\n"
-    before = header("x", b"x", len(record)) + record.ljust(512, b"\0") if extended else b""
+    before = tar_header("x", b"x", len(record)) + record.ljust(512, b"\0") if extended else b""
     more = {"at157": b"target"} if flag in b"12" else {"at329": b"0000001\0"} if flag in b"34" else {}
-    found = entries(header("target") + before + header(name, flag[:1], 5000, **more) + header("behind", size=0))
+    found = entries(
+        tar_header("target") + before + tar_header(name, flag[:1], 5000, **more) + tar_header("behind", size=0)
+    )
     assert [(path, size) for path, _, size in found] == [(b"target", 0), (b"d", 0), (b"behind", 0)]
     assert found[1][1] != Kind.FILE
 
@@ -190,9 +170,9 @@ def test_what_has_no_content_has_none_whatever_size_it_states(flag: bytes, exten
 @pytest.mark.parametrize("extended", [False, True])
 def test_a_directory_of_gnu_tars_has_a_list_of_names_as_content(extended: bool) -> None:
     record = b"21 SCHILY.xattr.k=12\n"
-    before = header("x", b"x", len(record)) + record.ljust(512, b"\0") if extended else b""
+    before = tar_header("x", b"x", len(record)) + record.ljust(512, b"\0") if extended else b""
     names = (b"Ya\0Yb\0\0").ljust(512, b"\0")
-    found = entries(before + header("d", b"D", 7) + names + header("behind"))
+    found = entries(before + tar_header("d", b"D", 7) + names + tar_header("behind"))
     assert found == [(b"d", Kind.DIRECTORY, 0), (b"behind", Kind.FILE, 0)]
 
 
@@ -200,24 +180,24 @@ def test_a_directory_of_gnu_tars_has_a_list_of_names_as_content(extended: bool) 
     ("flag", "payload"), [(b"x", b"21 SCHILY.xattr.k=12\n"), (b"L", b"name\0"), (b"K", b"link\0")]
 )
 def test_an_extension_header_wants_a_member_behind_it(flag: bytes, payload: bytes) -> None:
-    whole = header("member") + header("x", flag, len(payload)) + payload.ljust(512, b"\0")
+    whole = tar_header("member") + tar_header("x", flag, len(payload)) + payload.ljust(512, b"\0")
     for end in (b"", bytes(512), bytes(1024)):
         with pytest.raises(InvalidLayer, match=r"ends too early|no member after it"):
             index_of(whole + end)
     with pytest.raises(InvalidLayer, match="ends too early"):
         index_of(whole[:-512])
-    assert len(entries(whole + header("f"))) == 2
+    assert len(entries(whole + tar_header("f"))) == 2
 
 
 def test_a_prefix_is_part_of_the_name_in_ustar_only() -> None:
     """Old GNU tar keeps times there."""
     times = b"14524536212\x0014524536212\0"
-    assert entries(header("name", at345=b"some/where")) == [(b"some/where/name", Kind.FILE, 0)]
-    assert entries(header("name", form=tarfile.GNU_FORMAT, at345=times)) == [(b"name", Kind.FILE, 0)]
+    assert entries(tar_header("name", at345=b"some/where")) == [(b"some/where/name", Kind.FILE, 0)]
+    assert entries(tar_header("name", form=tarfile.GNU_FORMAT, at345=times)) == [(b"name", Kind.FILE, 0)]
 
 
 def test_a_checksum_may_be_of_signed_bytes() -> None:
-    plain, signed = header("n\udcff\udc80me"), header("n\udcff\udc80me", signed=True)
+    plain, signed = tar_header("n\udcff\udc80me"), tar_header("n\udcff\udc80me", signed=True)
     assert plain != signed
     assert entries(plain) == entries(signed) == [(b"n\xff\x80me", Kind.FILE, 0)]
     for at in (0, 3, 151):  # neither sum

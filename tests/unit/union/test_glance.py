@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -102,6 +103,86 @@ def test_a_listing_equals_the_whole_merge(stack: Any, path: bytes) -> None:
     assert (tree.entry(node), tree.links(node)) == (whole.entry(expected), whole.links(expected))
     tree, node = Glance().listing(layers, path)
     assert [one[:2] for one in listed(tree, node)] == [one[:2] for one in listed(whole, expected)]
+
+
+D, F, W, OPQ, L = Kind.DIRECTORY, Kind.FILE, Kind.WHITEOUT, Kind.OPAQUE, Kind.SYMLINK
+CASES = {
+    "a directory implied on the way": [[(D, b"b/c/c")]],
+    "a directory stated on the way": [[(D, b"a/b"), (D, b"a/b/c")]],
+    "names of one length": [[(D, b"b"), (D, b"a/c/c"), (D, b"a/b/c")]],
+    "two directories of one name": [[(D, b"a/b/b"), (F, b"b/b/a")], [(F, b"b/b/b/c")]],
+    "a file that becomes a directory": [[(F, b"b"), (D, b"b/b")]],
+    "a file below that becomes a directory": [[(F, b"c")], [(F, b"c/c/b"), (L, b"c/c/a")]],
+    "and a file again": [[(F, b"b/c"), (D, b"a")], [(F, b"a"), (D, b"a/b"), (F, b"a"), (F, b"b/c/c"), (F, b"b/c")]],
+    "a directory that goes and comes": [[(F, b"a/b/c"), (F, b"a"), (F, b"a/c"), (F, b"a"), (F, b"a/b/c")]],
+    "a symlink in the place of what was gone through": [[(F, b"a/b/c"), (L, b"a/b"), (F, b"a/b/c/a"), (L, b"a")]],
+    "folders that a file of one name, or above them, ends": [
+        [
+            (F, b"a/b/c"),
+            (F, b"a/c/c"),
+            (F, b"a/b"),
+            (F, b"a/c/a"),
+            (F, b"a/b/a"),
+            (F, b"a"),
+            (F, b"a/c/b"),
+            (F, b"a/b/b"),
+        ]
+    ],
+    "a whiteout makes nothing": [[(W, b"c/b/a")], [(W, b"b/b"), (OPQ, b"a/b"), (F, b"a/c")]],
+    "a whiteout of the path": [[(D, b"b/c/c"), (F, b"a/b/a"), (F, b"a/a/c")], [(W, b"a")]],
+    "a whiteout of what stands in the path": [
+        [(F, b"a/b/c"), (F, b"a/c")],
+        [(W, b"a/b"), (W, b"a/c"), (F, b"a/a/b")],
+    ],
+    "an opaque root": [[(F, b"a"), (D, b"b/c")], [(OPQ, b"")], [(F, b"b/a")]],
+    "an opaque directory": [[(F, b"a/b/c"), (F, b"a/c")], [(OPQ, b"a"), (F, b"a/b/a")], [(OPQ, b"a/b"), (F, b"c/a")]],
+    "a stated root": [[(D, b""), (F, b"a/b")], [(F, b"b")], [(D, b"")], [(OPQ, b""), (D, b""), (F, b"a/c")]],
+    "only a root": [[(F, b"a")], [(D, b"")]],
+    "a file over a directory that others pass through": [
+        [(D, b"a/b"), (F, b"a/b/c")],
+        [(F, b"a/b/a"), (F, b"a/b"), (F, b"a/b/b"), (D, b"a/b/c")],
+    ],
+    "hidden and then passed through": [
+        [(W, b"a/b/b")],
+        [(D, b"c"), (D, b"a"), (W, b"c/b/b")],
+        [(W, b"c"), (F, b"b/b/c"), (F, b"b/c/c"), (F, b"b"), (F, b"b/b/b"), (F, b"c/a")],
+    ],
+    "a layer that passes through beside another directory": [[(D, b"b")], [(F, b"a/c")]],
+    "a way made by a layer that says nothing of its end": [
+        [(F, b"a/b/c")],
+        [(F, b"a")],
+        [(F, b"a/c")],
+        [(F, b"a/b/c")],
+    ],
+    "a layer that only passes through": [[(L, b"b/a"), (W, b"c")], [(F, b"b/a/b"), (W, b"b/c/a")], [(F, b"b/a/c")]],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_glance_at_each_path_equals_the_whole_merge(case: str) -> None:
+    stack = [[(kind, path, b"c" if kind == L else b"", 0o644) for kind, path in layer] for layer in CASES[case]]
+    layers = [build(layer) for layer in numbered(stack)]
+    whole = merge(layers)
+    short = [b"/".join(parts) for size in range(4) for parts in product([b"a", b"b", b"c"], repeat=size)]
+    for path in short:
+        assert told(Glance().tree(layers, [path]), path) == told(whole, path)
+        for end in range(1, len(layers)):
+            assert told(Glance().tree(layers[:end], [path]), path) == told(merge(layers[:end]), path)
+        for other in (b"a", b"b", b"c"):
+            together = Glance().tree(layers, [path, other])
+            for one in (path, other, path.rpartition(b"/")[0]):
+                assert told(together, one) == told(whole, one)
+        node = whole.find(path)
+        if node is not None and whole.is_directory(node):
+            tree, above = Glance().tree(layers, (), inside={path}), path
+            while above:
+                above = above.rpartition(b"/")[0]
+                assert told(tree, above) == told(whole, above)
+            tree, found = Glance().listing(layers, path, follow=False, links=True)
+            assert listed(tree, found) == listed(whole, node)
+            for name, child in whole.children(node).items():
+                inner = path + b"/" + name if path else name
+                assert told(tree, inner) == told(whole, whole.path(child))
 
 
 def linked(count: int) -> LayerIndex:

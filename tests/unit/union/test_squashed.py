@@ -187,3 +187,35 @@ def test_a_hardlink_to_a_file_below_takes_the_data_and_the_other_name_along() ->
     assert found == [(Kind.FILE, b"a", b"", (0, 0)), (Kind.HARDLINK, b"b", b"a", None)]
     alone = [(one.entry.kind, one.entry.path, one.content) for one in squashed(layers, 1, relink=1)]
     assert alone == [(Kind.FILE, b"b", (0, 0))]
+
+
+def test_a_link_to_a_device_states_no_device_of_its_own() -> None:
+    """Nor content, xattrs or a size: all that is its file's."""
+    layers = [
+        index_of(
+            [
+                Entry(b"a", Kind.CHAR, rdev=(5, 6), xattrs={b"user.k": b"v"}),
+                Entry(b"b", Kind.HARDLINK, link=b"a"),
+                Entry(b"f", Kind.FILE, size=3, offset=512, xattrs={b"user.k": b"v"}, sparse=((0, 3),)),
+                Entry(b"g", Kind.HARDLINK, link=b"f"),
+            ]
+        )
+    ]
+    found = {one.entry.path: one.entry for one in squashed(layers, 0)}
+    assert found[b"a"].rdev == (5, 6)
+    for path, link in ((b"b", b"a"), (b"g", b"f")):
+        entry = found[path]
+        assert (entry.kind, entry.link, entry.rdev, entry.xattrs) == (Kind.HARDLINK, link, (0, 0), {})
+        assert (entry.size, entry.offset, entry.sparse) == (0, 0, None)
+
+
+def test_a_directory_that_no_layer_states_is_stated_only_if_asked_for() -> None:
+    layers = [index_of([Entry(b"a", Kind.FILE)]), index_of([Entry(b"d/f", Kind.FILE)])]
+    assert [one.entry.path for one in squashed(layers, 1)] == [b"d/f"]
+    assert [one.entry.path for one in squashed(layers, 1, implied=True)] == [b"d", b"d/f"]
+
+
+def test_a_range_without_layers_states_nothing() -> None:
+    layers = [index_of([Entry(b"a", Kind.FILE), Entry(b"f", Kind.FILE)]), index_of([Entry(b"a", Kind.WHITEOUT)])]
+    assert squashed(layers, 2) == []
+    assert squashed([], 0) == []

@@ -12,7 +12,7 @@ from lamina.errors import InvalidLayer, Unsupported
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge, merge
-from lamina.union.stacked import Stacked, stacked
+from lamina.union.stacked import Stacked, lowest, stacked
 from support import layer_index
 
 
@@ -87,6 +87,17 @@ DEEP: list[tuple[Any, ...]] = [
         ([("d/e", b"a file"), ("d/e/", None), ("d/e/n", b"4")], {b"d", b"d/e", b"d/e/n"}, {b"d/e"}),
         ([("d/.wh..wh..opq", b""), ("d/e/.wh.x", b""), ("d/n", b"5")], {b"d", b"d/n"}, {b"d"}),
         ([("d/e/.wh.none", b""), ("none/.wh..wh..opq", b"")], set(), set()),
+        ([("d/e/x", b"file over file")], {b"d", b"d/e", b"d/e/x"}, set()),
+        ([("d/e/.wh.x", b""), (".wh.d", b"")], {b"d"}, set()),
+        # what comes after a mark that needs no node of its own
+        ([("d/e/.wh..wh..opq", b""), ("f/.wh.g", b"")], {b"d", b"d/e", b"f", b"f/g"}, {b"d/e"}),
+        ([("d/e/.wh.x", b""), ("d/e/x", b"new"), ("d/e/.wh.y", b"")], {b"d", b"d/e", b"d/e/x", b"d/e/y"}, set()),
+        ([("f/.wh.g", b""), ("f", b"a file"), ("d/e/.wh.x", b"")], {b"f", b"d", b"d/e", b"d/e/x"}, set()),
+        (
+            [("d/e/.wh.x", b""), ("d/.wh..wh..opq", b""), ("d/e/n", b"6"), ("f/.wh.g", b"")],
+            {b"d", b"d/e", b"d/e/n", b"f", b"f/g"},
+            {b"d"},
+        ),
     ],
 )
 def test_a_layer_alone_has_the_directories_that_its_marks_stand_in(
@@ -118,6 +129,17 @@ def test_the_lowest_layer_is_merged_once(layers: int, merged: int, monkeypatch: 
     monkeypatch.setattr(LayerMerge, "apply", counted)
     stacked([one((Kind.FILE, b"a%d" % number, 0o644)) for number in range(layers)])
     assert len(applied) == merged
+
+
+@pytest.mark.parametrize(
+    ("roots", "expected"), [("..", 0), ("o.", 0), (".o", 1), (".o.", 1), (".oo.", 2), ("oo", 1), ("o..", 0)]
+)
+def test_the_lowest_layer_is_the_topmost_one_whose_root_is_opaque(roots: str, expected: int) -> None:
+    """An opaque mark in a directory below the root does not count."""
+    mark, other = (".wh..wh..opq", b""), ("d/.wh..wh..opq", b"")
+    layers = [layer_index(other, *([mark] if root == "o" else []), (f"f{n}", b"")) for n, root in enumerate(roots)]
+    assert lowest(layers) == expected
+    assert [layer.layer for layer in stacked(layers)] == list(range(expected, len(layers)))
 
 
 def one(*rows: tuple[Kind, bytes, int]) -> LayerIndex:

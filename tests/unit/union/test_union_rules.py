@@ -251,3 +251,36 @@ def test_two_thousand_levels_deep() -> None:
     deep = "/".join("d" for _ in range(2000))
     tree = union([(deep, b"x")], [(".wh.d", b"")])
     assert len(tree) == 0
+
+
+@pytest.mark.parametrize(
+    "first", [("d/.wh.x", b""), ("./", None), ("d/", None), ("h", "= d/x"), ("d/x", "= d/x"), ("d/.wh..wh..opq", b"")]
+)
+def test_what_follows_an_entry_that_makes_no_node_counts(first: tuple[object, ...]) -> None:
+    tree = union([*DIR, ("h", "= d/x")], [first, ("new", b"1"), ("d/.wh.y", b"")])
+    assert "new" in paths(tree)
+    assert "d/y" not in paths(tree)
+    assert [tree.origin(tree.lookup(b"new"))] == [(1, 1)]
+
+
+def test_whiteouts_of_nothing_are_no_end_of_the_marks() -> None:
+    """Neither one in no directory, nor one in a file, nor one of a name that is not there."""
+    for nothing in ("none/.wh.x", "d/x/.wh.y", "d/.wh.none", "none/.wh..wh..opq", "d/x/.wh..wh..opq"):
+        assert paths(union(DIR, [(nothing, b""), ("d/.wh.y", b""), ("d/.wh.x", b"")])) == ["d"]
+
+
+def test_a_stack_may_have_ten_thousand_layers() -> None:
+    empty = layer_index()
+    assert len(merge([empty] * 10_000)) == 0
+    with pytest.raises(LimitExceeded, match="10001 layers") as caught:
+        merge([empty] * 10_001)
+    assert "10000" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("count", [99, 100, 101])
+def test_a_union_keeps_a_hundred_warnings(count: int) -> None:
+    """What is warned of happens all the same."""
+    tree = union([(f"f{n:03}", b"") for n in range(count)], [(f"f{n:03}/x", b"") for n in range(count)])
+    assert len(tree.warnings) == min(count, 100)
+    assert "/f000, which is a file" in tree.warnings[0]
+    assert len(tree) == 2 * count
