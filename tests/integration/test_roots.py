@@ -182,7 +182,9 @@ def test_started_tells_processes_from_those_that_ended() -> None:
 
 
 @pytest.mark.parametrize(("place", "noted"), [("s/unions/x", "unions/x"), ("s2/x", None), ("s", None), ("m", None)])
-def test_only_a_place_in_the_store_is_told_from_its_top(store: Store, tmp_path: Path, place: str, noted: str | None) -> None:
+def test_only_a_place_in_the_store_is_told_from_its_top(
+    store: Store, tmp_path: Path, place: str, noted: str | None
+) -> None:
     """A neighbour whose name begins alike is another place."""
     mount = str(tmp_path / place)
     name = store.roots.create("work", mount=mount)

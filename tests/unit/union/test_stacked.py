@@ -167,3 +167,15 @@ def test_an_implied_directory_has_the_time_of_a_parent_that_a_later_layer_states
     shown, tree = seen(stacked(layers)), merge(layers)
     assert shown[b"b/x"][2] == tree.entry(tree.lookup(b"b/x")).mtime == 5_000_000_000
     assert shown[b"b/x/z"][2] == 1_700_000_000_000_000_000
+
+
+def test_a_layer_has_the_directories_whose_time_it_changes_however_deep_and_no_others() -> None:
+    layers = [
+        layer_index(("b/x/", None), ("b/x/y/f", b"1"), ("b/u/v/w/f", b"2")),
+        layer_index(("b/", None, {"mtime": 5}), ("b/x/q", b"3")),
+    ]
+    found = stacked(layers)
+    tree = found[1].tree
+    assert [tree.path(node) for node in tree.walk()] == [b"", b"b", b"b/u", b"b/u/v", b"b/u/v/w", b"b/x", b"b/x/q"]
+    times = {path: shown[2] // 10**9 for path, shown in seen(found).items()}
+    assert (times[b"b/u/v/w"], times[b"b/x"], times[b"b/x/y"]) == (5, 1_700_000_000, 1_700_000_000)
