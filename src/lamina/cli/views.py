@@ -54,8 +54,11 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
     if all_:
         from lamina.run.ending import clear
 
-        failed = clear(session.store)
-        sweep(session.store)
+        try:
+            failed = clear(session.store)
+            sweep(session.store)
+        except LaminaError as error:  # what is mounted is taken away all the same
+            failed.append(error)
     for target in [one.target for one in listed(session.store)] if all_ else targets:
         try:
             write(unmount(session.store, target).target)
