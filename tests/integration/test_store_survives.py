@@ -387,6 +387,14 @@ def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
     assert errors(store) == []
 
 
+def test_a_store_of_format_1_is_raised_to_what_an_older_lamina_refuses(tmp_path: Path) -> None:
+    """An older lamina believes a tar without a note: after a crash it would read what was never synced."""
+    Store.open(str(tmp_path / "s"))
+    (tmp_path / "s/format").write_text("1\n")
+    Store.open(str(tmp_path / "s"), create=False)
+    assert (tmp_path / "s/format").read_text() == "2\n"
+
+
 def test_frame_refuses_what_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no store"):
         Store.open(str(tmp_path / "none"), create=False)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from lamina.errors import NotFound, StoreDamaged, SystemFailure, Unsupported
 from lamina.files import make_directory, replace_file, reported, write_all
 from lamina.spec.digest import Digest
 from lamina.temporary import Temporary, is_temporary
 
-FORMAT = 1
+FORMAT = 2
+"""In 1, tars and trees were synced before they had their names. A lamina that knows only 1 believes them after a
+crash without the notes of ``store.lasting``, so it must not open a store in which they are written and not waited for.
+"""
 _TEXT = b'{"imageLayoutVersion":"1.0.0"}'
 _EMPTY_INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 _DIRECTORIES = ("blobs", "ingest", "roots", "containers", "volumes", "layers", "unions")
@@ -69,7 +73,9 @@ def open_frame(root: str, *, create: bool) -> Paths:
         _check_owner(paths.root)
         try:
             with open(os.path.join(root, "format"), "rb") as file:
-                _check_format(file.read(64), root)
+                found = _checked_format(file.read(64), root)
+            if found < FORMAT:
+                _raise_format(paths)
         except (FileNotFoundError, NotADirectoryError):
             if not create:
                 raise NotFound(f"no store at {root}", hint="`lamina load` or `lamina pack` makes one") from None
@@ -114,7 +120,14 @@ def _name_of(uid: int) -> str:
         return str(uid)
 
 
-def _check_format(text: bytes, root: str) -> None:
+def _raise_format(paths: Paths) -> None:
+    """Say that a store is of this format from now on; nothing else in it changes. A store that is read-only, or on a
+    full disk, stays as it is."""
+    with suppress(OSError):
+        replace_file(os.path.join(paths.root, "format"), [b"%d\n" % FORMAT])
+
+
+def _checked_format(text: bytes, root: str) -> int:
     stripped = text.strip()
     if not stripped.isdigit():
         raise StoreDamaged(f"{root}/format is not what lamina wrote", hint="is this a lamina store?")
@@ -122,6 +135,7 @@ def _check_format(text: bytes, root: str) -> None:
         raise Unsupported(f"the store {root} has format {int(stripped)}", hint="a newer lamina made it: update yours")
     if int(stripped) < 1:
         raise Unsupported(f"the store {root} has format {int(stripped)}, which never was", hint="make a new one")
+    return int(stripped)
 
 
 def _make(paths: Paths) -> None:
