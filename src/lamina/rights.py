@@ -134,29 +134,63 @@ def lacking() -> str:
 
 
 def join(pid: int, *, mounts: bool = True) -> None:
-    """Enter the user namespace of a process as its root, and its mounts (else a copy of ours). Raises as
-    ``become_root``, and SystemFailure where the process is gone."""
+    """Enter the user namespace of a process as its root, and its mounts (else a copy of ours). The working directory
+    stays, unless this user may not search it. Raises as ``become_root``, and SystemFailure (the process is gone)."""
     _check_linux()
     from lamina.libc import failed, libc
 
     opened: list[int] = []
     try:
+        here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        opened.append(here)
+    except OSError:  # this user may not search it: the caller takes no relative paths then
+        here = -1
+    spaces: list[int] = []
+    try:
         try:
             for name in ("user", "mnt") if mounts else ("user",):
-                opened.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+                spaces.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             raise SystemFailure(
                 f"process {pid}: {error.strerror}", hint="it has ended, or is another user's"
             ) from None
-        for one in opened:
+        path = _working_directory()
+        for one in spaces:
             if libc().setns(one, 0) != 0:
                 raise _refused(failed().errno or 0)
+        if mounts and here >= 0:
+            _return_to(here, path)  # setns(2) has changed to the root directory
     finally:
-        for one in opened:
+        for one in opened + spaces:
             os.close(one)
     if not mounts:
         _unshare(_NEW_MOUNTS)
     _as_root(len(_map_of("self", "uid_map")) > 1)
+
+
+def _working_directory() -> str:
+    """Its path, or "" where it has none."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def _return_to(directory: int, path: str) -> None:
+    """Change to the directory of a descriptor: by its path where the mounts show it there, as programs ask for that.
+    Raises SystemFailure."""
+    try:
+        if path and os.path.samestat(os.stat(path), os.fstat(directory)):
+            os.chdir(path)
+            return
+    except OSError:
+        pass  # it is not among these mounts
+    try:
+        os.fchdir(directory)
+    except OSError as error:
+        raise SystemFailure(
+            f"{path or 'the working directory'}: {error.strerror}", hint="change to another"
+        ) from None
 
 
 def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:

@@ -24,7 +24,7 @@ from lamina.cli.options import (
 from lamina.cli.output import emit, emit_json, emit_template, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean
-from lamina.errors import Cancelled, LaminaError, UsageError
+from lamina.errors import Cancelled, LaminaError, SystemFailure, UsageError
 from lamina.store.containers import Container
 
 _Thing = TypeVar("_Thing")
@@ -250,6 +250,11 @@ def cp(session: Session, source: str, target: str) -> None:
         raise UsageError("one side is CONTAINER:PATH, the other a path of this machine", hint="see --help")
     store = session.store
     container = store.containers.get(one or other)
+    outside = target if one else source
+    if not os.path.isabs(outside) and not os.access(".", os.X_OK):
+        raise SystemFailure(
+            f"{outside!r:.200}: this user may not search the working directory", hint="give an absolute path"
+        )
     enter(store, container)
     with opened(store, stack_of(store, container), container) as inside:
         if one:

@@ -68,7 +68,10 @@ def copy_in(source: str, inside: Inside, path: str, *, owner: tuple[int, int] = 
         is_directory = False
         if path.endswith("/"):
             raise NotFound(f"no directory {path!r:.200} in the container") from None
-    source = os.path.abspath(source)
+    source = source.rstrip("/") or "/"
+    if os.path.basename(source) in ("", ".", ".."):
+        with reported(source):
+            source = os.path.realpath(source)  # its own name is that of the copy
     if content_only:
         if not is_directory:
             inside.make(path, directory=True, owner=owner)
@@ -78,7 +81,7 @@ def copy_in(source: str, inside: Inside, path: str, *, owner: tuple[int, int] = 
     if not os.path.lexists(source):
         raise NotFound(f"no {source!r:.200}", hint="check the path")
     name = os.path.basename(source)
-    with _directory(os.path.dirname(source)) as above:
+    with _directory(os.path.dirname(source) or ".") as above:
         if is_directory:
             with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as there:
                 _copy(above, name, there, name, owner)

@@ -147,6 +147,34 @@ def test_exec_cp_and_stop_while_it_runs(user: tuple[Path, PlainUser]) -> None:
     assert call("rm", "long").returncode == 0
 
 
+def test_paths_of_the_machine_are_told_from_the_working_directory_while_it_runs(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    with call.started(
+        "run", "--name", "long", "--network", "none", "app", "sh", "-c", "echo inner > /in; echo up; sleep 1000"
+    ) as process:
+        assert process.stdout.readline() == b"up\n"
+        (top / "etc").mkdir()
+        (top / "etc/passwd").write_text("of the working directory")
+        os.chmod(top / "etc", 0o777)
+        for words in (("long:/in", "out"), ("long:/in", "etc"), ("etc/passwd", "long:/got"), ("etc/.", "long:/all")):
+            done = call("cp", *words)
+            assert done.returncode == 0, done.stderr
+        assert call("cp", "long:/in", ".").returncode == 0
+        assert [(top / name).read_text() for name in ("out", "etc/in", "in")] == ["inner\n"] * 3
+        shown = call("exec", "long", "cat", "/got", "/all/passwd", "/all/in").stdout
+        assert shown == b"of the working directory" * 2 + b"inner\n"
+        (top / "shut").mkdir(mode=0o700)  # root's
+        command = [*call.drop, call.python, "-W", "ignore", "-m", "lamina", "cp", "long:/in"]
+        for target, code in (("out2", 6), (f"{top}/etc/out2", 0)):
+            done = subprocess.run(
+                [*command, target], capture_output=True, env=call.environment, cwd=top / "shut", check=False
+            )
+            assert (done.returncode, done.stderr.count(b"\n")) == (code, int(code > 0)), done.stderr
+        assert (top / "etc/out2").read_text() == "inner\n"
+        assert not os.path.lexists("/out2")
+        assert call("stop", "--time", "0.2", "long").returncode == 0
+
+
 def test_a_container_whose_lamina_was_killed_goes_by_force(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     with call.started(
