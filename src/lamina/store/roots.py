@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 GRACE = 3600.0  # seconds
 _VIEW = "view "
+_STANDS = "stands "
 
 
 class Root(Value):
     """``alive``: its process holds it, or its mount is there. ``changed`` in nanoseconds since 1970, by the clock of
     the store's file system. ``mount``: a root that lives as long as this is a mount, not a process; ``view``: what
-    was mounted there."""
+    was mounted there, ``stands`` how that is told from what others mount over it ("" where nothing was noted)."""
 
     name: str
     pid: int
@@ -42,6 +43,7 @@ class Root(Value):
     digests: frozenset[Digest]
     mount: str = ""
     view: str = ""
+    stands: str = ""
 
 
 class Roots:
@@ -110,9 +112,9 @@ class Roots:
             self._append(name, "".join(f"{digest}\n" for digest in digests))
         point("root.extended")
 
-    def note_view(self, name: str, view: str) -> None:
+    def note_view(self, name: str, view: str, stands: str = "") -> None:
         """Say what stands at the root's mount."""
-        self._append(name, f"{_VIEW}{view}\n")
+        self._append(name, f"{_VIEW}{view}\n{_STANDS}{stands}\n")
 
     def _append(self, name: str, text: str) -> None:
         descriptor = os.open(self._path(name), os.O_WRONLY | os.O_APPEND)
@@ -194,10 +196,13 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
         locks = fcntl is not None and head.get("held") is True
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError):
         pid, began, boot, purpose, mount, space, locks = 0, None, None, "unreadable", "", "", False
-    digests, view = set(), ""
+    digests, view, stands = set(), "", ""
     for line in lines[1:]:
         if line.startswith(_VIEW):
             view = line.removeprefix(_VIEW)
+            continue
+        if line.startswith(_STANDS):
+            stands = line.removeprefix(_STANDS)
             continue
         try:
             digests.add(Digest.parse(line))
@@ -208,7 +213,7 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
     mount = os.path.join(top, mount) if mount else ""
     if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
         alive = boot == boot_id() and (alive or seen.stands(mount, space))
-    return Root(name, pid, purpose, alive, changed, frozenset(digests), mount, view)
+    return Root(name, pid, purpose, alive, changed, frozenset(digests), mount, view, stands)
 
 
 def boot_id() -> str:

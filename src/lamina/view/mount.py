@@ -153,7 +153,7 @@ def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, see
             with _new_directory(target, 0o700 if _is_own(store, target) else 0o777):
                 _check_empty(target)
                 view = mount_union(store, stack, target, view=view)
-                store.roots.note_view(root, view)
+                store.roots.note_view(root, view, _stands_at(target))
     return Mounted(name, seen_at + target, root, view)
 
 
@@ -322,7 +322,8 @@ def _as_below(lower: str, upper: str) -> None:
 
 
 def unmount(store: Store, target: str) -> Mounted:
-    """Raises NotFound where nothing of this store is mounted there, SystemFailure."""
+    """Raises NotFound where nothing of this store is mounted there, Conflict where another mount stands over it,
+    SystemFailure."""
     named = os.path.abspath(target)
     target = named if _HELD.match(named) else os.path.realpath(named)
     with reported(target):
@@ -331,6 +332,7 @@ def unmount(store: Store, target: str) -> Mounted:
                 if found.holder:
                     _let_go(found)
                 else:
+                    _check_ours(store, found)
                     _unmount(found)
                 _forget(store, found)
                 return found
@@ -353,6 +355,40 @@ def _forget(store: Store, mounted: Mounted) -> None:
     if _is_own(store, here):
         with suppress(FileNotFoundError):
             os.rmdir(here)
+
+
+def _stands_at(target: str) -> str:
+    """What tells the topmost mount at ``target`` from others: its device, and its directory where that can be asked
+    for (a FUSE mount's server may be gone). "" where nothing is mounted. Raises OSError."""
+    top = _topmost(target)
+    if top is None:
+        return ""
+    return top.device if top.kind.startswith("fuse") else f"{top.device} {os.stat(target).st_ino}"
+
+
+def _topmost(target: str) -> mountinfo.Mount | None:
+    return next((one for one in reversed(mountinfo.mounts()) if one.target == target), None)
+
+
+def _check_ours(store: Store, mounted: Mounted) -> None:
+    """Raises Conflict where the topmost mount is not the one that was recorded."""
+    top = _topmost(mounted.target)
+    if top is None:
+        return  # somebody else was first
+    noted = next((root.stands for root in store.roots if root.name == mounted.root), "")
+    if noted:
+        # the device first: another file system need not answer
+        ours = noted.split(" ")[0] == top.device and _stands_at(mounted.target) == noted
+    elif mounted.view == "fuse":
+        ours = top.kind == "fuse.lamina"
+    else:  # an older lamina noted nothing
+        unions = f"{os.sep}{os.path.basename(store.paths.unions)}{os.sep}"
+        ours = top.kind in ("overlay", "erofs") or unions in top.root
+    if not ours:
+        raise Conflict(
+            f"{mounted.target}: another mount ({top.kind}) stands over the image",
+            hint="unmount that with umount(8) first",
+        )
 
 
 def _unmount(mounted: Mounted) -> None:

@@ -37,7 +37,7 @@ from lamina.view.lower import mounted_at, sweep
 from lamina.view.mount import Top, mount, mount_union, mounts, unmount
 from lamina.view.parts import DEEPEST, parts_of
 from lamina.view.upper import refusal
-from support import lamina, layer_index, require_root, write_layout
+from support import lamina, layer_index, require_root, require_tool, write_layout
 
 KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -621,3 +621,33 @@ def test_in_python(tmp_path: Path) -> None:
 
 def test_checksum_is_castagnolis() -> None:
     assert crc32c(b"123456789") ^ 0xFFFFFFFF == 0xE3069283
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_umount_leaves_what_somebody_else_has_mounted_over_an_image(
+    tmp_path: Path, target: Path, view: str, layers: int
+) -> None:
+    if view == "overlay" and refusal(str(tmp_path)):
+        pytest.skip("no unpacked trees here")
+    if view == "fuse":
+        require_tool("fusermount3")
+    store = loaded(tmp_path, [[(f"a{number}", b"1")] for number in range(layers)])
+    other = tmp_path / "other"
+    mount(store, stack_of(store), str(target), view=view)
+    mount(store, stack_of(store), str(other), view=view)
+    for foreign in (["-t", "tmpfs", "over", target], ["--bind", tmp_path, target]):
+        subprocess.run(["mount", *foreign], check=True)
+        with pytest.raises(Conflict, match="another mount"):
+            unmount(store, str(target))
+        assert sorted(one.target for one in mounts(store)) == [str(target), str(other)]
+        subprocess.run(["umount", str(target)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "over", target], check=True)
+    done = lamina("umount", "--all", root=tmp_path / "s")
+    assert (done.returncode, done.stdout.decode()) == (5, f"{other}\n")
+    assert done.stderr.startswith(f"lamina: {target}: another mount (tmpfs) stands over the image".encode())
+    subprocess.run(["umount", str(target)], check=True)
+    assert (target / "a0").read_bytes() == b"1"
+    unmount(store, str(target))
+    assert not os.path.ismount(target)
+    assert mounts(store) == []
