@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from types import TracebackType
 
 from lamina.errors import (
     DigestMismatch,
+    InvalidContent,
     InvalidDocument,
     LimitExceeded,
     SizeMismatch,
@@ -381,15 +382,13 @@ def read_document(reader: Reader, descriptor: Descriptor, what: str) -> bytes:
 CHUNK = 1 << 20
 
 
-def verified(
-    blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None, hint: str = "get it again"
-) -> Iterator[bytes]:
+def verified(blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None) -> Iterator[bytes]:
     """The blob's bytes in pieces of at most 1 MiB, size and digest proved at the end: what was done with them is to
     be undone where this raises. The one place that proves a blob as it streams by.
 
     Raises SizeMismatch, DigestMismatch, Unsupported (algorithm), Cancelled.
     """
-    descriptor = blob.descriptor
+    descriptor, hint = blob.descriptor, damage_hint(blob) or "get it again"
     hasher, done = descriptor.digest.hasher(descriptor.size), 0
     with blob.open() as stream, _woken(stream, cancel):
         while True:
@@ -411,6 +410,30 @@ def verified(
         raise DigestMismatch(
             f"blob {descriptor.digest} has other bytes than its digest says: theirs is {actual}", hint=hint
         )
+
+
+def damage_hint(blob: Blob) -> str:
+    """What to do where the blob's bytes are wrong: its place may know ("" where it does not)."""
+    return getattr(blob, "damage_hint", "")
+
+
+@contextmanager
+def told_of(blob: Blob) -> Iterator[None]:
+    """What the block says of the blob's content names the blob and its place's hint, where that has one: a decoder
+    stops at damage before the digest is proved."""
+    try:
+        yield
+    except InvalidContent as error:
+        hint = damage_hint(blob)
+        if not hint or hint == error.hint:
+            raise
+        raise with_hint(error, blob.descriptor.digest, hint) from None
+
+
+def with_hint(error: InvalidContent, digest: Digest, hint: str) -> InvalidContent:
+    """The error with another hint, and the digest of the blob that it is about."""
+    named = error.message if str(digest) in error.message else f"blob {digest}: {error.message}"
+    return type(error)(named, hint=hint)
 
 
 def _woken(stream: Stream, cancel: Cancel | None) -> AbstractContextManager[None]:

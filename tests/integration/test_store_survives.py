@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
 from lamina.store.append import Appender
+from lamina.store.blobs import DAMAGED
 from lamina.store.fault import POINTS
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, prune
@@ -483,3 +485,36 @@ def test_a_range_numbers_its_layers_as_the_whole_image_does(layout: Path, tmp_pa
     row = json.loads(lamina("ls", "app~2:2", "--format", "json", root=tmp_path / "s").stdout)[1]
     assert (row["path"], row["layer"]) == ("/new", 2)
     assert "new  [2]" in lamina("tree", "app~2:2", root=tmp_path / "s").stdout.decode()
+
+
+@pytest.mark.parametrize("keep", ["blob+tar", "blob"])
+@pytest.mark.parametrize("which", ["manifest", "config", "layer"])
+def test_the_hint_of_a_damaged_object_mends_the_store(tmp_path: Path, which: str, keep: str) -> None:
+    """That it is to be fetched again would lead in a circle: a pull finds it "already here"."""
+    root, layout = tmp_path / "s", str(tmp_path / "l")
+    content = random.Random(1).randbytes(200_000)
+    manifest = write_layout(layout, "app", [[("a", content)]])
+    assert lamina("load", "-i", layout, root=root, LAMINA_KEEP=keep).returncode == 0
+    document = json.loads((root / "blobs/sha256" / manifest.digest.encoded).read_bytes())
+    digest = {
+        "manifest": str(manifest.digest),
+        "config": document["config"]["digest"],
+        "layer": document["layers"][0]["digest"],
+    }[which]
+    blob = root / "blobs" / digest.replace(":", "/")
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.chmod(0o600)
+    blob.write_bytes(data)
+    for tar in root.glob("layers/*/*/tar"):
+        tar.unlink()
+    for words in (("cat", "app", "/a"), ("save", "app", "-q", "-o", str(tmp_path / "o.tar"))):
+        done = lamina(*words, root=root)
+        assert (done.returncode, done.stdout) == (4, b""), done.stderr
+        (line,) = done.stderr.decode().splitlines()
+        assert digest.partition(":")[2] in line
+        assert line.endswith(f"({DAMAGED})")
+    assert lamina("fsck", "--repair", root=root).returncode in (0, 1)
+    assert lamina("load", "-i", layout, root=root, LAMINA_KEEP=keep).returncode == 0
+    assert lamina("cat", "app", "/a", root=root).stdout == content
+    assert lamina("fsck", root=root).returncode == 0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lamina.events import Cancel, OnEvent
 from lamina.layer.codec import decoder
-from lamina.source import Blob, prove_diff_id, verified
+from lamina.source import Blob, prove_diff_id, told_of, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -29,14 +29,15 @@ def copy_verified(
     """
     plain_hasher = diff_id.hasher() if diff_id else None
     inflate = decoder(mediatype.compression(descriptor.media_type) or "none") if diff_id or write_plain else None
-    for data in verified(blob, on_event=on_event, cancel=cancel):
-        write(data)
-        for piece in inflate.feed(data) if inflate is not None else ():
-            if plain_hasher is not None:
-                plain_hasher.update(piece)
-            if write_plain is not None:
-                write_plain(piece)
-    if inflate is not None:
-        inflate.finish()
+    with told_of(blob):
+        for data in verified(blob, on_event=on_event, cancel=cancel):
+            write(data)
+            for piece in inflate.feed(data) if inflate is not None else ():
+                if plain_hasher is not None:
+                    plain_hasher.update(piece)
+                if write_plain is not None:
+                    write_plain(piece)
+        if inflate is not None:
+            inflate.finish()
     if plain_hasher is not None and diff_id is not None:
         prove_diff_id(descriptor.digest, diff_id, Digest(diff_id.algorithm, plain_hasher.hexdigest()))

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from lamina.errors import BlobNotFound, UsageError
+from lamina.errors import BlobNotFound, InvalidContent, UsageError
 from lamina.files import FileRange, make_directory, names_of_directories, names_of_files, replace_file, reported
+from lamina.source import with_hint
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.paths import Paths
 
 READ_ONLY = 0o444
+DAMAGED = "run `lamina fsck --repair`, then load or pull the image again"
+"""The hint where an object of the store is not what it was: until the first, the second finds it "already here"."""
 
 
 class StoredBlob:
     """A ``Blob`` of the store."""
 
     origin = ""
+    damage_hint = DAMAGED
 
     def __init__(self, descriptor: Descriptor, path: str) -> None:
         self.descriptor = descriptor
@@ -65,7 +69,10 @@ class Blobs:
         """A small blob whole, verified. Raises BlobNotFound, InvalidContent."""
         with reported(self._paths.blob(descriptor.digest)), self.get(descriptor).open() as stream:
             data = stream.read(descriptor.size + 1)
-        descriptor.check(data)
+        try:
+            descriptor.check(data)
+        except InvalidContent as error:
+            raise with_hint(error, descriptor.digest, DAMAGED) from None
         return data
 
     def write(self, descriptor: Descriptor, data: bytes) -> None:

@@ -12,7 +12,7 @@ from lamina.errors import InvalidContent, StoreDamaged, SystemFailure, UsageErro
 from lamina.files import CHUNK, FileRange, failure, names_of_directories, remove, replace_file, reported
 from lamina.light import TYPE_CHECKING
 from lamina.lock import locked
-from lamina.source import Stream, prove_diff_id, verified
+from lamina.source import Stream, prove_diff_id, told_of, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from lamina.layer.digests import LayerDigests
     from lamina.layer.index import LayerIndex
     from lamina.store.through import Through
-
-_HINT = "run `lamina fsck --repair`, then load or pull the image again"
 
 
 def is_plain(form: Descriptor) -> bool:
@@ -293,11 +291,13 @@ class Layers:
             files = LayerFiles(
                 self._paths, descriptor, diff_id, self._max_layer, tar=tar, cached=not is_mounted(self._view)
             )
+            stored = Blobs(self._paths).get(descriptor)
             try:
-                files.start()
-                for data in verified(Blobs(self._paths).get(descriptor), hint=_HINT):
-                    files.feed(data)
-                files.finish()
+                with told_of(stored):
+                    files.start()
+                    for data in verified(stored):
+                        files.feed(data)
+                    files.finish()
             except BaseException:
                 files.discard()
                 raise

@@ -20,6 +20,7 @@ from lamina.spec.image_config import ImageConfig
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index
 from lamina.spec.reference import Reference
+from lamina.store.blobs import DAMAGED
 from lamina.store.lasting import hash_of
 from lamina.store.refs import FETCHED, Entries, name_of
 
@@ -173,7 +174,7 @@ def _config(store: Store, descriptor: Descriptor) -> bytes:
     if size is None or size <= MAX_DOCUMENT:
         return store.blobs.read(replace(descriptor, size=size or 0))
     if hash_of(store.blobs.path(descriptor.digest), descriptor.digest.algorithm) != descriptor.digest.encoded:
-        raise DigestMismatch(f"{descriptor.digest} has other bytes than its digest says", hint="get it again")
+        raise DigestMismatch(f"{descriptor.digest} has other bytes than its digest says", hint=DAMAGED)
     return b""
 
 

@@ -10,6 +10,7 @@ from lamina.files import FileRange, reported
 from lamina.layer.resume import resumed
 from lamina.layer.seek import SeekIndex
 from lamina.light import TYPE_CHECKING
+from lamina.store.blobs import DAMAGED
 
 if TYPE_CHECKING:
     from typing import Self
@@ -67,7 +68,10 @@ class ThroughRange:
         if size <= 0 or self._reading is None:
             return b""
         reading, self._reading = self._reading, None  # what has failed is not read on from
-        data = reading.read(self._at, size)
+        try:
+            data = reading.read(self._at, size)
+        except InvalidLayer as error:
+            raise InvalidLayer(f"{reading.path}: {error.message}", hint=DAMAGED) from None
         self._reading = reading
         self._at += len(data)
         return data
@@ -91,7 +95,7 @@ class _Reading:
         mark = index.mark(nearest)
         self._decoder, place = resumed(index.compression, mark)
         self._file = FileRange(blob, place)
-        self._path = blob
+        self.path = blob
         self._pieces: Iterator[bytes] = iter(())
         self._piece = memoryview(b"")
         self.at = nearest
@@ -102,7 +106,7 @@ class _Reading:
         parts: list[memoryview] = []
         while size > 0:
             if not self._piece and not self._more():
-                raise InvalidLayer(f"{self._path} is shorter than its index says", hint="run `lamina fsck --repair`")
+                raise InvalidLayer("the blob is shorter than its index says")
             part, self._piece = self._piece[:size], self._piece[size:]
             parts.append(part)
             self.at += len(part)
@@ -122,7 +126,7 @@ class _Reading:
             if piece is not None:
                 self._piece = memoryview(piece)
                 return True
-            with reported(self._path):
+            with reported(self.path):
                 data = self._file.read(_FEED)
             if not data:
                 return False
