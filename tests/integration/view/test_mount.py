@@ -128,6 +128,13 @@ def target(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
 
 
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "other"
+    yield place
+    subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
+
+
 ACL = bytes.fromhex("0200000001000600ffffffff02000600e803000004000400ffffffff10000600ffffffff20000400ffffffff")
 
 
@@ -626,14 +633,13 @@ def test_checksum_is_castagnolis() -> None:
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_umount_leaves_what_somebody_else_has_mounted_over_an_image(
-    tmp_path: Path, target: Path, view: str, layers: int
+    tmp_path: Path, target: Path, other: Path, view: str, layers: int
 ) -> None:
     if view == "overlay" and refusal(str(tmp_path)):
         pytest.skip("no unpacked trees here")
     if view == "fuse":
         require_tool("fusermount3")
     store = loaded(tmp_path, [[(f"a{number}", b"1")] for number in range(layers)])
-    other = tmp_path / "other"
     mount(store, stack_of(store), str(target), view=view)
     mount(store, stack_of(store), str(other), view=view)
     for foreign in (["-t", "tmpfs", "over", target], ["--bind", tmp_path, target]):
