@@ -38,7 +38,7 @@ from lamina.store.roots import Roots
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.transfer.copy import copy
-from support import lamina, require_root, write_layout
+from support import lamina, require_root, require_tool, write_layout
 
 BASE, TOP, OTHER = [("a", b"hello" * 100)], [("b", b"x" * 1000)], [("c", b"other" * 500)]
 
@@ -862,8 +862,7 @@ def small_disk(tmp_path: Path, kind: str) -> Iterator[Path]:
     if kind == "tmpfs":
         command = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)]
     else:
-        if shutil.which("mkfs.ext4") is None:
-            pytest.skip("there is no mkfs.ext4")
+        require_tool("mkfs.ext4")
         with open(tmp_path / "image", "wb") as file:
             file.truncate(16 << 20)
         subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(tmp_path / "image")], check=True)
