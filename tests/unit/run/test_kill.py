@@ -59,8 +59,12 @@ def test_a_number_that_has_become_anothers_gets_no_signal(
 
 @pytest.mark.parametrize("name", ["pasta", "pasta.avx2"])
 def test_a_pasta_that_was_left_is_ended(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).symlink_to("/bin/sleep")
-    with subprocess.Popen([tmp_path / name, "600"]) as one:
+    (tmp_path / name).symlink_to("/bin/cat")
+    with subprocess.Popen([tmp_path / name], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
+        assert one.stdin is not None
+        assert one.stdout is not None
+        one.stdin.write(b"x")
+        assert one.stdout.read(1) == b"x"  # it runs: only now does the kernel surely call it by its new name
         (tmp_path / "pasta.pid").write_text(f"{one.pid}\n")
         network.Pasta.close_left(str(tmp_path))
         assert one.wait(10) == -signal.SIGTERM
