@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from lamina.archive.layout import LayoutWriter
+from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.image import Image
 from lamina.image import open as open_image
 from lamina.layer.index import IndexBuilder, LayerIndex
@@ -33,8 +33,10 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig
-from lamina.spec.manifest import build_manifest
+from lamina.spec.manifest import Manifest, build_manifest, parse
 from lamina.spec.platform import Platform
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
 
 Member = tuple[Any, ...]
 
@@ -185,6 +187,19 @@ def require_tool(*names: str) -> None:
             if os.environ.get("LAMINA_TEST_REQUIRE"):
                 pytest.fail(f"{name} is not installed")
             pytest.skip(f"{name} is not installed")
+
+
+def store_with(layout: Path, root: Path, *names: str) -> Store:
+    """A store with these images of a layout."""
+    store = Store.open(str(root))
+    copy(LayoutReader(str(layout)), store, [(name, name) for name in names])
+    return store
+
+
+def manifest_of(store: Store, name: str) -> Manifest:
+    document = parse(store.manifest(store.resolve(name)))
+    assert isinstance(document, Manifest)
+    return document
 
 
 def busybox() -> bytes:

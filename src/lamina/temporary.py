@@ -29,15 +29,43 @@ _FLAGS = (
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-class Temporary:
+class _Made:
+    """What this process has made and holds: at ``path``, until it is put in its place or closed."""
+
+    def __init__(self) -> None:
+        self.descriptor = -1
+        self.path = ""
+
+    def close(self) -> None:
+        path, self.path = self.path, ""
+        descriptor, self.descriptor = self.descriptor, -1
+        try:
+            if path:
+                self._discard(path)
+        except FileNotFoundError:
+            pass
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _discard(self, path: str) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Temporary(_Made):
     """A new file in ``directory``, open for reading and writing, held by this process.
 
     ``put`` gives it its name, ``close`` ends it in any case: a file that was not put is removed. Raises OSError."""
 
     def __init__(self, directory: str, stem: str, *, mode: int = 0o600) -> None:
         """``stem``: how the name begins. ``mode``: before the umask."""
-        self.descriptor = -1
-        self.path = ""
+        super().__init__()
         while self.descriptor < 0:
             self.path = _name(directory, stem)
             self.descriptor = _hold(os.open(self.path, _FLAGS, mode), self.path)
@@ -59,34 +87,18 @@ class Temporary:
             self.put(target)
         return True
 
-    def close(self) -> None:
-        path, self.path = self.path, ""
-        descriptor, self.descriptor = self.descriptor, -1
-        try:
-            if path:
-                os.unlink(path)
-        except FileNotFoundError:
-            pass
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _discard(self, path: str) -> None:
+        os.unlink(path)
 
 
-class TemporaryDirectory:
+class TemporaryDirectory(_Made):
     """A new, empty directory in ``directory`` (mode 0700), held by this process; as ``Temporary``."""
 
     def __init__(self, directory: str, stem: str, *, remove: Callable[[str], object] | None = None) -> None:
         """``remove``: removes it with all that is in it where it was not put (default: shutil.rmtree)."""
-        self.path = ""
+        super().__init__()
         self._remove = remove
-        self._descriptor = -1
-        while self._descriptor < 0:
+        while self.descriptor < 0:
             self.path = _name(directory, stem)
             os.mkdir(self.path, 0o700)
             if not hasattr(os, "O_DIRECTORY"):  # Windows can't open a directory
@@ -95,34 +107,20 @@ class TemporaryDirectory:
                 descriptor = os.open(self.path, _DIRECTORY)
             except FileNotFoundError:
                 continue  # somebody swept it before it was held
-            self._descriptor = _hold(descriptor, self.path)
+            self.descriptor = _hold(descriptor, self.path)
 
     def put(self, target: str) -> None:
         """Move it to ``target``, which must not be there or be an empty directory. It stays held until ``close``."""
         os.rename(self.path, target)
         self.path = ""
 
-    def close(self) -> None:
-        path, self.path = self.path, ""
-        descriptor, self._descriptor = self._descriptor, -1
-        try:
-            if path and self._remove is not None:
-                self._remove(path)
-            elif path:
-                import shutil
+    def _discard(self, path: str) -> None:
+        if self._remove is not None:
+            self._remove(path)
+            return
+        import shutil
 
-                shutil.rmtree(path)
-        except FileNotFoundError:
-            pass
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        shutil.rmtree(path)
 
 
 def is_temporary(name: str) -> bool:

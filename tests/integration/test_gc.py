@@ -27,7 +27,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import write_own
-from lamina.spec.manifest import Manifest, build_index, build_manifest, parse
+from lamina.spec.manifest import build_index, build_manifest
 from lamina.spec.platform import Platform
 from lamina.store import clock, gc, leftovers, refs, write
 from lamina.store.containers import Container
@@ -38,7 +38,7 @@ from lamina.store.roots import Roots
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.transfer.copy import copy
-from support import lamina, require_root, require_tool, write_layout
+from support import lamina, manifest_of, require_root, require_tool, store_with, write_layout
 
 BASE, TOP, OTHER = [("a", b"hello" * 100)], [("b", b"x" * 1000)], [("c", b"other" * 500)]
 
@@ -48,18 +48,6 @@ def layout(tmp_path: Path) -> Path:
     write_layout(tmp_path / "layout", "app", [BASE, TOP])
     write_layout(tmp_path / "layout", "app2", [BASE, OTHER])
     return tmp_path / "layout"
-
-
-def loaded(layout: Path, root: Path, *names: str) -> Store:
-    store = Store.open(str(root))
-    copy(LayoutReader(str(layout)), store, [(name, name) for name in names])
-    return store
-
-
-def manifest_of(store: Store, name: str) -> Manifest:
-    document = parse(store.manifest(store.resolve(name)))
-    assert isinstance(document, Manifest)
-    return document
 
 
 def change(store: Store, digest: Digest, how: str) -> None:
@@ -133,7 +121,7 @@ def test_a_pull_that_ends_between_the_two_looks_of_gc_loses_nothing(
 
 
 def test_only_what_was_read_whole_is_remembered(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     manifest, sound = manifest_of(store, "app"), manifest_of(store, "app2").descriptor.digest
     change(store, manifest.config.digest, "lost")
     layer = manifest.layers[0].digest
@@ -148,7 +136,7 @@ def test_only_what_was_read_whole_is_remembered(layout: Path, tmp_path: Path) ->
 
 def test_a_name_that_points_to_no_document_stops_gc(layout: Path, tmp_path: Path) -> None:
     """Somebody has changed index.json."""
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     layer = manifest_of(store, "app").layers[0]
     store.refs.update(lambda entries: [*entries, Descriptor(mediatype.OCI_MANIFEST, layer.digest, layer.size)])
     said = f"the manifest {layer.digest} of the untagged image {layer.digest.short} is no document that lamina reads"
@@ -164,7 +152,7 @@ def test_a_name_that_points_to_no_document_stops_gc(layout: Path, tmp_path: Path
 def test_nothing_is_deleted_while_an_image_is_damaged_but_the_image_can_go(
     layout: Path, tmp_path: Path, part: str, how: str
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     manifest = manifest_of(store, "app")
     digest = manifest.descriptor.digest if part == "manifest" else manifest.config.digest
     for layer in manifest.layers:  # tars that are the only copy, as keep = tar has them
@@ -188,7 +176,7 @@ def test_nothing_is_deleted_while_an_image_is_damaged_but_the_image_can_go(
 
 
 def test_prune_says_what_it_removed_though_an_image_is_damaged(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     change(store, manifest_of(store, "app").config.digest, "cut")
     left = killed_maker(store)
     with pytest.raises(StoreDamaged, match="is damaged; 8192 bytes of interrupted work were removed") as caught:
@@ -201,7 +189,7 @@ def test_prune_says_what_it_removed_though_an_image_is_damaged(layout: Path, tmp
 
 
 def test_another_name_can_go_beside_a_damaged_image_and_its_bytes_stay(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     change(store, manifest_of(store, "app").config.digest, "cut")
     before = everything(store)
     done = lamina("rmi", "app2", root=tmp_path / "s")
@@ -214,7 +202,7 @@ def test_another_name_can_go_beside_a_damaged_image_and_its_bytes_stay(layout: P
 
 @pytest.mark.parametrize("by", ["the index alone", "a process", "a container"])
 def test_a_damaged_child_of_an_index_stops_gc_whoever_else_needs_it(layout: Path, tmp_path: Path, by: str) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     child = manifest_of(store, "app").descriptor
     index = build_index([child])
     with store.session("test"):
@@ -236,7 +224,7 @@ def test_a_damaged_child_of_an_index_stops_gc_whoever_else_needs_it(layout: Path
 
 @pytest.mark.parametrize("how", ["other", "lost"])
 def test_a_containers_manifest_stops_gc_where_it_is_not_whole(layout: Path, tmp_path: Path, how: str) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     manifest = manifest_of(store, "app")
     contained(store, manifest.descriptor)
     store.untag("docker.io/library/app:latest")
@@ -252,7 +240,7 @@ def test_a_containers_manifest_stops_gc_where_it_is_not_whole(layout: Path, tmp_
 def test_a_damaged_blob_in_a_root_stops_gc_unless_a_manifest_says_that_it_is_a_layer(
     layout: Path, tmp_path: Path
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     layer = manifest_of(store, "app").layers[1].digest
     loose = Descriptor.of("application/json", b'{"some": "document"}')
     with store.session("test"):
@@ -276,7 +264,7 @@ def test_a_damaged_blob_in_a_root_stops_gc_unless_a_manifest_says_that_it_is_a_l
 
 @pytest.mark.parametrize("how", ["cut", "other", "directory"])
 def test_a_damaged_config_of_what_a_process_works_with_stops_gc(layout: Path, tmp_path: Path, how: str) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     manifest = manifest_of(store, "app")
     store.roots.extend(store.roots.create("pull of x"), [manifest.descriptor.digest])
     store.drop(["docker.io/library/app:latest"])
@@ -312,7 +300,7 @@ def test_an_image_whose_config_is_none_needs_its_blobs_and_stops_nothing(tmp_pat
 def test_what_an_index_lists_beside_documents_stops_nothing(layout: Path, tmp_path: Path) -> None:
     """A layer, announced as a manifest: whole bytes that are no document need nothing. A child that was never fetched
     and is not here needs nothing either."""
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     layer, manifest = manifest_of(store, "app").layers[0], manifest_of(store, "app").descriptor
     hostile = Descriptor(mediatype.OCI_MANIFEST, layer.digest, layer.size)
     absent = Descriptor(mediatype.OCI_MANIFEST, Digest.of(b"elsewhere"), 9)
@@ -331,7 +319,7 @@ def test_a_blob_that_came_after_the_first_look_stays_until_the_next_gc(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if nothing protects it: the second defence."""
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     data = b"came late"
     late = Descriptor.of("application/octet-stream", data)
     early = Descriptor.of("application/octet-stream", b"was there")
@@ -373,7 +361,7 @@ def test_a_blob_of_the_tick_in_which_gc_began_is_no_new_one(tmp_path: Path, monk
 
 
 def test_rmi_by_id_takes_all_names_of_an_image_but_several_only_by_force(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     top = store.resolve("app")
     store.tag("other", top)
     for word in (top.digest.short, str(top.digest), manifest_of(store, "app").config.digest.short):
@@ -394,7 +382,7 @@ def test_rmi_by_id_takes_all_names_of_an_image_but_several_only_by_force(layout:
 
 
 def test_rmi_without_prune_leaves_an_untagged_image_that_can_go_by_its_id(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     store.tag("other", store.resolve("app"))
     top = store.resolve("app")
     delete_images(store, ["app"], keep_untagged=True)
@@ -407,7 +395,7 @@ def test_rmi_without_prune_leaves_an_untagged_image_that_can_go_by_its_id(layout
 
 
 def test_rmi_leaves_other_images_without_a_name(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     store.untag("docker.io/library/app2:latest")
     before = everything(store)
     delete_images(store, ["app"])
@@ -418,7 +406,7 @@ def test_rmi_leaves_other_images_without_a_name(layout: Path, tmp_path: Path) ->
 
 
 def test_prune_counts_leftovers_and_images(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     store.untag("docker.io/library/app:latest")
     part = Path(store.paths.part(Digest.of(b"some blob")))
     part.write_bytes(b"x" * 4096)
@@ -452,7 +440,7 @@ def test_a_blob_that_comes_while_gc_lists_them_is_a_new_one(tmp_path: Path, monk
 def test_derived_data_that_somebody_makes_meanwhile_goes_with_the_next_gc(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     before, made = gc._unlink, list[str]()
 
     def makes(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:
@@ -474,7 +462,7 @@ def test_derived_data_that_somebody_makes_meanwhile_goes_with_the_next_gc(
 def test_a_gc_that_is_killed_leaves_no_document_without_what_it_names(
     layout: Path, tmp_path: Path, point: str
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     index = build_index([manifest_of(store, name).descriptor for name in ("app", "app2")])
     with store.session("test"):
         store.put_manifest(index.descriptor, index.raw)
@@ -496,7 +484,7 @@ def test_a_gc_that_is_killed_leaves_no_document_without_what_it_names(
 
 def test_documents_are_told_from_other_blobs(layout: Path, tmp_path: Path) -> None:
     """They go first."""
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     manifests = [manifest_of(store, name) for name in ("app", "app2")]
     index = build_index([one.descriptor for one in manifests])
     with store.session("test"):
@@ -510,7 +498,7 @@ def test_documents_are_told_from_other_blobs(layout: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_prune_says_which_names_went(layout: Path, tmp_path: Path, dry_run: bool) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     store.untag("docker.io/library/app2:latest")
     assert prune(store, dry_run=dry_run).untagged == ()
     assert prune(store, all=True, dry_run=dry_run).untagged == ("docker.io/library/app:latest",)
@@ -519,7 +507,7 @@ def test_prune_says_which_names_went(layout: Path, tmp_path: Path, dry_run: bool
 def test_a_tag_beside_an_rmi_names_nothing_that_is_gone(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = loaded(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
+    ours, theirs = store_with(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
     descriptor = ours.resolve("app")
     before = refs.locked
 
@@ -537,7 +525,7 @@ def test_a_tag_beside_an_rmi_names_nothing_that_is_gone(
 
 
 def test_nothing_is_rewritten_where_no_name_changes(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     before = os.stat(store.paths.index).st_ino
     store.tag("app", store.resolve("app"))
     prune(store)
@@ -550,7 +538,7 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
 ) -> None:
     """An uncompressed layer's tar is its blob: two names of one file."""
     write_layout(tmp_path / "plain", "plain", [BASE, [("d", os.urandom(100_000))]], compress=False)
-    store = loaded(tmp_path / "plain", tmp_path / "s", "plain")
+    store = store_with(tmp_path / "plain", tmp_path / "s", "plain")
     copy(LayoutReader(str(layout)), store, [("app2", "app2")])
     layers = store.stack("plain", Platform.host()).diff_ids
     for key, named in (("a" * 64, layers), ("b" * 64, layers[:1])):
@@ -567,7 +555,7 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
 
 
 def test_df_tells_what_is_held_from_what_prune_deletes(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     contained(store, store.resolve("app"))
     store.drop(["docker.io/library/app:latest", "docker.io/library/app2:latest"])
     used = usage(store)
@@ -697,7 +685,7 @@ def test_a_pull_that_wants_a_part_waits_for_the_prune_that_removes_it(
 
 
 def test_strange_things_in_the_stores_directories_stop_nothing_and_stay(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     (tmp_path / "precious").write_text("mine")
     strange = []
     for directory in ("ingest", "roots", "."):
@@ -773,7 +761,7 @@ def test_uploads_of_a_registry_that_runs_stay_for_an_hour_and_others_go_with_all
 
 
 def test_a_root_lives_as_long_as_it_is_held_whatever_its_number_and_date_say(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     top = store.resolve("app").digest
     name = store.roots.create("work")
     store.roots.extend(name, [top])
@@ -828,7 +816,7 @@ def test_prune_removes_roots_that_no_longer_count_and_a_dry_run_does_not(tmp_pat
 def test_a_file_that_is_gone_before_gc_comes_to_it_frees_nothing(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     expected = delete_images(store, ["app"], dry_run=True).freed
     before = gc._files
     monkeypatch.setattr(gc, "_files", lambda store, digest: [*before(store, digest), "/nowhere"])
@@ -901,7 +889,7 @@ def test_on_a_disk_without_a_free_byte_images_can_go_and_get_names(
     layout: Path, tmp_path: Path, kind: str, has_reserve: bool
 ) -> None:
     with small_disk(tmp_path, kind) as place:
-        store = loaded(layout, place / "s", "app", "app2")
+        store = store_with(layout, place / "s", "app", "app2")
         store.untag("docker.io/library/app2:latest")
         if not has_reserve:  # of an older lamina
             os.unlink(store.paths.reserve)
@@ -928,7 +916,7 @@ def test_what_goes_first_on_a_full_disk(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
 ) -> None:
     """What can be taken up again goes too, then what nothing needs; indexes only if that is not enough."""
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     store.find(digest="sha256:" + "0" * 64)
     loose = Descriptor.of("application/octet-stream", b"x")
     store.blobs.write(loose, b"x")
@@ -956,7 +944,7 @@ def test_what_goes_first_on_a_full_disk(
 def test_where_nothing_can_be_freed_prune_does_not_advise_prune(
     tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
 
     def full(*_: object) -> None:
         raise failure(OSError(errno.ENOSPC, "full"), store.paths.index)

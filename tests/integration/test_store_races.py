@@ -18,7 +18,7 @@ from lamina.light import replace
 from lamina.serve.server import RegistryServer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Manifest, build_index, build_manifest, parse
+from lamina.spec.manifest import build_index, build_manifest
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.store import clock, gc, leftovers, roots
@@ -33,7 +33,7 @@ from lamina.store.refs import FETCHED
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.transfer.copy import copy
-from support import require_root, write_layout
+from support import manifest_of, require_root, store_with, write_layout
 
 NAME, OTHER_NAME = "docker.io/library/app:latest", "docker.io/library/app2:latest"
 
@@ -45,25 +45,13 @@ def layout(tmp_path: Path) -> Path:
     return tmp_path / "layout"
 
 
-def loaded(layout: Path, root: Path, *names: str) -> Store:
-    store = Store.open(str(root))
-    copy(LayoutReader(str(layout)), store, [(name, name) for name in names])
-    return store
-
-
-def manifest_of(store: Store, name: str) -> Manifest:
-    document = parse(store.manifest(store.resolve(name)))
-    assert isinstance(document, Manifest)
-    return document
-
-
 @pytest.mark.parametrize("keep", ["blob+tar", "tar"])
 def test_a_manifest_protects_all_that_it_names_before_it_looks(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:
     """A registry's client asks whether blobs are there and sends a manifest alone; a gc comes before that is written.
     Where only tars are kept, these are what is looked for."""
-    store, other = loaded(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
+    store, other = store_with(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
     old = manifest_of(store, "app")
     new = build_manifest(old.config, list(old.layers), annotations={"new": "one"})
     if keep == "tar":
@@ -89,7 +77,7 @@ def test_a_manifest_protects_all_that_it_names_before_it_looks(
 def test_a_registry_protects_what_a_manifest_names_while_another_one_gets_its_name(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, other = loaded(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
+    store, other = store_with(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
     old = manifest_of(store, "app")
     new = build_manifest(old.config, list(old.layers), annotations={"new": "one"})
     store.drop([NAME])
@@ -115,7 +103,7 @@ def test_a_registry_protects_what_a_manifest_names_while_another_one_gets_its_na
 def test_rmi_by_id_leaves_a_name_that_was_given_to_another_image_meanwhile(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app", "app2")
+    store = store_with(layout, tmp_path / "s", "app", "app2")
     old, new = store.resolve("app"), store.resolve("app2")
     before = gc._rename
 
@@ -138,7 +126,7 @@ def test_a_child_that_came_in_as_a_layer_was_not_fetched_and_stops_nothing(
 ) -> None:
     """The platform's image has, as a layer of an unknown type, the bytes of another child of its own index, which
     names a config that is not there, or states a wrong size for one that is."""
-    plain = loaded(layout, tmp_path / "plain", "app")
+    plain = store_with(layout, tmp_path / "plain", "app")
     image = manifest_of(plain, "app")
     config = Descriptor(image.config.media_type, image.config.digest, 3)
     if kind == "lost":
@@ -166,18 +154,18 @@ def test_a_child_that_came_in_as_a_layer_was_not_fetched_and_stops_nothing(
     )
     (hostile / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named.to_json()]}))
 
-    store = loaded(layout, tmp_path / "s", "app2")
+    store = store_with(layout, tmp_path / "s", "app2")
     copy(LayoutReader(str(hostile)), store, [("evil", "evil")])
     assert store.resolve("evil").annotations[FETCHED] == str(outer.descriptor.digest)
     assert [one.what for one in fsck(store) if one.severity == "error"] == []
     assert prune(store).deleted == ()
     gone = delete_images(store, ["app2"])
     assert gone.notes == ()
-    assert manifest_of(loaded(layout, tmp_path / "other", "app2"), "app2").descriptor.digest in gone.deleted
+    assert manifest_of(store_with(layout, tmp_path / "other", "app2"), "app2").descriptor.digest in gone.deleted
 
 
 def test_a_child_that_lost_a_layer_stays_fetched_under_a_further_name(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     image = manifest_of(store, "app")
     index = build_index([replace(image.descriptor, platform=Platform.host())])
     with store.session("test"):
@@ -191,7 +179,7 @@ def test_a_child_that_lost_a_layer_stays_fetched_under_a_further_name(layout: Pa
 def test_a_large_blob_that_a_manifest_calls_its_config_is_not_read_into_memory(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     image = manifest_of(store, "app")
     data = b"{" + bytes(5 << 20)
     large = Descriptor.of(image.config.media_type, data)
@@ -209,7 +197,7 @@ def test_a_large_blob_that_a_manifest_calls_its_config_is_not_read_into_memory(
 
 def test_what_an_older_lamina_works_with_stays_while_it_lives(layout: Path, tmp_path: Path) -> None:
     """It held no locks: it put the number of its process into the names of its temporary files."""
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     ours, gone, old = (
         Path(store.paths.ingest, f"ab.tar.{pid}-139.tmp") for pid in (os.getpid(), 999_999_999, os.getppid())
     )
@@ -228,7 +216,7 @@ def test_a_dry_run_that_meets_an_rmi_says_what_is_so_then(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds no lock: what it finds lost was removed with its name meanwhile."""
-    store, other = loaded(layout, tmp_path / "s", "app", "app2"), Store.open(str(tmp_path / "s"))
+    store, other = store_with(layout, tmp_path / "s", "app", "app2"), Store.open(str(tmp_path / "s"))
     gone = store.resolve("app").digest
     before = gc._garbage
     met: list[bool] = []
@@ -248,7 +236,7 @@ def test_a_dry_run_that_meets_an_rmi_says_what_is_so_then(
 def test_keep_goes_on_where_an_image_is_removed_while_its_layers_are_prepared(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:
-    store, other = loaded(layout, tmp_path / "s", "app", "app2"), Store.open(str(tmp_path / "s"))
+    store, other = store_with(layout, tmp_path / "s", "app", "app2"), Store.open(str(tmp_path / "s"))
     (diff_ids, _) = (json.loads(store.blobs.read(manifest_of(store, name).config)) for name in ("app", "app2"))
     for layer, diff_id in zip(manifest_of(store, "app").layers, diff_ids["rootfs"]["diff_ids"], strict=True):
         store.layers.note_origin(layer, Digest.parse(diff_id), "example.org/app", kept=True)
@@ -270,7 +258,7 @@ def test_keep_goes_on_where_an_image_is_removed_while_its_layers_are_prepared(
 
 
 def test_where_a_name_stays_and_its_image_is_lost_a_dry_run_says_so(layout: Path, tmp_path: Path) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     Path(store.blobs.path(store.resolve("app").digest)).unlink()
     with pytest.raises(StoreDamaged, match="lost"):
         prune(store, dry_run=True)
@@ -278,7 +266,7 @@ def test_where_a_name_stays_and_its_image_is_lost_a_dry_run_says_so(layout: Path
 
 def test_df_does_not_count_what_is_mounted_in_the_store(layout: Path, tmp_path: Path) -> None:
     require_root()
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     place = Path(store.paths.unions, "a" * 64, "mnt")
     place.mkdir(parents=True)
     before = usage(store)
@@ -320,7 +308,7 @@ def test_an_upload_that_is_written_to_while_prune_looks_is_not_old(
 def test_a_root_whose_process_is_killed_while_gc_looks_is_not_old(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = loaded(layout, tmp_path / "s", "app")
+    store = store_with(layout, tmp_path / "s", "app")
     name = store.roots.create("pull")
     store.roots.extend(name, [store.resolve("app").digest])
     store.roots.let_go(name)
