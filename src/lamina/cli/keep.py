@@ -127,9 +127,9 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
     store = session.store
     failed: list[LaminaError] = []
     if not dry_run:
-        from lamina.run.ending import clear
+        from lamina.run.ending import clear_all
 
-        failed = clear(store)
+        failed = clear_all(store)
     done = sweep(store, all=all_, dry_run=dry_run)
     if keep is not None or store.keep == "blob":
         from lamina.store.keep import apply_keep

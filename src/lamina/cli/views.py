@@ -44,7 +44,6 @@ def mount(session: Session, image: str, target: str, view: str | None) -> None:
 def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
     """Take mounts away. Who still works in one keeps it until done. With --all also what containers left whose lamina
     was killed."""
-    from lamina.view.lower import sweep
     from lamina.view.mount import mounts as listed
     from lamina.view.mount import unmount
 
@@ -52,11 +51,10 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
         raise UsageError("say which mounts", hint="directories, or --all")
     failed: list[LaminaError] = []
     if all_:
-        from lamina.run.ending import clear
+        from lamina.run.ending import clear_all
 
         try:
-            failed = clear(session.store)
-            sweep(session.store)
+            failed = clear_all(session.store)
         except LaminaError as error:  # what is mounted is taken away all the same
             failed.append(error)
     for target in [one.target for one in listed(session.store)] if all_ else targets:

@@ -101,6 +101,14 @@ def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) 
     return [error for error in failed if not isinstance(error, (NotFound, Conflict))]  # others work with those
 
 
+def clear_all(store: Store) -> list[LaminaError]:
+    """As ``clear``, and take away the mounts of layers that nobody uses any more: a command may have been killed
+    between the two. Raises SystemFailure."""
+    failed = clear(store)
+    sweep(store)
+    return failed
+
+
 def _clear_volumes(top: str) -> Iterator[LaminaError]:
     """Remove the volumes whose first copy was killed."""
     try:

@@ -213,3 +213,13 @@ def test_clocks_and_boots_say_nothing_of_what_runs(root: Path) -> None:
             assert lamina("ps", "-q", root=root).stdout.strip().decode() == record.parent.name
         assert lamina("rm", "--force", "c", root=root).returncode == 0
         assert process.wait(30) == 137
+
+
+@pytest.mark.parametrize("words", [("prune",), ("umount", "--all")])
+@pytest.mark.parametrize("point", ["container.mounted", "container.ended", "container.unmounted"])
+def test_prune_and_umount_clear_what_a_killed_run_had_mounted(root: Path, point: str, words: tuple[str, ...]) -> None:
+    killed = lamina("run", "--network", "none", "app", "true", root=root, LAMINA_FAULT=point)
+    assert killed.returncode == -signal.SIGKILL
+    assert mounts_of(root) != []
+    assert lamina(*words, root=root).returncode == 0
+    assert mounts_of(root) == []
