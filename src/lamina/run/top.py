@@ -65,6 +65,9 @@ def make(store: Store, container: Container, directory: str) -> None:
             kernel.mount("tmpfs", [("mode", "0700")], place, attributes=kernel.NO_DEVICES)
         os.mkdir(os.path.join(place, UPPER), 0o755)
         os.mkdir(os.path.join(place, WORK), 0o700)
+        if container.top and not memory:
+            # without its record, this is how the container's directory tells that something was written
+            os.symlink(os.path.join(place, UPPER), os.path.join(directory, UPPER))
 
 
 def path(store: Store, container: Container, name: str) -> str:

@@ -274,9 +274,10 @@ class Containers:
         return found, left
 
     def known_of(self, directory: str) -> Container | None:
-        """What the record says in a directory of ``look``, if it can be read."""
-        with suppress(FileNotFoundError, _Unreadable):
-            return _parsed(os.path.join(directory, _RECORD), "")
+        """What the record says in a directory of ``look``, or else the first one, if either can be read."""
+        for name in (_RECORD, _LOCK):
+            with suppress(FileNotFoundError, _Unreadable):
+                return _parsed(os.path.join(directory, name), "")
         return None
 
     def killed(self, known: Iterable[Container]) -> Iterator[Container]:

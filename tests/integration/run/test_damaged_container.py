@@ -197,3 +197,24 @@ def test_strangers_among_the_containers_are_left_alone(root: Path) -> None:
         done = lamina(*words, root=root)
         assert (done.returncode, done.stderr) == (0, b""), words
     assert sorted(os.listdir(root / "containers")) == ["cd" * 32, "notes", "saved"]
+
+
+@pytest.mark.parametrize("first", ["kept", "gone"])
+def test_what_is_written_elsewhere_is_not_taken_for_nothing(root: Path, tmp_path: Path, first: str) -> None:
+    """With upper_dir a container's own directory holds nothing that it wrote, but a link to it."""
+    (tmp_path / "upper").mkdir()
+    command = ("run", "--name", "away", "--network", "none", "app", "sh", "-c", "echo x > /written")
+    done = lamina(*command, root=root, LAMINA_UPPER_DIR=str(tmp_path / "upper"))
+    assert (done.returncode, done.stderr) == (0, b"")
+    directory = container(root, "away")
+    (directory / "container.json").write_bytes(b"")
+    if first == "gone":
+        (directory / "lock").unlink()
+    name = "away" if first == "kept" else directory.name[:12]
+    lamina("prune", root=root)
+    assert f"{name} damaged" in names(root)
+    (written,) = (tmp_path / "upper").glob("*/upper/written")
+    assert written.read_text() == "x\n"
+    assert lamina("rm", name, root=root).returncode == 0
+    assert not directory.exists()
+    assert written.exists() == (first == "gone")  # nobody knows any more whose it is
