@@ -58,6 +58,8 @@ def main() -> int:
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="lamina-cut-", dir="/var/tmp") as top:
+        # what a cut leaves behind goes with it
+        os.environ["TMPDIR"], tempfile.tempdir = top, top
         done = rounds(Path(top), options.rounds, random.Random(seed))
     print(f"{len(done)} power cuts, {sum(done)} images that were named, 0 lost, 0 wrong bytes")
     return 0

@@ -202,9 +202,11 @@ def test_strangers_among_the_containers_are_left_alone(root: Path) -> None:
 @pytest.mark.parametrize("first", ["kept", "gone"])
 def test_what_is_written_elsewhere_is_not_taken_for_nothing(root: Path, tmp_path: Path, first: str) -> None:
     """With upper_dir a container's own directory holds nothing that it wrote, but a link to it."""
-    (tmp_path / "upper").mkdir()
+    # on an overlayfs there is a place where containers can write
+    upper = Path(os.environ.get("LAMINA_TEST_UPPER", tmp_path)) / f"upper-{first}"
+    upper.mkdir()
     command = ("run", "--name", "away", "--network", "none", "app", "sh", "-c", "echo x > /written")
-    done = lamina(*command, root=root, LAMINA_UPPER_DIR=str(tmp_path / "upper"))
+    done = lamina(*command, root=root, LAMINA_UPPER_DIR=str(upper))
     assert (done.returncode, done.stderr) == (0, b"")
     directory = container(root, "away")
     (directory / "container.json").write_bytes(b"")
@@ -213,7 +215,7 @@ def test_what_is_written_elsewhere_is_not_taken_for_nothing(root: Path, tmp_path
     name = "away" if first == "kept" else directory.name[:12]
     lamina("prune", root=root)
     assert f"{name} damaged" in names(root)
-    (written,) = (tmp_path / "upper").glob("*/upper/written")
+    (written,) = upper.glob("*/upper/written")
     assert written.read_text() == "x\n"
     assert lamina("rm", name, root=root).returncode == 0
     assert not directory.exists()
