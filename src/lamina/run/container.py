@@ -90,15 +90,16 @@ def create(
         container = container.looked_after()
     found = store.containers.look()
     clear(store, found)  # what can't be cleared is told by `prune`
-    with store.containers.creating(container, found[0], lasting=not wanted.remove) as directory, reported(directory):
-        try:
-            for name in ("rootfs", "bundle", "volumes"):
-                os.mkdir(os.path.join(directory, name), 0o700)
-            top.make(store, container, directory)
-            point("container.top-made")
-        except BaseException:
-            top.remove(store, container, directory)
-            raise
+
+    def undo(directory: str) -> None:
+        top.remove(store, container, directory)
+
+    creating = store.containers.creating(container, found[0], lasting=not wanted.remove, undo=undo)
+    with creating as directory, reported(directory):
+        for name in ("rootfs", "bundle", "volumes"):
+            os.mkdir(os.path.join(directory, name), 0o700)
+        top.make(store, container, directory)
+        point("container.top-made")
     return container
 
 

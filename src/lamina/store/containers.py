@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
@@ -126,10 +126,18 @@ class Containers:
         return os.path.join(self._paths.root, "containers")
 
     @contextmanager
-    def creating(self, container: Container, known: Iterable[Container], *, lasting: bool) -> Iterator[str]:
+    def creating(
+        self,
+        container: Container,
+        known: Iterable[Container],
+        *,
+        lasting: bool,
+        undo: Callable[[str], None] = lambda directory: None,
+    ) -> Iterator[str]:
         """A directory with this record, for the block to fill; it gets its place when the block ends, and protects
         the image from there on: a gc takes the lock before it deletes, and looks again. A RUNNING container is looked
-        after by this process. ``known``: those that were there before. ``lasting`` as in ``write``.
+        after by this process. ``known``: those that were there before. ``lasting`` as in ``write``. ``undo`` is
+        called with the directory if that does not get its place; it removes what the block made outside, or mounted.
 
         Raises Conflict (the name is taken), NotFound (the image was deleted meanwhile), SystemFailure."""
         names = {one.id: one.name for one in known}
@@ -153,12 +161,16 @@ class Containers:
                 replace_file(
                     os.path.join(directory, _RECORD), pieces([text], "container.record-written"), lasting=lasting
                 )
-                yield directory
-                with locked(self._paths.lock):
-                    self._check_name(container, names)
-                    if not os.path.exists(self._paths.blob(Digest.parse(container.manifest))):
-                        raise NotFound(f"the image {container.image} was deleted just now", hint="pull it again")
-                    made.put(self.path(container.id))
+                try:
+                    yield directory
+                    with locked(self._paths.lock):
+                        self._check_name(container, names)
+                        if not os.path.exists(self._paths.blob(Digest.parse(container.manifest))):
+                            raise NotFound(f"the image {container.image} was deleted just now", hint="pull it again")
+                        made.put(self.path(container.id))
+                except BaseException:
+                    undo(directory)
+                    raise
                 point("container.named")
                 if lasting:
                     sync_directory(self._top)

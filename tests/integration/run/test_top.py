@@ -93,6 +93,18 @@ def test_what_stays_in_memory_is_copied_told_and_committed(root: Path, tmp_path:
     assert os.listdir(root / "containers") == []
 
 
+def test_a_taken_name_is_said_and_leaves_nothing(root: Path) -> None:
+    assert lamina(*RUN, "--name", "c", "app", "true", root=root).returncode == 0
+    before = mounts_of(root)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        for more in ({}, {"LAMINA_UPPER_DIR": elsewhere}):
+            done = lamina(*RUN, "--name", "c", "app", "true", root=root, **more)
+            assert (done.returncode, b"the name 'c' is taken" in done.stderr) == (125, True), done.stderr
+        assert os.listdir(elsewhere) == []
+    assert len(os.listdir(root / "containers")) == 1
+    assert mounts_of(root) == before
+
+
 def test_a_directory_of_the_settings(root: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         done = lamina(*RUN, "--name", "c", "app", "touch", "/x", root=root, LAMINA_UPPER_DIR=elsewhere)
