@@ -159,6 +159,11 @@ def user_file(environ: Mapping[str, str]) -> str:
     return os.path.join(base, "lamina", "config.toml")
 
 
+def settings() -> Mapping[str, tuple[str, ...]]:
+    """Each setting, and the variables that set it."""
+    return _VARIABLES
+
+
 def meaning(name: str) -> str:
     """What a setting is for, in a few words."""
     return _MEANING[name]

@@ -177,6 +177,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "LAMINA_CONFIG"):
             environment.pop(name, None)
         copied(top / "store", top / "shared", in_store)
+        stack.callback(cleared, top / "shared")
         stack.enter_context(running_web(top / "shared", environment))
         yield World(
             top,
@@ -198,6 +199,14 @@ def copied(store: Path, to: Path, in_store: bool) -> None:
     subprocess.run(["cp", "-a", str(store), str(to)], check=True)
     if not in_store:
         make_old(to)
+
+
+def cleared(store: Path) -> None:
+    """Nothing stays mounted."""
+    if str(store) in Path("/proc/self/mountinfo").read_text():
+        lamina("rm", "--all", "--force", root=store)
+        lamina("umount", "--all", root=store)
+        assert str(store) not in Path("/proc/self/mountinfo").read_text()
 
 
 @contextmanager
@@ -258,11 +267,12 @@ def shell(world: World, tmp_path: Path, row: Row) -> Iterator[Shell]:
             timeout=60,
         )
 
-    with running_web(store, environment) if row.web else ExitStack():
-        yield run
-    if row.alone and str(store) in Path("/proc/self/mountinfo").read_text():
-        lamina("rm", "--all", "--force", root=store)
-        lamina("umount", "--all", root=store)
+    try:
+        with running_web(store, environment) if row.web else ExitStack():
+            yield run
+    finally:
+        if row.alone:
+            cleared(store)
 
 
 @pytest.mark.parametrize(
