@@ -39,7 +39,7 @@ def pages(codes: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
     they mean."""
     from lamina.cli.app import cli
 
-    context = click.Context(cli, info_name="lamina")
+    context = click.Context(cli, info_name="lamina", **cli.context_settings)
     found = {"lamina.1": _page(context, [*_overview(codes)])}
     for inner in _contexts(context):
         found[inner.command_path.replace(" ", "-") + ".1"] = _page(inner, [])
@@ -77,7 +77,8 @@ def _page(context: click.Context, more: Sequence[str]) -> str:
         *_section("Synopsis", [rf"\fB{_text(context.command_path)}\fR " + _text(" ".join(_usage(command, context)))]),
         *_section("Description", about),
     ]
-    options = [found for one in command.get_params(context) if (found := one.get_help_record(context))]
+    records = [one.get_help_record(context) for one in command.get_params(context)]
+    options = [found for found in records if found is not None and found[1]]  # arguments have no text
     if options:
         lines += _section("Options", [line for flags, text in options for line in _item(_flags(flags), text)])
     if isinstance(command, click.Group):
