@@ -60,7 +60,7 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
         command = group.get_command(context, name)
         if command is None or command.hidden:
             continue
-        inner = click.Context(command, info_name=name, parent=context)
+        inner = click.Context(command, info_name=name, parent=context, **command.context_settings)
         yield inner
         if isinstance(command, click.Group):
             yield from _contexts(inner)
