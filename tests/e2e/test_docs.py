@@ -1,4 +1,5 @@
-"""Every block of Python in README and docs/ runs, in a directory, a store and a registry made for it: no network."""
+"""Every block of Python in README and docs/ runs, and every line of README's console, in a directory, a store and a
+registry made for it: no network."""
 
 from __future__ import annotations
 
@@ -6,7 +7,12 @@ import doctest
 import importlib.util
 import io
 import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
+import tomllib
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +25,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from lamina import rights
 from lamina.archive.docker import DockerArchiveWriter
 from lamina.archive.layout import LayoutReader
+from lamina.cli.app import VERBS
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -95,7 +102,14 @@ def images(layout: Path) -> None:
     two = [*one, new]
     steps = [{"created_by": words} for words in ("FROM scratch", "COPY app /", "RUN rm /root/.netrc", "COPY app2 /")]
     run = {"Cmd": ["/srv/app/main.py"], "Env": ["PATH=/bin:/usr/bin", "LANG=C.UTF-8"]}
-    all_layers = {"debian:12": one[:1], "debian:12.6": [base(b"12.6")], "app": one, "app:1": one, "app:2": two}
+    all_layers = {
+        "alpine": one[:1],
+        "debian:12": one[:1],
+        "debian:12.6": [base(b"12.6")],
+        "app": one,
+        "app:1": one,
+        "app:2": two,
+    }
     for name, layers in all_layers.items():
         config = run if "app" in name else {"Env": run["Env"][:1]}
         write_layout(layout, name, layers, config={"config": config, "history": steps[: len(layers)]})
@@ -119,7 +133,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     (tmp_path / "site/index.html").write_text("<p>a site</p>\n")
     (tmp_path / "motd.txt").write_text("a site\n")
     there = Store.open(str(tmp_path / "there"))
-    copy(layout, there, [("debian:12", "debian:12"), ("app:1", "ghcr.io/me/app:1")])
+    copy(layout, there, [("alpine", "alpine"), ("debian:12", "debian:12"), ("app:1", "ghcr.io/me/app:1")])
     with RegistryServer(there, writable=True) as registry:
         (tmp_path / "registries.conf").write_text(CONF.format(port=registry.port))
         yield {
@@ -159,6 +173,51 @@ def test_blocks_run(page: Path, world: dict[str, object], subtests: pytest.Subte
             done = True
         if not done:
             break  # what follows builds upon it
+
+
+def console_lines() -> list[str]:
+    """What README shows after a prompt, without the remarks."""
+    text = (TOP / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line.removeprefix("$ ").partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+OTHER_CODES = {"diff": 1}
+"""Verbs whose answer is told by the exit code too."""
+NEEDS_RUN = ("run", "commit", "cp", "diff try", "rm")
+
+
+def test_the_console_lines_of_readme_run(
+    world: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    """In order: what follows builds upon what stands before."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/lamina"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -W error -m lamina "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    lines = console_lines()
+    assert len(lines) > 30
+    for line in lines:
+        _, _, words = line.partition("lamina ")
+        assert words, line
+        if words.startswith("serve"):
+            continue  # until Ctrl-C
+        with subtests.test(line):
+            if words.startswith(NEEDS_RUN) and not world["can_run"]:
+                _skip("containers can't be run here")
+            done = subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            code = OTHER_CODES.get(words.split()[0], 0) if "try" not in words else 0
+            assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done
+
+
+def test_readme_names_every_verb_and_only_extras_that_are_there() -> None:
+    text = (TOP / "README.md").read_text(encoding="utf-8")
+    tables = "\n".join(line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`([a-z]+)`", tables)) == set(VERBS) - {"help"}
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name for names in re.findall(r"lamina\[([a-z,]+)\]", text) for name in names.split(",")}
+    assert extras - {"run"} == set(project["optional-dependencies"]) - {"dev", "run"}
 
 
 def test_every_page_of_the_library_has_blocks() -> None:

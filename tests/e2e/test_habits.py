@@ -325,3 +325,37 @@ def test_enough_lines_of_each_tool() -> None:
     assert len({row.theirs for row in ROWS}) == len(ROWS) - 1
     assert len(DOCKER) >= 150
     assert len(SKOPEO) + len(CRANE) >= 60
+
+
+PAGE = Path(__file__).parents[2] / "docs/coming-from.md"
+SPOKEN = ("lamina serve",)
+"""Lines that the page shows shorter than the table runs them."""
+
+
+def shown() -> tuple[list[str], list[tuple[str, str]]]:
+    """What the page says of lines: those that are the same, and theirs beside ours."""
+    text = PAGE.read_text(encoding="utf-8")
+    same = [line for block in re.findall(r"^```console\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    beside = re.findall(r"^\| `(.+?)` \| `(.+?)` \| ", text, re.MULTILINE)
+    return same, [(theirs.replace(r"\|", "|"), ours.replace(r"\|", "|")) for theirs, ours in beside]
+
+
+def test_the_page_shows_no_line_that_is_not_in_the_table_and_works() -> None:
+    works = {(row.theirs, row.line) for row in ROWS if not row.yet and (row.instead or not row.todo)}
+    same, beside = shown()
+    assert len(same) > 40
+    assert len(beside) > 20
+    for line in same:
+        words = line.partition(" ")[2]
+        assert (line, f"lamina {words}") in works, line
+    for theirs, ours in beside:
+        if ours in SPOKEN:
+            assert any(row.theirs == theirs and ours in row.line for row in ROWS), theirs
+        else:
+            assert (theirs, ours) in works, (theirs, ours)
+    rows = [
+        line
+        for line in PAGE.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\| `(docker|podman|skopeo|crane|dive) ", line)
+    ]
+    assert len(rows) == len(beside)  # each was understood
