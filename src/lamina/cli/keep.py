@@ -19,7 +19,7 @@ from lamina.spec.reference import Reference
 @format_option
 @click.pass_obj
 def df(session: Session, verbose: bool, format: str | None) -> None:
-    """Show what the store's bytes are for. UNIQUE is what `lamina rmi` of that image alone frees."""
+    """Show what the store's bytes are for. UNIQUE is what `lamina rmi` of only that image frees."""
     from lamina.store.usage import usage
 
     used = usage(session.store)
@@ -69,11 +69,12 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
 
 
 @command("fsck", "lamina fsck\nlamina fsck --repair")
-@click.option("--repair", is_flag=True, help="Make derived data again, move damaged blobs aside.")
+@click.option("--repair", is_flag=True, help="Make damaged derived files again, and move damaged blobs aside.")
 @report_option
 @click.pass_obj
 def fsck(session: Session, repair: bool, format: str | None) -> int:
-    """Check every byte of the store: blobs, names, layers. Exit code 1 if an image is not whole."""
+    """Check the store: hash every blob again, and compare names, layers and derived files with the blobs. Exit code 1
+    if an image is incomplete or damaged. `lamina pull` brings back a blob that --repair moved aside."""
     from lamina.store.fsck import fsck as check
     from lamina.view.check import check_unions
 
@@ -107,18 +108,20 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
     "--all",
     "all_",
     is_flag=True,
-    help="Also images that have a name, and what waits to be taken up by the next pull.",
+    help="Also delete images that have a name, and the parts of interrupted downloads.",
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Say what would go and how many bytes it frees.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be deleted and how many bytes that frees.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@click.option("--keep", type=click.Choice(KEEPS), help="Also let all layers that stay be kept so (as the setting).")
+@click.option(
+    "--keep", type=click.Choice(KEEPS), help="Also store the remaining layers in this way, as the setting keep does."
+)
 @report_option
 @click.pass_obj
 def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | None, format: str | None) -> None:
-    """Delete untagged images, and blobs and derived data that no image needs. What is being pulled stays. Clear up
-    after containers whose lamina was killed: those of `run --rm` are removed.
+    """Delete untagged images, and the blobs and derived files that no image needs. What a running pull has fetched
+    is kept. Also clean up after containers whose lamina was killed, and remove those of `run --rm`.
 
-    With keep = blob, also the tars that mounts had made and that nothing is mounted of any more."""
+    With the setting keep = blob, also delete the tars that a mount made and that no mount uses now."""
     from lamina.store.gc import Deleted
     from lamina.store.gc import prune as sweep
 

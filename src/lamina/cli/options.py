@@ -44,7 +44,7 @@ quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No p
 
 
 referrers_option: Decorator = click.option(
-    "--referrers", is_flag=True, help="Signatures, attestations and SBOMs along with the image."
+    "--referrers", is_flag=True, help="Also copy signatures, attestations and SBOMs of the image."
 )
 
 
@@ -65,7 +65,7 @@ platform_option: Decorator = click.option(
 view_option: Decorator = click.option(
     "--view",
     type=click.Choice(VIEWS),
-    help="How the union is shown (default: as set, else the first that works here; see `lamina info`).",
+    help="How to show the union (default: the setting, else the first that works here; see `lamina info`).",
 )
 
 
@@ -82,7 +82,8 @@ keep_option: Decorator = click.option(
     type=click.Choice(KEEPS),
     expose_value=False,
     callback=_setting("keep"),
-    help="What stays of each layer that comes in: the blob, the tar in it (the blob is then a registry's), or both.",
+    help="What to keep of each layer: the compressed blob, the uncompressed tar (lamina then fetches the blob from "
+    "its registry when it is needed), or both.",
 )
 
 
@@ -95,17 +96,17 @@ _TLS = click.option(
     metavar="true|false",
     expose_value=False,
     callback=_setting("tls_verify"),
-    help="false: don't check certificates, and take plain http (default: true, http for loopback).",
+    help="false: accept any certificate, and plain http (default: true, and http for loopback).",
 )
 _AUTHFILE = click.option(
-    "--authfile", metavar="FILE", expose_value=False, callback=_setting("authfile"), help="Where credentials are."
+    "--authfile", metavar="FILE", expose_value=False, callback=_setting("authfile"), help="File with credentials."
 )
 _CERT_DIR = click.option(
     "--cert-dir",
     metavar="DIR",
     expose_value=False,
     callback=_setting("cert_dir"),
-    help="Own CAs (*.crt) and client certificates (*.cert with *.key).",
+    help="Directory with CAs (*.crt) and client certificates (*.cert with *.key).",
 )
 _CREDS = click.option(
     "--creds",

@@ -21,11 +21,13 @@ from lamina.spec.name import parse_name
 @platform_option
 @click.pass_obj
 def mount(session: Session, image: str, target: str, view: str | None) -> None:
-    """Mount the union of an image, or of a range of its layers, read-only (Linux). As root from Linux 6.12 nothing is
-    unpacked: files are read from the layers' tars, and images share the memory of shared layers. A plain user's is
-    held by a small process, in whose /proc/PID/root it is seen; where no user namespace is allowed, and for images
-    of registries and archives, which are not stored, it is served through FUSE (lamina[fuse]). Without TARGET, in the
-    store; the directory is printed. Set-user-ID bits and devices have no effect below it."""
+    """Mount the union of an image, or of a range of its layers, read-only (Linux), and print the directory. Without
+    TARGET it is a directory of the store.
+
+    As root, from Linux 6.12, nothing is unpacked: files are read from the layers' tars, and images share the memory
+    of shared layers. The mount of a plain user is held by a small process and seen below its /proc/PID/root. Where
+    user namespaces are forbidden, and for images of registries and archives, lamina serves the files through FUSE
+    (lamina[fuse]). Set-user-ID bits and devices have no effect in a mount."""
     from lamina.view.mount import mount as make
 
     if parse_name(image).transport and view not in (None, "fuse"):
@@ -39,11 +41,11 @@ def mount(session: Session, image: str, target: str, view: str | None) -> None:
 
 @command("umount", "lamina umount /mnt\nlamina umount --all")
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("-a", "--all", "all_", is_flag=True, help="Everything that is mounted from the store.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Unmount everything that is mounted from the store.")
 @click.pass_obj
 def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
-    """Take mounts away. Who still works in one keeps it until done. With --all also what containers left whose lamina
-    was killed."""
+    """Unmount images. A process that still uses a mount keeps it until the process ends. With --all, also remove the
+    mounts of containers whose lamina was killed."""
     from lamina.view.mount import mounts as listed
     from lamina.view.mount import unmount
 

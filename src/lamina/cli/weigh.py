@@ -128,7 +128,7 @@ def waste(
     min_efficiency: float | None,
     format: str | None,
 ) -> int:
-    """Show bytes that an image need not have: files that a later layer hides, files that a layer brings again with
+    """Show bytes that an image does not need: files that a later layer hides, files that a layer brings again with
     the same content, the same content at several paths, and caches of package managers. The efficiency is dive's."""
     from lamina.insight.waste import find_waste
 
