@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# what Python compiled is kept: tests and demo start thousands of short commands
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo demo-big test lint bench conformance clean
 PEERS := $(or $(LAMINA_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina-peers)
 
 help:
 	@echo "make demo   images made of this machine's programs, layer by layer (under a minute, no root, no network but pip's)"
 	@echo "make demo-big  real images of Debian packages, made, pulled and run (root, network; CACHE=DIR keeps the trees, KEEP=1 all)"
-	@echo "make test   lint, types, import rules and all tests"
+	@echo "make test   lint, types, import rules and all tests (LAMINA_TEST_THOROUGH=1: tests of chance take more examples)"
 	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR of all else beside peers, into bench/RESULTS.md"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
 

@@ -39,6 +39,13 @@ from lamina.store.store import Store
 from lamina.transfer.copy import copy
 
 Member = tuple[Any, ...]
+THOROUGH = bool(os.environ.get("LAMINA_TEST_THOROUGH"))
+"""Whether tests of chance look as often as they can (`.ci/run` does), or as often as somebody wants to wait."""
+
+
+def rounds(number: int, else_: int = 0) -> int:
+    """How many examples or rounds a test of chance takes: ``number`` in a thorough run, else ``else_`` or a fifth."""
+    return number if THOROUGH else else_ or max(number // 5, 10)
 
 
 def make_tar(members: Sequence[Member], format: int = tarfile.PAX_FORMAT) -> bytes:

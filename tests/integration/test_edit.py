@@ -32,7 +32,7 @@ from lamina.run.options import Wanted
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import free_port, make_tar, write_layout
+from support import free_port, make_tar, rounds, write_layout
 from support import lamina as cli
 
 SPARSE = b"\0" * (3 << 20) + b"data" * 1024 + b"\0" * (1 << 20)
@@ -235,7 +235,7 @@ def members(layer: list[tuple[str, str]], number: int) -> list[Any]:
     return found
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(layer_strategy, min_size=1, max_size=4), st.data())
 def test_generated_images_squashed_flattened_erased_and_rebased(
     tmp_path_factory: pytest.TempPathFactory, stack: Any, data: Any

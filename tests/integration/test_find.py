@@ -24,7 +24,7 @@ from lamina.store.members import Members
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.union.merge import merge
-from support import lamina, write_layout
+from support import lamina, rounds, write_layout
 
 SECRET = b"-----BEGIN PRIVATE KEY-----"
 BASE = [
@@ -213,7 +213,7 @@ def test_images_that_are_not_whole_are_named(root: Path) -> None:
     assert b"warning: app:latest was left out" in done.stderr
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(stacks)
 def test_places_are_those_of_the_whole_merge(stack: Any) -> None:
     """Each prefix of a stack is an image; every entry in it is a hit."""

@@ -1,4 +1,5 @@
-"""podman's mount as a judge of ours: the same paths, kinds, modes, ids, sizes, times, links, xattrs and content.
+"""podman's mount and docker's export as judges of ours: the same paths, kinds, modes, ids, sizes, times, links,
+xattrs and content.
 
 The images are of the sort that builders make: each layer states the directories that it passes through, and no rule
 is touched where podman is known to differ (tests/oracles.md).
@@ -11,6 +12,7 @@ import os
 import random
 import stat
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +20,15 @@ from typing import Any
 
 import pytest
 
+from docker_engine import Docker
 from lamina.archive.layout import LayoutReader
 from lamina.config import VIEWS
+from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.view.mount import mount, unmount
-from support import podman_command, require_root, require_tool, write_layout
+from support import lamina, podman_command, require_root, require_tool, write_layout
 
 pytestmark = pytest.mark.peer
 Layers = list[list[Any] | bytes]
@@ -212,3 +216,56 @@ def test_where_podman_differs(tmp_path: Path) -> None:
     with by_lamina(tmp_path) as place:
         ours = ((place / "a").stat().st_mode & 0o777, (place / "old").stat().st_mtime)
     assert (theirs, ours) == ((0o600, 0), (0o755, -100))
+
+
+DOCKERS = {".dockerenv", "dev", "dev/console", "dev/pts", "dev/shm", "proc", "sys", "etc/hosts", "etc/hostname"}
+"""What docker makes in every container, beside the two below."""
+DOCKERS |= {"etc/resolv.conf", "etc/mtab"}
+TOUCHED = {"etc"}
+"""Directories whose times that changes."""
+
+
+def of_tar(path: Path) -> tuple[dict[str, Any], set[frozenset[str]]]:
+    """As ``state``, of a tar of a whole file system, in seconds: without what docker makes."""
+    found: dict[str, Any] = {}
+    groups: dict[str, set[str]] = {}
+    with tarfile.open(path, errors="surrogateescape") as tar:
+        for member in tar:
+            name = member.name.removeprefix("./").strip("/")
+            first = member.linkname.removeprefix("./").strip("/") if member.islnk() else name
+            if not member.isdir():
+                groups.setdefault(first, set()).add(name)
+            if member.islnk() or name in ("", ".") or name in DOCKERS:
+                continue
+            what: Any = member.linkname if member.issym() else (member.devmajor, member.devminor)
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is not None:
+                what = (member.size, hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
+            xattrs = {key: value for key, value in member.pax_headers.items() if key.startswith("SCHILY.xattr.")}
+            mode = member.mode if not member.issym() else 0o777
+            time = None if name in TOUCHED else int(member.mtime)
+            found[name] = (member.type, oct(mode & 0o7777), member.uid, member.gid, time, what, xattrs)
+    return found, {frozenset(names - DOCKERS) for names in groups.values() if names - DOCKERS}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_docker_exports_the_same(docker: Docker, image: str, tmp_path: Path) -> None:
+    require_tool("busybox")
+    write_layout(tmp_path / "l", "x", IMAGES[image]())
+    layout = LayoutReader(str(tmp_path / "l"))
+    with RegistryServer(layout) as server:
+        docker.ok("pull", f"{server.name}/x")
+        container = docker.ok("create", f"{server.name}/x", "true")
+        try:
+            docker.ok("export", "-o", str(tmp_path / "theirs.tar"), container)
+        finally:
+            docker.ok("rm", container)
+            docker.ok("rmi", f"{server.name}/x")
+    copy(layout, Store.open(str(tmp_path / "s")), [("x", "x")])
+    done = lamina("export", "x", "-o", str(tmp_path / "ours.tar"), root=tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = of_tar(tmp_path / "ours.tar"), of_tar(tmp_path / "theirs.tar")
+    if "etc" not in ours[0]:
+        del theirs[0]["etc"]
+    assert len(theirs[0]) > 10
+    assert ours == theirs

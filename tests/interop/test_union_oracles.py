@@ -1,16 +1,20 @@
-"""What podman and umoci make of the rules of the union. The table of tests/oracles.md, checked: where a peer differs
-from lamina, it stands here what it does, so that a change of theirs is seen."""
+"""What podman, umoci and docker make of the rules of the union. The table of tests/oracles.md, checked: where a peer
+differs from lamina, it stands here what it does, so that a change of theirs is seen."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from docker_engine import Docker
+from lamina.archive.layout import LayoutReader
 from lamina.errors import LaminaError
+from lamina.serve.server import RegistryServer
 from lamina.union.merge import merge
 from support import layer_index, podman_command, require_root, require_tool, write_layout
 
@@ -182,3 +186,49 @@ def test_podman(rule: str, driver: str, tmp_path: Path) -> None:
             [*podman, "image", "mount", done.stdout.split()[-1]], capture_output=True, check=True, text=True
         )
         assert shown(Path(mounted.stdout.strip())) == wanted
+
+
+DOCKERS = {
+    *(".dockerenv", "dev", "dev/console", "dev/pts", "dev/shm", "proc", "sys"),
+    *("etc", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab"),
+}
+"""What docker makes in every container; no rule's layers have any of it."""
+
+
+def exported(path: Path) -> dict[str, Any]:
+    """As ``shown``, of docker's export."""
+    found: dict[str, Any] = {}
+    with tarfile.open(path, errors="surrogateescape") as tar:
+        for member in tar:
+            name = member.name.strip("/")
+            kind: Any = member.size
+            if member.isdir():
+                kind = "dir"
+            elif member.issym():
+                kind = f"-> {member.linkname}"
+            elif member.islnk():
+                kind = found[member.linkname.strip("/")]
+            if name not in DOCKERS:
+                found[name] = kind
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_docker(docker: Docker, rule: str, tmp_path: Path) -> None:
+    """By its driver overlay2, or vfs where that can't be: both do what podman's do."""
+    layers, expected, others = RULES[rule]
+    driver = "overlay" if docker.driver == "overlay2" else docker.driver
+    write_layout(tmp_path / "l", "x", layers)
+    wanted = others.get(f"podman {driver}", others.get("podman", expected))
+    with RegistryServer(LayoutReader(str(tmp_path / "l"))) as server:
+        done = docker("pull", f"{server.name}/x")
+        if done.returncode != 0:
+            assert wanted == FAILS, done.stderr
+            return
+        container = docker.ok("create", f"{server.name}/x", "true")
+        try:
+            docker.ok("export", "-o", str(tmp_path / "theirs.tar"), container)
+        finally:
+            docker.ok("rm", container)
+            docker.ok("rmi", f"{server.name}/x")
+    assert exported(tmp_path / "theirs.tar") == wanted

@@ -130,7 +130,7 @@ def run(
     )
     spec = {**spec, "mounts": placed(spec["mounts"], inside)}
     user = spec["process"]["user"]
-    is_root = not (user["uid"] or user["gid"] or user["additionalGids"])
+    is_root = not (user["uid"] or user["gid"] or set(user["additionalGids"]) - {0})
     with ExitStack() as opened:
 
         def keep(descriptor: int) -> int:

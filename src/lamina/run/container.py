@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 Me = tuple[int, int] | None
 """The uid and gid that the caller has inside, where that was asked for."""
 _ELF_HEAD = 20  # bytes, with the machine that a program is for
-_LINUX_INITS = ("tini", "catatonit", "dumb-init")
+_INITS = ("tini", "docker-init", "tini-static", "catatonit", "dumb-init")
 
 
 def create(
@@ -412,8 +412,10 @@ def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[
 
 
 def _here(user: User, owners: Owners) -> User:
-    """The user without the further groups that this process can't give away, as runc has it. Raises Unsupported where
-    the user itself is not there."""
+    """The user with the further groups that this process can give away, as runc has it. Its own group is one of them,
+    as docker has it: else a set-group-id program could drop it, and reach what is closed to the group
+    (CVE-2022-36109). Raises Unsupported where the user itself is not there."""
+    user = replace(user, groups=(user.gid, *user.groups))
     if rights.is_root() and not owners:
         return user
 
@@ -501,11 +503,20 @@ def _seccomp(wanted: Wanted, runtime: Runtime, here: int, architecture: str) -> 
 
 
 def _init_program() -> str:
-    for name in _LINUX_INITS:
+    """The path of an init that runs in any container: the machine's libraries are not there."""
+    from lamina.run.program import is_dynamic
+
+    dynamic = ""
+    for name in _INITS:
         found = find_program(name)
         if found:
-            return found
-    raise NotFound("no init program here", hint=f"install one of {', '.join(_LINUX_INITS)}")
+            with reported(found), open(found, "rb") as file:
+                if not is_dynamic(file):
+                    return found
+            dynamic = dynamic or found
+    if dynamic:
+        raise NotFound(f"{dynamic} can't run in a container: it is not a static program", hint="install catatonit")
+    raise NotFound("no init program here", hint="install tini (its tini-static) or catatonit")
 
 
 @contextmanager

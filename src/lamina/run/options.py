@@ -189,11 +189,10 @@ def parse_userns(word: str) -> Userns:
 
 
 def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> tuple[str, ...]:
-    """What is run: docker's rule (an entrypoint that was given drops the image's command). Raises NotFound."""
+    """What is run: docker's rule (an entrypoint that was given, even an empty one, drops the image's command). Raises
+    NotFound."""
     if wanted.entrypoint is not None:
         words = (*((wanted.entrypoint,) if wanted.entrypoint else ()), *wanted.command)
-        if not wanted.entrypoint and not wanted.command:
-            words = tuple(command)
     else:
         words = (*entrypoint, *(wanted.command or command))
     if not words:

@@ -12,7 +12,7 @@ from lamina.run.spec import places
 from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from lamina.run.inside import Inside
 
@@ -20,6 +20,9 @@ HEAD = 256
 """Bytes of a program that the kernel looks at to find who can run it (linux/binfmts.h)."""
 _MAX_SCRIPTS = 5  # interpreters that are scripts themselves, one after the other (exec(2))
 _ELF = b"\x7fELF"
+_HEADERS = {1: (28, 4, 42), 2: (32, 8, 54)}
+"""By e_ident[EI_CLASS]: the place and size of e_phoff, and the place of e_phentsize and e_phnum behind it."""
+_INTERPRETER = 3  # PT_INTERP
 _LITTLE = 1  # e_ident[EI_DATA]
 _MACHINES = {
     3: "386",
@@ -44,6 +47,22 @@ def architecture(head: bytes) -> str:
     number = int.from_bytes(head[18:20], "little" if little else "big")
     name = _MACHINES.get(number, f"ELF machine {number}")
     return name + "le" if little and name in ("mips", "ppc64") else name
+
+
+def is_dynamic(file: BinaryIO) -> bool:
+    """Whether a program is an ELF file that names a loader: it runs only where that and its libraries are."""
+    head = file.read(64)
+    if head[:4] != _ELF or len(head) < 64 or head[4] not in _HEADERS:
+        return False
+    place, width, sizes = _HEADERS[head[4]]
+
+    def number(data: bytes, at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], "little" if head[5] == _LITTLE else "big")
+
+    size, count = number(head, sizes, 2), number(head, sizes + 2, 2)
+    file.seek(number(head, place, width))
+    table = file.read(size * count)
+    return any(number(table, at * size, 4) == _INTERPRETER for at in range(count))
 
 
 def interpreter(head: bytes) -> str:

@@ -88,9 +88,9 @@ def test_what_it_sees(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("user", "seen"),
     [
-        ("web", "uid=33(web) gid=44(web) groups=55(extra)"),
-        ("web:extra", "uid=33(web) gid=55(extra)"),
-        ("4711:4712", "uid=4711 gid=4712"),
+        ("web", "uid=33(web) gid=44(web) groups=44(web),55(extra)"),
+        ("web:extra", "uid=33(web) gid=55(extra) groups=55(extra)"),
+        ("4711:4712", "uid=4711 gid=4712 groups=4712"),
     ],
 )
 def test_users(root: Path, user: str, seen: str) -> None:

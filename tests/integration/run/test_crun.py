@@ -110,4 +110,4 @@ def test_as_a_plain_user(userns: str) -> None:
         )
         first, _, groups = done.stdout.strip().partition(b" groups=")
         assert (done.returncode, first) == (3, b"uid=33(web) gid=44(web)"), done.stderr
-        assert len(groups.split(b",")) == (2 if userns == "keep-id" else 1)  # the caller's group stays in reach
+        assert len(groups.split(b",")) == (3 if userns == "keep-id" else 2)  # the caller's group stays in reach

@@ -106,7 +106,7 @@ def test_owners_are_the_images_where_the_user_has_further_ids() -> None:
             "run", "--rm", "--network", "none", "-u", "web", "app", "sh", "-c", "id; cat /data/secret; ls -ln /data"
         )
         assert done.returncode == 0, done.stderr
-        assert b"uid=33(web) gid=44(web) groups=55(extra)\nonly mine" in done.stdout
+        assert b"uid=33(web) gid=44(web) groups=44(web),55(extra)\nonly mine" in done.stdout
         assert done.stdout.split()[-7:-5] == [b"33", b"44"]
 
 

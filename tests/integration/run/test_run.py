@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -171,8 +172,19 @@ def test_environment_user_and_place(root: Path, tmp_path: Path) -> None:
     lines = done.stdout.decode().splitlines()
     assert {"A=image", "B=given", "C=file", "TAKEN=host", "HOME=/srv/web", "/made/here"} <= set(lines)
     assert not any(line.startswith("NOT_THERE") for line in lines)
-    assert lines[-1] == "uid=33(web) gid=44(web) groups=55(extra)"
+    assert lines[-1] == "uid=33(web) gid=44(web) groups=44(web),55(extra)"
     assert out(root, "-u", "1234:5678", "app", "id").split()[:2] == ["uid=1234", "gid=5678"]
+
+
+def test_an_init_that_needs_libraries_is_passed_over(root: Path, tmp_path: Path) -> None:
+    """Debian's tini does, and the image has other libraries or none."""
+    (tmp_path / "bin").mkdir()
+    shutil.copy(sys.executable, tmp_path / "bin/tini")
+    init = tmp_path / "bin/docker-init"
+    init.write_text('#!/bin/sh\nshift\necho init $$\nexec "$@"\n')
+    init.chmod(0o755)
+    done = run(root, "--rm", "--init", "app", "sh", "-c", "exit 6", PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert (done.returncode, done.stdout) == (6, b"init 1\n"), done.stderr
 
 
 def test_entrypoint_and_command(tmp_path: Path) -> None:
@@ -181,6 +193,7 @@ def test_entrypoint_and_command(tmp_path: Path) -> None:
     assert out(store, "app", "given") == "entry given\n"
     assert out(store, "--entrypoint", "/bin/echo", "app", "-n", "alone") == "alone"
     assert run(store, "--rm", "--entrypoint", "/bin/echo", "app").stdout == b"\n"
+    assert run(store, "--rm", "--entrypoint", "", "app").returncode == 125
 
 
 def test_defaults_are_dockers(root: Path) -> None:

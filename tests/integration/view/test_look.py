@@ -28,7 +28,7 @@ from lamina.view.erofs_read import ErofsImage
 from lamina.view.look import DEEPEST, look, write_merged
 from lamina.view.parts import image_of, merged_part
 from lamina.view.stored import StoredUnion
-from support import lamina, write_layout
+from support import lamina, rounds, write_layout
 
 LAYERS: list[list[Any] | bytes] = [
     [("etc/", None), ("etc/conf", b"lower"), ("etc/gone", b"g"), ("link", "-> etc/conf"), ("dev", "c 1 3")],
@@ -68,7 +68,7 @@ def same(tree: Tree, union: Union) -> None:
 
 
 @given(stacks)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=rounds(150), deadline=None)
 def test_every_question_has_the_same_answer(stack: Any) -> None:
     try:
         tree = merge([attributed(layer) for layer in numbered(stack)])

@@ -37,7 +37,7 @@ from lamina.view.lower import mounted_at, sweep
 from lamina.view.mount import Top, mount, mount_union, mounts, unmount
 from lamina.view.parts import DEEPEST, parts_of
 from lamina.view.upper import refusal
-from support import lamina, layer_index, require_root, require_tool, write_layout
+from support import lamina, layer_index, require_root, require_tool, rounds, write_layout
 
 KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -240,7 +240,7 @@ STACKS = st.lists(st.lists(MEMBERS, max_size=6, unique_by=lambda m: m[0].rstrip(
 
 
 @given(STACKS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_generated_stacks(tmp_path_factory: pytest.TempPathFactory, layers: list[list[Any]]) -> None:
     try:
         merge([layer_index(*layer) for layer in layers])

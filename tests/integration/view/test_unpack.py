@@ -33,7 +33,7 @@ from lamina.transfer.open import open_stack
 from lamina.view.lower import unpack_parts
 from lamina.view.unpack import remove_tree, unpack
 from lamina.view.upper import refusal
-from support import lamina, require_root, write_layout
+from support import lamina, require_root, rounds, write_layout
 
 KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -131,7 +131,7 @@ def with_links(layers: Any) -> list[Any]:
 
 @pytest.mark.skipif(not ROOT, reason="looks into directories without rights")
 @given(LAYERS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_generated_stacks(tmp_path_factory: pytest.TempPathFactory, layers: Any) -> None:
     where = tmp_path_factory.mktemp("u")
     stack = layout_stack(where, with_links(layers))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.edit.drift import Drift, carried_over
+from support import rounds
 
 
 def test_the_new_bases_environment_wins_where_the_image_did_not_change_it() -> None:
@@ -56,7 +57,7 @@ runs: Any = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 @given(runs, runs, runs)
 def test_laws_of_the_merge(old: Any, new: Any, own: Any) -> None:
     def plain(run: Any) -> Any:

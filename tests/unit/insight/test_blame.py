@@ -21,6 +21,7 @@ from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
 from lamina.union.trail import State, trail
 from sides import MadeLayer, layers
+from support import rounds
 from unit.union.test_union_model import Impossible, Node, apply
 
 
@@ -115,7 +116,7 @@ def words(one: Shown, below: Shown) -> set[str]:
     return found
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=rounds(600), deadline=None)
 @given(layers)
 @example(  # the bytes of one length are not the same
     [
@@ -197,7 +198,7 @@ def test_layers_of_a_range_keep_the_numbers_that_they_have_in_the_image() -> Non
     assert oldest.ended.text == "layer 4 states the directory again"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(layers)
 def test_blame_of_one_path_is_that_of_all(stack: Any) -> None:
     """Whether a path was glanced at, or the whole stack merged."""

@@ -16,6 +16,7 @@ from lamina.insight.diff import ADDED, CHANGED, FIELDS, REMOVED, RENAMED, Change
 from lamina.insight.side import Side
 from lamina.layer.entry import Kind
 from sides import MadeLayer, layers, side, twins
+from support import rounds
 
 
 class Unpacked(NamedTuple):
@@ -81,7 +82,7 @@ def pair(common: Any, one: Any, other: Any) -> tuple[Side, Side] | None:
     return sides
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(layers, twins)
 def test_diff_equals_a_naive_one(common: Any, both: Any) -> None:
     sides = pair(common, *both)
@@ -98,7 +99,7 @@ def test_diff_equals_a_naive_one(common: Any, both: Any) -> None:
     assert not compare(sides[0], sides[0]).differ
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=rounds(150), deadline=None)
 @given(layers, twins)
 def test_renames_are_pairs_of_what_went_and_came_and_none_is_left(common: Any, both: Any) -> None:
     sides = pair(common, *both)
@@ -117,7 +118,7 @@ def test_renames_are_pairs_of_what_went_and_came_and_none_is_left(common: Any, b
     assert gone & came <= {b""}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=rounds(150), deadline=None)
 @given(layers, twins)
 def test_what_is_ignored_is_not_told(common: Any, both: Any) -> None:
     sides = pair(common, *both)

@@ -19,7 +19,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.union.merge import merge
 from lamina.union.tree import Tree
-from support import index_of, make_tar
+from support import index_of, make_tar, rounds
 
 
 @dataclass
@@ -179,7 +179,7 @@ def paths(tree: Tree) -> dict[bytes, int]:
 
 
 @given(stacks)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 def test_marks_are_the_difference_of_the_unions(stack: Any) -> None:
     indexes = [build(layer) for layer in numbered(stack)]
     unions: list[set[bytes]] = [set()]

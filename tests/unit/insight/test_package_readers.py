@@ -26,6 +26,7 @@ from lamina.insight.package_texts import (
     python_metadata,
 )
 from lamina.insight.packages import purl_of
+from support import rounds
 
 STATUS = b"""Package: libc6
 Status: install ok installed
@@ -190,7 +191,7 @@ def test_inflated_crates_are_bounded() -> None:
     assert list(program(lambda at, size: data[at : at + size])) == []
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 120), st.binary(max_size=8))
 def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
     for reader in (dpkg_status, apk_installed, python_metadata, npm_package):
@@ -205,7 +206,7 @@ def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
     assert sections(lambda start, size: noise[start : start + size], (b".x",)) == {}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=rounds(200), deadline=None)
 @given(
     st.sampled_from(["deb", "apk", "rpm", "pypi", "npm", "cargo", "golang"]),
     st.text(st.sampled_from("abZ09._-+~%é"), min_size=1, max_size=12),

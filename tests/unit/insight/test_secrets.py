@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.insight.secrets import MASK, MOST_A_FILE, in_file, in_words
+from support import rounds
 
 KEY = "-----BEGIN OPENSSH PRIVATE " + "KEY-----\n" + "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ" + "\n"
 
@@ -120,7 +121,7 @@ def test_binary_files_are_not_looked_into_and_findings_have_an_end() -> None:
     assert len(in_file(b"x", b"\n".join([token] * 1000))) == MOST_A_FILE
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=rounds(200), deadline=None)
 @given(
     st.lists(
         st.sampled_from(

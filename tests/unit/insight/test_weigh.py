@@ -15,7 +15,7 @@ from lamina.layer.entry import Kind
 from lamina.union.merge import merge
 from lamina.union.tree import Tree
 from sides import layers, side
-from support import Member, layer_index
+from support import Member, layer_index, rounds
 
 
 def files_of(tree: Tree) -> dict[int, tuple[int, int]]:
@@ -28,7 +28,7 @@ def files_of(tree: Tree) -> dict[int, tuple[int, int]]:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(layers)
 def test_du_adds_up(stack: Any) -> None:
     try:
@@ -47,7 +47,7 @@ def test_du_adds_up(stack: Any) -> None:
     assert every.size - whole.size == sum(hidden_sizes(tree).values())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 @given(layers)
 def test_each_directory_weighs_what_its_children_weigh(stack: Any) -> None:
     try:

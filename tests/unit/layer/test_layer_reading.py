@@ -21,7 +21,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.layer.path import normalise
 from lamina.layer.read import LayerReader
-from support import index_of, make_tar, tar_header
+from support import index_of, make_tar, rounds, tar_header
 
 MEMBERS = [
     ("./", None),
@@ -116,7 +116,7 @@ def test_every_truncation_is_an_error_or_whole(wrap: object) -> None:
         assert summary.tar_size == cut
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
 def test_mutated_archives_raise_only_our_errors(changes: list[tuple[int, int]], fix_checksum: bool) -> None:
     tar = bytearray(make_tar(MEMBERS, tarfile.PAX_FORMAT))

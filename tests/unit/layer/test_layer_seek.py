@@ -18,6 +18,7 @@ from lamina.layer.mark import Mark, MarkingZstd
 from lamina.layer.resume import led_in, resumed
 from lamina.layer.seek import SeekIndex, dump, marking_decoder
 from lamina.spec.digest import Digest
+from support import rounds
 
 SPACING = 20_000
 BLOB = Digest.of(b"blob")
@@ -98,7 +99,7 @@ def test_empty_blocks_in_front_change_nothing(shift: int) -> None:
     assert zlib.decompressobj(-15).decompress(led_in(shift, moved)) == b"hello hello hello"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=rounds(30), deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=60), st.integers(1, 500), st.integers(1, 3000), st.integers(0, 9))
 def test_any_members_any_cut(parts: list[bytes], step: int, spacing: int, level: int) -> None:
     data = b"".join(part * 20 for part in parts)

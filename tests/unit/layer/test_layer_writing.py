@@ -18,7 +18,7 @@ from lamina.layer.entry import Entry, Kind
 from lamina.layer.read import LayerReader
 from lamina.layer.write import write_layer
 from lamina.rights import MAX_ID
-from support import index_of
+from support import index_of, rounds
 
 component = st.binary(min_size=1, max_size=60).filter(
     lambda b: b"/" not in b and b"\0" not in b and b not in (b".", b"..") and not b.startswith(b".wh.")
@@ -44,7 +44,7 @@ entry: Any = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 @given(st.lists(entry, max_size=8, unique_by=lambda e: (e.path, e.kind == Kind.WHITEOUT)), st.binary(max_size=600))
 def test_written_entries_are_read_back(entries: list[Entry], content: bytes) -> None:
     items: list[Any] = []

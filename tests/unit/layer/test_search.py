@@ -15,6 +15,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.filter import LETTERS, Filter, parse_kinds, parse_owner, parse_perm, parse_size
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.search import Pattern, expression, glob, rows_holding, rows_that_fit
+from support import rounds
 
 names = st.lists(st.sampled_from(["a", "ab", "b", ".", "-", "é", "aab", "*"]), min_size=1, max_size=4).map("".join)
 some_paths = st.lists(names, min_size=1, max_size=3).map("/".join)
@@ -64,14 +65,14 @@ def naive(index: LayerIndex, pattern: Pattern) -> list[int]:
     return [row for row in range(len(index)) if index.basename(row) and pattern.fits(index.path(row))]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=rounds(500), deadline=None)
 @given(layers, globs)
 def test_globs_find_the_rows_that_fit(found: list[str], text: str) -> None:
     index = index_of(found)
     assert list(rows_that_fit(index, glob(text.encode()))) == naive(index, glob(text.encode()))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=rounds(500), deadline=None)
 @given(layers, regexes)
 def test_expressions_find_the_rows_that_fit(found: list[str], text: str) -> None:
     index = index_of(found)
@@ -85,7 +86,7 @@ def test_expressions_find_the_rows_that_fit(found: list[str], text: str) -> None
     assert rows == [r for r in range(len(index)) if index.basename(r) and expected.search(index.basename(r))]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(
     names, st.lists(st.sampled_from(["a", "b", "é", "*", "?", "[ab]", "[!b]"]), min_size=1, max_size=5).map("".join)
 )
@@ -100,7 +101,7 @@ def test_a_character_of_several_bytes_is_one(name: str, text: str) -> None:
     assert glob(text.encode()).fits(name.encode()) == fnmatch.fnmatchcase(name, text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 @given(layers, st.sampled_from([b"a", b"ab", b"aa", b"ba", b"\xc3\xa9", b"-"]))
 def test_text_in_names_is_found_but_not_across_their_borders(found: list[str], text: bytes) -> None:
     index = index_of(found)
@@ -183,7 +184,7 @@ filters = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(rows_of, filters)
 def test_columns_are_filtered_as_each_row_is(entries: Any, wanted: Filter) -> None:
     builder = IndexBuilder()

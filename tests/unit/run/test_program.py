@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from lamina.errors import Unsupported
 from lamina.run.inside import Inside
-from lamina.run.program import architecture, check_machine, handled, interpreter
+from lamina.run.program import architecture, check_machine, handled, interpreter, is_dynamic
 from lamina.run.spec import INIT, is_alike, places
 from lamina.spec.platform import Platform
 from support import require_tool
@@ -22,6 +23,39 @@ AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 def elf(machine: int, *, little: bool = True, bits: int = 64) -> bytes:
     head = b"\x7fELF" + bytes([bits // 32, 1 if little else 2, 1]) + bytes(9)
     return head + struct.pack("<HHI" if little else ">HHI", 2, machine, 1) + bytes(40)
+
+
+def with_headers(kinds: list[int], *, little: bool, bits: int) -> bytes:
+    """An ELF file with program headers of these kinds, 8 bytes behind the file's own."""
+    order, wide = "<" if little else ">", bits == 64
+    start, size = (72, 56) if wide else (60, 32)
+    head = bytearray(elf(62, little=little, bits=bits)[: 64 if wide else 52])
+    struct.pack_into(order + ("Q" if wide else "I"), head, 32 if wide else 28, start)
+    struct.pack_into(order + "HH", head, 54 if wide else 42, size, len(kinds))
+    table = b"".join(struct.pack(order + "I", kind).ljust(size, b"\3") for kind in kinds)
+    return bytes(head) + bytes(8) + table
+
+
+@pytest.mark.parametrize("little", [True, False])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_program_that_names_a_loader_is_dynamic(little: bool, bits: int) -> None:
+    def seen(*kinds: int) -> bool:
+        return is_dynamic(io.BytesIO(with_headers(list(kinds), little=little, bits=bits)))
+
+    assert (seen(1, 1, 3), seen(3), seen(6, 3, 1)) == (True, True, True)
+    assert (seen(), seen(1, 1, 2, 6)) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"#!/bin/sh\n" + b"\3" * 99, b"\x7fELF", elf(62)[:40], b"\x7fELF\7" + bytes(99)]
+)
+def test_what_is_no_whole_elf_file_is_not_dynamic(data: bytes) -> None:
+    assert not is_dynamic(io.BytesIO(data))
+
+
+def test_programs_of_this_machine() -> None:
+    with open(sys.executable, "rb") as file:
+        assert is_dynamic(file)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,8 @@ def test_what_is_run(wanted: Wanted, expected: tuple[str, ...]) -> None:
 
 def test_nothing_to_run() -> None:
     with pytest.raises(NotFound):
+        argv(Wanted(entrypoint=""), ("e",), ("c",))  # it drops the image's command, as with docker and podman
+    with pytest.raises(NotFound):
         argv(Wanted(), (), ())
 
 

@@ -17,6 +17,7 @@ from lamina.union.glance import MANY, Glance
 from lamina.union.merge import merge
 from lamina.union.trail import trail
 from lamina.union.tree import Tree
+from support import rounds
 
 walks = st.lists(st.one_of(names, st.sampled_from([b"..", b".", b""])), max_size=5).map(b"/".join)
 
@@ -33,7 +34,7 @@ def told(tree: Tree, path: bytes) -> Any:
         return alive, None
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=rounds(1500), deadline=None)
 @given(stacks, st.lists(paths, min_size=1, max_size=3))
 def test_a_glance_equals_the_whole_merge(stack: Any, wanted: list[bytes]) -> None:
     layers = [build(layer) for layer in numbered(stack)]
@@ -57,7 +58,7 @@ def looked_up(tree: Tree, path: bytes, *, follow: bool) -> tuple[int, PathNotFou
         return 0, error
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=rounds(800), deadline=None)
 @given(stacks, walks, st.booleans())
 def test_a_lookup_follows_symlinks_as_the_whole_merge_does(stack: Any, path: bytes, follow: bool) -> None:
     layers = [build(layer) for layer in numbered(stack)]
@@ -81,7 +82,7 @@ def listed(tree: Tree, node: int) -> Any:
     return [(tree.entry(one), tree.layer(one), tree.links(one), tree.is_directory(one)) for one in every]
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=rounds(2000), deadline=None)
 @given(stacks, walks)
 @example(
     [[(Kind.FILE, b"a/b/c", b"", 0o644), (Kind.FILE, b"a", b"", 0o644), (Kind.FILE, b"a/b/c", b"", 0o644)]], b"a"

@@ -19,6 +19,7 @@ from lamina.layer.index import LayerIndex
 from lamina.union.merge import merge
 from lamina.union.squashed import squashed
 from lamina.union.tree import UNSTATED, Tree
+from support import rounds
 
 
 def original(stack: Any) -> list[LayerIndex]:
@@ -80,7 +81,7 @@ def closed(entries: list[Entry]) -> bool:
     return True
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(stacks, st.data())
 def test_any_range_squashed_leaves_the_union_as_it_was(stack: Any, data: Any) -> None:
     layers = original(stack)
@@ -97,7 +98,7 @@ def test_any_range_squashed_leaves_the_union_as_it_was(stack: Any, data: Any) ->
     same(before, after, times=top)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=rounds(150), deadline=None)
 @given(stacks)
 def test_flat_is_only_what_the_union_shows(stack: Any) -> None:
     layers = original(stack)
@@ -118,7 +119,7 @@ def test_flat_is_only_what_the_union_shows(stack: Any) -> None:
             assert one.content is None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(400), deadline=None)
 @given(stacks, paths)
 def test_erased_paths_are_in_no_layer_and_all_else_stays(stack: Any, gone: bytes) -> None:
     layers = original(stack)

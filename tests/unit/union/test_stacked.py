@@ -13,7 +13,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge, merge
 from lamina.union.stacked import Stacked, lowest, stacked
-from support import layer_index
+from support import layer_index, rounds
 
 
 def seen(layers: list[Stacked]) -> dict[bytes, tuple[Any, ...]]:
@@ -50,7 +50,7 @@ def seen(layers: list[Stacked]) -> dict[bytes, tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=rounds(1500), deadline=None)
 @given(stacks)
 def test_overlay_of_the_layers_is_the_union(stack: Any) -> None:
     indexes = [build(layer) for layer in numbered(stack)]

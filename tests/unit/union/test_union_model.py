@@ -12,6 +12,7 @@ from lamina.errors import InvalidLayer
 from lamina.layer.entry import Kind
 from lamina.union.merge import merge
 from lamina.union.trail import trail, trails_under
+from support import rounds
 
 Op = tuple[Kind, bytes, bytes]  # kind, path, hardlink or symlink target
 
@@ -100,7 +101,7 @@ def ancestors(path: bytes) -> list[bytes]:
     return [b"/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=rounds(600), deadline=None)
 @given(stacks)
 def test_merge_equals_the_model(stack: Any) -> None:
     layers = numbered(stack)
@@ -131,7 +132,7 @@ def test_merge_equals_the_model(stack: Any) -> None:
     assert all(len(inodes) == 1 for inodes in groups.values())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 @given(stacks)
 def test_trails_equal_a_replay_layer_by_layer(stack: Any) -> None:
     """After each layer, a path is visible in the prefix's own union exactly if its trail says so."""

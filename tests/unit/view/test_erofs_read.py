@@ -18,6 +18,7 @@ from lamina.union.merge import merge
 from lamina.union.tree import Tree
 from lamina.view.erofs import BLOCK, DEEP, crc32c, erofs_pieces, write_erofs
 from lamina.view.erofs_read import ErofsImage, Name
+from support import rounds
 
 
 def check(tree: Tree, image: ErofsImage) -> None:
@@ -63,7 +64,7 @@ def check(tree: Tree, image: ErofsImage) -> None:
 
 
 @given(stacks)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 def test_generated_stacks_are_read_as_they_are(stack: Any) -> None:
     try:
         tree = merge([attributed(layer) for layer in numbered(stack)])
@@ -138,7 +139,7 @@ def test_cut_or_changed_images_are_refused(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 def test_damage_further_in_is_an_error_of_ours(seed: int) -> None:
     """With a right superblock and anything behind it: no other exception, and no endless walk."""
     source = random.Random(seed)

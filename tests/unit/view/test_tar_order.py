@@ -10,9 +10,10 @@ from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer
 from lamina.union.merge import merge
 from lamina.view.unpack import in_tar_order
+from support import rounds
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=rounds(500), deadline=None)
 @given(stacks)
 def test_everything_but_directories_by_layer_row_and_name(stack: Any) -> None:
     try:

@@ -1,0 +1,115 @@
+"""The real docker: a daemon of our own that leaves nothing behind, and its client."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support import require_root, require_tool
+
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+_START = 60  # seconds
+
+
+class Docker:
+    """docker's client, connected to one daemon."""
+
+    def __init__(self, address: str, home: str) -> None:
+        self.command = ["docker", "--host", address]
+        own = {"HOME": home, "DOCKER_CONFIG": home}
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")} | own
+
+    def __call__(
+        self, *words: str, input: bytes | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [*self.command, *words],
+            capture_output=True,
+            input=input,
+            env=self.environment | environment,
+            check=False,
+            timeout=120,
+        )
+
+    def ok(self, *words: str, input: bytes | None = None) -> str:
+        """What a command prints that must succeed."""
+        done = self(*words, input=input)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode().strip()
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The daemon's version."""
+        told = self.ok("version", "--format", "{{.Server.Version}}")
+        return tuple(int(part) for part in told.partition("+")[0].partition("-")[0].split("."))
+
+    @functools.cached_property
+    def driver(self) -> str:
+        """How the daemon stores layers: overlay2, or vfs where the file system allows no other."""
+        return self.ok("info", "--format", "{{.Driver}}")
+
+
+@contextmanager
+def docker_daemon(*options: str) -> Iterator[Docker]:
+    """dockerd without a network of its own, with these options. It lives in its own PID and mount namespaces: at the
+    end, or when this process dies, the kernel kills all its processes and takes away all its mounts. Missing as
+    ``require_tool``."""
+    require_root()
+    require_tool("docker", "dockerd", "unshare")
+    with tempfile.TemporaryDirectory(prefix="ld-", ignore_cleanup_errors=True) as top:  # sockets want a short path
+        address = f"{top}/docker.sock"
+        home = Path(top, "home")
+        home.mkdir()
+        command = [
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *("dockerd", "--host", f"unix://{address}", "--data-root", f"{top}/data", "--exec-root", f"{top}/exec"),
+            *("--pidfile", f"{top}/pid", "--bridge", "none", "--iptables=false", "--log-level", "warn"),
+            *options,
+        ]
+        with open(f"{top}/log", "wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_us,  # noqa: PLW1509
+            )
+        try:
+            _wait(process, address, f"{top}/log")
+            yield Docker(f"unix://{address}", str(home))
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _die_with_us() -> None:
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: str) -> None:
+    """Wait until the daemon answers."""
+    deadline = time.monotonic() + _START
+    while True:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(max(0.1, deadline - time.monotonic()))
+            try:
+                one.connect(address)
+                one.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                if b" 200 " in one.recv(100):  # it takes connections before it can answer
+                    return
+            except OSError:
+                pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"dockerd did not start: {Path(log).read_text(errors='replace')[-2000:]}")
+        time.sleep(0.02)
