@@ -40,8 +40,8 @@ class Row:
     """Whether ``web`` runs in that store; in the shared one it always does."""
     instead: str = ""
     """Theirs is a verb that lamina has under this name: typed as it is, the error names it."""
-    yet: bool = False
-    """lamina has not got that yet, and says so in one line."""
+    yet: str = ""
+    """A pattern that names what lamina has not got yet: one line says so."""
     todo: str = ""
     """What is missing still; the row is expected to fail."""
 
@@ -69,13 +69,7 @@ _RUNS = [
     Row(
         "run hello-world", has="Hello from a registry", then=("lamina images -q hello-world | wc -l", "1"), alone=True
     ),
-    Row(
-        "run --rm -it alpine sh",
-        before="echo 'echo typed; exit' > keys",
-        ours="lamina run --rm -it alpine sh < keys",
-        has="typed",
-        todo=_RUN,
-    ),
+    Row("run --rm -it alpine sh", code=125, err="is (no|not a) terminal"),
     Row("run -t --rm alpine tty", out="/dev/pts/0", todo=_RUN),
     Row("run -ti --rm alpine tty", ours="script -qec 'lamina run -ti --rm alpine tty' /dev/null", has="/dev/pts/0"),
     Row("run --rm -i alpine cat < page.html", out="<p>page</p>"),
@@ -496,7 +490,13 @@ _TIDY = [
         alone=True,
         then=("lamina images -q -f dangling=true", ""),
     ),
-    Row("rmi nginx:1.27 nginx:latest", code=5, err="web", alone=True, web=True, todo=_HAND),
+    Row(
+        "rmi nginx:1.27 nginx:latest",
+        has="untagged",
+        alone=True,
+        web=True,
+        then=("lamina exec web cat /etc/os-release | grep -c Alpine; lamina images -q nginx", "1"),
+    ),
     Row("image rm app:1", alone=True, then=("lamina images app --format '{{.Tag}}'", "2"), todo=_NOUNS),
     Row("image prune -f", alone=True, then=("lamina images -q -f dangling=true", ""), todo=_NOUNS),
     Row("image prune -a -f", alone=True, then=("lamina images -q app", ""), todo=_NOUNS),
@@ -561,33 +561,40 @@ _ITSELF = [
 ]
 
 _LATER = [
-    Row(line, yet=True, todo=_YET)
-    for line in (
-        "run -d --name bg nginx",
-        "run -dit --name bg alpine sh",
-        "run -p 8080:80 --rm nginx",
-        "run -d --restart=always nginx",
-        "create --name c alpine",
-        "start old",
-        "restart web",
-        "logs web",
-        "logs -f --tail 100 web",
-        "attach web",
-        "wait web",
-        "build -t mine:1 .",
-        "buildx build --platform linux/arm64 -t mine:1 .",
-        "volume ls",
-        "volume create data",
-        "network ls",
-        "network create front",
-        "compose up -d",
-        "top web",
-        "stats --no-stream",
-        "port web",
-        "pause web",
-        "rename web site",
-        "events",
-    )
+    *(
+        Row(f"run {words}", yet=named, todo=_YET)
+        for words, named in (
+            ("-d --name bg nginx", "background"),
+            ("-dit --name bg alpine sh", "background"),
+            ("-p 8080:80 --rm nginx", "ports"),
+            ("-d --restart=always nginx", "background"),
+        )
+    ),
+    *(
+        Row(line, yet=line.partition(" ")[0], todo=_YET)
+        for line in (
+            "create --name c alpine",
+            "start old",
+            "restart web",
+            "logs web",
+            "logs -f --tail 100 web",
+            "attach web",
+            "wait web",
+            "build -t mine:1 .",
+            "buildx build --platform linux/arm64 -t mine:1 .",
+            "volume ls",
+            "volume create data",
+            "network ls",
+            "network create front",
+            "compose up -d",
+            "top web",
+            "stats --no-stream",
+            "port web",
+            "pause web",
+            "rename web site",
+            "events",
+        )
+    ),
 ]
 
 DOCKER = _of("docker", *_RUNS, *_EXECS, *_LISTS, *_INSPECTS, *_FILES, *_REGISTRIES, *_TIDY, *_ITSELF, *_LATER)
@@ -840,7 +847,7 @@ ROWS = [*DOCKER, *SKOPEO, *CRANE, *PODMAN, *DIVE]
 if __name__ == "__main__":
     for program in ("docker", "skopeo", "crane", "podman", "dive"):
         lines = [row for row in ROWS if row.theirs.startswith(program)]
-        later = sum(row.yet for row in lines)
+        later = sum(bool(row.yet) for row in lines)
         work = sum(not row.todo for row in lines if not row.yet)
         said = sum(not row.todo for row in lines if row.yet)
         print(f"{program:<7} {len(lines)} lines: {work} of {len(lines) - later} do what they must;", end=" ")
