@@ -34,6 +34,7 @@ def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> 
         rows.append(
             {
                 "Number": layer.number,
+                "Layer": layer.number,
                 "Digest": str(layer.digest) if no_trunc else layer.digest.short,
                 "DiffID": str(layer.diff_id) if no_trunc else layer.diff_id.short,
                 "Size": human_size(layer.size),

@@ -54,9 +54,11 @@ def emit(
     json_rows: Sequence[Row] | None = None,
     right: Iterable[str] = (),
     header: bool = True,
+    headings: Mapping[str, str] | None = None,
 ) -> None:
     """Rows of named fields. ``columns`` are (field, heading) of the table; ``json`` prints ``json_rows`` (exact
-    numbers, whole digests) where given; a template sees every field of a row."""
+    numbers, whole digests) where given; a template sees every field of a row. ``headings``: of a template's columns
+    that are no columns of the table."""
     if format == "json":
         emit_json(list(json_rows if json_rows is not None else rows))
         return
@@ -68,26 +70,32 @@ def emit(
             right=[number for number, (field, _) in enumerate(columns) if field in flush],
         )
         return
-    emit_template(rows, dict(columns), format)
+    emit_template(rows, {**(headings or {}), **dict(columns)}, format)
 
 
 def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str) -> None:
-    """A Go template a row; with the prefix ``table`` aligned and under headings."""
+    """A Go template a row; with the prefix ``table`` aligned and under headings: those of ``headings``, else made of
+    the fields' names."""
     from lamina.cli.template import Template
 
-    tabular = format.startswith("table ")
-    template = Template(format.removeprefix("table ").lstrip() if tabular else format)
+    tabular, text = table_template(format)
+    template = Template(text)
     lines = [template.render(row) for row in rows]
     if not tabular:
         for line in lines:
             write("\n".join("\t".join(map(clean, part.split("\t"))) for part in line.split("\n")))
         return
-    header = [headings.get(name, name.rpartition(".")[2].upper()) for name in template.fields()]
-    cells = [line.split("\t") for line in lines]
-    if all(len(line) == len(header) for line in cells):
-        table(cells, header)
-    else:
-        table(cells)
+    cells = [line.split("\t") for line in [template.heading(headings), *lines]]
+    width = max(map(len, cells))
+    table([[*row, *[""] * (width - len(row))] for row in cells])
+
+
+def table_template(format: str) -> tuple[bool, str]:
+    """Whether a template has docker's prefix ``table``, and the template without it (pure)."""
+    word, _, _rest = format.lstrip().partition(" ")
+    if word == "table" or format.startswith("table\t") or format.startswith("table{"):
+        return True, format.lstrip().removeprefix("table").strip()
+    return False, format
 
 
 def tell_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:

@@ -1,219 +1,252 @@
-"""The part of Go's templates that ``--format`` is used with in practice (pure).
+"""Go templates as ``--format`` of docker and podman takes them (pure): fields, variables, pipelines, parentheses,
+``if``, ``with``, ``range``, Go's own functions and docker's.
 
-Fields (``.``, ``.Config.Env``), pipelines, ``if``/``else``/``range``/``end``, trim markers, and the functions
-docker documents: json, upper, lower, title, join, split, println, len, index, truncate, pad.
+A template is the user's own, and the values are an image's: what they can make of it is limited.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lamina.errors import UsageError
+from lamina.cli.template_tree import (
+    Branch,
+    Command,
+    Constant,
+    Dot,
+    Fields,
+    Function,
+    Loop,
+    Node,
+    Operand,
+    Output,
+    Pipe,
+    Text,
+    Variable,
+    bad,
+    parse,
+)
+from lamina.cli.template_values import FUNCTIONS, Fault, Heading, Record, call, heading_call, is_list, show
+from lamina.errors import LimitExceeded, UsageError
 
-_ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|\||\(|\)|[^\s|()]+')
-_ESCAPES = {"\\t": "\t", "\\n": "\n"}
+__all__ = ["Record", "Template"]
 
-Render = Callable[[Any, Any], str]  # (dot, root) -> text
+_STEPS = 1_000_000
+_LENGTH = 64 << 20
 
 
 class Template:
-    """A parsed template. Raises UsageError where it does not parse, or names what is not there."""
+    """A parsed template. Raises UsageError where it does not parse."""
 
     def __init__(self, source: str) -> None:
         self.source = source
-        for escape, character in _ESCAPES.items():
-            source = source.replace(escape, character)
-        pieces = _split(source)
-        self._parts, rest = _block(pieces, source)
-        if rest is not None:
-            raise _bad(source, f"unexpected {{{{{rest}}}}}")
+        self._nodes = parse(source, FUNCTIONS)
 
     def render(self, value: Any) -> str:
-        return "".join(part(value, value) for part in self._parts)
+        """The text for one value. Raises UsageError where the template asks what the value has not, and LimitExceeded
+        where the value makes too much of it."""
+        if isinstance(value, Mapping) and not isinstance(value, Record):
+            value = Record(value)
+        return _Run(self.source, value).text(self._nodes)
 
-    def fields(self) -> list[str]:
-        """The top-level field names in order, for a table's header."""
-        return re.findall(r"\{\{[^}]*?\.([A-Za-z][\w.]*)", self.source)
-
-
-def _split(source: str) -> Iterator[tuple[str, str]]:
-    position, trim = 0, False
-    for match in _ACTION.finditer(source):
-        text = source[position : match.start()]
-        if trim:
-            text = text.lstrip()
-        if match.group(1):
-            text = text.rstrip()
-        if text:
-            yield "text", text
-        yield "action", match.group(2).strip()
-        trim = bool(match.group(3))
-        position = match.end()
-    text = source[position:]
-    if trim:
-        text = text.lstrip()
-    if "{{" in text:
-        raise _bad(source, "an action is not closed")
-    if text:
-        yield "text", text
+    def heading(self, headings: Mapping[str, str]) -> str:
+        """The line above the rows of a table: the template, of what its columns are called. A template that can't be
+        filled with headings has those of its fields."""
+        value = Record({name: Heading(text) for name, text in headings.items()})
+        try:
+            return _Run(self.source, value, of_headings=True).text(self._nodes)
+        except (UsageError, LimitExceeded):
+            return "\t".join(headings.get(name, Heading.of(name)) for name in _fields(self._nodes))
 
 
-def _block(pieces: Iterator[tuple[str, str]], source: str) -> tuple[list[Render], str | None]:
-    """Parts up to ``else``, ``end`` or the end; and the word that ended it."""
-    parts: list[Render] = []
-    for kind, text in pieces:
-        if kind == "text":
-            parts.append(lambda dot, root, text=text: text)  # type: ignore[misc]
-            continue
-        if text.startswith("/*"):
-            continue
-        word, _, rest = text.partition(" ")
-        if word in ("end", "else"):
-            return parts, text
-        if word in ("if", "range", "with"):
-            body, stop = _block(pieces, source)
-            otherwise: list[Render] = []
-            if stop == "else":
-                otherwise, stop = _block(pieces, source)
-            if stop != "end":
-                raise _bad(source, f"{word} without end")
-            parts.append(_control(word, _pipeline(rest, source), body, otherwise))
-        else:
-            parts.append(_output(_pipeline(text, source)))
-    return parts, None
+class _Break(Exception):
+    pass
 
 
-def _output(evaluate: Callable[[Any, Any], Any]) -> Render:
-    return lambda dot, root: _show(evaluate(dot, root))
+class _Continue(Exception):
+    pass
 
 
-def _control(word: str, evaluate: Callable[[Any, Any], Any], body: list[Render], otherwise: list[Render]) -> Render:
-    def render(dot: Any, root: Any) -> str:
-        value = evaluate(dot, root)
-        if not value:
-            return "".join(part(dot, root) for part in otherwise)
-        if word == "if":
-            return "".join(part(dot, root) for part in body)
-        if word == "with":
-            return "".join(part(value, root) for part in body)
-        items = value.values() if isinstance(value, Mapping) else value
-        return "".join(part(item, root) for item in items for part in body)
+class _Run:
+    """One rendering: its variables, and what was written so far."""
 
-    return render
+    def __init__(self, source: str, root: Any, *, of_headings: bool = False) -> None:
+        self._source = source
+        self._root = root
+        self._of_headings = of_headings
+        self._variables: list[tuple[str, Any]] = [("$", root)]
+        self._out: list[str] = []
+        self._steps = self._length = 0
 
+    def text(self, nodes: tuple[Node, ...]) -> str:
+        self._walk(nodes, self._root)
+        return "".join(self._out)
 
-def _pipeline(text: str, source: str) -> Callable[[Any, Any], Any]:
-    tokens = _TOKEN.findall(text)
-    stages: list[list[str]] = [[]]
-    for token in tokens:
-        if token == "|":
-            stages.append([])
-        elif token in "()":
-            raise _bad(source, "parentheses are not known here; use a pipeline")
-        else:
-            stages[-1].append(token)
-    if any(not stage for stage in stages):
-        raise _bad(source, f"empty command in {{{{{text}}}}}")
-
-    def evaluate(dot: Any, root: Any) -> Any:
-        value, piped = None, False
-        for stage in stages:
-            arguments = [_operand(token, dot, root, source) for token in stage[1:]]
-            if piped:
-                arguments.append(value)
-            head = stage[0]
-            if head in _FUNCTIONS:
-                try:
-                    value = _FUNCTIONS[head](*arguments)
-                except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-                    raise _bad(source, f"{head}: {error}") from None
-            elif arguments:
-                raise _bad(source, f"{head!r} is no function", known=True)
+    def _walk(self, nodes: tuple[Node, ...], dot: Any) -> None:
+        for node in nodes:
+            self._steps += 1
+            if self._steps > _STEPS:
+                raise LimitExceeded(f"template {self._source!r:.200}: more than {_STEPS} steps for one value")
+            if isinstance(node, Text):
+                self._write(node.text)
+            elif isinstance(node, Output):
+                value = self._pipe(node.pipe, dot)
+                if not node.pipe.names:
+                    self._write(show(value))
+            elif isinstance(node, Branch):
+                self._branch(node, dot)
+            elif isinstance(node, Loop):
+                self._loop(node, dot)
             else:
-                value = _operand(head, dot, root, source)
-            piped = True
+                raise _Break if node.word == "break" else _Continue
+
+    def _write(self, text: str) -> None:
+        self._length += len(text)
+        if self._length > _LENGTH:
+            raise LimitExceeded(f"template {self._source!r:.200}: more than {_LENGTH >> 20} MiB for one value")
+        self._out.append(text)
+
+    def _branch(self, node: Branch, dot: Any) -> None:
+        scope = len(self._variables)
+        value = self._pipe(node.pipe, dot)
+        if value:
+            self._walk(node.body, value if node.word == "with" else dot)
+        else:
+            self._walk(node.otherwise, dot)
+        del self._variables[scope:]
+
+    def _loop(self, node: Loop, dot: Any) -> None:
+        scope = len(self._variables)
+        value = self._pipe(Pipe(node.pipe.commands), dot)
+        empty = True
+        for key, item in self._items(value, node):
+            empty = False
+            self._steps += 1
+            if self._steps > _STEPS:
+                raise LimitExceeded(f"template {self._source!r:.200}: more than {_STEPS} steps for one value")
+            inner = len(self._variables)
+            names = node.pipe.names
+            for name, one in zip(names, (key, item) if len(names) == 2 else (item,), strict=False):
+                self._set(name, one, node.pipe.declares)
+            try:
+                self._walk(node.body, item)
+            except _Continue:
+                pass
+            except _Break:
+                break
+            finally:
+                del self._variables[inner:]
+        if empty:
+            self._walk(node.otherwise, dot)
+        del self._variables[scope:]
+
+    def _items(self, value: Any, node: Loop) -> Iterator[tuple[Any, Any]]:
+        if value is None:
+            return iter(())
+        if isinstance(value, Mapping):
+            return iter(sorted(value.items(), key=lambda item: str(item[0])))
+        if is_list(value):
+            return iter(enumerate(value))
+        if isinstance(value, int) and not isinstance(value, bool):
+            return ((number, number) for number in range(value))
+        if self._of_headings:
+            return iter([(Heading(""), value)])
+        raise bad(self._source, node.at, f"range over what is no list: {show(value)!r:.60}")
+
+    def _set(self, name: str, value: Any, declares: bool) -> None:
+        if declares:
+            self._variables.append((name, value))
+            return
+        at = max(number for number, (known, _) in enumerate(self._variables) if known == name)
+        self._variables[at] = (name, value)
+
+    # Values
+
+    def _pipe(self, pipe: Pipe, dot: Any) -> Any:
+        value: Any = None
+        for number, command in enumerate(pipe.commands):
+            value = self._command(command, dot, [value] if number else [])
+        for name in pipe.names:
+            self._set(name, value, pipe.declares)
         return value
 
-    return evaluate
-
-
-def _operand(token: str, dot: Any, root: Any, source: str) -> Any:
-    if token[0] == '"':
+    def _command(self, command: Command, dot: Any, piped: list[Any]) -> Any:
+        head, *rest = command.words
+        if not isinstance(head, Function):
+            if not rest and not piped:
+                return self._operand(head, dot, command)
+            arguments = [self._operand(word, dot, command) for word in rest] + piped
+            return self._operand(head, dot, command, arguments)
         try:
-            return json.loads(token)
-        except ValueError:
-            raise _bad(source, f"bad string {token}") from None
-    if token[0] == "`":
-        return token[1:-1]
-    if token.lstrip("-").isdigit():
-        return int(token)
-    if token in ("true", "false"):
-        return token == "true"
-    base = dot
-    if token.startswith("$"):
-        base, token = root, token[1:] or "."
-    if not token.startswith("."):
-        raise _bad(source, f"{token!r} is no field or function", known=True)
-    for name in filter(None, token.split(".")):
-        if isinstance(base, Mapping):
-            if name not in base:
-                known = ", ".join(sorted(map(str, base))) or "none"
-                raise UsageError(f"template {source!r:.200}: no field .{name}", hint=f"there are: {known:.500}")
-            base = base[name]
-        elif base is None:
-            return None
+            if head.name in ("and", "or"):
+                return self._logic(head.name == "or", rest, dot, command, piped)
+            arguments = [self._operand(word, dot, command) for word in rest] + piped
+            return (heading_call if self._of_headings else call)(head.name, arguments)
+        except Fault as fault:
+            raise bad(self._source, command.at, str(fault)) from None
+        except RecursionError:
+            raise bad(self._source, command.at, "the value is nested too deeply") from None
+
+    def _logic(self, wanted: bool, words: list[Operand], dot: Any, command: Command, piped: list[Any]) -> Any:
+        """The first value that settles it, else the last one; what stands behind is not looked at."""
+        value: Any = None
+        for word in words:
+            value = self._operand(word, dot, command)
+            if bool(value) == wanted:
+                return value
+        return call("or", piped or [value]) if words or piped else call("or", [])
+
+    def _operand(self, word: Operand, dot: Any, command: Command, arguments: list[Any] | None = None) -> Any:
+        if isinstance(word, Constant):
+            return word.value
+        if isinstance(word, Dot):
+            return dot
+        if isinstance(word, Variable):
+            return next(value for name, value in reversed(self._variables) if name == word.name)
+        if isinstance(word, Function):
+            return (heading_call if self._of_headings else call)(word.name, [])
+        if isinstance(word, Pipe):
+            return self._pipe(word, dot)
+        value = self._operand(word.of, dot, command)
+        for number, name in enumerate(word.names):
+            last = number == len(word.names) - 1
+            value = self._field(value, name, command, arguments if last else None)
+        return value
+
+    def _field(self, value: Any, name: str, command: Command, arguments: list[Any] | None) -> Any:
+        if isinstance(value, Heading) or (self._of_headings and isinstance(value, Record)):
+            found = value.get(name) if isinstance(value, Record) else None
+            return Heading.of(name) if found is None else found
+        if value is None:
+            found = None
+        elif isinstance(value, Record):
+            try:
+                found = value.find(name)
+            except KeyError:
+                known = ", ".join(value.names) or "none"
+                raise bad(self._source, command.at, f"no field .{name}", f"there are: {known:.700}") from None
+        elif isinstance(value, Mapping):
+            found = value.get(name)
         else:
-            raise _bad(source, f".{name} of something that has no fields")
-    return base
+            raise bad(self._source, command.at, f".{name} of something that has no fields")
+        if callable(found):
+            try:
+                return found(*(arguments or ()))
+            except TypeError:
+                raise bad(self._source, command.at, f".{name} takes one argument") from None
+        if arguments:
+            known = "functions: " + ", ".join(sorted(FUNCTIONS))
+            raise bad(self._source, command.at, f".{name} is a field, and takes no arguments", known)
+        return found
 
 
-def _show(value: Any) -> str:
-    if value is None:
-        return "<no value>"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "map[" + " ".join(f"{key}:{_show(item)}" for key, item in sorted(value.items())) + "]"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + " ".join(map(_show, value)) + "]"
-    return str(value)
-
-
-def _json(value: Any) -> str:
-    """One line. Letters stay letters; whatever no terminal should get is escaped as JSON has it, so that nobody has
-    to escape it in another way."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "json": _json,
-    "upper": lambda text: str(text).upper(),
-    "lower": lambda text: str(text).lower(),
-    "title": lambda text: str(text).title(),
-    "join": lambda items, separator="": separator.join(map(_show, items or [])),
-    "split": lambda text, separator: str(text).split(separator),
-    "println": lambda *items: " ".join(map(_show, items)) + "\n",
-    "print": lambda *items: "".join(map(_show, items)),
-    "len": len,
-    "index": lambda value, *keys: _index(value, keys),
-    "truncate": lambda text, length: str(text)[:length],
-    "pad": lambda text, before, after: " " * before + str(text) + " " * after,
-}
-
-
-def _index(value: Any, keys: tuple[Any, ...]) -> Any:
-    for key in keys:
-        value = value[key]
-    return value
-
-
-def _bad(source: str, why: str, *, known: bool = False) -> UsageError:
-    hint = "functions: " + ", ".join(sorted(_FUNCTIONS)) if known else "like '{{.Field}}' or '{{json .}}'"
-    return UsageError(f"template {source!r:.200}: {why}", hint=hint)
+def _fields(nodes: tuple[Node, ...]) -> Iterator[str]:
+    """The names of the fields that are printed, in order."""
+    for node in nodes:
+        if isinstance(node, Output):
+            for command in node.pipe.commands:
+                for word in command.words:
+                    if isinstance(word, Fields):
+                        yield word.names[-1]
+        elif isinstance(node, Branch | Loop):
+            yield from _fields(node.body)
