@@ -7,16 +7,27 @@ ends with; the table stands in ``docs/exit-codes.md``.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class LaminaError(Exception):
     """Base of all foreseen failures."""
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | Callable[[], str] | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self._hint = hint
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it. One that takes time to find is looked for when it is asked for."""
+        if callable(self._hint):
+            self._hint = self._hint()
+        return self._hint
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -36,6 +47,10 @@ class NotFound(LaminaError):
 
 class ReferenceNotFound(NotFound):
     """No image has this name here."""
+
+
+class NoStore(NotFound):
+    """There is no store yet: nothing was ever brought in."""
 
 
 class BlobNotFound(NotFound):

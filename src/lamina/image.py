@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from lamina.errors import NotFound, ReferenceNotFound, UsageError
+from lamina.errors import NoStore, NotFound, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, replace
 from lamina.source import LayerHandle, Reader, Stack
 from lamina.spec.digest import Digest
@@ -87,7 +87,11 @@ def open_with(name: str, settings: Settings) -> Image:
 
 def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
     """An image of the store; a short name that registries.conf gives another meaning is tried in that too."""
-    store = open_store(settings, create=False)
+    try:
+        store = open_store(settings, create=False)
+    except NoStore as error:
+        hint = f"`lamina pull {name:.200}` brings it in"
+        raise ReferenceNotFound(f"no image {name!r:.300}: {error.message} yet", hint=hint) from None
     try:
         found = store.stack(name, platform)
     except ReferenceNotFound:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from lamina.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LONGEST = 300
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -31,3 +37,10 @@ def clean(text: str | bytes) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def nearest(word: str, known: Iterable[str], *, most: int = 1) -> list[str]:
+    """The words that a mistyped one is most like, the best first; none that is not like it at all."""
+    from difflib import get_close_matches
+
+    return get_close_matches(word[:_LONGEST], [one for one in known if len(one) <= _LONGEST], n=most, cutoff=0.5)

@@ -191,7 +191,7 @@ NO_IMAGE = {
     # registries, which tests/e2e/test_cli_registry.py asks
     *("blob", "delete", "login", "logout", "plan", "pull", "search", "sync", "tags", "validate"),
     # the store as a whole, this program, what is mounted
-    *("completion", "df", "fsck", "images", "info", "mounts", "prune", "ps", "serve", "umount", "version"),
+    *("completion", "df", "fsck", "help", "images", "info", "mounts", "prune", "ps", "serve", "umount", "version"),
     # archives and containers, below
     *("commit", "cp", "exec", "explore", "import", "kill", "load", "rm", "stop"),
 }

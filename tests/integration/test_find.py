@@ -140,9 +140,12 @@ def test_what_can_t_be_meant_is_said(root: Path, words: list[str], code: int, sa
     assert b"Traceback" not in done.stderr
 
 
-def test_no_store_is_said(tmp_path: Path) -> None:
-    done = lamina("find", "x", root=tmp_path / "none")
+def test_on_a_fresh_machine_nothing_is_found(tmp_path: Path) -> None:
+    done = lamina("find", "x", "--format", "json", root=tmp_path / "none")
+    assert (done.returncode, done.stdout) == (0, b"[]\n")
+    done = lamina("find", "x", "--in", "app", root=tmp_path / "none")
     assert (done.returncode, b"no store at" in done.stderr) == (3, True)
+    assert lamina("find", "", root=tmp_path / "none").returncode == 2
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

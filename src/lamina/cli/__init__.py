@@ -104,6 +104,10 @@ def _by_click(arguments: list[str] | None) -> int:
     from lamina.cli.app import cli
     from lamina.errors import ContainerFailure
 
+    if "_LAMINA_COMPLETE" in os.environ:
+        from lamina.cli import completion
+
+        return completion.answer(os.environ["_LAMINA_COMPLETE"])
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -17,7 +17,7 @@ from lamina.cli.text import clean
 from lamina.errors import LaminaError
 from lamina.version import __version__
 
-_SHELLS = ("bash", "zsh", "fish")
+SHELLS = ("bash", "zsh", "fish")
 
 
 @command("info", "lamina info")
@@ -124,18 +124,34 @@ def version(format: str | None) -> None:
         table([[name, number] for name, number in parts.items()])
 
 
+@command("help", "lamina help\nlamina help run\nlamina help image ls")
+@click.argument("verbs", nargs=-1, metavar="[VERB]...")
+@click.pass_context
+def help_(ctx: click.Context, verbs: tuple[str, ...]) -> None:
+    """Show the help of lamina, or of a verb, as VERB --help does."""
+    at = ctx.find_root()
+    words = list(verbs)
+    while words:
+        group = at.command
+        if not isinstance(group, click.Group):
+            break  # `help run debian` is about `run`
+        # a word behind it, as a noun that is a verb too has one
+        name, found, rest = group.resolve_command(at, [*words, "--help"])
+        assert found is not None
+        words = [word for word in rest if word != "--help" and not word.startswith("-")]
+        at = click.Context(found, parent=at, info_name=name)
+    click.echo(at.command.get_help(at))
+
+
 @command(
     "completion", 'eval "$(lamina completion bash)"\nlamina completion fish > ~/.config/fish/completions/lamina.fish'
 )
-@click.argument("shell", type=click.Choice(_SHELLS), required=False)
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
 def completion(shell: str | None) -> None:
     """Print the completion script of a shell (default: the one that $SHELL names)."""
-    from click.shell_completion import get_completion_class
-
-    from lamina.cli.app import cli
+    from lamina.cli.completion import script
 
     name = shell or os.path.basename(os.environ.get("SHELL", ""))
-    found = get_completion_class(name) if name in _SHELLS else None
-    if found is None:
-        raise click.UsageError(f"no completion for {name or 'an unknown shell'!r}; known: {', '.join(_SHELLS)}")
-    write(found(cli, {}, "lamina", "_LAMINA_COMPLETE").source())
+    if name not in SHELLS:
+        raise click.UsageError(f"no completion for {name or 'an unknown shell'!r}; known: {', '.join(SHELLS)}")
+    click.echo(script(name), nl=False)

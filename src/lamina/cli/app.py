@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 VERBS: dict[str, tuple[str, str, str]] = {
     # verb: (module below lamina.cli, attribute, one line for the overview)
@@ -33,12 +37,13 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "flatten": ("edit", "flatten", "Make all layers of an image one."),
     "fsck": ("keep", "fsck", "Check every byte of the store; --repair makes derived files again."),
     "ghosts": ("ghosts", "ghosts", "Show what ships though hidden, and secrets that ship; get hidden files back."),
+    "help": ("about", "help_", "Show the help of lamina, or of a verb."),
     "history": ("images", "history", "Show the build steps of an image beside its layers."),
     "images": ("images", "images", "List the images of the store."),
     "import": ("rootfs", "import_", "Make an image of a root file system: a tar or a directory."),
     "index": ("many", "index", "Make an index of several images, or add to one."),
     "info": ("about", "info", "Show the settings and where each comes from."),
-    "inspect": ("images", "inspect", "Show an image's config and manifest as JSON."),
+    "inspect": ("inspect", "inspect", "Show all that is known of images or containers as JSON."),
     "kill": ("containers", "kill", "Send a signal to containers."),
     "layers": ("layers", "layers", "Show the stack: what each layer adds, replaces, hides and shares."),
     "load": ("move", "load", "Bring images in from an archive or a layout."),
@@ -77,44 +82,96 @@ VERBS: dict[str, tuple[str, str, str]] = {
 }
 
 
+class Command(click.Command):
+    """A verb. Flags may be given as docker's programs take them: ``--no-trunc=true``, ``--human=false``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any(word.lower().endswith(_BOOLEANS) for word in args):
+            args = list(self._without_booleans(ctx, args))
+        return super().parse_args(ctx, args)
+
+    def _without_booleans(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
+        known = {name: option for option in self.get_params(ctx) for name in option.opts}
+        rest = iter(args)
+        for word in rest:
+            name, equals, value = word.partition("=")
+            option = known.get(name)
+            if word == "--" or (not ctx.allow_interspersed_args and not word.startswith("-")):
+                yield word
+                break
+            if not equals or value.lower() not in ("true", "false") or not getattr(option, "is_flag", False):
+                yield word
+                if isinstance(option, click.Option) and not (option.is_flag or option.count or equals):
+                    yield from islice(rest, option.nargs)
+            elif value.lower() == "true":
+                yield name
+            elif option is not None and option.secondary_opts:
+                yield option.secondary_opts[0]
+        yield from rest
+
+
+_BOOLEANS = ("=true", "=false")
+
+
 class LazyGroup(click.Group):
-    """Knows the verbs by name; imports one only to run it or to show its help."""
+    """Knows the verbs by name; imports one only to run it or to show its help. What is no verb is looked for among
+    the nouns of docker's (``image ls``)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = VERBS.get(cmd_name)
-        if found is None:
-            return None
-        module, attribute, _ = found
-        command: click.Command = getattr(importlib.import_module(f"lamina.cli.{module}"), attribute)
-        return command
+        return load(cmd_name) if cmd_name in VERBS else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in VERBS:
-            import difflib
+        if not name or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        if name not in VERBS or name == "manifest":
+            from lamina.cli.nouns import find
 
-            near = difflib.get_close_matches(name, VERBS, n=3, cutoff=0.5)
-            raise click.UsageError(f"no verb {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+            found = find(args, VERBS)
+            if found is not None:
+                return *found, args[1:]
+        if name not in VERBS and not ctx.resilient_parsing:
+            from lamina.cli.nouns import unknown
+
+            raise unknown(name, VERBS)
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        from lamina.cli.completion import verbs
+
+        return verbs(ctx, incomplete) or super(click.Group, self).shell_complete(ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from lamina.cli.nouns import NOUNS
+
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, text) for verb, (_, _, text) in sorted(VERBS.items())])
+        with formatter.section("The same verbs by what they are for, as docker has them"):
+            formatter.write_dl([(noun, ", ".join(sorted(verbs))) for noun, (_, verbs) in NOUNS.items()])
 
 
-def command(name: str, example: str) -> Callable[[Any], click.Command]:
-    """A click command whose help ends with an example, and whose first line is the overview's."""
+def load(verb: str) -> click.Command:
+    """The command of a verb."""
+    module, attribute, _ = VERBS[verb]
+    found: click.Command = getattr(importlib.import_module(f"lamina.cli.{module}"), attribute)
+    return found
+
+
+def command(name: str, example: str, **settings: Any) -> Callable[[Any], click.Command]:
+    """A click command whose help ends with an example, and whose first line is the overview's. ``settings``: of
+    click."""
 
     def decorate(function: Any) -> click.Command:
         function.__doc__ = f"{inspect.cleandoc(function.__doc__ or VERBS[name][2])}\n\n\b\nExample:\n" + "\n".join(
             f"  {line}" for line in example.splitlines()
         )
-        return click.command(name, short_help=VERBS[name][2])(function)
+        settings.setdefault("short_help", VERBS[name][2] if name in VERBS else "")
+        return click.command(name, cls=Command, **settings)(function)
 
     return decorate
 
@@ -129,6 +186,8 @@ def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
+    no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="IMAGE is a name in the store, an ID or digest, docker://REF in a registry, oci:DIR[:REF], "
     "oci-archive:FILE[:REF] or docker-archive:FILE[:REF]; IMAGE~N is the union of its lowest N layers, "
@@ -136,6 +195,7 @@ def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option("--root", metavar="DIR", help="The store's directory (else LAMINA_ROOT, the config, the default).")
 @click.option(
+    "-v",
     "--version",
     is_flag=True,
     is_eager=True,
@@ -156,3 +216,5 @@ def cli(ctx: click.Context, root: str | None) -> None:
     from lamina.cli.session import Session
 
     ctx.obj = Session({"root": root} if root is not None else {})
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -17,7 +17,7 @@ from lamina.errors import LaminaError, UsageError
 if TYPE_CHECKING:
     from lamina.layer.entry import Entry
     from lamina.spec.digest import Digest
-    from lamina.store.find import Found, Place
+    from lamina.store.find import Found, Place, Words
 
 _SHOWN = 3
 
@@ -57,6 +57,7 @@ def find(
     """Find files in all images of the store, and say in which layer of which image they are. PATTERN is a glob on the
     base name, or, with a slash in it, on the whole path ('*' goes across slashes, as with find -path)."""
     from lamina.spec.name import parse_name
+    from lamina.store.find import Query, Search
 
     if pattern is None and not (digest or type_ or size or perm or owner):
         raise UsageError("find what?", hint="give a pattern, --digest, --type, --size, --perm or --owner")
@@ -66,18 +67,20 @@ def find(
         if parsed.transport or not parsed.whole:
             raise UsageError(f"--in takes an image of the store, not {image!r:.200}", hint="see `lamina images`")
         names.append(parsed.name)
-    search = session.store.find(
-        pattern,
-        images=names,
-        platform=session.platform,
-        regex=regex,
-        digest=digest,
-        type=type_,
-        size=size,
-        perm=perm,
-        owner=owner,
-        ghosts=ghosts,
-    )
+    words: Words = {
+        "regex": regex,
+        "digest": digest,
+        "type": type_,
+        "size": size,
+        "perm": perm,
+        "owner": owner,
+        "ghosts": ghosts,
+    }
+    if session.store_if_any is None and not names:
+        Query.of(pattern, **words)  # what can't be meant is said all the same
+        search = Search((), ())
+    else:
+        search = session.store.find(pattern, images=names, platform=session.platform, **words)
     rows = []
     if format != "json":
         for found in search.found:

@@ -1,8 +1,7 @@
-"""Verbs about whole images in the store: images, inspect, history, tag, rmi."""
+"""Verbs about whole images in the store: images, history, tag, rmi."""
 
 from __future__ import annotations
 
-import io
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +14,23 @@ from lamina.cli.options import (
     no_trunc_option,
     platform_option,
     report_option,
-    short_format_option,
 )
-from lamina.cli.output import emit, emit_json, emit_template, tell_deleted, write
+from lamina.cli.output import emit, tell_deleted, write
+from lamina.cli.rows import HEADINGS, IMAGE_HEADINGS, age, created_text, image_record, shortened
 from lamina.cli.session import Session
-from lamina.cli.text import ago, clean, human_size
+from lamina.cli.text import clean, human_size
 from lamina.errors import LaminaError, UsageError
-from lamina.spec.image_config import parse_time
 from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from lamina.image import Image
     from lamina.insight.images import ImageSummary
 
-
-def age(created: str | None, now: float) -> str:
-    """docker's words for a time stamp; "N/A" where there is none."""
-    moment = parse_time(created)
-    return "N/A" if moment is None else ago(now - moment.timestamp())
+SORTS = ("created", "id", "repository", "size", "tag")
 
 
 @command("images", "lamina images\nlamina images 'my/*' --filter dangling=false --format '{{.Repository}}:{{.Tag}}'")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("-a", "--all", "all_", is_flag=True, help="Accepted for docker's sake: all images are shown anyway.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Accepted as docker has it: all images are shown anyway.")
 @click.option("-q", "--quiet", is_flag=True, help="IDs only.")
 @click.option("--digests", is_flag=True, help="Show the manifests' digests.")
 @click.option(
@@ -48,6 +41,7 @@ def age(created: str | None, now: float) -> str:
     metavar="KEY=VALUE",
     help="reference, dangling, label, before, since, until.",
 )
+@click.option("--sort", type=click.Choice(SORTS), default="created", help="What to sort by (default: created).")
 @no_trunc_option
 @platform_option
 @format_option
@@ -59,50 +53,27 @@ def images(
     quiet: bool,
     digests: bool,
     filters: tuple[str, ...],
+    sort: str,
     no_trunc: bool,
     format: str | None,
 ) -> None:
     """List the images of the store, newest first. SIZE is what is stored, shared layers counted for each image."""
-    from lamina.insight.images import select_images, summaries
+    from lamina.insight.images import select_images, sort_images, summaries
 
-    found = select_images(summaries(session.store, session.platform), patterns=patterns, filters=filters)
-    found.sort(key=lambda image: image.name)
-    found.sort(key=lambda image: image.created or "", reverse=True)
+    store = session.store_if_any
+    all_images = summaries(store, session.platform) if store else ()
+    found = sort_images(select_images(all_images, patterns=patterns, filters=filters), sort)
     if quiet:
         for ident in dict.fromkeys(image.id or image.digest for image in found):
             write(str(ident) if no_trunc else ident.short)
         return
     now = time.time()
-    rows = [_image_row(image, now, no_trunc) for image in found]
+    rows = [image_record(image, now, no_trunc=no_trunc) for image in found]
     columns = [("Repository", "REPOSITORY"), ("Tag", "TAG")]
     if digests:
         columns.append(("Digest", "DIGEST"))
     columns += [("ID", "IMAGE ID"), ("CreatedSince", "CREATED"), ("Size", "SIZE")]
-    emit(rows, columns, format, json_rows=[_image_json(image) for image in found])
-
-
-def _image_row(image: ImageSummary, now: float, no_trunc: bool) -> dict[str, Any]:
-    reference = image.reference
-    ident = image.id
-    return {
-        "Repository": _repository(reference) if reference else "<none>",
-        "Tag": (reference.tag if reference else None) or "<none>",
-        "Digest": str(image.digest),
-        "ID": "<not here>" if ident is None else str(ident) if no_trunc else ident.short,
-        "CreatedSince": age(image.created, now),
-        "CreatedAt": image.created or "",
-        "Size": human_size(image.size),
-        "Layers": image.layers,
-        "Platform": image.platform,
-        "Labels": ",".join(f"{key}={value}" for key, value in sorted(image.labels.items())),
-    }
-
-
-def _repository(reference: Reference) -> str:
-    familiar = reference.familiar
-    if reference.digest:
-        familiar = familiar.partition("@")[0]
-    return familiar.rpartition(":")[0] if reference.tag else familiar
+    emit(rows, columns, format, json_rows=[_image_json(image) for image in found], headings=IMAGE_HEADINGS)
 
 
 def _image_json(image: ImageSummary) -> dict[str, Any]:
@@ -116,57 +87,6 @@ def _image_json(image: ImageSummary) -> dict[str, Any]:
         "platform": image.platform or None,
         "labels": image.labels,
         "artifact_type": image.artifact,
-    }
-
-
-@command("inspect", "lamina inspect debian:12\nlamina inspect debian:12 --format '{{json .Config.Env}}'")
-@image_argument("names", nargs=-1, required=True)
-@click.option("--raw", is_flag=True, help="The manifest's own bytes.")
-@click.option("--config", "raw_config", is_flag=True, help="The config's own bytes.")
-@platform_option
-@short_format_option
-@click.pass_obj
-def inspect(session: Session, names: tuple[str, ...], raw: bool, raw_config: bool, format: str | None) -> None:
-    """Show config and manifest of images as JSON, with docker's field names."""
-    opened = [session.image(name) for name in names]
-    if raw or raw_config:
-        from lamina.cli.content import write_contents
-
-        documents = [(image.name, image.manifest.raw if raw else image.config.raw) for image in opened]
-        write_contents((name, io.BytesIO(document)) for name, document in documents)
-        return
-    values = [_inspect(image) for image in opened]
-    if format in (None, "json", "table"):
-        emit_json(values)
-    else:
-        emit_template(values, {}, format or "")
-
-
-def _inspect(image: Image) -> dict[str, Any]:
-    config, manifest = image.config, image.manifest
-    return {
-        "Id": str(image.id),
-        "Name": image.name,
-        "Digest": str(image.digest),
-        "MediaType": manifest.media_type,
-        "Created": config.created,
-        "Author": config.author,
-        "Architecture": config.architecture,
-        "Variant": config.variant,
-        "Os": config.os,
-        "Size": sum(layer.size for layer in manifest.layers),
-        "Config": config.json.get("config") or {},
-        "RootFS": {"Type": "layers", "Layers": [str(diff_id) for diff_id in image.stack.diff_ids]},
-        "Layers": [
-            {
-                "MediaType": layer.descriptor.media_type,
-                "Digest": str(layer.descriptor.digest),
-                "Size": layer.descriptor.size,
-            }
-            for layer in image.stack.layers
-        ],
-        "Annotations": dict(manifest.annotations),
-        "History": config.json.get("history") or [],
     }
 
 
@@ -212,8 +132,8 @@ def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bo
                 "Layer": step.layer or "-",
                 "ID": digest if digest and no_trunc else made.descriptor.digest.short if made else "-",
                 "CreatedSince": age(told.created, now) if human else told.created or "N/A",
-                "CreatedAt": told.created or "",
-                "CreatedBy": by if no_trunc or len(by) <= 60 else by[:59] + "…",
+                "CreatedAt": created_text(told.created),
+                "CreatedBy": by if no_trunc else shortened(by, 60),
                 "Size": human_size(size) if human else size,
                 "Comment": clean(told.comment),
             }
@@ -232,7 +152,7 @@ def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bo
         ("Size", "SIZE"),
         ("Comment", "COMMENT"),
     ]
-    emit(rows, columns, format, json_rows=json_rows)
+    emit(rows, columns, format, json_rows=json_rows, headings=HEADINGS)
 
 
 @command("tag", "lamina tag my/app:1 my/app:latest")

@@ -20,9 +20,10 @@ from lamina.spec.reference import Reference
 @click.pass_obj
 def df(session: Session, verbose: bool, format: str | None) -> None:
     """Show what the store's bytes are for. UNIQUE is what `lamina rmi` of only that image frees."""
-    from lamina.store.usage import usage
+    from lamina.store.usage import NOTHING, usage
 
-    used = usage(session.store)
+    store = session.store_if_any
+    used = usage(store) if store else NOTHING
     parts = {
         "images": used.images,
         "held": used.held,
@@ -125,10 +126,13 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
     from lamina.store.gc import Deleted
     from lamina.store.gc import prune as sweep
 
+    store = session.store_if_any
+    failed: list[LaminaError] = []
+    if store is None:
+        tell_deleted(Deleted(), dry_run=dry_run, format=format)
+        return
     if all_ and not (force or dry_run):
         click.confirm("Delete ALL images of the store?", abort=True, err=True)
-    store = session.store
-    failed: list[LaminaError] = []
     if not dry_run:
         from lamina.run.ending import clear_all
 

@@ -25,13 +25,9 @@ _SPECIAL = {"\\": r"\e", "-": r"\-", "^": r"\(ha", "~": r"\(ti", "`": r"\(ga", "
 
 def completion(shell: str) -> str:
     """The script that makes ``shell`` ask lamina how a line goes on."""
-    from click.shell_completion import ShellComplete, get_completion_class
+    from lamina.cli.completion import script
 
-    from lamina.cli.app import cli
-
-    kind = get_completion_class(shell)
-    assert kind is not None
-    return ShellComplete.source(kind(cli, {}, "lamina", "_LAMINA_COMPLETE"))  # bash's own runs bash, for its version
+    return script(shell)
 
 
 def pages(codes: Iterable[tuple[str, str]] = ()) -> dict[str, str]:

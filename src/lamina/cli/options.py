@@ -10,17 +10,30 @@ import click
 from lamina.cli import plain
 from lamina.cli.session import Session
 from lamina.config import KEEPS, VIEWS
+from lamina.errors import UsageError
 
 Decorator = Callable[[Any], Any]
 
 
-def _format(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """A template that does not parse is said before anything is done."""
-    if value not in (None, "json", "table"):
-        from lamina.cli.template import Template
+FORMATS = ("json", "table")
 
-        Template(value.removeprefix("table "))
+
+def check_format(value: str | None) -> str | None:
+    """``--format`` as it is given, before anything is done. Raises UsageError for what is no known word and no
+    template, or a template that does not parse."""
+    if value is None or value in FORMATS:
+        return value
+    if "{{" not in value:
+        raise UsageError(f"no format {value!r:.100}", hint=f"{', '.join(FORMATS)}, or a template like '{{{{.ID}}}}'")
+    from lamina.cli.output import table_template
+    from lamina.cli.template import Template
+
+    Template(table_template(value)[1])
     return value
+
+
+def _format(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return check_format(value)
 
 
 def _format_option(*names: str) -> Decorator:
@@ -29,7 +42,7 @@ def _format_option(*names: str) -> Decorator:
         "--format",
         metavar="json|table|TEMPLATE",
         callback=_format,
-        help="json, table, or a Go template like '{{.Name}}'.",
+        help="json, table, or a Go template like '{{.Field}}' ('table {{...}}': under headings).",
     )
 
 
@@ -152,17 +165,9 @@ def options_of(table: Sequence[plain.Option]) -> Decorator:
 
 
 def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from lamina.errors import LaminaError
-    from lamina.image import load_settings, open_store
-    from lamina.spec.reference import Reference
+    from lamina.cli.completion import image_words
 
-    try:
-        root = ctx.find_root().params.get("root")
-        store = open_store(load_settings({"root": root} if root else {}), create=False)
-        names = [Reference.parse(name).familiar for name, _ in store.names() if name]
-    except LaminaError:
-        return []  # a broken store must not break the shell's line
-    return sorted(name for name in names if name.startswith(incomplete))
+    return image_words(ctx, incomplete)
 
 
 def image_argument(name: str = "image", **options: Any) -> Decorator:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 
+from lamina.errors import NoStore
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.image import Image, load_settings, open_store, open_with
 from lamina.light import TYPE_CHECKING
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class Session:
     """One run of the command line. ``flags`` are the settings that were given as flags."""
 
-    def __init__(self, flags: Mapping[str, str]) -> None:
-        self.flags = dict(flags)
+    def __init__(self, flags: Mapping[str, str] | None = None) -> None:
+        self.flags = dict(flags or {})
         self.credentials: str | None = None
         """USER[:PASSWORD] for registries, where given for this call."""
 
@@ -35,6 +36,14 @@ class Session:
     def store(self) -> Store:
         """The store to look into: it must be there."""
         return open_store(self.settings, create=False)
+
+    @cached_property
+    def store_if_any(self) -> Store | None:
+        """The store to list: None where there is none yet, as on a fresh machine."""
+        try:
+            return self.store
+        except NoStore:
+            return None
 
     @cached_property
     def writable_store(self) -> Store:

@@ -51,6 +51,8 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
 
     if bool(targets) == all_:
         raise UsageError("say which mounts", hint="directories, or --all")
+    if all_ and session.store_if_any is None:
+        return
     failed: list[LaminaError] = []
     if all_:
         from lamina.run.ending import clear_all
@@ -78,7 +80,8 @@ def mounts(session: Session, format: str | None) -> None:
     """List what is mounted from the store."""
     from lamina.view.mount import mounts as listed
 
-    found = listed(session.store)
+    store = session.store_if_any
+    found = listed(store) if store else []
     rows = [
         {
             "Image": clean(one.name),

@@ -109,13 +109,39 @@ def select_images(
     return kept
 
 
+def sort_images(found: list[ImageSummary], by: str) -> list[ImageSummary]:
+    """In podman's orders: "created" (the newest first), "size" (the largest first), "id", "repository" or "tag"; what
+    is alike, by name."""
+    found = sorted(found, key=lambda image: image.name)
+    if by == "created":
+        return sorted(found, key=lambda image: image.created or "", reverse=True)
+    if by == "size":
+        return sorted(found, key=lambda image: image.size, reverse=True)
+    if by == "id":
+        return sorted(found, key=lambda image: str(image.id or ""))
+    if by == "tag":
+        return sorted(found, key=lambda image: (image.reference.tag if image.reference else None) or "")
+    return found
+
+
 def _matches(image: ImageSummary, pattern: str) -> bool:
     reference = image.reference
     if reference is None:
         return False
     familiar = reference.familiar
-    without_tag = familiar.rpartition(":")[0] if reference.tag else familiar
-    return any(fnmatchcase(text, pattern) for text in (familiar, without_tag, image.name))
+    repository = familiar.partition("@")[0]
+    if reference.tag:
+        repository = repository.rpartition(":")[0]
+    return any(fnmatchcase(text, pattern) for text in (familiar, repository, image.name))
+
+
+def _is_meant(image: ImageSummary, word: str) -> bool:
+    """Whether a word names an image: as a name, or as the beginning of its ID or digest."""
+    if image.name and _matches(image, word):
+        return True
+    digits = word.removeprefix("sha256:")
+    known = (image.digest.encoded, image.id.encoded if image.id else "")
+    return len(digits) >= 4 and any(one.startswith(digits) for one in known)
 
 
 def _by_time(key: str, value: str, kept: list[ImageSummary], images: list[ImageSummary]) -> list[ImageSummary]:
@@ -126,7 +152,7 @@ def _by_time(key: str, value: str, kept: list[ImageSummary], images: list[ImageS
         if limit is None:
             raise UsageError(f"until must be a time like 2026-01-31T12:00:00Z, not {value!r:.60}")
     else:
-        base = next((image for image in images if image.name and _matches(image, value)), None)
+        base = next((image for image in images if _is_meant(image, value)), None)
         if base is None:
             raise NotFound(f"{key}={value}: no such image", hint="see `lamina images`")
         limit = parse_time(base.created)

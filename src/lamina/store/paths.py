@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from lamina.errors import NotFound, StoreDamaged, SystemFailure, Unsupported
+from lamina.errors import NoStore, NotFound, StoreDamaged, SystemFailure, Unsupported
 from lamina.files import make_directory, replace_file, reported, write_all
 from lamina.spec.digest import Digest
 from lamina.temporary import Temporary, is_temporary
@@ -77,7 +77,8 @@ def open_frame(root: str, *, create: bool) -> Paths:
                 _raise_format(paths)
         except (FileNotFoundError, NotADirectoryError):
             if not create:
-                raise NotFound(f"no store at {root}", hint="`lamina load` or `lamina pack` makes one") from None
+                kind = NotFound if _strangers(root) else NoStore
+                raise kind(f"no store at {root}", hint="`lamina pull`, `load` or `pack` makes one") from None
             _make(paths)
     return paths
 
@@ -142,8 +143,7 @@ def _make(paths: Paths) -> None:
     root = paths.root
     os.makedirs(os.path.dirname(root), exist_ok=True)
     make_directory(root)
-    present = set(os.listdir(root)) - {*_DIRECTORIES, "oci-layout", "index.json", "lock", "reserve"}
-    strangers = [name for name in present if not is_temporary(name) and name != "format"]
+    strangers = _strangers(root)
     if strangers:
         raise StoreDamaged(
             f"{root} holds {strangers[0]!r:.100} and more, but no store",
@@ -157,6 +157,18 @@ def _make(paths: Paths) -> None:
         if not os.path.exists(path):
             write_new(path, content)
     replace_file(os.path.join(root, "format"), [b"%d\n" % FORMAT])
+
+
+def _strangers(root: str) -> list[str]:
+    """What stands at the place of a store and belongs to none; what a killed making left does. Raises OSError."""
+    try:
+        present = set(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        return [root]
+    present -= {*_DIRECTORIES, "oci-layout", "index.json", "lock", "reserve", "format"}
+    return sorted(name for name in present if not is_temporary(name))
 
 
 def write_new(path: str, content: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lamina.errors import LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, pattern
 from lamina.source import Stack, find_manifest, read_config
@@ -51,9 +53,7 @@ class StoreReader:
                 return found
         elif error is not None:
             raise error
-        raise ReferenceNotFound(
-            f"no image {name!r:.300} in {self.location}", hint="see `lamina images`; `lamina load` brings one in"
-        )
+        raise ReferenceNotFound(f"no image {name!r:.300} in {self.location}", hint=partial(_near, name, entries))
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         return self.blobs.read(descriptor)
@@ -107,6 +107,18 @@ class StoreReader:
             listed = ", ".join(digest.short for digest in found)
             raise UsageError(f"several images begin with {digits}: {listed}", hint="give more digits, or a name")
         return next(iter(found.values()), None)
+
+
+def _near(name: str, entries: list[Descriptor]) -> str:
+    """What to do where no image has a name: the name that is most like it, else pull."""
+    from lamina.text import nearest
+
+    known: dict[str, None] = {}
+    for stored in filter(None, map(name_of, entries)):
+        familiar = Reference.parse(stored).familiar
+        known |= dict.fromkeys((familiar, familiar.removesuffix(":latest")))
+    near = nearest(name, known)
+    return (f"is it {near[0]!r}? " if near else "") + f"`lamina pull {name:.200}` brings it in; see `lamina images`"
 
 
 def _reference(name: str) -> tuple[Reference | None, UsageError | None]:

@@ -57,6 +57,10 @@ class Usage:
         return self.images + self.held + self.unneeded + self.ingest + self.containers + self.frame
 
 
+NOTHING = Usage((), 0, 0, 0, 0, 0, 0, 0, 0, 0)
+"""Of a store that is not there yet."""
+
+
 def usage(store: Store) -> Usage:
     """Look at everything once. Raises SystemFailure, StoreDamaged."""
     names: dict[Digest, list[str]] = {}

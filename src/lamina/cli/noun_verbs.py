@@ -1,0 +1,108 @@
+"""Verbs that only stand behind a noun, as docker and podman have them: `container prune`, `image exists`."""
+
+from __future__ import annotations
+
+import click
+
+from lamina.cli import say
+from lamina.cli.app import command
+from lamina.cli.options import image_argument, platform_option
+from lamina.cli.output import tell_deleted, write
+from lamina.cli.session import Session
+from lamina.errors import LaminaError, NotFound
+from lamina.store.store import Store
+
+_FORCE = click.option("-f", "--force", is_flag=True, help="Do not ask.")
+
+
+@command(
+    "prune",
+    "lamina container prune\nlamina container prune -f",
+    short_help="Remove all containers that have ended.",
+)
+@_FORCE
+@click.pass_obj
+def container_prune(session: Session, force: bool) -> None:
+    """Remove all containers that do not run, with what they wrote (as `lamina rm --all`)."""
+    store = session.store_if_any
+    if store is None:
+        return
+    if not force:
+        click.confirm("Remove all containers that have ended?", abort=True, err=True)
+    _fail(_remove_ended(store))
+
+
+@command(
+    "prune",
+    "lamina system prune\nlamina system prune -af",
+    short_help="Remove ended containers, and delete what no image needs.",
+)
+@click.option("-a", "--all", "all_", is_flag=True, help="Also images that have a name.")
+@click.option("--volumes", is_flag=True, help="Accepted as docker has it: named volumes stay.")
+@_FORCE
+@click.pass_obj
+def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> None:
+    """Remove all containers that do not run, untagged images, and what no image needs. Named volumes stay."""
+    from lamina.store.gc import Deleted, prune
+
+    store = session.store_if_any
+    if store is None:
+        tell_deleted(Deleted(), dry_run=False, format=None)
+        return
+    if not force:
+        what = "ALL images" if all_ else "all untagged images"
+        click.confirm(f"Remove all containers that have ended and {what}?", abort=True, err=True)
+    failed = _remove_ended(store)
+    tell_deleted(prune(store, all=all_), dry_run=False, format=None)
+    _fail(failed)
+
+
+@command("exists", "lamina image exists debian:12 || lamina pull debian:12", short_help="Tell whether there is one.")
+@image_argument("name")
+@platform_option
+@click.pass_obj
+def image_exists(session: Session, name: str) -> int:
+    """Say by the exit code whether the store has an image: 0, else 1."""
+    try:
+        session.image(name)
+    except NotFound:
+        return 1
+    return 0
+
+
+@command("exists", "lamina container exists web && lamina rm web", short_help="Tell whether there is one.")
+@click.argument("name", metavar="CONTAINER")
+@click.pass_obj
+def container_exists(session: Session, name: str) -> int:
+    """Say by the exit code whether there is a container: 0, else 1."""
+    store = session.store_if_any
+    try:
+        if store is not None:
+            store.containers.get(name, damaged=True)
+            return 0
+    except NotFound:
+        pass
+    return 1
+
+
+def _remove_ended(store: Store) -> list[LaminaError]:
+    from lamina.run.ending import clear, remove
+
+    failed: list[LaminaError] = list(clear(store))
+    for one in store.containers.every():
+        if store.containers.is_running(one):
+            continue
+        try:
+            remove(store, one, force=False)
+            write(one.id)
+        except LaminaError as error:
+            failed.append(error)
+    return failed
+
+
+def _fail(errors: list[LaminaError]) -> None:
+    """Raise the first, and say the others before that."""
+    for more in errors[1:]:
+        say(str(more))
+    if errors:
+        raise errors[0]

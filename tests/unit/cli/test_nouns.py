@@ -1,0 +1,184 @@
+"""docker's nouns, and the verbs that lamina has not yet: one table says them, and nothing in it leads nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from lamina.cli import run
+from lamina.cli.app import VERBS, Command, cli
+from lamina.cli.nouns import ABSENT, INSTEAD, NOUNS, OTHERS, Noun
+from lamina.cli.session import Session
+
+EVERY = [(noun, verb) for noun, (_, verbs) in NOUNS.items() for verb in verbs]
+
+
+def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    capfd.readouterr()
+    code = run(list(words))
+    return (code, *capfd.readouterr())
+
+
+@pytest.mark.parametrize(("noun", "verb"), EVERY)
+def test_each_verb_of_a_noun_is_there_and_helps(noun: str, verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capfd, noun, verb, "--help")
+    assert (code, err) == (0, "")
+    assert f"lamina {noun} {verb} " in out
+    assert "Example:" in out
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_another_name_of_a_verb_helps_under_lamina_s_own(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capfd, name, "--help")
+    assert code == 0
+    assert f"lamina {OTHERS[name]} " in out
+
+
+def test_the_tables_do_not_contradict_each_other() -> None:
+    assert not set(ABSENT) & {*VERBS, *NOUNS, *OTHERS, *INSTEAD}
+    assert not {*OTHERS, *INSTEAD} & {*VERBS, *NOUNS}
+    assert set(NOUNS) & set(VERBS) == {"manifest"}
+    for noun, (_, verbs) in NOUNS.items():
+        assert noun == "manifest" or not set(verbs) & (set(ABSENT) - {"exists"})
+
+
+@pytest.mark.parametrize("verb", sorted(ABSENT))
+def test_a_verb_that_is_not_there_yet_says_so_in_one_line(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capfd, verb, "-f", "x")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"lamina: lamina has no `{verb}` yet: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "err"),
+    [
+        (["container", "logs", "web"], "lamina has no `container logs` yet"),
+        (["image", "sl"], "no verb 'sl' of 'image'; did you mean ls?"),
+        (["image", "hystory", "x"], "did you mean history?"),
+        (["auth", "login"], "`lamina login`"),
+        (["imags"], "did you mean images"),
+        (["help", "imags"], "did you mean images"),
+    ],
+)
+def test_a_verb_that_nobody_has_says_what_is_near(
+    words: list[str], err: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, told = said(capfd, *words)
+    assert (code, out) == (2, "")
+    assert err in told
+
+
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [
+        ([], "Usage: lamina [OPTIONS]"),
+        (["help"], "Usage: lamina [OPTIONS]"),
+        (["help", "run"], "Usage: lamina run "),
+        (["help", "image"], "Usage: lamina image "),
+        (["help", "image", "ls"], "Usage: lamina image ls "),
+        (["help", "manifest", "inspect"], "Usage: lamina manifest inspect "),
+        (["help", "manifest"], "Usage: lamina manifest "),
+        (["help", "index", "create"], "Usage: lamina index create "),
+        (["image"], "Usage: lamina image "),
+        (["-v"], "lamina, version"),
+        (["--version"], "lamina, version"),
+    ],
+)
+def test_help_is_an_answer_and_no_failure(words: list[str], starts: str, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capfd, *words)
+    assert (code, err) == (0, "")
+    assert out.startswith(starts)
+
+
+def test_the_overview_names_every_noun(capfd: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = said(capfd, "help")
+    for noun in NOUNS:
+        assert f"\n  {noun} " in out
+
+
+def test_a_reference_that_is_called_as_a_verb_is_a_reference() -> None:
+    """`lamina manifest inspect` asks for an image of that name; with one more word it is docker's verb."""
+    context = click.Context(cli)
+    assert not isinstance(cli.resolve_command(context, ["manifest", "inspect"])[1], Noun)
+    assert not isinstance(cli.resolve_command(context, ["manifest", "app:1"])[1], Noun)
+    assert isinstance(cli.resolve_command(context, ["manifest", "inspect", "app:1"])[1], Noun)
+
+
+def test_options_of_the_table_go_before_the_user_s() -> None:
+    noun = Noun("image", *NOUNS["image"])
+    name, _, words = noun.resolve_command(click.Context(noun), ["inspect", "--type", "container", "x"])
+    assert (name, words) == ("inspect", ["--type", "image", "--type", "container", "x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "params"),
+    [
+        (["--all=true", "x"], {"all_": True, "human": True, "words": ("x",)}),
+        (["--all=false", "--human=false"], {"all_": False, "human": False, "words": ()}),
+        (["--human=False", "--human"], {"all_": False, "human": True, "words": ()}),
+        (["--text", "--all=true"], {"all_": False, "text": "--all=true", "words": ()}),
+        (["--text=true"], {"text": "true", "words": ()}),
+        (["--", "--all=true"], {"all_": False, "words": ("--all=true",)}),
+    ],
+)
+def test_flags_may_have_go_s_booleans(words: list[str], params: dict[str, object]) -> None:
+    command = Command(
+        "x",
+        params=[
+            click.Option(["--all", "all_"], is_flag=True),
+            click.Option(["--human/--no-human"], default=True),
+            click.Option(["--text"]),
+            click.Argument(["words"], nargs=-1),
+        ],
+    )
+    found = command.make_context("x", list(words), obj=Session()).params
+    assert {key: found[key] for key in params} == params
+
+
+def test_what_stands_behind_a_program_is_the_program_s() -> None:
+    command = Command("x", params=[click.Option(["--all"], is_flag=True), click.Argument(["words"], nargs=-1)])
+    command.allow_interspersed_args = False
+    assert command.make_context("x", ["--all=true", "sh", "--all=false"]).params == {
+        "all": True,
+        "words": ("sh", "--all=false"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (["images", "--format", "json"], "[]\n"),
+        (["images", "-q"], ""),
+        (["images", "--format", "{{.ID}}"], ""),
+        (["mounts", "--format", "json"], "[]\n"),
+        (["find", "*.pem", "--format", "json"], "[]\n"),
+        (["prune"], "freed: 0B (0 bytes)\n"),
+        (["prune", "--all"], "freed: 0B (0 bytes)\n"),
+        (["system", "prune", "-f"], "freed: 0B (0 bytes)\n"),
+        (["container", "prune", "-f"], ""),
+        (["umount", "--all"], ""),
+    ],
+)
+def test_a_fresh_machine_has_empty_lists(
+    words: list[str], out: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert said(capfd, "--root", str(tmp_path / "none"), *words) == (0, out, "")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "empty").mkdir()
+    assert said(capfd, "--root", str(tmp_path / "empty"), *words) == (0, out, "")
+
+
+def test_a_directory_of_something_else_is_no_fresh_machine(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "letter").write_text("dear store")
+    code, out, err = said(capfd, "--root", str(tmp_path), "images")
+    assert (code, out) == (3, "")
+    assert "no store at" in err
+
+
+def test_df_of_a_fresh_machine_is_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capfd, "--root", str(tmp_path / "none"), "df")
+    assert code == 0
+    assert "total on disk                  0B   0 bytes" in out
