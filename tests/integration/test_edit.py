@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import lamina
 from lamina.archive.layout import LayoutReader
+from lamina.edit.base import find_base
 from lamina.edit.elf import parse_elf
 from lamina.errors import Conflict, InvalidLayer, NotFound, PathNotFound, UsageError
 from lamina.image import load_settings, open_store
@@ -513,3 +514,84 @@ def test_export_of_a_container_is_its_image_and_what_it_changed(root: Path, tmp_
         assert {member.name.strip("/") for member in tar} == set(found)
     assert cli("export", container.id[:12], "-o", str(tmp_path / "x.tar"), root=root).returncode == 0
     assert (tmp_path / "x.tar").read_bytes() == out.stdout
+
+
+NAMES = {"org.opencontainers.image.base.name": "docker.io/library/old:1", "example.team": "blue"}
+
+
+def annotated(root: Path, name: str, annotations: dict[str, str]) -> lamina.Image:
+    """The image again, with annotations in its manifest."""
+    from lamina.edit.publish import publish
+
+    image, store = lamina.open(name, root=root), Store.open(str(root))
+    layers = [handle.descriptor for handle in image.stack.layers]
+    publish(store, "noted", layers, image.config, docker=False, purpose="test", annotations=annotations)
+    return lamina.open("noted", root=root)
+
+
+def test_a_layer_on_top_keeps_the_annotations(root: Path, tmp_path: Path) -> None:
+    base = lamina.open("base", root=root)
+    notes = {**NAMES, "org.opencontainers.image.base.digest": str(base.digest)}
+    image = annotated(root, "app", notes)
+    (tmp_path / "f").write_bytes(b"f")
+    made = image.append({"/f": tmp_path / "f"}, name="more")
+    assert made.manifest.annotations == notes
+    old = find_base(made.stack, open_store(load_settings({"root": str(root)})))
+    assert old.manifest.descriptor.digest == base.digest
+    store = open_store(load_settings({"root": str(root)}))
+    container = create(store, image.stack, Wanted(name="noted", command=("x",)))
+    commit(store, image.stack, container, "committed", epoch=0)
+    assert lamina.open("committed", root=root).manifest.annotations == notes
+    assert image[:1].append({"/f": tmp_path / "f"}).manifest.annotations == {"example.team": "blue"}
+
+
+def test_names_that_are_not_utf8_stand_in_the_history_escaped(root: Path, tmp_path: Path) -> None:
+    bad = "caf\udce9"
+    write_layout(tmp_path / "n", "names", [[(bad, b"1"), ("kept", b"k")]])
+    assert cli("load", "-i", str(tmp_path / "n"), root=root).returncode == 0
+    image = lamina.open("names", root=root)
+    erased = image.erase(bad, name="erased")
+    assert erased.config.history[-1].created_by == "erase caf\\xe9"
+    assert names_of(erased) == ["", "kept"]
+    (tmp_path / "f").write_bytes(b"f")
+    done = cli("append", "names", f"{tmp_path}/f:/d/{bad}", "--remove", f"/{bad}", "-t", "both", root=root)
+    assert done.returncode == 0, done.stderr
+    both = lamina.open("both", root=root)
+    assert names_of(both) == ["", "d", f"d/{bad}", "kept"]
+    assert "caf\\xe9" in both.config.history[-1].created_by
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("append", "app", "-t", "x", "-e", "A=\udcff"),
+        ("append", "app", "-t", "x", "--remove", "/bin", "-m", "\udcff"),
+        ("append", "app", "-t", "x", "--label", "\udcff=1"),
+        ("config", "app", "-t", "x", "--cmd", "run \udcff"),
+        ("config", "app", "-t", "x", "-e", "A=1", "--message", "\udcff"),
+        ("flatten", "app", "-t", "x", "-m", "\udcff"),
+        ("commit", "nobody", "x", "--env", "A=\udcff"),
+    ],
+    ids=lambda words: " ".join(words[:1] + words[-2:-1]),
+)
+def test_text_that_no_config_can_hold_names_its_option(root: Path, words: tuple[str, ...]) -> None:
+    done = cli(*words, root=root)
+    assert done.returncode == 2
+    assert words[-2].encode() in done.stderr
+    assert b"UTF-8" in done.stderr
+
+
+def test_marks_of_a_layer_that_is_written_again_act_on_the_new_base(root: Path, tmp_path: Path) -> None:
+    old = [("t", b"target"), ("d/", None), ("x", b"file")]
+    new = [("brought", b"b"), ("d/", None), ("d/more", b"m"), ("x/", None), ("x/theirs", b"t"), ("u/", None)]
+    # of these only the whiteout of x hides something upon the old base
+    own = [(".wh.brought", b""), ("d/.wh..wh..opq", b""), (".wh.x", b""), ("x/", None), ("x/mine", b""), ("l", "= t")]
+    for name, layers in (("o", [old]), ("n", [new]), ("a", [old, own])):
+        write_layout(tmp_path / name, name, layers)
+        assert cli("load", "-i", str(tmp_path / name), root=root).returncode == 0
+    app, onto = lamina.open("a", root=root), lamina.open("n", root=root)
+    plan = app.plan_rebase(onto)
+    assert sorted(plan.rewritten) == [2]
+    assert {("added", b"brought", True), ("added", b"d/more", True)} <= what(plan)
+    made = app.rebase(onto, force=True, name="r")
+    assert names_of(made) == ["", "d", "l", "u", "x", "x/mine"]

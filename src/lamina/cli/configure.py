@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from lamina.cli.make import config_changes
+from lamina.cli.options import TEXT
 from lamina.errors import UsageError
 from lamina.spec.image_config import Changes, ImageConfig
 
@@ -18,21 +19,25 @@ _PORT = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:/(?:tcp|udp|sctp))?")
 _NONE = {"Test": ["NONE"]}
 
 _options = [
-    click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."),
-    click.option("--env-rm", multiple=True, metavar="NAME", help="Remove an environment variable."),
-    click.option("--label", "-l", multiple=True, metavar="NAME=VALUE", help="Set a label."),
-    click.option("--label-rm", multiple=True, metavar="NAME", help="Remove a label."),
-    click.option("--expose", multiple=True, metavar="PORT[/PROTO]", help="Expose a port."),
-    click.option("--expose-rm", multiple=True, metavar="PORT[/PROTO]", help="Expose a port no more."),
-    click.option("--volume", "-v", multiple=True, metavar="PATH", help="Make a path a volume."),
-    click.option("--volume-rm", multiple=True, metavar="PATH", help="Make a path no volume any more."),
-    click.option("--cmd", metavar="WORDS", help="What runs by default, split as a shell does; '' removes it."),
-    click.option("--entrypoint", metavar="WORDS", help="What always runs, split as a shell does; '' removes it."),
-    click.option("--workdir", "-w", metavar="PATH", help="Where it runs; '' removes it."),
-    click.option("--user", "-u", metavar="USER", help="As whom it runs; '' removes it."),
-    click.option("--stop-signal", metavar="SIGNAL", help="What asks it to end; '' removes it."),
-    click.option("--author", metavar="NAME", help="Who made it; '' removes it."),
-    click.option("--health-cmd", metavar="COMMAND", help="What tells whether it is well, run by a shell."),
+    click.option("--env", "-e", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set an environment variable."),
+    click.option("--env-rm", multiple=True, type=TEXT, metavar="NAME", help="Remove an environment variable."),
+    click.option("--label", "-l", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set a label."),
+    click.option("--label-rm", multiple=True, type=TEXT, metavar="NAME", help="Remove a label."),
+    click.option("--expose", multiple=True, type=TEXT, metavar="PORT[/PROTO]", help="Expose a port."),
+    click.option("--expose-rm", multiple=True, type=TEXT, metavar="PORT[/PROTO]", help="Expose a port no more."),
+    click.option("--volume", "-v", multiple=True, type=TEXT, metavar="PATH", help="Make a path a volume."),
+    click.option("--volume-rm", multiple=True, type=TEXT, metavar="PATH", help="Make a path no volume any more."),
+    click.option(
+        "--cmd", type=TEXT, metavar="WORDS", help="What runs by default, split as a shell does; '' removes it."
+    ),
+    click.option(
+        "--entrypoint", type=TEXT, metavar="WORDS", help="What always runs, split as a shell does; '' removes it."
+    ),
+    click.option("--workdir", "-w", type=TEXT, metavar="PATH", help="Where it runs; '' removes it."),
+    click.option("--user", "-u", type=TEXT, metavar="USER", help="As whom it runs; '' removes it."),
+    click.option("--stop-signal", type=TEXT, metavar="SIGNAL", help="What asks it to end; '' removes it."),
+    click.option("--author", type=TEXT, metavar="NAME", help="Who made it; '' removes it."),
+    click.option("--health-cmd", type=TEXT, metavar="COMMAND", help="What tells whether it is well, run by a shell."),
     click.option("--health-interval", metavar="DURATION", help="Time between two checks, like 30s or 1m30s."),
     click.option("--health-timeout", metavar="DURATION", help="How long a check may take."),
     click.option("--health-start-period", metavar="DURATION", help="How long failures don't count at the start."),

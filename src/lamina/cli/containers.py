@@ -14,6 +14,7 @@ from lamina.cli import launch, say, warn
 from lamina.cli.app import command
 from lamina.cli.make import config_changes, config_options, epoch
 from lamina.cli.options import (
+    TEXT,
     format_option,
     options_of,
     platform_option,
@@ -272,8 +273,8 @@ def _place(text: str) -> tuple[str, str]:
 @command("commit", "lamina commit web app:2\nlamina commit --cmd ./serve -m 'as tested' web app:2")
 @click.argument("name", metavar="CONTAINER")
 @click.argument("image")
-@click.option("-m", "--message", default="", help="The new step's comment.")
-@click.option("-a", "--author", default="", help="Who made it.")
+@click.option("-m", "--message", type=TEXT, default="", help="The new step's comment.")
+@click.option("-a", "--author", type=TEXT, default="", help="Who made it.")
 @config_options
 @quiet_option
 @click.pass_obj

@@ -13,7 +13,7 @@ from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.configure import edit_options
 from lamina.cli.make import base_stack, epoch
-from lamina.cli.options import image_argument, platform_option, quiet_option, registry_options, report_option
+from lamina.cli.options import TEXT, image_argument, platform_option, quiet_option, registry_options, report_option
 from lamina.cli.output import emit_json, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from lamina.spec.descriptor import Descriptor
 
 _TAG = click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
-MESSAGE = click.option("--message", "-m", metavar="TEXT", default="", help="A comment that the history tells.")
+MESSAGE = click.option(
+    "--message", "-m", type=TEXT, metavar="TEXT", default="", help="A comment that the history tells."
+)
 COMPRESSION = click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of new layers.")
 
 

@@ -16,9 +16,9 @@ from lamina.errors import Unsupported, UsageError
 @image_argument()
 @platform_option
 @click.pass_obj
-def explore(session: Session, image: str) -> None:
+def explore(session: Session, image: str) -> int:
     """Leaf through an image in the terminal: its layers on the left, on the right the union up to the selected one,
-    with what that layer added (A), modified (M) and removed (R). The keys are dive's; the last line shows them."""
+    with what that layer added (A), modified (M) and removed (R). The keys are dive's; ? shows them all."""
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # textual draws on stderr
         raise UsageError("explore needs a terminal", hint="`lamina layers`, `tree` and `blame` print what it shows")
     try:
@@ -29,4 +29,6 @@ def explore(session: Session, image: str) -> None:
         raise Unsupported("textual is not installed", hint="pip install 'lamina[explore]'") from None
     from lamina.insight.explore import Explorer
 
-    ExplorerApp(Explorer(session.image(image).stack)).run()
+    app = ExplorerApp(Explorer(session.image(image).stack))
+    app.run()
+    return app.return_code or 0

@@ -5,6 +5,7 @@ are lines, colours and keys. Every text from an image is made safe to print.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -16,8 +17,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.geometry import Region, Size
 from textual.message import Message
+from textual.screen import ModalScreen
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 
@@ -34,10 +37,16 @@ COLOURS = {
     Mark.CHANGED: Style(color="yellow"),
     Mark.REMOVED: Style(color="red"),
 }
+_PLAIN = Style()
+"""Segments without any style end textual's filter for NO_COLOR."""
 _FAINT = Style(dim=True)
 _CURSOR = Style(reverse=True)
 _MARKED = Style(bold=True)
 PREVIEW_LINES = 200
+AT_ONCE = 50_000
+"""Paths of an image up to which the filter follows each key."""
+PAUSE = 0.2
+"""Seconds without a key after which it follows in a larger one."""
 Line = list[tuple[str, Style]]
 
 
@@ -82,9 +91,9 @@ class Lines(ScrollView, can_focus=True):
         number = y + self.scroll_offset.y
         width = self.size.width
         if number >= self.count:
-            return Strip.blank(width)
+            return Strip.blank(width, _PLAIN)
         line = Strip([Segment(text, style) for text, style in self._line(number)])
-        line = line.crop_extend(self.scroll_offset.x, self.scroll_offset.x + width, None)
+        line = line.crop_extend(self.scroll_offset.x, self.scroll_offset.x + width, _PLAIN)
         if number == self.cursor:
             line = line.apply_style(_CURSOR if self.has_focus else _MARKED)
         return line
@@ -217,6 +226,41 @@ class Compared(Message):
     """What the marks tell, or which are shown, is another."""
 
 
+KEYS = """Everywhere
+  tab         from the layers to the files and back
+  / ctrl+f    show paths that a regular expression finds
+  escape      end the filter, go back to the files
+  ?           this help
+  q ctrl+c    quit
+Layers
+  up down     select a layer: files are those up to it
+  ctrl+l      what the selected layer changed
+  ctrl+a      what all layers above the lowest changed
+Files
+  up down     move; right, left open, close and go up
+  space       open, close a directory; ctrl+space all
+  a r m u     show or hide what was added, removed,
+              modified, or is unmodified
+  b           attributes
+  enter       details: all states of the path, its text
+Signs
+  A added   M modified   R removed
+  *           a directory in which something was"""
+
+
+class Help(ModalScreen[None]):
+    """The keys. Any of those that end it ends it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter,space,question_mark", "dismiss", show=False)]
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help"):
+            yield Static(Text(KEYS))
+
+    def on_mount(self) -> None:
+        self.query_one("#help").focus()
+
+
 class ExplorerApp(App[None]):
     """``lamina explore``."""
 
@@ -234,10 +278,23 @@ class ExplorerApp(App[None]):
     #details:focus { background: $boost; }
     Input { display: none; height: 3; }
     Input.asked { display: block; }
+    Help { align: center middle; }
+    #help { width: 80; max-width: 100%; height: auto; max-height: 100%; padding: 0 1; background: $panel; }
+    .-narrow #top { layout: vertical; }
+    .-narrow #left { width: 100%; height: 40%; }
+    .-narrow #right { width: 100%; height: 60%; }
+    .-narrow .about, .-short .about { display: none; }
+    .-short #what, .-short #details { display: none; }
+    .-short .told #what, .-short .told #details { display: block; }
+    .-short .told #details { height: 60%; }
+    .-short Input { border: none; height: 1; }
     """
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]  # noqa: RUF012  (textual declares it otherwise)
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (24, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "switch", "switch", priority=True),
         Binding("ctrl+f,/", "filter", "filter"),
+        Binding("question_mark", "help", "help"),
         Binding("escape", "leave", show=False),
         Binding("q", "quit", "quit"),
         Binding("ctrl+c", "quit", show=False, priority=True),
@@ -248,23 +305,24 @@ class ExplorerApp(App[None]):
         self.explorer = explorer
         self.shows_attributes = True
         self.story = False
+        self._typing: Timer | None = None
 
     def compose(self) -> ComposeResult:
-        with Horizontal():
+        with Horizontal(id="top"):
             with Vertical(id="left"):
-                yield Static(Text("Layers"), classes="title")
+                yield Static(Text("Layers (? shows the keys)"), classes="title")
                 yield LayerList(self._layer_line, id="layers")
-                yield Static(Text("Layer"), classes="title")
-                yield Static(id="layer")
-                yield Static(Text("Image"), classes="title")
-                yield Static(id="image")
+                yield Static(Text("Layer"), classes="title about")
+                yield Static(id="layer", classes="about")
+                yield Static(Text("Image"), classes="title about")
+                yield Static(id="image", classes="about")
             with Vertical(id="right"):
                 yield Static(id="heading", classes="title")
                 yield Union(self.explorer, self._row_line, id="union")
                 yield Static(id="what", classes="title")
                 with VerticalScroll(id="details"):
                     yield Static(id="text")
-        yield Input(placeholder="a regular expression, searched in paths; Enter takes it, Escape clears it")
+        yield Input(placeholder="a regular expression, found in paths; Enter keeps it, Escape ends it")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -322,7 +380,12 @@ class ExplorerApp(App[None]):
     def action_details(self) -> None:
         self.story = True
         self._show_details()
+        self.query_one("#right").add_class("told")
         self.query_one("#details").focus()
+
+    def action_help(self) -> None:
+        if not isinstance(self.screen, Help):
+            self.push_screen(Help())
 
     def action_filter(self) -> None:
         asked = self.query_one(Input)
@@ -335,7 +398,19 @@ class ExplorerApp(App[None]):
             asked.value = ""
             asked.remove_class("asked")
             self._filter("")
+        self.query_one("#right").remove_class("told")
         self.query_one(Union).focus()
+
+    @on(Input.Changed)
+    def _filter_typed(self, event: Input.Changed) -> None:
+        """At once, but in a large image when the next key takes longer."""
+        if self._typing is not None:
+            self._typing.stop()
+            self._typing = None
+        if len(self.explorer.tree.names) <= AT_ONCE:
+            self._filter(event.value)
+        else:
+            self._typing = self.set_timer(PAUSE, partial(self._filter, event.value))
 
     @on(Input.Submitted)
     def _filter_taken(self, event: Input.Submitted) -> None:
@@ -345,6 +420,11 @@ class ExplorerApp(App[None]):
         self.query_one(Union).focus()
 
     def _filter(self, pattern: str) -> None:
+        if self._typing is not None:
+            self._typing.stop()
+            self._typing = None
+        if pattern == self.explorer.pattern:
+            return
         self.explorer.filter(pattern)
         self.query_one(Union).update()
         self._heading()
@@ -371,7 +451,8 @@ class ExplorerApp(App[None]):
                 (f"{mode_text(LETTER[entry.kind], entry.mode)} {owner:>9} {human_size(row.size):>7}  ", _FAINT)
             )
         sign = ("▾ " if row.open else "▸ ") if row.parent else "  "
-        line.append(("  " * row.depth + sign + clean(self.explorer.tree.name(row.node)), style))
+        shown = COLOURS[Mark.CHANGED] if touched else style
+        line.append(("  " * row.depth + sign + clean(self.explorer.tree.name(row.node)), shown))
         if entry.kind == Kind.SYMLINK:
             line.append((f" → {clean(entry.link)}", _FAINT))
         return line

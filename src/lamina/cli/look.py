@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +21,7 @@ from lamina.image import to_bytes
 from lamina.layer.entry import Entry, Kind
 
 if TYPE_CHECKING:
-    from lamina.insight.blame import Blame
+    from lamina.insight.blame import Blame, Line
     from lamina.union.tree import Tree, Union
 
 LETTER = {
@@ -34,6 +35,7 @@ LETTER = {
     Kind.WHITEOUT: "w",
     Kind.OPAQUE: "o",
 }
+_KIND = {kind: kind.name.lower() for kind in Kind}
 FEW = 16
 """Paths up to which each is looked up by itself; a whole merge is cheaper for more."""
 
@@ -296,36 +298,40 @@ def _sizes_below(union: Tree, top: int) -> dict[int, int]:
 def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool, format: str | None) -> None:
     """Say which layer and build step put the winning entry there, what it shadows, and the whiteouts on the way."""
     from lamina.insight.blame import blame as blame_path
-    from lamina.insight.blame import blame_under
+    from lamina.insight.blame import blame_under, line_of, lines_under
 
     stack = session.image(image).stack
     if recursive or len(paths) > FEW:
         stack.tree()
-    found: list[Blame] = []
-    for path in paths:
-        found += blame_under(stack, to_bytes(path)) if recursive else [blame_path(stack, to_bytes(path))]
-    if format == "json":
-        emit_json([_blame_json(item) for item in found])
-    elif recursive or format not in (None, "table"):
-        rows = [_blame_row(item) for item in found]
-        columns = [("Layer", "LAYER"), ("State", "STATE"), ("Shadows", "SHADOWS"), ("Path", "PATH"), ("Step", "STEP")]
-        emit(rows, columns, format, right=("Layer", "Shadows"))
-    else:
+    typed = [to_bytes(path) for path in paths]
+    if format == "json" or (not recursive and format in (None, "table")):
+        found: list[Blame] = []
+        for path in typed:
+            found += blame_under(stack, path) if recursive else [blame_path(stack, path)]
+        if format == "json":
+            emit_json([_blame_json(item) for item in found])
+            return
         for number, item in enumerate(found):
             if number:
                 write("")
             _blame_text(item)
+        return
+    if recursive:
+        lines = chain.from_iterable(lines_under(stack, path) for path in typed)
+    else:
+        lines = chain(line_of(blame_path(stack, path)) for path in typed)
+    columns = [("Layer", "LAYER"), ("State", "STATE"), ("Shadows", "SHADOWS"), ("Path", "PATH"), ("Step", "STEP")]
+    emit(map(_blame_row, lines), columns, format, right=("Layer", "Shadows"))
 
 
-def _blame_row(item: Blame) -> dict[str, Any]:
-    newest = item.states[0]
+def _blame_row(line: Line) -> dict[str, Any]:
     return {
-        "Path": "/" + clean(item.path),
-        "State": "hidden" if item.hidden else newest.entry.kind.name.lower(),
-        "Layer": newest.layer if newest.layer is not None else "-",
-        "Digest": newest.digest or "",
-        "Step": newest.step or "",
-        "Shadows": len(item.states) - (0 if item.hidden else 1),
+        "Path": "/" + clean(line.path),
+        "State": "hidden" if line.hidden else _KIND[line.kind],
+        "Layer": line.layer,
+        "Digest": line.digest,
+        "Step": line.step or "",
+        "Shadows": line.shadows,
     }
 
 

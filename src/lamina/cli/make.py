@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.app import command
-from lamina.cli.options import image_argument, platform_option, quiet_option
+from lamina.cli.options import TEXT, image_argument, platform_option, quiet_option
 from lamina.cli.output import write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
@@ -42,12 +42,12 @@ def split_pair(text: str) -> tuple[str, bytes]:
 
 
 _config_options = [
-    click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."),
-    click.option("--cmd", metavar="WORDS", help="What runs by default, split as a shell does."),
-    click.option("--entrypoint", metavar="WORDS", help="What always runs, split as a shell does."),
-    click.option("--workdir", metavar="PATH", help="Where it runs."),
-    click.option("--user", metavar="USER", help="As whom it runs."),
-    click.option("--label", multiple=True, metavar="NAME=VALUE", help="Set a label."),
+    click.option("--env", "-e", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set an environment variable."),
+    click.option("--cmd", type=TEXT, metavar="WORDS", help="What runs by default, split as a shell does."),
+    click.option("--entrypoint", type=TEXT, metavar="WORDS", help="What always runs, split as a shell does."),
+    click.option("--workdir", type=TEXT, metavar="PATH", help="Where it runs."),
+    click.option("--user", type=TEXT, metavar="USER", help="As whom it runs."),
+    click.option("--label", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set a label."),
     click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of the new layer."),
 ]
 
@@ -176,7 +176,7 @@ def pack(
     "--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (a whiteout)."
 )
 @click.option("--keep-owner", is_flag=True, help="The host's owners instead of 0:0.")
-@click.option("--message", "-m", metavar="TEXT", help="The build step that the history tells.")
+@click.option("--message", "-m", type=TEXT, metavar="TEXT", help="The build step that the history tells.")
 @config_options
 @platform_option
 @quiet_option

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,25 @@ from lamina.config import KEEPS, VIEWS
 from lamina.errors import UsageError
 
 Decorator = Callable[[Any], Any]
+if TYPE_CHECKING:
+    _Param = click.ParamType[str]
+else:
+    _Param = click.ParamType  # generic only since click 8.3
+
+
+class _Text(_Param):
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r:.200} is not UTF-8, which is all that an image's config can hold", param, ctx)
+        return value
+
+
+TEXT = _Text()
+"""What becomes part of an image's config."""
 
 
 FORMATS = ("json", "table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from lamina.transfer.copy import Copied
 
 Row = Mapping[str, Any]
+_PIECE = 1000  # rows of a table that are made safe and written at once
 
 
 def write(text: str) -> None:
@@ -30,24 +32,32 @@ def emit_json(value: Any) -> None:
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *, right: Iterable[int] = ()) -> None:
     """Aligned columns, three spaces apart, as docker prints them. ``right``: numbers of right-aligned columns."""
-    lines = [[clean(cell) for cell in row] for row in rows]
-    if header is not None:
-        lines.insert(0, list(header))
+    lines: list[Sequence[str]] = [] if header is None else [tuple(header)]
+    pieces = iter(rows)
+    while piece := list(itertools.islice(pieces, _PIECE)):
+        lines += _cleaned(piece)
     if not lines:
         return
     flush_right = set(right)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     last = len(widths) - 1
-    for line in lines:
-        cells = [
-            cell.rjust(width) if number in flush_right else cell if number == last else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        write("   ".join(cells).rstrip())
+    shape = "   ".join(
+        f"%{width}s" if number in flush_right else "%s" if number == last else f"%-{width}s"
+        for number, width in enumerate(widths)
+    )
+    for start in range(0, len(lines), _PIECE):
+        write("\n".join([(shape % line).rstrip() for line in lines[start : start + _PIECE]]))
+
+
+def _cleaned(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Rows of safe cells. What is printable as a whole is looked at only once."""
+    if "".join(itertools.chain.from_iterable(rows)).isprintable():
+        return [tuple(row) for row in rows]
+    return [tuple(map(clean, row)) for row in rows]
 
 
 def emit(
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     columns: Sequence[tuple[str, str]],
     format: str | None,
     *,
@@ -65,7 +75,7 @@ def emit(
     if format is None or format == "table":
         flush = set(right)
         table(
-            [[str(row[field]) for field, _ in columns] for row in rows],
+            ([str(row[field]) for field, _ in columns] for row in rows),
             [heading for _, heading in columns] if header else None,
             right=[number for number, (field, _) in enumerate(columns) if field in flush],
         )

@@ -13,7 +13,7 @@ import click
 from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.edit import COMPRESSION, MESSAGE, checked_name, packing_of, tell_made
-from lamina.cli.options import platform_option, quiet_option, web_options
+from lamina.cli.options import TEXT, platform_option, quiet_option, web_options
 from lamina.cli.session import Session
 from lamina.cli.text import clean
 from lamina.errors import Conflict, NotFound, UsageError
@@ -75,7 +75,13 @@ def _exporter(session: Session, name: str) -> Callable[[Write], int]:
 @click.argument("source", metavar="FILE|DIR|URL|-")
 @click.argument("name", metavar="[NAME]", default="")
 @click.option(
-    "--change", "-c", "changes", multiple=True, metavar="INSTRUCTION", help="A Dockerfile instruction: CMD, ENV, ..."
+    "--change",
+    "-c",
+    "changes",
+    type=TEXT,
+    multiple=True,
+    metavar="INSTRUCTION",
+    help="A Dockerfile instruction: CMD, ENV, ...",
 )
 @MESSAGE
 @COMPRESSION

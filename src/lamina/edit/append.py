@@ -6,7 +6,16 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
-from lamina.edit.publish import Layer, Packing, made_layer, own_config, publish, require_bottom, timestamp
+from lamina.edit.publish import (
+    Layer,
+    Packing,
+    kept_annotations,
+    made_layer,
+    own_config,
+    publish,
+    require_bottom,
+    timestamp,
+)
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.write import Item
@@ -54,7 +63,15 @@ def append(
             config = config.add_layer(made.diff_id, step)
             layers.append(made)
         merged: Changes = {**(changes or {}), "created": created}
-        return publish(target, name, layers, config.with_(**merged), docker=docker, purpose="append")
+        return publish(
+            target,
+            name,
+            layers,
+            config.with_(**merged),
+            docker=docker,
+            purpose="append",
+            annotations=kept_annotations(base) if base is not None else None,
+        )
 
 
 def files_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.edit.publish import docker_format, own_config, publish, require_bottom, timestamp
+from lamina.edit.publish import docker_format, kept_annotations, own_config, publish, require_bottom, timestamp
 from lamina.errors import UsageError
 from lamina.source import Stack, Writer
 from lamina.spec.descriptor import Descriptor
@@ -36,5 +36,5 @@ def with_config(
         config.with_(**merged),
         docker=docker_format([base]),
         purpose="config",
-        annotations=base.manifest.annotations,
+        annotations=kept_annotations(base),
     )

@@ -83,7 +83,7 @@ def erase(
     diff_ids = list(config.diff_ids)
     with ExitStack() as files:
         for number in plan.layers:
-            stated = squashed(indexes[:number], number - 1, left_out=gone)
+            stated = squashed(indexes[:number], number - 1, left_out=gone, marks=True)
             made = files.enter_context(made_layer(items_of(base, stated), packing, docker=docker))
             layers[number - 1], diff_ids[number - 1] = made, made.diff_id
         step = History(created=created, created_by=created_by, comment=comment, empty_layer=True)

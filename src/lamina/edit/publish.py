@@ -118,6 +118,14 @@ def own_config(stack: Stack) -> ImageConfig:
     return stack.config.keep_layers(len(stack.layers))
 
 
+def kept_annotations(stack: Stack) -> dict[str, str]:
+    """The annotations of an image whose layers all stay, with more on top. Of a range without the upper layers
+    nothing is known of its base."""
+    annotations = stack.manifest.annotations
+    whole = len(stack.layers) == len(stack.config.diff_ids)
+    return dict(annotations) if whole else without_base(annotations)
+
+
 def without_base(annotations: Mapping[str, str]) -> dict[str, str]:
     """Annotations of an image whose lowest layers are no longer those of its base."""
     return {key: text for key, text in annotations.items() if key not in (BASE_NAME, BASE_DIGEST)}

@@ -210,7 +210,8 @@ class Explorer:
         """Marks tell what all layers above the lowest did, not the selected one alone."""
         self.marks = ALL_MARKS
         self.pattern = ""
-        self.opened: set[int] = {0}
+        self.opened: set[int] = {0, *(node for node in self.ages.kids[0] if self.tree.is_directory(node))}
+        """The first level is open at the start."""
         self._opened_before = self.opened
         self._snapshots: dict[tuple[int, int], Snapshot] = {}
         self._matching: bytearray | None = None

@@ -82,7 +82,8 @@ class Changes(TypedDict, total=False):
 
 
 class History(Value):
-    """One build step. ``empty_layer`` steps made no layer."""
+    """One build step. ``empty_layer`` steps made no layer. ``created_by`` may name files: bytes that are not UTF-8
+    (surrogate escapes) are written as ``\\xff``, as JSON can't hold them."""
 
     created: str | None = None
     created_by: str = ""
@@ -110,12 +111,19 @@ class History(Value):
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {
             "created": self.created,
-            "created_by": self.created_by,
+            "created_by": _utf8(self.created_by),
             "author": self.author,
             "comment": self.comment,
             "empty_layer": self.empty_layer,
         }
         return {key: item for key, item in value.items() if item}
+
+
+def _utf8(text: str) -> str:
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class ImageConfig:

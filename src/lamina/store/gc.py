@@ -236,9 +236,9 @@ def _garbage(
         return began is None or not any(began < change <= now for change in changes)
 
     unneeded = [one for one, changes in blobs.items() if old(changes)]
-    documents = tuple(one for one in unneeded if _is_document(store, one))
+    documents = {one: None for one in unneeded if _is_document(store, one)}
     return _Garbage(
-        documents,
+        tuple(documents),
         tuple(one for one, changes in layers.items() if old(changes)),
         tuple(one for one in unneeded if one not in documents),
         frozenset(marked.diff_ids),

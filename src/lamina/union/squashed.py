@@ -37,13 +37,15 @@ def squashed(
     left_out: Callable[[bytes], bool] = nothing,
     relink: int = 0,
     implied: bool = False,
+    marks: bool = False,
 ) -> list[Stated]:
     """``layers[low:]`` as one layer upon ``layers[:low]``, parents before children, a file before its links.
 
     ``left_out`` paths are as if no layer ever had them, and all below them. Names that ``layers[:relink]`` gave to
     a file stay theirs, though one of its names is made here. A directory that no layer states is left to be implied
     (its time follows its parent's), unless nothing else makes it; with ``implied`` each is stated as the union has
-    it.
+    it. With ``marks``, whiteouts and opaque marks of the highest layer that hide nothing here stay too: upon other
+    layers they may.
     Raises InvalidLayer as ``merge``.
     """
     union = Tree(layers)
@@ -54,7 +56,7 @@ def squashed(
         LayerMerge(union, number, index).apply()
     if low >= len(layers):
         return []
-    return _Squash(union, low, limit, before, left_out, relink, implied).entries()
+    return _Squash(union, low, limit, before, left_out, relink, implied, marks).entries()
 
 
 class _Squash:
@@ -67,6 +69,7 @@ class _Squash:
         left_out: Callable[[bytes], bool],
         relink: int,
         implied: bool,
+        marks: bool,
     ) -> None:
         self.union = union
         self.low = low
@@ -75,6 +78,7 @@ class _Squash:
         self.left_out = left_out
         self.relink = relink
         self.implied = implied
+        self.marks = marks
         self.found: list[Stated] = []
         self.replaced: set[int] = set()  # directories in the place of something
 
@@ -125,12 +129,38 @@ class _Squash:
                     marks[now] = path
             elif now is None and parent not in emptied:
                 whiteouts.append(path)
-        for path in marks.values():
+        opaque, hidden = dict.fromkeys(marks.values()), dict.fromkeys(whiteouts)
+        if self.marks:
+            self._kept_marks(opaque, hidden)
+        for path in opaque:
             if not self.left_out(path):
                 self.found.append(Stated(Entry(path, Kind.OPAQUE)))
-        for path in whiteouts:
+        for path in hidden:
             if not self.left_out(path):
                 self.found.append(Stated(Entry(path, Kind.WHITEOUT)))
+
+    def _kept_marks(self, opaque: dict[bytes, None], hidden: dict[bytes, None]) -> None:
+        """The marks of the highest layer, whatever they hide here. What the layer itself puts in the place of
+        something that it hides takes that place by itself, but for a directory, which would join the old one."""
+        union = self.union
+        index = union.layers[-1]
+        for row in (*index.rows_of(Kind.OPAQUE), *index.rows_of(Kind.WHITEOUT)):
+            path = index.path(row)
+            now, parent = union.find(path), self._nearest(path)
+            if now is None and union.is_directory(parent):
+                (hidden if index.kind[row] == Kind.WHITEOUT else opaque).setdefault(path)
+            elif now is not None and union.is_directory(now):
+                opaque.setdefault(path)
+
+    def _nearest(self, path: bytes) -> int:
+        """The node of the path, or of the nearest of its parents that is there."""
+        node = 0
+        for name in path.split(b"/"):
+            child = self.union.child(node, name)
+            if child is None:
+                break
+            node = child
+        return node
 
     def _keeps_some(self, node: int) -> bool:
         return any(child < self.limit for child in self.union.children(node).values())

@@ -5,8 +5,9 @@ Read off the records that ``merge`` keeps in the ``Tree``; no rule of the union 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lamina.errors import PathNotFound
 from lamina.layer.entry import Entry, Kind
@@ -61,26 +62,73 @@ def trail(tree: Tree, path: bytes) -> Trail:
         nodes.append(alive)
     if not nodes:
         raise _unheard_of(path)
-    return _tell(tree, path, nodes, _idle(tree, path))
+    return _tell(tree, path, sorted(nodes), _idle(tree, path))
 
 
 def trails_under(tree: Tree, path: bytes) -> Iterator[Trail]:
     """The story of ``path`` and of each path below it that is or ever was, in order of their components.
     Raises PathNotFound where there is none."""
-    inside = path + b"/" if path else b""
-    by_path: dict[bytes, list[int]] = {}
+    earlier = _earlier(tree)
+    for at, nodes in stories(tree, path):
+        yield _tell(tree, at, nodes, (), earlier)
+
+
+class Summary(NamedTuple):
+    """A ``Trail`` in short: ``node`` of the newest state, and how many states there were."""
+
+    path: bytes
+    hidden: bool
+    node: int
+    states: int
+
+
+def summaries_under(tree: Tree, path: bytes) -> Iterator[Summary]:
+    """As ``trails_under``, without a value for each state."""
+    earlier, ended = _earlier(tree), tree.endings_of
+    for at, nodes in stories(tree, path):
+        states = len(nodes)
+        for node in nodes:
+            if node in earlier:
+                states += len(_history(tree, node, earlier)) - 1
+        node = nodes[-1]
+        yield Summary(at, bool(ended[node]), node, states)
+
+
+def stories(tree: Tree, path: bytes) -> Iterator[tuple[bytes, list[int]]]:
+    """``path`` and each path below it that is or ever was, in order of their components, with the nodes that were
+    there, oldest first. Raises PathNotFound where there is none."""
+    gone: dict[int, list[int]] = {}
     for node in _ended_nodes(tree):
-        at = tree.path(node)
-        if at == path or at.startswith(inside):
-            by_path.setdefault(at, []).append(node)
-    top = tree.find(path)
-    if top is not None:
-        for node in tree.walk(top):
-            by_path.setdefault(tree.path(node), []).append(node)
-    if not by_path:
+        gone.setdefault(tree.parents[node], []).append(node)
+    names, kids, ended = tree.names, tree.kids, tree.endings_of
+
+    def below(nodes: list[int]) -> dict[bytes, list[int]]:
+        found: dict[bytes, list[int]] = {}
+        for node in nodes:
+            for child in gone.get(node, ()):
+                found.setdefault(names[child], []).append(child)
+            children = kids[node]
+            if children and not ended[node]:  # those of one that ended have ended with it
+                for name, child in children.items():
+                    found.setdefault(name, []).append(child)
+        return found
+
+    nodes: list[int] = [0]
+    for name in path.split(b"/") if path else ():
+        nodes = below(nodes).get(name, [])
+    if not nodes:
         raise _unheard_of(path)
-    for at in sorted(by_path, key=lambda text: text.split(b"/")):
-        yield _tell(tree, at, by_path[at], ())
+    pending = [(path, nodes)]
+    while pending:
+        at, nodes = pending.pop()
+        if len(nodes) > 1:
+            nodes.sort()  # numbers grow as the layers are applied
+        yield at, nodes
+        if len(nodes) == 1 and not kids[nodes[0]] and nodes[0] not in gone:
+            continue
+        inside = at + b"/" if at else b""
+        children = below(nodes)
+        pending += [(inside + name, children[name]) for name in sorted(children, reverse=True)]
 
 
 def _unheard_of(path: bytes) -> PathNotFound:
@@ -105,10 +153,9 @@ def _idle(tree: Tree, path: bytes) -> tuple[int, ...]:
     busy = {(ending.layer, ending.row) for ending in tree.endings if ending.how == How.WHITEOUT}
     found = []
     for number, index in enumerate(tree.layers):
-        for row, kind in enumerate(index.kind):
+        for row in index.rows_of(_WHITEOUT):
             if (
-                kind == _WHITEOUT
-                and (number, row) not in busy
+                (number, row) not in busy
                 and index.basename(row) == name
                 and index.directory_path(index.directory[row]) == parent
             ):
@@ -116,19 +163,35 @@ def _idle(tree: Tree, path: bytes) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _tell(tree: Tree, path: bytes, nodes: list[int], idle: tuple[int, ...]) -> Trail:
-    nodes = sorted(nodes)  # numbers grow as the layers are applied
-    wanted = set(nodes)
-    earlier: dict[int, list[tuple[int, int]]] = {}
+def _earlier(tree: Tree) -> dict[int, list[tuple[int, int]]]:
+    """(layer, row) of the states that directories had before, by node."""
+    found: dict[int, list[tuple[int, int]]] = {}
     for node, layer, row in tree.restatements:
-        if node in wanted:
-            earlier.setdefault(node, []).append((layer, row))
+        found.setdefault(node, []).append((layer, row))
+    return found
+
+
+def _history(tree: Tree, node: int, earlier: Mapping[int, list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """(layer, row) of every state of a node, oldest first."""
+    history = [*earlier.get(node, ()), (tree.origin_layers[node], tree.rows[node])]
+    if node == 0 and len(history) > 1 and history[0][1] == UNSTATED:
+        del history[0]  # the root before any layer spoke of it
+    return history
+
+
+def _tell(
+    tree: Tree,
+    path: bytes,
+    nodes: list[int],
+    idle: tuple[int, ...],
+    earlier: Mapping[int, list[tuple[int, int]]] | None = None,
+) -> Trail:
+    """``nodes`` oldest first."""
+    earlier = _earlier(tree) if earlier is None else earlier
     states: list[State] = []
     below: Entry | None = None
     for node in nodes:
-        history = [*earlier.get(node, ()), (tree.origin_layers[node], tree.rows[node])]
-        if node == 0 and len(history) > 1 and history[0][1] == UNSTATED:
-            del history[0]  # the root before any layer spoke of it
+        history = _history(tree, node, earlier)
         for number, (layer, row) in enumerate(history):
             entry = _state(tree, node, layer, row)
             if number + 1 < len(history):

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +28,7 @@ from lamina.transfer.open import open_stack
 from support import lamina, write_layout
 
 pytest.importorskip("textual")
+from lamina.cli import explorer as widgets
 from lamina.cli.explorer import ExplorerApp, LayerList, Union
 
 HOSTILE = b"e\x1b[31m\x07\r\xffvil"
@@ -27,10 +39,14 @@ def explorer(where: Path, *layers: list[Any]) -> Explorer:
     return Explorer(open_stack(LayoutReader(str(where / "l")), "app", Platform.host(), "app"))
 
 
-def drive(model: Explorer, actions: Callable[[ExplorerApp, Any], Awaitable[None]]) -> None:
+def drive(
+    model: Explorer,
+    actions: Callable[[ExplorerApp, Any], Awaitable[None]],
+    size: tuple[int, int] = (140, 40),
+) -> None:
     async def run() -> None:
         app = ExplorerApp(model)
-        async with app.run_test(size=(140, 40)) as pilot:
+        async with app.run_test(size=size) as pilot:
             await pilot.pause()
             await actions(app, pilot)
 
@@ -56,9 +72,10 @@ def test_keys(tmp_path: Path) -> None:
     async def actions(app: ExplorerApp, pilot: Any) -> None:
         assert model.layer == 1
         assert len(lines(app, LayerList)) == 2
-        assert [line[0] for line in lines(app)] == ["*", " "]
-        await pilot.press("tab", "space")
         assert [line.split()[-1] for line in lines(app)] == ["d", "a", "b", "c", "plain"]
+        await pilot.press("tab", "space")
+        assert [line[0] for line in lines(app)] == ["*", " "]
+        await pilot.press("space")
         assert [line[0] for line in lines(app)] == ["*", "R", "M", "A", " "]
         await pilot.press("ctrl+r")
         assert not any(line.startswith("R") for line in lines(app))
@@ -95,7 +112,14 @@ def test_filter_and_details(tmp_path: Path) -> None:
         await pilot.press("enter")
         assert text(app, "#text").count("layer 1") == 2  # where it is, and its story
         await pilot.press("escape")
-        assert len(lines(app)) == 2
+        assert len(lines(app)) == 5
+        await pilot.press("slash", *"pla")
+        assert [line.split()[-1] for line in lines(app)] == ["plain"]  # as it is typed
+        await pilot.press("backspace", "backspace", "backspace", "slash", "c")
+        assert [line.split()[-1] for line in lines(app)] == ["d", "c"]
+        assert "filter: /c" in text(app, "#heading")
+        await pilot.press("escape")
+        assert len(lines(app)) == 5
         await pilot.press("ctrl+f", *"nothing", "enter")
         assert lines(app) == []
         assert text(app, "#what") == "nothing to show"
@@ -131,13 +155,129 @@ def test_a_big_image_makes_only_the_lines_that_are_seen(tmp_path: Path, monkeypa
     monkeypatch.setattr(LayerIndex, "entry", counted)
 
     async def actions(app: ExplorerApp, pilot: Any) -> None:
+        await pilot.press("tab", "ctrl+@")
         assert len(model.rows) == 50
-        await pilot.press("tab", "ctrl+@", "end")
+        await pilot.press("ctrl+@", "end")
         assert len(model.rows) == 20_050
         assert lines(app)[-1].split()[-1].startswith("f")
         assert len(made) < 2000
 
     drive(model, actions)
+
+
+def test_a_large_image_is_filtered_when_the_typing_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = explorer(tmp_path, LOWER, UPPER)
+    monkeypatch.setattr(widgets, "AT_ONCE", 3)
+    monkeypatch.setattr(widgets, "PAUSE", 3600)
+    asked: list[str] = []
+    monkeypatch.setattr(model, "filter", asked.append)
+
+    async def actions(app: ExplorerApp, pilot: Any) -> None:
+        await pilot.press("slash", *"plain")
+        assert asked == []
+        await pilot.press("enter")
+        assert asked == ["plain"]
+
+    drive(model, actions)
+
+
+@pytest.mark.parametrize("size", [(60, 15), (80, 24), (140, 40)])
+@pytest.mark.parametrize("colour", [True, False])
+def test_layers_can_be_read_at_every_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], colour: bool
+) -> None:
+    if not colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    model = explorer(tmp_path, LOWER, UPPER)
+
+    async def actions(app: ExplorerApp, pilot: Any) -> None:
+        assert app.no_color is not colour
+        layers = app.query_one(LayerList)
+        assert layers.size.height >= 3
+        for line, layer in zip(lines(app, LayerList), model.layers, strict=True):
+            assert layer.step
+            assert line.endswith(layer.step)
+        assert layers.size.width >= 30
+        assert app.query_one(Union).size.height >= 5
+        await pilot.press("tab", "down", "enter")
+        assert app.query_one("#details").size.height >= 3
+        await pilot.press("escape")
+        screens = len(app.screen_stack)
+        await pilot.press("question_mark")
+        assert len(app.screen_stack) == screens + 1
+        assert "ctrl+space" in str(app.screen.query_one("Static").render())
+        await pilot.press("question_mark")
+        assert len(app.screen_stack) == screens
+
+    drive(model, actions, size)
+
+
+def test_a_directory_in_which_something_changed_is_marked_and_coloured(tmp_path: Path) -> None:
+    model = explorer(tmp_path, [("d/e/a", b"1"), ("f/b", b"2")], [("d/e/a", b"22")])
+
+    async def actions(app: ExplorerApp, pilot: Any) -> None:
+        rows = [app._row_line(number) for number in range(len(model.rows))]
+        told = {
+            line[-1][0].split()[-1]: (line[0][0], str(line[-1][1].color and line[-1][1].color.name)) for line in rows
+        }
+        assert told == {
+            "d": ("* ", "yellow"),
+            "e": ("* ", "yellow"),
+            "f": ("  ", "None"),
+            "b": ("  ", "None"),
+        }
+
+    drive(model, actions)
+
+
+COLOUR = re.compile(rb"[34]8;2;(\d+);(\d+);(\d+)")
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_on_a_real_terminal(tmp_path: Path, colour: bool) -> None:
+    """Keys in, screen out, until it ends by itself; without colour nothing is coloured."""
+    write_layout(tmp_path / "l", "app", [LOWER, UPPER])
+    head, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "LAMINA_ROOT": str(tmp_path / "s")}
+    env.pop("NO_COLOR", None)
+    if not colour:
+        env["NO_COLOR"] = "1"
+    command = [sys.executable, "-m", "lamina", "explore", f"oci:{tmp_path}/l:app"]
+    seen = b""
+
+    def until(text: bytes) -> None:
+        nonlocal seen
+        start, latest = len(seen), time.monotonic() + 40
+        while text not in seen[start:]:
+            assert time.monotonic() < latest, f"no {text!r} in {seen[start:]!r}"
+            assert select.select([head], [], [], 60)[0], f"no {text!r} in {seen[start:]!r}"
+            seen += os.read(head, 65536)
+
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=env, start_new_session=True) as process:
+        os.close(end)
+        try:
+            until(b"plain")
+            os.write(head, b"?")
+            until(b"Everywhere")
+            os.write(head, b"?")
+            until(b"plain")
+            os.write(head, b"\t/")
+            until(b"regular expression")
+            os.write(head, b"lai\r")
+            until(b"open/close")  # the files have the keys again
+            os.write(head, b"q")
+            with suppress(OSError):  # how Linux says that nobody has the other end any more
+                while data := os.read(head, 65536):
+                    seen += data
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            os.close(head)
+    assert process.returncode == 0
+    assert b"Traceback" not in seen
+    assert any(len(set(match.groups())) > 1 for match in COLOUR.finditer(seen)) is colour
 
 
 def test_no_layers_at_all(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_marks_hidden_leave_the_ways_to_the_others() -> None:
 
 def test_filter() -> None:
     one = explorer(LOWER, UPPER)
+    one.toggle_all()
     one.select(1)
     one.filter("/[bc]$")
     assert shown(one) == {"d": " ", "d/b": "M", "d/c": "A"}
@@ -148,7 +149,10 @@ def test_filter() -> None:
 
 
 def test_opening_is_lazy_and_all_can_be_closed() -> None:
+    one = explorer([*LOWER, ("d/deep/x", b"")])
+    assert set(shown(one)) == {"d", "d/a", "d/b", "d/deep", "e", "e/f", "keep"}  # the first level is open
     one = explorer(LOWER)
+    one.toggle_all()
     assert set(shown(one)) == {"d", "e", "keep"}
     one.toggle(one.rows[0].node)
     assert set(shown(one)) == {"d", "d/a", "d/b", "e", "keep"}
