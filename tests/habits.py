@@ -650,12 +650,7 @@ SKOPEO = _of(
     Row(f"inspect --no-tags {_REF}", has='"Digest"', todo=_WIRE),
     Row("inspect oci:layout:app", before=f"lamina copy -q {_REF} oci:layout:app", has='"Digest"'),
     Row("inspect docker-archive:saved.tar", has='"Architecture"'),
-    Row(
-        "list-tags docker://localhost:5000/team/app",
-        ours="lamina tags docker://localhost:5000/team/app",
-        out="1\n2\nlatest",
-        instead="tags",
-    ),
+    Row("list-tags docker://localhost:5000/team/app", out="1\n2\nlatest"),
     Row(
         "delete docker://localhost:5000/gone/app:1",
         before=f"lamina copy -q {_REF} docker://localhost:5000/gone/app:1",
@@ -708,12 +703,7 @@ CRANE = _of(
         ours="lamina tags localhost:5000/team/app --format '{{.Name}}'",
         has="^localhost:5000/team/app:latest$",
     ),
-    Row(
-        "catalog localhost:5000",
-        ours="lamina search localhost:5000",
-        has="^localhost:5000/team/app$",
-        instead="search",
-    ),
+    Row("catalog localhost:5000", has="^localhost:5000/team/app$"),
     Row(
         f"pull {_APP} app.tar",
         ours=f"lamina save -o app.tar docker://{_APP}",
@@ -751,15 +741,12 @@ CRANE = _of(
     ),
     Row(
         "mutate app:1 --label stage=test -t app:3",
-        ours="lamina config app:1 --label stage=test -t app:3",
         alone=True,
-        instead="config",
         then=("lamina inspect -f '{{.Config.Labels.stage}}' app:3", "test"),
     ),
     Row(
         "mutate app:1 --entrypoint /app/main.sh --env A=b --user 1000 -t app:3",
         alone=True,
-        ours="lamina config app:1 --entrypoint /app/main.sh --env A=b --user 1000 -t app:3",
         then=("lamina inspect -f '{{.Config.Entrypoint}} {{.Config.User}}' app:3", r"\[/app/main.sh\] 1000"),
     ),
     Row("flatten app:1 -t app:flat", alone=True, then=("lamina inspect -f '{{len .RootFS.Layers}}' app:flat", "1")),
@@ -814,7 +801,8 @@ CRANE = _of(
 PODMAN = _of(
     "podman",
     Row("run --rm --userns=keep-id alpine id -u", code=125, err="keep-id is a plain user's"),
-    Row("image tree nginx", ours="lamina layers nginx", has="COPY site"),
+    Row("image tree nginx", has="COPY site"),
+    Row("image mount alpine", ours="ls $(lamina image mount alpine)/etc", has="os-release", alone=True),
     Row("unshare podman image mount alpine", ours="ls $(lamina mount alpine)/etc", has="os-release", alone=True),
     Row("image diff app:2 app:1", ours="lamina diff app:1 app:2", code=1, has="/app/version"),
     Row("image exists alpine", code=0, out=""),

@@ -54,6 +54,7 @@ def test_every_verb_has_a_manual_page(wheel: zipfile.ZipFile) -> None:
     for verb in VERBS:
         assert rf"\fBlamina\-{verb}\fR(1)" in pages["lamina.1"]
     assert "LAMINA_ROOT" in pages["lamina.1"]
+    assert re.search(r"^\\fBlamina image\\fR VERB\n.*\bls\b", pages["lamina.1"], re.MULTILINE)
     assert ".TP\n127\nrun, exec: the program does not exist" in pages["lamina.1"]
 
 

@@ -101,8 +101,11 @@ def _below(context: click.Context) -> Iterator[list[str]]:
 def _overview(codes: Iterable[tuple[str, str]]) -> Iterator[str]:
     """What stands in lamina(1) alone."""
     from lamina.cli.app import cli
+    from lamina.cli.nouns import NOUNS
     from lamina.config import SYSTEM_FILE, settings
 
+    nouns = [line for noun, (about, verbs) in NOUNS.items() for line in _noun(noun, about, sorted(verbs))]
+    yield from _section("Other names of the verbs", nouns)
     yield from _section("Images", _paragraph(cli.epilog or ""))
     variables = [
         line
@@ -113,6 +116,10 @@ def _overview(codes: Iterable[tuple[str, str]]) -> Iterator[str]:
     files = ((SYSTEM_FILE, "Settings of the machine."), ("~/.config/lamina/config.toml", "Settings of the user."))
     yield from _section("Files", [line for path, text in files for line in _item(rf"\fI{_text(path)}\fR", text)])
     yield from _section("Exit status", [line for code, text in codes for line in _item(_text(code), text)])
+
+
+def _noun(noun: str, about: str, verbs: Sequence[str]) -> list[str]:
+    return _item(rf"\fBlamina {noun}\fR VERB", f"{about} Verbs: {', '.join(verbs)}.")
 
 
 def _meaning(name: str) -> str:
