@@ -24,6 +24,9 @@ LAYERS = [
         ("srv/node_modules/@a/b/package.json", b'{"name": "@a/b", "version": "1.0.0"}'),
         ("srv/node_modules/gone/package.json", b'{"name": "gone", "version": "1.0.0"}'),
         ("var/lib/rpm/Packages", b"old"),
+        ("usr/share/nodejs/semver/package.json", b'{"name": "semver", "version": "7.5.4"}'),
+        ("srv/app/package.json", b'{"private": true}'),
+        ("opt/node/bin/node", b"\x7fELF" + bytes(3 << 20) + b"node.js/v18.20.4\0", {"mode": 0o755}),
     ],
     [("var/lib/dpkg/status", NEW), ("srv/node_modules/.wh.gone", b"")],
     [
@@ -53,6 +56,8 @@ def test_each_package_has_the_layer_that_brought_its_version(root: Path) -> None
         ("deb", "tzdata", "2024a", 3),
         ("pypi", "foo", "1", 1),
         ("npm", "@a/b", "1.0.0", 1),
+        ("npm", "semver", "7.5.4", 1),
+        ("binary", "node", "18.20.4", 1),
     ]
     libc = json.loads(done.stdout)[1]
     assert libc["purl"] == "pkg:deb/debian/libc6@2?arch=amd64&distro=debian-12"
@@ -61,7 +66,9 @@ def test_each_package_has_the_layer_that_brought_its_version(root: Path) -> None
     assert [(one["name"], one["version"]) for one in lower] == [("libc6", "1"), ("tar", "1")]
     table = lamina("packages", "app", "--kind", "npm", root=root).stdout.split()
     assert table == [b"NAME", b"VERSION", b"KIND", b"LAYER", b"PATH", b"@a/b", b"1.0.0", b"npm", b"1",
-                     b"/srv/node_modules/@a/b/package.json"]  # fmt: skip
+                     b"/srv/node_modules/@a/b/package.json", b"semver", b"7.5.4", b"npm", b"1",
+                     b"/usr/share/nodejs/semver/package.json"]  # fmt: skip
+    assert b"node" not in lamina("packages", "app", "--no-programs", "--kind", "binary", root=root).stdout
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -21,18 +21,20 @@ from lamina.cli.text import clean, json_path
     "--kind",
     "kinds",
     multiple=True,
-    type=click.Choice(["deb", "apk", "rpm", "pypi", "npm", "cargo", "golang"]),
+    type=click.Choice(["deb", "apk", "rpm", "pypi", "npm", "cargo", "golang", "binary"]),
     help="Only this kind; may be repeated.",
 )
-@click.option("--programs/--no-programs", default=True, help="Look into ELF programs for Rust crates and Go modules.")
+@click.option(
+    "--programs/--no-programs", default=True, help="Look into ELF programs for Rust crates, Go modules and versions."
+)
 @platform_option
 @click.option(
     "--format", metavar="json|table|spdx|cyclonedx|TEMPLATE", help="A bill of materials, json, or a template."
 )
 @click.pass_obj
 def packages(session: Session, image: str, kinds: tuple[str, ...], programs: bool, format: str | None) -> None:
-    """List the packages in an image (Debian, Alpine, RPM, Python, npm, and what Rust and Go programs were made of),
-    and the layer that brought each in this version."""
+    """List the packages in an image (Debian, Alpine, RPM, Python, npm, what Rust and Go programs were made of, and
+    well-known programs by the version that they hold), and the layer that brought each in this version."""
     from dataclasses import replace
 
     from lamina.insight.packages import packages as packages_of

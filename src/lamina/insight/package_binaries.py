@@ -94,19 +94,25 @@ def program(read: ReadAt) -> Iterator[Named]:
             text = b""
         yield from cargo_audit(text)
     if modules:
-        yield from go_modules(go_module_lines(modules))
+        version, lines = go_build(modules)
+        release = version.partition(" ")[0]
+        library = named("golang", "stdlib", release) if release.startswith("go") else None
+        if library:
+            yield library
+        yield from go_modules(lines)
 
 
-def go_module_lines(section: bytes) -> str:
-    """The text in ``.go.buildinfo`` as linkers from Go 1.18 on write it; "" for the older pointers."""
+def go_build(section: bytes) -> tuple[str, str]:
+    """The version of Go and the module lines in ``.go.buildinfo`` as linkers from Go 1.18 on write it; "" for the
+    older pointers."""
     if not section.startswith(_GO_MAGIC) or len(section) < 33 or not section[15] & 2:
-        return ""
-    at = 32
+        return "", ""
+    at, version = 32, ""
     for number in range(2):
         length, shift = 0, 0
         while True:
             if at >= len(section) or shift > 28:
-                return ""
+                return version, ""
             byte = section[at]
             at += 1
             length |= (byte & 0x7F) << shift
@@ -115,9 +121,11 @@ def go_module_lines(section: bytes) -> str:
                 break
         text = section[at : at + length]
         at += length
-        if number == 1 and len(text) >= 33:
-            return text[16:-16].decode("utf-8", "replace")  # between two marks of sixteen bytes
-    return ""
+        if number == 0:
+            version = text[:100].decode("utf-8", "replace")
+        elif len(text) >= 33:
+            return version, text[16:-16].decode("utf-8", "replace")  # between two marks of sixteen bytes
+    return version, ""
 
 
 def sections(read: ReadAt, names: tuple[bytes, ...]) -> dict[bytes, bytes]:

@@ -69,7 +69,7 @@ def python_metadata(data: bytes) -> Iterator[Named]:
 
 
 def npm_package(data: bytes) -> Iterator[Named]:
-    """A ``package.json`` below ``node_modules``."""
+    """A ``package.json`` that states a name and a version: of an installed package, or of one that was copied."""
     value = _object(data)
     found = named("npm", value.get("name"), value.get("version"))
     if found:

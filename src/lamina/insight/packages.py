@@ -1,5 +1,6 @@
-"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, and what Rust and Go programs
-say of themselves. Read from the union; nothing of the image is run."""
+"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, what Rust and Go programs say
+that they were made of, and well-known programs by their own version. Read from the union; nothing of the image is
+run."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from lamina.errors import InvalidContent
-from lamina.insight import package_binaries, package_texts
+from lamina.insight import package_binaries, package_programs, package_texts
 from lamina.insight.package_texts import Named
 from lamina.layer.content import Content
 from lamina.layer.entry import Entry, Kind
@@ -19,7 +20,7 @@ MAX_DATABASE = 256 << 20
 MAX_FILE = 4 << 20
 MAX_PACKAGES = 200_000
 MAX_NOTES = 100
-KINDS = ("deb", "apk", "rpm", "pypi", "npm", "cargo", "golang")
+KINDS = ("deb", "apk", "rpm", "pypi", "npm", "cargo", "golang", "binary")
 
 Reader = Callable[[bytes], Iterator[Named]]
 
@@ -76,7 +77,8 @@ class Inventory:
 
 def packages(stack: Stack, *, programs: bool = True) -> Inventory:
     """All packages that the union shows, by kind, name and version. ``programs``: look into ELF programs too (a few
-    reads of each). Raises InvalidLayer, and what ``stack.tree`` raises."""
+    reads of each; into well-known ones up to where they tell their version). Raises InvalidLayer, and what
+    ``stack.tree`` raises."""
     return _Looking(stack).run(programs)
 
 
@@ -95,12 +97,16 @@ def purl_of(named: Named, distribution: tuple[str, str] = ("", "")) -> str:
         name = name.lower().replace("_", "-")
     elif named.kind in ("deb", "apk", "golang"):
         namespace, name = namespace.lower(), name.lower()
-    version = named.version
+    version, kind = named.version, named.kind
+    if kind == "binary":
+        kind = "generic"
+    elif kind == "golang" and name == "stdlib":
+        version = version.removeprefix("go")
     if named.kind == "rpm" and ":" in version:
         qualifiers["epoch"], _, version = version.partition(":")
     above = "".join(_quoted(part) + "/" for part in namespace.split("/") if part)
     asked = "&".join(f"{key}={_quoted(value)}" for key, value in sorted(qualifiers.items()))
-    return f"pkg:{named.kind}/{above}{_quoted(name)}@{_quoted(version)}" + (f"?{asked}" if asked else "")
+    return f"pkg:{kind}/{above}{_quoted(name)}@{_quoted(version)}" + (f"?{asked}" if asked else "")
 
 
 def _quoted(text: str) -> str:
@@ -172,7 +178,8 @@ class _Looking:
     def _program(self, node: int, path: bytes) -> None:
         layer, row = self.tree.content(node)
         index = self.stack.layers[layer].index()
-        if not index.mode[row] & 0o111 or index.size[row] < 64:
+        meant = package_programs.is_meant(self.tree.names[node])
+        if index.size[row] < 64 or not (meant or index.mode[row] & 0o111):
             return
         with self.stack.open_content(layer, row) as stream:
             assert isinstance(stream, Content)
@@ -183,6 +190,10 @@ class _Looking:
 
             for named in package_binaries.program(read):
                 self._add(named, path, layer)
+            if meant:
+                stream.seek(0)
+                for named in package_programs.programs(self.tree.names[node], stream.read):
+                    self._add(named, path, layer)
 
     def _by_states(self, path: bytes, reader: Reader, limit: int) -> None:
         """A file that layers rewrite: each package belongs to the layer in which it came to have its version."""
@@ -257,8 +268,4 @@ def _reader_of(path: bytes) -> Reader | None:
         return package_texts.python_metadata
     if name.endswith(b".egg-info"):
         return package_texts.python_metadata
-    if name == b"package.json" and len(parts) > 2:
-        above = parts[-3]
-        if above == b"node_modules" or (above.startswith(b"@") and len(parts) > 3 and parts[-4] == b"node_modules"):
-            return package_texts.npm_package
-    return None
+    return package_texts.npm_package if name == b"package.json" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 import struct
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from packageurl import PackageURL
 
 from lamina.errors import InvalidContent
-from lamina.insight.package_binaries import go_module_lines, program, rpm_database, rpm_header, sections
+from lamina.insight.package_binaries import go_build, program, rpm_database, rpm_header, sections
+from lamina.insight.package_programs import MAX_READ, is_meant, programs
 from lamina.insight.package_texts import (
     Named,
     apk_installed,
@@ -177,6 +179,7 @@ def test_programs_say_what_they_were_made_of(wide: bool, order: str) -> None:
     assert [(one.kind, one.name, one.version) for one in program(lambda at, size: data[at : at + size])] == [
         ("cargo", "adler", "1.0.2"),
         ("cargo", "app", "0.1.0"),
+        ("golang", "stdlib", "go1.22"),
         ("golang", "example.com/cmd", "v1.2.0"),
         ("golang", "golang.org/x/sys", "v0.1.0"),
         ("golang", "new.example/A", "v2.0.0"),
@@ -199,7 +202,7 @@ def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
         list(reader(STATUS[:at] + noise))
     rpm_header(noise)
     rpm_header(struct.pack(">II", 2, 8) + noise)
-    list(go_modules(go_module_lines(BUILDINFO[:at] + change + BUILDINFO[at + len(change) :])))
+    list(go_modules(go_build(BUILDINFO[:at] + change + BUILDINFO[at + len(change) :])[1]))
     whole = elf({b".dep-v0": zlib.compress(CRATES), b".go.buildinfo": BUILDINFO})
     broken = whole[:at] + change + whole[at + len(change) :]
     list(program(lambda start, size: broken[start : start + size]))
@@ -229,6 +232,8 @@ def test_package_urls_by_example() -> None:
         (Named("deb", "libc6", "1:2.36", "amd64"), "pkg:deb/debian/libc6@1:2.36?arch=amd64&distro=debian-12"),
         (Named("npm", "@babel/core", "7.0.0"), "pkg:npm/%40babel/core@7.0.0"),
         (Named("pypi", "Foo_Bar", "1.0"), "pkg:pypi/foo-bar@1.0"),
+        (Named("golang", "stdlib", "go1.22.3"), "pkg:golang/stdlib@1.22.3"),
+        (Named("binary", "node", "18.20.4"), "pkg:generic/node@18.20.4"),
         (Named("golang", "golang.org/x/sys", "v0.1.0"), "pkg:golang/golang.org/x/sys@v0.1.0"),
         (
             Named("rpm", "dbus", "1:1.14-3", "x86_64"),
@@ -236,3 +241,55 @@ def test_package_urls_by_example() -> None:
         ),
     ):
         assert purl_of(one, ("debian", "12")) == url
+
+
+def told(name: str, data: bytes) -> list[tuple[str, str, str]]:
+    stream = io.BytesIO(data)
+    return [(one.kind, one.name, one.version) for one in programs(name.encode(), stream.read)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("node", b"https://x/release/v18.20.4/node-v18.20.4-headers.tar.gz", ("node", "18.20.4")),
+        ("libnode.so.108", b"node.js/v18.20.4", ("node", "18.20.4")),
+        ("openssl", b"OpenSSL 3.0.22 2 Jun 2026", ("openssl", "3.0.22")),
+        ("libcrypto.so.1.1", b"OpenSSL 1.1.1w  11 Sep 2023", ("openssl", "1.1.1w")),
+        ("libssl-3.so", b"OpenSSL 3.2.0-beta1 26 Oct 2023", ("openssl", "3.2.0-beta1")),
+        ("busybox", b"BusyBox v1.36.1 (2024-01-01)", ("busybox", "1.36.1")),
+        ("bash", b"@(#)Bash version 5.2.15(1) release", ("bash", "5.2.15")),
+        ("nginx", b"nginx version: nginx/1.25.3\0", ("nginx", "1.25.3")),
+        ("php8.2", b"X-Powered-By: PHP/8.2.10\0", ("php", "8.2.10")),
+        ("postgres", b"\0PostgreSQL 15.20 (Debian)", ("postgresql", "15.20")),
+        ("python3.12", b"\x003.45.1\x003.12.3\x00", ("python", "3.12.3")),
+        ("libpython3.13.so.1.0", b"\x003.13.0rc2\x00", ("python", "3.13.0rc2")),
+        ("python3", b"\x003.45.1\x003.12.3\x00/lib/python3.12\x00", ("python", "3.12.3")),
+    ],
+)
+def test_programs_tell_their_own_version(name: str, text: bytes, found: tuple[str, str]) -> None:
+    assert is_meant(name.encode())
+    expected = [("binary", *found)]
+    assert told(name, b"\x7fELF" + bytes(100) + text + bytes(100)) == expected
+    for start in range((1 << 20) - len(text) - 2, (1 << 20) + 2, 3):  # across the border of two pieces
+        assert told(name, b"\x7fELF".ljust(start, b"\0") + text + b"\0") == expected
+    assert told(name, bytes(100) + text) == []  # no program
+    assert told(f"lib-{name}-x", b"\x7fELF" + text) == []
+
+
+def test_what_tells_no_version_is_no_program() -> None:
+    assert told("python3.12", b"\x7fELF\x003.11.2\x00") == []
+    assert told("openssl", b"\x7fELFOpenSSL 3.0.22") == []  # also what a library says of what it wants
+    assert not is_meant(b"nodemon")
+    assert not is_meant(b"python-config")
+
+
+def test_programs_are_read_in_pieces_and_not_for_ever() -> None:
+    asked: list[int] = []
+
+    def read(size: int) -> bytes:
+        asked.append(size)
+        return b"\x7fELF" + bytes(size - 4)
+
+    assert list(programs(b"node", read)) == []
+    assert max(asked) <= 1 << 20
+    assert sum(asked) == MAX_READ
