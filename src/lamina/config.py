@@ -79,11 +79,17 @@ class Settings(Value):
     def platform(self) -> str:
         return str(self.values["platform"].value)
 
+    def asked_platform(self) -> Platform | None:
+        """The platform that is set."""
+        from lamina.spec.platform import Platform
+
+        return Platform.parse(self.platform) if self.platform else None
+
     def wanted_platform(self) -> Platform:
         """The platform that is set, else this machine's."""
         from lamina.spec.platform import Platform
 
-        return Platform.parse(self.platform) if self.platform else Platform.host()
+        return self.asked_platform() or Platform.host()
 
     @property
     def max_layer(self) -> int:

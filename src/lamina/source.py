@@ -18,6 +18,7 @@ from lamina.errors import (
     InvalidContent,
     InvalidDocument,
     LimitExceeded,
+    NotFound,
     SizeMismatch,
     Unsupported,
     UsageError,
@@ -28,7 +29,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig, chain_ids
 from lamina.spec.json import MAX_DOCUMENT
-from lamina.spec.manifest import Manifest, parse, select
+from lamina.spec.manifest import Index, Manifest, is_selectable, parse, select
 
 if TYPE_CHECKING:
     from typing import Self
@@ -117,12 +118,35 @@ class Referrers(Protocol):
         ...
 
 
+@runtime_checkable
+class TarReader(Protocol):
+    """A place that has uncompressed tars of layers beside their blobs."""
+
+    def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
+        """The layer's tar as a blob of its own, whose digest is the diff_id; None where it is not there, or not known
+        to be sound."""
+        ...
+
+
+@runtime_checkable
+class TarWriter(Protocol):
+    """A place that keeps layers as uncompressed tars."""
+
+    def put_tar(
+        self, layer: Descriptor, tar: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None
+    ) -> None:
+        """As ``Writer.put_blob``, of the layer that ``layer`` is the compressed form of."""
+        ...
+
+
 class Writer(Protocol):
     """A place that images can be written to. ``takes_indexes`` is False where only single manifests fit in;
+    ``takes_sparse`` is False where an index may only list what is there;
     ``reads_back`` is True where what was put is at once and cheaply read by the ``Reader`` that it is as well;
     ``takes_foreign`` is False where layers that may not be distributed don't go."""
 
     takes_indexes: bool
+    takes_sparse: bool
     reads_back: bool
     takes_foreign: bool
 
@@ -159,6 +183,25 @@ class Writer(Protocol):
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """Let ``name`` point to the manifest or index; "" lists it without a name."""
+        ...
+
+
+@runtime_checkable
+class Maker(Protocol):
+    """A place without manifests of its own: they are made for what is there."""
+
+    def makes(self, descriptor: Descriptor) -> bool:
+        """Whether this manifest was made here."""
+        ...
+
+
+@runtime_checkable
+class Knower(Protocol):
+    """A place that knows an image again by its config, whatever its manifest."""
+
+    def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
+        """The whole image there with this config, and so with these layers, however they are compressed; the index
+        that has it, where ``name`` points to one. It is protected as by ``Writer.has``. None where there is none."""
         ...
 
 
@@ -344,6 +387,40 @@ MANY_QUESTIONS = 100
 MAX_NESTING = 8  # indexes within indexes; the spec sets no bound, a loop is impossible, a bomb is not
 
 
+def choose(reader: Reader, index: Index, platform: Platform, what: str) -> Descriptor:
+    """``select``; of entries that state no platform the config is looked at, unless another is just what is wanted.
+    Raises NotFound, RemoteFailure, AccessDenied."""
+    entries = [entry for entry in index.manifests if is_selectable(entry)]
+    unstated = [entry for entry in entries if entry.platform is None][:MAX_UNSTATED]
+    wanted = platform.candidates()[0]
+    if len(entries) > 1 and not any(entry.platform and wanted.accepts(entry.platform) for entry in entries):
+        known = {entry.digest: _platform_of(reader, entry, what) for entry in unstated}
+        stated = {digest: found for digest, found in known.items() if found is not None}
+        return select(index, platform, what, known=stated)
+    return select(index, platform, what)
+
+
+def _platform_of(reader: Reader, entry: Descriptor, what: str) -> Platform | None:
+    """By its config; None for what is no image, not here (an index may be sparse), or damaged."""
+    try:
+        document = parse(reader.manifest(entry), entry.media_type, what)
+        return read_config(reader, document, what).platform if isinstance(document, Manifest) else None
+    except (NotFound, InvalidContent, Unsupported):
+        return None
+
+
+def not_as_asked(config: ImageConfig, asked: Platform) -> str:
+    """What to warn of where an image of one platform is for another than was asked for; "" where it is right. As
+    docker and podman do it is taken all the same: what configs say of their architecture is often wrong."""
+    if asked.runs(config.stated_platform):
+        return ""
+    return f"{config.platform} is the image's one platform, and {asked} was asked for"
+
+
+MAX_UNSTATED = 64
+"""Entries of one index without a platform that are looked at."""
+
+
 def find_manifest(reader: Reader, descriptor: Descriptor, platform: Platform, what: str) -> Manifest:
     """The manifest that ``descriptor`` stands for, through as many indexes as need be.
 
@@ -353,7 +430,7 @@ def find_manifest(reader: Reader, descriptor: Descriptor, platform: Platform, wh
         document = parse(reader.manifest(descriptor), descriptor.media_type, what)
         if isinstance(document, Manifest):
             return document
-        descriptor = select(document, platform, what)
+        descriptor = choose(reader, document, platform, what)
     raise InvalidDocument(f"{what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb")
 
 
@@ -365,7 +442,7 @@ def read_config(reader: Reader, manifest: Manifest, what: str) -> ImageConfig:
             hint="it can be copied, but has no layers to look into",
         )
     raw = read_document(reader, manifest.config, what)
-    config = ImageConfig.parse(raw, f"the config of {what}", manifest.config.media_type)
+    config = ImageConfig.parse(raw, f"the config of {what}", manifest.config_type)
     config.check_layers(len(manifest.layers), what)
     return config
 
@@ -377,6 +454,11 @@ def read_document(reader: Reader, descriptor: Descriptor, what: str) -> bytes:
     if descriptor.data is not None:
         return descriptor.data
     return b"".join(verified(reader.blob(descriptor)))
+
+
+def is_plain(layer: Descriptor, diff_id: Digest) -> bool:
+    """Whether the layer's blob is the uncompressed tar. Its media type may say otherwise: the digests decide."""
+    return layer.digest == diff_id
 
 
 CHUNK = 1 << 20
@@ -410,6 +492,35 @@ def verified(blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = 
         raise DigestMismatch(
             f"blob {descriptor.digest} has other bytes than its digest says: theirs is {actual}", hint=hint
         )
+
+
+class PieceStream:
+    """A ``Stream`` of pieces that are made on the way."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Raises what the pieces raise."""
+        if size < 0:
+            data, self._left = b"".join([self._left, *self._pieces]), b""
+            return data
+        if not self._left:
+            self._left = next(self._pieces, b"")
+        data, self._left = self._left[:size], self._left[size:]
+        return data
+
+    def close(self) -> None:
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def damage_hint(blob: Blob) -> str:

@@ -17,11 +17,11 @@ from lamina.archive.members import Members
 from lamina.archive.oci import MemberBlob, OciArchiveReader
 from lamina.archive.output import ArchiveFile
 from lamina.archive.verify import copy_verified
-from lamina.errors import BlobNotFound, InvalidDocument, ReferenceNotFound, Unsupported
-from lamina.events import Cancel, OnEvent, ignore
+from lamina.errors import BlobNotFound, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
+from lamina.events import BlobProgress, Cancel, Event, OnEvent, ignore
 from lamina.files import reported
 from lamina.layer.codec import sniff
-from lamina.source import CHUNK, Blob
+from lamina.source import CHUNK, Blob, PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest, new_hasher
@@ -53,7 +53,8 @@ class DockerArchiveReader:
             raise ReferenceNotFound(f"{self.location} holds {len(self._images)} images", hint=self._there())
         wanted = canonical(name)
         for number, image in enumerate(self._images):
-            if (wanted and wanted in map(canonical, image["RepoTags"])) or name == f"@{number}":
+            tags = image["RepoTags"]
+            if name in tags or (wanted and wanted in map(canonical, tags)) or name == f"@{number}":
                 return self._image(number)
         for number in range(len(self._images)):
             if name == str(self._image(number).digest):
@@ -69,6 +70,9 @@ class DockerArchiveReader:
         descriptor.check(raw)
         return raw
 
+    def makes(self, descriptor: Descriptor) -> bool:
+        return descriptor.digest in self._documents
+
     def blob(self, descriptor: Descriptor) -> Blob:
         place = self._places.get(descriptor.digest)
         if place is not None:
@@ -81,6 +85,18 @@ class DockerArchiveReader:
         for number, image in enumerate(self._images):
             for name in image["RepoTags"] or [""]:
                 yield name, self._image(number)
+
+    def check_names(self) -> None:
+        """Raises InvalidDocument for a name that no image can have, as `docker load` does."""
+        for number, image in enumerate(self._images):
+            for name in image["RepoTags"]:
+                try:
+                    Reference.parse(name)
+                except UsageError as error:
+                    raise InvalidDocument(
+                        f"{self.path} names an image {name!r:.200}: {error.message}",
+                        hint=f"give it another name: `lamina copy docker-archive:{self.path}:@{number} NAME`",
+                    ) from None
 
     def _image(self, number: int) -> Descriptor:
         made = self._made.get(number)
@@ -174,6 +190,7 @@ class DockerArchiveWriter:
     """``Writer`` of a docker-archive: a new file, or ``-``. Layers are written uncompressed, each once."""
 
     takes_indexes = False
+    takes_sparse = False
     reads_back = False
     takes_foreign = True
 
@@ -227,6 +244,19 @@ class DockerArchiveWriter:
         else:
             self._configs[descriptor.digest] = name
         return True
+
+    def put_tar(
+        self, layer: Descriptor, tar: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None
+    ) -> None:
+        def told(event: Event) -> None:
+            if isinstance(event, BlobProgress):  # of the layer's blob, as its start and its end are
+                event = BlobProgress(layer.digest, layer.size * event.done // max(1, event.size), layer.size)
+            on_event(event)
+
+        found = tar.descriptor
+        pieces = verified(tar, on_event=told, cancel=cancel)
+        self._archive.add_stream(_layer_name(found.digest), found.size, PieceStream(pieces))
+        self._diff_ids[layer.digest] = found.digest
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         document = parse(raw, descriptor.media_type)

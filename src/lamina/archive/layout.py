@@ -111,6 +111,7 @@ class LayoutWriter:
     """``Writer`` of a layout directory, made where it is missing; what is in it stays."""
 
     takes_indexes = True
+    takes_sparse = True
     reads_back = False
     takes_foreign = True
 

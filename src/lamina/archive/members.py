@@ -1,5 +1,5 @@
-"""A tar archive of images as members by name: read in place, never extracted. Compressed ones are inflated to an
-unnamed temporary file first, within limits."""
+"""A tar archive of images as members by name: read in place, never extracted. Compressed ones (gzip, zstd, bzip2, xz,
+lzma) are inflated to an unnamed temporary file first, within limits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import IO
 
 from lamina.errors import InvalidDocument, InvalidLayer, LimitExceeded, NotFound
 from lamina.files import CHUNK, READ_FLAGS, SharedRange, reported
-from lamina.layer.codec import check_inflated, decoder, sniff
+from lamina.layer.codec import check_inflated
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
+from lamina.layer.tarheader import BLOCK
+from lamina.layer.wrapped import unwrapping
 
 _MAX_ARCHIVE = 256 << 30
 _MAX_DOCUMENT = 64 << 20
@@ -115,22 +117,22 @@ class Members:
 def _opened(path: str) -> IO[bytes]:
     """The archive, uncompressed and seekable."""
     source: IO[bytes] = sys.stdin.buffer if path == "-" else _regular(path)
-    start = source.read(512)
-    compression = sniff(start)
-    if compression == "none" and path != "-":
+    start = source.read(BLOCK)
+    inflate = unwrapping(start)
+    if inflate.compression == "none" and path != "-":
         source.seek(0)
         return source
     import tempfile
 
     plain = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (closed with the archive)
     try:
-        inflate, fed, written = decoder(compression), 0, 0
+        fed = written = 0
         data = start
         while data:
             fed += len(data)
             for piece in inflate.feed(data):
                 written += len(piece)
-                check_inflated(compression, written, fed, _MAX_ARCHIVE)
+                check_inflated(inflate.compression, written, fed, _MAX_ARCHIVE)
                 with reported(tempfile.gettempdir()):
                     plain.write(piece)
             data = source.read(CHUNK)

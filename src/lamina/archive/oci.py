@@ -59,6 +59,7 @@ class OciArchiveWriter:
     """``Writer`` of an oci-archive: a new file, or ``-`` for standard output."""
 
     takes_indexes = True
+    takes_sparse = True
     reads_back = False
     takes_foreign = True
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lamina.events import Cancel, OnEvent
-from lamina.layer.codec import decoder
+from lamina.layer.codec import inflating
 from lamina.source import Blob, prove_diff_id, told_of, verified
-from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
@@ -28,7 +27,7 @@ def copy_verified(
     thrown away then.
     """
     plain_hasher = diff_id.hasher() if diff_id else None
-    inflate = decoder(mediatype.compression(descriptor.media_type) or "none") if diff_id or write_plain else None
+    inflate = inflating(descriptor, diff_id) if diff_id or write_plain else None
     with told_of(blob):
         for data in verified(blob, on_event=on_event, cancel=cancel):
             write(data)

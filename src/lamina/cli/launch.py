@@ -108,8 +108,11 @@ def _image(session: Session, name: str, pulling: str) -> Image:
 
     with Progress(quiet=False) as progress, session.interruptible():
         store, network = session.writable_store, session.network(progress)
-        pull(parsed.name, store, network, platform=session.platform, on_event=progress, cancel=session.cancel)
-    return session.image(name)
+        asked = session.settings.asked_platform()
+        pull(parsed.name, store, network, platform=asked, on_event=progress, cancel=session.cancel)
+    from lamina.image import open_with
+
+    return open_with(name, session.settings)  # what pull has warned of is not said again
 
 
 def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:

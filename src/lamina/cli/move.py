@@ -137,7 +137,7 @@ def _saved_name(session: Session, name: ImageName) -> str:
     "path",
     default="-",
     metavar="FILE",
-    help="docker-archive, oci-archive (also gzip, zstd) or layout.",
+    help="docker-archive, oci-archive (also by gzip, zstd, bzip2, xz) or layout.",
 )
 @click.option("-t", "--tag", "tag", metavar="REF", help="The name, where the archive holds one image.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of multi-platform images.")
@@ -149,6 +149,7 @@ def _saved_name(session: Session, name: ImageName) -> str:
 def load(session: Session, path: str, tag: str | None, all_platforms: bool, quiet: bool, format: str | None) -> None:
     """Bring all images of an archive or layout into the store, under the names that they have there."""
     from lamina.archive.detect import open_any
+    from lamina.archive.docker import DockerArchiveReader
     from lamina.spec.reference import canonical
 
     if path == "-" and sys.stdin.isatty():
@@ -160,6 +161,8 @@ def load(session: Session, path: str, tag: str | None, all_platforms: bool, quie
             raise UsageError(f"{path} holds {len(found)} images", hint="--tag is for an archive of one")
         pairs = [("", tag)]
     else:
+        if isinstance(reader, DockerArchiveReader):
+            reader.check_names()
         pairs = [(name or str(descriptor.digest), canonical(name)) for name, descriptor in found]
     with Progress(quiet=quiet or format is not None) as progress:
         done = session.copied(reader, session.writable_store, pairs, progress, all_platforms=all_platforms)

@@ -117,7 +117,12 @@ def print_config(session: Session, reference: str, local: bool) -> None:
 
     reader, name = _place(session, reference, local)
     found = find_manifest(reader, reader.resolve(name), session.platform, reference)
-    _out(reference, read_document(reader, found.config, reference))
+    raw = read_document(reader, found.config, reference)
+    if found.is_image:
+        from lamina.spec.image_config import ImageConfig
+
+        session.check_platform(ImageConfig.parse(raw, f"the config of {reference}"), reference)
+    _out(reference, raw)
 
 
 @command("blob", "lamina blob debian@sha256:1f2e... -o layer.tar.gz")

@@ -14,6 +14,7 @@ from lamina.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from lamina.config import Settings
     from lamina.source import Reader, Writer
+    from lamina.spec.image_config import ImageConfig
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
     from lamina.transfer.connect import Network
@@ -84,7 +85,7 @@ class Session:
                 source,
                 target,
                 pairs,
-                platform=self.platform,
+                platform=self.settings.asked_platform(),
                 all_platforms=all_platforms,
                 referrers=referrers,
                 on_event=progress,
@@ -110,4 +111,17 @@ class Session:
         return self.settings.wanted_platform()
 
     def image(self, name: str) -> Image:
-        return open_with(name, self.settings)
+        found = open_with(name, self.settings)
+        self.check_platform(found.config, name)
+        return found
+
+    def check_platform(self, config: ImageConfig, name: str) -> None:
+        """Warn where an image of one platform is for another than the one that was asked for."""
+        asked = self.settings.asked_platform()
+        if asked is not None:
+            from lamina.cli import warn
+            from lamina.source import not_as_asked
+
+            warning = not_as_asked(config, asked)
+            if warning:
+                warn(f"{name}: {warning}")

@@ -7,15 +7,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 from lamina.config import MAX_LAYER
 from lamina.errors import InvalidLayer, NotFound
 from lamina.files import CHUNK, SharedRange, reported
-from lamina.layer.codec import sniff
 from lamina.layer.content import Content, open_content
 from lamina.layer.index import LayerIndex
 from lamina.layer.read import LayerReader
+from lamina.layer.tarheader import BLOCK
+from lamina.layer.wrapped import unwrapping
 from lamina.layer.write import Item
 from lamina.scan.directory import scan, scan_file
 from lamina.union.squashed import squashed
@@ -31,7 +32,7 @@ class Source(Protocol):
 def archive_items(
     source: Source, what: str, *, max_layer: int = MAX_LAYER, on_warning: OnWarning = lambda text: None
 ) -> Iterator[list[Item]]:
-    """The entries of a tar (plain, gzip, zstd, bzip2 or xz), each path once, hardlinks bound, usable while the
+    """The entries of a tar (plain, gzip, zstd, bzip2, xz or lzma), each path once, hardlinks bound, usable while the
     block runs: the tar lies in a temporary file. ``what`` names it in messages.
 
     Raises InvalidLayer, LimitExceeded (``max_layer`` bytes), SystemFailure.
@@ -62,64 +63,26 @@ def directory_items(path: str, *, on_warning: OnWarning = lambda text: None) -> 
 
 
 def _spooled(source: Source, spool: IO[bytes], what: str, max_layer: int) -> LayerIndex:
-    head = source.read(CHUNK)
+    head = _read(source, what)
     if not head:
         raise InvalidLayer(f"{what} is empty", hint="is it a tar of a root file system?")
-    plain = _python_codec(head)
-    reader = LayerReader("none" if plain else sniff(head), max_layer=max_layer, what=what)
-    stream: Source = _Joined(head, source)
-    if plain is not None:
-        stream = plain(stream)
-    while data := _read(stream, plain is not None, what):
+    while len(head) < BLOCK and (more := _read(source, what)):
+        head += more
+    reader = LayerReader(max_layer=max_layer, what=what, inflate=unwrapping(head))
+    data = head
+    while data:
         for piece in reader.feed(data):
             with reported(tempfile.gettempdir()):
                 spool.write(piece)
+        data = _read(source, what)
     with reported(tempfile.gettempdir()):
         spool.flush()
     return reader.finish().index
 
 
-def _read(stream: Source, decoding: bool, what: str) -> bytes:
-    if not decoding:
-        with reported(what):
-            return stream.read(CHUNK)
-    import lzma
-
-    try:
-        return stream.read(CHUNK)
-    except (EOFError, OSError, lzma.LZMAError) as error:
-        raise InvalidLayer(f"{what}: corrupt data: {error}", hint="get the archive again") from None
-
-
-def _python_codec(head: bytes) -> Callable[[Any], Source] | None:
-    """bzip2 and xz, which layers never have."""
-    if head.startswith(b"BZh"):
-        import bz2
-
-        return bz2.BZ2File
-    if head.startswith(b"\xfd7zXZ\0"):
-        import lzma
-
-        return lzma.LZMAFile
-    return None
-
-
-class _Joined:
-    """A stream whose beginning was read already."""
-
-    def __init__(self, head: bytes, rest: Source) -> None:
-        self._head = head
-        self._rest = rest
-
-    def read(self, size: int = -1, /) -> bytes:
-        if self._head:
-            size = len(self._head) if size < 0 else size
-            data, self._head = self._head[:size], self._head[size:]
-            return data
-        return self._rest.read(size)
-
-    def seekable(self) -> bool:
-        return False
+def _read(source: Source, what: str) -> bytes:
+    with reported(what):
+        return source.read(CHUNK)
 
 
 def _open(index: LayerIndex, row: int, spool: IO[bytes]) -> Content:

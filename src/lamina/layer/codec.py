@@ -7,10 +7,14 @@ neither name nor time: the bytes depend on the input and the library's version o
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol
 
 from lamina.errors import InvalidLayer, LimitExceeded, Unsupported, UsageError
+from lamina.layer import tarheader
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
 
 PIECE = 1 << 20
 _WINDOW = 1 << 14
@@ -25,6 +29,11 @@ _SKIPPABLE = struct.Struct("<II")
 
 
 class Decoder(Protocol):
+    @property
+    def compression(self) -> str:
+        """One of ``COMPRESSIONS``."""
+        ...
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Decompressed pieces of what this chunk adds. Raises InvalidLayer for corrupt data."""
         ...
@@ -43,10 +52,10 @@ class Encoder(Protocol):
 def check_inflated(compression: str, inflated: int, fed: int, most: int) -> None:
     """Raise LimitExceeded for a bomb: more than ``most`` bytes, or more than ``compression`` can honestly give.
 
-    Deflate gives at most 1032 bytes for each byte of input. zstd has no such bound (zeros reach 31,000): there
-    ``most`` and the free disk are the limits.
+    Deflate gives at most 1032 bytes for each byte of input. The others have no such bound (zstd's zeros reach
+    31,000): there ``most`` and the free disk are the limits.
     """
-    if inflated > most or (compression != "zstd" and inflated > fed * 1032 + (1 << 20)):
+    if inflated > most or (compression in ("gzip", "none") and inflated > fed * 1032 + (1 << 20)):
         raise LimitExceeded(
             f"it unpacks to more than {inflated} bytes from {fed}",
             hint="refused as a bomb; raise max_layer if it is a layer that is meant so",
@@ -100,7 +109,16 @@ def encoder(compression: str, level: int | None = None) -> Encoder:
     raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS))
 
 
+def inflating(layer: Descriptor, diff_id: Digest | None) -> Decoder:
+    """A decoder for a layer's blob that is to unpack to ``diff_id`` (None: not known)."""
+    if layer.digest == diff_id:
+        return PlainDecoder()
+    return SniffingDecoder(mediatype.compression(layer.media_type) or "none")
+
+
 class PlainDecoder:
+    compression = "none"
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         if data:
             yield data
@@ -117,8 +135,8 @@ class _PlainEncoder:
         return b""
 
 
-class _ManyPieces:
-    """What gzip and zstd share: several members or frames, fed to ``_decode`` in pieces."""
+class ManyPieces:
+    """What decoders share: several members, frames or streams, fed to ``_decode`` in pieces."""
 
     _seen = 0  # members or frames begun
     _fed = 0  # bytes given so far
@@ -144,8 +162,10 @@ class _ManyPieces:
         raise NotImplementedError
 
 
-class GzipDecoder(_ManyPieces):
+class GzipDecoder(ManyPieces):
     """RFC 1952: members follow each other; zeros after the last are padding, anything else is an error."""
+
+    compression = "gzip"
 
     def __init__(self) -> None:
         from isal import isal_zlib
@@ -194,9 +214,11 @@ class GzipDecoder(_ManyPieces):
             raise InvalidLayer("the gzip data ends too early", hint="the blob is truncated: fetch it again")
 
 
-class ZstdDecoder(_ManyPieces):
+class ZstdDecoder(ManyPieces):
     """RFC 8878: frames follow each other, skippable ones among them. These are read here: to make a decompressor for
     each costs five times what a gzip member does."""
+
+    compression = "zstd"
 
     def __init__(self) -> None:
         self._module = zstd()
@@ -256,6 +278,62 @@ class ZstdDecoder(_ManyPieces):
     def finish(self) -> None:
         if self._frame is not None or self._rest or self._skip or not self._seen:
             raise InvalidLayer("the zstd data ends too early", hint="the blob is truncated: fetch it again")
+
+
+class SniffingDecoder:
+    """Decodes what its first bytes show, and what ``said`` says where they show nothing. Media types of layers are
+    often wrong (tools copied them from elsewhere); what comes out is proved by the layer's diff_id.
+
+    Not for a layer that is known to be a plain tar: its first name may begin with any bytes.
+    """
+
+    def __init__(self, said: str, make: Callable[[str], Decoder] = decoder) -> None:
+        self.compression = said
+        self._make = make
+        self._start = b""  # too few bytes to say what this is
+        self.chosen: Decoder | None = None
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self.chosen is None:
+            data = self._start + data
+            shown = _shown(data, self.compression)
+            if not shown:
+                self._start = data
+                return
+            self._choose(shown)
+        assert self.chosen is not None
+        yield from self.chosen.feed(data)
+
+    def finish(self) -> None:
+        if self.chosen is None:
+            if self._start and self.compression == "none":
+                raise InvalidLayer(
+                    f"{len(self._start)} bytes are no tar archive", hint="the blob is truncated: fetch it again"
+                )
+            for _ in self._choose(self.compression).feed(self._start):
+                pass  # it raises: these are not its first bytes
+        assert self.chosen is not None
+        self.chosen.finish()
+
+    def _choose(self, compression: str) -> Decoder:
+        self.compression = compression
+        self._start = b""
+        self.chosen = self._make(compression)
+        return self.chosen
+
+
+def _shown(start: bytes, said: str) -> str:
+    """The compression of a layer by its first bytes; "" where more of them are needed."""
+    found = sniff(start)
+    if found != "none":
+        return found
+    if len(start) < 4:
+        return ""
+    if said == "none":
+        return said
+    if len(start) < tarheader.BLOCK:
+        return ""
+    return "none" if tarheader.is_header(start[: tarheader.BLOCK]) else said
 
 
 def zstd() -> Any:

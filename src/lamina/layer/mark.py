@@ -29,7 +29,8 @@ class Mark:
 class Marking(Decoder, Protocol):
     """A decoder that notes checkpoints on its way."""
 
-    marks: list[Mark]
+    @property
+    def marks(self) -> list[Mark]: ...
 
 
 def spacing_for(size: int) -> int:
@@ -41,6 +42,7 @@ class Unmarked:
     """A decoder whose blob is only read from its start."""
 
     def __init__(self, compression: str) -> None:
+        self.compression = compression
         self.marks: list[Mark] = []
         self._decoder = decoder(compression)
         self.feed, self.finish = self._decoder.feed, self._decoder.finish

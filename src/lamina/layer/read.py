@@ -33,12 +33,12 @@ class LayerSummary:
 
 class LayerReader:
     """``feed`` it the blob as it comes; what it yields is the uncompressed tar. ``what`` names it in messages;
-    ``inflate`` is a decoder that takes notes on the way. With ``hashes`` False whoever takes the tar gives it to
-    ``hasher``, before ``finish``."""
+    ``inflate``: another decoder than the one for ``compression``. With ``hashes`` False whoever takes the tar gives
+    it to ``hasher``, before ``finish``."""
 
     def __init__(
         self,
-        compression: str,
+        compression: str = "none",
         *,
         max_layer: int = MAX_LAYER,
         what: str = "the layer",
@@ -46,7 +46,6 @@ class LayerReader:
         inflate: Decoder | None = None,
         hashes: bool = True,
     ) -> None:
-        self._compression = compression
         self._decoder = inflate or decoder(compression)
         self._builder = IndexBuilder()
         self._parser = TarParser(self._builder)
@@ -63,7 +62,7 @@ class LayerReader:
         try:
             for piece in self._decoder.feed(data):
                 self._parser.feed(piece)
-                check_inflated(self._compression, self._parser.position, self._fed, self._max_layer)
+                check_inflated(self._decoder.compression, self._parser.position, self._fed, self._max_layer)
                 if self._hashes:
                     self.hasher.update(piece)
                 yield piece

@@ -12,7 +12,7 @@ from lamina.layer.mark import Mark
 
 def resumed(compression: str, mark: Mark) -> tuple[Decoder, int]:
     """A decoder that goes on at the checkpoint, and the byte of the blob from which it is to be fed."""
-    if mark.at == 0 or compression == "zstd":
+    if mark.at == 0 or compression != "gzip":
         return decoder(compression), mark.bits // 8
     return ResumedGzip(mark), mark.bits // 8
 
@@ -20,6 +20,8 @@ def resumed(compression: str, mark: Mark) -> tuple[Decoder, int]:
 class ResumedGzip:
     """The rest of a gzip member from a block on, then the members behind it. The member's checksum covers what was
     not read, so it is left out: blobs are verified when they come in, and by fsck."""
+
+    compression = "gzip"
 
     def __init__(self, mark: Mark) -> None:
         from isal import isal_zlib

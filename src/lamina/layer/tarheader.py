@@ -41,6 +41,11 @@ def checksum_fits(header: bytes, stated: bytes) -> bool:
     return signed == wanted - 2 * sum(byte for byte in stated if byte > 127)
 
 
+def is_header(block: bytes) -> bool:
+    """Whether a tar can begin with this block: a header whose checksum fits, or the zeros that an empty one is."""
+    return not block.strip(b"\0") or checksum_fits(block, block[148:156])
+
+
 def number(field: bytes, what: str) -> int:
     """An octal field (blank counts as 0), or base-256 where the top bit is set. Raises InvalidLayer."""
     if field and field[0] & 0x80:

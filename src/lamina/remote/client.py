@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from lamina.errors import AccessDenied, InvalidContent, LaminaError, NotFound, RemoteFailure, Unsupported
 from lamina.events import Cancel, Event, OnEvent, Warned, ignore
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import parse_challenges
 from lamina.remote.credentials import Credential
-from lamina.remote.http import MOVED, Answer, Broken, Transport, digits, joined
+from lamina.remote.http import MOVED, Answer, Broken, Transport, absolute, digits, joined
 from lamina.remote.loopback import is_loopback
 from lamina.remote.registries import api_host
 from lamina.remote.site import how_to_tell, is_told
@@ -126,7 +126,7 @@ class Client:
 
         Raises NotFound (404), AccessDenied (401, 403), RemoteFailure (the rest, after retries), Cancelled.
         """
-        url = urljoin(self.base, path)
+        url = absolute(self.base, path)
         what = what or f"{method} {path.partition('?')[0]}"
         cancel = cancel or self._access.cancel
         answer = self._persistent(

@@ -4,6 +4,7 @@ meaning: those are ``client``'s."""
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import threading
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from http.client import HTTPException
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -21,8 +22,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure, Unsupported
 from lamina.events import Cancel
 from lamina.files import reported
-from lamina.remote.loopback import is_loopback
+from lamina.remote.proxy import proxy_for
 from lamina.version import __version__
+
+if TYPE_CHECKING:
+    from lamina.layer.codec import Decoder
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; reading: between two pieces
 DOCUMENT_TIME = 120.0  # seconds that a document may take in all
@@ -31,12 +35,44 @@ _DRAIN_TIME = 1.0  # seconds that draining may take
 _DRAIN = 64 << 10  # bytes of an unread body that are worth reading to keep the connection
 
 
+def decoded(data: bytes, encoding: str, limit: int, what: str) -> bytes:
+    """A body without its Content-Encoding. Raises LimitExceeded over ``limit`` bytes, Unsupported, Broken."""
+    from lamina.errors import InvalidLayer
+
+    pieces, size = [], 0
+    try:
+        decoder = decoder_for(encoding, what)
+        for piece in decoder.feed(data):
+            size += len(piece)
+            if size > limit:
+                raise LimitExceeded(f"{what}: an answer of more than {limit} bytes", hint="refused as a bomb")
+            pieces.append(piece)
+        decoder.finish()
+    except InvalidLayer as error:
+        raise Broken(f"{what}: {error.message}") from None
+    return b"".join(pieces)
+
+
+def decoder_for(encoding: str, what: str) -> Decoder:
+    """Raises Unsupported for a Content-Encoding that is not known."""
+    from lamina.layer.codec import decoder
+
+    name = {"x-gzip": "gzip"}.get(encoding, encoding)
+    if name not in ("gzip", "zstd"):
+        raise Unsupported(
+            f"{what} comes with Content-Encoding {encoding!r:.60}, which nobody asked for",
+            hint="turn compression off in the proxy before the registry",
+        )
+    return decoder(name)
+
+
 def digits(text: str | None) -> int | None:
     """A header's number, or None: ASCII digits only (``isdigit`` takes superscripts, ``int`` does not)."""
     text = (text or "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
+_WHOLE = re.compile(r"https?://", re.IGNORECASE)
 MOVED = frozenset({301, 302, 303, 307, 308})
 """Statuses of redirects."""
 
@@ -57,15 +93,18 @@ class _Slot(threading.local):
 
     connection: HTTPConnection | None = None
     socket: socket.socket | None = None
+    target: str = ""  # path and query as they are to be sent: urllib3 would quote them anew
 
 
 _slot = _Slot()
 
 
 class _Tracked:
-    def request(self, *arguments: Any, **options: Any) -> None:
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
         _slot.connection = self  # type: ignore[assignment]
-        super().request(*arguments, **options)  # type: ignore[misc]
+        if _slot.target:  # a proxy is sent the whole address, all others the part behind the host
+            url = _slot.target if url.startswith("/") else url[: _host_end(url)] + _slot.target
+        super().request(method, url, *arguments, **options)  # type: ignore[misc]
         _slot.socket = self.sock  # type: ignore[attr-defined]
 
 
@@ -108,9 +147,20 @@ class Answer:
         with _broken(self.url):
             return self._raw.read1(size)
 
+    @property
+    def encoding(self) -> str:
+        """The Content-Encoding, which nobody has asked for; "" where there is none."""
+        stated = self.headers.get("Content-Encoding", "").strip().lower()
+        return "" if stated == "identity" else stated
+
     def read_all(self, limit: int, what: str) -> bytes:
-        """The whole body of a document. Raises LimitExceeded over ``limit`` bytes, Broken (also where it comes in
-        drips: each of them arrives in time, all of them never do)."""
+        """The whole body of a document, its Content-Encoding undone. Raises LimitExceeded over ``limit`` bytes,
+        Unsupported (encoding), Broken (also where it comes in drips: each of them arrives in time, all of them never
+        do)."""
+        raw = self._read_all(limit, what)
+        return decoded(raw, self.encoding, limit, f"{what} from {_host(self.url)}") if self.encoding else raw
+
+    def _read_all(self, limit: int, what: str) -> bytes:
         deadline = time.monotonic() + DOCUMENT_TIME
         stated = digits(self.headers.get("Content-Length"))
         pieces: list[bytes] = []
@@ -188,7 +238,7 @@ class Transport:
         manager = self._manager(url)
         mine = _Exchange()
         with cancel.calling(mine.abort) if cancel is not None else nullcontext(), _broken(url):
-            _slot.connection = None
+            _slot.connection, _slot.target = None, target_of(url)
             mine.slot_of(_slot)
             try:
                 raw = manager.request(
@@ -207,7 +257,7 @@ class Transport:
                     cancel.check()  # whatever broke, broke because it was to end
                 raise
             finally:
-                connected, _slot.connection, _slot.socket = _slot.socket, None, None
+                connected, _slot.connection, _slot.socket, _slot.target = _slot.socket, None, None, ""
         answer = Answer(raw, connected, url, method)
         if cancel is not None and cancel.is_set:
             answer.close()
@@ -235,7 +285,7 @@ class Transport:
                 options["assert_hostname"] = False
                 # the user said so; a line a connection on stderr is no use to him
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        proxy = proxy_for(scheme, netloc, host)
+        proxy = proxy_for(scheme, host, urlsplit(f"//{netloc}").port)
         if proxy is None:
             manager = urllib3.PoolManager(**options)
         else:
@@ -268,18 +318,6 @@ class _Exchange:
 
     def abort(self) -> None:
         _shut(getattr(self._slot.get("connection"), "sock", None))
-
-
-def proxy_for(scheme: str, netloc: str, host: str) -> str | None:
-    """The proxy that the environment names for a host (HTTPS_PROXY, HTTP_PROXY, NO_PROXY); None for loopback."""
-    from urllib.request import getproxies, proxy_bypass
-
-    if is_loopback(host):
-        return None
-    proxy = getproxies().get(scheme) or getproxies().get("all")
-    if not proxy or proxy_bypass(netloc):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _proxied(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
@@ -338,10 +376,27 @@ class _broken:  # noqa: N801  (a context manager by use, not by kind)
         raise _in_words(error, self._url) from error
 
 
+def target_of(url: str) -> str:
+    """Path and query of an address byte for byte: signatures are over what was sent, not over what means the same."""
+    rest = url[_host_end(url) :].partition("#")[0]
+    return rest if rest.startswith("/") else f"/{rest}"
+
+
+def _host_end(url: str) -> int:
+    """Where in an address the host is over."""
+    start = url.find("://") + 3
+    return min((at for at in (url.find(mark, start) for mark in "/?#") if at >= 0), default=len(url))
+
+
+def absolute(base: str, target: str) -> str:
+    """``target`` seen from ``base``; a whole address is taken byte for byte."""
+    return target if _WHOLE.match(target) else urljoin(base, target)
+
+
 def joined(base: str, target: str) -> str:
     """The address that a registry gives. Raises Broken for what is none."""
     try:
-        url = urljoin(base, target)
+        url = absolute(base, target)
         parts = urlsplit(url)
         _ = parts.port  # read for its check
     except ValueError:

@@ -5,14 +5,14 @@ distribution-spec "Content Discovery". Pages are followed by their Link, not cou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from lamina.errors import InvalidDocument, NotFound, ReferenceNotFound, RemoteFailure
 from lamina.remote.client import Client
-from lamina.remote.http import Broken, joined
+from lamina.remote.http import Broken, joined, target_of
+from lamina.remote.link import next_page
 from lamina.remote.read import RemoteReader
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -20,9 +20,7 @@ from lamina.spec.json import load
 from lamina.spec.manifest import Index, parse
 
 MAX_PAGES = 10_000
-MAX_LINK = 8 << 10  # characters of a Link header that are looked at
 _LIMIT = 4 << 20
-_NEXT = re.compile(r"<([^>]*)>\s*;(?:[^,]*;)?\s*rel=\"?next\"?", re.IGNORECASE)
 
 
 class RemoteLister(RemoteReader):
@@ -77,20 +75,21 @@ def catalog(client: Client) -> Iterator[str]:
 
 
 def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterator[dict[str, Any]]:
-    """Each page of a list as JSON; the next one is where Link says."""
+    """Each page of a list as JSON; the next one is where Link says, at the host that was asked: registries behind
+    proxies name themselves by names and schemes that nobody else knows."""
     url = urljoin(client.base, path)
-    home, seen = urlsplit(url), {url}
+    seen = {url}
     for _ in range(MAX_PAGES):
         answer, raw = client.document(url, scopes=scopes, limit=_LIMIT, what=what)
         yield load(raw, what)
-        found = _NEXT.search(answer.headers.get("Link", "")[:MAX_LINK])
+        found = next_page(answer.all("Link"), what)
         if found is None:
             return
         try:
-            url = joined(url, found[1])
+            url = client.base + target_of(joined(url, found))
         except Broken as error:
             raise RemoteFailure(f"{what}: the next page: {error}", hint="ask the registry's makers") from None
-        if urlsplit(url)[:2] != home[:2] or url in seen:
+        if url in seen:
             raise RemoteFailure(f"{what}: the next page is at {url[:200]!r}", hint="ask the registry's makers")
         seen.add(url)
     raise RemoteFailure(f"{what}: more than {MAX_PAGES} pages", hint="given up")

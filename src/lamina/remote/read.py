@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self, TypeVar
 
 from lamina.errors import (
@@ -17,6 +17,7 @@ from lamina.errors import (
     Cancelled,
     DigestMismatch,
     InvalidDocument,
+    InvalidLayer,
     LaminaError,
     NotFound,
     ReferenceNotFound,
@@ -27,7 +28,7 @@ from lamina.errors import (
 from lamina.events import Cancel, Warned
 from lamina.remote.challenge import scope
 from lamina.remote.client import Client
-from lamina.remote.http import Answer, Broken, digits
+from lamina.remote.http import Answer, Broken, decoder_for, digits
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -41,6 +42,8 @@ PROGRESS = 64 << 10  # bytes after which a cut connection counts as a fresh trou
 SLOW_WINDOW, SLOW_BYTES = 30.0, 30 << 10  # fewer bytes in so many seconds: the connection is given up
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")  # of a 416: the size that the server knows
+_NO_HEAD = (400, 403, 405, 501)
+"""What registries, and proxies before them, say to HEAD where they only do GET; 404 too, but that is mostly true."""
 T = TypeVar("T")
 
 
@@ -91,9 +94,12 @@ class RemoteReader:
 
     def head(self, name: str) -> Descriptor:
         """As ``resolve``, but the document stays there: one HEAD, which rate limits don't count. Falls back to
-        ``resolve`` where the registry does not say the digest."""
+        ``resolve`` where the registry refuses HEAD, or does not say the digest."""
         reference = self.reference(name)
-        found = self._each(self.sites(reference), lambda site: _head_manifest(site, reference), str(reference))
+        try:
+            found = self._each(self.sites(reference), lambda site: _head_manifest(site, reference), str(reference))
+        except (NotFound, AccessDenied):  # some, and proxies before them, say so to every HEAD
+            found = None
         return found or self.resolve(name)
 
     def reference(self, name: str) -> Reference:
@@ -130,29 +136,31 @@ class RemoteReader:
         """What is known of a blob by its digest alone: its size. Raises BlobNotFound, RemoteFailure, AccessDenied."""
         site = self.sites()[-1]
         what = f"blob {digest}"
-        try:
-            answer = site.client.request("HEAD", site.url(f"blobs/{digest}"), scopes=site.pull, what=what)
-        except NotFound as error:
-            raise BlobNotFound(error.message, hint=error.hint) from None
-        answer.release()
-        size = digits(answer.headers.get("Content-Length"))
+        status, size = _head_blob(site, digest)
+        if status != 200 or size is None:
+            size = _size_by_get(site, digest)
         if size is None:
-            raise RemoteFailure(f"{what}: {site.client.host} does not say its size", hint="ask the registry's makers")
+            raise RemoteFailure(
+                f"{what}: {site.client.host} does not say its size",
+                hint="report it to the registry's operator",
+            )
         return Descriptor("application/octet-stream", digest, size)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the repository itself has it. Raises SizeMismatch, AccessDenied, RemoteFailure."""
         site = self.sites()[-1]
-        url = site.url(f"blobs/{descriptor.digest}")
-        answer = site.client.request("HEAD", url, scopes=site.pull, ok=(200, 404), what=f"blob {descriptor.digest}")
-        answer.release()
-        size = digits(answer.headers.get("Content-Length"))
-        if answer.status == 200 and size not in (None, descriptor.size):
+        status, size = _head_blob(site, descriptor.digest)
+        if status in _NO_HEAD:
+            try:
+                status, size = 200, _size_by_get(site, descriptor.digest)
+            except BlobNotFound:
+                status = 404
+        if status == 200 and size not in (None, descriptor.size):
             raise SizeMismatch(
                 f"{self.location} has blob {descriptor.digest} with {size} bytes, not {descriptor.size}",
                 hint="one of the two is damaged",
             )
-        return answer.status == 200
+        return status == 200
 
     def _each(self, sites: Sequence[Site], ask: Callable[[Site], T], what: str) -> T:
         """The first answer; what a mirror lacks or fails at, the next one is asked."""
@@ -189,11 +197,12 @@ def _get_manifest(site: Site, reference: Reference) -> tuple[Descriptor, bytes]:
 
 def _head_manifest(site: Site, reference: Reference) -> Descriptor | None:
     url = site.url(f"manifests/{reference.digest or reference.tag}")
-    try:
-        answer = site.client.request("HEAD", url, scopes=site.pull, headers={"Accept": ACCEPT}, what=str(reference))
-    except NotFound as error:
-        raise ReferenceNotFound(error.message, hint=error.hint) from None
+    answer = site.client.request(
+        "HEAD", url, scopes=site.pull, headers={"Accept": ACCEPT}, ok=(200, *_NO_HEAD), what=str(reference)
+    )
     answer.release()
+    if answer.status != 200 or answer.encoding:
+        return None
     stated, size = _stated(answer), digits(answer.headers.get("Content-Length"))
     media_type = _document_type(answer)
     if stated is None or size is None or not media_type:
@@ -201,6 +210,39 @@ def _head_manifest(site: Site, reference: Reference) -> Descriptor | None:
     if reference.digest is not None and reference.digest != stated:
         return None
     return Descriptor(media_type, stated, size)
+
+
+def _head_blob(site: Site, digest: Digest) -> tuple[int, int | None]:
+    """The status (200, 404, or what a registry says that refuses HEAD), and the size that was stated."""
+    url = site.url(f"blobs/{digest}")
+    answer = site.client.request("HEAD", url, scopes=site.pull, ok=(200, 404, *_NO_HEAD), what=f"blob {digest}")
+    answer.release()
+    return answer.status, None if answer.encoding else digits(answer.headers.get("Content-Length"))
+
+
+def _size_by_get(site: Site, digest: Digest) -> int | None:
+    """By the first byte of it: the size, or None where that is not stated. Raises BlobNotFound, AccessDenied,
+    RemoteFailure."""
+    try:
+        answer = site.client.request(
+            "GET",
+            site.url(f"blobs/{digest}"),
+            scopes=site.pull,
+            headers={"Range": "bytes=0-0"},
+            ok=(200, 206, 416),
+            what=f"blob {digest}",
+        )
+    except NotFound as error:
+        raise BlobNotFound(error.message, hint=error.hint) from None
+    with answer:
+        stated = answer.headers.get("Content-Range", "").strip()
+        if answer.status == 206:
+            found = _CONTENT_RANGE.fullmatch(stated)
+            return int(found[3]) if found is not None and found[3] != "*" else None
+        if answer.status == 416:  # it has no first byte
+            empty = _UNSATISFIED.fullmatch(stated)
+            return int(empty[1]) if empty is not None else 0
+        return None if answer.encoding else digits(answer.headers.get("Content-Length"))
 
 
 def _document_type(answer: Answer) -> str:
@@ -246,6 +288,7 @@ class RemoteStream:
         self._cancel = Cancel(self._site.client.cancel)
         self._window = (time.monotonic(), start)
         self._answer: Answer | None = None
+        self._encoded: _Encoded | None = None
 
     def read(self, size: int = -1, /) -> bytes:
         """Raises RemoteFailure where trying again does not help, SizeMismatch, Cancelled."""
@@ -266,7 +309,7 @@ class RemoteStream:
             try:
                 if self._answer is None:
                     self._answer = self._ask()
-                data = self._answer.read1(want)
+                data = (self._encoded or self._answer).read1(want)
                 if not data:
                     raise Broken(f"{self._site.client.host} cut it off")
                 self._watch_speed()
@@ -315,7 +358,7 @@ class RemoteStream:
     def _close_answer(self) -> None:
         if self._answer is not None:
             self._answer.close()
-            self._answer = None
+        self._answer = self._encoded = None
 
     def _watch_speed(self) -> None:
         since, at = self._window
@@ -353,12 +396,17 @@ class RemoteStream:
     def _check(self, answer: Answer) -> None:
         """That the answer is of the blob that was asked for, and stands where it should."""
         host, size = self._site.client.host, self._descriptor.size
-        if mediatype.essence(answer.headers.get("Content-Type", "")) == "text/html":
+        length = digits(answer.headers.get("Content-Length"))
+        page = mediatype.essence(answer.headers.get("Content-Type", "")) == "text/html"
+        if page and (answer.status != 200 or length != size):  # else it is a blob that is labelled so
             raise RemoteFailure(
                 f"{self._what}: {host} sends a web page", hint="no registry there, or a login page in between"
             )
         if answer.status == 206:
             found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
+            if answer.encoding and (found is None or length != int(found[2]) - int(found[1]) + 1):
+                self._whole = True
+                raise Broken(f"{host} sends a range of encoded bytes")
             if found is None or int(found[1]) != self._at:
                 raise Broken(f"{host} sends another range than was asked for")
             if found[3] != "*" and int(found[3]) != size:
@@ -372,12 +420,15 @@ class RemoteStream:
                 raise self._other_size("fewer")
             self._whole = True  # it gave bytes of the blob before: begin anew, and skip those
             raise Broken(f"{host} refuses the rest")
-        length = digits(answer.headers.get("Content-Length"))
+        if answer.encoding and length != size:  # else the label is for what the blob itself is
+            self._encoded = _Encoded(answer, self._what)
+            self._skip(self._encoded, self._at)
+            return
         if length not in (None, size):
             raise self._other_size(str(length))
         self._skip(answer, self._at)
 
-    def _skip(self, answer: Answer, size: int) -> None:
+    def _skip(self, answer: Answer | _Encoded, size: int) -> None:
         """A server that ignores Range begins anew: what has come already is read past."""
         since, got = time.monotonic(), 0
         while size > 0:
@@ -410,10 +461,36 @@ class RemoteStream:
                 self._answer.release()  # whole: the connection can be used again
             else:
                 self._answer.close()
-            self._answer = None
+            self._answer = self._encoded = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Encoded:
+    """The body of an answer, its Content-Encoding undone as it comes."""
+
+    def __init__(self, answer: Answer, what: str) -> None:
+        self._answer = answer
+        self._decoder = decoder_for(answer.encoding, what)
+        self._pieces: Iterator[bytes] = iter(())
+        self._piece = b""
+
+    def read1(self, size: int) -> bytes:
+        """Raises Broken."""
+        try:
+            while not self._piece:
+                self._piece = next(self._pieces, b"")
+                if self._piece:
+                    break
+                data = self._answer.read1(PIECE)
+                if not data:
+                    return b""
+                self._pieces = self._decoder.feed(data)
+        except InvalidLayer as error:
+            raise Broken(error.message) from None
+        data, self._piece = self._piece[:size], self._piece[size:]
+        return data

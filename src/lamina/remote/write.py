@@ -20,6 +20,7 @@ class RemoteWriter(RemoteLister):
     """``Writer`` of a repository. ``mount_from`` names repositories of the same registry that may have a blob."""
 
     takes_indexes = True
+    takes_sparse = False
     reads_back = False
     takes_foreign = False
 
@@ -125,7 +126,7 @@ class RemoteWriter(RemoteLister):
             url,
             scopes=site.push,
             headers={"Accept": descriptor.media_type},
-            ok=(200, 404),
+            ok=(200, 400, 403, 404, 405, 501),  # where HEAD is refused it is sent again, and that does no harm
             what=f"manifest {descriptor.digest}",
         )
         answer.release()

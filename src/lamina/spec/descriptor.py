@@ -36,9 +36,10 @@ class Descriptor(Value):
         return cls(media_type, Digest.of(data, algorithm), len(data))
 
     @classmethod
-    def from_json(cls, value: object, what: str) -> Descriptor:
+    def from_json(cls, value: object, what: str, *, untyped: bool = False) -> Descriptor:
         """Raises InvalidDocument that names ``what`` and the field; null counts as absent. Inline ``data`` is
-        verified (DigestMismatch, SizeMismatch), and left out where its algorithm is unknown here."""
+        verified (DigestMismatch, SizeMismatch), and left out where its algorithm is unknown here. ``untyped``: the
+        media type may be missing; it is "" then."""
         if type(value) is not dict:
             raise _invalid(what, "descriptor", "an object", value)
         if not value.keys() <= KNOWN_KEYS:
@@ -48,7 +49,7 @@ class Descriptor(Value):
             shown = size if type(size) is int else kind_of(size)
             raise InvalidDocument(f"{what}: size must be 0 or more bytes, not {shown}", hint=_HINT)
         descriptor = cls(
-            _media_type(value, "mediaType", what),
+            "" if untyped and not value.get("mediaType") else _media_type(value, "mediaType", what),
             _digest(value.get("digest"), what),
             size,
             string_map(value.get("annotations"), f"{what}: annotations"),

@@ -253,9 +253,14 @@ class ImageConfig:
     @property
     def platform(self) -> Platform:
         """As stated, normalised; an operating system that is not stated counts as linux."""
+        return self.stated_platform.normalized()
+
+    @property
+    def stated_platform(self) -> Platform:
+        """As written, but for an operating system that is not stated."""
         features = self.json.get("os.features")
         stated = tuple(item for item in features if type(item) is str) if type(features) is list else ()
-        return Platform(self.os or "linux", self.architecture, self.variant, self.os_version, stated).normalized()
+        return Platform(self.os or "linux", self.architecture, self.variant, self.os_version, stated)
 
     @property
     def created_time(self) -> datetime | None:

@@ -13,6 +13,7 @@ from lamina.errors import InvalidDocument, LimitExceeded, NotFound, Unsupported,
 from lamina.light import TYPE_CHECKING, replace
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor, string_map
+from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT, dump, kind_of, load
 from lamina.spec.platform import Platform
 
@@ -75,15 +76,22 @@ class Manifest(Document):
 
     def __init__(self, raw: bytes, value: dict[str, Any], media_type: str, what: str) -> None:
         super().__init__(raw, value, media_type, what)
-        self.config = Descriptor.from_json(value.get("config"), f"{what}: config")
-        self.layers = _descriptors(value, "layers", what)
+        docker = mediatype.is_docker(media_type)
+        self.config = Descriptor.from_json(value.get("config"), f"{what}: config", untyped=docker)
+        self.layers = _descriptors(value, "layers", what, untyped=docker)
         if len(self.layers) > MAX_LAYERS:
             raise LimitExceeded(f"{what} has {len(self.layers)} layers, the limit is {MAX_LAYERS}", hint=_HINT)
 
     @property
     def is_image(self) -> bool:
         """Whether the config is an image config and may be parsed; artifacts have others (manifest.md)."""
-        return mediatype.is_image_config(self.config.media_type)
+        return mediatype.is_image_config(self.config.media_type, in_docker=mediatype.is_docker(self.media_type))
+
+    @property
+    def config_type(self) -> str:
+        """The config's media type; the right one where an old docker wrote another."""
+        stated = self.config.media_type
+        return mediatype.DOCKER_CONFIG if self.is_image and not mediatype.is_image_config(stated) else stated
 
 
 class Index(Document):
@@ -137,21 +145,24 @@ def parse(
     )
 
 
-def select(index: Index, platform: Platform, what: str = "the index") -> Descriptor:
+def select(
+    index: Index, platform: Platform, what: str = "the index", *, known: Mapping[Digest, Platform] | None = None
+) -> Descriptor:
     """The entry for ``platform``: for each of its candidates in turn the first entry that fits
     (image-index.md). Attestations are skipped; an entry without a platform counts if it is the only one.
-    The result may be an index again.
+    ``known``: the platforms of entries that state none. The result may be an index again.
 
     Raises NotFound, which lists the platforms that are there.
     """
     entries = [entry for entry in index.manifests if is_selectable(entry)]
+    offered = [entry.platform or (known or {}).get(entry.digest) for entry in entries]
     for candidate in platform.candidates():
-        for entry in entries:
-            if entry.platform is not None and candidate.accepts(entry.platform):
+        for entry, offer in zip(entries, offered, strict=True):
+            if offer is not None and candidate.accepts(offer):
                 return entry
-    if len(entries) == 1 and entries[0].platform is None:
+    if len(entries) == 1 and offered[0] is None:
         return entries[0]
-    there = dict.fromkeys(str(entry.platform or "unknown") for entry in entries)
+    there = dict.fromkeys(str(offer or "unknown") for offer in offered)
     listed = [name if name.isprintable() else repr(name) for name in list(there)[:20]]
     raise NotFound(
         f"{what} has no image for {platform}; it has: "
@@ -244,14 +255,14 @@ def translate(descriptor: Descriptor, docker: bool) -> Descriptor:
     return replace(descriptor, media_type=new)
 
 
-def _descriptors(value: Mapping[str, Any], key: str, what: str) -> tuple[Descriptor, ...]:
+def _descriptors(value: Mapping[str, Any], key: str, what: str, *, untyped: bool = False) -> tuple[Descriptor, ...]:
     listed = value.get(key)
     if listed is None and key in value:
         return ()  # Go writes an empty list as null
     if type(listed) is not list:
         raise InvalidDocument(f"{what}: {key} must be a list, not {kind_of(listed)}", hint=_HINT)
     from_json = Descriptor.from_json
-    return tuple([from_json(item, f"{what}: {key}[{number}]") for number, item in enumerate(listed)])
+    return tuple([from_json(item, f"{what}: {key}[{number}]", untyped=untyped) for number, item in enumerate(listed)])
 
 
 def _refuse_schema1(value: Mapping[str, Any], announced: str | None, stated: str | None, what: str) -> None:

@@ -36,6 +36,9 @@ ACCEPT = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 _INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 _MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 _IMAGE_CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+_OLD_CONFIGS = frozenset({"", "application/octet-stream", "application/json", "text/html", "text/plain"})
+"""What docker 1.10 and registries of its time wrote for an image config, in docker's manifests only: an OCI manifest
+with one of these is an artifact."""
 _COMPRESSION = {
     OCI_LAYER: "none",
     OCI_LAYER_GZIP: "gzip",
@@ -76,8 +79,9 @@ def is_schema1(media_type: str) -> bool:
     return media_type in (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
 
 
-def is_image_config(media_type: str) -> bool:
-    return media_type in _IMAGE_CONFIGS
+def is_image_config(media_type: str, *, in_docker: bool = False) -> bool:
+    """``in_docker``: the type stands in a manifest of docker's, where old versions wrote others."""
+    return media_type in _IMAGE_CONFIGS or (in_docker and media_type in _OLD_CONFIGS)
 
 
 def is_layer(media_type: str) -> bool:

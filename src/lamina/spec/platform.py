@@ -184,6 +184,16 @@ class Platform(Value):
             and (not mine.os_features or set(other.os_features) <= set(mine.os_features))
         )
 
+    def runs(self, offered: Platform) -> bool:
+        """Whether what is made for ``offered`` is what was asked for, or runs there too. A config that leaves the
+        variant or the architecture out is taken at its word."""
+        other = offered.normalized()
+        return not offered.architecture or any(
+            (one.os, one.architecture) == (other.os, other.architecture)
+            and (not offered.variant or one.variant == other.variant)
+            for one in self.candidates()
+        )
+
     def __str__(self) -> str:
         system = f"{self.os}({self.os_version})" if self.os_version else self.os
         return "/".join(part for part in (system, self.architecture, self.variant) if part)

@@ -209,13 +209,13 @@ def _layer_problem(store: Store, descriptor: Descriptor, diff_id: Digest) -> str
 def _problem_without_tar(store: Store, descriptor: Descriptor, diff_id: Digest) -> str:
     """The same, of a layer that is read through its blob: that is inflated once more."""
     from lamina.layer.read import LayerReader
-    from lamina.layer.seek import SeekIndex, marking_decoder
+    from lamina.layer.seek import SeekIndex, SniffingMarks
 
     index, seek = LayerIndex.load(store.paths.layer_index(diff_id)), SeekIndex.load(store.paths.seek(diff_id))
     if not store.blobs.has(descriptor):
         return ""  # reported as lost
-    inflate = marking_decoder(mediatype.compression(descriptor.media_type) or "none", descriptor.size)
-    reader = LayerReader("none", max_layer=store.max_layer, what=f"layer {diff_id}", inflate=inflate)
+    inflate = SniffingMarks(mediatype.compression(descriptor.media_type) or "none", descriptor.size)
+    reader = LayerReader(max_layer=store.max_layer, what=f"layer {diff_id}", inflate=inflate)
     with store.blobs.get(descriptor).open() as stream:
         while data := stream.read(CHUNK):
             for _ in reader.feed(data):

@@ -25,9 +25,10 @@ from lamina.files import (
     reported,
     sync_directory,
 )
+from lamina.layer.codec import inflating
 from lamina.layer.read import LayerReader
 from lamina.lock import acquire, is_same
-from lamina.source import Abortable, Blob, Stream, prove_diff_id, verified
+from lamina.source import Abortable, Blob, Stream, is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -35,7 +36,6 @@ from lamina.store.append import BLOCK, Appender
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
 from lamina.store.lasting import must_wait, note, sync_file
-from lamina.store.layers import is_plain
 from lamina.store.paths import Paths
 from lamina.store.unfinished import Pace, Unfinished
 from lamina.temporary import Temporary, TemporaryDirectory
@@ -77,7 +77,9 @@ class Ingest:
         self._keeps_tar = tar
         self._view = view
         self._unkept = unkept
-        apart = tar and diff_id is not None and not is_plain(descriptor)  # the tar is what is read here, not the blob
+        apart = (
+            tar and diff_id is not None and not is_plain(descriptor, diff_id)
+        )  # the tar is what is read here, not the blob
         self._cached = unkept is not None or not apart or descriptor.size < _LARGE
         self._max_layer = max_layer
         self._on_event = on_event
@@ -294,21 +296,20 @@ class LayerFiles:
         self._paths = paths
         self._diff_id = diff_id
         self._digest = descriptor.digest
-        self._compression = mediatype.compression(descriptor.media_type) or "none"
-        self._plain = is_plain(descriptor)
+        self._plain = is_plain(descriptor, diff_id)
         self._cached = cached
         self._marking: Marking | None = None
         if not tar and not self._plain:
-            from lamina.layer.seek import marking_decoder
+            from lamina.layer.seek import SniffingMarks
 
-            self._marking = marking_decoder(self._compression, descriptor.size)
+            said = mediatype.compression(descriptor.media_type) or "none"
+            self._marking = SniffingMarks(said, descriptor.size)
         self._makes_tar = not self._plain and self._marking is None  # else the blob is the tar, or there is none
         self._reader = LayerReader(
-            self._compression,
             max_layer=max_layer,
             what=f"layer {descriptor.digest}",
             algorithm=diff_id.algorithm,
-            inflate=self._marking,
+            inflate=self._marking or inflating(descriptor, diff_id),
             hashes=not self._makes_tar,
         )
         self.tar_path = ""
@@ -354,7 +355,7 @@ class LayerFiles:
         if self._marking is not None:
             from lamina.layer.seek import dump
 
-            self._seek = dump(self._digest, self._compression, summary.tar_size, self._marking.marks)
+            self._seek = dump(self._digest, self._marking.compression, summary.tar_size, self._marking.marks)
             self._marking.marks.clear()
         if self._file is not None:
             if hasattr(os, "fchmod"):

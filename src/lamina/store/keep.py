@@ -18,13 +18,13 @@ from lamina.files import reported
 from lamina.layer.seek import SeekIndex
 from lamina.light import TYPE_CHECKING, replace
 from lamina.lock import locked
-from lamina.source import read_config
+from lamina.source import is_plain, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
 from lamina.store.fault import point
 from lamina.store.lasting import hash_of
-from lamina.store.layers import blob_stays, is_plain
+from lamina.store.layers import blob_stays
 from lamina.store.mark import ANY, mark, of_containers, of_names, steady
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes
@@ -106,7 +106,7 @@ class _Work:
         """The layers that can do without their tar now: all that names them is here, and nothing works with them."""
         store, protected = self.store, self._protected()
         for diff_id, forms in needed_layers(store).layers.items():
-            plain = any(is_plain(form) for form in forms.values())
+            plain = any(is_plain(form, diff_id) for form in forms.values())
             if plain or diff_id in protected or not store.layers.has_tar(diff_id):
                 continue
             if all(store.blobs.has(form) for form in forms.values()):
@@ -137,7 +137,9 @@ class _Work:
         store, protected, needed = self.store, self._protected(), needed_layers(self.store)
         for diff_id, forms in needed.layers.items():
             for digest, form in forms.items():
-                if digest in protected or digest in needed.others or not store.blobs.has(form) or blob_stays(form):
+                if digest in protected or digest in needed.others or not store.blobs.has(form):
+                    continue
+                if blob_stays(form, diff_id):
                     continue
                 origin = store.layers.origin(form, diff_id)
                 if origin:
@@ -148,7 +150,7 @@ class _Work:
         count = size = 0
         for diff_id, forms in needed_layers(store).layers.items():
             for form in forms.values():
-                if store.blobs.has(form) and not blob_stays(form) and not store.layers.origin(form, diff_id):
+                if store.blobs.has(form) and not blob_stays(form, diff_id) and not store.layers.origin(form, diff_id):
                     count, size = count + 1, size + form.size
         return [f"{count} blobs ({size} bytes) stay: no registry is known to have them"] if count else []
 

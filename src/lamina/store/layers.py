@@ -12,7 +12,7 @@ from lamina.errors import InvalidContent, StoreDamaged, SystemFailure, UsageErro
 from lamina.files import CHUNK, FileRange, failure, names_of_directories, remove, replace_file, reported
 from lamina.light import TYPE_CHECKING
 from lamina.lock import locked
-from lamina.source import Stream, prove_diff_id, told_of, verified
+from lamina.source import Stream, is_plain, prove_diff_id, told_of, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -26,14 +26,9 @@ if TYPE_CHECKING:
     from lamina.store.through import Through
 
 
-def is_plain(form: Descriptor) -> bool:
-    """Whether the blob is the tar."""
-    return mediatype.compression(form.media_type) in (None, "none")
-
-
-def blob_stays(form: Descriptor) -> bool:
+def blob_stays(form: Descriptor, diff_id: Digest) -> bool:
     """Whether the blob is the tar, or one that registries need not have."""
-    return is_plain(form) or mediatype.is_foreign(form.media_type)
+    return is_plain(form, diff_id) or mediatype.is_foreign(form.media_type)
 
 
 def _has_digest(path: str, digest: Digest) -> bool:
@@ -101,6 +96,10 @@ class Layers:
     def path(self, diff_id: Digest) -> str:
         """The directory of a layer's derived data."""
         return self._paths.layer(diff_id)
+
+    def tar_path(self, diff_id: Digest) -> str:
+        """The file of a layer's tar, there or not."""
+        return self._paths.tar(diff_id)
 
     def get(self, descriptor: Descriptor, diff_id: Digest) -> StoredLayer:
         return StoredLayer(self, descriptor, diff_id)
@@ -188,7 +187,7 @@ class Layers:
 
     def without_tar(self, descriptor: Descriptor, diff_id: Digest) -> bool:
         """Whether a layer without a tar is to be so: it came in as a blob alone, or the setting wants that."""
-        if is_plain(descriptor):
+        if is_plain(descriptor, diff_id):
             return False
         return self._keep == "blob" or os.path.exists(self._paths.seek(diff_id))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 from lamina.errors import LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, pattern
-from lamina.source import Stack, find_manifest, read_config
+from lamina.source import Stack, find_manifest, is_plain, read_config
+from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, parse
@@ -60,6 +62,17 @@ class StoreReader:
 
     def blob(self, descriptor: Descriptor) -> StoredBlob:
         return self.blobs.get(descriptor)
+
+    def tar(self, layer: Descriptor, diff_id: Digest) -> StoredBlob | None:
+        """The layer's tar, where it is here and sound."""
+        if is_plain(layer, diff_id) or not self.layers.is_sound(diff_id):
+            return None
+        path = self.layers.tar_path(diff_id)
+        try:
+            size = os.stat(path).st_size
+        except FileNotFoundError:
+            return None
+        return StoredBlob(Descriptor(mediatype.OCI_LAYER, diff_id, size), path)
 
     def referrers(self, subject: Digest) -> list[Descriptor]:
         """Named and untagged documents whose ``subject`` is this one."""

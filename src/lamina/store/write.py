@@ -10,7 +10,7 @@ from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent, NotF
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
 from lamina.light import TYPE_CHECKING
-from lamina.source import Blob
+from lamina.source import Blob, is_plain
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
@@ -18,7 +18,7 @@ from lamina.spec.manifest import Index, Manifest, parse
 from lamina.spec.mediatype import is_foreign
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
-from lamina.store.layers import blob_stays, is_plain
+from lamina.store.layers import blob_stays
 
 if TYPE_CHECKING:
     import threading
@@ -35,6 +35,7 @@ class StoreWriter:
     """``Writer`` of the store."""
 
     takes_indexes = True
+    takes_sparse = True
     reads_back = True
     takes_foreign = True
 
@@ -103,7 +104,7 @@ class StoreWriter:
             if diff_id is not None and not self._has_derived(descriptor, diff_id):
                 self.layers.make_again(descriptor, diff_id)
             return False
-        known = diff_id is not None and self.keep != "blob" and not is_plain(descriptor)
+        known = diff_id is not None and self.keep != "blob" and not is_plain(descriptor, diff_id)
         known = known and diff_id is not None and self.layers.is_sound(diff_id)
         unkept = self._unkept(descriptor, diff_id, blob, on_event) if diff_id and self.keep == "tar" else None
         if known and unkept is not None and diff_id is not None:
@@ -134,7 +135,7 @@ class StoreWriter:
         self, descriptor: Descriptor, diff_id: Digest, blob: Blob, on_event: OnEvent
     ) -> Callable[[], None] | None:
         """Notes where a blob is to be had that is not kept here; None where it has to be."""
-        if blob_stays(descriptor):
+        if blob_stays(descriptor, diff_id):
             return None
         origin = blob.origin or self.layers.origin(descriptor, diff_id)
         if not origin:
@@ -187,6 +188,28 @@ class StoreWriter:
             return
         with suppress(NotFound, InvalidContent):
             self._protect(*ImageConfig.parse(self.blobs.read(manifest.config)).diff_ids)
+
+    def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
+        """What ``docker save`` wrote of an image that is here is that image, and not a second one."""
+        from lamina.documents import Known, listed, look, walk
+
+        self._protect(manifest.config.digest)
+        if not self.blobs.has(manifest.config):
+            return None
+        reference = str(Reference.parse(name).with_default_tag()) if name else ""
+        entries = sorted(self.refs.names(), key=lambda entry: entry[0] != reference)  # what has the name, first
+        for known, top in entries:
+            for found in walk(lambda one: look(self.blobs.read, one), [top], into=listed, deepest=None):
+                if not isinstance(found, Known) or not isinstance(found.document, Manifest):
+                    continue
+                document = found.document
+                if document.config.digest != manifest.config.digest or not document.is_image:
+                    continue
+                self._protect(top.digest, found.descriptor.digest, *(one.digest for one in blobs(document)))
+                self._protect_tars(document)
+                if len(document.layers) == len(manifest.layers) and self.lacking(document) is None:
+                    return top if known == reference else found.descriptor
+        return None
 
     def lacking(self, manifest: Manifest) -> Descriptor | None:
         """The first thing that the manifest names and that is neither here nor known to be elsewhere."""

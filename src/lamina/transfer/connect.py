@@ -150,6 +150,9 @@ class WithOrigins:
     def names(self) -> Iterator[tuple[str, Descriptor]]:
         return self._store.names()
 
+    def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
+        return self._store.tar(layer, diff_id)
+
     def blob(self, descriptor: Descriptor) -> Blob:
         if not self._store.blobs.has(descriptor):
             if self._origins is None:

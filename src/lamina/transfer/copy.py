@@ -14,13 +14,24 @@ from typing import cast
 from lamina.documents import Absent, Found, Known, Look, listed, look, walk
 from lamina.errors import BlobNotFound, Conflict, InvalidDocument, NotFound, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
-from lamina.source import Reader, Referrers, Writer, read_config
+from lamina.source import (
+    Knower,
+    Maker,
+    Reader,
+    Referrers,
+    TarReader,
+    TarWriter,
+    Writer,
+    choose,
+    not_as_asked,
+    read_config,
+)
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.json import MAX_DOCUMENT
-from lamina.spec.manifest import Index, Manifest, is_selectable, select
+from lamina.spec.manifest import Index, Manifest, is_selectable, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.transfer.parallel import each
@@ -66,7 +77,8 @@ def copy(
     cancel: Cancel | None = None,
 ) -> list[Copied]:
     """Copy each (name at the source, name at the target). Of an index, the platform's child is fetched (``platform``
-    or this machine's), or every one with ``all_platforms``; the name keeps the index's digest where the target can
+    or this machine's), or every one with ``all_platforms``; an image of one platform comes with a warning where
+    ``platform`` is another; the name keeps the index's digest where the target can
     hold an index. With ``referrers`` also what refers to it: signatures, attestations, SBOMs.
 
     Raises ReferenceNotFound, NotFound (platform), InvalidContent, SystemFailure, RemoteFailure, AccessDenied,
@@ -79,7 +91,13 @@ def copy(
         tops = [source.resolve(name) for name, _ in pairs]  # a target is not even made for what is not there
         with target.session(f"copy from {source.location}"):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
-                job = Job(source, target, wanted, all_platforms, name or source.location, on_event, stop)
+                what = name or source.location
+                job = Job(source, target, wanted, all_platforms, what, on_event, stop, asked=platform is not None)
+                known = _known(job, top, target_name)
+                if known is not None:
+                    on_event(Tagged(target_name, known.descriptor.digest))
+                    copied.append(known)
+                    continue
                 plan = job.planned(top)
                 blobs = job.run(plan)
                 stop.check()
@@ -91,6 +109,24 @@ def copy(
     finally:
         stop.close()
     return copied
+
+
+def _known(job: Job, top: Descriptor, target_name: str) -> Copied | None:
+    """The image under its name at the target, where it is there already and its source has only made a manifest of
+    it: an archive of `docker save` is no second image."""
+    source, target = job.source, job.target
+    if not isinstance(source, Maker) or not isinstance(target, Knower) or not source.makes(top):
+        return None
+    manifest = parse(source.manifest(top), top.media_type, job.what)
+    if not isinstance(manifest, Manifest):
+        return None
+    same = target.same_image(manifest, target_name)
+    if same is None:
+        return None
+    job.check_platform(read_config(source, manifest, job.what))
+    target.tag(target_name, same)
+    job.on_event(BlobDone(same.digest, same.size, "manifest", reused=True))
+    return Copied(target_name, same, (Moved(same, "manifest", True),))
 
 
 def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]:
@@ -150,6 +186,7 @@ class Job:
     what: str
     on_event: OnEvent
     cancel: Cancel
+    asked: bool = False  # the platform is not just this machine's
 
     def run(self, plan: Plan) -> list[Moved]:
         """Blobs, then documents, children first; what was moved, in manifest order, parents first."""
@@ -167,7 +204,13 @@ class Job:
         plan = Plan(self._single(top, look_once))
         for found in walk(look_once, [plan.top], into=self._wanted, children_first=True, what=self.what):
             if isinstance(found, Absent) and self.all_platforms and found.descriptor != plan.top:
-                continue  # a sparse index: what the source lacks can't be copied
+                # a sparse index: what the source lacks can't be copied
+                if self.target.takes_sparse or self.target.has(found.descriptor):
+                    continue
+                raise BlobNotFound(
+                    f"{self.what} lists {found.descriptor.digest}, which is not at {self.source.location}",
+                    hint="fetch it with `lamina pull --all-platforms`, or leave --all-platforms out",
+                )
             if not isinstance(found, Known):
                 raise found.error
             self._add_document(plan, found)
@@ -177,21 +220,31 @@ class Job:
         return look(self.source.manifest, descriptor, what=self.what)
 
     def _single(self, top: Descriptor, look: Look) -> Descriptor:
-        """``top``, or the one manifest that stands for it where the target takes no index."""
-        if self.target.takes_indexes:
+        """``top``, or the one manifest that stands for it where the target takes no index, or not this one: a
+        registry refuses an index that lists what it lacks."""
+        if self.target.takes_indexes and (self.target.takes_sparse or self.all_platforms):
             return top
 
         def chosen(found: Found) -> tuple[Descriptor, ...]:
             if not (isinstance(found, Known) and isinstance(found.document, Index)):
                 return ()
+            if self.target.takes_indexes and not any(map(is_selectable, found.document.manifests)):
+                return ()  # of artifacts: all of it
             if self.all_platforms:
                 raise Conflict(
                     f"{self.target.location} holds one platform an image", hint="write an oci-archive instead"
                 )
-            return (select(found.document, self.platform, self.what),)
+            return (choose(self.source, found.document, self.platform, self.what),)
 
-        found = list(walk(look, [top], into=chosen, what=self.what))[-1]
-        return found.descriptor
+        first, *below = walk(look, [top], into=chosen, what=self.what)
+        if not below:
+            return top
+        one = below[-1].descriptor
+        if self.target.takes_indexes:
+            if all(child.digest == one.digest or self.target.has(child) for child in listed(first)):
+                return top
+            self.on_event(Warned(f"{self.what}: only its image for {self.platform} is copied; --all-platforms: all"))
+        return one
 
     def _add_document(self, plan: Plan, found: Known) -> None:
         descriptor, document = found.descriptor, found.document
@@ -200,12 +253,21 @@ class Job:
             return
         diff_ids: Sequence[Digest | None] = [None] * len(document.layers)
         if document.is_image:
-            diff_ids = self._config(plan, document).diff_ids
+            config = self._config(plan, document)
+            diff_ids = config.diff_ids
+            if descriptor == plan.top:
+                self.check_platform(config)
         _add_blob(plan, document.config, "config", None, self.what)
         for layer, diff_id in zip(document.layers, diff_ids, strict=True):
             known = mediatype.is_layer(layer.media_type) and mediatype.compression(layer.media_type) is not None
             _add_blob(plan, layer, "layer" if diff_id else "blob", diff_id if known else None, self.what)
         plan.documents.append((descriptor, document.raw, "manifest"))
+
+    def check_platform(self, config: ImageConfig) -> None:
+        """Warn where an image of one platform is for another than the one that was asked for."""
+        warning = not_as_asked(config, self.platform) if self.asked else ""
+        if warning:
+            self.on_event(Warned(f"{self.what}: {warning}"))
 
     def _wanted(self, found: Found) -> Iterable[Descriptor]:
         """Of an index every document, or the platform's; of one that is no image (artifacts, referrers) every one."""
@@ -213,7 +275,7 @@ class Job:
         if self.all_platforms or not isinstance(found, Known) or not isinstance(found.document, Index):
             return documents
         if any(is_selectable(entry) for entry in documents):
-            return (select(found.document, self.platform, self.what),)
+            return (choose(self.source, found.document, self.platform, self.what),)
         return documents
 
     def _config(self, plan: Plan, manifest: Manifest) -> ImageConfig:
@@ -276,6 +338,9 @@ def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, c
         return Moved(descriptor, kind, True)
     on_event(BlobStarted(descriptor.digest, descriptor.size, kind))
     try:
+        if _move_tar(job, descriptor, diff_id, cancel):
+            on_event(BlobDone(descriptor.digest, descriptor.size, kind))
+            return Moved(descriptor, kind, False)
         blob = job.source.blob(descriptor)
         new = job.target.put_blob(descriptor, blob, diff_id=diff_id, on_event=on_event, cancel=cancel)
     except BlobNotFound:
@@ -285,3 +350,13 @@ def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, c
         return None
     on_event(BlobDone(descriptor.digest, descriptor.size, kind, reused=not new))
     return Moved(descriptor, kind, not new)
+
+
+def _move_tar(job: Job, layer: Descriptor, diff_id: Digest | None, cancel: Cancel) -> bool:
+    """Where the target keeps plain tars and the source has this one, nothing is fetched and inflated for it."""
+    if diff_id is None or not isinstance(job.source, TarReader) or not isinstance(job.target, TarWriter):
+        return False
+    tar = job.source.tar(layer, diff_id)
+    if tar is not None:
+        job.target.put_tar(layer, tar, on_event=job.on_event, cancel=cancel)
+    return tar is not None

@@ -6,7 +6,6 @@ from typing import IO, TYPE_CHECKING
 
 from lamina.files import SharedRange
 from lamina.source import Blob, Reader, Stack, find_manifest, prove_diff_id, read_config, verified
-from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
@@ -61,14 +60,14 @@ class BlobLayer:
         import tempfile
 
         from lamina.config import MAX_LAYER
+        from lamina.layer.codec import inflating
         from lamina.layer.read import LayerReader
 
-        compression = mediatype.compression(self.descriptor.media_type) or "none"
         layer = LayerReader(
-            compression,
             max_layer=self._max_layer or MAX_LAYER,
             what=f"layer {self.descriptor.digest}",
             algorithm=self.diff_id.algorithm,
+            inflate=inflating(self.descriptor, self.diff_id),
         )
         tar = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (lives as long as the layer)
         try:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from lamina.documents import Found, Known, listed, looking, walk
 from lamina.errors import LaminaError
-from lamina.source import Reader, read_config
+from lamina.source import Reader, choose, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index, Manifest, select
+from lamina.spec.manifest import Index, Manifest
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.store.layers import blob_stays
@@ -79,7 +79,7 @@ def plan_pull(
             derived = diff_id is not None and store.layers.there(diff_id)
             if store.blobs.has(layer):
                 state = HERE
-            elif derived and store.keep == "tar" and not blob_stays(layer):
+            elif derived and store.keep == "tar" and diff_id is not None and not blob_stays(layer, diff_id):
                 state = KNOWN
             if diff_id is not None and state == FETCH and not derived:
                 tar_size, exact = _unpacked(repository, layer)
@@ -103,7 +103,7 @@ def _documents(
     def wanted(found: Found) -> Iterable[Descriptor]:
         if all_platforms or not (isinstance(found, Known) and isinstance(found.document, Index)):
             return listed(found)
-        return (select(found.document, platform, what),)
+        return (choose(reader, found.document, platform, what),)
 
     documents: list[tuple[Descriptor, Manifest | Index]] = []
     for found in walk(looking(reader, what), [top], into=wanted, what=what):

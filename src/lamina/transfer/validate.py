@@ -9,12 +9,13 @@ from lamina.config import MAX_LAYER
 from lamina.documents import Absent, Found, Known, Unread, looking, walk
 from lamina.errors import BlobNotFound, Cancelled, LaminaError, NotFound
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore
+from lamina.layer.codec import inflating
 from lamina.layer.read import LayerReader
-from lamina.source import Reader, prove_diff_id, read_config, verified
+from lamina.source import Reader, choose, prove_diff_id, read_config, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index, Manifest, select
+from lamina.spec.manifest import Index, Manifest
 from lamina.spec.platform import Platform
 from lamina.transfer.parallel import each
 
@@ -77,7 +78,7 @@ def _documents(
         if all_platforms:
             return found.document.manifests
         try:
-            return (select(found.document, platform),)
+            return (choose(reader, found.document, platform, "the index"),)
         except NotFound as error:
             unmet[found.descriptor] = error.message
             return ()
@@ -102,12 +103,14 @@ def _one(
     cancel: Cancel,
 ) -> Checked:
     on_event(BlobStarted(descriptor.digest, descriptor.size, what))
-    compression = mediatype.compression(descriptor.media_type)
     layer = None
     try:
-        if diff_id is not None and compression is not None:
+        if diff_id is not None and mediatype.is_layer(descriptor.media_type):
             layer = LayerReader(
-                compression, max_layer=max_layer, what=f"layer {descriptor.digest}", algorithm=diff_id.algorithm
+                max_layer=max_layer,
+                what=f"layer {descriptor.digest}",
+                algorithm=diff_id.algorithm,
+                inflate=inflating(descriptor, diff_id),
             )
         for data in verified(reader.blob(descriptor), on_event=on_event, cancel=cancel):
             for _ in layer.feed(data) if layer is not None else ():

@@ -20,7 +20,7 @@ def pull(
     store: Store,
     network: Network,
     *,
-    platform: Platform,
+    platform: Platform | None,
     all_platforms: bool = False,
     all_tags: bool = False,
     referrers: bool = False,
@@ -28,6 +28,7 @@ def pull(
     cancel: Cancel | None = None,
 ) -> list[Copied]:
     """Bring the image into the store under its full name: the manifest first, then what is not there yet.
+    ``platform``: None for this machine's.
 
     Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent, SystemFailure, Cancelled.
     """
@@ -57,7 +58,7 @@ def push(
     store: Store,
     network: Network,
     *,
-    platform: Platform,
+    platform: Platform | None,
     all_platforms: bool = False,
     referrers: bool = False,
     on_event: OnEvent = ignore,

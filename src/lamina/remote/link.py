@@ -1,0 +1,53 @@
+"""The header ``Link`` of lists in pages, as RFC 8288 has it and as registries write it (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from lamina.errors import RemoteFailure
+
+MAX_LINK = 8 << 10  # characters of a header that are looked at
+_TARGET = re.compile(r"[\s,]*(?:<([^>]*)>|([^\s;<>]+))\s*")
+_PARAMETER = re.compile(r';\s*([A-Za-z0-9!#$&+.^_`|~*-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*)))?\s*')
+
+
+def next_page(headers: Iterable[str], what: str) -> str | None:
+    """The address of the page after this one, as it is written; None where this is the last.
+
+    Some registries leave the angle brackets out, some the relation: an address that states none is the next page.
+    Raises RemoteFailure for a header that can't be read: a list is never cut short in silence.
+    """
+    for header in headers:
+        if len(header) > MAX_LINK:
+            raise _unread(header, what)
+        for target, relations in _links(header, what):
+            if relations is None or "next" in relations:
+                return target
+    return None
+
+
+def _links(header: str, what: str) -> Iterator[tuple[str, list[str] | None]]:
+    """Each address with its relations, in lower case; None where it states none."""
+    at = 0
+    while header[at:].strip(" \t,"):
+        found = _TARGET.match(header, at)
+        if found is None:
+            raise _unread(header, what)
+        at = found.end()
+        relations: list[str] | None = None
+        while parameter := _PARAMETER.match(header, at):
+            at = parameter.end()
+            if parameter[1].lower() == "rel":
+                value = parameter[3] if parameter[2] is None else parameter[2]
+                relations = (value or "").lower().split()
+        if header[at:].strip() and header[at] != ",":
+            raise _unread(header, what)
+        yield found[2] if found[1] is None else found[1], relations
+
+
+def _unread(header: str, what: str) -> RemoteFailure:
+    return RemoteFailure(
+        f"{what}: the list goes on at {header[:200]!r}, which can't be read",
+        hint="report it to the registry's operator",
+    )

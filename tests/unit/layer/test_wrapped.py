@@ -1,0 +1,111 @@
+"""Archives by any compression, and layers by another than their media type says."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
+
+import pytest
+
+from lamina.errors import InvalidLayer
+from lamina.layer.codec import PIECE, Decoder, SniffingDecoder, inflating, zstd
+from lamina.layer.wrapped import shown, unwrapping
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from support import make_tar
+
+TAR = make_tar([("a", b"1" * 3000), ("b", b"2" * 70_000)])
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "none": bytes,
+    "gzip": gzip.compress,
+    "zstd": lambda data: zstd().compress(data),
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+}
+
+
+def through(decoder: Decoder, data: bytes, step: int) -> bytes:
+    pieces = [piece for at in range(0, len(data), step) for piece in decoder.feed(data[at : at + step])]
+    decoder.finish()
+    assert all(len(piece) <= PIECE for piece in pieces)
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("name", PACKERS)
+@pytest.mark.parametrize("step", [1, 777, 1 << 20])
+def test_archive_by_any_compression_is_unwrapped(name: str, step: int) -> None:
+    packed = PACKERS[name](TAR)
+    assert shown(packed[:512]) == name
+    decoder = unwrapping(packed[:512])
+    assert (decoder.compression, through(decoder, packed, step)) == (name, TAR)
+
+
+@pytest.mark.parametrize("name", ["bzip2", "xz"])
+def test_streams_follow_each_other_and_zeros_pad_the_last(name: str) -> None:
+    pack = PACKERS[name]
+    packed = pack(TAR) + pack(b"") + pack(b"more") + bytes(8)
+    for step in (1, 1 << 20):
+        assert through(unwrapping(packed[:512]), packed, step) == TAR + b"more"
+
+
+@pytest.mark.parametrize("name", ["bzip2", "xz", "lzma"])
+@pytest.mark.parametrize("harm", ["cut", "garbage", "flipped"])
+def test_damaged_archives_are_told(name: str, harm: str) -> None:
+    packed = bytearray(PACKERS[name](TAR))
+    if harm == "cut":
+        del packed[-9:]
+    elif harm == "garbage":
+        packed += b"garbage behind"
+    else:
+        packed[len(packed) // 2] ^= 0xFF
+    if (name, harm) == ("lzma", "flipped"):
+        return  # it has no checksum
+    with pytest.raises(InvalidLayer, match=name):
+        through(unwrapping(bytes(packed[:512])), bytes(packed), 1 << 20)
+
+
+def test_a_stream_of_zeros_comes_in_pieces() -> None:
+    packed = lzma.compress(bytes(20 << 20))
+    decoder = unwrapping(packed[:512])
+    assert sum(len(piece) for piece in decoder.feed(packed)) == 20 << 20
+    assert max(map(len, unwrapping(packed[:512]).feed(packed))) <= PIECE
+
+
+def test_plain_archive_whose_first_name_looks_compressed_is_plain() -> None:
+    for name in (b"\x1f\x8b\x08", b"BZh9", b"]", b"(\xb5/\xfd"):
+        tar = make_tar([(name.decode("utf-8", "surrogateescape"), b"x")])
+        assert shown(tar[:512]) == "none"
+
+
+@pytest.mark.parametrize("said", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("real", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("step", [1, 300, 1 << 20])
+def test_layer_is_decoded_by_its_first_bytes(said: str, real: str, step: int) -> None:
+    packed = PACKERS[real](TAR)
+    decoder = SniffingDecoder(said)
+    assert (through(decoder, packed, step), decoder.compression) == (TAR, real)
+
+
+@pytest.mark.parametrize("said", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("real", ["gzip", "zstd"])
+def test_tiny_layer_is_decoded_by_its_first_bytes(said: str, real: str) -> None:
+    assert through(SniffingDecoder(said), PACKERS[real](b""), 1) == b""
+
+
+@pytest.mark.parametrize(
+    ("said", "data"),
+    [("gzip", b""), ("gzip", b"\x1f"), ("gzip", b"no tar"), ("zstd", b"abc"), ("zstd", b"x" * 600), ("none", b"abc")],
+)
+def test_what_is_no_layer_at_all_is_told(said: str, data: bytes) -> None:
+    with pytest.raises(InvalidLayer):
+        through(SniffingDecoder(said), data, 1 << 20)
+
+
+def test_layer_that_is_its_own_diff_id_is_never_sniffed() -> None:
+    tar = make_tar([("\x1f\udc8b", b"x")])
+    layer = Descriptor.of(mediatype.OCI_LAYER_GZIP, tar)
+    assert through(inflating(layer, Digest.of(tar)), tar, 1 << 20) == tar
