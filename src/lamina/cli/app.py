@@ -36,7 +36,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "find": ("find", "find", "Find files in all images: by name, size, owner, content; hidden ones too."),
     "flatten": ("edit", "flatten", "Make all layers of an image one."),
     "fsck": ("keep", "fsck", "Check every byte of the store; --repair makes derived files again."),
-    "ghosts": ("ghosts", "ghosts", "Show what ships though hidden, and secrets that ship; get hidden files back."),
+    "ghosts": ("ghosts", "ghosts", "Show hidden files that still ship, and secrets; get hidden files back."),
     "help": ("about", "help_", "Show the help of lamina, or of a verb."),
     "history": ("images", "history", "Show the build steps of an image beside its layers."),
     "images": ("images", "images", "List the images of the store."),

@@ -24,25 +24,29 @@ _options = [
     click.option("--label", "-l", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set a label."),
     click.option("--label-rm", multiple=True, type=TEXT, metavar="NAME", help="Remove a label."),
     click.option("--expose", multiple=True, type=TEXT, metavar="PORT[/PROTO]", help="Expose a port."),
-    click.option("--expose-rm", multiple=True, type=TEXT, metavar="PORT[/PROTO]", help="Expose a port no more."),
+    click.option("--expose-rm", multiple=True, type=TEXT, metavar="PORT[/PROTO]", help="No longer expose a port."),
     click.option("--volume", "-v", multiple=True, type=TEXT, metavar="PATH", help="Make a path a volume."),
-    click.option("--volume-rm", multiple=True, type=TEXT, metavar="PATH", help="Make a path no volume any more."),
+    click.option("--volume-rm", multiple=True, type=TEXT, metavar="PATH", help="No longer make a path a volume."),
     click.option(
         "--cmd", type=TEXT, metavar="WORDS", help="What runs by default, split as a shell does; '' removes it."
     ),
     click.option(
         "--entrypoint", type=TEXT, metavar="WORDS", help="What always runs, split as a shell does; '' removes it."
     ),
-    click.option("--workdir", "-w", type=TEXT, metavar="PATH", help="Where it runs; '' removes it."),
-    click.option("--user", "-u", type=TEXT, metavar="USER", help="As whom it runs; '' removes it."),
-    click.option("--stop-signal", type=TEXT, metavar="SIGNAL", help="What asks it to end; '' removes it."),
-    click.option("--author", type=TEXT, metavar="NAME", help="Who made it; '' removes it."),
-    click.option("--health-cmd", type=TEXT, metavar="COMMAND", help="What tells whether it is well, run by a shell."),
+    click.option("--workdir", "-w", type=TEXT, metavar="PATH", help="Working directory; '' removes it."),
+    click.option("--user", "-u", type=TEXT, metavar="USER", help="User that it runs as; '' removes it."),
+    click.option("--stop-signal", type=TEXT, metavar="SIGNAL", help="Signal that asks it to end; '' removes it."),
+    click.option("--author", type=TEXT, metavar="NAME", help="Author of the image; '' removes it."),
+    click.option(
+        "--health-cmd", type=TEXT, metavar="COMMAND", help="Command that checks its health, run by a shell."
+    ),
     click.option("--health-interval", metavar="DURATION", help="Time between two checks, like 30s or 1m30s."),
     click.option("--health-timeout", metavar="DURATION", help="How long a check may take."),
-    click.option("--health-start-period", metavar="DURATION", help="How long failures don't count at the start."),
-    click.option("--health-retries", type=click.IntRange(1), help="How many failures make it unwell."),
-    click.option("--no-healthcheck", is_flag=True, help="No check, whatever the base says."),
+    click.option(
+        "--health-start-period", metavar="DURATION", help="Time at the start in which failures do not count."
+    ),
+    click.option("--health-retries", type=click.IntRange(1), help="Number of failures after which it is unhealthy."),
+    click.option("--no-healthcheck", is_flag=True, help="Remove the check, also that of the base."),
 ]
 
 

@@ -17,7 +17,7 @@ from lamina.errors import Unsupported, UsageError
 @platform_option
 @click.pass_obj
 def explore(session: Session, image: str) -> int:
-    """Leaf through an image in the terminal: its layers on the left, on the right the union up to the selected one,
+    """Browse an image in the terminal: its layers on the left, on the right the union up to the selected one,
     with what that layer added (A), modified (M) and removed (R). The keys are dive's; ? shows them all."""
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # textual draws on stderr
         raise UsageError("explore needs a terminal", hint="`lamina layers`, `tree` and `blame` print what it shows")

@@ -17,10 +17,12 @@ _HUB = "docker.io"
 
 @command("login", "lamina login ghcr.io -u me --password-stdin < token\nlamina login localhost:5000 --get-login")
 @click.argument("host", required=False, default=_HUB, metavar="[HOST]")
-@click.option("-u", "--username", metavar="NAME", help="Asked for on a terminal where it is missing.")
-@click.option("-p", "--password", metavar="TEXT", help="Others see it in the process list: better --password-stdin.")
-@click.option("--password-stdin", is_flag=True, help="The password is on stdin.")
-@click.option("--get-login", is_flag=True, help="Only print the name that is logged in.")
+@click.option("-u", "--username", metavar="NAME", help="User name (default: asked for on a terminal).")
+@click.option(
+    "-p", "--password", metavar="TEXT", help="Password. Others see it in the process list; --password-stdin is safer."
+)
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--get-login", is_flag=True, help="Only print the user name that is logged in.")
 @registry_options
 @click.pass_obj
 def login(
@@ -31,8 +33,9 @@ def login(
     password_stdin: bool,
     get_login: bool,
 ) -> None:
-    """Keep the credential of a registry (docker.io where none is named), after the registry has accepted it. It goes
-    where docker and podman find it: a credential helper where one is set up, else a file of yours alone."""
+    """Log in to a registry (default: docker.io), and keep the credential once the registry has accepted it. It is
+    kept where docker and podman look for it: in a credential helper if one is set up, else in a file that only you
+    can read."""
     from lamina.remote.credentials import Credential, find, save
 
     host = _host(host)
@@ -65,11 +68,11 @@ def login(
 
 @command("logout", "lamina logout ghcr.io\nlamina logout --all")
 @click.argument("host", required=False, default="", metavar="[HOST]")
-@click.option("-a", "--all", "everything", is_flag=True, help="Of every registry.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Log out of every registry.")
 @registry_options
 @click.pass_obj
 def logout(session: Session, host: str, everything: bool) -> None:
-    """Forget the credential of a registry (docker.io where none is named)."""
+    """Forget the credential of a registry (default: docker.io)."""
     from lamina.remote.credentials import erase
 
     if host and everything:

@@ -45,10 +45,10 @@ _config_options = [
     click.option("--env", "-e", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set an environment variable."),
     click.option("--cmd", type=TEXT, metavar="WORDS", help="What runs by default, split as a shell does."),
     click.option("--entrypoint", type=TEXT, metavar="WORDS", help="What always runs, split as a shell does."),
-    click.option("--workdir", type=TEXT, metavar="PATH", help="Where it runs."),
-    click.option("--user", type=TEXT, metavar="USER", help="As whom it runs."),
+    click.option("--workdir", type=TEXT, metavar="PATH", help="Working directory."),
+    click.option("--user", type=TEXT, metavar="USER", help="User that it runs as."),
     click.option("--label", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set a label."),
-    click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of the new layer."),
+    click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Compression of the new layer."),
 ]
 
 
@@ -175,8 +175,8 @@ def pack(
 @click.option(
     "--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (a whiteout)."
 )
-@click.option("--keep-owner", is_flag=True, help="The host's owners instead of 0:0.")
-@click.option("--message", "-m", type=TEXT, metavar="TEXT", help="The build step that the history tells.")
+@click.option("--keep-owner", is_flag=True, help="Keep the owners of this machine instead of 0:0.")
+@click.option("--message", "-m", type=TEXT, metavar="TEXT", help="Text of the build step in the history.")
 @config_options
 @platform_option
 @quiet_option
