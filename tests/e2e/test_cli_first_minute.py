@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -175,8 +176,16 @@ def test_bad_input_is_one_line_and_a_documented_code(
 def test_every_verb_has_help_with_an_example(root: Path) -> None:
     from lamina.cli.app import VERBS
 
-    for verb in VERBS:
-        text = out(lamina(verb, "--help", root=root))
+    code = (
+        "import sys\n"
+        "from lamina.cli import run\n"
+        "for verb in sys.argv[1:]:\n"
+        "    assert run([verb, '--help']) == 0\n"
+        "    print('\\0', end='')"
+    )
+    env = {**os.environ, "LAMINA_ROOT": str(root)}
+    done = subprocess.run([sys.executable, "-c", code, *VERBS], capture_output=True, text=True, env=env, check=True)
+    for verb, text in zip(VERBS, done.stdout.split("\0")[:-1], strict=True):
         assert f"lamina {verb}" in text.split("Example:")[1]
 
 

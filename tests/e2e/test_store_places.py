@@ -28,7 +28,7 @@ from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import lamina, plain_user, require_root, require_tool, write_layout
+from support import THOROUGH, lamina, plain_user, require_root, require_tool, write_layout
 
 # What only looks, with the code that it ends with
 LOOKS = {
@@ -162,12 +162,22 @@ def made(top: Path) -> None:
     Path(store.containers.path(box.id, "upper", "written")).write_bytes(b"what people wrote")
 
 
-@pytest.fixture
-def world(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store and layouts, made once: each test has a copy."""
     require_root()
-    made(tmp_path)
-    done = lamina("load", "-i", str(tmp_path / "l2"), root=tmp_path / "s")
+    top = tmp_path_factory.mktemp("original")
+    made(top)
+    done = lamina("load", "-i", str(top / "l2"), root=top / "s")
     assert done.returncode == 0, done.stderr
+    return top
+
+
+@pytest.fixture
+def world(
+    original: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    subprocess.run(["cp", "-a", f"{original}/.", tmp_path], check=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LAMINA_TLS_VERIFY", "false")
     served = Store.open(str(tmp_path / "served"))
@@ -374,8 +384,10 @@ def test_a_broken_piece_of_a_store_is_one_line_and_nothing_else_is_lost(world: W
     if path.exists():
         path.rename(aside)
     KINDS[kind](path)
-    for line in VERB_LINES:
-        if line == "rm box":
+    turn = BROKEN.index((what, kind)) % 3
+    for number, line in enumerate(VERB_LINES):
+        # each verb over a third of what can break, in a run that is not thorough
+        if line == "rm box" or not (THOROUGH or number % 3 == turn or line == "umount --all"):
             continue
         said = world(line)
         assert "[Errno" not in said.err + said.out, (line, said)

@@ -22,7 +22,7 @@ from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck
 from lamina.store.store import Store
-from support import lamina, require_root, require_tool, running
+from support import lamina, require_root, require_tool, rounds, running
 
 FILES = {f"f{number}": b"%d\n" % number * 1000 for number in range(60)}
 
@@ -226,9 +226,10 @@ def test_an_empty_volume_in_use_is_not_replaced(root: Path) -> None:
     assert os.listdir(root / "volumes/v") == ["y"]
 
 
+TURNS = rounds(6, 3)
 STRESS = """
 import random, subprocess, sys
-root, mine, seed = sys.argv[1:]
+root, mine, seed, turns = sys.argv[1:]
 chosen = random.Random(int(seed))
 
 def lamina(*words):
@@ -237,7 +238,7 @@ def lamina(*words):
         print(words, done.returncode, done.stderr.decode())
     return done
 
-for turn in range(6):
+for turn in range(int(turns)):
     name = f"{mine}-{turn}"
     done = lamina("run", "--network", "none", "--name", name, "-v", f"vol{turn}:/many", "app", "sh", "-c",
                   f"ls /many | wc -l; echo {name} > /name")
@@ -265,7 +266,7 @@ def test_many_processes_beside_each_other_leave_a_whole_store(root: Path, tmp_pa
     script.write_text(STRESS)
     processes = [
         subprocess.Popen(
-            [sys.executable, str(script), str(root), name, str(random.randrange(1 << 30))],
+            [sys.executable, str(script), str(root), name, str(random.randrange(1 << 30)), str(TURNS)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -284,7 +285,7 @@ def test_many_processes_beside_each_other_leave_a_whole_store(root: Path, tmp_pa
         assert (tmp_path / "name").read_text() == f"{row['name']}\n"
     for name, _ in list(store.names()):
         assert out(root, name, "cat", "/data/file").encode() == LOWER
-    for number in range(6):
+    for number in range(TURNS):
         found = {path.name: path.read_bytes() for path in (root / f"volumes/vol{number}").iterdir()}
         assert found == FILES
     assert lamina("rm", "-fa", root=root).returncode == 0

@@ -11,9 +11,9 @@ from lamina.mountinfo import mounts as mountinfo
 from lamina.store.gc import prune
 from lamina.store.store import Store
 from lamina.view.mount import mounts
-from support import lamina, require_root, write_layout
+from support import lamina, require_root, rounds, write_layout
 
-ROUNDS = 12
+ROUNDS = rounds(12, 4)
 PROCESSES = 4
 WORK = """
 import os, sys, threading
