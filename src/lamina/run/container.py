@@ -33,6 +33,7 @@ from lamina.run.runtime import (
 )
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, check_words, environment, guarded, held, is_alike, places, runtime_spec
+from lamina.run.targets import settled
 from lamina.run.user import User, resolve_user
 from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
@@ -249,14 +250,17 @@ def _run(
     bundle, rootfs = path(container.id, "bundle"), path(container.id, "rootfs")
     config = stack.config
     check_words(container.image, (*container.command, *config.env, *config.volumes, config.working_dir, config.user))
-    kind = network.choose(wanted.network)
+    kind = network.choose(wanted.network, on_warning)
+    names = network.machine_resolver(kind, on_warning)
     with Inside(rootfs) as inside:
         _check_machine(container, wanted, stack, inside)
-    pasta = network.Pasta(bundle) if kind == "pasta" else None
+    pasta = network.Pasta(bundle, forward=bool(names.forwarded)) if kind == "pasta" else None
     try:
         with Inside(rootfs) as inside:
             network_path = pasta.plain_path if pasta else ""
-            spec, made = _spec(store, stack, container, runtime, wanted, me, inside, way, kind, network_path)
+            spec, made = _spec(
+                store, stack, container, runtime, wanted, me, inside, way, kind, network_path, names.text
+            )
         container = replace(container, made=(*container.made, *made))
         store.containers.write(container, lasting=not wanted.remove)
         use.close()
@@ -272,9 +276,11 @@ def _run(
                 return bubblewrap.run(
                     runtime.program,
                     bundle,
+                    container.id,
                     spec,
                     inside,
                     interactive=wanted.interactive,
+                    init=wanted.init,
                     must_filter=bool(wanted.seccomp),
                     on_warning=on_warning,
                 )
@@ -301,6 +307,7 @@ def _spec(
     way: str,
     kind: str,
     namespace: str,
+    resolv: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """The runtime spec, and the places for mounts that had to be made in the upper directory."""
     config = stack.config
@@ -315,13 +322,13 @@ def _spec(
     place = Place(
         rootfs=way,
         hostname=hostname,
-        files=_files(store, container, wanted, hostname, kind, tables),
+        files=_files(store, container, wanted, hostname, resolv, tables),
         mounts=mounts,
         devices=runtime.devices,
         cgroups=runtime.cgroups,
         network="host" if kind == "host" else namespace,
         seccomp=_seccomp(wanted, runtime, here, Platform.host().architecture),
-        init=_init_program() if wanted.init else "",
+        init=_init_program() if wanted.init and not runtime.is_bubblewrap else "",
         owners=owners,
         plain=not rights.is_root(),
         capabilities=here,
@@ -331,9 +338,10 @@ def _spec(
     spec = runtime_spec(wanted, container.command, env, cwd, user, place)
     if not inside.is_there(cwd):
         inside.make(cwd, directory=True, owner=owner_of(container))
-    made = _make_places(inside, spec["mounts"], owner_of(container))
+    spec["mounts"], made = settled(spec["mounts"], inside, owner_of(container), place.files)
     for mount in spec["mounts"]:
-        if mount["type"] == "tmpfs" and os.path.normpath(mount["destination"]) in made:
+        runtime.check_path(mount["destination"])
+        if mount["type"] == "tmpfs" and mount["destination"] in made:
             _open_to_all(inside, mount)
     return _guarded(spec, runtime, store.containers.path(container.id, "bundle")), made
 
@@ -437,19 +445,6 @@ def owners_of(container: Container) -> Owners:
     return Owners(container.users, container.groups)
 
 
-def _make_places(inside: Inside, mounts: list[dict[str, Any]], owner: tuple[int, int]) -> list[str]:
-    """Make what mounts cover where the image has it not, but below other mounts; what was made."""
-    made: list[str] = []
-    covered: list[str] = []
-    for mount in mounts:
-        target = os.path.normpath(mount["destination"])
-        if not any(target.startswith(other + "/") for other in covered):
-            directory = mount["type"] != "bind" or os.path.isdir(mount["source"])
-            made += inside.make(target, directory=directory, owner=owner, quiet=True)
-        covered.append(target)
-    return made
-
-
 def _binds(
     store: Store, container: Container, wanted: Wanted, declared: tuple[str, ...], inside: Inside
 ) -> Sequence[Mount]:
@@ -462,13 +457,13 @@ def _binds(
 
 
 def _files(
-    store: Store, container: Container, wanted: Wanted, hostname: str, kind: str, tables: dict[str, bytes]
+    store: Store, container: Container, wanted: Wanted, hostname: str, resolv: str, tables: dict[str, bytes]
 ) -> dict[str, str]:
     """hosts, hostname and resolv.conf, and ``tables``, by their place in the container."""
     texts = {
         "hosts": network.hosts_file(hostname, wanted.add_hosts).encode(),
         "hostname": hostname.encode() + b"\n",
-        "resolv.conf": network.resolv_file(network.machine_resolv(), kind).encode(),
+        "resolv.conf": resolv.encode(),
         **tables,
     }
     found = {}
@@ -568,8 +563,7 @@ def _mounted_for_a_look(store: Store, stack: Stack, container: Container) -> Ite
 def execute(store: Store, container: Container, wanted: Wanted) -> int:
     """Run ``wanted.command`` in the running container; its exit code. Raises Conflict, NotFound."""
     check_running(store, container)
-    if find_runtime(container.runtime).is_bubblewrap:
-        raise Unsupported("nothing more can be run in bubblewrap's containers", hint="install runc or crun")
+    runtime = find_runtime(container.runtime)
     bundle = store.containers.path(container.id, "bundle")
     with reported(bundle), open(os.path.join(bundle, "config.json"), "rb") as file:
         process = read_own(file.read().decode())["process"]
@@ -579,13 +573,17 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
             user = resolve_user(wanted.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
             user = _here(user, owners_of(container))
             process["user"] = _user_of(user)
-            if user.uid != 0:
-                process["capabilities"] |= {"effective": [], "permitted": []}
+            mine = process["capabilities"]["bounding"] if user.uid == 0 else []
+            process["capabilities"] |= {"effective": mine, "permitted": mine}
     if wanted.workdir:
         process["cwd"] = wanted.workdir
     process["env"] = environment(wanted, process["env"], "/", container.id[:12])
+    if runtime.is_bubblewrap:
+        from lamina.run import bubblewrap
+
+        return bubblewrap.execute(bundle, container.id, process, interactive=wanted.interactive)
     return exec_process(
-        find_runtime(container.runtime),
+        runtime,
         state_directory(store),
         container.id,
         write_own(process).encode(),

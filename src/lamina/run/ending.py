@@ -17,7 +17,7 @@ from lamina.files import failure, reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, top
 from lamina.run.reach import close_way
-from lamina.run.runtime import delete, find_runtime, kill
+from lamina.run.runtime import BUBBLEWRAP, delete, find_runtime, kill
 from lamina.store.containers import EXITED, RUNNING, Container, Use
 from lamina.store.fault import point
 from lamina.store.trees import remove_tree
@@ -200,6 +200,10 @@ def settle(store: Store, container: Container) -> None:
     if os.path.isdir(os.path.join(state, container.id)):
         with suppress(NotFound):  # the runtime was uninstalled
             delete(find_runtime(container.runtime), state, container.id)
+    if os.path.basename(container.runtime) == BUBBLEWRAP:
+        from lamina.run import cgroup
+
+        cgroup.remove(container.id)
     close_way(container.id)
     unmap(bundle)
     mounted = False

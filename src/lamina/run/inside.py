@@ -8,16 +8,17 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lamina.errors import NotFound, SystemFailure, Unsupported
-from lamina.files import failure
+from lamina.errors import NotFound, Unsupported
+from lamina.files import failure, reported
 from lamina.libc import failed, libc
 
 _OPENAT2 = 437
 _IN_ROOT, _NO_MAGICLINKS, _NO_SYMLINKS = 0x10, 0x02, 0x04
 _MAX_FILE = 16 << 20
+_MAX_LINKS = 40  # as path_resolution(7) has it
 
 
 class Inside:
@@ -103,6 +104,43 @@ class Inside:
             return False
         return True
 
+    def place(self, path: str, covered: Iterable[str] = ()) -> str:
+        """Where ``path`` leads, without links, seen from the root. Names that are missing, also below a link that
+        leads nowhere yet, are taken literally: something can be made there. ``covered``: places that mounts will
+        hide; the image's links below them mean nothing. Raises OSError (ELOOP), Unsupported."""
+        hidden = set(covered)
+        found: list[str] = []
+        left = _names(path)[::-1]
+        links = 0
+        while left:
+            name = left.pop()
+            if name == "..":
+                del found[-1:]
+                continue
+            target = "" if hidden and _is_below(found, hidden) else self._link("/".join([*found, name]))
+            if not target:
+                found.append(name)
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            if target.startswith("/"):
+                found.clear()
+            left += _names(target)[::-1]
+        return "/" + "/".join(found)
+
+    def _link(self, path: str) -> str:
+        """What the symbolic link ``path`` holds; "" where it is none, or not there. There is no link on the way."""
+        try:
+            descriptor = self.open(path, os.O_PATH | os.O_NOFOLLOW, links=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        try:
+            is_link = stat.S_ISLNK(os.fstat(descriptor).st_mode)
+            return os.readlink("", dir_fd=descriptor) if is_link else ""
+        finally:
+            os.close(descriptor)
+
     @contextmanager
     def parent(self, path: str) -> Iterator[tuple[int, str]]:
         """The directory that ``path`` stands in, opened, and its last name. Raises NotFound."""
@@ -119,11 +157,13 @@ class Inside:
             os.close(descriptor)
 
     def make(self, path: str, *, directory: bool, owner: tuple[int, int] = (0, 0), quiet: bool = False) -> list[str]:
-        """Make ``path`` and the directories above it where they are missing; what was made, outermost first.
-        ``quiet``: the directory that gets the first of them keeps its times. Raises SystemFailure."""
+        """Make ``path`` and the directories above it where they are missing, as links on the way lead; what was made,
+        outermost first. ``quiet``: the directory that gets the first of them keeps its times. Raises
+        SystemFailure."""
         made: list[str] = []
         at = ""
-        names = [name for name in path.split("/") if name not in ("", ".")]
+        with reported(path):
+            names = _names(self.place(path))
         for number, name in enumerate(names):
             above, at = at, f"{at}/{name}"
             if self.is_there(at):
@@ -143,13 +183,18 @@ class Inside:
                     os.chown(name, *owner, dir_fd=opened, follow_symlinks=False)
                 if quiet and not made:
                     os.utime(opened, ns=(before.st_atime_ns, before.st_mtime_ns))
-            except FileExistsError:
-                raise SystemFailure(
-                    f"{at} in the image is a link that leads nowhere", hint="nothing can be put there"
-                ) from None
             except OSError as error:
                 raise failure(error, at) from error
             finally:
                 os.close(opened)
             made.append(at)
         return made
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _is_below(names: list[str], places: set[str]) -> bool:
+    """Whether the path of these names is one of the places, or below one."""
+    return any("/" + "/".join(names[:end]) in places for end in range(1, len(names) + 1))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.files import reported
-from lamina.light import signal
+from lamina.light import Value, signal
 from lamina.run.options import NETWORKS
 from lamina.run.runtime import asked, find_program
+from lamina.text import clean
 
 _TUN = "/dev/net/tun"
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 """Else pasta looks every second which ports are open, and passes them on: a container's to all who reach this
 machine, and to the container what listens for this machine alone."""
 _LOCAL = ("127.", "::1", "0.0.0.0")
+_RESOLV, _UPSTREAM = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
+_FORWARDER = "169.254.1.1"
+"""The name server that pasta plays; podman's address too. It is link-local: no real server has it."""
 _HOSTS = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
 fe00::0\tip6-localnet
@@ -25,18 +29,22 @@ ff02::2\tip6-allrouters
 """
 
 
-def choose(wanted: str) -> str:
-    """One of NETWORKS: what was asked, or pasta where it works, else none. Raises UsageError, NotFound."""
+def choose(wanted: str, on_warning: Callable[[str], object] = lambda text: None) -> str:
+    """One of NETWORKS: the wanted one; by default pasta where it works, else none. ``on_warning`` is told of that.
+    Raises UsageError, NotFound."""
     if wanted in ("", "default", "private"):
-        return "none" if _without_pasta() else "pasta"
+        reason = refusal()
+        if reason:
+            on_warning(f"the container has no network: {reason}")
+        return "none" if reason else "pasta"
     if wanted not in NETWORKS:
         raise UsageError(f"no network {wanted!r:.60}", hint=f"one of {', '.join(NETWORKS)}")
-    if wanted == "pasta" and (reason := _without_pasta()):
+    if wanted == "pasta" and (reason := refusal()):
         raise NotFound(reason, hint="or take --network host or none")
     return wanted
 
 
-def _without_pasta() -> str:
+def refusal() -> str:
     """Why there is no pasta, or ""."""
     if not find_program("pasta"):
         return "pasta is not installed: install the package passt"
@@ -50,24 +58,51 @@ def hosts_file(hostname: str, more: Iterable[tuple[str, str]]) -> str:
     return _HOSTS + "".join(lines) + f"127.0.1.1\t{hostname}\n"
 
 
-def resolv_file(text: str, network: str) -> str:
-    """The machine's resolv.conf without servers that the container can't reach (pure)."""
+class Resolver(Value):
+    """A container's resolv.conf. ``forwarded``: the machine's name servers that only pasta reaches for it."""
+
+    text: str
+    forwarded: tuple[str, ...] = ()
+
+
+def resolver(text: str, upstream: str, network: str) -> Resolver:
+    """The container's resolv.conf (pure), from the machine's (``text``) and the one in which systemd-resolved lists
+    the servers that it asks (``upstream``). A server on a loopback address is this machine's alone: it is left out;
+    where no other is left, upstream's are taken, else pasta is to forward queries."""
     if network == "host":
-        return text
+        return Resolver(text)
     if network == "none":
-        return ""
-    kept = []
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) > 1 and words[0] == "nameserver" and words[1].startswith(_LOCAL):
-            continue
-        kept.append(line + "\n")
-    return "".join(kept)
+        return Resolver("")
+    local = tuple(server for server in _servers(text) if _is_local(server))
+    for one in (text, upstream):
+        kept = "".join(f"{line}\n" for line in one.splitlines() if not any(map(_is_local, _servers(line))))
+        if _servers(kept) or not local:
+            return Resolver(kept)
+    rest = "".join(f"{line}\n" for line in text.splitlines() if not _servers(line))
+    return Resolver(f"{rest}nameserver {_FORWARDER}\n", local)
 
 
-def machine_resolv() -> str:
+def _servers(text: str) -> list[str]:
+    lines = (line.split() for line in text.splitlines())
+    return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+
+
+def _is_local(server: str) -> bool:
+    return server.startswith(_LOCAL)
+
+
+def machine_resolver(network: str, on_warning: Callable[[str], object]) -> Resolver:
+    """The resolv.conf for a container on this machine. ``on_warning`` is told where pasta is to forward."""
+    found = resolver(_read(_RESOLV), _read(_UPSTREAM), network)
+    if found.forwarded:
+        servers = ", ".join(clean(server) for server in found.forwarded)
+        on_warning(f"only this machine reaches its name server ({servers}): pasta forwards the container's queries")
+    return found
+
+
+def _read(path: str) -> str:
     try:
-        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(1 << 16)
     except OSError:
         return ""
@@ -77,8 +112,8 @@ class Pasta:
     """A network namespace with a way out of it through this process's own sockets. It lives as a file, because pasta
     lets go of its rights before it opens it; ``close`` ends both."""
 
-    def __init__(self, directory: str) -> None:
-        """``directory``: for the file. Raises SystemFailure."""
+    def __init__(self, directory: str, *, forward: bool = False) -> None:
+        """``directory``: for the file. ``forward``: play a name server too (``resolver``). Raises SystemFailure."""
         self.path = os.path.join(directory, "netns")
         self._opened = -1
         self.close_left(directory)
@@ -88,6 +123,7 @@ class Pasta:
         try:
             # root stays root: else pasta becomes nobody, and may not enter the namespace
             words = ["pasta", "--runas", "0", "--config-net", "--quiet", "--no-map-gw", *_NO_PORTS]
+            words += ["--dns-forward", _FORWARDER] if forward else []
             _check([*words, "--pid", os.path.join(directory, "pasta.pid"), "--netns", self.path])
         except BaseException:
             self.close()

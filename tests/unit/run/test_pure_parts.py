@@ -9,7 +9,7 @@ import pytest
 from lamina.errors import InvalidContent, InvalidDocument, NotFound, UsageError
 from lamina.run.bubblewrap import packed
 from lamina.run.capability import ALL, DEFAULT, capabilities
-from lamina.run.network import hosts_file, resolv_file
+from lamina.run.network import Resolver, hosts_file, resolver
 from lamina.run.options import (
     Mount,
     Wanted,
@@ -279,7 +279,25 @@ def test_a_volume_has_no_devices_where_nothing_guards_them() -> None:
 def test_files_of_the_network() -> None:
     assert "127.0.1.1\tbox\n" in hosts_file("box", [("db", "10.0.0.5")])
     assert "10.0.0.5\tdb\n" in hosts_file("box", [("db", "10.0.0.5")])
-    text = "search a\nnameserver 127.0.0.53\nnameserver 10.0.0.1\n"
-    assert resolv_file(text, "host") == text
-    assert resolv_file(text, "none") == ""
-    assert resolv_file(text, "pasta") == "search a\nnameserver 10.0.0.1\n"
+
+
+LOCAL, BOTH = "search a\nnameserver 127.0.0.53\n", "search a\nnameserver 127.0.0.53\nnameserver 10.0.0.1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "upstream", "network", "found"),
+    [
+        (BOTH, "", "host", Resolver(BOTH)),
+        (BOTH, "", "none", Resolver("")),
+        (BOTH, "nameserver 10.0.0.2\n", "pasta", Resolver("search a\nnameserver 10.0.0.1\n")),
+        (LOCAL, "nameserver 10.0.0.2\nsearch b\n", "pasta", Resolver("nameserver 10.0.0.2\nsearch b\n")),
+        (LOCAL, "nameserver ::1\n", "pasta", Resolver("search a\nnameserver 169.254.1.1\n", ("127.0.0.53",))),
+        ("nameserver ::1\n", "", "pasta", Resolver("nameserver 169.254.1.1\n", ("::1",))),
+        ("search a\n", "nameserver 10.0.0.2\n", "pasta", Resolver("search a\n")),
+        ("", "", "pasta", Resolver("")),
+    ],
+)
+def test_a_name_server_that_only_the_machine_reaches_is_not_the_containers(
+    text: str, upstream: str, network: str, found: Resolver
+) -> None:
+    assert resolver(text, upstream, network) == found

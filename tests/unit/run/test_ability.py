@@ -1,0 +1,66 @@
+"""What `info` says of the runtime: its version, and what can't be had with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lamina import rights
+from lamina.errors import Unsupported
+from lamina.run import ability, bpf, cgroup, network
+from lamina.run.runtime import Runtime
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
+
+
+@pytest.mark.parametrize(
+    ("script", "version"),
+    [
+        ("echo runc version 1.1.5+ds1; echo spec: 1.0.2", "1.1.5+ds1"),
+        ("echo bubblewrap 0.11.0", "0.11.0"),
+        ("echo no; exit 1", ""),
+        ("", ""),
+    ],
+)
+def test_the_version_is_the_last_word_of_the_first_line(tmp_path: Path, script: str, version: str) -> None:
+    program = tmp_path / "runtime"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    assert ability.version(str(program)) == version
+    assert ability.version(str(tmp_path / "missing")) == ""
+
+
+def no_library() -> None:
+    raise Unsupported("without libseccomp", hint="install libseccomp2")
+
+
+@pytest.mark.parametrize(
+    ("program", "root", "cgroups", "pasta", "starts"),
+    [
+        ("/x/runc", True, "", "", []),
+        ("/x/runc", False, "", "", ["no limits (--memory, --cpus, --pids-limit): a plain user"]),
+        (
+            "/x/runc",
+            True,
+            "",
+            "pasta is missing",
+            ["no network but the machine's (--network host): pasta is missing"],
+        ),
+        ("/x/bwrap", True, "", "", ["no filter", "no set-user-ID", "no user ids of its own"]),
+        ("/x/bwrap", False, "", "", ["no limits", "no filter", "no set-user-ID"]),
+        ("/x/bwrap", True, "x is not writable", "", ["no limits", "no filter", "no set-user-ID", "no user ids"]),
+    ],
+)
+def test_what_is_missing_is_told_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, program: str, root: bool, cgroups: str, pasta: str, starts: list[str]
+) -> None:
+    monkeypatch.setattr(rights, "is_root", lambda: root)
+    monkeypatch.setattr(cgroup, "refusal", lambda: cgroups)
+    monkeypatch.setattr(network, "refusal", lambda: pasta)
+    monkeypatch.setattr(bpf, "load", no_library)
+    found = ability.missing(Runtime(program, root, root))
+    assert len(found) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(found, starts, strict=True)), found
+    assert not cgroups or found[0].endswith(f": {cgroups}")

@@ -1,0 +1,130 @@
+"""Where mounts go: links of the image are followed inside its root, whether or not they lead somewhere yet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.errors import Unsupported
+from lamina.run.inside import Inside
+from lamina.run.targets import settled
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
+LINKS = {
+    "dangling": "run/nothing/here",
+    "absolute": "/run/there",
+    "up": "../../../../run/x",
+    "var/run": "/run",
+    "loop": "loop",
+    "to-root": "..",
+    "chain": "dangling/more",
+    "home/data": "../srv/data",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    top = tmp_path / "root"
+    for name in ("etc", "run", "var", "home"):
+        (top / name).mkdir(parents=True)
+    (top / "etc/file").write_text("")
+    for name, target in LINKS.items():
+        (top / name).symlink_to(target)
+    return top
+
+
+@pytest.mark.parametrize(
+    ("path", "covered", "found"),
+    [
+        ("/etc/file", (), "/etc/file"),
+        ("/etc/./missing//name", (), "/etc/missing/name"),
+        ("/dangling", (), "/run/nothing/here"),
+        ("/dangling/below", (), "/run/nothing/here/below"),
+        ("/chain", (), "/run/nothing/here/more"),
+        ("/absolute/x", (), "/run/there/x"),
+        ("/up", (), "/run/x"),
+        ("/var/run/x", (), "/run/x"),
+        ("/home/data", (), "/srv/data"),
+        ("/to-root", (), "/"),
+        ("/missing/../etc/file", (), "/etc/file"),
+        ("/etc/file/below", (), "/etc/file/below"),
+        ("/home/data", ("/home",), "/home/data"),
+        ("/home/data/x", ("/home", "/srv"), "/home/data/x"),
+        ("/var/run/x", ("/run",), "/run/x"),
+        ("/up", ("/home",), "/run/x"),
+    ],
+)
+def test_a_place_is_a_path_without_links(root: Path, path: str, covered: tuple[str, ...], found: str) -> None:
+    with Inside(str(root)) as inside:
+        assert inside.place(path, covered) == found
+
+
+def test_a_link_to_itself_leads_nowhere_at_all(root: Path) -> None:
+    with Inside(str(root)) as inside, pytest.raises(OSError, match="symbolic links"):
+        inside.place("/loop")
+
+
+def mount(target: str, source: str = "", *options: str) -> dict[str, Any]:
+    return {
+        "destination": target,
+        "type": "bind" if source else "tmpfs",
+        "source": source or "tmpfs",
+        "options": options,
+    }
+
+
+def test_mounts_are_made_where_links_lead_and_files_come_last(root: Path, tmp_path: Path) -> None:
+    file, directory = tmp_path / "file", tmp_path / "directory"
+    file.write_text("")
+    directory.mkdir()
+    mounts = [
+        mount("/dangling", str(file)),
+        mount("/absolute", str(directory)),
+        mount("/var/run/nothing"),
+        mount("/home/data"),
+    ]
+    with Inside(str(root)) as inside:
+        found, made = settled(mounts, inside, (os.getuid(), os.getgid()))
+    targets = [one["destination"] for one in found]
+    assert targets == ["/run/there", "/run/nothing", "/srv/data", "/run/nothing/here"]
+    # nothing is made for a file that stands in a mount
+    assert made == ["/run/there", "/run/nothing", "/srv", "/srv/data"]
+    assert (root / "run/there").is_dir()
+    assert not (root / "run/nothing/here").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "there", "kept"), [(("rw",), False, True), (("ro",), False, False), (("ro",), True, True)]
+)
+def test_a_file_that_nobody_asked_for_needs_room_in_a_read_only_directory(
+    root: Path, tmp_path: Path, options: tuple[str, ...], there: bool, kept: bool
+) -> None:
+    file, directory = tmp_path / "file", tmp_path / "etc"
+    file.write_text("")
+    directory.mkdir()
+    if there:
+        (directory / "hosts").write_text("")
+    mounts = [mount("/etc/hosts", str(file)), mount("/etc", str(directory), *options)]
+    with Inside(str(root)) as inside:
+        found, _ = settled(mounts, inside, (os.getuid(), os.getgid()), ("/etc/hosts",))
+        asked, _ = settled(mounts, inside, (os.getuid(), os.getgid()))
+    assert [one["destination"] for one in found] == ["/etc", *(["/etc/hosts"] if kept else [])]
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("target", ["/to-root", "/loop", "/loop/below"])
+def test_a_target_without_a_place_is_refused(root: Path, target: str) -> None:
+    with Inside(str(root)) as inside, pytest.raises(Unsupported, match="nothing can be mounted at"):
+        settled([mount(target)], inside, (0, 0))
+
+
+def test_the_kernels_file_systems_stay_where_they_are_named(root: Path) -> None:
+    """The runtimes look whether these are links: what they mask stands below them."""
+    (root / "proc").symlink_to("/run/proc")
+    with Inside(str(root)) as inside:
+        found, _ = settled([{**mount("/proc"), "type": "proc"}], inside, (os.getuid(), os.getgid()))
+    assert found[0]["destination"] == "/proc"
