@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.installed-to-run
 
 # what Python compiled is kept: tests and demo start thousands of short commands
 unexport PYTHONDONTWRITEBYTECODE
@@ -17,15 +18,25 @@ help:
 	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR of all else beside peers, into bench/RESULTS.md"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
 
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lamina needs Python 3.11 or later; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11" >&2; exit 1; }
+@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "python3 -m venv does not work here: install the package python3-venv" >&2; exit 1; }
+@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(1)]'
+endef
+
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lamina needs Python 3.11 or later; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "python3 -m venv does not work here: install the package python3-venv" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(call install,dev)
+	@touch $@ $(RUNS)
+
+# what a user installs: enough for the demo, and quickly there
+$(RUNS): pyproject.toml
+	$(call install,run)
 	@touch $@
 
-demo: $(STAMP)
-	@$(BIN)/python demo/demo.py
+# MUST_RUN=1: a failure where no container can run
+demo: $(RUNS)
+	@$(BIN)/python demo/demo.py $(if $(MUST_RUN),--must-run)
 
 demo-big: $(STAMP)
 	@$(BIN)/python demo/big.py $(if $(CACHE),--cache "$(CACHE)") $(if $(KEEP),--keep) $(if $(MIRROR),--mirror "$(MIRROR)")
