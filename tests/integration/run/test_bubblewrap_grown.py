@@ -102,7 +102,7 @@ def test_exec_is_in_the_container_with_the_rights_of_its_programs(root: Path, us
         assert (other["Uid"], other["CapEff"]) == (
             ("33 33 33 33", NO_CAPABILITIES) if user == "root" else ("0 0 0 0", CAPABILITIES)
         )
-        assert inside(root, "-u", "web", "c", "id").stdout == b"uid=33(web) gid=44(web) groups=55(extra)\n"
+        assert inside(root, "-u", "web", "c", "id").stdout == b"uid=33(web) gid=44(web) groups=44(web),55(extra)\n"
 
 
 def test_exec_has_no_filter_where_the_container_has_none(root: Path) -> None:
@@ -268,7 +268,7 @@ def test_exec_as_a_plain_user(name: str) -> None:
         assert (done.returncode, done.stdout) == (4, b"0\n"), done.stderr
         done = call("exec", "-u", "web", "c", "id")
         if name == PLAIN_USER:
-            assert done.stdout == b"uid=33(web) gid=44(web) groups=55(extra)\n", done.stderr
+            assert done.stdout == b"uid=33(web) gid=44(web) groups=44(web),55(extra)\n", done.stderr
         else:
             assert (done.returncode, b"there is no user 33:44 here" in done.stderr) == (7, True), done.stderr
 
