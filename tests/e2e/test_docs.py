@@ -217,7 +217,7 @@ def test_readme_names_every_verb_and_only_extras_that_are_there() -> None:
     assert set(re.findall(r"`([a-z]+)`", tables)) == set(VERBS) - {"help"}
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name for names in re.findall(r"lamina\[([a-z,]+)\]", text) for name in names.split(",")}
-    assert extras - {"run"} == set(project["optional-dependencies"]) - {"dev", "run"}
+    assert extras == set(project["optional-dependencies"]) - {"dev"}
 
 
 def test_every_page_of_the_library_has_blocks() -> None:
