@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 import lamina
-from lamina.image import load_settings
 from lamina.layer.entry import Kind
+from lamina.places import load_settings
 from lamina.serve.server import RegistryServer
 
 PYTHON = os.path.realpath(sys.executable)

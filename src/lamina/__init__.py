@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.errors import LaminaError
-    from lamina.image import Image, Layer, open, open_store
+    from lamina.image import Image, Layer, RunResult, images, open
     from lamina.insight.compare import Diff
+    from lamina.places import open_store
     from lamina.registry import Registry, pull, push
     from lamina.version import __version__
     from lamina.view.path import ImagePath
@@ -25,7 +26,9 @@ __all__ = [
     "LaminaError",
     "Layer",
     "Registry",
+    "RunResult",
     "__version__",
+    "images",
     "open",
     "open_store",
     "pull",
@@ -34,7 +37,9 @@ __all__ = [
 
 _HOMES = {
     "open": "lamina.image",
-    "open_store": "lamina.image",
+    "images": "lamina.image",
+    "RunResult": "lamina.image",
+    "open_store": "lamina.places",
     "Image": "lamina.image",
     "Layer": "lamina.image",
     "Diff": "lamina.insight.compare",

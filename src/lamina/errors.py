@@ -57,8 +57,38 @@ class BlobNotFound(NotFound):
     """No blob with this digest here."""
 
 
-class PathNotFound(NotFound):
+class PathNotFound(NotFound, FileNotFoundError):
     """The union has no such path."""
+
+    errno = 2  # ENOENT; numbers, because the module errno is not always loaded
+
+
+class NotADirectory(UsageError, NotADirectoryError):
+    """A path of an image is listed, and is no directory."""
+
+    errno = 20  # ENOTDIR
+
+
+class NotAFile(UsageError, OSError):
+    """A path of an image is read, and is no regular file, or no symlink where one is read."""
+
+    errno = 22  # EINVAL
+
+
+class IsADirectory(NotAFile, IsADirectoryError):
+    """A path of an image is read, and is a directory."""
+
+    errno = 21  # EISDIR
+
+
+class ReadOnly(UsageError, OSError):
+    """Images are read-only: a method of a path or a file system that writes was called."""
+
+    errno = 30  # EROFS
+
+
+class InvalidPath(UsageError, ValueError):
+    """Text that is no path, or a path that does not begin with the other one."""
 
 
 class InvalidContent(LaminaError):
@@ -130,6 +160,25 @@ class ContainerFailure(LaminaError):
     is to be confused with."""
 
     exit_code = 125
+
+
+class ProgramFailed(LaminaError):
+    """The program in a container ended with another exit code than 0, and the caller has asked for 0."""
+
+    def __init__(self, message: str, *, hint: str | None = None, code: int = 1) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.stdout = self.stderr = b""
+
+
+class TimedOut(LaminaError, TimeoutError):
+    """The program in a container ran longer than the caller allowed, and was killed."""
+
+    errno = 110  # ETIMEDOUT
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.stdout = self.stderr = b""
 
 
 class Cancelled(LaminaError):

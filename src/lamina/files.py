@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lamina.errors import Cancelled, DiskFull, SystemFailure
+from lamina.errors import Cancelled, DiskFull, LaminaError, SystemFailure
 from lamina.light import TYPE_CHECKING, Protocol, runtime_checkable
 from lamina.temporary import Temporary
 
@@ -46,7 +46,7 @@ def reported(path: str | bytes | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
+        if isinstance(error, (BrokenPipeError, LaminaError)):
             raise
         raise failure(error, error.filename or path) from error
 

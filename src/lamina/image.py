@@ -9,36 +9,59 @@ import builtins
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property
+from os import fspath
 
-from lamina.errors import NoStore, NotFound, ReferenceNotFound, UsageError
+from lamina.errors import (
+    InvalidContent,
+    IsADirectory,
+    LaminaError,
+    NoStore,
+    NotADirectory,
+    NotAFile,
+    NotFound,
+    ProgramFailed,
+    Unsupported,
+    UsageError,
+)
+from lamina.events import ignore
 from lamina.light import TYPE_CHECKING, replace
-from lamina.source import LayerHandle, Reader, Stack
+from lamina.places import adapted, load_settings, of_store, open_named, open_store, reader_for, settings_of
+from lamina.source import LayerHandle, Stack
 from lamina.spec.digest import Digest
-from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
-    from typing import Any, Unpack
+    from collections.abc import Iterable
+    from datetime import datetime
+    from types import EllipsisType
+    from typing import IO, Any, Self
 
     from lamina.config import Settings
+    from lamina.edit.changes import Change
     from lamina.edit.publish import Packing
     from lamina.edit.rebase import RebasePlan
-    from lamina.events import Cancel
+    from lamina.events import Cancel, OnEvent
+    from lamina.filesystem import LaminaFileSystem
     from lamina.insight.blame import Blame
     from lamina.insight.compare import Diff
+    from lamina.insight.history import Step
+    from lamina.insight.packages import Inventory
     from lamina.insight.side import Side
     from lamina.layer.entry import Entry
+    from lamina.run.sandbox import Finished, Input, Output
+    from lamina.source import Reader, Writer
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import Changes, ImageConfig
     from lamina.spec.manifest import Manifest
-    from lamina.spec.platform import Platform
     from lamina.store.containers import Container
     from lamina.store.store import Store
     from lamina.transfer.connect import Network
     from lamina.union.tree import Tree, Union
-    from lamina.view.fs import LaminaFileSystem
     from lamina.view.path import ImagePath
     from lamina.view.unpack import UnpackReport
+
+PIPE = -1
+"""``subprocess.PIPE``, without loading subprocess."""
 
 
 def open(
@@ -54,92 +77,47 @@ def open(
     ``root`` is the store's directory, ``platform`` like ``linux/arm64``; both default to the settings.
     Raises ReferenceNotFound, NotFound (platform), InvalidContent, UsageError, Unsupported.
     """
-    flags = {key: str(value) for key, value in (("root", root), ("platform", platform)) if value is not None}
-    return open_with(name, settings or load_settings(flags))
-
-
-def load_settings(flags: Mapping[str, str] | None = None) -> Settings:
-    """The settings as they are now: defaults, files, environment, then ``flags``."""
-    from lamina.config import Settings
-
-    return Settings.load(flags=flags or {})
+    return open_with(name, settings or settings_of(root, platform))
 
 
 def open_with(name: str, settings: Settings) -> Image:
     """As ``open``, with settings that were loaded already."""
-    parsed = parse_name(name)
-    platform = settings.wanted_platform()
-    if parsed.transport:
-        from lamina.transfer.connect import Network
-        from lamina.transfer.open import open_stack
-
-        network = Network(settings)
-        reader = reader_for(parsed, network)
-        inside = str(network.full(parsed.name)) if parsed.transport == "docker" else parsed.name
-        whole = str(replace(parsed, low=1, high=None))
-        stack = open_stack(reader, inside, platform, whole, max_layer=settings.max_layer)
-    else:
-        stack = _stored(settings, parsed.name, platform)
-    if not parsed.whole:
-        stack = stack.slice(parsed.low, parsed.high)
-    return Image(stack, settings)
+    return Image(open_named(name, settings), settings)
 
 
-def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
-    """An image of the store; a short name that registries.conf gives another meaning is tried in that too."""
+def images(
+    pattern: str | None = None,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    platform: str | None = None,
+    settings: Settings | None = None,
+) -> list[Image]:
+    """The images of the store, newest first: all, or those whose names fit ``pattern`` (like "my/*"), one for each
+    name. What can't be opened for the platform is left out: an artifact, an image of other platforms or a damaged one
+    (``lamina images`` shows those too). No store, no images. Raises SystemFailure, StoreDamaged."""
+    import logging
+
+    from lamina.insight.images import select_images, summaries
+
+    settings = settings or settings_of(root, platform)
+    wanted = settings.wanted_platform()
     try:
         store = open_store(settings, create=False)
-    except NoStore as error:
-        hint = f"`lamina pull {name:.200}` brings it in"
-        raise ReferenceNotFound(f"no image {name!r:.300}: {error.message} yet", hint=hint) from None
-    try:
-        found = store.stack(name, platform)
-    except ReferenceNotFound:
-        from lamina.remote.registries import Registries
-
-        alias = Registries.load().alias(name.partition(":")[0])
-        if alias is None:
-            raise
-        found = store.stack(alias + name[len(name.partition(":")[0]) :], platform)
-    return replace(found, look=partial(_look, store), kept=partial(_kept, store))
-
-
-def _look(store: Store, stack: Stack) -> Union:
-    from lamina.view.look import look
-
-    return look(store, stack)
-
-
-def _kept(store: Store, stack: Stack) -> Union | None:
-    from lamina.view.look import kept
-
-    return kept(store, stack)
-
-
-def open_store(settings: Settings | None = None, *, create: bool = True) -> Store:
-    """The store of these settings, or of those that are set now. Raises NotFound (none there, without ``create``),
-    Unsupported (another format), StoreDamaged, SystemFailure."""
-    from lamina.store.store import Store
-
-    settings = settings or load_settings()
-    return Store.of(settings, create=create)
-
-
-def reader_for(name: ImageName, network: Network) -> Reader:
-    """The place that a transport and location name. Raises UsageError, NotFound."""
-    if name.transport == "docker":
-        return network.repository(name.name)
-    if name.transport == "oci":
-        from lamina.archive.layout import LayoutReader
-
-        return LayoutReader(name.location)
-    if name.transport == "oci-archive":
-        from lamina.archive.oci import OciArchiveReader
-
-        return OciArchiveReader(name.location)
-    from lamina.archive.docker import DockerArchiveReader
-
-    return DockerArchiveReader(name.location)
+    except NoStore:
+        return []
+    found = select_images(summaries(store, wanted), patterns=[pattern] if pattern is not None else [])
+    found.sort(key=lambda one: one.name)
+    found.sort(key=lambda one: one.created or "", reverse=True)
+    opened = []
+    for one in found:
+        name = one.reference.familiar if one.reference is not None else str(one.digest)
+        try:
+            stack = store.stack_at(store.resolve(one.name or str(one.digest)), wanted, name)
+        except (NotFound, InvalidContent, Unsupported) as error:
+            logging.getLogger("lamina.image").info("%s is left out: %s", name, error)
+            continue
+        opened.append(Image(of_store(store, stack, settings), settings))
+    return opened
 
 
 class Image:
@@ -164,6 +142,27 @@ class Image:
         return self.stack.manifest.config.digest
 
     @property
+    def size(self) -> int:
+        """Bytes of manifest, config and layers as they are stored and sent; of a range of layers, of these alone."""
+        manifest, layers = self.stack.manifest, sum(layer.descriptor.size for layer in self.stack.layers)
+        return layers if self._is_range else manifest.descriptor.size + manifest.config.size + layers
+
+    @property
+    def created(self) -> datetime | None:
+        """When the image was made, as its config says; None where it does not."""
+        from lamina.spec.image_config import parse_time
+
+        return parse_time(self.config.created)
+
+    @property
+    def history(self) -> tuple[Step, ...]:
+        """The build steps, oldest first, each with the number of the layer that it made (None for none)."""
+        from lamina.insight.history import aligned
+
+        stack, count = self.stack, len(self.config.diff_ids)
+        return tuple(aligned(self.config.history, count, low=stack.first, high=stack.first + len(self) - 1))
+
+    @property
     def manifest(self) -> Manifest:
         return self.stack.manifest
 
@@ -175,7 +174,7 @@ class Image:
     def layers(self) -> tuple[Layer, ...]:
         """Bottom first."""
         return tuple(
-            Layer(handle, self.stack.first + number, self.stack.steps[number])
+            Layer(handle, self.stack.first + number, self.stack.steps[number], self.stack)
             for number, handle in enumerate(self.stack.layers)
         )
 
@@ -192,38 +191,298 @@ class Image:
     @property
     def fs(self) -> LaminaFileSystem:
         """A read-only fsspec filesystem over the union."""
-        from lamina.view.fs import LaminaFileSystem
+        from lamina.filesystem import LaminaFileSystem
 
-        return LaminaFileSystem(stack=self.stack, skip_instance_cache=True)
+        return LaminaFileSystem.of(self.stack)
 
     def path(self, path: str | os.PathLike[str] = "/") -> ImagePath:
-        """A path in the union as importlib.resources takes one (``Traversable``), with pathlib's ways to read.
-        Nothing is looked up yet. Raises UsageError for what no path can be."""
+        """A path in the union as importlib.resources takes one (``Traversable``), with pathlib's methods.
+        Nothing is looked up yet. Raises InvalidPath for what no path can be."""
         from lamina.view.path import ImagePath
 
         return ImagePath(self.stack, path)
 
-    def stat(self, path: str, *, follow: bool = False) -> Entry:
-        """What the union has at ``path``. Raises PathNotFound."""
+    def stat(self, path: str | ImagePath, *, follow: bool = False) -> Entry:
+        """What the union has at ``path``. Raises PathNotFound, which is a FileNotFoundError."""
         tree, node = self.stack.lookup(to_bytes(path), follow=follow)
         return tree.entry(node)
 
-    def listdir(self, path: str = "/") -> list[str]:
-        """The names in a directory, in byte order. Raises PathNotFound, UsageError where it is no directory."""
+    def listdir(self, path: str | ImagePath = "/") -> list[str]:
+        """The names in a directory, in byte order. Raises PathNotFound (FileNotFoundError), NotADirectory
+        (NotADirectoryError)."""
         tree, node = self.stack.listing(to_bytes(path), links=False)
         if not tree.is_directory(node):
-            raise UsageError(f"{path!r:.200} in {self.name} is no directory")
+            raise NotADirectory(f"{str(path)!r:.200} in {self.name} is no directory")
         return [os.fsdecode(name) for name in sorted(tree.children(node))]
 
-    def read_bytes(self, path: str) -> bytes:
-        """A file's content; symlinks are followed inside the image. Raises PathNotFound, UsageError."""
+    def read_bytes(self, path: str | ImagePath) -> bytes:
+        """A file's content; symlinks are followed inside the image. Raises PathNotFound (FileNotFoundError),
+        IsADirectory (IsADirectoryError), NotAFile (OSError)."""
         from lamina.layer.entry import Kind
 
         tree, node = self.stack.lookup(to_bytes(path), follow=True)
-        if tree.kind(node) != Kind.FILE:
-            raise UsageError(f"{path!r:.200} in {self.name} is no regular file")
+        kind = tree.kind(node)
+        if kind != Kind.FILE:
+            error = IsADirectory if kind == Kind.DIRECTORY else NotAFile
+            raise error(f"{str(path)!r:.200} in {self.name} is no regular file")
         with self.stack.open_stored(tree.stored(node)) as stream:
             return stream.read()
+
+    def packages(self) -> Inventory:
+        """The packages in the union, each with the layer that brought it: dpkg, apk, rpm, pip, npm, Rust and Go.
+        Raises InvalidContent, SystemFailure."""
+        from lamina.insight.packages import packages
+
+        return packages(self.stack)
+
+    def run(
+        self,
+        command: Sequence[str] = (),
+        *,
+        entrypoint: str | None = None,
+        env: Mapping[str, str] | Sequence[str] = (),
+        mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str] = (),
+        tmpfs: Sequence[str] = (),
+        workdir: str = "",
+        user: str = "",
+        network: str = "",
+        hostname: str = "",
+        read_only: bool = False,
+        memory: int | str | None = None,
+        cpus: float | None = None,
+        pids: int | None = None,
+        cap_add: Sequence[str] = (),
+        cap_drop: Sequence[str] = (),
+        init: bool = False,
+        runtime: str = "",
+        stdin: Input = None,
+        stdout: Output = PIPE,
+        stderr: Output = PIPE,
+        timeout: float | None = None,
+        check: bool = False,
+        name: str = "",
+        keep: bool = False,
+    ) -> RunResult:
+        """Run a program in a new container of the image and wait for its end. Any number of threads may do so at
+        once; a plain user needs no rights. Linux, with runc, crun or bubblewrap.
+
+        The options are those of `lamina run`; without ``command`` and ``entrypoint`` the image's own program runs.
+        ``env``: a mapping, or words like "KEY=VALUE". ``mounts``: paths in the container, each with the directory or
+        file of this machine that it shows, or words as -v takes them ("./data:/data:ro", "name:/data").
+        ``network``: pasta, none or host; by default pasta where it is installed, else none. ``memory``: bytes or text
+        like "512m". ``stdin``: bytes or text, or an open file; by default there is none. ``stdout``, ``stderr``:
+        captured by default (``subprocess.PIPE``); else ``subprocess.DEVNULL``, an open file, or a function that gets
+        each piece of bytes as it comes; for ``stderr`` also ``subprocess.STDOUT``. ``timeout``: seconds after which
+        the container is killed. ``check``: raise ProgramFailed where the exit code is not 0.
+
+        The container and what it wrote are removed when nothing refers to the result any more, at the end of its
+        ``with`` block or by its ``remove()``; with ``keep`` they stay in the store, as ``name``. Raises
+        ContainerFailure (the program can't be started), TimedOut (also a TimeoutError), ProgramFailed, UsageError,
+        NotFound, Conflict, Unsupported, SystemFailure.
+        """
+        from lamina.run import sandbox
+        from lamina.run.jobs import Asked, Place
+
+        store = self._store_of_image()
+        settings = self._settings or load_settings()
+        asked = Asked(
+            Place(store.paths.root, store.max_layer, store.keep, store.view),
+            self.manifest.descriptor,
+            self.name,
+            sandbox.wanted(
+                command,
+                entrypoint=entrypoint,
+                env=env,
+                mounts=mounts,
+                tmpfs=tmpfs,
+                workdir=workdir,
+                user=user,
+                network=network,
+                hostname=hostname,
+                read_only=read_only,
+                memory=memory,
+                cpus=cpus,
+                pids=pids,
+                cap_add=cap_add,
+                cap_drop=cap_drop,
+                init=init,
+                interactive=stdin is not None,
+                name=name,
+                remove=not keep,
+            ),
+            runtime,
+            settings.upper_dir or "",
+            keep,
+        )
+        finished = sandbox.run(asked, stdin=stdin, stdout=stdout, stderr=stderr, timeout=timeout)
+        result = RunResult(self, asked.wanted.command, finished)
+        if check and result.exit_code != 0:
+            words = " ".join(result.command) or "the program"
+            last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            result.remove()
+            error = ProgramFailed(
+                f"{words!r:.200} in {self.name} ended with exit code {result.exit_code}",
+                hint=f"it said: {last!r:.200}" if last else None,
+                code=result.exit_code,
+            )
+            error.stdout, error.stderr = result.stdout, result.stderr
+            raise error
+        return result
+
+    def _store_of_image(self) -> Store:
+        """The store that has the whole image. Raises NotFound, UsageError (a range of layers)."""
+        if self._is_range:
+            raise UsageError(f"{self.name} is a range of layers here", hint="take the whole image")
+        store = open_store(self._settings, create=False)
+        if not store.blobs.has(self.manifest.descriptor):
+            raise NotFound(
+                f"{self.name} is not in {store.location}", hint="lamina.pull() or `lamina copy` brings it in"
+            )
+        return store
+
+    @property
+    def _is_range(self) -> bool:
+        return len(self.stack.layers) != len(self.manifest.layers)
+
+    def tag(self, name: str) -> Image:
+        """Give the image another name in its store; the image by that name. A name that is taken moves. Raises
+        UsageError, NotFound."""
+        from lamina.spec.reference import Reference
+
+        store = self._store_of_image()
+        reference = Reference.parse(name).with_default_tag()
+        store.tag(str(reference), self._descriptor(store))
+        return Image(of_store(store, replace(self.stack, name=name), self._known_settings), self._settings)
+
+    def _descriptor(self, store: Store) -> Descriptor:
+        """What the image's name points to, an index perhaps; else its manifest."""
+        try:
+            found = store.resolve(self.name)
+            stack = store.stack_at(found, self.config.platform, self.name)
+        except LaminaError:
+            return self.manifest.descriptor
+        return found if stack.manifest.descriptor.digest == self.digest else self.manifest.descriptor
+
+    def push(
+        self,
+        target: str = "",
+        *,
+        all_platforms: bool = False,
+        referrers: bool = False,
+        tls_verify: bool | None = None,
+        authfile: str | os.PathLike[str] | None = None,
+        cert_dir: str | os.PathLike[str] | None = None,
+        creds: str | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> Digest:
+        """Give the image to a registry as ``target`` ("": under its own name): only what is not there yet. The digest
+        that it has there. ``creds``: "user:password". Raises UsageError, AccessDenied, RemoteFailure, Cancelled."""
+        from lamina.transfer.connect import Network
+
+        settings = self._known_settings
+        if (tls_verify, authfile, cert_dir) != (None, None, None):
+            settings = adapted(settings, tls_verify=tls_verify, authfile=authfile, cert_dir=cert_dir)
+        network = Network(settings, credentials=creds, on_event=on_event, cancel=cancel)
+        reader, name = self._source(network, by_name=all_platforms)
+        reference = network.full(target or self._own_name())
+        store = open_store(settings, create=False) if not self._is_elsewhere else None
+        writer = network.repository(str(reference), store=store)
+        return self._copied(
+            reader,
+            name,
+            writer,
+            str(reference),
+            all_platforms=all_platforms,
+            referrers=referrers,
+            on_event=on_event,
+            cancel=cancel,
+        )
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        kind: str = "docker-archive",
+        name: str | None = None,
+        all_platforms: bool = False,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> None:
+        """Write the image to ``path``: a ``kind`` of "docker-archive" (for `docker load`), "oci-archive" or "oci-dir"
+        (digests stay). ``name``: what it is called in there; by default as in the store, "" for none. Raises
+        UsageError, BlobNotFound, SystemFailure, Cancelled."""
+        from lamina.transfer.connect import Network
+
+        network = Network(self._known_settings, on_event=on_event, cancel=cancel)
+        reader, source = self._source(network, by_name=all_platforms)
+        if name is None:
+            with suppress(UsageError):
+                name = str(network.full(self._own_name()))
+        self._copied(
+            reader,
+            source,
+            _archive(kind, os.fspath(path)),
+            name or "",
+            all_platforms=all_platforms,
+            on_event=on_event,
+            cancel=cancel,
+        )
+
+    def export(self, target: str | os.PathLike[str] | IO[bytes]) -> int:
+        """Write the union as one plain tar into the file ``target``, a path or open for bytes; how many entries it
+        has. Same image, same bytes. Raises InvalidLayer, SystemFailure."""
+        from lamina.edit.export import export
+        from lamina.files import reported, whole_file
+
+        if not isinstance(target, (str, os.PathLike)):
+            return export(self.stack, target.write)
+        path = os.fspath(target)
+        with reported(path), whole_file(path) as file:
+            return export(self.stack, file.write)
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether the image was opened in a registry, a layout or an archive."""
+        return self.stack.again is not None and bool(self.stack.again[1][0])
+
+    @property
+    def _known_settings(self) -> Settings:
+        return self._settings or load_settings()
+
+    def _own_name(self) -> str:
+        """Raises UsageError for an image without a name."""
+        from lamina.spec.name import parse_name
+
+        name = parse_name(self.name).name
+        if not name or (not self._is_elsewhere and not self._is_named(name)):
+            raise UsageError(f"{self.name} is no name", hint="say which name it is to have, like ghcr.io/me/app:1")
+        return name
+
+    def _is_named(self, name: str) -> bool:
+        from lamina.spec.reference import canonical
+
+        return canonical(name) in {known for known, _ in self._store_of_image().names()}
+
+    def _source(self, network: Network, *, by_name: bool) -> tuple[Reader, str]:
+        """The place that has the image, and what it is called there: by name where its index is meant."""
+        from lamina.spec.name import parse_name
+        from lamina.transfer.connect import WithOrigins
+
+        if self._is_range:
+            raise UsageError(f"{self.name} is a range of layers here", hint="only whole images are moved")
+        if not self._is_elsewhere:
+            return WithOrigins(self._store_of_image(), network), self.name if by_name else str(self.digest)
+        assert self.stack.again is not None
+        parsed = parse_name(str(self.stack.again[1][0]))
+        return reader_for(parsed, network), str(
+            network.full(parsed.name)
+        ) if parsed.transport == "docker" else parsed.name
+
+    def _copied(self, reader: Reader, name: str, writer: Writer, target: str, **how: Any) -> Digest:
+        from lamina.transfer.copy import copy
+
+        return copy(reader, writer, [(name, target)], platform=self.config.platform, **how)[0].descriptor.digest
 
     def blame(self, path: str) -> Blame:
         """The layer and build step of the winning entry, what it shadows, and what hid it. Raises PathNotFound."""
@@ -233,22 +492,25 @@ class Image:
 
     def diff(
         self,
-        other: Image | Container | str | os.PathLike[str],
+        other: Image | RunResult | Container | str | os.PathLike[str],
         path: str = "/",
         *,
         ignore: Sequence[str] = (),
         renames: bool = True,
         on_warning: Callable[[str], object] = lambda text: None,
     ) -> Diff:
-        """What differs in ``other``, file by file at ``path`` and below; nothing is unpacked. ``other``: an image, a
-        container (``store.containers.get``), or the path of a directory of this machine. ``ignore``: names of
-        ``insight.compare.ASPECTS``, like "time". ``renames``: as one change. ``on_warning`` hears of what a directory
-        has and no image can. Raises PathNotFound, NotFound, UsageError, InvalidContent, SystemFailure."""
+        """What differs in ``other``, file by file at ``path`` and below; nothing is unpacked. ``other``: an image,
+        what ``run`` gave, a container (``store.containers.get``), or the path of a directory of this machine.
+        ``ignore``: names of ``insight.compare.ASPECTS``, like "time". ``renames``: as one change. ``on_warning``
+        hears of what a directory has and no image can. Raises PathNotFound, NotFound, UsageError, InvalidContent,
+        SystemFailure."""
         from lamina.insight.compare import ASPECTS, compare
         from lamina.insight.diff import parse_fields
         from lamina.insight.side import Side
 
         ignored = parse_fields(",".join(ignore), ASPECTS)
+        if isinstance(other, RunResult):
+            other = self._store().containers.get(other.container)
         after = Side.of(other.stack) if isinstance(other, Image) else self._side(other, on_warning)
         return compare(Side.of(self.stack), after, to_bytes(path), ignore=ignored, renames=renames)
 
@@ -297,15 +559,46 @@ class Image:
         step: str = "append",
         name: str = "",
         epoch: int | None = None,
-        **changes: Unpack[Changes],
+        author: str | EllipsisType | None = ...,
+        architecture: str | EllipsisType = ...,
+        variant: str | EllipsisType | None = ...,
+        os: str | EllipsisType = ...,
+        os_version: str | EllipsisType | None = ...,
+        user: str | EllipsisType | None = ...,
+        exposed_ports: Iterable[str] | EllipsisType | None = ...,
+        env: Iterable[str] | EllipsisType | None = ...,
+        entrypoint: Iterable[str] | EllipsisType | None = ...,
+        cmd: Iterable[str] | EllipsisType | None = ...,
+        volumes: Iterable[str] | EllipsisType | None = ...,
+        working_dir: str | EllipsisType | None = ...,
+        labels: Mapping[str, str] | EllipsisType | None = ...,
+        stop_signal: str | EllipsisType | None = ...,
+        healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
     ) -> Image:
         """A new image of the store with one layer on top. ``files``: paths in the image, each with the file or
         directory of this machine that shall be there (owned by 0:0, or with ``keep_owner`` as here); ``remove``:
-        paths to hide; ``changes`` of the config as ``with_config`` has them. Without ``files`` and ``remove`` there
-        is no new layer. Raises PathNotFound, NotFound, UsageError, BlobNotFound, SystemFailure."""
+        paths to hide; what else is given changes the config as ``with_config`` does. Without ``files`` and ``remove``
+        there is no new layer. Raises PathNotFound, NotFound, UsageError, BlobNotFound, SystemFailure."""
         from lamina.edit.append import append, files_of
 
-        sources = [(os.fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
+        changes = _given(
+            author=author,
+            architecture=architecture,
+            variant=variant,
+            os=os,
+            os_version=os_version,
+            user=user,
+            exposed_ports=exposed_ports,
+            env=env,
+            entrypoint=entrypoint,
+            cmd=cmd,
+            volumes=volumes,
+            working_dir=working_dir,
+            labels=labels,
+            stop_signal=stop_signal,
+            healthcheck=healthcheck,
+        )
+        sources = [(fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
         owner = None if keep_owner else (0, 0)
         items = files_of(sources, map(to_bytes, remove), self.stack, owner=owner)
         packing = self._packing(epoch)
@@ -322,11 +615,50 @@ class Image:
         )
         return self._new(name, made)
 
-    def with_config(self, *, name: str = "", epoch: int | None = None, **changes: Unpack[Changes]) -> Image:
-        """A new image of the store with the same layers and these fields of its config (``Changes``; None removes
-        one). ``name``: what the store shall call it, or nothing. Raises UsageError, BlobNotFound."""
+    def with_config(
+        self,
+        *,
+        name: str = "",
+        epoch: int | None = None,
+        created: str | EllipsisType | None = ...,
+        author: str | EllipsisType | None = ...,
+        architecture: str | EllipsisType = ...,
+        variant: str | EllipsisType | None = ...,
+        os: str | EllipsisType = ...,
+        os_version: str | EllipsisType | None = ...,
+        user: str | EllipsisType | None = ...,
+        exposed_ports: Iterable[str] | EllipsisType | None = ...,
+        env: Iterable[str] | EllipsisType | None = ...,
+        entrypoint: Iterable[str] | EllipsisType | None = ...,
+        cmd: Iterable[str] | EllipsisType | None = ...,
+        volumes: Iterable[str] | EllipsisType | None = ...,
+        working_dir: str | EllipsisType | None = ...,
+        labels: Mapping[str, str] | EllipsisType | None = ...,
+        stop_signal: str | EllipsisType | None = ...,
+        healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
+    ) -> Image:
+        """A new image of the store with the same layers and these fields of its config; None removes a field, ...
+        leaves it. ``name``: what the store shall call it, or nothing. Raises UsageError, BlobNotFound."""
         from lamina.edit.configure import with_config
 
+        changes = _given(
+            created=created,
+            author=author,
+            architecture=architecture,
+            variant=variant,
+            os=os,
+            os_version=os_version,
+            user=user,
+            exposed_ports=exposed_ports,
+            env=env,
+            entrypoint=entrypoint,
+            cmd=cmd,
+            volumes=volumes,
+            working_dir=working_dir,
+            labels=labels,
+            stop_signal=stop_signal,
+            healthcheck=healthcheck,
+        )
         step = "with_config " + " ".join(sorted(changes))
         return self._new(name, with_config(self.stack, self._store(), name, changes, created_by=step, epoch=epoch))
 
@@ -393,6 +725,30 @@ class Image:
         stack = self._store().stack_at(made, self.config.platform, name or str(made.digest))
         return Image(stack, self._settings)
 
+    def to_json(self) -> dict[str, Any]:
+        """What the image is, for JSON: names and digests as text, sizes in bytes."""
+        config, first = self.config, self.stack.first
+        return {
+            "name": self.name,
+            "digest": str(self.digest),
+            "id": str(self.id),
+            "platform": str(config.platform),
+            "created": config.created,
+            "size": self.size,
+            "labels": dict(config.labels),
+            "env": list(config.env),
+            "entrypoint": list(config.entrypoint),
+            "cmd": list(config.cmd),
+            "user": config.user,
+            "working_dir": config.working_dir,
+            "layers": [layer.to_json() for layer in self.layers],
+            "range": [first, first + len(self) - 1],
+        }
+
+    def __reduce__(self) -> tuple[type[Image], tuple[Stack, Settings | None]]:
+        """Pickled by where it is. Raises TypeError for an image that was not opened by a name."""
+        return Image, (self.stack, self._settings)
+
     def __getitem__(self, layers: builtins.slice) -> Image:
         """A range of layers, as Python slices: ``image[:2]`` is the union of the lowest two."""
         if not isinstance(layers, slice) or layers.step not in (None, 1):
@@ -426,7 +782,9 @@ class Image:
 class Layer:
     """One layer of an image: an immutable set of changes."""
 
-    def __init__(self, handle: LayerHandle, number: int, step: Any = None) -> None:
+    def __init__(self, handle: LayerHandle, number: int, step: Any = None, stack: Stack | None = None) -> None:
+        """``stack``: whose layer it is, for pickling."""
+        self._stack = stack
         self.handle = handle
         self.number = number
         """From 1 at the bottom."""
@@ -453,6 +811,29 @@ class Layer:
         """Bytes of the uncompressed tar."""
         return self.handle.index().tar_size
 
+    def __reduce__(self) -> tuple[Callable[..., Layer], tuple[Stack, int]]:
+        """Pickled with its image. Raises TypeError for a layer without one."""
+        if self._stack is None:
+            raise TypeError(f"layer {self.number} can't be pickled: it is no image's")
+        return _layer_of, (self._stack, self.number)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the layer is, for JSON."""
+        return {
+            "number": self.number,
+            "digest": str(self.digest),
+            "diff_id": str(self.diff_id),
+            "media_type": self.handle.descriptor.media_type,
+            "size": self.size,
+            "step": self.step.created_by if self.step is not None else None,
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layer) and (self.digest, self.diff_id) == (other.digest, other.diff_id)
+
+    def __hash__(self) -> int:
+        return hash((self.digest, self.diff_id))
+
     def __len__(self) -> int:
         """How many entries."""
         return len(self.handle.index())
@@ -471,11 +852,132 @@ class Layer:
         return layer_html(self.handle, self.number, self.step)
 
 
+class RunResult:
+    """A container whose program has ended: what ``Image.run`` gives. It stays, with what it wrote, as long as this
+    value is used; ``remove()`` or the end of a ``with`` block removes it, unless it was run with ``keep``."""
+
+    def __init__(self, image: Image, command: Sequence[str], finished: Finished) -> None:
+        self.image = image
+        self.command = tuple(command)
+        """As it was given: () where the image's own program ran."""
+        self.exit_code = finished.code
+        """128 + the signal's number where a signal ended the program."""
+        self.stdout = finished.stdout
+        self.stderr = finished.stderr
+        """Bytes that were captured; b"" for what went elsewhere."""
+        self.container = finished.identity
+        """The container's ID."""
+        self.warnings = finished.warnings
+        """What lamina has to say of how the container was run, in sentences."""
+        self._finished = finished
+
+    @property
+    def text(self) -> str:
+        """The captured standard output as text; what is not UTF-8 is replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+    @cached_property
+    def changes(self) -> tuple[Change, ...]:
+        """What the program changed in the container, in byte order of the paths: ``how`` is "A" (added), "C"
+        (changed) or "D" (deleted). Raises NotFound (it was removed), SystemFailure."""
+        from lamina.edit.changes import Change
+
+        return tuple(Change(how, path) for how, path in self._finished.call("changes"))
+
+    def commit(
+        self,
+        name: str = "",
+        *,
+        comment: str = "",
+        epoch: int | None = None,
+        author: str | EllipsisType | None = ...,
+        architecture: str | EllipsisType = ...,
+        variant: str | EllipsisType | None = ...,
+        os: str | EllipsisType = ...,
+        os_version: str | EllipsisType | None = ...,
+        user: str | EllipsisType | None = ...,
+        exposed_ports: Iterable[str] | EllipsisType | None = ...,
+        env: Iterable[str] | EllipsisType | None = ...,
+        entrypoint: Iterable[str] | EllipsisType | None = ...,
+        cmd: Iterable[str] | EllipsisType | None = ...,
+        volumes: Iterable[str] | EllipsisType | None = ...,
+        working_dir: str | EllipsisType | None = ...,
+        labels: Mapping[str, str] | EllipsisType | None = ...,
+        stop_signal: str | EllipsisType | None = ...,
+        healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
+    ) -> Image:
+        """A new image of the store: the container's image with one more layer of what it changed. ``name``: what the
+        store calls it. ``comment``: the new step's. ``epoch``: SOURCE_DATE_EPOCH, for the same digest each time. What
+        else is given changes the config; None removes a field, ... leaves it. Raises NotFound, UsageError,
+        SystemFailure."""
+        packing = self.image._packing(epoch)
+        changes = _given(
+            author=author,
+            architecture=architecture,
+            variant=variant,
+            os=os,
+            os_version=os_version,
+            user=user,
+            exposed_ports=exposed_ports,
+            env=env,
+            entrypoint=entrypoint,
+            cmd=cmd,
+            volumes=volumes,
+            working_dir=working_dir,
+            labels=labels,
+            stop_signal=stop_signal,
+            healthcheck=healthcheck,
+        )
+        made = self._finished.call("commit", name, comment, epoch, packing.compression, changes)
+        return self.image._new(name, made)
+
+    def remove(self) -> None:
+        """Remove the container now, with what it wrote. Raises SystemFailure."""
+        self._finished.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished.is_kept:
+            self.remove()
+
+    def __repr__(self) -> str:
+        words = " ".join(self.command) or "the image's program"
+        return f"<lamina.RunResult {self.exit_code} of {words!r:.100} in {self.image.name}>"
+
+
+def _layer_of(stack: Stack, number: int) -> Layer:
+    return Image(stack).layers[number - stack.first]
+
+
+def _given(**fields: object) -> Changes:
+    """The fields of a config that were given a value."""
+    return {key: value for key, value in fields.items() if value is not ...}  # type: ignore[return-value]
+
+
+def _archive(kind: str, path: str) -> Writer:
+    if kind == "docker-archive":
+        from lamina.archive.docker import DockerArchiveWriter
+
+        return DockerArchiveWriter(path)
+    if kind == "oci-archive":
+        from lamina.archive.oci import OciArchiveWriter
+
+        return OciArchiveWriter(path)
+    if kind == "oci-dir":
+        from lamina.archive.layout import LayoutWriter
+
+        return LayoutWriter(path)
+    raise UsageError(f"no kind of archive {kind!r:.60}", hint="docker-archive, oci-archive or oci-dir")
+
+
 def to_bytes(path: str | os.PathLike[str]) -> bytes:
     """A path that a person typed, as the floors below have it: relative, no slash at its ends, ``.`` and ``..``
     resolved as text (never above the root)."""
     parts: list[bytes] = []
-    for part in os.fsencode(path).split(b"/"):
+    text = path if isinstance(path, (str, bytes)) else getattr(path, "as_posix", path.__fspath__)()
+    for part in os.fsencode(text).split(b"/"):
         if part == b"..":
             del parts[-1:]
         elif part not in (b"", b"."):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.image import Image, load_settings, open_store, open_with
+from lamina.image import Image, open_with
+from lamina.places import adapted, open_store, settings_of
 from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:
@@ -28,18 +29,21 @@ def pull(
     platform: str | None = None,
     all_platforms: bool = False,
     referrers: bool = False,
+    tls_verify: bool | None = None,
+    authfile: str | os.PathLike[str] | None = None,
+    cert_dir: str | os.PathLike[str] | None = None,
+    creds: str | None = None,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
-    **access: Any,
 ) -> Image:
     """Bring an image from a registry into the store and open it: the manifest first, then what is not there yet.
 
-    ``access``: ``tls_verify``, ``authfile``, ``cert_dir``, ``creds`` ("user:password"), as the flags.
+    ``tls_verify``, ``authfile``, ``cert_dir``, ``creds`` ("user:password") as the flags of `lamina pull`.
     Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent, SystemFailure, Cancelled.
     """
     from lamina.transfer.wire import pull as fetch
 
-    settings, network = _network(root, platform, on_event, cancel, access)
+    settings, network = _network(root, platform, tls_verify, authfile, cert_dir, creds, on_event, cancel)
     done = fetch(
         name,
         open_store(settings),
@@ -61,15 +65,18 @@ def push(
     platform: str | None = None,
     all_platforms: bool = False,
     referrers: bool = False,
+    tls_verify: bool | None = None,
+    authfile: str | os.PathLike[str] | None = None,
+    cert_dir: str | os.PathLike[str] | None = None,
+    creds: str | None = None,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
-    **access: Any,
 ) -> Digest:
     """Give an image of the store to a registry, as ``target`` or under its own name: only what is not there yet.
-    The digest that it has there. ``access`` and errors as ``pull``."""
+    The digest that it has there. The rest, and errors, as ``pull``."""
     from lamina.transfer.wire import push as give
 
-    settings, network = _network(root, platform, on_event, cancel, access)
+    settings, network = _network(root, platform, tls_verify, authfile, cert_dir, creds, on_event, cancel)
     store = open_store(settings, create=False)
     return give(
         name,
@@ -87,12 +94,23 @@ def push(
 class Registry:
     """A registry's host: ``Registry("ghcr.io").tags("me/app")``. References may leave the host out.
 
-    ``access`` as ``pull``. Every method raises NotFound, AccessDenied, RemoteFailure, InvalidContent.
+    How it is reached is said as to ``pull``. Every method raises NotFound, AccessDenied, RemoteFailure,
+    InvalidContent.
     """
 
-    def __init__(self, host: str, *, platform: str | None = None, on_event: OnEvent = ignore, **access: Any) -> None:
+    def __init__(
+        self,
+        host: str,
+        *,
+        platform: str | None = None,
+        tls_verify: bool | None = None,
+        authfile: str | os.PathLike[str] | None = None,
+        cert_dir: str | os.PathLike[str] | None = None,
+        creds: str | None = None,
+        on_event: OnEvent = ignore,
+    ) -> None:
         self.host = host
-        settings, self._network = _network(None, platform, on_event, None, access)
+        settings, self._network = _network(None, platform, tls_verify, authfile, cert_dir, creds, on_event, None)
         self._platform = settings.wanted_platform()
         self._repositories: dict[str, Repository] = {}
 
@@ -173,21 +191,14 @@ class Registry:
 def _network(
     root: str | os.PathLike[str] | None,
     platform: str | None,
+    tls_verify: bool | None,
+    authfile: str | os.PathLike[str] | None,
+    cert_dir: str | os.PathLike[str] | None,
+    creds: str | None,
     on_event: OnEvent,
     cancel: Cancel | None,
-    access: dict[str, Any],
 ) -> tuple[Settings, Network]:
     from lamina.transfer.connect import Network
 
-    unknown = set(access) - {"tls_verify", "authfile", "cert_dir", "creds"}
-    if unknown:
-        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
-    given = {"root": root, "platform": platform, **access}
-    creds = given.pop("creds", None)
-    flags = {
-        key: str(value).lower() if isinstance(value, bool) else str(value)
-        for key, value in given.items()
-        if value is not None
-    }
-    settings = load_settings(flags)
+    settings = adapted(settings_of(root, platform), tls_verify=tls_verify, authfile=authfile, cert_dir=cert_dir)
     return settings, Network(settings, credentials=creds, on_event=on_event, cancel=cancel)

@@ -259,7 +259,23 @@ class Stack(Value):
     """A shorter way to ``union``, where there is one."""
     kept: Callable[[Stack], Union | None] | None = None
     """What was merged and written down before, if it was: nothing is merged for it."""
+    again: tuple[Callable[..., Stack], tuple[object, ...]] | None = field(
+        default_factory=lambda: None, repr=False, compare=False
+    )
+    """How another process opens the whole image, as a function and its arguments."""
     _cache: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Callable[..., Stack], tuple[object, ...]]:
+        """Pickled by where it is: layers hold open files. Raises TypeError where nothing says where that is."""
+        if self.again is None:
+            raise TypeError(f"the image {self.name} can't be pickled: it was not opened by a name")
+        return _opened_again, (*self.again, self.first, len(self.layers))
+
+    def __copy__(self) -> Stack:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Stack:
+        return self
 
     @cached_property
     def diff_ids(self) -> tuple[Digest, ...]:
@@ -380,6 +396,11 @@ class Stack(Value):
         from lamina.layer.content import Content
 
         return Content(stored.size, stored.offset, stored.sparse, self.layers[stored.layer].open)
+
+
+def _opened_again(open_again: Callable[..., Stack], given: tuple[object, ...], first: int, count: int) -> Stack:
+    whole = open_again(*given)
+    return whole if (first, count) == (1, len(whole.layers)) else whole.slice(first, first + count - 1)
 
 
 MANY_QUESTIONS = 100

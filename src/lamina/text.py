@@ -1,4 +1,5 @@
-"""Text for people, on terminals and in notebooks: sizes, and names from outside made safe to show (pure)."""
+"""Text for people, on terminals and in notebooks: sizes, and names from outside made safe to show; and for JSON
+(pure)."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from lamina.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 _LONGEST = 300
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -44,3 +46,19 @@ def nearest(word: str, known: Iterable[str], *, most: int = 1) -> list[str]:
     from difflib import get_close_matches
 
     return get_close_matches(word[:_LONGEST], [one for one in known if len(one) <= _LONGEST], n=most, cutoff=0.5)
+
+
+def json_path(path: bytes, key: str = "path") -> dict[str, Any]:
+    """A path for JSON: ``/text``, and ``<key>_b64`` beside it where the bytes are not UTF-8."""
+    return json_text(b"/" + path, key)
+
+
+def json_text(data: bytes, key: str) -> dict[str, Any]:
+    """What is mostly text, for JSON; ``<key>_b64`` beside it where the bytes are not UTF-8."""
+    try:
+        return {key: data.decode("utf-8")}
+    except UnicodeDecodeError:
+        import binascii
+
+        text = data.decode("utf-8", "backslashreplace")
+        return {key: text, key + "_b64": binascii.b2a_base64(data, newline=False).decode("ascii")}

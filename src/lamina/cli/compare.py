@@ -11,9 +11,10 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
 from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size, json_path
+from lamina.cli.text import clean, human_size
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.image import to_bytes
+from lamina.insight.as_json import content_sum, diff_json, file_size
 from lamina.insight.words import LETTERS, line, path_line
 from lamina.layer.entry import Entry, Kind
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from lamina.insight.compare import Diff
     from lamina.insight.config_diff import ConfigChange, StepChange
     from lamina.insight.diff import Change
-    from lamina.insight.side import Side
 
 DIFFERENT = 1
 
@@ -89,7 +89,7 @@ def diff(
     if quiet:
         pass
     elif format == "json":
-        emit_json(_json(found, content))
+        emit_json(diff_json(found, content=content))
     elif format not in (None, "table"):
         emit_template([_row(found, change) for change in found.changes], {}, format or "")
     elif stat:
@@ -126,22 +126,16 @@ def _content_lines(found: Diff, change: Change) -> Iterator[str]:
     text = found.text(change)
     if text is None:
         sides = (found.before, change.before_node), (found.after, change.after_node)
-        yield "  " + " -> ".join(f"{size} bytes {digest}" for size, digest in (_sum(*side) for side in sides))
+        yield "  " + " -> ".join(f"{size} bytes {digest}" for size, digest in (content_sum(*side) for side in sides))
         return
     for one in text:
         yield "\t".join(clean(part) for part in one.split("\t"))
 
 
-def _sum(side: Side, node: int) -> tuple[int, str]:
-    from lamina.insight.content import digest_of
-
-    return side.tree.entry(node).size, f"sha256:{digest_of(side, node).hex()}"
-
-
 def _tell_sizes(found: Diff) -> None:
     rows, totals = [], {how: [0, 0] for how in LETTERS}
     for change in found.changes:
-        before, after = _size(change.before), _size(change.after)
+        before, after = file_size(change.before), file_size(change.after)
         totals[change.how][0] += 1
         totals[change.how][1] += after - before
         rows.append([path_line(change), str(before), str(after), f"{after - before:+d}"])
@@ -153,10 +147,6 @@ def _tell_sizes(found: Diff) -> None:
 
 def _signed(size: int) -> str:
     return f"{'-' if size < 0 else '+'}{human_size(abs(size))}"
-
-
-def _size(entry: Entry | None) -> int:
-    return entry.size if entry is not None and entry.kind == Kind.FILE else 0
 
 
 def _tell_config(changes: tuple[ConfigChange, ...]) -> None:
@@ -186,68 +176,12 @@ def _row(found: Diff, change: Change) -> dict[str, Any]:
         "OldPath": "/" + clean(change.old_path),
         "Fields": ",".join(change.fields),
         "Kind": (change.after or change.before or _NOTHING).kind.name.lower(),
-        "Before": _size(change.before),
-        "After": _size(change.after),
-        "Delta": _size(change.after) - _size(change.before),
-        "LayerBefore": _layer(found.before, change.before_node),
-        "LayerAfter": _layer(found.after, change.after_node),
+        "Before": file_size(change.before),
+        "After": file_size(change.after),
+        "Delta": file_size(change.after) - file_size(change.before),
+        "LayerBefore": found.before.layer_of(change.before_node),
+        "LayerAfter": found.after.layer_of(change.after_node),
     }
 
 
 _NOTHING = Entry(b"", Kind.FILE)
-
-
-def _layer(side: Side, node: int) -> int | None:
-    """The number of the layer that states it; None for what no layer states, or is not there."""
-    origin = None if node < 0 else side.tree.origin(node)
-    return None if origin is None else side.first + origin[0]
-
-
-def _json(found: Diff, content: bool) -> dict[str, Any]:
-    counts = dict.fromkeys(LETTERS, 0)
-    came = went = 0
-    for change in found.changes:
-        counts[change.how] += 1
-        came += _size(change.after)
-        went += _size(change.before)
-    return {
-        "before": _side_json(found.before),
-        "after": _side_json(found.after),
-        **json_path(found.path),
-        "differ": found.differ,
-        "summary": {**counts, "bytes_before": went, "bytes_after": came, "bytes_delta": came - went},
-        "changes": [_change_json(found, change, content) for change in found.changes],
-        "config": [
-            {"field": change.field, "before": change.before, "after": change.after} for change in found.config
-        ],
-        "history": [{"change": change.how, **change.step.to_json()} for change in found.history],
-    }
-
-
-def _side_json(side: Side) -> dict[str, Any]:
-    return {
-        "name": side.name,
-        "kind": side.kind,
-        "digest": None if side.digest is None else str(side.digest),
-        "layers": [side.first, side.first + len(side.layers) - 1] if side.kind != "directory" else None,
-    }
-
-
-def _change_json(found: Diff, change: Change, content: bool) -> dict[str, Any]:
-    from lamina.cli.look import entry_json
-
-    value: dict[str, Any] = {"change": change.how, **json_path(change.path), "fields": list(change.fields)}
-    for key, entry, side, node in (
-        ("before", change.before, found.before, change.before_node),
-        ("after", change.after, found.after, change.after_node),
-    ):
-        value[key] = None if entry is None else {**entry_json(entry), "layer": _layer(side, node)}
-    if content and "content" in change.fields:
-        value["text"] = found.text(change)
-        if value["text"] is None:
-            for key, side, node in (
-                ("before", found.before, change.before_node),
-                ("after", found.after, change.after_node),
-            ):
-                value[key]["digest"] = _sum(side, node)[1]
-    return value

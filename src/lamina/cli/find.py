@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.app import command
-from lamina.cli.look import LETTER, entry_json
+from lamina.cli.look import LETTER
 from lamina.cli.options import format_option, no_trunc_option, platform_option
 from lamina.cli.output import emit
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, mode_text
 from lamina.errors import LaminaError, UsageError
+from lamina.insight.as_json import entry_json
 
 if TYPE_CHECKING:
     from lamina.layer.entry import Entry

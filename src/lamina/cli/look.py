@@ -15,10 +15,11 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, platform_option
 from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size, json_path, json_text, mode_text
+from lamina.cli.text import clean, human_size, json_path, mode_text
 from lamina.errors import UsageError
 from lamina.image import to_bytes
-from lamina.layer.entry import Entry, Kind
+from lamina.insight.as_json import entry_json
+from lamina.layer.entry import Kind
 
 if TYPE_CHECKING:
     from lamina.insight.blame import Blame, Line
@@ -47,28 +48,6 @@ def iso(nanoseconds: int) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
     except (ValueError, OverflowError, OSError):
         return f"@{seconds}"
-
-
-def entry_json(entry: Entry) -> dict[str, Any]:
-    """All that an entry says, for JSON: size in bytes, mode as octal text, mtime in nanoseconds."""
-    value: dict[str, Any] = {
-        **json_path(entry.path),
-        "kind": entry.kind.name.lower(),
-        "mode": f"{entry.mode:04o}",
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "size": entry.size,
-        "mtime": entry.mtime,
-    }
-    if entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
-        value |= json_text(entry.link, "target")
-    if entry.kind in (Kind.CHAR, Kind.BLOCK):
-        value["rdev"] = list(entry.rdev)
-    if entry.xattrs:
-        value["xattrs"] = {
-            name.decode("utf-8", "backslashreplace"): content.hex() for name, content in sorted(entry.xattrs.items())
-        }
-    return value
 
 
 @command("ls", "lamina ls -l debian:12 /etc\nlamina ls -R debian:12~1 /usr/lib")

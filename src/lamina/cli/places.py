@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def source_of(session: Session, name: ImageName, network: Network) -> tuple[Reader, str]:
     """The place to read from, and the image's name there."""
-    from lamina.image import reader_for
+    from lamina.places import reader_for
     from lamina.transfer.connect import WithOrigins
 
     if not name.transport:

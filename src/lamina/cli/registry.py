@@ -29,7 +29,7 @@ _LOCAL = click.option("--local", is_flag=True, help="Of the store's image instea
 
 def _place(session: Session, text: str, local: bool = False) -> tuple[Reader, str]:
     """Where an image is, and its name there: a plain name means the registry, or with ``local`` the store."""
-    from lamina.image import reader_for
+    from lamina.places import reader_for
 
     name = parse_name(text)
     if not name.whole:

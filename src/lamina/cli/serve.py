@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def serve(session: Session, source: str, host: str, port: int, writable: bool) -> None:
     """Serve the store (or a layout or archive) as an OCI registry, to this machine only. `app` is pulled as
     HOST:PORT/app, ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ends on Ctrl-C."""
-    from lamina.image import reader_for
+    from lamina.places import reader_for
     from lamina.serve.server import RegistryServer
 
     place: Readable

@@ -8,8 +8,9 @@ from functools import cached_property
 
 from lamina.errors import NoStore
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.image import Image, load_settings, open_store, open_with
+from lamina.image import Image, open_with
 from lamina.light import TYPE_CHECKING
+from lamina.places import load_settings, open_store
 
 if TYPE_CHECKING:
     from lamina.config import Settings

@@ -1,28 +1,10 @@
-"""Text for people: ages, modes, paths in JSON (pure); sizes and safe names as ``lamina.text`` has them."""
+"""Text for people: ages, modes (pure); sizes, safe names and paths in JSON as ``lamina.text`` has them."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from lamina.text import clean, human_size
+from lamina.text import clean, human_size, json_path, json_text
 
 __all__ = ["ago", "clean", "human_size", "json_path", "json_text", "mode_text"]
-
-
-def json_path(path: bytes, key: str = "path") -> dict[str, Any]:
-    """A path for JSON: ``/text``, and ``<key>_b64`` beside it where the bytes are not UTF-8."""
-    return json_text(b"/" + path, key)
-
-
-def json_text(data: bytes, key: str) -> dict[str, Any]:
-    """What is mostly text, for JSON; ``<key>_b64`` beside it where the bytes are not UTF-8."""
-    try:
-        return {key: data.decode("utf-8")}
-    except UnicodeDecodeError:
-        import binascii
-
-        text = data.decode("utf-8", "backslashreplace")
-        return {key: text, key + "_b64": binascii.b2a_base64(data, newline=False).decode("ascii")}
 
 
 def ago(seconds: float) -> str:

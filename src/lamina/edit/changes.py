@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.write import Item
+from lamina.text import clean
 from lamina.union.tree import Tree
 
 ADDED, CHANGED, DELETED = "A", "C", "D"
@@ -18,6 +19,10 @@ class Change:
 
     how: str
     path: bytes
+
+    def __str__(self) -> str:
+        """The line that `diff` prints."""
+        return f"{self.how} /{clean(self.path)}"
 
 
 def real_items(tree: Tree, items: Iterable[Item], made: Container[bytes] = ()) -> list[Item]:

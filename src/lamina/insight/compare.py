@@ -13,6 +13,8 @@ from lamina.light import TYPE_CHECKING, Value, field
 from lamina.text import clean
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.spec.image_config import History, ImageConfig
 
 ASPECTS = (*FIELDS, "config", "created", "history")
@@ -43,6 +45,12 @@ class Diff(Value):
     def __len__(self) -> int:
         """How many paths differ."""
         return len(self.changes)
+
+    def to_json(self, *, content: bool = False) -> dict[str, Any]:
+        """As `diff --format json` prints it; with ``content`` also changed texts line by line. Raises as ``text``."""
+        from lamina.insight.as_json import diff_json
+
+        return diff_json(self, content=content)
 
     def _repr_html_(self) -> str:
         """For notebooks: the first changes, and how many more there are."""

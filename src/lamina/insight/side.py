@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from lamina.errors import Unsupported
 from lamina.layer.content import Content, open_content
 from lamina.source import Stack, Stream
 from lamina.union.merge import merge, merge_both
@@ -91,6 +92,22 @@ class Side:
             stack=stack,
         )
 
+    def __reduce__(self) -> tuple[Callable[..., Side], tuple[object, ...]]:
+        """An image is opened again where it is; of a container or a directory only the description is pickled."""
+        if self._stack is not None and self._stack.again is not None:
+            return Side.of, (self._stack,)
+        return ToldSide, (self.name, self.kind, self.config, self.digest, self.first, self.depth)
+
+    @property
+    def depth(self) -> int:
+        """How many layers."""
+        return len(self.layers)
+
+    def layer_of(self, node: int) -> int | None:
+        """The number of the layer that states the node; None for what no layer states, or is not there (-1)."""
+        origin = None if node < 0 else self.tree.origin(node)
+        return None if origin is None else self.first + origin[0]
+
     @property
     def tree(self) -> Tree:
         """The union of the layers, merged on first need."""
@@ -145,3 +162,39 @@ class Side:
                 return data
         with self.open(node) as stream:
             return stream.read(size)
+
+
+class ToldSide(Side):
+    """A side that was pickled: what it was called, but not its files."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        config: ImageConfig | None,
+        digest: Digest | None,
+        first: int,
+        depth: int,
+    ) -> None:
+        super().__init__(name, (), kind=kind, config=config, digest=digest, first=first)
+        self._depth = depth
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    def layer_of(self, node: int) -> int | None:
+        return None
+
+    @property
+    def tree(self) -> Tree:
+        raise self._absent()
+
+    def open(self, node: int) -> Content:
+        raise self._absent()
+
+    def _absent(self) -> Unsupported:
+        return Unsupported(
+            f"the files of the {self.kind} {self.name} were not pickled with the difference",
+            hint="ask for texts and layers where it was made",
+        )

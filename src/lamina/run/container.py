@@ -140,10 +140,12 @@ def run(
     wanted: Wanted,
     *,
     runtime: str = "",
+    stays: bool = False,
     on_warning: OnWarning = lambda text: None,
 ) -> Ended:
-    """Run the container until it ends, in the foreground. Raises SystemFailure, Unsupported, NotFound where it can't
-    even be tried."""
+    """Run the container until it ends, in the foreground. ``stays``: a container that is to be removed is left to its
+    owner (``Containers.owning``) instead. Raises SystemFailure, Unsupported, NotFound where it can't even be
+    tried."""
     if not hasattr(os, "geteuid"):
         raise Unsupported("only Linux runs containers", hint="look into the image with ls, cat, unpack")
     ended = Ended(CANNOT_RUN)
@@ -168,21 +170,20 @@ def run(
             point("container.ended")
     finally:
         try:
-            if wanted.remove:
+            if wanted.remove and not stays:
                 remove(store, container)
             else:
-                _note_end(store, container, ended)
+                _note_end(store, container, ended, lasting=not wanted.remove)
         finally:
             store.containers.let_go(container.id)
     return ended
 
 
-def _note_end(store: Store, container: Container, ended: Ended) -> None:
+def _note_end(store: Store, container: Container, ended: Ended, *, lasting: bool) -> None:
     with suppress(NotFound):  # somebody has removed it by hand
         container = store.containers.get(container.id)
-        store.containers.write(
-            replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
-        )
+        container = replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
+        store.containers.write(container, lasting=lasting)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) 
     for one in every:
         try:
             left = one.status == RUNNING or os.path.ismount(store.containers.path(one.id, "rootfs"))
-            if left and not store.containers.is_running(one):
+            if (left or store.containers.is_left(one)) and not store.containers.is_running(one):
                 with store.containers.using(one, wait=False):
                     _clear(store, one)
         except LaminaError as error:
@@ -127,6 +127,8 @@ def _clear(store: Store, seen: Container) -> None:
     if store.containers.is_running(one):
         return
     settle(store, one)
+    if store.containers.is_left(one):
+        _discard(store, store.containers.set_aside(one), one)
     if one.status != RUNNING:
         return
     if one.remove:

@@ -118,10 +118,12 @@ def _may_guard() -> bool:
 
 
 class Ended(Value):
-    """``code`` as docker gives it; ``message`` where the container never ran, and nobody has said so yet."""
+    """``code`` as docker gives it; ``message`` where the container never ran, and nobody has said so yet; ``reason``
+    where the runtime has said so itself."""
 
     code: int
     message: str = ""
+    reason: str = ""
 
 
 def run_bundle(
@@ -143,7 +145,7 @@ def run_bundle(
     message = _failure(log) if code else ""
     if not message or os.path.exists(os.path.join(bundle, "pid")):
         return Ended(code)
-    return Ended(_code_of(message))
+    return Ended(_code_of(message), reason=message)
 
 
 def exec_process(runtime: Runtime, state: str, identity: str, process: bytes, *, interactive: bool) -> int:

@@ -9,6 +9,9 @@ says:
   and ``rm`` know what a container with a damaged record needs.
 - the directory itself: held shared by who reads what the container wrote, exclusively by who mounts or removes it.
 
+A third one, ``owner``, is there for a container that a library has run: as long as the library's process holds it,
+the container is kept although it has ended and is to be removed.
+
 A directory is made and removed under a temporary name: one with a container's name is whole.
 """
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 CREATED, RUNNING, EXITED, DAMAGED = "created", "running", "exited", "damaged"
-_RECORD, _LOCK = "container.json", "lock"
+_RECORD, _LOCK, _OWNER = "container.json", "lock", "owner"
 _WRITTEN = ("upper", "volumes", "memory")
 _STEM = 16  # digits of an ID in a temporary name
 _LEFT = object()
@@ -237,6 +240,27 @@ class Containers:
             return pid > 0 and container.boot == boot_id() and started(pid) == container.started is not None
         with reported(path), unheld(path) as free:
             return not free and os.path.exists(path)
+
+    @contextmanager
+    def owning(self, container: Container) -> Iterator[int]:
+        """The descriptor of a file whose lock keeps the container after its end. The lock lasts as long as any
+        process has a copy of the descriptor. Raises SystemFailure."""
+        path = self.path(container.id, _OWNER)
+        with reported(path):
+            descriptor = _new(path, b"", lasting=False)
+            try:
+                acquire(descriptor, path)
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def is_left(self, container: Container) -> bool:
+        """Whether the container has ended, is to be removed, and nobody keeps it."""
+        if not container.remove or container.status != EXITED:
+            return False
+        path = self.path(container.id, _OWNER)
+        with reported(path), unheld(path) as free:
+            return free or not os.path.exists(path)
 
     def state(self, container: Container) -> str:
         """RUNNING, CREATED, EXITED or DAMAGED, as it is now."""

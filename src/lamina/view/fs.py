@@ -1,78 +1,54 @@
 """The union as a read-only fsspec filesystem: what pandas, pyarrow and the like read files through.
 
 Paths are ``str`` here, bytes that are not UTF-8 as surrogate escapes. Content comes straight from the layers' tars.
+Links are links, as in fsspec's local file system: what walks the tree (``find``, ``walk``, ``**``, ``du``) does not
+follow them; a path that is named is followed.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from lamina.errors import PathNotFound, ReferenceNotFound, UsageError
+from lamina.errors import IsADirectory, NotAFile, PathNotFound, ReadOnly
 from lamina.layer.content import Content
 from lamina.layer.entry import Kind
 from lamina.source import Stack
 from lamina.union.tree import Tree
 
-_SCHEME = "lamina://"
 _TYPES = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "link"}
 
 
-class LaminaFileSystem(AbstractFileSystem):  # type: ignore[misc]
-    """``fsspec.filesystem("lamina", image="debian:12")``, or ``image.fs``. ``root`` and ``platform`` as in
-    ``lamina.open``; only images of the store are found by name."""
+class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
+    """The file system of a stack, without a way to find one."""
 
-    protocol = "lamina"
     root_marker = "/"
     cachable = False
+    stack: Stack
 
-    def __init__(
-        self,
-        image: str | None = None,
-        *,
-        stack: Stack | None = None,
-        root: str | None = None,
-        platform: str | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        if stack is None:
-            if image is None:
-                raise UsageError("no image named", hint='fsspec.filesystem("lamina", image="debian:12")')
-            stack = _from_store(image, root, platform)
-        self.stack = stack
-        self._tree: Tree = stack.tree()
+    @property
+    def _tree(self) -> Tree:
+        return self.stack.tree()
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """``lamina://IMAGE//etc/passwd``, ``lamina:///etc/passwd`` or a plain path: always absolute, without a slash
-        at the end."""
         if isinstance(path, list):
             return [cls._strip_protocol(item) for item in path]
-        text = os.fspath(path)
-        if text.startswith(_SCHEME):
-            text = _split(text)[1]
-        return "/" + text.strip("/")
-
-    @staticmethod
-    def _get_kwargs_from_urls(path: str) -> dict[str, str]:
-        """``lamina://debian:12//etc/os-release``: the image ends at the first double slash. None stands in
-        ``lamina:///etc/os-release``, a path of the image that the options name."""
-        image = _split(path)[0] if path.startswith(_SCHEME) else ""
-        return {"image": image} if image else {}
+        return "/" + os.fspath(path).strip("/")
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """As fsspec has it, with mode, uid, gid, mtime, ino, nlink, islink, destination, layer. A symlink is told
         as what it leads to, as ``os.stat`` does; ``islink`` says that it is one. Raises FileNotFoundError."""
         node = self._node(path, follow=False)
-        return self._info(node, self._strip_protocol(path))
+        return self._info(node, self._strip_protocol(path), follow=True)
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
-        """Raises FileNotFoundError, NotADirectoryError only where fsspec expects a file's own info instead."""
+        """What stands in a directory; of anything else its own info. A symlink in the directory is told as a link,
+        with its own size. Raises FileNotFoundError."""
         stripped = self._strip_protocol(path)
         node = self._node(path, follow=True)
         if not self._tree.is_directory(node):
@@ -85,6 +61,30 @@ class LaminaFileSystem(AbstractFileSystem):  # type: ignore[misc]
             ]
         return found if detail else [item["name"] for item in found]
 
+    def du(
+        self, path: str, total: bool = True, maxdepth: int | None = None, withdirs: bool = False, **options: Any
+    ) -> int | dict[str, int]:
+        """The bytes of the files below ``path``, as du(1) counts them: of a symlink its own, and in the ``total`` a
+        file of several names once."""
+        found = self.find(path, maxdepth=maxdepth, withdirs=withdirs, detail=True, **options)
+        infos = {name: one or self.info(name) for name, one in found.items()}
+        if total:
+            once: dict[int, int] = {one["ino"]: one["size"] for one in infos.values()}
+            return sum(once.values())
+        return {name: one["size"] for name, one in infos.items()}
+
+    def lexists(self, path: str, **options: Any) -> bool:
+        """Whether there is anything at the path, a dangling link too."""
+        try:
+            self._node(path, follow=False)
+        except PathNotFound:
+            return False
+        return True
+
+    def islink(self, path: str) -> bool:
+        """Whether the path itself is a symlink."""
+        return self.lexists(path) and self._tree.kind(self._node(path, follow=False)) == Kind.SYMLINK
+
     def created(self, path: str) -> datetime.datetime:
         """Images state no creation time of files: the modification time."""
         return self.modified(path)
@@ -96,15 +96,24 @@ class LaminaFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> _File:
         if mode != "rb":
-            raise OSError(30, "an image is read-only", path)
+            self._refuse(path)
         node = self._node(path, follow=True)
+        stripped = self._strip_protocol(path)
         if self._tree.is_directory(node):
-            raise IsADirectoryError(21, "a directory", path)
+            raise IsADirectory(f"{stripped!r:.300} in {self.stack.name} is a directory")
         if self._tree.kind(node) != Kind.FILE:
-            raise OSError(22, "no regular file", path)
-        options.pop("cache_options", None)
+            raise NotAFile(f"{stripped!r:.300} in {self.stack.name} is no regular file")
+        for name in ("cache_options", "size"):  # which fsspec gives when it opens a pickled file again
+            options.pop(name, None)
         size = self._tree.entry(node).size
-        return _File(self, self._strip_protocol(path), node, size, **options)
+        return _File(self, stripped, node, size, **options)
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        """A file to read, "rb", or "r" for text. Raises FileNotFoundError, IsADirectoryError, and OSError for other
+        modes: an image is read-only."""
+        if set(mode) - set("rbt"):
+            self._refuse(path)
+        return super().open(path, mode, **options)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         with self._open(path) as file:
@@ -114,27 +123,51 @@ class LaminaFileSystem(AbstractFileSystem):  # type: ignore[misc]
             data: bytes = file.content_range(first, min(last, size))
             return data
 
-    def _node(self, path: str, *, follow: bool) -> int:
-        stripped = self._strip_protocol(path)
-        try:
-            return self._tree.lookup(os.fsencode(stripped.strip("/")), follow=follow)
-        except PathNotFound as error:
-            raise FileNotFoundError(2, f"{error.message} {self.stack.name}", stripped) from None
+    def get(self, rpath: Any, lpath: Any, recursive: bool = False, **options: Any) -> None:
+        """As fsspec's. Of a whole tree the links that lead nowhere, devices and the like are left out: a directory of
+        this machine gets files and directories only."""
+        super().get(rpath, lpath, recursive=recursive, lenient=recursive, **options)
 
-    def _info(self, node: int, name: str) -> dict[str, Any]:
+    def get_file(self, rpath: str, lpath: Any = None, lenient: bool = False, **options: Any) -> None:
+        """One file; a directory is made empty. Raises FileNotFoundError, OSError."""
+        if lenient:
+            try:
+                kind = self._tree.kind(self._node(rpath, follow=True))
+            except PathNotFound:
+                return
+            if kind not in _TYPES:
+                return
+        super().get_file(rpath, lpath, **options)
+
+    def _refuse(self, path: object = "", *_: object, **__: object) -> NoReturn:
+        raise ReadOnly(
+            f"{str(path)!r:.300} in {self.stack.name}: an image is read-only", hint="image.append() makes a new one"
+        )
+
+    mkdir = makedirs = rmdir = rm = rm_file = _rm = cp_file = copy = mv = put_file = put = _refuse
+    touch = pipe_file = pipe = _refuse
+
+    def _node(self, path: str, *, follow: bool) -> int:
+        return self._tree.lookup(os.fsencode(self._strip_protocol(path).strip("/")), follow=follow)
+
+    def _info(self, node: int, name: str, *, follow: bool = False) -> dict[str, Any]:
         tree, link = self._tree, ""
         entry = tree.entry(node)
+        size = entry.size
         if entry.kind == Kind.SYMLINK:
             link = os.fsdecode(entry.link)
+            size = len(entry.link)
             try:
-                node = tree.lookup(tree.path(node), follow=True)
-                entry = tree.entry(node)
+                if follow:
+                    node = tree.lookup(tree.path(node), follow=True)
+                    entry = tree.entry(node)
+                    size = entry.size
             except PathNotFound:
                 pass  # a dangling link is told as the link itself
         origin = tree.origin(node)
         value = {
             "name": name,
-            "size": entry.size,
+            "size": size,
             "type": _TYPES.get(entry.kind, "other"),
             "mode": entry.mode,
             "uid": entry.uid,
@@ -156,7 +189,7 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
     DEFAULT_BLOCK_SIZE = 128 << 10
     """Bytes that are read ahead: fsspec's own 5 MiB are for networks, and are more than a column of most tables."""
 
-    def __init__(self, fs: LaminaFileSystem, path: str, node: int, size: int, **options: Any) -> None:
+    def __init__(self, fs: UnionFileSystem, path: str, node: int, size: int, **options: Any) -> None:
         self._stack = fs.stack
         self._node = node
         self._content: Content | None = None
@@ -180,33 +213,3 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
             self._content.close()
             self._content = None
         super().close()
-
-
-def _split(url: str) -> tuple[str, str]:
-    """The image of a ``lamina://`` URL ("" for none), and the path in it."""
-    rest = url.removeprefix(_SCHEME)
-    if rest.startswith("/"):
-        return "", rest
-    image, _, path = rest.partition("//")
-    return image, path
-
-
-def _from_store(image: str, root: str | None, platform: str | None) -> Stack:
-    from lamina.config import Settings
-    from lamina.spec.name import parse_name
-    from lamina.store.store import Store
-
-    flags = {key: value for key, value in (("root", root), ("platform", platform)) if value is not None}
-    settings = Settings.load(flags=flags)
-    name = parse_name(image)
-    if name.transport:
-        raise UsageError(f"{image!r:.200} is not in the store", hint="use lamina.open(...).fs for archives")
-    store = Store.of(settings, create=False)
-    try:
-        stack = store.stack(name.name, settings.wanted_platform())
-    except ReferenceNotFound as error:
-        if "/" not in image:
-            raise
-        hint = "in a URL two slashes end the image: lamina://IMAGE//PATH"
-        raise ReferenceNotFound(error.message, hint=hint) from None
-    return stack.slice(name.low, name.high)

@@ -3,18 +3,28 @@ users miss beside it. Paths are ``str`` here, bytes that are not UTF-8 as surrog
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Literal, overload
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, overload
+from weakref import WeakValueDictionary
 
-from lamina.errors import PathNotFound, UsageError
+from lamina.errors import (
+    InvalidPath,
+    IsADirectory,
+    NotADirectory,
+    NotAFile,
+    NotFound,
+    PathNotFound,
+    ReadOnly,
+)
 from lamina.layer.entry import FORMATS, Kind
 from lamina.source import Stack, Stream
+from lamina.text import json_path
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -25,49 +35,51 @@ if TYPE_CHECKING:
     from lamina.union.tree import Union
 
 
-class MissingPath(PathNotFound, FileNotFoundError):
-    """The union has no such path; also what code expects that asks file systems."""
-
-    errno = errno.ENOENT
+class NoSuchOwner(NotFound, KeyError):
+    """The image's tables of users and groups have no name for a number; pathlib raises KeyError there."""
 
 
-class NoDirectory(UsageError, NotADirectoryError):
-    """Listed, and no directory."""
-
-    errno = errno.ENOTDIR
+_shown: WeakValueDictionary[str, Stack] = WeakValueDictionary()
+"""Images of this process that a path has been shown of, by their names in URLs."""
 
 
-class Unreadable(UsageError, OSError):
-    """Nothing that can be read so: no regular file, no symlink, a place before the beginning."""
+def uri_of(stack: Stack) -> str:
+    """The name of just this image, or range of layers, in a URL: by digest where the store has it."""
+    source = stack.again[1][0] if stack.again is not None else ""
+    name = str(source or stack.manifest.descriptor.digest)
+    top = stack.first + len(stack.layers) - 1
+    whole = (stack.first, top) == (1, len(stack.manifest.layers))
+    return name if whole else f"{name}~{stack.first}:{top}"
 
-    errno = errno.EINVAL
 
-
-class IsDirectory(Unreadable, IsADirectoryError):
-    """Opened, and a directory."""
-
-    errno = errno.EISDIR
+def shown(uri: str) -> Stack | None:
+    """The image of this process that ``uri_of`` has named so, if it is still open."""
+    return _shown.get(uri)
 
 
 class ImagePath:
     """``image.path("/etc/os-release")``: an absolute path in an image, to read from; never one of this machine.
 
-    Symlinks are followed inside the image, ``..`` as the kernel does, never above the root. Paths are equal where
-    image, range of layers and text are. Errors are lamina's and at once those of ``open`` and ``os.listdir``:
-    PathNotFound is a FileNotFoundError here. InvalidContent, SystemFailure as with every reading of an image.
+    The methods are those of ``pathlib.Path``; those that write raise ReadOnly (EROFS). Symlinks are followed inside
+    the image, ``..`` as the kernel does, never above the root. Paths are equal where image, range of layers and text
+    are. Errors are lamina's and at once those of ``open`` and ``os.listdir``: PathNotFound is a FileNotFoundError.
+    InvalidContent, SystemFailure as with every reading of an image.
     """
 
     __slots__ = ("_pure", "_stack")
 
     def __init__(self, stack: Stack, path: str | os.PathLike[str] = "/") -> None:
-        """Raises UsageError for text that no path can have."""
-        text = os.fspath(path)
+        """Raises InvalidPath for text that no path can have."""
+        text = text_of(path)
         try:
             os.fsencode(text)
         except UnicodeEncodeError:
-            raise UsageError(f"{text!r:.200} is no path", hint="bytes are given as os.fsdecode has them") from None
+            raise InvalidPath(f"{text!r:.200} is no path", hint="bytes are given as os.fsdecode has them") from None
         self._stack = stack
         self._pure = PurePosixPath("/" + text.lstrip("/"))
+
+    def __reduce__(self) -> tuple[type[ImagePath], tuple[Stack, str]]:
+        return type(self), (self._stack, str(self))
 
     # what the text says
 
@@ -85,42 +97,187 @@ class ImagePath:
         return self._pure.suffix
 
     @property
+    def suffixes(self) -> list[str]:
+        return self._pure.suffixes
+
+    @property
     def parts(self) -> tuple[str, ...]:
         return self._pure.parts
+
+    @property
+    def drive(self) -> str:
+        return ""
+
+    @property
+    def root(self) -> str:
+        return "/"
+
+    @property
+    def anchor(self) -> str:
+        return "/"
 
     @property
     def parent(self) -> ImagePath:
         """The root is its own parent."""
         return ImagePath(self._stack, self._pure.parent)
 
+    @property
+    def parents(self) -> Sequence[ImagePath]:
+        """The directories above, nearest first."""
+        return tuple(ImagePath(self._stack, one) for one in self._pure.parents)
+
     def joinpath(self, *segments: str | os.PathLike[str]) -> ImagePath:
         """Each may have several components; an absolute one starts again at the image's root."""
-        return ImagePath(self._stack, self._pure.joinpath(*segments))
+        return ImagePath(self._stack, self._pure.joinpath(*map(text_of, segments)))
 
     def __truediv__(self, segment: str | os.PathLike[str]) -> ImagePath:
         return self.joinpath(segment)
 
-    def relative_to(self, other: ImagePath | str) -> PurePosixPath:
-        """Raises UsageError where it does not begin with ``other``."""
+    def with_segments(self, *segments: str | os.PathLike[str]) -> ImagePath:
+        """A path of the same image."""
+        return ImagePath(self._stack, PurePosixPath("/", *map(text_of, segments)))
+
+    def with_name(self, name: str) -> ImagePath:
+        """With another last component. Raises InvalidPath."""
+        return self._with(lambda: self._pure.with_name(name))
+
+    def with_stem(self, stem: str) -> ImagePath:
+        """With another last component and the same suffix. Raises InvalidPath."""
+        return self._with(lambda: self._pure.with_stem(stem))
+
+    def with_suffix(self, suffix: str) -> ImagePath:
+        """With another suffix, or with "" none. Raises InvalidPath."""
+        return self._with(lambda: self._pure.with_suffix(suffix))
+
+    def _with(self, changed: Callable[[], PurePosixPath]) -> ImagePath:
         try:
-            return self._pure.relative_to(str(other))
-        except ValueError:
-            raise UsageError(f"{str(self)!r:.300} is not below {str(other)!r:.300}") from None
+            return ImagePath(self._stack, changed())
+        except ValueError as error:
+            if isinstance(error, InvalidPath):
+                raise
+            raise InvalidPath(f"{str(self)!r:.300}: {error}") from None
+
+    def relative_to(self, other: ImagePath | str, *, walk_up: bool = False) -> PurePosixPath:
+        """The path from ``other`` to this one. Raises InvalidPath, which is a ValueError, where this one does not
+        begin with ``other``, unless ``walk_up`` allows ``..``."""
+        top = ImagePath(self._stack, other)._pure
+        ups: list[str] = []
+        while not self._pure.is_relative_to(top):
+            if not walk_up or top.name == "..":
+                raise InvalidPath(f"{str(self)!r:.300} is not below {str(other)!r:.300}")
+            ups.append("..")
+            top = top.parent
+        return PurePosixPath(*ups, self._pure.relative_to(top))
+
+    def is_relative_to(self, other: ImagePath | str) -> bool:
+        return self._pure.is_relative_to(ImagePath(self._stack, other)._pure)
+
+    def match(self, pattern: str, *, case_sensitive: bool = True) -> bool:
+        """Whether the end of the path fits the pattern; a pattern with a ``/`` first must fit the whole."""
+        if not pattern:
+            raise InvalidPath("an empty pattern")
+        ours, wanted = (
+            _folded(self._pure.parts, case_sensitive),
+            _folded(PurePosixPath(pattern).parts, case_sensitive),
+        )
+        if pattern.startswith("/"):
+            return len(ours) == len(wanted) and all(map(fnmatchcase, ours, wanted))
+        return len(ours) >= len(wanted) and all(map(fnmatchcase, ours[len(ours) - len(wanted) :], wanted))
+
+    def full_match(self, pattern: str, *, case_sensitive: bool = True) -> bool:
+        """Whether the whole path fits the pattern; ``**`` stands for any number of components."""
+        wanted = _folded(PurePosixPath("/", pattern).parts[1:], case_sensitive)
+        return _is_match(_folded(self._pure.parts[1:], case_sensitive), wanted)
+
+    def is_absolute(self) -> bool:
+        return True
+
+    def absolute(self) -> ImagePath:
+        return self
+
+    def as_posix(self) -> str:
+        return str(self)
+
+    def as_uri(self) -> str:
+        """A URL that fsspec, pandas and universal-pathlib open: of just this image, whatever its name means later."""
+        return f"lamina://{uri_of(self._stack)}/{self}"
+
+    def __fspath__(self) -> str:
+        """The URL, for libraries that take URLs. What takes only paths of this machine finds no such file there."""
+        _shown[uri_of(self._stack)] = self._stack
+        return self.as_uri()
+
+    def to_json(self) -> dict[str, Any]:
+        """Image, layers and path, for JSON."""
+        stack = self._stack
+        return {
+            "image": stack.name,
+            "digest": str(stack.manifest.descriptor.digest),
+            "layers": [stack.first, stack.first + len(stack.layers) - 1],
+            **json_path(self._bytes),
+        }
 
     # what is there
 
-    def exists(self) -> bool:
-        """False for a symlink that leads nowhere."""
-        return self._kind() is not None
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
+        """False for a symlink that leads nowhere, unless the link itself is meant."""
+        return self._kind(follow=follow_symlinks) is not None
 
-    def is_dir(self) -> bool:
-        return self._kind() == Kind.DIRECTORY
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        return self._kind(follow=follow_symlinks) == Kind.DIRECTORY
 
-    def is_file(self) -> bool:
-        return self._kind() == Kind.FILE
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        return self._kind(follow=follow_symlinks) == Kind.FILE
 
     def is_symlink(self) -> bool:
         return self._kind(follow=False) == Kind.SYMLINK
+
+    def is_fifo(self) -> bool:
+        return self._kind() == Kind.FIFO
+
+    def is_char_device(self) -> bool:
+        return self._kind() == Kind.CHAR
+
+    def is_block_device(self) -> bool:
+        return self._kind() == Kind.BLOCK
+
+    def is_socket(self) -> bool:
+        """False: layers hold no sockets."""
+        return False
+
+    def is_mount(self) -> bool:
+        """Only the image's root is."""
+        return not self._bytes
+
+    def is_junction(self) -> bool:
+        return False
+
+    def samefile(self, other: ImagePath | str) -> bool:
+        """Whether both are the same file of the same image: by a link, or by hard links. Raises PathNotFound."""
+        there = other if isinstance(other, ImagePath) else ImagePath(self._stack, other)
+        if self._image != there._image:
+            return False
+        union = self._stack.union()
+        return union.inode(self._found(union)) == union.inode(there._found(union))
+
+    def owner(self, *, follow_symlinks: bool = True) -> str:
+        """The user's name in the image's own /etc/passwd. Raises NoSuchOwner, which is a KeyError, PathNotFound."""
+        return self._named("passwd", self.entry(follow=follow_symlinks).uid)
+
+    def group(self, *, follow_symlinks: bool = True) -> str:
+        """The group's name in the image's own /etc/group. Raises as ``owner``."""
+        return self._named("group", self.entry(follow=follow_symlinks).gid)
+
+    def _named(self, table: str, number: int) -> str:
+        try:
+            lines = ImagePath(self._stack, f"/etc/{table}").read_bytes().split(b"\n")
+        except OSError:  # no such file, or something else in its place
+            lines = []
+        for line in lines:
+            name, *more = line.split(b":")
+            if more[1:2] == [b"%d" % number]:
+                return os.fsdecode(name)
+        raise NoSuchOwner(f"/etc/{table} of {self._stack.name} has no {number}")
 
     def entry(self, *, follow: bool = True) -> Entry:
         """As lamina has it: also xattrs, and the time in nanoseconds."""
@@ -150,28 +307,67 @@ class ImagePath:
         """A symlink's target as it stands there, as ``os.readlink`` gives it. Raises UsageError for anything else."""
         union, node = self._node(follow=False)
         if union.kind(node) != Kind.SYMLINK:
-            raise Unreadable(f"{str(self)!r:.300} in {self._stack.name} is no symlink")
+            raise NotAFile(f"{str(self)!r:.300} in {self._stack.name} is no symlink")
         return os.fsdecode(union.link_target(node))
 
-    def resolve(self) -> ImagePath:
-        """Without symlinks and ``..``. Raises PathNotFound."""
-        union, node = self._node()
-        return ImagePath(self._stack, os.fsdecode(union.path(node)))
+    def resolve(self, strict: bool = True) -> ImagePath:
+        """Without symlinks and ``..``. Raises PathNotFound; without ``strict``, what is missing at the end stays."""
+        rest: list[str] = []
+        path = self
+        while True:
+            try:
+                union, node = path._node()
+            except PathNotFound:
+                if strict or not path._bytes:
+                    raise
+                rest.append(path.name)
+                path = path.parent
+                continue
+            return ImagePath(self._stack, os.fsdecode(union.path(node))).joinpath(*reversed(rest))
 
     def iterdir(self) -> Iterator[ImagePath]:
         """In byte order of the names."""
         union = self._stack.union()
         node = self._found(union)
         if not union.is_directory(node):
-            raise NoDirectory(f"{str(self)!r:.300} in {self._stack.name} is no directory")
+            raise NotADirectory(f"{str(self)!r:.300} in {self._stack.name} is no directory")
         return (self / os.fsdecode(name) for name in sorted(union.children(node)))
 
+    def walk(
+        self,
+        top_down: bool = True,
+        on_error: Callable[[OSError], object] | None = None,
+        follow_symlinks: bool = False,
+    ) -> Iterator[tuple[ImagePath, list[str], list[str]]]:
+        """(directory, names of directories in it, names of all else) of this directory and all below it, as pathlib
+        has it: with ``top_down`` the caller may take directories out of the list. Links to directories are not
+        entered unless ``follow_symlinks``, which never ends where they lead upwards."""
+        pending: list[ImagePath | tuple[ImagePath, list[str], list[str]]] = [self]
+        while pending:
+            path = pending.pop()
+            if isinstance(path, tuple):
+                yield path
+                continue
+            try:
+                found = list(path.iterdir())
+            except OSError as error:
+                if on_error is not None:
+                    on_error(error)
+                continue
+            directories = [one.name for one in found if one.is_dir(follow_symlinks=follow_symlinks)]
+            others = sorted({one.name for one in found}.difference(directories), key=os.fsencode)
+            if top_down:
+                yield path, directories, others
+            else:
+                pending.append((path, directories, others))
+            pending += [path / name for name in reversed(directories)]
+
     def glob(self, pattern: str) -> Iterator[ImagePath]:
-        """What fits a relative pattern, as pathlib has them; ``**`` goes through no symlinks. Raises UsageError."""
+        """What fits a relative pattern, as pathlib has them; ``**`` goes through no symlinks. Raises InvalidPath."""
         from lamina.union.glob import glob
 
         if not pattern or pattern.startswith("/"):
-            raise UsageError(f"{pattern!r:.200} is no relative pattern", hint="like '*.conf' or '**/*.so'")
+            raise InvalidPath(f"{pattern!r:.200} is no relative pattern", hint="like '*.conf' or '**/*.so'")
         parts = [os.fsencode(part) for part in ImagePath(self._stack, pattern).parts[1:]]
         union = self._stack.union()
         return (self / os.fsdecode(path) for path in glob(union, self._found(union), parts))
@@ -202,10 +398,12 @@ class ImagePath:
         errors: str | None = None,
         newline: str | None = None,
     ) -> IO[Any]:
-        """A regular file to read, "r" (UTF-8 by default) or "rb". Raises UsageError for other modes."""
+        """A regular file to read, "r" (UTF-8 by default) or "rb". Raises ReadOnly (EROFS) for modes that write,
+        InvalidPath (a ValueError) for what is no mode."""
         if sorted(mode) not in (["r"], ["r", "t"], ["b", "r"]):
-            hint = "an image is read-only: image.append() makes a new one"
-            raise UsageError(f"mode {mode!r:.60} is not r or rb", hint=hint)
+            if set(mode) & set("wax+"):
+                self._refuse()
+            raise InvalidPath(f"mode {mode!r:.60} is not r or rb", hint="an image is read-only")
         raw = _RawFile(self._content())
         if buffering == 0 and "b" in mode:
             return raw  # type: ignore[return-value]
@@ -216,47 +414,56 @@ class ImagePath:
         with self._content() as stream:
             return stream.read()
 
-    def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
+    def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
         """UTF-8 by default."""
-        with self.open("r", encoding=encoding, errors=errors) as file:
+        with self.open("r", encoding=encoding, errors=errors, newline=newline) as file:
             return file.read()
+
+    # what an image does not take
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        """Raises ReadOnly: images are read-only, ``image.append`` makes a new one."""
+        raise ReadOnly(
+            f"{str(self)!r:.300} in {self._stack.name}: an image is read-only", hint="image.append() makes a new one"
+        )
+
+    write_text = write_bytes = touch = mkdir = rmdir = unlink = rename = replace = _refuse
+    chmod = lchmod = symlink_to = hardlink_to = _refuse
 
     def _content(self) -> Stream:
         union, node = self._node()
         kind = union.kind(node)
         if kind != Kind.FILE:
-            error = IsDirectory if kind == Kind.DIRECTORY else Unreadable
+            error = IsADirectory if kind == Kind.DIRECTORY else NotAFile
             raise error(f"{str(self)!r:.300} in {self._stack.name} is no regular file")
         return self._stack.open_stored(union.stored(node))
 
     def _kind(self, *, follow: bool = True) -> Kind | None:
         try:
             union, node = self._node(follow=follow)
-        except MissingPath:
+        except PathNotFound:
             return None
         return union.kind(node)
 
     def _node(self, *, follow: bool = True) -> tuple[Union, int]:
         """In as little of the union as that takes."""
-        try:
-            return self._stack.lookup(self._bytes, follow=follow)
-        except PathNotFound as error:
-            raise MissingPath(error.message, hint=error.hint) from None
+        return self._stack.lookup(self._bytes, follow=follow)
 
     def _found(self, union: Union, *, follow: bool = True) -> int:
-        try:
-            return union.lookup(self._bytes, follow=follow)
-        except PathNotFound as error:
-            raise MissingPath(error.message, hint=error.hint) from None
+        return union.lookup(self._bytes, follow=follow)
 
     @property
     def _bytes(self) -> bytes:
         return os.fsencode(str(self._pure)).strip(b"/")
 
     @property
-    def _key(self) -> tuple[object, ...]:
+    def _image(self) -> tuple[object, ...]:
         stack = self._stack
-        return stack.manifest.descriptor.digest, stack.first, len(stack.layers), self._pure
+        return stack.manifest.descriptor.digest, stack.first, len(stack.layers)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return *self._image, self._pure
 
     def __eq__(self, other: object) -> bool:
         return self._key == other._key if isinstance(other, ImagePath) else NotImplemented
@@ -269,11 +476,37 @@ class ImagePath:
         return hash(self._key)
 
     def __str__(self) -> str:
-        """The path in the image. ``open()`` would take it for one of this machine: so there is no ``__fspath__``."""
+        """The path in the image."""
         return str(self._pure)
 
     def __repr__(self) -> str:
         return f"<lamina.ImagePath {str(self)!r} in {self._stack.name!r}>"
+
+
+def text_of(path: str | os.PathLike[str]) -> str:
+    """A path as text, that of an ``ImagePath`` in its image."""
+    return str(path) if isinstance(path, ImagePath) else os.fspath(path)
+
+
+def _folded(parts: Sequence[str], case_sensitive: bool) -> list[str]:
+    return list(parts) if case_sensitive else [part.lower() for part in parts]
+
+
+def _is_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path's components fit a pattern's, in time that grows with both lengths only."""
+    reached = {0}  # how much of the pattern may be used up
+    for part in (*parts, None):
+        for at in range(len(pattern)):
+            if at in reached and pattern[at] == "**":
+                reached.add(at + 1)
+        if part is None:
+            break
+        reached = {
+            at + (pattern[at] != "**")
+            for at in reached
+            if at < len(pattern) and (pattern[at] == "**" or fnmatchcase(part, pattern[at]))
+        }
+    return len(pattern) in reached
 
 
 class _RawFile(io.RawIOBase):
@@ -314,7 +547,7 @@ class _RawFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0, /) -> int:
         at = (0, self._at, self._content.size)[whence] + offset
         if at < 0:
-            raise Unreadable(f"there is no byte {at}", hint="files begin at 0")
+            raise NotAFile(f"there is no byte {at}", hint="files begin at 0")
         self._at = at  # behind the end nothing is read, as with every file
         return at
 
@@ -334,7 +567,7 @@ def _as_file(path: ImagePath) -> AbstractContextManager[Path]:
     """A copy for as long as the block runs. Directories are refused: importlib would follow every symlink in them,
     and two that lead upwards are enough to fill a disk."""
     if path.is_dir():
-        raise IsDirectory(f"{str(path)!r:.300} is a directory", hint="image.mount() gives a real one")
+        raise IsADirectory(f"{str(path)!r:.300} is a directory", hint="image.mount() gives a real one")
     found: AbstractContextManager[Path] = _as_any_file(path)
     return found
 

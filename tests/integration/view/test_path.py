@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -138,12 +139,129 @@ def test_a_path_is_a_value(image: lamina.Image) -> None:
     assert str(conf.relative_to(etc)) == str(conf.relative_to("/etc")) == "new.conf"
     assert conf.joinpath("a/b", "c").parts[-3:] == ("a", "b", "c")
     assert repr(image.path("\x1b[2J" + ODD)) == f"<lamina.ImagePath '/\\x1b[2Jcaf\\udce9' in {image.name!r}>"
-    with pytest.raises(UsageError, match="not below"):
-        etc.relative_to(conf)
+    for error in (UsageError, ValueError):
+        with pytest.raises(error, match="not below"):
+            etc.relative_to(conf)
     with pytest.raises(UsageError, match="no path"):
         image.path("\ud800")
-    with pytest.raises(TypeError):
-        open(conf)  # type: ignore[call-overload]  # noqa: SIM115  (that would be a file of this machine)
+    assert conf / image.path("/etc") == etc
+    with pytest.raises(FileNotFoundError):
+        open(conf)  # noqa: SIM115  (it is no file of this machine: its URL is)
+
+
+def test_text_is_changed_as_pathlib_changes_it(image: lamina.Image) -> None:
+    conf = image.path("/etc/a.tar.gz")
+    pure = PurePosixPath("/etc/a.tar.gz")
+    for name in ("name", "stem", "suffix", "suffixes", "parts", "drive", "root", "anchor"):
+        assert getattr(conf, name) == getattr(pure, name), name
+    for name, value in (("with_name", "b"), ("with_stem", "b"), ("with_suffix", ".zip"), ("with_suffix", "")):
+        assert str(getattr(conf, name)(value)) == str(getattr(pure, name)(value)), name
+    for name, value in (("with_name", "a/b"), ("with_name", ""), ("with_suffix", "zip")):
+        with pytest.raises(ValueError, match=r"a\.tar\.gz") as refused:
+            getattr(conf, name)(value)
+        assert isinstance(refused.value, LaminaError)
+    assert [str(one) for one in conf.parents] == [str(one) for one in pure.parents]
+    assert conf.is_absolute() and conf.absolute() == conf and conf.as_posix() == str(pure)  # noqa: PT018
+    assert conf.with_segments("x", "y") == image.path("/x/y")
+    assert (conf.is_relative_to("/etc"), conf.is_relative_to(image.path("/usr"))) == (True, False)
+    assert str(conf.relative_to("/usr/lib", walk_up=True)) == "../../etc/a.tar.gz"
+    for pattern in ("*.gz", "*.tar.gz", "etc/*", "/etc/*", "/*.gz", "b*", "/etc/*/*", "a*", "ETC/*"):
+        assert conf.match(pattern) == pure.match(pattern), pattern
+    assert conf.match("*.GZ", case_sensitive=False)
+    with pytest.raises(ValueError, match="empty"):
+        conf.match("")
+    fits = {"/etc/*": True, "**": True, "/**/*.gz": True, "*.gz": False, "/etc/**/a*": True, "etc/a.tar.gz": True}
+    fits |= {"/**/etc/**": True, "/*": False, "/etc/a.tar.gz/**": True, "/**/**/*z": True, "/x/**": False}
+    assert {pattern: conf.full_match(pattern) for pattern in fits} == fits
+    assert not image.path("/" + "a/" * 2000).full_match("**/*" * 500 + "/b")
+
+
+def test_what_is_there_is_told_as_pathlib_tells_it(image: lamina.Image, real: Path) -> None:
+    link, etc = image.path("/dangling"), image.path("/etc")
+    assert (link.exists(), link.exists(follow_symlinks=False)) == (False, True)
+    assert (image.path("/lib").is_dir(), image.path("/lib").is_dir(follow_symlinks=False)) == (True, False)
+    assert (image.path("/motd").is_file(), image.path("/motd").is_file(follow_symlinks=False)) == (True, False)
+    assert [
+        name
+        for name in dir(link)
+        if name.startswith("is_")
+        and getattr(image.path("/null"), name)(*([link] if name == "is_relative_to" else []))
+    ] == ["is_absolute", "is_char_device"]
+    assert (image.path("/").is_mount(), etc.is_mount()) == (True, False)
+    assert image.path("/up").samefile("/etc")
+    assert image.path("/etc/hard.conf").samefile(image.path("/etc/new.conf"))
+    assert not image.path("/etc/os-release").samefile("/etc/new.conf")
+    assert not etc.samefile(image[:1].path("/etc"))
+    assert link.resolve(strict=False) == image.path("/dangling")
+    assert image.path("/up/no/more").resolve(strict=False) == image.path("/etc/no/more")
+    ours = {str(at)[1:]: (folders, files) for at, folders, files in image.path("/").walk()}
+    theirs = {
+        os.path.relpath(at, real).replace(".", "", 1) if at == str(real) else os.path.relpath(at, real): (
+            sorted(name for name in folders if not os.path.islink(os.path.join(at, name))),
+            sorted([*files, *(name for name in folders if os.path.islink(os.path.join(at, name)))]),
+        )
+        for at, folders, files in os.walk(real)
+    }
+    assert {at: (sorted(folders), sorted(files)) for at, (folders, files) in ours.items()} == theirs
+    assert [str(at) for at, _, _ in image.path("/usr").walk()] == ["/usr", "/usr/lib", "/usr/lib/deep"]
+    assert [str(at) for at, _, _ in image.path("/usr").walk(top_down=False)] == ["/usr/lib/deep", "/usr/lib", "/usr"]
+    pruned = []
+    for at, folders, _ in image.path("/").walk():
+        pruned.append(str(at))
+        folders[:] = [name for name in folders if name == "usr"]
+    assert pruned == ["/", "/usr"]
+    failed: list[OSError] = []
+    assert list(image.path("/no").walk(on_error=failed.append)) == []
+    assert isinstance(failed[0], FileNotFoundError)
+    assert [str(at) for at, _, _ in image.path("/").walk(follow_symlinks=True)].count("/lib/deep") == 1
+
+
+def test_owners_are_named_by_the_images_own_tables(tmp_path: Path) -> None:
+    members = [
+        ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:44::/:/bin/sh\n"),
+        ("etc/group", b"root:x:0:\nstaff:x:44:\n"),
+        ("page", b"p", {"uid": 33, "gid": 44}),
+        ("lost", b"p", {"uid": 7, "gid": 7}),
+        ("link", "-> lost", {"uid": 33}),
+    ]
+    write_layout(tmp_path / "l", "app", [members, [("etc/.wh.group", b"")]])
+    image = lamina.open(f"oci:{tmp_path}/l:app", root=tmp_path / "none")
+    below = image[:1]
+    assert (image.path("/page").owner(), below.path("/page").group()) == ("web", "staff")
+    assert image.path("/link").owner(follow_symlinks=False) == "web"
+    for path, name in (
+        (image.path("/lost"), "owner"),
+        (image.path("/link"), "owner"),
+        (image.path("/page"), "group"),
+    ):
+        with pytest.raises(KeyError, match="has no") as unknown:
+            getattr(path, name)()
+        assert isinstance(unknown.value, LaminaError)
+    with pytest.raises(FileNotFoundError):
+        image.path("/none").owner()
+
+
+WRITING = {
+    "write_text": ("x",),
+    "write_bytes": (b"x",),
+    "touch": (),
+    "mkdir": (),
+    "rmdir": (),
+    "unlink": (),
+    "rename": ("/x",),
+    "replace": ("/x",),
+    "chmod": (0o644,),
+    "lchmod": (0o644,),
+    "symlink_to": ("/x",),
+    "hardlink_to": ("/x",),
+}
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_what_writes_says_that_an_image_is_read_only(image: lamina.Image, name: str) -> None:
+    with pytest.raises(OSError, match=r"read-only \(image\.append") as refused:
+        getattr(image.path("/etc/os-release"), name)(*WRITING[name])
+    assert (refused.value.errno, isinstance(refused.value, LaminaError)) == (errno.EROFS, True)
 
 
 def test_links_stay_inside(image: lamina.Image) -> None:
@@ -208,9 +326,32 @@ def test_what_can_not_be_is_said_in_both_languages(image: lamina.Image) -> None:
     for caught, number in ((no_directory, 20), (directory, 21), (device, 22), (missing, 2)):
         assert isinstance(caught.value, LaminaError)
         assert caught.value.errno == number
-    for mode in ("w", "a", "r+", "rb+", "x", "", "rr", "rtb"):
-        with pytest.raises(UsageError, match="read-only"):
+    for mode in ("w", "a", "r+", "rb+", "x"):
+        with pytest.raises(OSError, match="read-only") as refused:
             image.path("/etc/os-release").open(mode)  # type: ignore[call-overload]
+        assert refused.value.errno == errno.EROFS
+    for mode in ("", "rr", "rtb"):
+        with pytest.raises(ValueError, match="not r or rb"):
+            image.path("/etc/os-release").open(mode)  # type: ignore[call-overload]
+    asked: list[tuple[Any, str, type[OSError]]] = [
+        (image.stat, "/none", FileNotFoundError),
+        (image.read_bytes, "/none", FileNotFoundError),
+        (image.listdir, "/none", FileNotFoundError),
+        (image.blame, "/none", FileNotFoundError),
+        (image.read_bytes, "/etc", IsADirectoryError),
+        (image.listdir, "/etc/os-release", NotADirectoryError),
+        (image.fs.cat, "/none", FileNotFoundError),
+        (image.fs.open, "/etc", IsADirectoryError),
+        (image.fs.info, "/none", FileNotFoundError),
+    ]
+    for ask, path, kind in asked:
+        with pytest.raises(kind) as caught:
+            ask(path)
+        assert isinstance(caught.value, LaminaError), ask
+    with pytest.raises(OSError, match="no regular file"):
+        image.read_bytes("/null")
+    assert image.read_bytes(image.path("/motd")) == b"ID=test\n"
+    assert image.listdir(image.path("/etc")) == ["hard.conf", "new.conf", "os-release"]
 
 
 PATTERNS = (

@@ -1,0 +1,164 @@
+"""Images by name, wherever they are: in the store, a registry, a layout or an archive (floor 8, below the facade)."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+
+from lamina.errors import NoStore, NotFound, ReferenceNotFound
+from lamina.light import TYPE_CHECKING, replace
+from lamina.source import Reader, Stack
+from lamina.spec.name import ImageName, parse_name
+
+if TYPE_CHECKING:
+    from lamina.config import Settings
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.platform import Platform
+    from lamina.store.store import Store
+    from lamina.transfer.connect import Network
+    from lamina.union.tree import Union
+
+_MOST = 4
+"""Stacks that are kept for the next value that is unpickled: a whole merge takes longer than all else."""
+_opened: OrderedDict[tuple[object, ...], Stack] = OrderedDict()
+
+
+def load_settings(flags: Mapping[str, str] | None = None) -> Settings:
+    """The settings as they are now: defaults, files, environment, then ``flags``."""
+    from lamina.config import Settings
+
+    return Settings.load(flags=flags or {})
+
+
+def settings_of(root: str | os.PathLike[str] | None = None, platform: str | None = None) -> Settings:
+    """The settings with these two as flags, where they are given."""
+    given = (("root", root), ("platform", platform))
+    return load_settings({key: os.fspath(value) for key, value in given if value is not None})
+
+
+def adapted(settings: Settings, **given: object) -> Settings:
+    """The settings with these values, where they are not None: paths, or true and false."""
+    from lamina.config import Setting, Settings
+
+    values = {
+        key: Setting(value if isinstance(value, bool) else os.path.abspath(os.fspath(value)), "flag")  # type: ignore[call-overload]
+        for key, value in given.items()
+        if value is not None
+    }
+    return Settings({**settings.values, **values})
+
+
+def open_store(settings: Settings | None = None, *, create: bool = True) -> Store:
+    """The store of these settings, or of those that are set now. Raises NotFound (none there, without ``create``),
+    Unsupported (another format), StoreDamaged, SystemFailure."""
+    from lamina.store.store import Store
+
+    settings = settings or load_settings()
+    return Store.of(settings, create=create)
+
+
+def reader_for(name: ImageName, network: Network) -> Reader:
+    """The place that a transport and location name. Raises UsageError, NotFound."""
+    if name.transport == "docker":
+        return network.repository(name.name)
+    if name.transport == "oci":
+        from lamina.archive.layout import LayoutReader
+
+        return LayoutReader(name.location)
+    if name.transport == "oci-archive":
+        from lamina.archive.oci import OciArchiveReader
+
+        return OciArchiveReader(name.location)
+    from lamina.archive.docker import DockerArchiveReader
+
+    return DockerArchiveReader(name.location)
+
+
+def open_named(name: str, settings: Settings) -> Stack:
+    """The image ``name`` as ``lamina.open`` takes it. Raises as that."""
+    parsed = parse_name(name)
+    platform = settings.wanted_platform()
+    stack = _elsewhere(parsed, settings, platform) if parsed.transport else _stored(settings, parsed.name, platform)
+    return stack if parsed.whole else stack.slice(parsed.low, parsed.high)
+
+
+def _elsewhere(parsed: ImageName, settings: Settings, platform: Platform) -> Stack:
+    from lamina.transfer.connect import Network
+    from lamina.transfer.open import open_stack
+
+    network = Network(settings)
+    reader = reader_for(parsed, network)
+    inside = str(network.full(parsed.name)) if parsed.transport == "docker" else parsed.name
+    whole = replace(parsed, low=1, high=None)
+    stack = open_stack(reader, inside, platform, str(whole), max_layer=settings.max_layer)
+    if whole.location:  # another process may have another working directory
+        whole = replace(whole, location=os.path.abspath(whole.location))
+    return replace(stack, again=(reopen, (str(whole), settings, stack.manifest.descriptor, stack.name)))
+
+
+def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
+    """An image of the store; a short name that registries.conf gives another meaning is tried in that too."""
+    try:
+        store = open_store(settings, create=False)
+    except NoStore as error:
+        hint = f"`lamina pull {name:.200}` brings it in"
+        raise ReferenceNotFound(f"no image {name!r:.300}: {error.message} yet", hint=hint) from None
+    try:
+        found = store.stack(name, platform)
+    except ReferenceNotFound:
+        from lamina.remote.registries import Registries
+
+        alias = Registries.load().alias(name.partition(":")[0])
+        if alias is None:
+            raise
+        found = store.stack(alias + name[len(name.partition(":")[0]) :], platform)
+    return of_store(store, found, settings)
+
+
+def of_store(store: Store, stack: Stack, settings: Settings) -> Stack:
+    """A stack of the store that knows the shorter ways to its union, and can be pickled."""
+    again = (reopen, ("", settings, stack.manifest.descriptor, stack.name))
+    return replace(stack, look=partial(_look, store), kept=partial(_kept, store), again=again)
+
+
+def reopen(source: str, settings: Settings, descriptor: Descriptor, name: str) -> Stack:
+    """The image with this manifest, in another process or later: in the store, or where ``source`` says. Raises
+    NotFound where it is not there any more, and as ``open_named``."""
+    key = (source, settings.root, settings.view, settings.keep, settings.platform, descriptor.digest, name)
+    found = _opened.pop(key, None)
+    if found is None:
+        platform = settings.wanted_platform()
+        if not source:
+            store = open_store(settings, create=False)
+            found = of_store(store, store.stack_at(descriptor, platform, name), settings)
+        else:
+            found = replace(_elsewhere(parse_name(source), settings, platform), name=name)
+        if found.manifest.descriptor.digest != descriptor.digest:
+            raise NotFound(f"{source} is another image now, not {descriptor.digest}", hint="open it by its name")
+    _opened[key] = found
+    while len(_opened) > _MOST:
+        _opened.popitem(last=False)
+    return found
+
+
+def options_of(stack: Stack) -> dict[str, str]:
+    """The root and platform with which ``open_named`` finds the image of an opened stack."""
+    if stack.again is None:
+        return {}
+    source, settings = stack.again[1][:2]
+    root = {} if source else {"root": settings.root}  # type: ignore[attr-defined]
+    return {**root, "platform": str(stack.config.platform)}
+
+
+def _look(store: Store, stack: Stack) -> Union:
+    from lamina.view.look import look
+
+    return look(store, stack)
+
+
+def _kept(store: Store, stack: Stack) -> Union | None:
+    from lamina.view.look import kept
+
+    return kept(store, stack)
