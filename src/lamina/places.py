@@ -67,6 +67,10 @@ def reader_for(name: ImageName, network: Network) -> Reader:
         from lamina.archive.layout import LayoutReader
 
         return LayoutReader(name.location)
+    if name.transport == "dir":
+        from lamina.archive.directory import DirectoryReader
+
+        return DirectoryReader(name.location)
     if name.transport == "oci-archive":
         from lamina.archive.oci import OciArchiveReader
 

@@ -94,7 +94,7 @@ def test_names_with_transports_and_ranges() -> None:
     for bad in ("app~3:2", "app~0:1", "", "oci:", "a\0b"):
         with pytest.raises(UsageError):
             parse_name(bad)
-    for elsewhere in ("docker-daemon:x", "containers-storage:x", "dir:/x"):
+    for elsewhere in ("docker-daemon:x", "containers-storage:x", "ostree:/x"):
         with pytest.raises(Unsupported):
             parse_name(elsewhere)
 

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli.access import identity_options, retry_options, sided_options
 from lamina.cli.app import command
-from lamina.cli.options import format_option, platform_option, quiet_option, referrers_option, registry_options
+from lamina.cli.move import COPY_FORMAT, MANIFEST_FORMATS, converted
+from lamina.cli.options import platform_option, quiet_option, referrers_option, registry_options
 from lamina.cli.output import emit, emit_json, write
 from lamina.cli.places import source_of, target_of, whole
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
 from lamina.cli.text import clean
-from lamina.errors import LaminaError, UsageError
+from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.spec.name import parse_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
+    from lamina.source import Reader
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
     from lamina.spec.manifest import Index
-    from lamina.spec.reference import Reference
     from lamina.transfer.connect import Network
-    from lamina.transfer.sync import Wanted
+    from lamina.transfer.sync import Named, Wanted
 
 
 @click.group("index", short_help="Make an index of several images.")
@@ -115,70 +118,158 @@ def _known(session: Session, target: str) -> Index:
     return document
 
 
+_FROM = ("docker", "dir", "yaml", "oci", "oci-archive", "docker-archive")
+_TO = ("docker", "dir", "oci")
+
+
 @command(
     "sync",
     "lamina sync images.yaml docker://mirror.local:5000/hub --all-platforms\n"
-    "lamina sync 'docker://ghcr.io/me/app:v1.*' oci:./air-gap",
+    "lamina sync 'docker://ghcr.io/me/app:v1.*' oci:./air-gap\n"
+    "lamina sync oci:./air-gap docker://inside.local/hub\n"
+    "lamina sync --src docker --dest dir ghcr.io/me/app /media/usb",
 )
-@click.argument("source", metavar="FILE|PATTERN")
+@click.argument("source", metavar="SOURCE")
 @click.argument("target", required=False, default="")
-@click.option("--all-platforms", is_flag=True, help="Every platform of multi-platform images.")
+@click.option("-s", "--src", "kind", type=click.Choice(_FROM), help="What SOURCE is, as skopeo has it.")
+@click.option("-d", "--dest", "target_kind", type=click.Choice(_TO), help="What TARGET is, as skopeo has it.")
+@click.option("-a", "--all-platforms", "--all", is_flag=True, help="Every platform of multi-platform images.")
 @click.option("--scoped", is_flag=True, help="Keep the whole source name below TARGET.")
+@click.option("--append-suffix", default="", metavar="TEXT", help="Add this to each tag at TARGET.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be copied.")
 @click.option("--keep-going", is_flag=True, help="Go on with the others when one fails; exit code 1 then.")
+@click.option("--digestfile", metavar="FILE", help="Write a line for each image: its digest and its name at TARGET.")
+@click.option("--preserve-digests", is_flag=True, help="Fail where TARGET can't keep a digest.")
 @referrers_option
 @platform_option
 @registry_options
+@identity_options
+@sided_options
+@retry_options
 @quiet_option
-@format_option
+@COPY_FORMAT
 @click.pass_obj
 def sync(
     session: Session,
     source: str,
     target: str,
+    kind: str | None,
+    target_kind: str | None,
     all_platforms: bool,
     scoped: bool,
+    append_suffix: str,
     dry_run: bool,
     keep_going: bool,
+    digestfile: str | None,
+    preserve_digests: bool,
     referrers: bool,
     quiet: bool,
     format: str | None,
 ) -> int:
-    """Copy many images: those of a YAML FILE (- is stdin; skopeo's form, or a list), or of a PATTERN
-    docker://HOST/REPOSITORY:TAG with * and ?. TARGET is docker://HOST[/PATH], oci:DIR, or nothing for the store."""
-    from lamina.transfer.sync import expand
+    """Copy many images. SOURCE is a YAML file (- is stdin; skopeo's form, or a list), a pattern
+    docker://HOST/REPOSITORY:TAG with * and ?, or all that oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR
+    hold. TARGET is docker://HOST[/PATH], oci:DIR, dir:DIR, or nothing for the store."""
+    from lamina.files import replace_file, reported
 
+    if target_kind and not target:
+        raise UsageError("no TARGET", hint=f"--dest {target_kind} needs one")
+    source, target = _typed(source, kind), _typed(target, target_kind)
+    manifests, format = (format, None) if format in MANIFEST_FORMATS else (None, format)
     results: list[dict[str, str]] = []
+    lines: list[str] = []
     failed = False
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
 
-        def move(name: str, there: str, network: Network) -> str:
+        def move(reader: Reader, image: Named, there: str) -> str:
             if dry_run:
                 return "would be copied"
-            writer, inside = target_of(session, parse_name(there), session.network(progress))
-            pairs, before = [(name, inside)], _digest(writer, inside)
-            source = network.repository(name)
-            done = session.copied(source, writer, pairs, progress, all_platforms=all_platforms, referrers=referrers)
+            writer, inside = target_of(session, parse_name(there), session.network(progress, "dest"))
+            before = _digest(writer, inside)
+            if manifests is not None:
+                reader = converted(session, reader, manifests, all_platforms, preserve_digests)
+            done = session.copied(
+                reader, writer, [(image.inside, inside)], progress, all_platforms=all_platforms, referrers=referrers
+            )
+            lines.append(f"{done[0].descriptor.digest} {there}\n")
             return "already there" if before == done[0].descriptor.digest else "copied"
 
-        for wanted in _wanted(source):
-            network = session.network(progress, **dict(wanted.access))
-            name, there = wanted.repository, ""
+        for name, found in _sources(session, source, progress):
+            there = ""
             try:
-                for reference in expand(wanted, network):
-                    name, there = str(reference), _there(reference, target, scoped)
-                    results.append({"source": name, "target": there, "state": move(name, there, network)})
+                for reader, image in found():
+                    name, there = image.full, _there(image, target, scoped, append_suffix)
+                    results.append({"source": name, "target": there, "state": move(reader, image, there)})
             except LaminaError as error:
                 if not keep_going or error.exit_code == 130:
                     raise
                 failed = True
                 results.append({"source": name, "target": there, "state": f"failed: {error}"})
+    if digestfile is not None:
+        with reported(digestfile):
+            replace_file(digestfile, ["".join(lines).encode()])
     if format == "json":
         emit_json(results)
     elif format is not None or not quiet:
         rows = [{key.title(): clean(text) for key, text in row.items()} for row in results]
         emit(rows, [("Source", "SOURCE"), ("Target", "TARGET"), ("State", "STATE")], format)
     return 1 if failed else 0
+
+
+def _typed(place: str, kind: str | None) -> str:
+    """A place in skopeo's two words as one of ours. Raises UsageError where the two contradict each other."""
+    if kind in (None, "yaml"):
+        return place
+    start = "docker://" if kind == "docker" else f"{kind}:"
+    known = ("docker://", *(f"{one}:" for one in _FROM if one != "docker"))
+    if place.startswith(start):
+        return place
+    if place.startswith(known):
+        raise UsageError(f"{place!r:.200} is no {kind}", hint=f"leave the option out, or write {start}...")
+    return start + place
+
+
+def _sources(
+    session: Session, source: str, progress: Progress
+) -> Iterator[tuple[str, Callable[[], Iterator[tuple[Reader, Named]]]]]:
+    """A name for messages, and the images: of each line of a file or pattern, or of a place on this machine."""
+    from lamina.transfer.sync import expand
+
+    transport, _, where = source.partition(":")
+    if transport in ("oci", "oci-archive", "docker-archive", "dir") and where:
+        yield source, partial(_held, session, source)
+        return
+    for wanted in _wanted(source):
+        network = session.network(progress, "src", wanted.access)
+
+        def found(wanted: Wanted = wanted, network: Network = network) -> Iterator[tuple[Reader, Named]]:
+            from lamina.transfer.sync import Named
+
+            for reference in expand(wanted, network):
+                yield network.repository(str(reference)), Named.of(reference)
+
+        yield wanted.repository, found
+
+
+def _held(session: Session, source: str) -> Iterator[tuple[Reader, Named]]:
+    """What a layout, an archive, or a directory of image directories holds. Raises UsageError, NotFound."""
+    from lamina.archive.directory import DirectoryReader
+    from lamina.places import reader_for
+    from lamina.transfer.sync import image_directories, named_in
+
+    place = parse_name(source)
+    if place.transport == "dir":
+        empty = True
+        for path, image in image_directories(place.location):
+            empty = False
+            yield DirectoryReader(path), image
+        if empty:
+            raise NotFound(f"{place.location!r:.300} holds no image directories", hint="they have a manifest.json")
+        return
+    if place.name:
+        raise UsageError(f"{source!r:.200} is one image", hint="`lamina copy` copies it; leave its name out for all")
+    reader: Any = reader_for(place, session.network())
+    for image in named_in(reader.names(), source):
+        yield reader, image
 
 
 def _wanted(source: str) -> list[Wanted]:
@@ -209,15 +300,17 @@ def _digest(place: object, name: str) -> Digest | None:
     return found.digest if found is not None else None
 
 
-def _there(reference: Reference, target: str, scoped: bool) -> str:
-    """The name at the target: below its prefix in a registry, the full one elsewhere."""
-    from lamina.transfer.sync import target_name
-
+def _there(image: Named, target: str, scoped: bool, suffix: str) -> str:
+    """The name at the target: below its prefix in a registry or a directory, the full one elsewhere."""
     if not target:
-        return str(reference)
-    name = parse_name(target)
-    if name.transport == "docker":
-        return f"docker://{target_name(reference, name.name, scoped=scoped)}"
-    if name.transport != "oci" or name.name:
-        raise UsageError(f"{target!r:.200} can't hold many images", hint="expected docker://HOST[/PATH] or oci:DIR")
-    return f"{target}:{reference}"
+        return image.full
+    place = parse_name(target)
+    if place.transport == "docker":
+        return f"docker://{image.below(place.name, scoped=scoped, suffix=suffix)}"
+    if place.transport == "dir":
+        return f"dir:{image.below(place.location, scoped=scoped, suffix=suffix)}"
+    if place.transport != "oci" or place.name:
+        raise UsageError(
+            f"{target!r:.200} can't hold many images", hint="expected docker://HOST[/PATH], oci:DIR or dir:DIR"
+        )
+    return f"{target}:{image.full}"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli.access import identity_options, retry_options, sided_options
 from lamina.cli.app import command
 from lamina.cli.options import (
-    format_option,
+    check_format,
     image_argument,
     keep_option,
     platform_option,
@@ -23,66 +24,134 @@ from lamina.cli.places import source_of, target_of, whole
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
 from lamina.cli.text import clean
-from lamina.errors import UsageError
+from lamina.errors import Unsupported, UsageError
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
-    from lamina.source import Writer
+    from lamina.source import Reader, Writer
+    from lamina.transfer.copy import Copied
+
+
+MANIFEST_FORMATS = ("oci", "v2s1", "v2s2")
+_MULTI_ARCH = ("system", "all", "index-only")
+
+
+def _copy_format(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """skopeo's formats of manifests, or one of a report."""
+    return value if value in MANIFEST_FORMATS else check_format(value)
+
+
+COPY_FORMAT = click.option(
+    "-f",
+    "--format",
+    metavar="oci|v2s2|json|table|TEMPLATE",
+    callback=_copy_format,
+    help="oci or v2s2: convert the manifest to OCI's or docker's format. Else the form of the report.",
+)
 
 
 @command(
     "copy",
     "lamina copy debian:12 oci:./layout:debian\n"
-    "lamina copy docker://debian:12 docker://localhost:5000/debian:12 --all-platforms",
+    "lamina copy docker://debian:12 docker://localhost:5000/debian:12 --all-platforms\n"
+    "lamina copy --src-creds me:secret --dest-tls-verify=false docker://ghcr.io/me/app docker://mirror.local/app",
 )
 @image_argument("source")
 @image_argument("target")
 @click.option("-a", "--all-platforms", "--all", is_flag=True, help="Every platform of a multi-platform image.")
+@click.option(
+    "--multi-arch",
+    type=click.Choice(_MULTI_ARCH),
+    help="Of a multi-platform image: this machine's platform (the default), all, or only the index itself.",
+)
 @click.option("--to-root", metavar="DIR", help="TARGET is in the store in this directory (made where missing).")
+@click.option("--additional-tag", "tags", multiple=True, metavar="REF", help="One more name at TARGET.")
+@click.option("--digestfile", metavar="FILE", help="Write the digest at TARGET to this file.")
+@click.option("--preserve-digests", is_flag=True, help="Fail where TARGET can't keep the digest.")
 @keep_option
 @referrers_option
 @platform_option
 @registry_options
-@click.option("--src-tls-verify", metavar="true|false", help="As --tls-verify, for SOURCE only.")
-@click.option("--dest-tls-verify", metavar="true|false", help="As --tls-verify, for TARGET only.")
-@click.option("--src-creds", metavar="USER[:PASSWORD]", help="As --creds, for SOURCE only.")
-@click.option("--dest-creds", metavar="USER[:PASSWORD]", help="As --creds, for TARGET only.")
+@identity_options
+@sided_options
+@retry_options
 @quiet_option
-@format_option
+@COPY_FORMAT
 @click.pass_obj
 def copy(
     session: Session,
     source: str,
     target: str,
     all_platforms: bool,
+    multi_arch: str | None,
     to_root: str | None,
+    tags: tuple[str, ...],
+    digestfile: str | None,
+    preserve_digests: bool,
     referrers: bool,
-    src_tls_verify: str | None,
-    dest_tls_verify: str | None,
-    src_creds: str | None,
-    dest_creds: str | None,
     quiet: bool,
     format: str | None,
 ) -> None:
     """Copy an image between the store, registries (docker://), OCI layouts and archives: only what the target lacks,
     digests kept, nothing stored in between."""
     there, here = whole(parse_name(source)), whole(parse_name(target))
+    every = all_platforms or multi_arch == "all"
+    kind, format = (format, None) if format in MANIFEST_FORMATS else (None, format)
     with Progress(quiet=quiet or format is not None) as progress:
-        reader, name = source_of(
-            session, there, session.network(progress, tls_verify=src_tls_verify, creds=src_creds)
-        )
+        reader, name = source_of(session, there, session.network(progress, "src"))
+        if kind is not None:
+            reader = converted(session, reader, kind, every, preserve_digests)
         if to_root is not None:
             if here.transport:
                 raise UsageError(f"{target} is not in a store", hint="--to-root goes with a plain name")
             writer: Writer = Session({**session.flags, "root": to_root}).writable_store
             target_name = here.name
         else:
-            network = session.network(progress, tls_verify=dest_tls_verify, creds=dest_creds)
-            writer, target_name = target_of(session, here, network)
+            writer, target_name = target_of(session, here, session.network(progress, "dest"))
+        if preserve_digests and here.transport == "docker-archive":
+            raise UsageError("a docker-archive keeps no digests", hint="write an oci-archive, or a layout")
         done = session.copied(
-            reader, writer, [(name, target_name)], progress, all_platforms=all_platforms, referrers=referrers
+            reader,
+            writer,
+            [(name, one) for one in (target_name, *_more_names(here, target_name, tags))],
+            progress,
+            all_platforms=every,
+            index_only=multi_arch == "index-only",
+            referrers=referrers,
         )
+    write_digest(digestfile, done[0])
     report(done, format, quiet)
+
+
+def _more_names(target: ImageName, name: str, tags: tuple[str, ...]) -> list[str]:
+    """Further names of a copied image: tags of its repository, or whole references of it."""
+    from lamina.spec.reference import Reference
+
+    if tags and target.transport not in ("", "docker", "docker-archive"):
+        raise UsageError(f"{target} takes no further tag", hint="--additional-tag goes with a repository")
+    names = []
+    for tag in tags:
+        own = Reference.parse(name).repository if name else ""
+        names.append(tag if "/" in tag or ":" in tag or not own else f"{own}:{tag}")
+    return names
+
+
+def converted(session: Session, reader: Reader, kind: str, every: bool, preserve: bool) -> Reader:
+    """What the place has, in another manifest format."""
+    from lamina.transfer.convert import FORMATS, Converted
+
+    if kind not in FORMATS:
+        raise Unsupported(f"manifests are not written as {kind}", hint="that format was retired in 2017; take v2s2")
+    return Converted(reader, FORMATS[kind], platform=None if every else session.platform, preserve=preserve)
+
+
+def write_digest(path: str | None, copied: Copied) -> None:
+    """The digest alone, as skopeo and podman write it."""
+    from lamina.files import replace_file, reported
+
+    if path is not None:
+        with reported(path):
+            replace_file(path, [str(copied.descriptor.digest).encode()])
 
 
 @command("save", "lamina save -o images.tar debian:12 my/app:1\nlamina save my/app:1 | ssh host lamina load")

@@ -38,6 +38,10 @@ def target_of(session: Session, name: ImageName, network: Network) -> tuple[Writ
         from lamina.archive.layout import LayoutWriter
 
         return LayoutWriter(name.location), name.name
+    if name.transport == "dir":
+        from lamina.archive.directory import DirectoryWriter
+
+        return DirectoryWriter(name.location), ""
     if name.transport == "oci-archive":
         from lamina.archive.oci import OciArchiveWriter
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli.access import identity_options, retry_options
 from lamina.cli.app import command
 from lamina.cli.content import write_contents
 from lamina.cli.options import format_option, platform_option, quiet_option, registry_options
@@ -55,6 +56,8 @@ def _repository(session: Session, text: str) -> tuple[Repository, str]:
 @command("tags", "lamina tags debian\nlamina tags ghcr.io/me/app --format json")
 @click.argument("repository", metavar="REPOSITORY")
 @registry_options
+@identity_options
+@retry_options
 @format_option
 @click.pass_obj
 def tags(session: Session, repository: str, format: str | None) -> None:
@@ -77,6 +80,8 @@ def tags(session: Session, repository: str, format: str | None) -> None:
 @_LOCAL
 @platform_option
 @registry_options
+@identity_options
+@retry_options
 @click.option("--full-ref", is_flag=True, help="Print the whole reference by its digest.")
 @click.pass_obj
 def digest(session: Session, reference: str, local: bool, full_ref: bool) -> None:
@@ -98,6 +103,8 @@ def digest(session: Session, reference: str, local: bool, full_ref: bool) -> Non
 @_LOCAL
 @platform_option
 @registry_options
+@identity_options
+@retry_options
 @click.pass_obj
 def manifest(session: Session, reference: str, local: bool) -> None:
     """Print the bytes of a manifest or index as its registry has them; with --platform that platform's manifest."""
@@ -130,6 +137,8 @@ def print_config(session: Session, reference: str, local: bool) -> None:
 @_LOCAL
 @click.option("-o", "--output", metavar="FILE", default="-", help="Where to (default: stdout).")
 @registry_options
+@identity_options
+@retry_options
 @quiet_option
 @click.pass_obj
 def blob(session: Session, reference: str, local: bool, output: str, quiet: bool) -> None:
@@ -163,6 +172,8 @@ def blob(session: Session, reference: str, local: bool, output: str, quiet: bool
 @command("delete", "lamina delete ghcr.io/me/app:old\nlamina delete ghcr.io/me/app@sha256:1f2e...")
 @click.argument("references", nargs=-1, required=True, metavar="REF...")
 @registry_options
+@identity_options
+@retry_options
 @click.pass_obj
 def delete(session: Session, references: tuple[str, ...]) -> None:
     """Delete from a registry: a tag, or by digest a manifest and all its tags. (`lamina rmi` is for the store.)"""
@@ -187,6 +198,8 @@ def delete(session: Session, references: tuple[str, ...]) -> None:
 @click.argument("pattern", required=False, default="")
 @click.option("-l", "--limit", type=click.IntRange(1), help="At most so many.")
 @registry_options
+@identity_options
+@retry_options
 @format_option
 @click.pass_obj
 def search(session: Session, host: str, pattern: str, limit: int | None, format: str | None) -> None:
@@ -215,6 +228,8 @@ def search(session: Session, host: str, pattern: str, limit: int | None, format:
 @click.option("--remote", is_flag=True, help="A plain name means the registry, also if the store has it.")
 @platform_option
 @registry_options
+@identity_options
+@retry_options
 @quiet_option
 @format_option
 @click.pass_obj

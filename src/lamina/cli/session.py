@@ -29,6 +29,8 @@ class Session:
         self.flags = dict(flags or {})
         self.credentials: str | None = None
         """USER[:PASSWORD] for registries, where given for this call."""
+        self.access: dict[str, dict[str, str]] = {}
+        """What ``cli.access`` was told: "" for the whole call, "src" and "dest" for the sides of a copy."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -55,18 +57,34 @@ class Session:
     def network(
         self,
         on_event: OnEvent = ignore,
-        *,
-        tls_verify: str | None = None,
-        cert_dir: str | None = None,
-        creds: str | None = None,
+        side: str = "",
+        more: Mapping[str, str] | None = None,
     ) -> Network:
-        """How registries are reached; one side of a copy may have a ``tls_verify`` and credentials of its own."""
+        """How registries are reached: as the whole call says, then as one ``side`` of a copy does; ``more`` goes
+        before both."""
         from lamina.transfer.connect import Network
 
-        given = {"tls_verify": tls_verify, "cert_dir": cert_dir}
-        flags = {key: value for key, value in given.items() if value is not None}
+        whole = self.access.get("", {})
+        given = {**self.access.get(side, {}), **(more or {})} if side or more else {}
+        flags: dict[str, str] = {key: given[key] for key in ("tls_verify", "cert_dir", "authfile") if key in given}
         settings = load_settings({**self.flags, **flags}) if flags else self.settings
-        return Network(settings, credentials=creds or self.credentials, on_event=on_event, cancel=self.cancel)
+        creds, token, anonymous = self.credentials, "", False
+        for one in filter(None, (whole, given)):
+            from lamina.cli.access import credentials
+
+            found = credentials({**one, **({"creds": creds} if one is whole and creds else {})})
+            if found or one.keys() & {"registry_token", "no_creds"}:
+                creds, token, anonymous = found, one.get("registry_token", ""), "no_creds" in one
+        return Network(
+            settings,
+            credentials=creds,
+            token=token,
+            anonymous=anonymous,
+            retries=int(whole["retry_times"]) if "retry_times" in whole else None,
+            retry_delay=float(whole["retry_delay"]) if "retry_delay" in whole else None,
+            on_event=on_event,
+            cancel=self.cancel,
+        )
 
     def copied(
         self,
@@ -76,6 +94,7 @@ class Session:
         progress: OnEvent,
         *,
         all_platforms: bool = False,
+        index_only: bool = False,
         referrers: bool = False,
     ) -> list[Copied]:
         """``transfer.copy`` with what this run has set; an interrupt cancels it."""
@@ -88,6 +107,7 @@ class Session:
                 pairs,
                 platform=self.settings.asked_platform(),
                 all_platforms=all_platforms,
+                index_only=index_only,
                 referrers=referrers,
                 on_event=progress,
                 cancel=self.cancel,

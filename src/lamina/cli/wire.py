@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli.access import retry_options
 from lamina.cli.app import command
 from lamina.cli.options import (
     format_option,
@@ -47,6 +48,7 @@ def _registry_name(text: str) -> str:
 @referrers_option
 @platform_option
 @registry_options
+@retry_options
 @quiet_option
 @format_option
 @click.pass_obj
@@ -117,11 +119,13 @@ def _unpack(session: Session, names: list[str]) -> None:
 @command("push", "lamina push ghcr.io/me/app:1\nlamina push app localhost:5000/app:1 --tls-verify=false")
 @image_argument()
 @click.argument("target", required=False, default="", metavar="[REF]")
+@click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository that is here.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of the image that is here.")
 @click.option("--digestfile", metavar="FILE", help="Write the pushed digest to this file.")
 @referrers_option
 @platform_option
 @registry_options
+@retry_options
 @quiet_option
 @format_option
 @click.pass_obj
@@ -129,6 +133,7 @@ def push(
     session: Session,
     image: str,
     target: str,
+    all_tags: bool,
     all_platforms: bool,
     digestfile: str | None,
     referrers: bool,
@@ -137,26 +142,50 @@ def push(
 ) -> None:
     """Give an image of the store to a registry: only what the registry lacks. An interrupted push goes on where it
     stopped."""
-    from lamina.files import replace_file, reported
+    from lamina.cli.move import write_digest
     from lamina.transfer.wire import push as give
 
     name = _registry_name(image)
+    pairs = [(name, _registry_name(target) if target else "")]
+    if all_tags:
+        pairs = _all_tags(session, name, target)
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
-        done = give(
-            name,
-            _registry_name(target) if target else "",
-            session.store,
-            session.network(progress),
-            platform=session.settings.asked_platform(),
-            all_platforms=all_platforms,
-            referrers=referrers,
-            on_event=progress,
-            cancel=session.cancel,
-        )
-    if digestfile is not None:
-        with reported(digestfile):
-            replace_file(digestfile, [str(done.descriptor.digest).encode()])
-    report([done], format, quiet, moved="pushed", there="already there")
+        network = session.network(progress)
+        done = [
+            give(
+                here,
+                there,
+                session.store,
+                network,
+                platform=session.settings.asked_platform(),
+                all_platforms=all_platforms,
+                referrers=referrers,
+                on_event=progress,
+                cancel=session.cancel,
+            )
+            for here, there in pairs
+        ]
+    write_digest(digestfile, done[-1])
+    report(done, format, quiet, moved="pushed", there="already there")
+
+
+def _all_tags(session: Session, name: str, target: str) -> list[tuple[str, str]]:
+    """Each tag of a repository in the store, and its name at the target."""
+    from lamina.errors import ReferenceNotFound, UsageError
+    from lamina.spec.reference import Reference
+
+    full = session.network().full
+    here = full(name)
+    if here != full(here.repository):
+        raise UsageError(f"{name} names a tag", hint="--all-tags takes a repository")
+    there = full(target) if target else here
+    if there != full(there.repository):
+        raise UsageError(f"{target} names a tag", hint="--all-tags takes a repository")
+    found = [Reference.parse(stored) for stored, _ in session.store.names() if stored]
+    tags = sorted(one.tag for one in found if one.repository == here.repository and one.tag and not one.digest)
+    if not tags:
+        raise ReferenceNotFound(f"no image of {here.repository} is here", hint="see `lamina images`")
+    return [(f"{here.repository}:{tag}", f"{there.repository}:{tag}") for tag in tags]
 
 
 @click.group("plan", short_help="Say what an operation would move, before it does.")

@@ -42,12 +42,14 @@ class Authorizer:
         *,
         plain: bool,
         told: Collection[tuple[str, str]] = (),
+        bearer: str = "",
     ) -> None:
         self._host = host
         self._find = find
         self._exchange = exchange
         self._plain = plain
         self._told = told
+        self._bearer = bearer
         self._guard = threading.Lock()
         self._tokens: dict[frozenset[str], Token] = {}
         self._challenge: Challenge | None = None
@@ -62,6 +64,8 @@ class Authorizer:
 
     def header(self, scopes: Sequence[str]) -> str:
         """What is known to open these scopes now; "" for nothing. A token near its end is renewed first."""
+        if self._bearer:
+            return f"Bearer {self._bearer}"
         if self._basic:
             return self._basic
         with self._guard:
@@ -74,6 +78,8 @@ class Authorizer:
     def answer(self, challenges: Sequence[Challenge], scopes: Sequence[str], rejected: str) -> bool:
         """Make of a 401 what opens these scopes. False where nothing more can be done: the 401 stands.
         Raises AccessDenied (the token server refuses the credential), RemoteFailure, InvalidContent."""
+        if self._bearer:
+            return False
         with self._guard:
             for challenge in challenges:
                 if challenge.scheme == "bearer":

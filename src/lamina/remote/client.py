@@ -41,19 +41,22 @@ _WARNING = re.compile(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
 @dataclass(frozen=True)
 class Access:
     """How registries are reached. ``credential`` finds the one for (host, repository); ``given`` is for the registry
-    that is asked and for no other host, be it a mirror or one that is redirected to. ``told``: hosts of another site
-    that get the login of a registry all the same, as (registry, host): token servers, and who is redirected to.
-    ``tls_verify``: None is true, but plain http for loopback hosts. ``attempts`` at what fails for reasons that
-    pass."""
+    that is asked and for no other host, be it a mirror or one that is redirected to; so is ``token``, a bearer token
+    that is sent instead of any login. ``told``: hosts of another site that get the login of a registry all the same,
+    as (registry, host): token servers, and who is redirected to. ``tls_verify``: None is true, but plain http
+    for loopback hosts. ``attempts`` at what fails for reasons that pass; ``every_wait``: seconds between them,
+    instead of growing pauses."""
 
     credential: Callable[[str, str], Credential | None] = lambda host, path: None
     given: Credential | None = None
+    token: str = ""
     told: frozenset[tuple[str, str]] = frozenset()
     tls_verify: bool | None = None
     cert_dirs: tuple[str, ...] = ()
     cert_dir: str | None = None
     attempts: int = ATTEMPTS
     first_wait: float = 0.5
+    every_wait: float | None = None
     on_event: OnEvent = ignore
     cancel: Cancel = field(default_factory=Cancel)
 
@@ -241,6 +244,7 @@ class Client:
 
     def pause(self, number: int, wait: float | None, cancel: Cancel | None) -> None:
         """Wait before attempt ``number`` + 1: ``wait`` seconds, or twice as long as the last time, with jitter."""
+        wait = self._access.every_wait if wait is None else wait
         seconds = self._access.first_wait * 2 ** (number - 1) * (0.5 + random.random()) if wait is None else wait
         (cancel or self._access.cancel).wait(min(seconds, MAX_WAIT))
 
@@ -323,6 +327,7 @@ class Client:
             self._exchange,
             plain=own and url.startswith("http:"),
             told=told,
+            bearer=access.token if own else "",
         )
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:

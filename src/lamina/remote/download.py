@@ -136,7 +136,7 @@ class _Server(Client):
     """A web server: a host that speaks what the address says, and that nobody has a login for."""
 
     def __init__(self, base: str, netloc: str, access: Access) -> None:
-        super().__init__(netloc, replace(access, credential=lambda host, path: None, given=None))
+        super().__init__(netloc, replace(access, credential=lambda host, path: None, given=None, token=""))
         self._base_url = base
 
     def failure(self, answer: Answer, what: str) -> LaminaError:

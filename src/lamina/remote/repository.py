@@ -52,7 +52,7 @@ class Repository(RemoteWriter, RemoteDeleter):
                 key = (endpoint.host, endpoint.path, endpoint.insecure)
                 site = self._known.get(key)
                 if site is None:
-                    access = replace(self._access, given=None) if endpoint.mirror else self._access
+                    access = replace(self._access, given=None, token="") if endpoint.mirror else self._access
                     client = Client(endpoint.host, access, path=endpoint.path, insecure=endpoint.insecure)
                     site = self._known[key] = Site(client, endpoint.path, mirror=endpoint.mirror)
                 found.append(site)

@@ -6,11 +6,10 @@ from lamina.errors import Unsupported, UsageError
 from lamina.light import Value, pattern
 from lamina.spec.reference import Reference
 
-ARCHIVES = ("oci", "oci-archive", "docker-archive")
+ARCHIVES = ("oci", "oci-archive", "docker-archive", "dir")
 _REFUSED = {
     "containers-storage": "save it with podman or skopeo to an oci: layout first",
     "docker-daemon": "lamina needs no daemon: `docker save` it and take docker-archive:FILE",
-    "dir": "copy it with skopeo to an oci: layout first",
     "atomic": "it was retired by its makers",
     "ostree": "it was retired by its makers",
     "tarball": "take `lamina append` to make a layer of an archive's files",
@@ -69,7 +68,8 @@ def parse_name(text: str) -> ImageName:
     if colon and transport == "docker" and rest.startswith("//"):
         return ImageName("docker", "", rest[2:], low, high)
     if colon and transport in ARCHIVES:
-        location, _, name = rest.partition(":")
+        # a directory holds one image, and `skopeo sync` writes the tag into the directory's name
+        location, _, name = (rest, "", "") if transport == "dir" else rest.partition(":")
         if not location:
             raise UsageError(f"{text!r:.200} names no place", hint=f"expected {transport}:PATH[:REFERENCE]")
         return ImageName(transport, location, name, low, high)

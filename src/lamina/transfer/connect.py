@@ -30,19 +30,29 @@ CERT_DIRS = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 
 
 class Network:
-    """How this user reaches registries. ``credentials`` as "USER[:PASSWORD]" override what is stored."""
+    """How this user reaches registries. ``credentials`` as "USER[:PASSWORD]" override what is stored, and so does
+    ``token`` (a bearer token), or ``anonymous`` (none). ``retries``: attempts after the first at what may pass;
+    ``retry_delay``: seconds between them."""
 
     def __init__(
         self,
         settings: Settings,
         *,
         credentials: str | None = None,
+        token: str = "",
+        anonymous: bool = False,
+        retries: int | None = None,
+        retry_delay: float | None = None,
         tls_verify: bool | None = None,
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> None:
         self._settings = settings
         self._credentials = credentials
+        self._token = token
+        self._anonymous = anonymous
+        self._retries = retries
+        self._retry_delay = retry_delay
         self._tls_verify = settings.tls_verify if tls_verify is None else tls_verify
         self._on_event = on_event
         self._cancel = cancel or Cancel()
@@ -51,16 +61,19 @@ class Network:
     def access(self) -> Access:
         import os
 
-        from lamina.remote.client import Access
+        from lamina.remote.client import ATTEMPTS, Access
 
         home = os.path.expanduser("~/.config/containers/certs.d")
         return Access(
             credential=self._stored,
             given=self._given(),
+            token=self._token,
             told=self._settings.login_hosts,
             tls_verify=self._tls_verify,
             cert_dirs=(home, *CERT_DIRS),
             cert_dir=self._settings.cert_dir,
+            attempts=ATTEMPTS if self._retries is None else self._retries + 1,
+            every_wait=self._retry_delay,
             on_event=self._on_event,
             cancel=self._cancel,
         )
@@ -125,6 +138,8 @@ class Network:
     def _stored(self, host: str, path: str) -> Credential | None:
         from lamina.remote.credentials import find
 
+        if self._anonymous:
+            return None
         return find(host, path, authfile=self._settings.authfile)
 
 

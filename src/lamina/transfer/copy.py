@@ -7,7 +7,7 @@ several times in a manifest moves once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import cast
 
@@ -72,14 +72,15 @@ def copy(
     *,
     platform: Platform | None = None,
     all_platforms: bool = False,
+    index_only: bool = False,
     referrers: bool = False,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Copied]:
     """Copy each (name at the source, name at the target). Of an index, the platform's child is fetched (``platform``
     or this machine's), or every one with ``all_platforms``; an image of one platform comes with a warning where
-    ``platform`` is another; the name keeps the index's digest where the target can
-    hold an index. With ``referrers`` also what refers to it: signatures, attestations, SBOMs.
+    ``platform`` is another; with ``index_only`` none of what the index lists; the name keeps the index's digest where
+    the target can hold an index. With ``referrers`` also what refers to it: signatures, attestations, SBOMs.
 
     Raises ReferenceNotFound, NotFound (platform), InvalidContent, SystemFailure, RemoteFailure, AccessDenied,
     Cancelled. Nothing is named then.
@@ -92,7 +93,8 @@ def copy(
         with target.session(f"copy from {source.location}"):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
                 what = name or source.location
-                job = Job(source, target, wanted, all_platforms, what, on_event, stop, asked=platform is not None)
+                job = Job(source, target, wanted, all_platforms, what, on_event, stop)
+                job = replace(job, asked=platform is not None, index_only=index_only)
                 known = _known(job, top, target_name)
                 if known is not None:
                     on_event(Tagged(target_name, known.descriptor.digest))
@@ -187,6 +189,7 @@ class Job:
     on_event: OnEvent
     cancel: Cancel
     asked: bool = False  # the platform is not just this machine's
+    index_only: bool = False  # what an index lists stays behind
 
     def run(self, plan: Plan) -> list[Moved]:
         """Blobs, then documents, children first; what was moved, in manifest order, parents first."""
@@ -222,7 +225,7 @@ class Job:
     def _single(self, top: Descriptor, look: Look) -> Descriptor:
         """``top``, or the one manifest that stands for it where the target takes no index, or not this one: a
         registry refuses an index that lists what it lacks."""
-        if self.target.takes_indexes and (self.target.takes_sparse or self.all_platforms):
+        if self.target.takes_indexes and (self.target.takes_sparse or self.all_platforms or self.index_only):
             return top
 
         def chosen(found: Found) -> tuple[Descriptor, ...]:
@@ -271,6 +274,8 @@ class Job:
 
     def _wanted(self, found: Found) -> Iterable[Descriptor]:
         """Of an index every document, or the platform's; of one that is no image (artifacts, referrers) every one."""
+        if self.index_only:
+            return ()
         documents = listed(found)
         if self.all_platforms or not isinstance(found, Known) or not isinstance(found.document, Index):
             return documents

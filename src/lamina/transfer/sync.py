@@ -1,14 +1,17 @@
-"""Many references at once: what a list or a pattern names, from registries to another place."""
+"""Many references at once: what a list or a pattern names, from one place to another."""
 
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lamina.errors import UsageError
+from lamina.files import reported
+from lamina.spec.descriptor import Descriptor
 from lamina.spec.reference import Reference
 from lamina.transfer.connect import Network
 
@@ -84,13 +87,65 @@ def expand(wanted: Wanted, network: Network) -> Iterator[Reference]:
             yield Reference.parse(f"{wanted.repository}:{tag}")
 
 
-def target_name(reference: Reference, prefix: str, *, scoped: bool) -> str:
-    """Where an image goes below ``prefix`` (host, or host and path): under the last part of its name, or with
-    ``scoped`` under its whole name."""
-    name = f"{reference.domain}/{reference.path}" if scoped else reference.path.rpartition("/")[2]
-    name = name.replace(":", "-") if scoped else name
-    start = f"{prefix.rstrip('/')}/{name}"
-    return f"{start}@{reference.digest}" if reference.digest else f"{start}:{reference.tag or 'latest'}"
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An image to copy: ``inside`` is its name at its place, ``full`` the whole one; ``short`` and ``scoped`` are
+    what stands below a target's prefix, with a colon first where only a tag is known."""
+
+    inside: str
+    full: str
+    short: str
+    scoped: str
+
+    @classmethod
+    def of(cls, reference: Reference, inside: str = "") -> Named:
+        """Under the last part of its name, or its whole name, in which the colon of a port becomes a dash."""
+        end = f"@{reference.digest}" if reference.digest else f":{reference.tag or 'latest'}"
+        scoped = f"{reference.domain}/{reference.path}".replace(":", "-")
+        return cls(inside or str(reference), str(reference), reference.path.rpartition("/")[2] + end, scoped + end)
+
+    def below(self, prefix: str, *, scoped: bool, suffix: str = "") -> str:
+        """Its name below ``prefix`` (host, or host and path, or a directory); ``suffix`` is added to the tag."""
+        name = self.scoped if scoped else self.short
+        if suffix and "@" not in name:
+            name += suffix
+        return prefix.rstrip("/") + ("" if name.startswith(":") else "/") + name
+
+
+def named_in(names: Iterable[tuple[str, Descriptor]], where: str) -> Iterator[Named]:
+    """What a layout or an archive holds. Raises UsageError for an image without a name, or with one that is no
+    reference."""
+    for name, descriptor in names:
+        if not name:
+            raise UsageError(
+                f"{where} holds {descriptor.digest} without a name",
+                hint="give it one with `lamina copy`, or copy it alone",
+            )
+        if "/" not in name and ":" not in name and "@" not in name:  # image-spec: a tag alone
+            Reference.parse(f"x:{name}")
+            yield Named(name, name, f":{name}", f":{name}")
+        else:
+            yield Named.of(Reference.parse(name), name)
+
+
+def image_directories(top: str) -> Iterator[tuple[str, Named]]:
+    """The image directories (dir:) in a directory, as `skopeo sync` writes them: ``app:1/manifest.json``. Raises
+    UsageError, SystemFailure."""
+    base = os.path.basename(os.path.abspath(top))
+    with reported(top):
+        if os.path.isfile(os.path.join(top, "manifest.json")):
+            yield top, Named("", base, base, base)
+            return
+        for directory, below, files in os.walk(top, onerror=_raise):
+            below.sort()
+            if "manifest.json" in files:
+                below.clear()
+                name = os.path.relpath(directory, top)
+                yield directory, Named("", name, os.path.basename(name), name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _repository(text: str) -> str:

@@ -1,0 +1,98 @@
+"""An image in the other manifest format: docker's as OCI's, or OCI's as docker's. Blobs stay as they are, so config
+and layers keep their digests; the manifest gets another one."""
+
+from __future__ import annotations
+
+from lamina.errors import Conflict, NotFound, Unsupported, UsageError
+from lamina.light import replace
+from lamina.source import Blob, Reader, TarReader, choose
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Index, Manifest, build_index, build_manifest, parse
+from lamina.spec.platform import Platform
+
+FORMATS = {"oci": False, "v2s2": True, "docker": True}
+"""What a format is called, and whether it is docker's."""
+
+
+class Converted:
+    """``Reader`` of ``source`` whose documents are all in one format. Of an index only the image for ``platform`` is
+    there, with None every one."""
+
+    def __init__(self, source: Reader, docker: bool, *, platform: Platform | None, preserve: bool = False) -> None:
+        """``preserve``: a document that would change is an error (Conflict)."""
+        self.location = source.location
+        self._source = source
+        self._docker = docker
+        self._platform = platform
+        self._preserve = preserve
+        self._documents: dict[Digest, bytes] = {}
+
+    def resolve(self, name: str) -> Descriptor:
+        return self._converted(self._source.resolve(name), name or self.location)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        known = self._documents.get(descriptor.digest)
+        return self._source.manifest(descriptor) if known is None else known
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        return self._source.blob(descriptor)
+
+    def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
+        return self._source.tar(layer, diff_id) if isinstance(self._source, TarReader) else None
+
+    def _converted(self, top: Descriptor, what: str) -> Descriptor:
+        document = parse(self._source.manifest(top), top.media_type, what)
+        if isinstance(document, Index) and self._platform is not None:
+            return self._converted(choose(self._source, document, self._platform, what), what)
+        made = self._index(document, what) if isinstance(document, Index) else self._image(document, what)
+        if made is document:
+            return top
+        if self._preserve:
+            raise Conflict(
+                f"{what} would get another digest in the other format",
+                hint="leave --format or --preserve-digests out",
+            )
+        self._documents[made.descriptor.digest] = made.raw
+        return made.descriptor
+
+    def _image(self, manifest: Manifest, what: str) -> Manifest:
+        if mediatype.is_docker(manifest.media_type) == self._docker:
+            return manifest
+        if not manifest.is_image:
+            raise Unsupported(f"{what} is an artifact: docker's format has none", hint="leave --format out")
+        config = replace(manifest.config, media_type=manifest.config_type)
+        layers = [
+            replace(layer, media_type=layer.media_type or mediatype.DOCKER_LAYER_GZIP) for layer in manifest.layers
+        ]
+        if self._docker:  # which has no annotations either
+            return build_manifest(_bare(config), [_bare(layer) for layer in layers], docker=True)
+        return build_manifest(config, layers, annotations=manifest.annotations)
+
+    def _index(self, index: Index, what: str) -> Index:
+        entries, changed = [], mediatype.is_docker(index.media_type) != self._docker
+        for entry in index.manifests:
+            if not mediatype.is_known_document(entry.media_type):
+                entries.append(entry)
+                continue
+            try:
+                new = self._converted(entry, f"{what}: {entry.digest}")
+            except NotFound:  # a sparse index
+                raise UsageError(
+                    f"{what} lists {entry.digest}, which is not here, so the index can't be converted",
+                    hint="fetch it with `lamina pull --all-platforms`, or leave --all-platforms out",
+                ) from None
+            changed = changed or new.digest != entry.digest
+            raw = {key: value for key, value in entry.raw.items() if key != "data"}
+            kept = replace(entry, media_type=new.media_type, digest=new.digest, size=new.size, data=None, raw=raw)
+            entries.append(_bare(kept) if self._docker else kept)
+        if not changed:
+            return index
+        return build_index(entries, annotations=None if self._docker else index.annotations, docker=self._docker)
+
+
+def _bare(descriptor: Descriptor) -> Descriptor:
+    """Without what docker's format has no place for."""
+    raw = {key: value for key, value in descriptor.raw.items() if key in ("platform", "urls")}
+    return replace(descriptor, annotations={}, data=None, artifact_type=None, raw=raw)
