@@ -239,7 +239,7 @@ def test_bubblewraps_own_failure_is_no_exit_code_of_the_program(
     broken.chmod(0o755)
     words = ("run", "--rm", "--network", "none", "--runtime", str(broken) if program == "true" else "bwrap", "app")
     done = lamina(*words, program, root=root)
-    assert (done.returncode, done.stderr.startswith(b"bwrap: ")) == (code, True), done.stderr
+    assert (done.returncode, b"bwrap: " in done.stderr) == (code, True), done.stderr
     assert lamina(*words, "sh", "-c", "exit 1", root=root).returncode == (125 if program == "true" else 1)
 
 
