@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import lamina
+from lamina import rights
 from lamina.layer.entry import Kind
 from lamina.places import load_settings
 from lamina.serve.server import RegistryServer
@@ -21,7 +22,7 @@ from lamina.serve.server import RegistryServer
 PYTHON = os.path.realpath(sys.executable)
 LIBRARY = Path(PYTHON).parent.parent / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 REPLACED, DELETED, CLASH = str(LIBRARY / "this.py"), str(LIBRARY / "antigravity.py"), "/srv/notes"
-CANNOT_RUN = 125
+CANNOT_RUN, CAP_SYS_ADMIN = 125, 21
 
 
 def main() -> None:
@@ -85,6 +86,10 @@ def run_them(*, must_run: bool) -> None:
     if refused:
         say("8. Running the applications: not here")
         print("\n".join(f"   {line}" for line in said.splitlines()))
+        if os.geteuid() == 0 and not rights.capabilities("CapEff") >> CAP_SYS_ADMIN & 1:
+            print(
+                "   This root has no CAP_SYS_ADMIN. In a container of docker or podman: start that with --privileged."
+            )
         if must_run:
             raise SystemExit("demo: the applications did not run")
         return

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
+_RECURSIVE, _SLAVE = 0x4000, 0x80000  # mount(2)
+_APPARMOR = "kernel/apparmor_restrict_unprivileged_userns"
 _ALL_IDS = ["0", "0", "4294967295"]
 MAX_ID = (1 << 32) - 2
 """The highest id of a user or a group. The kernel reads 2^32-1 as -1, which chown(2) takes for "leave it unchanged":
@@ -100,11 +102,25 @@ def become_root() -> None:
     _check_linux()
     user, group = os.geteuid(), os.getegid()
     users, groups = (_ranges(name, number) for name, number in (("subuid", user), ("subgid", group)))
-    if users and groups and _enter_with(users, groups):
+    if not (users and groups and _enter_with(users, groups)):
+        _unshare(_NEW_USER | _NEW_MOUNTS)
+        _map_alone(user, group)
+        _as_root(False)
+    _check_restriction()
+
+
+def _check_restriction() -> None:
+    """AppArmor may let everybody make a user namespace, and give no rights in it (Ubuntu from 23.10). Raises
+    SystemFailure."""
+    if _value_of(_APPARMOR) != "1":
         return
-    _unshare(_NEW_USER | _NEW_MOUNTS)
-    _map_alone(user, group)
-    _as_root(False)
+    from ctypes import c_ulong
+
+    from lamina.libc import failed, libc
+
+    # the mounts of such a namespace are slaves already: nothing changes
+    if libc().mount(None, b"/", None, c_ulong(_RECURSIVE | _SLAVE), None) != 0:
+        raise SystemFailure(f"no rights in a user namespace: {failed().strerror}", hint=_setting())
 
 
 def _enter_with(users: list[Range], groups: list[Range]) -> bool:
@@ -441,16 +457,21 @@ def _setting() -> str:
     """The machine's setting that most likely refuses."""
     for name, bad in (
         ("kernel/unprivileged_userns_clone", "0"),
-        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+        (_APPARMOR, "1"),
         ("user/max_user_namespaces", "0"),
     ):
-        try:
-            with open(f"/proc/sys/{name}", encoding="utf-8") as file:
-                if file.read().strip() == bad:
-                    return f"the machine's setting {name.replace('/', '.')} is {bad}"
-        except OSError:
-            continue
+        if _value_of(name) == bad:
+            return f"the machine's setting {name.replace('/', '.')} is {bad}"
     return "the kernel, or the container this runs in, refuses them"
+
+
+def _value_of(setting: str) -> str:
+    """The value of a setting of the kernel (proc_sys(5)); "" where it has no such one."""
+    try:
+        with open(f"/proc/sys/{setting}", encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _map_of(process: str, name: str) -> list[list[str]]:
