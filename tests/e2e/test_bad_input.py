@@ -524,7 +524,12 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "closed", "code", "said"),
     [
-        (("run", "-t", "app"), (0,), 125, (b"", b"lamina: standard input is no terminal (leave out -t)\n")),
+        (
+            ("run", "-it", "app"),
+            (0,),
+            125,
+            (b"", b"lamina: standard input is not a terminal (leave out -t, or -i)\n"),
+        ),
         (("ls", "nothing"), (2,), 3, (b"", b"")),
         (("run", "--pull", "never", "nothing"), (2,), 125, (b"", b"")),
         (("ls", "app", "/etc/conf"), (1,), 0, (b"", b"")),

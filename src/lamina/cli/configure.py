@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -121,34 +122,56 @@ def words_of(given: dict[str, Any]) -> list[str]:
     return found
 
 
-def instructions(lines: Iterable[str]) -> Changes:
-    """Dockerfile instructions as `import --change` takes them. Raises UsageError."""
-    config: dict[str, Any] = {}
+_INSTRUCTIONS = "CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR"
+_TEXTS = {"USER": "user", "STOPSIGNAL": "stop_signal"}
+
+
+def instructions(lines: Iterable[str], old: ImageConfig | None = None) -> Changes:
+    """What Dockerfile instructions change in the config ``old``, as `import --change` and `commit --change` take them
+    (pure). Raises UsageError."""
+    found: dict[str, Any] = {}
+
+    def so_far(key: str, before: Iterable[Any]) -> Iterable[Any]:
+        return found.get(key, before if old else ())  # type: ignore[no-any-return]
+
     for line in lines:
-        word, _, rest = line.strip().partition(" ")
-        rest = rest.strip()
-        if not rest:
+        word, *more = line.strip().split(None, 1)
+        if not more:
             raise UsageError(f"{line!r:.200} is no instruction", hint="like 'CMD [\"sh\"]' or 'ENV A=b'")
-        word = word.upper()
+        word, rest = word.upper(), more[0]
         if word in ("CMD", "ENTRYPOINT"):
-            config[word.lower()] = _command(rest)
-        elif word in ("ENV", "LABEL"):
-            key = {"ENV": "env", "LABEL": "labels"}[word]
-            config[key] = {**config.get(key, {}), **_assignments(rest, line)}
-        elif word in ("EXPOSE", "VOLUME"):
-            key = {"EXPOSE": "exposed_ports", "VOLUME": "volumes"}[word]
-            items = _array(rest) or rest.split()
-            config[key] = [*config.get(key, []), *(map(port, items) if word == "EXPOSE" else items)]
-        elif word in ("USER", "WORKDIR", "STOPSIGNAL"):
-            config[{"USER": "user", "WORKDIR": "working_dir", "STOPSIGNAL": "stop_signal"}[word]] = rest
+            found[word.lower()] = _command(rest)
+            if word == "ENTRYPOINT" and old:
+                found.setdefault("cmd", None)  # that of the image was meant for its own entrypoint
+        elif word == "ENV":
+            found["env"] = {**dict(so_far("env", old.environment.items() if old else ())), **_assignments(rest, line)}
+        elif word == "LABEL":
+            found["labels"] = {**dict(so_far("labels", old.labels if old else ())), **_assignments(rest, line)}
+        elif word == "EXPOSE":
+            ports = so_far("exposed_ports", old.exposed_ports if old else ())
+            found["exposed_ports"] = list(dict.fromkeys([*ports, *map(port, _array(rest) or rest.split())]))
+        elif word == "VOLUME":
+            volumes = so_far("volumes", old.volumes if old else ())
+            found["volumes"] = list(dict.fromkeys([*volumes, *(_array(rest) or rest.split())]))
+        elif word == "WORKDIR":
+            before = found.get("working_dir", old.working_dir if old else "")
+            found["working_dir"] = working_directory(before, rest)
+        elif word == "ONBUILD":
+            earlier = (old.json.get("config") or {}).get("OnBuild") if old else None
+            found["on_build"] = [*so_far("on_build", earlier or ()), rest]
+        elif word in _TEXTS:
+            found[_TEXTS[word]] = rest
         else:
-            raise UsageError(
-                f"{word!r:.60} can't be changed here",
-                hint="known: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR",
-            )
-    if "env" in config:
-        config["env"] = [f"{name}={value}" for name, value in config["env"].items()]
-    return config  # type: ignore[return-value]
+            raise UsageError(f"{word!r:.60} can't be changed here", hint=f"known: {_INSTRUCTIONS}")
+    if "env" in found:
+        found["env"] = [f"{name}={value}" for name, value in dict(found["env"]).items()]
+    return found  # type: ignore[return-value]
+
+
+def working_directory(before: str, path: str) -> str:
+    """A Dockerfile's rule: a relative path goes on from the directory before it (pure)."""
+    joined = posixpath.normpath(posixpath.join("/", before, path))
+    return "/" + joined.lstrip("/")
 
 
 def port(text: str) -> str:

@@ -79,10 +79,16 @@ def config_changes(
     if entrypoint is not None:
         changes["entrypoint"] = _words(entrypoint, "--entrypoint")
     if workdir is not None:
-        changes["working_dir"] = workdir
+        changes["working_dir"] = _directory(old.working_dir if old else "", workdir)
     if user is not None:
         changes["user"] = user
     return changes
+
+
+def _directory(before: str, path: str) -> str:
+    from lamina.cli.configure import working_directory
+
+    return working_directory(before, path) if path else ""
 
 
 def _pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:

@@ -30,10 +30,16 @@ class Source(Protocol):
 
 @contextmanager
 def archive_items(
-    source: Source, what: str, *, max_layer: int = MAX_LAYER, on_warning: OnWarning = lambda text: None
+    source: Source,
+    what: str,
+    *,
+    max_layer: int = MAX_LAYER,
+    implied: bool = True,
+    on_warning: OnWarning = lambda text: None,
 ) -> Iterator[list[Item]]:
     """The entries of a tar (plain, gzip, zstd, bzip2, xz or lzma), each path once, hardlinks bound, usable while the
-    block runs: the tar lies in a temporary file. ``what`` names it in messages.
+    block runs: the tar lies in a temporary file. ``what`` names it in messages. ``implied``: with the directories
+    that it does not state, as entries of their own.
 
     Raises InvalidLayer, LimitExceeded (``max_layer`` bytes), SystemFailure.
     """
@@ -45,11 +51,11 @@ def archive_items(
             on_warning(warning)
         if not len(index):
             raise InvalidLayer(f"{what} has no entries", hint="is it a tar of a root file system?")
-        if _is_image_archive(index):
+        if implied and _is_image_archive(index):
             on_warning(f"{what} looks like an archive of images, not of files: `lamina load` reads these")
         yield [
             (one.entry, None if one.content is None else partial(_open, index, one.content[1], spool))
-            for one in squashed([index], 0, implied=True)
+            for one in squashed([index], 0, implied=implied)
         ]
 
 

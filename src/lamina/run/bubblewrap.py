@@ -64,7 +64,9 @@ def arguments(
     words += ["--die-with-parent", *([] if init else ["--as-pid-1"])]
     kinds = {one["type"] for one in spec["linux"]["namespaces"]}
     words += [f"--unshare-{kind}" for kind in ("pid", "ipc", "uts") if kind in kinds]
-    words += ["--unshare-cgroup-try", "--hostname", spec["hostname"]]
+    words.append("--unshare-cgroup-try")
+    if "hostname" in spec:
+        words += ["--hostname", spec["hostname"]]
     words += ["--ro-bind" if spec["root"]["readonly"] else "--bind", spec["root"]["path"], "/"]
     for mount in spec["mounts"]:
         words += ["--ro-bind", sysfs, mount["destination"]] if mount["type"] == "sysfs" else _mount(mount)
@@ -113,6 +115,8 @@ def _mount(mount: Mapping[str, Any]) -> list[str]:
             elif key == "size":
                 words += ["--size", str(_size(value))]
         return [*words, "--tmpfs", target]
+    if kind == "bind" and "dev" in options:
+        return ["--dev-bind", mount["source"], target]
     if kind == "bind":
         return ["--ro-bind" if "ro" in options else "--bind", mount["source"], target]
     return []  # a terminal's place (--dev has one), cgroups
@@ -205,7 +209,8 @@ def run(
         # not as words of the command, which everybody on this machine may read: secrets stand in the environment
         words = keep(in_memory(packed(arguments(spec, _kind_of, given, sysfs, init=init))))
         command = [program, "--args", str(words), "--", *spec["process"]["args"]]
-        code = spawned(command, interactive, [*given.values(), words], first, signalled)
+        terminal = spec["process"]["terminal"]
+        code = spawned(command, interactive, [*given.values(), words], first, signalled, terminal=terminal)
         return Ended(code if code != 1 or _was_started(bundle) else _unstarted(spec["process"], inside))
 
 
@@ -303,7 +308,13 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], *, interacti
         opened.callback(os.close, described)
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         command = [sys.executable, "-I", "-S", "-c", _STARTER, package, str(described)]
-        return spawned(command, interactive, [described, target, *groups], lambda: _show(program, program))
+        return spawned(
+            command,
+            interactive,
+            [described, target, *groups],
+            lambda: _show(program, program),
+            terminal=process["terminal"],
+        )
 
 
 def _is_ours(process: int, kind: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from lamina import rights
@@ -16,10 +16,11 @@ from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageE
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, top
+from lamina.run.able import check_able
 from lamina.run.capability import EVERY
 from lamina.run.ending import check_running, clear, remove, settle, state_directory
 from lamina.run.inside import Inside
-from lamina.run.options import Mount, Userns, Wanted, argv, parse_name
+from lamina.run.options import Mount, Node, Wanted, argv, parse_name
 from lamina.run.reach import close_way, open_way
 from lamina.run.runtime import (
     CANNOT_RUN,
@@ -34,7 +35,7 @@ from lamina.run.runtime import (
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, check_words, environment, guarded, held, is_alike, places, runtime_spec
 from lamina.run.targets import settled
-from lamina.run.user import User, resolve_user
+from lamina.run.user import User, resolve_group, resolve_user
 from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
 from lamina.spec.platform import Platform
@@ -86,6 +87,10 @@ def create(
         command=argv(wanted, config.entrypoint, config.cmd),
         top=where,
         remove=wanted.remove,
+        labels=tuple({**config.labels, **wanted.labels}.items()),
+        volumes=_named(wanted, config.volumes),
+        stop_signal=wanted.stop_signal,
+        stop_timeout=wanted.stop_timeout,
     )
     if running:
         container = container.looked_after()
@@ -102,6 +107,19 @@ def create(
         top.make(store, container, directory)
         point("container.top-made")
     return container
+
+
+def check(wanted: Wanted, *, runtime: str = "") -> None:
+    """Refuse what the runtime that is here can't do, before a container is made. Raises UsageError, Unsupported,
+    NotFound (no runtime)."""
+    check_able(wanted, find_runtime(runtime))
+
+
+def _named(wanted: Wanted, declared: Sequence[str]) -> tuple[str, ...]:
+    """The volumes' names and the places of all mounts, for those who look for them."""
+    places = [mount.target for mount in wanted.mounts if mount.kind != "tmpfs"]
+    names = [mount.source for mount in wanted.mounts if mount.source]
+    return tuple(dict.fromkeys((*names, *places, *declared)))
 
 
 def enter(store: Store | None = None, container: Container | None = None) -> None:
@@ -157,11 +175,7 @@ def run(
     try:
         found = find_runtime(runtime)
         found.check_path(store.paths.root)
-        if not found.cgroups and (wanted.memory, wanted.cpus, wanted.pids) != (None, None, None):
-            raise Unsupported(
-                "memory, processors and processes can't be limited here: there is no cgroup for this user",
-                hint="leave --memory, --cpus and --pids-limit out",
-            )
+        check_able(wanted, found)
         owners, me = _owners(container, wanted, found)
         container = replace(container, users=owners.users, groups=owners.groups)
         with _mounted(store, stack, container, found, wanted) as (view, way, use):
@@ -288,7 +302,15 @@ def _run(
         state = state_directory(store)
         try:
             lock = store.containers.lock_of(container.id)
-            return run_bundle(runtime, state, bundle, container.id, interactive=wanted.interactive, held=(lock,))
+            return run_bundle(
+                runtime,
+                state,
+                bundle,
+                container.id,
+                interactive=wanted.interactive,
+                terminal=wanted.tty,
+                held=(lock,),
+            )
         finally:
             if os.path.isdir(os.path.join(state, container.id)):
                 delete(runtime, state, container.id)
@@ -312,12 +334,14 @@ def _spec(
 ) -> tuple[dict[str, Any], list[str]]:
     """The runtime spec, and the places for mounts that had to be made in the upper directory."""
     config = stack.config
-    hostname = wanted.hostname or (os.uname().nodename if kind == "host" else container.id[:12])
+    is_machines = kind == "host" or wanted.uts == "host"
+    hostname = wanted.hostname or (os.uname().nodename if is_machines else container.id[:12])
     cwd = _workdir(wanted, stack)
-    mounts = _binds(store, container, wanted, config.volumes, inside)
-    user, tables = _user(wanted.user or config.user, wanted.userns, me, cwd, inside)
+    mounts = [*_binds(store, container, wanted, config.volumes, inside), *wanted.edits.mounts]
+    user, tables = _user(wanted.user or config.user, wanted, me, cwd, inside)
     owners = owners_of(container)
-    user = _here(user, owners)
+    user = _here(user, owners, _added(wanted, inside))
+    nodes, bound = _nodes(wanted, runtime, owners)
     # what is in a user namespace of its own has all of them there
     here = EVERY if owners or runtime.is_bubblewrap else rights.capabilities("CapBnd")
     place = Place(
@@ -334,9 +358,13 @@ def _spec(
         plain=not rights.is_root(),
         capabilities=here,
         tty_group=owners.has(0, 5) and rights.has_id(owners.outside(0, 5)[1], group=True),
+        nodes=nodes,
+        bind_nodes=bound,
     )
     env = environment(wanted, config.env, user.home, hostname)
     spec = runtime_spec(wanted, container.command, env, cwd, user, place)
+    if wanted.ipc == "host":  # not every machine has both places
+        spec["mounts"] = [one for one in spec["mounts"] if one["type"] != "bind" or os.path.exists(one["source"])]
     if not inside.is_there(cwd):
         inside.make(cwd, directory=True, owner=owner_of(container))
     spec["mounts"], made = settled(spec["mounts"], inside, owner_of(container), place.files)
@@ -345,6 +373,26 @@ def _spec(
         if mount["type"] == "tmpfs" and mount["destination"] in made:
             _open_to_all(inside, mount)
     return _guarded(spec, runtime, store.containers.path(container.id, "bundle")), made
+
+
+def _nodes(wanted: Wanted, runtime: Runtime, owners: Owners) -> tuple[list[Node], bool]:
+    """The devices that the container gets besides those of every container; and whether the machine's own are shown,
+    because nobody can make others in its user namespace. Raises NotFound, UsageError, Unsupported."""
+    plain = runtime.is_bubblewrap or bool(owners) or not rights.is_root()
+    if not (wanted.devices or wanted.edits.nodes or wanted.privileged):
+        return [], plain
+    from lamina.run.devices import check_places, completed, every_node, nodes_of
+
+    found = [*nodes_of(wanted.devices), *(completed(node) for node in wanted.edits.nodes)]
+    check_places(found, guarded=runtime.devices and not plain, plain=plain)
+    if wanted.privileged:
+        given = {node.path for node in found}
+        found += [
+            node
+            for node in every_node()
+            if node.path not in given and not (plain and not os.access(node.source, os.R_OK | os.W_OK))
+        ]
+    return found, plain
 
 
 def _check_machine(container: Container, wanted: Wanted, stack: Stack, inside: Inside) -> None:
@@ -404,7 +452,15 @@ def _open_to_all(inside: Inside, mount: dict[str, Any]) -> None:
             os.close(place)
 
 
-def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[User, dict[str, bytes]]:
+def _added(wanted: Wanted, inside: Inside) -> frozenset[int]:
+    """The groups that were asked for besides the user's own. Raises NotFound, UsageError."""
+    if not (wanted.groups or wanted.edits.groups):
+        return frozenset()
+    table = inside.read("/etc/group")
+    return frozenset((*(resolve_group(word, table) for word in wanted.groups), *wanted.edits.groups))
+
+
+def _user(word: str, wanted: Wanted, me: Me, cwd: str, inside: Inside) -> tuple[User, dict[str, bytes]]:
     """Who the program runs as; and the tables of users that the container is to have instead of its image's, by name
     in /etc: the caller, who is ``me`` inside, gets a line."""
     passwd, group = inside.read("/etc/passwd"), inside.read("/etc/group")
@@ -412,7 +468,8 @@ def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[
         return resolve_user(word, passwd, group), {}
     from lamina.run import userns
 
-    more = userns.with_caller(passwd, group, me, "" if wanted.uid is not None else userns.caller(), cwd)
+    name = "" if wanted.userns.uid is not None else userns.caller()
+    more = userns.with_caller(passwd, group, me, name, cwd)
     user = resolve_user(word or f"{me[0]}:{me[1]}", *more)
     if word and me[1] != user.gid:  # podman's rule: what is the caller's group's stays in reach
         user = replace(user, groups=tuple(sorted({*user.groups, me[1]})))
@@ -420,11 +477,12 @@ def _user(word: str, wanted: Userns, me: Me, cwd: str, inside: Inside) -> tuple[
     return user, {name: new for name, (old, new) in changed.items() if old != new}
 
 
-def _here(user: User, owners: Owners) -> User:
-    """The user with the further groups that this process can give away, as runc has it. Its own group is one of them,
-    as docker has it: else a set-group-id program could drop it, and reach what is closed to the group
-    (CVE-2022-36109). Raises Unsupported where the user itself is not there."""
-    user = replace(user, groups=(user.gid, *user.groups))
+def _here(user: User, owners: Owners, added: Collection[int] = ()) -> User:
+    """The user with the ``added`` groups, and with those further ones that this process can give away, as runc has
+    it. Its own group is one of them, as docker has it: else a set-group-id program could drop it, and reach what is
+    closed to the group (CVE-2022-36109). Raises Unsupported where the user, or an added group, is not there."""
+    further = tuple(sorted({*user.groups, *added} - {user.gid}))
+    user = replace(user, groups=(user.gid, *further))
     if rights.is_root() and not owners:
         return user
 
@@ -434,7 +492,14 @@ def _here(user: User, owners: Owners) -> User:
 
     if not is_there(user.gid):
         raise rights.no_such_ids(user.uid, user.gid)
-    return replace(user, groups=tuple(filter(is_there, user.groups)) if rights.may_set_groups() else ())
+    kept = tuple(filter(is_there, user.groups)) if rights.may_set_groups() else ()
+    lost = sorted({*added} - {*kept, user.gid})
+    if lost:
+        raise Unsupported(
+            f"the group {lost[0]} can't be added here: this user has no such id to give away",
+            hint="leave --group-add out, or give this user more ids in /etc/subgid",
+        )
+    return replace(user, groups=kept)
 
 
 def owner_of(container: Container) -> tuple[int, int]:
@@ -461,8 +526,13 @@ def _files(
     store: Store, container: Container, wanted: Wanted, hostname: str, resolv: str, tables: dict[str, bytes]
 ) -> dict[str, str]:
     """hosts, hostname and resolv.conf, and ``tables``, by their place in the container."""
+    names = f"{hostname}.{wanted.domainname} {hostname}" if wanted.domainname else hostname
+    if wanted.dns or wanted.dns_search or wanted.dns_options:
+        from lamina.run.dns import with_dns
+
+        resolv = with_dns(resolv, wanted.dns, wanted.dns_search, wanted.dns_options)
     texts = {
-        "hosts": network.hosts_file(hostname, wanted.add_hosts).encode(),
+        "hosts": network.hosts_file(names, wanted.add_hosts).encode(),
         "hostname": hostname.encode() + b"\n",
         "resolv.conf": resolv.encode(),
         **tables,
@@ -485,7 +555,7 @@ def _write(path: str, text: bytes, owner: tuple[int, int] = (0, 0)) -> None:
 
 
 def _seccomp(wanted: Wanted, runtime: Runtime, here: int, architecture: str) -> dict[str, Any] | None:
-    if wanted.seccomp == "unconfined":
+    if wanted.seccomp == "unconfined" or (wanted.privileged and not wanted.seccomp):
         return None
     if wanted.seccomp:
         with reported(wanted.seccomp), open(wanted.seccomp, "rb") as file:
@@ -589,6 +659,7 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
         container.id,
         write_own(process).encode(),
         interactive=wanted.interactive,
+        terminal=wanted.tty,
     )
 
 

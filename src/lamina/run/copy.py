@@ -12,35 +12,45 @@ from lamina.files import failure, reported, sync_directory, write_all
 from lamina.run.inside import Inside
 
 _CHUNK = 1 << 20
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 Owner = tuple[int, int] | None
 MAX_DEPTH = 2000
 
 
-def copy_out(inside: Inside, path: str, target: str, *, content_only: bool = False, lasting: bool = False) -> None:
+def copy_out(
+    inside: Inside,
+    path: str,
+    target: str,
+    *,
+    content_only: bool = False,
+    lasting: bool = False,
+    keep_owners: bool = False,
+) -> None:
     """Copy ``path`` of the container to ``target`` of this machine, as cp does: into it where it is a directory,
-    else with this name. It is the caller's then. ``content_only``: what is in the directory ``path``, owners kept (a
-    new volume); ``lasting``: and it is on the disk before this returns. Raises NotFound, Conflict, SystemFailure."""
+    else with this name. It is the caller's then, unless ``keep_owners``. ``content_only``: what is in the directory
+    ``path``, owners kept (a new volume); ``lasting``: and it is on the disk before this returns. Raises NotFound,
+    Conflict, SystemFailure."""
     if content_only:
         with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as source, _directory(target) as there:
-            _copy_below(source, there, None)
-            _attributes(os.fstat(source), there, None)
+            _Copier(there, None).below(source, there)
+            _attributes(os.fstat(source), there, None, 0o7777)
         if lasting:
             _sync(target)
         return
+    mine = None if keep_owners else (os.geteuid(), os.getegid())
     if path.endswith("/."):
         with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as source:
             with reported(target), suppress(FileExistsError):
                 os.mkdir(target)
             with _directory(target) as there:
-                _copy_below(source, there, (os.geteuid(), os.getegid()))
+                _Copier(there, mine, bits=0o1777).below(source, there)
         return
     with inside.parent(path) as (above, name):
         into, new = (target, name) if os.path.isdir(target) else (os.path.dirname(target) or ".", target)
         with _directory(into) as there:
-            _copy(above, name, there, os.path.basename(new), (os.geteuid(), os.getegid()))
+            _Copier(there, mine, bits=0o1777).one(above, name, there, os.path.basename(new))
 
 
 def _sync(directory: str) -> None:
@@ -49,7 +59,7 @@ def _sync(directory: str) -> None:
         for name in names:
             path = os.path.join(where, name)
             if stat.S_ISREG(os.lstat(path).st_mode):
-                descriptor = os.open(path, _READ)
+                descriptor = os.open(path, READ)
                 try:
                     os.fsync(descriptor)
                 finally:
@@ -57,8 +67,9 @@ def _sync(directory: str) -> None:
         sync_directory(where)
 
 
-def copy_in(source: str, inside: Inside, path: str, *, owner: tuple[int, int] = (0, 0)) -> None:
-    """Copy ``source`` of this machine to ``path`` of the container, for ``owner``. Raises as above."""
+def copy_in(source: str, inside: Inside, path: str, *, owner: Owner = (0, 0)) -> None:
+    """Copy ``source`` of this machine to ``path`` of the container, for ``owner``; None: for whom it was. Raises as
+    above."""
     content_only = source.endswith("/.") and os.path.isdir(source)
     try:
         descriptor = inside.open(path, os.O_PATH)
@@ -74,9 +85,9 @@ def copy_in(source: str, inside: Inside, path: str, *, owner: tuple[int, int] = 
             source = os.path.realpath(source)  # its own name is that of the copy
     if content_only:
         if not is_directory:
-            inside.make(path, directory=True, owner=owner)
+            inside.make(path, directory=True, owner=owner or (0, 0))
         with _directory(source) as above, _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as there:
-            _copy_below(above, there, owner)
+            _Copier(there, owner).below(above, there)
         return
     if not os.path.lexists(source):
         raise NotFound(f"no {source!r:.200}", hint="check the path")
@@ -84,10 +95,10 @@ def copy_in(source: str, inside: Inside, path: str, *, owner: tuple[int, int] = 
     with _directory(os.path.dirname(source) or ".") as above:
         if is_directory:
             with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as there:
-                _copy(above, name, there, name, owner)
+                _Copier(there, owner).one(above, name, there, name)
             return
         with inside.parent(path) as (there, new):
-            _copy(above, name, there, new, owner)
+            _Copier(there, owner).one(above, name, there, new)
 
 
 @contextmanager
@@ -114,68 +125,105 @@ def _directory(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _copy_below(source: int, target: int, owner: Owner, depth: int = 0) -> None:
-    if depth > MAX_DEPTH:
-        raise UsageError(f"directories are nested more than {MAX_DEPTH} deep")
-    for name in sorted(os.listdir(source)):
-        _copy(source, name, target, name, owner, depth)
+class _Copier:
+    """One copy of a tree. Names of one file stay names of one file."""
 
+    def __init__(self, top: int, owner: Owner, *, bits: int = 0) -> None:
+        """``top``: the directory that the copy begins in; ``owner``: who gets all of it, None for each file's own.
+        ``bits``: those of modes that are kept; what runs as its owner does so only for the owner that it had."""
+        self._top, self._owner = top, owner
+        self._bits = bits or (0o7777 if owner is None else 0o1777)
+        self._first: dict[tuple[int, int], tuple[str, ...]] = {}
 
-def _copy(source: int, name: str, target: int, new: str, owner: Owner, depth: int = 0) -> None:
-    with reported(name):
+    def below(self, source: int, target: int, at: tuple[str, ...] = ()) -> None:
+        """``at``: the names that lead to ``target`` from the top."""
+        if len(at) > MAX_DEPTH:
+            raise UsageError(f"directories are nested more than {MAX_DEPTH} deep")
+        for name in sorted(os.listdir(source)):
+            self.one(source, name, target, name, at)
+
+    def one(self, source: int, name: str, target: int, new: str, at: tuple[str, ...] = ()) -> None:
+        with reported(name):
+            try:
+                state = os.lstat(name, dir_fd=source)
+            except FileNotFoundError:
+                raise NotFound(f"no {name!r:.200} to copy", hint="check the path") from None
+            kind = stat.S_IFMT(state.st_mode)
+            if kind == stat.S_IFDIR:
+                self._directory(source, name, target, new, at, state)
+            elif kind not in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO):
+                raise UsageError(
+                    f"{name!r:.200} is a device or a socket", hint="only files, directories and links go"
+                )
+            elif not self._linked(state, target, new, at):
+                self._leaf(source, name, target, new, state)
+
+    def _linked(self, state: os.stat_result, target: int, new: str, at: tuple[str, ...]) -> bool:
+        """Whether another name of this file was copied already, and has got a second one."""
+        if state.st_nlink < 2:
+            return False
+        known = self._first.setdefault((state.st_dev, state.st_ino), (*at, new))
+        if known == (*at, new):
+            return False
+        above = os.dup(self._top)
         try:
-            state = os.lstat(name, dir_fd=source)
-        except FileNotFoundError:
-            raise NotFound(f"no {name!r:.200} to copy", hint="check the path") from None
-        kind = stat.S_IFMT(state.st_mode)
-        if kind == stat.S_IFDIR:
-            _copy_directory(source, name, target, new, owner, depth, state)
-        elif kind == stat.S_IFREG:
-            _copy_file(source, name, target, new, owner, state)
-        elif kind == stat.S_IFLNK:
-            _clear(target, new)
-            os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
-            os.chown(new, *(owner or (state.st_uid, state.st_gid)), dir_fd=target, follow_symlinks=False)
-        elif kind == stat.S_IFIFO:
-            _clear(target, new)
-            os.mkfifo(new, state.st_mode & 0o777, dir_fd=target)
-        else:
-            raise UsageError(f"{name!r:.200} is a device or a socket", hint="only files, directories and links go")
-
-
-def _copy_directory(
-    source: int, name: str, target: int, new: str, owner: Owner, depth: int, state: os.stat_result
-) -> None:
-    try:
-        os.mkdir(new, 0o700, dir_fd=target)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.lstat(new, dir_fd=target).st_mode):
-            raise Conflict(f"{new!r:.200} is there and no directory", hint="remove it first") from None
-    below, there = os.open(name, _DIRECTORY, dir_fd=source), os.open(new, _DIRECTORY, dir_fd=target)
-    try:
-        _copy_below(below, there, owner, depth + 1)
-        _attributes(state, there, owner)
-    finally:
-        os.close(below)
-        os.close(there)
-
-
-def _copy_file(source: int, name: str, target: int, new: str, owner: Owner, state: os.stat_result) -> None:
-    _clear(target, new)
-    read = os.open(name, _READ, dir_fd=source)
-    try:
-        written = os.open(new, _WRITE, 0o600, dir_fd=target)
-        try:
-            while data := os.read(read, _CHUNK):
-                write_all(written, data)
-            _attributes(state, written, owner)
+            for name in known[:-1]:
+                above, left = os.open(name, DIRECTORY, dir_fd=above), above
+                os.close(left)
+            clear(target, new)
+            os.link(known[-1], new, src_dir_fd=above, dst_dir_fd=target, follow_symlinks=False)
         finally:
-            os.close(written)
-    finally:
-        os.close(read)
+            os.close(above)
+        return True
+
+    def _leaf(self, source: int, name: str, target: int, new: str, state: os.stat_result) -> None:
+        if stat.S_ISREG(state.st_mode):
+            self._file(source, name, target, new, state)
+            return
+        clear(target, new)
+        if stat.S_ISFIFO(state.st_mode):
+            os.mkfifo(new, state.st_mode & 0o777, dir_fd=target)
+            return
+        os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
+        os.chown(new, *(self._owner or (state.st_uid, state.st_gid)), dir_fd=target, follow_symlinks=False)
+
+    def _directory(
+        self, source: int, name: str, target: int, new: str, at: tuple[str, ...], state: os.stat_result
+    ) -> None:
+        make_directory(target, new)
+        below, there = os.open(name, DIRECTORY, dir_fd=source), os.open(new, DIRECTORY, dir_fd=target)
+        try:
+            self.below(below, there, (*at, new))
+            _attributes(state, there, self._owner, self._bits)
+        finally:
+            os.close(below)
+            os.close(there)
+
+    def _file(self, source: int, name: str, target: int, new: str, state: os.stat_result) -> None:
+        clear(target, new)
+        read = os.open(name, READ, dir_fd=source)
+        try:
+            written = os.open(new, _WRITE, 0o600, dir_fd=target)
+            try:
+                while data := os.read(read, _CHUNK):
+                    write_all(written, data)
+                _attributes(state, written, self._owner, self._bits)
+            finally:
+                os.close(written)
+        finally:
+            os.close(read)
 
 
-def _clear(target: int, name: str) -> None:
+def make_directory(target: int, name: str) -> None:
+    """Raises Conflict where something else is there."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=target)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(name, dir_fd=target).st_mode):
+            raise Conflict(f"{name!r:.200} is there and no directory", hint="remove it first") from None
+
+
+def clear(target: int, name: str) -> None:
     """Away with what a file or link replaces: never written through."""
     try:
         state = os.lstat(name, dir_fd=target)
@@ -186,9 +234,8 @@ def _clear(target: int, name: str) -> None:
     os.unlink(name, dir_fd=target)
 
 
-def _attributes(state: os.stat_result, descriptor: int, owner: Owner) -> None:
-    """What runs as its owner does so only for the owner that it had."""
+def _attributes(state: os.stat_result, descriptor: int, owner: Owner, bits: int) -> None:
     if os.geteuid() == 0:
         os.fchown(descriptor, *(owner or (state.st_uid, state.st_gid)))
-    os.fchmod(descriptor, state.st_mode & (0o7777 if owner is None else 0o1777))
+    os.fchmod(descriptor, state.st_mode & bits)
     os.utime(descriptor, ns=(state.st_atime_ns, state.st_mtime_ns))

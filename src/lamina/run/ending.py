@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from lamina import mountinfo, rights
-from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure
+from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.files import failure, reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, top
 from lamina.run.reach import close_way
-from lamina.run.runtime import BUBBLEWRAP, delete, find_runtime, kill
+from lamina.run.runtime import BUBBLEWRAP, command, delete, find_runtime, kill
+from lamina.run.signals import TERM, parse_signal
 from lamina.store.containers import EXITED, RUNNING, Container, Use
 from lamina.store.fault import point
 from lamina.store.trees import remove_tree
@@ -27,6 +28,7 @@ from lamina.view.lower import sweep
 from lamina.view.mount import unmap
 
 if TYPE_CHECKING:
+    from lamina.scan.directory import OnWarning
     from lamina.store.store import Store
 
 _POLL, _AGAIN = 0.02, 0.2  # seconds
@@ -154,7 +156,9 @@ def check_running(store: Store, container: Container) -> None:
 
 
 def _kill(store: Store, container: Container, signal: str) -> None:
-    """A signal for the first process. Raises SystemFailure, UsageError."""
+    """A signal for the first process. Runtimes know fewer names than people do: they get a number. Raises
+    SystemFailure, UsageError."""
+    signal = str(parse_signal(signal))
     runtime = find_runtime(container.runtime)
     if runtime.is_bubblewrap:
         from lamina.run import bubblewrap
@@ -180,6 +184,38 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
         if refused is not None and time.monotonic() - tried > _AGAIN:
             refused = _refused(store, container, signal)
             tried = time.monotonic()
+
+
+@contextmanager
+def paused(store: Store, container: Container) -> Iterator[None]:
+    """Nothing of the container goes on while the block runs, where it runs at all. Raises Unsupported (it has no
+    cgroup), SystemFailure."""
+    if not store.containers.is_running(container):
+        yield
+        return
+    check_running(store, container)
+    runtime = find_runtime(container.runtime)
+    if runtime.is_bubblewrap or not runtime.cgroups:
+        raise Unsupported(
+            f"the container {container.name} can't be paused: it has no cgroup", hint="leave --pause out, or stop it"
+        )
+    state = state_directory(store)
+    command(runtime, state, "pause", container.id)
+    try:
+        yield
+    finally:
+        command(runtime, state, "resume", container.id)
+
+
+def stop_signal(container: Container, of_image: str, on_warning: OnWarning) -> str:
+    """The number of the signal that asks the container to end: as it was asked for, else as its image says, else
+    TERM. ``on_warning`` is told of an image's that is none."""
+    word = container.stop_signal or of_image
+    try:
+        return str(parse_signal(word))
+    except UsageError:
+        on_warning(f"the image {container.image} names no signal: StopSignal {word!r:.60}; TERM is sent")
+        return str(TERM)
 
 
 def _refused(store: Store, container: Container, signal: str) -> SystemFailure | None:

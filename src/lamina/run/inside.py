@@ -97,6 +97,20 @@ class Inside:
             os.close(found)
         return place.removeprefix(root.rstrip("/")) or "/"
 
+    def target(self, path: str) -> str:
+        """What the path leads to, links followed, with the ending that says how it is meant. Raises NotFound."""
+        try:
+            return self.resolved(path) + ("/." if path.endswith("/.") else "")
+        except OSError as error:
+            raise NotFound(f"{path!r:.200} in the container: {error.strerror}", hint="check the path") from None
+
+    def check_directory(self, path: str) -> None:
+        """Raises NotFound where it is none."""
+        try:
+            os.close(self.open(path, os.O_PATH | os.O_DIRECTORY))
+        except OSError as error:
+            raise NotFound(f"no directory {path!r:.200} in the container: {error.strerror}") from None
+
     def is_there(self, path: str) -> bool:
         try:
             os.close(self.open(path, os.O_PATH))

@@ -16,9 +16,15 @@ _FEWEST, _MOST = 0.01, 1e6
 NETWORKS = ("pasta", "none", "host")
 
 
+PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
+_BY_DEFAULT = ("rw", "z", "Z", "cached", "delegated", "consistent", "copy", "rbind")
+"""Options of a volume that ask for what happens anyway, or mean nothing on this machine."""
+
+
 class Mount(Value):
     """``source`` is a path of this machine, a volume's name, or "" for an anonymous volume. ``kind``: bind, volume
-    or tmpfs. ``options``: the mount's own."""
+    or tmpfs. ``options``: of a tmpfs the mount's own; else of "ro", "nocopy" (a new volume begins empty), "bind" (not
+    what is mounted below the source) and PROPAGATIONS."""
 
     kind: str
     source: str
@@ -28,6 +34,10 @@ class Mount(Value):
     @property
     def read_only(self) -> bool:
         return "ro" in self.options
+
+    @property
+    def propagation(self) -> str:
+        return next((option for option in self.options if option in PROPAGATIONS), "rprivate")
 
 
 class Userns(Value):
@@ -39,9 +49,62 @@ class Userns(Value):
     gid: int | None = None
 
 
+class Ulimit(Value):
+    """A resource limit (setrlimit(2)). ``name``: like nofile. UNLIMITED is no limit."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Device(Value):
+    """``source``: a device of this machine, or a directory of them. ``access``: of r, w and m (mknod)."""
+
+    source: str
+    target: str
+    access: str = "rwm"
+
+
+class Hook(Value):
+    """A program that the runtime calls. ``name``: when, as the runtime spec calls it. ``timeout`` in seconds."""
+
+    name: str
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout: int | None = None
+
+
+class Node(Value):
+    """A device as the container gets it. ``path``: in the container; ``source``: on this machine. ``kind``: c, b or p
+    (mknod(2)). ``mode``: the permission bits; ``uid``, ``gid``: None where nobody said."""
+
+    path: str
+    source: str
+    kind: str
+    major: int
+    minor: int
+    access: str = "rwm"
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
+class Edits(Value):
+    """What a CDI device adds to a container (CDI SPEC.md, "containerEdits")."""
+
+    env: tuple[str, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    groups: tuple[int, ...] = ()
+
+
 class Wanted(Value):
-    """All that was asked of one container. None and empty mean: as the image says, or docker's default. ``memory`` in
-    bytes, ``cpus`` in processors."""
+    """All that was asked of one container. None and empty mean: as the image says, or docker's default. ``memory``,
+    ``memory_swap`` (both together, -1: no limit), ``memory_reservation`` and ``shm_size`` in bytes, ``cpus`` in
+    processors, ``stop_timeout`` in seconds. ``ipc``, ``pid``, ``uts``, ``cgroupns``: "" for a namespace of its own,
+    or "host"; ``ipc`` "none" has no /dev/shm. ``edits``: of CDI devices. ``dns_search`` "." is none."""
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None
@@ -69,6 +132,38 @@ class Wanted(Value):
     add_hosts: tuple[tuple[str, str], ...] = ()
     userns: Userns = Userns()
     labels: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()
+    edits: Edits = Edits()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    shm_size: int | None = None
+    stop_signal: str = ""
+    stop_timeout: int | None = None
+    sysctls: tuple[tuple[str, str], ...] = ()
+    ipc: str = ""
+    pid: str = ""
+    uts: str = ""
+    cgroupns: str = ""
+    privileged: bool = False
+    apparmor: str = ""
+    masked: tuple[str, ...] = ()
+    unmasked: tuple[str, ...] = ()
+    oom_score: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    memory_swap: int | None = None
+    memory_reservation: int | None = None
+    domainname: str = ""
+
+    @property
+    def limited(self) -> bool:
+        """Whether it needs a cgroup."""
+        numbers = (self.memory, self.cpus, self.pids, self.cpu_shares, self.memory_swap, self.memory_reservation)
+        return any(number is not None for number in numbers) or bool(self.cpuset_cpus or self.cpuset_mems)
 
 
 def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -86,36 +181,45 @@ def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, 
 
 
 def parse_env_file(text: str, host: Mapping[str, str]) -> list[tuple[str, str]]:
-    """A line each, ``#`` begins a comment line. Raises UsageError."""
+    """A line each, ``#`` begins a comment line; a byte order mark is no part of the first. Raises UsageError."""
+    text = text.removeprefix("\ufeff")
     lines = (line.removesuffix("\r").lstrip() for line in text.split("\n"))
     return parse_env((line for line in lines if line and not line.startswith("#")), host)
 
 
 def parse_volume(word: str) -> Mount:
-    """``[SOURCE:]TARGET[:OPTIONS]``, options of ro, rw, z, Z (the latter mean nothing here). Raises UsageError."""
+    """``[SOURCE:]TARGET[:OPTIONS]``, options of ro, rw, nocopy, a propagation, and those that mean nothing here.
+    Raises UsageError."""
     parts = word.split(":")
     if len(parts) > 3 or not all(parts):
         raise UsageError(f"{word!r:.200} is no volume", hint="SOURCE:TARGET[:ro], or TARGET for a new one")
     options: tuple[str, ...] = ()
     if len(parts) == 3:
         given = parts.pop().split(",")
-        unknown = set(given) - {"ro", "rw", "z", "Z"}
+        unknown = set(given) - {"ro", "nocopy", *PROPAGATIONS, *_BY_DEFAULT}
         if unknown:
             raise UsageError(f"no volume option {min(unknown)!r:.60}", hint="ro or rw")
-        options = ("ro",) if "ro" in given else ()
+        if {"ro", "rw"} <= set(given):
+            raise UsageError(f"{word!r:.200} is to be both ro and rw", hint="choose one of them")
+        options = tuple(one for one in given if one not in _BY_DEFAULT)
     source, target = parts if len(parts) == 2 else ("", parts[0])
-    _absolute(target)
+    check_target(target)
     if source and not source.startswith(("/", ".")):
-        if not _NAME.fullmatch(source):
-            raise UsageError(f"{source!r:.100} is no name of a volume", hint="a path has a / or . at its start")
-        return Mount("volume", source, target, options)
+        return Mount("volume", parse_volume_name(source), target, options)
     return Mount("bind" if source else "volume", source, target, options)
+
+
+def parse_volume_name(word: str) -> str:
+    """Raises UsageError."""
+    if not _NAME.fullmatch(word):
+        raise UsageError(f"{word!r:.100} is no name of a volume", hint="a path has a / or . at its start")
+    return word
 
 
 def parse_tmpfs(word: str) -> Mount:
     """``TARGET[:OPTIONS]``. Raises UsageError."""
     target, _, options = word.partition(":")
-    _absolute(target)
+    check_target(target)
     return Mount("tmpfs", "", target, tuple(filter(None, options.split(","))))
 
 
@@ -133,15 +237,73 @@ def parse_name(word: str) -> str:
     return word
 
 
-def parse_host(word: str) -> tuple[str, str]:
-    """``NAME:ADDRESS``. Raises UsageError."""
+def parse_host(word: str, network: str = "") -> tuple[str, str]:
+    """``NAME:ADDRESS`` or ``NAME=ADDRESS``; host-gateway is the machine's address, in the ``network`` that has one.
+    Raises UsageError."""
     import ipaddress
 
-    name, _, address = word.partition(":")
+    name, sign, address = word.partition("=")
+    if not sign:
+        name, _, address = word.partition(":")
+    if address == "host-gateway":
+        if network != "host":
+            raise UsageError(
+                f"--add-host {word!r:.100}: this machine has no address in the container's network",
+                hint="take --network host, or give an address",
+            )
+        address = "127.0.0.1"
     try:
-        return name, str(ipaddress.ip_address(address.strip("[]")))
+        if name and not set(name) & set(" \t\n\0#"):
+            return name, str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
-        raise UsageError(f"{word!r:.100} is no NAME:ADDRESS", hint="like db:10.0.0.5") from None
+        pass
+    raise UsageError(f"{word!r:.100} is no NAME:ADDRESS", hint="like db:10.0.0.5") from None
+
+
+def parse_port(word: str) -> str:
+    """``PORT[-PORT][/PROTOCOL]``. Raises UsageError."""
+    numbers, _, protocol = word.partition("/")
+    first, dash, last = numbers.partition("-")
+    ends = [first, last] if dash else [first]
+    fine = all(end.isascii() and end.isdigit() and len(end) < 6 and 0 < int(end) < 1 << 16 for end in ends)
+    if not fine or protocol not in ("", "tcp", "udp", "sctp") or int(ends[0]) > int(ends[-1]):
+        raise UsageError(f"{word!r:.60} is no port", hint="like 80, 53/udp or 8000-8010/tcp")
+    return word
+
+
+def parse_labels(words: Iterable[str]) -> dict[str, str]:
+    """``NAME=VALUE``, or ``NAME`` with the value "". Raises UsageError."""
+    found = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not name or "\0" in word:
+            raise UsageError(f"{word!r:.80} is no label", hint="NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def parse_label_file(text: str) -> dict[str, str]:
+    """A label a line; ``#`` begins a comment line. Raises UsageError."""
+    lines = (line.removesuffix("\r").lstrip() for line in text.removeprefix("\ufeff").split("\n"))
+    return parse_labels(line for line in lines if line and not line.startswith("#"))
+
+
+_NAMESPACES = {
+    "pid": ("", "host"),
+    "ipc": ("", "host", "none"),
+    "uts": ("", "host"),
+    "cgroupns": ("", "host"),
+}
+
+
+def parse_namespace(word: str, kind: str) -> str:
+    """``kind``: pid, ipc, uts or cgroupns. "" is one of the container's own. Raises UsageError."""
+    found = "" if word == "private" or (kind == "ipc" and word == "shareable") else word
+    if found not in _NAMESPACES[kind]:
+        if word.startswith(("container:", "ns:", "pod")):
+            raise UsageError(f"--{kind} {word!r:.80}: containers can't share namespaces yet", hint="private, or host")
+        raise UsageError(f"no --{kind} {word!r:.60}", hint="private, or host")
+    return found
 
 
 def parse_workdir(word: str) -> str:
@@ -191,6 +353,9 @@ def parse_userns(word: str) -> Userns:
 def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> tuple[str, ...]:
     """What is run: docker's rule (an entrypoint that was given, even an empty one, drops the image's command). Raises
     NotFound."""
+    entrypoint = tuple(entrypoint)
+    if entrypoint == ("",):  # how a Dockerfile takes away the entrypoint of its base: docker takes it for none
+        entrypoint = ()
     if wanted.entrypoint is not None:
         words = (*((wanted.entrypoint,) if wanted.entrypoint else ()), *wanted.command)
     else:
@@ -200,6 +365,7 @@ def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> t
     return words
 
 
-def _absolute(target: str) -> None:
+def check_target(target: str) -> None:
+    """Raises UsageError where nothing can be mounted at this path of a container."""
     if not target.startswith("/") or "/.." in target or target.strip("/") == "":
         raise UsageError(f"{target!r:.200} is no place in the container", hint="an absolute path, not the root")

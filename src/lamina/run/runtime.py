@@ -17,6 +17,8 @@ from lamina.spec.json import read_own
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.run.terminal import Terminal
+
 NAMES = ("crun", "runc")
 """Tried in this order: crun starts in half the time."""
 BUBBLEWRAP = "bwrap"
@@ -133,22 +135,25 @@ def run_bundle(
     identity: str,
     *,
     interactive: bool,
+    terminal: bool = False,
     held: Sequence[int] = (),
 ) -> Ended:
     """Run the container of ``bundle`` until it ends. ``state``: the runtime's own directory. ``interactive``: our
-    standard input is its. ``held``: descriptors for the runtime, which it does not pass on to the program. Where the
-    container can't start, the runtime says so on standard error."""
+    standard input is its. ``terminal``: it has one. ``held``: descriptors for the runtime, which it does not pass on
+    to the program. Where the container can't start, the runtime says so on standard error."""
     log = os.path.join(bundle, "runtime.log")
     command = [runtime.program, "--root", state, "--log", runtime.log(log), "--log-format", "json", *runtime.options]
     command += ["run", "--bundle", bundle, "--pid-file", os.path.join(bundle, "pid"), identity]
-    code = spawned(command, interactive, held)
+    code = spawned(command, interactive, held, terminal=terminal)
     message = _failure(log) if code else ""
     if not message or os.path.exists(os.path.join(bundle, "pid")):
         return Ended(code)
     return Ended(_code_of(message), reason=message)
 
 
-def exec_process(runtime: Runtime, state: str, identity: str, process: bytes, *, interactive: bool) -> int:
+def exec_process(
+    runtime: Runtime, state: str, identity: str, process: bytes, *, interactive: bool, terminal: bool = False
+) -> int:
     """Run ``process`` (runtime-spec config.md, "Process") in the container; its exit code, or docker's where it can't
     start, which the runtime says on standard error. What describes it holds secrets, and stands in no file: a kill
     would leave it."""
@@ -164,7 +169,7 @@ def exec_process(runtime: Runtime, state: str, identity: str, process: bytes, *,
             f"/proc/self/fd/{described}",
             identity,
         ]
-        code = spawned(command, interactive, (described, log))
+        code = spawned(command, interactive, (described, log), terminal=terminal)
         message = _failure(f"/proc/self/fd/{log}") if code else ""
     finally:
         os.close(described)
@@ -187,7 +192,12 @@ def delete(runtime: Runtime, state: str, identity: str) -> None:
 
 def kill(runtime: Runtime, state: str, identity: str, number: str) -> None:
     """Raises SystemFailure."""
-    code, said = asked([runtime.program, "--root", state, *runtime.options, "kill", identity, number])
+    command(runtime, state, "kill", identity, number)
+
+
+def command(runtime: Runtime, state: str, verb: str, identity: str, *words: str) -> None:
+    """Raises SystemFailure."""
+    code, said = asked([runtime.program, "--root", state, *runtime.options, verb, identity, *words])
     if code:
         raise SystemFailure(f"{identity[:12]}: {said[:300]}")
 
@@ -216,32 +226,56 @@ def spawned(
     descriptors: Sequence[int] = (),
     first: Callable[[], None] | None = None,
     signalled: Callable[[int, bool], object] | None = None,
+    *,
+    terminal: bool = False,
 ) -> int:
     """Run the runtime to its end; its exit code, that of a shell where a signal ended it. ``descriptors``: what it
     gets besides, with the same numbers. ``first`` is called in its process before it starts. ``signalled`` is told of
-    each signal, and whether the terminal sent it; else the runtime gets what it has not got from the terminal."""
+    each signal, and whether the terminal sent it; else the runtime gets what it has not got from the terminal.
+    ``terminal``: it needs one, and gets one of its own where we have none."""
+    own = _own_terminal(raw=first is None) if terminal else None
     with held_signals() as before:
         try:
+            path = own.path if own else ""
             if first is None:
-                child = _started(command, interactive, descriptors, before)
+                child = _started(command, interactive, descriptors, before, path)
             else:
-                child = _forked(command, interactive, descriptors, before, first)
+                child = _forked(command, interactive, descriptors, before, first, path)
         except OSError as error:
             raise SystemFailure(f"{command[0]}: {error.strerror}", hint="is the runtime whole?") from None
 
         def passed_on(number: int, by_terminal: bool) -> None:
-            if not by_terminal:  # that has reached it already: it stands in our process group
+            if own or not by_terminal:  # that has reached it already: it stands in our process group
                 os.kill(child, number)
 
-        return wait_for(child, signalled or passed_on)
+        try:
+            if own:
+                own.start(lambda: os.kill(child, signal.SIGKILL))  # as SIGPIPE would end it without a terminal
+            return wait_for(child, signalled or passed_on)
+        finally:
+            if own:
+                own.close()
 
 
-def _started(command: list[str], interactive: bool, descriptors: Sequence[int], signals: Collection[int]) -> int:
+def _own_terminal(*, raw: bool) -> Terminal | None:
+    from lamina.run.terminal import Terminal, is_needed
+
+    return Terminal(raw=raw) if is_needed() else None
+
+
+def _started(
+    command: list[str], interactive: bool, descriptors: Sequence[int], signals: Collection[int], terminal: str = ""
+) -> int:
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, number, number) for number in descriptors]
-    if not interactive:
+    more: dict[str, Any] = {}
+    if terminal:
+        more["setsid"] = True  # then the first one that it opens is its own
+        actions.append((os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0))
+        actions.append((os.POSIX_SPAWN_DUP2, 0, 1))  # what the runtime itself has to say is no output of the program
+    elif not interactive:
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
     return os.posix_spawn(
-        command[0], command, os.environ, file_actions=actions, setsigmask=signals, setsigdef=[signal.SIGPIPE]
+        command[0], command, os.environ, file_actions=actions, setsigmask=signals, setsigdef=[signal.SIGPIPE], **more
     )
 
 
@@ -251,6 +285,7 @@ def _forked(
     descriptors: Sequence[int],
     signals: Collection[int],
     first: Callable[[], None],
+    terminal: str = "",
 ) -> int:
     """As ``_started``, with something to be done in the new process. bubblewrap hands to the container's program what
     it has got and does not know: what this process has from its caller stays here."""
@@ -262,7 +297,11 @@ def _forked(
             if int(name) > 2:
                 with suppress(OSError):  # the one that lists them
                     os.set_inheritable(int(name), int(name) in descriptors)
-        if not interactive:
+        if terminal:
+            from lamina.run.terminal import take
+
+            take(terminal)
+        elif not interactive:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         first()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -297,7 +336,11 @@ def _numbers() -> list[int]:
 
 
 def apply_limits(process: Mapping[str, Any]) -> None:
-    """Set the resource limits of a runtime spec's process for this one. Raises OSError."""
+    """Set the resource limits of a runtime spec's process for this one, and how soon it is killed when memory is out.
+    Raises OSError."""
+    if process.get("oomScoreAdj"):
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(process["oomScoreAdj"]))
     for one in process.get("rlimits", ()):
         import resource
 

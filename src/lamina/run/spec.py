@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lamina.errors import InvalidContent
 from lamina.light import TYPE_CHECKING, Value, field
 from lamina.run.capability import EVERY, capabilities
-from lamina.run.options import Mount, Wanted
+from lamina.run.options import Mount, Node, Wanted
 from lamina.run.user import User
 from lamina.view.owners import AS_STATED, Owners
 
@@ -34,6 +34,8 @@ MASKED = (
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 INIT = "/run/lamina-init"
 _PERIOD = 100_000  # microseconds
+_SHM_SIZE = "65536k"
+_OF_BINDS = ("nosuid", "nodev", "noexec", "rro")
 
 
 class Place(Value):
@@ -42,7 +44,8 @@ class Place(Value):
     guards the machine's devices. ``owners``: the ids of the container's user namespace, if it has one of its own.
     ``network``: "" for a namespace of its own, "host", or the path of one. ``plain``: a
     plain user's: nothing of the machine is ours. ``tty_group``: whether the group of terminals, 5, is there.
-    ``capabilities``: the bits of those that can be given away here."""
+    ``capabilities``: the bits of those that can be given away here. ``nodes``: devices that were asked for; with
+    ``bind_nodes`` the machine's own are shown, because nobody here can make others."""
 
     rootfs: str
     hostname: str
@@ -57,6 +60,8 @@ class Place(Value):
     plain: bool = False
     tty_group: bool = True
     capabilities: int = EVERY
+    nodes: Sequence[Node] = ()
+    bind_nodes: bool = False
 
 
 def check_words(image: str, words: Iterable[str]) -> None:
@@ -75,7 +80,7 @@ def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) 
     values = {"PATH": PATH, "HOSTNAME": hostname}
     if wanted.tty:
         values["TERM"] = "xterm"
-    for item in image:
+    for item in (*image, *wanted.edits.env):
         key, _, value = item.partition("=")
         values[key] = value
     values.update(wanted.env)
@@ -112,11 +117,15 @@ def guarded(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]
     # crun writes the container's state to a hook, and takes it for a failure where nobody reads that
     script = 'while read -r _; do :; done; exec "$0" -o "$1" "$2"'
     hook = {"path": shell, "args": ["sh", "-c", script, program, ",".join(options), spec["root"]["path"]]}
-    return {**spec, "hooks": {"createContainer": [hook]}}
+    hooks = spec.get("hooks", {})
+    return {**spec, "hooks": {**hooks, "createContainer": [*hooks.get("createContainer", ()), hook]}}
 
 
 def held(wanted: Wanted, devices: bool, here: int = EVERY) -> tuple[str, ...]:
-    """The capabilities: without a device cgroup nobody makes devices. ``here``: as ``capabilities`` has it."""
+    """The capabilities: without a device cgroup nobody makes devices, unless the container is privileged. ``here``:
+    as ``capabilities`` has it."""
+    if wanted.privileged:
+        return capabilities((*wanted.cap_add, "ALL"), wanted.cap_drop, here)
     drop = wanted.cap_drop if devices else (*wanted.cap_drop, "MKNOD")
     return capabilities(wanted.cap_add, drop, here)
 
@@ -136,9 +145,16 @@ def runtime_spec(
         "cwd": cwd,
         "capabilities": {"bounding": caps, "effective": mine, "permitted": mine},
         "noNewPrivileges": wanted.no_new_privileges,
-        "oomScoreAdj": 0,
+        "oomScoreAdj": wanted.oom_score or 0,
     }
-    return {
+    if wanted.ulimits:
+        process["rlimits"] = [
+            {"type": f"RLIMIT_{one.name.upper()}", "soft": one.soft, "hard": one.hard}
+            for one in {one.name: one for one in wanted.ulimits}.values()
+        ]
+    if wanted.apparmor:
+        process["apparmorProfile"] = wanted.apparmor
+    found = {
         "ociVersion": "1.0.2",
         "process": process,
         "root": {"path": place.rootfs, "readonly": wanted.read_only},
@@ -146,21 +162,42 @@ def runtime_spec(
         "mounts": _mounts(wanted, place),
         "linux": _linux(wanted, place),
     }
+    if wanted.uts == "host":
+        del found["hostname"]  # it is the machine's
+    if wanted.edits.hooks:
+        found["hooks"] = _hooks(wanted)
+    return found
+
+
+def _hooks(wanted: Wanted) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for one in wanted.edits.hooks:
+        hook: dict[str, Any] = {"path": one.path}
+        if one.args:
+            hook["args"] = list(one.args)
+        if one.env:
+            hook["env"] = list(one.env)
+        if one.timeout is not None:
+            hook["timeout"] = one.timeout
+        found.setdefault(one.name, []).append(hook)
+    return found
 
 
 def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
     quiet = ["nosuid", "noexec", "nodev"]
     pts = [*quiet[:2], "newinstance", "ptmxmode=0666", "mode=0620"]
     found = [
-        _mount("/proc", "proc", "proc", quiet),
+        _proc(wanted, place),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _mount("/dev/pts", "devpts", "devpts", [*pts, "gid=5"] if place.tty_group else pts),
-        _mount("/dev/shm", "tmpfs", "shm", [*quiet, "mode=1777", "size=65536k"]),
-        _mount("/dev/mqueue", "mqueue", "mqueue", quiet),
-        _sys(place),
+        *_shared(wanted, quiet),
+        _sys(wanted, place),
     ]
     if place.cgroups:
-        found.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", [*quiet, "relatime", "ro"]))
+        more = [] if wanted.privileged else ["ro"]
+        found.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", [*quiet, "relatime", *more]))
+    if place.bind_nodes:
+        found += [_mount(one.path, "bind", one.source, ["bind", "nosuid", "noexec", "dev"]) for one in place.nodes]
     given = {posixpath.normpath(mount.target) for mount in place.mounts}
     for target, source in place.files.items():
         if target not in given:
@@ -174,18 +211,40 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
             found.append(_mount(mount.target, "tmpfs", "tmpfs", options))
         else:
             more = ["ro"] if mount.read_only else ["rw"]
-            if not (place.devices or place.plain):  # a device in a volume would work: a plain user's are the kernel's
+            more += [option for option in mount.options if option in _OF_BINDS]
+            # a device in a volume would work: a plain user's are the kernel's
+            if not (place.devices or place.plain or wanted.privileged or "nodev" in more):
                 more.append("nodev")
-            found.append(_mount(mount.target, "bind", mount.source, ["rbind", "rprivate", *more]))
+            depth = "bind" if "bind" in mount.options else "rbind"
+            found.append(_mount(mount.target, "bind", mount.source, [depth, mount.propagation, *more]))
     return found
 
 
-def _sys(place: Place) -> dict[str, Any]:
+def _proc(wanted: Wanted, place: Place) -> dict[str, Any]:
+    """procfs belongs to a namespace of processes: without one of its own a user namespace may only bind it."""
+    if wanted.pid == "host" and (place.plain or place.owners):
+        return _mount("/proc", "bind", "/proc", ["rbind", "nosuid", "noexec", "nodev"])
+    return _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"])
+
+
+def _shared(wanted: Wanted, quiet: list[str]) -> list[dict[str, Any]]:
+    """Where programs share memory and messages."""
+    if wanted.ipc == "host":
+        return [_mount(path, "bind", path, ["rbind", *quiet]) for path in ("/dev/shm", "/dev/mqueue")]
+    found = [_mount("/dev/mqueue", "mqueue", "mqueue", quiet)]
+    if wanted.ipc != "none":
+        size = _SHM_SIZE if wanted.shm_size is None else str(wanted.shm_size)
+        found.insert(0, _mount("/dev/shm", "tmpfs", "shm", [*quiet, "mode=1777", f"size={size}"]))
+    return found
+
+
+def _sys(wanted: Wanted, place: Place) -> dict[str, Any]:
     """sysfs belongs to a network namespace: without one of its own a user namespace may only bind it."""
     theirs = place.network == "host" or (place.network and place.owners)
+    options = ["nosuid", "noexec", "nodev", *([] if wanted.privileged else ["ro"])]
     if theirs and (place.plain or place.owners):
-        return _mount("/sys", "bind", "/sys", ["rbind", "nosuid", "noexec", "nodev", "ro"])
-    return _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"])
+        return _mount("/sys", "bind", "/sys", ["rbind", *options])
+    return _mount("/sys", "sysfs", "sysfs", options)
 
 
 def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
@@ -193,7 +252,10 @@ def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str,
 
 
 def _linux(wanted: Wanted, place: Place) -> dict[str, Any]:
-    namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    shared = {kind for kind in ("pid", "ipc", "uts") if getattr(wanted, kind) == "host"}
+    namespaces: list[dict[str, str]] = [
+        {"type": kind} for kind in ("pid", "ipc", "uts", "mount") if kind not in shared
+    ]
     if place.network != "host":
         namespaces.append({"type": "network", **({"path": place.network} if place.network else {})})
     found: dict[str, Any] = {"namespaces": namespaces}
@@ -204,23 +266,61 @@ def _linux(wanted: Wanted, place: Place) -> dict[str, Any]:
                 {"containerID": inside, "hostID": outside, "size": count} for inside, outside, count in ranges
             ]
     if place.cgroups:
-        namespaces.append({"type": "cgroup"})
+        if wanted.cgroupns != "host":
+            namespaces.append({"type": "cgroup"})
         found["resources"] = _resources(wanted, place)
-    if not wanted.unmask:
-        found |= {"maskedPaths": list(MASKED), "readonlyPaths": list(READ_ONLY)}
+    if not (wanted.unmask or wanted.privileged):
+        found |= {
+            "maskedPaths": [*(path for path in MASKED if path not in wanted.unmasked), *wanted.masked],
+            "readonlyPaths": [path for path in READ_ONLY if path not in wanted.unmasked],
+        }
+    elif wanted.masked:
+        found["maskedPaths"] = list(wanted.masked)
+    if place.nodes and not place.bind_nodes:
+        found["devices"] = [_device(one) for one in place.nodes]
+    sysctls = dict(wanted.sysctls)
+    if wanted.domainname:
+        sysctls["kernel.domainname"] = wanted.domainname
+    if sysctls:
+        found["sysctl"] = sysctls
+    propagations = {mount.propagation.removeprefix("r") for mount in place.mounts if mount.kind == "bind"}
+    for kind in ("shared", "slave"):
+        if kind in propagations:  # what is mounted below must reach the container's root at all
+            found["rootfsPropagation"] = f"r{kind}"
+            break
     if place.seccomp is not None:
         found["seccomp"] = dict(place.seccomp)
     return found
 
 
+def _device(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = {"path": node.path, "type": node.kind, "major": node.major, "minor": node.minor}
+    for key, value in (("fileMode", node.mode), ("uid", node.uid), ("gid", node.gid)):
+        if value is not None:
+            found[key] = value
+    return found
+
+
 def _resources(wanted: Wanted, place: Place) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if place.devices:
+    if place.devices and wanted.privileged:
+        found["devices"] = [{"allow": True, "access": "rwm"}]
+    elif place.devices:
         found["devices"] = [{"allow": False, "access": "rwm"}]  # the runtime adds null, zero, tty and their like
-    if wanted.memory is not None:
-        found["memory"] = {"limit": wanted.memory}
-    if wanted.cpus is not None:
-        found["cpu"] = {"period": _PERIOD, "quota": int(wanted.cpus * _PERIOD)}
-    if wanted.pids is not None:
-        found["pids"] = {"limit": wanted.pids}
+        found["devices"] += [
+            {"allow": True, "type": one.kind, "major": one.major, "minor": one.minor, "access": one.access}
+            for one in place.nodes
+            if one.kind in "bc"
+        ]
+    memory = {"limit": wanted.memory, "swap": wanted.memory_swap, "reservation": wanted.memory_reservation}
+    cpu = {
+        **({} if wanted.cpus is None else {"period": _PERIOD, "quota": int(wanted.cpus * _PERIOD)}),
+        "shares": wanted.cpu_shares,
+        "cpus": wanted.cpuset_cpus or None,
+        "mems": wanted.cpuset_mems or None,
+    }
+    for name, values in (("memory", memory), ("cpu", cpu), ("pids", {"limit": wanted.pids})):
+        said = {key: value for key, value in values.items() if value is not None}
+        if said:
+            found[name] = said
     return found

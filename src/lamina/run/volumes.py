@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+from lamina import mountinfo
 from lamina.errors import NotFound
 from lamina.files import reported, sync_directory
 from lamina.light import TYPE_CHECKING, replace
@@ -50,17 +51,31 @@ def binds(
             source = os.path.realpath(mount.source)
             if not os.path.exists(source):
                 raise NotFound(f"no {source!r:.200} to mount at {mount.target}", hint="check the path of --volume")
+            if mount.read_only and "bind" not in mount.options and _has_mounts(source):
+                mount = replace(mount, options=(*mount.options, "rro"))
         else:
             above = os.path.join(store.paths.root, "volumes") if mount.source else own
             source = os.path.join(above, mount.source or str(number))
             if not os.path.isdir(source):
-                _make(source, mount.target, inside, owner, lasting=lasting or bool(mount.source))
+                empty = "nocopy" in mount.options
+                _make(source, mount.target, inside, owner, lasting=lasting or bool(mount.source), empty=empty)
         found.append(replace(mount, kind="bind", source=source))
     return found
 
 
-def _make(path: str, target: str, inside: Inside, owner: tuple[int, int], *, lasting: bool) -> None:
-    """docker's rule: a new volume begins with what the image has in its place. Else it is ``owner``'s."""
+def _has_mounts(path: str) -> bool:
+    """Whether other file systems are mounted below ``path``: to keep those from being written needs Linux 5.12."""
+    release = [int(part) for part in os.uname().release.split(".")[:2] if part.isdigit()]
+    if release < [5, 12]:
+        return False
+    return any(place != path for place in mountinfo.below(path))
+
+
+def _make(
+    path: str, target: str, inside: Inside, owner: tuple[int, int], *, lasting: bool, empty: bool = False
+) -> None:
+    """docker's rule: a new volume begins with what the image has in its place, unless it is to be ``empty``. Else it
+    is ``owner``'s."""
     from lamina.run.copy import copy_out
 
     above, name = os.path.split(path)
@@ -72,7 +87,7 @@ def _make(path: str, target: str, inside: Inside, owner: tuple[int, int], *, las
             if owner != (0, 0):
                 os.chown(made.path, *owner)
             point("volume.directory-made")
-            if inside.is_there(target):
+            if not empty and inside.is_there(target):
                 copy_out(inside, target, made.path, content_only=True, lasting=lasting)
             point("volume.filled")
             made.put(path)

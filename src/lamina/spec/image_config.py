@@ -54,6 +54,7 @@ _RUN_KEYS = {
     "labels": "Labels",
     "stop_signal": "StopSignal",
     "healthcheck": "Healthcheck",
+    "on_build": "OnBuild",
 }
 _RUN_KNOWN = frozenset(_RUN_KEYS.values())
 _HISTORY_KNOWN = frozenset({"created", "created_by", "author", "comment", "empty_layer"})
@@ -79,6 +80,7 @@ class Changes(TypedDict, total=False):
     labels: Mapping[str, str] | None
     stop_signal: str | None
     healthcheck: Mapping[str, Any] | None
+    on_build: Iterable[str] | None
 
 
 class History(Value):

@@ -53,9 +53,11 @@ class Container(Value):
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``, "" until it was mounted. ``made``: paths that
     stand in the upper directory only as places for mounts. ``users``, ``groups``: the ids of its user namespace,
     (inside, outside, count); none: the image's own. ``top``: the directory that its upper directory is in, "" for its
-    own (``run.top``). ``pid``, ``started`` and ``namespace`` (of processes) name the process that looks after it;
-    whether it lives, the lock says. ``remove``: it is to go when it ends. ``status`` DAMAGED: its record can't be
-    read, and all else is what is known from its first one, if that is there."""
+    own (``run.top``). ``volumes``: names of its volumes, and the places of its mounts. ``stop_signal``,
+    ``stop_timeout`` (seconds): as they were asked for; "" and None are the image's and the default. ``pid``,
+    ``started`` and ``namespace`` (of processes) name the process that looks after it; whether it lives, the lock
+    says. ``remove``: it is to go when it ends. ``status`` DAMAGED: its record can't be read, and all else is what is
+    known from its first one, if that is there."""
 
     id: str
     name: str
@@ -81,6 +83,9 @@ class Container(Value):
     top: str = ""
     remove: bool = False
     namespace: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    stop_signal: str = ""
+    stop_timeout: int | None = None
 
     @property
     def descriptor(self) -> Descriptor:
@@ -107,8 +112,9 @@ _NONE = (type(None),)
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("id", "name", "image", "manifest", "media_type", "view", "runtime", "status", "boot"), _TEXT),
     **dict.fromkeys(("size", "created", "pid", "remove", "namespace"), _NUMBER),
-    **dict.fromkeys(("layers", "command", "made", "volumes", "users", "groups"), _LIST),
-    "top": _TEXT,
+    **dict.fromkeys(("layers", "command", "made", "volumes", "users", "groups", "labels"), _LIST),
+    **dict.fromkeys(("top", "stop_signal"), _TEXT),
+    "stop_timeout": (*_NUMBER, *_NONE),
     "exit_code": (*_NUMBER, *_NONE),
     "finished": (*_NUMBER, *_NONE),
     "started": (*_TEXT, *_NONE),
@@ -483,6 +489,9 @@ def _parsed(path: str, identity: str) -> Container:
                 raise TypeError(key)
         for text in (container.manifest, *container.layers):
             Digest.parse(text)
+        for pair in (*container.labels, *((word, "") for word in (*container.command, *container.volumes))):
+            if len(pair) != 2 or not all(isinstance(word, str) for word in pair):
+                raise TypeError("a text")
         if identity and container.id != identity:
             raise ValueError("another container's")
         return container

@@ -60,7 +60,7 @@ def test_a_program_outlives_its_killed_lamina_and_has_none_of_its_descriptors(tm
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(5)] == [b"0\n", b"1\n", b"2\n", b"3\n", b"up\n"]
         process.kill()
-    assert lamina("ps", "--format", "{{.Name}} {{.Status}}", root=store).stdout == b"c running\n"
+    assert lamina("ps", "--format", "{{.Name}} {{.State}}", root=store).stdout == b"c running\n"
     assert lamina("rm", "c", root=store).returncode == 5
     assert lamina("rm", "--force", "c", root=store).returncode == 0
     assert os.listdir(store / "containers") == []

@@ -77,7 +77,7 @@ def damage(directory: Path, kind: str) -> None:
 
 
 def names(root: Path, *words: str) -> list[str]:
-    return lamina("ps", *words, "--format", "{{.Name}} {{.Status}}", root=root).stdout.decode().splitlines()
+    return lamina("ps", *words, "--format", "{{.Name}} {{.State}}", root=root).stdout.decode().splitlines()
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -85,7 +85,7 @@ def test_it_blocks_nothing_but_its_own_container(root: Path, kind: str) -> None:
     directory = container(root, "bad")
     damage(directory, kind)
     assert names(root) == ["bad damaged"]
-    assert names(root, "-a") == ["good exited (0)", "bad damaged"]
+    assert names(root, "-a") == ["good exited", "bad damaged"]
     done = lamina("fsck", root=root)
     assert (done.returncode, done.stdout.count(b"container bad")) == (1, 1)
     assert f"`lamina rm {directory.name[:12]}`".encode() in done.stdout
@@ -141,7 +141,7 @@ def test_what_a_crash_of_the_machine_leaves_of_a_container_that_was_to_go_is_a_l
     directory = container(root, "bad")
     for name in ("container.json", "lock"):
         (directory / name).write_bytes(b"")
-    assert names(root, "-a") == ["good exited (0)"]
+    assert names(root, "-a") == ["good exited"]
     assert f"containers/{directory.name}".encode() in lamina("fsck", root=root).stdout
     assert lamina("prune", root=root).returncode == 0
     assert os.listdir(root / "containers") == [container(root, "good").name]
@@ -156,7 +156,7 @@ def test_a_directory_without_a_record_in_which_nothing_was_written_is_a_leftover
     directory.mkdir()
     for name in content:
         (directory / name).mkdir()
-    assert names(root, "-a") == ["good exited (0)", "bad exited (0)"]
+    assert names(root, "-a") == ["good exited", "bad exited"]
     done = lamina("fsck", root=root)
     assert (done.returncode, done.stdout.count(directory.name.encode())) == (0, 1), done.stdout
     assert lamina("run", "--rm", "--network", "none", "app", "true", root=root).returncode == 0

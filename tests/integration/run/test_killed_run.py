@@ -71,7 +71,7 @@ def test_after_a_kill_at_each_point_the_next_command_finds_all_whole(root: Path,
     done = run(root, "--rm", "app", "true")
     assert (done.returncode, done.stderr) == (0, b"")
     assert mounts_of(root) == []
-    for line in lamina("ps", "-a", "--format", "{{.ID}} {{.Status}}", root=root).stdout.decode().splitlines():
+    for line in lamina("ps", "-a", "--format", "{{.ID}} {{.State}}", root=root).stdout.decode().splitlines():
         identity, status = line.split(maxsplit=1)
         assert status.startswith("exited")
         found = lamina("diff", identity, root=root)
@@ -128,15 +128,15 @@ def test_a_program_outlives_its_killed_lamina_and_what_it_leaves_is_cleared(
     pid = first_process(root)
     runtime = runtime_of(root, pid)
     assert lamina(*then, root=root).returncode == 0  # takes nothing away from it
-    assert lamina("ps", "--format", "{{.Name}} {{.Status}}", root=root).stdout == b"c running\n"
+    assert lamina("ps", "--format", "{{.Name}} {{.State}}", root=root).stdout == b"c running\n"
     assert lamina("rm", "c", root=root).returncode == 5
     assert lamina("exec", "c", "cat", "/data/one", root=root).stdout == VOLUME["one"]
     os.kill(pid, signal.SIGKILL)
     ended(runtime)
     assert lamina(*then, root=root).returncode == 0
     assert mounts_of(root) == []
-    left = lamina("ps", "-a", "--format", "{{.Name}} {{.Status}}", root=root).stdout
-    assert left == (b"" if remove else b"c exited (?)\n")
+    left = lamina("ps", "-a", "--format", "{{.Name}} {{.State}}", root=root).stdout
+    assert left == (b"" if remove else b"c exited\n")
     nothing_is_left(root)
 
 
@@ -167,7 +167,7 @@ def test_stop_ends_a_program_whose_lamina_was_killed_and_clears_up(root: Path, m
         process.wait(30)
     assert lamina("stop", "-t", "0", "c", root=root).returncode == 0
     assert mounts_of(root) == []
-    assert lamina("ps", "-a", "--format", "{{.Status}}", root=root).stdout == b"exited (?)\n"
+    assert lamina("ps", "-a", "--format", "{{.State}}", root=root).stdout == b"exited\n"
     (identity,) = os.listdir(root / "containers")
     assert not Path("/run/lamina-open", identity).exists()
     nothing_is_left(root)
@@ -179,7 +179,7 @@ def test_a_container_of_another_pid_namespace_runs_for_everybody(root: Path, tmp
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             wait_for(process, b"up\n")
-            assert lamina("ps", "--format", "{{.Status}}", root=root).stdout == b"running\n"
+            assert lamina("ps", "--format", "{{.State}}", root=root).stdout == b"running\n"
             for words, said in (
                 (("rm", "c"), b"runs"),
                 (("rm", "--force", "c"), b"another namespace of processes"),
@@ -191,7 +191,7 @@ def test_a_container_of_another_pid_namespace_runs_for_everybody(root: Path, tmp
                 assert (done.returncode, done.stderr.count(b"\n"), said in done.stderr) == (5, 1, True), done.stderr
             for words in (("prune",), ("umount", "--all"), ("run", "--rm", "--network", "none", "app", "true")):
                 assert lamina(*words, root=root).returncode == 0
-            assert lamina("ps", "--format", "{{.Status}}", root=root).stdout == b"running\n"
+            assert lamina("ps", "--format", "{{.State}}", root=root).stdout == b"running\n"
             (upper,) = root.glob("containers/*/upper")
             assert upper.is_dir()
         finally:
@@ -210,7 +210,7 @@ def test_clocks_and_boots_say_nothing_of_what_runs(root: Path) -> None:
             os.utime(path, (0, 0))
         for _ in range(2):
             assert lamina("prune", root=root).returncode == 0
-            assert lamina("ps", "-q", root=root).stdout.strip().decode() == record.parent.name
+            assert lamina("ps", "-q", "--no-trunc", root=root).stdout.strip().decode() == record.parent.name
         assert lamina("rm", "--force", "c", root=root).returncode == 0
         assert process.wait(30) == 137
 

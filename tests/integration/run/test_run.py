@@ -147,7 +147,7 @@ def test_what_is_refused_makes_no_container(root: Path) -> None:
         ("-v", "a:b", "app", "true"),
         ("--name", "/", "app", "true"),
         ("--network", "moon", "app", "true"),
-        ("-t", "app", "true"),
+        ("-it", "app", "true"),
         ("-w", "bin", "app", "true"),
         ("--hostname", "a b", "app", "true"),
         ("--cpus", "nan", "app", "true"),

@@ -1,0 +1,108 @@
+"""Whether the runtime at hand can do what is asked of it: said in one line before anything is made."""
+
+from __future__ import annotations
+
+import os
+
+from lamina import rights
+from lamina.errors import Unsupported, UsageError
+from lamina.light import TYPE_CHECKING
+from lamina.run.options import Wanted
+
+if TYPE_CHECKING:
+    from lamina.run.runtime import Runtime
+
+_APPARMOR = "/sys/module/apparmor/parameters/enabled"
+
+
+def check_flags(wanted: Wanted) -> None:
+    """Refuse flags that contradict each other (pure). Raises UsageError."""
+    if wanted.uts == "host" and (wanted.hostname or wanted.domainname):
+        raise UsageError("a host name of its own together with --uts host", hint="leave one of them out")
+    if wanted.ipc in ("host", "none") and wanted.shm_size is not None:
+        raise UsageError(f"--shm-size together with --ipc {wanted.ipc}", hint="leave one of them out")
+    if wanted.memory_reservation and wanted.memory and wanted.memory_reservation > wanted.memory:
+        raise UsageError("--memory-reservation is more than --memory", hint="give less than --memory")
+    if wanted.pid == "host" and wanted.userns.kind == "auto":
+        raise UsageError("--pid host together with --userns auto", hint="leave one of them out")
+
+
+def check_able(wanted: Wanted, runtime: Runtime) -> None:
+    """Raises UsageError, Unsupported."""
+    check_flags(wanted)
+    if not runtime.cgroups and wanted.limited:
+        raise Unsupported(
+            "memory, processors and processes can't be limited here: there is no cgroup for this user",
+            hint="leave --memory, --cpus, --pids-limit and their like out",
+        )
+    if not runtime.cgroups and wanted.cgroupns == "host":
+        raise Unsupported("there is no cgroup for this container here", hint="leave --cgroupns out")
+    if wanted.sysctls:
+        from lamina.run.limits import check_sysctls
+
+        check_sysctls(wanted, wanted.network)
+    if runtime.is_bubblewrap:
+        flag = lacking(wanted)
+        if flag:
+            raise Unsupported(f"bubblewrap can't do {flag}", hint="leave it out, or install runc or crun")
+    if wanted.apparmor and not _has_apparmor():
+        raise Unsupported("this machine has no AppArmor", hint="leave --security-opt apparmor= out")
+    if not rights.is_root():
+        _check_plain(wanted)
+
+
+def lacking(wanted: Wanted) -> str:
+    """The first flag that bubblewrap has no word for, "" where there is none (pure)."""
+    asked = {
+        "--pid host": wanted.pid == "host",
+        "--sysctl": wanted.sysctls,
+        "--domainname": wanted.domainname,
+        "--cgroupns host": wanted.cgroupns == "host",
+        "--cpu-shares": wanted.cpu_shares is not None,
+        "--cpuset-cpus": wanted.cpuset_cpus,
+        "--cpuset-mems": wanted.cpuset_mems,
+        "--memory-swap": wanted.memory_swap is not None,
+        "--memory-reservation": wanted.memory_reservation is not None,
+        "the hooks of a CDI device": wanted.edits.hooks,
+        "--security-opt apparmor=": wanted.apparmor,
+    }
+    for mount in wanted.mounts:
+        asked[f"the propagation {mount.propagation}"] = mount.propagation.removeprefix("r") != "private"
+        asked[f"a mount of {mount.source} alone, without what is mounted below it"] = "bind" in mount.options
+    return next((flag for flag, given in asked.items() if given), "")
+
+
+def _check_plain(wanted: Wanted) -> None:
+    """What a plain user may not have. Raises Unsupported."""
+    if wanted.oom_score is not None and wanted.oom_score < _own_score():
+        raise Unsupported(
+            f"--oom-score-adj {wanted.oom_score}: only root may go below this process's own, {_own_score()}",
+            hint="give a higher number, or leave it out",
+        )
+    if wanted.ulimits:
+        import resource
+
+        for one in wanted.ulimits:
+            number = getattr(resource, f"RLIMIT_{one.name.upper()}", None)
+            most = -1 if number is None else resource.getrlimit(number)[1]
+            if most != resource.RLIM_INFINITY and one.hard > most:
+                raise Unsupported(
+                    f"--ulimit {one.name}: only root may go above this user's own hard limit, {most}",
+                    hint="give a lower number",
+                )
+
+
+def _own_score() -> int:
+    try:
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def _has_apparmor() -> bool:
+    try:
+        with open(_APPARMOR, encoding="ascii") as file:
+            return file.read().strip() == "Y" and os.path.isdir("/sys/kernel/security/apparmor")
+    except OSError:
+        return False

@@ -1,0 +1,132 @@
+"""Limits and the kernel's settings of a container, as docker spells them (pure)."""
+
+from __future__ import annotations
+
+from lamina.errors import UsageError
+from lamina.light import pattern
+from lamina.run.options import Ulimit, Wanted, parse_size
+
+UNLIMITED = (1 << 64) - 1
+"""RLIM_INFINITY of setrlimit(2)."""
+ULIMITS = (
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+)
+_CPUS = pattern(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
+_SYSCTL = pattern(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+")
+_OF_IPC = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem")
+_FEWEST_SHARES, _MOST_SHARES = 2, 1 << 18  # cpu.shares of the kernel
+_MOST_SECONDS = 1 << 31
+
+
+def parse_ulimit(word: str) -> Ulimit:
+    """``NAME=SOFT[:HARD]``; -1 is no limit. Raises UsageError."""
+    name, _, rest = word.partition("=")
+    name = name.lower().removeprefix("rlimit_")
+    soft, colon, hard = rest.partition(":")
+    if name not in ULIMITS:
+        raise UsageError(f"no limit {name!r:.60}", hint=f"one of {', '.join(ULIMITS)}")
+    low = _limit(soft, word)
+    high = _limit(hard, word) if colon else low
+    if low > high:
+        raise UsageError(f"{word!r:.100}: the soft limit is above the hard one", hint="give SOFT:HARD")
+    return Ulimit(name, low, high)
+
+
+def _limit(text: str, word: str) -> int:
+    if text in ("-1", "unlimited"):
+        return UNLIMITED
+    if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) > UNLIMITED:
+        raise UsageError(f"{word!r:.100} is no limit", hint="like nofile=1024:2048; -1 is no limit")
+    return int(text)
+
+
+def parse_memory_swap(word: str, memory: int | None) -> int:
+    """Memory and swap together, in bytes; -1 is no limit. Raises UsageError."""
+    if word == "-1":
+        return -1
+    if memory is None:
+        raise UsageError("--memory-swap without --memory", hint="give both: it is memory and swap together")
+    size = parse_size(word)
+    if size < memory:
+        raise UsageError(
+            f"--memory-swap {word} is less than --memory", hint="it is memory and swap together; the same is no swap"
+        )
+    return size
+
+
+def parse_whole(word: str, flag: str, least: int, most: int) -> int:
+    """Raises UsageError."""
+    digits = word.removeprefix("-")
+    number = int(word) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+    if number is None or not least <= number <= most:
+        raise UsageError(f"{flag} {word!r:.60} is no number from {least} to {most}", hint="give a whole number")
+    return number
+
+
+def parse_shares(word: str) -> int | None:
+    """A relative weight; 0 is the kernel's default. Raises UsageError."""
+    if word == "0":
+        return None
+    return parse_whole(word, "--cpu-shares", _FEWEST_SHARES, _MOST_SHARES)
+
+
+def parse_oom_score(word: str) -> int:
+    """Raises UsageError."""
+    return parse_whole(word, "--oom-score-adj", -1000, 1000)
+
+
+def parse_stop_timeout(word: str) -> int:
+    """Seconds; -1 is for ever. Raises UsageError."""
+    return parse_whole(word, "--stop-timeout", -1, _MOST_SECONDS)
+
+
+def parse_cpus_set(word: str, flag: str) -> str:
+    """A list of processors or memory nodes: ``0-3,7``. Raises UsageError."""
+    if word and not _CPUS.fullmatch(word):
+        raise UsageError(f"{flag} {word!r:.60} is no list of numbers", hint="like 0-3 or 0,2")
+    return word
+
+
+def parse_sysctl(word: str) -> tuple[str, str]:
+    """``NAME=VALUE``, dots or slashes between the parts. Raises UsageError."""
+    name, equals, value = word.partition("=")
+    if not equals or not _SYSCTL.fullmatch(name) or ".." in name:
+        raise UsageError(f"{word!r:.100} is no kernel setting", hint="like net.core.somaxconn=1024")
+    return name, value
+
+
+def check_sysctls(wanted: Wanted, network: str) -> None:
+    """Only what belongs to a namespace of the container's own can be set there: else it would be the machine's.
+    ``network``: as ``network.choose`` has it. Raises UsageError."""
+    for name, _ in wanted.sysctls:
+        dotted = name.replace("/", ".")
+        if dotted.startswith("net."):
+            shared = "--network host" if network == "host" else ""
+        elif dotted in _OF_IPC or dotted.startswith(("kernel.shm", "fs.mqueue.")):
+            shared = "--ipc host" if wanted.ipc == "host" else ""
+        elif dotted in ("kernel.domainname", "kernel.hostname"):
+            shared = "--uts host" if wanted.uts == "host" else ""
+            if dotted == "kernel.hostname":
+                raise UsageError("kernel.hostname is set by --hostname", hint="take --hostname")
+        else:
+            raise UsageError(
+                f"{name} can't be set for one container: it is the machine's",
+                hint="net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are a container's own",
+            )
+        if shared:
+            raise UsageError(f"{name} can't be set with {shared}: it is the machine's", hint="leave one of them out")
