@@ -107,7 +107,7 @@ def ps(
         from lamina.run.container import enter
 
         enter()  # what a container wrote may be other users', of this user's ids
-    found = listed(session.store, chosen, all_=all_, last=1 if latest else last, layers_of=_layers_of(session))
+    found = listed(session.store, chosen, all_=all_, last=1 if latest else last, digest_of=_digest_of(session))
     if quiet and format is None:
         for one, _ in found:
             write(one.id if no_trunc else one.id[:12])
@@ -123,14 +123,14 @@ def ps(
     emit(rows, columns, format, json_rows=json_rows)
 
 
-def _layers_of(session: Session) -> Callable[[str], list[str] | None]:
-    def layers_of(word: str) -> list[str] | None:
+def _digest_of(session: Session) -> Callable[[str], str]:
+    def digest_of(word: str) -> str:
         try:
-            return [str(digest) for digest in session.image(word).stack.diff_ids]
+            return str(session.image(word).stack.manifest.descriptor.digest)
         except LaminaError:
-            return None  # containers whose image is gone are found by the name that they had
+            return ""  # containers whose image is gone are found by the name that they had
 
-    return layers_of
+    return digest_of
 
 
 def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple[int, int] | None) -> dict[str, Any]:

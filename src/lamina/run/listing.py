@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from lamina.errors import LaminaError, NotFound, UsageError
@@ -23,8 +23,8 @@ STATES = ("created", "running", "exited", "damaged")
 _NOT_HERE = ("paused", "restarting", "removing", "dead", "configured", "stopped", "initialized", "unknown")
 """States of other engines' containers: nothing is in them here."""
 Listed = tuple[Container, str]
-LayersOf = Callable[[str], Sequence[str] | None]
-"""The diff_ids of an image by its name or ID, None where there is none."""
+DigestOf = Callable[[str], str]
+"""The digest of an image's manifest by its name or ID, "" where there is none."""
 
 
 class Filters(Value):
@@ -64,7 +64,7 @@ def listed(
     *,
     all_: bool = False,
     last: int = -1,
-    layers_of: LayersOf = lambda word: None,
+    digest_of: DigestOf = lambda word: "",
 ) -> list[Listed]:
     """Containers and their states, newest first. ``last``: at most so many, in any state; negative: those that run,
     and the damaged ones, or with ``all_`` all. Raises NotFound, Conflict (before and since name one that is not
@@ -73,14 +73,14 @@ def listed(
     found = [(one, containers.state(one)) for one in containers.every()[::-1]]
     if not (all_ or last >= 0 or filters.names_states):
         found = [(one, state) for one, state in found if state in (RUNNING, DAMAGED)]
-    found = matching(found, filters, lambda word: containers.get(word, damaged=True), layers_of)
+    found = matching(found, filters, lambda word: containers.get(word, damaged=True), digest_of)
     return found[:last] if last >= 0 else found
 
 
 def matching(
-    found: Iterable[Listed], filters: Filters, get: Callable[[str], Container], layers_of: LayersOf
+    found: Iterable[Listed], filters: Filters, get: Callable[[str], Container], digest_of: DigestOf
 ) -> list[Listed]:
-    """Those that fit (pure, but for what ``get`` and ``layers_of`` look up)."""
+    """Those that fit (pure, but for what ``get`` and ``digest_of`` look up)."""
     kept = list(found)
     for key, place in (("before", -1), ("since", 1)):
         values = filters.values(key)
@@ -94,9 +94,9 @@ def matching(
                     for limit in limits
                 )
             ]
-    images = [(word, layers_of(word)) for word in filters.values("ancestor")]
+    images = [(word, digest_of(word)) for word in filters.values("ancestor")]
     if images:
-        kept = [(one, state) for one, state in kept if any(_is_of(one, word, layers) for word, layers in images)]
+        kept = [(one, state) for one, state in kept if any(_is_of(one, word, digest) for word, digest in images)]
     return [(one, state) for one, state in kept if _fits(one, state, filters)]
 
 
@@ -129,10 +129,9 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise UsageError(f"{text!r:.80} is no pattern of a name: {error}", hint="see Python's re") from None
 
 
-def _is_of(one: Container, word: str, layers: Sequence[str] | None) -> bool:
-    if one.image == word or one.image == f"{word}:latest" or f"{one.image}:latest" == word:
-        return True
-    return layers is not None and tuple(one.layers[: len(layers)]) == tuple(layers)
+def _is_of(one: Container, word: str, digest: str) -> bool:
+    """As docker has it for images that were pulled: what was built upon an image is another one."""
+    return one.manifest == digest or word in (one.image, one.image.removesuffix(":latest"))
 
 
 def sizes(store: Store, container: Container) -> tuple[int, int]:
