@@ -644,6 +644,10 @@ SKOPEO = _of(
         then=("lamina search localhost:5000 synced", ".*synced/app"),
     ),
     Row(
+        "sync docker://localhost:5000/team/app oci:there",
+        then=("lamina cat oci:there:localhost:5000/team/app:2 /app/version", "2"),
+    ),
+    Row(
         "sync --src yaml --dest docker --scoped sync.yaml localhost:5000/mirror",
         then=("lamina search localhost:5000 mirror", ".*mirror/.*/team/app"),
     ),
