@@ -14,6 +14,7 @@ from functools import cached_property
 from types import TracebackType
 
 from lamina.errors import (
+    BlobNotFound,
     DigestMismatch,
     InvalidContent,
     InvalidDocument,
@@ -447,8 +448,17 @@ def find_manifest(reader: Reader, descriptor: Descriptor, platform: Platform, wh
 
     Raises NotFound where an index has nothing for the platform, BlobNotFound where its choice is not there.
     """
-    for _ in range(MAX_NESTING):
-        document = parse(reader.manifest(descriptor), descriptor.media_type, what)
+    for depth in range(MAX_NESTING):
+        try:
+            raw = reader.manifest(descriptor)
+        except BlobNotFound as error:
+            if not depth:
+                raise
+            raise BlobNotFound(
+                f"{what}: the image for {platform} is not at {reader.location}: {error.message}",
+                hint=f"fetch it: `lamina pull --platform {platform} {what:.200}`",
+            ) from None
+        document = parse(raw, descriptor.media_type, what)
         if isinstance(document, Manifest):
             return document
         descriptor = choose(reader, document, platform, what)

@@ -357,3 +357,17 @@ def test_save_proves_the_tar_that_it_takes(saved: tuple[Store, Path], tmp_path: 
     with pytest.raises(DigestMismatch):
         copy(store, DockerArchiveWriter(str(tmp_path / "again.tar")), [("app", "app")])
     assert not (tmp_path / "again.tar").exists()
+
+
+@pytest.mark.parametrize("link", ["../blob.tar", "blob.tar", "/blob.tar"])
+def test_layer_that_is_a_link_to_another_member(tmp_path: Path, link: str) -> None:
+    """From its own directory, as docker writes it, or from the archive's root."""
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(TAR))]}}
+    listed = [{"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["id/layer.tar"]}]
+    raw = [("c.json", json.dumps(config).encode()), ("manifest.json", json.dumps(listed).encode())]
+    (tmp_path / "a.tar").write_bytes(
+        make_tar([("id", None), ("id/layer.tar", f"-> {link}"), ("blob.tar", TAR), *raw])
+    )
+    store = Store.open(str(tmp_path / "s"))
+    copy(DockerArchiveReader(str(tmp_path / "a.tar")), store, [("", "app")])
+    assert read(store) == b"2" * 70_000

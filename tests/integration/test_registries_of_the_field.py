@@ -246,3 +246,50 @@ def test_index_of_which_a_part_is_here_is_pushed_or_says_what_is_missing(tmp_pat
         done = lamina("push", "-q", "--all-platforms", "app", server.image, root=tmp_path / "s")
         assert done.returncode == 3
         assert b"pull --all-platforms" in done.stderr
+
+
+def test_head_that_states_no_size_or_zero(layout: Path, tmp_path: Path) -> None:
+    """Proxies between do so; of what is there nothing is sent again."""
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if seen.method != "HEAD":
+            return None
+        answer = server.plain(seen)
+        answer.headers["Content-Length"] = "0"
+        answer.headers["Docker-Content-Digest"] = str(Digest.of(answer.body))
+        return answer
+
+    with Unruly(layout, rule=rule) as server:
+        remote = repository(server)
+        raw = server.manifests["1"][1]
+        assert (remote.head(server.image).digest, remote.head(server.image).size) == (Digest.of(raw), len(raw))
+        layer = Digest.parse(server.layers[0])
+        assert remote.stat_blob(layer).size == len(server.blobs[str(layer)])
+        copy(LayoutReader(str(layout)), remote, [("app", server.image)])
+        assert not server.requests("POST", "/uploads/")
+
+
+def test_repository_that_is_not_made_yet_may_be_refused_to_readers(layout: Path) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        return Answer(403) if seen.method in ("GET", "HEAD") and "/blobs/sha256" in seen.path else None
+
+    with Unruly(rule=rule) as server:
+        copy(LayoutReader(str(layout)), repository(server), [("app", server.image)])
+        assert "1" in server.manifests
+
+
+def test_platform_that_was_not_fetched_is_named_and_run_asks_for_it(tmp_path: Path) -> None:
+    host = Platform.host()
+    other = "linux/s390x" if host.architecture != "s390x" else "linux/amd64"
+    source = platforms(tmp_path / "l", str(host), other)
+    copy(source, Store.open(str(tmp_path / "s")), [("many", "many")])
+    done = lamina("ls", "--platform", other, "many", "/", root=tmp_path / "s")
+    assert done.returncode == 3
+    assert f"lamina pull --platform {other} many".encode() in done.stderr
+    with Unruly() as server:  # it has nothing, but it is asked
+        name = f"{server.name}/app:1"
+        assert lamina("tag", "many", name, root=tmp_path / "s").returncode == 0
+        for pull, asked in (("never", False), ("missing", True)):
+            words = ("run", "--rm", "--pull", pull, "--platform", other, name, "true")
+            assert lamina(*words, root=tmp_path / "s").returncode == 125
+            assert bool(server.requests(part="/manifests/")) is asked

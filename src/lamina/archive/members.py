@@ -91,6 +91,8 @@ class Members:
                 target = self._index.link(row)
                 joined = target if target.startswith(b"/") else os.path.join(os.path.dirname(path), target)
                 path = os.path.normpath(b"/" + joined).lstrip(b"/")
+                if path not in self._rows:  # some write targets as they are seen from the archive's root
+                    path = os.path.normpath(b"/" + target).lstrip(b"/")
             else:
                 return None
         return None

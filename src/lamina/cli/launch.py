@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from lamina.cli import say, warn
 from lamina.cli.plain import FLAG, MANY, NUMBER, WHOLE, Option
-from lamina.errors import Cancelled, ContainerFailure, LaminaError, ReferenceNotFound, UsageError
+from lamina.errors import BlobNotFound, Cancelled, ContainerFailure, LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING
 from lamina.spec.name import parse_name
 
@@ -193,7 +193,7 @@ def _image(session: Session, name: str, pulling: str, *, quiet: bool) -> Image:
     if pulling != "always":
         try:
             return session.image(name)
-        except ReferenceNotFound:
+        except (ReferenceNotFound, BlobNotFound):  # nothing here has the name, or what has it is for other platforms
             if pulling == "never":
                 raise
     from lamina.cli.progress import Progress

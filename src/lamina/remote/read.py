@@ -147,14 +147,14 @@ class RemoteReader:
         return Descriptor("application/octet-stream", digest, size)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether the repository itself has it. Raises SizeMismatch, AccessDenied, RemoteFailure."""
+        """Whether the repository itself has it, as far as it says. Raises SizeMismatch, RemoteFailure."""
         site = self.sites()[-1]
-        status, size = _head_blob(site, descriptor.digest)
-        if status in _NO_HEAD:
-            try:
+        try:
+            status, size = _head_blob(site, descriptor.digest)
+            if status in _NO_HEAD:
                 status, size = 200, _size_by_get(site, descriptor.digest)
-            except BlobNotFound:
-                status = 404
+        except (BlobNotFound, AccessDenied):
+            return False  # a repository that is not made yet may be refused to readers: the upload says what is true
         if status == 200 and size not in (None, descriptor.size):
             raise SizeMismatch(
                 f"{self.location} has blob {descriptor.digest} with {size} bytes, not {descriptor.size}",
@@ -205,7 +205,7 @@ def _head_manifest(site: Site, reference: Reference) -> Descriptor | None:
         return None
     stated, size = _stated(answer), digits(answer.headers.get("Content-Length"))
     media_type = _document_type(answer)
-    if stated is None or size is None or not media_type:
+    if stated is None or not size or not media_type:
         return None
     if reference.digest is not None and reference.digest != stated:
         return None
@@ -217,7 +217,8 @@ def _head_blob(site: Site, digest: Digest) -> tuple[int, int | None]:
     url = site.url(f"blobs/{digest}")
     answer = site.client.request("HEAD", url, scopes=site.pull, ok=(200, 404, *_NO_HEAD), what=f"blob {digest}")
     answer.release()
-    return answer.status, None if answer.encoding else digits(answer.headers.get("Content-Length"))
+    # proxies between state 0 where they know nothing
+    return answer.status, None if answer.encoding else digits(answer.headers.get("Content-Length")) or None
 
 
 def _size_by_get(site: Site, digest: Digest) -> int | None:
