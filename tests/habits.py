@@ -58,7 +58,6 @@ _RUN = "a flag of run"
 _PS = "ps as docker has it"
 _YET = "verbs and flags of later issues say so"
 _HAND = "the daily hand"
-_WIRE = "skopeo's flags"
 
 _RUNS = [
     Row("run --rm alpine echo hello", out="hello"),
@@ -630,7 +629,12 @@ SKOPEO = _of(
     Row(f"inspect --config {_REF}", has='"rootfs"'),
     Row(f"inspect --format '{{{{.Digest}}}}' {_REF}", has="^sha256:[0-9a-f]{64}$"),
     Row(f"inspect --format '{{{{.Name}}}} {{{{.Os}}}}' {_REF}", has="team/app.* linux$"),
-    Row(f"inspect --no-tags {_REF}", has='"Digest"', todo=_WIRE),
+    Row(f"inspect --no-tags {_REF}", has='"Digest"'),
+    Row(
+        "inspect --creds me:secret --tls-verify=false docker://localhost:6000/skopeo/own:1",
+        before=f"lamina copy -q --dest-creds me:secret {_REF} docker://localhost:6000/skopeo/own:1",
+        has='"Digest"',
+    ),
     Row("inspect oci:layout:app", before=f"lamina copy -q {_REF} oci:layout:app", has='"Digest"'),
     Row("inspect docker-archive:saved.tar", has='"Architecture"'),
     Row("list-tags docker://localhost:5000/team/app", out="1\n2\nlatest"),

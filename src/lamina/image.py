@@ -80,9 +80,10 @@ def open(
     return open_with(name, settings or settings_of(root, platform))
 
 
-def open_with(name: str, settings: Settings) -> Image:
-    """As ``open``, with settings that were loaded already."""
-    return Image(open_named(name, settings), settings)
+def open_with(name: str, settings: Settings, network: Network | None = None) -> Image:
+    """As ``open``, with settings that were loaded already. ``network``: how a registry is reached, where not as they
+    say."""
+    return Image(open_named(name, settings, network), settings)
 
 
 def images(

@@ -80,19 +80,23 @@ def reader_for(name: ImageName, network: Network) -> Reader:
     return DockerArchiveReader(name.location)
 
 
-def open_named(name: str, settings: Settings) -> Stack:
-    """The image ``name`` as ``lamina.open`` takes it. Raises as that."""
+def open_named(name: str, settings: Settings, network: Network | None = None) -> Stack:
+    """The image ``name`` as ``lamina.open`` takes it. ``network``: how a registry is reached, where not as the
+    settings say. Raises as that."""
     parsed = parse_name(name)
     platform = settings.wanted_platform()
-    stack = _elsewhere(parsed, settings, platform) if parsed.transport else _stored(settings, parsed.name, platform)
+    if parsed.transport:
+        stack = _elsewhere(parsed, settings, platform, network)
+    else:
+        stack = _stored(settings, parsed.name, platform)
     return stack if parsed.whole else stack.slice(parsed.low, parsed.high)
 
 
-def _elsewhere(parsed: ImageName, settings: Settings, platform: Platform) -> Stack:
+def _elsewhere(parsed: ImageName, settings: Settings, platform: Platform, network: Network | None = None) -> Stack:
     from lamina.transfer.connect import Network
     from lamina.transfer.open import open_stack
 
-    network = Network(settings)
+    network = network or Network(settings)
     reader = reader_for(parsed, network)
     inside = str(network.full(parsed.name)) if parsed.transport == "docker" else parsed.name
     whole = replace(parsed, low=1, high=None)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lamina.cli.access import identity_options, retry_options
 from lamina.cli.app import command
-from lamina.cli.options import image_argument, platform_option, short_format_option
+from lamina.cli.options import image_argument, platform_option, registry_options, short_format_option
 from lamina.cli.output import emit_json, emit_template
 from lamina.cli.rows import repository_of
 from lamina.cli.session import Session
@@ -47,7 +48,11 @@ _MAY_LACK: dict[str, Any] = {
 @click.option("-s", "--size", is_flag=True, help="What a container has written, too.")
 @click.option("--raw", is_flag=True, help="The manifest's own bytes.")
 @click.option("--config", "raw_config", is_flag=True, help="The config's own bytes.")
+@click.option("-n", "--no-tags", is_flag=True, help="Accepted as skopeo has it: tags are not listed anyway.")
 @platform_option
+@registry_options
+@identity_options
+@retry_options
 @short_format_option
 @click.pass_obj
 def inspect(
@@ -57,6 +62,7 @@ def inspect(
     size: bool,
     raw: bool,
     raw_config: bool,
+    no_tags: bool,
     format: str | None,
 ) -> None:
     """Show all that is known of images and containers as JSON, with docker's field names. A name that both have means

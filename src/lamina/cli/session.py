@@ -132,7 +132,7 @@ class Session:
         return self.settings.wanted_platform()
 
     def image(self, name: str) -> Image:
-        found = open_with(name, self.settings)
+        found = open_with(name, self.settings, self.network() if name.startswith("docker://") else None)
         self.check_platform(found.config, name)
         return found
 
