@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -49,11 +50,15 @@ def main(described: int) -> None:
                 with suppress(OSError):  # the one that lists them
                     os.set_inheritable(int(name), False)
         apply_limits(order["process"])
+        sys.meta_path.clear()  # a module that is loaded from here on would be a file of the container
         _call(libc().setns(order["target"], order["kinds"]))
         _call(libc().prctl(_DUMPABLE, 0))
         code = _run(order)
     except OSError as error:
         _say(f"the container can't be entered: {error.strerror}")
+        code = CANNOT_RUN
+    except BaseException as error:  # noqa: BLE001  (to show a traceback, Python loads modules)
+        _say(f"the container can't be entered: {type(error).__name__}: {error}")
         code = CANNOT_RUN
     os._exit(code)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from integration.run.test_run import make_store, members, mounts_of, wait_for
-from lamina.run import cgroup
+from lamina.run import bubblewrap, cgroup
 from support import PLAIN_USER, PlainUser, lamina, plain_user, require_root, require_tool, running, write_layout
 
 UP = "echo up; exec sleep 600"
@@ -116,6 +116,34 @@ def test_exec_sees_what_the_program_has_mounted_and_written(root: Path) -> None:
         assert done.stdout == b"x\ny\nz\n", done.stderr
 
 
+def test_exec_loads_nothing_from_the_container(root: Path, tmp_path: Path) -> None:
+    """Once it is in there, Python's own directories are the container's."""
+    (tmp_path / "planted.py").write_text("print('planted', flush=True)\n")
+    package = Path(bubblewrap.__file__).parents[2]
+    starter = f"""
+import os
+from lamina.run import within
+def look(order):
+    assert os.path.exists("{package}/planted.py")
+    try:
+        import planted
+    except ImportError:
+        return 4
+    return 5
+within._run = look
+"""
+    starter = bubblewrap._STARTER.replace("main(int", f"{starter}main(int")
+    with up(root, "-v", f"{tmp_path}:{package}"):
+        (bundle,) = root.glob("containers/*/bundle")
+        program = f"""
+from lamina.run import bubblewrap
+bubblewrap._STARTER = {starter!r}
+raise SystemExit(bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{}}, interactive=False))
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (4, ""), done.stderr
+
+
 def test_a_signal_for_exec_is_its_programs(root: Path) -> None:
     script = "trap 'exit 9' TERM; echo ready; while true; do sleep 0.05; done"
     with up(root), running("exec", "c", "sh", "-c", script, root=root) as process:
@@ -194,7 +222,7 @@ def test_limits_hold_and_the_cgroup_goes_with_the_container(root: Path) -> None:
             and path.name in ("memory.limit_in_bytes", "memory.max", "cpu.cfs_quota_us", "cpu.max", "pids.max")
         }  # fmt: skip
         assert sorted(values.values()) in (["50000", "67108864", "9"], ["50000 100000", "67108864", "9"])
-        script = "for one in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait"
+        script = "for one in 1 2 3 4 5 6 7 8 9; do sleep 0.3 & done; wait"
         done = inside(root, "c", "sh", "-c", script)
         assert b"can't fork" in done.stderr, done.stderr
         done = inside(root, "c", "sh", "-c", "head -c 200m /dev/zero | tail -c 150m | wc -c")
