@@ -88,7 +88,7 @@ OPTIONS = (
     Option(("--cpuset-mems",), "cpuset_mems", "Memory nodes that it may use.", "0-1"),
     Option(("--pids-limit",), "pids_limit", "Limit the number of processes.", "N", WHOLE),
     Option(("-q", "--quiet"), "quiet", "Show no progress of a pull.", kind=FLAG),
-    Option(("--runtime",), "runtime", "crun, runc, or a path (default: what is here).", "NAME"),
+    Option(("--runtime",), "runtime", "crun, runc, bwrap, or a path (default: what is here).", "NAME"),
     Option(
         ("--pull",),
         "pulling",
