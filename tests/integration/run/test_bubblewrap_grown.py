@@ -138,7 +138,7 @@ within._run = look
         program = f"""
 from lamina.run import bubblewrap
 bubblewrap._STARTER = {starter!r}
-raise SystemExit(bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{}}, interactive=False))
+raise SystemExit(bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, interactive=False))
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
@@ -184,7 +184,7 @@ def test_what_is_started_outside_can_not_be_written_to_from_inside(root: Path, t
         program = f"""
 from lamina.run import bubblewrap
 bubblewrap._STARTER = {starter!r}
-bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{}}, interactive=False)
+bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, interactive=False)
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert done.stdout == f"{os.ST_RDONLY | os.ST_NOSUID}\n", done.stderr
