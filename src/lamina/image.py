@@ -883,7 +883,7 @@ class RunResult:
         (changed) or "D" (deleted). Raises NotFound (it was removed), SystemFailure."""
         from lamina.edit.changes import Change
 
-        return tuple(Change(how, path) for how, path in self._finished.call("changes"))
+        return tuple(Change(how, path) for how, path in self._finished.changes())
 
     def commit(
         self,

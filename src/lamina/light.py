@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import re
     import signal
     from collections.abc import Callable
+    from inspect import Signature
     from typing import Any, AnyStr, Protocol, TypedDict, TypeVar, dataclass_transform, runtime_checkable
 
     _V = TypeVar("_V", bound="Value")
@@ -105,6 +106,25 @@ class _Values(type):
     _told: dict[str, _Field]
     _key: Callable[[Any], Any]
     _hashed: Callable[[Any], Any]
+
+    @property
+    def __signature__(cls) -> Signature:
+        """What ``help()`` shows that a value is made of."""
+        from inspect import Parameter, Signature
+
+        found = []
+        for name in cls._fields:
+            default = cls._defaults.get(name, Parameter.empty)
+            if isinstance(default, _Field):
+                default = ... if default.factory else Parameter.empty
+            kind = cls._annotated(name)
+            found.append(Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind))
+        return Signature(found)
+
+    def _annotated(cls, name: str) -> Any:
+        from inspect import get_annotations
+
+        return next(kinds[name] for kinds in map(get_annotations, cls.__mro__) if name in kinds)
 
 
 def _getter(names: list[str]) -> Any:

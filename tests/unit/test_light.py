@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 import re
 from collections.abc import Mapping
@@ -103,6 +104,18 @@ def test_replaced_by_its_own_function_and_by_dataclasses() -> None:
         replace(point, strange=1)
     assert dataclasses.asdict(point) == as_dict(point)
     assert [one.name for one in dataclasses.fields(Point3)] == ["x", "y", "name", "known", "raw", "z"]
+
+
+def test_help_shows_what_it_is_made_of() -> None:
+    said = (
+        "(x: 'int', y: 'int' = 2, name: 'str' = '', known: 'Mapping[str, Any]' = Ellipsis, raw: 'object' = Ellipsis"
+    )
+    assert str(inspect.signature(Point)) == f"{said})"
+    assert str(inspect.signature(Point3)) == f"{said}, z: 'int' = 3)"
+    assert inspect.signature(Point).bind(1, name="n").arguments == {"x": 1, "name": "n"}
+    with pytest.raises(TypeError):
+        inspect.signature(Point).bind()
+    assert not hasattr(Point(1), "__signature__")
 
 
 def test_pickled_whole() -> None:

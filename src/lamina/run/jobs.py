@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from lamina import rights
 from lamina.errors import Conflict, ContainerFailure, LaminaError, NotFound
 from lamina.light import Value
 from lamina.spec.descriptor import Descriptor
@@ -88,8 +89,11 @@ def run(say: Say, asked: Asked) -> None:
             failure = ContainerFailure(f"{asked.name}: {reason}", hint="check the command and the options")
             failure.exit_code = ended.code
             raise failure
+        known = None
+        if made.top and not rights.is_root():  # in memory perhaps, which goes with this process
+            known = _changes(store, store.containers.get(made.id), stack)
         # last, and here: if nobody is there to hear it, the container goes
-        say((ENDED, {"code": ended.code, "warnings": tuple(warnings)}))
+        say((ENDED, {"code": ended.code, "warnings": tuple(warnings), "changes": known}))
     except BaseException:
         if not asked.kept:
             _remove(store, made)
@@ -107,9 +111,12 @@ def stop(say: Say, place: Place, identity: str) -> None:
 
 def changes(say: Say, place: Place, identity: str) -> list[tuple[str, bytes]]:
     """What the container changed: A, C or D, and the path."""
+    return _changes(*_entered(place, identity))
+
+
+def _changes(store: Store, one: Container, stack: Stack) -> list[tuple[str, bytes]]:
     from lamina.run.commit import container_changes
 
-    store, one, stack = _entered(place, identity)
     return [(change.how, change.path) for change in container_changes(store, stack, one)]
 
 

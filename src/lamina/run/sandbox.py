@@ -57,11 +57,19 @@ class Finished:
         self.code = code
         self.warnings = warnings
         self.stdout = self.stderr = b""
+        self.known: list[tuple[str, bytes]] | None = None
+        """The changes, where they were told with the end."""
         self._last = weakref.finalize(self, _dropped, place, identity, owner, os.getpid()) if owner >= 0 else None
 
     @property
     def is_kept(self) -> bool:
         return self._last is None
+
+    def changes(self) -> list[tuple[str, bytes]]:
+        """A, C or D, and the path. Raises NotFound (it was removed), SystemFailure."""
+        if self.known is None:
+            self.known = self.call("changes")
+        return self.known
 
     def call(self, job: str, *arguments: object) -> Any:
         """What a function of ``jobs`` says of this container."""
@@ -235,6 +243,7 @@ class _Run:
             raise
         assert self._ended is not None
         done = Finished(self._asked.place, self._identity, self._ended["code"], self._ended["warnings"], self._owner)
+        done.known = self._ended["changes"]
         done.stdout, done.stderr = (b"".join(self._heard[name]) for name in ("stdout", "stderr"))
         if late:
             done.remove()

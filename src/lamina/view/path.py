@@ -250,6 +250,7 @@ class ImagePath:
         return not self._bytes
 
     def is_junction(self) -> bool:
+        """False: junctions are Windows'."""
         return False
 
     def samefile(self, other: ImagePath | str) -> bool:
