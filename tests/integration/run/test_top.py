@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import lamina as lamina_library
 from integration.run.test_run import members, mounts_of
 from lamina.run import top
 from lamina.view.upper import refusal
@@ -163,3 +164,37 @@ def test_info_says_where_containers_can_write(root: Path, tmp_path: Path) -> Non
     views = json.loads(lamina("info", "--format", "json", root=root).stdout)["views"]
     assert views["overlay"] == ""
     assert "upper" in views["upper"]
+
+
+def test_a_library_tells_what_a_container_in_memory_changed(root: Path) -> None:
+    image = lamina_library.open("app", root=root)
+    with image.run(["sh", "-c", "echo x > /tmp/mine"], network="none") as result:
+        assert result.exit_code == 0
+        assert "kept in memory" in result.warnings[0]
+        assert [str(change) for change in result.changes] == ["C /tmp", "A /tmp/mine"]
+        assert result.commit("app:2").read_bytes("/tmp/mine") == b"x\n"
+    assert os.listdir(root / "containers") == []
+    assert mounts_of(root) == []
+
+
+PLAIN = """
+import os, lamina
+image = lamina.open("app")
+with image.run(["sh", "-c", "echo x > /tmp/mine"], network="none") as result:
+    print(*result.changes)
+    try:
+        result.commit("app:2")
+    except lamina.LaminaError as error:
+        print(type(error).__name__)
+print(os.listdir(os.environ["LAMINA_ROOT"] + "/containers"))
+"""
+
+
+def test_a_plain_users_library_tells_it_before_the_memory_is_gone(overlay: Path) -> None:
+    require_tool("newuidmap")
+    with plain_user(PLAIN_USER) as (where, call):
+        write_layout(where / "layout", "app", layers())
+        assert call("load", "-i", str(where / "layout")).returncode == 0
+        program = [*call.drop, call.python, "-W", "ignore", "-c", PLAIN]
+        done = subprocess.run(program, capture_output=True, env=call.environment, cwd=where, check=False)
+        assert done.stdout == b"C /tmp A /tmp/mine\nNotFound\n[]\n", done.stderr
