@@ -598,6 +598,7 @@ class Image:
             labels=labels,
             stop_signal=stop_signal,
             healthcheck=healthcheck,
+            on_build=on_build,
         )
         sources = [(fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
         owner = None if keep_owner else (0, 0)
@@ -659,6 +660,7 @@ class Image:
             labels=labels,
             stop_signal=stop_signal,
             healthcheck=healthcheck,
+            on_build=on_build,
         )
         step = "with_config " + " ".join(sorted(changes))
         return self._new(name, with_config(self.stack, self._store(), name, changes, created_by=step, epoch=epoch))
@@ -928,6 +930,7 @@ class RunResult:
             labels=labels,
             stop_signal=stop_signal,
             healthcheck=healthcheck,
+            on_build=on_build,
         )
         made = self._finished.call("commit", name, comment, epoch, packing.compression, changes)
         return self.image._new(name, made)
