@@ -575,6 +575,7 @@ class Image:
         labels: Mapping[str, str] | EllipsisType | None = ...,
         stop_signal: str | EllipsisType | None = ...,
         healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
+        on_build: Iterable[str] | EllipsisType | None = ...,
     ) -> Image:
         """A new image of the store with one layer on top. ``files``: paths in the image, each with the file or
         directory of this machine that shall be there (owned by 0:0, or with ``keep_owner`` as here); ``remove``:
@@ -638,6 +639,7 @@ class Image:
         labels: Mapping[str, str] | EllipsisType | None = ...,
         stop_signal: str | EllipsisType | None = ...,
         healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
+        on_build: Iterable[str] | EllipsisType | None = ...,
     ) -> Image:
         """A new image of the store with the same layers and these fields of its config; None removes a field, ...
         leaves it. ``name``: what the store shall call it, or nothing. Raises UsageError, BlobNotFound."""
@@ -908,6 +910,7 @@ class RunResult:
         labels: Mapping[str, str] | EllipsisType | None = ...,
         stop_signal: str | EllipsisType | None = ...,
         healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
+        on_build: Iterable[str] | EllipsisType | None = ...,
     ) -> Image:
         """A new image of the store: the container's image with one more layer of what it changed. ``name``: what the
         store calls it. ``comment``: the new step's. ``epoch``: SOURCE_DATE_EPOCH, for the same digest each time. What
