@@ -81,9 +81,10 @@ def push(
 
 
 def own_name(store: Store, name: str, network: Network) -> Reference:
-    """The name that an image of the store has. Raises UsageError for one that was taken by its ID."""
+    """The name that an image of the store has. Raises ReferenceNotFound, and UsageError for one taken by its ID."""
     known = {stored for stored, _ in store.names()}
     reference = network.full(name)
     if str(reference) not in known:
-        raise UsageError(f"{name} is an ID, no name", hint="say where to: `lamina push IMAGE HOST/PATH:TAG`")
+        store.resolve(name)
+        raise UsageError(f"{name} is an ID, not a name", hint="say where to: `lamina push IMAGE HOST/PATH:TAG`")
     return reference
