@@ -138,7 +138,8 @@ within._run = look
         program = f"""
 from lamina.run import bubblewrap
 bubblewrap._STARTER = {starter!r}
-raise SystemExit(bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, interactive=False))
+code = bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, interactive=False)
+raise SystemExit(code)
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
