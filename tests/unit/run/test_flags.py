@@ -1,0 +1,456 @@
+"""What the flags of `run` say: parsed, refused, and as the runtime spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lamina import rights
+from lamina.errors import LaminaError, NotFound, Unsupported, UsageError
+from lamina.run import able
+from lamina.run.able import check_able, check_flags, lacking
+from lamina.run.bubblewrap import arguments
+from lamina.run.devices import check_places, parse_device
+from lamina.run.dns import parse_server, parse_word, with_dns
+from lamina.run.limits import (
+    UNLIMITED,
+    check_sysctls,
+    parse_cpus_set,
+    parse_memory_swap,
+    parse_oom_score,
+    parse_shares,
+    parse_stop_timeout,
+    parse_sysctl,
+    parse_ulimit,
+)
+from lamina.run.mount_words import parse_mount
+from lamina.run.options import (
+    Device,
+    Edits,
+    Hook,
+    Mount,
+    Node,
+    Ulimit,
+    Userns,
+    Wanted,
+    argv,
+    parse_env_file,
+    parse_host,
+    parse_label_file,
+    parse_labels,
+    parse_namespace,
+    parse_port,
+    parse_volume,
+)
+from lamina.run.runtime import Runtime
+from lamina.run.spec import MASKED, READ_ONLY, Place, environment, guarded, held, runtime_spec
+from lamina.run.user import User
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("type=bind,source=/a,target=/b", Mount("bind", "/a", "/b")),
+        ("type=bind,src=./a,dst=/b,readonly", Mount("bind", "./a", "/b", ("ro",))),
+        ("type=bind,src=/a,destination=/b,ro=1,bind-propagation=rslave", Mount("bind", "/a", "/b", ("ro", "rslave"))),
+        ("type=bind,src=/a,dst=/b,readonly=false,consistency=cached", Mount("bind", "/a", "/b")),
+        ("type=bind,src=/a,dst=/b,bind-recursive=disabled", Mount("bind", "/a", "/b", ("bind",))),
+        ("type=bind,src=/a,dst=/b,bind-nonrecursive=true", Mount("bind", "/a", "/b", ("bind",))),
+        ('type=bind,"src=/a,b",dst=/c', Mount("bind", "/a,b", "/c")),
+        ("type=volume,source=data,target=/d", Mount("volume", "data", "/d")),
+        ("source=data,target=/d,volume-nocopy", Mount("volume", "data", "/d", ("nocopy",))),
+        ("type=volume,target=/d", Mount("volume", "", "/d")),
+        ("type=tmpfs,target=/t", Mount("tmpfs", "", "/t")),
+        ("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=0700", Mount("tmpfs", "", "/t", ("size=1048576", "mode=0700"))),
+    ],
+)  # fmt: skip
+def test_mounts_in_dockers_words(word: str, expected: Mount) -> None:
+    assert parse_mount(word) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("", "no target"),
+        ("type=bind,target=/b", "needs a source"),
+        ("type=bind,source=/a", "no target"),
+        ("type=bind,source=/a,target=b", "no place"),
+        ("type=bind,source=/a,target=/", "no place"),
+        ("type=image,source=a,target=/b", "no type 'image'"),
+        ("type=tmpfs,source=/a,target=/b", "no source"),
+        ("type=tmpfs,target=/b,tmpfs-mode=rw", "mode"),
+        ("type=tmpfs,target=/b,bind-propagation=shared", "option of bind"),
+        ("type=bind,source=/a,target=/b,bind-propagation=sideways", "sideways"),
+        ("type=bind,source=/a,target=/b,readonly=maybe", "neither true nor false"),
+        ("type=volume,source=a b,target=/b", "no name of a volume"),
+        ("type=volume,source=a,target=/b,volume-driver=nfs", "no drivers"),
+        ('type=bind,"source=/a', "--mount"),
+        ("type=bind,source=/a\n,target=/b", "--mount"),
+        ("type=bind,wrong=1,target=/b", "'wrong'"),
+    ],
+)
+def test_mounts_that_cannot_be_meant(word: str, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        parse_mount(word)
+
+
+def test_options_of_volumes() -> None:
+    assert parse_volume("/a:/b:ro,Z") == Mount("bind", "/a", "/b", ("ro",))
+    assert parse_volume("/a:/b:rshared,cached").propagation == "rshared"
+    assert parse_volume("n:/b:nocopy") == Mount("volume", "n", "/b", ("nocopy",))
+    assert parse_volume("/a:/b").propagation == "rprivate"
+    with pytest.raises(UsageError, match="both ro and rw"):
+        parse_volume("/a:/b:ro,rw")
+
+
+UNREADABLE: list[tuple[Callable[[str], Any], list[str]]] = [
+    (parse_ulimit, ["", "nofile", "nofile=", "nofile=x", "files=1", "nofile=2:1", "nofile=-2", "nofile=1:2:3",
+                    "nofile=99999999999999999999999"]),
+    (parse_device, ["", "dev/fuse", "/dev/a:x", "/dev/a:/dev/b:rwx", "/dev/a:/dev/b:rr", "/dev/../a", "/",
+                    "/dev/a:/b:r:w",
+                    "/dev/a:"]),
+    (parse_server, ["", "here", "1.2.3", "1.2.3.4\nsearch evil", "fe80::1%a b"]),
+    (lambda word: parse_word(word, "--dns-search"), ["", "a b", "a\nnameserver 6.6.6.6", "é"]),
+    (parse_sysctl, ["", "net.a", "=1", "net..a=1", "a b.c=1", "../a=1"]),
+    (lambda word: parse_cpus_set(word, "--cpuset-cpus"), ["a", "1-", "0,", "0--1", "1 2"]),
+    (parse_oom_score, ["", "x", "1001", "-1001", "1.5"]),
+    (parse_shares, ["", "1", "-1", "262145", "x"]),
+    (parse_stop_timeout, ["", "-2", "1.5", "soon"]),
+    (lambda word: parse_memory_swap(word, 1 << 20), ["", "much", "1k", "-2"]),
+    (lambda word: parse_memory_swap(word, None), ["1g"]),
+    (parse_port, ["", "x", "0", "65536", "80/http", "2-1", "1-2-3"]),
+    (lambda word: parse_labels([word]), ["", "=x", "a=\0"]),
+    (lambda word: parse_namespace(word, "pid"), ["container:web", "none", "moon"]),
+    (lambda word: parse_namespace(word, "ipc"), ["container:web", "moon"]),
+    (lambda word: parse_namespace(word, "uts"), ["shareable"]),
+    (parse_host, ["db", "db:", ":1.2.3.4", "d b:1.2.3.4", "db:host-gateway", "#:1.2.3.4"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parse", "word"), [(parse, word) for parse, words in UNREADABLE for word in words])
+def test_words_that_cannot_be_meant(parse: Callable[[str], Any], word: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(word)
+    assert error.value.hint
+    assert "\n" not in str(error.value)
+
+
+def test_words_that_can_be_meant() -> None:
+    assert parse_ulimit("nofile=1024") == Ulimit("nofile", 1024, 1024)
+    assert parse_ulimit("NPROC=1:-1") == Ulimit("nproc", 1, UNLIMITED)
+    assert parse_ulimit("core=unlimited") == Ulimit("core", UNLIMITED, UNLIMITED)
+    assert parse_device("/dev/fuse") == Device("/dev/fuse", "/dev/fuse", "rwm")
+    assert parse_device("/dev/a:r") == Device("/dev/a", "/dev/a", "r")
+    assert parse_device("/dev/a:/dev/b:rw") == Device("/dev/a", "/dev/b", "rw")
+    assert parse_server("fe80::1%eth0") == "fe80::1%eth0"
+    assert parse_sysctl("net.ipv4.ip_forward=1") == ("net.ipv4.ip_forward", "1")
+    assert parse_sysctl("net/ipv4/conf/eth0.100/x=a=b") == ("net/ipv4/conf/eth0.100/x", "a=b")
+    assert [parse_shares(word) for word in ("0", "2", "1024")] == [None, 2, 1024]
+    assert [parse_memory_swap(word, 1 << 20) for word in ("-1", "1m", "2m")] == [-1, 1 << 20, 2 << 20]
+    assert [parse_stop_timeout(word) for word in ("-1", "0", "30")] == [-1, 0, 30]
+    assert parse_labels(["a=b=c", "d", "a=e"]) == {"a": "e", "d": ""}
+    assert parse_label_file("\ufeffa=1\r\n# no\n\n b=2") == {"a": "1", "b": "2"}
+    assert parse_env_file("\ufeffA=1\nB=\ufeff2", {}) == [("A", "1"), ("B", "\ufeff2")]
+    assert [parse_namespace(word, "ipc") for word in ("", "private", "shareable", "host", "none")] == [
+        "", "", "", "host", "none",
+    ]  # fmt: skip
+    assert parse_host("db=10.0.0.5") == ("db", "10.0.0.5")
+    assert parse_host("db=[fd00::1]") == ("db", "fd00::1")
+    assert parse_host("here:host-gateway", "host") == ("here", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "wanted", "expected"),
+    [
+        ([""], Wanted(), ("c",)),
+        ([""], Wanted(command=("x",)), ("x",)),
+        (["", ""], Wanted(), ("", "", "c")),
+        (["e"], Wanted(), ("e", "c")),
+    ],
+)
+def test_an_entrypoint_of_one_empty_word_is_none(
+    entrypoint: list[str], wanted: Wanted, expected: tuple[str, ...]
+) -> None:
+    assert argv(wanted, entrypoint, ["c"]) == expected
+
+
+def test_what_resolv_conf_becomes() -> None:
+    text = "search old\nnameserver 10.0.0.1\noptions ndots:1\n# kept\n"
+    assert with_dns(text, ["1.1.1.1"], [], []) == "search old\noptions ndots:1\n# kept\nnameserver 1.1.1.1\n"
+    assert with_dns(text, [], ["a", "b"], []) == "nameserver 10.0.0.1\noptions ndots:1\n# kept\nsearch a b\n"
+    assert with_dns(text, [], ["."], ["rotate"]) == "nameserver 10.0.0.1\n# kept\noptions rotate\n"
+    assert with_dns("domain old\n", [], ["a"], []) == "search a\n"
+    assert with_dns("", ["::1"], [], []) == "nameserver ::1\n"
+
+
+FUSE = Node("/dev/fuse", "/dev/fuse", "c", 10, 229, "rw", 0o666, 0, 0)
+
+
+def made(wanted: Wanted, **place: Any) -> dict[str, Any]:
+    return runtime_spec(wanted, ["x"], [], "/", User(0, 0), Place("/r", "h", **place))
+
+
+def mount_at(spec: dict[str, Any], target: str) -> dict[str, Any]:
+    (found,) = (mount for mount in spec["mounts"] if mount["destination"] == target)
+    return dict(found)
+
+
+def kinds(spec: dict[str, Any]) -> set[str]:
+    return {one["type"] for one in spec["linux"]["namespaces"]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "path", "expected"),
+    [
+        (Wanted(ulimits=(Ulimit("nofile", 1, 2), Ulimit("core", 0, 0), Ulimit("nofile", 3, 4))),
+         ("process", "rlimits"),
+         [{"type": "RLIMIT_NOFILE", "soft": 3, "hard": 4}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]),
+        (Wanted(oom_score=-7), ("process", "oomScoreAdj"), -7),
+        (Wanted(apparmor="mine"), ("process", "apparmorProfile"), "mine"),
+        (Wanted(sysctls=(("net.core.somaxconn", "7"),)), ("linux", "sysctl"), {"net.core.somaxconn": "7"}),
+        (Wanted(domainname="d"), ("linux", "sysctl"), {"kernel.domainname": "d"}),
+        (Wanted(memory=5, memory_swap=-1, memory_reservation=3), ("linux", "resources", "memory"),
+         {"limit": 5, "swap": -1, "reservation": 3}),
+        (Wanted(cpus=1.5, cpu_shares=512, cpuset_cpus="0-1", cpuset_mems="0"), ("linux", "resources", "cpu"),
+         {"period": 100_000, "quota": 150_000, "shares": 512, "cpus": "0-1", "mems": "0"}),
+        (Wanted(masked=("/proc/mine",)), ("linux", "maskedPaths"), [*MASKED, "/proc/mine"]),
+        (Wanted(unmasked=(MASKED[0],)), ("linux", "maskedPaths"), list(MASKED[1:])),
+        (Wanted(unmasked=(READ_ONLY[0],)), ("linux", "readonlyPaths"), list(READ_ONLY[1:])),
+        (Wanted(unmask=True, masked=("/proc/mine",)), ("linux", "maskedPaths"), ["/proc/mine"]),
+    ],
+)  # fmt: skip
+def test_each_flag_has_its_place_in_the_spec(wanted: Wanted, path: tuple[str, ...], expected: Any) -> None:
+    found: Any = made(wanted)
+    for key in path:
+        found = found[key]
+    assert found == expected
+
+
+def test_what_nobody_asked_for_is_not_in_the_spec() -> None:
+    found = made(Wanted())
+    assert "rlimits" not in found["process"]
+    assert "apparmorProfile" not in found["process"]
+    assert found["linux"].keys() == {"namespaces", "resources", "maskedPaths", "readonlyPaths"}
+    assert found["linux"]["resources"].keys() == {"devices"}
+    assert "hooks" not in found
+
+
+def test_namespaces_that_are_the_machines() -> None:
+    assert kinds(made(Wanted())) == {"pid", "ipc", "uts", "mount", "network", "cgroup"}
+    assert "pid" not in kinds(made(Wanted(pid="host")))
+    assert "cgroup" not in kinds(made(Wanted(cgroupns="host")))
+    uts = made(Wanted(uts="host"))
+    assert "uts" not in kinds(uts)
+    assert "hostname" not in uts
+    ipc = made(Wanted(ipc="host"))
+    assert "ipc" not in kinds(ipc)
+    for path in ("/dev/shm", "/dev/mqueue"):
+        assert (mount_at(ipc, path)["type"], mount_at(ipc, path)["source"]) == ("bind", path)
+    assert not any(mount["destination"] == "/dev/shm" for mount in made(Wanted(ipc="none"))["mounts"])
+    assert "size=65536k" in mount_at(made(Wanted()), "/dev/shm")["options"]
+    assert "size=7" in mount_at(made(Wanted(shm_size=7)), "/dev/shm")["options"]
+    assert mount_at(made(Wanted(pid="host")), "/proc")["type"] == "proc"
+    assert mount_at(made(Wanted(pid="host"), plain=True), "/proc")["type"] == "bind"
+
+
+def test_devices_are_made_behind_a_cgroup_and_shown_elsewhere() -> None:
+    found = made(Wanted(), nodes=[FUSE])
+    assert found["linux"]["devices"] == [
+        {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 0, "gid": 0}
+    ]
+    assert found["linux"]["resources"]["devices"] == [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"},
+    ]
+    shown = made(Wanted(), nodes=[FUSE], bind_nodes=True, plain=True, cgroups=False, devices=False)
+    assert "devices" not in shown["linux"]
+    assert "dev" in mount_at(shown, "/dev/fuse")["options"]
+    words = arguments(shown, lambda path: "", {})
+    at = words.index("--dev-bind")
+    assert words[at : at + 3] == ["--dev-bind", "/dev/fuse", "/dev/fuse"]
+
+
+@pytest.mark.parametrize(
+    ("node", "guarded", "refused"),
+    [
+        (FUSE, True, ""),
+        (FUSE, False, ""),
+        (replace(FUSE, path="/srv/fuse"), True, ""),
+        (replace(FUSE, path="/srv/fuse"), False, "outside of /dev"),
+        (replace(FUSE, access="r"), True, ""),
+        (replace(FUSE, access="r"), False, "as r only"),
+        (replace(FUSE, access="wm"), False, "as wm only"),
+    ],
+)  # fmt: skip
+def test_devices_that_nothing_guards(node: Node, guarded: bool, refused: str) -> None:
+    if not refused:
+        check_places([node], guarded=guarded, plain=False)
+        return
+    with pytest.raises(Unsupported, match=refused):
+        check_places([node], guarded=guarded, plain=False)
+
+
+def test_a_privileged_container() -> None:
+    wanted = Wanted(privileged=True)
+    found = made(wanted)
+    assert {"CAP_SYS_ADMIN", "CAP_MKNOD", "CAP_SYS_MODULE"} <= set(found["process"]["capabilities"]["effective"])
+    assert found["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+    assert not {"maskedPaths", "readonlyPaths"} & found["linux"].keys()
+    assert "ro" not in mount_at(found, "/sys")["options"]
+    assert "ro" not in mount_at(found, "/sys/fs/cgroup")["options"]
+    assert "CAP_MKNOD" in held(wanted, devices=False)
+    assert "CAP_SYS_ADMIN" not in held(replace(wanted, cap_drop=("SYS_ADMIN",)), devices=True)
+
+
+def test_propagation_of_mounts() -> None:
+    def propagation(*words: str) -> Any:
+        mounts = [Mount("bind", "/a", f"/m{number}", (word,)) for number, word in enumerate(words)]
+        found = made(Wanted(), mounts=mounts)
+        assert [word in mount_at(found, f"/m{number}")["options"] for number, word in enumerate(words)] == [
+            True for _ in words
+        ]
+        return found["linux"].get("rootfsPropagation")
+
+    assert propagation("rprivate") is None
+    assert propagation("rslave") == "rslave"
+    assert propagation("slave", "shared") == "rshared"
+    flat = made(Wanted(), mounts=[Mount("bind", "/a", "/b", ("bind", "ro"))])
+    assert mount_at(flat, "/b")["options"] == ["bind", "rprivate", "ro"]
+    whole = made(Wanted(), mounts=[Mount("bind", "/a", "/b", ("ro", "rro"))])
+    assert mount_at(whole, "/b")["options"] == ["rbind", "rprivate", "ro", "rro"]
+
+
+def test_what_a_cdi_device_adds() -> None:
+    edits = Edits(env=("A=cdi", "B=cdi"), hooks=(Hook("prestart", "/h", ("h",), ("X=1",), 3), Hook("poststop", "/p")))
+    wanted = Wanted(edits=edits, env=(("B", "given"),))
+    assert environment(wanted, ["A=image"], "/", "h")[2:] == ["A=cdi", "B=given", "HOME=/"]
+    hooks = made(wanted)["hooks"]
+    assert hooks == {
+        "prestart": [{"path": "/h", "args": ["h"], "env": ["X=1"], "timeout": 3}],
+        "poststop": [{"path": "/p"}],
+    }
+    created = {"createContainer": [{"path": "/first"}]}
+    both = guarded(
+        {"root": {"readonly": False, "path": "/r"}, "hooks": {**hooks, **created}}, "/bin/sh", "/bin/mount"
+    )
+    assert both["hooks"]["prestart"] == hooks["prestart"]
+    assert [one["path"] for one in both["hooks"]["createContainer"]] == ["/first", "/bin/sh"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "flag"),
+    [
+        (Wanted(), ""),
+        (Wanted(ulimits=(Ulimit("core", 0, 0),), ipc="host", uts="host", devices=(Device("/a", "/a"),)), ""),
+        (Wanted(shm_size=1, groups=("1",), oom_score=5, dns=("::1",), labels={"a": "b"}, privileged=True), ""),
+        (Wanted(pid="host"), "--pid host"),
+        (Wanted(sysctls=(("net.a", "1"),)), "--sysctl"),
+        (Wanted(domainname="d"), "--domainname"),
+        (Wanted(cgroupns="host"), "--cgroupns host"),
+        (Wanted(cpu_shares=2), "--cpu-shares"),
+        (Wanted(cpuset_cpus="0"), "--cpuset-cpus"),
+        (Wanted(memory_swap=-1), "--memory-swap"),
+        (Wanted(edits=Edits(hooks=(Hook("prestart", "/h"),))), "hooks"),
+        (Wanted(apparmor="x"), "apparmor"),
+        (Wanted(mounts=(Mount("bind", "/a", "/b", ("rshared",)),)), "rshared"),
+        (Wanted(mounts=(Mount("bind", "/a", "/b", ("bind",)),)), "alone"),
+    ],
+)  # fmt: skip
+def test_what_bubblewrap_has_no_word_for(wanted: Wanted, flag: str) -> None:
+    assert flag in lacking(wanted)
+    assert bool(lacking(wanted)) == bool(flag)
+    if flag:
+        with pytest.raises(Unsupported, match="bubblewrap can't do"):
+            check_able(replace(wanted, network="none"), Runtime("/usr/bin/bwrap", True, False))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(uts="host", hostname="x"),
+        Wanted(uts="host", domainname="x"),
+        Wanted(ipc="host", shm_size=1),
+        Wanted(ipc="none", shm_size=1),
+        Wanted(memory=1, memory_reservation=2),
+        Wanted(pid="host", userns=Userns("auto")),
+    ],
+)
+def test_flags_that_contradict_each_other(wanted: Wanted) -> None:
+    with pytest.raises(UsageError):
+        check_flags(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "network", "refused"),
+    [
+        ("net.core.somaxconn", Wanted(), "none", ""),
+        ("net/core/somaxconn", Wanted(), "none", ""),
+        ("net.core.somaxconn", Wanted(), "host", "--network host"),
+        ("kernel.shmmax", Wanted(), "none", ""),
+        ("kernel.shmmax", Wanted(ipc="host"), "none", "--ipc host"),
+        ("fs.mqueue.msg_max", Wanted(ipc="host"), "none", "--ipc host"),
+        ("kernel.domainname", Wanted(), "none", ""),
+        ("kernel.domainname", Wanted(uts="host"), "none", "--uts host"),
+        ("kernel.hostname", Wanted(), "none", "--hostname"),
+        ("vm.swappiness", Wanted(), "none", "machine's"),
+        ("kernel.panic", Wanted(), "none", "machine's"),
+        ("netfilter.x", Wanted(), "none", "machine's"),
+    ],
+)
+def test_settings_that_are_not_the_containers_own(name: str, wanted: Wanted, network: str, refused: str) -> None:
+    asked = replace(wanted, sysctls=((name, "1"),))
+    if not refused:
+        check_sysctls(asked, network)
+        return
+    with pytest.raises(UsageError, match=refused):
+        check_sysctls(asked, network)
+
+
+def test_what_a_plain_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(rights, "is_root", lambda: False)
+    monkeypatch.setattr(able, "_own_score", lambda: 100)
+    monkeypatch.setattr(resource, "getrlimit", lambda number: (10, 20))
+    runc = Runtime("/usr/sbin/runc", False, False)
+    for wanted in (
+        Wanted(oom_score=100),
+        Wanted(ulimits=(Ulimit("nofile", 1, 20),)),
+        Wanted(pid="host", ipc="host", privileged=True),
+    ):
+        check_able(wanted, runc)
+    for wanted, named in (
+        (Wanted(oom_score=99), "only root may go below"),
+        (Wanted(ulimits=(Ulimit("nofile", 1, 21),)), "only root may go above"),
+        (Wanted(memory=1), "can't be limited here"),
+        (Wanted(cpuset_cpus="0"), "can't be limited here"),
+        (Wanted(cgroupns="host"), "no cgroup"),
+    ):
+        with pytest.raises(LaminaError, match=named):
+            check_able(wanted, runc)
+    monkeypatch.setattr(resource, "getrlimit", lambda number: (10, resource.RLIM_INFINITY))
+    check_able(Wanted(ulimits=(Ulimit("nofile", 1, UNLIMITED),)), runc)
+
+
+def test_a_profile_of_apparmor_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    runc = Runtime("/usr/sbin/runc", True, True)
+    monkeypatch.setattr(able, "_has_apparmor", lambda: False)
+    with pytest.raises(Unsupported, match="no AppArmor"):
+        check_able(Wanted(apparmor="docker-default"), runc)
+    monkeypatch.setattr(able, "_has_apparmor", lambda: True)
+    check_able(Wanted(apparmor="docker-default"), runc)
+
+
+def test_a_device_that_is_not_there() -> None:
+    from lamina.run.devices import nodes_of
+
+    with pytest.raises(NotFound, match="no device '/dev/nothing-of-this-name'"):
+        nodes_of([Device("/dev/nothing-of-this-name", "/dev/x")])
+    with pytest.raises(UsageError, match="is no device"):
+        nodes_of([Device(__file__, "/dev/x")])
+    (null,) = nodes_of([Device("/dev/null", "/dev/hole", "r")])
+    assert (null.path, null.source, null.kind, null.major, null.minor, null.access) == (
+        "/dev/hole", "/dev/null", "c", 1, 3, "r",
+    )  # fmt: skip
