@@ -17,7 +17,7 @@ import pytest
 from lamina.archive.detect import open_any
 from lamina.archive.docker import DockerArchiveReader, DockerArchiveWriter
 from lamina.archive.layout import LayoutReader, LayoutWriter
-from lamina.errors import DigestMismatch, InvalidDocument, NotFound, Unsupported
+from lamina.errors import DigestMismatch, InvalidDocument, LimitExceeded, NotFound, Unsupported
 from lamina.events import Event, Warned
 from lamina.layer.codec import zstd
 from lamina.source import BytesBlob, find_manifest, read_config
@@ -32,6 +32,7 @@ from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.transfer.validate import validate
 from support import lamina, make_tar, write_layout
+from unruly import Unruly
 
 TAR = make_tar([("a", b"1" * 4000), ("b", b"2" * 70_000)])
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -371,3 +372,22 @@ def test_layer_that_is_a_link_to_another_member(tmp_path: Path, link: str) -> No
     store = Store.open(str(tmp_path / "s"))
     copy(DockerArchiveReader(str(tmp_path / "a.tar")), store, [("", "app")])
     assert read(store) == b"2" * 70_000
+
+
+def test_archive_that_inflates_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.archive.members._MAX_ARCHIVE", 1 << 20)
+    for pack in (lzma.compress, bz2.compress, PACKERS["zstd"]):
+        (tmp_path / "bomb").write_bytes(pack(bytes(4 << 20)))
+        with pytest.raises(LimitExceeded, match="unpacks to more than"):
+            open_any(str(tmp_path / "bomb"))
+
+
+def test_save_asks_no_registry_for_a_layer_whose_tar_is_here(tmp_path: Path) -> None:
+    layout_of(tmp_path / "l", PACKERS["gzip"](TAR))
+    with Unruly(tmp_path / "l") as server:
+        assert lamina("pull", "-q", "--keep", "tar", server.image, root=tmp_path / "s").returncode == 0
+        asked = len(server.requests())
+        words = ("save", "-o", str(tmp_path / "a.tar"), server.image)
+        assert lamina(*words, root=tmp_path / "s").returncode == 0
+        assert len(server.requests()) == asked
+    assert f"{Digest.of(TAR).encoded}.tar" in members(tmp_path / "a.tar")
