@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -347,3 +349,25 @@ def test_push_of_all_tags(layout: Path, tmp_path: Path) -> None:
         assert sorted(server.manifests) == ["a", "b"]
         assert lamina("push", "-q", "-a", f"{server.name}/team/app:a", root=tmp_path / "s").returncode == 2
         assert lamina("push", "-q", "-a", f"{server.name}/team/none", root=tmp_path / "s").returncode == 3
+
+
+def test_sync_of_what_is_there_asks_for_digests_alone(layout: Path, tmp_path: Path) -> None:
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if seen.method == "HEAD" and "/manifests/" in seen.path:  # with the digest, as registries do
+            answer = server.plain(seen)
+            stated = (
+                {"Docker-Content-Digest": f"sha256:{hashlib.sha256(answer.body).hexdigest()}"} if answer.body else {}
+            )
+            return replace(answer, headers={**answer.headers, **stated})
+        return None
+
+    with Unruly(layout, rule=rule) as source, Unruly(rule=rule) as target:
+        words = ("sync", "--format", "json", f"docker://{source.name}/app:1", f"docker://{target.name}/hub")
+        for state in ("copied", "already there"):
+            source.seen.clear()
+            target.seen.clear()
+            done = lamina(*words, root=tmp_path / "s")
+            assert json.loads(done.stdout)[0]["state"] == state, done.stderr
+        for server in (source, target):
+            asked = [(seen.method, seen.path) for seen in server.seen if seen.path != "/v2/"]
+            assert [method for method, _ in asked] == ["HEAD"], asked

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from lamina.source import Reader
+    from lamina.source import Reader, Writer
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
     from lamina.spec.manifest import Index
@@ -185,6 +185,14 @@ def sync(
                 return "would be copied"
             writer, inside = target_of(session, parse_name(there), session.network(progress, "dest"))
             before = _digest(writer, inside)
+            if (
+                before is not None
+                and manifests is None
+                and not referrers
+                and _same(reader, image.inside, writer, before)
+            ):
+                lines.append(f"{before} {there}\n")
+                return "already there"
             if manifests is not None:
                 reader = converted(session, reader, manifests, all_platforms, preserve_digests)
             done = session.copied(
@@ -298,6 +306,12 @@ def _digest(place: object, name: str) -> Digest | None:
     except NotFound:
         return None
     return found.digest if found is not None else None
+
+
+def _same(reader: Reader, name: str, writer: Writer, there: Digest) -> bool:
+    """Whether a registry has just this image or index under its name: then it has all of it, and nothing is asked
+    for but the digest at the source, by a HEAD where that can be."""
+    return not writer.takes_sparse and _digest(reader, name) == there
 
 
 def _there(image: Named, target: str, scoped: bool, suffix: str) -> str:
