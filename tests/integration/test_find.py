@@ -229,8 +229,10 @@ def test_places_are_those_of_the_whole_merge(stack: Any) -> None:
     known = Members(ids, {tuple(range(top + 1)): [(f"i{top}", str(ids[0]))] for top in range(len(layers))})
     by_id = dict(zip(ids, layers, strict=True))
     store: Any = SimpleNamespace(layers=SimpleNamespace(kept_index=by_id.__getitem__))
-    for ghosts in (False, True):
-        search = _Search(store, Query.of("*", ghosts=ghosts), Platform.host(), known)
+    # where all names are asked for, all layers matter; where one is, most don't
+    asked = [(False, "*", ""), (True, "*", ""), (True, "a", ""), (True, "a", "f"), (True, "b", "f")]
+    for ghosts, name, type_ in asked:
+        search = _Search(store, Query.of(name, ghosts=ghosts, type=type_), Platform.host(), known)
         told = sorted(
             (place.name, one.entry.path, place.layer, place.state, place.by or 0, one.entry.kind, one.entry.size)
             for one in search.run()
@@ -243,6 +245,8 @@ def test_places_are_those_of_the_whole_merge(stack: Any) -> None:
                 if ending is not None and (not ghosts or tree.origin(node) is None):
                     continue
                 entry, state = tree.entry(node), "visible" if ending is None else ending.how.name.lower()
+                if name not in ("*", os.fsdecode(tree.names[node])) or (type_ and entry.kind != Kind.FILE):
+                    continue
                 layer = tree.origin_layers[node] + 1
                 by = 0 if ending is None else ending.layer + 1
                 expected.append((f"i{top}", entry.path, layer, state, by, entry.kind, entry.size))

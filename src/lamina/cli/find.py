@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamina.cli.app import command
-from lamina.cli.look import LETTER
+from lamina.cli.look import KIND, LETTER
 from lamina.cli.options import format_option, no_trunc_option, platform_option
 from lamina.cli.output import emit
 from lamina.cli.session import Session
@@ -82,10 +83,7 @@ def find(
         search = Search((), ())
     else:
         search = session.store.find(pattern, images=names, platform=session.platform, **words)
-    rows = []
-    if format != "json":
-        for found in search.found:
-            rows += _rows(found, no_trunc)
+    rows = (row for found in search.found for row in _rows(found, no_trunc)) if format != "json" else ()
     columns = [
         ("Mode", "MODE"),
         ("Owner", "OWNER"),
@@ -108,35 +106,45 @@ def find(
 
 def _rows(found: Found, no_trunc: bool) -> list[dict[str, Any]]:
     """One for each layer number and state that the entry has in some images."""
-    groups: dict[tuple[int, str, int | None], list[Place]] = {}
-    for place in found.places:
-        groups.setdefault((place.layer, place.state, place.by), []).append(place)
     entry = found.entry
     rows = []
-    for (layer, state, by), places in groups.items():
-        names = [_name(place) for place in places]
-        shown = names if no_trunc or len(names) <= _SHOWN + 1 else [*names[:_SHOWN], f"{len(names) - _SHOWN} more"]
+    for layer, state, by, images, count in _grouped(found.places, no_trunc):
         rows.append(
             {
                 "Mode": mode_text(LETTER[entry.kind], entry.mode),
                 "Owner": f"{entry.uid}:{entry.gid}",
                 "Size": human_size(entry.size),
                 "Bytes": entry.size,
-                "Kind": entry.kind.name.lower(),
+                "Kind": KIND[entry.kind],
                 "Layer": layer,
                 "Digest": str(found.diff_id) if no_trunc else found.diff_id.short,
                 "State": state if by is None else f"{state} by {by}",
                 "Path": _path(entry),
-                "Images": ", ".join(shown),
-                "Count": len(names),
+                "Images": images,
+                "Count": count,
             }
         )
     return rows
 
 
+@lru_cache(maxsize=1000)
+def _grouped(places: tuple[Place, ...], no_trunc: bool) -> list[tuple[int, str, int | None, str, int]]:
+    """Layer, state and what hides it, with the images where it is so and their number. Entries of one layer have
+    mostly the same places."""
+    groups: dict[tuple[int, str, int | None], list[Place]] = {}
+    for place in places:
+        groups.setdefault((place.layer, place.state, place.by), []).append(place)
+    found = []
+    for (layer, state, by), some in groups.items():
+        names = [_name(place) for place in some]
+        shown = names if no_trunc or len(names) <= _SHOWN + 1 else [*names[:_SHOWN], f"{len(names) - _SHOWN} more"]
+        found.append((layer, state, by, ", ".join(shown), len(names)))
+    return found
+
+
 def _path(entry: Entry) -> str:
     path = "/" + clean(entry.path)
-    return f"{path} -> {clean(entry.link)}" if entry.kind.name == "SYMLINK" else path
+    return f"{path} -> {clean(entry.link)}" if entry.link and KIND[entry.kind] == "symlink" else path
 
 
 def _found_json(found: Found) -> dict[str, Any]:
@@ -165,6 +173,7 @@ def _short(digest: Digest) -> str:
     return f"<none>@{digest.short}"
 
 
+@cache
 def _familiar(name: str) -> str:
     """The name as people write it; a digest, where an image has none, stays one."""
     from lamina.spec.reference import Reference

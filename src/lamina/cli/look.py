@@ -36,7 +36,7 @@ LETTER = {
     Kind.WHITEOUT: "w",
     Kind.OPAQUE: "o",
 }
-_KIND = {kind: kind.name.lower() for kind in Kind}
+KIND = {kind: kind.name.lower() for kind in Kind}
 FEW = 16
 """Paths up to which each is looked up by itself; a whole merge is cheaper for more."""
 
@@ -306,7 +306,7 @@ def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool,
 def _blame_row(line: Line) -> dict[str, Any]:
     return {
         "Path": "/" + clean(line.path),
-        "State": "hidden" if line.hidden else _KIND[line.kind],
+        "State": "hidden" if line.hidden else KIND[line.kind],
         "Layer": line.layer,
         "Digest": line.digest,
         "Step": line.step or "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from lamina.text import clean, human_size, json_path, json_text
 
 __all__ = ["ago", "clean", "human_size", "json_path", "json_text", "mode_text"]
@@ -24,6 +26,7 @@ def ago(seconds: float) -> str:
     return f"{seconds // (86400 * 365)} years ago"
 
 
+@lru_cache(maxsize=1000)
 def mode_text(kind_letter: str, mode: int) -> str:
     """``-rwxr-xr-x`` as ls writes it."""
     out = [kind_letter]

@@ -18,6 +18,7 @@ from lamina.edit.publish import (
     without_base,
 )
 from lamina.errors import UsageError
+from lamina.layer.content import Contents
 from lamina.layer.write import Item
 from lamina.source import Stack, Writer
 from lamina.spec.descriptor import Descriptor
@@ -95,7 +96,11 @@ def _squash(
 
 def items_of(stack: Stack, stated: Sequence[Stated]) -> list[Item]:
     """Entries with a way to open the content, which stays where it is until it is written."""
-    return [(one.entry, None if one.content is None else partial(stack.open_content, *one.content)) for one in stated]
+    layers = [Contents(handle.index(), handle.open) for handle in stack.layers]
+    return [
+        (one.entry, None if one.content is None else partial(layers[one.content[0]].open, one.content[1]))
+        for one in stated
+    ]
 
 
 def joined_steps(steps: Sequence[Mapping[str, Any]], low: int, high: int, step: History) -> Steps:

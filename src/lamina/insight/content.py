@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
 from lamina.files import Extent, reported
-from lamina.insight.side import SMALL, Side
+from lamina.insight.side import Side
+from lamina.layer.content import SMALL
 from lamina.layer.index import FLAG_SPARSE
 from lamina.spec.digest import new_hasher
 

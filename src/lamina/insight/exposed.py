@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lamina.insight.secrets import Suspect, in_file, in_words, is_binary
-from lamina.insight.side import SMALL, Side
+from lamina.insight.secrets import Sieve, Suspect, in_file, in_words, is_binary
+from lamina.insight.side import Side
+from lamina.layer.content import SMALL
 from lamina.layer.entry import Kind
 from lamina.source import Stack
 
@@ -13,6 +15,9 @@ MAX_FILE = 1 << 20
 """Bytes that are looked at of one file."""
 MOST = 10_000  # findings of one image
 _FIRST = 8192
+_BATCH = 1 << 20  # bytes of files, and files, that go through one sieve
+_MANY = 2000
+_FILE = int(Kind.FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +62,65 @@ def _search_files(stack: Stack, search: Search, entropy: bool, max_file: int) ->
     for link, inode in tree.hardlinks.items():
         if tree.is_alive(link):
             names.setdefault(inode, link)
-    places = []
-    for node in range(1, len(tree.names)):
-        if node not in tree.hardlinks and tree.kids[node] is None and tree.kind(node) == Kind.FILE:
-            layer, row = tree.content(node)
-            if tree.layers[layer].size[row]:
-                places.append((layer, tree.layers[layer].offset[row], node))
-    for layer, _, node in sorted(places):  # each archive from front to back
-        if len(search.found) >= MOST:
-            return
-        name = node if tree.is_alive(node) else names.get(node, node)
-        path, ending = tree.path(name), tree.ending(name)
-        large = side.size(node) > SMALL
-        data = side.read(node, min(_FIRST, max_file)) if large else side.read(node, min(SMALL, max_file))
-        search.files += 1
-        if is_binary(data):
-            search.binary += 1
-        else:
-            if large:
-                data = side.read(node, max_file)
-            search.cut += side.size(node) > max_file
-        search.size += len(data)
-        for suspect in in_file(path, data, entropy=entropy):
+    directories: dict[int, bytes] = {0: b""}  # of the files, with a slash at its end
+
+    def path_of(node: int) -> bytes:
+        parent = tree.parents[node]
+        if parent not in directories:
+            directories[parent] = tree.path(parent) + b"/"
+        return directories[parent] + tree.names[node]
+
+    for batch in _batches(side, max_file):
+        sieve = Sieve([data for _, _, data in batch if not is_binary(data)])
+        for layer, node, data in batch:  # the same data as a large file's start: that is looked at again
+            if len(search.found) >= MOST:
+                return
+            path = path_of(names.get(node, node) if tree.endings_of[node] else node)
+            size = tree.layers[layer].size[tree.rows[node]]
+            search.files += 1
+            if is_binary(data):
+                search.binary += 1
+                passes = entropy or sieve.passes(path, b"")
+            else:
+                if size > SMALL:
+                    data = side.read(node, max_file)
+                search.cut += size > max_file
+                passes = entropy or size > SMALL or sieve.passes(path, data)
+            search.size += len(data)
+            if not passes:
+                continue
+            name = node if tree.is_alive(node) else names.get(node, node)
+            ending = tree.ending(name)
             by = None if ending is None else stack.first + ending.layer
-            search.found.append(Exposed(suspect, "file", "", path, stack.first + layer, by))
+            for suspect in in_file(path, data, entropy=entropy):
+                search.found.append(Exposed(suspect, "file", "", path, stack.first + layer, by))
+
+
+def _batches(side: Side, max_file: int) -> Iterator[list[tuple[int, int, bytes]]]:
+    """(layer from 0, node, data) of each regular file that is not empty, each archive from front to back; of a large
+    file the data is its start."""
+    tree = side.tree
+    hardlinks, kids, rows, layers = tree.hardlinks, tree.kids, tree.rows, tree.origin_layers
+    places: list[list[tuple[int, int]]] = [[] for _ in tree.layers]
+    for node in range(1, len(tree.names)):
+        if kids[node] is None and node not in hardlinks:
+            index, row = tree.layers[layers[node]], rows[node]
+            if index.kind[row] == _FILE and index.size[row]:
+                places[layers[node]].append((index.offset[row], node))
+    batch: list[tuple[int, int, bytes]] = []
+    held = 0
+    for layer, found in enumerate(places):
+        found.sort()
+        sizes = tree.layers[layer].size
+        for _, node in found:
+            large = sizes[rows[node]] > SMALL
+            data = side.read(node, min(_FIRST if large else SMALL, max_file))
+            batch.append((layer, node, data))
+            held += len(data)
+            if held >= _BATCH or len(batch) >= _MANY:
+                yield batch
+                batch, held = [], 0
+    yield batch
 
 
 def _search_words(stack: Stack, entropy: bool) -> list[Exposed]:

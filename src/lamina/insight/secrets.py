@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lamina.insight.secret_patterns import (
@@ -60,6 +60,37 @@ def in_file(path: bytes, data: bytes, *, entropy: bool = False) -> list[Suspect]
         if entropy:
             found += _random_words(data)
     return found[:MOST_A_FILE]
+
+
+_PLAIN_ANCHORS = tuple(dict.fromkeys(anchor for one in ANYWHERE if not one.fold for anchor in one.anchors))
+_FOLDED_ANCHORS = tuple(dict.fromkeys(anchor for one in ANYWHERE if one.fold for anchor in one.anchors))
+_NAMES = re.compile(
+    b"|".join(b"(?:%b)" % one.pattern for one in (*(p.where for p in IN_FILES if p.where), KEY_STORE, DOTENV))
+)
+
+
+class Sieve:
+    """Many small files at once: which of them may give something away. What it passes is looked into by
+    ``in_file``; what it holds back has nothing there."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        """``texts``: what the files hold; anchors have no zero bytes, so none goes from one into the next."""
+        joined = b"\0".join(texts)
+        self._plain = [anchor for anchor in _PLAIN_ANCHORS if anchor in joined]
+        folded = joined.lower()
+        self._folded = [anchor for anchor in _FOLDED_ANCHORS if anchor in folded]
+
+    def passes(self, path: bytes, data: bytes) -> bool:
+        """``data`` is one of the texts, or b"" for a file that is not looked into."""
+        if _NAMES.search(path):
+            return True
+        for anchor in self._plain:
+            if anchor in data:
+                return True
+        if self._folded:
+            folded = data.lower()
+            return any(anchor in folded for anchor in self._folded)
+        return False
 
 
 def in_words(text: str, *, entropy: bool = False) -> list[Suspect]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lamina.errors import Unsupported
-from lamina.layer.content import Content, open_content
+from lamina.layer.content import SMALL, Ahead, Content, open_content
 from lamina.source import Stack, Stream
 from lamina.union.merge import merge, merge_both
 from lamina.union.tree import Tree
@@ -26,32 +26,6 @@ class SideLayer(Protocol):
     def index(self) -> LayerIndex: ...
 
     def open(self, start: int = 0, end: int | None = None) -> Stream: ...
-
-
-SMALL = 256 << 10  # bytes of a file that is read whole
-_AHEAD = 1 << 20
-_GAP = 64 << 10  # bytes between two files that are read one after the other
-
-
-class _Ahead:
-    """Small files of one layer: asked for in the order of the archive, they come in few large pieces."""
-
-    def __init__(self, layer: SideLayer) -> None:
-        self._layer = layer
-        self._start = 0
-        self._data = b""
-        self._piece = 0
-
-    def read(self, offset: int, size: int) -> bytes:
-        """May be shorter than ``size``."""
-        at = offset - self._start
-        if at < 0 or at + size > len(self._data):
-            follows = 0 <= at <= len(self._data) + _GAP and self._piece
-            self._piece = min(_AHEAD, max(size, 2 * self._piece)) if follows else size
-            end = min(offset + max(size, self._piece), self._layer.index().tar_size)
-            with self._layer.open(offset, end) as stream:
-                self._start, self._data, at = offset, stream.read(end - offset), 0
-        return self._data[at : at + size]
 
 
 class Side:
@@ -78,7 +52,7 @@ class Side:
         self._stack = stack
         """What the layers are, where they are an image's: it knows whether they were merged before."""
         self._tree: Tree | None = None
-        self._ahead: dict[int, _Ahead] = {}
+        self._ahead: dict[int, Ahead] = {}
 
     @classmethod
     def of(cls, stack: Stack) -> Side:
@@ -156,7 +130,7 @@ class Side:
         size = min(index.size[row], limit)
         if 0 < size <= SMALL and index.sparse(row) is None:
             if layer not in self._ahead:
-                self._ahead[layer] = _Ahead(self.layers[layer])
+                self._ahead[layer] = Ahead(index.tar_size, self.layers[layer].open)
             data = self._ahead[layer].read(index.offset[row], size)
             if len(data) == size:
                 return data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,8 @@ from lamina.layer.write import Item, write_layer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
 from lamina.spec.mediatype import layer_type
+
+_PIECE = 256 << 10
 
 
 class Sink(Protocol):
@@ -49,21 +51,47 @@ def build_layer(
 
     Raises UsageError, InvalidLayer (a path twice), Unsupported.
     """
-    packer, plain, packed = encoder(compression, level), new_hasher(), new_hasher()
-    sizes = [0, 0]
-
-    def out(data: bytes) -> None:
-        if data:
-            packed.update(data)
-            sizes[1] += len(data)
-            sink.write(data)
+    packer = encoder(compression, level)
+    plain = _Gathered()
+    packed = _Gathered(sink.write)
 
     def write(data: bytes) -> None:
-        plain.update(data)
-        sizes[0] += len(data)
-        out(packer.compress(data))
+        plain.write(data)
+        packed.write(packer.compress(data))  # piece by piece: what it makes depends on them
 
     write_layer(items, write, epoch=epoch)
-    out(packer.flush())
-    descriptor = Descriptor(layer_type(compression, docker), Digest(CANONICAL, packed.hexdigest()), sizes[1])
-    return BuiltLayer(descriptor, Digest(CANONICAL, plain.hexdigest()), sizes[0])
+    packed.write(packer.flush())
+    descriptor = Descriptor(layer_type(compression, docker), packed.finish(), packed.size)
+    return BuiltLayer(descriptor, plain.finish(), plain.size)
+
+
+class _Gathered:
+    """Small pieces as few large ones, hashed and handed on."""
+
+    def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
+        self.size = 0
+        self._hasher = new_hasher()
+        self._write = write
+        self._pieces: list[bytes] = []
+        self._held = 0
+
+    def write(self, data: bytes) -> None:
+        if data:
+            self._pieces.append(data)
+            self._held += len(data)
+            if self._held >= _PIECE:
+                self._flush()
+
+    def _flush(self) -> None:
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self.size += self._held
+        self._held = 0
+        self._hasher.update(data)
+        if self._write is not None:
+            self._write(data)
+
+    def finish(self) -> Digest:
+        """Hand on the rest; the digest of all."""
+        self._flush()
+        return Digest(CANONICAL, self._hasher.hexdigest())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 
 from lamina.errors import InvalidLayer
 from lamina.light import TYPE_CHECKING, Protocol
@@ -20,11 +21,58 @@ class _Stream(Protocol):
 
 
 OpenTar = Callable[[int, int], _Stream]
+SMALL = 256 << 10  # bytes of a file that is read whole
+_AHEAD = 1 << 20
+_GAP = 64 << 10  # bytes between two files that are read one after the other
 
 
 def open_content(index: LayerIndex, row: int, open_tar: OpenTar) -> Content:
     """The file in ``row`` (a FILE). ``open_tar(start, end)`` gives bytes of the uncompressed tar."""
     return Content(index.size[row], index.offset[row], index.sparse(row), open_tar)
+
+
+class Ahead:
+    """Small files of one tar: asked for in the order of the archive, they come in few large pieces."""
+
+    def __init__(self, tar_size: int, open_tar: OpenTar) -> None:
+        self._tar_size = tar_size
+        self._open_tar = open_tar
+        self._start = 0
+        self._data = b""
+        self._piece = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        """May be shorter than ``size``."""
+        at = offset - self._start
+        if at < 0 or at + size > len(self._data):
+            follows = 0 <= at <= len(self._data) + _GAP and self._piece
+            self._piece = min(_AHEAD, max(size, 2 * self._piece)) if follows else size
+            end = min(offset + max(size, self._piece), self._tar_size)
+            stream = self._open_tar(offset, end)
+            try:
+                self._start, self._data, at = offset, stream.read(end - offset), 0
+            finally:
+                stream.close()
+        return self._data[at : at + size]
+
+
+class Contents:
+    """The files of one layer, for who opens many: small ones come by way of ``Ahead``."""
+
+    def __init__(self, index: LayerIndex, open_tar: OpenTar) -> None:
+        self._index = index
+        self._open_tar = open_tar
+        self._ahead = Ahead(index.tar_size, open_tar)
+
+    def open(self, row: int) -> BytesIO | Content:
+        """As ``open_content``."""
+        index = self._index
+        size = index.size[row]
+        if 0 < size <= SMALL and index.sparse(row) is None:
+            data = self._ahead.read(index.offset[row], size)
+            if len(data) == size:
+                return BytesIO(data)
+        return open_content(index, row, self._open_tar)
 
 
 class Content:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
+from zlib import adler32
 
 from lamina.errors import InvalidLayer, UsageError
 from lamina.layer.entry import Entry, Kind
@@ -186,26 +187,31 @@ def write_layer(items: Iterable[Item], write: Write, *, epoch: int | None = None
             seen.add(entry.path)
     later: list[Item] = []
     written: set[bytes] = set()
+    targets = {entry.link for entry, _ in ordered if entry.kind == Kind.HARDLINK}
     for entry, content in ordered:
         if entry.kind == Kind.HARDLINK and entry.link in seen and entry.link not in written:
             later.append((entry, content))
             continue
         writer.add(entry, content)
-        written.add(entry.path)
+        if entry.path in targets:
+            written.add(entry.path)
     for entry, content in later:  # links whose target sorts after them
         writer.add(entry, content)
     writer.close()
 
 
-def _order(item: Item) -> tuple[tuple[bytes, ...], int, bytes]:
+def _order(item: Item) -> bytes:
+    """A path's components, and where the entry stands among those of one path. No name holds a zero byte, so a path
+    with zeros for slashes sorts as its components do."""
     entry = item[0]
-    parts = tuple(entry.path.split(b"/")) if entry.path else ()
+    parts = entry.path.replace(b"/", b"\0")
     if entry.kind == Kind.WHITEOUT:
-        return parts[:-1], 1, parts[-1] if parts else b""
+        parts, _, name = parts.rpartition(b"\0")
+        return parts + b"\0\0\1" + name
     if entry.kind == Kind.OPAQUE:
-        return parts, 1, b""
+        return parts + b"\0\0\1"
     # a path sorts after its parent, and after all whiteouts of its siblings
-    return parts, 0 if entry.kind == Kind.DIRECTORY else 2, b""
+    return parts + (b"\0\0\0" if entry.kind == Kind.DIRECTORY else b"\0\0\2")
 
 
 def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
@@ -252,5 +258,6 @@ def _block(
     tail = b"%b%bustar\00000%b%07o\0%07o\0%b" % (
         flag, link.ljust(100, b"\0"), bytes(64), device[0], device[1], prefix.ljust(155, b"\0"),
     )  # fmt: skip
-    checksum = sum(head) + sum(tail) + 8 * 32
+    # adler32's lower half is one more than the sum of the bytes, as long as that is below 65521
+    checksum = sum(adler32(piece) & 0xFFFF for piece in (head, tail[:178], tail[178:])) - 3 + 8 * 32
     return (head + b"%06o\0 " % checksum + tail).ljust(BLOCK, b"\0")

@@ -6,8 +6,9 @@ hit are looked at, and of those only the paths in question are merged (``union.g
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 VISIBLE = "visible"
 _MANY_OPEN = 500
 """Mapped indexes after which the next image starts afresh: each holds a descriptor."""
-_HARDLINK, _WHITEOUT = int(Kind.HARDLINK), int(Kind.WHITEOUT)
+_MANY_ROWS = 1000
+"""Rows from which on it is cheaper to make the paths of all directories."""
+_REMEMBERED = 20_000
+"""Answers that are kept for other images with the same layers."""
+_DIRECTORY, _HARDLINK, _WHITEOUT = int(Kind.DIRECTORY), int(Kind.HARDLINK), int(Kind.WHITEOUT)
 
 
 _ALL = Filter()
@@ -167,6 +172,70 @@ class _Hit:
     target: int | None = None
 
 
+_Told = tuple[int, _Hit, object, Entry, str, int | None]
+
+
+class _Concern:
+    """Which layers of a stack can matter to what was found in others of it: those that have hits, and those that
+    state or hide the path of one, put something in the place of a directory above it, or go through it. All others
+    leave of such a path what they find. Where a hit is a hardlink, or a directory that nothing states, all layers
+    matter."""
+
+    def __init__(self, opened: Callable[[int], LayerIndex], hits: dict[int, list[_Hit]]) -> None:
+        self._opened = opened
+        self._hits = hits
+        self._ways: dict[frozenset[int], _Ways | None] = {}
+        self._matters: dict[tuple[int, frozenset[int]], bool] = {}
+
+    def of(self, stack: Sequence[int]) -> Sequence[int]:
+        """Numbers (from 0) of the layers that matter, bottom first."""
+        having = frozenset(number for number in stack if number in self._hits)
+        if having not in self._ways:
+            self._ways[having] = self._ways_of(having)
+        ways = self._ways[having]
+        if ways is None:
+            return range(len(stack))
+        return [place for place, number in enumerate(stack) if number in having or self._does(number, having, ways)]
+
+    def _ways_of(self, having: frozenset[int]) -> _Ways | None:
+        for number in having:
+            kinds = self._opened(number).kind
+            if any(hit.row == UNSTATED or kinds[hit.row] == _HARDLINK for hit in self._hits[number]):
+                return None
+        return _Ways({hit.path for number in having for hit in self._hits[number]})
+
+    def _does(self, number: int, having: frozenset[int], ways: _Ways) -> bool:
+        key = (number, having)
+        if key not in self._matters:
+            self._matters[key] = ways.meet(self._opened(number))
+        return self._matters[key]
+
+
+class _Ways:
+    """Some paths and all directories above them."""
+
+    def __init__(self, paths: set[bytes]) -> None:
+        self._paths = paths
+        self._all = {b""}
+        for path in paths:
+            while path not in self._all:
+                self._all.add(path)
+                path = path.rpartition(b"/")[0]
+        self._names = {path.rpartition(b"/")[2] for path in self._all}  # b"" is that of opaque marks too
+
+    def meet(self, index: LayerIndex) -> bool:
+        names, kinds = self._names, index.kind
+        for row, name in enumerate(index.each_basename()):
+            if name in names:
+                path = index.path(row)
+                if path in self._paths or (path in self._all and kinds[row] != _DIRECTORY):
+                    return True
+        return any(
+            index.directory_name(number) in names and index.directory_path(number) in self._paths
+            for number in range(1, index.directory_count)
+        )
+
+
 class _Search:
     def __init__(self, store: Store, query: Query, platform: Platform, known: Members) -> None:
         self._store = store
@@ -176,12 +245,15 @@ class _Search:
         self._stacks = known.stacks
         self._indexes: dict[int, LayerIndex] = {}
         self._glance = Glance()
+        self._answers: dict[tuple[int, ...], list[_Told]] = {}
+        self._answered = 0
         self.unread: list[tuple[str, str]] = []
 
     def run(self) -> list[Found]:
         hits, broken = self._hits()
         found: dict[tuple[object, ...], tuple[Entry, Digest, list[Place]]] = {}
         concerned = hits.keys() | broken.keys()
+        self._concern = _Concern(self._open, hits)
         for stack, names in self._stacks.items():
             if concerned.isdisjoint(stack):
                 continue
@@ -190,7 +262,9 @@ class _Search:
                 self.unread += [(name or digest, why) for name, digest in names]
                 continue
             images = [(name, Digest.parse(digest)) for name, digest in names]
-            for layer, hit, content, entry, state, by in self._told(stack, hits):
+            numbers = self._concern.of(stack)
+            for layer, hit, content, entry, state, by in self._told_once([stack[number] for number in numbers], hits):
+                layer, by = numbers[layer], None if by is None else numbers[by - 1] + 1
                 key = (stack[layer], hit, content)
                 _, _, places = found.setdefault(key, (entry, self._layers[stack[layer]], []))
                 places += [Place(name, digest, layer + 1, state, by) for name, digest in images]
@@ -224,9 +298,10 @@ class _Search:
             rows = [row for row in rows if row in same or kinds[row] == _HARDLINK]
         hits: list[_Hit] = []
         files: dict[bytes, int] | None = None
+        path_of = index.path if len(rows) < _MANY_ROWS else _paths_of(index)
         for row in rows:
             if kinds[row] != _HARDLINK:
-                hits.append(_Hit(row, index.path(row)))
+                hits.append(_Hit(row, path_of(row)))
                 continue
             if files is None:
                 # a target that leads through a symlink is looked for in the union
@@ -245,9 +320,20 @@ class _Search:
             return False
         return self._query.digest is None or self._digests(number, index).of(row) == self._query.digest.encoded
 
-    def _told(
-        self, stack: tuple[int, ...], hits: dict[int, list[_Hit]]
-    ) -> Iterator[tuple[int, _Hit, object, Entry, str, int | None]]:
+    def _told_once(self, stack: Sequence[int], hits: dict[int, list[_Hit]]) -> Sequence[_Told]:
+        """As ``_told``. Images that differ only in layers that don't matter get the same answer."""
+        key = tuple(stack)
+        told = self._answers.get(key)
+        if told is None:
+            told = list(self._told(key, hits))
+            if self._answered + len(told) > _REMEMBERED:
+                self._answers.clear()
+                self._answered = 0
+            self._answers[key] = told
+            self._answered += len(told)
+        return told
+
+    def _told(self, stack: tuple[int, ...], hits: dict[int, list[_Hit]]) -> Iterator[_Told]:
         """For each hit in a stack of layers: the number of its layer there (from 0), the hit and the row that holds
         its content, the entry, and what has become of it."""
         if len(self._indexes) > _MANY_OPEN:
@@ -255,7 +341,7 @@ class _Search:
             self._glance = Glance()
         layers = [self._open(number, keep=True) for number in stack]
         tree = self._glance.tree(layers, {hit.path for number in stack for hit in hits.get(number, ())})
-        nodes = {(tree.origin_layers[node], tree.rows[node]): node for node in range(len(tree.names))}
+        nodes = dict(zip(zip(tree.origin_layers, tree.rows, strict=True), itertools.count(), strict=False))
         for layer, number in enumerate(stack):
             for hit in hits.get(number, ()):
                 if hit.row == UNSTATED:
@@ -298,6 +384,17 @@ class _Search:
         stack, (name, digest) = next((stack, names[0]) for stack, names in self._stacks.items() if number in stack)
         descriptor = next(entry for entry in self._store.refs.entries() if str(entry.digest) == digest)
         return find_manifest(self._store, descriptor, self._platform, name or digest).layers[stack.index(number)]
+
+
+def _paths_of(index: LayerIndex) -> Callable[[int], bytes]:
+    """``index.path``, for many rows."""
+    directories, numbers, basename = index.directory_paths(), index.directory, index.basename
+
+    def path_of(row: int) -> bytes:
+        above, name = directories[numbers[row]], basename(row)
+        return above + b"/" + name if above and name else above or name
+
+    return path_of
 
 
 def _target(index: LayerIndex, files: dict[bytes, int], row: int) -> int | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamina.insight.secrets import MASK, MOST_A_FILE, in_file, in_words
+from lamina.insight.secrets import MASK, MOST_A_FILE, Sieve, in_file, in_words, is_binary
 from support import rounds
 
 KEY = "-----BEGIN OPENSSH PRIVATE " + "KEY-----\n" + "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ" + "\n"
@@ -137,3 +137,34 @@ def test_anything_is_looked_at_without_harm(parts: list[bytes], path: bytes) -> 
     for found in (*in_file(path, data, entropy=True), *in_words(data.decode("utf-8", "replace"), entropy=True)):
         assert 0 < found.line <= data.count(b"\n") + 1
         assert len(found.masked) <= 100
+
+
+@settings(max_examples=rounds(200), deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["x", "srv/a.txt", "k.p12", "sub/k.p12\n", "app.env", *(path for _, path, _, _ in FILES)]
+            ),
+            st.sampled_from(["", "plain\n", "AWS\n", "\0binary", *(text for _, _, text, _ in FILES)]),
+            st.sampled_from(["", "PRIVATE", "\n# aws_\n"]),
+        ),
+        max_size=6,
+    )
+)
+def test_what_the_sieve_holds_back_has_no_secret(files: list[tuple[str, str, str]]) -> None:
+    """Files that are looked at together give away what each gives away by itself."""
+    texts = [(path.encode(), (before + text).encode()) for path, text, before in files]
+    sieve = Sieve([text for _, text in texts if not is_binary(text)])
+    for path, text in texts:
+        data = b"" if is_binary(text) else text
+        if not sieve.passes(path, data):
+            assert in_file(path, text) == []
+
+
+def test_the_sieve_holds_back() -> None:
+    secret_one = FILES[5][2].encode()
+    sieve = Sieve([b"plain\n", secret_one])
+    assert not sieve.passes(b"x", b"plain\n")
+    assert sieve.passes(b"x", secret_one)
+    assert sieve.passes(b"root/.netrc", b"")
