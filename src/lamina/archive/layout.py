@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from lamina.archive.names import annotated, find, names_of
+from lamina.archive.names import annotated, exactly, find, names_of
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
@@ -44,12 +44,15 @@ class IndexedReader:
 
     location: str
     index: Index
+    _exactly: dict[str, Descriptor] | None = None  # made on first need: an archive may hold thousands
 
     def blob(self, descriptor: Descriptor) -> Blob:
         raise NotImplementedError
 
     def resolve(self, name: str) -> Descriptor:
-        return find(self.index.manifests, name, self.location)
+        if self._exactly is None:
+            self._exactly = exactly(self.index.manifests)
+        return self._exactly.get(name) or find(self.index.manifests, name, self.location)
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         with self.blob(descriptor).open() as stream:

@@ -19,6 +19,15 @@ def names_of(entry: Descriptor) -> list[str]:
     return [name for name in dict.fromkeys(found) if name]
 
 
+def exactly(entries: Sequence[Descriptor]) -> dict[str, Descriptor]:
+    """The entry that each name means exactly as written, or each digest: of several the first."""
+    found: dict[str, Descriptor] = {}
+    for entry in entries:
+        for name in (*names_of(entry), str(entry.digest)):
+            found.setdefault(name, entry)
+    return found
+
+
 def find(entries: Sequence[Descriptor], name: str, where: str) -> Descriptor:
     """The entry that ``name`` means: exactly as written, else as docker reads it. "" is the only image.
     Raises ReferenceNotFound, which lists what is there."""
