@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.cli.session import Session
-    from lamina.image import Image
     from lamina.run.options import Mount, Wanted
+    from lamina.source import Stack
     from lamina.store.store import Store
 
 PROCESS_OPTIONS = (
@@ -115,7 +115,7 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
     wanted = _wanted(words, given)
     check_terminal(wanted)
     containers.check(wanted, runtime=given["runtime"])
-    found = _image(session, image, given["pulling"], quiet=given["quiet"])
+    stack = _stack(session, image, given["pulling"], quiet=given["quiet"])
     if wanted.privileged:
         warn(PRIVILEGED)
     store = session.writable_store
@@ -125,7 +125,7 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
             _replace(store, wanted.name)
         made = containers.create(
             store,
-            found.stack,
+            stack,
             wanted,
             image=image,
             running=True,
@@ -133,7 +133,7 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
             on_warning=warn,
         )
         note(made.id)
-    ended = containers.run(store, found.stack, made, wanted, runtime=given["runtime"], on_warning=warn)
+    ended = containers.run(store, stack, made, wanted, runtime=given["runtime"], on_warning=warn)
     if ended.message:
         say(ended.message)
     return ended.code
@@ -186,13 +186,13 @@ def _replace(store: Store, name: str) -> None:
         remove(store, found, force=True)
 
 
-def _image(session: Session, name: str, pulling: str, *, quiet: bool) -> Image:
+def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
     parsed = parse_name(name)
     if parsed.transport or not parsed.whole:
         raise UsageError(f"{name!r:.200} is no image of the store", hint="`lamina pull`, `load` or `copy` it first")
     if pulling != "always":
         try:
-            return session.image(name)
+            return session.stack(name)
         except (ReferenceNotFound, BlobNotFound):  # nothing here has the name, or what has it is for other platforms
             if pulling == "never":
                 raise
@@ -203,9 +203,9 @@ def _image(session: Session, name: str, pulling: str, *, quiet: bool) -> Image:
         store, network = session.writable_store, session.network(progress)
         asked = session.settings.asked_platform()
         pull(parsed.name, store, network, platform=asked, on_event=progress, cancel=session.cancel)
-    from lamina.image import open_with
+    from lamina.places import open_named
 
-    return open_with(name, session.settings)  # what pull has warned of is not said again
+    return open_named(name, session.settings)  # what pull has warned of is not said again
 
 
 def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:

@@ -8,13 +8,13 @@ from functools import cached_property
 
 from lamina.errors import NoStore
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.image import Image, open_with
 from lamina.light import TYPE_CHECKING
-from lamina.places import load_settings, open_store
+from lamina.places import load_settings, open_named, open_store
 
 if TYPE_CHECKING:
     from lamina.config import Settings
-    from lamina.source import Reader, Writer
+    from lamina.image import Image
+    from lamina.source import Reader, Stack, Writer
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
@@ -132,7 +132,13 @@ class Session:
         return self.settings.wanted_platform()
 
     def image(self, name: str) -> Image:
-        found = open_with(name, self.settings, self.network() if name.startswith("docker://") else None)
+        from lamina.image import Image
+
+        return Image(self.stack(name), self.settings)
+
+    def stack(self, name: str) -> Stack:
+        """The image, without what a library has besides: `run` starts sooner."""
+        found = open_named(name, self.settings, self.network() if name.startswith("docker://") else None)
         self.check_platform(found.config, name)
         return found
 
