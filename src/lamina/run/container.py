@@ -35,7 +35,7 @@ from lamina.run.runtime import (
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, check_words, environment, guarded, held, is_alike, places, runtime_spec
 from lamina.run.targets import settled
-from lamina.run.user import User, resolve_group, resolve_user
+from lamina.run.user import User, misnamed, resolve_group, resolve_user
 from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
 from lamina.spec.platform import Platform
@@ -88,7 +88,7 @@ def create(
         top=where,
         remove=wanted.remove,
         labels=tuple({**config.labels, **wanted.labels}.items()),
-        volumes=_named(wanted, config.volumes),
+        volumes=_places_of(wanted, config.volumes),
         stop_signal=wanted.stop_signal,
         stop_timeout=wanted.stop_timeout,
     )
@@ -115,7 +115,7 @@ def check(wanted: Wanted, *, runtime: str = "") -> None:
     check_able(wanted, find_runtime(runtime))
 
 
-def _named(wanted: Wanted, declared: Sequence[str]) -> tuple[str, ...]:
+def _places_of(wanted: Wanted, declared: Sequence[str]) -> tuple[str, ...]:
     """The volumes' names and the places of all mounts, for those who look for them."""
     places = [mount.target for mount in wanted.mounts if mount.kind != "tmpfs"]
     names = [mount.source for mount in wanted.mounts if mount.source]
@@ -340,7 +340,7 @@ def _spec(
     mounts = [*_binds(store, container, wanted, config.volumes, inside), *wanted.edits.mounts]
     user, tables = _user(wanted.user or config.user, wanted, me, cwd, inside)
     owners = owners_of(container)
-    user = _here(user, owners, _added(wanted, inside))
+    user = _named(_here(user, owners, _added(wanted, inside)), runtime, inside, wanted.groups)
     nodes, bound = _nodes(wanted, runtime, owners)
     # what is in a user namespace of its own has all of them there
     here = EVERY if owners or runtime.is_bubblewrap else rights.capabilities("CapBnd")
@@ -502,6 +502,20 @@ def _here(user: User, owners: Owners, added: Collection[int] = ()) -> User:
     return replace(user, groups=kept)
 
 
+def _named(user: User, runtime: Runtime, inside: Inside, asked: Collection[str] = ()) -> User:
+    """The user without the groups that the runtime would take for others. Raises Unsupported where one was asked
+    for."""
+    if runtime.is_bubblewrap:
+        return user
+    table = inside.read("/etc/group")
+    lost = misnamed(user.groups, table)
+    if lost & {resolve_group(word, table) for word in asked}:
+        raise Unsupported(
+            f"the group {min(lost)} can't be added: the image names another group so", hint="correct its /etc/group"
+        )
+    return replace(user, groups=tuple(gid for gid in user.groups if gid not in lost))
+
+
 def owner_of(container: Container) -> tuple[int, int]:
     """The container's root, as its files have it."""
     return owners_of(container).root
@@ -642,7 +656,7 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
     with Inside(store.containers.path(container.id, "rootfs")) as inside:
         if wanted.user:
             user = resolve_user(wanted.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
-            user = _here(user, owners_of(container))
+            user = _named(_here(user, owners_of(container)), runtime, inside)
             process["user"] = _user_of(user)
             mine = process["capabilities"]["bounding"] if user.uid == 0 else []
             process["capabilities"] |= {"effective": mine, "permitted": mine}

@@ -6,7 +6,7 @@ could turn ``--user 1000`` into root (CVE-2026-46680 was of that kind).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lamina.errors import NotFound, UsageError
 from lamina.light import Value
@@ -73,6 +73,15 @@ def resolve_group(wanted: str, group: bytes) -> int:
         if one.name == _bytes(wanted):
             return _checked(one.gid, f"the group {wanted!r:.80} of the image")
     raise NotFound(f"the image has no group {wanted!r:.80}", hint="see its /etc/group, or give a number")
+
+
+def misnamed(groups: Iterable[int], table: bytes) -> frozenset[int]:
+    """Those of ``groups`` whose number is the name of another group in the image's ``table``: runc takes the numbers
+    that it is given for names first, and would give the program that other group."""
+    numbers = {str(gid).encode(): gid for gid in groups}
+    return frozenset(
+        numbers[one.name] for one in _groups(table) if one.name in numbers and one.gid != numbers[one.name]
+    )
 
 
 def parse_id(text: str, what: str) -> int | None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.rights import MAX_ID
 from lamina.run.options import Userns, parse_userns
-from lamina.run.user import User, parse_id, resolve_group, resolve_user
+from lamina.run.user import User, misnamed, parse_id, resolve_group, resolve_user
 
 PASSWD = b"""# comment
   # comment too
@@ -219,3 +219,18 @@ def test_ids_of_a_user_namespace() -> None:
         with pytest.raises(UsageError, match="keep-id has no option"):
             parse_userns(word)
     assert parse_id("web", "user") is None
+
+
+@pytest.mark.parametrize(
+    ("table", "lost"),
+    [
+        (b"", set()),
+        (b"web:x:44:\n", set()),
+        (b"44:x:44:\n", set()),
+        (b"44:x:0:\n", {44}),
+        (b"44:x:44:\n44:x:0:\n55:x:44:\n", {44, 55}),
+        (b"044:x:0:\n+44:x:0:\n", set()),
+    ],
+)
+def test_numbers_that_are_the_names_of_other_groups(table: bytes, lost: set[int]) -> None:
+    assert misnamed([44, 55], table) == lost
