@@ -85,8 +85,11 @@ class Refs:
         wanted = set(names)
 
         def change(entries: Entries) -> Entries:
-            gone = [entry for entry in entries if name_of(entry) in wanted and name_of(entry)]
-            kept = [entry for entry in entries if entry not in gone]
+            def goes(entry: Descriptor) -> bool:
+                return bool(name_of(entry)) and name_of(entry) in wanted
+
+            gone = [entry for entry in entries if goes(entry)]
+            kept = [entry for entry in entries if not goes(entry)]
             return kept + (unnamed(gone, kept) if keep_untagged else [])
 
         self.update(change)
