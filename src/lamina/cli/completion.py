@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,8 @@ _FILES, _DIRECTORIES = "#file", "#dir"
 _OPEN = ("/", ":", "=")
 """How a candidate ends behind which more is to come: no space is put there. fish has the same rule."""
 _MOST = 2000
+_FEW = 16
+"""Links up to which each is followed by itself; a whole merge is cheaper for more."""
 
 _BASH = """\
 _lamina_completion() {
@@ -189,6 +192,8 @@ class _Completion(ShellComplete):
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
         ctx = _resolve_context(self.cli, self.ctx_args, self.prog_name, args)
+        if isinstance(ctx.command, click.Group) and (ctx.args or vars(ctx).get("_protected_args")):
+            return []  # a verb that there is not
         at, incomplete = _resolve_incomplete(ctx, args, incomplete)
         found = at.shell_complete(ctx, incomplete)
         if found or not isinstance(at, click.Parameter):
@@ -281,21 +286,24 @@ def containers(ctx: click.Context, incomplete: str = "", *, running: bool = Fals
 def inside(session: Session, image: str, incomplete: str) -> Iterator[str]:
     """The paths in an image that begin so; directories end with a slash."""
     from lamina.image import to_bytes
+    from lamina.layer.entry import Kind
 
     directory = incomplete[: incomplete.rfind("/") + 1]
     beginning = os.fsencode(incomplete[len(directory) :])
     try:
-        union, node = session.image(image).stack.listing(to_bytes(directory or "/"), follow=True, links=False)
-        children = union.children(node)
-        for name in sorted(children):
-            if not name.startswith(beginning):
-                continue
-            target = children[name]
-            try:
-                target = union.lookup(union.path(target), follow=True)
-            except LaminaError:
-                pass  # a link that leads nowhere
-            yield directory + os.fsdecode(name) + ("/" if union.is_directory(target) else "")
+        stack = session.image(image).stack
+        union, node = stack.listing(to_bytes(directory or "/"), follow=True, links=False)
+        children = {name: child for name, child in union.children(node).items() if name.startswith(beginning)}
+        links = {name for name, child in children.items() if union.kind(child) == Kind.SYMLINK}
+        if len(links) > _FEW:
+            stack.union()  # from here on each is looked up in it
+        for name, child in sorted(children.items()):
+            is_directory = union.is_directory(child)
+            if name in links:
+                with suppress(LaminaError):  # it leads nowhere
+                    found, target = stack.lookup(union.path(child), follow=True)
+                    is_directory = found.is_directory(target)
+            yield directory + os.fsdecode(name) + ("/" if is_directory else "")
     except LaminaError:
         return
 

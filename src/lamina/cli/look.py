@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, platform_option
 from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
+from lamina.cli.template_values import Record
 from lamina.cli.text import clean, human_size, json_path, mode_text
 from lamina.errors import UsageError
 from lamina.image import to_bytes
@@ -50,12 +52,25 @@ def iso(nanoseconds: int) -> str:
         return f"@{seconds}"
 
 
-@command("ls", "lamina ls -l debian:12 /etc\nlamina ls -R debian:12~1 /usr/lib")
+@command(
+    "ls",
+    "lamina ls -la debian:12 /etc\nlamina ls -lhS debian:12 /usr/lib\nlamina ls -R debian:12~1 /usr/lib",
+    context_settings={"help_option_names": ["--help"]},  # -h is for sizes, as with ls
+)
 @image_argument()
 @click.argument("paths", nargs=-1)
 @click.option("-l", "--long", "long_", is_flag=True, help="Mode, owner, size, time and layer of each entry.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below.")
 @click.option("-d", "--directory", is_flag=True, help="The directory itself, not what is in it.")
+@click.option("-h", "--human-readable", "human", is_flag=True, help="With -l: sizes like 12.3MB.")
+@click.option("-t", "by_time", is_flag=True, help="The newest first.")
+@click.option("-S", "by_size", is_flag=True, help="The largest first.")
+@click.option("-r", "--reverse", is_flag=True, help="The other way round.")
+@click.option("-i", "--inode", is_flag=True, help="Before each name a number that all hard links of a file share.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Accepted as ls has it: all names are shown anyway.")
+@click.option("-A", "--almost-all", is_flag=True, help="As -a.")
+@click.option("-1", "one", is_flag=True, help="Accepted as ls has it: each name has a line anyway.")
+@click.option("-n", "--numeric-uid-gid", "numeric", is_flag=True, help="As -l: owners are numbers anyway.")
 @click.option("-0", "--null", is_flag=True, help="Raw names, each ended by a zero byte, for scripts.")
 @platform_option
 @format_option
@@ -67,15 +82,25 @@ def ls(
     long_: bool,
     recursive: bool,
     directory: bool,
+    human: bool,
+    by_time: bool,
+    by_size: bool,
+    reverse: bool,
+    inode: bool,
+    all_: bool,
+    almost_all: bool,
+    one: bool,
+    numeric: bool,
     null: bool,
     format: str | None,
 ) -> None:
     """List directories of the union of an image's layers. Nothing is unpacked."""
+    long_ = long_ or numeric
     if null and sys.stdout.isatty():
         raise UsageError("raw names on a terminal", hint="leave -0 out, or pipe them")
     stack = session.image(image).stack
     first, detailed = stack.first, long_ or format not in (None, "table")
-    if recursive or len(paths) > FEW:
+    if recursive or len(paths) > FEW or inode:
         stack.union()
     found: list[Iterable[tuple[Union, bytes, int]]] = []  # all is looked up before the first name is told
     for path in paths or ("/",):
@@ -88,7 +113,7 @@ def ls(
             found.append(_all_below(tree, node, prefix))
         else:
             found.append([(tree, prefix + name, child) for name, child in sorted(tree.children(node).items())])
-    nodes = (one for some in found for one in some)
+    nodes = (node for some in found for node in _sorted(some, by_time, by_size, reverse))
     if null:
         for _, name, _ in nodes:
             sys.stdout.buffer.write(name + b"\0")
@@ -96,15 +121,33 @@ def ls(
     elif detailed:
         rows = [_ls_row(tree, first, name, node) for tree, name, node in nodes]
         if format in (None, "table"):
-            fields = ("Mode", "Links", "Owner", "Size", "Time", "Layer", "Text")
-            table([[str(row[field]) for field in fields] for row in rows], right=(1, 3, 5))
+            fields = ["Mode", "Links", "Owner", "HumanSize" if human else "Size", "Time", "Layer", "Text"]
+            if inode:
+                fields.insert(0, "Inode")
+            right = [number for number, field in enumerate(fields) if field in _NUMBERS]
+            table([[str(row[field]) for field in fields] for row in rows], right=right)
         elif format == "json":
-            emit_json([row["json"] for row in rows])
+            emit_json([row.json for row in rows])
         else:
             emit_template(rows, {}, format or "")
+    elif inode:
+        table([[str(tree.inode(node)), clean(name)] for tree, name, node in nodes], right=(0,))
     else:
         for _, name, _ in nodes:
             write(clean(name))
+
+
+_NUMBERS = ("Inode", "Links", "Size", "HumanSize", "Layer")
+_Named = tuple["Union", bytes, int]
+
+
+def _sorted(found: Iterable[_Named], by_time: bool, by_size: bool, reverse: bool) -> Iterable[_Named]:
+    """In the order that was asked for; names of one time or size as they came."""
+    if not (by_time or by_size):
+        return reversed(list(found)) if reverse else found
+    key = attrgetter("mtime" if by_time else "size")
+    ordered = sorted(found, key=lambda one: key(one[0].entry(one[2])), reverse=True)
+    return ordered[::-1] if reverse else ordered
 
 
 def _all_below(tree: Union, node: int, prefix: bytes) -> Iterator[tuple[Union, bytes, int]]:
@@ -114,29 +157,41 @@ def _all_below(tree: Union, node: int, prefix: bytes) -> Iterator[tuple[Union, b
             yield tree, prefix + tree.path(below)[at:], below
 
 
-def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
+class _Row(Record):
+    """For tables and templates; ``json``: what JSON has."""
+
+    json: dict[str, Any]
+
+
+def _ls_row(tree: Union, first: int, name: bytes, node: int) -> _Row:
     entry, stated = tree.entry(node), tree.layer(node)
     text = clean(name)
     if entry.kind == Kind.SYMLINK:
         text += f" -> {clean(entry.link)}"
     device = entry.kind in (Kind.CHAR, Kind.BLOCK)
     layer = None if stated is None else first + stated
-    return {
-        "Name": clean(name),
-        "Text": text,
-        "Path": "/" + clean(entry.path),
-        "Kind": entry.kind.name.lower(),
-        "Mode": mode_text(LETTER[entry.kind], entry.mode),
-        "Links": tree.links(node),
-        "Owner": f"{entry.uid}:{entry.gid}",
-        "UID": entry.uid,
-        "GID": entry.gid,
-        "Size": f"{entry.rdev[0]}, {entry.rdev[1]}" if device else entry.size,
-        "Time": iso(entry.mtime),
-        "Target": clean(entry.link),
-        "Layer": "-" if layer is None else layer,
-        "json": {**entry_json(entry), "layer": layer},
-    }
+    size = f"{entry.rdev[0]}, {entry.rdev[1]}" if device else entry.size
+    row = _Row(
+        {
+            "Name": clean(name),
+            "Text": text,
+            "Inode": tree.inode(node),
+            "Path": "/" + clean(entry.path),
+            "Kind": entry.kind.name.lower(),
+            "Mode": mode_text(LETTER[entry.kind], entry.mode),
+            "Links": tree.links(node),
+            "Owner": f"{entry.uid}:{entry.gid}",
+            "UID": entry.uid,
+            "GID": entry.gid,
+            "Size": size,
+            "HumanSize": size if device else human_size(entry.size),
+            "Time": iso(entry.mtime),
+            "Target": clean(entry.link),
+            "Layer": "-" if layer is None else layer,
+        }
+    )
+    row.json = {**entry_json(entry), "layer": layer}
+    return row
 
 
 @command(
@@ -224,7 +279,7 @@ def tree(session: Session, image: str, path: str, depth: int, sizes: bool, forma
         within = (node for node in union.walk(top) if _level(union, top, node) <= depth)
         found = [_ls_row(union, first, union.name(node), node) for node in within]
         if format == "json":
-            emit_json([row["json"] for row in found])
+            emit_json([row.json for row in found])
         else:
             emit_template(found, {}, format or "")
         return

@@ -61,6 +61,12 @@ class Mounted(Value):
         held = _HELD.match(self.target)
         return int(held[1]) if held else 0
 
+    @property
+    def inside(self) -> str:
+        """The directory as the one who mounted named it: without /proc/PID/root."""
+        held = _HELD.match(self.target)
+        return self.target[held.end() - 1 :] if held else self.target
+
 
 class Top(Value):
     """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
@@ -158,6 +164,8 @@ def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, see
 
 
 def _check_free(target: str) -> None:
+    if os.path.lexists(target) and not os.path.isdir(target):
+        raise Conflict(f"{target} is not a directory", hint="mount at an empty directory, or at a new one")
     if is_mount(target):
         raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
 
@@ -322,20 +330,26 @@ def _as_below(lower: str, upper: str) -> None:
 
 
 def unmount(store: Store, target: str) -> Mounted:
-    """Raises NotFound where nothing of this store is mounted there, Conflict where another mount stands over it,
-    SystemFailure."""
+    """Take away what is mounted at ``target``, as `mount` was given it or has printed it. Raises NotFound where
+    nothing of this store is mounted there, Conflict where another mount stands over it, or several plain users'
+    mounts were made there, SystemFailure."""
     named = os.path.abspath(target)
     target = named if _HELD.match(named) else os.path.realpath(named)
     with reported(target):
-        for found in mounts(store):
-            if found.target == target:
-                if found.holder:
-                    _let_go(found)
-                else:
-                    _check_ours(store, found)
-                    _unmount(found)
-                _forget(store, found)
-                return found
+        every = mounts(store)
+        # a plain user's has two names: where others see it, and the directory that was given
+        here = [one for one in every if one.target == target] or [one for one in every if one.inside == target]
+        if len(here) > 1:
+            listed = ", ".join(one.target for one in here)
+            raise Conflict(f"{len(here)} images are mounted at {named}", hint=f"say which: {listed:.300}")
+        for found in here:
+            if found.holder:
+                _let_go(found)
+            else:
+                _check_ours(store, found)
+                _unmount(found)
+            _forget(store, found)
+            return found
     raise NotFound(f"no image is mounted at {named}", hint="see `lamina mounts`")
 
 
@@ -351,7 +365,7 @@ def _forget(store: Store, mounted: Mounted) -> None:
         if root.mount == mounted.target and not root.alive:  # of one that was killed before it had mounted there
             store.roots.remove(root.name)
     sweep(store)
-    here = _HELD.sub("/", mounted.target)
+    here = mounted.inside
     if _is_own(store, here):
         with suppress(FileNotFoundError):
             os.rmdir(here)

@@ -60,6 +60,25 @@ def test_a_mount_is_held_by_a_process_and_goes_with_it(user: tuple[Path, PlainUs
     assert json.loads(call("mounts", "--format", "json").stdout) == []
 
 
+def test_umount_takes_the_directory_that_mount_was_given(user: tuple[Path, PlainUser]) -> None:
+    top, call = user
+    for given in ("m", f"{top}/m", "./m/"):
+        target = call("mount", "app", given).stdout.decode().strip()
+        assert Path(target, "dir/below").read_bytes() == b"b"
+        done = call("umount", "m")
+        assert (done.returncode, done.stdout.decode().strip()) == (0, target), done.stderr
+        assert json.loads(call("mounts", "--format", "json").stdout) == []
+    assert call("umount", "m").returncode == 3
+    two = [call("mount", "app", "m").stdout.decode().strip() for _ in range(2)]  # each in a namespace of its own
+    done = call("umount", "m")
+    assert done.returncode == 5
+    assert all(one in done.stderr.decode() for one in two)
+    assert [call("umount", one).returncode for one in two] == [0, 0]
+    (top / "file").touch()
+    done = call("mount", "app", "file")
+    assert (done.returncode, b"file is not a directory" in done.stderr) == (5, True)
+
+
 def test_an_opaque_root_hides_all_layers_below_it(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     layers = [members(("old", b"hidden")), members(("new", b"seen"), (".wh..wh..opq", b"")), [("late", b"too")]]

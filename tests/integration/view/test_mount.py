@@ -618,6 +618,17 @@ def test_command_line(tmp_path: Path) -> None:
     assert lamina("fsck", root=root).returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_directory_is_no_place_for_a_mount(tmp_path: Path, kind: str) -> None:
+    loaded(tmp_path, [[("a", b"1")]])
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to("file")
+    done = lamina("mount", "app", str(tmp_path / kind), root=tmp_path / "s")
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert b"file is not a directory (mount at an empty directory, or at a new one)" in done.stderr
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
 def test_in_python(tmp_path: Path) -> None:
     loaded(tmp_path, [[("a", b"1")], [("a", b"2")]])
     image = library.open("app", root=tmp_path / "s")
