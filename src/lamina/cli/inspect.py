@@ -11,9 +11,9 @@ from lamina.cli.access import identity_options, retry_options
 from lamina.cli.app import command
 from lamina.cli.options import image_argument, platform_option, registry_options, short_format_option
 from lamina.cli.output import emit_json, emit_template
+from lamina.cli.record import NO_LIST, NO_MAP, Record
 from lamina.cli.rows import repository_of
 from lamina.cli.session import Session
-from lamina.cli.template_values import NO_LIST, NO_MAP, Record
 from lamina.errors import LaminaError, NotFound, ReferenceNotFound, UsageError
 from lamina.spec.name import parse_name
 from lamina.spec.reference import Reference

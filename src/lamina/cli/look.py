@@ -16,11 +16,9 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, platform_option
 from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.template_values import Record
 from lamina.cli.text import clean, human_size, json_path, mode_text
 from lamina.errors import UsageError
 from lamina.image import to_bytes
-from lamina.insight.as_json import entry_json
 from lamina.layer.entry import Kind
 
 if TYPE_CHECKING:
@@ -119,6 +117,9 @@ def ls(
             sys.stdout.buffer.write(name + b"\0")
         sys.stdout.buffer.flush()
     elif detailed:
+        if format == "json":
+            emit_json([_ls_json(tree, first, node) for tree, _, node in nodes])
+            return
         rows = [_ls_row(tree, first, name, node) for tree, name, node in nodes]
         if format in (None, "table"):
             fields = ["Mode", "Links", "Owner", "HumanSize" if human else "Size", "Time", "Layer", "Text"]
@@ -126,10 +127,8 @@ def ls(
                 fields.insert(0, "Inode")
             right = [number for number, field in enumerate(fields) if field in _NUMBERS]
             table([[str(row[field]) for field in fields] for row in rows], right=right)
-        elif format == "json":
-            emit_json([row.json for row in rows])
         else:
-            emit_template(rows, {}, format or "")
+            emit_template(rows, {}, format)
     elif inode:
         table([[str(tree.inode(node)), clean(name)] for tree, name, node in nodes], right=(0,))
     else:
@@ -157,13 +156,14 @@ def _all_below(tree: Union, node: int, prefix: bytes) -> Iterator[tuple[Union, b
             yield tree, prefix + tree.path(below)[at:], below
 
 
-class _Row(Record):
-    """For tables and templates; ``json``: what JSON has."""
+def _ls_json(tree: Union, first: int, node: int) -> dict[str, Any]:
+    from lamina.insight.as_json import entry_json
 
-    json: dict[str, Any]
+    stated = tree.layer(node)
+    return {**entry_json(tree.entry(node)), "layer": None if stated is None else first + stated}
 
 
-def _ls_row(tree: Union, first: int, name: bytes, node: int) -> _Row:
+def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
     entry, stated = tree.entry(node), tree.layer(node)
     text = clean(name)
     if entry.kind == Kind.SYMLINK:
@@ -171,27 +171,23 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> _Row:
     device = entry.kind in (Kind.CHAR, Kind.BLOCK)
     layer = None if stated is None else first + stated
     size = f"{entry.rdev[0]}, {entry.rdev[1]}" if device else entry.size
-    row = _Row(
-        {
-            "Name": clean(name),
-            "Text": text,
-            "Inode": tree.inode(node),
-            "Path": "/" + clean(entry.path),
-            "Kind": entry.kind.name.lower(),
-            "Mode": mode_text(LETTER[entry.kind], entry.mode),
-            "Links": tree.links(node),
-            "Owner": f"{entry.uid}:{entry.gid}",
-            "UID": entry.uid,
-            "GID": entry.gid,
-            "Size": size,
-            "HumanSize": size if device else human_size(entry.size),
-            "Time": iso(entry.mtime),
-            "Target": clean(entry.link),
-            "Layer": "-" if layer is None else layer,
-        }
-    )
-    row.json = {**entry_json(entry), "layer": layer}
-    return row
+    return {
+        "Name": clean(name),
+        "Text": text,
+        "Inode": tree.inode(node),
+        "Path": "/" + clean(entry.path),
+        "Kind": entry.kind.name.lower(),
+        "Mode": mode_text(LETTER[entry.kind], entry.mode),
+        "Links": tree.links(node),
+        "Owner": f"{entry.uid}:{entry.gid}",
+        "UID": entry.uid,
+        "GID": entry.gid,
+        "Size": size,
+        "HumanSize": size if device else human_size(entry.size),
+        "Time": iso(entry.mtime),
+        "Target": clean(entry.link),
+        "Layer": "-" if layer is None else layer,
+    }
 
 
 @command(
@@ -228,6 +224,8 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
 @click.pass_obj
 def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool, format: str | None) -> None:
     """Show all that the union knows of a path, and which layer says so."""
+    from lamina.insight.as_json import entry_json
+
     stack = session.image(image).stack
     if len(paths) > FEW:
         stack.union()
@@ -277,11 +275,10 @@ def tree(session: Session, image: str, path: str, depth: int, sizes: bool, forma
     top = union.lookup(to_bytes(path), follow=True)
     if format not in (None, "table"):
         within = (node for node in union.walk(top) if _level(union, top, node) <= depth)
-        found = [_ls_row(union, first, union.name(node), node) for node in within]
         if format == "json":
-            emit_json([row.json for row in found])
+            emit_json([_ls_json(union, first, node) for node in within])
         else:
-            emit_template(found, {}, format or "")
+            emit_template([_ls_row(union, first, union.name(node), node) for node in within], {}, format or "")
         return
     total = _sizes_below(union, top) if sizes else {}
     write(clean(path if path.startswith("/") else "/" + path))
@@ -370,6 +367,8 @@ def _blame_row(line: Line) -> dict[str, Any]:
 
 
 def _blame_json(item: Blame) -> dict[str, Any]:
+    from lamina.insight.as_json import entry_json
+
     return {
         **json_path(item.path),
         "hidden": item.hidden,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lamina.cli.record import Record
 from lamina.cli.template_tree import (
     Branch,
     Command,
@@ -26,10 +27,8 @@ from lamina.cli.template_tree import (
     bad,
     parse,
 )
-from lamina.cli.template_values import FUNCTIONS, Fault, Heading, Record, call, heading_call, is_list, show
+from lamina.cli.template_values import FUNCTIONS, Fault, Heading, call, heading_call, is_list, show
 from lamina.errors import LimitExceeded, UsageError
-
-__all__ = ["Record", "Template"]
 
 _STEPS = 1_000_000
 _LENGTH = 64 << 20

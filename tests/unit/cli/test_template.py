@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.cli.template import Record, Template
-from lamina.cli.template_values import NO_LIST, NO_MAP
+from lamina.cli.record import NO_LIST, NO_MAP, Record
+from lamina.cli.template import Template
 from lamina.errors import LimitExceeded, UsageError
 
 CONFIG = Record(
