@@ -98,6 +98,7 @@ CASES = [
     ("lamina images --filter dangling=t", ["true "]),
     ("lamina images --filter=dangling=t", ["true "]),
     ("lamina images -f before=deb", ["debian:12 ", "debian:13 "]),
+    ("lamina ps --filter status=e", ["exited "]),
     ("lamina run --network h", ["host "]),
     ("lamina run --network=h", ["host "]),
     ("lamina run --cap-add SYS_P", ["SYS_PACCT ", "SYS_PTRACE "]),

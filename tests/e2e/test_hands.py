@@ -222,6 +222,14 @@ def test_inspect_of_a_container_that_never_ran(root: Path, out: Any) -> None:
     assert out("inspect", "-f", "{{.State.Running}} {{json .Mounts}} {{json .Config.OnBuild}}", "job") == (
         "false [] null\n"
     )
+    (row,) = [json.loads(line) for line in out("ps", "-a", "--format", "{{json .}}").splitlines()]
+    assert set(row) == {
+        *("Command", "CreatedAt", "ID", "Image", "Labels", "LocalVolumes", "Mounts"),
+        *("Names", "Networks", "Ports", "RunningFor", "Size", "State", "Status"),
+    }
+    assert (row["Names"], row["State"], row["Image"]) == ("job", "created", "app:1")
+    table = out("ps", "-a", "--format", r"table {{.ID}}\t{{.RunningFor}}\t{{.LocalVolumes}}").splitlines()
+    assert re.split(r"\s{2,}", table[0]) == ["CONTAINER ID", "CREATED", "LOCAL VOLUMES"]
     assert json.loads(out("inspect", one.id[:12], "app:1"))[1]["RepoTags"][0] == "app:1"
     assert json.loads(out("container", "inspect", "job"))[0]["Id"] == one.id
     assert out("container", "exists", "job") == ""

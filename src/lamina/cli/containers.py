@@ -29,6 +29,8 @@ from lamina.cli.options import (
     view_option,
 )
 from lamina.cli.output import emit, emit_json, emit_template, write
+from lamina.cli.record import Record
+from lamina.cli.rows import CONTAINER_HEADINGS, moment_text
 from lamina.cli.session import Session
 from lamina.cli.text import ago, clean, human_size
 from lamina.errors import Cancelled, LaminaError, NotFound, SystemFailure, UsageError
@@ -107,12 +109,14 @@ def ps(
         from lamina.run.container import enter
 
         enter()  # what a container wrote may be other users', of this user's ids
-    found = listed(session.store, chosen, all_=all_, last=1 if latest else last, digest_of=_digest_of(session))
+    store = session.store_if_any
+    last = 1 if latest else last
+    found = listed(store, chosen, all_=all_, last=last, digest_of=_digest_of(session)) if store else []
     if quiet and format is None:
         for one, _ in found:
             write(one.id if no_trunc else one.id[:12])
         return
-    measured = {one.id: sizes(session.store, one) for one, _ in found} if size else {}
+    measured = {one.id: sizes(store, one) for one, _ in found} if store and size else {}
     now = time.time()
     rows = [_row(one, state, now, no_trunc, measured.get(one.id)) for one, state in found]
     json_rows = [_json_row(one, state, measured.get(one.id)) for one, state in found]
@@ -120,7 +124,7 @@ def ps(
     columns += [("Status", "STATUS"), ("Ports", "PORTS"), ("Names", "NAMES")]
     if size:
         columns.append(("Size", "SIZE"))
-    emit(rows, columns, format, json_rows=json_rows)
+    emit(rows, columns, format, json_rows=json_rows, headings=CONTAINER_HEADINGS)
 
 
 def _digest_of(session: Session) -> Callable[[str], str]:
@@ -133,18 +137,19 @@ def _digest_of(session: Session) -> Callable[[str], str]:
     return digest_of
 
 
-def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple[int, int] | None) -> dict[str, Any]:
-    """docker's fields."""
+def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple[int, int] | None) -> Record:
+    """docker's fields, and lamina's own beside them."""
     words = clean(" ".join(one.command))
     written, image = measured or (0, 0)
-    return {
+    labels = dict(one.labels)
+    fields = {
         "Command": f'"{words if no_trunc or len(words) <= _COMMAND else words[: _COMMAND - 1] + "…"}"',
-        "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(one.created)),
+        "CreatedAt": moment_text(one.created),
         "ID": one.id if no_trunc else one.id[:12],
         "Image": clean(one.image),
         "Labels": clean(",".join(f"{name}={value}" for name, value in one.labels)),
+        "LocalVolumes": str(len(one.volumes)),
         "Mounts": clean(",".join(one.volumes)),
-        "Name": one.name,
         "Names": one.name,
         "Networks": "",
         "Ports": "",
@@ -153,6 +158,8 @@ def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple
         "State": state,
         "Status": _status(one, state, now),
     }
+    own = {"Name": one.name, "ExitCode": one.exit_code, "View": one.view}
+    return Record(fields, own, {"Label": lambda name: labels.get(str(name), "")})
 
 
 def _json_row(one: Container, state: str, measured: tuple[int, int] | None) -> dict[str, Any]:

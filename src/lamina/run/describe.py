@@ -62,15 +62,11 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
 
 
 def sizes(store: Store, container: Container) -> dict[str, int]:
-    """What the container wrote, and the whole of it: bytes of content. Raises SystemFailure."""
-    from lamina.run import top
-    from lamina.store.trees import tree_bytes
+    """What the container wrote, and the whole of it, in bytes. Raises SystemFailure."""
+    from lamina.run import listing
 
-    written = tree_bytes(top.path(store, container, top.UPPER))
-    below = 0
-    with suppress(LaminaError):
-        below = sum(layer.size for layer in stack_of(store, container).manifest.layers)
-    return {"SizeRw": written, "SizeRootFs": written + below}
+    written, image = listing.sizes(store, container)
+    return {"SizeRw": written, "SizeRootFs": written + image}
 
 
 def _spec(store: Store, container: Container) -> dict[str, Any]:
@@ -192,6 +188,6 @@ def _config(
         "Volumes": run.get("Volumes"),
         "WorkingDir": process.get("cwd") or str(run.get("WorkingDir") or ""),
         "Entrypoint": None,
-        "Labels": dict(config.labels) if config else {},
+        "Labels": {**(config.labels if config else {}), **dict(container.labels)},
         "StopSignal": config.stop_signal if config else "",
     }

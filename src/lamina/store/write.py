@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from lamina.documents import blobs
 from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent, NotFound
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
@@ -162,6 +161,8 @@ class StoreWriter:
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Raises InvalidContent; BlobNotFound where config or a layer is missing."""
         descriptor.check(raw)
+        from lamina.documents import blobs
+
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
         if isinstance(document, Manifest):
             # a registry's client may ask for a blob and not send it again: nothing has protected that yet
@@ -191,7 +192,7 @@ class StoreWriter:
 
     def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
         """What ``docker save`` wrote of an image that is here is that image, and not a second one."""
-        from lamina.documents import Known, listed, look, walk
+        from lamina.documents import Known, blobs, listed, look, walk
 
         self._protect(manifest.config.digest)
         if not self.blobs.has(manifest.config):
@@ -213,6 +214,8 @@ class StoreWriter:
 
     def lacking(self, manifest: Manifest) -> Descriptor | None:
         """The first thing that the manifest names and that is neither here nor known to be elsewhere."""
+        from lamina.documents import blobs  # who only looks has no need of it
+
         elsewhere: Mapping[Digest, str] | None = None
         for needed in blobs(manifest):
             if self.blobs.has(needed) or is_foreign(needed.media_type):

@@ -152,6 +152,8 @@ def test_what_stands_behind_a_program_is_the_program_s() -> None:
     [
         (["images", "--format", "json"], "[]\n"),
         (["images", "-q"], ""),
+        (["ps", "-a", "--format", "json"], "[]\n"),
+        (["ps", "-aq"], ""),
         (["images", "--format", "{{.ID}}"], ""),
         (["mounts", "--format", "json"], "[]\n"),
         (["find", "*.pem", "--format", "json"], "[]\n"),
