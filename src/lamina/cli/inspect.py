@@ -115,10 +115,12 @@ def _container(session: Session, name: str, *, must: bool) -> Container | None:
 
 
 def _container_record(session: Session, container: Container, size: bool) -> Record:
+    from lamina.run.container import enter
     from lamina.run.describe import describe, sizes
 
     value = describe(session.store, container)
     if size:
+        enter()  # what a container wrote may be other users', of this user's ids
         value |= sizes(session.store, container)
     for key in ("State", "HostConfig", "NetworkSettings"):
         value[key] = Record(value[key])
