@@ -131,10 +131,7 @@ def test_oci_archives_are_for_docker_25_and_later(docker: Docker, root: Path, na
         assert docker.ok("run", "--rm", name) == name
 
 
-XZ = pytest.param("xz", marks=pytest.mark.xfail(strict=False, reason="load reads gzip and zstd only"))
-
-
-@pytest.mark.parametrize("through", ["file", "pipe", XZ])
+@pytest.mark.parametrize("through", ["file", "pipe", "xz"])
 def test_lamina_loads_what_docker_saves(docker: Docker, root: Path, name: str, through: str, tmp_path: Path) -> None:
     ok("save", "-o", str(tmp_path / "mine.tar"), name, root=root)
     docker.ok("load", "-i", str(tmp_path / "mine.tar"))
