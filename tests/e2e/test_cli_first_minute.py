@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import lamina, loaded, write_layout
+from support import lamina, loaded, made_once, write_layout
 
 BASE = [
     ("etc/", None),
@@ -22,11 +22,15 @@ BASE = [
 TOP = [("etc/conf", b"two\n"), (".wh.gone", b""), ("new", b"new\n")]
 
 
+def make(top: Path) -> None:
+    write_layout(top / "layout", "app", [BASE, TOP])
+    done = lamina("load", "-i", str(top / "layout"), root=top / "store")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write_layout(tmp_path / "layout", "app", [BASE, TOP])
-    done = lamina("load", "-i", str(tmp_path / "layout"), root=tmp_path / "store")
-    assert done.returncode == 0, done.stderr
+    made_once(make, tmp_path)
     return tmp_path / "store"
 
 
@@ -202,8 +206,9 @@ def test_names_that_drive_terminals_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("images",), ("ls", "app"), ("blame", "app", "/etc/conf")])
-def test_looking_imports_fewer_than_130_modules(root: Path, words: tuple[str, ...]) -> None:
-    assert len(loaded(root, *words)) < 130
+def test_looking_imports_fewer_than_130_modules(tmp_path: Path, words: tuple[str, ...]) -> None:
+    make(tmp_path)  # what is derived in a copy is proved first
+    assert len(loaded(tmp_path / "store", *words)) < 130
 
 
 def test_works_without_fcntl_and_getxattr(root: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lamina.run.container import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
-from support import Member, lamina, require_root, require_tool, write_layout
+from support import Member, lamina, made_once, require_root, require_tool, write_layout
 
 TOKEN = "ghp_" + "a1B2" * 9
 BASE: list[Member] = [
@@ -51,17 +51,17 @@ TOP: list[Member] = [
 ]
 
 
+def make(top: Path) -> None:
+    write_layout(top / "layout", "old", [BASE])
+    config = {"config": {"Env": ["PASSWORD=hunter22", "A=1"], "Cmd": ["x"]}}
+    write_layout(top / "layout", "app", [BASE, TOP], config=config)
+    done = lamina("load", "-i", str(top / "layout"), root=top / "store")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write_layout(tmp_path / "layout", "old", [BASE])
-    write_layout(
-        tmp_path / "layout",
-        "app",
-        [BASE, TOP],
-        config={"config": {"Env": ["PASSWORD=hunter22", "A=1"], "Cmd": ["x"]}},
-    )
-    done = lamina("load", "-i", str(tmp_path / "layout"), root=tmp_path / "store")
-    assert done.returncode == 0, done.stderr
+    made_once(make, tmp_path)
     return tmp_path / "store"
 
 

@@ -28,7 +28,7 @@ from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import THOROUGH, lamina, plain_user, require_root, require_tool, write_layout
+from support import THOROUGH, lamina, made_once, plain_user, require_root, require_tool, write_layout
 
 # What only looks, with the code that it ends with
 LOOKS = {
@@ -162,22 +162,16 @@ def made(top: Path) -> None:
     Path(store.containers.path(box.id, "upper", "written")).write_bytes(b"what people wrote")
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store and layouts, made once: each test has a copy."""
-    require_root()
-    top = tmp_path_factory.mktemp("original")
+def made_and_loaded(top: Path) -> None:
     made(top)
     done = lamina("load", "-i", str(top / "l2"), root=top / "s")
     assert done.returncode == 0, done.stderr
-    return top
 
 
 @pytest.fixture
-def world(
-    original: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
-    subprocess.run(["cp", "-a", f"{original}/.", tmp_path], check=True)
+def world(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    require_root()
+    made_once(made_and_loaded, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LAMINA_TLS_VERIFY", "false")
     served = Store.open(str(tmp_path / "served"))

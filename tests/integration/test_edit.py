@@ -33,7 +33,7 @@ from lamina.run.options import Wanted
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import free_port, make_tar, rounds, write_layout
+from support import free_port, made_once, make_tar, rounds, write_layout
 from support import lamina as cli
 
 SPARSE = b"\0" * (3 << 20) + b"data" * 1024 + b"\0" * (1 << 20)
@@ -92,12 +92,16 @@ def names_of(image: lamina.Image) -> list[str]:
     return [os.fsdecode(image.tree.path(node)) for node in image.tree.walk()]
 
 
+def make(top: Path) -> None:
+    write_layout(top / "l", "app", [*LAYERS, sparse_layer()])
+    write_layout(top / "b", "base", [BASE])
+    for layout in "lb":
+        assert cli("load", "-i", str(top / layout), root=top / "s").returncode == 0
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write_layout(tmp_path / "l", "app", [*LAYERS, sparse_layer()])
-    write_layout(tmp_path / "b", "base", [BASE])
-    for layout in "lb":
-        assert cli("load", "-i", str(tmp_path / layout), root=tmp_path / "s").returncode == 0
+    made_once(make, tmp_path)
     return tmp_path / "s"
 
 

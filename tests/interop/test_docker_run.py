@@ -327,7 +327,7 @@ def words_of(case: Case, top: Path, name: str) -> list[str]:
 
 
 def expected(why: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.xfail(reason=why, strict=True)] if why else []
+    return [pytest.mark.xfail(reason=why, strict=False)] if why else []  # which passes as soon as it can
 
 
 @pytest.mark.parametrize(

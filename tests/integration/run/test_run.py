@@ -32,7 +32,7 @@ from lamina.store.containers import Container
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.view.upper import refusal
-from support import busybox, lamina, loaded, require_root, require_tool, running, write_layout
+from support import busybox, lamina, loaded, made_once, require_root, require_tool, running, write_layout
 
 APPLETS = (
     "sh cat echo ls touch rm mkdir id env pwd sleep mount test chmod ln hostname stat head true grep mknod kill wc"
@@ -69,14 +69,19 @@ def make_store(where: Path, layers: list[list[Any]], **config: Any) -> Path:
     return where / "store"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    store = make_store(
-        tmp_path,
+def make(top: Path) -> None:
+    make_store(
+        top,
         [members(("data/", None), ("data/file", LOWER)), [("srv/app", b"#!/bin/sh\necho app $1\n", {"mode": 0o755})]],
         Env=["A=image", "B=image"],
         Volumes={"/data/volume": {}},
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    made_once(make, tmp_path)
+    store = tmp_path / "store"
     yield store
     lamina("rm", "--all", "--force", root=store)
     assert mounts_of(store) == []
