@@ -440,14 +440,27 @@ def test_a_name_is_given_once(engines: tuple[Engine, Engine]) -> None:
 
 FIELDS = (
     "{{.Name}} {{.State.Status}} {{.State.ExitCode}} {{json .Config.Labels}} {{json .Config.Cmd}} "
-    "{{.Config.User}} {{.Config.WorkingDir}} {{.Config.Hostname}}"
+    "{{.Config.WorkingDir}} {{.Config.Hostname}} {{.Config.StopSignal}}"
 )
 
 
 def test_inspect_tells_what_was_asked(engines: tuple[Engine, Engine]) -> None:
     told = []
     for engine in engines:
-        flags = ("--label", "a=b", "-l", "c", "-u", "web", "-w", "/srv", "--hostname", "box")
+        flags = (
+            "--label",
+            "a=b",
+            "-l",
+            "c",
+            "-u",
+            "web",
+            "-w",
+            "/srv",
+            "--hostname",
+            "box",
+            "--stop-signal",
+            "SIGUSR1",
+        )
         engine.call("run", "--network", "none", "--name", "told", *flags, "app", "sh", "-c", "exit 4")
         done = engine.call("inspect", "--format", FIELDS, "told")
         engine.call("rm", "told")

@@ -189,5 +189,5 @@ def _config(
         "WorkingDir": process.get("cwd") or str(run.get("WorkingDir") or ""),
         "Entrypoint": None,
         "Labels": {**(config.labels if config else {}), **dict(container.labels)},
-        "StopSignal": config.stop_signal if config else "",
+        "StopSignal": container.stop_signal or (config.stop_signal if config else ""),
     }
