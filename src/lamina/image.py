@@ -26,7 +26,7 @@ from lamina.errors import (
 )
 from lamina.events import ignore
 from lamina.light import TYPE_CHECKING, replace
-from lamina.places import adapted, load_settings, of_store, open_named, open_store, reader_for, settings_of
+from lamina.places import adapted, load_settings, of_store, open_named, open_store, reader_for, settings_of, to_bytes
 from lamina.source import LayerHandle, Stack
 from lamina.spec.digest import Digest
 
@@ -977,16 +977,3 @@ def _archive(kind: str, path: str) -> Writer:
 
         return LayoutWriter(path)
     raise UsageError(f"no kind of archive {kind!r:.60}", hint="docker-archive, oci-archive or oci-dir")
-
-
-def to_bytes(path: str | os.PathLike[str]) -> bytes:
-    """A path that a person typed, as the floors below have it: relative, no slash at its ends, ``.`` and ``..``
-    resolved as text (never above the root)."""
-    parts: list[bytes] = []
-    text = path if isinstance(path, (str, bytes)) else getattr(path, "as_posix", path.__fspath__)()
-    for part in os.fsencode(text).split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)

@@ -170,3 +170,16 @@ def _kept(store: Store, stack: Stack) -> Union | None:
     from lamina.view.look import kept
 
     return kept(store, stack)
+
+
+def to_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A path that a person typed, as the floors below have it: relative, no slash at its ends, ``.`` and ``..``
+    resolved as text (never above the root)."""
+    parts: list[bytes] = []
+    text = path if isinstance(path, (str, bytes)) else getattr(path, "as_posix", path.__fspath__)()
+    for part in os.fsencode(text).split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)

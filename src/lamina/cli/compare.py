@@ -13,10 +13,10 @@ from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
 from lamina.errors import LaminaError, NotFound, UsageError
-from lamina.image import to_bytes
 from lamina.insight.as_json import content_sum, diff_json, file_size
 from lamina.insight.words import LETTERS, line, path_line
 from lamina.layer.entry import Entry, Kind
+from lamina.places import to_bytes
 
 if TYPE_CHECKING:
     from lamina.insight.compare import Diff

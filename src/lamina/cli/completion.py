@@ -285,8 +285,8 @@ def containers(ctx: click.Context, incomplete: str = "", *, running: bool = Fals
 
 def inside(session: Session, image: str, incomplete: str) -> Iterator[str]:
     """The paths in an image that begin so; directories end with a slash."""
-    from lamina.image import to_bytes
     from lamina.layer.entry import Kind
+    from lamina.places import to_bytes
 
     directory = incomplete[: incomplete.rfind("/") + 1]
     beginning = os.fsencode(incomplete[len(directory) :])

@@ -18,7 +18,7 @@ from lamina.cli.output import emit_json, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
 from lamina.errors import LaminaError, NotFound, RemoteFailure, UsageError
-from lamina.image import to_bytes
+from lamina.places import to_bytes
 
 if TYPE_CHECKING:
     from lamina.edit.erase import Erased

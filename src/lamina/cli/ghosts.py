@@ -12,7 +12,7 @@ from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
 from lamina.errors import UsageError
-from lamina.image import to_bytes
+from lamina.places import to_bytes
 from lamina.spec.name import parse_name
 
 if TYPE_CHECKING:

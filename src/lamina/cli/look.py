@@ -18,8 +18,8 @@ from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path, mode_text
 from lamina.errors import UsageError
-from lamina.image import to_bytes
 from lamina.layer.entry import Kind
+from lamina.places import to_bytes
 
 if TYPE_CHECKING:
     from lamina.insight.blame import Blame, Line
@@ -96,7 +96,7 @@ def ls(
     long_ = long_ or numeric
     if null and sys.stdout.isatty():
         raise UsageError("raw names on a terminal", hint="leave -0 out, or pipe them")
-    stack = session.image(image).stack
+    stack = session.stack(image)
     first, detailed = stack.first, long_ or format not in (None, "table")
     if recursive or len(paths) > FEW or inode:
         stack.union()
@@ -200,7 +200,7 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
 def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
     """Print files of the union, byte for byte; on a terminal control characters are escaped, and what is no text is
     refused. Symlinks are followed inside the image."""
-    stack = session.image(image).stack
+    stack = session.stack(image)
     if len(paths) > FEW:
         stack.union()
     from lamina.cli.content import write_contents
@@ -226,7 +226,7 @@ def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool
     """Show all that the union knows of a path, and which layer says so."""
     from lamina.insight.as_json import entry_json
 
-    stack = session.image(image).stack
+    stack = session.stack(image)
     if len(paths) > FEW:
         stack.union()
     values = []
@@ -331,7 +331,7 @@ def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool,
     from lamina.insight.blame import blame as blame_path
     from lamina.insight.blame import blame_under, line_of, lines_under
 
-    stack = session.image(image).stack
+    stack = session.stack(image)
     if recursive or len(paths) > FEW:
         stack.tree()
     typed = [to_bytes(path) for path in paths]

@@ -15,7 +15,7 @@ from lamina.cli.output import write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
 from lamina.errors import UsageError
-from lamina.image import to_bytes
+from lamina.places import to_bytes
 
 if TYPE_CHECKING:
     from lamina.layer.write import Item

@@ -11,7 +11,7 @@ from lamina.cli.options import format_option, image_argument, platform_option, r
 from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path
-from lamina.image import to_bytes
+from lamina.places import to_bytes
 
 if TYPE_CHECKING:
     from lamina.insight.waste import Copies, Rewrite, Waste
