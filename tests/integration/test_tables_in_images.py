@@ -125,8 +125,11 @@ def test_what_is_not_there_is_said(root: Path) -> None:
         pandas.read_csv("lamina://app:1//data/gone.csv", storage_options=options)
     with pytest.raises(IsADirectoryError):
         pandas.read_csv("lamina://app:1//data", storage_options=options)
+    assert (
+        pandas.read_csv("lamina://app:1/data/t.csv", storage_options=options)["size"].sum() == 6
+    )  # a tag ends the image
     with pytest.raises(ReferenceNotFound, match="two slashes end the image"):
-        pandas.read_csv("lamina://app:1/data/t.csv", storage_options=options)
+        pandas.read_csv("lamina://my/app/data/t.csv", storage_options=options)
     with pytest.raises(UsageError, match="no image named"):
         pandas.read_csv("lamina:///data/t.csv", storage_options=options)
     with pytest.raises(OSError, match="read-only"):
