@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
+import threading
 
 import click
 
@@ -10,6 +14,9 @@ from lamina.cli.app import command
 from lamina.cli.options import image_argument, platform_option
 from lamina.cli.session import Session
 from lamina.errors import Unsupported, UsageError
+
+_LOOK_AGAIN = 500
+"""Milliseconds; not every system wakes who waits for a hang-up alone."""
 
 
 @command("explore", "lamina explore my/app:1\nlamina explore docker-archive:image.tar")
@@ -30,5 +37,19 @@ def explore(session: Session, image: str) -> int:
     from lamina.insight.explore import Explorer
 
     app = ExplorerApp(Explorer(session.image(image).stack))
+    threading.Thread(target=_end_with_the_terminal, name="lamina-terminal", daemon=True).start()
     app.run()
     return app.return_code or 0
+
+
+def _end_with_the_terminal() -> None:
+    """Ends this process as soon as its terminal goes away. Who has it as controlling terminal is told by SIGHUP;
+    to all others reads say the end over and over, and textual goes on with them."""
+    if not hasattr(select, "poll"):
+        return
+    watched = select.poll()
+    watched.register(sys.stdin.fileno(), 0)  # of a hang-up one is always told
+    while not any(found & select.POLLHUP for _, found in watched.poll(_LOOK_AGAIN)):
+        pass
+    # at once: writing to the terminal blocks textual, and there is nothing to bring in order any more
+    os._exit(128 + signal.SIGHUP)

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -278,6 +279,26 @@ def test_on_a_real_terminal(tmp_path: Path, colour: bool) -> None:
     assert process.returncode == 0
     assert b"Traceback" not in seen
     assert any(len(set(match.groups())) > 1 for match in COLOUR.finditer(seen)) is colour
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how Linux tells of a hang-up")
+def test_ends_with_a_terminal_that_is_not_its_controlling_one(tmp_path: Path) -> None:
+    """Nobody sends SIGHUP then; reading says the end over and over."""
+    write_layout(tmp_path / "l", "app", [LOWER, UPPER])
+    head, end = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "LAMINA_ROOT": str(tmp_path / "s")}
+    command = [sys.executable, "-m", "lamina", "explore", f"oci:{tmp_path}/l:app"]
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=env, start_new_session=True) as process:
+        os.close(end)
+        seen = b""
+        try:
+            while b"plain" not in seen:
+                assert select.select([head], [], [], 60)[0], seen
+                seen += os.read(head, 65536)
+            os.close(head)
+            assert process.wait(60) == 128 + signal.SIGHUP
+        finally:
+            process.kill()
 
 
 def test_no_layers_at_all(tmp_path: Path) -> None:
