@@ -20,6 +20,7 @@ from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from support import Member, lamina, require_tool, write_layout
+from unruly import Unruly
 
 LAYER: list[Member] = [
     ("etc/", None),
@@ -49,7 +50,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top / "s"
 
 
-def candidates(root: Path, line: str, *, breaks: str = " \t\n\"'><=;|&(:", shell: str = "bash") -> list[str]:
+def candidates(
+    root: Path, line: str, *, breaks: str = " \t\n\"'><=;|&(:", shell: str = "bash", input: bytes | None = None
+) -> list[str]:
     """What a shell is told."""
     words, word, _ = split(line)
     environment = {
@@ -58,7 +61,7 @@ def candidates(root: Path, line: str, *, breaks: str = " \t\n\"'><=;|&(:", shell
         "LAMINA_WORDS": "\n".join(words),
         "LAMINA_WORD": word,
     }
-    done = lamina(root=root, _LAMINA_COMPLETE=f"{shell}_complete", **environment)
+    done = lamina(root=root, input=input, _LAMINA_COMPLETE=f"{shell}_complete", **environment)
     assert done.stderr == b""
     return done.stdout.decode().splitlines()
 
@@ -124,6 +127,20 @@ def test_other_shells_get_whole_words(root: Path, shell: str) -> None:
     assert candidates(root, "lamina run debian:", shell=shell) == ["debian:12", "debian:13"]
     assert candidates(root, "lamina images --filter=dangling=t", shell=shell) == ["--filter=dangling=true"]
     assert candidates(root, "lamina ls zoo /odd/", shell=shell) == ["/odd/a b$(touch pwned)"]
+
+
+def test_only_what_is_on_this_machine_is_opened(root: Path, tmp_path: Path) -> None:
+    """No registry is asked and nothing is read from the terminal while somebody types."""
+    write_layout(tmp_path / "l", "app", [LAYER])
+    assert lamina("copy", f"oci:{tmp_path}/l:app", f"oci-archive:{tmp_path}/a.tar", root=root).returncode == 0
+    assert candidates(root, f"lamina ls oci-archive:{tmp_path}/a.tar /us") == ["/usr/"]
+    archive = (tmp_path / "a.tar").read_bytes()
+    assert candidates(root, "lamina ls oci-archive:- /us", input=archive) == []
+    with Unruly(tmp_path / "l") as server:
+        assert lamina("ls", f"docker://{server.image}", "/usr", root=root).stdout == b"bin\n"
+        asked = len(server.seen)
+        assert candidates(root, f"lamina ls docker://{server.image} /us") == []
+        assert len(server.seen) == asked
 
 
 def test_without_a_store_nothing_is_said(tmp_path: Path) -> None:

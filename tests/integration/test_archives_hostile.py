@@ -24,6 +24,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_index, build_manifest
 from lamina.spec.platform import Platform
+from lamina.spec.reference import canonical
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import lamina, make_tar, write_layout
@@ -180,6 +181,58 @@ def test_an_index_keeps_its_digest_and_fetches_one_platform(tmp_path: Path) -> N
     assert [m.what for m in done.blobs][:2] == ["index", "manifest"]
     copy(store, DockerArchiveWriter(str(tmp_path / "d.tar")), [("both", "both")])
     assert len(list(DockerArchiveReader(str(tmp_path / "d.tar")).names())) == 1
+
+
+def saved_by_docker(path: Path, count: int) -> list[Digest]:
+    """A layout and docker's list in one tar: each image an index of its own, as docker's containerd store has it."""
+    blobs: dict[str, bytes] = {}
+
+    def put(media_type: str, raw: bytes) -> Descriptor:
+        found = Descriptor.of(media_type, raw)
+        blobs[f"blobs/sha256/{found.digest.encoded}"] = raw
+        return found
+
+    layer = put(mediatype.OCI_LAYER, tar_of([("a", b"one")]))
+    tops, listed = [], []
+    for number in range(count):
+        raw = {
+            **{"os": "linux", "architecture": "amd64", "config": {"Labels": {"number": str(number)}}},
+            "rootfs": {"type": "layers", "diff_ids": [str(layer.digest)]},
+        }
+        config = put(mediatype.OCI_CONFIG, json.dumps(raw).encode())
+        manifest = build_manifest(config, [layer])
+        index = build_index([put(manifest.descriptor.media_type, manifest.raw)])
+        name = f"docker.io/library/app{number}:1"
+        tops.append(put(index.descriptor.media_type, index.raw).with_annotations({REF: name}))
+        listed.append(
+            {
+                "Config": f"blobs/sha256/{config.digest.encoded}",
+                "RepoTags": [f"app{number}:1"],
+                "Layers": [f"blobs/sha256/{layer.digest.encoded}"],
+            }
+        )
+    documents = {
+        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+        "index.json": json.dumps({"schemaVersion": 2, "manifests": [top.to_json() for top in tops]}).encode(),
+        "manifest.json": json.dumps(listed).encode(),
+    }
+    path.write_bytes(tar_of([*blobs.items(), *documents.items()]))
+    return [top.digest for top in tops]
+
+
+def test_images_of_a_large_docker_archive_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 60
+    tops = saved_by_docker(tmp_path / "d.tar", count)
+    asked: list[str] = []
+
+    def counted(name: str) -> str:
+        asked.append(name)
+        return canonical(name)
+
+    monkeypatch.setattr("lamina.archive.docker.canonical", counted)
+    names = list(DockerArchiveReader(str(tmp_path / "d.tar")).names())
+    assert [(name, top.digest) for name, top in names] == [(f"app{n}:1", tops[n]) for n in range(count)]
+    assert len(asked) <= 4 * count
 
 
 def test_artifacts_copy_but_have_nothing_to_look_into(tmp_path: Path) -> None:

@@ -138,6 +138,21 @@ def test_encodings_that_are_not_known_and_bombs(layout: Path) -> None:
         repository(server).resolve(server.image)
 
 
+def test_encoded_blob_of_frames_without_end(layout: Path, tmp_path: Path) -> None:
+    """Frames of nothing: no byte of the blob ever comes, and yet the connection never rests."""
+    nothing = (b"\x50\x2a\x4d\x18" + (4088).to_bytes(4, "little") + bytes(4088)) * 8000
+
+    def pack(body: bytes) -> bytes:
+        return zstd().compress(body[:100_000]) + nothing
+
+    with Unruly(layout) as server:
+        server.rule = encoded("zstd", pack, server.layers[0])
+        with pytest.raises(RemoteFailure, match=r"broke off at byte 100000 of"):
+            copy(repository(server, attempts=1), Store.open(str(tmp_path / "s")), [(server.image, "app")])
+        asked = server.requests(part=server.layers[0])
+        assert max(one.sent for one in asked) < len(nothing)
+
+
 @pytest.mark.parametrize(
     "query", ["sig=a%2fb%3D&x=%7e~", "X-Sig=A+b/c==&p=a%20b", "a=1&&b=%5B%5d&c='(x)'", "Expires=1&Signature=a|b^`{}"]
 )
@@ -178,6 +193,21 @@ def test_list_is_never_cut_short_in_silence(link: str) -> None:
 
     with Unruly(rule=rule) as server, pytest.raises(RemoteFailure):
         list(repository(server).tags())
+
+
+def test_list_of_pages_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page is another one, and all of them are large."""
+    monkeypatch.setattr("lamina.remote.list.MAX_BYTES", 1 << 20)
+    page = json.dumps({"tags": [f"{number:0>100}" for number in range(1000)]}).encode()
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        link = f"</v2/app/tags/list?last={len(server.seen)}>; rel=next"
+        return Answer(200, {"Link": link}, page) if "/tags/" in seen.path else None
+
+    with Unruly(rule=rule) as server:
+        with pytest.raises(LimitExceeded, match="list of more than 1 MiB"):
+            list(repository(server).tags())
+        assert len(server.requests(part="/tags/")) == (1 << 20) // len(page) + 1
 
 
 def test_page_served_as_a_web_page_is_a_blob_by_its_size(layout: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ later) keep their own manifests, and so their digests.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from json import dumps
 from typing import Any
@@ -17,7 +17,7 @@ from lamina.archive.members import Members
 from lamina.archive.oci import MemberBlob, OciArchiveReader
 from lamina.archive.output import ArchiveFile
 from lamina.archive.verify import copy_verified
-from lamina.errors import BlobNotFound, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
+from lamina.errors import BlobNotFound, InvalidContent, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
 from lamina.events import BlobProgress, Cancel, Event, OnEvent, ignore
 from lamina.files import reported
 from lamina.layer.codec import sniff
@@ -45,6 +45,7 @@ class DockerArchiveReader:
         self._documents: dict[Digest, bytes] = {}
         self._places: dict[Digest, str] = {}  # blob -> member
         self._made: dict[int, Descriptor] = {}
+        self._own: _Own | None = None
 
     def resolve(self, name: str) -> Descriptor:
         if not name:
@@ -108,20 +109,9 @@ class DockerArchiveReader:
         """The manifest of an archive that is a layout as well: the one with this config."""
         if self._oci is None:
             return None
-        config = self._images[number]["Config"]
-        for _, entry in self._oci.names():
-            if not mediatype.is_manifest(entry.media_type):
-                if any(canonical(tag) == canonical(name) and name for tag in self._images[number]["RepoTags"]
-                       for name, other in self._oci.names() if other.digest == entry.digest):  # fmt: skip
-                    return entry
-                continue
-            try:
-                document = parse(self._oci.manifest(entry), entry.media_type)
-            except BlobNotFound:
-                continue
-            if isinstance(document, Manifest) and config.endswith(document.config.digest.encoded):
-                return entry
-        return None
+        if self._own is None:
+            self._own = _Own(self._oci)
+        return self._own.of(self._images[number])
 
     def _make(self, number: int) -> Descriptor:
         """A manifest of the config and the layers as they are in the archive."""
@@ -184,6 +174,49 @@ class DockerArchiveReader:
     def _there(self) -> str:
         names = [name for image in self._images for name in image["RepoTags"]]
         return "name one of: " + ", ".join(names[:20]) if names else "take @0, @1, ... by position"
+
+
+class _Own:
+    """Which manifest of a layout each image of docker's list is: looked up, for both may have thousands."""
+
+    def __init__(self, oci: OciArchiveReader) -> None:
+        self._entries: list[Descriptor] = []
+        self._by_config: dict[str, int] = {}  # digits of the config's digest -> number of the first entry with it
+        self._by_name: dict[str, int] = {}  # of the indexes
+        self._failed: tuple[int, InvalidContent] | None = None  # whoever is looked for behind it is not found
+        indexes: dict[Digest, int] = {}
+        names = list(oci.names())
+        for number, (_, entry) in enumerate(names):
+            self._entries.append(entry)
+            if not mediatype.is_manifest(entry.media_type):
+                indexes.setdefault(entry.digest, number)
+                continue
+            try:
+                document = parse(oci.manifest(entry), entry.media_type)
+            except BlobNotFound:
+                continue
+            except InvalidContent as error:
+                self._failed = self._failed or (number, error)
+                continue
+            if isinstance(document, Manifest):
+                self._by_config.setdefault(document.config.digest.encoded, number)
+        for name, entry in names:
+            if name and entry.digest in indexes:
+                number, key = indexes[entry.digest], canonical(name) or name
+                self._by_name[key] = min(number, self._by_name.get(key, number))
+
+    def of(self, image: Mapping[str, Any]) -> Descriptor | None:
+        """Raises InvalidContent where a manifest before it is damaged."""
+        found = [self._by_config.get(image["Config"][-size:]) for size in _DIGITS]
+        found += [self._by_name.get(canonical(tag) or tag) for tag in image["RepoTags"]]
+        first = min((number for number in found if number is not None), default=None)
+        if self._failed is not None and (first is None or self._failed[0] < first):
+            raise self._failed[1]
+        return self._entries[first] if first is not None else None
+
+
+_DIGITS = (64, 128)
+"""How long digests are in hexadecimal digits: sha256, sha512."""
 
 
 class DockerArchiveWriter:

@@ -284,13 +284,18 @@ def containers(ctx: click.Context, incomplete: str = "", *, running: bool = Fals
 
 
 def inside(session: Session, image: str, incomplete: str) -> Iterator[str]:
-    """The paths in an image that begin so; directories end with a slash."""
+    """The paths in an image that begin so; directories end with a slash. Of what is on this machine: nobody who types
+    wants layers from a registry, or what he types next read as an archive."""
     from lamina.layer.entry import Kind
     from lamina.places import to_bytes
+    from lamina.spec.name import parse_name
 
     directory = incomplete[: incomplete.rfind("/") + 1]
     beginning = os.fsencode(incomplete[len(directory) :])
     try:
+        place = parse_name(image)
+        if place.transport == "docker" or place.location == "-":
+            return
         stack = session.image(image).stack
         union, node = stack.listing(to_bytes(directory or "/"), follow=True, links=False)
         children = {name: child for name, child in union.children(node).items() if name.startswith(beginning)}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urljoin
 
-from lamina.errors import InvalidDocument, NotFound, ReferenceNotFound, RemoteFailure
+from lamina.errors import InvalidDocument, LimitExceeded, NotFound, ReferenceNotFound, RemoteFailure
 from lamina.remote.client import Client
 from lamina.remote.http import Broken, joined, target_of
 from lamina.remote.link import next_page
@@ -20,6 +20,7 @@ from lamina.spec.json import load
 from lamina.spec.manifest import Index, parse
 
 MAX_PAGES = 10_000
+MAX_BYTES = 256 << 20  # of all pages of one list: names of a million tags are a tenth of it
 _LIMIT = 4 << 20
 
 
@@ -79,8 +80,12 @@ def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterat
     proxies name themselves by names and schemes that nobody else knows."""
     url = urljoin(client.base, path)
     seen = {url}
+    size = 0
     for _ in range(MAX_PAGES):
         answer, raw = client.document(url, scopes=scopes, limit=_LIMIT, what=what)
+        size += len(raw)
+        if size > MAX_BYTES:
+            raise LimitExceeded(f"{what}: a list of more than {MAX_BYTES >> 20} MiB", hint="refused")
         yield load(raw, what)
         found = next_page(answer.all("Link"), what)
         if found is None:

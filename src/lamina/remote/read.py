@@ -422,7 +422,7 @@ class RemoteStream:
             self._whole = True  # it gave bytes of the blob before: begin anew, and skip those
             raise Broken(f"{host} refuses the rest")
         if answer.encoding and length != size:  # else the label is for what the blob itself is
-            self._encoded = _Encoded(answer, self._what)
+            self._encoded = _Encoded(answer, self._what, size)
             self._skip(self._encoded, self._at)
             return
         if length not in (None, size):
@@ -472,10 +472,11 @@ class RemoteStream:
 
 
 class _Encoded:
-    """The body of an answer, its Content-Encoding undone as it comes."""
+    """The body of an answer, its Content-Encoding undone as it comes. ``size``: what comes out, at most."""
 
-    def __init__(self, answer: Answer, what: str) -> None:
+    def __init__(self, answer: Answer, what: str, size: int) -> None:
         self._answer = answer
+        self._left = 2 * size + PIECE  # of what may come in: frames of nothing can follow each other for ever
         self._decoder = decoder_for(answer.encoding, what)
         self._pieces: Iterator[bytes] = iter(())
         self._piece = b""
@@ -488,7 +489,8 @@ class _Encoded:
                 if self._piece:
                     break
                 data = self._answer.read1(PIECE)
-                if not data:
+                self._left -= len(data)
+                if not data or self._left < 0:
                     return b""
                 self._pieces = self._decoder.feed(data)
         except InvalidLayer as error:
