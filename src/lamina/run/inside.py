@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from lamina.errors import NotFound, Unsupported
@@ -118,11 +118,13 @@ class Inside:
             return False
         return True
 
-    def place(self, path: str, covered: Iterable[str] = ()) -> str:
+    def place(self, path: str, covered: Iterable[str] = (), link: Callable[[str], str] | None = None) -> str:
         """Where ``path`` leads, without links, seen from the root. Names that are missing, also below a link that
         leads nowhere yet, are taken literally: something can be made there. ``covered``: places that mounts will
-        hide; the image's links below them mean nothing. Raises OSError (ELOOP), Unsupported."""
+        hide; the image's links below them mean nothing. ``link``: what the symbolic link at a path without links
+        holds, "" where it is none (default: as the image has it). Raises OSError (ELOOP), Unsupported."""
         hidden = set(covered)
+        link = link or self.link
         found: list[str] = []
         left = _names(path)[::-1]
         links = 0
@@ -131,7 +133,7 @@ class Inside:
             if name == "..":
                 del found[-1:]
                 continue
-            target = "" if hidden and _is_below(found, hidden) else self._link("/".join([*found, name]))
+            target = "" if hidden and _is_below(found, hidden) else link("/".join([*found, name]))
             if not target:
                 found.append(name)
                 continue
@@ -143,7 +145,7 @@ class Inside:
             left += _names(target)[::-1]
         return "/" + "/".join(found)
 
-    def _link(self, path: str) -> str:
+    def link(self, path: str) -> str:
         """What the symbolic link ``path`` holds; "" where it is none, or not there. There is no link on the way."""
         try:
             descriptor = self.open(path, os.O_PATH | os.O_NOFOLLOW, links=False)

@@ -1,4 +1,5 @@
-"""Where a container's mounts go: their targets without links of the image, made where they are missing.
+"""Where a container's mounts go: their targets without links of the image, made where they are missing. And what the
+container's programs see then: the image's files, with the mounts above them.
 
 A runtime that follows the image's links itself does so at another time, and in its own way: some refuse a link that
 leads nowhere, bubblewrap follows it on the machine. Below, every target is a path that has no link on its way.
@@ -6,20 +7,25 @@ leads nowhere, bubblewrap follows it on the machine. Below, every target is a pa
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Collection, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from lamina.errors import Unsupported
 from lamina.light import TYPE_CHECKING
+from lamina.run.inside import Inside
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.run.inside import Inside
-
 _KERNELS = ("/proc", "/sys", "/dev")
 """The runtimes check these themselves: the paths that are masked stand below them."""
 _OTHER = "choose another target"
+_OTHER_DIRECTORY = "choose another working directory"
+DEVICE_LINKS = ("fd", "stdin", "stdout", "stderr", "core")
+"""In /dev, to what a process has open."""
 
 
 def settled(
@@ -72,3 +78,94 @@ def covering(places: Sequence[str], target: str) -> int:
         if target.startswith(place.rstrip("/") + "/") and (found < 0 or len(place) >= len(places[found])):
             found = number
     return found
+
+
+class Shown:
+    """The container's files as its programs will see them. ``mounts``: of a runtime spec, after ``settled``. What is
+    below a mount of the kernel's (a tmpfs, /proc, /sys) is not there yet."""
+
+    def __init__(self, inside: Inside, mounts: Sequence[Mapping[str, Any]]) -> None:
+        self._inside = inside
+        self._mounts = mounts
+        self._places = [mount["destination"] for mount in mounts]
+
+    def place(self, path: str) -> str:
+        """As ``Inside.place``."""
+        return self._inside.place(path, link=self._link)
+
+    def open(self, path: str, flags: int) -> int:
+        """A descriptor. Raises OSError, Unsupported."""
+        with self._at(self.place(path)) as (root, rest):
+            if root is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            return root.open(rest, flags, links=False)
+
+    def is_kernels(self, path: str) -> bool:
+        """Whether what is there comes with the container's start."""
+        number = covering(self._places, f"{self.place(path)}/")
+        return number >= 0 and self._mounts[number]["type"] != "bind"
+
+    def make_directory(self, path: str, owner: tuple[int, int]) -> None:
+        """Make the directory, whose path has no link, in the volume that is to have it. Raises SystemFailure."""
+        number = covering(self._places, f"{path}/")
+        if number < 0 or "ro" in self._mounts[number]["options"]:
+            return
+        with self._at(path) as (root, rest):
+            if root is not None and not root.is_there(rest):
+                root.make(rest, directory=True, owner=owner)
+
+    def working_directory(self, path: str) -> str:
+        """The directory without links, for the runtime to go to. /proc is refused, except for its own top and the
+        settings below /proc/sys: a runtime that follows a link to one of its own open files there leaves the
+        container (CVE-2024-21626; bubblewrap has this machine's /proc open). Raises Unsupported."""
+        try:
+            place = self.place(path)
+        except OSError as error:
+            raise Unsupported(
+                f"the working directory {path!r:.200}: {error.strerror}", hint=_OTHER_DIRECTORY
+            ) from None
+        number = covering(self._places, f"{place}/")
+        if number >= 0:
+            top = self._places[number]
+            first = place.removeprefix(top).strip("/").partition("/")[0]
+            is_proc = self._mounts[number]["type"] == "proc" or top == "/proc"
+            if (is_proc and first not in ("", "sys")) or (top == "/dev" and first in DEVICE_LINKS):
+                raise Unsupported(
+                    f"the working directory {path!r:.200} leads to a process's own files in /proc",
+                    hint=_OTHER_DIRECTORY,
+                )
+        return place
+
+    def kind(self, path: str) -> str:
+        """ "file" or "directory"; "" where it is neither, or not there."""
+        try:
+            descriptor = self.open(path, os.O_PATH)
+        except OSError:
+            return ""
+        try:
+            mode = os.fstat(descriptor).st_mode
+        finally:
+            os.close(descriptor)
+        return "directory" if stat.S_ISDIR(mode) else "file"
+
+    def _link(self, path: str) -> str:
+        with self._at(f"/{path}") as (root, rest):
+            return root.link(rest) if root is not None else ""
+
+    @contextmanager
+    def _at(self, path: str) -> Iterator[tuple[Inside | None, str]]:
+        """The root that has the path, which has no link, and the path there; None where the kernel makes it."""
+        number = covering(self._places, f"{path}/")
+        if number < 0:
+            yield self._inside, path
+            return
+        mount, rest = self._mounts[number], path.removeprefix(self._places[number])
+        source = mount["source"]
+        if mount["type"] != "bind":
+            yield None, rest
+        elif os.path.isdir(source):
+            with Inside(source) as volume:
+                yield volume, rest
+        else:
+            with Inside(os.path.dirname(source)) as above:
+                yield above, f"/{os.path.basename(source)}{rest}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from integration.run.test_run import LOWER, make_store, members, mounts_of, wait_for
+from integration.run.test_run import GROUP, LOWER, make_store, members, mounts_of, wait_for
 from lamina.errors import NotFound
 from lamina.run import runtime
 from lamina.run.bubblewrap import process_of
@@ -463,6 +463,62 @@ def test_no_link_of_the_image_leads_to_the_machine(tmp_path: Path, volumes: list
     assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr
     assert list(machine.iterdir()) == []
     assert mounts_of(store) == []
+
+
+@pytest.mark.parametrize("where", ["/proc/self/fd/{}", "/dev/fd/{}", "/link/{}", "/volume/up/link/{}"])
+def test_no_working_directory_is_the_machines_proc(tmp_path: Path, where: str) -> None:
+    """bubblewrap has it open when it goes to the working directory: root could set this machine's settings."""
+    require_root()
+    require_tool("bwrap", "busybox")
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "up").symlink_to("..")
+    store = make_store(tmp_path, [members(("link", "-> proc/self/fd"))])
+    for number in range(3, 8):
+        done = run(store, "-v", f"{volume}:/volume", "-w", where.format(number), "app", "ls", "-d", "1/cwd", "sys/vm")
+        assert (done.returncode, done.stdout) == (125, b""), done
+        assert b"leads to a process's own files in /proc" in done.stderr
+
+
+@pytest.mark.parametrize("read_only", ["", ":ro"])
+def test_programs_and_working_directories_of_volumes(tmp_path: Path, read_only: str) -> None:
+    require_root()
+    require_tool("bwrap", "busybox")
+    volume = tmp_path / "volume"
+    (volume / "bin").mkdir(parents=True)
+    (volume / "bin/program").write_text("#!/bin/sh\necho program\n")
+    (volume / "bin/program").chmod(0o755)
+    (volume / "here").symlink_to("/code/bin/program")  # as the container's programs see it
+    (volume / "text").write_text("")
+    store = make_store(tmp_path, [members()])
+    shown = ("-v", f"{volume}:/code{read_only}", "-v", f"{volume}/bin/program:/one{read_only}")
+    for words, code in (
+        (("app", "/code/bin/program"), 0),
+        (("app", "/code/here"), 0),
+        (("-w", "/code/bin", "app", "./program"), 0),
+        (("-e", "PATH=/bin:/code/bin", "app", "program"), 0),
+        (("app", "/one"), 0),
+        (("app", "/code/text"), 126),
+        (("app", "/code/nothing"), 127),
+        (("-w", "/code/text", "app", "/one"), 125),
+        (("-w", "/code/new", "app", "/one"), 125 if read_only else 0),
+    ):
+        done = run(store, *shown, *words)
+        assert (done.returncode, done.stdout) == (code, b"" if code else b"program\n"), (words, done.stderr)
+        assert bool(done.stderr.strip()) or not code, words
+    assert sorted(os.listdir(volume)) == ["bin", "here", *([] if read_only else ["new"]), "text"]
+
+
+def test_masked_paths_are_those_of_the_container(tmp_path: Path) -> None:
+    """What the machine has in the same place says nothing of them."""
+    require_root()
+    require_tool("bwrap", "busybox")
+    image = members(("only-here/", None), ("only-here/secret", b"secret\n"), ("link", "-> etc"))
+    store = make_store(tmp_path, [image])
+    masks = [word for path in ("/only-here", "/link/passwd") for word in ("--security-opt", f"mask={path}")]
+    done = run(store, *masks, "app", "sh", "-c", "ls -A /only-here; cat /etc/passwd 2>&-; cat /etc/group")
+    assert done.stdout == GROUP
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("name", ["etc", "proc", "sys", "dev"])

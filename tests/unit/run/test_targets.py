@@ -11,7 +11,7 @@ import pytest
 
 from lamina.errors import Unsupported
 from lamina.run.inside import Inside
-from lamina.run.targets import settled
+from lamina.run.targets import Shown, settled
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
 LINKS = {
@@ -128,3 +128,45 @@ def test_the_kernels_file_systems_stay_where_they_are_named(root: Path) -> None:
     with Inside(str(root)) as inside:
         found, _ = settled([{**mount("/proc"), "type": "proc"}], inside, (os.getuid(), os.getgid()))
     assert found[0]["destination"] == "/proc"
+
+
+DEVICES = {**mount("/dev"), "type": "tmpfs"}
+PROC = {**mount("/proc"), "type": "proc"}
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/absolute", "/run/there"),
+        ("/home/data/../x", "/srv/x"),
+        ("/volume/up/fine", "/run/fine"),
+        ("/volume/here/x", "/volume/x"),
+        ("/memory/../proc", "/proc"),
+        ("/proc/sys/kernel", "/proc/sys/kernel"),
+        ("/proc/net/../../self/fd/3", "/self/fd/3"),  # which is what the runtime is told, too
+        ("/proc/self/fd/3", ""),
+        ("/proc/1/fd", ""),
+        ("/proc/net", ""),
+        ("/dev/fd/3", ""),
+        ("/to-fd/3", ""),
+        ("/volume/bad", ""),
+        ("/volume/way/bad", ""),
+        ("/loop", ""),
+    ],
+)
+def test_a_working_directory_is_told_without_links_and_is_no_open_file(
+    root: Path, tmp_path: Path, path: str, place: str
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    for name, target in {"up": "../run", "here": ".", "bad": "/proc/self/fd/3", "way": "../volume/./"}.items():
+        (volume / name).symlink_to(target)
+    (root / "to-fd").symlink_to("proc/self/fd")
+    mounts = [PROC, DEVICES, mount("/volume", str(volume)), {**mount("/memory"), "type": "tmpfs"}]
+    with Inside(str(root)) as inside:
+        shown = Shown(inside, mounts)
+        if place:
+            assert shown.working_directory(path) == place
+        else:
+            with pytest.raises(Unsupported, match="the working directory"):
+                shown.working_directory(path)
