@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +35,22 @@ _COMPARES = {
 }
 _OPTIMIZE, _AS_A_TREE = 8, 2  # seccomp_attr_set(3): fewer steps a call
 _NO_SUCH_CALL = -1
+_LOAD, _SAME, _RETURN = 0x20, 0x15, 0x06  # instructions of a filter: struct sock_filter of linux/filter.h
+_NUMBER_AT, _ARCHITECTURE_AT = 0, 4  # in struct seccomp_data
+_REQUEST_AT = 24 if sys.byteorder == "little" else 28  # the half of the second argument that the kernel takes
+_IOCTLS = (
+    (0xC000003E, 16),  # x86_64
+    (0xC000003E, 0x40000000 + 514),  # x32
+    (0x40000003, 54),  # i386
+    (0xC00000B7, 29),  # aarch64
+    (0x40000028, 54),  # arm
+    (0xC00000F3, 29),  # riscv64
+    (0x80000016, 54),  # s390x
+    (0x00000016, 54),  # s390
+    (0xC0000015, 54),  # ppc64le
+)
+"""The number of ioctl(2), by AUDIT_ARCH."""
+_TYPING = (0x5412, 0x541C, 0x80017472)  # TIOCSTI and TIOCLINUX of most architectures, TIOCSTI of PowerPC
 
 
 class _Compare(ctypes.Structure):
@@ -70,6 +88,21 @@ def compiled(wanted: Mapping[str, Any]) -> bytes:
             library.seccomp_release(context)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidDocument(f"the seccomp profile is malformed: {error!s:.100}", hint="see docker's docs") from None
+
+
+def without_typing(program: bytes) -> bytes:
+    """The filter ``program`` (b"": none) for a program at its caller's terminal: it may not put characters into the
+    terminal's input, which the caller's shell would read as commands when it has ended (CVE-2017-5226) (pure)."""
+    refused = _ACTIONS["SCMP_ACT_ERRNO"] | errno.EPERM
+    steps: list[tuple[int, int, int, int]] = []
+    last = len(_TYPING) - 1
+    requests = [(_SAME, last - at, int(at == last), request) for at, request in enumerate(_TYPING)]
+    for architecture, number in _IOCTLS:
+        block = [(_LOAD, 0, 0, _REQUEST_AT), *requests, (_RETURN, 0, 0, refused)]
+        block = [(_LOAD, 0, 0, _NUMBER_AT), (_SAME, 0, len(block), number), *block]
+        steps += [(_LOAD, 0, 0, _ARCHITECTURE_AT), (_SAME, 0, len(block), architecture), *block]
+    allow = struct.pack("=HBBI", _RETURN, 0, 0, _ACTIONS["SCMP_ACT_ALLOW"])
+    return b"".join(struct.pack("=HBBI", *step) for step in steps) + (program or allow)
 
 
 def _action(name: str, number: int | None) -> int:

