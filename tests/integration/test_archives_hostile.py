@@ -16,7 +16,7 @@ from lamina.archive.detect import open_any
 from lamina.archive.docker import DockerArchiveReader, DockerArchiveWriter
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.archive.oci import OciArchiveReader, OciArchiveWriter
-from lamina.errors import InvalidContent, InvalidDocument, LaminaError, ReferenceNotFound, Unsupported
+from lamina.errors import InvalidContent, InvalidDocument, LaminaError, LimitExceeded, ReferenceNotFound, Unsupported
 from lamina.source import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -181,6 +181,15 @@ def test_an_index_keeps_its_digest_and_fetches_one_platform(tmp_path: Path) -> N
     assert [m.what for m in done.blobs][:2] == ["index", "manifest"]
     copy(store, DockerArchiveWriter(str(tmp_path / "d.tar")), [("both", "both")])
     assert len(list(DockerArchiveReader(str(tmp_path / "d.tar")).names())) == 1
+
+
+def test_xz_that_asks_for_much_memory_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lzma
+
+    (tmp_path / "a.tar.xz").write_bytes(lzma.compress(tar_of([("a", b"one")])))
+    monkeypatch.setattr("lamina.layer.wrapped._MOST_MEMORY", 1 << 20)
+    with pytest.raises(LimitExceeded, match="more than 1 MiB of memory"):
+        open_any(str(tmp_path / "a.tar.xz"))
 
 
 def saved_by_docker(path: Path, count: int) -> list[Digest]:

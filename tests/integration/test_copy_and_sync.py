@@ -116,6 +116,16 @@ def test_token_is_sent_as_it_is_and_to_its_registry_alone(layout: Path, tmp_path
         assert lamina("digest", "--registry-token", "T0KEN", source.image, root=tmp_path / "s").returncode == 0
 
 
+@pytest.mark.parametrize("token", ["SECRET\n", "SECRET\nX: y", "SECRET two", "SECRET\u20ac"])
+def test_token_that_no_header_can_hold_is_not_told(layout: Path, tmp_path: Path, token: str) -> None:
+    with Unruly(layout) as source:
+        done = lamina("digest", "--registry-token", token, source.image, root=tmp_path / "s")
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert b"token" in done.stderr
+        assert b"SECRET" not in done.stderr
+        assert not source.seen
+
+
 def test_options_that_contradict_each_other() -> None:
     assert credentials({"username": "me", "password": "secret"}) == "me:secret"
     assert credentials({"creds": "a:b", "tls_verify": "false"}) == "a:b"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lamina.archive.layout import LayoutReader, LayoutWriter
-from lamina.errors import DigestMismatch, InvalidDocument, RemoteFailure, Unsupported
+from lamina.errors import DigestMismatch, InvalidDocument, RemoteFailure, Unsupported, UsageError
 from lamina.remote.client import Access, Client
 from lamina.remote.credentials import Credential
 from lamina.remote.list import catalog
@@ -256,6 +257,26 @@ def test_proxy_of_the_environment_is_asked_and_loopback_is_not(layout: Path, tmp
         lamina("digest", "registry.invalid/app:1", "--tls-verify=false", root=tmp_path, **env)
         asked = [(seen.method, seen.path) for seen in proxy.seen]
         assert ("CONNECT", "registry.invalid:443") in asked or ("GET", "http://registry.invalid/v2/") in asked
+
+
+@pytest.mark.parametrize(
+    "place", ["host:SECRET", "[::1", "", ":3128", "127.0.0.1:99999", "me:SECRET@host:80:90", "me:SECRET@"]
+)
+def test_proxy_that_is_no_address(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{place}")
+    with pytest.raises(UsageError, match="HTTPS_PROXY") as raised:
+        Client("registry.invalid", Access()).request("GET", "/v2/")
+    assert "SECRET" not in str(raised.value)
+
+
+def test_password_of_a_proxy_has_any_letters(layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Unruly(layout) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://me:%E2%82%AC\u20ac%FF@{proxy.name}")
+        client = Client("registry.invalid", Access(attempts=1), insecure=True)
+        client._base_url = "http://registry.invalid"
+        client.request("GET", "/v2/").release()
+        secret = base64.b64encode(b"me:\xe2\x82\xac\xe2\x82\xac\xff").decode()
+        assert proxy.seen[0].headers["proxy-authorization"] == f"Basic {secret}"
 
 
 def test_credentials_of_one_host_are_not_for_another(layout: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from lamina.errors import InvalidLayer
+from lamina.errors import InvalidLayer, LimitExceeded
 from lamina.layer.codec import PIECE, Decoder, ManyPieces, decoder, sniff
 from lamina.layer.tarheader import BLOCK, is_header
 
@@ -13,6 +13,8 @@ _BZIP2 = b"BZh"
 _XZ = b"\xfd7zXZ\0"
 _LZMA = b"\x5d\0\0"  # the properties that every encoder takes by default, and a dictionary of at least 64 KiB
 _MOST_MEMORY = 1 << 30  # bytes that an xz stream may ask for; `xz -9` needs 65 MiB
+
+_TOO_MUCH = "Memory usage limit exceeded"  # Python has no number for it
 
 
 def shown(start: bytes) -> str:
@@ -77,6 +79,11 @@ class _Streams(ManyPieces):
                     break
                 piece = stream.decompress(b"", PIECE)
         except self._errors as error:
+            if str(error) == _TOO_MUCH:
+                raise LimitExceeded(
+                    f"its {self.compression} data ask for more than {_MOST_MEMORY >> 20} MiB of memory",
+                    hint="compress it anew, with a smaller dictionary",
+                ) from None
             raise InvalidLayer(f"corrupt {self.compression} data: {error}", hint="get the archive again") from None
         if not stream.eof:
             return b""

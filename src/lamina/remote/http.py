@@ -19,7 +19,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure, Unsupported
+from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure, Unsupported, UsageError
 from lamina.events import Cancel
 from lamina.files import reported
 from lamina.remote.proxy import proxy_for
@@ -321,17 +321,38 @@ class _Exchange:
 
 
 def _proxied(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
-    parts = urlsplit(proxy)
-    if parts.scheme not in ("http", "https"):
-        raise Unsupported(f"a proxy by {parts.scheme}: is not known", hint="set HTTPS_PROXY to http://HOST:PORT")
+    try:
+        parts = urlsplit(proxy)
+        known = parts.scheme in ("http", "https")
+        if known:
+            _ = parts.port  # read for its check
+            if not parts.hostname:
+                raise ValueError
+    except ValueError:
+        raise _no_proxy() from None
+    if not known:
+        raise Unsupported(f"a proxy by {parts.scheme}: is not known", hint=_PROXY_HINT)
     headers = None
     if parts.username is not None:
-        from urllib.parse import unquote
+        from base64 import b64encode
+        from urllib.parse import unquote_to_bytes
 
-        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers = urllib3.make_headers(proxy_basic_auth=secret)
+        texts = (os.fsencode(text or "") for text in (parts.username, parts.password))
+        secret = b64encode(b":".join(map(unquote_to_bytes, texts))).decode("ascii")
+        headers = {"proxy-authorization": f"Basic {secret}"}
     bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    return urllib3.ProxyManager(bare, proxy_headers=headers, **options)
+    try:
+        return urllib3.ProxyManager(bare, proxy_headers=headers, **options)
+    except (urllib3.exceptions.HTTPError, ValueError):
+        raise _no_proxy() from None
+
+
+_PROXY_HINT = "set HTTPS_PROXY to http://HOST:PORT"
+
+
+def _no_proxy() -> UsageError:
+    """What is set is not told: a password may stand in it."""
+    return UsageError("the proxy that is set is no address", hint=_PROXY_HINT)
 
 
 def _load_certificates(context: ssl.SSLContext, directory: str) -> None:

@@ -49,6 +49,8 @@ class Network:
     ) -> None:
         self._settings = settings
         self._credentials = credentials
+        if not token.isascii() or not token.isprintable() or " " in token:  # it goes into a header
+            raise UsageError("the registry token has spaces, control characters or letters beyond ASCII")
         self._token = token
         self._anonymous = anonymous
         self._retries = retries
