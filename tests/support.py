@@ -98,6 +98,20 @@ def tar_header(
     return bytes(block)
 
 
+def pax_record(key: bytes, value: bytes) -> bytes:
+    """A PAX record that states its own length."""
+    rest = b" %s=%s\n" % (key, value)
+    length = len(rest)
+    while length != len(b"%d" % length) + len(rest):
+        length = len(b"%d" % length) + len(rest)
+    return b"%d" % length + rest
+
+
+def tar_extension(flag: bytes, payload: bytes) -> bytes:
+    """An extension header with its payload."""
+    return tar_header("x", flag, len(payload)) + payload + bytes(-len(payload) % 512)
+
+
 def index_of(tar: bytes, chunk: int = 1 << 20) -> LayerIndex:
     builder = IndexBuilder()
     parser = TarParser(builder)

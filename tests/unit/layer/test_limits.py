@@ -12,21 +12,7 @@ from lamina.layer.index import IndexBuilder
 from lamina.layer.path import normalise
 from lamina.layer.tar import TarParser
 from lamina.layer.tarheader import checksum_fits
-from support import index_of, make_tar, tar_header
-
-
-def record(key: bytes, value: bytes) -> bytes:
-    """A PAX record that states its own length."""
-    rest = b" %s=%s\n" % (key, value)
-    length = len(rest)
-    while length != len(b"%d" % length) + len(rest):
-        length = len(b"%d" % length) + len(rest)
-    return b"%d" % length + rest
-
-
-def extension(flag: bytes, payload: bytes) -> bytes:
-    """An extension header with its payload."""
-    return tar_header("x", flag, len(payload)) + payload + bytes(-len(payload) % 512)
+from support import index_of, make_tar, pax_record, tar_extension, tar_header
 
 
 def test_a_checksum_that_is_not_octal_fits_nothing() -> None:
@@ -83,12 +69,16 @@ def test_a_block_of_zeros_at_the_end_of_a_chunk_is_no_end_of_the_archive(cut: in
 
 
 def test_an_extension_header_may_have_one_mebibyte() -> None:
-    empty = len(record(b"comment", bytes(1_000_000))) - 1_000_000
-    payload = record(b"comment", b"c" * ((1 << 20) - empty))
+    empty = len(pax_record(b"comment", bytes(1_000_000))) - 1_000_000
+    payload = pax_record(b"comment", b"c" * ((1 << 20) - empty))
     assert len(payload) == 1 << 20
-    assert [entry.path for entry in index_of(extension(b"x", payload) + tar_header("f") + bytes(1024))] == [b"f"]
+    assert [entry.path for entry in index_of(tar_extension(b"x", payload) + tar_header("f") + bytes(1024))] == [b"f"]
     with pytest.raises(LimitExceeded, match="extension header of 1048577 bytes"):
-        index_of(extension(b"x", record(b"comment", b"c" * ((1 << 20) - empty + 1))) + tar_header("f") + bytes(1024))
+        index_of(
+            tar_extension(b"x", pax_record(b"comment", b"c" * ((1 << 20) - empty + 1)))
+            + tar_header("f")
+            + bytes(1024)
+        )
 
 
 def test_xattrs_may_have_64_kib_names_and_values_together() -> None:
@@ -172,7 +162,7 @@ def test_an_old_sparse_map_may_be_as_large_as_an_extension_header(monkeypatch: p
 def text_sparse(text: bytes, stored: int) -> bytes:
     """A file with a sparse map of PAX 1.0, as long as ``stored`` says."""
     records = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"9")]
-    return extension(b"x", b"".join(record(*one) for one in records)) + tar_header("s", b"0", stored) + text
+    return tar_extension(b"x", b"".join(pax_record(*one) for one in records)) + tar_header("s", b"0", stored) + text
 
 
 def test_a_sparse_map_of_text_may_be_as_large_as_an_extension_header(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,242 @@
+"""Stacks of a few entries, one for each thing that could go wrong unseen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lamina.layer.build import index_of
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.index import LayerIndex
+from lamina.union import glance as glance_module
+from lamina.union.glance import Glance, through_symlinks
+from lamina.union.glob import glob
+from lamina.union.merge import merge, merge_both
+from lamina.union.squashed import squashed
+from lamina.union.stacked import Stacked, stacked
+from lamina.union.trail import trails_under
+from lamina.union.tree import How
+from support import layer_index
+
+F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)
+MODES = {D: 0o755, L: 0o777}
+
+
+def layer(*rows: tuple[Any, ...]) -> LayerIndex:
+    """Rows as (kind, path), of links with their target."""
+    return index_of(
+        [Entry(path, kind, MODES.get(kind, 0o644), link=more[0] if more else b"") for kind, path, *more in rows]
+    )
+
+
+# the merge
+
+
+def test_a_fork_has_the_warnings_so_far_and_its_own_from_there() -> None:
+    shared = [layer((F, b"d"), (F, b"e")), layer((F, b"d/f"))]
+    one, other = merge_both([*shared, layer((F, b"e/f"))], [*shared, layer((F, b"x"))], 2)
+    assert (len(one.warnings), len(other.warnings)) == (2, 1)
+    assert other.warnings == one.warnings[:1] == merge(shared).warnings
+
+
+def test_a_node_has_the_layer_that_states_it_and_none_if_it_is_implied() -> None:
+    tree = merge([layer((F, b"a")), layer((F, b"d/f"))])
+    assert [tree.layer(tree.lookup(path)) for path in (b"", b"a", b"d", b"d/f")] == [None, 0, None, 1]
+
+
+# trails
+
+
+def test_trails_go_in_the_order_of_components_and_stay_below_their_path() -> None:
+    """``-`` and ``.`` come before ``/``: by bytes, ``a-b`` would stand between ``a`` and ``a/b``."""
+    paths = [b"a/b", b"a/c/d", b"a-b", b"a.b/c", b"ab"]
+    tree = merge([layer(*[(F, path) for path in paths]), layer((W, b"a/b"), (W, b"nothing"))])
+    everything = [b"", b"a", b"a/b", b"a/c", b"a/c/d", b"a-b", b"a.b", b"a.b/c", b"ab"]
+    assert [one.path for one in trails_under(tree, b"")] == everything
+    assert [one.path for one in trails_under(tree, b"a")] == everything[1:5]
+    assert [one.path for one in trails_under(tree, b"a-b")] == [b"a-b"]
+    assert {one.idle_whiteouts for one in trails_under(tree, b"")} == {()}
+
+
+# glances
+
+
+LISTED = [layer((F, b"d/f"), (F, b"d/g"), (D, b"d/e"), (L, b"l", b"d"), (H, b"d/h", b"d/f"))]
+
+
+def test_a_listing_follows_a_symlink_at_its_end_if_not_told_otherwise() -> None:
+    tree, node = Glance().listing(LISTED, b"l")
+    assert (tree.path(node), sorted(tree.children(node))) == (b"d", [b"e", b"f", b"g", b"h"])
+    tree, node = Glance().listing(LISTED, b"l", follow=False)
+    assert (tree.path(node), tree.kind(node)) == (b"l", L)
+    assert not tree.children(node)
+
+
+def test_a_listing_goes_into_a_directory_only_if_told_to() -> None:
+    tree, node = Glance().listing(LISTED, b"d", into=False)
+    assert tree.is_directory(node)
+    assert not tree.children(node)
+    tree, node = Glance().listing(LISTED, b"d/f")
+    assert (tree.path(node), len(tree)) == (b"d/f", 2)
+
+
+def test_a_listing_looks_for_other_names_only_if_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, node = Glance().listing(LISTED, b"d", links=True)
+    assert tree.links(tree.children(node)[b"f"]) == 2
+
+    def asked(*_: object) -> list[bytes]:
+        raise AssertionError
+
+    monkeypatch.setattr(glance_module, "_other_names", asked)
+    tree, node = Glance().listing(LISTED, b"d")
+    assert sorted(tree.children(node)) == [b"e", b"f", b"g", b"h"]
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "leads"),
+    [
+        (b"l", b"l/f", True),
+        (b"l", b"l/b/c/f", True),
+        (b"a/l", b"a/l/f", True),
+        (b"a/l", b"a/l/c/f", True),
+        (b"a/b/l", b"a/b/l/f", True),
+        (b"l", b"l", False),  # at its end
+        (b"l", b"a/l/f", False),
+        (b"a/l", b"l/f", False),
+        (b"a/l", b"a/f/l", False),
+        (b"l", b"f", False),
+    ],
+)
+def test_a_hardlinks_target_may_lead_through_a_symlink_however_deep(link: bytes, target: bytes, leads: bool) -> None:
+    links, others = layer((L, link, b"/")), layer((F, b"x"), (H, b"h", target))
+    assert through_symlinks([links, others]) == ([1] if leads else [])
+    assert through_symlinks([others, links]) == ([0] if leads else [])
+    assert through_symlinks([links]) == []
+
+
+# patterns
+
+
+def test_two_stars_behind_a_pattern_begin_in_every_directory_that_fits() -> None:
+    union = merge([layer((F, b"a/f"), (F, b"b/g"), (F, b"c"))])
+    assert glob(union, 0, [b"*", b"**"]) == [b"a", b"a/f", b"b", b"b/g"]
+
+
+def test_a_pattern_may_lead_upwards_but_not_out() -> None:
+    union = merge([layer((F, b"d/e/f"), (F, b"d/g"))])
+    assert glob(union, 0, [b"d", b"e", b"..", b"g"]) == [b"d/e/../g"]
+    assert glob(union, 0, [b"..", b"..", b"d", b"g"]) == [b"../../d/g"]
+
+
+def test_a_name_that_is_no_text_fits_a_pattern_by_its_bytes() -> None:
+    union = merge([layer((F, b"\xff"), (F, "\u00e9".encode()), (F, b"ab"))])
+    assert glob(union, 0, [b"?"]) == ["\u00e9".encode(), b"\xff"]
+    assert glob(union, 0, [b"[\xff]"]) == [b"\xff"]
+
+
+# layers made one
+
+
+def stated(layers: list[LayerIndex], low: int) -> list[tuple[Kind, bytes]]:
+    return [(one.entry.kind, one.entry.path) for one in squashed(layers, low)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "low", "expected"),
+    [
+        # what the layers below hid among themselves is none of this one's
+        ([[(F, b"a"), (F, b"d/x")], [(W, b"a"), (OPQ, b"d")], [(F, b"n")]], 2, [(F, b"n")]),
+        # a directory that was emptied and then hidden
+        ([[(F, b"d/a"), (F, b"b")], [(OPQ, b"d")], [(W, b"d"), (W, b"b")]], 1, [(W, b"d"), (W, b"b")]),
+        # something of the range's own goes before something of below
+        ([[(F, b"b")], [(F, b"n")], [(W, b"n"), (W, b"b")]], 1, [(W, b"b")]),
+        # the first node of the range is what an emptied directory has now
+        ([[(F, b"d/a"), (F, b"d/b")], [(OPQ, b"d"), (F, b"d/n")]], 1, [(OPQ, b"d"), (F, b"d/n")]),
+        # files that have several names below get none here
+        ([[(F, b"a"), (H, b"b", b"a")], [(F, b"n")]], 1, [(F, b"n")]),
+        ([[(F, b"a"), (H, b"b", b"a")], [(F, b"n"), (H, b"m", b"n")]], 1, [(F, b"m"), (H, b"n")]),
+    ],
+)
+def test_a_range_states_what_it_does_to_those_below_and_no_more(
+    layers: list[list[tuple[Any, ...]]], low: int, expected: list[tuple[Kind, bytes]]
+) -> None:
+    assert stated([layer(*rows) for rows in layers], low) == expected
+
+
+# trees to stack
+
+
+def contexts(base: tuple[Any, ...], *above: tuple[Any, ...]) -> list[str]:
+    return [one.context for one in stacked([layer_index(*base), *[layer_index(*members) for members in above]])]
+
+
+def alive(one: Stacked) -> bool:
+    return all(one.tree.is_alive(node) for node in one.tree.walk())
+
+
+def test_the_tree_of_a_layer_has_nothing_of_those_above_it() -> None:
+    below, above = stacked([layer_index(("d/a", b"")), layer_index(("d/b", b""), (".wh.d", b""), ("e", b""))])
+    assert [below.tree.path(node) for node in below.tree.walk()] == [b"", b"d", b"d/a"]
+    assert [above.tree.path(node) for node in above.tree.walk()] == [b"", b"d", b"d/b", b"e"]
+
+
+def test_all_nodes_of_a_layers_tree_are_alive_marks_too() -> None:
+    found = stacked(
+        [layer_index(("d/a", b""), ("d/b/c", b"")), layer_index(("d/.wh.a", b"")), layer_index(("d/", None))]
+    )
+    assert [alive(one) for one in found] == [True, True, True]
+    assert [len(one.tree) for one in found] == [sum(1 for _ in one.tree.walk()) - 1 for one in found]
+
+
+def test_the_lowest_layer_has_no_marks() -> None:
+    """It may be shown alone, where they would be seen; and a mark on its root hides nothing more."""
+    layers = [layer_index(("a", b""), ("d/x", b"")), layer_index((".wh..wh..opq", b""), (".wh.a", b""), ("d/y", b""))]
+    (only,) = stacked(layers)
+    assert (only.layer, only.opaque) == (1, set())
+    assert [only.tree.path(node) for node in only.tree.walk()] == [b"", b"d", b"d/y"]
+    assert any(ending.how == How.OPAQUE for ending in merge(layers).endings)
+
+
+D_AND_E = (("d/", None), ("e/", None))
+
+
+@pytest.mark.parametrize(
+    ("bases", "above"),
+    [
+        # which opaque marks hid something
+        ([("d/x", "e/"), ("d/", "e/x")], [*D_AND_E, ("d/.wh..wh..opq", b""), ("e/.wh..wh..opq", b"")]),
+        # which whiteouts did
+        ([("d/x", "e/"), ("d/", "e/x"), ("d/x", "e/x")], [*D_AND_E, ("d/.wh.x", b""), ("e/.wh.x", b"")]),
+        # which directories have the layer's time now
+        ([("d/p/f",), ("d/q/f",), ("d/p/f", "d/q/f"), ("d/p/p/f",)], [("d/", None, {"mtime": 5})]),
+        # which of a mark and a name it was
+        ([("d/x",), ("d/",)], [("d/", None), ("d/.wh..wh..opq", b"")]),
+    ],
+)
+def test_one_layer_upon_different_bases_is_a_tree_each_where_they_matter(
+    bases: list[tuple[str, ...]], above: list[tuple[Any, ...]]
+) -> None:
+    def base(names: tuple[str, ...]) -> tuple[Any, ...]:
+        return tuple((name, None if name.endswith("/") else b"") for name in names)
+
+    found = [contexts(base(names), tuple(above))[1] for names in bases]
+    assert len(set(found)) == len(bases)
+    again = [contexts((*base(names), ("other", b"")), tuple(above))[1] for names in bases]
+    assert again == found
+
+
+def test_a_context_does_not_depend_on_the_order_of_the_archive() -> None:
+    """Of two layers that do the same in another order, the same came from below."""
+    base = (("d/x", b""), ("e/x", b""), ("d/p/f", b""), ("e/q/f", b""))
+    above = [("d/.wh..wh..opq", b""), ("e/.wh..wh..opq", b""), ("d/", None), ("e/", None)]
+    marks = [("e/.wh.x", b""), ("d/.wh.x", b""), ("e/", None), ("d/", None)]
+    for members in (above, marks):
+        assert contexts(base, tuple(members)) == contexts(base, tuple(reversed(members)))
+
+
+def test_a_file_beside_a_directory_whose_time_changes_does_not_keep_it() -> None:
+    names = ("b/a", "b/c/f", "b/d/e/f", "b/z")
+    layers = [layer_index(*[(name, b"") for name in names]), layer_index(("b/", None, {"mtime": 5}))]
+    tree = stacked(layers)[1].tree
+    assert [tree.path(node) for node in tree.walk()] == [b"", b"b", b"b/c", b"b/d", b"b/d/e"]
