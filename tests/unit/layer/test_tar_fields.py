@@ -285,16 +285,21 @@ def test_marks_stand_in_the_directory_that_they_mean() -> None:
     assert (path_for(b"x"), path_for(b"a/x")) == (b".wh.x", b"a/.wh.x")
 
 
-def test_the_first_link_to_an_aufs_file_is_that_file_with_its_map() -> None:
-    file = tar_header(".wh..wh.plnk/1.2", b"S", 4, at386=base256(3) + base256(4), at483=base256(9)) + padded(b"data")
-    first, second = index_of(
-        file
-        + tar_header("a", b"1", at157=b".wh..wh.plnk/1.2")
-        + tar_header("b", b"1", at157=b".wh..wh.plnk/1.2")
-        + END
-    )
-    assert (first.path, first.kind, first.link) == (b"a", Kind.FILE, b"")
-    assert (first.size, first.offset, first.sparse) == (9, 512, ((3, 4),))
+SPARSE = {"at386": base256(3) + base256(4), "at483": base256(9)}
+
+
+@pytest.mark.parametrize(
+    ("flag", "fields", "size", "sparse"), [(b"0", {}, 4, None), (b"S", SPARSE, 9, ((3, 4),))], ids=["whole", "sparse"]
+)
+def test_the_first_link_to_an_aufs_file_is_that_file(
+    flag: bytes, fields: dict[str, bytes], size: int, sparse: tuple[tuple[int, int], ...] | None
+) -> None:
+    links = [tar_header(name, b"1", at157=b".wh..wh.plnk/1.2") for name in ("a", "b")]
+    file = tar_header(".wh..wh.plnk/1.2", flag, 4, **fields) + padded(b"data")
+    index = index_of(file + b"".join(links) + END)
+    first, second = index
+    assert (first.path, first.kind, index.link(0)) == (b"a", Kind.FILE, b"")
+    assert (first.size, first.offset, first.sparse) == (size, 512, sparse)
     assert (second.path, second.kind, second.link) == (b"b", Kind.HARDLINK, b"a")
 
 

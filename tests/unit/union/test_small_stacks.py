@@ -55,6 +55,7 @@ def test_trails_go_in_the_order_of_components_and_stay_below_their_path() -> Non
     everything = [b"", b"a", b"a/b", b"a/c", b"a/c/d", b"a-b", b"a.b", b"a.b/c", b"ab"]
     assert [one.path for one in trails_under(tree, b"")] == everything
     assert [one.path for one in trails_under(tree, b"a")] == everything[1:5]
+    assert [one.path for one in trails_under(tree, b"a/c")] == [b"a/c", b"a/c/d"]
     assert [one.path for one in trails_under(tree, b"a-b")] == [b"a-b"]
     assert {one.idle_whiteouts for one in trails_under(tree, b"")} == {()}
 
