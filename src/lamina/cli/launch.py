@@ -235,7 +235,7 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
         cap_add=given["cap_add"],
         cap_drop=given["cap_drop"],
         init=given["init"],
-        memory=options.parse_size(given["memory"]) if given["memory"] else None,
+        memory=options.parse_memory(given["memory"]) if given["memory"] else None,
         cpus=options.parse_cpus(given["cpus"]),
         pids=options.parse_pids(given["pids_limit"]),
         remove=given["remove"],

@@ -59,14 +59,14 @@ def _dns(given: dict[str, Any]) -> dict[str, Any]:
 def _limits(given: dict[str, Any]) -> dict[str, Any]:
     from lamina.run import limits
 
-    memory = options.parse_size(given["memory"]) if given["memory"] else None
+    memory = options.parse_memory(given["memory"]) if given["memory"] else None
     size, reserved, swap = given["shm_size"], given["memory_reservation"], given["memory_swap"]
     shares, score = given["cpu_shares"], given["oom_score_adj"]
     return {
         "ulimits": tuple(map(limits.parse_ulimit, given["ulimit"])),
         "sysctls": tuple(map(limits.parse_sysctl, given["sysctl"])),
-        "shm_size": (options.parse_size(size) if size else 0) or None,
-        "memory_reservation": options.parse_size(reserved) if reserved else None,
+        "shm_size": options.parse_memory(size) if size else None,
+        "memory_reservation": options.parse_memory(reserved) if reserved else None,
         "memory_swap": limits.parse_memory_swap(swap, memory) if swap else None,
         "oom_score": limits.parse_oom_score(score) if score else None,
         "cpu_shares": limits.parse_shares(shares) if shares else None,

@@ -12,6 +12,7 @@ from lamina.run.options import Wanted
 if TYPE_CHECKING:
     from lamina.run.runtime import Runtime
 
+_OF_TMPFS = ("rw", "ro", "size", "mode", "exec", "noexec", "nosuid", "nodev", "relatime", "noatime")
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 
 
@@ -69,6 +70,8 @@ def lacking(wanted: Wanted) -> str:
     for mount in wanted.mounts:
         asked[f"the propagation {mount.propagation}"] = mount.propagation.removeprefix("r") != "private"
         asked[f"a mount of {mount.source} alone, without what is mounted below it"] = "bind" in mount.options
+        for option in mount.options if mount.kind == "tmpfs" else ():
+            asked[f"the option {option} of a tmpfs"] = option.partition("=")[0] not in _OF_TMPFS
     return next((flag for flag, given in asked.items() if given), "")
 
 

@@ -78,6 +78,9 @@ def arguments(
     for path in spec["linux"].get("readonlyPaths", ()):
         if kind_of(path):
             words += ["--ro-bind", path, path]
+    for mount in spec["mounts"]:
+        if mount["type"] == "tmpfs" and "ro" in mount["options"]:  # now that all places in it are made
+            words += ["--remount-ro", mount["destination"]]
     words += ["--cap-drop", "ALL"]
     for name in process["capabilities"]["effective"]:
         words += ["--cap-add", name]

@@ -55,10 +55,12 @@ def _limit(text: str, word: str) -> int:
     return int(text)
 
 
-def parse_memory_swap(word: str, memory: int | None) -> int:
-    """Memory and swap together, in bytes; -1 is no limit. Raises UsageError."""
+def parse_memory_swap(word: str, memory: int | None) -> int | None:
+    """Memory and swap together, in bytes; -1 is no limit, 0 the kernel's default. Raises UsageError."""
     if word == "-1":
         return -1
+    if parse_size(word) == 0:
+        return None
     if memory is None:
         raise UsageError("--memory-swap without --memory", hint="give both: it is memory and swap together")
     size = parse_size(word)

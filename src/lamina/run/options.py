@@ -13,6 +13,7 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _NAME = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _HOSTNAME = pattern(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
 _FEWEST, _MOST = 0.01, 1e6
+_MOST_BYTES = 1 << 63  # the runtimes count in signed numbers of 64 bits
 NETWORKS = ("pasta", "none", "host")
 
 
@@ -228,7 +229,15 @@ def parse_size(word: str) -> int:
     match = _SIZE.fullmatch(word)
     if not match:
         raise UsageError(f"{word!r:.60} is no size", hint="like 512m or 2g")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    size = float(match[1]) * _UNITS[match[2].lower()]
+    if size >= _MOST_BYTES:
+        raise UsageError(f"{word!r:.60} is more than any size", hint="like 512m or 2g")
+    return int(size)
+
+
+def parse_memory(word: str) -> int | None:
+    """A limit in bytes; 0 is none, as with docker. Raises UsageError."""
+    return parse_size(word) or None
 
 
 def parse_name(word: str) -> str:

@@ -311,6 +311,8 @@ def _forked(
         os.write(2, f"lamina: {error}\n".encode())
     except OSError as error:
         os.write(2, f"lamina: {command[0]}: {error.strerror}\n".encode())
+    except Exception as error:  # noqa: BLE001  (a forked child: it must end here, but not in silence)
+        os.write(2, f"lamina: {command[0]}: {type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(CANNOT_RUN)
 
@@ -345,9 +347,14 @@ def apply_limits(process: Mapping[str, Any]) -> None:
         import resource
 
         try:
-            resource.setrlimit(getattr(resource, one["type"]), (one["soft"], one["hard"]))
+            resource.setrlimit(getattr(resource, one["type"]), (_limit(one["soft"]), _limit(one["hard"])))
         except ValueError as error:  # what Python makes of the kernel's EPERM and EINVAL
             raise OSError(errno.EPERM, f"{one['type']}: {error}") from None
+
+
+def _limit(number: int) -> int:
+    """As ``resource`` has it: what is beyond signed numbers is no limit."""
+    return number if number < 1 << 63 else -1
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def wanted(
         mounts=(*shown, *map(options.parse_tmpfs, tmpfs)),
         workdir=options.parse_workdir(workdir),
         hostname=options.parse_hostname(hostname),
-        memory=options.parse_size(memory) if isinstance(memory, str) else memory,
+        memory=None if memory is None else options.parse_memory(str(memory)),
         cpus=options.parse_cpus(cpus),
         pids=options.parse_pids(pids),
         cap_add=tuple(cap_add),

@@ -509,6 +509,17 @@ def test_programs_and_working_directories_of_volumes(tmp_path: Path, read_only: 
     assert sorted(os.listdir(volume)) == ["bin", "here", *([] if read_only else ["new"]), "text"]
 
 
+def test_a_read_only_tmpfs_with_a_file_in_it(tmp_path: Path) -> None:
+    require_root()
+    require_tool("bwrap", "busybox")
+    file = tmp_path / "file"
+    file.write_text("shown\n")
+    store = make_store(tmp_path, [members()])
+    script = "cat /memory/below/file; touch /memory/x 2>&- || echo refused"
+    done = run(store, "--tmpfs", "/memory:ro", "-v", f"{file}:/memory/below/file", "app", "sh", "-c", script)
+    assert done.stdout == b"shown\nrefused\n"
+
+
 def test_masked_paths_are_those_of_the_container(tmp_path: Path) -> None:
     """What the machine has in the same place says nothing of them."""
     require_root()

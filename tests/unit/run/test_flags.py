@@ -41,11 +41,12 @@ from lamina.run.options import (
     parse_host,
     parse_label_file,
     parse_labels,
+    parse_memory,
     parse_namespace,
     parse_port,
     parse_volume,
 )
-from lamina.run.runtime import Runtime
+from lamina.run.runtime import Runtime, apply_limits
 from lamina.run.spec import MASKED, READ_ONLY, Place, environment, guarded, held, runtime_spec
 from lamina.run.user import User
 
@@ -121,6 +122,7 @@ UNREADABLE: list[tuple[Callable[[str], Any], list[str]]] = [
     (parse_stop_timeout, ["", "-2", "1.5", "soon"]),
     (lambda word: parse_memory_swap(word, 1 << 20), ["", "much", "1k", "-2"]),
     (lambda word: parse_memory_swap(word, None), ["1g"]),
+    (parse_memory, ["", "-1", "1e30", "8388608t", "9" * 400, "9" * 400 + "t", "٣"]),
     (parse_port, ["", "x", "0", "65536", "80/http", "2-1", "1-2-3"]),
     (lambda word: parse_labels([word]), ["", "=x", "a=\0"]),
     (lambda word: parse_namespace(word, "pid"), ["container:web", "none", "moon"]),
@@ -128,6 +130,20 @@ UNREADABLE: list[tuple[Callable[[str], Any], list[str]]] = [
     (lambda word: parse_namespace(word, "uts"), ["shareable"]),
     (parse_host, ["db", "db:", ":1.2.3.4", "d b:1.2.3.4", "db:host-gateway", "#:1.2.3.4"]),
 ]  # fmt: skip
+
+
+def test_limits_at_their_ends() -> None:
+    assert [parse_memory(word) for word in ("0", "0g", "1", "8388607t")] == [None, None, 1, (8388607 << 40)]
+    assert parse_memory_swap("0", 1 << 20) is None
+
+
+def test_no_limit_is_the_kernels_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For bubblewrap Python sets them, whose numbers are signed."""
+    resource = pytest.importorskip("resource")
+    told: list[tuple[int, ...]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda *words: told.append(words))
+    apply_limits({"rlimits": [{"type": "RLIMIT_CORE", "soft": 5, "hard": UNLIMITED}]})
+    assert told == [(resource.RLIMIT_CORE, (5, resource.RLIM_INFINITY))]
 
 
 @pytest.mark.parametrize(("parse", "word"), [(parse, word) for parse, words in UNREADABLE for word in words])
@@ -357,6 +373,8 @@ def test_what_a_cdi_device_adds() -> None:
         (Wanted(apparmor="x"), "apparmor"),
         (Wanted(mounts=(Mount("bind", "/a", "/b", ("rshared",)),)), "rshared"),
         (Wanted(mounts=(Mount("bind", "/a", "/b", ("bind",)),)), "alone"),
+        (Wanted(mounts=(Mount("tmpfs", "", "/b", ("uid=5",)),)), "uid=5"),
+        (Wanted(mounts=(Mount("tmpfs", "", "/b", ("rw", "ro", "noexec", "size=1m", "mode=700")),)), ""),
     ],
 )  # fmt: skip
 def test_what_bubblewrap_has_no_word_for(wanted: Wanted, flag: str) -> None:
