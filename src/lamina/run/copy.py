@@ -13,10 +13,11 @@ from lamina.run.inside import Inside
 
 _CHUNK = 1 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 Owner = tuple[int, int] | None
 MAX_DEPTH = 2000
+_ATTEMPTS = 100
 
 
 def copy_out(
@@ -59,7 +60,7 @@ def _sync(directory: str) -> None:
         for name in names:
             path = os.path.join(where, name)
             if stat.S_ISREG(os.lstat(path).st_mode):
-                descriptor = os.open(path, READ)
+                descriptor = os.open(path, _READ)
                 try:
                     os.fsync(descriptor)
                 finally:
@@ -200,10 +201,9 @@ class _Copier:
             os.close(there)
 
     def _file(self, source: int, name: str, target: int, new: str, state: os.stat_result) -> None:
-        clear(target, new)
-        read = os.open(name, READ, dir_fd=source)
+        read = open_file(name, source)
         try:
-            written = os.open(new, _WRITE, 0o600, dir_fd=target)
+            written = new_file(new, target)
             try:
                 while data := os.read(read, _CHUNK):
                     write_all(written, data)
@@ -212,6 +212,31 @@ class _Copier:
                 os.close(written)
         finally:
             os.close(read)
+
+
+def open_file(name: str | bytes, directory: int) -> int:
+    """A regular file, to be read. A program in the container may have put a device there since it was looked at.
+    Raises OSError, UsageError."""
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UsageError(f"{name!r:.200} is no file any more", hint="try again")
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(descriptor)
+
+
+def new_file(name: str, directory: int) -> int:
+    """A new file in the place of what is there, to be written. Whatever a program in the container puts there
+    meanwhile (a device, another name of a file) is not written to. Raises OSError, Conflict."""
+    for attempt in range(_ATTEMPTS):
+        clear(directory, name)
+        try:
+            return os.open(name, _NEW, 0o600, dir_fd=directory)
+        except FileExistsError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def make_directory(target: int, name: str) -> None:

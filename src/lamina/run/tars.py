@@ -15,7 +15,7 @@ from lamina.errors import InvalidLayer, NotFound, UsageError
 from lamina.files import reported, write_all
 from lamina.layer.entry import FORMATS, Entry, Kind
 from lamina.layer.write import Content, Item
-from lamina.run.copy import DIRECTORY, MAX_DEPTH, READ, clear, make_directory
+from lamina.run.copy import DIRECTORY, MAX_DEPTH, clear, make_directory, new_file, open_file
 from lamina.run.inside import Inside
 from lamina.source import Stack
 from lamina.union.tree import Union
@@ -105,7 +105,7 @@ class _Begun:
 
     def __init__(self, above: int, name: bytes, size: int) -> None:
         with reported(name):
-            self._descriptor = os.open(name, READ, dir_fd=above)
+            self._descriptor = open_file(name, above)
         self._left = size
 
     def read(self, size: int = -1, /) -> bytes:
@@ -183,6 +183,9 @@ def _put(
             return
         if entry.kind in (Kind.CHAR, Kind.BLOCK):
             raise UsageError(f"{path!r:.200} is a device", hint="only files, directories and links go")
+        if entry.kind not in (Kind.SYMLINK, Kind.HARDLINK, Kind.FIFO):
+            _put_file(place, name, entry, content, owner, bits)
+            return
         clear(place, name)
         if entry.kind == Kind.SYMLINK:
             os.symlink(os.fsdecode(entry.link), name, dir_fd=place)
@@ -191,16 +194,12 @@ def _put(
             first = f"{at.rstrip('/')}/{os.fsdecode(entry.link)}"
             with inside.parent(first) as (where, known):
                 os.link(known, name, src_dir_fd=where, dst_dir_fd=place, follow_symlinks=False)
-        elif entry.kind == Kind.FIFO:
-            os.mkfifo(name, entry.mode & 0o777, dir_fd=place)
         else:
-            _put_file(place, name, entry, content, owner, bits)
+            os.mkfifo(name, entry.mode & 0o777, dir_fd=place)
 
 
 def _put_file(place: int, name: str, entry: Entry, content: Content, owner: tuple[int, int], bits: int) -> None:
-    descriptor = os.open(
-        name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=place
-    )
+    descriptor = new_file(name, place)
     try:
         if isinstance(content, bytes):
             write_all(descriptor, content)

@@ -1,0 +1,58 @@
+"""`cp` beside a program in the container that changes its files meanwhile."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from lamina.errors import UsageError
+from lamina.run import copy
+from lamina.run.copy import copy_in, open_file
+from lamina.run.inside import Inside
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
+
+
+@pytest.mark.parametrize("kind", ["link", "name", "fifo"])
+def test_what_appears_at_the_target_meanwhile_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It may be a device of this machine: root's `cp` would write to the disk."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    root.mkdir()
+    other.write_text("other")
+    (tmp_path / "file").write_text("new")
+    make = {
+        "link": lambda path: path.symlink_to(other),
+        "name": lambda path: path.hardlink_to(other),
+        "fifo": os.mkfifo,
+    }[kind]
+    left = [root / "target"]
+    clear = copy.clear
+
+    def racing(target: int, name: str) -> None:
+        clear(target, name)
+        if left:
+            make(left.pop())
+
+    monkeypatch.setattr(copy, "clear", racing)
+    with Inside(str(root)) as inside:
+        copy_in(str(tmp_path / "file"), inside, "/target", owner=(os.getuid(), os.getgid()))
+    assert (root / "target").read_text() == "new"
+    assert other.read_text() == "other"
+    assert not (root / "target").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_only_files_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "it"
+    {"link": lambda: path.symlink_to("/etc/passwd"), "fifo": lambda: os.mkfifo(path), "directory": path.mkdir}[kind]()
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(UsageError, match="is no file any more"):
+            open_file("it", directory)
+    finally:
+        os.close(directory)
