@@ -115,10 +115,12 @@ def _of(state: os.stat_result, device: Device, place: str) -> Node:
 
 def completed(node: Node) -> Node:
     """A CDI node with what its file left out, as this machine has it. Raises NotFound, UsageError, SystemFailure."""
-    if node.kind and node.mode is not None:
+    is_numbered = bool(node.major or node.minor)
+    if node.kind and is_numbered and node.mode is not None:
         return node
     here = _node(Device(node.source, node.path, node.access), node.source)
-    if node.kind and (node.kind, node.major, node.minor) != (here.kind, here.major, here.minor):
+    numbers = (node.major, node.minor) if is_numbered else (here.major, here.minor)
+    if (node.kind or here.kind, *numbers) != (here.kind, here.major, here.minor):
         raise SystemFailure(
             f"{node.source} is another device than its CDI file says: {here.kind} {here.major}:{here.minor}",
             hint="make the CDI file anew",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -472,3 +474,32 @@ def test_a_device_that_is_not_there() -> None:
     assert (null.path, null.source, null.kind, null.major, null.minor, null.access) == (
         "/dev/hole", "/dev/null", "c", 1, 3, "r",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "major", "minor", "mode"),
+    [
+        ("", 0, 0, None),
+        ("c", 0, 0, None),
+        ("c", 0, 0, 0o600),
+        ("c", 1, 3, None),
+        ("c", 1, 3, 0o600),
+        ("", 1, 3, 0o600),
+    ],
+)
+def test_what_a_cdi_file_leaves_out_is_the_machines(kind: str, major: int, minor: int, mode: int | None) -> None:
+    """/dev/null is 1:3; numbers are optional, with and without a type."""
+    from lamina.run.devices import completed
+
+    found = completed(Node("/dev/x", "/dev/null", kind, major, minor, "rw", mode))
+    assert (found.path, found.kind, found.major, found.minor, found.access) == ("/dev/x", "c", 1, 3, "rw")
+    assert found.mode == (os.stat("/dev/null").st_mode & 0o7777 if mode is None else mode)
+
+
+@of_linux
+@pytest.mark.parametrize(("kind", "major", "minor"), [("b", 0, 0), ("c", 1, 5), ("", 1, 5)])
+def test_a_cdi_file_that_says_what_is_not_so(kind: str, major: int, minor: int) -> None:
+    from lamina.run.devices import completed
+
+    with pytest.raises(LaminaError, match="another device"):
+        completed(Node("/dev/x", "/dev/null", kind, major, minor))
