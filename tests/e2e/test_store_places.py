@@ -104,7 +104,20 @@ CHANGES = {
 }
 # Registries alone, or a terminal
 ELSEWHERE = {
-    *("blob", "completion", "delete", "explore", "login", "logout", "plan", "search", "serve", "sync", "tags"),
+    *(
+        "blob",
+        "completion",
+        "delete",
+        "explore",
+        "help",
+        "login",
+        "logout",
+        "plan",
+        "search",
+        "serve",
+        "sync",
+        "tags",
+    ),
     "validate",
 }
 

@@ -55,7 +55,7 @@ class NoJournal:
 class _Unfinished(RemoteFailure):
     """All bytes went, and the end was not confirmed. ``wait``: seconds that the registry asks for, if it does."""
 
-    def __init__(self, message: str, *, hint: str | None, wait: float | None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, wait: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.wait = wait
 
