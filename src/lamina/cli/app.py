@@ -74,7 +74,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "tag": ("images", "tag", "Give an image another name."),
     "tags": ("registry", "tags", "List the tags of a repository in its registry."),
     "tree": ("look", "tree", "Draw the union, or some of it, as a tree."),
-    "umount": ("views", "umount", "Unmount an image."),
+    "umount": ("views", "umount", "Unmount images."),
     "unpack": ("make", "unpack", "Write the union into a new directory."),
     "validate": ("registry", "validate", "Prove an image where it is: digests, sizes, diff_ids."),
     "version": ("about", "version", "Show lamina's version and its parts'."),

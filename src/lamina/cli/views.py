@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from lamina.cli import say
@@ -39,18 +41,19 @@ def mount(session: Session, image: str, target: str, view: str | None) -> None:
     write(make(session.writable_store, stack, target, name=image, view=view or "").target)
 
 
-@command("umount", "lamina umount /mnt\nlamina umount --all")
-@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@command("umount", "lamina umount /mnt\nlamina umount debian:12\nlamina umount --all")
+@click.argument("targets", nargs=-1, metavar="[TARGET|IMAGE]...")
 @click.option("-a", "--all", "all_", is_flag=True, help="Unmount everything that is mounted from the store.")
 @click.pass_obj
 def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
-    """Unmount images. A process that still uses a mount keeps it until the process ends. With --all, also remove the
-    mounts of containers whose lamina was killed."""
+    """Unmount images: a directory that `mount` was given or has printed, or all mounts of an IMAGE. A process that
+    still uses a mount keeps it until the process ends. With --all, also remove the mounts of containers whose lamina
+    was killed."""
     from lamina.view.mount import mounts as listed
     from lamina.view.mount import unmount
 
     if bool(targets) == all_:
-        raise UsageError("say which mounts", hint="directories, or --all")
+        raise UsageError("say which mounts", hint="directories, images, or --all")
     if all_ and session.store_if_any is None:
         return
     failed: list[LaminaError] = []
@@ -61,7 +64,7 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
             failed = clear_all(session.store)
         except LaminaError as error:  # what is mounted is taken away all the same
             failed.append(error)
-    for target in [one.target for one in listed(session.store)] if all_ else targets:
+    for target in [one.target for one in listed(session.store)] if all_ else _places(session, targets):
         try:
             write(unmount(session.store, target).target)
         except LaminaError as error:
@@ -71,6 +74,22 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
         say(str(more))
     if failed:
         raise failed[0]
+
+
+def _places(session: Session, targets: tuple[str, ...]) -> list[str]:
+    """Where to unmount: an image's name stands for all its mounts, unless something is mounted at that path."""
+    from lamina.spec.reference import canonical
+    from lamina.view.mount import mounts as listed
+
+    places: list[str] = []
+    every = listed(session.store)
+    for target in targets:
+        full = canonical(target)
+        path = os.path.realpath(target)
+        here = any(path in (one.target, one.inside) for one in every)
+        named = [one.target for one in every if one.name == target or (full and canonical(one.name) == full)]
+        places += named if named and not here else [target]
+    return places
 
 
 @command("mounts", "lamina mounts\nlamina mounts --format json")

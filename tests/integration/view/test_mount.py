@@ -618,6 +618,27 @@ def test_command_line(tmp_path: Path) -> None:
     assert lamina("fsck", root=root).returncode == 0
 
 
+def test_umount_takes_the_name_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded(tmp_path, [[("a", b"1")], [("a", b"2")]])
+    root = tmp_path / "s"
+    (tmp_path / "app").mkdir()
+    try:
+        for words in (("app",), ("app:latest",), ("app~1",), ("app", "app")):
+            assert lamina("mount", *words, root=root).returncode == 0
+        # a directory of that name goes first
+        done = lamina("umount", "app", root=root)
+        assert done.stdout.decode().count("\n") == 1
+        assert lamina("mounts", root=root).stdout.count(b"app") >= 3
+        done = lamina("umount", "docker.io/library/app", root=root)
+        assert (done.returncode, done.stdout.decode().count("\n")) == (0, 2)
+        assert lamina("image", "unmount", "app~1", root=root).returncode == 0
+        assert lamina("mounts", "--format", "{{.Image}}", root=root).stdout == b""
+        assert lamina("umount", "app", root=root).returncode == 3
+    finally:
+        lamina("umount", "--all", root=root)
+
+
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_what_is_no_directory_is_no_place_for_a_mount(tmp_path: Path, kind: str) -> None:
     loaded(tmp_path, [[("a", b"1")]])
