@@ -941,6 +941,21 @@ def test_what_goes_first_on_a_full_disk(
     assert [name for name, _ in store.names()] == ["docker.io/library/app2:latest"]
 
 
+@pytest.mark.parametrize("words", [("prune", "-a"), ("system", "prune", "-a"), ("container", "prune")])
+def test_prune_deletes_nothing_without_a_yes(tmp_path: Path, layout: Path, words: tuple[str, ...]) -> None:
+    store = store_with(layout, tmp_path / "s", "app")
+    for answer, code, said in ((b"n\n", 1, b"lamina: nothing was deleted\n"), (b"", 2, b"use --force")):
+        done = lamina(*words, root=tmp_path / "s", input=answer)
+        assert (done.returncode, done.stdout) == (code, b"")
+        assert said in done.stderr
+        assert b"interrupted" not in done.stderr
+    assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]
+    assert lamina(*words, root=tmp_path / "s", input=b"y\n").returncode == 0
+    assert [name for name, _ in store.names()] == (
+        ["docker.io/library/app:latest"] if words[0] == "container" else []
+    )
+
+
 def test_where_nothing_can_be_freed_prune_does_not_advise_prune(
     tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import click
 
 from lamina.cli.app import command
 from lamina.cli.options import format_option, report_option
-from lamina.cli.output import emit, emit_json, table, tell_deleted, write
+from lamina.cli.output import ask, emit, emit_json, table, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size
 from lamina.config import KEEPS
@@ -132,7 +132,7 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
         tell_deleted(Deleted(), dry_run=dry_run, format=format)
         return
     if all_ and not (force or dry_run):
-        click.confirm("Delete ALL images of the store?", abort=True, err=True)
+        ask("Delete ALL images of the store?")
     if not dry_run:
         from lamina.run.ending import clear_all
 

@@ -7,7 +7,7 @@ import click
 from lamina.cli import say
 from lamina.cli.app import command
 from lamina.cli.options import image_argument, platform_option
-from lamina.cli.output import tell_deleted, write
+from lamina.cli.output import ask, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.errors import LaminaError, NotFound
 from lamina.store.store import Store
@@ -28,7 +28,7 @@ def container_prune(session: Session, force: bool) -> None:
     if store is None:
         return
     if not force:
-        click.confirm("Remove all containers that have ended?", abort=True, err=True)
+        ask("Remove all containers that have ended?")
     _fail(_remove_ended(store))
 
 
@@ -51,7 +51,7 @@ def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> No
         return
     if not force:
         what = "ALL images" if all_ else "all untagged images"
-        click.confirm(f"Remove all containers that have ended and {what}?", abort=True, err=True)
+        ask(f"Remove all containers that have ended and {what}?")
     failed = _remove_ended(store)
     tell_deleted(prune(store, all=all_), dry_run=False, format=None)
     _fail(failed)

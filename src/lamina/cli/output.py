@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamina.cli.text import clean, human_size
+from lamina.errors import LaminaError, UsageError
 
 if TYPE_CHECKING:
     from lamina.store.gc import Deleted
@@ -21,6 +23,19 @@ _PIECE = 1000  # rows of a table that are made safe and written at once
 def write(text: str) -> None:
     """One line to stdout; what the terminal's encoding can't say is escaped."""
     click.echo(text)
+
+
+def ask(question: str) -> None:
+    """Ask before something is deleted; only yes goes on. Raises UsageError where nobody can answer."""
+    try:
+        answer = click.confirm(question, err=True)
+    except click.Abort:  # Ctrl-C, or the end of the input
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        raise UsageError("standard input has no answer", hint="use --force to delete without a question") from None
+    if not answer:
+        raise LaminaError("nothing was deleted")
 
 
 def emit_json(value: Any) -> None:
