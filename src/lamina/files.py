@@ -22,13 +22,14 @@ WRITE_FLAGS = os.O_RDWR | os.O_CREAT | _OWN
 _HINTS = {
     errno.ENOSPC: ("the disk is full", "free some space; `lamina prune` deletes what no image needs"),
     errno.EDQUOT: ("the disk quota is used up", "free some space; `lamina prune` deletes what no image needs"),
+    errno.ENOENT: ("no such file or directory", "check the path"),
     errno.EACCES: ("no permission", "check the rights, or choose another directory"),
     errno.EPERM: ("not permitted", "check the rights, or run it as the owner"),
     errno.EROFS: ("the file system is read-only", "choose another directory"),
     errno.EIO: ("input/output error", "the disk may be failing: check the system log"),
     errno.EMFILE: ("too many open files", "raise the limit (ulimit -n)"),
     errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter one"),
-    errno.ELOOP: ("a symlink stands where none may be", "look who put it there"),
+    errno.ELOOP: ("a symlink stands where none may be", "check who created it"),
 }
 
 

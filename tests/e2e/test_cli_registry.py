@@ -56,7 +56,7 @@ def test_help_has_an_example(verb: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["pull", "oci:x"], 2, "in no registry"),
+        (["pull", "oci:x"], 2, "`lamina copy`"),
         (["pull", "a/UPPER"], 2, "not a reference"),
         (["pull", "127.0.0.1:1/x"], 8, "can't be reached"),
         (["pull", "--tls-verify=maybe", "x"], 2, "neither true nor false"),

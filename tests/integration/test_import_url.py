@@ -81,7 +81,7 @@ BAD = {
         ("/page", 8, "web page"),
         ("/secret", 9, "refuses"),
         ("/forbidden", 9, "refuses"),
-        ("/none", 3, "has it not"),
+        ("/none", 3, "not found at"),
         ("/round", 8, "without end"),
         ("/file", 8, "file:///etc/passwd"),
         ("/with-password", 8, "password"),

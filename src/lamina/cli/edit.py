@@ -16,7 +16,7 @@ from lamina.cli.make import base_stack, epoch
 from lamina.cli.options import TEXT, image_argument, platform_option, quiet_option, registry_options, report_option
 from lamina.cli.output import emit_json, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size, json_path
+from lamina.cli.text import clean, counted, human_size, json_path
 from lamina.errors import LaminaError, NotFound, RemoteFailure, UsageError
 from lamina.places import to_bytes
 
@@ -303,8 +303,9 @@ def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
         return
     own = len(plan.image.layers) - len(plan.old.layers)
     say(
-        f"{clean(plan.image.name)}: {own} layers on {clean(plan.old.name)} (layers 1 to {len(plan.old.layers)}), "
-        f"now on {clean(plan.new.name)} ({len(plan.new.layers)} layers)"
+        f"{clean(plan.image.name)}: {counted(own, 'layer')} on {clean(plan.old.name)} "
+        f"({counted(len(plan.old.layers), 'layer')}), now on {clean(plan.new.name)} "
+        f"({counted(len(plan.new.layers), 'layer')})"
     )
     for one in plan.findings:
         say(f"  {'!' if one.conflict else ' '} {one.what:<11} /{clean(one.path)}: {clean(one.detail)}")
@@ -314,7 +315,7 @@ def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
         say(f"  {'!' if drift.conflict else ' '} {'config':<11} {clean(drift.field)}: {was} to {now} ({clean(took)})")
     for number in sorted(plan.rewritten):
         say(f"    layer {number} is written again: its hardlinks have lost their target")
-    say(f"{plan.conflicts} conflicts" if plan.conflicts else "no conflicts")
+    say(counted(plan.conflicts, "conflict") if plan.conflicts else "no conflicts")
 
 
 @command("erase", "lamina erase my/app /root/.netrc /srv/secrets -t my/app:clean")
@@ -378,7 +379,8 @@ def _tell_erased(plan: Erased, still: list[str], tag: str, quiet: bool) -> None:
     if not quiet:
         numbers = ", ".join(map(str, plan.layers))
         click.echo(
-            f"{clean(tag)}: {plan.entries} entries, {human_size(plan.size)} gone; layers written again: {numbers}",
+            f"{clean(tag)}: {counted(plan.entries, 'entry', 'entries')}, {human_size(plan.size)} gone; "
+            f"layers written again: {numbers}",
             err=True,
         )
     for path in plan.elsewhere:

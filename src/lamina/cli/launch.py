@@ -189,7 +189,13 @@ def _replace(store: Store, name: str) -> None:
 def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
     parsed = parse_name(name)
     if parsed.transport or not parsed.whole:
-        raise UsageError(f"{name!r:.200} is no image of the store", hint="`lamina pull`, `load` or `copy` it first")
+        if parsed.transport == "docker" and parsed.whole:
+            hint = f"leave out docker://: `lamina run {parsed.name:.200}` pulls what is not here"
+        elif parsed.transport:
+            hint = f"`lamina copy {name:.200} NAME` brings it in; then run NAME"
+        else:
+            hint = "name the image without ~: a container has all of its layers"
+        raise UsageError(f"{name!r:.200} can't be run: run takes whole images of the store", hint=hint)
     if pulling != "always":
         try:
             return session.stack(name)

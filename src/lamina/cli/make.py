@@ -13,7 +13,7 @@ from lamina.cli.app import command
 from lamina.cli.options import TEXT, image_argument, platform_option, quiet_option
 from lamina.cli.output import write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size
+from lamina.cli.text import clean, counted, human_size
 from lamina.errors import UsageError
 from lamina.places import to_bytes
 
@@ -249,7 +249,7 @@ def _put_on(
         changes=changes,
     )
     if not quiet:
-        click.echo(f"{clean(tag)}: one layer with {len(items)} entries", err=True)
+        click.echo(f"{clean(tag)}: one layer with {counted(len(items), 'entry', 'entries')}", err=True)
     write(str(made.digest))
 
 
@@ -268,5 +268,8 @@ def unpack(session: Session, image: str, directory: str, same_owner: bool | None
     for warning in report.warnings:
         click.echo(f"warning: {clean(warning)}", err=True)
     if not quiet:
-        click.echo(f"{report.entries} entries, {human_size(report.size)} in {clean(directory)}", err=True)
+        click.echo(
+            f"{counted(report.entries, 'entry', 'entries')}, {human_size(report.size)} in {clean(directory)}",
+            err=True,
+        )
     sys.stdout.flush()

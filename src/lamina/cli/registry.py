@@ -48,7 +48,7 @@ def _place(session: Session, text: str, local: bool = False) -> tuple[Reader, st
 def _repository(session: Session, text: str) -> tuple[Repository, str]:
     name = parse_name(text)
     if name.transport not in ("", "docker") or not name.whole:
-        raise UsageError(f"{text!r:.200} is in no registry", hint="expected like ghcr.io/me/app:1")
+        raise UsageError(f"{text!r:.200} is not a name in a registry", hint="expected like ghcr.io/me/app:1")
     network = session.network()
     return network.repository(name.name), str(network.full(name.name))
 

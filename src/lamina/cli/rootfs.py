@@ -15,7 +15,7 @@ from lamina.cli.app import command
 from lamina.cli.edit import COMPRESSION, MESSAGE, checked_name, packing_of, tell_made
 from lamina.cli.options import TEXT, platform_option, quiet_option, web_options
 from lamina.cli.session import Session
-from lamina.cli.text import clean
+from lamina.cli.text import clean, counted
 from lamina.errors import Conflict, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def export(session: Session, name: str, output: str, quiet: bool) -> None:
     if output == "-" and sys.stdout.isatty():
         raise UsageError("a tar on a terminal", hint="name a file with -o, or pipe it")
     if output != "-" and os.path.exists(output) and not os.path.isfile(output):
-        raise Conflict(f"{output!r:.300} is there and no regular file", hint="choose another name")
+        raise Conflict(f"{output!r:.300} exists and is not a regular file", hint="choose another name")
     write_out = _exporter(session, name)
     if output == "-":
         write_out(sys.stdout.buffer.write)
@@ -46,7 +46,7 @@ def export(session: Session, name: str, output: str, quiet: bool) -> None:
     with reported(output), whole_file(output) as file:
         count = write_out(file.write)
     if not quiet:
-        click.echo(f"{clean(output)}: {count} entries", err=True)
+        click.echo(f"{clean(output)}: {counted(count, 'entry', 'entries')}", err=True)
 
 
 def _exporter(session: Session, name: str) -> Callable[[Write], int]:
@@ -126,7 +126,7 @@ def import_(
             changes=config,
             platform=session.platform,
         )
-        tell_made(made, name or str(made.digest), f"{len(items)} entries", quiet)
+        tell_made(made, name or str(made.digest), counted(len(items), "entry", "entries"), quiet)
 
     if not remote and source != "-" and os.path.isdir(source):
         put(directory_items(source, on_warning=warn))

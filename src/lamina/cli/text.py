@@ -6,7 +6,12 @@ from functools import lru_cache
 
 from lamina.text import clean, human_size, json_path, json_text
 
-__all__ = ["ago", "clean", "human_size", "json_path", "json_text", "mode_text"]
+__all__ = ["ago", "clean", "counted", "human_size", "json_path", "json_text", "mode_text"]
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 entry``, ``2 entries``; ``many``: the plural where it is not ``one`` with an s."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def ago(seconds: float) -> str:
@@ -22,7 +27,7 @@ def ago(seconds: float) -> str:
     ):
         if seconds < limit:
             count = seconds // unit
-            return f"{count} {word}{'' if count == 1 else 's'} ago"
+            return f"{counted(count, word)} ago"
     return f"{seconds // (86400 * 365)} years ago"
 
 

@@ -35,7 +35,10 @@ def _registry_name(text: str) -> str:
 
     name: ImageName = parse_name(text)
     if name.transport not in ("", "docker") or not name.whole:
-        raise UsageError(f"{text!r:.200} is in no registry", hint="expected like debian:12 or ghcr.io/me/app:1")
+        hint = "expected like debian:12 or ghcr.io/me/app:1"
+        if name.transport and name.whole:
+            hint += "; `lamina copy` takes images of other places"
+        raise UsageError(f"{text!r:.200} is not a name in a registry", hint=hint)
     return name.name
 
 

@@ -183,7 +183,7 @@ class Client:
             )
         if status == 404:
             return NotFound(
-                f"{what}: {self.host} has it not{said}",
+                f"{what}: not found at {self.host}{said}",
                 hint=f"check the name; if it is private: `lamina login {self.host}`",
             )
         if status == 429:

@@ -147,7 +147,7 @@ class _Server(Client):
                 f"{what}: {self.host} refuses (status {status})", hint="fetch it another way, and pipe it in"
             )
         if status in (404, 410):
-            return NotFound(f"{what}: {self.host} has it not", hint="check the address")
+            return NotFound(f"{what}: not found at {self.host}", hint="check the address")
         return RemoteFailure(f"{what}: {self.host} answers with status {status}", hint="try again later")
 
     def _authorizer(self, url: str) -> Authorizer:

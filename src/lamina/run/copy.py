@@ -49,6 +49,12 @@ def copy_out(
                 _Copier(there, mine, bits=0o1777).below(source, there)
         return
     with inside.parent(path) as (above, name):
+        try:
+            os.lstat(name, dir_fd=above)
+        except FileNotFoundError:
+            raise NotFound(f"no {path!r:.200} in the container", hint="check the path") from None
+        except OSError:
+            pass  # the copier reports it
         into, new = (target, name) if os.path.isdir(target) else (os.path.dirname(target) or ".", target)
         with _directory(into) as there:
             _Copier(there, mine, bits=0o1777).one(above, name, there, os.path.basename(new))

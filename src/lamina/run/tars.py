@@ -120,7 +120,7 @@ class _Begun:
 def image_items(stack: Stack, path: str) -> Iterator[Item]:
     """As ``container_items``, of an image. Raises PathNotFound, InvalidLayer."""
     union = stack.union()
-    name = os.fsencode(path)
+    name = os.fsencode(path).lstrip(b"/")
     content_only = os.path.basename(path.rstrip("/")) in ("", ".")
     top = union.lookup(name, follow=content_only or path.endswith("/"))
     if content_only and not union.is_directory(top):

@@ -128,7 +128,7 @@ def _call(number: int, *arguments: int | bytes | None, what: str, context: int) 
         refused = failed()
         said = _said(context) or refused.strerror
         if refused.errno in (errno.ENOSYS, errno.ENODEV):
-            raise Unsupported(f"{what}: {said}", hint="this kernel has it not; unpack the image instead")
+            raise Unsupported(f"{what}: {said}", hint="this kernel does not have it; unpack the image instead")
         hint = "only root may mount" if refused.errno == errno.EPERM else "see the kernel's words"
         raise SystemFailure(f"{what}: {said}", hint=hint)
     return result

@@ -70,7 +70,7 @@ def unpack_tree(
         raise UsageError("this platform can't unpack safely", hint="look into the image with ls, cat and the fs view")
     target = os.path.abspath(target)
     if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target) or os.listdir(target)):
-        raise Conflict(f"{os.fsdecode(target)!r:.300} is there and no empty directory", hint="choose a new one")
+        raise Conflict(f"{os.fsdecode(target)!r:.300} exists and is not an empty directory", hint="choose a new one")
     root = rights.may_mount()
     userxattr = not rights.is_root() if userxattr is None else userxattr
     mark = b"user.overlay.opaque" if userxattr else b"trusted.overlay.opaque"
