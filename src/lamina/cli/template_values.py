@@ -15,6 +15,10 @@ from lamina.cli.record import NO_LIST, NoList, NoMap
 MOST = 1 << 20
 """Characters to which a number in a template can widen a text: the number may come from an image."""
 
+MOST_TEXT = 16 << 20
+"""Characters of all the texts that a function takes, and of the one that it makes: a text that is doubled again and
+again would take all memory."""
+
 
 class Fault(Exception):
     """A value that a function does not take; the message says why."""
@@ -172,12 +176,19 @@ def _number(value: Any) -> int:
     return value
 
 
+def _check(length: int) -> None:
+    if length > MOST_TEXT:
+        raise Fault(f"a text of more than {MOST_TEXT >> 20} MiB")
+
+
 def _join(items: Any, separator: Any = "") -> str:
     if items is None:
         return ""
     if not is_list(items):
         raise Fault(f"{_kind(items)} is no list")
-    return _text(separator).join(map(_text, items))
+    between, texts = _text(separator), [_text(item) for item in items]
+    _check(sum(map(len, texts)) + len(between) * len(texts))
+    return between.join(texts)
 
 
 def _split(text: Any, separator: Any) -> list[str]:
@@ -235,7 +246,16 @@ def _printf(form: Any, *values: Any) -> str:
             raise Fault(f"wider than {MOST} characters")
         return size
 
+    made = 0
+
     def one(found: re.Match[str]) -> str:
+        nonlocal made
+        text = formatted(found)
+        made += len(text)
+        _check(made)
+        return text
+
+    def formatted(found: re.Match[str]) -> str:
         flags, verb = found["flags"], found["verb"]
         width, precision = number(found["width"]), number(found["precision"])
         if found["dot"] is not None and precision is None:
@@ -350,9 +370,12 @@ def call(name: str, arguments: Iterable[Any]) -> Any:
         wanted = str(fewest) if most == fewest else f"{fewest} or more" if most is None else f"{fewest} to {most}"
         raise Fault(f"{name} takes {wanted} arguments, not {len(given)}")
     try:
-        return function(*given)
+        _check(sum(len(one) for one in given if isinstance(one, str)))
+        made = function(*given)
+        _check(len(made) if isinstance(made, str) else 0)
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from None
+    return made
 
 
 def heading_call(name: str, arguments: Sequence[Any]) -> Any:

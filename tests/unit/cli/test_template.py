@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -189,6 +190,28 @@ def test_a_hostile_value_does_not_make_it_run_for_ever(template: str, monkeypatc
     value = {"Big": 10**12, "Many": list(range(100)), "Long": "x" * (1 << 20)}
     with pytest.raises(LimitExceeded):
         Template(template).render(value)
+
+
+@pytest.mark.parametrize(
+    "growing",
+    [
+        "print $x $x",
+        'printf "%s%s" $x $x',
+        'join (split "abcdefgh" "") $x',
+        'printf "' + "%1000000s" * 20 + '" $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x',
+        "upper (print $x $x) | json | json",
+    ],
+)
+def test_text_that_grows_and_grows(growing: str) -> None:
+    """Doubled forty times it is a TiB."""
+    template = Template('{{$x := "ab"}}{{range 40}}{{$x = ' + growing + "}}{{end}}{{len $x}}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="a text of more than 16 MiB"):
+            template.render({})
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
