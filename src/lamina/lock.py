@@ -63,6 +63,21 @@ def locked_for_now(path: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def locked_directory(path: str) -> Iterator[None]:
+    """As ``locked``, of a directory that is there, in which no file is made for it. Where there is no flock, nobody
+    is kept out. Raises OSError."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        acquire(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def acquire(descriptor: int, path: str, *, wait: bool = True) -> bool:
     """Lock an open file until it is released or closed. False where it is taken and ``wait`` is not wanted."""
     if fcntl is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from lamina.errors import (
     Unsupported,
     UsageError,
 )
+from lamina.lock import acquire
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
@@ -32,6 +34,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
+from lamina.temporary import Temporary
 from lamina.transfer.convert import Converted
 from lamina.transfer.copy import copy
 from lamina.transfer.sync import Named, image_directories, named_in
@@ -248,6 +251,38 @@ def test_directory_and_back(layout: Path, tmp_path: Path, every: bool) -> None:
     copy(source, DirectoryWriter(place), [("app", "")])  # another image takes its place, and nothing is left
     assert DirectoryReader(place).resolve("").digest == source.resolve("app").digest
     assert len(list(Path(place).iterdir())) == 2 + 3
+
+
+def test_directory_that_a_killed_copy_left(layout: Path, tmp_path: Path) -> None:
+    """As SIGKILL leaves it: a file that is not whole, under a name of its own."""
+    source, place = LayoutReader(str(layout)), tmp_path / "d"
+    place.mkdir()
+    (place / "version.0123456789ab.tmp").write_bytes(b"Dir")
+    copy(source, DirectoryWriter(str(place)), [("app", "")])
+    (place / f"{'a' * 64}.0123456789ab.tmp").write_bytes(b"half a layer")
+    with Temporary(str(place), "b" * 64) as held:  # of one that is not killed
+        copy(source, DirectoryWriter(str(place)), [("app", "")])
+        assert os.path.basename(held.path) in os.listdir(place)
+    assert len(list(place.iterdir())) == 2 + 3
+    (place / "mine.0123456789ab.tmp").write_bytes(b"")
+    with pytest.raises(Conflict, match="mine"):
+        copy(source, DirectoryWriter(str(place)), [("app", "")])
+
+
+def test_two_write_to_one_directory_one_after_the_other(layout: Path, tmp_path: Path) -> None:
+    place = str(tmp_path / "d")
+
+    def is_free() -> bool:
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            return acquire(descriptor, place, wait=False)
+        finally:
+            os.close(descriptor)
+
+    writer = DirectoryWriter(place)
+    with writer.session("test"):
+        assert not is_free()
+    assert is_free()
 
 
 def test_directory_of_skopeo_and_for_skopeo(layout: Path, tmp_path: Path) -> None:

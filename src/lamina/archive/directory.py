@@ -7,23 +7,27 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lamina.archive.layout import LayoutBlob
 from lamina.archive.verify import copy_verified
 from lamina.errors import Conflict, InvalidDocument, NotFound, ReferenceNotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.files import remove, replace_file, reported, whole_file
+from lamina.lock import locked_directory, unheld
 from lamina.source import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import parse
+from lamina.temporary import SUFFIX
 
 VERSION = b"Directory Transport Version: 1.1\n"
 _STARTS = b"Directory Transport Version: 1."
 _MANIFEST = "manifest.json"
-_OURS = re.compile(r"version|manifest\.json|signature-\d+|[0-9a-f]{64,128}(\.manifest\.json|\.tar)?")
+_NAMES = r"(?:version|manifest\.json|signature-\d+|[0-9a-f]{64,128}(?:\.manifest\.json|\.tar)?)"
+_OURS = re.compile(_NAMES)
+_TEMPORARY = re.compile(_NAMES + r"\.[0-9a-f]{12}" + re.escape(SUFFIX))
 
 
 class DirectoryReader:
@@ -94,22 +98,35 @@ class DirectoryWriter:
 
     @contextmanager
     def session(self, purpose: str) -> Iterator[None]:
-        with reported(self.directory):
-            os.makedirs(self.directory, exist_ok=True)
-            there = os.listdir(self.directory)
-            strange = [name for name in there if not _OURS.fullmatch(name)]
-            if strange or (there and "version" not in there):
-                raise Conflict(
-                    f"{self.directory!r:.300} is no image directory: {(strange or there)[0]!r:.100} is in it",
-                    hint="choose an empty directory, or a new one",
-                )
-            replace_file(self._path("version"), [VERSION])
+        """One at a time: the end of one removes what is not of its image. Raises Conflict, SystemFailure."""
+        with ExitStack() as held:
+            with reported(self.directory):
+                os.makedirs(self.directory, exist_ok=True)
+                held.enter_context(locked_directory(self.directory))
+                self._begin()
+            yield
+            with reported(self.directory):
+                for name in set(os.listdir(self.directory)) - self._written:
+                    if _OURS.fullmatch(name):
+                        remove(self._path(name))  # of the image that was here before
+
+    def _begin(self) -> None:
+        there = []
+        for name in os.listdir(self.directory):
+            if _TEMPORARY.fullmatch(name):
+                with unheld(self._path(name)) as free:  # its maker was killed
+                    if free:
+                        remove(self._path(name))
+            else:
+                there.append(name)
+        strange = [name for name in there if not _OURS.fullmatch(name)]
+        if strange or (there and "version" not in there):
+            raise Conflict(
+                f"{self.directory!r:.300} is no image directory: {(strange or there)[0]!r:.100} is in it",
+                hint="choose an empty directory, or a new one",
+            )
+        replace_file(self._path("version"), [VERSION])
         self._written = {"version"}
-        yield
-        with reported(self.directory):
-            for name in set(os.listdir(self.directory)) - self._written:
-                if _OURS.fullmatch(name):
-                    remove(self._path(name))  # of the image that was here before
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         try:
