@@ -369,11 +369,14 @@ def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
 
 
 def _without_links(spec: Mapping[str, Any], files: Shown) -> dict[str, Any]:
-    """The spec with the masked paths of the image and of volumes as they are without links."""
-    masked = [
-        path if path.startswith(_KERNELS) else files.place(path) for path in spec["linux"].get("maskedPaths", ())
-    ]
-    return {**spec, "linux": {**spec["linux"], "maskedPaths": masked}}
+    """The spec with the paths that are to be masked or read-only as they are without links. Those of the kernel's are
+    left out where something else is mounted in the place of /proc or /sys: that may be an image's volume with links
+    that bubblewrap would follow on this machine."""
+    linux = dict(spec["linux"])
+    for key in ("maskedPaths", "readonlyPaths"):
+        kept = [path for path in linux.get(key, ()) if not path.startswith(_KERNELS) or files.is_kernels_own(path)]
+        linux[key] = [path if path.startswith(_KERNELS) else files.place(path) for path in kept]
+    return {**spec, "linux": linux}
 
 
 def _own_sysfs(place: str, spec: Mapping[str, Any], on_warning: Callable[[str], object]) -> None:

@@ -341,8 +341,12 @@ def apply_limits(process: Mapping[str, Any]) -> None:
     """Set the resource limits of a runtime spec's process for this one, and how soon it is killed when memory is out.
     Raises OSError."""
     if process.get("oomScoreAdj"):
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(process["oomScoreAdj"]))
+        try:
+            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+                file.write(str(process["oomScoreAdj"]))
+        except OSError as error:
+            why = f"oom_score_adj {process['oomScoreAdj']}: {error.strerror}"
+            raise OSError(error.errno, why) from None
     for one in process.get("rlimits", ()):
         import resource
 

@@ -82,7 +82,8 @@ def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) 
         values["TERM"] = "xterm"
     for item in (*image, *wanted.edits.env):
         key, _, value = item.partition("=")
-        values[key] = value
+        if key:  # no program can be given one without a name
+            values[key] = value
     values.update(wanted.env)
     values.setdefault("HOME", home)
     return [f"{key}={value}" for key, value in values.items()]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _KERNELS = ("/proc", "/sys", "/dev")
 """The runtimes check these themselves: the paths that are masked stand below them."""
+_SHOWN_KERNELS = (("bind", "/proc"), ("bind", "/sys"))
 _OTHER = "choose another target"
 _OTHER_DIRECTORY = "choose another working directory"
 DEVICE_LINKS = ("fd", "stdin", "stdout", "stderr", "core")
@@ -104,6 +105,14 @@ class Shown:
         """Whether what is there comes with the container's start."""
         number = covering(self._places, f"{self.place(path)}/")
         return number >= 0 and self._mounts[number]["type"] != "bind"
+
+    def is_kernels_own(self, path: str) -> bool:
+        """Whether the path is in a procfs or a sysfs."""
+        number = covering(self._places, path)
+        if number < 0:
+            return False
+        mount = self._mounts[number]
+        return mount["type"] in ("proc", "sysfs") or (mount["type"], mount["source"]) in _SHOWN_KERNELS
 
     def make_directory(self, path: str, owner: tuple[int, int]) -> None:
         """Make the directory, whose path has no link, in the volume that is to have it. Raises SystemFailure."""

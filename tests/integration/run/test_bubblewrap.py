@@ -509,6 +509,21 @@ def test_programs_and_working_directories_of_volumes(tmp_path: Path, read_only: 
     assert sorted(os.listdir(volume)) == ["bin", "here", *([] if read_only else ["new"]), "text"]
 
 
+@pytest.mark.parametrize("top", ["proc", "sys"])
+def test_a_volume_in_the_place_of_proc_has_nothing_masked(tmp_path: Path, top: str) -> None:
+    """What is masked may be a link in it, which bubblewrap would follow on this machine, and make a file there."""
+    require_root()
+    require_tool("bwrap", "busybox")
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    names = {"proc": ("kcore", "keys", "interrupts", "sysrq-trigger", "acpi"), "sys": ("firmware",)}[top]
+    links = [(f"{top}/{name}", f"-> /oldroot{machine}/{name}") for name in names]
+    store = make_store(tmp_path, [members((f"{top}/", None), *links)], Volumes={f"/{top}": {}})
+    done = run(store, "app", "ls", "-A", f"/{top}")
+    assert list(machine.iterdir()) == []
+    assert (done.returncode, done.stdout.decode().split()) == (0, sorted(names)), done.stderr
+
+
 def test_a_read_only_tmpfs_with_a_file_in_it(tmp_path: Path) -> None:
     require_root()
     require_tool("bwrap", "busybox")

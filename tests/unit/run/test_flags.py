@@ -498,3 +498,9 @@ def test_a_cdi_file_that_says_what_is_not_so(kind: str, major: int, minor: int) 
 
     with pytest.raises(LaminaError, match="another device"):
         completed(Node("/dev/x", "/dev/null", kind, major, minor))
+
+
+def test_variables_of_an_image_that_have_no_name_are_left_out() -> None:
+    """The runtimes refuse them, or end."""
+    found = environment(Wanted(env=(("B", "caller"),)), ["", "=x", "A", "B=image"], "/root", "box")
+    assert found[2:] == ["A=", "B=caller", "HOME=/root"]
