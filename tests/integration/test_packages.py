@@ -105,3 +105,14 @@ def test_a_missing_extra_is_named(root: Path, format: str, missing: str, monkeyp
 def test_an_unknown_image_or_kind_is_said(root: Path) -> None:
     assert lamina("packages", "none", root=root).returncode == 3
     assert lamina("packages", "app", "--kind", "gem", root=root).returncode == 2
+
+
+def test_programs_are_looked_at_up_to_a_limit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each file alone there is one too, but an image may have any number of them."""
+    stack = library.open("app", root=root).stack
+    monkeypatch.setattr("lamina.insight.packages.MAX_PROGRAMS", 1 << 20)
+    found = packages(stack)
+    assert not any(one.kind == "binary" for one in found.packages)
+    assert [note for note in found.notes if "programs" in note] == [
+        "of more than 1048576 bytes of programs the rest is not looked at"
+    ]

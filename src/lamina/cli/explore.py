@@ -48,7 +48,8 @@ def _end_with_the_terminal() -> None:
     if not hasattr(select, "poll"):
         return
     watched = select.poll()
-    watched.register(sys.stdin.fileno(), 0)  # of a hang-up one is always told
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        watched.register(stream.fileno(), 0)  # of a hang-up one is always told
     while not any(found & select.POLLHUP for _, found in watched.poll(_LOOK_AGAIN)):
         pass
     # at once: writing to the terminal blocks textual, and there is nothing to bring in order any more

@@ -155,6 +155,6 @@ def sections(read: ReadAt, names: tuple[bytes, ...]) -> dict[bytes, bytes]:
     found = {}
     for at, _, offset, size in rows:
         name = texts[at : texts.find(b"\0", at)] if at < len(texts) else b""
-        if name in names and offset <= 1 << 62:
+        if name in names and name not in found and offset <= 1 << 62:
             found[name] = read(offset, min(size, MAX_SECTION))
     return found

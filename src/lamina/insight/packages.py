@@ -18,6 +18,8 @@ from lamina.union.trail import trail
 
 MAX_DATABASE = 256 << 20
 MAX_FILE = 4 << 20
+MAX_PROGRAMS = 8 << 30
+"""Bytes of all programs together that are looked at for their own version: holes cost a hostile layer nothing."""
 MAX_PACKAGES = 200_000
 MAX_NOTES = 100
 KINDS = ("deb", "apk", "rpm", "pypi", "npm", "cargo", "golang", "binary")
@@ -119,6 +121,7 @@ class _Looking:
         self.tree = stack.tree()
         self.notes: list[str] = []
         self.found: dict[tuple[Named, bytes], int] = {}  # -> the layer, from 0
+        self._left = MAX_PROGRAMS
 
     def run(self, programs: bool) -> Inventory:
         for path, reader in _DATABASES.items():
@@ -190,10 +193,18 @@ class _Looking:
 
             for named in package_binaries.program(read):
                 self._add(named, path, layer)
-            if meant:
+
+            def counted(size: int) -> bytes:
+                data = stream.read(min(size, self._left))
+                self._left -= len(data)
+                return data
+
+            if meant and self._left:
                 stream.seek(0)
-                for named in package_programs.programs(self.tree.names[node], stream.read):
+                for named in package_programs.programs(self.tree.names[node], counted):
                     self._add(named, path, layer)
+                if not self._left:
+                    self.notes.append(f"of more than {MAX_PROGRAMS} bytes of programs the rest is not looked at")
 
     def _by_states(self, path: bytes, reader: Reader, limit: int) -> None:
         """A file that layers rewrite: each package belongs to the layer in which it came to have its version."""

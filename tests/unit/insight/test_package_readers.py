@@ -194,6 +194,24 @@ def test_inflated_crates_are_bounded() -> None:
     assert list(program(lambda at, size: data[at : at + size])) == []
 
 
+def test_sections_of_one_name_are_read_once() -> None:
+    """Thousands of them may stand for the same eight MiB."""
+    row = struct.Struct("<IIQQQQIIQQ")
+    names = b"\0.dep-v0\0"
+    rows = [(0, 64, len(names))] + [(1, 64, 1 << 20)] * 4000
+    table = b"".join(row.pack(at, 1, 0, 0, start, size, 0, 0, 0, 0) for at, start, size in rows)
+    numbers = (2, 62, 1, 0, 0, 64 + len(names), 0, 64, 0, 0, row.size, len(rows), 0)
+    data = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", *numbers) + names + table
+    asked: list[int] = []
+
+    def read(at: int, size: int) -> bytes:
+        asked.append(at)
+        return data[at : at + size]
+
+    assert list(sections(read, (b".dep-v0",))) == [b".dep-v0"]
+    assert len(asked) == 4
+
+
 @settings(max_examples=rounds(400), deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 120), st.binary(max_size=8))
 def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
