@@ -28,7 +28,7 @@ from lamina.lock import acquire
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import find_manifest
+from lamina.source import Blob, find_manifest
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, build_manifest, parse
@@ -225,6 +225,44 @@ def test_copy_says_the_digest_and_takes_further_tags(layout: Path, tmp_path: Pat
         assert done.returncode == 0, done.stderr
         assert sorted(server.manifests) == ["1", "2", "3"]
     assert (tmp_path / "d").read_text() == str(LayoutReader(str(layout)).resolve("app").digest)
+
+
+class Nested:
+    """A place whose image is an index of indexes: each lists the one below it ``times`` times."""
+
+    location = "nested"
+
+    def __init__(self, deep: int, times: int) -> None:
+        config = Descriptor.of(mediatype.OCI_CONFIG, b"{}")
+        manifest = build_manifest(config, [])
+        self.top = replace(manifest.descriptor, platform=HOST)
+        self.documents = {self.top.digest: manifest.raw}
+        self.reads = 0
+        for number in range(deep):
+            one = build_index([self.top] * times, annotations={"number": str(number)})
+            self.top = replace(one.descriptor, platform=HOST)
+            self.documents[self.top.digest] = one.raw
+
+    def resolve(self, name: str) -> Descriptor:
+        return self.top
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        self.reads += 1
+        assert self.reads < 1000
+        return self.documents[descriptor.digest]
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("platform", [None, HOST])
+def test_indexes_of_indexes_are_converted_once_and_not_without_end(platform: Platform | None) -> None:
+    source = Nested(6, 60)
+    made = Converted(source, True, platform=platform)
+    assert mediatype.is_docker(made.resolve("").media_type)
+    assert source.reads <= 7
+    with pytest.raises(InvalidDocument, match="nested"):
+        Converted(Nested(600, 1), True, platform=platform).resolve("")
 
 
 @pytest.mark.parametrize(

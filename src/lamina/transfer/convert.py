@@ -3,9 +3,9 @@ and layers keep their digests; the manifest gets another one."""
 
 from __future__ import annotations
 
-from lamina.errors import Conflict, NotFound, Unsupported, UsageError
+from lamina.errors import Conflict, InvalidDocument, NotFound, Unsupported, UsageError
 from lamina.light import replace
-from lamina.source import Blob, Reader, TarReader, choose
+from lamina.source import MAX_NESTING, Blob, Reader, TarReader, choose
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -28,6 +28,9 @@ class Converted:
         self._platform = platform
         self._preserve = preserve
         self._documents: dict[Digest, bytes] = {}
+        self._made: dict[
+            tuple[Digest, str], Descriptor
+        ] = {}  # each once: indexes may list the same ones again and again
 
     def resolve(self, name: str) -> Descriptor:
         return self._converted(self._source.resolve(name), name or self.location)
@@ -42,11 +45,22 @@ class Converted:
     def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
         return self._source.tar(layer, diff_id) if isinstance(self._source, TarReader) else None
 
-    def _converted(self, top: Descriptor, what: str) -> Descriptor:
+    def _converted(self, top: Descriptor, what: str, depth: int = 0) -> Descriptor:
+        key = (top.digest, top.media_type)
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = self._convert(top, what, depth)
+        return made
+
+    def _convert(self, top: Descriptor, what: str, depth: int) -> Descriptor:
+        if depth > MAX_NESTING:
+            raise InvalidDocument(
+                f"{what[:300]}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb"
+            )
         document = parse(self._source.manifest(top), top.media_type, what)
         if isinstance(document, Index) and self._platform is not None:
-            return self._converted(choose(self._source, document, self._platform, what), what)
-        made = self._index(document, what) if isinstance(document, Index) else self._image(document, what)
+            return self._converted(choose(self._source, document, self._platform, what), what, depth + 1)
+        made = self._index(document, what, depth) if isinstance(document, Index) else self._image(document, what)
         if made is document:
             return top
         if self._preserve:
@@ -70,14 +84,14 @@ class Converted:
             return build_manifest(_bare(config), [_bare(layer) for layer in layers], docker=True)
         return build_manifest(config, layers, annotations=manifest.annotations)
 
-    def _index(self, index: Index, what: str) -> Index:
+    def _index(self, index: Index, what: str, depth: int) -> Index:
         entries, changed = [], mediatype.is_docker(index.media_type) != self._docker
         for entry in index.manifests:
             if not mediatype.is_known_document(entry.media_type):
                 entries.append(entry)
                 continue
             try:
-                new = self._converted(entry, f"{what}: {entry.digest}")
+                new = self._converted(entry, f"{what}: {entry.digest}", depth + 1)
             except NotFound:  # a sparse index
                 raise UsageError(
                     f"{what} lists {entry.digest}, which is not here, so the index can't be converted",
