@@ -22,6 +22,7 @@ from lamina.layer.tarheader import (
     xattrs_of,
 )
 from lamina.layer.whiteout import classify, opaque_path_for, path_for
+from lamina.rights import MAX_ID
 from support import index_of, make_tar, pax_record, tar_extension, tar_header
 
 END = bytes(1024)
@@ -120,6 +121,24 @@ def test_a_time_is_a_signed_64_bit_number_of_seconds(extended: bool) -> None:
     for time in (MAX_NUMBER + 1, -MAX_NUMBER - 1):
         with pytest.raises(InvalidLayer, match="states the time"):
             index_of(before + tar_header("f", at136=base256(time)) + END)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_an_id_goes_up_to_the_limit_of_linux(extended: bool) -> None:
+    before = pax(("SCHILY.xattr.user.k", "v")) if extended else b""
+    for uid, gid in ((MAX_ID, 0), (0, MAX_ID), (0, 0)):
+        entry = single(before, tar_header("f", at108=base256(uid, 8), at116=base256(gid, 8)))
+        assert (entry.uid, entry.gid) == (uid, gid)
+    for uid, gid in ((MAX_ID + 1, 0), (0, MAX_ID + 1), (-1, 0), (0, -1)):
+        with pytest.raises(InvalidLayer, match=f"b'f' states the owner {uid}:{gid}"):
+            index_of(before + tar_header("f", at108=base256(uid, 8), at116=base256(gid, 8)) + END)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_mode_is_its_twelve_lowest_bits(extended: bool) -> None:
+    before = pax(("SCHILY.xattr.user.k", "v")) if extended else b""
+    for stated, mode in ((b"0100644\0", 0o644), (b"0047755\0", 0o7755), (b"0000000\0", 0), (b"0177777\0", 0o7777)):
+        assert single(before, tar_header("f", at100=stated)).mode == mode
 
 
 # blocks and chunks
