@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lamina.errors import PathNotFound
 from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
@@ -16,7 +17,7 @@ from lamina.union.merge import merge, merge_both
 from lamina.union.squashed import squashed
 from lamina.union.stacked import Stacked, stacked
 from lamina.union.trail import trails_under
-from lamina.union.tree import How
+from lamina.union.tree import MAX_LINKS, How
 from support import layer_index
 
 F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)
@@ -43,6 +44,32 @@ def test_a_fork_has_the_warnings_so_far_and_its_own_from_there() -> None:
 def test_a_node_has_the_layer_that_states_it_and_none_if_it_is_implied() -> None:
     tree = merge([layer((F, b"a")), layer((F, b"d/f"))])
     assert [tree.layer(tree.lookup(path)) for path in (b"", b"a", b"d", b"d/f")] == [None, 0, None, 1]
+
+
+def test_a_mark_below_what_is_no_directory_hides_nothing() -> None:
+    tree = merge([layer((F, b"d")), layer((W, b"d/x"), (W, b"d/e/x"), (OPQ, b"d"), (OPQ, b"d/e"))])
+    assert [tree.path(node) for node in tree.walk()] == [b"", b"d"]
+    assert tree.endings == []
+
+
+def test_a_path_below_what_took_a_directorys_place_makes_a_new_one() -> None:
+    tree = merge([layer((F, b"d/a"), (F, b"d"), (F, b"d/b"), (F, b"e/f/a"), (F, b"e"), (F, b"e/f/b"))])
+    assert [tree.path(node) for node in tree.walk()] == [b"", b"d", b"d/b", b"e", b"e/f", b"e/f/b"]
+
+
+@pytest.mark.parametrize("count", [MAX_LINKS, MAX_LINKS + 1])
+def test_a_lookup_follows_forty_symlinks_and_no_more(count: int) -> None:
+    tree = merge(
+        [layer(*[(L, b"l%d" % number, b"l%d" % (number + 1)) for number in range(count)], (F, b"l%d" % count))]
+    )
+    if count == 40:
+        assert tree.path(tree.lookup(b"l0", follow=True)) == b"l40"
+    else:
+        with pytest.raises(PathNotFound, match="/l0: too many symlinks"):
+            tree.lookup(b"l0", follow=True)
+    with pytest.raises(PathNotFound, match="no /x/y in the image") as caught:
+        tree.lookup(b"x/y")
+    assert caught.value.hint == "/ has no x"
 
 
 # trails
