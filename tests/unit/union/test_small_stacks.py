@@ -52,6 +52,13 @@ def test_a_mark_below_what_is_no_directory_hides_nothing() -> None:
     assert tree.endings == []
 
 
+def test_a_mark_counts_in_its_own_directory_and_what_it_ended_names_its_row() -> None:
+    tree = merge([layer((F, b"a/b/x"), (F, b"a/b/y"), (F, b"b/x")), layer((F, b"n"), (W, b"a/b/x"), (OPQ, b"a/b"))])
+    assert [tree.path(node) for node in tree.walk()] == [b"", b"a", b"a/b", b"b", b"b/x", b"n"]
+    told = [(ending.how, tree.path(ending.node), ending.layer, ending.row) for ending in tree.endings]
+    assert told == [(How.WHITEOUT, b"a/b/x", 1, 1), (How.OPAQUE, b"a/b/y", 1, 2)]
+
+
 def test_a_path_below_what_took_a_directorys_place_makes_a_new_one() -> None:
     tree = merge([layer((F, b"d/a"), (F, b"d"), (F, b"d/b"), (F, b"e/f/a"), (F, b"e"), (F, b"e/f/b"))])
     assert [tree.path(node) for node in tree.walk()] == [b"", b"d", b"d/b", b"e", b"e/f", b"e/f/b"]
