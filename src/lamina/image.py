@@ -273,8 +273,9 @@ class Image:
         ``network``: pasta, none or host; by default pasta where it is installed, else none. ``memory``: bytes or text
         like "512m". ``stdin``: bytes or text, or an open file; by default there is none. ``stdout``, ``stderr``:
         captured by default (``subprocess.PIPE``); else ``subprocess.DEVNULL``, an open file, or a function that gets
-        each piece of bytes as it comes; for ``stderr`` also ``subprocess.STDOUT``. ``timeout``: seconds after which
-        the container is killed. ``check``: raise ProgramFailed where the exit code is not 0.
+        each piece of bytes as it comes; for ``stderr`` also ``subprocess.STDOUT`` (runc copies each of the two by
+        itself, so their lines may change places). ``timeout``: seconds after which the container is killed.
+        ``check``: raise ProgramFailed where the exit code is not 0.
 
         The container and what it wrote are removed when nothing refers to the result any more, at the end of its
         ``with`` block or by its ``remove()``; with ``keep`` they stay in the store, as ``name``. Raises
