@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from lamina.archive.layout import LayoutBlob
+from lamina.archive.layout import LayoutBlob, read_document
 from lamina.archive.verify import copy_verified
-from lamina.errors import Conflict, InvalidDocument, NotFound, ReferenceNotFound, Unsupported
+from lamina.errors import Conflict, NotFound, ReferenceNotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.files import remove, replace_file, reported, whole_file
 from lamina.lock import locked_directory, unheld
@@ -38,11 +37,11 @@ class DirectoryReader:
         self.directory = directory
         self.location = f"dir:{directory}"
         try:
-            raw = self._read(_MANIFEST)
+            raw = read_document(directory, _MANIFEST, MAX_DOCUMENT, "image directory")
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"{directory} is no image directory", hint="it has no manifest.json") from None
         try:
-            version = self._read("version")
+            version = read_document(directory, "version", MAX_DOCUMENT, "image directory")
         except FileNotFoundError:
             version = VERSION  # the first ones had none
         if not version.startswith(_STARTS):
@@ -71,16 +70,6 @@ class DirectoryReader:
         path = os.path.join(self.directory, descriptor.digest.encoded)
         old = f"{path}.tar"  # of a layer, in version 1.0
         return LayoutBlob(descriptor, old if not os.path.lexists(path) and os.path.lexists(old) else path)
-
-    def _read(self, name: str) -> bytes:
-        path = os.path.join(self.directory, name)
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InvalidDocument(f"{path} is no regular file", hint="this is no image directory")
-        with reported(path), open(path, "rb") as file:
-            raw = file.read(MAX_DOCUMENT + 1)
-        if len(raw) > MAX_DOCUMENT:
-            raise InvalidDocument(f"{path} has more than {MAX_DOCUMENT} bytes", hint="refused")
-        return raw
 
 
 class DirectoryWriter:

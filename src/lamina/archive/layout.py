@@ -73,23 +73,26 @@ class LayoutReader(IndexedReader):
         self.directory = directory
         self.location = f"oci:{directory}"
         try:
-            check_layout_file(self._read("oci-layout", 64 << 10), directory)
-            self.index = parse_index(self._read("index.json", _MAX_INDEX), directory)
+            check_layout_file(read_document(directory, "oci-layout", 64 << 10, "OCI layout"), directory)
+            self.index = parse_index(read_document(directory, "index.json", _MAX_INDEX, "OCI layout"), directory)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"{directory} is no OCI layout", hint="it has no oci-layout and index.json") from None
 
     def blob(self, descriptor: Descriptor) -> LayoutBlob:
         return LayoutBlob(descriptor, blob_path(self.directory, descriptor.digest))
 
-    def _read(self, name: str, limit: int) -> bytes:
-        path = os.path.join(self.directory, name)
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InvalidDocument(f"{path} is no regular file", hint="this is no OCI layout")
-        with reported(path), open(path, "rb") as file:
-            raw = file.read(limit + 1)
-        if len(raw) > limit:
-            raise InvalidDocument(f"{path} has more than {limit} bytes", hint="refused")
-        return raw
+
+def read_document(directory: str, name: str, limit: int, kind: str) -> bytes:
+    """A file of at most ``limit`` bytes in a directory that should be a ``kind``. Raises FileNotFoundError,
+    NotADirectoryError, InvalidDocument, SystemFailure."""
+    path = os.path.join(directory, name)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InvalidDocument(f"{path} is no regular file", hint=f"this is no {kind}")
+    with reported(path), open(path, "rb") as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise InvalidDocument(f"{path} has more than {limit} bytes", hint="refused")
+    return raw
 
 
 class LayoutBlob:
