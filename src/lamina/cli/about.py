@@ -113,7 +113,7 @@ def _containers() -> dict[str, str]:
 
 def _runtime() -> dict[str, Any]:
     """What runs containers here, its version, and what is missing with it; "" and nothing where there is none."""
-    from lamina.run.ability import described
+    from lamina.run.runtime_info import described
 
     try:
         return described()

@@ -265,7 +265,7 @@ def _more(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of ``Wanted`` for options that few ask for: what reads them is loaded then."""
     if not any(given[name] for name in _SELDOM):
         return {}
-    from lamina.cli.seldom import fields
+    from lamina.cli.run_flags import fields
 
     return fields(given, warn)
 

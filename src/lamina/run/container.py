@@ -16,7 +16,6 @@ from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported, UsageE
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, top
-from lamina.run.able import check_able
 from lamina.run.capability import EVERY
 from lamina.run.ending import check_running, clear, remove, settle, state_directory
 from lamina.run.inside import Inside
@@ -34,6 +33,7 @@ from lamina.run.runtime import (
 )
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, check_words, environment, guarded, held, is_alike, places, runtime_spec
+from lamina.run.supported import check_supported
 from lamina.run.targets import Shown, settled
 from lamina.run.user import User, misnamed, resolve_group, resolve_user
 from lamina.source import Stack
@@ -112,7 +112,7 @@ def create(
 def check(wanted: Wanted, *, runtime: str = "") -> None:
     """Refuse what the runtime that is here can't do, before a container is made. Raises UsageError, Unsupported,
     NotFound (no runtime)."""
-    check_able(wanted, find_runtime(runtime))
+    check_supported(wanted, find_runtime(runtime))
 
 
 def _places_of(wanted: Wanted, declared: Sequence[str]) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def run(
     try:
         found = find_runtime(runtime)
         found.check_path(store.paths.root)
-        check_able(wanted, found)
+        check_supported(wanted, found)
         owners, me = _owners(container, wanted, found)
         container = replace(container, users=owners.users, groups=owners.groups)
         with _mounted(store, stack, container, found, wanted) as (view, way, use):

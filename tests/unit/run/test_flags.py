@@ -12,8 +12,7 @@ import pytest
 
 from lamina import rights
 from lamina.errors import LaminaError, NotFound, Unsupported, UsageError
-from lamina.run import able
-from lamina.run.able import check_able, check_flags, lacking
+from lamina.run import supported
 from lamina.run.bubblewrap import arguments
 from lamina.run.devices import check_places, parse_device
 from lamina.run.dns import parse_server, parse_word, with_dns
@@ -50,6 +49,7 @@ from lamina.run.options import (
 )
 from lamina.run.runtime import Runtime, apply_limits
 from lamina.run.spec import MASKED, READ_ONLY, Place, environment, guarded, held, runtime_spec
+from lamina.run.supported import check_flags, check_supported, lacking
 from lamina.run.user import User
 
 
@@ -384,7 +384,7 @@ def test_what_bubblewrap_has_no_word_for(wanted: Wanted, flag: str) -> None:
     assert bool(lacking(wanted)) == bool(flag)
     if flag:
         with pytest.raises(Unsupported, match="bubblewrap can't do"):
-            check_able(replace(wanted, network="none"), Runtime("/usr/bin/bwrap", True, False))
+            check_supported(replace(wanted, network="none"), Runtime("/usr/bin/bwrap", True, False))
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_settings_that_are_not_the_containers_own(name: str, wanted: Wanted, net
 def test_what_a_plain_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(rights, "is_root", lambda: False)
-    monkeypatch.setattr(able, "_own_score", lambda: 100)
+    monkeypatch.setattr(supported, "_own_score", lambda: 100)
     monkeypatch.setattr(resource, "getrlimit", lambda number: (10, 20))
     runc = Runtime("/usr/sbin/runc", False, False)
     for wanted in (
@@ -440,7 +440,7 @@ def test_what_a_plain_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None
         Wanted(ulimits=(Ulimit("nofile", 1, 20),)),
         Wanted(pid="host", ipc="host", privileged=True),
     ):
-        check_able(wanted, runc)
+        check_supported(wanted, runc)
     for wanted, named in (
         (Wanted(oom_score=99), "only root may go below"),
         (Wanted(ulimits=(Ulimit("nofile", 1, 21),)), "only root may go above"),
@@ -449,18 +449,18 @@ def test_what_a_plain_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None
         (Wanted(cgroupns="host"), "no cgroup"),
     ):
         with pytest.raises(LaminaError, match=named):
-            check_able(wanted, runc)
+            check_supported(wanted, runc)
     monkeypatch.setattr(resource, "getrlimit", lambda number: (10, resource.RLIM_INFINITY))
-    check_able(Wanted(ulimits=(Ulimit("nofile", 1, UNLIMITED),)), runc)
+    check_supported(Wanted(ulimits=(Ulimit("nofile", 1, UNLIMITED),)), runc)
 
 
 def test_a_profile_of_apparmor_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     runc = Runtime("/usr/sbin/runc", True, True)
-    monkeypatch.setattr(able, "_has_apparmor", lambda: False)
+    monkeypatch.setattr(supported, "_has_apparmor", lambda: False)
     with pytest.raises(Unsupported, match="no AppArmor"):
-        check_able(Wanted(apparmor="docker-default"), runc)
-    monkeypatch.setattr(able, "_has_apparmor", lambda: True)
-    check_able(Wanted(apparmor="docker-default"), runc)
+        check_supported(Wanted(apparmor="docker-default"), runc)
+    monkeypatch.setattr(supported, "_has_apparmor", lambda: True)
+    check_supported(Wanted(apparmor="docker-default"), runc)
 
 
 def test_a_device_that_is_not_there() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lamina import rights
 from lamina.errors import Unsupported
-from lamina.run import ability, bpf, cgroup, network
+from lamina.run import bpf, cgroup, network, runtime_info
 from lamina.run.runtime import Runtime
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
@@ -28,8 +28,8 @@ def test_the_version_is_the_last_word_of_the_first_line(tmp_path: Path, script: 
     program = tmp_path / "runtime"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    assert ability.version(str(program)) == version
-    assert ability.version(str(tmp_path / "missing")) == ""
+    assert runtime_info.version(str(program)) == version
+    assert runtime_info.version(str(tmp_path / "missing")) == ""
 
 
 def no_library() -> None:
@@ -60,7 +60,7 @@ def test_what_is_missing_is_told_with_its_reason(
     monkeypatch.setattr(cgroup, "refusal", lambda: cgroups)
     monkeypatch.setattr(network, "refusal", lambda: pasta)
     monkeypatch.setattr(bpf, "load", no_library)
-    found = ability.missing(Runtime(program, root, root))
+    found = runtime_info.missing(Runtime(program, root, root))
     assert len(found) == len(starts)
     assert all(line.startswith(start) for line, start in zip(found, starts, strict=True)), found
     assert not cgroups or found[0].endswith(f": {cgroups}")

@@ -28,7 +28,7 @@ def check_flags(wanted: Wanted) -> None:
         raise UsageError("--pid host together with --userns auto", hint="leave one of them out")
 
 
-def check_able(wanted: Wanted, runtime: Runtime) -> None:
+def check_supported(wanted: Wanted, runtime: Runtime) -> None:
     """Raises UsageError, Unsupported."""
     check_flags(wanted)
     if not runtime.cgroups and wanted.limited:
