@@ -628,7 +628,7 @@ def test_a_part_stays_for_an_hour_and_is_said_to_but_goes_with_all(
     assert ("`lamina prune` removes it" in said) != stays
     done = lamina("prune", root=tmp_path / "s")
     assert part.exists() == stays
-    assert (b"4096 bytes of parts" in done.stderr) == stays
+    assert (b"4096 bytes of interrupted downloads" in done.stderr) == stays
     assert f"({0 if stays else 4096} bytes)".encode() in done.stdout
     part.write_bytes(b"x" * 4096)
     after = Path(f"{part}-after")  # in the order of names
@@ -790,7 +790,9 @@ def test_what_a_killed_command_had_brought_in_stays_for_an_hour_and_goes_with_al
     (said,) = [one.what for one in fsck(store)]
     assert "kept for an hour" in said
     done = lamina("prune", root=tmp_path / "s")
-    assert b"what 1 ended commands had brought in" in done.stderr
+    assert (
+        b"kept for an hour, so that the next pull can resume: the objects of interrupted commands (1)" in done.stderr
+    )
     assert len(list(store.blobs)) == 4
     assert len(list(store.roots)) == 1
     done = lamina("prune", "--all", "--force", root=tmp_path / "s")

@@ -278,7 +278,10 @@ def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:
         if not root.alive:
             what = f"root {root.name} ({root.purpose}) of a process that is gone"
             if root.name in counting:
-                yield Finding("leftover", f"{what}: what it lists is kept for an hour, for the next pull")
+                yield Finding(
+                    "leftover",
+                    f"{what}: the objects that it lists are kept for an hour, so that the next pull can resume",
+                )
             else:
                 yield Finding("leftover", what, repair)
     if repair:
@@ -288,4 +291,6 @@ def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:
         if left.due:
             yield Finding("leftover", f"{what}, of interrupted work: `lamina prune` removes it", repair)
         else:
-            yield Finding("leftover", f"{what}, of interrupted work: kept for an hour, to be taken up again")
+            yield Finding(
+                "leftover", f"{what}, of an interrupted command: kept for an hour, so that the next pull can resume"
+            )

@@ -139,8 +139,9 @@ def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: floa
 def _stay(store: Store, size: int, grace: float) -> tuple[str, ...]:
     """What is said of interrupted work that can still be taken up."""
     ended = sum(not root.alive for root in store.roots.counting(grace=grace))
-    what = [f"{size} bytes of parts"] * bool(size) + [f"what {ended} ended commands had brought in"] * bool(ended)
-    return (f"kept for an hour, for the next pull: {' and '.join(what)}",) if what else ()
+    what = [f"{size} bytes of interrupted downloads"] * bool(size)
+    what += [f"the objects of interrupted commands ({ended})"] * bool(ended)
+    return (f"kept for an hour, so that the next pull can resume: {' and '.join(what)}",) if what else ()
 
 
 def _rename(store: Store, change: Callable[[Entries], Entries], *, grace: float = GRACE) -> None:
