@@ -584,24 +584,7 @@ class Image:
         there is no new layer. Raises PathNotFound, NotFound, UsageError, BlobNotFound, SystemFailure."""
         from lamina.edit.append import append, files_of
 
-        changes = _given(
-            author=author,
-            architecture=architecture,
-            variant=variant,
-            os=os,
-            os_version=os_version,
-            user=user,
-            exposed_ports=exposed_ports,
-            env=env,
-            entrypoint=entrypoint,
-            cmd=cmd,
-            volumes=volumes,
-            working_dir=working_dir,
-            labels=labels,
-            stop_signal=stop_signal,
-            healthcheck=healthcheck,
-            on_build=on_build,
-        )
+        changes = _given(locals())
         sources = [(fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
         owner = None if keep_owner else (0, 0)
         items = files_of(sources, map(to_bytes, remove), self.stack, owner=owner)
@@ -646,25 +629,7 @@ class Image:
         leaves it. ``name``: what the store shall call it, or nothing. Raises UsageError, BlobNotFound."""
         from lamina.edit.configure import with_config
 
-        changes = _given(
-            created=created,
-            author=author,
-            architecture=architecture,
-            variant=variant,
-            os=os,
-            os_version=os_version,
-            user=user,
-            exposed_ports=exposed_ports,
-            env=env,
-            entrypoint=entrypoint,
-            cmd=cmd,
-            volumes=volumes,
-            working_dir=working_dir,
-            labels=labels,
-            stop_signal=stop_signal,
-            healthcheck=healthcheck,
-            on_build=on_build,
-        )
+        changes = _given(locals())
         step = "with_config " + " ".join(sorted(changes))
         return self._new(name, with_config(self.stack, self._store(), name, changes, created_by=step, epoch=epoch))
 
@@ -918,24 +883,7 @@ class RunResult:
         else is given changes the config; None removes a field, ... leaves it. Raises NotFound, UsageError,
         SystemFailure."""
         packing = self.image._packing(epoch)
-        changes = _given(
-            author=author,
-            architecture=architecture,
-            variant=variant,
-            os=os,
-            os_version=os_version,
-            user=user,
-            exposed_ports=exposed_ports,
-            env=env,
-            entrypoint=entrypoint,
-            cmd=cmd,
-            volumes=volumes,
-            working_dir=working_dir,
-            labels=labels,
-            stop_signal=stop_signal,
-            healthcheck=healthcheck,
-            on_build=on_build,
-        )
+        changes = _given(locals())
         made = self._finished.call("commit", name, comment, epoch, packing.compression, changes)
         return self.image._new(name, made)
 
@@ -959,9 +907,12 @@ def _layer_of(stack: Stack, number: int) -> Layer:
     return Image(stack).layers[number - stack.first]
 
 
-def _given(**fields: object) -> Changes:
-    """The fields of a config that were given a value."""
-    return {key: value for key, value in fields.items() if value is not ...}  # type: ignore[return-value]
+def _given(arguments: Mapping[str, object]) -> Changes:
+    """Those arguments of a call that are fields of a config and were given a value."""
+    from lamina.spec.image_config import Changes
+
+    given = {field: arguments.get(field, ...) for field in Changes.__annotations__}
+    return {field: value for field, value in given.items() if value is not ...}  # type: ignore[return-value]
 
 
 def _archive(kind: str, path: str) -> Writer:
