@@ -48,6 +48,15 @@ class Docker:
         assert done.returncode == 0, done.stderr
         return done.stdout.decode().strip()
 
+    def export(self, image: str, target: Path) -> None:
+        """Write the files of a container of an image that is there to a tar; both are removed then."""
+        container = self.ok("create", image, "true")
+        try:
+            self.ok("export", "-o", str(target), container)
+        finally:
+            self.ok("rm", container)
+            self.ok("rmi", image)
+
     @property
     def version(self) -> tuple[int, ...]:
         """The daemon's version."""

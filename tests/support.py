@@ -33,7 +33,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig
-from lamina.spec.manifest import Manifest, build_manifest, parse
+from lamina.spec.manifest import Manifest, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -154,6 +154,16 @@ def write_layout(
         writer.put_manifest(manifest.descriptor, manifest.raw)
         writer.tag(name, manifest.descriptor)
     return manifest.descriptor
+
+
+def write_index(directory: Path, name: str, entries: Sequence[Descriptor]) -> LayoutReader:
+    """An index of images that an OCI layout has; a reader of the layout."""
+    index = build_index(entries)
+    writer = LayoutWriter(str(directory))
+    with writer.session("test"):
+        writer.put_manifest(index.descriptor, index.raw)
+        writer.tag(name, index.descriptor)
+    return LayoutReader(str(directory))
 
 
 def lamina(

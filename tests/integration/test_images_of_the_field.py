@@ -25,13 +25,13 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import dump
-from lamina.spec.manifest import Manifest, build_index, parse
+from lamina.spec.manifest import Manifest, parse
 from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.transfer.validate import validate
-from support import lamina, make_tar, write_layout
+from support import lamina, make_tar, write_index, write_layout
 from unruly import Unruly
 
 TAR = make_tar([("a", b"1" * 4000), ("b", b"2" * 70_000)])
@@ -166,12 +166,7 @@ def several(directory: Path, platforms: Sequence[str], stated: Sequence[bool]) -
         config = {"architecture": platform.architecture, "os": platform.os, "variant": platform.variant}
         made = write_layout(directory, f"n{number}", [[("who", name.encode())]], config=config)
         entries.append(Descriptor(made.media_type, made.digest, made.size, platform=platform if is_stated else None))
-    index = build_index(entries)
-    writer = LayoutWriter(str(directory))
-    with writer.session("test"):
-        writer.put_manifest(index.descriptor, index.raw)
-        writer.tag("many", index.descriptor)
-    return LayoutReader(str(directory))
+    return write_index(directory, "many", entries)
 
 
 @pytest.mark.parametrize("stated", [(False, False, False), (True, False, False), (False, True, True)])

@@ -18,11 +18,10 @@ from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import build_index
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import lamina, real_registry, write_layout
+from support import lamina, real_registry, write_index, write_layout
 from unruly import Answer, Rule, Seen, Unruly
 
 REFUSALS = [400, 403, 404, 405, 501]
@@ -231,20 +230,13 @@ def test_page_served_as_a_web_page_is_a_blob_by_its_size(layout: Path, tmp_path:
 
 def platforms(directory: Path, *names: str) -> LayoutReader:
     """An index "many" with an image for each."""
-    from lamina.archive.layout import LayoutWriter
-
     entries = []
     for name in names:
         platform = Platform.parse(name)
         config = {"architecture": platform.architecture}
         made = write_layout(directory, platform.architecture, [[("who", name.encode())]], config=config)
         entries.append(Descriptor(made.media_type, made.digest, made.size, platform=platform))
-    index = build_index(entries)
-    writer = LayoutWriter(str(directory))
-    with writer.session("test"):
-        writer.put_manifest(index.descriptor, index.raw)
-        writer.tag("many", index.descriptor)
-    return LayoutReader(str(directory))
+    return write_index(directory, "many", entries)
 
 
 def test_registry_gets_one_platform_as_an_image_of_its_own(tmp_path: Path) -> None:

@@ -255,12 +255,7 @@ def test_docker_exports_the_same(docker: Docker, image: str, tmp_path: Path) -> 
     layout = LayoutReader(str(tmp_path / "l"))
     with RegistryServer(layout) as server:
         docker.ok("pull", f"{server.name}/x")
-        container = docker.ok("create", f"{server.name}/x", "true")
-        try:
-            docker.ok("export", "-o", str(tmp_path / "theirs.tar"), container)
-        finally:
-            docker.ok("rm", container)
-            docker.ok("rmi", f"{server.name}/x")
+        docker.export(f"{server.name}/x", tmp_path / "theirs.tar")
     copy(layout, Store.open(str(tmp_path / "s")), [("x", "x")])
     done = lamina("export", "x", "-o", str(tmp_path / "ours.tar"), root=tmp_path / "s")
     assert done.returncode == 0, done.stderr

@@ -225,10 +225,5 @@ def test_docker(docker: Docker, rule: str, tmp_path: Path) -> None:
         if done.returncode != 0:
             assert wanted == FAILS, done.stderr
             return
-        container = docker.ok("create", f"{server.name}/x", "true")
-        try:
-            docker.ok("export", "-o", str(tmp_path / "theirs.tar"), container)
-        finally:
-            docker.ok("rm", container)
-            docker.ok("rmi", f"{server.name}/x")
+        docker.export(f"{server.name}/x", tmp_path / "theirs.tar")
     assert exported(tmp_path / "theirs.tar") == wanted
