@@ -1,4 +1,4 @@
-"""Images as fsspec finds them, by options and by URLs (floor 8, below the facade): ``lamina://debian:12//etc``."""
+"""Images as fsspec finds them, by options and by URLs: ``lamina://debian:12//etc``."""
 
 from __future__ import annotations
 

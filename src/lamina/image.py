@@ -26,7 +26,17 @@ from lamina.errors import (
 )
 from lamina.events import ignore
 from lamina.light import TYPE_CHECKING, replace
-from lamina.places import adapted, load_settings, of_store, open_named, open_store, reader_for, settings_of, to_bytes
+from lamina.places import (
+    adapted,
+    load_settings,
+    of_store,
+    open_named,
+    open_store,
+    reader_for,
+    settings_of,
+    to_bytes,
+    writer_for,
+)
 from lamina.source import LayerHandle, Stack
 from lamina.spec.digest import Digest
 
@@ -916,16 +926,7 @@ def _given(arguments: Mapping[str, object]) -> Changes:
 
 
 def _archive(kind: str, path: str) -> Writer:
-    if kind == "docker-archive":
-        from lamina.archive.docker import DockerArchiveWriter
-
-        return DockerArchiveWriter(path)
-    if kind == "oci-archive":
-        from lamina.archive.oci import OciArchiveWriter
-
-        return OciArchiveWriter(path)
-    if kind == "oci-dir":
-        from lamina.archive.layout import LayoutWriter
-
-        return LayoutWriter(path)
-    raise UsageError(f"no kind of archive {kind!r:.60}", hint="docker-archive, oci-archive or oci-dir")
+    transport = {"docker-archive": "docker-archive", "oci-archive": "oci-archive", "oci-dir": "oci"}.get(kind)
+    if transport is None:
+        raise UsageError(f"no kind of archive {kind!r:.60}", hint="docker-archive, oci-archive or oci-dir")
+    return writer_for(transport, path)

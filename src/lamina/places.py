@@ -1,4 +1,4 @@
-"""Images by name, wherever they are: in the store, a registry, a layout or an archive (floor 8, below the facade)."""
+"""Images by name, wherever they are: in the store, a registry, a layout or an archive."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 
-from lamina.errors import NoStore, NotFound, ReferenceNotFound
+from lamina.errors import NoStore, NotFound, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, replace
-from lamina.source import Reader, Stack
+from lamina.source import Reader, Stack, Writer
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
@@ -78,6 +78,27 @@ def reader_for(name: ImageName, network: Network) -> Reader:
     from lamina.archive.docker import DockerArchiveReader
 
     return DockerArchiveReader(name.location)
+
+
+def writer_for(transport: str, location: str) -> Writer:
+    """The layout, directory or archive to write to. Raises UsageError (another transport), SystemFailure."""
+    if transport == "oci":
+        from lamina.archive.layout import LayoutWriter
+
+        return LayoutWriter(location)
+    if transport == "dir":
+        from lamina.archive.directory import DirectoryWriter
+
+        return DirectoryWriter(location)
+    if transport == "oci-archive":
+        from lamina.archive.oci import OciArchiveWriter
+
+        return OciArchiveWriter(location)
+    if transport == "docker-archive":
+        from lamina.archive.docker import DockerArchiveWriter
+
+        return DockerArchiveWriter(location)
+    raise UsageError(f"{transport!r:.60} is not written to a file or directory", hint="use oci, dir or an archive")
 
 
 def open_named(name: str, settings: Settings, network: Network | None = None) -> Stack:

@@ -34,22 +34,10 @@ def target_of(session: Session, name: ImageName, network: Network) -> tuple[Writ
         except NotFound:  # then nothing is remembered of uploads
             store = None
         return network.repository(name.name, store=store), str(network.full(name.name))
-    if name.transport == "oci":
-        from lamina.archive.layout import LayoutWriter
+    if name.transport:
+        from lamina.places import writer_for
 
-        return LayoutWriter(name.location), name.name
-    if name.transport == "dir":
-        from lamina.archive.directory import DirectoryWriter
-
-        return DirectoryWriter(name.location), ""
-    if name.transport == "oci-archive":
-        from lamina.archive.oci import OciArchiveWriter
-
-        return OciArchiveWriter(name.location), name.name
-    if name.transport == "docker-archive":
-        from lamina.archive.docker import DockerArchiveWriter
-
-        return DockerArchiveWriter(name.location), name.name
+        return writer_for(name.transport, name.location), name.name
     return session.writable_store, name.name
 
 
