@@ -128,17 +128,19 @@ def everywhere() -> Iterator[tuple[str, str, list[Mount]]]:
 
 
 class Seen:
-    """What is mounted, each namespace read once, when it is first asked for."""
+    """What was seen mounted. Only that is remembered: what was not there is looked for anew each time, because it may
+    have been mounted since."""
 
     def __init__(self) -> None:
-        self._here: set[str] | None = None
-        self._elsewhere: dict[str, set[str]] | None = None
+        self._here: set[str] = set()
+        self._elsewhere: set[tuple[str, str]] = set()
 
     def here(self, path: str) -> bool:
         """As ``is_mount``."""
-        if self._here is None:
+        real = os.path.realpath(path)
+        if real not in self._here:
             self._here = {one.target for one in mounts()}
-        return os.path.realpath(path) in self._here
+        return real in self._here
 
     def stands(self, target: str, word: str) -> bool:
         """Whether something is mounted at ``target``, a path without links, in this namespace or in that called
@@ -147,8 +149,8 @@ class Seen:
             return True
         if word in ("", namespace()):
             return False
-        if self._elsewhere is None:
-            self._elsewhere = {name: {one.target for one in found} for name, _, found in everywhere()}
-        if word in self._elsewhere:
-            return target in self._elsewhere[word]
-        return not sees_all()
+        if (word, target) in self._elsewhere:
+            return True
+        found = {name: {one.target for one in there} for name, _, there in everywhere()}
+        self._elsewhere = {(name, one) for name, there in found.items() for one in there}
+        return target in found[word] if word in found else not sees_all()

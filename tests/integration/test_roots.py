@@ -84,6 +84,18 @@ def test_a_root_of_a_mount_lives_as_long_as_that_and_this_boot(store: Store) -> 
     assert not written(store, head(mount=f"/proc/{os.getpid()}/root/proc", namespace=space)).alive
 
 
+def test_what_is_mounted_while_the_roots_are_read_is_alive(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first root makes the mounts be read; the second one's mount is made and let go of after that."""
+    there = [mountinfo.Mount("0:1", "/", "/one", "tmpfs", "none", "rw")]
+    monkeypatch.setattr(mountinfo, "mounts", lambda process="self": list(there))
+    for name, mount in (("1-a", "/one"), ("2-b", "/two")):
+        Path(store.paths.roots, name).write_bytes(head(mount=mount, namespace=mountinfo.namespace()) + b"\n")
+    reading = iter(store.roots)
+    assert next(reading).alive
+    there.append(mountinfo.Mount("0:2", "/", "/two", "tmpfs", "none", "rw"))
+    assert next(reading).alive
+
+
 def test_a_root_counts_while_it_is_held_or_for_the_grace_time(store: Store) -> None:
     name = store.roots.create("work")
     store.roots.extend(name, [ONE])

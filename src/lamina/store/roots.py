@@ -208,7 +208,8 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
             digests.add(Digest.parse(line))
         except UsageError:
             continue  # the last line of a process that died while it wrote
-    # a process of an older lamina holds nothing: its number is all there is to ask
+    # whether it is held was asked before: who lets go of it has mounted by then, and that is looked for only now.
+    # A process of an older lamina holds nothing: its number is all there is to ask
     alive = held or (not locks and pid > 0 and boot == boot_id() and started(pid) == began is not None)
     mount = os.path.join(top, mount) if mount else ""
     if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
