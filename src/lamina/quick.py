@@ -90,14 +90,14 @@ def _unset() -> bool:
 
 def _tags(address: str, port: str, repository: str) -> bytes | None:
     found = _ask(address, port, "GET", f"/v2/{repository}/tags/list")
-    if found is None or "link" in found[0]:
+    if found is None or "link" in found[0] or found[1].count(b"[") + found[1].count(b"{") > 2:
         return None
     import json
 
     try:
         tags = json.loads(found[1])["tags"]
         lines = [tag for tag in tags if isinstance(tag, str) and tag and set(tag) <= _TAG]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
     return "".join(f"{tag}\n" for tag in lines).encode() if len(lines) == len(tags) else None
 

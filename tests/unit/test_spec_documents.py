@@ -24,7 +24,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig, chain_ids
-from lamina.spec.json import MAX_DEPTH, load
+from lamina.spec.json import MAX_DEPTH, load, nests_deeper, read_own
 from lamina.spec.manifest import Index, Manifest, build_index, build_manifest, parse, select
 from lamina.spec.name import parse_name
 from lamina.spec.platform import Platform
@@ -165,6 +165,73 @@ def test_documents_are_nested_32_levels_deep_at_most(inner: Any) -> None:
     assert load(json.dumps(value).encode(), "it") == value
     with pytest.raises(InvalidDocument, match="nested deeper than 32 levels"):
         load(json.dumps({"one": 1, "more": value}).encode(), "it")
+
+
+def depth(value: Any) -> int:
+    """Levels of lists and objects, as a person counts them."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+TRICKY = st.text(alphabet='[]{}"\\a,:', max_size=8)
+JSON = st.recursive(
+    st.integers() | TRICKY,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TRICKY, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(JSON, st.integers(0, 6))
+def test_the_depth_of_a_document_is_known_before_it_is_decoded(value: Any, limit: int) -> None:
+    assert nests_deeper(json.dumps(value).encode(), limit) is (depth(value) > limit)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"[", b'{"a":', b'{"]":[', b'["]","\\\\",', b'["\\"]",', b'{"a":[[],"}"],"b":', b'["[]",{"]":"["},'],
+)
+@pytest.mark.parametrize("closed", [False, True])
+def test_deep_documents_are_refused_before_the_decoder_recurses(
+    start: bytes, closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = start * 5000 + b"1"
+    if closed:
+        ends = [{"{": "}", "[": "]"}[mark] for mark in _left_open(start.decode())]
+        raw += "".join(reversed(ends)).encode() * 5000
+
+    def decoded(*_: object) -> None:
+        raise AssertionError("the decoder was given a deep document")
+
+    monkeypatch.setattr(spec_json, "_decoded", decoded)
+    with pytest.raises(InvalidDocument, match="nested deeper than 32 levels"):
+        load(raw, "it")
+    with pytest.raises(ValueError, match="nested deeper than 100 levels"):
+        read_own(raw)
+
+
+def _left_open(text: str) -> list[str]:
+    """The brackets of a piece of JSON that it does not close itself."""
+    found: list[str] = []
+    in_string = escaped = False
+    for letter in text:
+        if escaped or not in_string:
+            escaped = False
+            if not in_string and letter in "[{":
+                found.append(letter)
+            elif not in_string and letter in "]}":
+                found.pop()
+            elif not in_string and letter == '"':
+                in_string = True
+        elif letter == '"':
+            in_string = False
+        else:
+            escaped = letter == "\\"
+    return found
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_what_other_programs_wrote_is_read_in_any_encoding(encoding: str) -> None:
+    assert read_own('{"auths": {"\u00e9": {}}}'.encode(encoding)) == {"auths": {"\u00e9": {}}}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from lamina.cli.make import config_changes
 from lamina.cli.options import TEXT
 from lamina.errors import UsageError
 from lamina.spec.image_config import Changes, ImageConfig
+from lamina.spec.json import read_own
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?")
 _PORT = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:/(?:tcp|udp|sctp))?")
@@ -207,7 +207,7 @@ def _array(text: str) -> list[str] | None:
     if not text.startswith("["):
         return None
     try:
-        value = json.loads(text)
+        value = read_own(text)
     except ValueError:
         return None
     return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None

@@ -6,11 +6,12 @@ evaluated. The limits stand in ``packages``.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from lamina.spec.json import read_own
 
 _MAX_WORD = 512
 _GONE = ("not-installed", "config-files")
@@ -130,7 +131,7 @@ def _paragraphs(data: bytes) -> Iterator[Mapping[str, str]]:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = read_own(data)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -19,6 +19,7 @@ from typing import Any
 
 from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, SystemFailure, UsageError
 from lamina.files import remove, replace_file, reported
+from lamina.spec.json import read_own
 
 DOCKER_HUB = "https://index.docker.io/v1/"
 """The key under which docker keeps what is for docker.io."""
@@ -254,9 +255,9 @@ def _from_helper(helper: str, host: str, environ: Mapping[str, str] | None) -> C
         if raw is None:
             continue
         try:
-            value = json.loads(raw)
+            value = read_own(raw)
             name, secret = value["Username"], value["Secret"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise UsageError(f"docker-credential-{helper} gave no credential for {host}", hint="mend it") from None
         if not isinstance(name, str) or not isinstance(secret, str):
             raise UsageError(f"docker-credential-{helper} gave no credential for {host}", hint="mend it")
@@ -359,8 +360,8 @@ def _read(file: str, *, must: bool = False) -> dict[str, Any]:
     if not raw.strip():
         return {}
     try:
-        value = json.loads(raw[: _MAX_FILE + 1])
-    except (ValueError, RecursionError):
+        value = read_own(raw[: _MAX_FILE + 1])
+    except ValueError:
         value = None
     if not isinstance(value, dict) or len(raw) > _MAX_FILE:
         raise UsageError(f"{file} is no JSON object of credentials", hint="mend it, or name another with --authfile")

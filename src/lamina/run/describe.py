@@ -75,7 +75,7 @@ def _spec(store: Store, container: Container) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             found = read_own(file.read(_MOST).decode())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

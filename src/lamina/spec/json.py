@@ -22,6 +22,8 @@ MAX_DOCUMENT = 4 * 1024 * 1024
 """Bytes. Registries must accept manifests up to this size (distribution-spec, "Pushing Manifests")."""
 
 MAX_DEPTH = 32
+_OWN_DEPTH = 100
+"""Levels of what ``read_own`` takes: far from what the decoder's recursion can reach."""
 _INT_LIMIT = 2**63
 _SURROGATE_ESCAPE = pattern(rb"\\u[dD][89a-fA-F]")
 
@@ -47,6 +49,8 @@ def load(data: bytes, what: str, *, known: frozenset[str] = frozenset(), limit: 
         text = str(data, "utf-8")
     except UnicodeDecodeError as error:
         _refuse(what, f"byte {error.start} is not UTF-8", error)
+    if nests_deeper(data, MAX_DEPTH):
+        _refuse(what, f"it is nested deeper than {MAX_DEPTH} levels")
     try:
         value = _decoded(text, _Strict)
     except ValueError as error:
@@ -57,11 +61,8 @@ def load(data: bytes, what: str, *, known: frozenset[str] = frozenset(), limit: 
         _refuse(what, f"{error.msg}, line {error.lineno} column {error.colno}", error)
     except _Refused as error:
         _refuse(what, str(error), error)
-    except (RecursionError, MemoryError) as error:
-        _refuse(what, f"it is nested deeper than {MAX_DEPTH} levels", error)
     if type(value) is not dict:
         _refuse(what, f"expected an object, found {kind_of(value)}")
-    _check_depth(value, what)
     if (b"\\ud" in data or b"\\uD" in data) and _SURROGATE_ESCAPE.search(data):
         try:
             dump(value)
@@ -85,9 +86,46 @@ def dump(value: Mapping[str, Any]) -> bytes:
         ) from error
 
 
-def read_own(text: str) -> Any:
-    """A value that lamina, or another program of this machine, wrote down. Raises ValueError."""
+def read_own(text: str | bytes) -> Any:
+    """A value that lamina, or another program, wrote down: read as ``json.loads`` reads it, bytes in any of Unicode's
+    encodings. Raises ValueError, also for deep nesting."""
+    if isinstance(text, bytes):
+        from json import detect_encoding
+
+        text = text.decode(detect_encoding(text))
+    if nests_deeper(text.encode("utf-8", "surrogatepass"), _OWN_DEPTH):
+        raise ValueError(f"it is nested deeper than {_OWN_DEPTH} levels")
     return _decoded(text, _Plain)
+
+
+def nests_deeper(data: bytes, limit: int) -> bool:
+    """Whether lists and objects nest deeper than ``limit`` levels (pure). Decide it before the decoder runs: the
+    decoder recurses, so that deep input fails or not by the caller's own depth, and a finalizer that happens to run
+    down there fails in its place.
+
+    Exact for JSON, and for what is JSON up to the byte where the decoder stops.
+    """
+    if data.count(b"[") + data.count(b"{") <= limit:
+        return False
+    if b"\\" in data:  # only inside strings; each one takes the next byte with it
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # two quotes side by side hold nothing, or join two strings: what is between other quotes stays there
+    marks = data.translate(_BRACKETS, _NO_MARKS).replace(b'""', b"")
+    if b'"' in marks:
+        marks = b"".join(marks.split(b'"')[::2])
+    left = marks
+    for _ in range(limit):  # each round takes the innermost level away
+        left = left.replace(b"[]", b"")
+        if not left:
+            return False
+    depth = 0  # too deep, or not JSON
+    for mark in marks:
+        depth += 1 if mark == _OPEN else -1
+        if depth > limit:
+            return True
+        if depth < 0:
+            break
+    return False
 
 
 def write_own(value: object) -> str:
@@ -214,6 +252,9 @@ def _decoded(text: str, hooks: type[_Strict] | type[_Plain]) -> Any:
 
 
 _BLANKS = " \t\n\r"
+_OPEN = ord("[")
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 @cache
@@ -221,18 +262,3 @@ def _encoder() -> json.JSONEncoder:
     from json import JSONEncoder
 
     return JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _check_depth(value: dict[str, Any], what: str) -> None:
-    """Level by level: no recursion, and wide documents cost one pass."""
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for container in level
-            for child in (container.values() if type(container) is dict else container)
-            if type(child) is dict or type(child) is list
-        ]
-        if not level:
-            return
-    _refuse(what, f"it is nested deeper than {MAX_DEPTH} levels")

@@ -497,7 +497,7 @@ def _parsed(path: str, identity: str) -> Container:
         return container
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, UsageError):
+    except (OSError, ValueError, TypeError, AttributeError, UsageError):
         raise _Unreadable from None
 
 

@@ -194,7 +194,7 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
         pid, began, boot = int(head["pid"]), head["started"], head["boot"]
         purpose, mount, space = str(head["purpose"]), str(head.get("mount", "")), str(head.get("namespace", ""))
         locks = fcntl is not None and head.get("held") is True
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         pid, began, boot, purpose, mount, space, locks = 0, None, None, "unreadable", "", "", False
     digests, view, stands = set(), "", ""
     for line in lines[1:]:
