@@ -49,7 +49,7 @@ _VARIABLES = {
     "login_hosts": ("LAMINA_LOGIN_HOSTS",),
     "view": ("LAMINA_VIEW",),
 }
-_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
 _MEANING = {
     "root": "the store's directory",
     "platform": "which platform of an image is taken; empty for this machine's",

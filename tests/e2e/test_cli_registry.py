@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from lamina import quick
 from lamina.archive.layout import LayoutReader
-from lamina.cli.app import VERBS
+from lamina.cli.app import VERBS, load
+from lamina.cli.session import Session
 from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
@@ -107,6 +109,50 @@ def test_all_tags_quiet_and_json(host: str, tmp_path: Path) -> None:
     assert lamina("pull", "-a", f"{host}/app:1", root=root).returncode == 2
     ok("push", f"{host}/app:1", f"{host}/copy:1", "--digestfile", str(tmp_path / "d"), root=root)
     assert (tmp_path / "d").read_text() == digests[0]
+
+
+def test_tags_as_json_are_what_skopeo_prints(host: str, tmp_path: Path) -> None:
+    expected = {"Repository": f"{host}/app", "Tags": ["1", "2"]}
+    for words in (("tags", "--format", "json"), ("list-tags",), ("list-tags", "--format", "json")):
+        assert json.loads(ok(*words, f"docker://{host}/app", root=tmp_path)) == expected
+    assert ok("list-tags", f"docker://{host}/app", "--format", "{{.Tag}}", root=tmp_path) == "1\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "image", "given"),
+    [
+        ("digest", ["--tls-verify", "app"], "app", "true"),
+        ("digest", ["app", "--tls-verify"], "app", "true"),
+        ("digest", ["--tls-verify=true", "app"], "app", "true"),
+        ("digest", ["--tls-verify=false", "app"], "app", "false"),
+        ("digest", ["--tls-verify=False", "app"], "app", "False"),
+        ("digest", ["--tls-verify=0", "app"], "app", "0"),
+        ("digest", ["--tls-verify", "false"], "false", "true"),
+        ("digest", ["--authfile", "--tls-verify", "app"], "app", None),
+        ("plan pull", ["--tls-verify", "app"], "app", "true"),
+        ("pull", ["--tls-verify", "--", "--tls-verify"], ("--tls-verify",), "true"),
+        ("import", ["--tls-verify", "file"], "file", "true"),
+    ],
+)
+def test_tls_verify_takes_no_value_from_the_next_word(
+    verb: str, words: list[str], image: str | tuple[str, ...], given: str | None
+) -> None:
+    name, *rest = verb.split()
+    found = load(name)
+    if isinstance(found, click.Group):
+        found = found.commands[rest[0]]
+    session = Session({})
+    context = found.make_context(verb, list(words), obj=session)
+    assert session.flags.get("tls_verify") == given
+    assert image in context.params.values()
+
+
+def test_each_side_of_a_copy_has_its_own_tls_verify() -> None:
+    session = Session({})
+    words = ["--src-tls-verify", "docker://a/a", "--dest-tls-verify=false", "docker://b/b"]
+    context = load("copy").make_context("copy", words, obj=session)
+    assert session.access == {"src": {"tls_verify": "true"}, "dest": {"tls_verify": "false"}}
+    assert (context.params["source"], context.params["target"]) == ("docker://a/a", "docker://b/b")
 
 
 def test_sync_from_yaml(host: str, tmp_path: Path) -> None:

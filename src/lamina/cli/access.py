@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from lamina.cli.options import Decorator
+from lamina.cli.options import Decorator, Switch
 from lamina.cli.session import Session
 from lamina.errors import UsageError
 
 SIDES = {"src": "SOURCE", "dest": "TARGET"}
 _OPTIONS = (
-    # flag, metavar (None for a switch), help; those that ``options.registry_options`` has for a whole call first
-    ("tls-verify", "true|false", "As --tls-verify"),
+    # flag, metavar (None for a flag, "" for true or false), help; first those of ``options.registry_options``
+    ("tls-verify", "", "As --tls-verify"),
     ("cert-dir", "DIR", "As --cert-dir"),
     ("authfile", "FILE", "As --authfile"),
     ("creds", "USER[:PASSWORD]", "As --creds"),
@@ -38,7 +38,9 @@ def _keep(side: str, key: str) -> Callable[[click.Context, click.Parameter, Any]
 def _option(side: str, flag: str, metavar: str | None, text: str) -> Decorator:
     name = f"--{side}-{flag}" if side else f"--{flag}"
     only = f", for {SIDES[side]} only." if side else "."
-    kind: dict[str, Any] = {"is_flag": True} if metavar is None else {"metavar": metavar}
+    kind: dict[str, Any] = {"cls": Switch} if not metavar else {"metavar": metavar}
+    if metavar is None:
+        kind = {"is_flag": True}
     keep = _keep(side, flag.replace("-", "_"))
     return click.option(name, expose_value=False, callback=keep, help=text + only, **kind)
 

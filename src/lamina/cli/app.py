@@ -83,14 +83,16 @@ VERBS: dict[str, tuple[str, str, str]] = {
 
 
 class Command(click.Command):
-    """A verb. Flags may be given as docker's programs take them: ``--no-trunc=true``, ``--human=false``."""
+    """A verb. Flags may be given as docker's programs take them: ``--no-trunc=true``, ``--human=false``,
+    ``--tls-verify``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if any(word.lower().endswith(_BOOLEANS) for word in args):
-            args = list(self._without_booleans(ctx, args))
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, list(self._spelt_out(ctx, args)))
 
-    def _without_booleans(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
+    def _spelt_out(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
+        """The words as click takes them: a flag has no value, and a ``Switch`` has one."""
+        from lamina.cli.options import Switch
+
         known = {name: option for option in self.get_params(ctx) for name in option.opts}
         rest = iter(args)
         for word in rest:
@@ -99,7 +101,9 @@ class Command(click.Command):
             if word == "--" or (not ctx.allow_interspersed_args and not word.startswith("-")):
                 yield word
                 break
-            if not equals or value.lower() not in ("true", "false") or not getattr(option, "is_flag", False):
+            if isinstance(option, Switch):
+                yield word if equals else f"{word}=true"
+            elif not equals or value.lower() not in ("true", "false") or not getattr(option, "is_flag", False):
                 yield word
                 if isinstance(option, click.Option) and not (option.is_flag or option.count or equals):
                     yield from islice(rest, option.nargs)
@@ -108,9 +112,6 @@ class Command(click.Command):
             elif option is not None and option.secondary_opts:
                 yield option.secondary_opts[0]
         yield from rest
-
-
-_BOOLEANS = ("=true", "=false")
 
 
 class LazyGroup(click.Group):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli.access import identity_options, retry_options, sided_options
-from lamina.cli.app import command
+from lamina.cli.app import Command, command
 from lamina.cli.move import COPY_FORMAT, MANIFEST_FORMATS, converted
 from lamina.cli.options import platform_option, quiet_option, referrers_option, registry_options
 from lamina.cli.output import emit, emit_json, write
@@ -52,7 +52,7 @@ def _index_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@index.command("create")
+@index.command("create", cls=Command)
 @click.argument("target")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_index_options
@@ -68,7 +68,7 @@ def create(session: Session, target: str, images: tuple[str, ...], annotations: 
     _make(session, target, images, annotations, quiet, add=False)
 
 
-@index.command("add")
+@index.command("add", cls=Command)
 @click.argument("target")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_index_options

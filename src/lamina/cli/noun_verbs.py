@@ -1,12 +1,14 @@
-"""Verbs that only stand behind a noun, as docker and podman have them: `container prune`, `image exists`."""
+"""Verbs that lamina has for the hands of others only: docker's `container prune`, podman's `image exists`, skopeo's
+`list-tags`."""
 
 from __future__ import annotations
 
 import click
 
 from lamina.cli import say
+from lamina.cli.access import identity_options, retry_options
 from lamina.cli.app import command
-from lamina.cli.options import image_argument, platform_option
+from lamina.cli.options import format_option, image_argument, platform_option, registry_options
 from lamina.cli.output import ask, tell_deleted, write
 from lamina.cli.session import Session
 from lamina.errors import LaminaError, NotFound
@@ -83,6 +85,25 @@ def container_exists(session: Session, name: str) -> int:
     except NotFound:
         pass
     return 1
+
+
+@command(
+    "list-tags",
+    "lamina list-tags docker://localhost:5000/app | jq -r '.Tags[]'",
+    short_help="List the tags of a repository as JSON.",
+)
+@click.argument("repository", metavar="REPOSITORY")
+@registry_options
+@identity_options
+@retry_options
+@format_option
+@click.pass_obj
+def list_tags(session: Session, repository: str, format: str | None) -> None:
+    """List the tags of a repository in its registry as skopeo does: one JSON object with Repository and Tags.
+    (`lamina tags` prints a line each.)"""
+    from lamina.cli.registry import print_tags
+
+    print_tags(session, repository, format or "json")
 
 
 def _remove_ended(store: Store) -> list[LaminaError]:

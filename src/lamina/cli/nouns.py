@@ -96,7 +96,7 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
         },
     ),
 }
-OTHERS: Verbs = {"catalog": "search", "list-tags": "tags", "mutate": "config", "unmount": "umount"}
+OTHERS: Verbs = {"catalog": "search", "list-tags": ":list_tags", "mutate": "config", "unmount": "umount"}
 """Verbs of podman, skopeo and crane that have another name here."""
 INSTEAD: Verbs = {"auth": "`lamina login` and `lamina logout`", "context": "`--root DIR`, which chooses a store"}
 """Verbs of theirs whose words mean something else here, and what to type."""

@@ -123,12 +123,20 @@ def _credentials(ctx: click.Context, parameter: click.Parameter, value: str | No
     ctx.ensure_object(Session).credentials = value
 
 
+class Switch(click.Option):
+    """An option that is true where it stands alone, as skopeo's and podman's programs read theirs: a value is behind
+    ``=``, and never the next word."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, metavar="[=true|false]", **settings)
+
+
 _TLS = click.option(
     "--tls-verify",
-    metavar="true|false",
+    cls=Switch,
     expose_value=False,
     callback=_setting("tls_verify"),
-    help="false: accept any certificate, and plain http (default: true, and http for loopback).",
+    help="With =false: accept any certificate, and plain http (default: true, and http for loopback).",
 )
 _AUTHFILE = click.option(
     "--authfile", metavar="FILE", expose_value=False, callback=_setting("authfile"), help="File with credentials."

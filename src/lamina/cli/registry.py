@@ -61,11 +61,16 @@ def _repository(session: Session, text: str) -> tuple[Repository, str]:
 @format_option
 @click.pass_obj
 def tags(session: Session, repository: str, format: str | None) -> None:
-    """List the tags of a repository in its registry, a line each."""
+    """List the tags of a repository in its registry, a line each; with --format json as skopeo's `list-tags`."""
+    print_tags(session, repository, format)
+
+
+def print_tags(session: Session, repository: str, format: str | None) -> None:
+    """The tags of a repository: a line each, or skopeo's JSON, a table, a template."""
     remote, _ = _repository(session, repository)
     found = remote.tags()
     if format == "json":
-        emit_json(list(found))
+        emit_json({"Repository": remote.repository, "Tags": list(found)})
         return
     rows = [{"Tag": clean(tag), "Name": f"{remote.repository}:{clean(tag)}"} for tag in found]
     if format is None:

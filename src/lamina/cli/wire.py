@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli.access import retry_options
-from lamina.cli.app import command
+from lamina.cli.app import Command, command
 from lamina.cli.options import (
     format_option,
     image_argument,
@@ -201,7 +201,7 @@ def plan() -> None:
     """
 
 
-@plan.command("pull")
+@plan.command("pull", cls=Command)
 @click.argument("image", metavar="REF")
 @click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
 @platform_option
