@@ -7,12 +7,14 @@ import hashlib
 import io
 import json
 import random
+import re
 import socket
 import subprocess
 import sys
 import tarfile
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -32,6 +34,7 @@ from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
+from socks_proxy import SocksProxy
 from support import lamina, write_layout
 from unruly import Answer, Seen, Unruly
 
@@ -277,6 +280,69 @@ def test_password_of_a_proxy_has_any_letters(layout: Path, monkeypatch: pytest.M
         client.request("GET", "/v2/").release()
         secret = base64.b64encode(b"me:\xe2\x82\xac\xe2\x82\xac\xff").decode()
         assert proxy.seen[0].headers["proxy-authorization"] == f"Basic {secret}"
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+@pytest.mark.parametrize("login", [None, ("me", "p@ss:w\u00f6rd")])
+def test_socks_proxy_is_gone_through_and_resolves_names(
+    layout: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, variable: str, login: tuple[str, str] | None
+) -> None:
+    pytest.importorskip("socks")
+    with Unruly(layout) as server, SocksProxy({"registry.invalid": place_of(server)}, login) as proxy:
+        who = f"{quote(login[0])}:{quote(login[1])}@" if login else ""
+        monkeypatch.setenv(variable, f"{scheme}://{who}{proxy.place}")
+        client = Client("registry.invalid", Access(attempts=1), insecure=True)
+        client._base_url = "http://registry.invalid"
+        client.request("GET", "/v2/").release()
+        client.close()
+        assert [seen.path for seen in server.seen] == ["/v2/"]  # the path alone: SOCKS proxies read no HTTP
+        assert proxy.asked == ["registry.invalid"]
+        assert "proxy-authorization" not in server.seen[0].headers
+
+
+@pytest.mark.parametrize(
+    ("address", "login", "said"),
+    [
+        ("socks5://{place}", None, "the proxy fails: .*unreachable"),
+        ("socks5://me:SECRET@{place}", ("me", "other"), "the proxy fails: .*authentication"),
+        ("socks5://{place}", ("me", "other"), "the proxy fails: "),
+        ("socks5://127.0.0.1:1", None, "the proxy fails: Connection refused"),
+    ],
+)
+def test_failures_of_a_socks_proxy_are_told_as_its_own(
+    monkeypatch: pytest.MonkeyPatch, address: str, login: tuple[str, str] | None, said: str
+) -> None:
+    pytest.importorskip("socks")
+    with SocksProxy({}, login) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", address.format(place=proxy.place))
+        with pytest.raises(RemoteFailure, match=said) as raised:
+            Client("registry.invalid", Access(attempts=1)).request("GET", "/v2/")
+    assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message", "hint"),
+    [
+        ("socks5", "PySocks is not installed", r"pip install 'lamina\[socks\]'"),
+        ("SOCKS5H", "PySocks is not installed", r"pip install 'lamina\[socks\]'"),
+        ("socks4", "a proxy by socks4: is not known", "socks5://HOST:PORT"),
+        ("quic", "a proxy by quic: is not known", "socks5://HOST:PORT"),
+    ],
+)
+def test_proxy_that_cannot_be_used_is_refused_and_never_left_out(
+    layout: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, message: str, hint: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "socks", None)  # as where it is not installed
+    monkeypatch.setenv("ALL_PROXY", f"{scheme}://127.0.0.1:1")
+    with pytest.raises(Unsupported, match=message) as raised:
+        Client("registry.invalid", Access()).request("GET", "/v2/")
+    assert re.search(hint, raised.value.hint or "")
+
+
+def place_of(server: Unruly) -> tuple[str, int]:
+    host, _, port = server.name.partition(":")
+    return host, int(port)
 
 
 def test_credentials_of_one_host_are_not_for_another(layout: Path, tmp_path: Path) -> None:

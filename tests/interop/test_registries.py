@@ -14,6 +14,7 @@ import pytest
 import lamina as library
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
+from socks_proxy import SocksProxy
 from support import lamina, peer, podman_command, real_registry, require_root, require_tool, write_layout
 
 pytestmark = pytest.mark.peer
@@ -94,6 +95,19 @@ def test_copy_between_registries_stores_nothing(root: Path, host: str, tmp_path:
         ok("copy", f"docker://{host}/a/app:1", f"docker://{server.name}/b/app:2", root=tmp_path / "none")
         assert ok("digest", f"{server.name}/b/app:2", root=tmp_path / "none").strip() == digest(root)
     assert not (tmp_path / "none").exists()
+
+
+def test_push_and_pull_through_a_socks_proxy(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("socks")
+    with real_registry("registry", tmp_path / "registry") as name:
+        host, _, port = name.partition(":")
+        with SocksProxy({"registry.invalid": (host, int(port))}) as proxy:
+            env = {"ALL_PROXY": f"socks5://{proxy.place}", "NO_PROXY": ""}
+            there = f"registry.invalid:{port}/team/app:1"
+            assert ok("push", "--tls-verify=false", "app", there, root=root, **env).count("pushed") == 4
+            ok("pull", "--tls-verify=false", there, root=tmp_path / "other", **env)
+            assert digest(tmp_path / "other", there) == digest(root)
+            assert set(proxy.asked) == {"registry.invalid"}
 
 
 def test_skopeo(root: Path, host: str, tmp_path: Path) -> None:

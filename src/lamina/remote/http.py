@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure, Unsupported, UsageError
+from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure, Unsupported
 from lamina.events import Cancel
 from lamina.files import reported
+from lamina.remote import connection
+from lamina.remote.connection import Slot, host_end, slot
 from lamina.remote.proxy import proxy_for
 from lamina.version import __version__
 
@@ -86,42 +86,6 @@ class Broken(Exception):
         self.fatal = fatal
         self.tls = tls
         self.untrusted = untrusted
-
-
-class _Slot(threading.local):
-    """The connection that this thread's request is on."""
-
-    connection: HTTPConnection | None = None
-    socket: socket.socket | None = None
-    target: str = ""  # path and query as they are to be sent: urllib3 would quote them anew
-
-
-_slot = _Slot()
-
-
-class _Tracked:
-    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
-        _slot.connection = self  # type: ignore[assignment]
-        if _slot.target:  # a proxy is sent the whole address, all others the part behind the host
-            url = _slot.target if url.startswith("/") else url[: _host_end(url)] + _slot.target
-        super().request(method, url, *arguments, **options)  # type: ignore[misc]
-        _slot.socket = self.sock  # type: ignore[attr-defined]
-
-
-class _Plain(_Tracked, HTTPConnection):
-    pass
-
-
-class _Secure(_Tracked, HTTPSConnection):
-    pass
-
-
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _Secure
 
 
 class Answer:
@@ -238,8 +202,8 @@ class Transport:
         manager = self._manager(url)
         mine = _Exchange()
         with cancel.calling(mine.abort) if cancel is not None else nullcontext(), _broken(url):
-            _slot.connection, _slot.target = None, target_of(url)
-            mine.slot_of(_slot)
+            slot.connection, slot.target = None, target_of(url)
+            mine.slot_of(slot)
             try:
                 raw = manager.request(
                     method,
@@ -257,7 +221,7 @@ class Transport:
                     cancel.check()  # whatever broke, broke because it was to end
                 raise
             finally:
-                connected, _slot.connection, _slot.socket, _slot.target = _slot.socket, None, None, ""
+                connected, slot.connection, slot.socket, slot.target = slot.socket, None, None, ""
         answer = Answer(raw, connected, url, method)
         if cancel is not None and cancel.is_set:
             answer.close()
@@ -286,12 +250,7 @@ class Transport:
                 # the user said so; a line a connection on stderr is no use to him
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         proxy = proxy_for(scheme, host, urlsplit(f"//{netloc}").port)
-        if proxy is None:
-            manager = urllib3.PoolManager(**options)
-        else:
-            manager = _proxied(proxy, options)
-        manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
-        return manager
+        return connection.manager(proxy, options)
 
     def _context(self, netloc: str) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -313,46 +272,11 @@ class _Exchange:
     def __init__(self) -> None:
         self._slot: dict[str, Any] = {}
 
-    def slot_of(self, slot: _Slot) -> None:
+    def slot_of(self, slot: Slot) -> None:
         self._slot = slot.__dict__  # of the thread that asks: a thread-local's dict is one a thread
 
     def abort(self) -> None:
         _shut(getattr(self._slot.get("connection"), "sock", None))
-
-
-def _proxied(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
-    try:
-        parts = urlsplit(proxy)
-        known = parts.scheme in ("http", "https")
-        if known:
-            _ = parts.port  # read for its check
-            if not parts.hostname:
-                raise ValueError
-    except ValueError:
-        raise _no_proxy() from None
-    if not known:
-        raise Unsupported(f"a proxy by {parts.scheme}: is not known", hint=_PROXY_HINT)
-    headers = None
-    if parts.username is not None:
-        from base64 import b64encode
-        from urllib.parse import unquote_to_bytes
-
-        texts = (os.fsencode(text or "") for text in (parts.username, parts.password))
-        secret = b64encode(b":".join(map(unquote_to_bytes, texts))).decode("ascii")
-        headers = {"proxy-authorization": f"Basic {secret}"}
-    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    try:
-        return urllib3.ProxyManager(bare, proxy_headers=headers, **options)
-    except (urllib3.exceptions.HTTPError, ValueError):
-        raise _no_proxy() from None
-
-
-_PROXY_HINT = "set HTTPS_PROXY to http://HOST:PORT"
-
-
-def _no_proxy() -> UsageError:
-    """What is set is not told: a password may stand in it."""
-    return UsageError("the proxy that is set is no address", hint=_PROXY_HINT)
 
 
 def _load_certificates(context: ssl.SSLContext, directory: str) -> None:
@@ -399,14 +323,8 @@ class _broken:  # noqa: N801  (a context manager by use, not by kind)
 
 def target_of(url: str) -> str:
     """Path and query of an address byte for byte: signatures are over what was sent, not over what means the same."""
-    rest = url[_host_end(url) :].partition("#")[0]
+    rest = url[host_end(url) :].partition("#")[0]
     return rest if rest.startswith("/") else f"/{rest}"
-
-
-def _host_end(url: str) -> int:
-    """Where in an address the host is over."""
-    start = url.find("://") + 3
-    return min((at for at in (url.find(mark, start) for mark in "/?#") if at >= 0), default=len(url))
 
 
 def absolute(base: str, target: str) -> str:
