@@ -6,9 +6,8 @@ hit are looked at, and of those only the paths in question are merged (``union.g
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
@@ -20,9 +19,11 @@ from lamina.source import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
+from lamina.store.findings import VISIBLE, Findings, Found, LayerHits, Member, Sighting, Special, Stories
 from lamina.store.members import Members, members
 from lamina.store.refs import name_of
-from lamina.union.glance import Glance, through_symlinks
+from lamina.union.glance import MANY, Glance, through_symlinks
+from lamina.union.merge import merge
 from lamina.union.tree import UNSTATED
 
 if TYPE_CHECKING:
@@ -33,13 +34,11 @@ if TYPE_CHECKING:
     from lamina.layer.search import Pattern
     from lamina.store.store import Store
 
-VISIBLE = "visible"
 _MANY_OPEN = 500
 """Mapped indexes after which the next image starts afresh: each holds a descriptor."""
 _MANY_ROWS = 1000
-"""Rows from which on it is cheaper to make the paths of all directories."""
-_REMEMBERED = 20_000
-"""Answers that are kept for other images with the same layers."""
+"""Rows of a layer from which on it is cheaper to make the paths of all directories, and entries only when they are
+asked for."""
 _DIRECTORY, _HARDLINK, _WHITEOUT = int(Kind.DIRECTORY), int(Kind.HARDLINK), int(Kind.WHITEOUT)
 
 
@@ -106,34 +105,11 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where an image has a hit: ``name`` is canonical ("" for an untagged image), ``digest`` what it stands for,
-    ``layer`` counts from 1 at the bottom. ``state``: "visible", or what hides it: "whiteout", "opaque" or "replaced",
-    by layer ``by``."""
-
-    name: str
-    digest: Digest
-    layer: int
-    state: str
-    by: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One entry of one layer that fits, and all images that have it there. A hardlink has the kind and attributes of
-    the file that it names, and ``entry.link`` that name."""
-
-    entry: Entry
-    diff_id: Digest
-    places: tuple[Place, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Search:
-    """The answer: ``found`` in order of path and layer, and what it iterates over. ``unread``: images that could not
-    be looked into, and why."""
+    """The answer: ``found`` in order of path and layer, and what it iterates over; its values are made as they are
+    asked for. ``unread``: images that could not be looked into, and why."""
 
-    found: tuple[Found, ...]
+    found: Sequence[Found]
     unread: tuple[tuple[str, str], ...]
 
     def __iter__(self) -> Iterator[Found]:
@@ -152,7 +128,7 @@ def find(store: Store, query: Query, platform: Platform, images: Sequence[str] =
         _check_looked_into(store, known, platform, name, descriptor)
     search = _Search(store, query, platform, known)
     found = search.run()
-    return Search(tuple(found), (*known.unread, *search.unread))
+    return Search(found, (*known.unread, *search.unread))
 
 
 def _check_looked_into(store: Store, known: Members, platform: Platform, name: str, descriptor: Descriptor) -> None:
@@ -162,26 +138,13 @@ def _check_looked_into(store: Store, known: Members, platform: Platform, name: s
         read_config(store, find_manifest(store, descriptor, platform, name), name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Hit:
-    """A row that fits. ``row`` is UNSTATED for a directory that the layer only goes through; ``target`` of a hardlink
-    the row that it leads to, None where that is in another layer."""
-
-    row: int
-    path: bytes
-    target: int | None = None
-
-
-_Told = tuple[int, _Hit, object, Entry, str, int | None]
-
-
 class _Concern:
     """Which layers of a stack can matter to what was found in others of it: those that have hits, and those that
     state or hide the path of one, put something in the place of a directory above it, or go through it. All others
     leave of such a path what they find. Where a hit is a hardlink, or a directory that nothing states, all layers
     matter."""
 
-    def __init__(self, opened: Callable[[int], LayerIndex], hits: dict[int, list[_Hit]]) -> None:
+    def __init__(self, opened: Callable[[int], LayerIndex], hits: Mapping[int, LayerHits]) -> None:
         self._opened = opened
         self._hits = hits
         self._ways: dict[frozenset[int], _Ways | None] = {}
@@ -190,6 +153,8 @@ class _Concern:
     def of(self, stack: Sequence[int]) -> Sequence[int]:
         """Numbers (from 0) of the layers that matter, bottom first."""
         having = frozenset(number for number in stack if number in self._hits)
+        if having.issuperset(stack):
+            return range(len(stack))
         if having not in self._ways:
             self._ways[having] = self._ways_of(having)
         ways = self._ways[having]
@@ -198,11 +163,10 @@ class _Concern:
         return [place for place, number in enumerate(stack) if number in having or self._does(number, having, ways)]
 
     def _ways_of(self, having: frozenset[int]) -> _Ways | None:
-        for number in having:
-            kinds = self._opened(number).kind
-            if any(hit.row == UNSTATED or kinds[hit.row] == _HARDLINK for hit in self._hits[number]):
-                return None
-        return _Ways({hit.path for number in having for hit in self._hits[number]})
+        hits = [self._hits[number] for number in having]
+        if not all(found.stand_alone for found in hits):
+            return None
+        return _Ways({path for found in hits for path in found.paths})
 
     def _does(self, number: int, having: frozenset[int], ways: _Ways) -> bool:
         key = (number, having)
@@ -245,15 +209,16 @@ class _Search:
         self._stacks = known.stacks
         self._indexes: dict[int, LayerIndex] = {}
         self._glance = Glance()
-        self._answers: dict[tuple[int, ...], list[_Told]] = {}
-        self._answered = 0
+        self._stories = Stories()
+        self._special: dict[tuple[int, int, tuple[int, int]], Special] = {}
+        self._at_hand = 0
         self.unread: list[tuple[str, str]] = []
 
-    def run(self) -> list[Found]:
+    def run(self) -> Findings:
         hits, broken = self._hits()
-        found: dict[tuple[object, ...], tuple[Entry, Digest, list[Place]]] = {}
+        groups: dict[tuple[int, ...], list[Member]] = {}
         concerned = hits.keys() | broken.keys()
-        self._concern = _Concern(self._open, hits)
+        concern = _Concern(self._open, hits)
         for stack, names in self._stacks.items():
             if concerned.isdisjoint(stack):
                 continue
@@ -262,109 +227,134 @@ class _Search:
                 self.unread += [(name or digest, why) for name, digest in names]
                 continue
             images = [(name, Digest.parse(digest)) for name, digest in names]
-            numbers = self._concern.of(stack)
-            for layer, hit, content, entry, state, by in self._told_once([stack[number] for number in numbers], hits):
-                layer, by = numbers[layer], None if by is None else numbers[by - 1] + 1
-                key = (stack[layer], hit, content)
-                _, _, places = found.setdefault(key, (entry, self._layers[stack[layer]], []))
-                places += [Place(name, digest, layer + 1, state, by) for name, digest in images]
-        every = [
-            Found(entry, diff_id, tuple(sorted(places, key=_by_name))) for entry, diff_id, places in found.values()
-        ]
-        every.sort(key=lambda one: (one.entry.path, min(place.layer for place in one.places), str(one.diff_id)))
-        return every
+            numbers = concern.of(stack)
+            groups.setdefault(tuple(stack[number] for number in numbers), []).append((numbers, images))
+        for stack, alike in groups.items():  # images that differ only in layers that don't matter are told together
+            self._tell(stack, alike, hits)
+        return Findings(self._layers, hits, tuple(self._special.values()), self._stories)
 
-    def _hits(self) -> tuple[dict[int, list[_Hit]], dict[int, str]]:
+    def _hits(self) -> tuple[dict[int, LayerHits], dict[int, str]]:
         """What fits in each distinct layer, whatever the images make of it; and the layers that can't be read."""
         hits, broken = {}, {}
         for number in sorted(set().union(*self._stacks)):
             try:
-                rows = self._rows(number, self._open(number))
+                found = self._hits_of(number, self._open(number))
             except (NotFound, InvalidContent) as error:
                 broken[number] = error.message
                 continue
-            if rows:
-                hits[number] = rows
+            if found:
+                hits[number] = found
         return hits, broken
 
-    def _rows(self, number: int, index: LayerIndex) -> list[_Hit]:
+    def _hits_of(self, number: int, index: LayerIndex) -> LayerHits:
         from lamina.layer.search import rows_that_fit
 
         query, kinds = self._query, index.kind
         named = None if query.pattern is None else list(rows_that_fit(index, query.pattern))
-        rows = query.filter.rows(index, named) if named is None or named else []
+        rows: Sequence[int] = query.filter.rows(index, named) if named is None or named else []
         if query.digest is not None and rows:
             same = set(self._digests(number, index).rows(query.digest.encoded))
             rows = [row for row in rows if row in same or kinds[row] == _HARDLINK]
-        hits: list[_Hit] = []
-        files: dict[bytes, int] | None = None
-        path_of = index.path if len(rows) < _MANY_ROWS else _paths_of(index)
-        for row in rows:
-            if kinds[row] != _HARDLINK:
-                hits.append(_Hit(row, path_of(row)))
-                continue
-            if files is None:
-                # a target that leads through a symlink is looked for in the union
-                winding = bool(through_symlinks([index]))
-                known = () if winding else enumerate(kinds)
-                files = {index.path(other): other for other, kind in known if kind < _WHITEOUT}
-            target = _target(index, files, row)
-            if target is None or self._fits(number, index, target):
-                hits.append(_Hit(row, index.path(row), target))
+        rows, targets = self._linked(number, index, rows)
+        paths = list(map(index.path if len(rows) < _MANY_ROWS else _paths_of(index), rows))
+        implied = []
         if query.digest is None and query.filter.takes_implied:
-            hits += [_Hit(UNSTATED, path) for path in _directories(index, query.pattern)]
-        return hits
+            implied = _directories(index, query.pattern)
+        stays = len(rows) >= _MANY_ROWS and self._at_hand < _MANY_OPEN
+        self._at_hand += stays
+        return LayerHits(rows, paths + implied, targets, len(implied), index if stays else None)
+
+    def _linked(
+        self, number: int, index: LayerIndex, rows: Sequence[int]
+    ) -> tuple[Sequence[int], dict[int, int | None]]:
+        """The rows without hardlinks to what does not fit; for each other hardlink, by its place among the rows, the
+        row that it leads to, or None where that is in another layer."""
+        kinds = index.kind
+        if not any(kinds[row] == _HARDLINK for row in rows):
+            return rows, {}
+        # a target that leads through a symlink is looked for in the union
+        known = () if through_symlinks([index]) else enumerate(kinds)
+        files = {index.path(other): other for other, kind in known if kind < _WHITEOUT}
+        left: list[int] = []
+        targets: dict[int, int | None] = {}
+        for row in rows:
+            if kinds[row] == _HARDLINK:
+                target = _target(index, files, row)
+                if target is not None and not self._fits(number, index, target):
+                    continue
+                targets[len(left)] = target
+            left.append(row)
+        return left, targets
 
     def _fits(self, number: int, index: LayerIndex, row: int) -> bool:
         if not self._query.filter.fits(index, row):
             return False
         return self._query.digest is None or self._digests(number, index).of(row) == self._query.digest.encoded
 
-    def _told_once(self, stack: Sequence[int], hits: dict[int, list[_Hit]]) -> Sequence[_Told]:
-        """As ``_told``. Images that differ only in layers that don't matter get the same answer."""
-        key = tuple(stack)
-        told = self._answers.get(key)
-        if told is None:
-            told = list(self._told(key, hits))
-            if self._answered + len(told) > _REMEMBERED:
-                self._answers.clear()
-                self._answered = 0
-            self._answers[key] = told
-            self._answered += len(told)
-        return told
-
-    def _told(self, stack: tuple[int, ...], hits: dict[int, list[_Hit]]) -> Iterator[_Told]:
-        """For each hit in a stack of layers: the number of its layer there (from 0), the hit and the row that holds
-        its content, the entry, and what has become of it."""
+    def _tell(self, stack: tuple[int, ...], members: Sequence[Member], hits: Mapping[int, LayerHits]) -> None:
+        """Say of each hit in a stack of layers what has become of it there."""
         if len(self._indexes) > _MANY_OPEN:
             self._indexes.clear()
             self._glance = Glance()
         layers = [self._open(number, keep=True) for number in stack]
-        tree = self._glance.tree(layers, {hit.path for number in stack for hit in hits.get(number, ())})
-        nodes = dict(zip(zip(tree.origin_layers, tree.rows, strict=True), itertools.count(), strict=False))
-        for layer, number in enumerate(stack):
-            for hit in hits.get(number, ()):
-                if hit.row == UNSTATED:
-                    node = tree.find(hit.path)
-                    if node is None or tree.rows[node] != UNSTATED or tree.origin_layers[node] != layer:
-                        continue
-                else:
-                    known = nodes.get((layer, hit.row))
-                    if known is None:
-                        continue  # a directory that is stated again, or a link to itself: the other one is told
-                    node = known
+        having = [hits.get(number) for number in stack]
+        if any(found is not None and len(found) > MANY for found in having):
+            tree = merge(layers)
+        else:
+            tree = self._glance.tree(layers, {path for found in having if found is not None for path in found.paths})
+        sightings: dict[tuple[int, int, int], Sighting] = {}
+
+        def seen(story: int, node: int, layer: int) -> int:
+            """The story of a hit that is this node; 0 where it is not asked for."""
+            ending = tree.ending(node)
+            if ending is not None and not self._query.ghosts:
+                return story
+            key = (layer, 0, 0) if ending is None else (layer, ending.how, ending.layer)
+            sighting = sightings.get(key)
+            if sighting is None:
+                state, by = (VISIBLE, None) if ending is None else (ending.how.name.lower(), ending.layer)
+                sighting = sightings[key] = Sighting(members, layer, state, by)
+            return self._stories.after(story, sighting)
+
+        for node, (layer, row) in enumerate(zip(tree.origin_layers, tree.rows, strict=True)):
+            # a row without a node is a directory that is stated again, or a link to itself: the other one is told
+            found = having[layer]
+            position = -1 if found is None else found.position(row)
+            if found is None or position < 0:
+                continue
+            if node in tree.hardlinks:
                 holder, row = tree.content(node)
-                linked = tree.inode(node) != node
-                if linked and hit.target is None and not self._fits(stack[holder], layers[holder], row):
+                if found.targets[position] is None and not self._fits(stack[holder], layers[holder], row):
                     continue
-                ending = tree.ending(node)
-                if ending is not None and not self._query.ghosts:
-                    continue
-                entry = tree.entry(node)
-                if linked:
-                    entry = replace(entry, link=layers[layer].link(hit.row))
-                state, by = (VISIBLE, None) if ending is None else (ending.how.name.lower(), ending.layer + 1)
-                yield layer, hit, (stack[holder], row), entry, state, by
+                entry = replace(tree.entry(node), link=layers[layer].link(found.rows[position]))
+                self._tell_special((stack[layer], position, (stack[holder], row)), entry, seen, node, layer)
+                continue
+            story = found.stories[position] = seen(found.stories[position], node, layer)
+            if story:
+                found.keep(position, layers[layer])
+        for layer, found in enumerate(having):
+            if found is None:
+                continue
+            for position in range(len(found.rows), len(found)):
+                implied = tree.find(found.paths[position])
+                if implied is not None and (tree.origin_layers[implied], tree.rows[implied]) == (layer, UNSTATED):
+                    key = (stack[layer], position, (stack[layer], UNSTATED))
+                    self._tell_special(key, tree.entry(implied), seen, implied, layer)
+
+    def _tell_special(
+        self,
+        key: tuple[int, int, tuple[int, int]],
+        entry: Entry,
+        seen: Callable[[int, int, int], int],
+        node: int,
+        layer: int,
+    ) -> None:
+        special = self._special.get(key)
+        story = seen(0 if special is None else special.story, node, layer)
+        if special is not None:
+            special.story = story
+        elif story:
+            self._special[key] = Special(entry, self._layers[key[0]], story)
 
     def _open(self, number: int, *, keep: bool = False) -> LayerIndex:
         index = self._indexes.get(number)
@@ -414,7 +404,3 @@ def _directories(index: LayerIndex, pattern: Pattern | None) -> list[bytes]:
         return []
     paths = index.directory_paths()[1:]
     return paths if pattern is None else [path for path in paths if pattern.fits(path)]
-
-
-def _by_name(place: Place) -> tuple[str, str, int]:
-    return place.name, str(place.digest), place.layer
