@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 import lamina as library
 from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer, UsageError
-from lamina.layer.entry import Kind
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.index import LayerIndex
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.find import Query, _Search
@@ -113,6 +115,44 @@ def test_the_library_gives_values(root: Path) -> None:
     with pytest.raises(UsageError):
         store.find(regex=True)
     assert library.open_store(library.image.load_settings({"root": str(root)}), create=False).find("su").found
+
+
+def test_values_are_made_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.store.find._MANY_ROWS", 10)
+    write_layout(tmp_path / "l", "app", [[(f"f{number:03}", b"%d" % number) for number in range(300)]])
+    assert lamina("load", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
+    made: list[int] = []
+    entry = LayerIndex.entry
+
+    def counted(index: LayerIndex, row: int, path: bytes | None = None) -> Entry:
+        made.append(row)
+        return entry(index, row, path)
+
+    monkeypatch.setattr(LayerIndex, "entry", counted)
+    search = Store.open(str(tmp_path / "s"), create=False).find("f*")
+    assert (len(search.found), made) == (300, [])
+    assert next(iter(search)).entry.path == b"f000"
+    assert [one.entry.path for one in search.found[7:9]] == [b"f007", b"f008"]
+    assert search.found[-1].entry.size == 3
+    assert made == [0, 7, 8, 299]
+    first, second = search.found[:2]
+    assert first.places is second.places
+    assert pickle.loads(pickle.dumps(search.found)) == tuple(search.found)
+
+
+def test_all_images_with_the_same_layers_are_told_in_order(tmp_path: Path) -> None:
+    """One path in several layers and images: by layer, then by the layer's digest; an image once for each."""
+    for number in range(6):
+        own = [("etc/own", b"%d" % number), ("usr/a-b", b"%d" % (number % 2)), ("usr/a/b", b"x")]
+        write_layout(tmp_path / "l", f"i{number}", [[], BASE, own] if number % 3 else [BASE, own])
+    assert lamina("load", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
+    search = Store.open(str(tmp_path / "s"), create=False).find("*/usr/a*")
+    assert {one.entry.path for one in search} == {b"usr/a", b"usr/a-b", b"usr/a/b"}
+    order = [(one.entry.path, min(place.layer for place in one.places), str(one.diff_id)) for one in search]
+    assert order == sorted(order)
+    assert len(order) == 18
+    top = list(Store.open(str(tmp_path / "s"), create=False).find("su"))
+    assert [[place.layer for place in one.places] for one in top] == [[1, 2, 2, 1, 2, 2]]
 
 
 @pytest.mark.parametrize(
@@ -216,9 +256,17 @@ def test_images_that_are_not_whole_are_named(root: Path) -> None:
     assert b"warning: app:latest was left out" in done.stderr
 
 
-@settings(max_examples=rounds(400), deadline=None)
+@pytest.mark.parametrize(("many", "at_hand"), [(1000, 500), (1, 500), (2, 1)])
+def test_places_are_those_of_the_whole_merge(many: int, at_hand: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where entries are made when they are asked for: ``many`` rows of a layer, ``at_hand`` such layers."""
+    monkeypatch.setattr("lamina.store.find._MANY_ROWS", many)
+    monkeypatch.setattr("lamina.store.find._MANY_OPEN", at_hand)
+    places_are_those_of_the_whole_merge()
+
+
+@settings(max_examples=rounds(200), deadline=None)
 @given(stacks)
-def test_places_are_those_of_the_whole_merge(stack: Any) -> None:
+def places_are_those_of_the_whole_merge(stack: Any) -> None:
     """Each prefix of a stack is an image; every entry in it is a hit."""
     layers = [build(layer) for layer in numbered(stack)]
     try:
@@ -232,12 +280,14 @@ def test_places_are_those_of_the_whole_merge(stack: Any) -> None:
     # where all names are asked for, all layers matter; where one is, most don't
     asked = [(False, "*", ""), (True, "*", ""), (True, "a", ""), (True, "a", "f"), (True, "b", "f")]
     for ghosts, name, type_ in asked:
-        search = _Search(store, Query.of(name, ghosts=ghosts, type=type_), Platform.host(), known)
+        every = _Search(store, Query.of(name, ghosts=ghosts, type=type_), Platform.host(), known).run()
         told = sorted(
             (place.name, one.entry.path, place.layer, place.state, place.by or 0, one.entry.kind, one.entry.size)
-            for one in search.run()
+            for one in every
             for place in one.places
         )
+        order = [(one.entry.path, min(place.layer for place in one.places), str(one.diff_id)) for one in every]
+        assert order == sorted(order)
         expected = []
         for top, tree in enumerate(trees):
             for node in range(1, len(tree.names)):

@@ -10,18 +10,20 @@ import click
 from lamina.cli.app import command
 from lamina.cli.look import KIND, LETTER
 from lamina.cli.options import format_option, no_trunc_option, platform_option
-from lamina.cli.output import emit
+from lamina.cli.output import emit, emit_json_list
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, mode_text
 from lamina.errors import LaminaError, UsageError
 from lamina.insight.as_json import entry_json
 
 if TYPE_CHECKING:
-    from lamina.layer.entry import Entry
+    from lamina.layer.entry import Entry, Kind
     from lamina.spec.digest import Digest
-    from lamina.store.find import Found, Place, Words
+    from lamina.store.find import Words
+    from lamina.store.findings import Found, Place
 
 _SHOWN = 3
+_REMEMBERED = 1000
 
 
 @command(
@@ -83,7 +85,6 @@ def find(
         search = Search((), ())
     else:
         search = session.store.find(pattern, images=names, platform=session.platform, **words)
-    rows = (row for found in search.found for row in _rows(found, no_trunc)) if format != "json" else ()
     columns = [
         ("Mode", "MODE"),
         ("Owner", "OWNER"),
@@ -96,50 +97,71 @@ def find(
     ]
     if not ghosts:
         columns = [column for column in columns if column[0] != "State"]
-    json_rows = [_found_json(found) for found in search.found] if format == "json" else []
-    emit(rows, columns, format, json_rows=json_rows, right=("Size", "Layer"))
+    if format == "json":
+        emit_json_list(map(_found_json, search.found), checked=True)
+    else:
+        groups = _Groups(no_trunc)
+        rows = (row for found in search.found for row in _rows(found, groups))
+        emit(rows, columns, format, right=("Size", "Layer"))
     for name, why in search.unread:
         click.echo(f"warning: {_familiar(name)} was left out: {clean(why)}", err=True)
     if search.unread:
         raise LaminaError(f"{len(search.unread)} images could not be looked into", hint="`lamina fsck` says why")
 
 
-def _rows(found: Found, no_trunc: bool) -> list[dict[str, Any]]:
+def _rows(found: Found, groups: _Groups) -> list[dict[str, Any]]:
     """One for each layer number and state that the entry has in some images."""
     entry = found.entry
-    rows = []
-    for layer, state, by, images, count in _grouped(found.places, no_trunc):
-        rows.append(
-            {
-                "Mode": mode_text(LETTER[entry.kind], entry.mode),
-                "Owner": f"{entry.uid}:{entry.gid}",
-                "Size": human_size(entry.size),
-                "Bytes": entry.size,
-                "Kind": KIND[entry.kind],
-                "Layer": layer,
-                "Digest": str(found.diff_id) if no_trunc else found.diff_id.short,
-                "State": state if by is None else f"{state} by {by}",
-                "Path": _path(entry),
-                "Images": images,
-                "Count": count,
-            }
-        )
-    return rows
+    own = _attributes(entry.kind, entry.mode, entry.uid, entry.gid, entry.size)
+    digest, path = _digest(found.diff_id, groups.no_trunc), _path(entry)
+    return [{**own, "Digest": digest, "Path": path, **group} for group in groups.of(found.places)]
+
+
+@lru_cache(maxsize=10_000)
+def _attributes(kind: Kind, mode: int, uid: int, gid: int, size: int) -> dict[str, Any]:
+    """Fields of a row: many files have the same, and hold these texts together."""
+    return {
+        "Mode": mode_text(LETTER[kind], mode),
+        "Owner": f"{uid}:{gid}",
+        "Size": human_size(size),
+        "Bytes": size,
+        "Kind": KIND[kind],
+    }
 
 
 @lru_cache(maxsize=1000)
-def _grouped(places: tuple[Place, ...], no_trunc: bool) -> list[tuple[int, str, int | None, str, int]]:
-    """Layer, state and what hides it, with the images where it is so and their number. Entries of one layer have
-    mostly the same places."""
-    groups: dict[tuple[int, str, int | None], list[Place]] = {}
-    for place in places:
-        groups.setdefault((place.layer, place.state, place.by), []).append(place)
-    found = []
-    for (layer, state, by), some in groups.items():
-        names = [_name(place) for place in some]
-        shown = names if no_trunc or len(names) <= _SHOWN + 1 else [*names[:_SHOWN], f"{len(names) - _SHOWN} more"]
-        found.append((layer, state, by, ", ".join(shown), len(names)))
-    return found
+def _digest(digest: Digest, no_trunc: bool) -> str:
+    return str(digest) if no_trunc else digest.short
+
+
+class _Groups:
+    """Places of one layer number and state as fields of a row. Entries mostly have the same places as others."""
+
+    def __init__(self, no_trunc: bool) -> None:
+        self.no_trunc = no_trunc
+        self._known: dict[int, tuple[tuple[Place, ...], list[dict[str, Any]]]] = {}
+
+    def of(self, places: tuple[Place, ...]) -> list[dict[str, Any]]:
+        """The layer, the state, and the images where it is so with their number."""
+        known = self._known.get(id(places))  # which stays theirs while they are kept here
+        if known is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            known = self._known[id(places)] = places, self._made(places)
+        return known[1]
+
+    def _made(self, places: tuple[Place, ...]) -> list[dict[str, Any]]:
+        groups: dict[tuple[int, str, int | None], list[Place]] = {}
+        for place in places:
+            groups.setdefault((place.layer, place.state, place.by), []).append(place)
+        found = []
+        for (layer, state, by), some in groups.items():
+            names = [_name(place) for place in some]
+            if not self.no_trunc and len(names) > _SHOWN + 1:
+                names = [*names[:_SHOWN], f"{len(names) - _SHOWN} more"]
+            text = state if by is None else f"{state} by {by}"
+            found.append({"Layer": layer, "State": text, "Images": ", ".join(names), "Count": len(some)})
+        return found
 
 
 def _path(entry: Entry) -> str:

@@ -14,7 +14,7 @@ import click
 
 from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, platform_option
-from lamina.cli.output import emit, emit_json, emit_template, table, write
+from lamina.cli.output import emit, emit_json, emit_json_list, emit_template, table, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, human_size, json_path, mode_text
 from lamina.errors import UsageError
@@ -335,10 +335,11 @@ def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool,
     if recursive or len(paths) > FEW:
         stack.tree()
     typed = [to_bytes(path) for path in paths]
-    if format == "json" or (not recursive and format in (None, "table")):
-        found: list[Blame] = []
-        for path in typed:
-            found += blame_under(stack, path) if recursive else [blame_path(stack, path)]
+    if format == "json" and recursive:
+        emit_json_list(_blame_json(item) for path in typed for item in blame_under(stack, path))
+        return
+    if format in (None, "table", "json") and not recursive:
+        found = [blame_path(stack, path) for path in typed]
         if format == "json":
             emit_json([_blame_json(item) for item in found])
             return

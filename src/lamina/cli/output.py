@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamina.cli.text import clean, human_size
 from lamina.errors import LaminaError, UsageError
+from lamina.files import reported
 
 if TYPE_CHECKING:
     from lamina.store.gc import Deleted
     from lamina.transfer.copy import Copied
 
 Row = Mapping[str, Any]
-_PIECE = 1000  # rows of a table that are made safe and written at once
+_PIECE = 1000  # rows of a table, and lines of templates, that are made safe and written at once
+_JSON_PIECE = 200  # values of a list
+_HELD = 1 << 24  # characters of a list that are held in memory until all of it is there
 
 
 def write(text: str) -> None:
@@ -43,6 +47,51 @@ def emit_json(value: Any) -> None:
     from json import dumps
 
     write(dumps(value, indent=2, ensure_ascii=True))
+
+
+def emit_json_list(values: Iterable[Any], *, checked: bool = False) -> None:
+    """As ``emit_json`` of a list, with few values in memory at a time. Where making one fails, nothing has been
+    written; with ``checked`` none fails, and each is written as it comes."""
+    pieces = _json_pieces(values)
+    for piece in pieces if checked else _held_back(pieces):
+        click.echo(piece, nl=False)
+
+
+def _held_back(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text, none of it before all of it is there; what is too much for memory waits in a file."""
+    held: list[str] = []
+    size, file = 0, None
+    with ExitStack() as stack:
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size < _HELD:
+                continue
+            import tempfile
+
+            with reported(tempfile.gettempdir()):
+                if file is None:
+                    file = stack.enter_context(tempfile.TemporaryFile("w+", encoding="ascii", newline=""))
+                file.write("".join(held))
+            held, size = [], 0
+        if file is not None:
+            with reported(tempfile.gettempdir()):
+                file.seek(0)
+            while text := file.read(_HELD):
+                yield text
+        yield "".join(held)
+
+
+def _json_pieces(values: Iterable[Any]) -> Iterator[str]:
+    """The text of a list, indented as ``emit_json`` has it."""
+    from json import dumps
+
+    rest, start = iter(values), "[\n  "
+    while some := list(itertools.islice(rest, _JSON_PIECE)):
+        # no text holds a line's end: all of those are the layout's
+        yield start + ",\n  ".join([dumps(one, indent=2).replace("\n", "\n  ") for one in some])
+        start = ",\n  "
+    yield "\n]\n" if start[0] == "," else "[]\n"
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *, right: Iterable[int] = ()) -> None:
@@ -76,7 +125,7 @@ def emit(
     columns: Sequence[tuple[str, str]],
     format: str | None,
     *,
-    json_rows: Sequence[Row] | None = None,
+    json_rows: Iterable[Row] | None = None,
     right: Iterable[str] = (),
     header: bool = True,
     headings: Mapping[str, str] | None = None,
@@ -85,7 +134,8 @@ def emit(
     numbers, whole digests) where given; a template sees every field of a row. ``headings``: of a template's columns
     that are no columns of the table."""
     if format == "json":
-        emit_json(list(json_rows if json_rows is not None else rows))
+        values = json_rows if json_rows is not None else rows
+        emit_json_list(values, checked=isinstance(values, Sequence))
         return
     if format is None or format == "table":
         flush = set(right)
@@ -107,8 +157,9 @@ def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str)
     template = Template(text)
     lines = [template.render(row) for row in rows]
     if not tabular:
-        for line in lines:
-            write("\n".join("\t".join(map(clean, part.split("\t"))) for part in line.split("\n")))
+        for start in range(0, len(lines), _PIECE):
+            parts = "\n".join(lines[start : start + _PIECE]).split("\n")
+            write("\n".join(["\t".join(map(clean, part.split("\t"))) for part in parts]))
         return
     cells = [line.split("\t") for line in [template.heading(headings), *lines]]
     width = max(map(len, cells))

@@ -50,6 +50,7 @@ _BODY = _HEADER.size + _SECTIONS * _SECTION.size + (-(_HEADER.size + _SECTIONS *
 _BATCH = 4096
 _LARGE = 100_000  # entries
 
+_KINDS = tuple(Kind)
 FLAG_SPARSE = 1  # the link heap holds this file's segments instead of a target
 
 Row = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
@@ -393,20 +394,20 @@ class LayerIndex:
 
     def entry(self, row: int, path: bytes | None = None) -> Entry:
         """The row as a value; ``path`` where the caller knows it, or has it at another one."""
-        kind = Kind(self.kind[row])
+        kind, link_at, xattr_at = _KINDS[self.kind[row]], self.link_at[row], self.xattr_at[row]
         return Entry(
-            path=self.path(row) if path is None else path,
-            kind=kind,
-            mode=self.mode[row],
-            uid=self.uid[row],
-            gid=self.gid[row],
-            size=self.size[row],
-            mtime=self.mtime[row] * 1_000_000_000 + self.nsec[row],
-            link=self.link(row),
-            xattrs=self.xattrs(row),
-            rdev=self.rdev(row),
-            offset=self.offset[row] if kind == Kind.FILE else 0,
-            sparse=self.sparse(row),
+            self.path(row) if path is None else path,
+            kind,
+            self.mode[row],
+            self.uid[row],
+            self.gid[row],
+            self.size[row],
+            self.mtime[row] * 1_000_000_000 + self.nsec[row],
+            self.link(row) if link_at else b"",
+            self.xattrs(row) if xattr_at else {},
+            self.rdev(row) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
+            self.offset[row] if kind is Kind.FILE else 0,
+            self.sparse(row) if link_at else None,
         )
 
     def _fetch(self, position: int) -> bytes:

@@ -1,0 +1,60 @@
+"""Lists as JSON: the text is that of the whole list, and nothing is written where a value can't be made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lamina.cli import output
+from lamina.errors import InvalidContent
+
+VALUES = [{"path": "/a\n\x1b ä\u2028", "n": number, "some": [], "more": [{"x": None}, {}]} for number in range(1001)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 199, 200, 201, 400, 1001])
+@pytest.mark.parametrize("held", [1, 10_000, 1 << 24])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_list_is_written_as_json_dumps_has_it(
+    count: int, held: int, checked: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "_HELD", held)
+    output.emit_json_list(iter(VALUES[:count]), checked=checked)
+    assert capsys.readouterr().out == json.dumps(VALUES[:count], indent=2) + "\n"
+
+
+@pytest.mark.parametrize("held", [1, 1 << 24])
+def test_nothing_is_written_where_a_value_cannot_be_made(
+    held: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "_HELD", held)
+
+    def failing() -> Iterator[Any]:
+        yield from VALUES
+        raise InvalidContent("the last one is damaged")
+
+    with pytest.raises(InvalidContent):
+        output.emit([], [], "json", json_rows=failing())
+    assert capsys.readouterr().out == ""
+
+
+def test_values_that_cannot_fail_are_written_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    read: list[str] = []
+
+    def values() -> Iterator[Any]:
+        for value in VALUES:
+            yield value
+            read.append(capsys.readouterr().out)
+
+    output.emit_json_list(values(), checked=True)
+    assert read[0] == ""
+    assert "".join(read[:-1]) != ""
+    assert json.loads("".join(read) + capsys.readouterr().out) == VALUES
+
+
+def test_lines_of_a_template_are_made_safe_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"Path": f"/{number}\t\x1b\n{number}"} for number in range(2500)]
+    output.emit(rows, [], "{{.Path}}")
+    assert capsys.readouterr().out == "".join(f"/{number}\t\\x1b\n{number}\n" for number in range(2500))
