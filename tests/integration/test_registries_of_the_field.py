@@ -5,12 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from pathlib import Path
 
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.errors import AccessDenied, BlobNotFound, LimitExceeded, ReferenceNotFound, RemoteFailure, Unsupported
+from lamina.errors import (
+    AccessDenied,
+    BlobNotFound,
+    LimitExceeded,
+    NotFound,
+    ReferenceNotFound,
+    RemoteFailure,
+    Unsupported,
+)
 from lamina.events import Event, Warned
 from lamina.layer.codec import zstd
 from lamina.remote.client import Access
@@ -80,7 +89,7 @@ def encoded(coding: str, pack: object, part: str, *, stated: bool = True) -> Rul
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if part not in seen.path:
             return None
-        answer = server.plain(seen)
+        answer = server.plain(seen) if "/tags/" not in part else Answer(200, {}, b'{"name":"app","tags":["1","2"]}')
         answer.headers["Content-Encoding"] = coding
         answer.body = pack(answer.body)  # type: ignore[operator]
         return answer
@@ -88,16 +97,33 @@ def encoded(coding: str, pack: object, part: str, *, stated: bool = True) -> Rul
     return rule
 
 
-@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "zstd"])
+def bare_deflate(data: bytes) -> bytes:
+    """Without zlib's header, as some servers take the word."""
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return stream.compress(data) + stream.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("identity, GZIP", gzip.compress),
+        ("zstd", zstd().compress),
+        ("deflate", zlib.compress),
+        ("deflate", bare_deflate),
+    ],
+)
 @pytest.mark.parametrize("part", ["/manifests/", "/blobs/", "/tags/"])
-def test_content_encoding_is_undone(layout: Path, tmp_path: Path, coding: str, part: str) -> None:
-    pack = zstd().compress if coding == "zstd" else gzip.compress
+def test_content_encoding_is_undone(layout: Path, tmp_path: Path, coding: str, pack: object, part: str) -> None:
     with Unruly(layout, rule=encoded(coding, pack, part)) as server:
         remote = repository(server)
         store = Store.open(str(tmp_path / "s"))
         done = copy(remote, store, [(server.image, "app")])
         assert done[0].descriptor.digest == Digest.of(server.manifests["1"][1])
         assert remote.head(server.image).digest == done[0].descriptor.digest
+        if part == "/tags/":
+            assert list(remote.tags()) == ["1", "2"]
 
 
 def test_content_encoding_that_only_labels_the_blob(layout: Path, tmp_path: Path) -> None:
@@ -121,8 +147,52 @@ def test_encoded_blob_goes_on_after_a_cut(layout: Path, tmp_path: Path) -> None:
         assert not cuts
 
 
-def test_encodings_that_are_not_known_and_bombs(layout: Path) -> None:
-    with Unruly(layout, rule=encoded("br", bytes, "/manifests/")) as server, pytest.raises(Unsupported, match="br"):
+@pytest.mark.parametrize("coding", ["br", "compress", "gzip, gzip", "deflate, br"])
+@pytest.mark.parametrize("part", ["/manifests/", "/blobs/", "/tags/"])
+def test_encodings_that_are_not_known_are_refused_in_one_line(
+    layout: Path, tmp_path: Path, coding: str, part: str
+) -> None:
+    with Unruly(layout, rule=encoded(coding, lambda body: b"\x0b" + body, part)) as server:
+        with pytest.raises(Unsupported, match=f"comes with Content-Encoding '{coding}'"):
+            remote = repository(server)
+            if part == "/tags/":
+                _ = list(remote.tags())
+            copy(remote, Store.open(str(tmp_path / "s")), [(server.image, "app")])
+
+
+@pytest.mark.parametrize("part", ["/manifests/", "/blobs/"])
+def test_mirror_whose_answers_are_encoded_otherwise_is_passed_over(layout: Path, tmp_path: Path, part: str) -> None:
+    with Unruly(layout, rule=encoded("br", lambda body: b"\x0b" + body, part)) as mirror, Unruly(layout) as home:
+        conf = tmp_path / "registries.conf"
+        conf.write_text(f'[[registry]]\nlocation = "{home.name}"\n[[registry.mirror]]\nlocation = "{mirror.name}"\n')
+        remote = Repository(home.image, Access(first_wait=0.001), Registries.load(files=[str(conf)]))
+        copy(remote, Store.open(str(tmp_path / "s")), [(home.image, "app")])
+        assert mirror.requests(part=part)
+        assert home.requests(part=part)
+
+
+def test_error_whose_words_are_encoded_is_still_that_error(layout: Path) -> None:
+    missing = Answer(404, {"Content-Encoding": "br"}, b"\x0b\x02\x80")
+    with Unruly(layout, rule=lambda server, seen: missing if "/manifests/" in seen.path else None) as server:
+        with pytest.raises(NotFound):
+            repository(server).resolve(server.image)
+
+
+@pytest.mark.parametrize(
+    "body", [b"x", zlib.compress(b"{}")[:-3], zlib.compress(b"{}") + b"more", b"\x78\x9c" + b"\xff" * 50]
+)
+def test_damaged_deflate_data_are_no_document(layout: Path, body: bytes) -> None:
+    with Unruly(layout, rule=encoded("deflate", lambda _: body, "/manifests/")) as server:
+        with pytest.raises(RemoteFailure, match="deflate"):
+            repository(server, attempts=1).resolve(server.image)
+
+
+def test_encodings_that_are_bombs(layout: Path) -> None:
+    inflated = zlib.compress(bytes(64 << 20), 9)
+    with (
+        Unruly(layout, rule=encoded("deflate", lambda body: inflated, "/manifests/")) as server,
+        pytest.raises(LimitExceeded, match="more than"),
+    ):
         repository(server).resolve(server.image)
     bomb = gzip.compress(bytes(64 << 20), 9)
     with (

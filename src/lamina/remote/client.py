@@ -375,7 +375,7 @@ def _said(answer: Answer) -> tuple[set[str], str]:
     """The registry's own codes, and its words on one bounded line (distribution-spec "Error Codes")."""
     try:
         raw = answer.read_all(MAX_ERROR, "error")
-    except (Broken, InvalidContent):
+    except (Broken, InvalidContent, Unsupported):
         return set(), ""
     try:
         value: Any = load(raw, "error", known=frozenset())

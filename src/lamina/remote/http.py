@@ -12,21 +12,19 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
-from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure, Unsupported
+from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure
 from lamina.events import Cancel
 from lamina.files import reported
 from lamina.remote import connection
 from lamina.remote.connection import Slot, host_end, slot
+from lamina.remote.encoding import decoder_for, encoding_of
 from lamina.remote.proxy import proxy_for
 from lamina.version import __version__
-
-if TYPE_CHECKING:
-    from lamina.layer.codec import Decoder
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; reading: between two pieces
 DOCUMENT_TIME = 120.0  # seconds that a document may take in all
@@ -51,19 +49,6 @@ def decoded(data: bytes, encoding: str, limit: int, what: str) -> bytes:
     except InvalidLayer as error:
         raise Broken(f"{what}: {error.message}") from None
     return b"".join(pieces)
-
-
-def decoder_for(encoding: str, what: str) -> Decoder:
-    """Raises Unsupported for a Content-Encoding that is not known."""
-    from lamina.layer.codec import decoder
-
-    name = {"x-gzip": "gzip"}.get(encoding, encoding)
-    if name not in ("gzip", "zstd"):
-        raise Unsupported(
-            f"{what} comes with Content-Encoding {encoding!r:.60}, which nobody asked for",
-            hint="turn compression off in the proxy before the registry",
-        )
-    return decoder(name)
 
 
 def digits(text: str | None) -> int | None:
@@ -114,8 +99,7 @@ class Answer:
     @property
     def encoding(self) -> str:
         """The Content-Encoding, which nobody has asked for; "" where there is none."""
-        stated = self.headers.get("Content-Encoding", "").strip().lower()
-        return "" if stated == "identity" else stated
+        return encoding_of(self.headers.get("Content-Encoding", ""))
 
     def read_all(self, limit: int, what: str) -> bytes:
         """The whole body of a document, its Content-Encoding undone. Raises LimitExceeded over ``limit`` bytes,

@@ -23,12 +23,14 @@ from lamina.errors import (
     ReferenceNotFound,
     RemoteFailure,
     SizeMismatch,
+    Unsupported,
     UsageError,
 )
 from lamina.events import Cancel, Warned
 from lamina.remote.challenge import scope
 from lamina.remote.client import Client
-from lamina.remote.http import Answer, Broken, decoder_for, digits
+from lamina.remote.encoding import decoder_for
+from lamina.remote.http import Answer, Broken, digits
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -167,7 +169,7 @@ class RemoteReader:
         for site in sites[:-1]:
             try:
                 return ask(site)
-            except (NotFound, RemoteFailure, AccessDenied) as error:
+            except (NotFound, RemoteFailure, AccessDenied, Unsupported) as error:
                 if not isinstance(error, NotFound):
                     site.client.tell(Warned(f"mirror {site.client.host}: {error.message}; asking the next"))
         return ask(sites[-1])
@@ -320,7 +322,7 @@ class RemoteStream:
                     self._cut(error)
                 except RemoteFailure as failure:
                     self._next_site(failure)
-            except (NotFound, RemoteFailure, AccessDenied, SizeMismatch) as error:
+            except (NotFound, RemoteFailure, AccessDenied, SizeMismatch, Unsupported) as error:
                 self._next_site(error)
 
     def _next_site(self, error: LaminaError) -> None:
