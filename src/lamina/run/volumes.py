@@ -18,6 +18,7 @@ from lamina.run.options import Mount
 from lamina.store.fault import point
 from lamina.store.trees import remove_tree
 from lamina.temporary import TemporaryDirectory
+from lamina.view import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -65,8 +66,7 @@ def binds(
 
 def _has_mounts(path: str) -> bool:
     """Whether other file systems are mounted below ``path``: to keep those from being written needs Linux 5.12."""
-    release = [int(part) for part in os.uname().release.split(".")[:2] if part.isdigit()]
-    if release < [5, 12]:
+    if kernel.release() < (5, 12):
         return False
     return any(place != path for place in mountinfo.below(path))
 

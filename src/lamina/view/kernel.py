@@ -30,6 +30,9 @@ _EMPTY_PATH = 0x1000
 READ_ONLY, NO_SETUID, NO_DEVICES, NO_PROGRAMS = 0x1, 0x2, 0x4, 0x8
 """Attributes of a mount (MOUNT_ATTR_*)."""
 _DETACH = 2
+_LOWERS_ONE_BY_ONE = (6, 8)
+"""The version of Linux that has ``lowerdir+``."""
+_PAGE = 4096  # bytes of options: mount(2) takes no more
 _ID_MAPPED = 0x00100000
 _AT_FDCWD = -100
 
@@ -37,6 +40,9 @@ _AT_FDCWD = -100
 def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, attributes: int = READ_ONLY) -> None:
     """Mount a file system of type ``kind`` at ``target``; an option without a value is a flag. Raises Unsupported
     where the kernel has not the calls or the type, SystemFailure with what the kernel says."""
+    if kind == "overlay" and release() < _LOWERS_ONE_BY_ONE:
+        _mount_overlay(options, target, attributes)
+        return
     context = _call(_FSOPEN, kind.encode(), _CLOEXEC, what=f"mounting {kind}", context=-1)
     opened: list[int] = []
     try:
@@ -55,6 +61,51 @@ def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, 
         for descriptor in (context, *opened):
             os.close(descriptor)
     _place(mounted, target)
+
+
+def release() -> tuple[int, int]:
+    """The kernel's version, like (6, 1); (0, 0) where it can't be told."""
+    first, _, rest = os.uname().release.partition(".")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    return (int(first), int(digits)) if first.isdigit() and digits else (0, 0)
+
+
+def _mount_overlay(options: Sequence[tuple[str, str | None]], target: str, attributes: int) -> None:
+    """As ``mount``, by mount(2): a kernel before Linux 6.8 takes an overlay's layers only in one option, whose text
+    fsconfig(2) limits to 255 bytes. Here the limit is a page for all options. Where paths are longer, or hold what
+    separates them, open files stand in their place."""
+    opened: list[int] = []
+    try:
+        text = _overlay_text(options)
+        if len(text) >= _PAGE or any(value and set(value) & set(",:\\") for _, value in options):
+            options = [(key, _by_descriptor(value, opened) if key in _PATHS else value) for key, value in options]
+            text = _overlay_text(options)
+        if len(text) >= _PAGE:
+            raise Unsupported(
+                "mounting overlay: this kernel takes no stack of so many layers",
+                hint="`lamina flatten` makes one layer of them; or take a kernel from Linux 6.8",
+            )
+        place = os.fsencode(target)
+        if libc().mount(b"overlay", place, b"overlay", ctypes.c_ulong(attributes), text) != 0:
+            refused = failed()
+            hint = "only root may mount" if refused.errno == errno.EPERM else "see the kernel's log"
+            raise SystemFailure(f"mounting overlay: {refused.strerror}", hint=hint)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _by_descriptor(path: str | None, opened: list[int]) -> str:
+    with reported(path or ""):
+        opened.append(os.open(path or "", os.O_PATH | os.O_CLOEXEC))
+    return f"{BY_DESCRIPTOR}{opened[-1]}"
+
+
+def _overlay_text(options: Sequence[tuple[str, str | None]]) -> bytes:
+    """The options of an overlay as mount(2) takes them, with all layers in one (pure)."""
+    words = [key if value is None else f"{key}={value}" for key, value in options if key != "lowerdir+"]
+    lowers = ":".join(value or "" for key, value in options if key == "lowerdir+")
+    return os.fsencode(",".join([f"lowerdir={lowers}", *words]))
 
 
 def _is_plain(path: str) -> bool:
