@@ -39,6 +39,7 @@ from lamina.places import (
 )
 from lamina.source import LayerHandle, Stack
 from lamina.spec.digest import Digest
+from lamina.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -223,7 +224,7 @@ class Image:
         (NotADirectoryError)."""
         tree, node = self.stack.listing(to_bytes(path), links=False)
         if not tree.is_directory(node):
-            raise NotADirectory(f"{str(path)!r:.200} in {self.name} is no directory")
+            raise NotADirectory(f"{str(path)!r:.200} in {self.name} is not a directory")
         return [os.fsdecode(name) for name in sorted(tree.children(node))]
 
     def read_bytes(self, path: str | ImagePath) -> bytes:
@@ -235,7 +236,7 @@ class Image:
         kind = tree.kind(node)
         if kind != Kind.FILE:
             error = IsADirectory if kind == Kind.DIRECTORY else NotAFile
-            raise error(f"{str(path)!r:.200} in {self.name} is no regular file")
+            raise error(f"{str(path)!r:.200} in {self.name} is not a regular file")
         with self.stack.open_stored(tree.stored(node)) as stream:
             return stream.read()
 
@@ -468,7 +469,7 @@ class Image:
 
         name = parse_name(self.name).name
         if not name or (not self._is_elsewhere and not self._is_named(name)):
-            raise UsageError(f"{self.name} is no name", hint="say which name it is to have, like ghcr.io/me/app:1")
+            raise UsageError(f"{self.name} is not a name", hint="say which name it is to have, like ghcr.io/me/app:1")
         return name
 
     def _is_named(self, name: str) -> bool:
@@ -751,7 +752,7 @@ class Image:
         return hash((self.digest, self.stack.first, len(self)))
 
     def __repr__(self) -> str:
-        return f"<lamina.Image {self.name} {self.digest.short} {len(self)} layers>"
+        return f"<lamina.Image {self.name} {self.digest.short} {counted(len(self), 'layer')}>"
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -795,7 +796,7 @@ class Layer:
     def __reduce__(self) -> tuple[Callable[..., Layer], tuple[Stack, int]]:
         """Pickled with its image. Raises TypeError for a layer without one."""
         if self._stack is None:
-            raise TypeError(f"layer {self.number} can't be pickled: it is no image's")
+            raise TypeError(f"layer {self.number} can't be pickled: it belongs to no image")
         return _layer_of, (self._stack, self.number)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Text for people, on terminals and in notebooks: sizes, and names from outside made safe to show; and for JSON
-(pure)."""
+"""Text for people, on terminals and in notebooks: sizes, counts, and names from outside made safe to show; and for
+JSON (pure)."""
 
 from __future__ import annotations
 
 from lamina.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
 _LONGEST = 300
@@ -24,6 +24,19 @@ def human_size(size: int) -> str:
     digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
     text = f"{value:.{digits}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) + _UNITS[unit]
+
+
+def counted(count: float, one: str, many: str = "") -> str:
+    """``1 entry``, ``2 entries``, ``0.5 seconds``; ``many``: the plural where it is not ``one`` with an s."""
+    shown = count if isinstance(count, int) else f"{count:g}"
+    return f"{shown} {one if count == 1 else many or one + 's'}"
+
+
+def some(words: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 5 more``: the first few of many. Never ``and 1 more``: that one is shown."""
+    if len(words) <= most + 1:
+        return ", ".join(words)
+    return f"{', '.join(words[:most])} and {len(words) - most} more"
 
 
 def clean(text: str | bytes) -> str:

@@ -527,7 +527,7 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
         (
             ("run", "-it", "app"),
             (0,),
-            125,
+            1,
             (b"", b"lamina: standard input is not a terminal (leave out -t, or -i)\n"),
         ),
         (("ls", "nothing"), (2,), 3, (b"", b"")),

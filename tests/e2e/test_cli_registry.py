@@ -58,7 +58,8 @@ def test_help_has_an_example(verb: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["pull", "oci:x"], 2, "`lamina copy`"),
+        (["pull", "oci:x"], 3, "is not an OCI layout"),
+        (["push", "oci:x"], 2, "`lamina copy`"),
         (["pull", "a/UPPER"], 2, "not a reference"),
         (["pull", "127.0.0.1:1/x"], 8, "can't be reached"),
         (["pull", "--tls-verify=maybe", "x"], 2, "neither true nor false"),
@@ -66,13 +67,13 @@ def test_help_has_an_example(verb: str, tmp_path: Path) -> None:
         (["digest", "127.0.0.1:1/x:1"], 8, "can't be reached"),
         (["delete", "127.0.0.1:1/x"], 2, "neither a tag nor a digest"),
         (["blob", "127.0.0.1:1/x:1", "-o", "f"], 2, "no digest"),
-        (["search", "a/b"], 2, "no host"),
+        (["search", "a/b"], 2, "not a host"),
         (["sync", "missing.yaml"], 6, "missing.yaml"),
         (["login", "127.0.0.1:1", "-u", "x"], 2, "password"),
         (["login", "127.0.0.1:1", "-u", "x", "-p", "y", "--password-stdin"], 2, "one of the two"),
         (["logout", "nowhere.example.com"], 3, "not logged in"),
         (["serve", "--host", "0.0.0.0"], 3, "no store"),
-        (["serve", "docker://x"], 2, "no place of images"),
+        (["serve", "docker://x"], 2, "not a place with images"),
         (["index", "create", "x"], 2, "IMAGE"),
     ],
 )
@@ -178,7 +179,7 @@ def test_sync_from_yaml(host: str, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert [row["state"].split(":")[0] for row in json.loads(done.stdout)] == ["copied", "failed", "copied"]
     assert lamina("sync", str(listed), root=tmp_path / "t").returncode == 3
-    for text, said in (("a: {b: 1}", "unknown 'b'"), ("5", "neither"), ("{", "not YAML"), ("- 5", "no text")):
+    for text, said in (("a: {b: 1}", "unknown 'b'"), ("5", "neither"), ("{", "not YAML"), ("- 5", "not a string")):
         listed.write_text(text)
         done = lamina("sync", str(listed), root=root)
         assert (done.returncode, said in done.stderr.decode()) == (2, True), done.stderr

@@ -136,7 +136,7 @@ def test_inspect_takes_templates_that_docker_takes(out: Any, template: str, text
         (("images", "--format", "jsn"), 2, "no format 'jsn' (json, table, or a template"),
         (("images", "--format", "{{.ID"), 2, "not closed, at character 1"),
         (("images", "--format", "{{.Name}"), 2, "at character"),
-        (("images", "--format", "table {{nope .ID}}"), 2, "'nope' is no field or function"),
+        (("images", "--format", "table {{nope .ID}}"), 2, "'nope' is not a field or function"),
         (("inspect", "--type", "container", "app:1"), 3, "no container 'app:1'"),
         (("inspect", "--type", "image", "apq:1"), 3, "is it 'app:1'? `lamina pull apq:1` brings it in"),
         (("inspect", "nothing"), 3, "no container and no image 'nothing'"),

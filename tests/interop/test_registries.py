@@ -275,7 +275,7 @@ def test_tls_with_an_own_authority(root: Path, tmp_path: Path) -> None:
         (place / "ca.crt").write_bytes(certificate.read_bytes())
         assert ok("digest", f"{host}/app:1", root=root, **home).strip() == digest(root)
         (place / "ca.crt").write_text("no certificate")
-        assert b"no certificate that can be used" in lamina("digest", f"{host}/app:1", root=root, **home).stderr
+        assert b"is not a certificate that can be used" in lamina("digest", f"{host}/app:1", root=root, **home).stderr
 
 
 def test_in_python(root: Path, host: str, tmp_path: Path) -> None:

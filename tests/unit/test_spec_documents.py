@@ -143,7 +143,7 @@ def descriptor(media: str = mediatype.OCI_CONFIG) -> dict[str, Any]:
         (b'{"schemaVersion":NaN}', None, "NaN"),
         (b'{"a":"\\ud800"}', None, "surrogate"),
         (b'{"schemaVersion":' + b"9" * 400 + b"}", None, ""),
-        (b"<html>", None, "no valid document"),
+        (b"<html>", None, "not a valid document"),
         (doc(config=descriptor(), layers=[]) + b" x", None, ""),
         (b"{" + b" " * (5 << 20) + b"}", None, "bytes"),
         (b'{"schemaVersion":1,"fsLayers":[]}', None, "schema 1"),

@@ -113,5 +113,5 @@ def test_json_that_is_wrong_where_json_was_not_loaded(text: str) -> None:
         f"try:\n    load({text.encode()!r}, 'x')\nexcept InvalidDocument as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("x is no valid document: ")
+    assert done.stdout.startswith("x is not a valid document: ")
     assert ", line 1 column " in done.stdout

@@ -39,7 +39,7 @@ class DirectoryReader:
         try:
             raw = read_document(directory, _MANIFEST, MAX_DOCUMENT, "image directory")
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{directory} is no image directory", hint="it has no manifest.json") from None
+            raise NotFound(f"{directory} is not an image directory", hint="it has no manifest.json") from None
         try:
             version = read_document(directory, "version", MAX_DOCUMENT, "image directory")
         except FileNotFoundError:
@@ -111,7 +111,7 @@ class DirectoryWriter:
         strange = [name for name in there if not _OURS.fullmatch(name)]
         if strange or (there and "version" not in there):
             raise Conflict(
-                f"{self.directory!r:.300} is no image directory: {(strange or there)[0]!r:.100} is in it",
+                f"{self.directory!r:.300} is not an image directory: {(strange or there)[0]!r:.100} is in it",
                 hint="choose an empty directory, or a new one",
             )
         replace_file(self._path("version"), [VERSION])

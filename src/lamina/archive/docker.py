@@ -155,14 +155,14 @@ class DockerArchiveReader:
         raw = self._members.read("manifest.json")
         listed = json.load(b'{"images":' + raw + b"}", what, limit=64 << 20).get("images")
         if not isinstance(listed, list) or not listed:
-            raise InvalidDocument(f"{what} is no list of images", hint="is it what `docker save` wrote?")
+            raise InvalidDocument(f"{what} is not a list of images", hint="is it what `docker save` wrote?")
         for image in listed:
             if not isinstance(image, dict) or not isinstance(image.get("Config"), str):
                 raise InvalidDocument(f"{what}: an image without Config", hint="is it what `docker save` wrote?")
             for key in ("RepoTags", "Layers"):
                 values = image[key] = image.get(key) or []
                 if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-                    raise InvalidDocument(f"{what}: {key} is no list of texts", hint="the archive is malformed")
+                    raise InvalidDocument(f"{what}: {key} is not a list of strings", hint="the archive is malformed")
         return listed
 
     def _read(self, name: str, what: str) -> bytes:
@@ -295,7 +295,7 @@ class DockerArchiveWriter:
         document = parse(raw, descriptor.media_type)
         if not isinstance(document, Manifest) or not document.is_image:
             raise Unsupported(
-                f"{self.location} can't hold {descriptor.digest}: it is no image of one platform",
+                f"{self.location} can't hold {descriptor.digest}: it is not an image of one platform",
                 hint="choose one with --platform, or write an oci-archive",
             )
         missing = [layer.digest for layer in document.layers if layer.digest not in self._diff_ids]

@@ -76,7 +76,7 @@ class LayoutReader(IndexedReader):
             check_layout_file(read_document(directory, "oci-layout", 64 << 10, "OCI layout"), directory)
             self.index = parse_index(read_document(directory, "index.json", _MAX_INDEX, "OCI layout"), directory)
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{directory} is no OCI layout", hint="it has no oci-layout and index.json") from None
+            raise NotFound(f"{directory} is not an OCI layout", hint="it has no oci-layout and index.json") from None
 
     def blob(self, descriptor: Descriptor) -> LayoutBlob:
         return LayoutBlob(descriptor, blob_path(self.directory, descriptor.digest))
@@ -87,7 +87,7 @@ def read_document(directory: str, name: str, limit: int, kind: str) -> bytes:
     NotADirectoryError, InvalidDocument, SystemFailure."""
     path = os.path.join(directory, name)
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise InvalidDocument(f"{path} is no regular file", hint=f"this is no {kind}")
+        raise InvalidDocument(f"{path} is not a regular file", hint=f"this is not an {kind}")
     with reported(path), open(path, "rb") as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:

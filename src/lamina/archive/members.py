@@ -33,7 +33,7 @@ class Members:
             self._index = self._parse()
         except InvalidLayer as error:
             self._file.close()
-            raise InvalidDocument(f"{path} is no tar archive: {error.message}", hint="is it truncated?") from None
+            raise InvalidDocument(f"{path} is not a tar archive: {error.message}", hint="is it truncated?") from None
         except BaseException:
             self._file.close()
             raise
@@ -159,6 +159,6 @@ def _regular(path: str) -> IO[bytes]:
         raise NotFound(f"no file {path!r:.300}", hint="check the path")
     with reported(path):
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InvalidDocument(f"{path!r:.300} is no regular file", hint="expected a tar archive; `-` is stdin")
+            raise InvalidDocument(f"{path!r:.300} is not a regular file", hint="expected a tar archive; `-` is stdin")
         descriptor = os.open(path, READ_FLAGS & ~getattr(os, "O_NOFOLLOW", 0))
         return os.fdopen(descriptor, "rb", buffering=0)

@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_INTERRUPTED, EXIT_UNREAD = 130, 141
+"""As a shell has them for a program that SIGINT or SIGPIPE has ended, which is what git's and docker's do."""
 _SELDOM = 50_000
 """Objects between two looks for garbage in circles: what is loaded at the start is none, and little else is."""
 
@@ -31,8 +32,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             _say("lamina: interrupted")
             sys.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(EXIT_FAILED)
+            sys.exit(_unread())
     _expect_children()
     code = run(arguments)
     if "click" not in sys.modules:
@@ -82,9 +82,7 @@ def run(arguments: list[str] | None = None) -> int:
         say(str(error))
         return error.exit_code
     except BrokenPipeError:
-        # the reader (head, less) has gone: nothing more to say, and Python must not try at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        return _unread()
     except RecursionError:
         _say("lamina: the input is nested too deeply")
         return 4
@@ -98,6 +96,12 @@ def run(arguments: list[str] | None = None) -> int:
         return 6
 
 
+def _unread() -> int:
+    """The reader of standard output (head, less) has gone: nothing more to say, and Python must not try at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_UNREAD
+
+
 def _by_click(arguments: list[str] | None) -> int:
     import click
 
@@ -108,6 +112,7 @@ def _by_click(arguments: list[str] | None) -> int:
         from lamina.cli import completion
 
         return completion.answer(os.environ["_LAMINA_COMPLETE"])
+    streams = sys.stdout, sys.stderr
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -115,6 +120,11 @@ def _by_click(arguments: list[str] | None) -> int:
         return stop.exit_code
     except click.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit:
+        if sys.stdout is streams[0]:
+            raise
+        sys.stdout, sys.stderr = streams  # click has wrapped them, and has an exit code of its own for this
+        raise BrokenPipeError from None
     except click.ClickException as error:
         at = error.ctx if isinstance(error, click.UsageError) else None
         say(error.format_message() + (f" (see `{at.command_path} --help`)" if at else ""))
@@ -130,7 +140,14 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """As ``say``."""
-    say(f"warning: {text}")
+    _say(warning(text))
+
+
+def warning(text: str) -> str:
+    """The line of a warning, as all of them are (pure)."""
+    from lamina.cli.text import clean
+
+    return f"lamina: warning: {clean(text)}"
 
 
 def _say(line: str) -> None:

@@ -13,7 +13,7 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option
 from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean
+from lamina.cli.text import clean, counted
 from lamina.errors import LaminaError
 from lamina.version import __version__
 
@@ -55,7 +55,7 @@ def info(session: Session, format: str | None) -> None:
         emit_template([value], {}, format or "")
     else:
         write(f"lamina {__version__} on Python {value['python']}, {value['platform']}")
-        write(f"store: {settings.root} ({state if images is None else f'{images} names'})")
+        write(f"store: {settings.root} ({state if images is None else counted(images, 'name')})")
         runtime = value["runtime"]
         if runtime["name"]:
             write(f"runtime: {runtime['name']} {clean(runtime['version'])} ({clean(runtime['program'])})")

@@ -397,7 +397,7 @@ _OPTIONS: dict[tuple[str, str], Any] = {
     ("", "--cap-drop"): _capabilities,
     ("", "--format"): ("json", "table"),
     ("", "--in"): images,
-    ("", "--network"): ("host", "none", "pasta"),
+    ("", "--network"): ("bridge", "host", "none", "pasta"),
     ("", "--onto"): images,
     ("", "--platform"): _platforms,
     ("", "--runtime"): ("bwrap", "crun", "runc"),

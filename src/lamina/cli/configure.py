@@ -137,7 +137,7 @@ def instructions(lines: Iterable[str], old: ImageConfig | None = None) -> Change
     for line in lines:
         word, *more = line.strip().split(None, 1)
         if not more:
-            raise UsageError(f"{line!r:.200} is no instruction", hint="like 'CMD [\"sh\"]' or 'ENV A=b'")
+            raise UsageError(f"{line!r:.200} is not an instruction", hint="like 'CMD [\"sh\"]' or 'ENV A=b'")
         word, rest = word.upper(), more[0]
         if word in ("CMD", "ENTRYPOINT"):
             found[word.lower()] = _command(rest)
@@ -177,7 +177,7 @@ def working_directory(before: str, path: str) -> str:
 def port(text: str) -> str:
     """``80`` as ``80/tcp``. Raises UsageError."""
     if not _PORT.fullmatch(text):
-        raise UsageError(f"{text!r:.60} is no port", hint="like 80, 53/udp or 8000-8010/tcp")
+        raise UsageError(f"{text!r:.60} is not a port", hint="like 80, 53/udp or 8000-8010/tcp")
     return text if "/" in text else text + "/tcp"
 
 
@@ -187,7 +187,7 @@ def duration(text: str | None, flag: str) -> int | None:
         return None
     match = _DURATION.fullmatch(text)
     if not text or match is None:
-        raise UsageError(f"{flag} {text!r:.60} is no duration", hint="like 30s, 1m30s or 500ms")
+        raise UsageError(f"{flag} {text!r:.60} is not a duration", hint="like 30s, 1m30s or 500ms")
     hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
     return ((hours * 60 + minutes) * 60 + seconds) * 1_000_000_000 + milliseconds * 1_000_000
 

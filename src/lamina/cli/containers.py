@@ -190,7 +190,7 @@ def _status(one: Container, state: str, now: float) -> str:
 
 
 _cidfile_option = click.option("--cidfile", "cidfiles", multiple=True, metavar="FILE", help="Read an ID from a file.")
-_ignore_option = click.option("-i", "--ignore", is_flag=True, help="It is no failure if one is not there.")
+_ignore_option = click.option("-i", "--ignore", is_flag=True, help="Do not fail if one is not there.")
 _time_option = click.option(
     "-t",
     "--time",
@@ -204,7 +204,7 @@ _time_option = click.option(
 
 @command("rm", "lamina rm web\nlamina rm --force web\nlamina rm --all")
 @click.argument("names", nargs=-1, metavar="[CONTAINER]...")
-@click.option("-f", "--force", is_flag=True, help="Remove those that run too; none is no failure.")
+@click.option("-f", "--force", is_flag=True, help="Remove those that run too, and do not fail if there is none.")
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all that have ended (with --force: all).")
 @click.option("-v", "--volumes", is_flag=True, help="Accepted for docker's sake: anonymous volumes go anyway.")
 @_time_option
@@ -380,6 +380,7 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
     from lamina.run.container import enter, execute
     from lamina.run.options import Wanted, parse_workdir
 
+    launch.check_terminal(given)
     wanted = Wanted(
         command=words,
         env=launch.environment(given),
@@ -388,7 +389,6 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
         tty=given["tty"],
         interactive=given["interactive"],
     )
-    launch.check_terminal(wanted)
     container = session.store.containers.get(name)
     enter(session.store, container)
     return execute(session.store, container, wanted)

@@ -40,7 +40,7 @@ def _show(name: str, stream: Stream) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     data = stream.read(_PIECE)
     if b"\0" in data[:_LOOK]:
-        raise UsageError(f"{name} is no text, and this is a terminal", hint="send it to a file or a pipe")
+        raise UsageError(f"{name} is not text, and this is a terminal", hint="send it to a file or a pipe")
     while data:
         _say(decoder.decode(data))
         data = stream.read(_PIECE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli import warn
+from lamina.cli import say, warn
 from lamina.cli.app import command
 from lamina.cli.configure import edit_options
 from lamina.cli.make import base_stack, epoch
@@ -124,7 +124,7 @@ def _print_config(session: Session, reference: str, local: bool) -> None:
             session.store.resolve(reference)
         except LaminaError:
             raise error from None
-        click.echo(f"lamina: {clean(error.message)}: this is the store's", err=True)
+        say(f"{error.message}: this is the store's")
         print_config(session, reference, True)
 
 
@@ -188,7 +188,7 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
         comment=message,
         packing=packing_of(session, compression),
     )
-    tell_made(made, tag, f"{len(stack.layers)} layers are one", quiet)
+    tell_made(made, tag, f"{counted(len(stack.layers), 'layer')} made one", quiet)
 
 
 @command(

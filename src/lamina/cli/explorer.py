@@ -25,7 +25,7 @@ from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 
 from lamina.cli.look import LETTER, iso
-from lamina.cli.text import clean, human_size, mode_text
+from lamina.cli.text import clean, counted, human_size, mode_text
 from lamina.errors import LaminaError
 from lamina.insight.explore import Explorer, Mark, Row
 from lamina.layer.entry import Entry, Kind
@@ -464,7 +464,7 @@ class ExplorerApp(App[None]):
         lines = [
             f"{layer.number} of {self.explorer.layers[-1].number}",
             layer.digest,
-            f"{layer.entries} entries, {human_size(layer.size)} of content",
+            f"{counted(layer.entries, 'entry', 'entries')}, {human_size(layer.size)} of content",
             clean(layer.step)[:600] or "its build step is not recorded",
         ]
         return Text("\n".join(lines))
@@ -474,7 +474,8 @@ class ExplorerApp(App[None]):
         hidden = total.content - total.visible
         lines = [
             clean(self.explorer.stack.name),
-            f"{total.paths} paths, {human_size(total.content)} of content in {len(self.explorer.layers)} layers",
+            f"{counted(total.paths, 'path')}, {human_size(total.content)} of content in "
+            f"{counted(len(self.explorer.layers), 'layer')}",
             f"efficiency {100 * total.efficiency:.2f} %, {human_size(hidden)} ship though hidden (`lamina waste`)",
         ]
         return Text("\n".join(lines))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.look import KIND, LETTER
 from lamina.cli.options import format_option, no_trunc_option, platform_option
 from lamina.cli.output import emit, emit_json_list
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size, mode_text
+from lamina.cli.text import clean, counted, human_size, mode_text, some
 from lamina.errors import LaminaError, UsageError
 from lamina.insight.as_json import entry_json
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from lamina.store.find import Words
     from lamina.store.findings import Found, Place
 
-_SHOWN = 3
 _REMEMBERED = 1000
 
 
@@ -60,14 +60,14 @@ def find(
 ) -> None:
     """Find files in all images of the store, and say in which layer of which image they are. PATTERN is a glob on the
     base name, or, with a slash in it, on the whole path ('*' goes across slashes, as with find -path)."""
-    from lamina.spec.name import parse_name
+    from lamina.spec.name import parse_stored
     from lamina.store.find import Query, Search
 
     if pattern is None and not (digest or type_ or size or perm or owner):
         raise UsageError("find what?", hint="give a pattern, --digest, --type, --size, --perm or --owner")
     names = []
     for image in images:
-        parsed = parse_name(image)
+        parsed = parse_stored(image)
         if parsed.transport or not parsed.whole:
             raise UsageError(f"--in takes an image of the store, not {image!r:.200}", hint="see `lamina images`")
         names.append(parsed.name)
@@ -104,9 +104,11 @@ def find(
         rows = (row for found in search.found for row in _rows(found, groups))
         emit(rows, columns, format, right=("Size", "Layer"))
     for name, why in search.unread:
-        click.echo(f"warning: {_familiar(name)} was left out: {clean(why)}", err=True)
+        warn(f"{_familiar(name)} was left out: {why}")
     if search.unread:
-        raise LaminaError(f"{len(search.unread)} images could not be looked into", hint="`lamina fsck` says why")
+        raise LaminaError(
+            f"{counted(len(search.unread), 'image')} could not be looked into", hint="`lamina fsck` says why"
+        )
 
 
 def _rows(found: Found, groups: _Groups) -> list[dict[str, Any]]:
@@ -155,12 +157,11 @@ class _Groups:
         for place in places:
             groups.setdefault((place.layer, place.state, place.by), []).append(place)
         found = []
-        for (layer, state, by), some in groups.items():
-            names = [_name(place) for place in some]
-            if not self.no_trunc and len(names) > _SHOWN + 1:
-                names = [*names[:_SHOWN], f"{len(names) - _SHOWN} more"]
+        for (layer, state, by), alike in groups.items():
+            names = [_name(place) for place in alike]
+            shown = some(names, len(names) if self.no_trunc else 3)
             text = state if by is None else f"{state} by {by}"
-            found.append({"Layer": layer, "State": text, "Images": ", ".join(names), "Count": len(some)})
+            found.append({"Layer": layer, "State": text, "Images": shown, "Count": len(names)})
         return found
 
 

@@ -10,7 +10,7 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
 from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size, json_path
+from lamina.cli.text import clean, counted, human_size, json_path
 from lamina.errors import UsageError
 from lamina.places import to_bytes
 from lamina.spec.name import parse_name
@@ -149,7 +149,7 @@ def _tell_secrets(search: Search) -> None:
         rows = [[one.suspect.pattern, _state(one), _place(one), one.suspect.masked] for one in search.found]
         table(rows, ("SUSPECTED", "STATE", "WHERE", "SECRET"))
     write(
-        f"secrets: {len(search.found)} suspected in {search.files} files, variables, labels and steps"
+        f"secrets: {len(search.found)} suspected in {counted(search.files, 'file')}, variables, labels and steps"
         f" ({search.binary} binary, {search.cut} looked at only in part)"
     )
 

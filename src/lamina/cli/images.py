@@ -162,13 +162,13 @@ def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bo
 def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
     """Give an image another name. A name that is taken moves; what it named stays, untagged."""
     from lamina.cli.places import whole
-    from lamina.spec.name import parse_name
+    from lamina.spec.name import parse_stored
 
     names = [str(Reference.parse(target).with_default_tag()) for target in targets]
     store = session.writable_store
-    named = whole(parse_name(source))
+    named = whole(parse_stored(source))
     if named.transport:
-        raise UsageError(f"{source!r:.200} is not in the store", hint="`lamina copy` brings it in under any name")
+        raise UsageError(f"{source!r:.200} is not in the store", hint="`lamina pull` or `copy` brings it in")
     descriptor = store.resolve(named.name)
     for name in names:
         store.tag(name, descriptor)
@@ -187,8 +187,10 @@ def rmi(
     session: Session, names: tuple[str, ...], dry_run: bool, force: bool, no_prune: bool, format: str | None
 ) -> None:
     """Remove images: the name, and with the last name the layers that no other image has."""
+    from lamina.spec.name import parse_stored
     from lamina.store.gc import delete_images
 
+    names = tuple(str(parse_stored(name)) if name.startswith("docker://") else name for name in names)
     try:
         done = delete_images(session.writable_store, names, dry_run=dry_run, force=force, keep_untagged=no_prune)
     except LaminaError as error:

@@ -8,7 +8,7 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option, report_option
 from lamina.cli.output import ask, emit, emit_json, table, tell_deleted, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size
+from lamina.cli.text import clean, counted, human_size, some
 from lamina.config import KEEPS
 from lamina.errors import LaminaError
 from lamina.spec.reference import Reference
@@ -43,8 +43,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         return
     rows = [
         {
-            "Image": ", ".join(Reference.parse(name).familiar for name in image.names)
-            or f"<none> {image.digest.short}",
+            "Image": some([Reference.parse(name).familiar for name in image.names]) or f"<none> {image.digest.short}",
             "Size": human_size(image.size),
             "Shared": human_size(image.shared),
             "Unique": human_size(image.unique),
@@ -81,11 +80,11 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
 
     count = 0
 
-    def counted(_: object) -> None:
+    def looked_at(_: object) -> None:
         nonlocal count
         count += 1
 
-    findings = check(session.store, repair=repair, on_blob=counted)
+    findings = check(session.store, repair=repair, on_blob=looked_at)
     findings += check_unions(session.store, repair=repair)
     bad = [f for f in findings if f.severity == "error" or (f.severity == "derived" and not f.repaired)]
     if format == "json":
@@ -99,7 +98,8 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
     else:
         for finding in findings:
             write(f"{finding.severity}: {clean(finding.what)}" + (" (repaired)" if finding.repaired else ""))
-        write(f"{count} blobs checked, {len(bad)} problems" + ("" if bad or repair else ": the store is whole"))
+        whole = "" if bad or repair else ": the store is whole"
+        write(f"{counted(count, 'blob')} checked, {counted(len(bad), 'problem')}{whole}")
     return 1 if bad else 0
 
 

@@ -10,7 +10,7 @@ from lamina.cli import say, warn
 from lamina.cli.plain import FLAG, MANY, NUMBER, WHOLE, Option
 from lamina.errors import BlobNotFound, Cancelled, ContainerFailure, LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING
-from lamina.spec.name import parse_name
+from lamina.spec.name import parse_name, parse_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ OPTIONS = (
     Option(("--gpus",), "gpus", "Give it GPUs: the CDI devices nvidia.com/gpu=...", "all|N|device=..."),
     Option(("--entrypoint",), "entrypoint", "Run this instead of the image's entrypoint.", "PROGRAM", default=None),
     Option(("--read-only",), "read_only", "Only volumes and tmpfs can be written.", kind=FLAG),
-    Option(("--network", "--net"), "network", "Default: pasta, else none.", "pasta|none|host"),
+    Option(("--network", "--net"), "network", "Default, and bridge: pasta, else none.", "pasta|none|host"),
     Option(("-h", "--hostname"), "hostname", "The host name (default: the ID's first digits).", "NAME"),
     Option(("--domainname",), "domainname", "The host's domain.", "NAME"),
     Option(("--add-host",), "add_host", "Add a line to /etc/hosts.", "NAME:ADDRESS", MANY),
@@ -100,7 +100,9 @@ OPTIONS = (
 
 
 def launch(session: Session, image: str, words: tuple[str, ...], /, **given: Any) -> int:
-    """Run a container as these options say; its exit code. Raises ContainerFailure, Cancelled."""
+    """Run a container as these options say; its exit code. Raises ContainerFailure, Cancelled, LaminaError (no
+    terminal)."""
+    check_terminal(given)
     try:
         return _launch(session, image, words, given)
     except Cancelled:
@@ -112,8 +114,8 @@ def launch(session: Session, image: str, words: tuple[str, ...], /, **given: Any
 def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> int:
     from lamina.run import container as containers
 
+    image = str(parse_stored(image))
     wanted = _wanted(words, given)
-    check_terminal(wanted)
     containers.check(wanted, runtime=given["runtime"])
     stack = _stack(session, image, given["pulling"], quiet=given["quiet"])
     if wanted.privileged:
@@ -142,11 +144,11 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
 PRIVILEGED = "--privileged isolates nothing: a program in this container can do all that you can do on this machine"
 
 
-def check_terminal(wanted: Wanted) -> None:
+def check_terminal(given: dict[str, Any]) -> None:
     """docker's rule: without a terminal at standard input there is none to be connected; but a program may have one
-    of its own. Raises UsageError."""
-    if wanted.tty and wanted.interactive and not sys.stdin.isatty():
-        raise UsageError("standard input is not a terminal", hint="leave out -t, or -i")
+    of its own. Raises LaminaError: docker's exit code is 1, of `run` too."""
+    if given["tty"] and given["interactive"] and not sys.stdin.isatty():
+        raise LaminaError("standard input is not a terminal", hint="leave out -t, or -i")
 
 
 @contextmanager
@@ -187,12 +189,11 @@ def _replace(store: Store, name: str) -> None:
 
 
 def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
+    """``name``: without docker://."""
     parsed = parse_name(name)
     if parsed.transport or not parsed.whole:
-        if parsed.transport == "docker" and parsed.whole:
-            hint = f"leave out docker://: `lamina run {parsed.name:.200}` pulls what is not here"
-        elif parsed.transport:
-            hint = f"`lamina copy {name:.200} NAME` brings it in; then run NAME"
+        if parsed.transport:
+            hint = f"`lamina pull {name:.200}` brings it in and says its name; then run that"
         else:
             hint = "name the image without ~: a container has all of its layers"
         raise UsageError(f"{name!r:.200} can't be run: run takes whole images of the store", hint=hint)
@@ -315,7 +316,7 @@ def text_of(path: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path!r:.200} is no text: byte {error.start} is not UTF-8", hint=_LINES) from None
+        raise UsageError(f"{path!r:.200} is not text: byte {error.start} is not UTF-8", hint=_LINES) from None
 
 
 def _security(words: tuple[str, ...]) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, no_trunc_option, platform_option
 from lamina.cli.output import emit
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size
+from lamina.cli.text import clean, human_size, some
 from lamina.errors import NotFound
 
 
@@ -45,7 +46,7 @@ def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> 
                 "Restates": layer.restates,
                 "Hides": layer.hides,
                 "Step": step if no_trunc or len(step) <= 40 else step[:39] + "…",
-                "SharedWith": ", ".join(_short(name) for name in layer.shared_with) or "-",
+                "SharedWith": _all_or_some(layer.shared_with, no_trunc) or "-",
             }
         )
         json_rows.append(
@@ -87,9 +88,13 @@ def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> 
     if format in (None, "table"):
         for layer in reports:
             for warning in layer.warnings:
-                click.echo(f"warning: layer {layer.number}: {clean(warning)}", err=True)
+                warn(f"layer {layer.number}: {warning}")
         for warning in opened.tree.warnings:
-            click.echo(f"warning: {clean(warning)}", err=True)
+            warn(warning)
+
+
+def _all_or_some(names: tuple[str, ...], no_trunc: bool) -> str:
+    return some([_short(name) for name in names], len(names) if no_trunc else 3)
 
 
 def _short(name: str) -> str:

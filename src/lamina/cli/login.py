@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.options import registry_options
 from lamina.cli.output import write
@@ -49,7 +50,7 @@ def login(
     if password is not None and password_stdin:
         raise UsageError("--password and --password-stdin", hint="one of the two")
     if password is not None:
-        click.echo("warning: others see --password in the process list; --password-stdin is better", err=True)
+        warn("others see --password in the process list; --password-stdin is better")
     known = find(host, authfile=authfile) if username is None and sys.stdin.isatty() and not password_stdin else None
     username = username or _ask("Username", default=known.username if known else None)
     if password_stdin:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.options import TEXT, image_argument, platform_option, quiet_option
 from lamina.cli.output import write
@@ -214,7 +215,7 @@ def append(
         map(to_bytes, removed),
         stack,
         owner=None if keep_owner else (0, 0),
-        on_warning=lambda text: click.echo(f"warning: {clean(text)}", err=True),
+        on_warning=warn,
     )
     changes = config_changes(stack.config, env, cmd, entrypoint, workdir, user, label)
     if not items and not changes:
@@ -266,7 +267,7 @@ def unpack(session: Session, image: str, directory: str, same_owner: bool | None
 
     report = write_out(session.image(image).stack, os.fsencode(directory), same_owner=same_owner)
     for warning in report.warnings:
-        click.echo(f"warning: {clean(warning)}", err=True)
+        warn(warning)
     if not quiet:
         click.echo(
             f"{counted(report.entries, 'entry', 'entries')}, {human_size(report.size)} in {clean(directory)}",

@@ -92,7 +92,7 @@ def _make(
     for text in annotations:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"{text!r:.100} is no KEY=VALUE")
+            raise UsageError(f"{text!r:.100} is not KEY=VALUE")
         stated[key] = value
     with Progress(quiet=quiet) as progress, session.interruptible():
         network = session.network(progress)
@@ -114,7 +114,7 @@ def _known(session: Session, target: str) -> Index:
     top = reader.resolve(name)
     document = parse(reader.manifest(top), top.media_type, target)
     if not isinstance(document, Kind):
-        raise UsageError(f"{target} is no index but an image", hint="`lamina index create` makes one of it")
+        raise UsageError(f"{target} is not an index but an image", hint="`lamina index create` makes one of it")
     return document
 
 
@@ -232,7 +232,9 @@ def _typed(place: str, kind: str | None) -> str:
     if place.startswith(start):
         return place
     if place.startswith(known):
-        raise UsageError(f"{place!r:.200} is no {kind}", hint=f"leave the option out, or write {start}...")
+        raise UsageError(
+            f"{place!r:.200} does not begin with {start}", hint=f"leave the option out, or write {start}..."
+        )
     return start + place
 
 

@@ -20,7 +20,7 @@ from lamina.cli.options import (
     report_option,
 )
 from lamina.cli.output import report, write
-from lamina.cli.places import source_of, target_of, whole
+from lamina.cli.places import all_named, source_of, target_of, whole
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
 from lamina.cli.text import clean
@@ -218,21 +218,17 @@ def _saved_name(session: Session, name: ImageName) -> str:
 def load(session: Session, path: str, tag: str | None, all_platforms: bool, quiet: bool, format: str | None) -> None:
     """Bring all images of an archive or layout into the store, under the names that they have there."""
     from lamina.archive.detect import open_any
-    from lamina.archive.docker import DockerArchiveReader
-    from lamina.spec.reference import canonical
 
     if path == "-" and sys.stdin.isatty():
         raise UsageError("no archive on stdin", hint="name a file with -i, or pipe it")
     reader = open_any(path)
-    found = list(reader.names())
-    if tag is not None:
+    if tag is None:
+        pairs = all_named(reader)
+    else:
+        found = list(reader.names())
         if len({descriptor.digest for _, descriptor in found}) != 1:
             raise UsageError(f"{path} holds {len(found)} images", hint="--tag is for an archive of one")
         pairs = [("", tag)]
-    else:
-        if isinstance(reader, DockerArchiveReader):
-            reader.check_names()
-        pairs = [(name or str(descriptor.digest), canonical(name)) for name, descriptor in found]
     with Progress(quiet=quiet or format is not None) as progress:
         done = session.copied(reader, session.writable_store, pairs, progress, all_platforms=all_platforms)
     if format == "json":

@@ -65,8 +65,10 @@ def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> No
 @click.pass_obj
 def image_exists(session: Session, name: str) -> int:
     """Say by the exit code whether the store has an image: 0, else 1."""
+    from lamina.spec.name import parse_stored
+
     try:
-        session.image(name)
+        session.image(str(parse_stored(name)))
     except NotFound:
         return 1
     return 0

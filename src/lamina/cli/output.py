@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lamina.cli import say
 from lamina.cli.text import clean, human_size
 from lamina.errors import LaminaError, UsageError
 from lamina.files import reported
@@ -198,7 +199,7 @@ def tell_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:
 
 def _tell_notes(done: Deleted) -> None:
     for note in done.notes:
-        click.echo(f"lamina: {clean(note)}", err=True)
+        say(note)
 
 
 def report(

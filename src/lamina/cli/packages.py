@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lamina.cli import warn
 from lamina.cli.app import command
 from lamina.cli.options import image_argument, platform_option
 from lamina.cli.output import emit, emit_json, write
@@ -45,7 +46,7 @@ def packages(session: Session, image: str, kinds: tuple[str, ...], programs: boo
     if kinds:
         inventory = replace(inventory, packages=tuple(one for one in inventory.packages if one.kind in kinds))
     for note in inventory.notes:
-        click.echo(f"warning: {clean(note)}", err=True)
+        warn(note)
     if format in FORMATS:
         write(bill(stack, inventory, format or ""))
         return

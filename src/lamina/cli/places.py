@@ -9,7 +9,7 @@ from lamina.spec.name import ImageName
 
 if TYPE_CHECKING:
     from lamina.cli.session import Session
-    from lamina.source import Reader, Writer
+    from lamina.source import Lister, Reader, Writer
     from lamina.transfer.connect import Network
 
 
@@ -39,6 +39,17 @@ def target_of(session: Session, name: ImageName, network: Network) -> tuple[Writ
 
         return writer_for(name.transport, name.location), name.name
     return session.writable_store, name.name
+
+
+def all_named(reader: Lister) -> list[tuple[str, str]]:
+    """All images of an archive or a layout, each with the name that it gets in the store. Raises InvalidDocument,
+    UsageError (a name that can't be one)."""
+    from lamina.archive.docker import DockerArchiveReader
+    from lamina.spec.reference import canonical
+
+    if isinstance(reader, DockerArchiveReader):
+        reader.check_names()
+    return [(name or str(descriptor.digest), canonical(name)) for name, descriptor in reader.names()]
 
 
 def whole(name: ImageName) -> ImageName:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import click
 
+from lamina.cli import warning
 from lamina.cli.text import clean, human_size
 from lamina.events import BlobDone, BlobProgress, BlobStarted, Event, Tagged, Warned
 from lamina.spec.digest import Digest
@@ -40,7 +41,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         with self._lock:
             if isinstance(event, Warned):
-                self._line(f"warning: {clean(event.message)}")
+                self._line(warning(event.message))
             elif self.quiet:
                 return
             elif self._terminal:

@@ -36,7 +36,9 @@ def serve(session: Session, source: str, host: str, port: int, writable: bool) -
     if source:
         name = parse_name(source)
         if not name.transport or name.transport == "docker" or name.name:
-            raise UsageError(f"{source!r:.200} is no place of images", hint="expected oci:DIR or oci-archive:FILE")
+            raise UsageError(
+                f"{source!r:.200} is not a place with images", hint="expected oci:DIR or oci-archive:FILE"
+            )
         place = cast("Readable", reader_for(name, session.network()))
     else:
         store = session.writable_store if writable else session.store

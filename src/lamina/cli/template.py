@@ -150,7 +150,7 @@ class _Run:
             return ((number, number) for number in range(value))
         if self._of_headings:
             return iter([(Heading(""), value)])
-        raise bad(self._source, node.at, f"range over what is no list: {show(value)!r:.60}")
+        raise bad(self._source, node.at, f"range over a value that is not a list: {show(value)!r:.60}")
 
     def _set(self, name: str, value: Any, declares: bool) -> None:
         if declares:

@@ -418,7 +418,7 @@ class _Parser:
         if token.kind == "word" and token.text in self._functions:
             return Function(token.text)
         hint = _known(self._functions) + "; a field begins with a dot"
-        raise self._bad(token, f"{token.text!r:.40} is no field or function", hint)
+        raise self._bad(token, f"{token.text!r:.40} is not a field or function", hint)
 
     def _chained(self, operand: Operand, token: _Token) -> Operand:
         """``.A.B`` right behind it belongs to it."""
@@ -442,7 +442,7 @@ class _Parser:
                 return read(token.text)
             except ValueError:
                 continue
-        raise self._bad(token, f"{token.text!r:.40} is no number")
+        raise self._bad(token, f"{token.text!r:.40} is not a number")
 
 
 def _known(functions: Container[str]) -> str:

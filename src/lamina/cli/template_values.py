@@ -147,7 +147,7 @@ def _slice(value: Any, *ends: Any) -> Any:
 
 def _position(key: Any, last: int) -> int:
     if isinstance(key, bool) or not isinstance(key, int):
-        raise Fault(f"{key!r:.60} is no position in a list or text")
+        raise Fault(f"{key!r:.60} is not a position in a list or text")
     if not 0 <= key <= last:
         raise Fault(f"there is no position {key}: " + (f"the last one is {last}" if last >= 0 else "it is empty"))
     return key
@@ -172,7 +172,7 @@ def _text(value: Any) -> str:
 
 def _number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Fault(f"{show(value)!r:.60} is no whole number")
+        raise Fault(f"{show(value)!r:.60} is not a whole number")
     return value
 
 
@@ -185,7 +185,7 @@ def _join(items: Any, separator: Any = "") -> str:
     if items is None:
         return ""
     if not is_list(items):
-        raise Fault(f"{_kind(items)} is no list")
+        raise Fault(f"{_kind(items)} is not a list")
     between, texts = _text(separator), [_text(item) for item in items]
     _check(sum(map(len, texts)) + len(between) * len(texts))
     return between.join(texts)
@@ -232,7 +232,7 @@ _VERB = re.compile(
 def _printf(form: Any, *values: Any) -> str:
     """Go's Sprintf; what does not fit is told in its way, like ``%!d(string=hi)``."""
     if not isinstance(form, str):
-        raise Fault("the format is no text")
+        raise Fault("the format is not a string")
     left = list(values)
 
     def number(text: str | None) -> int | None:

@@ -1,17 +1,12 @@
-"""Text for people: ages, modes (pure); sizes, safe names and paths in JSON as ``lamina.text`` has them."""
+"""Text for people: ages, modes (pure); sizes, counts, safe names and paths in JSON as ``lamina.text`` has them."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from lamina.text import clean, human_size, json_path, json_text
+from lamina.text import clean, counted, human_size, json_path, json_text, some
 
-__all__ = ["ago", "clean", "counted", "human_size", "json_path", "json_text", "mode_text"]
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """``1 entry``, ``2 entries``; ``many``: the plural where it is not ``one`` with an s."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
+__all__ = ["ago", "clean", "counted", "human_size", "json_path", "json_text", "mode_text", "some"]
 
 
 def ago(seconds: float) -> str:

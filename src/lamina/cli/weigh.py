@@ -10,7 +10,7 @@ from lamina.cli.app import command
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
 from lamina.cli.output import emit, emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size, json_path
+from lamina.cli.text import clean, counted, human_size, json_path, some
 from lamina.places import to_bytes
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class _Share(click.FloatRange):
 
         number = super().convert(value, param, ctx)
         if isnan(number):
-            self.fail(f"{value!r:.60} is no number", param, ctx)
+            self.fail(f"{value!r:.60} is not a number", param, ctx)
         return number
 
 
@@ -160,14 +160,14 @@ def _tell(found: Waste, top: int) -> None:
     write(f"efficiency: {100 * found.efficiency:.2f} % of {human_size(found.content)}")
     write(f"hidden by later layers: {human_size(row['Hidden'])}")
     table([[f"  layer {layer}", human_size(size)] for layer, size in found.hidden.items()], right=(1,))
-    write(f"rewritten unchanged: {human_size(row['Rewritten'])} in {len(found.rewrites)} files")
+    write(f"rewritten unchanged: {human_size(row['Rewritten'])} in {counted(len(found.rewrites), 'file')}")
     table([_rewrite_cells(one) for one in _first(found.rewrites, top)], right=(0,))
     write(f"same content at several paths: {human_size(row['Copies'])} in {len(found.copies)} contents")
     table([_copies_cells(one) for one in _first(found.copies, top)], right=(0, 1))
     write(f"caches: {human_size(row['Caches'])}")
     table(
         [
-            [f"  {human_size(one.size)}", f"{one.files} files", f"layers {_numbers(one.layers)}", one.name]
+            [f"  {human_size(one.size)}", counted(one.files, "file"), f"layers {_numbers(one.layers)}", one.name]
             for one in found.caches
         ],
         right=(0, 1),
@@ -184,11 +184,10 @@ def _rewrite_cells(one: Rewrite) -> list[str]:
 
 
 def _copies_cells(one: Copies) -> list[str]:
-    more = f" and {len(one.paths) - 2} more" if len(one.paths) > 2 else ""
     return [
         f"  {human_size(one.wasted)}",
         f"{len(one.paths)} x {human_size(one.size)}",
-        f"/{clean(one.paths[0])}, /{clean(one.paths[1])}{more}",
+        some([f"/{clean(path)}" for path in one.paths], 2),
     ]
 
 

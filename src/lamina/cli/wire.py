@@ -19,20 +19,22 @@ from lamina.cli.options import (
     registry_options,
 )
 from lamina.cli.output import emit, emit_json, report, write
+from lamina.cli.places import all_named, source_of, whole
 from lamina.cli.progress import Progress
 from lamina.cli.session import Session
-from lamina.cli.text import clean, human_size
-from lamina.events import Event, ignore
+from lamina.cli.text import clean, human_size, some
+from lamina.errors import UsageError
+from lamina.events import Event, OnEvent, ignore
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
+    from lamina.transfer.connect import Network
+    from lamina.transfer.copy import Copied
     from lamina.view.ahead import Ahead
 
 
 def _registry_name(text: str) -> str:
     """A name for a registry, ``docker://`` before it or not."""
-    from lamina.errors import UsageError
-
     name: ImageName = parse_name(text)
     if name.transport not in ("", "docker") or not name.whole:
         hint = "expected like debian:12 or ghcr.io/me/app:1"
@@ -42,7 +44,10 @@ def _registry_name(text: str) -> str:
     return name.name
 
 
-@command("pull", "lamina pull debian:12\nlamina pull ghcr.io/me/app:1 --platform linux/arm64")
+@command(
+    "pull",
+    "lamina pull debian:12\nlamina pull ghcr.io/me/app:1 --platform linux/arm64\nlamina pull oci-archive:images.tar",
+)
 @click.argument("images", nargs=-1, required=True, metavar="REF...")
 @click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
@@ -66,10 +71,13 @@ def pull(
     format: str | None,
 ) -> None:
     """Bring images from a registry into the store: the manifest first, then only what is not here yet. An interrupted
-    pull goes on where it stopped."""
+    pull goes on where it stopped. Of oci:DIR, dir:DIR, oci-archive:FILE and docker-archive:FILE, all images come
+    under the names that they have there; of oci:DIR:NAME, that one."""
     from lamina.transfer.wire import pull as fetch
 
-    names = [_registry_name(image) for image in images]
+    wanted = [whole(parse_name(image)) for image in images]
+    if all_tags and any(name.location for name in wanted):
+        raise UsageError("--all-tags is for registries", hint="of other places all images are brought in anyway")
     done = []
     with (
         _ahead(session) if unpack else nullcontext(ignore) as told,
@@ -82,9 +90,14 @@ def pull(
             told(event)
 
         network = session.network(progress)
-        for name in names:
+        for name in wanted:
+            if name.location:
+                done += _from_place(
+                    session, name, network, on_event, all_platforms=all_platforms, referrers=referrers
+                )
+                continue
             done += fetch(
-                name,
+                name.name,
                 session.writable_store,
                 network,
                 platform=session.settings.asked_platform(),
@@ -95,12 +108,23 @@ def pull(
                 cancel=session.cancel,
             )
     if unpack:
-        _unpack(session, [image.name for image in done])
+        _unpack(session, [image.name or str(image.descriptor.digest) for image in done])
     if quiet and format is None:
         for image in done:
             write(str(image.descriptor.digest))
         return
     report(done, format, quiet)
+
+
+def _from_place(session: Session, name: ImageName, network: Network, on_event: OnEvent, **how: bool) -> list[Copied]:
+    """The images of a layout, a directory or an archive; one of them, where ``name`` says which."""
+    from lamina.source import Lister
+    from lamina.spec.reference import canonical
+
+    reader, inside = source_of(session, name, network)
+    assert isinstance(reader, Lister)  # as all places on this machine are
+    pairs = [(inside, canonical(inside))] if inside else all_named(reader)
+    return session.copied(reader, session.writable_store, pairs, on_event, **how)
 
 
 def _ahead(session: Session) -> Ahead:
@@ -174,7 +198,7 @@ def push(
 
 def _all_tags(session: Session, name: str, target: str) -> list[tuple[str, str]]:
     """Each tag of a repository in the store, and its name at the target."""
-    from lamina.errors import ReferenceNotFound, UsageError
+    from lamina.errors import ReferenceNotFound
     from lamina.spec.reference import Reference
 
     full = session.network().full
@@ -256,8 +280,7 @@ def plan_pull(session: Session, image: str, all_platforms: bool, format: str | N
             "Digest": blob.descriptor.digest.short,
             "Size": human_size(blob.descriptor.size),
             "State": blob.state,
-            "Shared": ", ".join(clean(name) for name in blob.shared[:3])
-            + (f" and {len(blob.shared) - 3} more" if len(blob.shared) > 3 else ""),
+            "Shared": some([clean(name) for name in blob.shared]),
         }
         for blob in found.blobs
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lamina.layer.entry import Entry, Kind
 from lamina.source import Stack
+from lamina.text import counted
 
 
 def difference(one: Stack, node: int, other: Stack, there: int) -> str:
@@ -42,7 +43,7 @@ def difference_below(one: Stack, node: int, other: Stack, there: int) -> str:
         for name in here.keys() & over.keys():
             count += bool(difference(one, here[name], other, over[name]))
             pending.append((here[name], over[name]))
-    below = f"{count} entries in it" if count else ""
+    below = f"{counted(count, 'entry', 'entries')} in it" if count else ""
     return ", ".join(text for text in (own, below) if text)
 
 

@@ -84,7 +84,7 @@ def _program(name: str) -> str:
     if path is None or not os.path.exists(path):
         raise NotFound(f"no program {name!r:.200} on this machine", hint="give its path, or check PATH")
     if not os.path.isfile(path):
-        raise UsageError(f"{path!r:.200} is no program", hint="directories are packed with --file")
+        raise UsageError(f"{path!r:.200} is not a program", hint="directories are packed with --file")
     return path
 
 

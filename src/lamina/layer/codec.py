@@ -308,7 +308,7 @@ class SniffingDecoder:
         if self.chosen is None:
             if self._start and self.compression == "none":
                 raise InvalidLayer(
-                    f"{len(self._start)} bytes are no tar archive", hint="the blob is truncated: fetch it again"
+                    f"{len(self._start)} bytes are not a tar archive", hint="the blob is truncated: fetch it again"
                 )
             for _ in self._choose(self.compression).feed(self._start):
                 pass  # it raises: these are not its first bytes

@@ -57,11 +57,11 @@ def number(field: bytes, what: str) -> int:
     if not text:
         return 0
     if not text.isdigit():
-        raise InvalidLayer(f"the {what} {field!r} is no octal number", hint=_HINT)
+        raise InvalidLayer(f"the {what} {field!r} is not an octal number", hint=_HINT)
     try:
         return int(text, 8)
     except ValueError:
-        raise InvalidLayer(f"the {what} {field!r} is no octal number", hint=_HINT) from None
+        raise InvalidLayer(f"the {what} {field!r} is not an octal number", hint=_HINT) from None
 
 
 def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -91,7 +91,7 @@ def decimal(value: bytes, what: str) -> int:
     """A decimal number of a PAX record. Raises InvalidLayer."""
     digits = value[1:] if value[:1] == b"-" else value
     if not digits.isdigit() or len(digits) > 20:
-        raise InvalidLayer(f"the {what} {value!r:.60} is no number", hint=_HINT)
+        raise InvalidLayer(f"the {what} {value!r:.60} is not a number", hint=_HINT)
     return int(value)
 
 
@@ -99,7 +99,7 @@ def pax_time(value: bytes) -> tuple[int, int]:
     """(seconds, nanoseconds 0 to 999,999,999); digits beyond nanoseconds are cut off, never rounded."""
     whole, _, fraction = value.partition(b".")
     if fraction and not fraction.isdigit():
-        raise InvalidLayer(f"the time {value!r:.60} is no number", hint=_HINT)
+        raise InvalidLayer(f"the time {value!r:.60} is not a number", hint=_HINT)
     negative = whole[:1] == b"-"
     seconds = 0 if whole in (b"", b"-") else decimal(whole, "time")
     nanoseconds = int(fraction[:9].ljust(9, b"0")) if fraction else 0

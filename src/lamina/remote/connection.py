@@ -82,7 +82,7 @@ def manager(proxy: str | None, options: dict[str, Any]) -> urllib3.PoolManager:
             return _by_http(parts, options) if parts.scheme in _HTTP else _by_socks(parts, options)
     except (HTTPError, ValueError):
         # what is set is not told: a password may stand in it
-        raise UsageError("the proxy that is set is no address", hint=_HINT) from None
+        raise UsageError("the proxy setting is not an address", hint=_HINT) from None
     raise Unsupported(f"a proxy by {parts.scheme}: is not known", hint=_HINT)
 
 

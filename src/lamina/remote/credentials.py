@@ -245,7 +245,9 @@ def _helper(value: dict[str, Any], host: str, file: str) -> str:
 
 def _checked_helper(name: object, file: str) -> str:
     if not isinstance(name, str) or not _HELPER.fullmatch(name):
-        raise UsageError(f"{file}: {name!r:.100} is no name of a credential helper", hint="expected a-z, 0-9 and -")
+        raise UsageError(
+            f"{file}: {name!r:.100} is not the name of a credential helper", hint="expected a-z, 0-9 and -"
+        )
     return name
 
 
@@ -364,7 +366,9 @@ def _read(file: str, *, must: bool = False) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict) or len(raw) > _MAX_FILE:
-        raise UsageError(f"{file} is no JSON object of credentials", hint="mend it, or name another with --authfile")
+        raise UsageError(
+            f"{file} is not a JSON object of credentials", hint="mend it, or name another with --authfile"
+        )
     return value
 
 

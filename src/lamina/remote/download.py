@@ -119,11 +119,11 @@ def _checked(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # read for its check
     except ValueError as error:
-        raise UsageError(f"{shown(url)!r:.300} is no address: {error}", hint=_LIKE) from None
+        raise UsageError(f"{shown(url)!r:.300} is not an address: {error}", hint=_LIKE) from None
     if parts.scheme.lower() not in ("http", "https"):
         raise Unsupported(f"nothing is fetched by {parts.scheme}:", hint="http and https are known")
     if not parts.hostname or not url.isascii() or not url.isprintable() or " " in url:
-        raise UsageError(f"{shown(url)!r:.300} is no address", hint=_LIKE)
+        raise UsageError(f"{shown(url)!r:.300} is not an address", hint=_LIKE)
     if parts.username is not None:
         raise UsageError(
             f"the address of {parts.hostname} has a password in it",

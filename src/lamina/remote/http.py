@@ -277,7 +277,7 @@ def _load_certificates(context: ssl.SSLContext, directory: str) -> None:
                     context.load_cert_chain(path, key)
             except ssl.SSLError as error:
                 raise SystemFailure(
-                    f"{path} is no certificate that can be used: {error.reason or error}",
+                    f"{path} is not a certificate that can be used: {error.reason or error}",
                     hint="PEM is expected: NAME.crt a CA, NAME.cert with NAME.key the client's",
                 ) from None
 
@@ -301,7 +301,7 @@ class _broken:  # noqa: N801  (a context manager by use, not by kind)
         if error is None or not isinstance(error, (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)):
             return
         if isinstance(error, UnicodeError):
-            raise RemoteFailure(f"{_host(self._url)} is no host name", hint="check the reference") from None
+            raise RemoteFailure(f"{_host(self._url)} is not a host name", hint="check the reference") from None
         raise _in_words(error, self._url) from error
 
 

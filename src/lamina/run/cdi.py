@@ -62,16 +62,16 @@ def gpus(word: str) -> list[str]:
         elif key in ("device", "devices"):
             names.append(value)
         elif key not in ("capabilities", "driver", "options"):
-            raise UsageError(f"--gpus {word!r:.100} is no choice of devices", hint="all, a number, or device=0,1")
+            raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
     if chosen and chosen != "all":
         if not (chosen.isascii() and chosen.isdigit()) or len(chosen) > 3:
-            raise UsageError(f"--gpus {word!r:.100} is no choice of devices", hint="all, a number, or device=0,1")
+            raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
         names += [str(number) for number in range(int(chosen))]
     elif chosen:
         names.append(chosen)
     found = [f"{_ALL_GPUS}={name}" for name in names]
     if not found or not all(map(is_name, found)):
-        raise UsageError(f"--gpus {word!r:.100} is no choice of devices", hint="all, a number, or device=0,1")
+        raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
     return found
 
 
@@ -165,7 +165,7 @@ def _load(path: str) -> object:
         return yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = " ".join(str(error).split())
-        raise InvalidDocument(f"the CDI file {path} is no YAML: {where:.200}", hint="make it anew") from None
+        raise InvalidDocument(f"the CDI file {path} is not YAML: {where:.200}", hint="make it anew") from None
 
 
 def _opened(path: str, flags: int) -> int:

@@ -445,7 +445,7 @@ def _open_to_all(inside: Inside, mount: dict[str, Any]) -> None:
     try:
         mode = int(asked[-1], 8) if asked else 0o1777
     except ValueError:
-        raise UsageError(f"{asked[-1]!r:.60} is no mode of a tmpfs", hint="in octal, like 1777") from None
+        raise UsageError(f"{asked[-1]!r:.60} is not a mode for a tmpfs", hint="in octal, like 1777") from None
     if not asked:
         options.append("mode=1777")
     with reported(mount["destination"]):
@@ -580,7 +580,7 @@ def _seccomp(wanted: Wanted, runtime: Runtime, here: int, architecture: str) -> 
             try:
                 profile = read_own(file.read().decode("utf-8-sig"))
             except ValueError:
-                raise Conflict(f"{wanted.seccomp} is no seccomp profile", hint="JSON, as docker has it") from None
+                raise Conflict(f"{wanted.seccomp} is not a seccomp profile", hint="JSON, as docker has it") from None
     else:
         profile = default_profile()
     return seccomp(profile, held(wanted, runtime.devices, here), architecture)

@@ -226,7 +226,7 @@ def open_file(name: str | bytes, directory: int) -> int:
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UsageError(f"{name!r:.200} is no file any more", hint="try again")
+            raise UsageError(f"{name!r:.200} is not a file any more", hint="try again")
         return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(descriptor)

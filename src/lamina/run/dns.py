@@ -16,9 +16,9 @@ def parse_server(word: str) -> str:
     try:
         ipaddress.ip_address(word.partition("%")[0])
     except ValueError:
-        raise UsageError(f"--dns {word!r:.100} is no address", hint="like 10.0.0.53 or fd00::53") from None
+        raise UsageError(f"--dns {word!r:.100} is not an address", hint="like 10.0.0.53 or fd00::53") from None
     if set(word.partition("%")[2]) - set(_WORD):
-        raise UsageError(f"--dns {word!r:.100} is no address", hint="like 10.0.0.53 or fd00::53")
+        raise UsageError(f"--dns {word!r:.100} is not an address", hint="like 10.0.0.53 or fd00::53")
     return word
 
 

@@ -76,7 +76,7 @@ def parse_whole(word: str, flag: str, least: int, most: int) -> int:
     digits = word.removeprefix("-")
     number = int(word) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
     if number is None or not least <= number <= most:
-        raise UsageError(f"{flag} {word!r:.60} is no number from {least} to {most}", hint="give a whole number")
+        raise UsageError(f"{flag} {word!r:.60} is not a number from {least} to {most}", hint="give a whole number")
     return number
 
 
@@ -100,7 +100,7 @@ def parse_stop_timeout(word: str) -> int:
 def parse_cpus_set(word: str, flag: str) -> str:
     """A list of processors or memory nodes: ``0-3,7``. Raises UsageError."""
     if word and not _CPUS.fullmatch(word):
-        raise UsageError(f"{flag} {word!r:.60} is no list of numbers", hint="like 0-3 or 0,2")
+        raise UsageError(f"{flag} {word!r:.60} is not a list of numbers", hint="like 0-3 or 0,2")
     return word
 
 
@@ -108,7 +108,7 @@ def parse_sysctl(word: str) -> tuple[str, str]:
     """``NAME=VALUE``, dots or slashes between the parts. Raises UsageError."""
     name, equals, value = word.partition("=")
     if not equals or not _SYSCTL.fullmatch(name) or ".." in name:
-        raise UsageError(f"{word!r:.100} is no kernel setting", hint="like net.core.somaxconn=1024")
+        raise UsageError(f"{word!r:.100} is not a kernel setting", hint="like net.core.somaxconn=1024")
     return name, value
 
 

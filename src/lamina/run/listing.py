@@ -39,11 +39,11 @@ class Filters(Value):
         for word in words:
             key, equals, value = word.partition("=")
             if not equals or key not in KEYS:
-                raise UsageError(f"{word!r:.80} is no filter", hint=f"KEY=VALUE, with one of {', '.join(KEYS)}")
+                raise UsageError(f"{word!r:.80} is not a filter", hint=f"KEY=VALUE, with one of {', '.join(KEYS)}")
             if key == "status" and value not in (*STATES, *_NOT_HERE):
                 raise UsageError(f"no status {value!r:.60}", hint=f"one of {', '.join(STATES)}")
             if key == "exited" and not (value.isascii() and value.isdigit() and len(value) < 10):
-                raise UsageError(f"{value!r:.60} is no exit code", hint="a number, like exited=0")
+                raise UsageError(f"{value!r:.60} is not an exit code", hint="a number, like exited=0")
             if key == "name":
                 _pattern(value)
             found.append((key, value))
@@ -126,7 +126,7 @@ def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text.removeprefix("/"))
     except re.error as error:
-        raise UsageError(f"{text!r:.80} is no pattern of a name: {error}", hint="see Python's re") from None
+        raise UsageError(f"{text!r:.80} is not a pattern for names: {error}", hint="see Python's re") from None
 
 
 def _is_of(one: Container, word: str, digest: str) -> bool:

@@ -104,6 +104,6 @@ def _tmpfs(given: dict[str, str], word: str) -> list[str]:
     if "mode" in given:
         mode = given["mode"].removeprefix("0o")
         if not mode or len(mode) > 5 or set(mode) - set("01234567"):
-            raise UsageError(f"--mount {word!r:.200}: {mode!r:.60} is no mode", hint="in octal, like 1777")
+            raise UsageError(f"--mount {word!r:.200}: {mode!r:.60} is not a mode", hint="in octal, like 1777")
         found.append(f"mode={mode}")
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.files import reported
 from lamina.light import Value, signal
-from lamina.run.options import NETWORKS
+from lamina.run.options import NETWORKS, OWN_NETWORK
 from lamina.run.runtime import asked, find_program
 from lamina.text import clean
 
@@ -30,9 +30,9 @@ ff02::2\tip6-allrouters
 
 
 def choose(wanted: str, on_warning: Callable[[str], object] = lambda text: None) -> str:
-    """One of NETWORKS: the wanted one; by default pasta where it works, else none. ``on_warning`` is told of that.
-    Raises UsageError, NotFound."""
-    if wanted in ("", "default", "private"):
+    """One of NETWORKS: the wanted one; for a word of OWN_NETWORK pasta where it works, else none. ``on_warning`` is
+    told of that. Raises UsageError, NotFound."""
+    if wanted in OWN_NETWORK:
         reason = refusal()
         if reason:
             on_warning(f"the container has no network: {reason}")

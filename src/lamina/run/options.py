@@ -15,6 +15,8 @@ _HOSTNAME = pattern(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
 _FEWEST, _MOST = 0.01, 1e6
 _MOST_BYTES = 1 << 63  # the runtimes count in signed numbers of 64 bits
 NETWORKS = ("pasta", "none", "host")
+OWN_NETWORK = ("", "default", "bridge", "private")
+"""Words for one of its own that reaches the outside: docker's default is called bridge, podman's private."""
 
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
@@ -173,7 +175,7 @@ def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, 
     for word in words:
         key, equals, value = word.partition("=")
         if not key or "\0" in word or any(character.isspace() for character in key):
-            raise UsageError(f"{word!r:.80} is no variable", hint="KEY=VALUE, or KEY for this shell's value")
+            raise UsageError(f"{word!r:.80} is not a variable", hint="KEY=VALUE, or KEY for this shell's value")
         if equals:
             found.append((key, value))
         elif key in host:
@@ -193,7 +195,7 @@ def parse_volume(word: str) -> Mount:
     Raises UsageError."""
     parts = word.split(":")
     if len(parts) > 3 or not all(parts):
-        raise UsageError(f"{word!r:.200} is no volume", hint="SOURCE:TARGET[:ro], or TARGET for a new one")
+        raise UsageError(f"{word!r:.200} is not a volume", hint="SOURCE:TARGET[:ro], or TARGET for a new one")
     options: tuple[str, ...] = ()
     if len(parts) == 3:
         given = parts.pop().split(",")
@@ -213,7 +215,7 @@ def parse_volume(word: str) -> Mount:
 def parse_volume_name(word: str) -> str:
     """Raises UsageError."""
     if not _NAME.fullmatch(word):
-        raise UsageError(f"{word!r:.100} is no name of a volume", hint="a path has a / or . at its start")
+        raise UsageError(f"{word!r:.100} is not a volume name", hint="a path has a / or . at its start")
     return word
 
 
@@ -228,7 +230,7 @@ def parse_size(word: str) -> int:
     """Bytes: ``512m``, ``1.5g``. Raises UsageError."""
     match = _SIZE.fullmatch(word)
     if not match:
-        raise UsageError(f"{word!r:.60} is no size", hint="like 512m or 2g")
+        raise UsageError(f"{word!r:.60} is not a size", hint="like 512m or 2g")
     size = float(match[1]) * _UNITS[match[2].lower()]
     if size >= _MOST_BYTES:
         raise UsageError(f"{word!r:.60} is more than any size", hint="like 512m or 2g")
@@ -242,7 +244,7 @@ def parse_memory(word: str) -> int | None:
 
 def parse_name(word: str) -> str:
     if not _NAME.fullmatch(word) or len(word) > 200:
-        raise UsageError(f"{word!r:.100} is no name of a container", hint="letters, digits, _ . and -")
+        raise UsageError(f"{word!r:.100} is not a container name", hint="letters, digits, _ . and -")
     return word
 
 
@@ -266,7 +268,7 @@ def parse_host(word: str, network: str = "") -> tuple[str, str]:
             return name, str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
         pass
-    raise UsageError(f"{word!r:.100} is no NAME:ADDRESS", hint="like db:10.0.0.5") from None
+    raise UsageError(f"{word!r:.100} is not NAME:ADDRESS", hint="like db:10.0.0.5") from None
 
 
 def parse_port(word: str) -> str:
@@ -276,7 +278,7 @@ def parse_port(word: str) -> str:
     ends = [first, last] if dash else [first]
     fine = all(end.isascii() and end.isdigit() and len(end) < 6 and 0 < int(end) < 1 << 16 for end in ends)
     if not fine or protocol not in ("", "tcp", "udp", "sctp") or int(ends[0]) > int(ends[-1]):
-        raise UsageError(f"{word!r:.60} is no port", hint="like 80, 53/udp or 8000-8010/tcp")
+        raise UsageError(f"{word!r:.60} is not a port", hint="like 80, 53/udp or 8000-8010/tcp")
     return word
 
 
@@ -286,7 +288,7 @@ def parse_labels(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         name, _, value = word.partition("=")
         if not name or "\0" in word:
-            raise UsageError(f"{word!r:.80} is no label", hint="NAME=VALUE")
+            raise UsageError(f"{word!r:.80} is not a label", hint="NAME=VALUE")
         found[name] = value
     return found
 
@@ -318,28 +320,30 @@ def parse_namespace(word: str, kind: str) -> str:
 def parse_workdir(word: str) -> str:
     """An absolute path, or "" for the image's. Raises UsageError."""
     if word and not word.startswith("/"):
-        raise UsageError(f"{word!r:.200} is no directory to work in", hint="an absolute path")
+        raise UsageError(f"{word!r:.200} is not a working directory", hint="an absolute path")
     return word
 
 
 def parse_hostname(word: str) -> str:
     """Raises UsageError."""
     if word and not _HOSTNAME.fullmatch(word):
-        raise UsageError(f"{word!r:.100} is no host name", hint="letters, digits, - and ., at most 64 of them")
+        raise UsageError(f"{word!r:.100} is not a host name", hint="letters, digits, - and ., at most 64 of them")
     return word
 
 
 def parse_cpus(number: float | None) -> float | None:
     """A number of processors; 0 is no limit, as with docker. Raises UsageError."""
     if number is not None and number != 0 and not _FEWEST <= number <= _MOST:
-        raise UsageError(f"{number} is no number of processors", hint=f"at least {_FEWEST}, or 0 for no limit")
+        raise UsageError(
+            f"{number} is not a possible number of processors", hint=f"at least {_FEWEST}, or 0 for no limit"
+        )
     return number or None
 
 
 def parse_pids(number: int | None) -> int | None:
     """A number of processes; 0 and -1 are no limit, as with docker. Raises UsageError."""
     if number is not None and not -1 <= number < 1 << 31:
-        raise UsageError(f"{number} is no number of processes", hint="at least 1, or -1 for no limit")
+        raise UsageError(f"{number} is not a possible number of processes", hint="at least 1, or -1 for no limit")
     return None if number in (0, -1) else number
 
 
@@ -377,4 +381,4 @@ def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> t
 def check_target(target: str) -> None:
     """Raises UsageError where nothing can be mounted at this path of a container."""
     if not target.startswith("/") or "/.." in target or target.strip("/") == "":
-        raise UsageError(f"{target!r:.200} is no place in the container", hint="an absolute path, not the root")
+        raise UsageError(f"{target!r:.200} is not a path in the container", hint="an absolute path, not the root")

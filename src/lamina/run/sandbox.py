@@ -23,6 +23,7 @@ from lamina.run.helper import FAILED, Helper
 from lamina.run.jobs import CREATED, ENDED, Asked, Place
 from lamina.run.message import receive
 from lamina.run.options import Mount, Wanted
+from lamina.text import counted
 
 if TYPE_CHECKING:
     import socket
@@ -248,7 +249,9 @@ class _Run:
         if late:
             done.remove()
             command = " ".join(self._asked.wanted.command) or "the program"
-            error = TimedOut(f"{command!r:.200} ran longer than {self._timeout:g} seconds", hint="it was killed")
+            error = TimedOut(
+                f"{command!r:.200} ran longer than {counted(self._timeout or 0, 'second')}", hint="it was killed"
+            )
             error.stdout, error.stderr = done.stdout, done.stderr
             raise error
         return done
@@ -322,7 +325,7 @@ def _input(given: Input, opened: ExitStack) -> int:
 def _descriptor(file: int | IO[Any]) -> int:
     if isinstance(file, int):
         if file < 0:
-            raise UsageError(f"{file} is no open file", hint="PIPE, DEVNULL, an open file or a function")
+            raise UsageError(f"{file} is not an open file", hint="PIPE, DEVNULL, an open file or a function")
         return file
     try:
         with suppress(AttributeError):

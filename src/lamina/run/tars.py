@@ -124,7 +124,7 @@ def image_items(stack: Stack, path: str) -> Iterator[Item]:
     content_only = os.path.basename(path.rstrip("/")) in ("", ".")
     top = union.lookup(name, follow=content_only or path.endswith("/"))
     if content_only and not union.is_directory(top):
-        raise NotFound(f"{path!r:.200} is no directory of the image", hint="check the path")
+        raise NotFound(f"{path!r:.200} is not a directory of the image", hint="check the path")
     prefix = union.path(top)
     cut = len(prefix) + 1 if content_only and prefix else len(prefix.rpartition(b"/")[0])
     known: dict[int, bytes] = {}

@@ -73,7 +73,7 @@ def parse_target(target: str) -> Route:
     else:
         kind = {"manifests": "manifest", "blobs": "blob"}.get(kind, kind)
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
-        raise ApiError(400, "NAME_INVALID", f"{name[:100]!r} is no repository name")
+        raise ApiError(400, "NAME_INVALID", f"{name[:100]!r} is not a repository name")
     return Route(kind, name, rest, query)
 
 
@@ -85,7 +85,7 @@ def page(names: list[str], query: dict[str, list[str]], path: str) -> tuple[list
     if not text:
         return left, ""
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise ApiError(400, "PAGINATION_NUMBER_INVALID", f"n={text[:20]!r} is no number")
+        raise ApiError(400, "PAGINATION_NUMBER_INVALID", f"n={text[:20]!r} is not a number")
     count = min(int(text), MAX_PAGE)
     shown = left[:count]
     if len(left) <= count or not shown:

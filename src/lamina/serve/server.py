@@ -47,7 +47,8 @@ class RegistryServer:
 
         if not is_loopback(host):
             raise UsageError(
-                f"{host} is no loopback address", hint="this registry has no users yet: it serves this machine only"
+                f"{host} is not a loopback address",
+                hint="this registry has no users yet: it serves this machine only",
             )
         if writable and not isinstance(source, Store):
             raise UsageError(f"{source.location} can't be written to", hint="only the store can")

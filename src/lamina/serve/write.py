@@ -127,7 +127,7 @@ class WriteApi(ReadApi):
         tags = [name] if stated is None else request.route.query.get("tag", [])
         for tag in tags:
             if not TAG.fullmatch(tag):
-                raise ApiError(400, "TAG_INVALID", f"{tag[:150]!r} is no tag")
+                raise ApiError(400, "TAG_INVALID", f"{tag[:150]!r} is not a tag")
         announced = mediatype.essence(request.headers.get("Content-Type", "")) or None
         try:
             document = parse(raw, announced, "the manifest")

@@ -121,7 +121,7 @@ def _media_type(value: Mapping[str, Any], key: str, what: str) -> str:
         raise _invalid(what, key, "a string", text)
     # RFC 6838 says less; what is refused here is what could forge a header or a terminal's line
     if not 0 < len(text) <= 255 or not (text.isascii() and text.isprintable()) or text != text.strip(" "):
-        raise InvalidDocument(f"{what}: {key} {text!r:.100} is no media type", hint=_HINT)
+        raise InvalidDocument(f"{what}: {key} {text!r:.100} is not a media type", hint=_HINT)
     return text
 
 

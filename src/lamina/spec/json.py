@@ -159,7 +159,7 @@ def kind_of(value: object) -> str:
 
 def _refuse(what: str, why: str, cause: BaseException | None = None) -> NoReturn:
     raise InvalidDocument(
-        f"{what} is no valid document: {why}", hint="it was damaged or made to mislead; fetch it again"
+        f"{what} is not a valid document: {why}", hint="it was damaged or made to mislead; fetch it again"
     ) from cause
 
 

@@ -140,7 +140,7 @@ def parse(
             raise _shape(what, effective, "manifests")
         return Manifest(raw, value, effective, what)
     raise Unsupported(
-        f"{what} is of type {effective!r:.100}, which is no image manifest or index",
+        f"{what} is of type {effective!r:.100}, which is not an image manifest or index",
         hint="lamina reads OCI manifests and indexes, and docker's version 2 schema 2",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.errors import Unsupported, UsageError
-from lamina.light import Value, pattern
+from lamina.light import Value, pattern, replace
 from lamina.spec.reference import Reference
 
 ARCHIVES = ("oci", "oci-archive", "docker-archive", "dir")
@@ -46,6 +46,13 @@ class ImageName(Value):
         if self.high is None:
             return text
         return f"{text}~{self.high}" if self.low == 1 else f"{text}~{self.low}:{self.high}"
+
+
+def parse_stored(text: str) -> ImageName:
+    """As ``parse_name``, where only an image of the store can be meant: ``docker://REF`` is REF, as podman has it.
+    Raises as that."""
+    name = parse_name(text)
+    return replace(name, transport="") if name.transport == "docker" else name
 
 
 def parse_name(text: str) -> ImageName:

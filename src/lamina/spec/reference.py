@@ -37,11 +37,13 @@ class Reference(Value):
             raise UsageError("an empty reference", hint="expected like debian:12 or host:5000/path/name:tag")
         if _is_id(text):
             raise _bad(text, "64 hex digits can't be a repository name: they are taken for an ID")
+        if "://" in text:
+            raise _bad(text, "leave out what stands before //, and the //")
         rest, at, digest_text = text.partition("@")
         digest = None
         if at:
             if not _DIGEST.fullmatch(digest_text):
-                raise _bad(text, "what follows the @ is no digest")
+                raise _bad(text, "what follows the @ is not a digest")
             digest = Digest.parse(digest_text)
         head, slash, tail = rest.rpartition("/")
         tail, colon, tag = tail.partition(":")
@@ -50,7 +52,7 @@ class Reference(Value):
             raise _bad(text, f"a tag is 1 to {MAX_TAG} of A-Z a-z 0-9 _ . - and starts with none of the last two")
         domain, path = _split_domain(name)
         if not is_domain(domain):
-            raise _bad(text, f"{domain!r:.100} is no host")
+            raise _bad(text, f"{domain!r:.100} is not a host")
         if not is_path(path):
             why = "a repository name must be lower case" if path != path.lower() else "not a repository name"
             raise _bad(text, why)

@@ -68,17 +68,17 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
     for algorithm in sorted(os.listdir(store.paths.blobs)):
         directory = os.path.join(store.paths.blobs, algorithm)
         if os.path.islink(directory) or not os.path.isdir(directory):
-            yield Finding("leftover", f"{directory} is no directory of blobs")
+            yield Finding("leftover", f"{directory} is not a directory of blobs")
             continue
         for encoded in sorted(os.listdir(directory)):
             try:
                 digest = Digest.parse(f"{algorithm}:{encoded}")
             except LaminaError:
-                yield Finding("leftover", f"{directory}/{encoded} is no blob")
+                yield Finding("leftover", f"{directory}/{encoded} is not a blob")
                 continue
             path = store.blobs.path(digest)
             if os.path.islink(path) or not os.path.isfile(path):
-                yield Finding("leftover", f"{path} is no regular file")
+                yield Finding("leftover", f"{path} is not a regular file")
                 continue
             if not digest.supported:
                 continue
@@ -265,7 +265,7 @@ def _containers(store: Store) -> Iterator[Finding]:
     for one in store.containers.killed(found):
         yield Finding("leftover", f"the container {one.name} of a lamina that was killed: `lamina prune` clears up")
     for path in [*left, *store.containers.strangers()]:
-        how = "`lamina prune` removes it" if path in left else "it is no container"
+        how = "`lamina prune` removes it" if path in left else "it is not a container"
         yield Finding("leftover", f"{os.path.relpath(path, store.paths.root)}: {how}")
     for name in sorted(os.listdir(os.path.join(store.paths.root, "volumes"))):
         if is_temporary(name):

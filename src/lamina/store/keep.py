@@ -28,6 +28,7 @@ from lamina.store.layers import blob_stays
 from lamina.store.mark import ANY, mark, of_containers, of_names, steady
 from lamina.store.roots import GRACE
 from lamina.store.trees import disk_bytes
+from lamina.text import counted
 
 if TYPE_CHECKING:
     from lamina.store.refs import Entries
@@ -173,7 +174,7 @@ class _Work:
                 with _taken_meanwhile():
                     store.layers.need_tar(here[0], diff_id)
                     self._drop_seek(diff_id)
-        gone = f"{missing} blobs are in registries only: `lamina push` and `save` get them from there"
+        gone = f"only in registries: {counted(missing, 'blob')}; `lamina push` and `save` get them from there"
 
         return self._done([gone] if missing else [])
 

@@ -122,7 +122,7 @@ class Network:
         from lamina.remote.client import Client
 
         if "/" in host:
-            raise UsageError(f"{host!r:.200} is no host", hint="expected like ghcr.io or localhost:5000")
+            raise UsageError(f"{host!r:.200} is not a host", hint="expected like ghcr.io or localhost:5000")
         return Client(
             Reference.parse(f"{host}/x").domain if host != "docker.io" else host,
             self.access,

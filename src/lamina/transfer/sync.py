@@ -180,7 +180,7 @@ def _server(host: str, server: object, what: str) -> Iterator[Wanted]:
             pattern = re.compile(_text(text, where))
         except re.error as error:
             raise UsageError(
-                f"{where}: {repository}: {text!r:.100} is no regular expression: {error}", hint=_HINT
+                f"{where}: {repository}: {text!r:.100} is not a regular expression: {error}", hint=_HINT
             ) from None
         yield Wanted(Reference.parse(f"{host}/{repository}").repository, pattern=pattern, access=access)
 
@@ -208,5 +208,5 @@ def _map(server: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{where}: {value!r:.100} is no text", hint=_HINT)
+        raise UsageError(f"{where}: {value!r:.100} is not a string", hint=_HINT)
     return value

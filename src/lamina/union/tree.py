@@ -154,7 +154,7 @@ class Union(ABC):
 
     def _nearest(self, node: int, name: bytes) -> str:
         where = _text(self.path(node))
-        return f"/{where} has no {_text(name)}" if self.is_directory(node) else f"/{where} is no directory"
+        return f"/{where} has no {_text(name)}" if self.is_directory(node) else f"/{where} is not a directory"
 
 
 class Tree(Union):

@@ -152,7 +152,7 @@ class _Comparison:
     def _node(self, node: int, path: bytes) -> str:
         tree, state, kind = self._tree, os.lstat(path), self._kind(node)
         if stat.S_IFMT(state.st_mode) != _KINDS[kind]:
-            return f"is no {kind.name.lower()}"
+            return f"is not a {kind.name.lower()}"
         if kind == Kind.DIRECTORY:
             return _mode(state, Attributes.of(tree, node).mode)
         inode = tree.hardlinks.get(node, node)

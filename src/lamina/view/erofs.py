@@ -340,7 +340,7 @@ def _chunks(size: int, segments: tuple[tuple[int, int], ...], offset: int, devic
     ends = [start + length for start, length in segments if length]
     edges = [start for start, length in segments if length] + [end for end in ends if end != size]
     if any(edge % BLOCK for edge in edges):
-        raise Unsupported("a sparse file whose segments are no whole blocks", hint="unpack the image instead")
+        raise Unsupported("a sparse file whose segments are not whole blocks", hint="unpack the image instead")
     bits = 0
     while bits < 22 and all(edge % (BLOCK << (bits + 1)) == 0 for edge in edges):
         bits += 1

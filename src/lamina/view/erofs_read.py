@@ -248,7 +248,7 @@ class ErofsImage:
     def _blocks(self, directory: Inode) -> list[tuple[int, int]]:
         """Where each block of names begins and ends."""
         if directory.kind != Kind.DIRECTORY or directory.layout == form.CHUNKS:
-            raise self._damaged(f"inode {directory.nid} is no directory")
+            raise self._damaged(f"inode {directory.nid} is not a directory")
         if directory.layout == form.INLINE:
             at = directory.xattr_end
         else:

@@ -102,7 +102,7 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if self._tree.is_directory(node):
             raise IsADirectory(f"{stripped!r:.300} in {self.stack.name} is a directory")
         if self._tree.kind(node) != Kind.FILE:
-            raise NotAFile(f"{stripped!r:.300} in {self.stack.name} is no regular file")
+            raise NotAFile(f"{stripped!r:.300} in {self.stack.name} is not a regular file")
         for name in ("cache_options", "size"):  # which fsspec gives when it opens a pickled file again
             options.pop(name, None)
         size = self._tree.entry(node).size

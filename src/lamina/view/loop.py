@@ -48,7 +48,7 @@ def _attach(path: str, direct: bool) -> tuple[str, int]:
         file = os.open(path, READ_FLAGS)
     try:
         if os.fstat(file).st_size % _BLOCK:
-            raise Unsupported(f"{path} is no whole number of blocks", hint="unpack the image instead")
+            raise Unsupported(f"{path} is not a whole number of blocks", hint="unpack the image instead")
         for _ in range(_TRIES):
             device = _free()
             descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)

@@ -74,7 +74,9 @@ class ImagePath:
         try:
             os.fsencode(text)
         except UnicodeEncodeError:
-            raise InvalidPath(f"{text!r:.200} is no path", hint="bytes are given as os.fsdecode has them") from None
+            raise InvalidPath(
+                f"{text!r:.200} is not a path", hint="bytes are given as os.fsdecode has them"
+            ) from None
         self._stack = stack
         self._pure = PurePosixPath("/" + text.lstrip("/"))
 
@@ -308,7 +310,7 @@ class ImagePath:
         """A symlink's target as it stands there, as ``os.readlink`` gives it. Raises UsageError for anything else."""
         union, node = self._node(follow=False)
         if union.kind(node) != Kind.SYMLINK:
-            raise NotAFile(f"{str(self)!r:.300} in {self._stack.name} is no symlink")
+            raise NotAFile(f"{str(self)!r:.300} in {self._stack.name} is not a symlink")
         return os.fsdecode(union.link_target(node))
 
     def resolve(self, strict: bool = True) -> ImagePath:
@@ -331,7 +333,7 @@ class ImagePath:
         union = self._stack.union()
         node = self._found(union)
         if not union.is_directory(node):
-            raise NotADirectory(f"{str(self)!r:.300} in {self._stack.name} is no directory")
+            raise NotADirectory(f"{str(self)!r:.300} in {self._stack.name} is not a directory")
         return (self / os.fsdecode(name) for name in sorted(union.children(node)))
 
     def walk(
@@ -368,7 +370,7 @@ class ImagePath:
         from lamina.union.glob import glob
 
         if not pattern or pattern.startswith("/"):
-            raise InvalidPath(f"{pattern!r:.200} is no relative pattern", hint="like '*.conf' or '**/*.so'")
+            raise InvalidPath(f"{pattern!r:.200} is not a relative pattern", hint="like '*.conf' or '**/*.so'")
         parts = [os.fsencode(part) for part in ImagePath(self._stack, pattern).parts[1:]]
         union = self._stack.union()
         return (self / os.fsdecode(path) for path in glob(union, self._found(union), parts))
@@ -436,7 +438,7 @@ class ImagePath:
         kind = union.kind(node)
         if kind != Kind.FILE:
             error = IsADirectory if kind == Kind.DIRECTORY else NotAFile
-            raise error(f"{str(self)!r:.300} in {self._stack.name} is no regular file")
+            raise error(f"{str(self)!r:.300} in {self._stack.name} is not a regular file")
         return self._stack.open_stored(union.stored(node))
 
     def _kind(self, *, follow: bool = True) -> Kind | None:

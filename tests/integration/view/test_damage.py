@@ -107,9 +107,9 @@ def turned(path: str) -> None:
         (grown, "d/x", "/d/more is not the image's"),
         (open_to_all, "d/x", "has the mode 0777 instead of 0644"),
         (open_to_all, "d", "has the mode 0777 instead of 0755"),
-        (turned, "d/x", "is no file"),
+        (turned, "d/x", "is not a file"),
         (turned, "link", "leads elsewhere"),
-        (turned, "fifo", "is no fifo"),
+        (turned, "fifo", "is not a fifo"),
     ],
 )
 def test_fsck_finds_an_unpacked_tree(tmp_path: Path, damage: Any, name: str, word: str) -> None:

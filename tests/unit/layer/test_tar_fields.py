@@ -83,7 +83,7 @@ def test_a_number_is_octal_or_base_256(field: bytes, expected: int) -> None:
 
 @pytest.mark.parametrize("field", [b"8\0", b"12x", b"X7", b"7X\0", b"\t7\0", b"7\n", b"-1", b"0o7", b"1 2"])
 def test_a_number_of_anything_else_is_refused(field: bytes) -> None:
-    with pytest.raises(InvalidLayer, match=r"the size .* is no octal number"):
+    with pytest.raises(InvalidLayer, match=r"the size .* is not an octal number"):
         number(field, "size")
 
 
@@ -96,7 +96,7 @@ def test_a_decimal_may_have_a_sign_and_20_digits(value: bytes, expected: int) ->
 
 @pytest.mark.parametrize("value", [b"", b"-", b"abc", b"+1", b"1_0", b" 1", b"--1", b"0" * 20 + b"5", b"1.5"])
 def test_a_decimal_of_anything_else_is_refused(value: bytes) -> None:
-    with pytest.raises(InvalidLayer, match=r"the uid .* is no number"):
+    with pytest.raises(InvalidLayer, match=r"the uid .* is not a number"):
         decimal(value, "uid")
 
 
@@ -399,7 +399,7 @@ def test_a_time_is_cut_to_nanoseconds_after_its_second(text: bytes, expected: tu
 
 @pytest.mark.parametrize("text", [b"x", b"5.x", b"5.-1", b"1.2.3", b"5,5", b"XXXX", b"1e9"])
 def test_a_time_of_anything_else_is_refused(text: bytes) -> None:
-    with pytest.raises(InvalidLayer, match=r"the time .* is no number"):
+    with pytest.raises(InvalidLayer, match=r"the time .* is not a number"):
         pax_time(text)
 
 
@@ -508,12 +508,12 @@ def test_a_sparse_map_of_pax_0_may_state_its_size_by_either_name(records: list[A
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        (MAP_0_0, "the real size b'' is no number"),
-        ([("GNU.sparse.map", "1,2")], "the real size b'' is no number"),
-        ([("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")], "the real size b'' is no number"),
+        (MAP_0_0, "the real size b'' is not a number"),
+        ([("GNU.sparse.map", "1,2")], "the real size b'' is not a number"),
+        ([("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")], "the real size b'' is not a number"),
         ([*MAP_0_0[:3], ("GNU.sparse.size", "9")], "is not in pairs"),
         ([("GNU.sparse.map", "1,2,5"), ("GNU.sparse.size", "9")], "is not in pairs"),
-        ([("GNU.sparse.map", "1,x"), ("GNU.sparse.size", "9")], "the sparse map b'x' is no number"),
+        ([("GNU.sparse.map", "1,x"), ("GNU.sparse.size", "9")], "the sparse map b'x' is not a number"),
         ([("GNU.sparse.map", "1,2"), ("GNU.sparse.size", "-1")], "states the size -1"),
     ],
 )
@@ -552,7 +552,7 @@ def test_a_sparse_map_of_text_may_be_empty() -> None:
 
 @pytest.mark.parametrize("text", [b"1\n 0\n4\n", b"1\n0 4\n", b"1\n\n0\n4\n", b"1\nx\n4\n", b"x\n", b"\n"])
 def test_a_sparse_map_of_text_has_one_number_a_line(text: bytes) -> None:
-    with pytest.raises(InvalidLayer, match=r"the sparse map .* is no number"):
+    with pytest.raises(InvalidLayer, match=r"the sparse map .* is not a number"):
         index_of(text_sparse(text + b"0\n" * 3, 4) + END)
     with pytest.raises(InvalidLayer, match="a sparse map of -1 entries"):
         index_of(text_sparse(b"-1\n", 4) + END)

@@ -119,7 +119,7 @@ def test_helpers(home: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", ["../evil", "a b", "", "A", "x;y", 5])
 def test_helper_names_are_checked(home: dict[str, str], name: Any) -> None:
     write(Path(home["HOME"]) / ".docker/config.json", {"credHelpers": {"h": name or "/"}})
-    with pytest.raises(UsageError, match="no name of a credential helper"):
+    with pytest.raises(UsageError, match="is not the name of a credential helper"):
         find("h", environ=home)
 
 

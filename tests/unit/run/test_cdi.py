@@ -219,5 +219,5 @@ def test_gpus_are_cdi_devices(word: str, names: list[str]) -> None:
 
 @pytest.mark.parametrize("word", ["", "none", "device=", "-1", "0", "count=x", "device=a b", "12345"])
 def test_what_asks_for_no_gpu(word: str) -> None:
-    with pytest.raises(UsageError, match="no choice of devices"):
+    with pytest.raises(UsageError, match="does not say which GPUs"):
         gpus(word)

@@ -52,7 +52,7 @@ def test_only_files_are_read(tmp_path: Path, kind: str) -> None:
     {"link": lambda: path.symlink_to("/etc/passwd"), "fifo": lambda: os.mkfifo(path), "directory": path.mkdir}[kind]()
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
-        with pytest.raises(UsageError, match="is no file any more"):
+        with pytest.raises(UsageError, match="is not a file any more"):
             open_file("it", directory)
     finally:
         os.close(directory)

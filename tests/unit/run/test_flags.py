@@ -80,15 +80,15 @@ def test_mounts_in_dockers_words(word: str, expected: Mount) -> None:
         ("", "no target"),
         ("type=bind,target=/b", "needs a source"),
         ("type=bind,source=/a", "no target"),
-        ("type=bind,source=/a,target=b", "no place"),
-        ("type=bind,source=/a,target=/", "no place"),
+        ("type=bind,source=/a,target=b", "is not a path in the container"),
+        ("type=bind,source=/a,target=/", "is not a path in the container"),
         ("type=image,source=a,target=/b", "no type 'image'"),
         ("type=tmpfs,source=/a,target=/b", "no source"),
         ("type=tmpfs,target=/b,tmpfs-mode=rw", "mode"),
         ("type=tmpfs,target=/b,bind-propagation=shared", "option of bind"),
         ("type=bind,source=/a,target=/b,bind-propagation=sideways", "sideways"),
         ("type=bind,source=/a,target=/b,readonly=maybe", "neither true nor false"),
-        ("type=volume,source=a b,target=/b", "no name of a volume"),
+        ("type=volume,source=a b,target=/b", "is not a volume name"),
         ("type=volume,source=a,target=/b,volume-driver=nfs", "no drivers"),
         ('type=bind,"source=/a', "--mount"),
         ("type=bind,source=/a\n,target=/b", "--mount"),
@@ -468,7 +468,7 @@ def test_a_device_that_is_not_there() -> None:
 
     with pytest.raises(NotFound, match="no device '/dev/nothing-of-this-name'"):
         nodes_of([Device("/dev/nothing-of-this-name", "/dev/x")])
-    with pytest.raises(UsageError, match="is no device"):
+    with pytest.raises(UsageError, match="is not a device"):
         nodes_of([Device(__file__, "/dev/x")])
     (null,) = nodes_of([Device("/dev/null", "/dev/hole", "r")])
     assert (null.path, null.source, null.kind, null.major, null.minor, null.access) == (

@@ -1,0 +1,134 @@
+"""What a newcomer types in the first hour, as docker and podman have it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.cli import run
+from support import lamina, write_layout
+
+FILES: list[Any] = [("etc/", None), ("etc/motd", b"hello\n" * 20_000), ("etc/x", b"1")]
+FILES += [(f"etc/f{number:04}", b"") for number in range(3000)]
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one image that has nine names, and layouts beside it."""
+    top = tmp_path_factory.mktemp("hour")
+    write_layout(top / "one", "app:1", [FILES])
+    for name in ("app:2", "lib/other"):
+        write_layout(top / "two", name, [[("a", name.encode())]])
+    assert lamina("load", "-i", str(top / "one"), root=top / "s").returncode == 0
+    for number in range(2, 10):
+        assert lamina("tag", "app:1", f"app:{number}", root=top / "s").returncode == 0
+    write_layout(top / "next", "next", [FILES, [("b", b"")]])
+    assert lamina("load", "-i", str(top / "next"), root=top / "s").returncode == 0
+    return top
+
+
+@pytest.fixture
+def told(top: Path, capfd: pytest.CaptureFixture[str]) -> Any:
+    """(exit code, stdout, stderr) of a command on this store, or on the one at ``root``."""
+
+    def call(*words: str, root: Path | None = None) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = run(["--root", str(root or top / "s"), *words])
+        sys.stdout.flush()
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def test_docker_colon_slashes_names_an_image_of_the_store(told: Any) -> None:
+    """Where nothing else can be meant, as with podman."""
+    assert told("tag", "docker://app:1", "gone")[0] == 0
+    assert told("image", "exists", "docker://gone")[0] == 0
+    assert told("image", "exists", "docker://nothing")[0] == 1
+    assert "etc/motd" in told("find", "motd", "--in", "docker://gone")[1]
+    assert told("rmi", "docker://gone")[1].startswith("untagged: docker.io/library/gone:latest\n")
+    code, _, err = told("run", "--pull", "never", "docker://nothing", "true")
+    assert (code, "no image 'nothing'" in err) == (125, True), err
+    code, _, err = told("tag", "app:1", "docker://new")
+    assert (code, "leave out what stands before //" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("place", "names"),
+    [
+        ("oci:{top}/two", ["docker.io/lib/other:latest", "docker.io/library/app:2"]),
+        ("oci:{top}/two:app:2", ["docker.io/library/app:2"]),
+        ("oci-archive:{here}/oci.tar", ["docker.io/library/app:1"]),
+        ("docker-archive:{here}/docker.tar", ["docker.io/library/app:1"]),
+        ("dir:{here}/dir", [None]),
+    ],
+)
+def test_pull_takes_what_lies_on_this_machine(
+    top: Path, told: Any, tmp_path: Path, place: str, names: list[str | None]
+) -> None:
+    kind = place.partition(":")[0]
+    if "{here}" in place:
+        target = place.format(here=tmp_path) + (":app:1" if kind != "dir" else "")
+        assert told("copy", "-q", "app:1", target)[0] == 0
+    code, _, err = told("pull", "-q", place.format(top=top, here=tmp_path), root=tmp_path / "new")
+    assert (code, err) == (0, "")
+    found = json.loads(told("images", "--format", "json", root=tmp_path / "new")[1])
+    assert sorted(row["name"] or "" for row in found) == [name or "" for name in names]
+
+
+def test_pull_of_all_tags_is_for_registries(told: Any, top: Path) -> None:
+    code, out, err = told("pull", "-a", f"oci:{top}/two")
+    assert (code, out, "--all-tags is for registries" in err) == (2, "", True)
+
+
+def test_a_layer_that_many_share_names_a_few(told: Any) -> None:
+    (row,) = told("layers", "next", "--format", "{{.Number}} {{.SharedWith}}")[1].splitlines()[:1]
+    assert row == "1 app:1, app:2, app:3 and 6 more"
+    whole = told("layers", "next", "--no-trunc", "--format", "{{.SharedWith}}")[1].splitlines()[0]
+    assert whole.split(", ") == [f"app:{number}" for number in range(1, 10)]
+    assert len(json.loads(told("layers", "next", "--format", "json")[1])[0]["shared_with"]) == 9
+    assert "app:1, app:2, app:3 and 6 more" in told("df")[1]
+
+
+READERS = [
+    "images",
+    "--help",
+    "ls -lR app:1 /",
+    "cat app:1 /etc/motd",
+    "tree app:1",
+    "export app:1",
+    "save app:1",
+    "save --type oci-archive app:1",
+    "cp app:1:/etc -",
+    "inspect app:1",
+    "completion bash",
+    "find f",
+]
+
+
+@pytest.mark.parametrize("line", READERS)
+def test_a_reader_that_has_gone_is_no_failure_to_talk_about(top: Path, line: str) -> None:
+    """git's and docker's programs are ended by SIGPIPE there: a shell says 141."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "lamina", "--root", str(top / "s"), *line.split()]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("verb", ["run -it app:1 sh", "exec -it nothing sh"])
+def test_no_terminal_to_connect_is_docker_s_exit_code(top: Path, verb: str) -> None:
+    done = lamina(*verb.split(), root=top / "s", input=b"")
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"lamina: standard input is not a terminal (leave out -t, or -i)\n",
+    )
