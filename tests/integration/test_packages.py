@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ def test_a_missing_extra_is_named(root: Path, format: str, missing: str, monkeyp
 
 def test_an_unknown_image_or_kind_is_said(root: Path) -> None:
     assert lamina("packages", "none", root=root).returncode == 3
-    assert lamina("packages", "app", "--kind", "gem", root=root).returncode == 2
+    assert lamina("packages", "app", "--kind", "egg", root=root).returncode == 2
 
 
 def test_programs_are_looked_at_up_to_a_limit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,3 +118,110 @@ def test_programs_are_looked_at_up_to_a_limit(root: Path, monkeypatch: pytest.Mo
     assert [note for note in found.notes if "programs" in note] == [
         "of more than 1048576 bytes of programs the rest is not looked at"
     ]
+
+
+def program(name: str, version: str = "5.2.15") -> bytes:
+    """An ELF file that tells its version as bash does."""
+    return b"\x7fELF" + bytes(100) + f"@(#)Bash version {version}(1) release".encode() + name.encode() + bytes(10)
+
+
+def own(tmp_path: Path, layers: list[list[Any]]) -> list[tuple[str, str, int]]:
+    """The programs by their own version: path, version, layer."""
+    write_layout(tmp_path / "layout", "app", layers)
+    done = lamina("packages", f"oci:{tmp_path / 'layout'}:app", "--kind", "binary", "--format", "json", root=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return [(one["path"], one["version"], one["layer"]) for one in json.loads(done.stdout)]
+
+
+def test_a_program_of_a_package_is_not_told_twice_until_somebody_replaces_it(tmp_path: Path) -> None:
+    listed = b"/.\n/bin\n/bin/bash\n/usr/bin/bash-other\n"
+    layers: list[list[Any]] = [
+        [
+            ("bin", "-> usr/bin"),
+            ("usr/bin/bash", program("dpkg's, as /bin/bash"), {"mode": 0o755}),
+            ("opt/bash", program("nobody's", "4.4.1"), {"mode": 0o755}),
+            ("var/lib/dpkg/info/bash.list", listed),
+        ],
+        [("usr/local/bin/bash", program("nobody's either"), {"mode": 0o755})],
+    ]
+    assert own(tmp_path / "kept", layers) == [
+        ("/opt/bash", "4.4.1", 1),
+        ("/usr/local/bin/bash", "5.2.15", 2),
+    ]
+    replaced = [("usr/bin/bash", program("built by hand", "5.3.0"), {"mode": 0o755})]
+    assert ("/usr/bin/bash", "5.3.0", 3) in own(tmp_path / "replaced", [*layers, replaced])
+    upgraded = [*replaced, ("var/lib/dpkg/info/bash.list", listed)]
+    assert len(own(tmp_path / "upgraded", [*layers, upgraded])) == 2
+
+
+def test_a_directory_that_dpkg_knew_otherwise_is_no_name_of_another(tmp_path: Path) -> None:
+    """/bin/bash and /usr/bin/bash are two files where /bin is a directory."""
+    layers = [
+        [
+            ("bin/bash", program("dpkg's"), {"mode": 0o755}),
+            ("usr/bin/bash", program("nobody's"), {"mode": 0o755}),
+            ("var/lib/dpkg/info/bash.list", b"/bin/bash\n"),
+        ]
+    ]
+    assert own(tmp_path, layers) == [("/usr/bin/bash", "5.2.15", 1)]
+
+
+@pytest.mark.parametrize("kind", ["distroless", "apk", "rpm"])
+def test_every_manager_says_which_files_are_its_own(tmp_path: Path, kind: str) -> None:
+    files: dict[str, list[Any]] = {
+        "distroless": [
+            ("var/lib/dpkg/status.d/bash", b"Package: bash\nVersion: 5.2\n"),
+            ("var/lib/dpkg/status.d/bash.md5sums", b"d41d8cd98f00b204e9800998ecf8427e  usr/bin/bash\n"),
+        ],
+        "apk": [("lib/apk/db/installed", b"P:bash\nV:5.2-r0\nF:usr\nF:usr/bin\nR:bash\na:0:0:755\nR:sh\n\n")],
+        "rpm": [("var/lib/rpm/rpmdb.sqlite", rpm_database(tmp_path / "db", "/etc/", "/usr/bin/"))],
+    }
+    theirs = [
+        ("usr/bin/bash", program("theirs"), {"mode": 0o755}),
+        ("opt/bin/bash", program("nobody's"), {"mode": 0o755}),
+    ]
+    assert own(tmp_path, [[*theirs, *files[kind]]]) == [("/opt/bin/bash", "5.2.15", 1)]
+
+
+def rpm_database(path: Path, *directories: str) -> bytes:
+    """One package with the file ``bash`` in the last of these directories."""
+    fields: list[tuple[int, int, int, bytes]] = [
+        (1000, 6, 1, b"bash\0"),
+        (1001, 6, 1, b"5.2\0"),
+        (1002, 6, 1, b"1\0\0"),
+        (1116, 4, 2, struct.pack(">II", 0, len(directories) - 1)),
+        (1117, 8, 2, b"bashrc\0bash\0"),
+        (1118, 8, len(directories), b"".join(name.encode() + b"\0" for name in directories)),
+    ]
+    rows, store = b"", b""
+    for tag, form, count, data in fields:
+        rows += struct.pack(">IIII", tag, form, len(store), count)
+        store += data
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL)")
+        blob = struct.pack(">II", len(fields), len(store)) + rows + store
+        connection.execute("INSERT INTO Packages (blob) VALUES (?)", (blob,))
+    connection.close()
+    return path.read_bytes()
+
+
+def test_of_a_file_with_several_names_the_one_of_a_program_counts(tmp_path: Path) -> None:
+    layers: list[list[Any]] = [
+        [
+            ("bin/a-link", program("b"), {"mode": 0o755}),
+            ("bin/bash", "= bin/a-link"),
+            ("bin/x/bash", "= bin/a-link"),
+        ]
+    ]
+    assert own(tmp_path, layers) == [("/bin/bash", "5.2.15", 1)]
+
+
+def test_erlang_tells_its_version_in_a_file_that_dpkg_may_have_brought(tmp_path: Path) -> None:
+    layers: list[list[Any]] = [
+        [
+            ("usr/local/lib/erlang/releases/27/OTP_VERSION", b"27.0-rc1\n"),
+            ("usr/lib/erlang/releases/25/OTP_VERSION", b"25.2.3\n"),
+            ("var/lib/dpkg/info/erlang-base.list", b"/usr/lib/erlang/releases/25/OTP_VERSION\n"),
+        ]
+    ]
+    assert own(tmp_path, layers) == [("/usr/local/lib/erlang/releases/27/OTP_VERSION", "27.0-rc1", 1)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
+from dataclasses import replace
 
 from lamina.errors import InvalidContent
 from lamina.insight.package_texts import Named, cargo_audit, go_modules, named
@@ -18,7 +19,9 @@ MAX_SECTIONS = 4096
 _SQLITE = b"SQLite format 3\0"
 _STEPS = 200_000  # times 1000 instructions of sqlite, after which a database is a bomb
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SOURCE = 1000, 1001, 1002, 1003, 1022, 1044
-_STRING, _INT32, _I18N = 6, 4, 9
+_STRING, _INT32, _I18N, _STRINGS = 6, 4, 9, 8
+_DIRINDEXES, _BASENAMES, _DIRNAMES = 1116, 1117, 1118
+_FILE_TAGS = {_DIRINDEXES: _INT32, _BASENAMES: _STRINGS, _DIRNAMES: _STRINGS}
 _GO_MAGIC = b"\xff Go buildinf:"
 
 ReadAt = Callable[[int, int], bytes]
@@ -27,6 +30,19 @@ ReadAt = Callable[[int, int], bytes]
 
 def rpm_database(data: bytes) -> Iterator[Named]:
     """``rpmdb.sqlite``. Raises InvalidContent where it is none."""
+    return (found for found in map(rpm_header, _rpm_headers(data)) if found)
+
+
+def rpm_files(data: bytes, wanted: Set[bytes]) -> set[bytes]:
+    """Which of these paths are of packages in ``rpmdb.sqlite``. Raises InvalidContent where it is none."""
+    names = {path.rpartition(b"/")[2] for path in wanted}
+    found: set[bytes] = set()
+    for blob in _rpm_headers(data):
+        found.update(path for path in _rpm_paths(blob, names) if path in wanted)
+    return found
+
+
+def _rpm_headers(data: bytes) -> Iterator[bytes]:
     import sqlite3
 
     if not data.startswith(_SQLITE):
@@ -47,25 +63,49 @@ def rpm_database(data: bytes) -> Iterator[Named]:
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute("PRAGMA cell_size_check=ON")
         for (blob,) in connection.execute("SELECT blob FROM Packages"):
-            found = rpm_header(blob) if isinstance(blob, bytes) else None
-            if found:
-                yield found
+            if isinstance(blob, bytes):
+                yield blob
     except (sqlite3.Error, MemoryError, OverflowError) as error:
         raise InvalidContent(f"no database of rpm: {error!s:.100}", hint="it is damaged, or hostile") from None
     finally:
         connection.close()
 
 
-def rpm_header(blob: bytes) -> Named | None:
-    """One package's header as the database has it: counts, then (tag, type, offset, count), then the data."""
+def _rpm_paths(blob: bytes, names: Set[bytes]) -> Iterator[bytes]:
+    """The files of one package that have one of these base names: directories stand once, and by number."""
+    store, rows = _rpm_fields(blob)
+    where = {tag: (offset, number) for tag, kind, offset, number in rows if _FILE_TAGS.get(tag) == kind}
+    if len(where) < len(_FILE_TAGS):
+        return
+    bases, directories = (_rpm_strings(store, *where[tag]) for tag in (_BASENAMES, _DIRNAMES))
+    offset, number = where[_DIRINDEXES]
+    for at, base in enumerate(bases[:number]):
+        if base in names and offset + 4 * at + 4 <= len(store):
+            (index,) = struct.unpack_from(">I", store, offset + 4 * at)
+            if index < len(directories):
+                yield (directories[index] + base).lstrip(b"/")
+
+
+def _rpm_strings(store: bytes, offset: int, number: int) -> list[bytes]:
+    return store[offset:].split(b"\0", number)[:number]
+
+
+def _rpm_fields(blob: bytes) -> tuple[bytes, list[tuple[int, int, int, int]]]:
+    """The data of a header, and its fields: tag, type, where in the data, how many. Empty where it is malformed."""
     if len(blob) < 8:
-        return None
+        return b"", []
     count, size = struct.unpack_from(">II", blob)
     start = 8 + count * 16
     if count > 65536 or start + size > len(blob):
-        return None
-    store, fields = blob[start : start + size], {}
-    for tag, kind, offset, _ in struct.iter_unpack(">IIII", blob[8:start]):
+        return b"", []
+    return blob[start : start + size], list(struct.iter_unpack(">IIII", blob[8:start]))
+
+
+def rpm_header(blob: bytes) -> Named | None:
+    """One package's header as the database has it: counts, then (tag, type, offset, count), then the data."""
+    store, rows = _rpm_fields(blob)
+    fields = {}
+    for tag, kind, offset, _ in rows:
         if tag in (_NAME, _VERSION, _RELEASE, _ARCH, _SOURCE) and kind in (_STRING, _I18N):
             end = store.find(b"\0", offset)
             if end >= 0:
@@ -99,6 +139,8 @@ def program(read: ReadAt) -> Iterator[Named]:
         library = named("golang", "stdlib", release) if release.startswith("go") else None
         if library:
             yield library
+            if lines.startswith("path\tcmd/go\n"):
+                yield replace(library, kind="binary", name="go", version=release.removeprefix("go"))
         yield from go_modules(lines)
 
 

@@ -7,7 +7,7 @@ evaluated. The limits stand in ``packages``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ from lamina.spec.json import read_own
 
 _MAX_WORD = 512
 _GONE = ("not-installed", "config-files")
+_GEM = tuple(
+    re.compile(rb"""(?m)^ *[a-z]\w{0,20}\.%s *= *["']([\w.-]{1,200})["']""" % key) for key in (b"name", b"version")
+)
+_OTP = re.compile(rb"(\d{1,3}(?:\.\d{1,4}){1,6}(?:-rc\d{1,2})?)\s*")
 _NAME = re.compile(r"@?[^\s@?#]+")
 
 
@@ -60,6 +64,27 @@ def apk_installed(data: bytes) -> Iterator[Named]:
             yield found
 
 
+def dpkg_list(data: bytes) -> set[bytes]:
+    """The paths in ``/var/lib/dpkg/info/*.list``."""
+    return {line[1:] for line in data.split(b"\n") if line.startswith(b"/")}
+
+
+def dpkg_sums(data: bytes) -> set[bytes]:
+    """The paths in distroless' ``/var/lib/dpkg/status.d/*.md5sums``: a sum, two spaces, a path without a slash."""
+    return {line.partition(b"  ")[2].removeprefix(b"./") for line in data.split(b"\n")}
+
+
+def apk_files(data: bytes, wanted: Set[bytes]) -> set[bytes]:
+    """Which of these paths Alpine's database names: ``F:`` is a directory, ``R:`` a file in it."""
+    found, directory = set(), b""
+    for line in data.split(b"\n"):
+        if line.startswith(b"F:"):
+            directory = line[2:] + b"/" if line[2:] else b""
+        elif line.startswith(b"R:") and directory + line[2:] in wanted:
+            found.add(directory + line[2:])
+    return found
+
+
 def python_metadata(data: bytes) -> Iterator[Named]:
     """``*.dist-info/METADATA`` and ``*.egg-info/PKG-INFO``: the header up to the first empty line."""
     for fields in _paragraphs(data):
@@ -73,6 +98,21 @@ def npm_package(data: bytes) -> Iterator[Named]:
     """A ``package.json`` that states a name and a version: of an installed package, or of one that was copied."""
     value = _object(data)
     found = named("npm", value.get("name"), value.get("version"))
+    if found:
+        yield found
+
+
+def gem_specification(data: bytes) -> Iterator[Named]:
+    """``specifications/*.gemspec`` as RubyGems writes it for an installed gem: Ruby, of which two literals count."""
+    found = named("gem", *(word and word[1].decode("utf-8", "replace") for word in (p.search(data) for p in _GEM)))
+    if found:
+        yield found
+
+
+def erlang_release(data: bytes) -> Iterator[Named]:
+    """``releases/*/OTP_VERSION``: the version alone."""
+    version = _OTP.fullmatch(data)
+    found = version and named("binary", "erlang", version[1].decode())
     if found:
         yield found
 

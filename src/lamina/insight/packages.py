@@ -1,10 +1,11 @@
-"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, what Rust and Go programs say
-that they were made of, and well-known programs by their own version. Read from the union; nothing of the image is
-run."""
+"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, gem, what Rust and Go
+programs say that they were made of, and well-known programs by their own version. Read from the union; nothing of the
+image is run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -18,11 +19,11 @@ from lamina.union.trail import trail
 
 MAX_DATABASE = 256 << 20
 MAX_FILE = 4 << 20
-MAX_PROGRAMS = 8 << 30
+MAX_PROGRAMS = 2 << 30
 """Bytes of all programs together that are looked at for their own version: holes cost a hostile layer nothing."""
 MAX_PACKAGES = 200_000
 MAX_NOTES = 100
-KINDS = ("deb", "apk", "rpm", "pypi", "npm", "cargo", "golang", "binary")
+KINDS = ("deb", "apk", "rpm", "pypi", "npm", "gem", "cargo", "golang", "binary")
 
 Reader = Callable[[bytes], Iterator[Named]]
 
@@ -41,6 +42,17 @@ _NOT_READ = (
     b"usr/lib/sysimage/rpm/Packages.db",
 )
 _STATUS_D = b"var/lib/dpkg/status.d/"
+_LISTS: tuple[tuple[bytes, bytes, Callable[[bytes], Set[bytes]]], ...] = (
+    (b"var/lib/dpkg/info", b".list", package_texts.dpkg_list),
+    (b"var/lib/dpkg/status.d", b".md5sums", package_texts.dpkg_sums),
+)
+"""One file a package, which names the package's files: where, how they are called, and what reads them."""
+_FILES_IN: dict[bytes, Callable[[bytes, Set[bytes]], Set[bytes]]] = {
+    path: package_texts.apk_files if b"apk" in path else package_binaries.rpm_files
+    for path in _DATABASES
+    if b"dpkg" not in path
+}
+"""Databases that name the files of all packages: which of those that are asked for they name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +114,19 @@ def purl_of(named: Named, distribution: tuple[str, str] = ("", "")) -> str:
     version, kind = named.version, named.kind
     if kind == "binary":
         kind = "generic"
+    elif kind == "golang" and version == "(devel)":
+        version = ""  # Go's word for none: built from a directory
     elif kind == "golang" and name == "stdlib":
         version = version.removeprefix("go")
     if named.kind == "rpm" and ":" in version:
         qualifiers["epoch"], _, version = version.partition(":")
     above = "".join(_quoted(part) + "/" for part in namespace.split("/") if part)
     asked = "&".join(f"{key}={_quoted(value)}" for key, value in sorted(qualifiers.items()))
-    return f"pkg:{kind}/{above}{_quoted(name)}@{_quoted(version)}" + (f"?{asked}" if asked else "")
+    return (
+        f"pkg:{kind}/{above}{_quoted(name)}"
+        + (f"@{_quoted(version)}" if version else "")
+        + (f"?{asked}" if asked else "")
+    )
 
 
 def _quoted(text: str) -> str:
@@ -121,6 +139,8 @@ class _Looking:
         self.tree = stack.tree()
         self.notes: list[str] = []
         self.found: dict[tuple[Named, bytes], int] = {}  # -> the layer, from 0
+        self._own: dict[bytes, tuple[Named, int]] = {}  # programs by their own version: path -> and the layer
+        self._told: set[tuple[int, int]] = set()  # the files of these: layer and row
         self._left = MAX_PROGRAMS
 
     def run(self, programs: bool) -> Inventory:
@@ -135,6 +155,7 @@ class _Looking:
             if log is not None and self._is_file(log) and self.tree.entry(log).size:
                 self.notes.append(f"/{path.decode()}-wal: what stands only in this log is not read")
         self._files(programs)
+        self._programs_of_nobody()
         distribution = self._distribution()
         steps, first = self.stack.steps, self.stack.first
         every = []
@@ -171,7 +192,7 @@ class _Looking:
                     self._by_states(path, reader, MAX_FILE)
                 else:
                     self._note_found(reader, path, tree.entry(node), *self._content_layer(node), MAX_FILE)
-            elif programs and tree.inode(node) == node:
+            elif programs:
                 self._program(node, path)
 
     def _content_layer(self, node: int) -> tuple[int, int]:
@@ -179,10 +200,13 @@ class _Looking:
         return self.tree.origin_layers[node], self.tree.content(node)[0]
 
     def _program(self, node: int, path: bytes) -> None:
+        """Of a file with several names the first tells what it was made of, and the first that is a program's tells
+        its version."""
         layer, row = self.tree.content(node)
         index = self.stack.layers[layer].index()
-        meant = package_programs.is_meant(self.tree.names[node])
-        if index.size[row] < 64 or not (meant or index.mode[row] & 0o111):
+        first = self.tree.inode(node) == node
+        meant = package_programs.is_meant(self.tree.names[node]) and (layer, row) not in self._told
+        if index.size[row] < 64 or not (meant or (first and index.mode[row] & 0o111)):
             return
         with self.stack.open_content(layer, row) as stream:
             assert isinstance(stream, Content)
@@ -191,20 +215,59 @@ class _Looking:
                 stream.seek(at)
                 return stream.read(size)
 
-            for named in package_binaries.program(read):
-                self._add(named, path, layer)
-
             def counted(size: int) -> bytes:
                 data = stream.read(min(size, self._left))
                 self._left -= len(data)
                 return data
 
+            for named in package_binaries.program(read) if first else ():
+                self._add_or_ask(named, path, layer)
             if meant and self._left:
                 stream.seek(0)
                 for named in package_programs.programs(self.tree.names[node], counted):
-                    self._add(named, path, layer)
+                    self._told.add((layer, row))
+                    self._add_or_ask(named, path, layer)
                 if not self._left:
                     self.notes.append(f"of more than {MAX_PROGRAMS} bytes of programs the rest is not looked at")
+
+    def _programs_of_nobody(self) -> None:
+        """Adds the programs whose files no package of the distribution brought: what it did bring stands there under
+        its name and version already. A file that a later layer wrote than the one that says whose it is, is not the
+        package's any more."""
+        if not self._own:
+            return
+        listed = {path: path for path in self._own}
+        for path in self._own:  # dpkg may know /usr/bin/x as /bin/x, from before these were one directory
+            short = path.removeprefix(b"usr/")
+            top = self.tree.find(short.partition(b"/")[0])
+            if short != path and top is not None and self.tree.kind(top) == Kind.SYMLINK:
+                listed[short] = path
+        owned: set[bytes] = set()
+        for holder, paths in self._lists(listed.keys()):
+            owned.update(listed[path] for path in paths if self._own[listed[path]][1] <= holder)
+        for path, (named, layer) in self._own.items():
+            if path not in owned:
+                self._add(named, path, layer)
+
+    def _lists(self, wanted: Set[bytes]) -> Iterator[tuple[int, Set[bytes]]]:
+        """Which of these files packages of the distribution brought, and the layer that says so."""
+        left = MAX_DATABASE
+        for directory, suffix, reader in _LISTS:
+            parent = self.tree.find(directory)
+            if parent is None or not self.tree.is_directory(parent):
+                continue
+            for name, node in self.tree.children(parent).items():
+                if name.endswith(suffix) and self._is_file(node):
+                    entry = self.tree.entry(node)
+                    left -= entry.size
+                    if entry.size <= min(MAX_FILE, left):
+                        with self.stack.open_file(node) as stream:
+                            yield self.tree.content(node)[0], wanted & reader(stream.read())
+        for path, files in _FILES_IN.items():
+            database = self.tree.find(path)
+            if database is not None and self._is_file(database) and self.tree.entry(database).size <= MAX_DATABASE:
+                with self.stack.open_file(database) as stream, suppress(InvalidContent):  # noted where it was read
+                    yield self.tree.content(database)[0], files(stream.read(), wanted)
 
     def _by_states(self, path: bytes, reader: Reader, limit: int) -> None:
         """A file that layers rewrite: each package belongs to the layer in which it came to have its version."""
@@ -220,7 +283,7 @@ class _Looking:
 
     def _note_found(self, reader: Reader, path: bytes, entry: Entry, layer: int, holder: int, limit: int) -> None:
         for named in self._read(reader, path, entry, holder, limit):
-            self._add(named, path, layer)
+            self._add_or_ask(named, path, layer)
 
     def _read(self, reader: Reader, path: bytes, entry: Entry, holder: int, limit: int) -> list[Named]:
         shown = path.decode("utf-8", "backslashreplace")
@@ -239,6 +302,13 @@ class _Looking:
         except InvalidContent as error:
             self._note(f"/{shown}: {error.message}")
         return found
+
+    def _add_or_ask(self, named: Named, path: bytes, layer: int) -> None:
+        """Of a program it is asked first whose file it is."""
+        if named.kind == "binary" and len(self._own) < MAX_PACKAGES:
+            self._own[path] = (named, layer)
+        else:
+            self._add(named, path, layer)
 
     def _add(self, named: Named, path: bytes, layer: int) -> None:
         if len(self.found) < MAX_PACKAGES:
@@ -279,4 +349,8 @@ def _reader_of(path: bytes) -> Reader | None:
         return package_texts.python_metadata
     if name.endswith(b".egg-info"):
         return package_texts.python_metadata
+    if name.endswith(b".gemspec") and b"specifications" in parts[-3:-1]:
+        return package_texts.gem_specification
+    if name == b"OTP_VERSION" and len(parts) > 2 and parts[-3] == b"releases":
+        return package_texts.erlang_release
     return package_texts.npm_package if name == b"package.json" else None

@@ -19,8 +19,13 @@ from lamina.insight.package_binaries import go_build, program, rpm_database, rpm
 from lamina.insight.package_programs import MAX_READ, is_meant, programs
 from lamina.insight.package_texts import (
     Named,
+    apk_files,
     apk_installed,
+    dpkg_list,
     dpkg_status,
+    dpkg_sums,
+    erlang_release,
+    gem_specification,
     go_modules,
     named,
     npm_package,
@@ -73,6 +78,35 @@ def test_apk_python_npm_and_os_release() -> None:
     for bad in (b"", b"[]", b'{"name": 3}', b'{"name": "x"}', b"[" * 100_000, b"\xff", b'{"version":' + b"9" * 9999):
         assert list(npm_package(bad)) == []
     assert os_release(b'ID=debian\nVERSION_ID="12"\n# x\nbad line\n') == {"ID": "debian", "VERSION_ID": "12"}
+
+
+GEMSPEC = b"""# -*- encoding: utf-8 -*-
+# stub: rake 13.0.6 ruby lib
+
+Gem::Specification.new do |s|
+  s.name = "rake".freeze
+  s.version = "13.0.6"
+  s.required_ruby_version = Gem::Requirement.new(">= 2.2".freeze)
+  s.metadata = { "name" => "other" } if s.respond_to? :metadata=
+  s.rubygems_version = "3.3.7".freeze
+end
+"""
+
+
+def test_gems_and_erlang() -> None:
+    assert list(gem_specification(GEMSPEC)) == [Named("gem", "rake", "13.0.6")]
+    assert list(gem_specification(GEMSPEC.replace(b"s.version = ", b"s.version = Rake::VERSION #"))) == []
+    assert list(erlang_release(b"25.2.3\n")) == [Named("binary", "erlang", "25.2.3")]
+    assert list(erlang_release(b"27.0-rc1")) == [Named("binary", "erlang", "27.0-rc1")]
+    for bad in (b"", b"25.2.3**\n", b"latest", b"25\n26"):
+        assert list(erlang_release(bad)) == []
+
+
+def test_managers_name_the_files_of_their_packages() -> None:
+    assert dpkg_list(b"/.\n/usr\n/usr/bin/a b\n") == {b".", b"usr", b"usr/bin/a b"}
+    assert dpkg_sums(b"d41d8cd98f00b204e9800998ecf8427e  usr/bin/a b\nbad\n") == {b"usr/bin/a b", b""}
+    installed = b"P:x\nF:\nR:top\nF:usr/bin\nM:0:0:1777\nR:x\nR:y\n\nP:z\nF:usr/lib\nR:x\n"
+    assert apk_files(installed, {b"top", b"usr/bin/y", b"usr/lib/y", b"y"}) == {b"top", b"usr/bin/y"}
 
 
 def header(**fields: object) -> bytes:
@@ -189,6 +223,16 @@ def test_programs_say_what_they_were_made_of(wide: bool, order: str) -> None:
         list(program(lambda at, size: short[at : at + size]))  # noqa: B023
 
 
+def test_the_go_command_is_a_program_of_its_own() -> None:
+    lines = b"0" * 16 + b"path\tcmd/go\nbuild\t-compiler=gc\n" + b"1" * 16
+    info = b"\xff Go buildinf:" + bytes([8, 2]) + bytes(16) + varint(b"go1.22.3") + varint(lines)
+    data = elf({b".go.buildinfo": info})
+    assert list(program(lambda at, size: data[at : at + size])) == [
+        Named("golang", "stdlib", "go1.22.3"),
+        Named("binary", "go", "1.22.3"),
+    ]
+
+
 def test_inflated_crates_are_bounded() -> None:
     data = elf({b".dep-v0": zlib.compress(b" " * (64 << 20))})
     assert list(program(lambda at, size: data[at : at + size])) == []
@@ -215,7 +259,7 @@ def test_sections_of_one_name_are_read_once() -> None:
 @settings(max_examples=rounds(400), deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 120), st.binary(max_size=8))
 def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
-    for reader in (dpkg_status, apk_installed, python_metadata, npm_package):
+    for reader in (dpkg_status, apk_installed, python_metadata, npm_package, gem_specification, erlang_release):
         list(reader(noise))
         list(reader(STATUS[:at] + noise))
     rpm_header(noise)
@@ -229,7 +273,7 @@ def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
 
 @settings(max_examples=rounds(200), deadline=None)
 @given(
-    st.sampled_from(["deb", "apk", "rpm", "pypi", "npm", "cargo", "golang"]),
+    st.sampled_from(["deb", "apk", "rpm", "pypi", "npm", "gem", "cargo", "golang"]),
     st.text(st.sampled_from("abZ09._-+~%é"), min_size=1, max_size=12),
     st.text(st.sampled_from("0123.:+~-a%"), min_size=1, max_size=10),
 )
@@ -252,6 +296,9 @@ def test_package_urls_by_example() -> None:
         (Named("pypi", "Foo_Bar", "1.0"), "pkg:pypi/foo-bar@1.0"),
         (Named("golang", "stdlib", "go1.22.3"), "pkg:golang/stdlib@1.22.3"),
         (Named("binary", "node", "18.20.4"), "pkg:generic/node@18.20.4"),
+        (Named("binary", "openjdk", "17.0.21+2"), "pkg:generic/openjdk@17.0.21%2B2"),
+        (Named("gem", "rake", "13.0.6"), "pkg:gem/rake@13.0.6"),
+        (Named("golang", "example.com/cmd", "(devel)"), "pkg:golang/example.com/cmd"),
         (Named("golang", "golang.org/x/sys", "v0.1.0"), "pkg:golang/golang.org/x/sys@v0.1.0"),
         (
             Named("rpm", "dbus", "1:1.14-3", "x86_64"),
@@ -276,27 +323,107 @@ def told(name: str, data: bytes) -> list[tuple[str, str, str]]:
         ("libssl-3.so", b"OpenSSL 3.2.0-beta1 26 Oct 2023", ("openssl", "3.2.0-beta1")),
         ("busybox", b"BusyBox v1.36.1 (2024-01-01)", ("busybox", "1.36.1")),
         ("bash", b"@(#)Bash version 5.2.15(1) release", ("bash", "5.2.15")),
-        ("nginx", b"nginx version: nginx/1.25.3\0", ("nginx", "1.25.3")),
+        ("gzip", b"\0BusyBox v1.37.0 (2024-01-01)\0001.0\0", ("busybox", "1.37.0")),  # a copy, under an applet's name
+        ("nginx", b"nginx version: nginx/1.25.3\n\0", ("nginx", "1.25.3")),
+        ("nginx", b"nginx version: openresty/1.21.4.3\n\0", ("openresty", "1.21.4.3")),
+        ("httpd", b"mailto:\0Apache/2.4.54\0 Server at", ("httpd", "2.4.54")),
         ("php8.2", b"X-Powered-By: PHP/8.2.10\0", ("php", "8.2.10")),
-        ("postgres", b"\0PostgreSQL 15.20 (Debian)", ("postgresql", "15.20")),
+        ("php-fpm", b"X-Powered-By: PHP/8.3.1\0", ("php", "8.3.1")),
+        ("php-fpm8.2", b"X-Powered-By: PHP/8.2.10\0", ("php", "8.2.10")),
+        ("libphp.so", b"X-Powered-By: PHP/8.2.1\0", ("php", "8.2.1")),
+        (
+            "postgres",
+            b"\0PostgreSQL 15.20 (Debian 15.20-0+deb12u1) on x86_64-pc-linux-gnu, compiled by gcc",
+            ("postgresql", "15.20"),
+        ),
+        ("postgres", b"?PostgreSQL 9.5alpha1 on x86_64-unknown-linux-gnu, compiled by ", ("postgresql", "9.5alpha1")),
+        ("psql", b"\0PostgreSQL 17.2 on aarch64-unknown-linux-musl, compiled by gcc", ("postgresql", "17.2")),
+        ("redis-server", b"A7.0.151790282056000000000\0%llx", ("redis", "7.0.15")),  # no host: two numbers touch
+        (
+            "redis-server",
+            b"]%lld\0004.0.11841ce7054bd9-1542359302000000000\0",
+            ("redis", "4.0.11"),
+        ),  # a host of digits
+        ("redis-server", b"X@7.2.3buildkitsandbox-1703068688000000000\0", ("redis", "7.2.3")),
+        (
+            "redis-sentinel",
+            b"\0006.2.14912196-d8565-1701469167040305114\0x\0006.2.14\0c11-builtin\0",
+            ("redis", "6.2.14"),
+        ),
+        ("redis-check-rdb", b"Server started, Redis version 2.8.23\0", ("redis", "2.8.23")),
+        ("valkey-server", b"\0valkey9.0.0buildkitsandbox-1764887574000000000\0", ("valkey", "9.0.0")),
+        ("ruby", b"\0ruby 3.1.2p20 (2022-04-12 revision 4491bb740a) [x86_64-linux-gnu]\0", ("ruby", "3.1.2")),
+        ("libruby.so.3.4", b"\0ruby 3.4.0preview1 (2024-05-16 master 9d69619623)", ("ruby", "3.4.0preview1")),
+        ("perl", b"RAND_SEED\0v5.36.0\0panic: sysconf", ("perl", "5.36.0")),
+        ("perl5.20.0", b"/usr/local/lib/perl5/5.20.0\0-e\0", ("perl", "5.20.0")),
+        ("haproxy", b" version 2.6.12-1+deb12u4, released 2026/10/17\0", ("haproxy", "2.6.12")),
+        ("haproxy", b"HA-Proxy version 1.5.14 2015/07/02\0", ("haproxy", "1.5.14")),
+        ("haproxy", b"\0003.1-dev0-1eb0f22\0\0\0HAProxy version follows\0", ("haproxy", "3.1-dev0")),
+        ("memcached", b"\0memcached 1.6.18\0memcached 1.6.18\n\0", ("memcached", "1.6.18")),
+        ("mariadbd", b"-0+deb12u1\00010.11.19-MariaDB\0x86_64", ("mariadb", "10.11.19")),
+        ("mysql", b"\00010.6.15-MariaDB\0readline", ("mariadb", "10.6.15")),
+        ("mongod", b"outputConfig\0006.0.27\0tcmalloc\0", ("mongodb", "6.0.27")),
+        (
+            "libjvm.so",
+            b"\0OpenJDK 64-Bit Server VM (25.392-b08) for linux-amd64 JRE (1.8.0_392-b08), built on",
+            ("openjdk", "1.8.0_392-b08"),
+        ),
+        ("java", b"\0openjdk\0java\0000.0\00017.0.21.1+2-1-deb12u1-Debian\0-J-ms8m\0", ("openjdk", "17.0.21.1+2")),
+        ("java", b"0.0\0\00011.0.22+7\0\0\0openjdk\0java\0-J-ms8m", ("openjdk", "11.0.22+7")),
+        (
+            "libstd-f6f9eec1635e636a.so",
+            b"LLVM (rustc version 1.97.0-nightly (e50a 2026-05-19))",
+            ("rust", "1.97.0-nightly"),
+        ),
+        ("curl", b"\0curl 7.88.1 (x86_64-pc-linux-gnu) %s\n\0", ("curl", "7.88.1")),
+        ("libcurl.so.4.8.0", b"\0libcurl/7.88.1\0zlib/%s", ("curl", "7.88.1")),
+        ("deno", b"Exporter-Deno/0.82.0grpc-2.9.8+fe7ed01Deno/2.9.8Deno/2.9.8+fe7ed01", ("deno", "2.9.8")),
+        ("dart", b'\0003.5.2 (stable) (Wed Aug 28 10:01:20 2024 +0000) on "linux_x64"\0', ("dart", "3.5.2")),
+        ("fluent-bit", b"\0002.2.1\0\0\0Fluent Bit v%s\n\0", ("fluent-bit", "2.2.1")),
+        ("ffmpeg", b"\0%s version 5.1.9-0+deb12u1\0%sbuilt with", ("ffmpeg", "5.1.9")),
+        ("libavcodec.so.59.37.100", b"\0FFmpeg version 5.1.9-0+deb12u1\0", ("ffmpeg", "5.1.9")),
+        ("lighttpd", b"\0lighttpd/1.4.69\0server", ("lighttpd", "1.4.69")),
+        ("proftpd", b"\0ProFTPD Version 1.3.8b\0LANG", ("proftpd", "1.3.8b")),
+        ("libkrb5.so.3.3", b"\0KRB5_BRAND: krb5-1.20.1-final 1.20.1 20221111\0", ("krb5", "1.20.1")),
+        ("ldapsearch", b"@(#) $OpenLDAP: ldapsearch 2.5.13+dfsg-5 (Feb  8 2023", ("openldap", "2.5.13")),
+        ("getopt", b"\0util-linux 2.38.1\0", ("util-linux", "2.38.1")),
+        ("xz", b"\0xz (XZ Utils) 5.4.1\0", ("xz", "5.4.1")),
+        (
+            "x86_64-linux-gnu-gcc-12",
+            b"\00012.2.0\0(Debian 12.2.0-14+deb12u1) \0gcc version %s %s\n",
+            ("gcc", "12.2.0"),
+        ),
+        ("openssl", b"OpenSSL 1.1.1 (compatible; AWS-LC 1.69.0)\0", ("aws-lc", "1.69.0")),
+        ("zstd", b"\0v1.5.4\0Zstandard CLI\0", ("zstd", "1.5.4")),
         ("python3.12", b"\x003.45.1\x003.12.3\x00", ("python", "3.12.3")),
         ("libpython3.13.so.1.0", b"\x003.13.0rc2\x00", ("python", "3.13.0rc2")),
         ("python3", b"\x003.45.1\x003.12.3\x00/lib/python3.12\x00", ("python", "3.12.3")),
     ],
 )
-def test_programs_tell_their_own_version(name: str, text: bytes, found: tuple[str, str]) -> None:
+def test_programs_tell_their_own_version(
+    name: str, text: bytes, found: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert is_meant(name.encode())
     expected = [("binary", *found)]
     assert told(name, b"\x7fELF" + bytes(100) + text + bytes(100)) == expected
-    for start in range((1 << 20) - len(text) - 2, (1 << 20) + 2, 3):  # across the border of two pieces
-        assert told(name, b"\x7fELF".ljust(start, b"\0") + text + b"\0") == expected
     assert told(name, bytes(100) + text) == []  # no program
     assert told(f"lib-{name}-x", b"\x7fELF" + text) == []
+    monkeypatch.setattr("lamina.insight.package_programs._PIECE", 2048)
+    for start in range(2048 - len(text) - 2, 2048 + 2):  # across the border of two pieces
+        assert told(name, b"\x7fELF".ljust(start, b"\0") + text + b"\0") == expected
 
 
-def test_what_tells_no_version_is_no_program() -> None:
+def test_what_tells_no_version_is_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told("python3.12", b"\x7fELF\x003.11.2\x00") == []
     assert told("openssl", b"\x7fELFOpenSSL 3.0.22") == []  # also what a library says of what it wants
+    assert told("jq", b"\x7fELF\0001.6\0...\0001.6\0") == [("binary", "jq", "1.6")]
+    assert told("jq", b"\x7fELF\0001.6\0" + bytes(3 << 20) + b"\0005.4.1\0") == []  # whose is which?
+    assert told("mysql", b"\x7fELF\0008.0.34\0mysql_real_escape_string\0") == []
+    assert told("gcc", b"\x7fELF\0GCC: (GNU) 12.3.0\0") == []  # the compiler that made it
+    valkey = b"\0valkey9.0.0buildkitsandbox-1764887574000000000\0"
+    monkeypatch.setattr("lamina.insight.package_programs._PIECE", 2048)
+    for start in range(2048 - 600, 2048 + 2):
+        assert told("redis-server", b"\x7fELF".ljust(start, b"\0") + valkey) == []
     assert not is_meant(b"nodemon")
     assert not is_meant(b"python-config")
 

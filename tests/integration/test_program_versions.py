@@ -1,0 +1,58 @@
+"""What is read in this machine's programs against what they say themselves when they are run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lamina.insight.package_programs import programs
+
+# the program, what asks it for its version, what it is called, and what of its answer is the version
+ASKED = [
+    ("bash", "--version", "bash", r"version (\d+\.\d+\.\d+)"),
+    ("busybox", "--help", "busybox", r"BusyBox v(\d+\.\d+\.\d+)"),
+    ("curl", "--version", "curl", r"^curl (\S+)"),
+    ("getopt", "--version", "util-linux", r"util-linux (\S+)"),
+    ("gcc", "-dumpfullversion", "gcc", r"(\S+)"),
+    ("gzip", "--version", "gzip", r"^gzip (\S+)"),
+    ("haproxy", "-v", "haproxy", r"version (\d+\.\d+\.\d+)"),
+    ("java", "-version", "openjdk", r"Environment.*\(build (\d[0-9._]*(?:\+\d+|-b\d+)?)"),
+    ("jq", "--version", "jq", r"^jq-(\S+)"),
+    ("mariadb", "--version", "mariadb", r"(\d+\.\d+\.\d+)-MariaDB"),
+    ("memcached", "--version", "memcached", r"^memcached (\S+)"),
+    ("nginx", "-v", "nginx", r"nginx/(\d+\.\d+\.\d+)"),
+    ("node", "--version", "node", r"^v(\S+)"),
+    ("openssl", "version", "openssl", r"^OpenSSL (\S+)"),
+    ("perl", "-e print$^V", "perl", r"^v(\S+)"),
+    ("php", "--version", "php", r"^PHP (\d+\.\d+\.\d+)"),
+    ("psql", "--version", "postgresql", r"PostgreSQL\) (\S+)"),
+    ("python3", "--version", "python", r"^Python (\S+)"),
+    ("redis-server", "--version", "redis", r"v=(\d+\.\d+\.\d+)"),
+    ("xz", "--version", "xz", r"XZ Utils\) (\S+)"),
+    ("zstd", "--version", "zstd", r"v(\d+\.\d+\.\d+)"),
+]
+
+
+@pytest.mark.parametrize(("program", "question", "name", "answer"), ASKED, ids=[one[0] for one in ASKED])
+def test_a_program_is_told_by_the_version_that_it_says_itself(
+    program: str, question: str, name: str, answer: str
+) -> None:
+    found = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if found is None:
+        pytest.skip(f"no {program} here")
+    path = Path(found).resolve()
+    with path.open("rb") as stream:
+        if stream.read(4) != b"\x7fELF":
+            pytest.skip(f"{path} is no ELF program")
+        stream.seek(0)
+        said = [(one.kind, one.name, one.version) for one in programs(path.name.encode(), stream.read)]
+    run = subprocess.run([found, question], capture_output=True, text=True, check=False, env={"PATH": "/usr/bin"})
+    version = re.search(answer, run.stdout + run.stderr)
+    assert version, run
+    if not said and b"\0" + version[1].encode() + b"\0" not in path.read_bytes():
+        pytest.skip(f"{path} has its version in a library")
+    assert said == [("binary", name, version[1])]
