@@ -20,6 +20,7 @@ from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.errors import DigestMismatch, InvalidDocument, LimitExceeded, NotFound, Unsupported
 from lamina.events import Event, Warned
 from lamina.layer.codec import zstd
+from lamina.serve.server import RegistryServer
 from lamina.source import BytesBlob, find_manifest, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -258,13 +259,52 @@ def test_archives_are_loaded_however_they_are_compressed(
     assert read(store) == b"2" * 70_000
 
 
-def docker_archive(path: Path, tags: list[str]) -> None:
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, lambda data: lzma.compress(data, lzma.FORMAT_ALONE)])
+@pytest.mark.parametrize("keep", ["blob+tar", "blob"])
+def test_layers_of_docker_archives_are_unwrapped_whatever_packed_them(
+    tmp_path: Path, pack: Callable[[bytes], bytes], keep: str
+) -> None:
+    docker_archive(tmp_path / "a.tar", ["app:latest"], pack)
+    done = lamina("load", "-q", "--keep", keep, "-i", str(tmp_path / "a.tar"), root=tmp_path / "s")
+    assert (done.returncode, done.stderr) == (0, b"")
+    store = Store.open(str(tmp_path / "s"))
+    assert read(store) == b"2" * 70_000
+    (layer,) = store.stack("app", Platform.parse("linux/amd64")).manifest.layers
+    assert layer.digest == Digest.of(TAR)  # a plain layer, which every registry and client takes
+    docker_archive(tmp_path / "b.tar", ["app:2"], lambda data: pack(data)[:-20])
+    done = lamina("load", "-q", "-i", str(tmp_path / "b.tar"), root=tmp_path / "s")
+    assert (done.returncode, done.stderr.count(b"\n")) == (4, 1)
+    docker_archive(tmp_path / "c.tar", ["app:2"], lambda data: pack(data[:1000] + b"changed" + data[1007:]))
+    done = lamina("load", "-i", str(tmp_path / "c.tar"), root=tmp_path / "other")
+    assert done.returncode == 4
+    assert b"diff_id" in done.stderr or b"digest" in done.stderr
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+@pytest.mark.parametrize("keep", ["blob+tar", "blob"])
+def test_layers_of_layouts_are_read_by_their_first_bytes_and_not_pushed_if_odd(
+    tmp_path: Path, pack: Callable[[bytes], bytes], keep: str
+) -> None:
+    layout_of(tmp_path / "l", pack(TAR))
+    root = tmp_path / "s"
+    assert lamina("copy", "--keep", keep, f"oci:{tmp_path}/l:app", "app", root=root).returncode == 0
+    assert read(Store.open(str(root))) == b"2" * 70_000
+    assert lamina("validate", "app", root=root).returncode == 0
+    assert lamina("fsck", root=root).returncode == 0
+    with RegistryServer(Store.open(str(tmp_path / "served")), writable=True) as server:
+        done = lamina("push", "-q", "app", f"{server.name}/app:1", root=root)
+        assert (done.returncode, done.stderr.count(b"--compression gzip")) == (7, 1)
+        assert lamina("flatten", "app", "-t", "app:flat", "--compression", "gzip", root=root).returncode == 0
+        assert lamina("push", "app:flat", f"{server.name}/app:1", root=root).returncode == 0
+
+
+def docker_archive(path: Path, tags: list[str], pack: Callable[[bytes], bytes] = bytes) -> None:
     """What `docker save` writes, with these names."""
     config = json.dumps(
         {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(TAR))]}}
     ).encode()
     listed = json.dumps([{"Config": "c.json", "RepoTags": tags, "Layers": ["l.tar"]}]).encode()
-    path.write_bytes(make_tar([("c.json", config), ("l.tar", TAR), ("manifest.json", listed)]))
+    path.write_bytes(make_tar([("c.json", config), ("l.tar", pack(TAR)), ("manifest.json", listed)]))
 
 
 def test_archive_with_a_name_in_capitals_says_why_it_is_refused(tmp_path: Path) -> None:

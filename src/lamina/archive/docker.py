@@ -16,11 +16,14 @@ from typing import Any
 from lamina.archive.members import Members
 from lamina.archive.oci import MemberBlob, OciArchiveReader
 from lamina.archive.output import ArchiveFile
+from lamina.archive.unwrapped import UnwrappedBlob, unwrapped
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidContent, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
 from lamina.events import BlobProgress, Cancel, Event, OnEvent, ignore
 from lamina.files import reported
-from lamina.layer.codec import sniff
+from lamina.layer.codec import COMPRESSIONS
+from lamina.layer.tarheader import BLOCK
+from lamina.layer.wrapped import shown
 from lamina.source import CHUNK, Blob, PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -44,6 +47,7 @@ class DockerArchiveReader:
         self._images = self._read_list()
         self._documents: dict[Digest, bytes] = {}
         self._places: dict[Digest, str] = {}  # blob -> member
+        self._wrapped: dict[Digest, str] = {}  # plain layer -> the member that is it, compressed
         self._made: dict[int, Descriptor] = {}
         self._own: _Own | None = None
 
@@ -76,6 +80,8 @@ class DockerArchiveReader:
 
     def blob(self, descriptor: Descriptor) -> Blob:
         place = self._places.get(descriptor.digest)
+        if descriptor.digest in self._wrapped:
+            return UnwrappedBlob(descriptor, self._members, self._wrapped[descriptor.digest])
         if place is not None:
             return MemberBlob(descriptor, self._members, place)
         if self._oci is not None:
@@ -131,10 +137,15 @@ class DockerArchiveReader:
         return manifest.descriptor
 
     def _layer(self, name: str, diff_id: Digest, what: str) -> Descriptor:
-        """An uncompressed layer's digest is its diff_id (proved when it is copied); a compressed one is hashed."""
+        """An uncompressed layer's digest is its diff_id (proved when it is copied); a compressed one is hashed. One
+        by bzip2, xz or lzma is what is in it: no media type has a word for these."""
         try:
             with self._members.open(name) as stream:
-                compression = sniff(stream.read(16))
+                compression = shown(stream.read(BLOCK))
+            if compression not in COMPRESSIONS:
+                self._wrapped[diff_id] = name
+                size = sum(map(len, unwrapped(self._members, name)))
+                return Descriptor(mediatype.layer_type("none", docker=True), diff_id, size)
             size = self._members.size(name)
             digest = diff_id
             if compression != "none":

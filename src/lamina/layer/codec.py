@@ -1,4 +1,5 @@
-"""Compression of layers: gzip (many members), zstd (many frames), none. The one place that knows the libraries.
+"""Compression of layers: gzip (many members), zstd (many frames), none. bzip2 and xz are read too (``streams``), as
+docker and podman do: old archives hold them, under any media type.
 
 A decoder gives its output in pieces of at most 1 MiB, so that a bomb never sits in memory whole. Encoders write
 neither name nor time: the bytes depend on the input and the library's version only.
@@ -12,18 +13,23 @@ from typing import Any, Protocol
 
 from lamina.errors import InvalidLayer, LimitExceeded, Unsupported, UsageError
 from lamina.layer import tarheader
+from lamina.layer.pieces import PIECE, ManyPieces
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
-PIECE = 1 << 20
-_WINDOW = 1 << 14
-"""Behind the first member or frame the input is given in pieces of this size: each end of one copies what is left of
-its piece, so that a million tiny ones would cost the square of their number."""
 COMPRESSIONS = ("gzip", "zstd", "none")
+"""What layers are written with."""
+ODD = ("bzip2", "xz")
+"""What layers are only read with: containerd and the specification know them not."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f
+_XZ_MAGIC = b"\xfd7zXZ\0"
+_BZIP2_MAGIC = b"BZh"
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # a first block, or none: three letters alone begin names of files too
+SHOWS = 10
+"""Bytes that ``sniff`` needs."""
 _SKIPPABLE = struct.Struct("<II")
 """A skippable frame's head: the magic number and the length of what follows (RFC 8878, 3.1.2)."""
 
@@ -31,7 +37,7 @@ _SKIPPABLE = struct.Struct("<II")
 class Decoder(Protocol):
     @property
     def compression(self) -> str:
-        """One of ``COMPRESSIONS``."""
+        """One of ``COMPRESSIONS``, or of ``ODD``."""
         ...
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -63,11 +69,15 @@ def check_inflated(compression: str, inflated: int, fed: int, most: int) -> None
 
 
 def sniff(start: bytes) -> str:
-    """The compression that the first bytes show; skippable zstd frames count as zstd."""
+    """The compression that the first ``SHOWS`` bytes show; skippable zstd frames count as zstd."""
     if start.startswith(_GZIP_MAGIC):
         return "gzip"
     if start.startswith(_ZSTD_MAGIC) or (len(start) >= 4 and _is_skippable(start, 0)):
         return "zstd"
+    if start.startswith(_XZ_MAGIC):
+        return "xz"
+    if start.startswith(_BZIP2_MAGIC) and start[4:SHOWS] in _BZIP2_BLOCKS:
+        return "bzip2"
     return "none"
 
 
@@ -84,7 +94,11 @@ def decoder(compression: str) -> Decoder:
         return ZstdDecoder()
     if compression == "none":
         return PlainDecoder()
-    raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS))
+    if compression in ODD:
+        from lamina.layer import streams
+
+        return streams.decoder(compression)
+    raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS + ODD))
 
 
 def encoder(compression: str, level: int | None = None) -> Encoder:
@@ -133,33 +147,6 @@ class _PlainEncoder:
 
     def flush(self) -> bytes:
         return b""
-
-
-class ManyPieces:
-    """What decoders share: several members, frames or streams, fed to ``_decode`` in pieces."""
-
-    _seen = 0  # members or frames begun
-    _fed = 0  # bytes given so far
-    _behind = 0  # of them, those behind the piece that ``_decode`` has
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        self._fed += len(data)
-        self._behind = 0
-        if self._seen < 2:
-            data = yield from self._decode(data)
-        for at in range(0, len(data), _WINDOW):
-            piece = data[at : at + _WINDOW]
-            self._behind = len(data) - at - len(piece)
-            while piece:
-                piece = yield from self._decode(piece)
-
-    def position(self, left: int) -> int:
-        """The byte of the whole stream before which ``left`` bytes of the piece at hand are left."""
-        return self._fed - self._behind - left
-
-    def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
-        """Up to the end of one member or frame; what is left of ``data``."""
-        raise NotImplementedError
 
 
 class GzipDecoder(ManyPieces):
@@ -327,7 +314,7 @@ def _shown(start: bytes, said: str) -> str:
     found = sniff(start)
     if found != "none":
         return found
-    if len(start) < 4:
+    if len(start) < SHOWS:
         return ""
     if said == "none":
         return said

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from lamina.errors import StoreDamaged
-from lamina.layer.codec import PIECE, Decoder, GzipDecoder, decoder
+from lamina.layer.codec import Decoder, GzipDecoder, decoder
 from lamina.layer.mark import Mark
+from lamina.layer.pieces import PIECE
 
 
 def resumed(compression: str, mark: Mark) -> tuple[Decoder, int]:

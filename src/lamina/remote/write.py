@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from lamina.errors import Conflict, InvalidContent
+from lamina.errors import Conflict, InvalidContent, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.remote.http import Answer
 from lamina.remote.list import RemoteLister
@@ -49,6 +49,8 @@ class RemoteWriter(RemoteLister):
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> bool:
+        if diff_id not in (None, descriptor.digest) and not blob.origin:
+            _check_compression(descriptor, blob)
         mounts = [blob.origin, *self.mount_from(descriptor)]
         upload = Upload(
             self.sites()[-1],
@@ -131,6 +133,19 @@ class RemoteWriter(RemoteLister):
         )
         answer.release()
         return answer.status == 200
+
+
+def _check_compression(layer: Descriptor, blob: Blob) -> None:
+    """Raise Unsupported for a layer of this machine that containerd and others could not unpack."""
+    from lamina.layer.codec import ODD, SHOWS, sniff
+
+    with blob.open(0, SHOWS) as stream:
+        found = sniff(stream.read(SHOWS))
+    if found in ODD:
+        raise Unsupported(
+            f"layer {layer.digest} is compressed with {found}, which not every client of a registry can unpack",
+            hint="make an image of other layers and push that: `lamina flatten IMAGE -t NEW --compression gzip`",
+        )
 
 
 def _is_document(descriptor: Descriptor) -> bool:

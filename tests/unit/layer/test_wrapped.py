@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from lamina.errors import InvalidLayer
-from lamina.layer.codec import PIECE, Decoder, SniffingDecoder, inflating, zstd
+from lamina.layer.codec import Decoder, SniffingDecoder, inflating, zstd
+from lamina.layer.pieces import PIECE
 from lamina.layer.wrapped import shown, unwrapping
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -81,8 +82,20 @@ def test_plain_archive_whose_first_name_looks_compressed_is_plain() -> None:
         assert shown(tar[:512]) == "none"
 
 
+def test_layer_whose_first_name_begins_as_bzip2_data_do_is_plain() -> None:
+    tar = make_tar([("BZh9.txt", b"x")])
+    for said in ("none", "gzip"):
+        decoder = SniffingDecoder(said)
+        assert (through(decoder, tar, 3), decoder.compression) == (tar, "none")
+
+
+@pytest.mark.parametrize("empty", [bz2.compress(b""), lzma.compress(b"")])
+def test_empty_layer_of_an_odd_compression_is_empty(empty: bytes) -> None:
+    assert through(SniffingDecoder("none"), empty, 1) == b""
+
+
 @pytest.mark.parametrize("said", ["none", "gzip", "zstd"])
-@pytest.mark.parametrize("real", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("real", ["none", "gzip", "zstd", "bzip2", "xz"])
 @pytest.mark.parametrize("step", [1, 300, 1 << 20])
 def test_layer_is_decoded_by_its_first_bytes(said: str, real: str, step: int) -> None:
     packed = PACKERS[real](TAR)

@@ -1,0 +1,81 @@
+"""bzip2, xz and lzma, as Python's own library decompresses them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from lamina.errors import InvalidLayer, LimitExceeded
+from lamina.layer.pieces import PIECE, ManyPieces
+
+BZIP2 = b"BZh"
+XZ = b"\xfd7zXZ\0"
+LZMA = b"\x5d\0\0"  # the properties that every encoder takes by default, and a dictionary of at least 64 KiB
+_MOST_MEMORY = 1 << 30  # bytes that an xz stream may ask for; `xz -9` needs 65 MiB
+
+_TOO_MUCH = "Memory usage limit exceeded"  # Python has no number for it
+
+
+def decoder(name: str) -> Streams:
+    """``name``: bzip2, xz or lzma."""
+    if name == "bzip2":
+        import bz2
+
+        return Streams(name, BZIP2, bz2.BZ2Decompressor)
+    import lzma
+
+    form = lzma.FORMAT_XZ if name == "xz" else lzma.FORMAT_ALONE
+    return Streams(name, XZ if name == "xz" else LZMA, lambda: lzma.LZMADecompressor(form, _MOST_MEMORY))
+
+
+class Streams(ManyPieces):
+    """What Python's library decompresses: streams follow each other, zeros after the last are padding."""
+
+    def __init__(self, compression: str, magic: bytes, make: Any) -> None:
+        import lzma
+
+        self.compression = compression
+        self._magic = magic
+        self._make = make
+        self._errors = (OSError, EOFError, ValueError, lzma.LZMAError)
+        self._stream: Any = None
+        self._rest = b""  # too few bytes to say whether a stream begins
+
+    def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
+        if self._stream is None:
+            data = self._rest + data
+            self._rest = b""
+            if self._seen:
+                data = data.lstrip(b"\0")
+            if len(data) < len(self._magic) and self._magic.startswith(data):
+                self._rest = data
+                return b""
+            if not data.startswith(self._magic):
+                raise InvalidLayer(f"garbage after the {self.compression} data", hint="get the archive again")
+            self._stream = self._make()
+            self._seen += 1
+        stream = self._stream
+        try:
+            piece = stream.decompress(data, PIECE)
+            while True:
+                if piece:
+                    yield piece
+                if stream.eof or stream.needs_input:
+                    break
+                piece = stream.decompress(b"", PIECE)
+        except self._errors as error:
+            if str(error) == _TOO_MUCH:
+                raise LimitExceeded(
+                    f"its {self.compression} data ask for more than {_MOST_MEMORY >> 20} MiB of memory",
+                    hint="compress it anew, with a smaller dictionary",
+                ) from None
+            raise InvalidLayer(f"corrupt {self.compression} data: {error}", hint="get the archive again") from None
+        if not stream.eof:
+            return b""
+        self._stream = None
+        rest: bytes = stream.unused_data
+        return rest
+
+    def finish(self) -> None:
+        if self._stream is not None or self._rest or not self._seen:
+            raise InvalidLayer(f"the {self.compression} data ends too early", hint="the archive is truncated")
