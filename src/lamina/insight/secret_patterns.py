@@ -9,7 +9,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """``anchors``: one of them (lower case where ``fold``) must be there. The first group is the secret, of which
-    ``shown`` characters may be shown. ``where``: only in files with such a path."""
+    ``shown`` characters may be shown. ``where``: only in files with such a path, written with a slash before it. All
+    these expressions begin with a slash, so that they are tried only where one stands: that is fast."""
 
     name: str
     anchors: tuple[bytes, ...]
@@ -27,7 +28,7 @@ def _pattern(
         tuple(anchors.encode().split()),
         re.compile(expression, re.IGNORECASE if fold else 0),
         shown,
-        re.compile(rb"(?:^|/)(?:" + where + rb")$") if where else None,
+        re.compile(rb"/(?:" + where + rb")$") if where else None,
         fold,
     )
 
@@ -165,7 +166,7 @@ IN_WORDS = (
 )
 """In variables, labels and build steps."""
 
-DOTENV = re.compile(rb"(?:^|/)(?:\.env(?:\.[^/]{1,40})?|[^/]{1,200}\.env)$")
+DOTENV = re.compile(rb"/(?:\.env(?:\.[^/]{1,40})?|[^/]{1,200}\.env)$")
 KEY_STORE = re.compile(rb"\.(?:p12|pfx|jks|kdbx|ppk)$")
 HARMLESS_NAME = re.compile(
     rb"_(?:FILE|PATH|DIR|URL|URI|NAME|TYPE|LENGTH|VERSION|SHA\d{0,3}|ENABLED)['\"]?\s{0,2}=", re.IGNORECASE

@@ -168,3 +168,17 @@ def test_the_sieve_holds_back() -> None:
     assert not sieve.passes(b"x", b"plain\n")
     assert sieve.passes(b"x", secret_one)
     assert sieve.passes(b"root/.netrc", b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        (b".env", True), (b"app/.env.local", True), (b"app/prod.env", True), (b"prod.env", True),
+        (b".npmrc", True), (b"root/.netrc", True), (b"etc/shadow-", True), (b"shadow", True),
+        (b".docker/config.json", True), (b"etc/apt/auth.conf.d/x", True), (b"key.p12", True), (b"a/b.jks", True),
+        (b"my.npmrc", False), (b"config.json", False), (b"shadow/x", False), (b"etc/shadows", False),
+        (b"x.docker/config.json", False), (b".env/x", False), (b"p12", False), (b"b.jks/x", False),
+    ],
+)  # fmt: skip
+def test_a_name_counts_as_a_whole_wherever_it_stands(path: bytes, counts: bool) -> None:
+    assert Sieve([b"nothing"]).passes(path, b"nothing") == counts
