@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -52,9 +52,11 @@ Layer = Descriptor | MadeLayer
 
 
 @contextmanager
-def made_layer(items: Sequence[Item], packing: Packing, *, docker: bool, clamp: bool = False) -> Iterator[MadeLayer]:
+def made_layer(
+    items: Iterable[Item], packing: Packing, *, docker: bool, clamp: bool = False, ordered: bool = False
+) -> Iterator[MadeLayer]:
     """The layer in a temporary file, which is gone afterwards. ``clamp``: no time later than the epoch.
-    Raises as ``build_layer``; SystemFailure."""
+    ``ordered`` as in ``write_layer``. Raises as ``build_layer``; SystemFailure."""
     with reported(tempfile.gettempdir()):
         blob = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (closed below)
     with blob:
@@ -66,6 +68,7 @@ def made_layer(items: Sequence[Item], packing: Packing, *, docker: bool, clamp: 
                 level=packing.level,
                 epoch=packing.epoch if clamp else None,
                 docker=docker,
+                ordered=ordered,
             )
             blob.flush()
         yield MadeLayer(built, blob)

@@ -199,7 +199,9 @@ class _Look:
                 number = misfit.own + self.depth + 1
                 if number in self.rewritten:
                     raise misfit.error from None
-                self.rewritten[number] = squashed(self.indexes[:number], number - 1, relink=self.depth, marks=True)
+                self.rewritten[number] = list(
+                    squashed(self.indexes[:number], number - 1, relink=self.depth, marks=True)
+                )
 
     def _hidden(self) -> Iterator[Finding]:
         """What the image hides of the new base, where that is not what it hid of the old one."""

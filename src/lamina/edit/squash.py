@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -75,7 +75,7 @@ def _squash(
     stated = squashed([handle.index() for handle in base.layers[:high]], low - 1, implied=high == top)
     config, created = own_config(base), timestamp(packing.epoch)
     docker = docker_format([base], packing)
-    with made_layer(items_of(base, stated), packing, docker=docker) as made:
+    with made_layer(items_of(base, stated), packing, docker=docker, ordered=low == 1) as made:
         layers: list[Layer] = [handle.descriptor for handle in base.layers]
         layers[low - 1 : high] = [made]
         diff_ids = list(config.diff_ids)
@@ -94,13 +94,13 @@ def _squash(
         )
 
 
-def items_of(stack: Stack, stated: Sequence[Stated]) -> list[Item]:
+def items_of(stack: Stack, stated: Iterable[Stated]) -> Iterator[Item]:
     """Entries with a way to open the content, which stays where it is until it is written."""
     layers = [Contents(handle.index(), handle.open) for handle in stack.layers]
-    return [
+    return (
         (one.entry, None if one.content is None else partial(layers[one.content[0]].open, one.content[1]))
         for one in stated
-    ]
+    )
 
 
 def joined_steps(steps: Sequence[Mapping[str, Any]], low: int, high: int, step: History) -> Steps:

@@ -46,8 +46,10 @@ def build_layer(
     level: int | None = None,
     epoch: int | None = None,
     docker: bool = False,
+    ordered: bool = False,
 ) -> BuiltLayer:
-    """Write the layer to ``sink``. Same items, epoch, level and library version: same bytes.
+    """Write the layer to ``sink``. Same items, epoch, level and library version: same bytes. ``ordered`` as in
+    ``write_layer``.
 
     Raises UsageError, InvalidLayer (a path twice), Unsupported.
     """
@@ -59,7 +61,7 @@ def build_layer(
         plain.write(data)
         packed.write(packer.compress(data))  # piece by piece: what it makes depends on them
 
-    write_layer(items, write, epoch=epoch)
+    write_layer(items, write, epoch=epoch, ordered=ordered)
     packed.write(packer.flush())
     descriptor = Descriptor(layer_type(compression, docker), packed.finish(), packed.size)
     return BuiltLayer(descriptor, plain.finish(), plain.size)

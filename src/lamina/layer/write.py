@@ -7,7 +7,7 @@ two zero blocks and nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 from zlib import adler32
 
@@ -17,6 +17,7 @@ from lamina.layer.tarheader import BLOCK, SCHILY_XATTR
 from lamina.layer.whiteout import opaque_path_for, path_for
 
 _CHUNK = 1 << 20
+_MOST_ID, _MOST = 0o7777777, 0o77777777777  # what a header's fields can say
 _NAMES = (b"path", b"linkpath", b"GNU.sparse.name")
 _FLAGS = {
     Kind.FILE: b"0",
@@ -141,20 +142,21 @@ class LayerWriter:
         link = entry.link if kind in (Kind.SYMLINK, Kind.HARDLINK) else b""
         if len(link) > 100:
             records.append((b"linkpath", link))
-        numbers = {}
-        for key, value, most in (
-            (b"uid", entry.uid, 0o7777777),
-            (b"gid", entry.gid, 0o7777777),
-            (b"size", size, 0o77777777777),
-        ):
-            numbers[key] = value
-            if not 0 <= value <= most:
-                records.append((key, b"%d" % value))
-                numbers[key] = 0
-        if nanoseconds or not 0 <= seconds <= 0o77777777777:
+        uid, gid = entry.uid, entry.gid
+        if not 0 <= uid <= _MOST_ID:
+            records.append((b"uid", b"%d" % uid))
+            uid = 0
+        if not 0 <= gid <= _MOST_ID:
+            records.append((b"gid", b"%d" % gid))
+            gid = 0
+        if not 0 <= size <= _MOST:
+            records.append((b"size", b"%d" % size))
+            size = 0
+        if nanoseconds or not 0 <= seconds <= _MOST:
             records.append((b"mtime", _pax_time(seconds, nanoseconds)))
             seconds = 0
-        records += [(SCHILY_XATTR + key, value) for key, value in sorted(entry.xattrs.items())]
+        if entry.xattrs:
+            records += [(SCHILY_XATTR + key, value) for key, value in sorted(entry.xattrs.items())]
         if records:
             if any(not _is_utf8(value) for key, value in records if key in _NAMES):
                 records.insert(0, (b"hdrcharset", b"BINARY"))
@@ -164,40 +166,40 @@ class LayerWriter:
             )
             self._write(body + bytes(-len(body) % BLOCK))
         device = entry.rdev if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0)
-        if max(device) > 0o7777777:
+        if max(device) > _MOST_ID:
             raise UsageError(f"{entry.path!r:.200}: the device number {device} does not fit into a tar")
-        self._write(
-            _block(
-                *split, _FLAGS[kind], link[:100], entry.mode & 0o7777,
-                numbers[b"uid"], numbers[b"gid"], numbers[b"size"], seconds, device,
-            )
-        )  # fmt: skip
+        self._write(_block(*split, _FLAGS[kind], link[:100], entry.mode & 0o7777, uid, gid, size, seconds, device))
 
 
-def write_layer(items: Iterable[Item], write: Write, *, epoch: int | None = None) -> None:
+def write_layer(items: Iterable[Item], write: Write, *, epoch: int | None = None, ordered: bool = False) -> None:
     """A whole layer in a fixed order: by path, a whiteout before its siblings, a hardlink's target before the link.
+    ``ordered``: the items come in this order, each path once, and are written as they come.
     Raises InvalidLayer for a path that is stated twice."""
-    ordered = sorted(items, key=_order)
     writer = LayerWriter(write, epoch=epoch)
+    for entry, content in items if ordered else _ordered(list(items)):
+        writer.add(entry, content)
+    writer.close()
+
+
+def _ordered(items: list[Item]) -> Iterator[Item]:
+    items.sort(key=_order)
     seen: set[bytes] = set()
-    for entry, _ in ordered:
+    for entry, _ in items:
         if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
             if entry.path in seen:
                 raise InvalidLayer(f"{entry.path!r:.200} is stated twice", hint="one layer states a path once")
             seen.add(entry.path)
     later: list[Item] = []
     written: set[bytes] = set()
-    targets = {entry.link for entry, _ in ordered if entry.kind == Kind.HARDLINK}
-    for entry, content in ordered:
+    targets = {entry.link for entry, _ in items if entry.kind == Kind.HARDLINK}
+    for entry, content in items:
         if entry.kind == Kind.HARDLINK and entry.link in seen and entry.link not in written:
             later.append((entry, content))
             continue
-        writer.add(entry, content)
+        yield entry, content
         if entry.path in targets:
             written.add(entry.path)
-    for entry, content in later:  # links whose target sorts after them
-        writer.add(entry, content)
-    writer.close()
+    yield from later  # links whose target sorts after them
 
 
 def _order(item: Item) -> bytes:
@@ -259,5 +261,6 @@ def _block(
         flag, link.ljust(100, b"\0"), bytes(64), device[0], device[1], prefix.ljust(155, b"\0"),
     )  # fmt: skip
     # adler32's lower half is one more than the sum of the bytes, as long as that is below 65521
-    checksum = sum(adler32(piece) & 0xFFFF for piece in (head, tail[:178], tail[178:])) - 3 + 8 * 32
+    sums = (adler32(head) & 0xFFFF) + (adler32(tail[:178]) & 0xFFFF) + (adler32(tail[178:]) & 0xFFFF)
+    checksum = sums - 3 + 8 * 32
     return (head + b"%06o\0 " % checksum + tail).ljust(BLOCK, b"\0")

@@ -8,7 +8,7 @@ below are stated anew as links to it, so that all of them stay one file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lamina.layer.entry import Entry, Kind
@@ -38,8 +38,10 @@ def squashed(
     relink: int = 0,
     implied: bool = False,
     marks: bool = False,
-) -> list[Stated]:
-    """``layers[low:]`` as one layer upon ``layers[:low]``, parents before children, a file before its links.
+) -> Iterator[Stated]:
+    """``layers[low:]`` as one layer upon ``layers[:low]``, parents before children, a file before its links:
+    the marks, then all else in the order that ``layer.write`` gives it. The layers are merged at once, and values are
+    made as they are asked for.
 
     ``left_out`` paths are as if no layer ever had them, and all below them. Names that ``layers[:relink]`` gave to
     a file stay theirs, though one of its names is made here. A directory that no layer states is left to be implied
@@ -55,7 +57,7 @@ def squashed(
             limit, before = len(union.names), len(union.endings)
         LayerMerge(union, number, index).apply()
     if low >= len(layers):
-        return []
+        return iter(())
     return _Squash(union, low, limit, before, left_out, relink, implied, marks).entries()
 
 
@@ -79,32 +81,31 @@ class _Squash:
         self.relink = relink
         self.implied = implied
         self.marks = marks
-        self.found: list[Stated] = []
         self.replaced: set[int] = set()  # directories in the place of something
 
-    def entries(self) -> list[Stated]:
-        self._hidden()
-        walked = self._walk()
-        relinked = self._relinked([node for node, _ in walked])
-        carriers: dict[int, bytes] = {}
-        for node, path in walked:
-            if self.union.is_directory(node):
+    def entries(self) -> Iterator[Stated]:
+        union = self.union
+        yield from self._hidden()
+        relinked = self._relinked()
+        carriers: dict[int, bytes] = {}  # of files that have or had several names
+        shared = set(union.hardlinks.values())
+        for node, path in self._walk():
+            content = union.content(node)
+            if union.is_directory(node):
                 if self._is_stated(node):
-                    self.found.append(Stated(self.union.entry(node)))
+                    yield Stated(union.state(node, *content, path))
                 continue
-            inode = self.union.inode(node)
-            if node < self.limit and (inode not in relinked or self.union.origin_layers[node] < self.relink):
+            inode = union.inode(node)
+            if node < self.limit and (inode not in relinked or union.origin_layers[node] < self.relink):
                 continue
-            carrier = carriers.setdefault(inode, path)
-            entry = self.union.entry(node)
+            carrier = carriers.setdefault(inode, path) if inode in shared else path
+            entry = union.state(node, *content, path)
             if carrier != path:
-                self.found.append(Stated(_link(entry, carrier)))
+                yield Stated(_link(entry, carrier))
             else:
-                content = self.union.content(node) if entry.kind == Kind.FILE else None
-                self.found.append(Stated(entry, content))
-        return self.found
+                yield Stated(entry, content if entry.kind == Kind.FILE else None)
 
-    def _hidden(self) -> None:
+    def _hidden(self) -> Iterator[Stated]:
         """Whiteouts and opaque marks for what the layers below lost."""
         union = self.union
         emptied = {
@@ -134,10 +135,10 @@ class _Squash:
             self._kept_marks(opaque, hidden)
         for path in opaque:
             if not self.left_out(path):
-                self.found.append(Stated(Entry(path, Kind.OPAQUE)))
+                yield Stated(Entry(path, Kind.OPAQUE))
         for path in hidden:
             if not self.left_out(path):
-                self.found.append(Stated(Entry(path, Kind.WHITEOUT)))
+                yield Stated(Entry(path, Kind.WHITEOUT))
 
     def _kept_marks(self, opaque: dict[bytes, None], hidden: dict[bytes, None]) -> None:
         """The marks of the highest layer, whatever they hide here. What the layer itself puts in the place of
@@ -165,13 +166,13 @@ class _Squash:
     def _keeps_some(self, node: int) -> bool:
         return any(child < self.limit for child in self.union.children(node).values())
 
-    def _walk(self) -> list[tuple[int, bytes]]:
+    def _walk(self) -> Iterator[tuple[int, bytes]]:
         """Every node that is not left out with its path, in the order of ``Tree.walk``."""
-        union, found = self.union, []
+        union = self.union
         pending = [(0, b"")]
         while pending:
             node, path = pending.pop()
-            found.append((node, path))
+            yield node, path
             children = union.children(node)
             if not children:
                 continue
@@ -179,12 +180,11 @@ class _Squash:
             for name in sorted(children, reverse=True):
                 if not self.left_out(inside + name):
                     pending.append((children[name], inside + name))
-        return found
 
-    def _relinked(self, nodes: list[int]) -> set[int]:
+    def _relinked(self) -> set[int]:
         """Files of the layers below that got a name here."""
-        inodes = {self.union.inode(node) for node in nodes if node >= self.limit and node in self.union.hardlinks}
-        return {inode for inode in inodes if inode < self.limit}
+        links = {link: inode for link, inode in self.union.hardlinks.items() if inode < self.limit <= link}
+        return {links[node] for node, _ in self._walk() if node in links} if links else set()
 
     def _is_stated(self, node: int) -> bool:
         union = self.union

@@ -295,9 +295,10 @@ class Tree(Union):
         layer, row = self.content(node)
         return self.state(node, layer, row)
 
-    def state(self, node: int, layer: int, row: int) -> Entry:
-        """The node as layer ``layer`` states it in ``row`` (UNSTATED: implied)."""
-        path = self.path(node)
+    def state(self, node: int, layer: int, row: int, path: bytes | None = None) -> Entry:
+        """The node as layer ``layer`` states it in ``row`` (UNSTATED: implied); ``path``: its path, where the caller
+        has it."""
+        path = self.path(node) if path is None else path
         if row == UNSTATED:
             return Entry(path, Kind.DIRECTORY, 0o755, mtime=self._implied_time(node))
         return self.layers[layer].entry(row, path)

@@ -5,6 +5,7 @@ That the union itself is right is proved against a naive model (``test_merge_equ
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from lamina.errors import InvalidLayer
 from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
+from lamina.layer.write import write_layer
 from lamina.union.merge import merge
 from lamina.union.squashed import squashed
 from lamina.union.tree import UNSTATED, Tree
@@ -81,6 +83,14 @@ def closed(entries: list[Entry]) -> bool:
     return True
 
 
+def written(entries: list[Entry], *, ordered: bool) -> bytes:
+    """The archive; with ``ordered`` the entries are taken as they come."""
+    out = io.BytesIO()
+    contents = [bytes(entry.size) if entry.kind == Kind.FILE else None for entry in entries]
+    write_layer(zip(entries, contents, strict=True), out.write, ordered=ordered)
+    return out.getvalue()
+
+
 @settings(max_examples=rounds(400), deadline=None)
 @given(stacks, st.data())
 def test_any_range_squashed_leaves_the_union_as_it_was(stack: Any, data: Any) -> None:
@@ -94,6 +104,8 @@ def test_any_range_squashed_leaves_the_union_as_it_was(stack: Any, data: Any) ->
     top = high == len(layers)
     entries = [one.entry for one in squashed(layers[:high], low, implied=top)]
     assert closed(entries)
+    if low == 0:
+        assert written(entries, ordered=True) == written(entries, ordered=False)
     after = merge([*layers[:low], index_of(entries), *layers[high:]])
     same(before, after, times=top)
 
@@ -106,7 +118,7 @@ def test_flat_is_only_what_the_union_shows(stack: Any) -> None:
         tree = merge(layers)
     except InvalidLayer:
         return
-    stated = squashed(layers, 0, implied=True)
+    stated = list(squashed(layers, 0, implied=True))
     root = tree.origin(0) is not None
     assert {one.entry.path for one in stated} == {tree.path(node) for node in tree.walk() if node or root}
     assert all(one.entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE) for one in stated)
@@ -131,11 +143,11 @@ def test_erased_paths_are_in_no_layer_and_all_else_stays(stack: Any, gone: bytes
     def is_gone(path: bytes) -> bool:
         return path == gone or path.startswith(gone + b"/")
 
-    written = [[one.entry for one in squashed(layers[: n + 1], n, left_out=is_gone)] for n in range(len(layers))]
-    for entries in written:
+    stated = [[one.entry for one in squashed(layers[: n + 1], n, left_out=is_gone)] for n in range(len(layers))]
+    for entries in stated:
         assert closed(entries)
         assert not any(is_gone(entry.path) or is_gone(entry.link) for entry in entries if entry.kind != Kind.SYMLINK)
-    after = merge([index_of(entries) for entries in written])
+    after = merge([index_of(entries) for entries in stated])
     wanted, found = shown(before), shown(after)
     for path in implied_paths(before, after):
         for one in (wanted, found):
@@ -176,7 +188,7 @@ def test_what_came_and_went_inside_the_range_leaves_nothing() -> None:
         index_of([Entry(b"tmp", Kind.FILE)]),
         index_of([Entry(b"tmp", Kind.WHITEOUT)]),
     ]
-    assert squashed(layers, 1) == []
+    assert list(squashed(layers, 1)) == []
 
 
 def test_a_hardlink_to_a_file_below_takes_the_data_and_the_other_name_along() -> None:
@@ -218,5 +230,5 @@ def test_a_directory_that_no_layer_states_is_stated_only_if_asked_for() -> None:
 
 def test_a_range_without_layers_states_nothing() -> None:
     layers = [index_of([Entry(b"a", Kind.FILE), Entry(b"f", Kind.FILE)]), index_of([Entry(b"a", Kind.WHITEOUT)])]
-    assert squashed(layers, 2) == []
-    assert squashed([], 0) == []
+    assert list(squashed(layers, 2)) == []
+    assert list(squashed([], 0)) == []
