@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lamina.insight.package_binaries import program as program_modules
 from lamina.insight.package_programs import programs
 
 # the program, what asks it for its version, what it is called, and what of its answer is the version
@@ -36,6 +37,9 @@ ASKED = [
     ("zstd", "--version", "zstd", r"v(\d+\.\d+\.\d+)"),
 ]
 
+LIBRARIES = {"node": b"libnode.so", "perl": b"libperl.so", "python3": b"libpython3."}
+"""What such a program may be a small front of."""
+
 
 @pytest.mark.parametrize(("program", "question", "name", "answer"), ASKED, ids=[one[0] for one in ASKED])
 def test_a_program_is_told_by_the_version_that_it_says_itself(
@@ -53,6 +57,31 @@ def test_a_program_is_told_by_the_version_that_it_says_itself(
     run = subprocess.run([found, question], capture_output=True, text=True, check=False, env={"PATH": "/usr/bin"})
     version = re.search(answer, run.stdout + run.stderr)
     assert version, run
-    if not said and b"\0" + version[1].encode() + b"\0" not in path.read_bytes():
+    if not said and program in LIBRARIES and LIBRARIES[program] in path.read_bytes():
         pytest.skip(f"{path} has its version in a library")
     assert said == [("binary", name, version[1])]
+
+
+@pytest.mark.parametrize("name", ["go", "skopeo", "podman"])
+def test_modules_are_those_that_go_itself_reads(name: str) -> None:
+    go, found = shutil.which("go"), shutil.which(name)
+    if go is None or found is None:
+        pytest.skip(f"no go or no {name} here")
+    if name == "go":
+        root = subprocess.run([go, "env", "GOROOT"], capture_output=True, text=True, check=True).stdout.strip()
+        found = f"{root}/bin/go"  # what is on PATH may be a script
+    answer = subprocess.run([go, "version", "-m", found], capture_output=True, text=True, check=True).stdout
+    told = re.match(r"\S+: go(\d\S*)", answer)
+    assert told, answer
+    lines = [line.split("\t") for line in answer.splitlines()[1:]]
+    modules = [(words[2], words[3]) for words in lines if words[1] in ("mod", "dep") and len(words) > 3]
+    with Path(found).open("rb") as stream:
+
+        def read(at: int, size: int) -> bytes:
+            stream.seek(at)
+            return stream.read(size)
+
+        said = [(one.kind, one.name, one.version) for one in program_modules(read)]
+    expected = [("golang", "stdlib", f"go{told[1]}")]
+    expected += [("binary", "go", told[1])] if name == "go" else []
+    assert said == expected + [("golang", *module) for module in modules]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from lamina.spec.json import read_own
@@ -77,7 +78,7 @@ def dpkg_sums(data: bytes) -> set[bytes]:
 def apk_files(data: bytes, wanted: Set[bytes]) -> set[bytes]:
     """Which of these paths Alpine's database names: ``F:`` is a directory, ``R:`` a file in it."""
     found, directory = set(), b""
-    for line in data.split(b"\n"):
+    for line in map(bytes.rstrip, BytesIO(data)):
         if line.startswith(b"F:"):
             directory = line[2:] + b"/" if line[2:] else b""
         elif line.startswith(b"R:") and directory + line[2:] in wanted:
@@ -155,8 +156,8 @@ def _paragraphs(data: bytes) -> Iterator[Mapping[str, str]]:
     """``Name: value`` lines, an empty line between paragraphs; what goes on in the next line is left out. The first
     of two fields of one name counts."""
     fields: dict[str, str] = {}
-    for line in data.decode("utf-8", "replace").split("\n"):
-        line = line.rstrip("\r")
+    for raw in BytesIO(data):  # a list of all lines takes nine times the file where all are empty
+        line = raw.decode("utf-8", "replace").rstrip("\r\n")
         if not line:
             if fields:
                 yield fields

@@ -6,6 +6,7 @@ import io
 import json
 import sqlite3
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -438,3 +439,14 @@ def test_programs_are_read_in_pieces_and_not_for_ever() -> None:
     assert list(programs(b"node", read)) == []
     assert max(asked) <= 1 << 20
     assert sum(asked) == MAX_READ
+
+
+def test_a_database_of_newlines_takes_no_list_of_them() -> None:
+    data = b"\n" * (1 << 20)
+    tracemalloc.start()
+    try:
+        assert list(dpkg_status(data)) == list(apk_installed(data)) == []
+        assert apk_files(data, {b"x"}) == set()
+        assert tracemalloc.get_traced_memory()[1] < len(data)
+    finally:
+        tracemalloc.stop()
