@@ -190,6 +190,34 @@ def test_chunked_transfer_encoding(writable: RegistryServer) -> None:
     connection.close()
 
 
+def test_deleted_tag_leaves_an_untagged_image_only_where_it_was_the_last(store: Store, tmp_path: Path) -> None:
+    copy(store, target := Store.open(str(tmp_path / "t")), [("app:1", f"app:{tag}") for tag in ("1", "2")])
+    ((_, image), _) = target.names()
+    with RegistryServer(target, writable=True) as server:
+        path = f"/v2/app/manifests/{image.digest}"
+        assert ask(server, "DELETE", "/v2/app/manifests/1")[0] == 202
+        assert [name for name, _ in target.names()] == ["docker.io/library/app:2"]
+        assert ask(server, "DELETE", "/v2/app/manifests/1")[0] == 404
+        assert ask(server, "DELETE", "/v2/app/manifests/2")[0] == 202
+        assert [(name, one.digest) for name, one in target.names()] == [("", image.digest)]
+        assert ask(server, "GET", path)[0] == 200
+        assert json.loads(ask(server, "GET", "/v2/app/tags/list")[2]) == {"name": "app", "tags": []}
+        assert ask(server, "DELETE", path)[0] == 202
+        assert list(target.names()) == []
+        assert ask(server, "GET", path)[0] == 404
+
+
+def test_delete_by_digest_spares_other_repositories(store: Store, tmp_path: Path) -> None:
+    copy(
+        store, target := Store.open(str(tmp_path / "t")), [("app:1", name) for name in ("app:1", "app:2", "other:1")]
+    )
+    digest = next(target.names())[1].digest
+    with RegistryServer(target, writable=True) as server:
+        assert ask(server, "DELETE", f"/v2/app/manifests/{digest}")[0] == 202
+        assert [name for name, _ in target.names()] == ["docker.io/library/other:1"]
+        assert ask(server, "GET", "/v2/other/manifests/1")[0] == 200
+
+
 def test_manifests_are_checked(writable: RegistryServer) -> None:
     missing = {"mediaType": mediatype.OCI_LAYER, "digest": "sha256:" + "0" * 64, "size": 5}
     manifest = {"schemaVersion": 2, "mediaType": mediatype.OCI_MANIFEST, "config": missing, "layers": []}

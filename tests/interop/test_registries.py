@@ -133,6 +133,37 @@ def test_skopeo(root: Path, host: str, tmp_path: Path) -> None:
     assert digest(tmp_path / "back", f"{host}/x/theirs:1") == digest(root)
 
 
+@pytest.mark.parametrize("server", ["registry", "lamina"])
+def test_what_crane_and_skopeo_delete_goes_as_in_a_real_registry(root: Path, tmp_path: Path, server: str) -> None:
+    crane = peer("crane")
+    require_tool("skopeo")
+    served = Store.open(str(tmp_path / "served"))
+    place = real_registry("registry", tmp_path / "registry") if server == "registry" else None
+    with place or RegistryServer(served, writable=True) as started:
+        host = started if isinstance(started, str) else started.name
+        there = f"{host}/x/app"
+        for tag in ("1", "2"):
+            ok("push", "-q", "app", f"{there}:{tag}", root=root)
+        run(crane, "delete", f"{there}:1")
+        assert run(crane, "ls", there) == "2\n"
+        if server == "lamina":  # the other tag has the image: nothing without a name stays
+            assert [name for name, _ in served.names()] == ["docker.io/x/app:2"]
+        run(crane, "delete", f"{there}:2")
+        assert run(crane, "ls", there) == ""
+        assert run(crane, "digest", f"{there}@{digest(root)}").strip() == digest(root)  # untagged, and still there
+        if server == "lamina":
+            assert [name for name, _ in served.names()] == [""]
+        run(crane, "delete", f"{there}@{digest(root)}")
+        assert subprocess.run(
+            [crane, "manifest", f"{there}@{digest(root)}"], check=False, capture_output=True
+        ).returncode
+        for tag in ("1", "2"):
+            ok("push", "-q", "app", f"{there}:{tag}", root=root)
+        run("skopeo", "delete", "--tls-verify=false", f"docker://{there}:1")  # by digest: both tags go
+        assert json.loads(run("skopeo", "list-tags", "--tls-verify=false", f"docker://{there}"))["Tags"] == []
+        assert list(served.names()) == []
+
+
 def test_umoci_by_way_of_a_layout(root: Path, host: str, tmp_path: Path) -> None:
     require_tool("umoci")
     ok("push", "app", f"{host}/x/mine:1", root=root)

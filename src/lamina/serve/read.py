@@ -27,11 +27,13 @@ class Readable(Reader, Lister, Protocol):
 
 
 class ReadApi:
-    """``hidden``: what was deleted from a repository though the pool of blobs has it."""
+    """``hidden``: what was deleted from a repository though the pool of blobs has it; ``emptied``: repositories that
+    may have lost their last name, which are there all the same."""
 
     def __init__(self, source: Readable) -> None:
         self._source = source
         self._hidden: set[tuple[str, Digest]] = set()
+        self._emptied: set[str] = set()
         self._guard = threading.Lock()
 
     def _entries(self, repository: Reference) -> Iterator[tuple[Reference, Descriptor]]:
@@ -58,7 +60,7 @@ class ReadApi:
     def _tags(self, request: Request) -> Response:
         repository = repository_of(request.route)
         entries = [reference for reference, _ in self._entries(repository)]
-        if not entries:
+        if not entries and repository.repository not in self._emptied:
             raise ApiError(404, "NAME_UNKNOWN", f"no repository {request.route.name}")
         tags = sorted({reference.tag for reference in entries if reference.tag is not None})
         shown, link = page(tags, request.route.query, f"{request.target}/tags/list")

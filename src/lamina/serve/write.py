@@ -165,16 +165,17 @@ class WriteApi(ReadApi):
     def _delete_manifest(self, request: Request) -> Response:
         store, _ = self._writable()
         repository, name = repository_of(request.route), request.route.rest
-        descriptor = self._found(repository, name)
+        self._found(repository, name)
         digest = digest_or_none(name)
         entries = list(self._entries(repository))
         if digest is None:
-            # the tag goes, the document stays in the repository
-            store.tag(f"{repository.repository}@{descriptor.digest}", descriptor)
-            store.drop([str(reference) for reference, _ in entries if reference.tag == name])
+            # the tag goes; a document without any other stays, untagged, until it is deleted or pruned
+            store.drop([str(reference) for reference, _ in entries if reference.tag == name], keep_untagged=True)
         else:
-            store.drop([str(reference) for reference, entry in entries if entry.digest == digest])
-            with self._guard:
+            store.drop([str(reference) for reference, entry in entries if entry.digest == digest], untagged=digest)
+        with self._guard:
+            self._emptied.add(repository.repository)
+            if digest is not None:
                 self._hidden.add((repository.repository, digest))
         return Response(202)
 

@@ -17,6 +17,7 @@ from lamina.spec.reference import CONTAINERD_NAME, REF_NAME
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
+    from lamina.spec.digest import Digest
     from lamina.store.paths import Paths
 
 FETCHED = "dev.lamina.fetched"
@@ -80,13 +81,14 @@ class Refs:
 
         self.update(change)
 
-    def unset(self, names: list[str], *, keep_untagged: bool) -> None:
-        """Remove names; a document that has none left stays without a name if ``keep_untagged``."""
+    def unset(self, names: list[str], *, keep_untagged: bool, untagged: Digest | None = None) -> None:
+        """Remove names, and the entry of ``untagged`` that has none; a document that has none left stays without a
+        name if ``keep_untagged``."""
         wanted = set(names)
 
         def change(entries: Entries) -> Entries:
             def goes(entry: Descriptor) -> bool:
-                return bool(name_of(entry)) and name_of(entry) in wanted
+                return name_of(entry) in wanted if name_of(entry) else entry.digest == untagged
 
             gone = [entry for entry in entries if goes(entry)]
             kept = [entry for entry in entries if not goes(entry)]
