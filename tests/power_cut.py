@@ -213,7 +213,8 @@ def one_step(
         image = chance.choice(images)
         copy(Repository(image, Access(first_wait=0.001), Registries()), store, [(image, name)])
     elif verb == "load":
-        copy(LayoutReader(layout), store, [(chance.choice(["one", "three"]), name)])
+        wanted = chance.sample(["one", "two", "three"], chance.randrange(1, 4))  # several: they wait together
+        copy(LayoutReader(layout), store, [(one, name) for one in wanted])
     elif verb == "append":
         data = chance.randbytes(9) * 100_000
         items = [(Entry(b"more", Kind.FILE, 0o644, size=len(data)), data)]

@@ -432,3 +432,41 @@ def plain_user(name: str) -> Iterator[tuple[Path, PlainUser]]:
         os.chown(top, uid, gid)
         os.chmod(top, 0o755)
         yield Path(top), PlainUser(uid, gid, top)
+
+
+class Calls:
+    """What is asked of the disk, in order: ("sync", inode) and ("name", path, inode), ("remove", path)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+        for name, record in (("fsync", self._sync), ("replace", self._name), ("unlink", self._remove)):
+            monkeypatch.setattr(os, name, self._recorded(getattr(os, name), record))
+
+    def _recorded(self, call: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
+        def recorded(*words: Any, **more: Any) -> Any:
+            record(*words)
+            return call(*words, **more)
+
+        return recorded
+
+    def _sync(self, descriptor: int) -> None:
+        self.seen.append(("sync", "", os.fstat(descriptor).st_ino))
+
+    def _name(self, source: str, target: str) -> None:
+        self.seen.append(("name", os.fspath(target), os.stat(source).st_ino))
+
+    def _remove(self, path: str) -> None:
+        self.seen.append(("remove", os.fspath(path), 0))
+
+    def named(self, path: str) -> int:
+        (found,) = [at for at, (what, name, _) in enumerate(self.seen) if (what, name) == ("name", path)]
+        return found
+
+    def removed(self, path: str) -> int:
+        return max(at for at, (what, name, _) in enumerate(self.seen) if (what, name) == ("remove", path))
+
+    def synced(self, inode: int) -> list[int]:
+        return [at for at, (what, _, one) in enumerate(self.seen) if (what, one) == ("sync", inode)]
+
+    def inode(self, at: int) -> int:
+        return self.seen[at][2]

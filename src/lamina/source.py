@@ -206,6 +206,17 @@ class Knower(Protocol):
         ...
 
 
+@runtime_checkable
+class Gatherer(Protocol):
+    """A place that takes many images faster when each need not be there before the next one comes."""
+
+    def gathering(self) -> AbstractContextManager[None]:
+        """Inside a session: what is put and named in the block may come to the place, durable and visible to others,
+        later than each call returns; at the latest when the block ends. Where it ends with an exception, the images
+        that were named before have their names all the same."""
+        ...
+
+
 class Deleter(Protocol):
     """A place that images can be removed from."""
 

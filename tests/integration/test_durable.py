@@ -30,7 +30,7 @@ from lamina.store.keep import apply_keep
 from lamina.store.roots import boot_id
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import make_tar, write_layout
+from support import Calls, make_tar, write_layout
 from unruly import Unruly
 
 BIG = os.urandom(300_000)
@@ -54,44 +54,6 @@ def loaded(layout: Path, root: Path) -> Store:
     store = Store.open(str(root))
     copy(LayoutReader(str(layout)), store, [("app", "app")])
     return store
-
-
-class Calls:
-    """What is asked of the disk, in order: ("sync", inode) and ("name", path, inode), ("remove", path)."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen: list[tuple[str, str, int]] = []
-        for name, record in (("fsync", self._sync), ("replace", self._name), ("unlink", self._remove)):
-            monkeypatch.setattr(os, name, self._recorded(getattr(os, name), record))
-
-    def _recorded(self, call: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
-        def recorded(*words: Any, **more: Any) -> Any:
-            record(*words)
-            return call(*words, **more)
-
-        return recorded
-
-    def _sync(self, descriptor: int) -> None:
-        self.seen.append(("sync", "", os.fstat(descriptor).st_ino))
-
-    def _name(self, source: str, target: str) -> None:
-        self.seen.append(("name", os.fspath(target), os.stat(source).st_ino))
-
-    def _remove(self, path: str) -> None:
-        self.seen.append(("remove", os.fspath(path), 0))
-
-    def named(self, path: str) -> int:
-        (found,) = [at for at, (what, name, _) in enumerate(self.seen) if (what, name) == ("name", path)]
-        return found
-
-    def removed(self, path: str) -> int:
-        return max(at for at, (what, name, _) in enumerate(self.seen) if (what, name) == ("remove", path))
-
-    def synced(self, inode: int) -> list[int]:
-        return [at for at, (what, _, one) in enumerate(self.seen) if (what, one) == ("sync", inode)]
-
-    def inode(self, at: int) -> int:
-        return self.seen[at][2]
 
 
 def test_blobs_and_documents_are_on_the_disk_before_the_name_and_nothing_else_is_waited_for(

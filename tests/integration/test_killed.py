@@ -32,11 +32,14 @@ from unruly import Unruly
 
 BASE = [("etc/", None), ("etc/conf", b"one\n" * 5000)]
 TOP = [("etc/conf", b"two\n"), ("new", b"new\n")]
+MANY = ("app", "two", "plain")
 _COMING = [point for point in POINTS if point.startswith(("ingest.", "manifest.", "root.", "refs."))]
+_TOGETHER = [point for point in POINTS if point.startswith(("gather.", "ingest.index", "ingest.tar"))]
 _GOING = [point for point in POINTS if point.startswith(("gc.", "prune.refs", "refs."))]
 PASSED = {
     "pull": _COMING,
     "load": _COMING,
+    "load many": [*_TOGETHER, *(point for point in _COMING if point.startswith(("manifest.", "root.", "refs.")))],
     "append": _COMING,
     "commit": _COMING,
     "rmi": _GOING,
@@ -51,6 +54,8 @@ def do(verb: str, root: Path, image: str, layout: Path) -> None:
         copy(Repository(image, Access(first_wait=0.001), Registries()), store, [(image, "app")])
     elif verb == "load":
         copy(LayoutReader(str(layout)), store, [("app", "app")])
+    elif verb == "load many":
+        copy(LayoutReader(str(layout)), store, [(name, name) for name in MANY])
     elif verb == "append":
         items = [(Entry(b"more", Kind.FILE, 0o644, size=4), b"more")]
         append(store.stack("base", Platform.host()), items, store, "own", created_by="test", epoch=0)
@@ -89,6 +94,8 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("layout")
     write_layout(directory, "app", [BASE, TOP])
     write_layout(directory, "base", [BASE])
+    write_layout(directory, "two", [BASE, [("second", b"2")]])
+    write_layout(directory, "plain", [[("plain", b"p")]], compress=False)
     return directory
 
 

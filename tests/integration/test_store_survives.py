@@ -58,6 +58,7 @@ TOP = [("etc/conf", b"two\n"), ("new", b"new\n")]
 def layout(tmp_path: Path) -> Path:
     write_layout(tmp_path / "layout", "app", [BASE, TOP])
     write_layout(tmp_path / "layout", "app2", [BASE, [("other", b"o")]])
+    write_layout(tmp_path / "layout", "app3", [BASE, [("third", b"t")]])
     return tmp_path / "layout"
 
 
@@ -78,9 +79,10 @@ from lamina.store.store import Store
 from lamina.store.gc import delete_images, prune
 from lamina.transfer.copy import copy
 store = Store.open(sys.argv[2])
-copy(LayoutReader(sys.argv[1]), store, [("app", "app"), ("app2", "app2")])
+copy(LayoutReader(sys.argv[1]), store, [("app", "app")])
+copy(LayoutReader(sys.argv[1]), store, [("app2", "app2"), ("app3", "app3")])  # many: they wait for each other
 store.find(digest="sha256:" + "0" * 64)  # which makes what stands beside the indexes
-delete_images(store, ["app2"])
+delete_images(store, ["app2", "app3"])
 prune(store)
 print("done")
 """
@@ -125,7 +127,8 @@ def test_eight_processes_lose_nothing_and_write_each_blob_once(layout: Path, tmp
         "keep = ingest.Ingest._keep\n"
         "def counted(self, *a): print('wrote', self._descriptor.digest); keep(self, *a)\n"
         "ingest.Ingest._keep = counted\n"
-        "copy(LayoutReader(sys.argv[1]), Store.open(sys.argv[2]), [('app', 'app'), ('app2', 'n' + sys.argv[3])])\n"
+        "copy(LayoutReader(sys.argv[1]), Store.open(sys.argv[2]), [('app', 'app')])\n"
+        "copy(LayoutReader(sys.argv[1]), Store.open(sys.argv[2]), [('app2', 'n' + sys.argv[3])])\n"
     )
     running = [
         subprocess.Popen(

@@ -49,6 +49,8 @@ class DockerArchiveReader:
         self._places: dict[Digest, str] = {}  # blob -> member
         self._wrapped: dict[Digest, str] = {}  # plain layer -> the member that is it, compressed
         self._made: dict[int, Descriptor] = {}
+        self._numbers: dict[str, int] | None = None  # made on first need, as the next
+        self._digests: dict[str, Descriptor] | None = None
         self._own: _Own | None = None
 
     def resolve(self, name: str) -> Descriptor:
@@ -56,15 +58,28 @@ class DockerArchiveReader:
             if len(self._images) == 1:
                 return self._image(0)
             raise ReferenceNotFound(f"{self.location} holds {len(self._images)} images", hint=self._there())
-        wanted = canonical(name)
-        for number, image in enumerate(self._images):
-            tags = image["RepoTags"]
-            if name in tags or (wanted and wanted in map(canonical, tags)) or name == f"@{number}":
-                return self._image(number)
-        for number in range(len(self._images)):
-            if name == str(self._image(number).digest):
-                return self._image(number)
+        if self._numbers is None:
+            self._numbers = self._numbered()
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers.get(canonical(name) or name)
+        if number is not None:
+            return self._image(number)
+        if self._digests is None:
+            every = [self._image(number) for number in range(len(self._images))]
+            self._digests = {str(made.digest): made for made in reversed(every)}
+        if name in self._digests:
+            return self._digests[name]
         raise ReferenceNotFound(f"{self.location} holds no image {name!r:.200}", hint=self._there())
+
+    def _numbered(self) -> dict[str, int]:
+        """Which image each name means, as it is written or as docker reads it: an archive may hold thousands."""
+        found: dict[str, int] = {}
+        for number, image in enumerate(self._images):
+            for name in (f"@{number}", *image["RepoTags"]):
+                for one in filter(None, (name, canonical(name))):
+                    found.setdefault(one, number)
+        return found
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         raw = self._documents.get(descriptor.digest)

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 
 from lamina.errors import BlobNotFound, InvalidContent, UsageError
 from lamina.files import FileRange, make_directory, names_of_directories, names_of_files, replace_file, reported
-from lamina.source import with_hint
+from lamina.light import TYPE_CHECKING
+from lamina.source import Blob, BytesBlob, with_hint
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.paths import Paths
+
+if TYPE_CHECKING:
+    from lamina.store.gather import Gathering
 
 READ_ONLY = 0o444
 DAMAGED = "run `lamina fsck --repair`, then load or pull the image again"
@@ -40,12 +44,17 @@ class StoredBlob:
 class Blobs:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self.waiting: Gathering | None = None
+        """What a session has brought in that is not in its place yet: it counts as there."""
 
     def path(self, digest: Digest) -> str:
         return self._paths.blob(digest)
 
     def size(self, digest: Digest) -> int | None:
         """Bytes, or None where it is not there."""
+        size = self.waiting.size(digest) if self.waiting is not None else None
+        if size is not None:
+            return size
         try:
             return os.stat(self._paths.blob(digest), follow_symlinks=False).st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -62,8 +71,17 @@ class Blobs:
         """Whether it is there with this size. Its bytes were verified when it came in; `fsck` does so again."""
         return self.size(descriptor.digest) == descriptor.size
 
-    def get(self, descriptor: Descriptor) -> StoredBlob:
+    def get(self, descriptor: Descriptor) -> Blob:
+        data = self._of_waiting(descriptor)
+        if data is not None:
+            return BytesBlob(descriptor, data)
         return StoredBlob(descriptor, self._paths.blob(descriptor.digest))
+
+    def _of_waiting(self, descriptor: Descriptor) -> bytes | None:
+        if self.waiting is None:
+            return None
+        with reported(self._paths.ingest):
+            return self.waiting.read(descriptor.digest)
 
     def read(self, descriptor: Descriptor) -> bytes:
         """A small blob whole, verified. Raises BlobNotFound, InvalidContent."""
@@ -80,6 +98,9 @@ class Blobs:
         descriptor.check(data)
         path = self._paths.blob(descriptor.digest)
         with reported(path):
+            if self.waiting is not None:
+                with self.waiting.taking(descriptor.digest, data):
+                    return
             self.make_directory(descriptor.digest)
             replace_file(path, [data], mode=READ_ONLY, within=self._paths.ingest)
 

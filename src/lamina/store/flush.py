@@ -1,17 +1,19 @@
 """Writing to the disk early: what was written goes out while more comes in, so that the fsync at the end is short.
-And how much of a file the disk does not have yet.
+Many small files at once. And how much of a file the disk does not have yet.
 
-Only hints. Linux has calls for it that Python lacks; elsewhere nothing happens.
+All but ``sync_together`` are hints. Linux has calls for them that Python lacks; elsewhere nothing happens.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 EVERY = 16 << 20
 """Bytes between two hints."""
+_AT_ONCE = 16  # syncs
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, don't wait
 _CACHESTAT = 451  # the number of the system call, on every architecture but alpha
 
@@ -29,7 +31,6 @@ def unwritten(path: str) -> int:
     if sys.platform != "linux":
         return 0
     import ctypes
-    import os
 
     from lamina.files import READ_FLAGS
     from lamina.libc import libc
@@ -45,6 +46,37 @@ def unwritten(path: str) -> int:
         return 0
     finally:
         os.close(descriptor)
+
+
+def sync_together(descriptors: Sequence[int]) -> None:
+    """Wait until the disk has these open files. Several threads ask at once: a file system answers many requests
+    with one commit of its journal. Raises OSError, of the first that failed, when all are through."""
+    import threading
+
+    from lamina.events import join
+
+    for descriptor in descriptors:
+        start_writing(descriptor, 0, 0)
+    waiting, errors = list(descriptors), []
+
+    def run() -> None:
+        while True:
+            try:
+                descriptor = waiting.pop()
+            except IndexError:
+                return
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=run, name="lamina-sync", daemon=True) for _ in descriptors[1:_AT_ONCE]]
+    for thread in threads:
+        thread.start()
+    run()
+    join(threads)
+    if errors:
+        raise errors[0]
 
 
 @cache

@@ -18,7 +18,6 @@ from lamina.events import Cancel, OnEvent
 from lamina.files import (
     WRITE_FLAGS,
     SharedRange,
-    failure,
     make_directory,
     remove,
     replace_file,
@@ -42,6 +41,7 @@ from lamina.temporary import Temporary, TemporaryDirectory
 
 if TYPE_CHECKING:
     from lamina.layer.mark import Marking
+    from lamina.store.gather import Gathering
 
 _QUEUED = 4  # chunks between the threads
 _MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
@@ -215,6 +215,41 @@ class Ingest:
         sync_directory(os.path.dirname(target))
 
 
+def gather(
+    gathering: Gathering,
+    paths: Paths,
+    blob: Blob,
+    diff_id: Digest | None,
+    *,
+    max_layer: int,
+    on_event: OnEvent,
+    cancel: Cancel | None,
+    tar: bool,
+    unfinished: Unfinished,
+) -> None:
+    """As ``Ingest``, of a small blob that may wait for the disk together with others. ``diff_id``: of a layer whose
+    derived files are to be made; ``tar``: whether it has one. Raises as ``Ingest.run``; then nothing is left."""
+    descriptor = blob.descriptor
+    look_at_free_space(paths.root, descriptor.size)
+    data = b"".join(verified(blob, on_event=on_event, cancel=cancel))
+    if diff_id is None:
+        with gathering.taking(descriptor.digest, data):
+            return
+    layer = LayerFiles(paths, descriptor, diff_id, max_layer, tar=tar, threaded=False)
+    try:
+        layer.start()
+        unfinished.tars.add(layer.tar_path)
+        layer.feed(data)
+        layer.finish()
+        linked = paths.tar(diff_id) if layer.is_link else ""
+        with gathering.taking(descriptor.digest, data, linked) as path:
+            layer.keep(blob=path, noted=not linked)
+            unfinished.tars.discard(layer.tar_path)
+    except BaseException:
+        layer.discard()
+        raise
+
+
 class Resumed:
     """A ``Blob`` whose first bytes are in the part file already: only the rest is asked of its source."""
 
@@ -288,9 +323,11 @@ class LayerFiles:
         cached: bool = True,
         lasting: bool = False,
         pace: Pace | None = None,
+        threaded: bool = True,
     ) -> None:
         """``tar``: whether a tar is made. ``cached``: whether it is read through the page cache soon. ``lasting``:
-        whether the tar is all that is kept, so that the disk must have it before it gets its name."""
+        whether the tar is all that is kept, so that the disk must have it before it gets its name. ``threaded``:
+        whether a thread of its own takes the bytes; for few of them it costs more than it brings."""
         self._lasting = lasting or must_wait()
         self._pace = pace
         self._paths = paths
@@ -320,7 +357,10 @@ class LayerFiles:
         self._file: Temporary | None = None
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
+        self._looked = 0  # bytes of the tar when the free space was looked at
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
 
     def start(self) -> None:
         if self._makes_tar:
@@ -333,17 +373,22 @@ class LayerFiles:
                 lasting=self._lasting,
                 pace=self._pace,
             )
-        self._thread.start()
+        if self._thread is not None:
+            self._thread.start()
 
     def feed(self, data: bytes) -> None:
         """Raises what went wrong with what was fed before."""
         if self._error is not None:
             raise self._error
-        self._chunks.put(data)
+        if self._thread is None:
+            self._take(data)
+        else:
+            self._chunks.put(data)
 
     def finish(self) -> None:
-        self._chunks.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._chunks.put(None)
+            self._thread.join()
         if self._error is not None:
             raise self._error
         if self._tar is not None:
@@ -363,9 +408,15 @@ class LayerFiles:
             if self._lasting:
                 os.fsync(self._file.descriptor)
 
-    def keep(self, *, blob: str) -> None:
-        """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of. Nothing waits for
-        the disk but a tar that is all that is kept (docs/decisions/0024-durable.md)."""
+    @property
+    def is_link(self) -> bool:
+        """Whether the tar is going to be a second name of the blob."""
+        return self._plain
+
+    def keep(self, *, blob: str, noted: bool = True) -> None:
+        """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of; unless ``noted``
+        it is not on the disk yet, and who brings it there makes the tar's note. Nothing waits for the disk but a tar
+        that is all that is kept (docs/decisions/0024-durable.md)."""
         directory, tar, within = self._paths.layer(self._diff_id), self._paths.tar(self._diff_id), self._paths.ingest
         make_directory(directory)
         index = self._paths.layer_index(self._diff_id)
@@ -382,7 +433,8 @@ class LayerFiles:
             linked = link_or_copy(blob, tar, within=within)
             if self._lasting and not linked:
                 sync_file(tar)
-            note(tar, within=within, on_disk=linked or self._lasting)
+            if noted:
+                note(tar, within=within, on_disk=linked or self._lasting)
             point("ingest.tar-noted")
         else:
             note(tar, within=within, on_disk=self._lasting, state=os.fstat(self._file.descriptor))
@@ -397,7 +449,7 @@ class LayerFiles:
     def discard(self) -> None:
         """Stop, and leave nothing."""
         self._error = self._error or InvalidContent("given up")
-        while self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive():
             with suppress(queue.Full):
                 self._chunks.put_nowait(None)
             self._thread.join(0.05)
@@ -410,25 +462,23 @@ class LayerFiles:
             self._file.close()
 
     def _work(self) -> None:
-        looked = 0
-        while True:
-            data = self._chunks.get()
-            if data is None:
-                return
+        while (data := self._chunks.get()) is not None:
             if self._error is not None:
                 continue  # keep the queue moving until the feeder sees it
             try:
-                for piece in self._reader.feed(data):
-                    if self._tar is None:
-                        continue
-                    self._tar.write(piece)
-                    if self._tar.written - looked >= _LOOK_EVERY:
-                        looked = self._tar.written
-                        look_at_free_space(self._paths.root, 0)
-            except OSError as error:
-                self._error = failure(error, self._paths.root)
+                self._take(data)
             except BaseException as error:  # noqa: BLE001  (it is raised again in the feeding thread)
                 self._error = error
+
+    def _take(self, data: bytes) -> None:
+        with reported(self._paths.root):
+            for piece in self._reader.feed(data):
+                if self._tar is None:
+                    continue
+                self._tar.write(piece)
+                if self._tar.written - self._looked >= _LOOK_EVERY:
+                    self._looked = self._tar.written
+                    look_at_free_space(self._paths.root, 0)
 
 
 def is_mounted(view: str) -> bool:
@@ -456,6 +506,9 @@ def look_at_free_space(root: str, needed: int) -> None:
 def link_or_copy(source: str, target: str, *, within: str) -> bool:
     """A second name for a file, or a copy (False) where the file system has no hard links; in place of what
     ``target`` is. ``within``: a directory on the same file system to make it in."""
+    with suppress(OSError):
+        os.link(source, target)
+        return True
     linked = True
     with TemporaryDirectory(within, os.path.basename(target)) as scratch:
         made = os.path.join(scratch.path, "file")

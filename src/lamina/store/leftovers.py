@@ -8,6 +8,7 @@ push can be taken up again: they stay for the grace time. Whatever somebody hold
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -17,10 +18,11 @@ from lamina.lock import unheld
 from lamina.store import clock
 from lamina.store.paths import Paths
 from lamina.store.roots import GRACE, Roots, started
-from lamina.store.trees import disk_bytes
+from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
 from lamina.temporary import is_temporary
 
 TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload on its way in", "note about a push"
+_DIRECTORY = pattern(r".+\.[0-9a-f]{12}\.tmp")
 _OLDER = pattern(r".*\.(\d{1,9})-\d+\.tmp")
 SERVING = "serve"
 """The purpose of a registry server's session: while one lives, uploads that nobody writes to at the moment go on."""
@@ -54,9 +56,10 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
             stays = GRACE if _is_of_an_older(path) else stays
             # asked now: what is being written to must not seem to come from the future
             due = not clock.is_younger(state.st_mtime_ns, stays, clock.now(paths))
-            if due and take and not remove(path):
+            size = freed_bytes(path) if stat.S_ISDIR(state.st_mode) else disk_bytes(state)
+            if due and take and not _remove(path):
                 continue
-            yield Leftover(path, kind, disk_bytes(state), due)
+            yield Leftover(path, kind, size, due)
 
 
 def sweep_temporaries(paths: Paths) -> None:
@@ -65,7 +68,18 @@ def sweep_temporaries(paths: Paths) -> None:
         if is_temporary(path):
             with _unheld(path) as free, suppress(PermissionError):
                 if free and not _is_of_an_older(path):
-                    remove(path)
+                    _remove(path)
+
+
+def _remove(path: str) -> bool:
+    """Unlink a file, or a directory with all that is in it; False where it was not there."""
+    try:
+        return remove(path)
+    except (IsADirectoryError, PermissionError):  # macOS says the latter
+        if not os.path.isdir(path) or os.path.islink(path):
+            raise
+        remove_tree(path)
+        return True
 
 
 def _is_of_an_older(path: str) -> bool:
@@ -75,10 +89,18 @@ def _is_of_an_older(path: str) -> bool:
 
 
 def _files(paths: Paths) -> Iterator[str]:
-    """Regular files only: what fsck moved aside is people's data, and other things are not lamina's."""
+    """Regular files, and temporary directories of ``ingest/``: what fsck moved aside is people's data, and other
+    things are not lamina's."""
     for directory in (paths.ingest, paths.roots, paths.root):
         with os.scandir(directory) as found:
-            names = sorted(one.name for one in found if one.is_file(follow_symlinks=False))
+            names = sorted(
+                one.name
+                for one in found
+                if one.is_file(follow_symlinks=False)
+                or (
+                    directory == paths.ingest and _DIRECTORY.fullmatch(one.name) and one.is_dir(follow_symlinks=False)
+                )
+            )
         yield from (os.path.join(directory, name) for name in names)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from lamina.errors import LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, pattern
-from lamina.source import Stack, find_manifest, is_plain, read_config
+from lamina.source import Blob, Stack, find_manifest, is_plain, read_config
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -60,7 +60,7 @@ class StoreReader:
     def manifest(self, descriptor: Descriptor) -> bytes:
         return self.blobs.read(descriptor)
 
-    def blob(self, descriptor: Descriptor) -> StoredBlob:
+    def blob(self, descriptor: Descriptor) -> Blob:
         return self.blobs.get(descriptor)
 
     def tar(self, layer: Descriptor, diff_id: Digest) -> StoredBlob | None:

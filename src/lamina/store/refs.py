@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from lamina.errors import LaminaError, ReferenceNotFound, StoreDamaged
 from lamina.files import replace_file, reported
@@ -26,6 +26,7 @@ _MAX_INDEX = 256 << 20
 _OURS: dict[str, str | None] = {REF_NAME: None, CONTAINERD_NAME: None, FETCHED: None}
 
 Entries = list[Descriptor]
+Fetched = Callable[[Descriptor, frozenset[str]], str]
 
 
 class Refs:
@@ -57,29 +58,29 @@ class Refs:
                 return entry
         raise ReferenceNotFound(f"no image {name!r:.300} in the store", hint="see `lamina images`")
 
-    def set(self, name: str, descriptor: Descriptor, fetched: Callable[[frozenset[str]], str] = lambda _: "") -> None:
+    def set(self, name: str, descriptor: Descriptor, fetched: Fetched = lambda *_: "") -> None:
         """Point ``name`` ("" for none) to a document. What it pointed to before stays, without a name. ``fetched`` is
         asked under the store's lock which children are here, and told which were fetched under other names of the
         same document; it raises where the document itself is not here."""
+        self.set_all([(name, descriptor)], fetched)
+
+    def set_all(self, names: Sequence[tuple[str, Descriptor]], fetched: Fetched = lambda *_: "") -> None:
+        """As ``set``, of many in one rewrite. Where ``fetched`` raises, those before it have their names."""
+        failed: list[Exception] = []
 
         def change(entries: Entries) -> Entries:
-            same = [entry.annotations.get(FETCHED, "") for entry in entries if entry.digest == descriptor.digest]
-            known = frozenset(",".join(same).split(","))
-            annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched(known) or None}
-            if name:
-                annotations |= {REF_NAME: name, CONTAINERD_NAME: name}
-            new = descriptor.with_annotations(annotations)
-            if new in entries or (not name and any(entry.digest == new.digest for entry in entries)):
-                return entries
-            kept = [
-                entry
-                for entry in entries
-                if (name_of(entry) or entry.digest != new.digest) and not (name and name_of(entry) == name)
-            ]
-            moved = [entry for entry in entries if name and name_of(entry) == name and entry.digest != new.digest]
-            return [*kept, *unnamed(moved, kept), new]
+            editing = _Editing(entries)
+            for name, descriptor in names:
+                try:
+                    editing.set(name, descriptor, fetched)
+                except Exception as error:  # noqa: BLE001  (raised again when the others are written)
+                    failed.append(error)
+                    break
+            return editing.entries()
 
         self.update(change)
+        if failed:
+            raise failed[0]
 
     def unset(self, names: list[str], *, keep_untagged: bool, untagged: Digest | None = None) -> None:
         """Remove names, and the entry of ``untagged`` that has none; a document that has none left stays without a
@@ -128,6 +129,53 @@ class Refs:
 
     def _write(self, data: bytes) -> None:
         replace_file(self._paths.index, [data], within=self._paths.ingest)
+
+
+class _Editing:
+    """Entries in the making, found by name and by digest: there may be thousands of both."""
+
+    def __init__(self, entries: Entries) -> None:
+        self._rows = dict(enumerate(entries))
+        self._next = len(entries)
+        self._by_name: dict[str, set[int]] = {}
+        self._by_digest: dict[Digest, set[int]] = {}
+        for number, entry in self._rows.items():
+            self._note(number, entry)
+
+    def entries(self) -> Entries:
+        return list(self._rows.values())
+
+    def set(self, name: str, descriptor: Descriptor, fetched: Fetched) -> None:
+        digest = descriptor.digest
+        same = {number: self._rows[number] for number in sorted(self._by_digest.get(digest, ()))}
+        known = frozenset(",".join(entry.annotations.get(FETCHED, "") for entry in same.values()).split(","))
+        annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched(descriptor, known) or None}
+        if name:
+            annotations |= {REF_NAME: name, CONTAINERD_NAME: name}
+        new = descriptor.with_annotations(annotations)
+        if new in same.values() or (not name and same):
+            return
+        had = sorted(self._by_name.get(name, ())) if name else []
+        moved = [self._rows[number] for number in had if self._rows[number].digest != digest]
+        for number in {*had, *(number for number, entry in same.items() if not name_of(entry))}:
+            self._remove(number)
+        for entry in unnamed(moved, [one for one in moved if self._by_digest.get(one.digest)]):
+            self._add(entry)
+        self._add(new)
+
+    def _add(self, entry: Descriptor) -> None:
+        self._rows[self._next] = entry
+        self._note(self._next, entry)
+        self._next += 1
+
+    def _note(self, number: int, entry: Descriptor) -> None:
+        self._by_name.setdefault(name_of(entry), set()).add(number)
+        self._by_digest.setdefault(entry.digest, set()).add(number)
+
+    def _remove(self, number: int) -> None:
+        entry = self._rows.pop(number)
+        self._by_name[name_of(entry)].discard(number)
+        self._by_digest[entry.digest].discard(number)
 
 
 def name_of(entry: Descriptor) -> str:

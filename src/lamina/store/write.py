@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent, NotFound
+from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent, LaminaError, NotFound
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.files import remove, reported
 from lamina.light import TYPE_CHECKING
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     import threading
 
     from lamina.store.blobs import Blobs
+    from lamina.store.gather import Gathering
     from lamina.store.layers import Layers
     from lamina.store.paths import Paths
     from lamina.store.refs import Refs
     from lamina.store.roots import Roots
     from lamina.store.unfinished import Unfinished
+
+Images = dict[Digest, list[tuple[str, Descriptor, Descriptor]]]
+"""By the digest of a config: the name, what it points to, and in that the manifest with this config."""
 
 
 class StoreWriter:
@@ -49,6 +53,9 @@ class StoreWriter:
     _told: str | None = None
     _session: str | None
     _unfinished: Unfinished | None = None
+    _gathering: Gathering | None = None
+    _listed: set[Digest]
+    _images: Images | None = None
     _purpose: str = ""
     _guard: threading.Lock
     _listing: threading.Lock
@@ -63,6 +70,7 @@ class StoreWriter:
                 sweep_temporaries(self.paths)
             with reported(self.paths.roots):
                 self._session, self._purpose = self.roots.create(purpose), purpose
+            self._listed, self._images = set(), None
             from lamina.store.unfinished import Unfinished
 
             unfinished = self._unfinished = Unfinished()
@@ -77,6 +85,30 @@ class StoreWriter:
                 name, self._session = self._session, None
                 with reported(self.paths.roots):
                     self.roots.remove(name)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Inside a session: small blobs, documents and names that come in the block are brought to the disk many at
+        a time; at the latest at its end, also with an exception. Until then only this session sees them."""
+        from lamina.store.gather import Gathering
+
+        def give(names: list[tuple[str, Descriptor]]) -> None:
+            self.refs.set_all(names, self._fetched)
+
+        gathering = self._gathering = self.blobs.waiting = Gathering(self.paths, give)
+        try:
+            try:
+                yield
+            except BaseException:
+                with suppress(LaminaError, OSError):
+                    gathering.flush()  # what is complete has its name, as without this
+                raise
+            with reported(self.paths.ingest):
+                gathering.flush()
+        finally:
+            self._gathering = self.blobs.waiting = None
+            with reported(self.paths.ingest):
+                gathering.close()
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         """Protects the blob first, then looks."""
@@ -101,6 +133,7 @@ class StoreWriter:
         self._protect(descriptor.digest, *([diff_id] if diff_id else []))
         if self.blobs.has(descriptor):
             if diff_id is not None and not self._has_derived(descriptor, diff_id):
+                self._settle()  # they are made of the blob in its place
                 self.layers.make_again(descriptor, diff_id)
             return False
         known = diff_id is not None and self.keep != "blob" and not is_plain(descriptor, diff_id)
@@ -111,9 +144,43 @@ class StoreWriter:
                 self.layers.settle(diff_id)  # it is all that is kept
             unkept()
             return False
-        from lamina.store.ingest import Ingest
+        new = self._taken(descriptor, blob, diff_id, known, unkept, on_event, cancel)
+        if diff_id is not None and blob.origin and unkept is None:
+            self.layers.note_origin(descriptor, diff_id, blob.origin, kept=True)
+        return new
 
-        new = Ingest(
+    def _taken(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        diff_id: Digest | None,
+        known: bool,
+        unkept: Callable[[], None] | None,
+        on_event: OnEvent,
+        cancel: Cancel | None,
+    ) -> bool:
+        """Bring the blob in: alone, or together with others; whether no other process did."""
+        from lamina.store.ingest import Ingest, gather
+
+        if self._gathering is not None and unkept is None:
+            from lamina.store.gather import SMALL
+            from lamina.store.unfinished import Unfinished
+
+            if descriptor.size <= SMALL:
+                with reported(self.paths.ingest):
+                    gather(
+                        self._gathering,
+                        self.paths,
+                        blob,
+                        None if known else diff_id,
+                        max_layer=self.max_layer,
+                        on_event=on_event,
+                        cancel=cancel,
+                        tar=self.keep != "blob",
+                        unfinished=self._unfinished or Unfinished(),
+                    )
+                return True
+        return Ingest(
             self.paths,
             descriptor,
             diff_id,
@@ -126,9 +193,11 @@ class StoreWriter:
             unkept=unkept,
             unfinished=self._unfinished,
         ).run(blob)
-        if diff_id is not None and blob.origin and unkept is None:
-            self.layers.note_origin(descriptor, diff_id, blob.origin, kept=True)
-        return new
+
+    def _settle(self) -> None:
+        if self._gathering is not None:
+            with reported(self.paths.ingest):
+                self._gathering.settle()
 
     def _unkept(
         self, descriptor: Descriptor, diff_id: Digest, blob: Blob, on_event: OnEvent
@@ -192,25 +261,35 @@ class StoreWriter:
 
     def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
         """What ``docker save`` wrote of an image that is here is that image, and not a second one."""
-        from lamina.documents import Known, blobs, listed, look, walk
+        from lamina.documents import Known, blobs, look
 
         self._protect(manifest.config.digest)
         if not self.blobs.has(manifest.config):
             return None
+        if self._images is None:
+            self._images = {}
+            for known, top in self.refs.names():
+                self._note_images(self._images, known, top)
         reference = str(Reference.parse(name).with_default_tag()) if name else ""
-        entries = sorted(self.refs.names(), key=lambda entry: entry[0] != reference)  # what has the name, first
-        for known, top in entries:
-            for found in walk(lambda one: look(self.blobs.read, one), [top], into=listed, deepest=None):
-                if not isinstance(found, Known) or not isinstance(found.document, Manifest):
-                    continue
-                document = found.document
-                if document.config.digest != manifest.config.digest or not document.is_image:
-                    continue
-                self._protect(top.digest, found.descriptor.digest, *(one.digest for one in blobs(document)))
-                self._protect_tars(document)
-                if len(document.layers) == len(manifest.layers) and self.lacking(document) is None:
-                    return top if known == reference else found.descriptor
+        images = sorted(self._images.get(manifest.config.digest, ()), key=lambda image: image[0] != reference)
+        for known, top, descriptor in images:  # what has the name, first
+            self._protect(top.digest, descriptor.digest)
+            found = look(self.blobs.read, descriptor)  # it may have gone meanwhile
+            if not isinstance(found, Known) or not isinstance(found.document, Manifest) or not self.blobs.has(top):
+                continue
+            document = found.document
+            self._protect(*(one.digest for one in blobs(document)))
+            self._protect_tars(document)
+            if len(document.layers) == len(manifest.layers) and self.lacking(document) is None:
+                return top if known == reference else descriptor
         return None
+
+    def _note_images(self, images: Images, name: str, top: Descriptor) -> None:
+        from lamina.documents import Known, listed, look, walk
+
+        for found in walk(lambda one: look(self.blobs.read, one), [top], into=listed, deepest=None):
+            if isinstance(found, Known) and isinstance(found.document, Manifest) and found.document.is_image:
+                images.setdefault(found.document.config.digest, []).append((name, top, found.descriptor))
 
     def lacking(self, manifest: Manifest) -> Descriptor | None:
         """The first thing that the manifest names and that is neither here nor known to be elsewhere."""
@@ -230,8 +309,14 @@ class StoreWriter:
         reference = Reference.parse(name).with_default_tag() if name else None
         if reference is not None and reference.digest not in (None, descriptor.digest):
             raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
+        if self._images is not None:
+            self._note_images(self._images, str(reference or ""), descriptor)
+        if self._gathering is not None:
+            with reported(self.paths.ingest):
+                self._gathering.name(str(reference or ""), descriptor)
+            return
         # looked at under the lock: another process may have removed the image since it was found
-        self.refs.set(str(reference or ""), descriptor, lambda known: self._fetched(descriptor, known))
+        self.refs.set(str(reference or ""), descriptor, self._fetched)
 
     def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
         """The children of an index that are here with all that they need, at any depth, and those here that are
@@ -256,11 +341,15 @@ class StoreWriter:
         can't be written (a full disk), the root lists more than it need."""
         with self._listing, suppress(OSError):
             if self._session is not None:
+                self._listed = set()
                 self._session = self.roots.renew(self._session, self._purpose, list(digests))
 
     def _protect(self, *digests: Digest) -> None:
         with self._listing:
             if self._session is None:
                 raise RuntimeError("the store is written to inside `with store.session(...)`")
-            with reported(self.paths.roots):
-                self.roots.extend(self._session, list(digests))
+            new = [digest for digest in digests if digest not in self._listed]
+            if new:
+                with reported(self.paths.roots):
+                    self.roots.extend(self._session, new)
+                self._listed.update(new)

@@ -7,6 +7,7 @@ several times in a manifest moves once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import cast
@@ -15,6 +16,7 @@ from lamina.documents import Absent, Found, Known, Look, listed, look, walk
 from lamina.errors import BlobNotFound, Conflict, InvalidDocument, NotFound, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
 from lamina.source import (
+    Gatherer,
     Knower,
     Maker,
     Reader,
@@ -35,6 +37,8 @@ from lamina.spec.manifest import Index, Manifest, is_selectable, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.transfer.parallel import each
+
+_FEW = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ def copy(
     copied = []
     try:
         tops = [source.resolve(name) for name, _ in pairs]  # a target is not even made for what is not there
-        with target.session(f"copy from {source.location}"):
+        with target.session(f"copy from {source.location}"), _gathering(target, len(pairs)):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
                 what = name or source.location
                 job = Job(source, target, wanted, all_platforms, what, on_event, stop)
@@ -111,6 +115,10 @@ def copy(
     finally:
         stop.close()
     return copied
+
+
+def _gathering(target: Writer, images: int) -> AbstractContextManager[None]:
+    return target.gathering() if images > 1 and isinstance(target, Gatherer) else nullcontext()
 
 
 def _known(job: Job, top: Descriptor, target_name: str) -> Copied | None:
@@ -329,8 +337,22 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
             moved[descriptor.digest] = result
 
     waiting = [blob for digest, blob in plan.blobs.items() if digest not in plan.moved]
+    if _is_at_hand(job, [descriptor for descriptor, _, _ in waiting]):
+        for blob in waiting:
+            job.cancel.check()
+            work(blob, job.cancel)
+        return moved
     each(sorted(waiting, key=lambda blob: -blob[0].size), work, job.cancel)
     return moved
+
+
+def _is_at_hand(job: Job, blobs: Sequence[Descriptor]) -> bool:
+    """Whether to start threads takes longer than to copy these blobs: few bytes, from this machine to this one."""
+    if not job.target.reads_back or sum(blob.size for blob in blobs) > _FEW:
+        return False
+    with suppress(NotFound):  # who copies it says so
+        return not any(job.source.blob(blob).origin for blob in blobs)
+    return True
 
 
 def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
