@@ -1,5 +1,6 @@
 """A tar archive of images as members by name: read in place, never extracted. Compressed ones (gzip, zstd, bzip2, xz,
-lzma) are inflated to an unnamed temporary file first, within limits."""
+lzma) are inflated to an unnamed temporary file first, within limits, and what comes through a pipe is written to one:
+docker's list of the images stands at the end, and what it names anywhere before."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
 from lamina.layer.tarheader import BLOCK
 from lamina.layer.wrapped import unwrapping
+from lamina.spool import Spool
 
 _MAX_ARCHIVE = 256 << 30
 _MAX_DOCUMENT = 64 << 20
@@ -118,15 +120,14 @@ class Members:
 
 def _opened(path: str) -> IO[bytes]:
     """The archive, uncompressed and seekable."""
-    source: IO[bytes] = sys.stdin.buffer if path == "-" else _regular(path)
+    at_hand = _standard_input() if path == "-" else _regular(path)
+    source: IO[bytes] = at_hand or sys.stdin.buffer
     start = source.read(BLOCK)
     inflate = unwrapping(start)
-    if inflate.compression == "none" and path != "-":
+    if inflate.compression == "none" and at_hand is not None:
         source.seek(0)
         return source
-    import tempfile
-
-    plain = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (closed with the archive)
+    plain = Spool(_name(path))
     try:
         fed = written = 0
         data = start
@@ -135,23 +136,38 @@ def _opened(path: str) -> IO[bytes]:
             for piece in inflate.feed(data):
                 written += len(piece)
                 check_inflated(inflate.compression, written, fed, _MAX_ARCHIVE)
-                with reported(tempfile.gettempdir()):
-                    plain.write(piece)
+                plain.write(piece)
             data = source.read(CHUNK)
         inflate.finish()
+        plain.finish()
     except LimitExceeded as error:
-        plain.close()
+        plain.file.close()
         raise LimitExceeded(f"{path}: {error.message}", hint=error.hint) from None
     except InvalidLayer as error:
-        plain.close()
+        plain.file.close()
         raise InvalidDocument(f"{path}: {error.message}", hint=error.hint) from None
     except BaseException:
-        plain.close()
+        plain.file.close()
         raise
     finally:
-        if path != "-":
-            source.close()
-    return plain
+        if at_hand is not None:
+            at_hand.close()
+    return plain.file  # closed with the archive
+
+
+def _name(path: str) -> str:
+    return "the archive on stdin" if path == "-" else path
+
+
+def _standard_input() -> IO[bytes] | None:
+    """Standard input, where it is a file that stands at its start: `load < FILE` reads it in place."""
+    try:
+        number = sys.stdin.fileno()
+        if stat.S_ISREG(os.fstat(number).st_mode) and os.lseek(number, 0, os.SEEK_CUR) == 0:
+            return os.fdopen(os.dup(number), "rb", buffering=0)
+    except (OSError, ValueError, AttributeError):  # closed, or none of the system's
+        pass
+    return None
 
 
 def _regular(path: str) -> IO[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from lamina.layer.tarheader import BLOCK
 from lamina.layer.wrapped import unwrapping
 from lamina.layer.write import Item
 from lamina.scan.directory import scan, scan_file
+from lamina.spool import Spool
 from lamina.union.squashed import squashed
 
 OnWarning = Callable[[str], object]
@@ -43,10 +43,9 @@ def archive_items(
 
     Raises InvalidLayer, LimitExceeded (``max_layer`` bytes), SystemFailure.
     """
-    with reported(tempfile.gettempdir()):
-        spool = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (closed below)
-    with spool:
-        index = _spooled(source, spool, what, max_layer)
+    spooling = Spool(what)
+    with spooling.file as spool:
+        index = _spooled(source, spooling, what, max_layer)
         for warning in index.warnings:
             on_warning(warning)
         if not len(index):
@@ -68,7 +67,7 @@ def directory_items(path: str, *, on_warning: OnWarning = lambda text: None) -> 
     return [scan_file(real, b"", owner=None), *scan(real, owner=None, on_warning=on_warning)]
 
 
-def _spooled(source: Source, spool: IO[bytes], what: str, max_layer: int) -> LayerIndex:
+def _spooled(source: Source, spool: Spool, what: str, max_layer: int) -> LayerIndex:
     head = _read(source, what)
     if not head:
         raise InvalidLayer(f"{what} is empty", hint="is it a tar of a root file system?")
@@ -78,11 +77,9 @@ def _spooled(source: Source, spool: IO[bytes], what: str, max_layer: int) -> Lay
     data = head
     while data:
         for piece in reader.feed(data):
-            with reported(tempfile.gettempdir()):
-                spool.write(piece)
+            spool.write(piece)
         data = _read(source, what)
-    with reported(tempfile.gettempdir()):
-        spool.flush()
+    spool.finish()
     return reader.finish().index
 
 

@@ -11,7 +11,8 @@ from lamina.layer.pieces import PIECE, ManyPieces
 BZIP2 = b"BZh"
 XZ = b"\xfd7zXZ\0"
 LZMA = b"\x5d\0\0"  # the properties that every encoder takes by default, and a dictionary of at least 64 KiB
-_MOST_MEMORY = 1 << 30  # bytes that an xz stream may ask for; `xz -9` needs 65 MiB
+_MOST_MEMORY = 320 << 20
+"""Bytes that an xz stream may ask for: `xz -9` needs 65 MiB, 7-Zip's highest level 257 MiB."""
 
 _TOO_MUCH = "Memory usage limit exceeded"  # Python has no number for it
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from lamina import rights
-from lamina.errors import DiskFull, InvalidContent, SystemFailure
+from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
 from lamina.files import (
     WRITE_FLAGS,
@@ -31,6 +31,7 @@ from lamina.source import Abortable, Blob, Stream, is_plain, prove_diff_id, veri
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spool import LOOK_EVERY, look_at_free_space
 from lamina.store.append import BLOCK, Appender
 from lamina.store.blobs import READ_ONLY, Blobs
 from lamina.store.fault import point
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from lamina.store.gather import Gathering
 
 _QUEUED = 4  # chunks between the threads
-_MARGIN = 16 << 20  # bytes of the disk that a pull leaves free
-_LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
 _LARGE = 8 << 20  # bytes of a blob from which on it is worth to write it around the page cache
 
 
@@ -186,7 +185,7 @@ class Ingest:
                 if layer is not None:
                     layer.feed(data)
                 done += len(data)
-                if done - looked >= _LOOK_EVERY:
+                if done - looked >= LOOK_EVERY:
                     look_at_free_space(self._paths.root, size - done)
                     looked = done
         finally:  # also where it was cut off: the next run goes on from there
@@ -476,7 +475,7 @@ class LayerFiles:
                 if self._tar is None:
                     continue
                 self._tar.write(piece)
-                if self._tar.written - self._looked >= _LOOK_EVERY:
+                if self._tar.written - self._looked >= LOOK_EVERY:
                     self._looked = self._tar.written
                     look_at_free_space(self._paths.root, 0)
 
@@ -487,20 +486,6 @@ def is_mounted(view: str) -> bool:
     if view not in ("", "erofs", "erofs-merged"):
         return False
     return rights.is_root() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 12)
-
-
-def look_at_free_space(root: str, needed: int) -> None:
-    """Raise SystemFailure where the disk has not ``needed`` bytes and a margin left."""
-    if not hasattr(os, "statvfs"):
-        return
-    state = os.statvfs(root)
-    free = state.f_bavail * state.f_frsize
-    margin = min(_MARGIN, state.f_blocks * state.f_frsize // 20)
-    if free < needed + margin:
-        raise DiskFull(
-            f"{root}: the disk is full: {free} bytes are free, {needed + margin} are needed",
-            hint="free some space; `lamina prune` deletes what no image needs",
-        )
 
 
 def link_or_copy(source: str, target: str, *, within: str) -> bool:

@@ -282,7 +282,8 @@ class Layers:
 
     def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
         """Derive index, and tar or (``tar`` is False) checkpoints, from the blob, verified. Raises as ``index``."""
-        from lamina.store.ingest import LayerFiles, is_mounted, look_at_free_space
+        from lamina.spool import look_at_free_space
+        from lamina.store.ingest import LayerFiles, is_mounted
 
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):

@@ -57,11 +57,10 @@ class BlobLayer:
             self._tar.close()
 
     def _read(self) -> None:
-        import tempfile
-
         from lamina.config import MAX_LAYER
         from lamina.layer.codec import inflating
         from lamina.layer.read import LayerReader
+        from lamina.spool import Spool
 
         layer = LayerReader(
             max_layer=self._max_layer or MAX_LAYER,
@@ -69,15 +68,15 @@ class BlobLayer:
             algorithm=self.diff_id.algorithm,
             inflate=inflating(self.descriptor, self.diff_id),
         )
-        tar = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (lives as long as the layer)
+        tar = Spool(f"layer {self.descriptor.digest}")
         try:
             for data in verified(self._blob):
                 for piece in layer.feed(data):
                     tar.write(piece)
             summary = layer.finish()
             prove_diff_id(self.descriptor.digest, self.diff_id, summary.diff_id)
-            tar.flush()
+            tar.finish()
         except BaseException:
-            tar.close()
+            tar.file.close()
             raise
-        self._tar, self._index = tar, summary.index
+        self._tar, self._index = tar.file, summary.index  # it lives as long as the layer
