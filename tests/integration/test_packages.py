@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 import struct
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +227,15 @@ def test_erlang_tells_its_version_in_a_file_that_dpkg_may_have_brought(tmp_path:
         ]
     ]
     assert own(tmp_path, layers) == [("/usr/local/lib/erlang/releases/27/OTP_VERSION", "27.0-rc1", 1)]
+
+
+def test_java_archives_are_read_in_their_layer(tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("META-INF/maven/org.example/core/pom.properties", "groupId=g\nartifactId=a\nversion=1.0\n")
+    layers: list[list[Any]] = [[("x", b"")], [("app/a.jar", made.getvalue()), ("app/b.jar", "= app/a.jar")]]
+    write_layout(tmp_path / "layout", "app", layers)
+    name = f"oci:{tmp_path / 'layout'}:app"
+    done = lamina("packages", name, "--no-programs", "--kind", "maven", "--format", "json", root=tmp_path)
+    found = [(one["name"], one["version"], one["purl"], one["layer"], one["path"]) for one in json.loads(done.stdout)]
+    assert found == [("g:a", "1.0", "pkg:maven/g/a@1.0", 2, "/app/a.jar")]

@@ -110,6 +110,16 @@ def gem_specification(data: bytes) -> Iterator[Named]:
         yield found
 
 
+def maven_properties(data: bytes) -> Iterator[Named]:
+    """``pom.properties`` in a Java archive: group, artifact and version, each on its line."""
+    fields = dict(line.partition("=")[::2] for line in reversed(data.decode("utf-8", "replace").splitlines()))
+    words = [fields.get(key, "").strip() for key in ("groupId", "artifactId", "version")]
+    if all(words) and "${" not in "".join(words):  # a word that Maven did not replace
+        found = named("maven", f"{words[0]}:{words[1]}", words[2])
+        if found:
+            yield found
+
+
 def erlang_release(data: bytes) -> Iterator[Named]:
     """``releases/*/OTP_VERSION``: the version alone."""
     version = _OTP.fullmatch(data)

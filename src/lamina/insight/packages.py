@@ -1,4 +1,4 @@
-"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, gem, what Rust and Go
+"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, gem, Maven, what Rust and Go
 programs say that they were made of, and well-known programs by their own version. Read from the union; nothing of the
 image is run."""
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from lamina.errors import InvalidContent
-from lamina.insight import package_binaries, package_programs, package_texts
+from lamina.insight import package_archives, package_binaries, package_programs, package_texts
 from lamina.insight.package_texts import Named
 from lamina.layer.content import Content
 from lamina.layer.entry import Entry, Kind
@@ -21,9 +21,11 @@ MAX_DATABASE = 256 << 20
 MAX_FILE = 4 << 20
 MAX_PROGRAMS = 2 << 30
 """Bytes of all programs together that are looked at for their own version: holes cost a hostile layer nothing."""
+MAX_ARCHIVES = 1 << 30
+"""Bytes of all that is read in Java archives."""
 MAX_PACKAGES = 200_000
 MAX_NOTES = 100
-KINDS = ("deb", "apk", "rpm", "pypi", "npm", "gem", "cargo", "golang", "binary")
+KINDS = ("deb", "apk", "rpm", "pypi", "npm", "gem", "maven", "cargo", "golang", "binary")
 
 Reader = Callable[[bytes], Iterator[Named]]
 
@@ -107,6 +109,8 @@ def purl_of(named: Named, distribution: tuple[str, str] = ("", "")) -> str:
             qualifiers["distro"] = "-".join(distribution)
     if named.kind in ("npm", "golang"):
         namespace, _, name = name.rpartition("/")
+    elif named.kind == "maven":
+        namespace, _, name = name.rpartition(":")
     if named.kind == "pypi":
         name = name.lower().replace("_", "-")
     elif named.kind in ("deb", "apk", "golang"):
@@ -142,6 +146,7 @@ class _Looking:
         self._own: dict[bytes, tuple[Named, int]] = {}  # programs by their own version: path -> and the layer
         self._told: set[tuple[int, int]] = set()  # the files of these: layer and row
         self._left = MAX_PROGRAMS
+        self._archives = package_archives.JavaArchives(MAX_ARCHIVES)
 
     def run(self, programs: bool) -> Inventory:
         for path, reader in _DATABASES.items():
@@ -192,12 +197,29 @@ class _Looking:
                     self._by_states(path, reader, MAX_FILE)
                 else:
                     self._note_found(reader, path, tree.entry(node), *self._content_layer(node), MAX_FILE)
+            elif package_archives.is_archive(tree.names[node]):
+                if tree.inode(node) == node:
+                    self._java_archive(node, path)
             elif programs:
                 self._program(node, path)
 
     def _content_layer(self, node: int) -> tuple[int, int]:
         """The layer that has the name, and the one that has the content."""
         return self.tree.origin_layers[node], self.tree.content(node)[0]
+
+    def _java_archive(self, node: int, path: bytes) -> None:
+        layer, row = self.tree.content(node)
+        with self.stack.open_content(layer, row) as stream:
+            assert isinstance(stream, Content)
+
+            def read(at: int, size: int) -> bytes:
+                stream.seek(at)
+                return stream.read(size)
+
+            for named in self._archives.packages(read, self.stack.layers[layer].index().size[row]):
+                self._add(named, path, layer)
+        if self._archives.left <= 0:
+            self._note(f"of more than {MAX_ARCHIVES} bytes in Java archives the rest is not looked at")
 
     def _program(self, node: int, path: bytes) -> None:
         """Of a file with several names the first tells what it was made of, and the first that is a program's tells

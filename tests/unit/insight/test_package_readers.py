@@ -299,6 +299,7 @@ def test_package_urls_by_example() -> None:
         (Named("binary", "node", "18.20.4"), "pkg:generic/node@18.20.4"),
         (Named("binary", "openjdk", "17.0.21+2"), "pkg:generic/openjdk@17.0.21%2B2"),
         (Named("gem", "rake", "13.0.6"), "pkg:gem/rake@13.0.6"),
+        (Named("maven", "org.slf4j:slf4j-api", "1.7.32"), "pkg:maven/org.slf4j/slf4j-api@1.7.32"),
         (Named("golang", "example.com/cmd", "(devel)"), "pkg:golang/example.com/cmd"),
         (Named("golang", "golang.org/x/sys", "v0.1.0"), "pkg:golang/golang.org/x/sys@v0.1.0"),
         (

@@ -1,0 +1,96 @@
+"""Reader of what Java archives say about packages (pure): the coordinates that Maven writes into each, also into
+archives in archives.
+
+Zip's directory and single members are read here, not by ``zipfile``: that takes the whole directory into memory, and
+one of a hostile archive may have millions of entries.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+
+from lamina.insight.package_binaries import ReadAt
+from lamina.insight.package_texts import Named, maven_properties
+
+MAX_DIRECTORY = 16 << 20
+MAX_TEXT = 64 << 10
+MAX_INNER = 128 << 20
+"""Bytes of an archive in an archive, packed or not."""
+DEPTH = 2
+_LEAST = 4096  # what a read costs, however little it gives
+_END = struct.Struct("<12xII2x")
+_ENTRY = struct.Struct("<4s6xH8xIIHHH8xI")
+_LOCAL = struct.Struct("<26xHH")
+_TEXT = re.compile(rb"META-INF/maven/[^/]+/[^/]+/pom\.properties")
+_INNER = re.compile(rb".+\.(?:jar|war|ear)")
+
+
+def is_archive(name: bytes) -> bool:
+    """Whether a file of this name is worth a look."""
+    return _INNER.fullmatch(name) is not None
+
+
+class JavaArchives:
+    """Reads archives until ``left`` bytes of members have been inflated, of all archives together: a megabyte of them
+    may hold a gigabyte, and say so a thousand times."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def packages(self, read: ReadAt, size: int, depth: int = 0) -> Iterator[Named]:
+        """What the archive of this size says; nothing for what is none, or malformed."""
+        directory, moved = _directory(read, size)
+        self.left -= len(directory)
+        at = 0
+        while at + _ENTRY.size <= len(directory) and self.left > 0:
+            magic, method, packed, inflated, length, extra, comment, start = _ENTRY.unpack_from(directory, at)
+            if magic != b"PK\1\2":
+                return
+            at += _ENTRY.size
+            name = directory[at : at + length]
+            at += length + extra + comment
+            text = _TEXT.fullmatch(name) is not None
+            if not text and (depth == DEPTH or not is_archive(name)):
+                continue
+            if inflated > (MAX_TEXT if text else MAX_INNER) or packed > MAX_INNER:
+                continue
+            data = self._member(read, method, packed, inflated, moved + start)
+            if text:
+                yield from maven_properties(data)
+            else:
+                yield from self.packages(_reader(data), len(data), depth + 1)
+
+    def _member(self, read: ReadAt, method: int, packed: int, inflated: int, start: int) -> bytes:
+        self.left -= max(packed, inflated, _LEAST)
+        head = read(start, _LOCAL.size) if self.left > 0 else b""
+        if len(head) < _LOCAL.size or not head.startswith(b"PK\3\4"):
+            return b""
+        data = read(start + _LOCAL.size + sum(_LOCAL.unpack(head)), packed)
+        if method == 0:
+            return data[:inflated]
+        if method != 8 or not inflated:
+            return b""
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, inflated)
+        except zlib.error:
+            return b""
+
+
+def _reader(data: bytes) -> ReadAt:
+    return lambda at, size: data[at : at + size]
+
+
+def _directory(read: ReadAt, size: int) -> tuple[bytes, int]:
+    """The archive's directory, and how far its members stand behind where it says: a script may stand before them.
+    Empty for what is no archive, and for zip64."""
+    before = max(0, size - _END.size - 0xFFFF)
+    tail = read(before, size - before)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or at + _END.size > len(tail):
+        return b"", 0
+    length, said = _END.unpack_from(tail, at)
+    start = before + at - length
+    return (read(start, length), start - said) if said <= start and length <= MAX_DIRECTORY else (b"", 0)
