@@ -21,6 +21,8 @@ from lamina.archive.layout import LayoutReader
 from lamina.errors import SystemFailure, UsageError
 from lamina.serve.server import RegistryServer
 from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.manifest import build_index, build_manifest
 from lamina.store.gc import collect, delete_images
 from lamina.store.roots import Roots
 from lamina.store.store import Store
@@ -216,6 +218,39 @@ def test_delete_by_digest_spares_other_repositories(store: Store, tmp_path: Path
         assert ask(server, "DELETE", f"/v2/app/manifests/{digest}")[0] == 202
         assert [name for name, _ in target.names()] == ["docker.io/library/other:1"]
         assert ask(server, "GET", "/v2/other/manifests/1")[0] == 200
+
+
+def test_manifest_of_another_repository_is_not_taken_for_copied(store: Store, tmp_path: Path) -> None:
+    """Clients ask by digest before they send: what is only named elsewhere would go with that name."""
+    subject = next(store.names())[1]
+    copy(store, target := Store.open(str(tmp_path / "t")), [("app:1", "app:1")])
+    referrer = build_manifest(
+        Descriptor.of("application/vnd.oci.empty.v1+json", b"{}"), [], subject=subject, artifact_type="a/b"
+    )
+    with RegistryServer(target, writable=True) as server:
+        for repository in ("app", "copy"):
+            status = ask(server, "POST", f"/v2/{repository}/blobs/uploads/?digest={referrer.config.digest}", b"{}")[0]
+            assert status == 201
+            path = f"/v2/{repository}/manifests/{referrer.descriptor.digest}"
+            assert ask(server, "HEAD", path)[0] == 404
+            kind = {"Content-Type": referrer.descriptor.media_type}
+            assert ask(server, "PUT", path, referrer.raw, **kind)[0] == 201
+            assert ask(server, "GET", path)[0] == 200
+            found = json.loads(ask(server, "GET", f"/v2/{repository}/referrers/{subject.digest}")[2])["manifests"]
+            assert [one["digest"] for one in found] == [str(referrer.descriptor.digest)]
+
+
+def test_children_of_an_index_are_found_where_it_is(store: Store, tmp_path: Path) -> None:
+    child = next(store.names())[1]
+    target = Store.open(str(tmp_path / "t"))
+    copy(store, target, [("app:1", "other:1")])
+    index = build_index([child])
+    with target.session("test"):
+        target.put_manifest(index.descriptor, index.raw)
+        target.tag("app:all", index.descriptor)
+    with RegistryServer(target) as server:
+        assert ask(server, "GET", f"/v2/app/manifests/{child.digest}")[0] == 200
+        assert ask(server, "GET", f"/v2/third/manifests/{child.digest}")[0] == 404
 
 
 def test_manifests_are_checked(writable: RegistryServer) -> None:

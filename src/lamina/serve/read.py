@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from lamina.documents import below
-from lamina.errors import InvalidContent, LaminaError, NotFound, Unsupported, UsageError
+from lamina.documents import Known, below, listed, looking, walk
+from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.light import Protocol
 from lamina.serve.message import Request, Response, as_json, digest_of, digest_or_none, no_manifest, repository_of
 from lamina.serve.ranges import Unsatisfiable, parse_range
@@ -15,7 +15,7 @@ from lamina.source import Lister, Reader
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.json import MAX_DOCUMENT, dump
+from lamina.spec.json import dump
 from lamina.spec.manifest import parse
 from lamina.spec.reference import Reference
 
@@ -93,22 +93,23 @@ class ReadApi:
             raise no_manifest(name)
         if (repository.repository, digest) in self._hidden:
             raise no_manifest(name)
-        for _, descriptor in self._source.names():
+        # not what only another repository names: a client that copies takes it for copied, and would not send it
+        own = [entry for entry in self._source.names() if self._is_of(repository, entry[0])]
+        for _, descriptor in own:
             if descriptor.digest == digest:
                 return descriptor
-        return self._unlisted(digest)
+        for found in walk(looking(self._source), [entry for _, entry in own], into=listed, deepest=None):
+            if isinstance(found, Known) and found.descriptor.digest == digest:
+                return found.descriptor
+        raise no_manifest(name)
 
-    def _unlisted(self, digest: Digest) -> Descriptor:
-        """A document that is only a child of a listed one: what it is, it says itself."""
-        size = self._size(digest)
-        if size is None or size > MAX_DOCUMENT:
-            raise no_manifest(str(digest))
-        guess = Descriptor("application/octet-stream", digest, size)
+    @staticmethod
+    def _is_of(repository: Reference, name: str) -> bool:
+        """Whether a name is one of the repository's; what has no name belongs to all."""
         try:
-            document = parse(self._source.manifest(guess), None, str(digest))
-        except (InvalidContent, NotFound, Unsupported):
-            raise no_manifest(str(digest)) from None
-        return Descriptor(document.media_type, digest, size)
+            return not name or Reference.parse(name).repository == repository.repository
+        except UsageError:
+            return True
 
     def _size(self, digest: Digest) -> int | None:
         sizes = getattr(self._source, "blobs", None)
