@@ -350,7 +350,7 @@ _FILES = [
 _REGISTRIES = [
     Row("pull hello-world", alone=True, then=("lamina cat hello-world /message", "Hello from a registry")),
     Row("pull -q hello-world", has="hello-world|sha256:", alone=True),
-    Row("pull alpine:3.20", has="already here"),
+    Row("pull alpine:3.20", err="already here"),
     Row(
         "pull localhost:5000/team/app:1", alone=True, then=("lamina cat localhost:5000/team/app:1 /app/version", "1")
     ),

@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from lamina.cli import run
-from support import lamina, write_layout
+from lamina.run.container import create
+from lamina.run.options import Wanted
+from lamina.spec.platform import Platform
+from lamina.store.store import Store
+from support import lamina, make_tar, write_layout
 
 FILES: list[Any] = [("etc/", None), ("etc/motd", b"hello\n" * 20_000), ("etc/x", b"1")]
 FILES += [(f"etc/f{number:04}", b"") for number in range(3000)]
@@ -132,3 +136,78 @@ def test_no_terminal_to_connect_is_docker_s_exit_code(top: Path, verb: str) -> N
         1,
         b"lamina: standard input is not a terminal (leave out -t, or -i)\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("app:1:etc/x", ""),
+        ("app:1:/etc/x", ""),
+        ("app:1:etc/none", "no /etc/none in the image"),
+        ("none:etc/x", "no container and no image 'none' "),
+        ("lib/none:etc/x", "after an image with a / in its name the path is absolute"),
+        ("lib/none:/etc/x", "no container and no image 'lib/none' "),
+        ("docker://127.0.0.1:1/none:/etc/x", "127.0.0.1:1 can't be reached"),
+        ("x", "like `lamina cp web:/etc/hosts .`"),
+    ],
+)
+def test_cp_out_of_an_image_with_and_without_a_slash(told: Any, tmp_path: Path, source: str, wrong: str) -> None:
+    code, out, err = told("cp", source, str(tmp_path))
+    assert (wrong in err, out) == (True, "")
+    assert (code == 0) == (not wrong) == (tmp_path / "x").is_file()
+
+
+@pytest.mark.parametrize("name", ["a/.wh.b", "a/.wh..wh..opq", ".wh.c"])
+def test_a_tar_with_a_whiteout_s_name_is_refused_by_cp(top: Path, name: str) -> None:
+    """docker writes a file of that name, which no image could hold."""
+    store = Store.open(str(top / "s"))
+    made = create(store, store.stack("app:1", Platform.host()), Wanted(), image="app:1")
+    try:
+        tar = make_tar([("a/", None), (name, b"")])
+        done = lamina("cp", "-", f"{made.id}:/etc", root=top / "s", input=tar)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert f"standard input has '{name}'".encode() in done.stderr
+        assert lamina("cp", f"{made.id}:/etc/a", str(top / "out"), root=top / "s").returncode == 3
+    finally:
+        assert lamina("rm", made.id, root=top / "s").returncode == 0
+
+
+def test_files_with_a_whiteout_s_name_are_left_out_of_a_layer_and_said(top: Path, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in (".wh.motd", "kept"):
+        (tmp_path / "d" / name).write_bytes(b"")
+    done = lamina("append", "app:1", f"{tmp_path}/d:/etc", "-t", "more", root=top / "s")
+    assert done.returncode == 0
+    assert b".wh.motd' is left out" in done.stderr
+    assert done.stderr.startswith(b"lamina: warning: ")
+    names = lamina("ls", "more", "/etc", root=top / "s").stdout.split()
+    assert {b"motd", b"kept"} <= set(names)
+
+
+def test_each_blob_is_listed_once_where_there_is_no_terminal(top: Path, tmp_path: Path) -> None:
+    told = lamina("copy", "app:1", f"oci:{tmp_path}/l:app", root=top / "s")
+    lines = told.stderr.decode().splitlines()
+    assert (told.stdout, sorted(line.split()[0] for line in lines[:-1])) == (b"", ["config", "layer", "manifest"])
+    asked = lamina("copy", "app:1", f"oci:{tmp_path}/l:app", "--format", "table", root=top / "s")
+    rows = [line.split()[0] for line in asked.stdout.decode().splitlines()]
+    assert (asked.stderr, rows) == (b"", ["WHAT", "manifest", "config", "layer"])
+
+
+@pytest.mark.parametrize("words", ["push app:1 {host}/x/app:1", "copy app:1 docker://{host}/x/app:1"])
+def test_a_push_that_fails_names_the_image_the_registry_and_why(told: Any, words: str) -> None:
+    for host, why in (("127.0.0.1:1", "Connection refused"), ("nothing.invalid", "no such host is known")):
+        code, out, err = told(*words.format(host=host).split())
+        assert (code, out) == (8, "")
+        (line,) = err.splitlines()
+        assert line.startswith(f"lamina: app:1 to {host}/x/app:1: {host}"), line
+        assert why in line
+        assert "sha256:" not in line
+
+
+@pytest.mark.parametrize(
+    "words", ["pack sh -t A:b:c", "append app:1 {top}/one:/x -t A:b:c", "import {top}/one A:b:c"]
+)
+def test_a_name_that_is_none_is_said_before_anything_is_written(told: Any, top: Path, words: str) -> None:
+    code, _, err = told(*words.format(top=top).split())
+    assert (code, "not a reference: 'A:b:c'" in err) == (2, True)
+    assert told("prune", "--dry-run")[1] == "would be freed: 0B (0 bytes)\n"

@@ -134,6 +134,8 @@ def test_inspect_takes_templates_that_docker_takes(out: Any, template: str, text
         (("inspect", "-f", "{{.Config.Nonsense}}", "app:1"), 2, "no field .Nonsense"),
         (("inspect", "-f", "{{.Nonsense}}", "app:1"), 2, "there are: Annotations, Architecture, Author, "),
         (("images", "--format", "jsn"), 2, "no format 'jsn' (json, table, or a template"),
+        (("inspect", "app:1", "--format", "yaml"), 2, "no format 'yaml' (json, table, or a template"),
+        (("copy", "app:1", "x", "--format", "yaml"), 2, "no format 'yaml' (json, table, oci, v2s1, v2s2, or"),
         (("images", "--format", "{{.ID"), 2, "not closed, at character 1"),
         (("images", "--format", "{{.Name}"), 2, "at character"),
         (("images", "--format", "table {{nope .ID}}"), 2, "'nope' is not a field or function"),

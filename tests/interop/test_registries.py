@@ -61,9 +61,9 @@ def digest(root: Path, name: str = "app") -> str:
 def test_push_pull_and_the_verbs_for_scripts(root: Path, host: str, tmp_path: Path) -> None:
     ok("push", "app", f"{host}/team/app:1", root=root)
     other = tmp_path / "other"
-    table = ok("pull", f"{host}/team/app:1", root=other)
+    table = ok("pull", f"{host}/team/app:1", "--format", "table", root=other)
     assert table.count("fetched") == 4
-    assert ok("pull", f"{host}/team/app:1", root=other).count("already here") == 4
+    assert ok("pull", f"{host}/team/app:1", "--format", "table", root=other).count("already here") == 4
     assert ok("cat", f"{host}/team/app:1", "/etc/conf", root=other) == "two\n"
     assert ok("tags", f"{host}/team/app", root=other) == "1\n"
     assert ok("digest", f"{host}/team/app:1", root=other).strip() == digest(root)
@@ -75,7 +75,7 @@ def test_push_pull_and_the_verbs_for_scripts(root: Path, host: str, tmp_path: Pa
     assert ok("validate", f"docker://{host}/team/app:1", root=other).count("ok") == 4
     assert f"{host}/team/app" in ok("search", host, "te*", root=other)
     # the second name of the same image moves no blob
-    table = ok("push", "app", f"{host}/other/app:1", root=root)
+    table = ok("push", "app", f"{host}/other/app:1", "--format", "table", root=root)
     assert table.count("already there") >= 1 or table.count("pushed") == 4
     index = ok(
         "index", "create", f"docker://{host}/team/app:all", f"docker://{host}/team/app:1", "-q", root=root
@@ -104,7 +104,10 @@ def test_push_and_pull_through_a_socks_proxy(root: Path, tmp_path: Path) -> None
         with SocksProxy({"registry.invalid": (host, int(port))}) as proxy:
             env = {"ALL_PROXY": f"socks5://{proxy.place}", "NO_PROXY": ""}
             there = f"registry.invalid:{port}/team/app:1"
-            assert ok("push", "--tls-verify=false", "app", there, root=root, **env).count("pushed") == 4
+            assert (
+                ok("push", "--tls-verify=false", "app", there, "--format", "table", root=root, **env).count("pushed")
+                == 4
+            )
             ok("pull", "--tls-verify=false", there, root=tmp_path / "other", **env)
             assert digest(tmp_path / "other", there) == digest(root)
             assert set(proxy.asked) == {"registry.invalid"}

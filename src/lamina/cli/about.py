@@ -61,6 +61,9 @@ def info(session: Session, format: str | None) -> None:
             write(f"runtime: {runtime['name']} {clean(runtime['version'])} ({clean(runtime['program'])})")
             for line in runtime["missing"]:
                 write(f"  {clean(line)}")
+            for other in runtime["others"]:
+                words = f"{other['name']} ({other['program']}) is not taken: {other['why']}"
+                write(f"  {clean(words)}; `--runtime {other['name']}` takes it")
         for what in ("views", "containers", "checkpoints"):
             for name, refusal in value[what].items():
                 if name == "runtime" and not refusal:
@@ -118,7 +121,7 @@ def _runtime() -> dict[str, Any]:
     try:
         return described()
     except LaminaError:
-        return {"name": "", "version": "", "program": "", "missing": []}
+        return {"name": "", "version": "", "program": "", "missing": [], "others": []}
 
 
 @command("version", "lamina version --format json")

@@ -20,6 +20,7 @@ from lamina.cli.later import OF_EXEC, OF_RUN, refused
 from lamina.cli.make import config_changes, config_options, epoch
 from lamina.cli.options import (
     TEXT,
+    checked_name,
     format_option,
     no_trunc_option,
     options_of,
@@ -33,7 +34,7 @@ from lamina.cli.record import Record
 from lamina.cli.rows import CONTAINER_HEADINGS, moment_text
 from lamina.cli.session import Session
 from lamina.cli.text import ago, clean, human_size
-from lamina.errors import Cancelled, LaminaError, NotFound, SystemFailure, UsageError
+from lamina.errors import Cancelled, LaminaError, NotFound, ReferenceNotFound, SystemFailure, UsageError
 from lamina.files import reported
 from lamina.store.containers import Container
 
@@ -432,11 +433,14 @@ def list_changes(session: Session, name: str, format: str | None) -> None:
 @click.pass_obj
 def cp(session: Session, source: str, target: str, archive: bool, follow_link: bool, quiet: bool) -> None:
     """Copy files out of a container or into it, whether it runs or not: CONTAINER:PATH is one side, a path of this
-    machine the other. DIR/. is what is in DIR; - is a tar on standard output, or on standard input. IMAGE:/PATH takes
+    machine the other. DIR/. is what is in DIR; - is a tar on standard output, or on standard input. IMAGE:PATH takes
     files out of an image without a container."""
     (one, inner), (other, outer) = _place(source), _place(target)
     if bool(one) == bool(other):
-        raise UsageError("one side is CONTAINER:PATH, the other a path of this machine", hint="see --help")
+        hint = "like `lamina cp web:/etc/hosts .`; a path of this machine that has a colon begins with ./"
+        if any("/" in word.partition(":")[0] and ":" in word for word in (source, target)):
+            hint = "after an image with a / in its name the path is absolute: IMAGE:/PATH"
+        raise UsageError("one side is CONTAINER:PATH or IMAGE:PATH, the other a path of this machine", hint=hint)
     outside = target if one else source
     if one and outside == "-" and sys.stdout.isatty():
         raise UsageError("a tar on a terminal", hint="pipe it, or name a directory")
@@ -516,7 +520,7 @@ def _read_tar(session: Session, container: Container, inside: Inside, path: str)
         return (uid, gid) if rights.has_id(uid) and rights.has_id(gid, group=True) else root
 
     limit = session.settings.max_layer
-    with archive_items(sys.stdin.buffer, "standard input", max_layer=limit, implied=False) as items:
+    with archive_items(sys.stdin.buffer, "standard input", max_layer=limit, implied=False, files_only=True) as items:
         put(inside, path, items, owner_in_it, set_ids=True)
 
 
@@ -526,16 +530,14 @@ def _copy_from_image(session: Session, source: str, target: str, error: NotFound
     from lamina.run.tars import image_items, put
 
     text = target if is_target else source
-    name, colon, path = text.partition(":/")
-    if not colon:
-        raise error
+    name, path = _image_and_path(text)
     try:
         image = session.image(name)
-    except LaminaError:
+    except ReferenceNotFound:
         known = text.partition(":")[0]
+        shown = name if "/" in known or "://" in text else known
         raise NotFound(
-            f"no container and no image {(name if '/' in known else known)!r:.200}",
-            hint="see `lamina ps -a`, `lamina images`",
+            f"no container and no image {shown!r:.200}", hint="see `lamina ps -a`, `lamina images`"
         ) from error
     if is_target:
         raise UsageError(
@@ -549,6 +551,16 @@ def _copy_from_image(session: Session, source: str, target: str, error: NotFound
     into, renamed = _renamed(items, target, content_only=path.rstrip("/").endswith("/.") or path in ("", "."))
     with Inside(into) as inside:
         put(inside, "", renamed, lambda entry: mine)
+
+
+def _image_and_path(text: str) -> tuple[str, str]:
+    """IMAGE:/PATH, or IMAGE:PATH, which is from the root too, as docker has it of containers (pure)."""
+    start = "docker://" if text.startswith("docker://") else ""
+    rest = text.removeprefix(start)
+    name, colon, path = rest.partition(":/")
+    if not colon:
+        name, _, path = rest.rpartition(":")
+    return start + name, path
 
 
 def _renamed(items: Iterator[Item], target: str, *, content_only: bool) -> tuple[str, Iterable[Item]]:
@@ -628,6 +640,7 @@ def commit(
 
     store = session.writable_store
     one = store.containers.get(name)
+    checked_name(image)
     enter(store, one)
     stack = stack_of(store, one)
     compression = given.pop("compression") or "gzip"

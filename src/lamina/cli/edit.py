@@ -13,7 +13,15 @@ from lamina.cli import say, warn
 from lamina.cli.app import command
 from lamina.cli.configure import edit_options
 from lamina.cli.make import base_stack, epoch
-from lamina.cli.options import TEXT, image_argument, platform_option, quiet_option, registry_options, report_option
+from lamina.cli.options import (
+    TEXT,
+    checked_name,
+    image_argument,
+    platform_option,
+    quiet_option,
+    registry_options,
+    report_option,
+)
 from lamina.cli.output import emit_json, write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, counted, human_size, json_path
@@ -41,15 +49,6 @@ def packing_of(session: Session, compression: str | None) -> Packing:
     settings = session.settings
     level = settings.compression_level if compression in (None, settings.compression) else None
     return Packing(compression or settings.compression, level, epoch())
-
-
-def checked_name(tag: str) -> str:
-    """A name that an image can get: said before anything is written. Raises UsageError."""
-    from lamina.spec.reference import Reference
-
-    if Reference.parse(tag).digest is not None:
-        raise UsageError(f"{tag!r:.200} has a digest", hint="give the new image a name, like app:2")
-    return tag
 
 
 def _start(session: Session, image: str, tag: str) -> Stack:

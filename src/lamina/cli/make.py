@@ -11,7 +11,7 @@ import click
 
 from lamina.cli import warn
 from lamina.cli.app import command
-from lamina.cli.options import TEXT, image_argument, platform_option, quiet_option
+from lamina.cli.options import TEXT, image_argument, new_name_option, platform_option, quiet_option
 from lamina.cli.output import write
 from lamina.cli.session import Session
 from lamina.cli.text import clean, counted, human_size
@@ -126,7 +126,7 @@ def base_stack(session: Session, name: str) -> Stack:
     "lamina pack python3 --base tools --file app.py:/srv/app.py --cmd 'python3 /srv/app.py' -t app",
 )
 @click.argument("programs", nargs=-1, metavar="PROGRAM...")
-@click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
+@new_name_option
 @click.option("--base", metavar="IMAGE", help="Put it on this image; what that has already is left out.")
 @click.option("--file", "files", multiple=True, metavar="SOURCE[:TARGET]", help="More files or directories.")
 @click.option("--no-stdlib", is_flag=True, help="A Python interpreter without its standard library.")
@@ -178,7 +178,7 @@ def pack(
 )
 @image_argument("image")
 @click.argument("sources", nargs=-1, metavar="SOURCE[:TARGET]...")
-@click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
+@new_name_option
 @click.option(
     "--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (a whiteout)."
 )

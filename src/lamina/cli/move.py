@@ -38,7 +38,7 @@ _MULTI_ARCH = ("system", "all", "index-only")
 
 def _copy_format(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """skopeo's formats of manifests, or one of a report."""
-    return value if value in MANIFEST_FORMATS else check_format(value)
+    return check_format(value, MANIFEST_FORMATS)
 
 
 COPY_FORMAT = click.option(
@@ -120,7 +120,7 @@ def copy(
             referrers=referrers,
         )
     write_digest(digestfile, done[0])
-    report(done, format, quiet)
+    report(done, format, quiet or progress.lists_blobs)
 
 
 def _more_names(target: ImageName, name: str, tags: tuple[str, ...]) -> list[str]:

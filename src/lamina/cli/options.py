@@ -37,13 +37,15 @@ TEXT = _Text()
 FORMATS = ("json", "table")
 
 
-def check_format(value: str | None) -> str | None:
-    """``--format`` as it is given, before anything is done. Raises UsageError for what is no known word and no
-    template, or a template that does not parse."""
-    if value is None or value in FORMATS:
+def check_format(value: str | None, more: Sequence[str] = ()) -> str | None:
+    """``--format`` as it is given, before anything is done; ``more`` words are known. Raises UsageError for what is
+    neither a known word nor a template, or a template that does not parse."""
+    if value is None or value in FORMATS or value in more:
         return value
     if "{{" not in value:
-        raise UsageError(f"no format {value!r:.100}", hint=f"{', '.join(FORMATS)}, or a template like '{{{{.ID}}}}'")
+        raise UsageError(
+            f"no format {value!r:.100}", hint=f"{', '.join((*FORMATS, *more))}, or a template like '{{{{.ID}}}}'"
+        )
     from lamina.cli.output import table_template
     from lamina.cli.template import Template
 
@@ -195,6 +197,24 @@ def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
     from lamina.cli.completion import image_words
 
     return image_words(ctx, incomplete)
+
+
+def checked_name(name: str) -> str:
+    """A name that an image can get: said before anything is written. Raises UsageError."""
+    from lamina.spec.reference import Reference
+
+    if Reference.parse(name).digest is not None:
+        raise UsageError(f"{name!r:.200} has a digest", hint="give the new image a name, like app:2")
+    return name
+
+
+def _checked_name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    return checked_name(value)
+
+
+new_name_option: Decorator = click.option(
+    "-t", "--tag", "tag", required=True, metavar="REF", callback=_checked_name, help="The new image's name."
+)
 
 
 def image_argument(name: str = "image", **options: Any) -> Decorator:

@@ -205,7 +205,7 @@ def _tell_notes(done: Deleted) -> None:
 def report(
     done: list[Copied], format: str | None, quiet: bool, *, moved: str = "fetched", there: str = "already here"
 ) -> None:
-    """The table of what was moved and what was there already."""
+    """The table of what was moved and what was there already. ``quiet``: none, unless ``format`` asks for it."""
     rows = [
         {
             "Image": clean(image.name),

@@ -17,16 +17,25 @@ from lamina.spec.digest import Digest
 
 
 class Progress:
-    """A listener for ``on_event``, used as a context manager. ``quiet`` draws only warnings."""
+    """A listener for ``on_event``, used as a context manager. ``quiet`` draws only warnings. ``moved`` and ``there``:
+    what is said of a blob."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, moved: str = "fetched", there: str = "already here") -> None:
         self.quiet = quiet
+        self._moved = moved
+        self._there = there
         self._lock = threading.Lock()
         self._bars: Any = None
         self._tasks: dict[Digest, Any] = {}
         self._terminal = (
             not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and "CI" not in os.environ
         )
+
+    @property
+    def lists_blobs(self) -> bool:
+        """Whether each blob has its line as soon as it is there: then no table of them is wanted in the end, unless
+        the lines go to a file and somebody waits at the terminal."""
+        return not (self.quiet or self._terminal or sys.stdout.isatty())
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +66,7 @@ class Progress:
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, BlobDone):
-            state = "already here" if event.reused else "done"
+            state = self._there if event.reused else self._moved
             self._line(f"{event.what} {event.digest.short} {human_size(event.size)} {state}")
         elif isinstance(event, Tagged):
             self._line(f"{clean(event.name) or '(untagged)'} -> {event.digest}")
@@ -77,7 +86,7 @@ class Progress:
             if task is not None:
                 self._started().update(task, completed=event.size)
             elif event.reused:
-                self._line(f"{event.what} {event.digest.short} {human_size(event.size)} already here")
+                self._line(f"{event.what} {event.digest.short} {human_size(event.size)} {self._there}")
         elif isinstance(event, Tagged):
             self._line(f"{clean(event.name) or '(untagged)'} -> {event.digest}")
 

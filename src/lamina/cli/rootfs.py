@@ -12,8 +12,8 @@ import click
 
 from lamina.cli import warn
 from lamina.cli.app import command
-from lamina.cli.edit import COMPRESSION, MESSAGE, checked_name, packing_of, tell_made
-from lamina.cli.options import TEXT, platform_option, quiet_option, web_options
+from lamina.cli.edit import COMPRESSION, MESSAGE, packing_of, tell_made
+from lamina.cli.options import TEXT, checked_name, platform_option, quiet_option, web_options
 from lamina.cli.session import Session
 from lamina.cli.text import clean, counted
 from lamina.errors import Conflict, NotFound, UsageError

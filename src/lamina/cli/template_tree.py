@@ -289,7 +289,9 @@ class _Parser:
             self._finish()
             return Jump(first.text)
         if first.text in ("define", "template", "block"):
-            raise self._bad(first, f"{first.text} is not known here")
+            raise self._bad(
+                first, f"{{{{{first.text}}}}} can't be had here", "write it out: a format is one template"
+            )
         pipe = self._pipe(first)
         self._finish()
         return Output(pipe)

@@ -113,7 +113,7 @@ def pull(
         for image in done:
             write(str(image.descriptor.digest))
         return
-    report(done, format, quiet)
+    report(done, format, quiet or progress.lists_blobs)
 
 
 def _from_place(session: Session, name: ImageName, network: Network, on_event: OnEvent, **how: bool) -> list[Copied]:
@@ -176,12 +176,14 @@ def push(
     pairs = [(name, _registry_name(target) if target else "")]
     if all_tags:
         pairs = _all_tags(session, name, target)
-    with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
+    moved, there = "pushed", "already there"
+    silent = quiet or format is not None
+    with Progress(quiet=silent, moved=moved, there=there) as progress, session.interruptible():
         network = session.network(progress)
         done = [
             give(
-                here,
-                there,
+                one,
+                other,
                 session.store,
                 network,
                 platform=session.settings.asked_platform(),
@@ -190,10 +192,10 @@ def push(
                 on_event=progress,
                 cancel=session.cancel,
             )
-            for here, there in pairs
+            for one, other in pairs
         ]
     write_digest(digestfile, done[-1])
-    report(done, format, quiet, moved="pushed", there="already there")
+    report(done, format, quiet or progress.lists_blobs, moved=moved, there=there)
 
 
 def _all_tags(session: Session, name: str, target: str) -> list[tuple[str, str]]:

@@ -9,12 +9,14 @@ from functools import partial
 from typing import IO, Protocol
 
 from lamina.config import MAX_LAYER
-from lamina.errors import InvalidLayer, NotFound
+from lamina.errors import InvalidLayer, NotFound, UsageError
 from lamina.files import CHUNK, SharedRange, reported
 from lamina.layer.content import Content, open_content
+from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.layer.read import LayerReader
 from lamina.layer.tarheader import BLOCK
+from lamina.layer.whiteout import opaque_path_for, path_for
 from lamina.layer.wrapped import unwrapping
 from lamina.layer.write import Item
 from lamina.scan.directory import scan, scan_file
@@ -35,19 +37,23 @@ def archive_items(
     *,
     max_layer: int = MAX_LAYER,
     implied: bool = True,
+    files_only: bool = False,
     on_warning: OnWarning = lambda text: None,
 ) -> Iterator[list[Item]]:
     """The entries of a tar (plain, gzip, zstd, bzip2, xz or lzma), each path once, hardlinks bound, usable while the
     block runs: the tar lies in a temporary file. ``what`` names it in messages. ``implied``: with the directories
-    that it does not state, as entries of their own.
+    that it does not state, as entries of their own. ``files_only``: what has the name of a whiteout is refused, not
+    left out.
 
-    Raises InvalidLayer, LimitExceeded (``max_layer`` bytes), SystemFailure.
+    Raises InvalidLayer, LimitExceeded (``max_layer`` bytes), UsageError (a whiteout), SystemFailure.
     """
     spooling = Spool(what)
     with spooling.file as spool:
         index = _spooled(source, spooling, what, max_layer)
         for warning in index.warnings:
             on_warning(warning)
+        if files_only:
+            _check_whiteouts(index, what)
         if not len(index):
             raise InvalidLayer(f"{what} has no entries", hint="is it a tar of a root file system?")
         if implied and _is_image_archive(index):
@@ -56,6 +62,17 @@ def archive_items(
             (one.entry, None if one.content is None else partial(_open, index, one.content[1], spool))
             for one in squashed([index], 0, implied=implied)
         ]
+
+
+def _check_whiteouts(index: LayerIndex, what: str) -> None:
+    row = next((row for row, kind in enumerate(index.kind) if kind >= Kind.WHITEOUT), None)
+    if row is None:
+        return
+    name = (opaque_path_for if index.kind[row] == Kind.OPAQUE else path_for)(index.path(row))
+    raise UsageError(
+        f"{what} has {os.fsdecode(name)!r:.300}: in an image that name is not a file's, it hides one",
+        hint="leave it out: tar --exclude='.wh.*'",
+    )
 
 
 def directory_items(path: str, *, on_warning: OnWarning = lambda text: None) -> list[Item]:

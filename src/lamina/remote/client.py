@@ -230,7 +230,9 @@ class Client:
                 answer = attempt()
             except Broken as error:
                 if error.fatal or number >= attempts:
-                    raise RemoteFailure(f"{what}: {error}", hint=_TRUST if error.tls else _REACH) from None
+                    # a host that is not there, or not trusted, is so for every blob of an image
+                    said = str(error) if error.fatal and what.startswith("blob ") else f"{what}: {error}"
+                    raise RemoteFailure(said, hint=_TRUST if error.tls else _REACH) from None
                 self.pause(number, None, cancel)
                 continue
             if answer.status not in _AGAIN or number >= attempts:

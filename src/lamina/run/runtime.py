@@ -67,7 +67,7 @@ class Runtime(Value):
 
 def find_runtime(wanted: str = "") -> Runtime:
     """The runtime of this name or path, or the first that is here and works. Raises NotFound."""
-    hybrid = os.path.isdir("/sys/fs/cgroup/unified")  # crun refuses such hierarchies: the last choice there
+    hybrid = is_hybrid()
     for name in (wanted,) if wanted else NAMES[::-1] if hybrid else NAMES:
         program = find_program(name)
         if not program or os.path.basename(name) == BUBBLEWRAP:
@@ -85,6 +85,11 @@ def find_runtime(wanted: str = "") -> Runtime:
     raise NotFound(
         f"no OCI runtime: {what} is not installed", hint="install runc or crun, or run `pip install 'lamina[run]'`"
     )
+
+
+def is_hybrid() -> bool:
+    """Whether cgroups of both versions are mounted: crun refuses to use them, and is the second choice then."""
+    return os.path.isdir("/sys/fs/cgroup/unified")
 
 
 def bundled() -> str:

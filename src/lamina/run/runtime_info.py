@@ -8,7 +8,7 @@ from lamina import rights
 from lamina.errors import LaminaError
 from lamina.light import TYPE_CHECKING
 from lamina.run import cgroup, network
-from lamina.run.runtime import Runtime, asked, find_runtime
+from lamina.run.runtime import BUBBLEWRAP, NAMES, Runtime, asked, find_program, find_runtime, is_hybrid
 
 if TYPE_CHECKING:
     from typing import Any
@@ -16,14 +16,32 @@ if TYPE_CHECKING:
 
 def described() -> dict[str, Any]:
     """The runtime: ``name``, ``version``, ``program`` (its path), and ``missing``: a line for each thing that can't
-    be had with it here. Raises NotFound."""
+    be had with it here; ``others`` that are installed and not taken, with ``why``. Raises NotFound."""
     runtime = find_runtime()
     return {
         "name": os.path.basename(runtime.program),
         "version": version(runtime.program),
         "program": runtime.program,
         "missing": missing(runtime),
+        "others": others(runtime),
     }
+
+
+def others(taken: Runtime) -> list[dict[str, str]]:
+    """Runtimes that are here too: ``name``, ``program``, and ``why`` they are not taken."""
+    found = []
+    for name in (*NAMES, BUBBLEWRAP):
+        program = find_program(name)
+        if not program or program == taken.program:
+            continue
+        if name == BUBBLEWRAP:
+            why = "it lacks what an OCI runtime has, so it is the last choice"
+        elif name == "crun" and is_hybrid():
+            why = "it can't use the cgroups of this machine, which are of both versions (hybrid)"
+        else:
+            why = f"{os.path.basename(taken.program)} starts a container in less time"
+        found.append({"name": name, "program": program, "why": why})
+    return found
 
 
 def version(program: str) -> str:

@@ -11,6 +11,7 @@ from lamina.errors import NotFound, UsageError
 from lamina.files import reported
 from lamina.layer.entry import FORMATS, Entry, Kind
 from lamina.layer.path import normalise
+from lamina.layer.whiteout import PREFIX
 from lamina.layer.write import Item
 
 _KINDS = {format: kind for kind, format in FORMATS.items()}
@@ -29,7 +30,8 @@ def scan(
     """Everything below the directory ``source`` as it shall stand below ``to`` in the image, ``to`` itself first
     (where it is not the root). ``owner``: the ids that all entries get; None keeps the host's.
 
-    ``exclude`` gets paths relative to ``source``. Sockets are left out with a warning. Raises NotFound (no such
+    ``exclude`` gets paths relative to ``source``. Sockets, and what has the name of a whiteout, are left out with a
+    warning. Raises NotFound (no such
     directory), SystemFailure.
     """
     top = os.fsencode(source)
@@ -55,6 +57,11 @@ def scan(
                 state = os.lstat(path)
             if stat.S_ISSOCK(state.st_mode):
                 on_warning(f"the socket {os.fsdecode(path)!r:.200} is left out")
+                continue
+            if name.startswith(PREFIX):
+                on_warning(
+                    f"{os.fsdecode(path)!r:.200} is left out: in a layer that name is not a file's, it hides one"
+                )
                 continue
             key = (state.st_dev, state.st_ino)
             if state.st_nlink > 1 and not stat.S_ISDIR(state.st_mode):

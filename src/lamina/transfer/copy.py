@@ -6,14 +6,14 @@ several times in a manifest moves once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import cast
 
 from lamina.documents import Absent, Found, Known, Look, listed, look, walk
-from lamina.errors import BlobNotFound, Conflict, InvalidDocument, NotFound, UsageError
+from lamina.errors import AccessDenied, BlobNotFound, Conflict, InvalidDocument, NotFound, RemoteFailure, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
 from lamina.source import (
     Gatherer,
@@ -99,19 +99,8 @@ def copy(
                 what = name or source.location
                 job = Job(source, target, wanted, all_platforms, what, on_event, stop)
                 job = replace(job, asked=platform is not None, index_only=index_only)
-                known = _known(job, top, target_name)
-                if known is not None:
-                    on_event(Tagged(target_name, known.descriptor.digest))
-                    copied.append(known)
-                    continue
-                plan = job.planned(top)
-                blobs = job.run(plan)
-                stop.check()
-                if referrers:
-                    blobs += _referrers(job, plan, name, target_name)
-                target.tag(target_name, plan.top)
-                on_event(Tagged(target_name, plan.top.digest))
-                copied.append(Copied(target_name, plan.top, tuple(blobs)))
+                with _named(what, target_name):
+                    copied.append(_copied(job, top, name, target_name, referrers=referrers))
     finally:
         stop.close()
     return copied
@@ -119,6 +108,34 @@ def copy(
 
 def _gathering(target: Writer, images: int) -> AbstractContextManager[None]:
     return target.gathering() if images > 1 and isinstance(target, Gatherer) else nullcontext()
+
+
+@contextmanager
+def _named(what: str, target_name: str) -> Iterator[None]:
+    """What a registry answers of a blob says which image that is of."""
+    try:
+        yield
+    except (RemoteFailure, AccessDenied) as error:
+        if what in error.message or (target_name and target_name in error.message):
+            raise
+        whole = f"{what} to {target_name}" if target_name not in ("", what) else what
+        raise type(error)(f"{whole}: {error.message}", hint=error.hint) from error
+
+
+def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers: bool) -> Copied:
+    target, on_event = job.target, job.on_event
+    known = _known(job, top, target_name)
+    if known is not None:
+        on_event(Tagged(target_name, known.descriptor.digest))
+        return known
+    plan = job.planned(top)
+    blobs = job.run(plan)
+    job.cancel.check()
+    if referrers:
+        blobs += _referrers(job, plan, name, target_name)
+    target.tag(target_name, plan.top)
+    on_event(Tagged(target_name, plan.top.digest))
+    return Copied(target_name, plan.top, tuple(blobs))
 
 
 def _known(job: Job, top: Descriptor, target_name: str) -> Copied | None:

@@ -64,3 +64,20 @@ def test_what_is_missing_is_told_with_its_reason(
     assert len(found) == len(starts)
     assert all(line.startswith(start) for line, start in zip(found, starts, strict=True)), found
     assert not cgroups or found[0].endswith(f": {cgroups}")
+
+
+@pytest.mark.parametrize(
+    ("taken", "hybrid", "whys"),
+    [
+        ("runc", True, {"crun": "of both versions", "bwrap": "last choice"}),
+        ("crun", False, {"runc": "crun starts a container in less time", "bwrap": "last choice"}),
+    ],
+)
+def test_what_is_installed_and_not_taken_is_told_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, taken: str, hybrid: bool, whys: dict[str, str]
+) -> None:
+    monkeypatch.setattr(runtime_info, "is_hybrid", lambda: hybrid)
+    monkeypatch.setattr(runtime_info, "find_program", lambda name: f"/x/{name}")
+    found = {one["name"]: one["why"] for one in runtime_info.others(Runtime(f"/x/{taken}", True, True))}
+    assert found.keys() == whys.keys()
+    assert all(whys[name] in why for name, why in found.items()), found
