@@ -533,7 +533,7 @@ def _copy_from_image(session: Session, source: str, target: str, error: NotFound
     name, path = _image_and_path(text)
     try:
         image = session.image(name)
-    except ReferenceNotFound:
+    except (ReferenceNotFound, UsageError):
         known = text.partition(":")[0]
         shown = name if "/" in known or "://" in text else known
         raise NotFound(
