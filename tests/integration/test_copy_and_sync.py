@@ -28,7 +28,7 @@ from lamina.lock import acquire
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import Blob, find_manifest
+from lamina.source import Blob, BytesBlob, find_manifest
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, build_manifest, parse
@@ -78,6 +78,36 @@ def wants(secret: str) -> Rule:
         return Answer(401, {"WWW-Authenticate": 'Basic realm="test"'})
 
     return rule
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_list_of_referrers_under_a_tag_is_copied_whole(tmp_path: Path, count: int) -> None:
+    """Registries without the API of referrers have one beside the image: `sync` of a repository meets it."""
+    source, target = LayoutWriter(str(tmp_path / "from")), LayoutWriter(str(tmp_path / "to"))
+    empty = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
+    subject = write_layout(tmp_path / "from", "app", [[("a", b"1")]])
+    with source.session("test"):
+        source.put_blob(empty, BytesBlob(empty, b"{}"))
+        made = [
+            build_manifest(empty, [empty], subject=subject, artifact_type=f"a/{number}") for number in range(count)
+        ]
+        for one in made:
+            source.put_manifest(one.descriptor, one.raw)
+        index = build_index([one.as_referrer() for one in made])
+        source.put_manifest(index.descriptor, index.raw)
+        source.tag("sha256-of", index.descriptor)
+    copy(LayoutReader(str(tmp_path / "from")), target, [("sha256-of", "sha256-of")], platform=OTHER)
+    reader = LayoutReader(str(tmp_path / "to"))
+    assert [reader.manifest(one.descriptor) for one in made] == [one.raw for one in made]
+
+
+def test_login_that_is_refused_says_what_to_check(tmp_path: Path) -> None:
+    with Unruly(rule=lambda server, seen: Answer(401, {"WWW-Authenticate": 'Basic realm="x"'})) as server:
+        words = ("login", server.name, "-u", "me", "--password-stdin")
+        done = lamina(*words, root=tmp_path, input=b"wrong\n", HOME=str(tmp_path), DOCKER_CONFIG=str(tmp_path / "d"))
+        assert done.returncode == 9
+        assert b"check the user name and the password" in done.stderr
+        assert b"`lamina login" not in done.stderr
 
 
 def test_each_side_has_its_login(layout: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lamina.cli.app import command
 from lamina.cli.options import registry_options
 from lamina.cli.output import write
 from lamina.cli.session import Session
-from lamina.errors import NotFound, UsageError
+from lamina.errors import AccessDenied, NotFound, UsageError
 
 _HUB = "docker.io"
 
@@ -61,7 +61,10 @@ def login(
     if ":" in username:
         raise UsageError(f"{username!r:.100} holds a colon", hint="RFC 7617 allows none in a user name")
     session.credentials = f"{username}:{password}"
-    session.network().client(host).check_login()
+    try:
+        session.network().client(host).check_login()
+    except AccessDenied as error:
+        raise AccessDenied(error.message, hint="check the user name and the password; nothing was changed") from None
     credential = Credential("", "", password) if username == "<token>" else Credential(username, password)
     place = save(host, credential, authfile=authfile)
     write(f"login succeeded: {host}, kept in {place}")

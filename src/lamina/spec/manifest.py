@@ -173,10 +173,12 @@ def select(
 
 
 def is_selectable(entry: Descriptor) -> bool:
-    """Whether an index entry is something to choose: a manifest or index that is no attestation."""
+    """Whether an index entry is something to choose: a manifest or index that is no attestation and no artifact."""
     if not (mediatype.is_manifest(entry.media_type) or mediatype.is_index(entry.media_type)):
         return False
     platform = entry.platform
+    if platform is None and entry.artifact_type and not mediatype.is_image_config(entry.artifact_type):
+        return False  # as in the list of referrers that a registry without their API has under a tag
     return ATTESTATION not in entry.annotations and not (
         platform is not None and platform.os == "unknown" and platform.architecture == "unknown"
     )
