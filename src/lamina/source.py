@@ -216,6 +216,10 @@ class Gatherer(Protocol):
         that were named before have their names all the same."""
         ...
 
+    def give_names(self) -> None:
+        """Bring what waits to its place: what comes next may take long."""
+        ...
+
 
 class Deleter(Protocol):
     """A place that images can be removed from."""

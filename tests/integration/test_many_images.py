@@ -18,7 +18,7 @@ import pytest
 from lamina.archive.detect import open_any
 from lamina.archive.layout import LayoutReader
 from lamina.errors import Cancelled, DigestMismatch, LaminaError, SystemFailure
-from lamina.events import Event, Tagged
+from lamina.events import BlobStarted, Event, Tagged
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
@@ -141,7 +141,8 @@ def test_what_is_kept_of_a_layer_is_kept_of_many(layout: Path, tmp_path: Path, k
     with Unruly(layout, NAMES[0]) as server:
         name = server.image
         repository = Repository(name, Access(first_wait=0.001), Registries())
-        copy(repository, store, [(name, "one"), (name, "two")])
+        with store.together("test"):
+            copy(repository, store, [(name, "one"), (name, "two")])
     assert named(store) == ["one", "two"]
     check_whole(store)
     for layer in store.stack("one", Platform.host()).layers:
@@ -330,3 +331,70 @@ def test_names_of_a_docker_archive_are_found_as_written_as_docker_reads_them_and
         assert {reader.resolve(name).digest for name in names} == {tops[number].digest}
     with pytest.raises(LaminaError, match="holds no image"):
         reader.resolve("old/app20:1")
+
+
+def test_an_image_of_a_registry_has_its_name_before_the_next_one_is_asked_for(layout: Path, store: Store) -> None:
+    """The next one may take minutes."""
+    seen: list[list[str]] = []
+
+    def told(event: Event) -> None:
+        if isinstance(event, Tagged):
+            seen.append(named(Store.open(store.paths.root)))
+
+    with Unruly(layout, NAMES[0]) as server:
+        repository = Repository(server.image, Access(first_wait=0.001), Registries())
+        copy(repository, store, [(server.image, "one"), (server.image, "two")], on_event=told)
+    assert seen == [["one"], ["one", "two"]]
+
+
+def test_images_that_wait_are_named_before_a_large_layer_moves(
+    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[str]] = {}
+
+    def told(event: Event) -> None:
+        if isinstance(event, BlobStarted) and event.what == "layer":
+            seen.setdefault(str(event.digest), named(Store.open(store.paths.root)))
+
+    monkeypatch.setattr("lamina.transfer.copy._FEW", 0)  # each is large
+    load(layout, store, on_event=told)
+    assert [len(names) for names in seen.values()] == [0, 0, 1, 2, 3, 4, 5, 5]
+    assert named(store) == NAMES
+
+
+def test_sync_from_a_place_of_this_machine_brings_images_in_together(layout: Path, tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    done = lamina("sync", f"oci:{layout}", "--format", "json", root=root)
+    assert [row["state"] for row in json.loads(done.stdout)] == ["copied"] * 6, done.stderr
+    store = Store.open(str(root))
+    assert named(store) == NAMES
+    check_whole(store)
+    index = os.stat(store.paths.index)
+    done = lamina("sync", f"oci:{layout}", "--format", "json", root=root)
+    assert [row["state"] for row in json.loads(done.stdout)] == ["already there"] * 6
+    assert os.stat(store.paths.index).st_ino == index.st_ino  # nothing was written
+
+
+def test_sync_that_keeps_going_names_all_but_the_damaged_image(damaged: Path, tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    done = lamina("sync", f"oci:{damaged}", "--keep-going", "--format", "json", root=root)
+    states = [row["state"].partition(":")[0] for row in json.loads(done.stdout)]
+    assert (done.returncode, states) == (1, ["copied"] * 3 + ["failed"] + ["copied"] * 2)
+    store = Store.open(str(root))
+    assert named(store) == NAMES[:3] + NAMES[4:]
+    check_whole(store)
+
+
+def test_what_comes_after_the_disk_failed_is_refused(
+    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `sync --keep-going` the next image begins all the same."""
+    monkeypatch.setattr(gather, "sync_directory", failing)
+    with pytest.raises(SystemFailure, match="failed to take"), store.together("test"):
+        with pytest.raises(SystemFailure, match="input/output error"):
+            load(layout, store, NAMES[:1])
+            store.give_names()
+        monkeypatch.undo()
+        load(layout, store, NAMES[1:])
+    assert named(store) == []
+    assert os.listdir(store.paths.ingest) == []

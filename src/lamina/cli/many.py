@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from lamina.spec.manifest import Index
     from lamina.transfer.connect import Network
     from lamina.transfer.sync import Named, Wanted
+
+_LOCAL = ("oci:", "oci-archive:", "docker-archive:", "dir:")
+"""Places on this machine that hold many images."""
 
 
 @click.group("index", short_help="Make an index of several images.")
@@ -170,6 +174,7 @@ def sync(
     docker://HOST/REPOSITORY:TAG with * and ?, or all that oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR
     hold. TARGET is docker://HOST[/PATH], oci:DIR, dir:DIR, or nothing for the store."""
     from lamina.files import replace_file, reported
+    from lamina.spec.reference import canonical
 
     if target_kind and not target:
         raise UsageError("no TARGET", hint=f"--dest {target_kind} needs one")
@@ -178,13 +183,18 @@ def sync(
     results: list[dict[str, str]] = []
     lines: list[str] = []
     failed = False
-    with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
+    with Progress(quiet=quiet or format is not None) as progress, session.interruptible(), ExitStack() as held:
+        known: dict[str, Digest] | None = None  # what the store's names point to, where one session brings in all
+        if not target and not dry_run and source.startswith(_LOCAL):
+            held.enter_context(session.writable_store.together(f"sync {source}"))
+            known = {name: top.digest for name, top in session.store.names()}
 
         def move(reader: Reader, image: Named, there: str) -> str:
             if dry_run:
                 return "would be copied"
             writer, inside = target_of(session, parse_name(there), session.network(progress, "dest"))
-            before = _digest(writer, inside)
+            full = canonical(inside) or inside
+            before = _digest(writer, inside) if known is None else known.get(full)
             if (
                 before is not None
                 and manifests is None
@@ -199,19 +209,28 @@ def sync(
                 reader, writer, [(image.inside, inside)], progress, all_platforms=all_platforms, referrers=referrers
             )
             lines.append(f"{done[0].descriptor.digest} {there}\n")
+            if known is not None:
+                known[full] = done[0].descriptor.digest
             return "already there" if before == done[0].descriptor.digest else "copied"
 
+        def went_wrong(error: LaminaError, name: str, there: str = "") -> None:
+            nonlocal failed
+            if not keep_going or error.exit_code == 130:
+                raise error
+            failed = True
+            results.append({"source": name, "target": there, "state": f"failed: {error}"})
+
         for name, found in _sources(session, source, progress):
-            there = ""
             try:
                 for reader, image in found():
-                    name, there = image.full, _there(image, target, scoped, append_suffix)
-                    results.append({"source": name, "target": there, "state": move(reader, image, there)})
+                    there = ""
+                    try:
+                        there = _there(image, target, scoped, append_suffix)
+                        results.append({"source": image.full, "target": there, "state": move(reader, image, there)})
+                    except LaminaError as error:
+                        went_wrong(error, image.full, there)
             except LaminaError as error:
-                if not keep_going or error.exit_code == 130:
-                    raise
-                failed = True
-                results.append({"source": name, "target": there, "state": f"failed: {error}"})
+                went_wrong(error, name)
     if digestfile is not None:
         with reported(digestfile):
             replace_file(digestfile, ["".join(lines).encode()])
@@ -244,8 +263,7 @@ def _sources(
     """A name for messages, and the images: of each line of a file or pattern, or of a place on this machine."""
     from lamina.transfer.sync import expand
 
-    transport, _, where = source.partition(":")
-    if transport in ("oci", "oci-archive", "docker-archive", "dir") and where:
+    if source.startswith(_LOCAL) and not source.endswith(":"):
         yield source, partial(_held, session, source)
         return
     for wanted in _wanted(source):

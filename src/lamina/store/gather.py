@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lamina.errors import Cancelled
+from lamina.errors import Cancelled, SystemFailure
 from lamina.files import make_directory, remove, sync_directory, write_all
 from lamina.light import Value
 from lamina.spec.descriptor import Descriptor
@@ -63,7 +63,9 @@ class Gathering:
         self._directory: TemporaryDirectory | None = None
         self._count = 0
         self._due = time.monotonic() + EVERY
-        self._failed = self._closed = False
+        self._closed = False
+        self.failed = False
+        """Whether the disk failed to take something that waited: then nothing here gets a name any more."""
         self._guard = threading.RLock()
 
     def size(self, digest: Digest) -> int | None:
@@ -109,12 +111,17 @@ class Gathering:
                 self.settle()
 
     def settle(self) -> None:
-        """Wait until all that waits is on the disk, and give it its place in ``blobs/``. Raises OSError; then nothing
-        that waits here gets a name any more: a second sync would not tell what the first has lost."""
+        """Wait until all that waits is on the disk, and give it its place in ``blobs/``. Raises OSError; and at each
+        later call SystemFailure: a second sync would not tell what the first has lost."""
         with self._guard:
-            if self._failed or not (self._files or self._moved_to):
+            if self.failed:
+                raise SystemFailure(
+                    "the disk failed to take images that came in before",
+                    hint="check the system log, and load them again",
+                )
+            if not (self._files or self._moved_to):
                 return
-            self._failed = True
+            self.failed = True
             sync_together([file.descriptor for file in self._files.values()])
             point("gather.synced")
             for digest, file in list(self._files.items()):
@@ -122,7 +129,7 @@ class Gathering:
             for directory in sorted(self._moved_to):
                 sync_directory(directory)
             self._moved_to.clear()
-            self._failed = False
+            self.failed = False
             point("gather.settled")
 
     def _put(self, digest: Digest, file: _File) -> None:
@@ -146,9 +153,9 @@ class Gathering:
             self.flush()
 
     def flush(self) -> None:
-        """Give all names that are due. Raises OSError, and what ``give`` raises."""
+        """Give all names that are due. Raises as ``settle``, and what ``give`` raises."""
         self.settle()
-        if self._failed or not self._names:
+        if not self._names:
             return
         began = time.monotonic()
         self._give(self._names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -54,6 +55,7 @@ class StoreWriter:
     _session: str | None
     _unfinished: Unfinished | None = None
     _gathering: Gathering | None = None
+    _joined: int | None = None
     _listed: set[Digest]
     _images: Images | None = None
     _purpose: str = ""
@@ -62,7 +64,10 @@ class StoreWriter:
 
     @contextmanager
     def session(self, purpose: str) -> Iterator[None]:
-        """One at a time in a Store object; others wait."""
+        """One at a time in a Store object; others wait. In ``together``: that one."""
+        if self._joined == get_ident():
+            yield
+            return
         with self._guard:
             with reported(self.paths.ingest):
                 from lamina.store.leftovers import sweep_temporaries
@@ -87,9 +92,22 @@ class StoreWriter:
                     self.roots.remove(name)
 
     @contextmanager
+    def together(self, purpose: str) -> Iterator[None]:
+        """One session in which everything is ``gathering``; what this thread does in the block joins it."""
+        with self.session(purpose), self.gathering():
+            self._joined = get_ident()
+            try:
+                yield
+            finally:
+                self._joined = None
+
+    @contextmanager
     def gathering(self) -> Iterator[None]:
         """Inside a session: small blobs, documents and names that come in the block are brought to the disk many at
         a time; at the latest at its end, also with an exception. Until then only this session sees them."""
+        if self._gathering is not None:
+            yield
+            return
         from lamina.store.gather import Gathering
 
         def give(names: list[tuple[str, Descriptor]]) -> None:
@@ -101,7 +119,7 @@ class StoreWriter:
                 yield
             except BaseException:
                 with suppress(LaminaError, OSError):
-                    gathering.flush()  # what is complete has its name, as without this
+                    gathering.flush()  # what is complete has its name, as without this: but for what the disk lost
                 raise
             with reported(self.paths.ingest):
                 gathering.flush()
@@ -109,6 +127,12 @@ class StoreWriter:
             self._gathering = self.blobs.waiting = None
             with reported(self.paths.ingest):
                 gathering.close()
+
+    def give_names(self) -> None:
+        """Give the names that wait: what comes next may take long."""
+        if self._gathering is not None:
+            with reported(self.paths.ingest):
+                self._gathering.flush()
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         """Protects the blob first, then looks."""

@@ -94,7 +94,7 @@ def copy(
     copied = []
     try:
         tops = [source.resolve(name) for name, _ in pairs]  # a target is not even made for what is not there
-        with target.session(f"copy from {source.location}"), _gathering(target, len(pairs)):
+        with target.session(f"copy from {source.location}"), _gathering(source, target, tops):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
                 what = name or source.location
                 job = Job(source, target, wanted, all_platforms, what, on_event, stop)
@@ -106,8 +106,19 @@ def copy(
     return copied
 
 
-def _gathering(target: Writer, images: int) -> AbstractContextManager[None]:
-    return target.gathering() if images > 1 and isinstance(target, Gatherer) else nullcontext()
+def _gathering(source: Reader, target: Writer, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
+    """Several images of this machine come in together. What comes from a registry may take minutes, in which no other
+    image should wait for its name."""
+    if len(tops) > 1 and isinstance(target, Gatherer) and _is_here(source, tops[0]):
+        return target.gathering()
+    return nullcontext()
+
+
+def _is_here(source: Reader, *blobs: Descriptor) -> bool:
+    """Whether the blobs are on this machine."""
+    with suppress(NotFound):  # who copies it says so; an archive makes its manifests
+        return not any(source.blob(blob).origin for blob in blobs)
+    return True
 
 
 @contextmanager
@@ -359,17 +370,15 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
             job.cancel.check()
             work(blob, job.cancel)
         return moved
+    if isinstance(job.target, Gatherer):
+        job.target.give_names()
     each(sorted(waiting, key=lambda blob: -blob[0].size), work, job.cancel)
     return moved
 
 
 def _is_at_hand(job: Job, blobs: Sequence[Descriptor]) -> bool:
     """Whether to start threads takes longer than to copy these blobs: few bytes, from this machine to this one."""
-    if not job.target.reads_back or sum(blob.size for blob in blobs) > _FEW:
-        return False
-    with suppress(NotFound):  # who copies it says so
-        return not any(job.source.blob(blob).origin for blob in blobs)
-    return True
+    return job.target.reads_back and sum(blob.size for blob in blobs) <= _FEW and _is_here(job.source, *blobs)
 
 
 def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
