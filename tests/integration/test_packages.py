@@ -239,3 +239,18 @@ def test_java_archives_are_read_in_their_layer(tmp_path: Path) -> None:
     done = lamina("packages", name, "--no-programs", "--kind", "maven", "--format", "json", root=tmp_path)
     found = [(one["name"], one["version"], one["purl"], one["layer"], one["path"]) for one in json.loads(done.stdout)]
     assert found == [("g:a", "1.0", "pkg:maven/g/a@1.0", 2, "/app/a.jar")]
+
+
+def test_what_composer_added_later_is_of_the_later_layer(tmp_path: Path) -> None:
+    at, one, two = (
+        "srv/vendor/composer/installed.json",
+        '{"name": "a/b", "version": "1"}',
+        '{"name": "a/c", "version": "2"}',
+    )
+    layers: list[list[Any]] = [
+        [(at, f'{{"packages": [{one}]}}'.encode())],
+        [(at, f'{{"packages": [{one}, {two}]}}'.encode())],
+    ]
+    write_layout(tmp_path / "layout", "app", layers)
+    done = lamina("packages", f"oci:{tmp_path / 'layout'}:app", "--format", "json", root=tmp_path)
+    assert [(one["name"], one["layer"]) for one in json.loads(done.stdout)] == [("a/b", 1), ("a/c", 2)]

@@ -22,7 +22,7 @@ from lamina.cli.text import clean, json_path
     "--kind",
     "kinds",
     multiple=True,
-    type=click.Choice(["deb", "apk", "rpm", "pypi", "npm", "gem", "maven", "cargo", "golang", "binary"]),
+    type=click.Choice(["deb", "apk", "rpm", "pypi", "npm", "gem", "composer", "maven", "cargo", "golang", "binary"]),
     help="Only this kind; may be repeated.",
 )
 @click.option(
@@ -34,7 +34,7 @@ from lamina.cli.text import clean, json_path
 )
 @click.pass_obj
 def packages(session: Session, image: str, kinds: tuple[str, ...], programs: bool, format: str | None) -> None:
-    """List the packages in an image (Debian, Alpine, RPM, Python, npm, Ruby gems, Java archives, what Rust and Go
+    """List the packages in an image (Debian, Alpine, RPM, Python, npm, Ruby, PHP, Java, what Rust and Go
     programs were made of, and well-known programs that no package brought, by the version that they hold), and the
     layer that brought each in this version."""
     from dataclasses import replace

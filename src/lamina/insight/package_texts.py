@@ -110,6 +110,16 @@ def gem_specification(data: bytes) -> Iterator[Named]:
         yield found
 
 
+def composer_installed(data: bytes) -> Iterator[Named]:
+    """``vendor/composer/installed.json``: all packages of one PHP program; before composer 2 the list alone."""
+    value = _value(data)
+    packages = value.get("packages") if isinstance(value, dict) else value
+    for item in packages if isinstance(packages, list) else ():
+        found = named("composer", item.get("name"), item.get("version")) if isinstance(item, dict) else None
+        if found:
+            yield found
+
+
 def maven_properties(data: bytes) -> Iterator[Named]:
     """``pom.properties`` in a Java archive: group, artifact and version, each on its line."""
     fields = dict(line.partition("=")[::2] for line in reversed(data.decode("utf-8", "replace").splitlines()))
@@ -181,8 +191,12 @@ def _paragraphs(data: bytes) -> Iterator[Mapping[str, str]]:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    try:
-        value = read_own(data)
-    except ValueError:
-        return {}
+    value = _value(data)
     return value if isinstance(value, dict) else {}
+
+
+def _value(data: bytes) -> Any:
+    try:
+        return read_own(data)
+    except ValueError:
+        return None

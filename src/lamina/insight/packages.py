@@ -1,6 +1,6 @@
-"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, gem, Maven, what Rust and Go
-programs say that they were made of, and well-known programs by their own version. Read from the union; nothing of the
-image is run."""
+"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, gem, composer, Maven, what
+Rust and Go programs say that they were made of, and well-known programs by their own version. Read from the union;
+nothing of the image is run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_ARCHIVES = 1 << 30
 """Bytes of all that is read in Java archives."""
 MAX_PACKAGES = 200_000
 MAX_NOTES = 100
-KINDS = ("deb", "apk", "rpm", "pypi", "npm", "gem", "maven", "cargo", "golang", "binary")
+KINDS = ("deb", "apk", "rpm", "pypi", "npm", "gem", "composer", "maven", "cargo", "golang", "binary")
 
 Reader = Callable[[bytes], Iterator[Named]]
 
@@ -107,13 +107,13 @@ def purl_of(named: Named, distribution: tuple[str, str] = ("", "")) -> str:
             qualifiers["arch"] = named.architecture
         if all(distribution):
             qualifiers["distro"] = "-".join(distribution)
-    if named.kind in ("npm", "golang"):
+    if named.kind in ("npm", "composer", "golang"):
         namespace, _, name = name.rpartition("/")
     elif named.kind == "maven":
         namespace, _, name = name.rpartition(":")
     if named.kind == "pypi":
         name = name.lower().replace("_", "-")
-    elif named.kind in ("deb", "apk", "golang"):
+    elif named.kind in ("deb", "apk", "composer", "golang"):
         namespace, name = namespace.lower(), name.lower()
     version, kind = named.version, named.kind
     if kind == "binary":
@@ -185,7 +185,7 @@ class _Looking:
         hidden = {
             tree.path(node)
             for node, ended in enumerate(tree.endings_of)
-            if ended and tree.names[node] in (b"METADATA", b"PKG-INFO", b"package.json")
+            if ended and tree.names[node] in (b"METADATA", b"PKG-INFO", b"package.json", b"installed.json")
         }
         for node, ended in enumerate(tree.endings_of):
             if ended or tree.is_directory(node) or not self._is_file(node):
@@ -373,6 +373,8 @@ def _reader_of(path: bytes) -> Reader | None:
         return package_texts.python_metadata
     if name.endswith(b".gemspec") and b"specifications" in parts[-3:-1]:
         return package_texts.gem_specification
+    if name == b"installed.json" and len(parts) > 1 and parts[-2] == b"composer":
+        return package_texts.composer_installed
     if name == b"OTP_VERSION" and len(parts) > 2 and parts[-3] == b"releases":
         return package_texts.erlang_release
     return package_texts.npm_package if name == b"package.json" else None

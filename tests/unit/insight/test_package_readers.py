@@ -22,6 +22,7 @@ from lamina.insight.package_texts import (
     Named,
     apk_files,
     apk_installed,
+    composer_installed,
     dpkg_list,
     dpkg_status,
     dpkg_sums,
@@ -101,6 +102,16 @@ def test_gems_and_erlang() -> None:
     assert list(erlang_release(b"27.0-rc1")) == [Named("binary", "erlang", "27.0-rc1")]
     for bad in (b"", b"25.2.3**\n", b"latest", b"25\n26"):
         assert list(erlang_release(bad)) == []
+
+
+def test_composer_lists_what_it_installed() -> None:
+    both = b'[{"name": "Asm89/stack-cors", "version": "1.3.0"}, {"name": "behat/mink", "version": "v1.8.1"}]'
+    expected = [Named("composer", "Asm89/stack-cors", "1.3.0"), Named("composer", "behat/mink", "v1.8.1")]
+    assert list(composer_installed(both)) == expected  # composer 1
+    assert list(composer_installed(b'{"packages": ' + both + b', "dev": true}')) == expected
+    assert purl_of(expected[0]) == "pkg:composer/asm89/stack-cors@1.3.0"
+    for bad in (b"", b"{}", b"3", b'[3, {"name": "x"}]', b'{"packages": 3}', b"[" * 100_000):
+        assert list(composer_installed(bad)) == []
 
 
 def test_managers_name_the_files_of_their_packages() -> None:
@@ -260,7 +271,15 @@ def test_sections_of_one_name_are_read_once() -> None:
 @settings(max_examples=rounds(400), deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 120), st.binary(max_size=8))
 def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
-    for reader in (dpkg_status, apk_installed, python_metadata, npm_package, gem_specification, erlang_release):
+    for reader in (
+        dpkg_status,
+        apk_installed,
+        python_metadata,
+        npm_package,
+        gem_specification,
+        erlang_release,
+        composer_installed,
+    ):
         list(reader(noise))
         list(reader(STATUS[:at] + noise))
     rpm_header(noise)
@@ -274,7 +293,7 @@ def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
 
 @settings(max_examples=rounds(200), deadline=None)
 @given(
-    st.sampled_from(["deb", "apk", "rpm", "pypi", "npm", "gem", "cargo", "golang"]),
+    st.sampled_from(["deb", "apk", "rpm", "pypi", "npm", "gem", "composer", "cargo", "golang"]),
     st.text(st.sampled_from("abZ09._-+~%é"), min_size=1, max_size=12),
     st.text(st.sampled_from("0123.:+~-a%"), min_size=1, max_size=10),
 )
