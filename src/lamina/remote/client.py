@@ -76,6 +76,7 @@ class Client:
         self._authorizers: dict[str, Authorizer] = {}
         self._guard = threading.Lock()
         self._base_url = ""
+        self._reached = False
         self._warned: set[str] = set()
         self._without_login = ""  # the host that was redirected to, asked for a login and got none
 
@@ -229,12 +230,14 @@ class Client:
             try:
                 answer = attempt()
             except Broken as error:
-                if error.fatal or number >= attempts:
+                restarts = error.refused and self._reached  # it was there, and comes back in a moment
+                if (error.fatal and not restarts) or number >= attempts:
                     # a host that is not there, or not trusted, is so for every blob of an image
                     said = str(error) if error.fatal and what.startswith("blob ") else f"{what}: {error}"
                     raise RemoteFailure(said, hint=_TRUST if error.tls else _REACH) from None
                 self.pause(number, None, cancel)
                 continue
+            self._reached = True
             if answer.status not in _AGAIN or number >= attempts:
                 return answer
             wait = retry_after(answer.headers)

@@ -64,11 +64,21 @@ MOVED = frozenset({301, 302, 303, 307, 308})
 
 class Broken(Exception):
     """The exchange did not come to an answer, or the answer was cut off. ``fatal``: trying again changes nothing.
-    ``tls``: TLS failed; ``untrusted``: it works, but the host has no certificate that is trusted here."""
+    ``tls``: TLS failed; ``untrusted``: it works, but the host has no certificate that is trusted here. ``refused``:
+    nobody listens there, at the moment."""
 
-    def __init__(self, message: str, *, fatal: bool = False, tls: bool = False, untrusted: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        fatal: bool = False,
+        tls: bool = False,
+        untrusted: bool = False,
+        refused: bool = False,
+    ) -> None:
         super().__init__(message)
         self.fatal = fatal
+        self.refused = refused
         self.tls = tls
         self.untrusted = untrusted
 
@@ -349,7 +359,7 @@ def _in_words(error: BaseException, url: str) -> Broken:
         return Broken(f"{host}: {text}", fatal=True, tls=True, untrusted=untrusted)
     if isinstance(error, exceptions.NewConnectionError):
         nobody_listens = isinstance(_innermost(error), ConnectionRefusedError)
-        return Broken(f"{host} can't be reached: {_reason(error)}", fatal=nobody_listens)
+        return Broken(f"{host} can't be reached: {_reason(error)}", fatal=nobody_listens, refused=nobody_listens)
     if isinstance(error, exceptions.ConnectTimeoutError):
         return Broken(f"{host} can't be reached: no answer within {CONNECT_TIMEOUT:.0f} s")
     if isinstance(error, exceptions.ReadTimeoutError):

@@ -93,6 +93,34 @@ def test_which_scheme_a_host_speaks(
             _ = one.base
 
 
+@pytest.mark.parametrize(
+    ("first", "asked"),
+    [
+        ([GOOD], 3),  # it restarts, and comes back
+        ([], 1),  # it was never there
+    ],
+)
+def test_a_registry_that_was_there_is_asked_again_where_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch, first: list[Callable[[str, str, Mapping[str, str]], Answer]], asked: int
+) -> None:
+    answers = [*first, broken(fatal=True, refused=True), GOOD]
+    seen: list[str] = []
+
+    def speaks(method: str, url: str, headers: Mapping[str, str]) -> Answer:
+        seen.append(url)
+        return answers[len(seen) - 1](method, url, headers)
+
+    one = client(Web(**{HOST: speaks}), monkeypatch, attempts=3)
+    monkeypatch.setattr(one, "pause", lambda *_: None)
+    if first:
+        one.request("GET", "/v2/x").release()
+        one.request("GET", "/v2/y").release()
+    else:
+        with pytest.raises(RemoteFailure):
+            one.request("GET", "/v2/x")
+    assert len(seen) == asked
+
+
 def wrapped(inner: BaseException) -> exceptions.HTTPError:
     outer = exceptions.NewConnectionError(None, "words")  # type: ignore[arg-type]
     outer.__cause__ = inner
@@ -111,6 +139,7 @@ def wrapped(inner: BaseException) -> exceptions.HTTPError:
 )
 def test_why_a_connection_broke(error: Exception, fatal: bool, tls: bool, untrusted: bool) -> None:
     found = http._in_words(error, f"https://{HOST}/v2/")
+    assert found.refused is isinstance(error.__cause__, ConnectionRefusedError)
     assert (found.fatal, found.tls, found.untrusted) == (fatal, tls, untrusted)
     assert ("its certificate is not trusted" in str(found)) is untrusted
 
