@@ -1,5 +1,5 @@
-"""Commands on much at once: a store of 5,000 images, and an image of 300,000 entries. Seconds of the whole command
-and its peak memory; each command runs in a process of its own.
+"""Commands on much at once: a store of 5,000 images, and an image of 300,000 entries. Seconds of the whole command by
+the clock and of the processor (user and system), and its peak memory; each command runs in a process of its own.
 
 python bench/many.py [--images N] [--entries N] [DIRECTORY]     (all is made anew below DIRECTORY, or in /tmp)
 
@@ -34,8 +34,8 @@ SHARED = 200  # files of the layer that all the small images have
 _TIME = 1_700_000_000_000_000_000
 
 
-def spent(root: str, *words: str) -> tuple[float, float]:
-    """Seconds, and MB at the peak."""
+def spent(root: str, *words: str) -> tuple[float, float, float]:
+    """Seconds by the clock and of the processor, and MB at the peak."""
     start = time.monotonic()
     process = os.fork()
     if not process:
@@ -45,7 +45,7 @@ def spent(root: str, *words: str) -> tuple[float, float]:
     _, status, usage = os.wait4(process, 0)
     if status:
         raise SystemExit(f"lamina {' '.join(words)} failed: {os.waitstatus_to_exitcode(status)}")
-    return time.monotonic() - start, usage.ru_maxrss * 1024 / 1e6
+    return time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6
 
 
 def in_a_child(work: Iterable[object]) -> None:
@@ -157,9 +157,10 @@ def write_saved(path: str, images: int) -> Iterator[None]:
         put("manifest.json", json.dumps(listed).encode())
 
 
-def tell(what: str, seconds: float, peak: float, aim: float = SECONDS) -> None:
+def tell(what: str, seconds: float, processor: float, peak: float, aim: float = SECONDS) -> None:
     over = [f"{aim:g} s"] * (seconds > aim) + [f"{MEGABYTES} MB"] * (peak > MEGABYTES)
-    print(f"{what:44} {seconds:6.2f} s {peak:5.0f} MB{'   over ' + ', '.join(over) if over else ''}", flush=True)
+    figures = f"{seconds:6.2f} s {processor:6.2f} s CPU {peak:5.0f} MB"
+    print(f"{what:44} {figures}{'   over ' + ', '.join(over) if over else ''}", flush=True)
 
 
 def large(top: str, entries: int) -> None:
@@ -169,13 +170,17 @@ def large(top: str, entries: int) -> None:
     spent(root, "import", tars[0], "one")
     spent(root, "import", tars[1], "two")
     in_a_child(joined(root))
-    print(f"an image of {entries} entries in two layers")
+    print(f"an image of {entries} entries in two layers (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
     for words in (
         ("blame", "-r", "app", "/"),
+        ("blame", "-r", "--format", "json", "app", "/"),
         ("ghosts", "app"),
         ("ghosts", "--no-secrets", "--paths", "app"),
         ("find", "*.py"),
+        ("find", "--format", "{{.Path}}", "*.py"),
+        ("find", "--format", "json", "*.py"),
         ("find", "--ghosts", "module_*"),
+        ("export", "app"),
         ("flatten", "--compression", "none", "app", "-t", "flat"),
         ("flatten", "app", "-t", "flat:gzip"),
     ):
@@ -198,7 +203,7 @@ def joined(root: str) -> Iterator[None]:
 def small(top: str, images: int) -> None:
     root, archive = os.path.join(top, "small"), os.path.join(top, "images.tar")
     in_a_child(write_archive(archive, images))
-    print(f"{images} images of two layers")
+    print(f"{images} images of two layers (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
     tell("load -i", *spent(root, "load", "-i", archive), images * SECONDS / 1000)
     os.unlink(archive)
     in_a_child(write_saved(archive, images))

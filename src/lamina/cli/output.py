@@ -85,12 +85,13 @@ def _held_back(pieces: Iterable[str]) -> Iterator[str]:
 
 def _json_pieces(values: Iterable[Any]) -> Iterator[str]:
     """The text of a list, indented as ``emit_json`` has it."""
-    from json import dumps
+    from json import JSONEncoder
 
+    encode = JSONEncoder(indent=2).encode
     rest, start = iter(values), "[\n  "
     while some := list(itertools.islice(rest, _JSON_PIECE)):
         # no text holds a line's end: all of those are the layout's
-        yield start + ",\n  ".join([dumps(one, indent=2).replace("\n", "\n  ") for one in some])
+        yield start + ",\n  ".join([encode(one).replace("\n", "\n  ") for one in some])
         start = ",\n  "
     yield "\n]\n" if start[0] == "," else "[]\n"
 
@@ -139,9 +140,9 @@ def emit(
         emit_json_list(values, checked=isinstance(values, Sequence))
         return
     if format is None or format == "table":
-        flush = set(right)
+        flush, fields = set(right), [field for field, _ in columns]
         table(
-            ([str(row[field]) for field, _ in columns] for row in rows),
+            ([*map(str, map(row.__getitem__, fields))] for row in rows),
             [heading for _, heading in columns] if header else None,
             right=[number for number, (field, _) in enumerate(columns) if field in flush],
         )

@@ -48,13 +48,14 @@ class Blame:
 
 def blame(stack: Stack, path: bytes) -> Blame:
     """Raises PathNotFound where no layer ever had the path."""
-    return _told(stack, trail(stack.glance([path]), path))
+    return _told(stack, trail(stack.glance([path]), path), _names(stack))
 
 
 def blame_under(stack: Stack, path: bytes) -> Iterator[Blame]:
     """``path`` and everything below it that is or ever was. Raises PathNotFound."""
+    names = _names(stack)
     for item in trails_under(stack.tree(), path):
-        yield _told(stack, item)
+        yield _told(stack, item, names)
 
 
 class Line(NamedTuple):
@@ -71,15 +72,11 @@ class Line(NamedTuple):
 
 def lines_under(stack: Stack, path: bytes) -> Iterator[Line]:
     """As ``blame_under``, without a value for each state: for many paths. Raises PathNotFound."""
-    tree = stack.tree()
-    told = [
-        (stack.first + number, _digest(stack, number), _step(stack, number)) for number in range(len(tree.layers))
-    ]
-    told = told or [(stack.first, "", None)]
+    tree, names = stack.tree(), _names(stack)
     layers = tree.origin_layers
     for at, hidden, node, states in summaries_under(tree, path):
-        layer, digest, step = told[layers[node]]
-        yield Line(at, hidden, tree.kind(node), layer, digest, step, states - (not hidden))
+        number = layers[node]
+        yield Line(at, hidden, tree.kind(node), stack.first + number, *names[number], states - (not hidden))
 
 
 def line_of(item: Blame) -> Line:
@@ -88,16 +85,16 @@ def line_of(item: Blame) -> Line:
     return Line(item.path, item.hidden, newest.entry.kind, newest.layer, newest.digest, newest.step, shadows)
 
 
-def _told(stack: Stack, item: Trail) -> Blame:
+def _told(stack: Stack, item: Trail, names: _Names) -> Blame:
     stages = tuple(
-        _stage(stack, item.path, state, item.states[number + 1] if number + 1 < len(item.states) else None)
+        _stage(stack, item.path, state, item.states[number + 1] if number + 1 < len(item.states) else None, names)
         for number, state in enumerate(item.states)
     )
     idle = tuple((stack.first + layer, item.path) for layer in item.idle_whiteouts)
     return Blame(item.path, item.hidden, stages, idle)
 
 
-def _stage(stack: Stack, path: bytes, state: State, below: State | None) -> Stage:
+def _stage(stack: Stack, path: bytes, state: State, below: State | None, names: _Names) -> Stage:
     ended = None
     if state.ended is not None:
         layer = stack.first + state.ended.layer
@@ -110,16 +107,20 @@ def _stage(stack: Stack, path: bytes, state: State, below: State | None) -> Stag
     return Stage(
         stack.first + state.layer,
         state.stated,
-        _digest(stack, state.layer),
-        _step(stack, state.layer),
+        *names[state.layer],
         state.entry,
         changed,
         ended,
     )
 
 
-def _digest(stack: Stack, layer: int) -> str:
-    return str(stack.layers[layer].descriptor.digest) if stack.layers else ""
+_Names = list[tuple[str, str | None]]
+
+
+def _names(stack: Stack) -> _Names:
+    """The digest and the build step of each layer; of an image without layers those of its root directory."""
+    found = [(str(handle.descriptor.digest), _step(stack, number)) for number, handle in enumerate(stack.layers)]
+    return found or [("", None)]
 
 
 def _step(stack: Stack, layer: int) -> str | None:

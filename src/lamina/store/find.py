@@ -319,8 +319,7 @@ class _Search:
         for node, (layer, row) in enumerate(zip(tree.origin_layers, tree.rows, strict=True)):
             # a row without a node is a directory that is stated again, or a link to itself: the other one is told
             found = having[layer]
-            position = -1 if found is None else found.position(row)
-            if found is None or position < 0:
+            if found is None or row == UNSTATED or (position := found.position(row)) < 0:
                 continue
             if node in tree.hardlinks:
                 holder, row = tree.content(node)

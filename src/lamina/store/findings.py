@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -69,7 +69,14 @@ class LayerHits:
         self.implied = implied
         self.stories = array("I", bytes(4 * len(rows)))
         self.entries: dict[int, Entry] = {}
+        self.position: Callable[[int], int] = self._sought
+        """The position of a row, -1 where it is no hit."""
         self._index = index
+        if index is not None:
+            table = array("i", [-1]) * len(index)
+            for position, row in enumerate(rows):
+                table[row] = position
+            self.position = table.__getitem__
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -79,8 +86,7 @@ class LayerHits:
         """Whether no other layer says what an entry of these is."""
         return not self.targets and not self.implied
 
-    def position(self, row: int) -> int:
-        """The position of this row, -1 where it is no hit."""
+    def _sought(self, row: int) -> int:
         found = bisect_left(self.rows, row)
         return found if found < len(self.rows) and self.rows[found] == row else -1
 

@@ -193,7 +193,7 @@ def _tell(
     for node in nodes:
         history = _history(tree, node, earlier)
         for number, (layer, row) in enumerate(history):
-            entry = _state(tree, node, layer, row)
+            entry = _state(tree, node, layer, row, path)
             if number + 1 < len(history):
                 ended: Ended | None = Ended("restated", history[number + 1][0], path)
             else:
@@ -206,11 +206,11 @@ def _tell(
     return Trail(path, states[0].ended is not None, tuple(states), idle)
 
 
-def _state(tree: Tree, node: int, layer: int, row: int) -> Entry:
+def _state(tree: Tree, node: int, layer: int, row: int, path: bytes) -> Entry:
     inode = tree.inode(node)
     if inode == node:
-        return tree.state(node, layer, row)
-    return replace(tree.entry(inode), path=tree.path(node))
+        return tree.state(node, layer, row, path)
+    return replace(tree.entry(inode), path=path)
 
 
 def _changed(below: Entry | None, entry: Entry) -> tuple[str, ...]:
