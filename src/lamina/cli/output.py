@@ -84,16 +84,14 @@ def _held_back(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _json_pieces(values: Iterable[Any]) -> Iterator[str]:
-    """The text of a list, indented as ``emit_json`` has it."""
-    from json import JSONEncoder
+    """The text of a list, as ``emit_json`` has it."""
+    from json import dumps
 
-    encode = JSONEncoder(indent=2).encode
-    rest, start = iter(values), "[\n  "
+    rest, before = iter(values), "[\n  "
     while some := list(itertools.islice(rest, _JSON_PIECE)):
-        # no text holds a line's end: all of those are the layout's
-        yield start + ",\n  ".join([encode(one).replace("\n", "\n  ") for one in some])
-        start = ",\n  "
-    yield "\n]\n" if start[0] == "," else "[]\n"
+        yield before + dumps(some, indent=2, ensure_ascii=True)[4:-2]  # without its brackets
+        before = ",\n  "
+    yield "\n]\n" if before[0] == "," else "[]\n"
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *, right: Iterable[int] = ()) -> None:
