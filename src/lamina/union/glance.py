@@ -104,7 +104,7 @@ class Glance:
                 tree = self.tree(layers, [top, *others], inside=inside)
         return tree, tree.lookup(top)
 
-    def _trace(self, index: LayerIndex, path: bytes, inside: bool = False) -> _Trace:
+    def _trace(self, index: LayerIndex, path: bytes, inside: bool) -> _Trace:
         key = (id(index), path, inside)
         trace = self._traces.get(key)
         if trace is None:
@@ -293,7 +293,7 @@ class _GlanceMerge(LayerMerge):
             events.update((row, -1) for row in trace.stated)
             if not trace.is_plain(self.tree):
                 events.update(trace.passing())
-        for row, directory in sorted(events, key=lambda event: (event[0], event[1] < 0)):
+        for row, directory in sorted(events):  # of one row in any order: an entry makes its own way
             if directory < 0:
                 self._entries([(row, kinds[row], directories[row], index.basename(row))])
             else:

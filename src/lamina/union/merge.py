@@ -125,7 +125,7 @@ class LayerMerge:
             if kind >= _WHITEOUT:
                 continue
             parent = resolved.get(directory, -1)
-            if parent < 0 or ended[parent] or kids[parent] is None:
+            if parent < 0 or ended[parent]:
                 parent = self._directory(directory)
             if not name:
                 self._restate(0, row)

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from lamina.errors import PathNotFound
+from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.union import glance as glance_module
 from lamina.union.glance import Glance, through_symlinks
 from lamina.union.glob import glob
-from lamina.union.merge import merge, merge_both
+from lamina.union.merge import LayerMerge, merge, merge_both
 from lamina.union.squashed import squashed
 from lamina.union.stacked import Stacked, stacked
 from lamina.union.trail import trails_under
-from lamina.union.tree import MAX_LINKS, How
+from lamina.union.tree import MAX_LINKS, UNSTATED, How, Tree
 from support import layer_index
 
 F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)
@@ -59,6 +59,66 @@ def test_a_mark_counts_in_its_own_directory_and_what_it_ended_names_its_row() ->
     assert told == [(How.WHITEOUT, b"a/b/x", 1, 1), (How.OPAQUE, b"a/b/y", 1, 2)]
 
 
+def test_what_was_replaced_names_the_row_that_did_it_if_one_stands_in_its_place() -> None:
+    tree = merge([layer((F, b"a"), (F, b"d/x"), (F, b"e")), layer((F, b"n"), (F, b"a"), (F, b"d"), (F, b"e/f"))])
+    told = [(ending.how, tree.path(ending.node), ending.layer, ending.row) for ending in tree.endings]
+    assert told == [(How.REPLACED, b"a", 1, 1), (How.REPLACED, b"d", 1, 2), (How.REPLACED, b"e", 1, UNSTATED)]
+
+
+def test_a_file_that_becomes_a_directory_is_told_by_its_layer_name_and_kind() -> None:
+    tree = merge(
+        [
+            layer((F, b"a")),
+            layer((F, b"d/\xff\xc3\xa4"), (L, b"l", b"a")),
+            layer((F, b"d/\xff\xc3\xa4/x"), (F, b"l/x")),
+        ]
+    )
+    assert tree.warnings == [
+        "layer 3 has entries below /d/\\xff\u00e4, which is a file: it becomes a directory",
+        "layer 3 has entries below /l, which is a symlink: it becomes a directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message", "hint"),
+    [
+        (
+            [(H, b"h", b"d/none")],
+            "layer 2: the hardlink b'h' names b'd/none', which is not there",
+            "the layer was made for another base, or is malformed",
+        ),
+        (
+            [(H, b"d/h", b"d")],
+            "layer 2: hardlink b'd/h' names the directory b'd'",
+            "no file system has links to directories; the layer is malformed",
+        ),
+    ],
+)
+def test_a_hardlink_to_nothing_or_to_a_directory_is_told_with_its_layer(
+    rows: list[tuple[Any, ...]], message: str, hint: str
+) -> None:
+    with pytest.raises(InvalidLayer) as caught:
+        merge([layer((F, b"d/f")), layer(*rows)])
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def test_trees_that_are_merged_of_the_same_names_share_them() -> None:
+    index = layer((F, b"a/first"), (F, b"a/second"))
+    names = list(index.each_basename())
+    tree = Tree([index])
+    LayerMerge(tree, 0, index).apply(names)
+    assert [tree.path(node) for node in tree.walk()] == [b"", b"a", b"a/first", b"a/second"]
+    assert [one for one in names if any(one is name for name in tree.names)] == names
+
+
+def test_a_directory_that_no_layer_states_has_the_time_of_the_nearest_above_or_none() -> None:
+    assert merge([layer((F, b"d/e/f"))]).entry(1).mtime == 0
+    stated = index_of([Entry(b"d", D, 0o700, mtime=7_000_000_003), Entry(b"d/e/f", F)])
+    tree = merge([stated])
+    assert [tree.entry(tree.lookup(path)).mtime for path in (b"", b"d", b"d/e")] == [0, 7_000_000_003, 7_000_000_003]
+    assert (tree.name(0), tree.origin(0), tree.content(0)) == (b"", None, (0, UNSTATED))
+
+
 def test_a_path_below_what_took_a_directorys_place_makes_a_new_one() -> None:
     tree = merge([layer((F, b"d/a"), (F, b"d"), (F, b"d/b"), (F, b"e/f/a"), (F, b"e"), (F, b"e/f/b"))])
     assert [tree.path(node) for node in tree.walk()] == [b"", b"d", b"d/b", b"e", b"e/f", b"e/f/b"]
@@ -72,11 +132,34 @@ def test_a_lookup_follows_forty_symlinks_and_no_more(count: int) -> None:
     if count == 40:
         assert tree.path(tree.lookup(b"l0", follow=True)) == b"l40"
     else:
-        with pytest.raises(PathNotFound, match="/l0: too many symlinks"):
+        with pytest.raises(PathNotFound) as caught:
             tree.lookup(b"l0", follow=True)
-    with pytest.raises(PathNotFound, match="no /x/y in the image") as caught:
-        tree.lookup(b"x/y")
-    assert caught.value.hint == "/ has no x"
+        assert (caught.value.message, caught.value.hint) == ("/l0: too many symlinks", "they lead in a circle")
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "hint"),
+    [
+        (b"x/y", "x/y", "/ has no x"),
+        (b"d/x", "d/x", "/d has no x"),
+        (b"d/f/x/y", "d/f/x/y", "/d/f is not a directory"),
+        (b"d/\xff\xc3\xa4", "d/\\xff\u00e4", "/d has no \\xff\u00e4"),
+        (b"d/" + b"n" * 400, "d/" + "n" * 298, "/d has no " + "n" * 300),
+    ],
+)
+def test_a_lookup_of_nothing_says_how_far_it_came(path: bytes, shown: str, hint: str) -> None:
+    with pytest.raises(PathNotFound) as caught:
+        merge([layer((F, b"d/f"))]).lookup(path)
+    assert (caught.value.message, caught.value.hint) == (f"no /{shown} in the image", hint)
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [(b"f", b"d/f"), (b"/f", b"f"), (b"//./f", b"f"), (b"../f", b"f"), (b"../../f", b"f"), (b"/d/../d/f", b"d/f")],
+)
+def test_a_symlink_leads_on_from_where_it_stands_or_from_the_root(target: bytes, found: bytes) -> None:
+    tree = merge([layer((F, b"f"), (F, b"d/f"), (L, b"d/l", target))])
+    assert tree.path(tree.lookup(b"d/l", follow=True)) == found
 
 
 # trails
@@ -118,6 +201,7 @@ def test_a_listing_goes_into_a_directory_only_if_told_to() -> None:
 
 def test_a_listing_looks_for_other_names_only_if_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     tree, node = Glance().listing(LISTED, b"d", links=True)
+    assert sorted(tree.children(node)) == [b"e", b"f", b"g", b"h"]
     assert tree.links(tree.children(node)[b"f"]) == 2
 
     def asked(*_: object) -> list[bytes]:
