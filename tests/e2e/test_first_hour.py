@@ -16,7 +16,7 @@ from lamina.run.container import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
-from support import lamina, make_tar, write_layout
+from support import lamina, make_tar, require_root, require_tool, write_layout
 
 FILES: list[Any] = [("etc/", None), ("etc/motd", b"hello\n" * 20_000), ("etc/x", b"1")]
 FILES += [(f"etc/f{number:04}", b"") for number in range(3000)]
@@ -211,3 +211,38 @@ def test_a_name_that_is_none_is_said_before_anything_is_written(told: Any, top: 
     code, _, err = told(*words.format(top=top).split())
     assert (code, "not a reference: 'A:b:c'" in err) == (2, True)
     assert told("prune", "--dry-run")[1] == "would be freed: 0B (0 bytes)\n"
+
+
+def test_pull_newer_takes_what_is_here_where_the_registry_is_away(told: Any) -> None:
+    require_root()
+    require_tool("runc")
+    code, _, err = told("run", "--rm", "--pull", "newer", "127.0.0.1:1/nothing", "true")
+    assert (code, "Connection refused" in err) == (125, True), err
+    assert told("tag", "app:1", "127.0.0.1:1/app:1")[0] == 0
+    code, _, err = told("run", "--rm", "--pull", "newer", "127.0.0.1:1/app:1", "/nothing")
+    assert (code, "Connection refused" in err) == (127, False), err
+    assert told("rmi", "127.0.0.1:1/app:1")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("load", 4, "standard input is neither a docker-archive nor an oci-archive"),
+        ("rmi", 2, "Missing argument 'IMAGE...'"),
+        ("run --annotation a=b app:1", 125, "--annotation: containers have labels"),
+        ("run -v ./nothing:/x app:1 true", 125, "check the path of --volume or --mount"),
+    ],
+)
+def test_what_goes_wrong_in_the_first_hour_is_one_line(top: Path, line: str, code: int, said: str) -> None:
+    done = lamina(*line.split(), root=top / "s", input=b"")
+    (told,) = done.stderr.decode().splitlines()
+    assert (done.returncode, done.stdout, said in told) == (code, b"", True), told
+
+
+def test_tree_takes_the_letter_of_tree(told: Any) -> None:
+    assert told("tree", "-L", "1", "app:1") == told("tree", "--depth", "1", "app:1")
+
+
+def test_save_says_that_it_writes(top: Path, tmp_path: Path) -> None:
+    done = lamina("save", "-o", str(tmp_path / "a.tar"), "app:1", root=top / "s")
+    assert {line.split()[-1] for line in done.stderr.decode().splitlines()[:-1]} == {"written"}

@@ -25,6 +25,7 @@ def open_any(path: str) -> AnyReader:
         return DockerArchiveReader(path, members)
     if "index.json" in members:
         return OciArchiveReader(path, members)
+    shown = "standard input" if path == "-" else path
     raise InvalidDocument(
-        f"{path} is neither a docker-archive nor an oci-archive", hint="it has no manifest.json and no index.json"
+        f"{shown} is neither a docker-archive nor an oci-archive", hint="it has no manifest.json and no index.json"
     )

@@ -48,6 +48,7 @@ OF_RUN = (
     Later(("--volume-driver",), "volumes have no drivers", _WITHOUT, ("local",)),
     Later(("--storage-opt",), "the size of what a container writes can't be limited yet"),
     Later(("--device-cgroup-rule",), "devices are given one by one", "take --device"),
+    Later(("--annotation",), "containers have labels, and no annotations", "take --label"),
     Later(("--secret",), "secrets are not there yet", "take -v FILE:PATH:ro, or --env-file"),
     # these ask for what happens anyway
     Later(

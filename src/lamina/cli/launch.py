@@ -8,7 +8,17 @@ from contextlib import contextmanager
 
 from lamina.cli import say, warn
 from lamina.cli.plain import FLAG, MANY, NUMBER, WHOLE, Option
-from lamina.errors import BlobNotFound, Cancelled, ContainerFailure, LaminaError, ReferenceNotFound, UsageError
+from lamina.errors import (
+    AccessDenied,
+    BlobNotFound,
+    Cancelled,
+    ContainerFailure,
+    LaminaError,
+    NotFound,
+    ReferenceNotFound,
+    RemoteFailure,
+    UsageError,
+)
 from lamina.light import TYPE_CHECKING
 from lamina.spec.name import parse_name, parse_stored
 
@@ -37,7 +47,7 @@ _SECURITY = (
     "systempaths=unconfined."
 )
 _MOUNT = "type=bind|volume|tmpfs,source=...,target=...[,readonly]."
-_PULLING = ("missing", "never", "always")
+_PULLING = ("missing", "never", "always", "newer")
 OPTIONS = (
     *PROCESS_OPTIONS,
     Option(("--name",), "name", "The container's name (default: its ID's first digits).", "NAME"),
@@ -92,7 +102,7 @@ OPTIONS = (
     Option(
         ("--pull",),
         "pulling",
-        "Whether to ask the registry (default: missing).",
+        "Whether to ask the registry (default: missing); newer: the image that is here will do.",
         default="missing",
         choices=_PULLING,
     ),
@@ -177,7 +187,6 @@ def _identity_file(path: str) -> Iterator[Callable[[str], object]]:
 
 
 def _replace(store: Store, name: str) -> None:
-    from lamina.errors import NotFound
     from lamina.run.ending import remove
 
     try:
@@ -197,7 +206,7 @@ def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
         else:
             hint = "name the image without ~: a container has all of its layers"
         raise UsageError(f"{name!r:.200} can't be run: run takes whole images of the store", hint=hint)
-    if pulling != "always":
+    if pulling not in ("always", "newer"):
         try:
             return session.stack(name)
         except (ReferenceNotFound, BlobNotFound):  # nothing here has the name, or what has it is for other platforms
@@ -209,7 +218,15 @@ def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
     with Progress(quiet=quiet) as progress, session.interruptible():
         store, network = session.writable_store, session.network(progress)
         asked = session.settings.asked_platform()
-        pull(parsed.name, store, network, platform=asked, on_event=progress, cancel=session.cancel)
+        try:
+            pull(parsed.name, store, network, platform=asked, on_event=progress, cancel=session.cancel)
+        except (RemoteFailure, AccessDenied, NotFound) as error:
+            if pulling != "newer":
+                raise
+            try:
+                return session.stack(name)
+            except (ReferenceNotFound, BlobNotFound):
+                raise error from None
     from lamina.places import open_named
 
     return open_named(name, session.settings)  # what pull has warned of is not said again

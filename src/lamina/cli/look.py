@@ -263,7 +263,7 @@ def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool
 @command("tree", "lamina tree --depth 2 debian:12 /usr")
 @image_argument()
 @click.argument("path", default="/")
-@click.option("--depth", type=click.IntRange(min=1), default=3, show_default=True, help="How many levels.")
+@click.option("-L", "--depth", type=click.IntRange(min=1), default=3, show_default=True, help="How many levels.")
 @click.option("--sizes", is_flag=True, help="The bytes of each file, and below each directory.")
 @platform_option
 @format_option

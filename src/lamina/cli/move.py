@@ -97,7 +97,8 @@ def copy(
     there, here = whole(parse_name(source)), whole(parse_name(target))
     every = all_platforms or multi_arch == "all"
     kind, format = (format, None) if format in MANIFEST_FORMATS else (None, format)
-    with Progress(quiet=quiet or format is not None) as progress:
+    moved, at_target = "copied", "already there"
+    with Progress(quiet=quiet or format is not None, moved=moved, there=at_target) as progress:
         reader, name = source_of(session, there, session.network(progress, "src"))
         if kind is not None:
             reader = converted(session, reader, kind, every, preserve_digests)
@@ -120,7 +121,7 @@ def copy(
             referrers=referrers,
         )
     write_digest(digestfile, done[0])
-    report(done, format, quiet or progress.lists_blobs)
+    report(done, format, quiet or progress.lists_blobs, moved=moved, there=at_target)
 
 
 def _more_names(target: ImageName, name: str, tags: tuple[str, ...]) -> list[str]:
@@ -177,7 +178,7 @@ def save(session: Session, images: tuple[str, ...], output: str, kind: str, all_
         raise UsageError("a directory can't go to stdout", hint="name it with -o")
     names = [whole(parse_name(image)) for image in images]
     transport = "oci" if kind == "oci-dir" else kind
-    with Progress(quiet=quiet or output == "-") as progress:
+    with Progress(quiet=quiet or output == "-", moved="written") as progress:
         network = session.network(progress)
         reader, first = source_of(session, names[0], network)
         writer, _ = target_of(session, ImageName(transport, output, ""), network)
@@ -229,7 +230,7 @@ def load(session: Session, path: str, tag: str | None, all_platforms: bool, quie
         if len({descriptor.digest for _, descriptor in found}) != 1:
             raise UsageError(f"{path} holds {len(found)} images", hint="--tag is for an archive of one")
         pairs = [("", tag)]
-    with Progress(quiet=quiet or format is not None) as progress:
+    with Progress(quiet=quiet or format is not None, moved="loaded") as progress:
         done = session.copied(reader, session.writable_store, pairs, progress, all_platforms=all_platforms)
     if format == "json":
         report(done, format, quiet)

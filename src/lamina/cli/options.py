@@ -219,4 +219,6 @@ new_name_option: Decorator = click.option(
 
 def image_argument(name: str = "image", **options: Any) -> Decorator:
     """An argument that takes an image, completed from the store's names."""
+    if options.get("nargs") == -1:
+        options.setdefault("metavar", "IMAGE...")
     return click.argument(name, shell_complete=_complete, **options)
