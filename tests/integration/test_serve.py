@@ -73,7 +73,7 @@ def manifest_of(server: RegistryServer, name: str = "app", tag: str = "1") -> di
 
 def test_reading(server: RegistryServer, store: Store) -> None:
     assert ask(server, "GET", "/v2/")[0] == 200
-    assert json.loads(ask(server, "GET", "/v2/_catalog")[2]) == {"repositories": ["ghcr.io/me/app", "library/app"]}
+    assert json.loads(ask(server, "GET", "/v2/_catalog")[2]) == {"repositories": ["app", "ghcr.io/me/app"]}
     assert json.loads(ask(server, "GET", "/v2/app/tags/list")[2]) == {"name": "app", "tags": ["1"]}
     for path in ("/v2/library/app/manifests/1", "/v2/app/manifests/1", "/v2/me/app/manifests/2?ns=ghcr.io"):
         status, headers, raw = ask(server, "GET", path)

@@ -212,11 +212,16 @@ def test_crane_regctl_and_oras(root: Path, host: str, tmp_path: Path) -> None:
     for name in ("crane", "regctl", "oras"):
         assert ok("digest", f"{host}/x/{name}:1", root=root).strip() == digest(root)
         assert run(crane, "digest", f"{host}/x/{name}:1").strip() == digest(root)
-    # an artifact that refers to the image travels along
+    # an artifact that refers to the image travels along, also where the registry has all of it in another repository
     (tmp_path / "sbom.txt").write_text("all of it")
     attach = [oras, "attach", "--plain-http", "--artifact-type", "application/x.sbom", f"{host}/x/mine:1", "sbom.txt"]
     done = subprocess.run(attach, cwd=tmp_path, env={**os.environ, **home}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+    run(oras, "copy", "-r", "--from-plain-http", "--to-plain-http", f"{host}/x/mine:1", f"{host}/v/mine:1", **home)
+    run(regctl, "image", "copy", "--referrers", f"{host}/x/mine:1", f"{host}/w/mine:1", **home)
+    for name in ("v", "w"):
+        told = run(oras, "discover", "--plain-http", "--format", "json", f"{host}/{name}/mine:1", **home)
+        assert "application/x.sbom" in told
     ok("copy", "--referrers", f"docker://{host}/x/mine:1", f"docker://{host}/y/mine:1", root=root)
     told = run(oras, "discover", "--plain-http", "--format", "json", f"{host}/y/mine:1", **home)
     assert "application/x.sbom" in told

@@ -53,7 +53,7 @@ class ReadApi:
             except UsageError:
                 continue
             if ":" not in reference.domain:  # such a host can't stand in a path; ?ns= reaches it
-                found.add(reference.path if reference.domain == "docker.io" else reference.repository)
+                found.add(Reference.parse(reference.repository).familiar)  # as it was pushed: app, not library/app
         shown, link = page(sorted(found), request.route.query, "/v2/_catalog")
         return as_json({"repositories": shown}, link)
 
