@@ -27,6 +27,7 @@ from lamina import rights
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
 from lamina.files import reported
 from lamina.light import TYPE_CHECKING
+from lamina.run.apart import make_places, placed, show
 from lamina.run.bpf import without_typing
 from lamina.run.inside import Inside
 from lamina.run.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
@@ -111,25 +112,12 @@ def _mount(mount: Mapping[str, Any]) -> list[str]:
     if kind == "mqueue":
         return ["--mqueue", target]
     if kind == "tmpfs":
-        words = []
-        for option in options:
-            key, _, value = option.partition("=")
-            if key == "mode":
-                words += ["--perms", value.rjust(4, "0")]
-            elif key == "size":
-                words += ["--size", str(_size(value))]
-        return [*words, "--tmpfs", target]
+        return ["--bind", mount["source"], target]  # which it is shown at
     if kind == "bind" and "dev" in options:
         return ["--dev-bind", mount["source"], target]
     if kind == "bind":
         return ["--ro-bind" if "ro" in options else "--bind", mount["source"], target]
     return []  # a terminal's place (--dev has one), cgroups
-
-
-def _size(text: str) -> int:
-    from lamina.run.options import parse_size
-
-    return parse_size(text)
 
 
 def run(
@@ -180,6 +168,7 @@ def run(
         sysfs = os.path.join(bundle, "sys") if network else _SYS
         if network:
             os.makedirs(sysfs, mode=0o755, exist_ok=True)
+        os.makedirs(os.path.join(bundle, "shown-proc"), mode=0o700, exist_ok=True)
         limits: list[int] = []
         resources = spec["linux"].get("resources", {})
         if resources.keys() - {"devices"}:
@@ -204,6 +193,7 @@ def run(
             if network and "path" not in network:
                 new_network()
                 _own_sysfs(sysfs, spec, on_warning)
+            show(apart, bundle)
             if changes:
                 become(user["uid"], user["gid"], user["additionalGids"])
 
@@ -217,7 +207,9 @@ def run(
                 kill(bundle, str(number))
 
         # not as words of the command, which everybody on this machine may read: secrets stand in the environment
-        words = keep(in_memory(packed(arguments(_without_links(spec, files), kind_of, given, sysfs, init=init))))
+        told, apart = placed(_without_links(spec, files), bundle)
+        make_places(apart)
+        words = keep(in_memory(packed(arguments(told, kind_of, given, sysfs, init=init))))
         command = [program, "--args", str(words), "--", *spec["process"]["args"]]
         terminal = spec["process"]["terminal"]
         code = spawned(command, interactive, [*given.values(), words], first, signalled, terminal=terminal)

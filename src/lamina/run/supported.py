@@ -12,7 +12,10 @@ from lamina.run.options import Wanted
 if TYPE_CHECKING:
     from lamina.run.runtime import Runtime
 
-_OF_TMPFS = ("rw", "ro", "size", "mode", "exec", "noexec", "nosuid", "nodev", "relatime", "noatime")
+_OF_TMPFS = (
+    *("rw", "ro", "exec", "noexec", "nosuid", "nodev", "relatime", "noatime"),
+    *("size", "mode", "nr_inodes", "nr_blocks", "uid", "gid"),
+)
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 
 

@@ -35,6 +35,7 @@ _LOWERS_ONE_BY_ONE = (6, 8)
 _PAGE = 4096  # bytes of options: mount(2) takes no more
 _ID_MAPPED = 0x00100000
 _AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
 
 
 def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, attributes: int = READ_ONLY) -> None:
@@ -60,7 +61,7 @@ def mount(kind: str, options: Sequence[tuple[str, str | None]], target: str, *, 
     finally:
         for descriptor in (context, *opened):
             os.close(descriptor)
-    _place(mounted, target)
+    place(mounted, target)
 
 
 def release() -> tuple[int, int]:
@@ -147,10 +148,26 @@ def bind(source: str, target: str, *, attributes: int = READ_ONLY, namespace: in
     except BaseException:
         os.close(mounted)
         raise
-    _place(mounted, target)
+    place(mounted, target)
 
 
-def _place(mounted: int, target: str) -> None:
+def copied(source: str) -> int:
+    """A descriptor of a mount that shows ``source``, with all that is mounted below it, and is nowhere yet. Raises as
+    ``mount``."""
+    flags = _CLONE | _CLOEXEC_FILE | _AT_RECURSIVE
+    return _call(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags, what=f"mounting {source}", context=-1)
+
+
+def make_read_only(path: str) -> None:
+    """Make the mount at ``path`` and all below it read-only in this mount namespace. Raises as ``mount``."""
+    wanted = struct.pack("=QQQQ", READ_ONLY, 0, 0, 0)
+    what = f"{path}: making its mounts read-only"
+    name = os.fsencode(path)
+    _call(_MOUNT_SETATTR, _AT_FDCWD, name, _AT_RECURSIVE, wanted, len(wanted), what=what, context=-1)
+
+
+def place(mounted: int, target: str) -> None:
+    """Let a mount that is nowhere yet be at ``target``; its descriptor is closed. Raises as ``mount``."""
     try:
         path = os.fsencode(target)
         _call(_MOVE_MOUNT, mounted, b"", _AT_FDCWD, path, _FROM_EMPTY_PATH, what=f"mounting at {target}", context=-1)

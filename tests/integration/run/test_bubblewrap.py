@@ -535,6 +535,33 @@ def test_a_read_only_tmpfs_with_a_file_in_it(tmp_path: Path) -> None:
     assert done.stdout == b"shown\nrefused\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "flags", "said", "state"),
+    [
+        ("", "rw,nosuid,nodev,noexec", "", "1777 0 0"),
+        (":exec", "rw,nosuid,nodev", "", "1777 0 0"),
+        (":exec,noexec", "rw,nosuid,nodev,noexec", "", "1777 0 0"),
+        (":size=1m,mode=700", "rw,nosuid,nodev,noexec", "size=1024k,mode=700", "700 0 0"),
+        (":nr_inodes=7,uid=33,gid=44", "rw,nosuid,nodev,noexec", "nr_inodes=7,uid=33,gid=44", "1777 33 44"),
+        (":ro", "ro,nosuid,nodev,noexec", "", "1777 0 0"),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["runc", "bwrap"])
+def test_options_of_a_tmpfs(tmp_path: Path, options: str, flags: str, said: str, state: str, runtime: str) -> None:
+    require_root()
+    require_tool(runtime, "busybox")
+    store = make_store(tmp_path, [members()])
+    words = ("--network", "none", "--runtime", runtime, "--tmpfs", f"/t{options}")
+    script = "grep ' /t ' /proc/self/mountinfo; stat -c '%a %u %g' /t"
+    done = lamina("run", "--rm", *words, "app", "sh", "-c", script, root=store)
+    assert done.returncode == 0, done.stderr
+    line, last = done.stdout.decode().splitlines()
+    before, _, after = line.partition(" - ")
+    assert set(before.split()[5].split(",")) - {"relatime"} == set(flags.split(","))
+    assert set(filter(None, said.split(","))) <= set(after.split()[2].split(","))
+    assert last == state
+
+
 def test_masked_paths_are_those_of_the_container(tmp_path: Path) -> None:
     """What the machine has in the same place says nothing of them."""
     require_root()

@@ -375,7 +375,7 @@ def test_what_a_cdi_device_adds() -> None:
         (Wanted(apparmor="x"), "apparmor"),
         (Wanted(mounts=(Mount("bind", "/a", "/b", ("rshared",)),)), "rshared"),
         (Wanted(mounts=(Mount("bind", "/a", "/b", ("bind",)),)), "alone"),
-        (Wanted(mounts=(Mount("tmpfs", "", "/b", ("uid=5",)),)), "uid=5"),
+        (Wanted(mounts=(Mount("tmpfs", "", "/b", ("suid",)),)), "suid"),
         (Wanted(mounts=(Mount("tmpfs", "", "/b", ("rw", "ro", "noexec", "size=1m", "mode=700")),)), ""),
     ],
 )  # fmt: skip
