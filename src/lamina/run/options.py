@@ -13,6 +13,7 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _NAME = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _HOSTNAME = pattern(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
 _FEWEST, _MOST = 0.01, 1e6
+_LEAST_MEMORY = 6 << 20  # bytes: docker's; with less the runtimes themselves are killed
 _MOST_BYTES = 1 << 63  # the runtimes count in signed numbers of 64 bits
 NETWORKS = ("pasta", "none", "host")
 OWN_NETWORK = ("", "default", "bridge", "private")
@@ -239,7 +240,10 @@ def parse_size(word: str) -> int:
 
 def parse_memory(word: str) -> int | None:
     """A limit in bytes; 0 is none, as with docker. Raises UsageError."""
-    return parse_size(word) or None
+    size = parse_size(word)
+    if 0 < size < _LEAST_MEMORY:
+        raise UsageError(f"{word!r:.60} is too little memory for any program", hint="at least 6m; 0 is no limit")
+    return size or None
 
 
 def parse_name(word: str) -> str:

@@ -150,10 +150,12 @@ def run_bundle(
     command = [runtime.program, "--root", state, "--log", runtime.log(log), "--log-format", "json", *runtime.options]
     command += ["run", "--bundle", bundle, "--pid-file", os.path.join(bundle, "pid"), identity]
     code = spawned(command, interactive, held, terminal=terminal)
-    message = _failure(log) if code else ""
-    if not message or os.path.exists(os.path.join(bundle, "pid")):
+    if not code or os.path.exists(os.path.join(bundle, "pid")):
         return Ended(code)
-    return Ended(_code_of(message), reason=message)
+    message = _failure(log)
+    if not message and code >= NOT_EXECUTABLE:
+        return Ended(code)
+    return Ended(_code_of(message), reason=message or "the runtime could not start the container")
 
 
 def exec_process(
@@ -359,6 +361,23 @@ def apply_limits(process: Mapping[str, Any]) -> None:
             resource.setrlimit(getattr(resource, one["type"]), (_limit(one["soft"]), _limit(one["hard"])))
         except ValueError as error:  # what Python makes of the kernel's EPERM and EINVAL
             raise OSError(errno.EPERM, f"{one['type']}: {error}") from None
+
+
+def divided_limits(process: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The process as ``apply_limits`` is to have it at first, where more than this process has needs its rights; and
+    at last, where less leaves it unable to do anything but to start another program."""
+    more: list[Any] = []
+    less: list[Any] = []
+    for one in process.get("rlimits", ()):
+        import resource
+
+        now = _unsigned(resource.getrlimit(getattr(resource, one["type"]))[1])
+        (more if one["hard"] > now else less).append(one)
+    return {**process, "rlimits": more}, {"rlimits": less}
+
+
+def _unsigned(number: int) -> int:
+    return number if number >= 0 else (1 << 64) - 1
 
 
 def _limit(number: int) -> int:

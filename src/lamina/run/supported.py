@@ -20,15 +20,51 @@ _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 
 
 def check_flags(wanted: Wanted) -> None:
-    """Refuse flags that contradict each other (pure). Raises UsageError."""
+    """Refuse flags that contradict each other, or what this machine has. Raises UsageError."""
     if wanted.uts == "host" and (wanted.hostname or wanted.domainname):
         raise UsageError("a host name of its own together with --uts host", hint="leave one of them out")
     if wanted.ipc in ("host", "none") and wanted.shm_size is not None:
         raise UsageError(f"--shm-size together with --ipc {wanted.ipc}", hint="leave one of them out")
+    for flag, word, kind in (
+        ("--cpuset-cpus", wanted.cpuset_cpus, "cpu"),
+        ("--cpuset-mems", wanted.cpuset_mems, "node"),
+    ):
+        if word:
+            _check_set(flag, word, _read(f"/sys/devices/system/{kind}/online"))
     if wanted.memory_reservation and wanted.memory and wanted.memory_reservation > wanted.memory:
         raise UsageError("--memory-reservation is more than --memory", hint="give less than --memory")
     if wanted.pid == "host" and wanted.userns.kind == "auto":
         raise UsageError("--pid host together with --userns auto", hint="leave one of them out")
+
+
+def _check_set(flag: str, word: str, online: str) -> None:
+    """Raises UsageError where this machine has not what a list of processors or memory nodes names. ``online``: those
+    that it has, as the kernel lists them; "" where it does not tell (pure)."""
+    there = _ranges(online)
+    for first, last in _ranges(word):
+        if there and not any(low <= first <= last <= high for low, high in there):
+            raise UsageError(f"{flag} {word}: this machine has {online.strip()}", hint="choose some of those")
+
+
+def _ranges(word: str) -> list[tuple[int, int]]:
+    parts = (part.partition("-") for part in word.strip().split(",") if part)
+    return [(int(first), int(last or first)) for first, _, last in parts]
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def tight(wanted: Wanted) -> str:
+    """The limits of a container that may have kept it from starting, as they were asked for; "" for none (pure)."""
+    words = [f"--ulimit {one.name}={one.soft}" for one in wanted.ulimits]
+    words += [f"--memory {wanted.memory}"] if wanted.memory is not None else []
+    words += [f"--pids-limit {wanted.pids}"] if wanted.pids is not None else []
+    return ", ".join(words)
 
 
 def check_supported(wanted: Wanted, runtime: Runtime) -> None:

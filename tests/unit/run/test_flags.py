@@ -135,7 +135,9 @@ UNREADABLE: list[tuple[Callable[[str], Any], list[str]]] = [
 
 
 def test_limits_at_their_ends() -> None:
-    assert [parse_memory(word) for word in ("0", "0g", "1", "8388607t")] == [None, None, 1, (8388607 << 40)]
+    assert [parse_memory(word) for word in ("0", "0g", "6m", "8388607t")] == [None, None, 6 << 20, (8388607 << 40)]
+    with pytest.raises(UsageError, match="'6291455' is too little memory"):
+        parse_memory(str((6 << 20) - 1))
     assert parse_memory_swap("0", 1 << 20) is None
 
 
