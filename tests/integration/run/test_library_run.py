@@ -190,7 +190,7 @@ def test_errors_of_start_and_of_the_program_are_two_things(image: library.Image)
         ("sh -c true", {}, "command is one text"),
         (["true"], {"env": "A=1"}, "env is one text"),
         (["true"], {"env": ["=x"]}, "variable"),
-        (["true"], {"mounts": {"relative": "/x"}}, "place in the container"),
+        (["true"], {"mounts": {"relative": "/x"}}, "path in the container"),
         (["true"], {"memory": "much"}, "size"),
         (["true"], {"workdir": "here"}, "directory"),
         (["true"], {"network": "cloud"}, "network"),
