@@ -29,7 +29,7 @@ from lamina.cli.options import (
     registry_options,
     view_option,
 )
-from lamina.cli.output import emit, emit_json, emit_template, write
+from lamina.cli.output import emit, emit_json_list, emit_template, write
 from lamina.cli.record import Record
 from lamina.cli.rows import CONTAINER_HEADINGS, moment_text
 from lamina.cli.session import Session
@@ -414,7 +414,7 @@ def list_changes(session: Session, name: str, format: str | None) -> None:
     elif format == "json":
         from lamina.cli.text import json_path
 
-        emit_json([{"kind": change.how, **json_path(change.path)} for change in found])
+        emit_json_list({"kind": change.how, **json_path(change.path)} for change in found)
     else:
         emit_template(rows, {}, format or "")
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ FEW = 16
 """Paths up to which each is looked up by itself; a whole merge is cheaper for more."""
 
 
+@lru_cache(maxsize=1000)
 def iso(nanoseconds: int) -> str:
     """A time in UTC, to the second; what Python's calendar can't say stays a number."""
     seconds = nanoseconds // 1_000_000_000
@@ -118,15 +120,15 @@ def ls(
         sys.stdout.buffer.flush()
     elif detailed:
         if format == "json":
-            emit_json([_ls_json(tree, first, node) for tree, _, node in nodes])
+            emit_json_list(_ls_json(tree, first, node) for tree, _, node in nodes)
             return
-        rows = [_ls_row(tree, first, name, node) for tree, name, node in nodes]
+        rows = (_ls_row(tree, first, name, node) for tree, name, node in nodes)
         if format in (None, "table"):
             fields = ["Mode", "Links", "Owner", "HumanSize" if human else "Size", "Time", "Layer", "Text"]
             if inode:
                 fields.insert(0, "Inode")
             right = [number for number, field in enumerate(fields) if field in _NUMBERS]
-            table([[str(row[field]) for field in fields] for row in rows], right=right)
+            table(([*map(str, map(row.__getitem__, fields))] for row in rows), right=right)
         else:
             emit_template(rows, {}, format)
     elif inode:
@@ -276,9 +278,9 @@ def tree(session: Session, image: str, path: str, depth: int, sizes: bool, forma
     if format not in (None, "table"):
         within = (node for node in union.walk(top) if _level(union, top, node) <= depth)
         if format == "json":
-            emit_json([_ls_json(union, first, node) for node in within])
+            emit_json_list(_ls_json(union, first, node) for node in within)
         else:
-            emit_template([_ls_row(union, first, union.name(node), node) for node in within], {}, format or "")
+            emit_template((_ls_row(union, first, union.name(node), node) for node in within), {}, format or "")
         return
     total = _sizes_below(union, top) if sizes else {}
     write(clean(path if path.startswith("/") else "/" + path))

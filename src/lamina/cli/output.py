@@ -97,13 +97,16 @@ def _json_pieces(values: Iterable[Any]) -> Iterator[str]:
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *, right: Iterable[int] = ()) -> None:
     """Aligned columns, three spaces apart, as docker prints them. ``right``: numbers of right-aligned columns."""
     lines: list[Sequence[str]] = [] if header is None else [tuple(header)]
+    widths = list(map(len, lines[0])) if lines else []
     pieces = iter(rows)
     while piece := list(itertools.islice(pieces, _PIECE)):
-        lines += _cleaned(piece)
+        cleaned = _cleaned(piece)
+        wide = [max(map(len, column)) for column in zip(*cleaned, strict=True)]
+        widths = [max(both) for both in zip(widths or wide, wide, strict=True)]
+        lines += cleaned
     if not lines:
         return
     flush_right = set(right)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     last = len(widths) - 1
     shape = "   ".join(
         f"%{width}s" if number in flush_right else "%s" if number == last else f"%-{width}s"

@@ -58,3 +58,16 @@ def test_lines_of_a_template_are_made_safe_one_by_one(capsys: pytest.CaptureFixt
     rows = [{"Path": f"/{number}\t\x1b\n{number}"} for number in range(2500)]
     output.emit(rows, [], "{{.Path}}")
     assert capsys.readouterr().out == "".join(f"/{number}\t\\x1b\n{number}\n" for number in range(2500))
+
+
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2001])
+def test_columns_are_as_wide_as_their_widest_cell_wherever_it_stands(
+    count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [["x" * (number % 7), str(number), "end"] for number in range(count)]
+    output.table(iter(rows), ["ONE", "N", "LAST"], right=[1])
+    first, second = max(3, min(count - 1, 6)), len(str(max(count - 1, 0)))
+    lines = [f"{one:{first}}   {two:>{second}}   {last}" for one, two, last in [["ONE", "N", "LAST"], *rows]]
+    assert capsys.readouterr().out.splitlines() == lines
+    output.table(iter(rows))
+    assert len(capsys.readouterr().out.splitlines()) == count
