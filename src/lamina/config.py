@@ -48,6 +48,7 @@ _VARIABLES = {
     "upper_dir": ("LAMINA_UPPER_DIR",),
     "login_hosts": ("LAMINA_LOGIN_HOSTS",),
     "view": ("LAMINA_VIEW",),
+    "runtime": ("LAMINA_RUNTIME",),
 }
 _TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
 _MEANING = {
@@ -61,6 +62,7 @@ _MEANING = {
     "keep": "what stays of a layer that comes in: blob+tar, blob or tar",
     "compression_level": "of new layers; empty for the compression's own default",
     "view": "how unions are shown: erofs, erofs-merged, overlay or fuse; empty: the first that works here",
+    "runtime": "what runs containers: crun, runc, bwrap, or a path; empty: the first that is here",
     "login_hosts": "REGISTRY=HOST, ...: hosts of another site that get the login of a registry all the same",
     "upper_dir": "where containers write; empty: in the store, in memory where its file system can't hold that",
 }
@@ -125,6 +127,10 @@ class Settings(Value):
     @property
     def view(self) -> str:
         return str(self.values["view"].value)
+
+    @property
+    def runtime(self) -> str:
+        return str(self.values["runtime"].value)
 
     @property
     def upper_dir(self) -> str | None:
@@ -200,6 +206,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "upper_dir": "",
         "login_hosts": "",
         "view": "",
+        "runtime": "",
     }
 
 

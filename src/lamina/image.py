@@ -323,7 +323,7 @@ class Image:
                 name=name,
                 remove=not keep,
             ),
-            runtime,
+            runtime or settings.runtime,
             settings.upper_dir or "",
             keep,
         )

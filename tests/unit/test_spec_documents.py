@@ -376,6 +376,7 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         "login_hosts": ("", "default"),
         "upper_dir": ("", "default"),
         "view": ("", "default"),
+        "runtime": ("", "default"),
     }
     for text, word in (
         ("nonsense = 1", "nonsense"),

@@ -47,7 +47,7 @@ def info(session: Session, format: str | None) -> None:
         "views": _views(settings.root),
         "checkpoints": {"gzip": _checkpoints()},
         "containers": _containers(),
-        "runtime": _runtime(),
+        "runtime": _runtime(settings.runtime),
     }
     if format == "json":
         emit_json(value)
@@ -114,12 +114,12 @@ def _containers() -> dict[str, str]:
     return found
 
 
-def _runtime() -> dict[str, Any]:
+def _runtime(wanted: str) -> dict[str, Any]:
     """What runs containers here, its version, and what is missing with it; "" and nothing where there is none."""
     from lamina.run.runtime_info import described
 
     try:
-        return described()
+        return described(wanted)
     except LaminaError:
         return {"name": "", "version": "", "program": "", "missing": [], "others": []}
 

@@ -98,7 +98,7 @@ OPTIONS = (
     Option(("--cpuset-mems",), "cpuset_mems", "Memory nodes that it may use.", "0-1"),
     Option(("--pids-limit",), "pids_limit", "Limit the number of processes.", "N", WHOLE),
     Option(("-q", "--quiet"), "quiet", "Show no progress of a pull.", kind=FLAG),
-    Option(("--runtime",), "runtime", "crun, runc, bwrap, or a path (default: what is here).", "NAME"),
+    Option(("--runtime",), "runtime", "crun, runc, bwrap, or a path (default: as set, or what is here).", "NAME"),
     Option(
         ("--pull",),
         "pulling",
@@ -126,7 +126,8 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
 
     image = str(parse_stored(image))
     wanted = _wanted(words, given)
-    containers.check(wanted, runtime=given["runtime"])
+    runtime = given["runtime"] or session.settings.runtime
+    containers.check(wanted, runtime=runtime)
     stack = _stack(session, image, given["pulling"], quiet=given["quiet"])
     if wanted.privileged:
         warn(PRIVILEGED)
@@ -145,7 +146,7 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
             on_warning=warn,
         )
         note(made.id)
-    ended = containers.run(store, stack, made, wanted, runtime=given["runtime"], on_warning=warn)
+    ended = containers.run(store, stack, made, wanted, runtime=runtime, on_warning=warn)
     if ended.message:
         say(ended.message)
     return ended.code

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def described() -> dict[str, Any]:
+def described(wanted: str = "") -> dict[str, Any]:
     """The runtime: ``name``, ``version``, ``program`` (its path), and ``missing``: a line for each thing that can't
-    be had with it here; ``others`` that are installed and not taken, with ``why``. Raises NotFound."""
-    runtime = find_runtime()
+    be had with it here; ``others`` that are installed and not taken, with ``why``. ``wanted``: its name or path.
+    Raises NotFound."""
+    runtime = find_runtime(wanted)
     return {
         "name": os.path.basename(runtime.program),
         "version": version(runtime.program),

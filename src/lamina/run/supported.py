@@ -70,6 +70,11 @@ def tight(wanted: Wanted) -> str:
 def check_supported(wanted: Wanted, runtime: Runtime) -> None:
     """Raises UsageError, Unsupported."""
     check_flags(wanted)
+    if os.path.basename(runtime.program) == "crun" and _read("/sys/fs/cgroup/unified/cgroup.controllers").strip():
+        raise Unsupported(
+            "crun can't run here: this machine's cgroups are of both versions, with controllers in version 2",
+            hint="take --runtime runc or --runtime bwrap",
+        )
     if not runtime.cgroups and wanted.limited:
         raise Unsupported(
             "memory, processors and processes can't be limited here: there is no cgroup for this user",
