@@ -174,7 +174,7 @@ def _earlier(tree: Tree) -> dict[int, list[tuple[int, int]]]:
 def _history(tree: Tree, node: int, earlier: Mapping[int, list[tuple[int, int]]]) -> list[tuple[int, int]]:
     """(layer, row) of every state of a node, oldest first."""
     history = [*earlier.get(node, ()), (tree.origin_layers[node], tree.rows[node])]
-    if node == 0 and len(history) > 1 and history[0][1] == UNSTATED:
+    if node == 0 and len(history) > 1:
         del history[0]  # the root before any layer spoke of it
     return history
 

@@ -12,7 +12,7 @@ from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import merge
-from lamina.union.trail import Ended, State, Trail, trail, trails_under
+from lamina.union.trail import Ended, State, Trail, summaries_under, trail, trails_under
 
 F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)
 CHAR = Kind.CHAR
@@ -59,6 +59,43 @@ def test_a_directory_is_restated_by_the_next_layer_that_states_it() -> None:
         (),
     )
     assert next(trails_under(tree, b"d")) == told
+
+
+FOLDER = of(D, b"d", 0o700)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        # a directory that is empty now had something
+        ([[of(F, b"d/x")], [of(W, b"d/x")]], [(b"d", 0, 1), (b"d/x", 1, 1)]),
+        ([[of(F, b"d/x")], [of(OPQ, b"d"), of(F, b"d/y")]], [(b"d", 0, 1), (b"d/x", 1, 1), (b"d/y", 0, 1)]),
+        # a file was or became a directory, which has what stands in it
+        ([[of(F, b"d")], [of(F, b"d/x")]], [(b"d", 0, 2), (b"d/x", 0, 1)]),
+        ([[of(F, b"d/x")], [of(F, b"d")]], [(b"d", 0, 2), (b"d/x", 1, 1)]),
+        ([[of(F, b"d")], [of(F, b"d/x")], [of(F, b"d")]], [(b"d", 0, 3), (b"d/x", 1, 1)]),
+        # directories that followed each other had the same names
+        ([[of(F, b"d/x")], [of(W, b"d"), of(F, b"d/x")]], [(b"d", 0, 2), (b"d/x", 0, 2)]),
+        ([[of(F, b"d/x")], [of(W, b"d"), of(F, b"d/x")], [of(W, b"d")]], [(b"d", 1, 2), (b"d/x", 1, 2)]),
+        ([[of(F, b"d/x")], [of(F, b"d/x")], [of(W, b"d/x")], [of(F, b"d/x")]], [(b"d", 0, 1), (b"d/x", 0, 3)]),
+        # a directory has a state for each layer that states it, in each of its lives
+        ([[FOLDER], [FOLDER], [FOLDER]], [(b"d", 0, 3)]),
+        ([[FOLDER], [FOLDER], [of(W, b"d"), FOLDER], [FOLDER]], [(b"d", 0, 4)]),
+        ([[of(F, b"d/x")], [FOLDER], [of(F, b"d")]], [(b"d", 0, 3), (b"d/x", 1, 1)]),
+    ],
+)
+def test_summaries_are_trails_in_short(layers: list[list[Entry]], expected: list[tuple[bytes, int, int]]) -> None:
+    tree = merge(stack([of(F, b"c"), of(F, b"e")], *layers))
+    found = list(summaries_under(tree, b"d"))
+    assert [(one.path, one.hidden, one.states) for one in found] == expected
+    told = list(trails_under(tree, b"d"))
+    assert [(one.path, one.hidden, len(one.states)) for one in told] == expected
+    assert told == [replace(trail(tree, one.path), idle_whiteouts=()) for one in found]
+    for one, full in zip(found, told, strict=True):
+        assert (tree.path(one.node), tree.entry(one.node)) == (one.path, full.states[0].entry)
+        assert [state.layer for state in full.states] == sorted((s.layer for s in full.states), reverse=True)
+    every = [one.path for one in summaries_under(tree, b"")]
+    assert every == [b"", b"c", *(path for path, _, _ in expected), b"e"]
 
 
 def test_the_root_has_a_state_for_each_layer_that_states_it() -> None:
