@@ -101,7 +101,7 @@ class _Work:
         for diff_id, forms in needed_layers(store).layers.items():
             whole = all(store.blobs.has(form) for form in forms.values())
             count += not whole and store.layers.has_tar(diff_id)
-        return [f"{count} tars stay: a blob of theirs is in a registry only"] if count else []
+        return [f"kept: {counted(count, 'tar')} with a blob that is in a registry only"] if count else []
 
     def _without_tar(self) -> Iterator[tuple[Digest, dict[Digest, Descriptor]]]:
         """The layers that can do without their tar now: all that names them is here, and nothing works with them."""
@@ -174,7 +174,7 @@ class _Work:
                 with _taken_meanwhile():
                     store.layers.need_tar(here[0], diff_id)
                     self._drop_seek(diff_id)
-        gone = f"only in registries: {counted(missing, 'blob')}; `lamina push` and `save` get them from there"
+        gone = f"in registries only: {counted(missing, 'blob')}; `lamina push` and `save` get them from there"
 
         return self._done([gone] if missing else [])
 
