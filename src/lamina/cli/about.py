@@ -63,7 +63,7 @@ def info(session: Session, format: str | None) -> None:
                 write(f"  {clean(line)}")
             for other in runtime["others"]:
                 words = f"{other['name']} ({other['program']}) is not taken: {other['why']}"
-                write(f"  {clean(words)}; `--runtime {other['name']}` takes it")
+                write(f"  {clean(words)}")
         for what in ("views", "containers", "checkpoints"):
             for name, refusal in value[what].items():
                 if name == "runtime" and not refusal:
