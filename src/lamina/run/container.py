@@ -376,8 +376,11 @@ def _spec(
         files.make_directory(spec["process"]["cwd"], owner_of(container))
     for mount in spec["mounts"]:
         runtime.check_path(mount["destination"])
-        if mount["type"] == "tmpfs" and mount["destination"] in made:
-            _open_to_all(inside, mount)
+        if mount["type"] == "tmpfs":
+            if mount["destination"] in made:
+                _open_to_all(inside, mount)
+            else:
+                _as_it_was(inside, mount)
     return _guarded(spec, runtime, store.containers.path(container.id, "bundle")), made
 
 
@@ -454,6 +457,19 @@ def _open_to_all(inside: Inside, mount: dict[str, Any]) -> None:
         place = inside.open(mount["destination"], os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fchmod(place, mode & 0o1777)
+        finally:
+            os.close(place)
+
+
+def _as_it_was(inside: Inside, mount: dict[str, Any]) -> None:
+    """The other half of docker's rule, which only runc knows by itself: over a directory of the image a tmpfs has the
+    mode of that."""
+    if any(option.startswith("mode=") for option in mount["options"]):
+        return
+    with suppress(OSError):  # it is in a volume
+        place = inside.open(mount["destination"], os.O_PATH | os.O_DIRECTORY, links=False)
+        try:
+            mount["options"].append(f"mode={os.fstat(place).st_mode & 0o7777:o}")
         finally:
             os.close(place)
 

@@ -562,6 +562,16 @@ def test_options_of_a_tmpfs(tmp_path: Path, options: str, flags: str, said: str,
     assert last == state
 
 
+@pytest.mark.parametrize("runtime", ["runc", "bwrap"])
+def test_a_tmpfs_over_a_directory_has_its_mode(tmp_path: Path, runtime: str) -> None:
+    require_root()
+    require_tool(runtime, "busybox")
+    store = make_store(tmp_path, [members(("closed/", None, {"mode": 0o710}))])
+    words = ("--network", "none", "--runtime", runtime, "--tmpfs", "/closed", "--tmpfs", "/etc", "--tmpfs", "/new")
+    done = lamina("run", "--rm", *words, "app", "stat", "-c", "%a", "/closed", "/etc", "/new", root=store)
+    assert (done.returncode, done.stdout.split()) == (0, [b"710", b"755", b"1777"]), done.stderr
+
+
 def test_masked_paths_are_those_of_the_container(tmp_path: Path) -> None:
     """What the machine has in the same place says nothing of them."""
     require_root()
