@@ -398,3 +398,20 @@ def test_what_comes_after_the_disk_failed_is_refused(
         load(layout, store, NAMES[1:])
     assert named(store) == []
     assert os.listdir(store.paths.ingest) == []
+
+
+def test_fsck_reads_where_blobs_are_to_be_had_once(
+    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each image: that is a file of each layer."""
+    load(layout, store)
+    asked: list[int] = []
+    origins = type(store.layers).origins
+
+    def counted(self: Any) -> Any:
+        asked.append(1)
+        return origins(self)
+
+    monkeypatch.setattr(type(store.layers), "origins", counted)
+    assert fsck(store) == []
+    assert len(asked) == 1

@@ -6,7 +6,7 @@ Truth (names, blobs) is only ever reported or moved aside, derived data is made 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,12 +52,15 @@ def fsck(
         findings = list(_blobs(store, repair, on_blob))
         broken = {finding.blob for finding in findings if finding.blob is not None}
         layers: dict[Digest, Descriptor] = {}
+        elsewhere = store.layers.origins()
         for name, entry in store.names():
-            findings += _image(store, name or f"(untagged) {entry.digest.short}", entry, broken, layers)
+            findings += _image(store, name or f"(untagged) {entry.digest.short}", entry, broken, layers, elsewhere)
         named = {entry.digest for _, entry in store.names()}
         for one in store.containers:
             if one.descriptor.digest not in named:
-                findings += _image(store, f"{one.image} of the container {one.name}", one.descriptor, broken, layers)
+                findings += _image(
+                    store, f"{one.image} of the container {one.name}", one.descriptor, broken, layers, elsewhere
+                )
         findings += _derived(store, layers, repair)
         findings += _containers(store)
         findings += _leftovers(store, repair)
@@ -98,7 +101,12 @@ def _move_aside(store: Store, path: str, name: str = "") -> None:
 
 
 def _image(
-    store: Store, name: str, top: Descriptor, broken: set[Digest], layers: dict[Digest, Descriptor]
+    store: Store,
+    name: str,
+    top: Descriptor,
+    broken: set[Digest],
+    layers: dict[Digest, Descriptor],
+    elsewhere: Mapping[Digest, str],
 ) -> Iterator[Finding]:
     """What one name needs. Children of an index that were never fetched are no loss."""
     fetched = set(top.annotations.get(FETCHED, "").split(","))
@@ -120,14 +128,18 @@ def _image(
         elif isinstance(found.document, Manifest):
             if digest != top.digest and str(digest) not in fetched and store.lacking(found.document) is not None:
                 continue  # it lies here as something else
-            yield from _manifest(store, name, found.document, broken, layers)
+            yield from _manifest(store, name, found.document, broken, layers, elsewhere)
 
 
 def _manifest(
-    store: Store, name: str, manifest: Manifest, broken: set[Digest], layers: dict[Digest, Descriptor]
+    store: Store,
+    name: str,
+    manifest: Manifest,
+    broken: set[Digest],
+    layers: dict[Digest, Descriptor],
+    elsewhere: Mapping[Digest, str],
 ) -> Iterator[Finding]:
     whole = True
-    elsewhere = store.layers.origins()
     had: dict[Digest, str] = {}
     for needed in (manifest.config, *manifest.layers):
         if needed.digest in broken or not store.blobs.has(needed):
