@@ -53,10 +53,8 @@ def started_while_swapped(tmp_path: Path, shared: Path, link: str, *words: str) 
 
 
 @pytest.mark.parametrize("user", ["0", "33:44", "0:44"])
-@pytest.mark.parametrize(
-    "more", [["--tmpfs", "/v/sub/new/deep"], ["-v", "{}:/v/sub/new/deep"], ["-v", "{}/f:/v/sub/f"]]
-)
-def test_nothing_is_made_outside_for_a_mount(tmp_path: Path, more: list[str], user: str) -> None:
+@pytest.mark.parametrize("more", ["--tmpfs=/v/sub/new/deep", "--volume={}:/v/sub/new/deep", "--volume={}/f:/v/sub/f"])
+def test_nothing_is_made_outside_for_a_mount(tmp_path: Path, more: str, user: str) -> None:
     machine, shared, other = (tmp_path / name for name in ("machine", "shared", "other"))
     for one in (machine, shared / "sub", other):
         one.mkdir(parents=True, mode=0o777)
