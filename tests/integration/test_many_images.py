@@ -7,9 +7,11 @@ import gzip
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +106,14 @@ def test_blobs_are_on_the_disk_before_their_places_and_these_before_the_names(
     assert {lasting.trust(store.paths.tar(one)) for one in plain} == {lasting.ON_DISK}
 
 
+@pytest.mark.parametrize("limit", ["of its own", "of the process"])
 def test_files_that_wait_are_few_and_images_of_more_come_in(
-    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(gather, "MOST", 3)
+    if limit == "of its own":
+        monkeypatch.setattr(gather, "MOST", 3)
+    else:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (15, 15))  # as `ulimit -n` has it
     open_files: list[int] = []
     load(layout, store, on_event=lambda _: open_files.append(len(os.listdir("/proc/self/fd"))))
     assert max(open_files) - open_files[0] <= 3 + 4
@@ -149,6 +155,55 @@ def test_what_is_kept_of_a_layer_is_kept_of_many(layout: Path, tmp_path: Path, k
         assert store.blobs.has(layer.descriptor) == (keep == "blob")
         assert store.layers.has_tar(layer.diff_id) == (keep == "tar")
         assert store.layers.origin(layer.descriptor, layer.diff_id)
+
+
+def test_a_tar_that_another_process_put_in_place_meanwhile_is_not_noted_as_synced(
+    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = gather.sync_together
+    replaced: list[str] = []
+
+    def then_replaced(descriptors: Sequence[int]) -> None:
+        synced(descriptors)
+        for diff_id in store.layers.diff_ids():
+            tar = Path(store.paths.tar(diff_id))
+            if not os.path.exists(f"{tar}.written"):  # a second name of a blob that waits
+                new = tar.with_name("new")
+                new.write_bytes(tar.read_bytes())
+                new.replace(tar)
+                replaced.append(str(tar))
+
+    monkeypatch.setattr(gather, "sync_together", then_replaced)
+    load(layout, store)
+    assert replaced
+    assert {lasting.trust(tar) for tar in replaced} == {lasting.DOUBTFUL}
+    check_whole(store)
+
+
+def test_where_there_are_no_hard_links_a_tar_beside_its_blob_is_not_noted_as_synced(
+    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    load(layout, store)
+    assert {lasting.trust(store.paths.tar(one)) for one in store.layers.diff_ids()} == {lasting.IN_THIS_BOOT}
+    check_whole(store)
+
+
+def test_images_get_their_names_where_a_note_about_a_tar_can_not_be_written(
+    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk without free inodes, for one."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(gather, "note", full)
+    load(layout, store)
+    assert named(store) == NAMES
+    check_whole(store)
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ class Blobs:
 
     def size(self, digest: Digest) -> int | None:
         """Bytes, or None where it is not there."""
-        size = self.waiting.size(digest) if self.waiting is not None else None
+        waiting = self.waiting  # another thread's session may end meanwhile
+        size = None if waiting is None else waiting.size(digest)
         if size is not None:
             return size
         try:
@@ -78,10 +79,11 @@ class Blobs:
         return StoredBlob(descriptor, self._paths.blob(descriptor.digest))
 
     def _of_waiting(self, descriptor: Descriptor) -> bytes | None:
-        if self.waiting is None:
+        waiting = self.waiting
+        if waiting is None:
             return None
         with reported(self._paths.ingest):
-            return self.waiting.read(descriptor.digest)
+            return waiting.read(descriptor.digest)
 
     def read(self, descriptor: Descriptor) -> bytes:
         """A small blob whole, verified. Raises BlobNotFound, InvalidContent."""

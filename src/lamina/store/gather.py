@@ -14,11 +14,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from lamina.errors import Cancelled, SystemFailure
 from lamina.files import make_directory, remove, sync_directory, write_all
 from lamina.light import Value
+from lamina.lock import is_same
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import READ_ONLY
@@ -32,6 +33,8 @@ SMALL = 1 << 20
 """Bytes of the largest blob that waits: to sync a larger one takes time of its own."""
 MOST = 192
 """Files that wait at once. Each is open: a disk that fails to take one tells that only to who has it open."""
+_OF_OPEN_FILES = 5
+"""And at most this part of the files that the process may have open."""
 EVERY = 1.0
 """Seconds between two rewrites of index.json."""
 _SHARE = 8
@@ -62,6 +65,7 @@ class Gathering:
         self._names: Names = []
         self._directory: TemporaryDirectory | None = None
         self._count = 0
+        self._most = _most()
         self._due = time.monotonic() + EVERY
         self._closed = False
         self.failed = False
@@ -107,7 +111,7 @@ class Gathering:
                 remove(path)
                 return
             self._files[digest] = _File(descriptor, path, len(data), tar)
-            if len(self._files) >= MOST:
+            if len(self._files) >= self._most:
                 self.settle()
 
     def settle(self) -> None:
@@ -141,9 +145,13 @@ class Gathering:
         os.replace(file.path, target)
         point("gather.blob-renamed")
         del self._files[digest]
-        os.close(file.descriptor)
-        if file.tar:
-            note(file.tar, within=self._paths.ingest, on_disk=True)
+        try:
+            with suppress(OSError):  # without the note the tar is doubtful, and compared with its digest
+                # meanwhile another process may have put a tar of its own there, which nobody has synced
+                if file.tar and is_same(file.descriptor, file.tar):
+                    note(file.tar, within=self._paths.ingest, on_disk=True)
+        finally:
+            os.close(file.descriptor)
 
     def name(self, name: str, descriptor: Descriptor) -> None:
         """Give ``name`` to a document that waits or is in its place: soon, and in the order of the calls. Raises as
@@ -182,3 +190,13 @@ class Gathering:
                 self._directory = TemporaryDirectory(self._paths.ingest, "many")
             self._count += 1
             return os.path.join(self._directory.path, f"{self._count}-{digest.encoded}")
+
+
+def _most() -> int:
+    """Files that may wait at once in this process."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return MOST
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST if limit == resource.RLIM_INFINITY else min(MOST, max(1, limit // _OF_OPEN_FILES))

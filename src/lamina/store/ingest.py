@@ -414,7 +414,7 @@ class LayerFiles:
 
     def keep(self, *, blob: str, noted: bool = True) -> None:
         """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of; unless ``noted``
-        it is not on the disk yet, and who brings it there makes the tar's note. Nothing waits for the disk but a tar
+        it is not on the disk yet, and who brings it there makes the link's note. Nothing waits for the disk but a tar
         that is all that is kept (docs/decisions/0024-durable.md)."""
         directory, tar, within = self._paths.layer(self._diff_id), self._paths.tar(self._diff_id), self._paths.ingest
         make_directory(directory)
@@ -432,7 +432,7 @@ class LayerFiles:
             linked = link_or_copy(blob, tar, within=within)
             if self._lasting and not linked:
                 sync_file(tar)
-            if noted:
+            if noted or not linked:
                 note(tar, within=within, on_disk=linked or self._lasting)
             point("ingest.tar-noted")
         else:
