@@ -17,6 +17,8 @@ from lamina.insight.package_texts import Named, cargo_audit, go_modules, named
 MAX_SECTION = 8 << 20
 MAX_SECTIONS = 4096
 _SQLITE = b"SQLite format 3\0"
+_MOST_FILES = 1_000_000
+"""Files or directories of one rpm package: the largest have some 100,000."""
 _STEPS = 200_000  # times 1000 instructions of sqlite, after which a database is a bomb
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SOURCE = 1000, 1001, 1002, 1003, 1022, 1044
 _STRING, _INT32, _I18N, _STRINGS = 6, 4, 9, 8
@@ -56,26 +58,43 @@ def _rpm_headers(data: bytes) -> Iterator[bytes]:
         steps += 1
         return steps > _STEPS
 
-    connection = sqlite3.connect(":memory:")
+    connection, left = sqlite3.connect(":memory:"), len(data)
     try:
         connection.deserialize(data)
         connection.set_progress_handler(count, 1000)
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute("PRAGMA cell_size_check=ON")
+        # whatever a database computes takes time and memory as it likes: only what it holds is read
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, len(data))
+        if any(hidden for *_, hidden in connection.execute("PRAGMA table_xinfo(Packages)")):
+            raise InvalidContent("its packages are computed", hint="it is damaged, or hostile")
+        connection.set_authorizer(_reads_a_table)
         for (blob,) in connection.execute("SELECT blob FROM Packages"):
-            if isinstance(blob, bytes):
-                yield blob
+            if not isinstance(blob, bytes):
+                continue
+            left -= len(blob)
+            if left < 0:  # a small file can name the same pages for each of a million packages
+                raise InvalidContent("its packages are larger than the database", hint="it is damaged, or hostile")
+            yield blob
     except (sqlite3.Error, MemoryError, OverflowError) as error:
         raise InvalidContent(f"no database of rpm: {error!s:.100}", hint="it is damaged, or hostile") from None
     finally:
         connection.close()
 
 
+def _reads_a_table(action: int, _: str | None, __: str | None, ___: str | None, view: str | None) -> int:
+    """SQLite's question about each step of a statement: whether it only reads, and no view's statement at that."""
+    import sqlite3
+
+    allowed = view is None and action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ)
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
 def _rpm_paths(blob: bytes, names: Set[bytes]) -> Iterator[bytes]:
     """The files of one package that have one of these base names: directories stand once, and by number."""
     store, rows = _rpm_fields(blob)
     where = {tag: (offset, number) for tag, kind, offset, number in rows if _FILE_TAGS.get(tag) == kind}
-    if len(where) < len(_FILE_TAGS):
+    if len(where) < len(_FILE_TAGS) or any(number > _MOST_FILES for _, number in where.values()):
         return
     bases, directories = (_rpm_strings(store, *where[tag]) for tag in (_BASENAMES, _DIRNAMES))
     offset, number = where[_DIRINDEXES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sqlite3
 import struct
 import tracemalloc
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from packageurl import PackageURL
 
 from lamina.errors import InvalidContent
-from lamina.insight.package_binaries import go_build, program, rpm_database, rpm_header, sections
+from lamina.insight.package_binaries import _rpm_paths, go_build, program, rpm_database, rpm_header, sections
 from lamina.insight.package_programs import MAX_READ, is_meant, programs
 from lamina.insight.package_texts import (
     Named,
@@ -160,14 +161,58 @@ def test_rpm_s_database_is_read_though_it_has_a_log(tmp_path: Path) -> None:
     ]
 
 
+def computed(path: Path) -> bytes:
+    """A database whose column is larger than all that it holds."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE Packages (x, blob AS (zeroblob(900000000)))")
+        connection.execute("INSERT INTO Packages (x) VALUES (1)")
+    connection.close()
+    return path.read_bytes()
+
+
+def sharing(path: Path) -> bytes:
+    """A database all of whose packages lie on the same pages. Of this size of one, hardly anything stands beside its key."""
+    data = database(path, [bytes([number]) * 57_772 for number in range(1, 6)])
+    for number in range(1, 6):  # what does not fit beside the key lies on the page that stands behind the start of it
+        start = re.search(b"%c{20,}" % number, data)
+        assert start is not None
+        if number == 1:
+            page = data[start.end() : start.end() + 4]
+        data = data[: start.end()] + page + data[start.end() + 4 :]
+    pages = 20  # the table's and the first package's: the others need none
+    data = data[:28] + pages.to_bytes(4, "big") + data[32 : pages * 4096]
+    with sqlite3.connect(":memory:") as connection:
+        connection.deserialize(data[:18] + b"\1\1" + data[20:])
+        assert [len(blob) for (blob,) in connection.execute("SELECT blob FROM Packages")] == [57_772] * 5
+    connection.close()
+    return data
+
+
+def test_a_package_of_more_files_than_there_are_is_none() -> None:
+    """A list of names that are empty costs a hostile database nothing."""
+    rows = [(1116, 4, 0, 1 << 30), (1117, 8, 0, 1 << 30), (1118, 8, 0, 1 << 30)]
+    size = 1 << 23
+    blob = struct.pack(">II", len(rows), size) + b"".join(struct.pack(">IIII", *row) for row in rows) + bytes(size)
+    tracemalloc.start()
+    try:
+        assert list(_rpm_paths(blob, {b"x"})) == []
+        assert tracemalloc.get_traced_memory()[1] < 3 * size
+    finally:
+        tracemalloc.stop()
+
+
 def test_hostile_databases_are_refused(tmp_path: Path) -> None:
     endless = "CREATE VIEW Packages AS WITH RECURSIVE n(blob) AS (SELECT 1 UNION ALL SELECT blob + 1 FROM n) SELECT blob FROM n WHERE blob < 0"  # noqa: E501
     whole = database(tmp_path / "whole", [header(name="a", version="1", release="1")] * 200)
+    with pytest.raises(InvalidContent, match="larger than the database"):
+        list(rpm_database(sharing(tmp_path / "sharing")))
     for data in (
         b"",
         b"\0\x06\x15\x61" * 1000,
         database(tmp_path / "endless", [], schema=endless),
         database(tmp_path / "other", [], schema="CREATE TABLE Other (x)"),
+        database(tmp_path / "made up", [], schema="CREATE VIEW Packages AS SELECT zeroblob(900000000) AS blob"),
+        computed(tmp_path / "computed"),
         whole[:4096] + b"\xff" * (len(whole) - 4096),
     ):
         with pytest.raises(InvalidContent):
