@@ -171,7 +171,7 @@ def computed(path: Path) -> bytes:
 
 
 def sharing(path: Path) -> bytes:
-    """A database all of whose packages lie on the same pages. Of this size of one, hardly anything stands beside its key."""
+    """A database all of whose packages lie on the same pages. One of this size has little beside its key."""
     data = database(path, [bytes([number]) * 57_772 for number in range(1, 6)])
     for number in range(1, 6):  # what does not fit beside the key lies on the page that stands behind the start of it
         start = re.search(b"%c{20,}" % number, data)
