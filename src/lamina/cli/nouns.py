@@ -200,7 +200,10 @@ def find(words: Sequence[str], verbs: Mapping[str, object]) -> tuple[str, click.
         about, mine = NOUNS[name]
         if name not in verbs or (len(words) > 2 and words[1] in mine):
             return name, Noun(name, about, mine)
-    return (OTHERS[name], _target(OTHERS[name])[0]) if name in OTHERS else None
+    if name not in OTHERS:
+        return None
+    other = OTHERS[name]
+    return name if other.startswith(":") else other, _target(other)[0]
 
 
 def _target(verb: str) -> tuple[click.Command, list[str]]:

@@ -82,6 +82,8 @@ def test_a_verb_that_nobody_has_says_what_is_near(
         (["help", "manifest", "inspect"], "Usage: lamina manifest inspect "),
         (["help", "manifest"], "Usage: lamina manifest "),
         (["help", "index", "create"], "Usage: lamina index create "),
+        (["list-tags", "--help"], "Usage: lamina list-tags "),
+        (["catalog", "--help"], "Usage: lamina search "),
         (["image"], "Usage: lamina image "),
         (["-v"], "lamina, version"),
         (["--version"], "lamina, version"),
