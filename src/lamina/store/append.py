@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 
+from lamina.events import started
 from lamina.files import write_all
 from lamina.spec.digest import Hasher
 from lamina.store.flush import EVERY, start_writing
@@ -131,7 +132,7 @@ class Appender:
                 self._take(piece, size)
                 return
             thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
-            thread.start()
+            started([thread])
             self._thread = thread  # one that could not be started is not waited for
         self._full.put((piece, size))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from lamina import rights
 from lamina.errors import InvalidContent, SystemFailure
-from lamina.events import Cancel, OnEvent
+from lamina.events import Cancel, OnEvent, started
 from lamina.files import (
     WRITE_FLAGS,
     SharedRange,
@@ -373,7 +373,7 @@ class LayerFiles:
                 pace=self._pace,
             )
         if self._thread is not None:
-            self._thread.start()
+            started([self._thread])
 
     def feed(self, data: bytes) -> None:
         """Raises what went wrong with what was fed before."""
