@@ -33,7 +33,7 @@ from pathlib import Path
 from ground import LAMINA, clear, file_system, pipeline, push, quiet, registry, text
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.serve.server import RegistryServer
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

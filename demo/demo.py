@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import lamina
-from lamina import rights
+from lamina.host import privileges
 from lamina.layer.entry import Kind
 from lamina.places import load_settings
 from lamina.serve.server import RegistryServer
@@ -86,7 +86,7 @@ def run_them(*, must_run: bool) -> None:
     if refused:
         say("8. Running the applications: not here")
         print("\n".join(f"   {line}" for line in said.splitlines()))
-        if os.geteuid() == 0 and not rights.capabilities("CapEff") >> CAP_SYS_ADMIN & 1:
+        if os.geteuid() == 0 and not privileges.capabilities("CapEff") >> CAP_SYS_ADMIN & 1:
             print(
                 "   This root has no CAP_SYS_ADMIN. In a container of docker or podman: start that with --privileged."
             )

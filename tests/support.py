@@ -28,7 +28,7 @@ from lamina.image import Image
 from lamina.image import open as open_image
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -1,4 +1,4 @@
-"""The error tree (floor 0).
+"""The error tree.
 
 Every failure that lamina foresees is a ``LaminaError``. Its message is one line that names the offending
 thing (reference, digest, path) and, as ``hint``, what to do about it. ``exit_code`` is what the command line

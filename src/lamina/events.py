@@ -1,4 +1,4 @@
-"""Progress and cancellation (floor 1): what long operations tell, and how they are stopped.
+"""Progress and cancellation: what long operations tell, and how they are stopped.
 
 Each long operation takes ``on_event`` (a callable that gets one frozen dataclass at a time, from any thread)
 and ``cancel``. Neither is ever required.

@@ -8,7 +8,7 @@ from typing import Any
 
 from lamina.errors import ReferenceNotFound, UsageError
 from lamina.places import open_named, options_of, settings_of
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.name import ARCHIVES
 from lamina.view.fs import UnionFileSystem
 from lamina.view.path import shown, uri_of

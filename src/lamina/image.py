@@ -1,4 +1,4 @@
-"""The facade (floor 8): ``Image`` and ``Layer`` as people script them. It only delegates; paths are ``str`` here.
+"""The facade: ``Image`` and ``Layer`` as people script them. It only delegates; paths are ``str`` here.
 
 Bytes that are not UTF-8 come through as surrogate escapes, as Python's own file functions have them.
 """
@@ -37,7 +37,8 @@ from lamina.places import (
     to_bytes,
     writer_for,
 )
-from lamina.source import LayerHandle, Stack
+from lamina.source.protocols import LayerHandle
+from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.text import counted
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from types import EllipsisType
     from typing import IO, Any, Self
 
-    from lamina.config import Settings
     from lamina.edit.changes import Change
     from lamina.edit.publish import Packing
     from lamina.edit.rebase import RebasePlan
@@ -59,8 +59,9 @@ if TYPE_CHECKING:
     from lamina.insight.packages import Inventory
     from lamina.insight.side import Side
     from lamina.layer.entry import Entry
-    from lamina.run.sandbox import Finished, Input, Output
-    from lamina.source import Reader, Writer
+    from lamina.run.library.runs import Finished, Input, Output
+    from lamina.settings import Settings
+    from lamina.source.protocols import Reader, Writer
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import Changes, ImageConfig
     from lamina.spec.manifest import Manifest
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from lamina.transfer.connect import Network
     from lamina.union.tree import Tree, Union
     from lamina.view.path import ImagePath
-    from lamina.view.unpack import UnpackReport
+    from lamina.view.unpack.directory import UnpackReport
 
 PIPE = -1
 """``subprocess.PIPE``, without loading subprocess."""
@@ -293,8 +294,8 @@ class Image:
         ContainerFailure (the program can't be started), TimedOut (also a TimeoutError), ProgramFailed, UsageError,
         NotFound, Conflict, Unsupported, SystemFailure.
         """
-        from lamina.run import sandbox
-        from lamina.run.jobs import Asked, Place
+        from lamina.run.library import runs
+        from lamina.run.library.jobs import Asked, Place
 
         store = self._store_of_image()
         settings = self._settings or load_settings()
@@ -302,7 +303,7 @@ class Image:
             Place(store.paths.root, store.max_layer, store.keep, store.view),
             self.manifest.descriptor,
             self.name,
-            sandbox.wanted(
+            runs.wanted(
                 command,
                 entrypoint=entrypoint,
                 env=env,
@@ -327,7 +328,7 @@ class Image:
             settings.upper_dir or "",
             keep,
         )
-        finished = sandbox.run(asked, stdin=stdin, stdout=stdout, stderr=stderr, timeout=timeout)
+        finished = runs.run(asked, stdin=stdin, stdout=stdout, stderr=stderr, timeout=timeout)
         result = RunResult(self, asked.wanted.command, finished)
         if check and result.exit_code != 0:
             words = " ".join(result.command) or "the program"
@@ -446,7 +447,7 @@ class Image:
         """Write the union as one plain tar into the file ``target``, a path or open for bytes; how many entries it
         has. Same image, same bytes. Raises InvalidLayer, SystemFailure."""
         from lamina.edit.export import export
-        from lamina.files import reported, whole_file
+        from lamina.host.files import reported, whole_file
 
         if not isinstance(target, (str, os.PathLike)):
             return export(self.stack, target.write)
@@ -531,7 +532,7 @@ class Image:
         from lamina.store.containers import Container
 
         if isinstance(other, Container):
-            from lamina.run.side import container_side
+            from lamina.run.container.side import container_side
 
             return container_side(self._store(), other, on_warning=on_warning)
         from lamina.insight.directory import directory_side
@@ -543,7 +544,7 @@ class Image:
 
     def unpack(self, target: str | os.PathLike[str], *, cancel: Cancel | None = None) -> UnpackReport:
         """Write the union into the new or empty directory ``target``. Raises Conflict, SystemFailure."""
-        from lamina.view.unpack import unpack
+        from lamina.view.unpack.directory import unpack
 
         return unpack(self.stack, os.fsencode(target), cancel=cancel)
 
@@ -553,7 +554,7 @@ class Image:
         in the store: several threads and processes may mount the same image at once. Linux; for an image that is not
         in the store, and where plain users get no user namespace, with lamina[fuse]. Raises Conflict, SystemFailure,
         Unsupported."""
-        from lamina.view.mount import mount, unmount
+        from lamina.view.overlay.mount import mount, unmount
 
         store = open_store(self._settings, create=False)
         mounted = mount(store, self.stack, os.fspath(target))
@@ -672,7 +673,7 @@ class Image:
 
     def plan_rebase(self, onto: Image, old_base: Image | None = None) -> RebasePlan:
         """What ``rebase`` would do, and what that breaks. Raises NotFound (no base in the store), UsageError."""
-        from lamina.edit.base import find_base
+        from lamina.edit.find_base import find_base
         from lamina.edit.rebase import plan_rebase
 
         old = old_base.stack if old_base else find_base(self.stack, self._store())

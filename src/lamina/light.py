@@ -1,4 +1,4 @@
-"""What each module can have without ``typing``, ``dataclasses`` and ``re`` (floor 0): those take longer to load than
+"""What each module can have without ``typing``, ``dataclasses`` and ``re``: those take longer to load than
 Python itself, and few commands need what they are good at. Values, protocols, patterns; for a type checker they are
 the originals.
 

@@ -9,11 +9,12 @@ from functools import partial
 
 from lamina.errors import NoStore, NotFound, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, replace
-from lamina.source import Reader, Stack, Writer
+from lamina.source.protocols import Reader, Writer
+from lamina.source.stack import Stack
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
-    from lamina.config import Settings
+    from lamina.settings import Settings
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
@@ -27,7 +28,7 @@ _opened: OrderedDict[tuple[object, ...], Stack] = OrderedDict()
 
 def load_settings(flags: Mapping[str, str] | None = None) -> Settings:
     """The settings as they are now: defaults, files, environment, then ``flags``."""
-    from lamina.config import Settings
+    from lamina.settings import Settings
 
     return Settings.load(flags=flags or {})
 
@@ -40,7 +41,7 @@ def settings_of(root: str | os.PathLike[str] | None = None, platform: str | None
 
 def adapted(settings: Settings, **given: object) -> Settings:
     """The settings with these values, where they are not None: paths, or true and false."""
-    from lamina.config import Setting, Settings
+    from lamina.settings import Setting, Settings
 
     values = {
         key: Setting(value if isinstance(value, bool) else os.path.abspath(os.fspath(value)), "flag")  # type: ignore[call-overload]
@@ -68,7 +69,7 @@ def reader_for(name: ImageName, network: Network) -> Reader:
 
         return LayoutReader(name.location)
     if name.transport == "dir":
-        from lamina.archive.directory import DirectoryReader
+        from lamina.archive.dir_layout import DirectoryReader
 
         return DirectoryReader(name.location)
     if name.transport == "oci-archive":
@@ -87,7 +88,7 @@ def writer_for(transport: str, location: str) -> Writer:
 
         return LayoutWriter(location)
     if transport == "dir":
-        from lamina.archive.directory import DirectoryWriter
+        from lamina.archive.dir_layout import DirectoryWriter
 
         return DirectoryWriter(location)
     if transport == "oci-archive":
@@ -115,7 +116,7 @@ def open_named(name: str, settings: Settings, network: Network | None = None) ->
 
 def _elsewhere(parsed: ImageName, settings: Settings, platform: Platform, network: Network | None = None) -> Stack:
     from lamina.transfer.connect import Network
-    from lamina.transfer.open import open_stack
+    from lamina.transfer.open_stack import open_stack
 
     network = network or Network(settings)
     reader = reader_for(parsed, network)
@@ -182,13 +183,13 @@ def options_of(stack: Stack) -> dict[str, str]:
 
 
 def _look(store: Store, stack: Stack) -> Union:
-    from lamina.view.look import look
+    from lamina.view.erofs.open_stored import look
 
     return look(store, stack)
 
 
 def _kept(store: Store, stack: Stack) -> Union | None:
-    from lamina.view.look import kept
+    from lamina.view.erofs.open_stored import kept
 
     return kept(store, stack)
 

@@ -1,4 +1,4 @@
-"""The facade of registries (floor 10): ``Registry``, ``pull`` and ``push`` as people script them. It delegates."""
+"""The facade of registries: ``Registry``, ``pull`` and ``push`` as people script them. It delegates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lamina.places import adapted, open_store, settings_of
 from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:
-    from lamina.config import Settings
     from lamina.remote.repository import Repository
-    from lamina.source import Stream
+    from lamina.settings import Settings
+    from lamina.source.protocols import Stream
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.manifest import Index, Manifest
@@ -41,7 +41,7 @@ def pull(
     ``tls_verify``, ``authfile``, ``cert_dir``, ``creds`` ("user:password") as the flags of `lamina pull`.
     Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent, SystemFailure, Cancelled.
     """
-    from lamina.transfer.wire import pull as fetch
+    from lamina.transfer.pull_push import pull as fetch
 
     settings, network = _network(root, platform, tls_verify, authfile, cert_dir, creds, on_event, cancel)
     done = fetch(
@@ -74,7 +74,7 @@ def push(
 ) -> Digest:
     """Give an image of the store to a registry, as ``target`` or under its own name: only what is not there yet.
     The digest that it has there. The rest, and errors, as ``pull``."""
-    from lamina.transfer.wire import push as give
+    from lamina.transfer.pull_push import push as give
 
     settings, network = _network(root, platform, tls_verify, authfile, cert_dir, creds, on_event, cancel)
     store = open_store(settings, create=False)
@@ -139,7 +139,7 @@ class Registry:
 
     def config(self, reference: str) -> ImageConfig:
         """Of the platform's image. Raises Unsupported for an artifact."""
-        from lamina.source import find_manifest, read_config
+        from lamina.source.select import find_manifest, read_config
 
         repository, name = self._repository(reference)
         manifest = find_manifest(repository, repository.resolve(name), self._platform, name)
@@ -151,7 +151,7 @@ class Registry:
         return repository.referrers(repository.head(name).digest)
 
     def blob(self, repository: str, descriptor: Descriptor, start: int = 0, end: int | None = None) -> Stream:
-        """Bytes of a blob, as they come: not verified (``lamina.source.verified`` does that)."""
+        """Bytes of a blob, as they come: not verified (``lamina.source.protocols.verified`` does that)."""
         return self._repository(repository)[0].blob(descriptor).open(start, end)
 
     def delete(self, reference: str) -> None:
@@ -171,7 +171,7 @@ class Registry:
 
     def image(self, reference: str) -> Image:
         """The image, looked into without storing it."""
-        from lamina.transfer.open import open_stack
+        from lamina.transfer.open_stack import open_stack
 
         repository, name = self._repository(reference)
         return Image(open_stack(repository, name, self._platform, name))

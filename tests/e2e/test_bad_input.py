@@ -20,8 +20,8 @@ import pytest
 
 from e2e.test_cli_insight import load_artifact
 from lamina.cli import run
-from lamina.cli.app import VERBS
-from lamina.run.container import create
+from lamina.cli.verbs import VERBS
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store

@@ -178,7 +178,7 @@ def test_bad_input_is_one_line_and_a_documented_code(
 
 
 def test_every_verb_has_help_with_an_example(root: Path) -> None:
-    from lamina.cli.app import VERBS
+    from lamina.cli.verbs import VERBS
 
     code = (
         "import sys\n"

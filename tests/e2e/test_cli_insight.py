@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lamina.run.container import create
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
@@ -367,7 +367,7 @@ def test_bad_input_is_one_line_and_a_documented_code(
 
 def load_artifact(root: Path, tmp_path: Path) -> None:
     from lamina.archive.layout import LayoutWriter
-    from lamina.source import BytesBlob
+    from lamina.source.verify import BytesBlob
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.manifest import build_manifest
 

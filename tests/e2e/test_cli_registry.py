@@ -17,8 +17,8 @@ import pytest
 
 from lamina import quick
 from lamina.archive.layout import LayoutReader
-from lamina.cli.app import VERBS, load
 from lamina.cli.session import Session
+from lamina.cli.verbs import VERBS, load
 from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store

@@ -15,7 +15,7 @@ import pytest
 
 from lamina.cli.completion import script, split, told
 from lamina.cli.session import Session
-from lamina.run.container import create
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store

@@ -22,10 +22,10 @@ import pytest
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-from lamina import rights
 from lamina.archive.docker import DockerArchiveWriter
 from lamina.archive.layout import LayoutReader
-from lamina.cli.app import VERBS
+from lamina.cli.verbs import VERBS
+from lamina.host import privileges
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -137,7 +137,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     with RegistryServer(there, writable=True) as registry:
         (tmp_path / "registries.conf").write_text(CONF.format(port=registry.port))
         yield {
-            "can_mount": os.geteuid() == 0 or not rights.refusal() or _has_fuse(),
+            "can_mount": os.geteuid() == 0 or not privileges.refusal() or _has_fuse(),
             "can_run": os.geteuid() == 0
             and shutil.which("busybox")
             and (shutil.which("runc") or shutil.which("crun")),

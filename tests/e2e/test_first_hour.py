@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lamina.cli import run
-from lamina.run.container import create
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store

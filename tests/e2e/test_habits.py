@@ -24,7 +24,7 @@ from lamina.archive.layout import LayoutReader
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.view.upper import refusal
+from lamina.view.upper_check import refusal
 from support import busybox, lamina, require_root, require_tool, write_layout
 from unruly import Answer, Seen, Unruly
 

@@ -14,7 +14,8 @@ import click
 import pytest
 
 from lamina.cli import manual
-from lamina.cli.app import VERBS, cli, load
+from lamina.cli.app import cli
+from lamina.cli.verbs import VERBS, load
 
 TOP = Path(__file__).parents[2]
 REQUESTS = (".TH ", ".SH ", ".TP", ".PP", ".nf", ".fi", ".EX", ".EE")

@@ -19,10 +19,10 @@ import pytest
 import lamina as library
 from lamina.archive.layout import LayoutReader
 from lamina.cli import run
-from lamina.cli.app import VERBS
+from lamina.cli.verbs import VERBS
 from lamina.errors import SystemFailure
-from lamina.mountinfo import mounts
-from lamina.run.container import create
+from lamina.host.mountinfo import mounts
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform

@@ -17,7 +17,7 @@ from lamina.archive.docker import DockerArchiveReader, DockerArchiveWriter
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.archive.oci import OciArchiveReader, OciArchiveWriter
 from lamina.errors import InvalidContent, InvalidDocument, LaminaError, LimitExceeded, ReferenceNotFound, Unsupported
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -245,7 +245,7 @@ def test_images_of_a_large_docker_archive_are_looked_up(tmp_path: Path, monkeypa
 
 
 def test_artifacts_copy_but_have_nothing_to_look_into(tmp_path: Path) -> None:
-    from lamina.source import BytesBlob
+    from lamina.source.verify import BytesBlob
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.manifest import build_manifest
 

@@ -11,11 +11,11 @@ import pytest
 from lamina.image import Image
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
-from lamina.union.glance import Glance
 from lamina.union.merge import merge
-from lamina.union.trail import trail
+from lamina.union.partial import Glance
+from lamina.union.path_history import trail
 
 ENTRIES = 46_000
 
@@ -70,7 +70,7 @@ def test_the_first_look_at_one_path_merges_nothing(monkeypatch: pytest.MonkeyPat
     for name in ("basename", "_basenames", "directory_name", "directory_path", "directory_paths", "_fetch"):
         _count(monkeypatch, name, read)
     monkeypatch.setattr("lamina.union.merge.merge", None)  # nobody may
-    monkeypatch.setattr("lamina.union.glance.merge", None)
+    monkeypatch.setattr("lamina.union.partial.merge", None)
     stack: Any = Stack("made", None, None, tuple(layers), (None, None))  # type: ignore[arg-type]
     image = Image(stack)
     last = f"/usr/lib/package01149/module_{ENTRIES // 2 - 1:07}.js"

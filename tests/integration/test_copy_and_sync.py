@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from lamina.archive.directory import DirectoryReader, DirectoryWriter
+from lamina.archive.dir_layout import DirectoryReader, DirectoryWriter
 from lamina.archive.layout import LayoutReader, LayoutWriter
-from lamina.cli.access import credentials, seconds
+from lamina.cli.access import seconds
+from lamina.cli.session import credentials
 from lamina.errors import (
     Conflict,
     DigestMismatch,
@@ -24,17 +25,19 @@ from lamina.errors import (
     Unsupported,
     UsageError,
 )
-from lamina.lock import acquire
+from lamina.host.lock import acquire
+from lamina.host.temporary import Temporary
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import Blob, BytesBlob, find_manifest
+from lamina.source.protocols import Blob
+from lamina.source.select import find_manifest
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-from lamina.temporary import Temporary
 from lamina.transfer.convert import Converted
 from lamina.transfer.copy import copy
 from lamina.transfer.sync import Named, image_directories, named_in

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 
 import lamina
 from lamina.archive.layout import LayoutReader
-from lamina.edit.base import find_base
 from lamina.edit.elf import parse_elf
+from lamina.edit.find_base import find_base
 from lamina.errors import Conflict, InvalidLayer, NotFound, PathNotFound, UsageError
 from lamina.image import load_settings, open_store
 from lamina.layer.entry import Kind
-from lamina.run.commit import commit
-from lamina.run.container import create
+from lamina.run.container.commit import commit
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store

@@ -22,7 +22,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.find import Query, _Search
 from lamina.store.fsck import fsck
-from lamina.store.members import Members
+from lamina.store.layer_map import Members
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.union.merge import merge

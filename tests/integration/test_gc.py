@@ -19,10 +19,10 @@ import pytest
 
 from lamina.archive.layout import LayoutReader
 from lamina.errors import BlobNotFound, Conflict, DiskFull, LaminaError, StoreDamaged
-from lamina.files import failure
+from lamina.host.files import failure
+from lamina.host.lock import acquire
 from lamina.light import as_dict
-from lamina.lock import acquire
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -574,7 +574,7 @@ def killed_maker(store: Store) -> Path:
     """A temporary file of a process that is gone."""
     code = (
         "import os, sys, signal\n"
-        "from lamina.temporary import Temporary\n"
+        "from lamina.host.temporary import Temporary\n"
         "file = Temporary(sys.argv[1], 'layer.tar')\n"
         "os.write(file.descriptor, b'x' * 5000)\n"
         "print(file.path, flush=True)\n"
@@ -604,7 +604,7 @@ def test_temporary_files_of_a_killed_process_go_with_the_next_session_and_with_p
 
 
 def test_a_temporary_file_of_a_living_process_stays_whatever_its_date(tmp_path: Path) -> None:
-    from lamina.temporary import Temporary
+    from lamina.host.temporary import Temporary
 
     store = Store.open(str(tmp_path / "s"))
     with Temporary(store.paths.ingest, "layer.tar") as file:

@@ -21,7 +21,8 @@ from lamina.errors import DigestMismatch, InvalidDocument, LimitExceeded, NotFou
 from lamina.events import Event, Warned
 from lamina.layer.codec import zstd
 from lamina.serve.server import RegistryServer
-from lamina.source import BytesBlob, find_manifest, read_config
+from lamina.source.select import find_manifest, read_config
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -410,7 +411,7 @@ def test_layer_that_is_a_link_to_another_member(tmp_path: Path, link: str) -> No
 
 
 def test_archive_that_inflates_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.archive.members._MAX_ARCHIVE", 1 << 20)
+    monkeypatch.setattr("lamina.archive.tar_members._MAX_ARCHIVE", 1 << 20)
     for pack in (lzma.compress, bz2.compress, PACKERS["zstd"]):
         (tmp_path / "bomb").write_bytes(pack(bytes(4 << 20)))
         with pytest.raises(LimitExceeded, match="unpacks to more than"):

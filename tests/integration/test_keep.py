@@ -19,15 +19,15 @@ from urllib.request import urlopen
 import pytest
 
 from lamina.archive.layout import LayoutReader, LayoutWriter
-from lamina.config import KEEPS, Settings
 from lamina.errors import BlobNotFound, UsageError
 from lamina.events import Event, Warned
-from lamina.layer import libz
+from lamina.layer.checkpoints import libz
 from lamina.layer.codec import encoder
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import BytesBlob
+from lamina.settings import KEEPS, Settings
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -37,7 +37,7 @@ from lamina.spec.platform import Platform
 from lamina.store.fault import KEEP_POINTS
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, delete_images, prune
-from lamina.store.keep import apply_keep
+from lamina.store.retention import apply_keep
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.transfer.copy import copy
@@ -334,8 +334,8 @@ def test_damaged_checkpoints_are_made_again(layout: Path, tmp_path: Path, place:
 
 
 def test_checkpoints_of_another_blob_are_found_by_fsck(layout: Path, tmp_path: Path) -> None:
-    from lamina.layer.mark import Mark
-    from lamina.layer.seek import SeekIndex, dump
+    from lamina.layer.checkpoints.file import SeekIndex, dump
+    from lamina.layer.checkpoints.marks import Mark
 
     store = loaded(layout, tmp_path / "s", "blob")
     path = Path(store.paths.seek(store.stack("", Platform.host()).layers[0].diff_id))
@@ -368,7 +368,7 @@ import sys
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.store.keep import apply_keep
+from lamina.store.retention import apply_keep
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 image, root, first, then = sys.argv[1:]
@@ -499,7 +499,7 @@ def packed_otherwise(directory: Path) -> Path:
 
 
 def test_zstd_is_read_by_its_frames(tmp_path: Path) -> None:
-    from lamina.layer.seek import SeekIndex
+    from lamina.layer.checkpoints.file import SeekIndex
 
     store = loaded(packed_otherwise(tmp_path / "l"), tmp_path / "s", "blob")
     assert what_is_kept(store) == {"blob", "seek"}
@@ -525,7 +525,7 @@ def test_an_uncompressed_blob_is_the_tar(tmp_path: Path, keep: str) -> None:
 def test_without_libz_files_are_read_from_the_start(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lamina.layer.seek import SeekIndex
+    from lamina.layer.checkpoints.file import SeekIndex
 
     monkeypatch.setattr(libz, "_library", lambda: None)
     store = loaded(layout, tmp_path / "s", "blob")

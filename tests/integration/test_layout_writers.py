@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lamina.archive.layout import LOCK, LayoutWriter
-from lamina.lock import acquire
+from lamina.host.lock import acquire
 from lamina.spec.descriptor import Descriptor
 from support import lamina, write_layout
 

@@ -9,8 +9,8 @@ import pytest
 import lamina
 from lamina.errors import NotFound, PathNotFound, UsageError
 from lamina.image import load_settings, open_store
-from lamina.insight.diff import Change
-from lamina.run.container import create
+from lamina.insight.change import Change
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from support import lamina as cli
 from support import write_layout

@@ -21,20 +21,20 @@ from lamina.archive.detect import open_any
 from lamina.archive.layout import LayoutReader
 from lamina.errors import Cancelled, DigestMismatch, LaminaError, SystemFailure
 from lamina.events import BlobStarted, Event, Tagged
+from lamina.host.temporary import TemporaryDirectory
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
-from lamina.store import gather, lasting
+from lamina.store import derived, gather
 from lamina.store.fsck import fsck
 from lamina.store.gc import prune
 from lamina.store.leftovers import leftovers
 from lamina.store.store import Store
-from lamina.temporary import TemporaryDirectory
 from lamina.transfer.copy import copy
 from support import Calls, lamina, make_tar, write_layout
 from unruly import Unruly
@@ -103,7 +103,7 @@ def test_blobs_are_on_the_disk_before_their_places_and_these_before_the_names(
     assert own < tars
     waited = {calls.inode(at) for at, (what, _, _) in enumerate(calls.seen) if what == "sync"}
     assert waited & (tars - own) == set()  # what can be made again is not waited for
-    assert {lasting.trust(store.paths.tar(one)) for one in plain} == {lasting.ON_DISK}
+    assert {derived.trust(store.paths.tar(one)) for one in plain} == {derived.ON_DISK}
 
 
 @pytest.mark.parametrize("limit", ["of its own", "of the process"])
@@ -176,7 +176,7 @@ def test_a_tar_that_another_process_put_in_place_meanwhile_is_not_noted_as_synce
     monkeypatch.setattr(gather, "sync_together", then_replaced)
     load(layout, store)
     assert replaced
-    assert {lasting.trust(tar) for tar in replaced} == {lasting.DOUBTFUL}
+    assert {derived.trust(tar) for tar in replaced} == {derived.DOUBTFUL}
     check_whole(store)
 
 
@@ -188,7 +188,7 @@ def test_where_there_are_no_hard_links_a_tar_beside_its_blob_is_not_noted_as_syn
 
     monkeypatch.setattr(os, "link", refused)
     load(layout, store)
-    assert {lasting.trust(store.paths.tar(one)) for one in store.layers.diff_ids()} == {lasting.IN_THIS_BOOT}
+    assert {derived.trust(store.paths.tar(one)) for one in store.layers.diff_ids()} == {derived.IN_THIS_BOOT}
     check_whole(store)
 
 

@@ -18,7 +18,7 @@ from lamina.remote.credentials import Credential
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
 from lamina.remote.upload import SMALL
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import build_manifest

@@ -26,7 +26,7 @@ from lamina.remote.list import catalog
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
 from lamina.serve.server import RegistryServer
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lamina import mountinfo
+from lamina.host import mountinfo
 from lamina.spec.digest import Digest
 from lamina.store import roots
 from lamina.store.roots import Root, boot_id, started

@@ -25,11 +25,11 @@ from lamina.store import clock, gc, leftovers, roots
 from lamina.store.blobs import Blobs
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, delete_images, prune
-from lamina.store.keep import apply_keep
 from lamina.store.layers import Layers
 from lamina.store.mark import Needs, state_of
 from lamina.store.paths import Paths
 from lamina.store.refs import FETCHED
+from lamina.store.retention import apply_keep
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.transfer.copy import copy

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-from lamina import lock
 from lamina.archive.layout import LayoutReader
 from lamina.errors import (
     BlobNotFound,
@@ -33,14 +32,15 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.events import BlobStarted, Event
-from lamina.files import failure
-from lamina.source import BytesBlob
+from lamina.host import lock
+from lamina.host.files import failure
+from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
-from lamina.store.append import Appender
 from lamina.store.blobs import DAMAGED
+from lamina.store.direct_io import Appender
 from lamina.store.fault import POINTS
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, prune
@@ -286,7 +286,7 @@ def test_no_part_stays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written.append(os.write(descriptor, piece))
 
-    monkeypatch.setattr("lamina.store.append.write_all", full)
+    monkeypatch.setattr("lamina.store.direct_io.write_all", full)
     with store.session("test"), pytest.raises(SystemFailure, match="the disk is full"):
         store.put_blob(blob.descriptor, blob)
     assert sum(written) > 0
@@ -374,7 +374,7 @@ def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
         with suppress(SystemFailure):  # its file is gone
             store.put_blob(descriptor, BytesBlob(descriptor, gzip.compress(tar)), diff_id=Digest.of(tar))
 
-    monkeypatch.setattr("lamina.store.append.Appender.finish", slow)
+    monkeypatch.setattr("lamina.store.direct_io.Appender.finish", slow)
     thread = threading.Thread(target=write)
     with pytest.raises(KeyboardInterrupt), store.session("test"):
         thread.start()

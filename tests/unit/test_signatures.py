@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import lamina
-from lamina.config import Settings
+from lamina.settings import Settings
 from lamina.spec.image_config import Changes
 from lamina.view.path import ImagePath
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.config import Settings, parse_size
 from lamina.errors import (
     DigestMismatch,
     InvalidDocument,
@@ -19,6 +18,7 @@ from lamina.errors import (
     Unsupported,
     UsageError,
 )
+from lamina.settings import Settings, parse_size
 from lamina.spec import json as spec_json
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor

@@ -6,8 +6,8 @@ import os
 
 from lamina.archive.docker import DockerArchiveReader
 from lamina.archive.layout import LayoutReader
-from lamina.archive.members import Members
 from lamina.archive.oci import OciArchiveReader
+from lamina.archive.tar_members import Members
 from lamina.errors import InvalidDocument
 
 AnyReader = LayoutReader | OciArchiveReader | DockerArchiveReader

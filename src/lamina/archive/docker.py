@@ -13,18 +13,19 @@ from contextlib import contextmanager
 from json import dumps
 from typing import Any
 
-from lamina.archive.members import Members
 from lamina.archive.oci import MemberBlob, OciArchiveReader
-from lamina.archive.output import ArchiveFile
+from lamina.archive.tar_members import Members
+from lamina.archive.tar_output import ArchiveFile
 from lamina.archive.unwrapped import UnwrappedBlob, unwrapped
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidContent, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
 from lamina.events import BlobProgress, Cancel, Event, OnEvent, ignore
-from lamina.files import reported
+from lamina.host.files import reported
+from lamina.layer.archive_codec import shown
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
-from lamina.layer.wrapped import shown
-from lamina.source import CHUNK, Blob, PieceStream, verified
+from lamina.source.protocols import Blob
+from lamina.source.verify import CHUNK, PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest, new_hasher

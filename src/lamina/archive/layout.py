@@ -11,9 +11,9 @@ from lamina.archive.names import annotated, exactly, find, names_of
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.files import FileRange, replace_file, reported, whole_file
-from lamina.lock import locked_for_now
-from lamina.source import Blob
+from lamina.host.files import FileRange, replace_file, reported, whole_file
+from lamina.host.lock import locked_for_now
+from lamina.source.protocols import Blob
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

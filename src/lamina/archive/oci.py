@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lamina.archive.layout import LAYOUT_FILE, IndexedReader, check_layout_file, parse_index
-from lamina.archive.members import Members
 from lamina.archive.names import annotated
-from lamina.archive.output import ArchiveFile
+from lamina.archive.tar_members import Members
+from lamina.archive.tar_output import ArchiveFile
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.files import SharedRange, reported
-from lamina.source import Blob
+from lamina.host.files import SharedRange, reported
+from lamina.source.protocols import Blob
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lamina.archive.members import Members
-from lamina.config import MAX_LAYER
+from lamina.archive.tar_members import Members
 from lamina.errors import LaminaError
+from lamina.layer.archive_codec import unwrapping
 from lamina.layer.codec import check_inflated
 from lamina.layer.tarheader import BLOCK
-from lamina.layer.wrapped import unwrapping
-from lamina.source import CHUNK, PieceStream
+from lamina.settings import MAX_LAYER
+from lamina.source.verify import CHUNK, PieceStream
 from lamina.spec.descriptor import Descriptor
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from lamina.events import Cancel, OnEvent
 from lamina.layer.codec import inflating
-from lamina.source import Blob, prove_diff_id, told_of, verified
+from lamina.source.protocols import Blob
+from lamina.source.verify import prove_diff_id, told_of, verified
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 

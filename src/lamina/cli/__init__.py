@@ -1,4 +1,4 @@
-"""The command line (floor 9): verbs, formats, progress drawing. One module a group of verbs, each loaded only when
+"""The command line: verbs, formats, progress drawing. One module a group of verbs, each loaded only when
 it is called. All meaning lives below; here are words, flags, exit codes and nothing else.
 """
 
@@ -61,7 +61,7 @@ def _leave(code: int) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code is returned (docs/exit-codes.md)."""
-    from lamina.cli import plain
+    from lamina.cli.containers import plain
     from lamina.errors import LaminaError
 
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -90,7 +90,7 @@ def run(arguments: list[str] | None = None) -> int:
         _say("lamina: out of memory")
         return 6
     except OSError as error:
-        from lamina.files import failure
+        from lamina.host.files import failure
 
         say(str(failure(error)))
         return 6
@@ -111,7 +111,7 @@ def _by_click(arguments: list[str] | None) -> int:
     if "_LAMINA_COMPLETE" in os.environ:
         from lamina.cli import completion
 
-        return completion.answer(os.environ["_LAMINA_COMPLETE"])
+        return completion.answer(os.environ["_LAMINA_COMPLETE"], cli)
     streams = sys.stdout, sys.stderr
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
@@ -133,7 +133,7 @@ def _by_click(arguments: list[str] | None) -> int:
 
 def say(text: str) -> None:
     """One line to stderr; names from outside may stand in it."""
-    from lamina.cli.text import clean
+    from lamina.cli.format.text import clean
 
     _say(f"lamina: {clean(text)}")
 
@@ -145,7 +145,7 @@ def warn(text: str) -> None:
 
 def warning(text: str) -> str:
     """The line of a warning, as all of them are (pure)."""
-    from lamina.cli.text import clean
+    from lamina.cli.format.text import clean
 
     return f"lamina: warning: {clean(text)}"
 

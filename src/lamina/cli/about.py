@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from lamina.cli.app import command
+from lamina.cli.format.output import emit_json, emit_template, table, write
+from lamina.cli.format.text import clean, counted
 from lamina.cli.options import format_option
-from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, counted
+from lamina.cli.verbs import command
 from lamina.errors import LaminaError
 from lamina.version import __version__
 
@@ -25,7 +25,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.pass_obj
 def info(session: Session, format: str | None) -> None:
     """Show the settings, where each comes from, and what this machine has."""
-    from lamina.config import meaning
+    from lamina.settings import meaning
     from lamina.spec.platform import Platform
 
     settings = session.settings
@@ -80,7 +80,7 @@ def info(session: Session, format: str | None) -> None:
 
 def _checkpoints() -> str:
     """Why gzip layers have none, "" where they have."""
-    from lamina.layer.libz import refusal
+    from lamina.layer.checkpoints.libz import refusal
 
     return refusal()
 
@@ -98,7 +98,7 @@ def _views(root: str) -> dict[str, str]:
 
 def _containers() -> dict[str, str]:
     """What running containers needs, with "" or why it is missing."""
-    from lamina.run.bpf import load
+    from lamina.run.bubblewrap.bpf import load
     from lamina.run.network import choose
     from lamina.run.runtime import find_runtime
 

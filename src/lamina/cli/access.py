@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -87,22 +87,9 @@ def retry_options(function: Any) -> Any:
 
 def seconds(text: str) -> float:
     """``2s``, ``1m30s``, ``500ms`` or a number of seconds. Raises UsageError."""
-    from lamina.cli.configure import duration
+    from lamina.cli.config_options import duration
 
     found = (duration(f"{text}s" if text.isdigit() else text, "--retry-delay") or 0) / 1_000_000_000
     if found > MAX_WAIT:
         raise UsageError(f"{text!r:.60} is too long a pause", hint=f"{MAX_WAIT:.0f} seconds are the most")
     return found
-
-
-def credentials(given: Mapping[str, str]) -> str | None:
-    """USER:PASSWORD of the options, where they name a user. Raises UsageError for what contradicts itself."""
-    named = [key for key in ("creds", "username", "registry_token", "no_creds") if key in given]
-    if len(named) > 1:
-        first, second = (key.replace("_", "-") for key in named[:2])
-        raise UsageError(f"--{first} and --{second}", hint="choose one of the two")
-    if "password" in given and "username" not in given:
-        raise UsageError("a password without a user name", hint="give both --username and --password")
-    if "username" in given:
-        return f"{given['username']}:{given.get('password', '')}"
-    return given.get("creds")

@@ -101,8 +101,8 @@ def _below(context: click.Context) -> Iterator[list[str]]:
 def _overview(codes: Iterable[tuple[str, str]]) -> Iterator[str]:
     """What stands in lamina(1) alone."""
     from lamina.cli.app import cli
-    from lamina.cli.nouns import NOUNS
-    from lamina.config import SYSTEM_FILE, settings
+    from lamina.cli.noun_table import NOUNS
+    from lamina.settings import SYSTEM_FILE, settings
 
     nouns = [line for noun, (about, verbs) in NOUNS.items() for line in _noun(noun, about, sorted(verbs))]
     yield from _section("Other names of the verbs", nouns)
@@ -123,7 +123,7 @@ def _noun(noun: str, about: str, verbs: Sequence[str]) -> list[str]:
 
 
 def _meaning(name: str) -> str:
-    from lamina.config import meaning
+    from lamina.settings import meaning
 
     return f"The setting {name}: {meaning(name)}."
 

@@ -7,10 +7,10 @@ import click
 
 from lamina.cli import say
 from lamina.cli.access import identity_options, retry_options
-from lamina.cli.app import command
+from lamina.cli.format.output import ask, tell_deleted, write
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
-from lamina.cli.output import ask, tell_deleted, write
 from lamina.cli.session import Session
+from lamina.cli.verbs import command
 from lamina.errors import LaminaError, NotFound
 from lamina.store.store import Store
 
@@ -103,13 +103,13 @@ def container_exists(session: Session, name: str) -> int:
 def list_tags(session: Session, repository: str, format: str | None) -> None:
     """List the tags of a repository in its registry as skopeo does: one JSON object with Repository and Tags.
     (`lamina tags` prints a line each.)"""
-    from lamina.cli.registry import print_tags
+    from lamina.cli.registry.look import print_tags
 
     print_tags(session, repository, format or "json")
 
 
 def _remove_ended(store: Store) -> list[LaminaError]:
-    from lamina.run.ending import clear, remove
+    from lamina.run.container.ending import clear, remove
 
     failed: list[LaminaError] = list(clear(store))
     for one in store.containers.every():

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli import plain
+from lamina.cli import option_table
 from lamina.cli.session import Session
-from lamina.config import KEEPS, VIEWS
 from lamina.errors import UsageError
+from lamina.settings import KEEPS, VIEWS
 
 Decorator = Callable[[Any], Any]
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def check_format(value: str | None, more: Sequence[str] = ()) -> str | None:
         raise UsageError(
             f"no format {value!r:.100}", hint=f"{', '.join((*FORMATS, *more))}, or a template like '{{{{.ID}}}}'"
         )
-    from lamina.cli.output import table_template
-    from lamina.cli.template import Template
+    from lamina.cli.format.output import table_template
+    from lamina.cli.format.template import Template
 
     Template(table_template(value)[1])
     return value
@@ -172,14 +172,14 @@ def web_options(function: Any) -> Any:
 
 
 _TYPES: dict[str, dict[str, Any]] = {
-    plain.FLAG: {"is_flag": True},
-    plain.MANY: {"multiple": True},
-    plain.WHOLE: {"type": int},
-    plain.NUMBER: {"type": float},
+    option_table.FLAG: {"is_flag": True},
+    option_table.MANY: {"multiple": True},
+    option_table.WHOLE: {"type": int},
+    option_table.NUMBER: {"type": float},
 }
 
 
-def options_of(table: Sequence[plain.Option]) -> Decorator:
+def options_of(table: Sequence[option_table.Option]) -> Decorator:
     """The options of a table that is read without click too."""
 
     def decorate(function: Any) -> Any:
@@ -194,7 +194,7 @@ def options_of(table: Sequence[plain.Option]) -> Decorator:
 
 
 def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from lamina.cli.completion import image_words
+    from lamina.cli.candidates import image_words
 
     return image_words(ctx, incomplete)
 

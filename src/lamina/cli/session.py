@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 
-from lamina.errors import NoStore
+from lamina.errors import NoStore, UsageError
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.light import TYPE_CHECKING
 from lamina.places import load_settings, open_named, open_store
 
 if TYPE_CHECKING:
-    from lamina.config import Settings
     from lamina.image import Image
-    from lamina.source import Reader, Stack, Writer
+    from lamina.settings import Settings
+    from lamina.source.protocols import Reader, Writer
+    from lamina.source.stack import Stack
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
@@ -70,8 +71,6 @@ class Session:
         settings = load_settings({**self.flags, **flags}) if flags else self.settings
         creds, token, anonymous = self.credentials, "", False
         for one in filter(None, (whole, given)):
-            from lamina.cli.access import credentials
-
             found = credentials({**one, **({"creds": creds} if one is whole and creds else {})})
             if found or one.keys() & {"registry_token", "no_creds"}:
                 creds, token, anonymous = found, one.get("registry_token", ""), "no_creds" in one
@@ -147,8 +146,21 @@ class Session:
         asked = self.settings.asked_platform()
         if asked is not None:
             from lamina.cli import warn
-            from lamina.source import not_as_asked
+            from lamina.source.select import not_as_asked
 
             warning = not_as_asked(config, asked)
             if warning:
                 warn(f"{name}: {warning}")
+
+
+def credentials(given: Mapping[str, str]) -> str | None:
+    """USER:PASSWORD of the options, where they name a user. Raises UsageError for what contradicts itself."""
+    named = [key for key in ("creds", "username", "registry_token", "no_creds") if key in given]
+    if len(named) > 1:
+        first, second = (key.replace("_", "-") for key in named[:2])
+        raise UsageError(f"--{first} and --{second}", hint="choose one of the two")
+    if "password" in given and "username" not in given:
+        raise UsageError("a password without a user name", hint="give both --username and --password")
+    if "username" in given:
+        return f"{given['username']}:{given.get('password', '')}"
+    return given.get("creds")

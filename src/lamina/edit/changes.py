@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.write import Item
+from lamina.layer.tar_write import Item
 from lamina.text import clean
 from lamina.union.tree import Tree
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lamina.edit.publish import docker_format, kept_annotations, own_config, publish, require_bottom, timestamp
 from lamina.errors import UsageError
-from lamina.source import Stack, Writer
+from lamina.source.protocols import Writer
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import Changes, History
 

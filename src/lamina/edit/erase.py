@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lamina.edit.paths import below, speaks_of, stated_rows
+from lamina.edit.layer_rows import below, speaks_of, stated_rows
 from lamina.edit.publish import (
     Layer,
     Packing,
@@ -26,10 +26,11 @@ from lamina.edit.squash import items_of
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.source import Stack, Writer
+from lamina.source.protocols import Writer
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History
-from lamina.union.glance import through_symlinks
+from lamina.union.partial import through_symlinks
 from lamina.union.squashed import squashed
 from lamina.union.tree import Tree
 

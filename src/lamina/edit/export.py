@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from lamina.layer.build import index_of
-from lamina.layer.content import Contents
-from lamina.layer.write import Item, Write, write_layer
-from lamina.source import Stack
+from lamina.layer.file_content import Contents
+from lamina.layer.tar_write import Item, Write, write_layer
+from lamina.source.stack import Stack
 from lamina.union.squashed import squashed
 
 

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lamina.documents import Found, Known, listed, looking, walk
-from lamina.edit.paths import stated_rows
+from lamina.edit.layer_rows import stated_rows
 from lamina.errors import LaminaError
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.source import read_config
+from lamina.source.select import read_config
+from lamina.source.walk import Found, Known, listed, looking, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, is_selectable
 
 if TYPE_CHECKING:
-    from lamina.source import Stack
+    from lamina.source.stack import Stack
     from lamina.store.store import Store
 
 Sign = tuple[bytes, int, int, int, int, bytes]

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from lamina.edit.elf import closure, is_elf
 from lamina.errors import NotFound, UsageError
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.write import Item
+from lamina.layer.tar_write import Item
 from lamina.scan.directory import scan, scan_file
-from lamina.source import Stack
+from lamina.source.stack import Stack
 
 _MAX_LINKS = 40
 _PYTHON = re.compile(r"python(\d+\.\d+)[a-z]*")

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import IO
 
 from lamina.errors import UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.layer.build import BuiltLayer, build_layer
-from lamina.layer.write import Item
-from lamina.source import BytesBlob, Stack, Writer
+from lamina.layer.tar_write import Item
+from lamina.source.protocols import Writer
+from lamina.source.stack import Stack
+from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from lamina.edit.base import check_base
-from lamina.edit.compare import difference, difference_below
-from lamina.edit.drift import Drift, carried_over
+from lamina.edit.config_drift import Drift, carried_over
+from lamina.edit.find_base import check_base
+from lamina.edit.path_compare import difference, difference_below
 from lamina.edit.publish import (
     BASE_DIGEST,
     BASE_NAME,
@@ -26,10 +26,11 @@ from lamina.edit.publish import (
 from lamina.edit.squash import items_of
 from lamina.errors import Conflict, InvalidLayer, UsageError
 from lamina.layer.build import index_of
-from lamina.layer.content import Content, open_content
 from lamina.layer.entry import Kind
+from lamina.layer.file_content import Content, open_content
 from lamina.layer.index import LayerIndex
-from lamina.source import Stack, Writer
+from lamina.source.protocols import Writer
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.union.merge import LayerMerge
 from lamina.union.squashed import Stated, squashed

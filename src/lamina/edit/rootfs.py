@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO, Protocol
 
-from lamina.config import MAX_LAYER
 from lamina.errors import InvalidLayer, NotFound, UsageError
-from lamina.files import CHUNK, SharedRange, reported
-from lamina.layer.content import Content, open_content
+from lamina.host.files import CHUNK, SharedRange, reported
+from lamina.host.spool import Spool
+from lamina.layer.archive_codec import unwrapping
+from lamina.layer.decode import LayerReader
 from lamina.layer.entry import Kind
+from lamina.layer.file_content import Content, open_content
 from lamina.layer.index import LayerIndex
-from lamina.layer.read import LayerReader
+from lamina.layer.tar_write import Item
 from lamina.layer.tarheader import BLOCK
 from lamina.layer.whiteout import opaque_path_for, path_for
-from lamina.layer.wrapped import unwrapping
-from lamina.layer.write import Item
 from lamina.scan.directory import scan, scan_file
-from lamina.spool import Spool
+from lamina.settings import MAX_LAYER
 from lamina.union.squashed import squashed
 
 OnWarning = Callable[[str], object]

@@ -18,9 +18,10 @@ from lamina.edit.publish import (
     without_base,
 )
 from lamina.errors import UsageError
-from lamina.layer.content import Contents
-from lamina.layer.write import Item
-from lamina.source import Stack, Writer
+from lamina.layer.file_content import Contents
+from lamina.layer.tar_write import Item
+from lamina.source.protocols import Writer
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History, ImageConfig
 from lamina.union.squashed import Stated, squashed

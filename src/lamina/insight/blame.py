@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lamina.layer.entry import Entry, Kind
-from lamina.source import Stack
-from lamina.union.trail import State, Trail, summaries_under, trail, trails_under
+from lamina.source.stack import Stack
+from lamina.union.path_history import State, Trail, summaries_under, trail, trails_under
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _same_length(entry: Entry, below: Entry) -> bool:
 
 def _differ(stack: Stack, state: State, below: State) -> bool:
     """Whether two files of one length have other bytes: read side by side, up to the first difference."""
-    from lamina.layer.content import Content
+    from lamina.layer.file_content import Content
 
     def opened(of: State) -> Content:
         return Content(of.entry.size, of.entry.offset, of.entry.sparse, stack.layers[of.holder].open)

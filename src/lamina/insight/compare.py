@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from lamina.insight.as_json import file_size
+from lamina.insight.change import FIELDS, LETTERS, Change
+from lamina.insight.compare_content import SideContents
 from lamina.insight.config_diff import ConfigChange, StepChange, diff_configs, diff_histories
-from lamina.insight.content import SideContents
-from lamina.insight.diff import FIELDS, Change, diff_trees
+from lamina.insight.diff import diff_trees
 from lamina.insight.history import aligned
 from lamina.insight.side import Side
 from lamina.light import TYPE_CHECKING, Value, field
-from lamina.text import clean
+from lamina.text import clean, json_path
 
 if TYPE_CHECKING:
     from typing import Any
@@ -48,15 +50,49 @@ class Diff(Value):
 
     def to_json(self, *, content: bool = False) -> dict[str, Any]:
         """As `diff --format json` prints it; with ``content`` also changed texts line by line. Raises as ``text``."""
-        from lamina.insight.as_json import diff_json
+        counts = dict.fromkeys(LETTERS, 0)
+        came = went = 0
+        for change in self.changes:
+            counts[change.how] += 1
+            came += file_size(change.after)
+            went += file_size(change.before)
+        return {
+            "before": _side_json(self.before),
+            "after": _side_json(self.after),
+            **json_path(self.path),
+            "differ": self.differ,
+            "summary": {**counts, "bytes_before": went, "bytes_after": came, "bytes_delta": came - went},
+            "changes": [self._change_json(change, content) for change in self.changes],
+            "config": [
+                {"field": change.field, "before": change.before, "after": change.after} for change in self.config
+            ],
+            "history": [{"change": change.how, **change.step.to_json()} for change in self.history],
+        }
 
-        return diff_json(self, content=content)
+    def _change_json(self, change: Change, content: bool) -> dict[str, Any]:
+        from lamina.insight.as_json import content_sum, entry_json
+
+        value: dict[str, Any] = {"change": change.how, **json_path(change.path), "fields": list(change.fields)}
+        for key, entry, side, node in (
+            ("before", change.before, self.before, change.before_node),
+            ("after", change.after, self.after, change.after_node),
+        ):
+            value[key] = None if entry is None else {**entry_json(entry), "layer": side.layer_of(node)}
+        if content and "content" in change.fields:
+            value["text"] = self.text(change)
+            if value["text"] is None:
+                for key, side, node in (
+                    ("before", self.before, change.before_node),
+                    ("after", self.after, change.after_node),
+                ):
+                    value[key]["digest"] = content_sum(side, node)[1]
+        return value
 
     def _repr_html_(self) -> str:
         """For notebooks: the first changes, and how many more there are."""
         from lamina.insight.html import diff_html
 
-        return diff_html(self)
+        return diff_html((self.before.name, self.after.name), self.changes, self.config, self.history)
 
     def text(self, change: Change) -> list[str] | None:
         """The lines of a unified diff of a changed file's two contents, as they are (not cleaned); None where one is
@@ -72,6 +108,15 @@ class Diff(Value):
         with self.after.open(change.after_node) as stream:
             new = stream.read()
         return unified(old, new, (f"a/{clean(change.old_path)}", f"b/{clean(change.path)}"))
+
+
+def _side_json(side: Side) -> dict[str, Any]:
+    return {
+        "name": side.name,
+        "kind": side.kind,
+        "digest": None if side.digest is None else str(side.digest),
+        "layers": [side.first, side.first + side.depth - 1] if side.kind != "directory" else None,
+    }
 
 
 def compare(

@@ -7,59 +7,17 @@ of equal size are asked for.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from lamina.errors import PathNotFound, UsageError
+from lamina.insight.change import ADDED, CHANGED, FIELDS, REMOVED, Change, Contents, differences
 from lamina.layer.entry import Entry, Kind
 from lamina.union.tree import UNSTATED, Tree
 
-ADDED, REMOVED, CHANGED, RENAMED = "added", "removed", "changed", "renamed"
-FIELDS = ("kind", "content", "target", "device", "mode", "owner", "time", "xattrs", "links")
-"""What a change can be of. ``target``: a symlink's; ``links``: which other paths are the same file."""
 _FILE, _DIRECTORY = int(Kind.FILE), int(Kind.DIRECTORY)
+
+
 _ALSO = {"mtime": "time", "xattr": "xattrs", "link": "target", "hardlinks": "links", "hardlink": "links"}
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """``path`` as in ``Entry``, the new one of what was renamed; ``before`` and ``after`` are None where it is not
-    there, ``before_node`` and ``after_node`` its nodes. ``fields`` (of ``FIELDS``): what differs."""
-
-    how: str
-    path: bytes
-    before: Entry | None
-    after: Entry | None
-    fields: tuple[str, ...] = ()
-    before_node: int = -1
-    after_node: int = -1
-
-    @property
-    def old_path(self) -> bytes:
-        """Where it was before it was renamed."""
-        return self.path if self.before is None else self.before.path
-
-    def __str__(self) -> str:
-        """The line that `diff` prints."""
-        from lamina.insight.words import line
-
-        return line(self)
-
-
-class Contents(Protocol):
-    """How bytes are compared."""
-
-    def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """These pairs will be asked for, with ``same``."""
-        ...
-
-    def same(self, before: int, after: int) -> bool:
-        """Whether two regular files of one size have the same bytes."""
-        ...
-
-    def digest(self, node: int, *, after: bool) -> bytes:
-        """Of a regular file, before or after."""
-        ...
 
 
 def parse_fields(words: str, known: Collection[str] = FIELDS) -> frozenset[str]:
@@ -299,24 +257,3 @@ def _start(tree: Tree, path: bytes) -> int | None:
     except PathNotFound:
         return node
     return there if tree.is_directory(there) else node
-
-
-def differences(one: Entry, other: Entry) -> list[str]:
-    """Which of ``FIELDS`` differ, contents and hardlinks left out."""
-    if one.kind != other.kind:
-        return ["kind"]
-    found = []
-    if one.kind == Kind.SYMLINK:
-        if one.link != other.link:
-            found.append("target")
-    elif one.mode != other.mode:  # no file system lets a symlink have one
-        found.append("mode")
-    if one.rdev != other.rdev:
-        found.append("device")
-    if (one.uid, one.gid) != (other.uid, other.gid):
-        found.append("owner")
-    if one.mtime != other.mtime:
-        found.append("time")
-    if one.xattrs != other.xattrs:
-        found.append("xattrs")
-    return found

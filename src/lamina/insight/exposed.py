@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from lamina.insight.secrets import Sieve, Suspect, in_file, in_words, is_binary
 from lamina.insight.side import Side
-from lamina.layer.content import SMALL
 from lamina.layer.entry import Kind
-from lamina.source import Stack
+from lamina.layer.file_content import SMALL
+from lamina.source.stack import Stack
 
 MAX_FILE = 1 << 20
 """Bytes that are looked at of one file."""

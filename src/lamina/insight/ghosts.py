@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lamina.errors import PathNotFound, UsageError
-from lamina.layer.content import Content
 from lamina.layer.entry import Kind
-from lamina.source import Stack
-from lamina.union.trail import State, trail
+from lamina.layer.file_content import Content
+from lamina.source.stack import Stack
+from lamina.union.path_history import State, trail
 from lamina.union.tree import Ending, Tree
 
 

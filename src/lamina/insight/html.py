@@ -12,13 +12,14 @@ from html import escape
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
-from lamina.insight.words import LETTERS, details
+from lamina.insight.change import LETTERS, details
 from lamina.text import clean, human_size
 
 if TYPE_CHECKING:
-    from lamina.insight.compare import Diff
-    from lamina.insight.diff import Change
-    from lamina.source import LayerHandle, Stack
+    from lamina.insight.change import Change
+    from lamina.insight.config_diff import ConfigChange, StepChange
+    from lamina.source.protocols import LayerHandle
+    from lamina.source.stack import Stack
     from lamina.spec.image_config import History
 
 MOST_CHANGES = 100
@@ -62,26 +63,31 @@ def layer_html(handle: LayerHandle, number: int, step: History | None) -> str:
     return _piece(f"layer {number}", _facts(facts))
 
 
-def diff_html(diff: Diff) -> str:
+def diff_html(
+    names: tuple[str, str],
+    changes: Sequence[Change],
+    config: Sequence[ConfigChange],
+    history: Sequence[StepChange],
+) -> str:
     """What differs: how much of each kind, and the first of it."""
     counts = dict.fromkeys(LETTERS, 0)
-    for change in diff:
+    for change in changes:
         counts[change.how] += 1
     told = [f"{count:,} {how}" for how, count in counts.items() if count] or ["the same files"]
-    if diff.config:
-        told.append(f"{len(diff.config):,} differences of config")
-    if diff.history:
-        told.append(f"{len(diff.history):,} steps of history")
+    if config:
+        told.append(f"{len(config):,} differences of config")
+    if history:
+        told.append(f"{len(history):,} steps of history")
     parts = [f"<p>{_text(', '.join(told))}</p>"]
-    if diff.changes:
-        parts.append(_table(("", "path", "what"), map(_change, diff), len(diff), MOST_CHANGES))
-    if diff.config:
-        config = ([change.field, _value(change.before), _value(change.after)] for change in diff.config)
-        parts.append(_table(("config", "before", "after"), config, len(diff.config), MOST_OTHERS))
-    if diff.history:
-        steps = (["-" if change.how == "removed" else "+", _step(change.step)] for change in diff.history)
-        parts.append(_table(("", "history"), steps, len(diff.history), MOST_OTHERS))
-    return _piece(f"{_short(diff.before.name)} \N{RIGHTWARDS ARROW} {_short(diff.after.name)}", *parts)
+    if changes:
+        parts.append(_table(("", "path", "what"), map(_change, changes), len(changes), MOST_CHANGES))
+    if config:
+        rows = ([change.field, _value(change.before), _value(change.after)] for change in config)
+        parts.append(_table(("config", "before", "after"), rows, len(config), MOST_OTHERS))
+    if history:
+        steps = (["-" if change.how == "removed" else "+", _step(change.step)] for change in history)
+        parts.append(_table(("", "history"), steps, len(history), MOST_OTHERS))
+    return _piece(f"{_short(names[0])} \N{RIGHTWARDS ARROW} {_short(names[1])}", *parts)
 
 
 def _change(change: Change) -> list[str | bytes]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
-from lamina.source import Stack, find_manifest, read_config
+from lamina.source.select import find_manifest, read_config
+from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.union.tree import How, Tree

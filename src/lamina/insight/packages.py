@@ -12,10 +12,10 @@ from urllib.parse import quote
 from lamina.errors import InvalidContent
 from lamina.insight import package_archives, package_binaries, package_programs, package_texts
 from lamina.insight.package_texts import Named
-from lamina.layer.content import Content
 from lamina.layer.entry import Entry, Kind
-from lamina.source import Stack
-from lamina.union.trail import trail
+from lamina.layer.file_content import Content
+from lamina.source.stack import Stack
+from lamina.union.path_history import trail
 
 MAX_DATABASE = 256 << 20
 MAX_FILE = 4 << 20

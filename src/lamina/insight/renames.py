@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from lamina.insight.diff import ADDED, REMOVED, RENAMED, Change, Contents, differences
+from lamina.insight.change import ADDED, REMOVED, RENAMED, Change, Contents, differences
 from lamina.layer.entry import Entry, Kind
 from lamina.union.tree import Tree
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lamina.errors import Unsupported
 from lamina.insight.packages import Inventory, Package
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.image_config import parse_time
 from lamina.version import __version__
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lamina.errors import Unsupported
-from lamina.layer.content import SMALL, Ahead, Content, open_content
-from lamina.source import Stack, Stream
+from lamina.layer.file_content import SMALL, Ahead, Content, open_content
+from lamina.source.protocols import Stream
+from lamina.source.stack import Stack
 from lamina.union.merge import merge, merge_both
 from lamina.union.tree import Tree
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from lamina.insight.content import SideContents
-from lamina.insight.diff import differences
+from lamina.insight.change import differences
+from lamina.insight.compare_content import SideContents
 from lamina.insight.ghosts import hidden_sizes
 from lamina.insight.side import Side
 from lamina.layer.entry import Kind
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.union.tree import How, Tree
 
 _CACHES = (

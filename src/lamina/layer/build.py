@@ -9,7 +9,7 @@ from typing import Protocol
 from lamina.layer.codec import encoder
 from lamina.layer.entry import Entry
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.layer.write import Item, write_layer
+from lamina.layer.tar_write import Item, write_layer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
 from lamina.spec.mediatype import layer_type

@@ -9,13 +9,13 @@ mark belong to the archive, but are not looked at.
 from __future__ import annotations
 
 from lamina.errors import InvalidLayer, LaminaError, LimitExceeded
+from lamina.host.privileges import MAX_ID
 from lamina.layer import tarheader
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder
-from lamina.layer.path import normalise
+from lamina.layer.safe_path import normalise
 from lamina.layer.tarheader import BLOCK, HEADER, MAX_NUMBER, MAX_PAX
 from lamina.layer.whiteout import PREFIX, classify, is_aufs_link, is_aufs_own
-from lamina.rights import MAX_ID
 
 _ZEROS = bytes(BLOCK)
 _HINT = "the layer is malformed; fetch or build it again"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, SystemFailure, UsageError
-from lamina.files import remove, replace_file, reported
+from lamina.host.files import remove, replace_file, reported
 from lamina.spec.json import read_own
 
 DOCKER_HUB = "https://index.docker.io/v1/"

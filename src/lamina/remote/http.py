@@ -19,7 +19,7 @@ import urllib3
 
 from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure
 from lamina.events import Cancel
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.remote import connection
 from lamina.remote.connection import Slot, host_end, slot
 from lamina.remote.encoding import decoder_for, encoding_of

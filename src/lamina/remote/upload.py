@@ -20,7 +20,8 @@ from lamina.remote.challenge import scope
 from lamina.remote.client import MAX_WAIT, retry_after
 from lamina.remote.http import Answer, Broken, digits, joined
 from lamina.remote.read import Site
-from lamina.source import CHUNK, Blob, verified
+from lamina.source.protocols import Blob
+from lamina.source.verify import CHUNK, verified
 from lamina.spec.descriptor import Descriptor
 
 SMALL = 256 << 10  # bytes up to which a blob goes in the request that ends the session

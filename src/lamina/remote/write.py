@@ -10,7 +10,7 @@ from lamina.events import Cancel, OnEvent, ignore
 from lamina.remote.http import Answer
 from lamina.remote.list import RemoteLister
 from lamina.remote.upload import Journal, Upload
-from lamina.source import Blob
+from lamina.source.protocols import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_index, parse

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from lamina.errors import InvalidDocument, LaminaError, NotFound, UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value, pattern
 from lamina.run.options import Edits, Hook, Mount, Node
 

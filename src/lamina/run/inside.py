@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from lamina.errors import NotFound, Unsupported
-from lamina.files import failure, reported
-from lamina.libc import failed, libc
+from lamina.host.files import failure, reported
+from lamina.host.libc import failed, libc
 
 _OPENAT2 = 437
 _IN_ROOT, _NO_MAGICLINKS, _NO_SYMLINKS = 0x10, 0x02, 0x04

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from lamina.errors import NotFound, SystemFailure, UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.light import Value, signal
 from lamina.run.options import NETWORKS, OWN_NETWORK
 from lamina.run.runtime import asked, find_program

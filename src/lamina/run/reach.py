@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import stat
 
-from lamina import rights
-from lamina.files import reported
+from lamina.host import privileges
+from lamina.host.files import reported
 from lamina.view import kernel
-from lamina.view.lower import UNNEEDED, unmount_quietly, unneeded
+from lamina.view.overlay.lower import UNNEEDED, unmount_quietly, unneeded
 from lamina.view.owners import Owners
 
 _TOP = "/run/lamina-open"
@@ -20,7 +20,7 @@ def open_way(identity: str, owners: Owners, rootfs: str) -> str:
     """A path at which the root of ``owners`` reaches what is mounted at ``rootfs``. Raises SystemFailure."""
     if not owners:
         return rootfs
-    if rights.is_root():
+    if privileges.is_root():
         place = _place(identity)
         with reported(place):
             os.makedirs(place)

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from lamina import rights
 from lamina.errors import ContainerFailure, LaminaError, NotFound, SystemFailure, Unsupported
-from lamina.files import write_all
+from lamina.host import privileges
+from lamina.host.files import write_all
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.spec.json import read_own
 
@@ -74,13 +74,13 @@ def find_runtime(wanted: str = "") -> Runtime:
             continue
         if os.path.basename(program) == "crun" and (hybrid or not _may_guard()):
             return Runtime(program, False, False, ("--cgroup-manager=disabled",))
-        guarded = rights.is_root()  # a plain user's cgroups are somebody else's
+        guarded = privileges.is_root()  # a plain user's cgroups are somebody else's
         return Runtime(program, guarded, guarded and _guards_devices())
     program = find_program(wanted or BUBBLEWRAP)
     if not program and wanted in ("", BUBBLEWRAP):
         program = bundled()
     if os.path.basename(program) == BUBBLEWRAP:
-        return Runtime(program, rights.is_root(), False)
+        return Runtime(program, privileges.is_root(), False)
     what = wanted or " or ".join(NAMES)
     raise NotFound(
         f"no OCI runtime: {what} is not installed", hint="install runc or crun, or run `pip install 'lamina[run]'`"
@@ -121,7 +121,7 @@ def _guards_devices() -> bool:
 
 def _may_guard() -> bool:
     """Whether crun can load its program that guards devices: it raises the limit of locked memory for that."""
-    return bool(rights.capabilities("CapEff") >> _CAP_SYS_RESOURCE & 1)
+    return bool(privileges.capabilities("CapEff") >> _CAP_SYS_RESOURCE & 1)
 
 
 class Ended(Value):

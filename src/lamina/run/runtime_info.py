@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from lamina import rights
 from lamina.errors import LaminaError
+from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
-from lamina.run import cgroup, network
+from lamina.run import network
+from lamina.run.bubblewrap import cgroup
 from lamina.run.runtime import BUBBLEWRAP, NAMES, Runtime, asked, find_program, find_runtime, is_hybrid
 
 if TYPE_CHECKING:
@@ -57,18 +58,18 @@ def version(program: str) -> str:
 
 def missing(runtime: Runtime) -> list[str]:
     found = []
-    reason = cgroup.refusal() if rights.is_root() else "a plain user has no cgroup of its own"
+    reason = cgroup.refusal() if privileges.is_root() else "a plain user has no cgroup of its own"
     if reason or not (runtime.cgroups or runtime.is_bubblewrap):
         found.append(f"no limits (--memory, --cpus, --pids-limit): {reason or 'it can keep no cgroup here'}")
     if runtime.is_bubblewrap:
-        from lamina.run.bpf import load
+        from lamina.run.bubblewrap.bpf import load
 
         try:
             load()
         except LaminaError as error:
             found.append(f"no filter of system calls: {error.hint}")
         found.append("no set-user-ID programs: bubblewrap lets no program gain rights")
-        if rights.is_root():
+        if privileges.is_root():
             found.append("no user ids of its own (--userns auto): install runc or crun")
     if reason := network.refusal():
         found.append(f"no network but the machine's (--network host): {reason}")

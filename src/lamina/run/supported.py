@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from lamina import rights
 from lamina.errors import Unsupported, UsageError
+from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
 from lamina.run.options import Wanted
 
@@ -92,7 +92,7 @@ def check_supported(wanted: Wanted, runtime: Runtime) -> None:
             raise Unsupported(f"bubblewrap can't do {flag}", hint="leave it out, or install runc or crun")
     if wanted.apparmor and not _has_apparmor():
         raise Unsupported("this machine has no AppArmor", hint="leave --security-opt apparmor= out")
-    if not rights.is_root():
+    if not privileges.is_root():
         _check_plain(wanted)
 
 

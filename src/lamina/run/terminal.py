@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from lamina.files import write_all
+from lamina.host.files import write_all
 
 _CHUNK = 1 << 16
 _STREAMS = (0, 1, 2)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lamina.errors import NotFound, UsageError
+from lamina.host.privileges import MAX_ID
 from lamina.light import Value
-from lamina.rights import MAX_ID
 
 _MAX_DIGITS = 20  # more than any id has: a longer number is out of range whatever it is
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lamina import rights
 from lamina.errors import Unsupported
+from lamina.host import privileges
 from lamina.run.options import Userns
 from lamina.view.owners import Owners
 
@@ -19,8 +19,8 @@ def auto(identity: str) -> Owners:
 
 def keep_id(wanted: Userns) -> tuple[Owners, tuple[int, int]]:
     """podman's keep-id, seen from this plain user's namespace; and who the caller is inside. Raises Unsupported."""
-    users, groups = rights.maps()
-    if rights.is_root() or users[0][2] != 1:
+    users, groups = privileges.maps()
+    if privileges.is_root() or users[0][2] != 1:
         raise Unsupported(
             "keep-id is a plain user's: root has all ids, and would keep 0", hint="leave --userns out, or take auto"
         )
@@ -34,7 +34,7 @@ def keep_id(wanted: Userns) -> tuple[Owners, tuple[int, int]]:
     return Owners(kept(me[0], further[0]), kept(me[1], further[1])), me
 
 
-def kept(own: int, further: int) -> tuple[rights.Range, ...]:
+def kept(own: int, further: int) -> tuple[privileges.Range, ...]:
     """``own`` is the caller, whose namespace has it as 0; below and above stand the ``further`` ids, in their order
     (pure)."""
     found = [(0, 1, min(own, further)), (own, 0, 1), (own + 1, own + 1, further - own)]
@@ -59,7 +59,7 @@ def caller() -> str:
     import pwd
 
     try:
-        return pwd.getpwuid(rights.maps()[0][0][1]).pw_name
+        return pwd.getpwuid(privileges.maps()[0][0][1]).pw_name
     except KeyError:
         return ""
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from lamina.errors import NotFound, UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.layer.entry import FORMATS, Entry, Kind
-from lamina.layer.path import normalise
+from lamina.layer.safe_path import normalise
+from lamina.layer.tar_write import Item
 from lamina.layer.whiteout import PREFIX
-from lamina.layer.write import Item
 
 _KINDS = {format: kind for kind, format in FORMATS.items()}
 _LEFT_OUT = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"system.nfs4_acl")

@@ -10,7 +10,7 @@ from typing import Self
 from lamina.errors import UsageError
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.layer.write import Content, Item, Readable
+from lamina.layer.tar_write import Content, Item, Readable
 from lamina.spec.digest import Digest
 
 

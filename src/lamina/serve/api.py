@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-from lamina.serve.message import Request, Response
+from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
 from lamina.serve.write import WriteApi
 

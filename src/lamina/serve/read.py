@@ -5,13 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from lamina.documents import Known, below, listed, looking, walk
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.light import Protocol
-from lamina.serve.message import Request, Response, as_json, digest_of, digest_or_none, no_manifest, repository_of
+from lamina.serve.http_message import (
+    Request,
+    Response,
+    as_json,
+    digest_of,
+    digest_or_none,
+    no_manifest,
+    repository_of,
+)
 from lamina.serve.ranges import Unsatisfiable, parse_range
 from lamina.serve.routes import TAG, ApiError, page
-from lamina.source import Lister, Reader
+from lamina.source.protocols import Lister, Reader
+from lamina.source.walk import Known, below, listed, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lamina.errors import DiskFull, LaminaError, UsageError
-from lamina.files import Extent, failure
+from lamina.host.files import Extent, failure
 from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api
-from lamina.serve.message import Request, Response
+from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError, parse_target
 from lamina.version import __version__
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from lamina.documents import below, blobs
 from lamina.errors import BlobNotFound, DigestMismatch, InvalidContent, Unsupported
-from lamina.serve.message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
+from lamina.serve.http_message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
 from lamina.serve.ranges import parse_chunk
 from lamina.serve.read import Readable, ReadApi
 from lamina.serve.routes import TAG, ApiError
-from lamina.serve.uploads import Gone, Uploads
+from lamina.serve.upload_sessions import Gone, Uploads
+from lamina.source.walk import below, blobs
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -23,17 +23,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
-from lamina.files import replace_file, reported, sync_directory, write_all
+from lamina.host.files import replace_file, reported, sync_directory, write_all
+from lamina.host.lock import acquire, is_same, locked, release, share, unheld
+from lamina.host.temporary import SUFFIX, TemporaryDirectory, is_temporary
 from lamina.light import TYPE_CHECKING, Value, as_dict, replace
-from lamina.lock import acquire, is_same, locked, release, share, unheld
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
 from lamina.store.fault import pieces, point
+from lamina.store.foreign_trees import remove_tree
 from lamina.store.paths import Paths
 from lamina.store.roots import boot_id, started
-from lamina.store.trees import remove_tree
-from lamina.temporary import SUFFIX, TemporaryDirectory, is_temporary
 
 if TYPE_CHECKING:
     from typing import Any, Self

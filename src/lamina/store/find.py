@@ -13,25 +13,25 @@ from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
+from lamina.layer.attribute_filter import Filter, parse_kinds, parse_owner, parse_perm, parse_size
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.filter import Filter, parse_kinds, parse_owner, parse_perm, parse_size
-from lamina.source import find_manifest, read_config
+from lamina.source.select import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.findings import VISIBLE, Findings, Found, LayerHits, Member, Sighting, Special, Stories
-from lamina.store.members import Members, members
+from lamina.store.layer_map import Members, members
 from lamina.store.refs import name_of
-from lamina.union.glance import MANY, Glance, through_symlinks
 from lamina.union.merge import merge
+from lamina.union.partial import MANY, Glance, through_symlinks
 from lamina.union.tree import UNSTATED
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lamina.layer.digests import LayerDigests
+    from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
-    from lamina.layer.search import Pattern
+    from lamina.layer.name_search import Pattern
     from lamina.store.store import Store
 
 _MANY_OPEN = 500
@@ -74,7 +74,7 @@ class Query:
         """From the words that `find` takes: a glob on the base name (with a slash in it on the path), or a regular
         expression; an empty word is as none. Raises UsageError; Unsupported (another digest); TypeError (a word that
         there is not)."""
-        from lamina.layer.search import expression, glob
+        from lamina.layer.name_search import expression, glob
 
         unknown = words.keys() - Words.__annotations__.keys()
         if unknown:
@@ -247,7 +247,7 @@ class _Search:
         return hits, broken
 
     def _hits_of(self, number: int, index: LayerIndex) -> LayerHits:
-        from lamina.layer.search import rows_that_fit
+        from lamina.layer.name_search import rows_that_fit
 
         query, kinds = self._query, index.kind
         named = None if query.pattern is None else list(rows_that_fit(index, query.pattern))

@@ -32,8 +32,8 @@ def unwritten(path: str) -> int:
         return 0
     import ctypes
 
-    from lamina.files import READ_FLAGS
-    from lamina.libc import libc
+    from lamina.host.files import READ_FLAGS
+    from lamina.host.libc import libc
 
     descriptor = os.open(path, READ_FLAGS)
     try:
@@ -85,7 +85,7 @@ def _call() -> Callable[[int, int, int, int], int] | None:
         return None
     import ctypes
 
-    from lamina.libc import libc
+    from lamina.host.libc import libc
 
     try:
         call = libc().sync_file_range

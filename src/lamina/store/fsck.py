@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamina.documents import Absent, Damaged, Found, Unread, listed, look, walk
 from lamina.errors import LaminaError
-from lamina.files import FileRange, make_directory, remove, reported
+from lamina.host.files import FileRange, make_directory, remove, reported
+from lamina.host.temporary import is_temporary
 from lamina.layer.index import LayerIndex
-from lamina.source import CHUNK, read_config
+from lamina.source.select import read_config
+from lamina.source.verify import CHUNK
+from lamina.source.walk import Absent, Damaged, Found, Unread, listed, look, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
-from lamina.store.lasting import hash_of
+from lamina.store.derived import hash_of
+from lamina.store.layer_map import members_right
 from lamina.store.leftovers import leftovers
-from lamina.store.members import members_right
 from lamina.store.refs import FETCHED
-from lamina.temporary import is_temporary
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -188,7 +189,7 @@ def _dropped(path: str, problem: str, repair: bool) -> Finding:
 
 def _digests_right(store: Store, descriptor: Descriptor, diff_id: Digest) -> bool:
     """Whether they are those of the layer's tar, or were never asked for."""
-    from lamina.layer.digests import LayerDigests
+    from lamina.layer.file_digests import LayerDigests
 
     path = store.paths.digests(diff_id)
     if not os.path.exists(path):
@@ -220,8 +221,8 @@ def _layer_problem(store: Store, descriptor: Descriptor, diff_id: Digest) -> str
 
 def _problem_without_tar(store: Store, descriptor: Descriptor, diff_id: Digest) -> str:
     """The same, of a layer that is read through its blob: that is inflated once more."""
-    from lamina.layer.read import LayerReader
-    from lamina.layer.seek import SeekIndex, SniffingMarks
+    from lamina.layer.checkpoints.file import SeekIndex, SniffingMarks
+    from lamina.layer.decode import LayerReader
 
     index, seek = LayerIndex.load(store.paths.layer_index(diff_id)), SeekIndex.load(store.paths.seek(diff_id))
     if not store.blobs.has(descriptor):

@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Cancelled, SystemFailure
-from lamina.files import make_directory, remove, sync_directory, write_all
+from lamina.host.files import make_directory, remove, sync_directory, write_all
+from lamina.host.lock import is_same
+from lamina.host.temporary import TemporaryDirectory
 from lamina.light import Value
-from lamina.lock import is_same
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import READ_ONLY
+from lamina.store.derived import note
 from lamina.store.fault import point
 from lamina.store.flush import sync_together
-from lamina.store.lasting import note
 from lamina.store.paths import Paths
-from lamina.temporary import TemporaryDirectory
 
 SMALL = 1 << 20
 """Bytes of the largest blob that waits: to sync a larger one takes time of its own."""

@@ -15,18 +15,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lamina.errors import Conflict, DiskFull, StoreDamaged, UsageError
-from lamina.files import names_of_files, remove, reported
-from lamina.lock import locked
+from lamina.host.files import names_of_files, remove, reported
+from lamina.host.lock import locked
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.reference import canonical
 from lamina.store import clock, reserve
 from lamina.store.fault import point
+from lamina.store.foreign_trees import disk_bytes
 from lamina.store.leftovers import leftovers
 from lamina.store.mark import Holder, Memory, Needs, mark, of_containers, of_names, of_roots, state_of, steady
 from lamina.store.refs import Entries, name_of, unnamed
 from lamina.store.roots import GRACE
-from lamina.store.trees import disk_bytes
 from lamina.store.unions import collect_unions
 
 if TYPE_CHECKING:

@@ -12,36 +12,29 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from lamina import rights
 from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent
-from lamina.files import (
-    WRITE_FLAGS,
-    SharedRange,
-    make_directory,
-    remove,
-    replace_file,
-    reported,
-    sync_directory,
-)
+from lamina.host import privileges
+from lamina.host.files import WRITE_FLAGS, SharedRange, make_directory, remove, replace_file, reported, sync_directory
+from lamina.host.lock import acquire, is_same
+from lamina.host.spool import LOOK_EVERY, look_at_free_space
+from lamina.host.temporary import Temporary, TemporaryDirectory
 from lamina.layer.codec import inflating
-from lamina.layer.read import LayerReader
-from lamina.lock import acquire, is_same
-from lamina.source import Abortable, Blob, Stream, is_plain, prove_diff_id, verified
+from lamina.layer.decode import LayerReader
+from lamina.source.protocols import Abortable, Blob, Stream
+from lamina.source.verify import is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spool import LOOK_EVERY, look_at_free_space
-from lamina.store.append import BLOCK, Appender
 from lamina.store.blobs import READ_ONLY, Blobs
+from lamina.store.derived import must_wait, note, sync_file
+from lamina.store.direct_io import BLOCK, Appender
 from lamina.store.fault import point
-from lamina.store.lasting import must_wait, note, sync_file
 from lamina.store.paths import Paths
 from lamina.store.unfinished import Pace, Unfinished
-from lamina.temporary import Temporary, TemporaryDirectory
 
 if TYPE_CHECKING:
-    from lamina.layer.mark import Marking
+    from lamina.layer.checkpoints.marks import Marking
     from lamina.store.gather import Gathering
 
 _QUEUED = 4  # chunks between the threads
@@ -336,7 +329,7 @@ class LayerFiles:
         self._cached = cached
         self._marking: Marking | None = None
         if not tar and not self._plain:
-            from lamina.layer.seek import SniffingMarks
+            from lamina.layer.checkpoints.file import SniffingMarks
 
             said = mediatype.compression(descriptor.media_type) or "none"
             self._marking = SniffingMarks(said, descriptor.size)
@@ -397,7 +390,7 @@ class LayerFiles:
         prove_diff_id(self._digest, self._diff_id, summary.diff_id)
         self._index = summary.chunks()
         if self._marking is not None:
-            from lamina.layer.seek import dump
+            from lamina.layer.checkpoints.file import dump
 
             self._seek = dump(self._digest, self._marking.compression, summary.tar_size, self._marking.marks)
             self._marking.marks.clear()
@@ -481,11 +474,11 @@ class LayerFiles:
 
 
 def is_mounted(view: str) -> bool:
-    """Whether tars are likely to be mounted (view/attach), around their page cache: all others read them through it,
+    """Whether tars are likely to be mounted (view/erofs/attach), around their page cache: all others read them through it,
     and soon."""
     if view not in ("", "erofs", "erofs-merged"):
         return False
-    return rights.is_root() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 12)
+    return privileges.is_root() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 12)
 
 
 def link_or_copy(source: str, target: str, *, within: str) -> bool:

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from lamina.config import KEEP
 from lamina.errors import InvalidContent, StoreDamaged, SystemFailure, UsageError
-from lamina.files import CHUNK, FileRange, failure, names_of_directories, remove, replace_file, reported
+from lamina.host.files import CHUNK, FileRange, failure, names_of_directories, remove, replace_file, reported
+from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
-from lamina.lock import locked
-from lamina.source import Stream, is_plain, prove_diff_id, told_of, verified
+from lamina.settings import KEEP
+from lamina.source.protocols import Stream
+from lamina.source.verify import is_plain, prove_diff_id, told_of, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -21,9 +22,9 @@ from lamina.store.fault import pieces, point
 from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
-    from lamina.layer.digests import LayerDigests
+    from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
-    from lamina.store.through import Through
+    from lamina.store.seekable import Through
 
 
 def blob_stays(form: Descriptor, diff_id: Digest) -> bool:
@@ -33,7 +34,7 @@ def blob_stays(form: Descriptor, diff_id: Digest) -> bool:
 
 def _has_digest(path: str, digest: Digest) -> bool:
     """Whether the file has these bytes; a file that can't be read has not. Raises FileNotFoundError."""
-    from lamina.store.lasting import hash_of
+    from lamina.store.derived import hash_of
 
     try:
         return hash_of(path, digest.algorithm) == digest.encoded
@@ -130,7 +131,7 @@ class Layers:
     def is_sound(self, diff_id: Digest) -> bool:
         """Whether the tar is there and can be believed: it was written in this boot, or is known to be on the disk,
         or it is compared with its digest now. Raises SystemFailure where the disk failed to take it."""
-        from lamina.store.lasting import DOUBTFUL, is_due, settle, trust
+        from lamina.store.derived import DOUBTFUL, is_due, settle, trust
 
         path = self._paths.tar(diff_id)
         if diff_id in self._believed:
@@ -153,7 +154,7 @@ class Layers:
     def settle(self, diff_id: Digest) -> None:
         """Wait until the tar is on the disk; nothing where that is known. Raises SystemFailure where the disk failed
         to take it, and removes it then; FileNotFoundError."""
-        from lamina.store.lasting import ON_DISK, settle, trust
+        from lamina.store.derived import ON_DISK, settle, trust
 
         path = self._paths.tar(diff_id)
         if trust(path) == ON_DISK:
@@ -172,7 +173,7 @@ class Layers:
 
     def is_on_disk(self, diff_id: Digest) -> bool:
         """Whether the tar is there, and known to outlast a crash."""
-        from lamina.store.lasting import ON_DISK, trust
+        from lamina.store.derived import ON_DISK, trust
 
         try:
             return trust(self._paths.tar(diff_id)) == ON_DISK
@@ -194,8 +195,8 @@ class Layers:
     def through(self, descriptor: Descriptor, diff_id: Digest, *, anew: bool = False) -> Through:
         """The tar, read through a blob that is here; the checkpoints are made where they are not there or (``anew``)
         have proved wrong. Raises as ``index``."""
-        from lamina.layer.seek import SeekIndex
-        from lamina.store.through import Through
+        from lamina.layer.checkpoints.file import SeekIndex
+        from lamina.store.seekable import Through
 
         path = self._paths.seek(diff_id)
         if not anew:
@@ -222,7 +223,7 @@ class Layers:
     def digests(self, descriptor: Callable[[], Descriptor], diff_id: Digest, index: LayerIndex) -> LayerDigests:
         """The content digests of the layer's regular files: read, or made in one pass over its tar and kept.
         ``descriptor`` is asked for only then. Raises as ``index``."""
-        from lamina.layer.digests import LayerDigests
+        from lamina.layer.file_digests import LayerDigests
 
         kept = self.kept_digests(diff_id, index)
         if kept is not None:
@@ -245,7 +246,7 @@ class Layers:
         path = self._paths.digests(diff_id)
         try:
             with open(path, "rb") as file:
-                from lamina.layer.digests import LayerDigests
+                from lamina.layer.file_digests import LayerDigests
 
                 return LayerDigests(index, file.read(), path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
@@ -265,7 +266,7 @@ class Layers:
         self.make(descriptor, diff_id, tar=self.has_tar(diff_id) or not self.without_tar(descriptor, diff_id))
 
     def _index_of_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
-        from lamina.layer.read import LayerReader
+        from lamina.layer.decode import LayerReader
 
         path = self._paths.tar(diff_id)
         with reported(path), FileRange(path) as tar:
@@ -282,7 +283,7 @@ class Layers:
 
     def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
         """Derive index, and tar or (``tar`` is False) checkpoints, from the blob, verified. Raises as ``index``."""
-        from lamina.spool import look_at_free_space
+        from lamina.host.spool import look_at_free_space
         from lamina.store.ingest import LayerFiles, is_mounted
 
         blob = self._paths.blob(descriptor.digest)

@@ -12,14 +12,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from lamina.files import remove
+from lamina.host.files import remove
+from lamina.host.lock import unheld
+from lamina.host.temporary import is_temporary
 from lamina.light import Value, pattern
-from lamina.lock import unheld
 from lamina.store import clock
+from lamina.store.foreign_trees import disk_bytes, freed_bytes, remove_tree
 from lamina.store.paths import Paths
 from lamina.store.roots import GRACE, Roots, started
-from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
-from lamina.temporary import is_temporary
 
 TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload on its way in", "note about a push"
 _DIRECTORY = pattern(r".+\.[0-9a-f]{12}\.tmp")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lamina.documents import Absent, Damaged, Known, Unread, blobs, look, walk
 from lamina.errors import DigestMismatch, InvalidContent, LimitExceeded, NotFound, StoreDamaged, SystemFailure
 from lamina.light import replace
+from lamina.source.walk import Absent, Damaged, Known, Unread, blobs, look, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
@@ -21,7 +21,7 @@ from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index
 from lamina.spec.reference import Reference
 from lamina.store.blobs import DAMAGED
-from lamina.store.lasting import hash_of
+from lamina.store.derived import hash_of
 from lamina.store.refs import FETCHED, Entries, name_of
 
 if TYPE_CHECKING:

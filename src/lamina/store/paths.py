@@ -6,9 +6,9 @@ import os
 from contextlib import suppress
 
 from lamina.errors import NoStore, NotFound, StoreDamaged, SystemFailure, Unsupported
-from lamina.files import make_directory, replace_file, reported, write_all
+from lamina.host.files import make_directory, replace_file, reported, write_all
+from lamina.host.temporary import Temporary, is_temporary
 from lamina.spec.digest import Digest
-from lamina.temporary import Temporary, is_temporary
 
 FORMAT = 2
 """In 1, tars and trees were synced before they had their names. A lamina that knows only 1 believes them after a
@@ -96,7 +96,7 @@ def _check_owner(root: str) -> None:
     if owner == user:
         return
     if user == 0:
-        from lamina.rights import is_root
+        from lamina.host.privileges import is_root
 
         if is_root():
             name = _name_of(owner)

@@ -7,7 +7,10 @@ from functools import partial
 
 from lamina.errors import LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, pattern
-from lamina.source import Blob, Stack, find_manifest, is_plain, read_config
+from lamina.source.protocols import Blob
+from lamina.source.select import find_manifest, read_config
+from lamina.source.stack import Stack
+from lamina.source.verify import is_plain
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -6,9 +6,9 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 
 from lamina.errors import LaminaError, ReferenceNotFound, StoreDamaged
-from lamina.files import replace_file, reported
+from lamina.host.files import replace_file, reported
+from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
-from lamina.lock import locked
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.json import dump

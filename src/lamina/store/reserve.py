@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from lamina.files import remove
+from lamina.host.files import remove
+from lamina.host.temporary import Temporary
 from lamina.store.paths import Paths
-from lamina.temporary import Temporary
 
 _LEAST = 64 << 10  # bytes
 

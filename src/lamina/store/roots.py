@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lamina.errors import UsageError
-from lamina.files import names_of_files, remove, write_all
+from lamina.host.files import names_of_files, remove, write_all
+from lamina.host.lock import fcntl, locked, unheld
+from lamina.host.temporary import Temporary, is_temporary
 from lamina.light import TYPE_CHECKING, Value
-from lamina.lock import fcntl, locked, unheld
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
 from lamina.store.fault import point
 from lamina.store.paths import Paths
-from lamina.temporary import Temporary, is_temporary
 
 if TYPE_CHECKING:
-    from lamina import mountinfo
+    from lamina.host import mountinfo
 
 GRACE = 3600.0  # seconds
 _VIEW = "view "
@@ -58,7 +58,7 @@ class Roots:
         pid = os.getpid()
         head = {"pid": pid, "started": started(pid), "boot": boot_id(), "purpose": purpose, "held": True}
         if mount:
-            from lamina import mountinfo
+            from lamina.host import mountinfo
 
             head["mount"] = self._within(mount)
             head["namespace"] = mountinfo.namespace()
@@ -129,7 +129,7 @@ class Roots:
         point("root.removed")
 
     def __iter__(self) -> Iterator[Root]:
-        from lamina import mountinfo
+        from lamina.host import mountinfo
 
         seen = mountinfo.Seen()
         for name in names_of_files(self._paths.roots):

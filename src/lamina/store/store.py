@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 
-from lamina.config import KEEP, MAX_LAYER
 from lamina.light import TYPE_CHECKING
+from lamina.settings import KEEP, MAX_LAYER
 from lamina.store.blobs import Blobs
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
@@ -22,11 +22,11 @@ from lamina.store.write import StoreWriter
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lamina.config import Settings
+    from lamina.settings import Settings
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
     from lamina.store.find import Search, Words
-    from lamina.store.uploads import Uploads
+    from lamina.store.push_journal import Uploads
 
 
 class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
@@ -62,7 +62,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
     @cached_property
     def uploads(self) -> Uploads:
         """The upload sessions of pushes."""
-        from lamina.store.uploads import Uploads
+        from lamina.store.push_journal import Uploads
 
         return Uploads(self.paths)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lamina.files import remove
-from lamina.lock import unheld
+from lamina.host.files import remove
+from lamina.host.lock import unheld
 
 
 class Pace:

@@ -10,15 +10,15 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 
-from lamina import mountinfo
 from lamina.errors import UsageError
-from lamina.files import make_directory, remove, replace_file
+from lamina.host import mountinfo
+from lamina.host.files import make_directory, remove, replace_file
+from lamina.host.lock import locked, unheld
+from lamina.host.temporary import is_temporary
 from lamina.light import TYPE_CHECKING
-from lamina.lock import locked, unheld
 from lamina.spec.digest import Digest
+from lamina.store.foreign_trees import disk_bytes, freed_bytes, remove_tree
 from lamina.store.paths import Paths
-from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
-from lamina.temporary import is_temporary
 
 if TYPE_CHECKING:
     from lamina.store.store import Store

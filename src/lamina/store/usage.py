@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamina.files import names_of_files
+from lamina.host.files import names_of_files
 from lamina.spec.digest import Digest
+from lamina.store.foreign_trees import disk_bytes, tree_bytes
 from lamina.store.mark import Marked, Memory, mark, of_containers, of_names, of_roots
 from lamina.store.refs import name_of
 from lamina.store.roots import GRACE
-from lamina.store.trees import disk_bytes, tree_bytes
 
 if TYPE_CHECKING:
     from lamina.store.store import Store

@@ -8,9 +8,10 @@ from contextlib import contextmanager, suppress
 
 from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent, LaminaError, NotFound
 from lamina.events import Cancel, OnEvent, Warned, ignore
-from lamina.files import remove, reported
+from lamina.host.files import remove, reported
 from lamina.light import TYPE_CHECKING
-from lamina.source import Blob, is_plain
+from lamina.source.protocols import Blob
+from lamina.source.verify import is_plain
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
@@ -254,7 +255,7 @@ class StoreWriter:
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Raises InvalidContent; BlobNotFound where config or a layer is missing."""
         descriptor.check(raw)
-        from lamina.documents import blobs
+        from lamina.source.walk import blobs
 
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
         if isinstance(document, Manifest):
@@ -285,7 +286,7 @@ class StoreWriter:
 
     def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
         """What ``docker save`` wrote of an image that is here is that image, and not a second one."""
-        from lamina.documents import Known, blobs, look
+        from lamina.source.walk import Known, blobs, look
 
         self._protect(manifest.config.digest)
         if not self.blobs.has(manifest.config):
@@ -309,7 +310,7 @@ class StoreWriter:
         return None
 
     def _note_images(self, images: Images, name: str, top: Descriptor) -> None:
-        from lamina.documents import Known, listed, look, walk
+        from lamina.source.walk import Known, listed, look, walk
 
         for found in walk(lambda one: look(self.blobs.read, one), [top], into=listed, deepest=None):
             if isinstance(found, Known) and isinstance(found.document, Manifest) and found.document.is_image:
@@ -317,7 +318,7 @@ class StoreWriter:
 
     def lacking(self, manifest: Manifest) -> Descriptor | None:
         """The first thing that the manifest names and that is neither here nor known to be elsewhere."""
-        from lamina.documents import blobs  # who only looks has no need of it
+        from lamina.source.walk import blobs  # who only looks has no need of it
 
         elsewhere: Mapping[Digest, str] | None = None
         for needed in blobs(manifest):
@@ -346,7 +347,7 @@ class StoreWriter:
         """The children of an index that are here with all that they need, at any depth, and those here that are
         ``known`` to have been so. An image may bring in a child of its own index as a layer: that one was not
         fetched. Raises BlobNotFound where the document itself is not here, InvalidContent where it is damaged."""
-        from lamina.documents import Absent, Known, listed, look, walk
+        from lamina.source.walk import Absent, Known, listed, look, walk
 
         found = list(walk(lambda one: look(self.blobs.read, one), [top], into=listed, deepest=None))
         if isinstance(found[0], Absent):

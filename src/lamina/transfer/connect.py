@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lamina.documents import Known, blobs, listed, looking, walk
 from lamina.errors import UsageError
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.source import Blob, Reader
+from lamina.source.protocols import Blob, Reader
+from lamina.source.walk import Known, blobs, listed, looking, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
@@ -18,12 +18,12 @@ from lamina.spec.reference import Reference
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lamina.config import Settings
     from lamina.remote.client import Access, Client
     from lamina.remote.credentials import Credential
     from lamina.remote.download import Download
     from lamina.remote.registries import Registries
     from lamina.remote.repository import Repository
+    from lamina.settings import Settings
     from lamina.store.store import Store
 
 CERT_DIRS = ("/etc/containers/certs.d", "/etc/docker/certs.d")

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from lamina.errors import Conflict, InvalidDocument, NotFound, Unsupported, UsageError
 from lamina.light import replace
-from lamina.source import MAX_NESTING, Blob, Reader, TarReader, choose
+from lamina.source.protocols import Blob, Reader, TarReader
+from lamina.source.select import MAX_NESTING, choose
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

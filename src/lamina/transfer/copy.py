@@ -12,22 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import cast
 
-from lamina.documents import Absent, Found, Known, Look, listed, look, walk
 from lamina.errors import AccessDenied, BlobNotFound, Conflict, InvalidDocument, NotFound, RemoteFailure, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
-from lamina.source import (
-    Gatherer,
-    Knower,
-    Maker,
-    Reader,
-    Referrers,
-    TarReader,
-    TarWriter,
-    Writer,
-    choose,
-    not_as_asked,
-    read_config,
-)
+from lamina.source.protocols import Gatherer, Knower, Maker, Reader, Referrers, TarReader, TarWriter, Writer
+from lamina.source.select import choose, not_as_asked, read_config
+from lamina.source.walk import Absent, Found, Known, Look, listed, look, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

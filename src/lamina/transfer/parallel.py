@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from lamina.events import Cancel, join
-from lamina.files import first_error
+from lamina.host.files import first_error
 
 T = TypeVar("T")
 PATIENCE = 0.7  # seconds that workers have to stop in after an interrupt

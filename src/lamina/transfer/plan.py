@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamina.documents import Found, Known, listed, looking, walk
 from lamina.errors import LaminaError
-from lamina.source import Reader, choose, read_config
+from lamina.source.protocols import Reader
+from lamina.source.select import choose, read_config
+from lamina.source.walk import Found, Known, listed, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

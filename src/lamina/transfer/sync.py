@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lamina.errors import UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.reference import Reference
 from lamina.transfer.connect import Network

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lamina.config import MAX_LAYER
-from lamina.documents import Absent, Found, Known, Unread, looking, walk
 from lamina.errors import BlobNotFound, Cancelled, LaminaError, NotFound
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore
 from lamina.layer.codec import inflating
-from lamina.layer.read import LayerReader
-from lamina.source import Reader, choose, prove_diff_id, read_config, verified
+from lamina.layer.decode import LayerReader
+from lamina.settings import MAX_LAYER
+from lamina.source.protocols import Reader
+from lamina.source.select import choose, read_config
+from lamina.source.verify import prove_diff_id, verified
+from lamina.source.walk import Absent, Found, Known, Unread, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -1,3 +1,3 @@
-"""The union as something to use (floor 7): an fsspec filesystem, an unpacked directory. Thin readers of the
+"""The union as something to use: an fsspec filesystem, an unpacked directory. Thin readers of the
 ``Tree``: what is where was decided by the merge. Must not know its siblings.
 """

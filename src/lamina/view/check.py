@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
-from lamina.files import remove, reported
+from lamina.host.files import remove, reported
 from lamina.store.fsck import Finding
 from lamina.store.unions import union_keys
-from lamina.view.check_trees import check_trees
-from lamina.view.erofs_read import ErofsImage
+from lamina.view.erofs.read import ErofsImage
+from lamina.view.unpack.check import check_trees
 
 if TYPE_CHECKING:
     from lamina.store.store import Store

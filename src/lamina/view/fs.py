@@ -15,9 +15,9 @@ from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from lamina.errors import IsADirectory, NotAFile, PathNotFound, ReadOnly
-from lamina.layer.content import Content
 from lamina.layer.entry import Kind
-from lamina.source import Stack
+from lamina.layer.file_content import Content
+from lamina.source.stack import Stack
 from lamina.union.tree import Tree
 
 _TYPES = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "link"}

@@ -12,8 +12,8 @@ import struct
 from collections.abc import Sequence
 
 from lamina.errors import SystemFailure, Unsupported
-from lamina.files import reported
-from lamina.libc import failed, libc
+from lamina.host.files import reported
+from lamina.host.libc import failed, libc
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _CLOEXEC = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import stat
 from collections.abc import Sequence
 
+from lamina.host.privileges import MAX_ID, Range
 from lamina.light import Value
-from lamina.rights import MAX_ID, Range
 
 
 class Owners(Value):

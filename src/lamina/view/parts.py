@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Set
 
 from lamina.errors import Unsupported
-from lamina.files import replace_file
+from lamina.host.files import replace_file
 from lamina.light import TYPE_CHECKING, Value
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from lamina.errors import (
     ReadOnly,
 )
 from lamina.layer.entry import FORMATS, Kind
-from lamina.source import Stack, Stream
+from lamina.source.protocols import Stream
+from lamina.source.stack import Stack
 from lamina.text import json_path
 
 if TYPE_CHECKING:
@@ -516,7 +517,7 @@ class _RawFile(io.RawIOBase):
     """A file's content as Python's buffers read it."""
 
     def __init__(self, content: Stream) -> None:
-        from lamina.layer.content import Content
+        from lamina.layer.file_content import Content
 
         assert isinstance(content, Content)
         self._content = content

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from lamina import rights
 from lamina.errors import LaminaError
+from lamina.host import privileges
 from lamina.view import kernel
-from lamina.view.attach import FILES, LOOPS, mount_erofs
-from lamina.view.upper import attempt, tried
+from lamina.view.erofs.attach import FILES, LOOPS, mount_erofs
+from lamina.view.upper_check import attempt, tried
 
 
 def probe(directory: str) -> dict[str, str]:
@@ -19,7 +19,7 @@ def probe(directory: str) -> dict[str, str]:
 
     def mounts() -> dict[str, str]:
         ways = {"erofs": FILES, "erofs-loop": LOOPS}
-        if rights.is_root():
+        if privileges.is_root():
             found = {name: tried(partial(_erofs, source=source), directory) for name, source in ways.items()}
         else:
             found = dict.fromkeys(ways, "only the machine's root may mount it")
@@ -28,7 +28,7 @@ def probe(directory: str) -> dict[str, str]:
         return {**found, "overlay": writable and attempt(directory, writable=False), "upper": writable}
 
     try:
-        found: dict[str, str] = rights.as_root(mounts)
+        found: dict[str, str] = privileges.as_root(mounts)
     except LaminaError as error:
         found = dict.fromkeys(("erofs", "erofs-loop", "overlay", "upper"), f"{error.message} ({error.hint})")
     return {**found, "fuse": tried(_fuse, directory)}
@@ -37,7 +37,7 @@ def probe(directory: str) -> dict[str, str]:
 def _erofs(scratch: str, source: str) -> None:
     from lamina.layer.index import IndexBuilder
     from lamina.union.merge import merge
-    from lamina.view.erofs import write_erofs
+    from lamina.view.erofs.write import write_erofs
 
     tar, image, target = (os.path.join(scratch, name) for name in ("tar", "image", "mnt"))
     tree = merge([IndexBuilder().finish(1024)])
@@ -52,12 +52,12 @@ def _erofs(scratch: str, source: str) -> None:
 def _fuse(scratch: str) -> None:
     from lamina.layer.index import IndexBuilder
     from lamina.union.merge import merge
-    from lamina.view import fuse
+    from lamina.view.fuse import fuse_mount
 
     target = os.path.join(scratch, "mnt")
     os.mkdir(target)
-    fuse.serve(merge([IndexBuilder().finish(1024)]), (), target)
+    fuse_mount.serve(merge([IndexBuilder().finish(1024)]), (), target)
     try:
         os.listdir(target)
     finally:
-        fuse.unmount(target)
+        fuse_mount.unmount(target)

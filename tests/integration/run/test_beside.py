@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from integration.run.test_run import LOWER, make_store, members, mounts_of, out, run, wait_for
-from lamina.run import container as containers
-from lamina.run.commit import commit, container_changes
-from lamina.run.copy import copy_in, copy_out
+from lamina.run.container import life as containers
+from lamina.run.container.commit import commit, container_changes
+from lamina.run.container.copy_files import copy_in, copy_out
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck

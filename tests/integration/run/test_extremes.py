@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from integration.run.test_run import make_store, members, mounts_of
-from lamina.run import cgroup
+from lamina.run.bubblewrap import cgroup
 from support import lamina, require_root, require_tool
 
 

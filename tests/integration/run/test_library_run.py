@@ -28,7 +28,7 @@ from lamina.errors import (
     TimedOut,
     UsageError,
 )
-from lamina.run import sandbox
+from lamina.run.library import runs
 from lamina.store.store import Store
 from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, write_layout
 
@@ -336,11 +336,11 @@ def test_eight_threads_run_one_image_at_once(image: library.Image) -> None:
 
 def test_the_next_run_works_when_somebody_has_killed_the_helper(image: library.Image) -> None:
     run(image, "true").remove()
-    helper = sandbox._helper
+    helper = runs._helper
     assert helper is not None
     helper._control.shutdown(2)  # as it is when its process is gone
     assert run(image, "echo", "again").text == "again\n"
-    assert sandbox._helper is not helper
+    assert runs._helper is not helper
 
 
 def test_programs_are_found_by_the_environment_of_the_moment(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from integration.run.test_run import members
-from lamina import rights
-from lamina.config import Settings
 from lamina.errors import SystemFailure
+from lamina.host import privileges
+from lamina.settings import Settings
 from support import PLAIN_USER, PlainUser, plain_user, require_root, require_tool, write_layout
 
 SHOW = ("run", "--rm", "--network", "none", "app", "cat", "/proc/self/uid_map")
@@ -58,7 +58,7 @@ def test_one_program_that_fails_leaves_the_own_id_and_is_named(user: tuple[Path,
     ],
 )
 def test_ranges_that_can_stand_in_one_map(given: list[tuple[int, int]], expected: list[tuple[int, int]]) -> None:
-    assert rights.distinct(given, 1000) == expected
+    assert privileges.distinct(given, 1000) == expected
 
 
 def test_a_home_that_cannot_be_read_has_no_settings(user: tuple[Path, PlainUser]) -> None:

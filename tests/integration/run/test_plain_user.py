@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from integration.run.test_run import members
-from lamina import rights
+from lamina.host import privileges
 from support import PLAIN_USER, PlainUser, plain_user, require_root, require_tool, write_layout
 
 ALONE = "59999"
@@ -286,7 +286,7 @@ def test_no_namespace_is_one_clear_line() -> None:
     ],
 )
 def test_ids_are_spread(given: list[tuple[int, int]], expected: list[tuple[int, int, int]]) -> None:
-    assert rights.spread(given, 1000) == expected
+    assert privileges.spread(given, 1000) == expected
 
 
 def test_fsck_looks_into_trees_that_are_only_their_roots(user: tuple[Path, PlainUser]) -> None:

@@ -15,8 +15,8 @@ import pytest
 import lamina
 from lamina.errors import LaminaError, PathNotFound, UsageError
 from lamina.layer.entry import Kind
-from lamina.source import MANY_QUESTIONS
-from lamina.union.glance import Glance
+from lamina.source.stack import MANY_QUESTIONS
+from lamina.union.partial import Glance
 from support import make_tar, opened_from, write_layout
 
 ODD = os.fsdecode(b"caf\xe9")  # not UTF-8

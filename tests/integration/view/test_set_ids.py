@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.rights import MAX_ID
-from lamina.source import Stack
+from lamina.host.privileges import MAX_ID
+from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
-from lamina.transfer.open import open_stack
-from lamina.view.check_trees import difference
+from lamina.transfer.open_stack import open_stack
 from lamina.view.owners import Owners
-from lamina.view.unpack import unpack, unpack_tree
+from lamina.view.unpack.check import difference
+from lamina.view.unpack.directory import unpack, unpack_tree
 from support import lamina, make_tar, require_root, write_layout
 
 SET_IDS = [

@@ -22,15 +22,15 @@ from typing import Any
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.insight.explore import Explorer, Mark
+from lamina.insight.explore_state import Explorer, Mark
 from lamina.layer.index import LayerIndex
 from lamina.spec.platform import Platform
-from lamina.transfer.open import open_stack
+from lamina.transfer.open_stack import open_stack
 from support import lamina, write_layout
 
 pytest.importorskip("textual")
-from lamina.cli import explorer as widgets
-from lamina.cli.explorer import ExplorerApp, LayerList, Union
+from lamina.cli.look import explorer as widgets
+from lamina.cli.look.explorer import ExplorerApp, LayerList, Union
 
 HOSTILE = b"e\x1b[31m\x07\r\xffvil"
 

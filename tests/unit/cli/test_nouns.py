@@ -8,9 +8,11 @@ import click
 import pytest
 
 from lamina.cli import run
-from lamina.cli.app import VERBS, Command, cli
-from lamina.cli.nouns import ABSENT, INSTEAD, NOUNS, OTHERS, Noun
+from lamina.cli.app import cli
+from lamina.cli.noun_table import ABSENT, INSTEAD, NOUNS, OTHERS
+from lamina.cli.nouns import Noun
 from lamina.cli.session import Session
+from lamina.cli.verbs import VERBS, Command
 
 EVERY = [(noun, verb) for noun, (_, verbs) in NOUNS.items() for verb in verbs]
 

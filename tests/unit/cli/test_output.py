@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lamina.cli import output
+from lamina.cli.format import output
 from lamina.errors import InvalidContent
 
 VALUES = [{"path": "/a\n\x1b ä\u2028", "n": number, "some": [], "more": [{"x": None}, {}]} for number in range(1001)]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lamina.cli import launch, plain
-from lamina.cli.containers import run
+from lamina.cli.containers import launch, plain
+from lamina.cli.containers.verbs import run
 from lamina.cli.session import Session
 
 NAMES = sorted({name for option in launch.OPTIONS for name in option.names})

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.cli.record import NO_LIST, NO_MAP, Record
-from lamina.cli.template import Template
+from lamina.cli.format.record import NO_LIST, NO_MAP, Record
+from lamina.cli.format.template import Template
 from lamina.errors import LimitExceeded, UsageError
 
 CONFIG = Record(
@@ -188,7 +188,7 @@ def test_an_unknown_field_names_those_that_are_there() -> None:
     ],
 )
 def test_a_hostile_value_does_not_make_it_run_for_ever(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.cli.template._STEPS", 5000)
+    monkeypatch.setattr("lamina.cli.format.template._STEPS", 5000)
     value = {"Big": 10**12, "Many": list(range(100)), "Long": "x" * (1 << 20)}
     with pytest.raises(LimitExceeded):
         Template(template).render(value)

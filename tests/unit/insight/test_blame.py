@@ -11,15 +11,15 @@ from hypothesis import example, given, settings
 from lamina.errors import InvalidLayer, PathNotFound
 from lamina.insight.blame import Blame, blame, blame_under
 from lamina.insight.ghosts import recover
-from lamina.layer.content import Content
 from lamina.layer.entry import Entry, Kind
-from lamina.source import Stack
+from lamina.layer.file_content import Content
+from lamina.source.stack import Stack
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History, ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
-from lamina.union.trail import State, trail
+from lamina.union.path_history import State, trail
 from sides import MadeLayer, layers
 from support import rounds
 from unit.union.test_union_model import Impossible, Node, apply

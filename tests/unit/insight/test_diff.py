@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 
 from lamina.errors import InvalidLayer, PathNotFound, UsageError
-from lamina.files import FileRange
+from lamina.host.files import FileRange
+from lamina.insight.change import ADDED, CHANGED, FIELDS, REMOVED, RENAMED, Change
 from lamina.insight.compare import ASPECTS, compare
-from lamina.insight.diff import ADDED, CHANGED, FIELDS, REMOVED, RENAMED, Change, parse_fields
+from lamina.insight.diff import parse_fields
 from lamina.insight.side import Side
 from lamina.layer.entry import Kind
 from sides import MadeLayer, layers, side, twins

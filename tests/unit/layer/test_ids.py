@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from lamina.errors import InvalidLayer
-from lamina.rights import MAX_ID
+from lamina.host.privileges import MAX_ID
 from support import index_of, make_tar
 
 FORMS = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]

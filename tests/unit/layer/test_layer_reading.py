@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from lamina.errors import InvalidLayer, LaminaError, LimitExceeded
 from lamina.layer import index as index_module
 from lamina.layer.codec import check_inflated, encoder
-from lamina.layer.content import open_content
+from lamina.layer.decode import LayerReader
 from lamina.layer.entry import Kind
+from lamina.layer.file_content import open_content
 from lamina.layer.index import LayerIndex
-from lamina.layer.path import normalise
-from lamina.layer.read import LayerReader
+from lamina.layer.safe_path import normalise
 from support import index_of, make_tar, rounds, tar_header
 
 MEMBERS = [

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import InvalidLayer, StoreDamaged
-from lamina.layer import libz
+from lamina.layer.checkpoints import libz
+from lamina.layer.checkpoints.file import SeekIndex, dump, marking_decoder
+from lamina.layer.checkpoints.libz import MarkingGzip
+from lamina.layer.checkpoints.marks import Mark, MarkingZstd
+from lamina.layer.checkpoints.resume import led_in, resumed
 from lamina.layer.codec import PIECE, decoder, encoder
-from lamina.layer.libz import MarkingGzip
-from lamina.layer.mark import Mark, MarkingZstd
-from lamina.layer.resume import led_in, resumed
-from lamina.layer.seek import SeekIndex, dump, marking_decoder
 from lamina.spec.digest import Digest
 from support import rounds
 

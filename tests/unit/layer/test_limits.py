@@ -9,7 +9,7 @@ import pytest
 from lamina.errors import InvalidLayer, LimitExceeded
 from lamina.layer import tar
 from lamina.layer.index import IndexBuilder
-from lamina.layer.path import normalise
+from lamina.layer.safe_path import normalise
 from lamina.layer.tar import TarParser
 from lamina.layer.tarheader import checksum_fits
 from support import index_of, make_tar, pax_record, tar_extension, tar_header

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import InvalidLayer, LimitExceeded
+from lamina.host.privileges import MAX_ID
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.layer.tarheader import (
@@ -22,7 +23,6 @@ from lamina.layer.tarheader import (
     xattrs_of,
 )
 from lamina.layer.whiteout import classify, opaque_path_for, path_for
-from lamina.rights import MAX_ID
 from support import index_of, make_tar, pax_record, tar_extension, tar_header
 
 END = bytes(1024)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from lamina.errors import InvalidLayer
+from lamina.layer.archive_codec import shown, unwrapping
 from lamina.layer.codec import Decoder, SniffingDecoder, inflating, zstd
 from lamina.layer.pieces import PIECE
-from lamina.layer.wrapped import shown, unwrapping
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

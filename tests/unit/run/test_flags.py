@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lamina import rights
 from lamina.errors import LaminaError, NotFound, Unsupported, UsageError
+from lamina.host import privileges
 from lamina.run import supported
-from lamina.run.bubblewrap import arguments
+from lamina.run.bubblewrap.launch import arguments
 from lamina.run.devices import check_places, parse_device
 from lamina.run.dns import parse_server, parse_word, with_dns
 from lamina.run.limits import (
@@ -27,7 +27,7 @@ from lamina.run.limits import (
     parse_sysctl,
     parse_ulimit,
 )
-from lamina.run.mount_words import parse_mount
+from lamina.run.mount_option import parse_mount
 from lamina.run.options import (
     Device,
     Edits,
@@ -433,7 +433,7 @@ def test_settings_that_are_not_the_containers_own(name: str, wanted: Wanted, net
 
 def test_what_a_plain_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
-    monkeypatch.setattr(rights, "is_root", lambda: False)
+    monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(supported, "_own_score", lambda: 100)
     monkeypatch.setattr(resource, "getrlimit", lambda number: (10, 20))
     runc = Runtime("/usr/sbin/runc", False, False)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lamina.errors import UsageError
-from lamina.run.ending import stop_signal
+from lamina.run.container.ending import stop_signal
 from lamina.run.signals import parse_signal
 from lamina.store.containers import Container
 

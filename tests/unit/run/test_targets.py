@@ -11,7 +11,7 @@ import pytest
 
 from lamina.errors import Unsupported
 from lamina.run.inside import Inside
-from lamina.run.targets import Shown, settled
+from lamina.run.mount_targets import Shown, settled
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
 LINKS = {

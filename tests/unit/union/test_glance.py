@@ -13,9 +13,9 @@ from generated import build, names, numbered, paths, stacks
 from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.union.glance import MANY, Glance
 from lamina.union.merge import merge
-from lamina.union.trail import trail
+from lamina.union.partial import MANY, Glance
+from lamina.union.path_history import trail
 from lamina.union.tree import Tree
 from support import rounds
 

@@ -13,9 +13,9 @@ from lamina.errors import PathNotFound
 from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
-from lamina.union import glance as glance_module
-from lamina.union.glance import MANY, Glance, through_symlinks
+from lamina.union import partial as glance_module
 from lamina.union.merge import merge
+from lamina.union.partial import MANY, Glance, through_symlinks
 from lamina.union.tree import Tree
 
 F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)

@@ -10,13 +10,13 @@ from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
-from lamina.union import glance as glance_module
-from lamina.union.glance import Glance, through_symlinks
+from lamina.union import partial as glance_module
 from lamina.union.glob import glob
 from lamina.union.merge import LayerMerge, merge, merge_both
+from lamina.union.partial import Glance, through_symlinks
+from lamina.union.path_history import trails_under
 from lamina.union.squashed import squashed
 from lamina.union.stacked import Stacked, stacked
-from lamina.union.trail import trails_under
 from lamina.union.tree import MAX_LINKS, UNSTATED, How, Tree
 from support import layer_index
 

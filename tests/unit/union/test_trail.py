@@ -12,7 +12,7 @@ from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import merge
-from lamina.union.trail import Ended, State, Trail, summaries_under, trail, trails_under
+from lamina.union.path_history import Ended, State, Trail, summaries_under, trail, trails_under
 
 F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)
 CHAR = Kind.CHAR

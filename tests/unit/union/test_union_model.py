@@ -11,7 +11,7 @@ from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer
 from lamina.layer.entry import Kind
 from lamina.union.merge import merge
-from lamina.union.trail import summaries_under, trail, trails_under
+from lamina.union.path_history import summaries_under, trail, trails_under
 from support import rounds
 
 Op = tuple[Kind, bytes, bytes]  # kind, path, hardlink or symlink target

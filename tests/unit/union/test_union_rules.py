@@ -8,12 +8,12 @@ import io
 import pytest
 
 from lamina.errors import InvalidLayer, LimitExceeded, PathNotFound
-from lamina.layer.digests import LayerDigests
 from lamina.layer.entry import Kind
-from lamina.union.glance import through_symlinks
+from lamina.layer.file_digests import LayerDigests
 from lamina.union.merge import merge
+from lamina.union.partial import through_symlinks
+from lamina.union.path_history import Ended, trail
 from lamina.union.stacked import stacked
-from lamina.union.trail import Ended, trail
 from lamina.union.tree import Tree
 from support import layer_index, make_tar
 

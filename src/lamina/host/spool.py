@@ -1,0 +1,87 @@
+"""Room on a disk, looked at while it is written to; and temporary files of bytes whose number nobody knows before
+they are inflated. A disk that is full harms everybody on the machine: some room stays free."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from lamina.errors import DiskFull
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING
+from lamina.text import human_size
+
+if TYPE_CHECKING:
+    from typing import IO
+
+LOOK_EVERY = 64 << 20
+"""Bytes written between two looks at the free space."""
+_MARGIN = 16 << 20  # bytes that stay free
+
+
+def look_at_free_space(root: str, needed: int) -> None:
+    """Raise DiskFull where the disk has not ``needed`` bytes and a margin left."""
+    free, margin = _free(root)
+    if free < needed + margin:
+        raise DiskFull(
+            f"{root}: the disk is full: {free} bytes are free, {needed + margin} are needed",
+            hint="free some space; `lamina prune` deletes what no image needs",
+        )
+
+
+def _free(path: str) -> tuple[int, int]:
+    """Bytes of a file system that may be written to, and that stay free of them."""
+    if not hasattr(os, "statvfs"):
+        return 1 << 62, 0
+    state = os.statvfs(path)
+    return state.f_bavail * state.f_frsize, min(_MARGIN, state.f_blocks * state.f_frsize // 20)
+
+
+class Spool:
+    """An unnamed temporary file for what comes out of ``what`` (named in messages): ``write`` pieces, then
+    ``finish``. ``file`` is its owner's to close. Raises DiskFull, SystemFailure."""
+
+    def __init__(self, what: str) -> None:
+        import tempfile
+
+        self.directory = tempfile.gettempdir()
+        self._what = what
+        self._written = self._looked = 0
+        with reported(self.directory):
+            self.file: IO[bytes] = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (its owner's)
+
+    def write(self, data: bytes) -> None:
+        if self._written + len(data) - self._looked >= LOOK_EVERY or not self._written:
+            self._look(len(data))
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self._check(error)
+        self._written += len(data)
+
+    def finish(self) -> None:
+        """All of it is in the file then."""
+        try:
+            self.file.flush()
+        except OSError as error:
+            self._check(error)
+
+    def _look(self, needed: int) -> None:
+        with reported(self.directory):
+            free, margin = _free(self.directory)
+        self._looked = self._written
+        if free < needed + margin:
+            raise self._full(f"{human_size(free)} free, {human_size(margin)} stay so")
+
+    def _check(self, error: OSError) -> None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise self._full("no room") from error
+        with reported(self.directory):
+            raise error
+
+    def _full(self, why: str) -> DiskFull:
+        return DiskFull(
+            f"{self._what} does not fit into {self.directory} uncompressed: {why} behind the first "
+            f"{human_size(self._written)}",
+            hint="set TMPDIR to a directory with more room, or free some there",
+        )

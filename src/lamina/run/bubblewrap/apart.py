@@ -1,0 +1,91 @@
+"""What bubblewrap sees of this machine while it makes a container: all of it read-only, and beside it the places that
+the container gets.
+
+bubblewrap makes the places for mounts by their paths, while the machine's root stands beside the container's, and
+has a /proc of the machine open when it goes to the working directory. In a volume that others write to, what was a
+directory a moment ago may be a link by then: wherever it leads, nothing can be made or written there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING, Value
+from lamina.run.bubblewrap.namespace import new_mounts
+from lamina.view import kernel
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_ATTRIBUTES = {"ro": 0, "nosuid": kernel.NO_SETUID, "nodev": kernel.NO_DEVICES, "noexec": kernel.NO_PROGRAMS}
+_CLEARING = {"rw": 0, "suid": kernel.NO_SETUID, "dev": kernel.NO_DEVICES, "exec": kernel.NO_PROGRAMS}
+_PROC = "/proc"
+
+
+class Shown(Value):
+    """A directory or file ``source`` of this machine that is shown at ``place``; a new tmpfs with ``options``, where
+    there is no source."""
+
+    place: str
+    source: str = ""
+    options: tuple[str, ...] = ()
+
+
+def placed(spec: Mapping[str, Any], directory: str) -> tuple[dict[str, Any], list[Shown]]:
+    """The runtime spec with the places in ``directory`` as its sources, and what is to be shown there (pure)."""
+    shown = [Shown(os.path.join(directory, "shown-root"), spec["root"]["path"])]
+    mounts = []
+    for number, mount in enumerate(spec["mounts"]):
+        is_memory = mount["type"] == "tmpfs" and mount["destination"] != "/dev"
+        if is_memory or mount["type"] == "bind":
+            place = os.path.join(directory, f"shown-{number}")
+            source, options = ("", tuple(mount["options"])) if is_memory else (mount["source"], ())
+            shown.append(Shown(place, source, options))
+            mount = {**mount, "source": place}
+        mounts.append(mount)
+    return {**spec, "root": {**spec["root"], "path": shown[0].place}, "mounts": mounts}, shown
+
+
+def make_places(shown: Sequence[Shown]) -> None:
+    """Raises SystemFailure."""
+    for one in shown:
+        with reported(one.place):
+            if one.source and not os.path.isdir(one.source):
+                os.close(os.open(one.place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            else:
+                os.makedirs(one.place, mode=0o700, exist_ok=True)
+
+
+def show(shown: Sequence[Shown], directory: str) -> None:
+    """Be in a mount namespace of this process's own with all that in its place, and the rest read-only. For good.
+    Raises OSError, SystemFailure, Unsupported."""
+    new_mounts()
+    copies = [kernel.copied(one.source) if one.source else -1 for one in shown]
+    # one that can be written must be there for a namespace below, or the kernel gives it none of its own
+    proc = kernel.copied(_PROC)
+    kernel.make_read_only(os.sep)
+    kernel.place(proc, os.path.join(directory, "shown-proc"))
+    for one, copy in zip(shown, copies, strict=True):
+        if copy >= 0:
+            kernel.place(copy, one.place)
+        else:
+            options, attributes = memory(one.options)
+            kernel.mount("tmpfs", options, one.place, attributes=attributes)
+
+
+def memory(options: Sequence[str]) -> tuple[list[tuple[str, str | None]], int]:
+    """The options of a tmpfs for its file system, and the attributes of its mount (pure); the last word about a
+    thing counts. That it is read-only is for later, when all places in it are made."""
+    found: dict[str, str] = {}
+    attributes = 0
+    for option in options:
+        key, equals, value = option.partition("=")
+        if equals:
+            found[key] = value
+        elif key in _ATTRIBUTES:
+            attributes |= _ATTRIBUTES[key]
+        elif key in _CLEARING:
+            attributes &= ~_CLEARING[key]
+    return list(found.items()), attributes

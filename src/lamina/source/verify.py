@@ -1,0 +1,140 @@
+"""Proof of content: a blob is read as a stream, and its size and digest are checked at the end."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from lamina.errors import (
+    DigestMismatch,
+    InvalidContent,
+    SizeMismatch,
+)
+from lamina.events import BlobProgress, Cancel, OnEvent, ignore
+from lamina.light import TYPE_CHECKING
+from lamina.source.protocols import Abortable, Blob, Stream
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class BytesBlob:
+    """A small ``Blob`` in memory."""
+
+    origin = ""
+
+    def __init__(self, descriptor: Descriptor, data: bytes) -> None:
+        self.descriptor = descriptor
+        self._data = data
+
+    def open(self, start: int = 0, end: int | None = None) -> Stream:
+        return io.BytesIO(self._data[start:end])
+
+
+def is_plain(layer: Descriptor, diff_id: Digest) -> bool:
+    """Whether the layer's blob is the uncompressed tar. Its media type may say otherwise: the digests decide."""
+    return layer.digest == diff_id
+
+
+CHUNK = 1 << 20
+
+
+def verified(blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None) -> Iterator[bytes]:
+    """The blob's bytes in pieces of at most 1 MiB, size and digest proved at the end: what was done with them is to
+    be undone where this raises. The one place that proves a blob as it streams by.
+
+    Raises SizeMismatch, DigestMismatch, Unsupported (algorithm), Cancelled.
+    """
+    descriptor, hint = blob.descriptor, damage_hint(blob) or "get it again"
+    hasher, done = descriptor.digest.hasher(descriptor.size), 0
+    with blob.open() as stream, _woken(stream, cancel):
+        while True:
+            if cancel is not None:
+                cancel.check()
+            data = stream.read(min(CHUNK, descriptor.size - done + 1))
+            if not data:
+                break
+            done += len(data)
+            if done > descriptor.size:
+                raise SizeMismatch(f"blob {descriptor.digest} has more than its {descriptor.size} bytes", hint=hint)
+            hasher.update(data)
+            yield data
+            on_event(BlobProgress(descriptor.digest, done, descriptor.size))
+    if done != descriptor.size:
+        raise SizeMismatch(f"blob {descriptor.digest} ends after {done} of {descriptor.size} bytes", hint=hint)
+    actual = Digest(descriptor.digest.algorithm, hasher.hexdigest())
+    if actual != descriptor.digest:
+        raise DigestMismatch(
+            f"blob {descriptor.digest} has other bytes than its digest says: theirs is {actual}", hint=hint
+        )
+
+
+class PieceStream:
+    """A ``Stream`` of pieces that are made on the way."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Raises what the pieces raise."""
+        if size < 0:
+            data, self._left = b"".join([self._left, *self._pieces]), b""
+            return data
+        if not self._left:
+            self._left = next(self._pieces, b"")
+        data, self._left = self._left[:size], self._left[size:]
+        return data
+
+    def close(self) -> None:
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def damage_hint(blob: Blob) -> str:
+    """What to do where the blob's bytes are wrong: its place may know ("" where it does not)."""
+    return getattr(blob, "damage_hint", "")
+
+
+@contextmanager
+def told_of(blob: Blob) -> Iterator[None]:
+    """What the block says of the blob's content names the blob and its place's hint, where that has one: a decoder
+    stops at damage before the digest is proved."""
+    try:
+        yield
+    except InvalidContent as error:
+        hint = damage_hint(blob)
+        if not hint or hint == error.hint:
+            raise
+        raise with_hint(error, blob.descriptor.digest, hint) from None
+
+
+def with_hint(error: InvalidContent, digest: Digest, hint: str) -> InvalidContent:
+    """The error with another hint, and the digest of the blob that it is about."""
+    named = error.message if str(digest) in error.message else f"blob {digest}: {error.message}"
+    return type(error)(named, hint=hint)
+
+
+def _woken(stream: Stream, cancel: Cancel | None) -> AbstractContextManager[None]:
+    if cancel is None or not isinstance(stream, Abortable):
+        return nullcontext()
+    return cancel.calling(stream.abort)
+
+
+def prove_diff_id(layer: Digest, stated: Digest, actual: Digest) -> None:
+    """Raises DigestMismatch unless the layer unpacks to what the config states."""
+    if actual != stated:
+        raise DigestMismatch(
+            f"layer {layer} unpacks to {actual}, the config says {stated}",
+            hint="config and layer don't belong together: get the image again",
+        )

@@ -1,0 +1,53 @@
+"""Whether an EROFS image of the store is whole: a half one would be mounted all the same, and fail when it is read.
+
+All of it is looked at once, which takes a millisecond a MB. A note beside it says that this was done since the
+machine started, and of which file, as far as its inode tells: nothing but the machine's end leaves half files.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+
+from lamina.errors import StoreDamaged
+from lamina.host.files import replace_file
+from lamina.store.roots import boot_id
+
+_NOTE = "whole"
+_SETTLED = 0.05  # seconds; a file that changes again within a tick of the kernel's clock has the same times
+
+
+def lengths(path: str) -> list[range] | None:
+    """How many bytes each of the files may have that the image at ``path`` points into; None where it is not there or
+    not whole."""
+    try:
+        state = os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    head = f"{boot_id()} {state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+    note = os.path.join(os.path.dirname(path), _NOTE)
+    try:
+        with open(note, encoding="utf-8") as file:
+            said = file.read().split("\n")
+        if said[0] == head and said[-1] == "end":
+            return [range(int(first), int(end)) for first, end in (line.split() for line in said[1:-1])]
+    except (OSError, ValueError):
+        pass
+    return _looked_at(path, note, head, time.time() - state.st_ctime)
+
+
+def _looked_at(path: str, note: str, head: str, age: float) -> list[range] | None:
+    from lamina.view.erofs.read import ErofsImage
+    from lamina.view.erofs.write import BLOCK
+
+    try:
+        devices = ErofsImage.load(path).devices
+    except (FileNotFoundError, StoreDamaged):
+        return None
+    found = [range((blocks - 1) * BLOCK + 1, blocks * BLOCK + 1) for blocks, _ in devices]
+    if age > _SETTLED:
+        lines = [head, *(f"{one.start} {one.stop}" for one in found), "end"]
+        with suppress(OSError):  # a store that is only read: looked at again
+            replace_file(note, ["\n".join(lines).encode()], lasting=False)
+    return found

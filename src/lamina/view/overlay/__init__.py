@@ -1,0 +1,3 @@
+"""The union as a real directory through the kernel's overlay: the directories below, the mount, the record of it.
+Must not merge layers itself.
+"""
