@@ -1,4 +1,3 @@
-"""Places outside the store that hold images as files: OCI layouts, oci-archive and docker-archive tars.
-
-Each reads and writes over the protocols of ``lamina.source.protocols``. Must not know the store.
+"""Images in files outside the store: OCI layouts, oci-archive and docker-archive tars, `dir:`. Each implements the
+protocols of ``lamina.source``. Must not know the store.
 """

@@ -1,3 +1,3 @@
-"""New images out of old ones: layers put on top, programs packed. Old images are never touched: an edit
-is a new manifest, a new config, and the blobs that they add. Must not know its siblings or the command line.
+"""New images out of old ones: layers added, removed or replaced, config changed, programs packed. The old image
+stays as it was. Must not know its siblings (transfer, view, insight) or the command line.
 """

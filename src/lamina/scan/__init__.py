@@ -1,1 +1,1 @@
-"""Files of this machine as a layer's entries. Never follows a link. Must not know images."""
+"""Files of this machine as entries of a layer. No link is followed. Must not know images."""

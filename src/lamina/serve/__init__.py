@@ -1,5 +1,3 @@
-"""A registry over any source, first form: distribution-spec pull and push, on loopback, without users.
-
-``message``, ``routes`` and ``ranges`` are pure; ``api``, ``read`` and ``write`` answer from the source's protocols;
-``uploads`` holds what is on its way in; ``server`` speaks HTTP.
+"""A registry over any place that implements the protocols of ``lamina.source``: distribution-spec pull and push.
+Must not know the store.
 """

@@ -1,5 +1,3 @@
-"""The store: images of this host, each layer once. ``store.store.Store`` bundles blobs, refs, layers and
-roots; what it can do stands in read, write, delete and list, as in every place that holds images.
-
-Must not know transports, views or the command line.
+"""The store: this host's images, each layer once. ``store.Store`` offers what the store can do.
+Must not know registries, mounts or containers that run.
 """

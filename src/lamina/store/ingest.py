@@ -474,8 +474,8 @@ class LayerFiles:
 
 
 def is_mounted(view: str) -> bool:
-    """Whether tars are likely to be mounted (view/erofs/attach), around their page cache: all others read them through it,
-    and soon."""
+    """Whether tars are likely to be mounted (view/erofs/attach), around their page cache: all others read them
+    through it, and soon."""
     if view not in ("", "erofs", "erofs-merged"):
         return False
     return privileges.is_root() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 12)

@@ -1,3 +1,3 @@
-"""The union of layers: ``merge`` applies them by the image-spec's rules, ``Tree`` is the result, ``trail``
-says what happened to a path on the way. Pure: indexes in, values out; no disk, no names of images, no registry.
+"""The union of layers: ``merge`` applies the rules of the image-spec, ``Tree`` is the result. Pure: indexes in,
+values out. Must not know a disk, a network, or how the result is shown.
 """
