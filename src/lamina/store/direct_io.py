@@ -1,7 +1,7 @@
 """A file written front to back: zeros as holes, and around the page cache where nobody reads it from there.
 
-A mounted tar is read around its page cache (view/erofs/attach), and a blob whose tar is here when it is pushed: what a
-pull leaves in there is memory that the kernel has to find, fill and write out for nobody. A pull of 750 MB of tar
+A mounted tar is read around its page cache (view/erofs/attach), and a blob whose tar is here when it is pushed: what
+a pull leaves in there is memory that the kernel has to find, fill and write out for nobody. A pull of 750 MB of tar
 took 1.7 s in the kernel with it and 0.45 s without.
 
 But a write around the cache waits for the disk. Where the disk is slower than the decompressor, a file that need not
