@@ -12,12 +12,11 @@ from lamina.source.protocols import Blob
 from lamina.source.verify import BytesBlob, with_hint
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.store.paths import Paths
+from lamina.store.paths import READ_ONLY, Paths
 
 if TYPE_CHECKING:
     from lamina.store.gather import Gathering
 
-READ_ONLY = 0o444
 DAMAGED = "run `lamina fsck --repair`, then load or pull the image again"
 """The hint where an object of the store is not what it was: until the first, the second finds it "already here"."""
 

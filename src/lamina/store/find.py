@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
     from lamina.layer.name_search import Pattern
-    from lamina.store.store import Store
+    from lamina.store.read import StoreReader
 
 _MANY_OPEN = 500
 """Mapped indexes after which the next image starts afresh: each holds a descriptor."""
@@ -116,7 +116,7 @@ class Search:
         return iter(self.found)
 
 
-def find(store: Store, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
+def find(store: StoreReader, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
     """``images``: names to look into; empty for all of the store. Of an index the platform's image is taken.
 
     Raises, for a name of ``images``, ReferenceNotFound, Unsupported (an artifact), NotFound (platform); StoreDamaged
@@ -131,7 +131,9 @@ def find(store: Store, query: Query, platform: Platform, images: Sequence[str] =
     return Search(found, (*known.unread, *search.unread))
 
 
-def _check_looked_into(store: Store, known: Members, platform: Platform, name: str, descriptor: Descriptor) -> None:
+def _check_looked_into(
+    store: StoreReader, known: Members, platform: Platform, name: str, descriptor: Descriptor
+) -> None:
     """Of all images, artifacts are passed by; where one was named, that is no answer."""
     told = {digest for names in known.stacks.values() for _, digest in names} | {what for what, _ in known.unread}
     if told.isdisjoint((str(descriptor.digest), name_of(descriptor))):
@@ -201,7 +203,7 @@ class _Ways:
 
 
 class _Search:
-    def __init__(self, store: Store, query: Query, platform: Platform, known: Members) -> None:
+    def __init__(self, store: StoreReader, query: Query, platform: Platform, known: Members) -> None:
         self._store = store
         self._query = query
         self._platform = platform

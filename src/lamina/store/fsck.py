@@ -176,7 +176,7 @@ def _derived(store: Store, layers: dict[Digest, Descriptor], repair: bool) -> It
             yield _mended(store, descriptor, diff_id, problem, repair)
         elif not _digests_right(store, descriptor, diff_id):
             yield _dropped(store.paths.digests(diff_id), f"the content digests of layer {diff_id} are wrong", repair)
-    if not members_right(store):
+    if not members_right(store.reader):
         yield _dropped(store.paths.members, "the record of the images' layers is wrong", repair)
 
 

@@ -23,11 +23,10 @@ from lamina.host.temporary import TemporaryDirectory
 from lamina.light import Value
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.store.blobs import READ_ONLY
 from lamina.store.derived import note
 from lamina.store.fault import point
 from lamina.store.flush import sync_together
-from lamina.store.paths import Paths
+from lamina.store.paths import READ_ONLY, Paths
 
 SMALL = 1 << 20
 """Bytes of the largest blob that waits: to sync a larger one takes time of its own."""

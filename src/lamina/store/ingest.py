@@ -26,11 +26,11 @@ from lamina.source.verify import is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.store.blobs import READ_ONLY, Blobs
+from lamina.store.blobs import Blobs
 from lamina.store.derived import must_wait, note, sync_file
 from lamina.store.direct_io import BLOCK, Appender
 from lamina.store.fault import point
-from lamina.store.paths import Paths
+from lamina.store.paths import READ_ONLY, Paths
 from lamina.store.unfinished import Pace, Unfinished
 
 if TYPE_CHECKING:

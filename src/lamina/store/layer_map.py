@@ -26,7 +26,7 @@ from lamina.store.fault import pieces, point
 from lamina.store.refs import name_of
 
 if TYPE_CHECKING:
-    from lamina.store.store import Store
+    from lamina.store.read import StoreReader
 
 _HEAD = b"lamina members 1 "
 _MAX_FILE = 1 << 30
@@ -47,7 +47,7 @@ class Members:
     unread: list[tuple[str, str]] = field(default_factory=list)
 
 
-def members(store: Store, platform: Platform, only: Sequence[Descriptor] | None = None) -> Members:
+def members(store: StoreReader, platform: Platform, only: Sequence[Descriptor] | None = None) -> Members:
     """Of all names and untagged images, or of these entries of index.json, for this platform.
     Raises StoreDamaged (index.json), SystemFailure."""
     kept = _load(store.paths.members)
@@ -68,7 +68,7 @@ def members(store: Store, platform: Platform, only: Sequence[Descriptor] | None 
     return found
 
 
-def members_right(store: Store) -> bool:
+def members_right(store: StoreReader) -> bool:
     """Whether the kept file says what manifests and configs say, or was never made. Raises StoreDamaged (index.json),
     SystemFailure."""
     if not os.path.exists(store.paths.members):
@@ -90,7 +90,9 @@ def members_right(store: Store) -> bool:
 
 
 class _Reading:
-    def __init__(self, store: Store, platform: Platform, layers: list[str], records: dict[str, list[int]]) -> None:
+    def __init__(
+        self, store: StoreReader, platform: Platform, layers: list[str], records: dict[str, list[int]]
+    ) -> None:
         self._store = store
         self._platform = platform
         self._layers = layers  # grows
@@ -169,7 +171,7 @@ def _packed(value: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(store: Store, value: dict[str, Any]) -> None:
+def _write(store: StoreReader, value: dict[str, Any]) -> None:
     body = json.dumps(value, separators=(",", ":")).encode()
     head = b"%s%08x\n" % (_HEAD, zlib.crc32(body))
     try:

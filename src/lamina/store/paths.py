@@ -13,6 +13,8 @@ from lamina.spec.digest import Digest
 FORMAT = 2
 """In 1, tars and trees were synced before they had their names. A lamina that knows only 1 believes them after a
 crash without the notes of ``store.lasting``: it must not open a store in which nothing waits for them."""
+READ_ONLY = 0o444
+"""The mode of a blob's file."""
 _TEXT = b'{"imageLayoutVersion":"1.0.0"}'
 _EMPTY_INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 _DIRECTORIES = ("blobs", "ingest", "roots", "containers", "volumes", "layers", "unions")

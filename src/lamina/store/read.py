@@ -22,18 +22,21 @@ from lamina.store.refs import name_of
 
 if TYPE_CHECKING:
     from lamina.store.layers import Layers
+    from lamina.store.paths import Paths
     from lamina.store.refs import Refs
 
 _PREFIX = pattern(r"(?:sha256:)?([0-9a-f]{4,64})")
 
 
 class StoreReader:
-    """``Reader`` of the store."""
+    """``Reader``, ``Referrers`` and ``TarReader`` of the store."""
 
-    blobs: Blobs
-    refs: Refs
-    layers: Layers
-    location: str
+    def __init__(self, paths: Paths, blobs: Blobs, refs: Refs, layers: Layers) -> None:
+        self.paths = paths
+        self.blobs = blobs
+        self.refs = refs
+        self.layers = layers
+        self.location = f"the store {paths.root}"
 
     def resolve(self, name: str) -> Descriptor:
         """``name``: a reference, a digest, or four and more digits of an image ID or manifest digest; "" is the

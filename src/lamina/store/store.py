@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from lamina.light import TYPE_CHECKING
@@ -12,7 +12,6 @@ from lamina.settings import KEEP, MAX_LAYER
 from lamina.store.blobs import Blobs
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
-from lamina.store.list import StoreLister
 from lamina.store.paths import Paths, open_frame
 from lamina.store.read import StoreReader
 from lamina.store.refs import Refs
@@ -23,26 +22,31 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from lamina.settings import Settings
+    from lamina.source.protocols import Blob
+    from lamina.source.stack import Stack
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.digest import Digest
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
     from lamina.store.find import Search, Words
     from lamina.store.push_journal import Uploads
 
 
-class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
-    """Reader, Writer, Deleter and Lister over ``blobs``, ``refs``, ``layers``, ``roots`` and
-    ``containers``."""
+class Store(StoreWriter):
+    """``Reader``, ``Writer``, ``Deleter`` and ``Lister``: each call goes to the part that does it."""
 
     def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = "") -> None:
         self.paths = paths
         self.max_layer = max_layer
         self.keep = keep
         self.view = view
-        self.location = f"the store {paths.root}"
         self.blobs = Blobs(paths)
         self.refs = Refs(paths)
         self.layers = Layers(paths, max_layer, keep, view)
         self.roots = Roots(paths)
+        self.reader = StoreReader(paths, self.blobs, self.refs, self.layers)
+        self.deleter = StoreDeleter(self.refs)
+        self.location = self.reader.location
         self._session = None
         self._guard = threading.Lock()
         self._listing = threading.Lock()
@@ -66,6 +70,50 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
 
         return Uploads(self.paths)
 
+    def resolve(self, name: str) -> Descriptor:
+        """As ``StoreReader.resolve``."""
+        return self.reader.resolve(name)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """As ``Reader.manifest``."""
+        return self.reader.manifest(descriptor)
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        """As ``Reader.blob``."""
+        return self.reader.blob(descriptor)
+
+    def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
+        """As ``TarReader.tar``."""
+        return self.reader.tar(layer, diff_id)
+
+    def referrers(self, subject: Digest) -> list[Descriptor]:
+        """As ``Referrers.referrers``."""
+        return self.reader.referrers(subject)
+
+    def stack(self, name: str, platform: Platform) -> Stack:
+        """As ``StoreReader.stack``."""
+        return self.reader.stack(name, platform)
+
+    def stack_at(self, descriptor: Descriptor, platform: Platform, name: str) -> Stack:
+        """As ``StoreReader.stack_at``."""
+        return self.reader.stack_at(descriptor, platform, name)
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        """As ``Lister.names``."""
+        return self.refs.names()
+
+    def untag(self, name: str) -> Descriptor:
+        """As ``Deleter.untag``."""
+        return self.deleter.untag(name)
+
+    def drop(self, names: list[str], *, keep_untagged: bool = False, untagged: Digest | None = None) -> None:
+        """As ``StoreDeleter.drop``."""
+        self.deleter.drop(names, keep_untagged=keep_untagged, untagged=untagged)
+
+    def delete(self, descriptor: Descriptor) -> None:
+        """As ``Deleter.delete``."""
+        self.deleter.delete(descriptor)
+
     def find(
         self,
         pattern: str | None = None,
@@ -81,7 +129,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         from lamina.spec.platform import Platform
         from lamina.store.find import Query, find
 
-        return find(self, Query.of(pattern, **words), platform or Platform.host(), images)
+        return find(self.reader, Query.of(pattern, **words), platform or Platform.host(), images)
 
     @classmethod
     def of(cls, settings: Settings, *, create: bool = True) -> Store:
