@@ -37,7 +37,6 @@ from lamina.places import (
     to_bytes,
     writer_for,
 )
-from lamina.source.protocols import LayerHandle
 from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.text import counted
@@ -61,7 +60,7 @@ if TYPE_CHECKING:
     from lamina.layer.entry import Entry
     from lamina.run.library.runs import Finished, Input, Output
     from lamina.settings import Settings
-    from lamina.source.protocols import Reader, Writer
+    from lamina.source.protocols import LayerHandle, Reader, Writer
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import Changes, ImageConfig
     from lamina.spec.manifest import Manifest
@@ -921,9 +920,9 @@ def _layer_of(stack: Stack, number: int) -> Layer:
 
 def _given(arguments: Mapping[str, object]) -> Changes:
     """Those arguments of a call that are fields of a config and were given a value."""
-    from lamina.spec.image_config import Changes
+    from lamina.spec.image_config import CHANGEABLE
 
-    given = {field: arguments.get(field, ...) for field in Changes.__annotations__}
+    given = {field: arguments.get(field, ...) for field in CHANGEABLE}
     return {field: value for field, value in given.items() if value is not ...}  # type: ignore[return-value]
 
 

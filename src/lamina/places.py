@@ -9,12 +9,12 @@ from functools import partial
 
 from lamina.errors import NoStore, NotFound, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, replace
-from lamina.source.protocols import Reader, Writer
 from lamina.source.stack import Stack
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
     from lamina.settings import Settings
+    from lamina.source.protocols import Reader, Writer
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.platform import Platform
     from lamina.store.store import Store

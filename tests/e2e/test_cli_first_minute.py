@@ -206,9 +206,9 @@ def test_names_that_drive_terminals_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("images",), ("ls", "app"), ("blame", "app", "/etc/conf")])
-def test_looking_imports_fewer_than_130_modules(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_looking_imports_fewer_than_140_modules(tmp_path: Path, words: tuple[str, ...]) -> None:
     make(tmp_path)  # what is derived in a copy is proved first
-    assert len(loaded(tmp_path / "store", *words)) < 130
+    assert len(loaded(tmp_path / "store", *words)) < 140
 
 
 def test_works_without_fcntl_and_getxattr(root: Path, tmp_path: Path) -> None:

@@ -15,11 +15,14 @@ from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import remove, replace_file, reported, whole_file
 from lamina.host.lock import locked_directory, unheld
 from lamina.host.temporary import SUFFIX
-from lamina.source.protocols import Blob
+from lamina.light import TYPE_CHECKING
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import parse
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
 
 VERSION = b"Directory Transport Version: 1.1\n"
 _STARTS = b"Directory Transport Version: 1."

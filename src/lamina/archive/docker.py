@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from json import dumps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina.archive.oci import MemberBlob, OciArchiveReader
 from lamina.archive.tar_members import Members
@@ -24,7 +24,6 @@ from lamina.host.files import reported
 from lamina.layer.archive_codec import shown
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
-from lamina.source.protocols import Blob
 from lamina.source.verify import CHUNK, PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -32,6 +31,9 @@ from lamina.spec.digest import Digest, new_hasher
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import Manifest, build_manifest, parse
 from lamina.spec.reference import Reference, canonical
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
 
 
 class DockerArchiveReader:

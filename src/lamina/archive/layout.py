@@ -13,11 +13,14 @@ from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import FileRange, replace_file, reported, whole_file
 from lamina.host.lock import locked_for_now
-from lamina.source.protocols import Blob
+from lamina.light import TYPE_CHECKING
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, parse
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 LOCK = "index.json.lock"

@@ -14,10 +14,13 @@ from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import SharedRange, reported
-from lamina.source.protocols import Blob
+from lamina.light import TYPE_CHECKING
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
 
 
 class OciArchiveReader(IndexedReader):

@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from lamina.events import Cancel, OnEvent
 from lamina.layer.codec import inflating
-from lamina.source.protocols import Blob
+from lamina.light import TYPE_CHECKING
 from lamina.source.verify import prove_diff_id, told_of, verified
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
 
 
 def copy_verified(

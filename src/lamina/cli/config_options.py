@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamina.cli.image_options import config_changes, working_directory
 from lamina.cli.options import TEXT
 from lamina.errors import UsageError
-from lamina.spec.image_config import Changes, ImageConfig
+from lamina.spec.image_config import ImageConfig
 from lamina.spec.json import read_own
+
+if TYPE_CHECKING:
+    from lamina.spec.image_config import Changes
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?")
 _PORT = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:/(?:tcp|udp|sctp))?")

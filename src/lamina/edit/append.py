@@ -19,13 +19,17 @@ from lamina.edit.publish import (
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.tar_write import Item
+from lamina.light import TYPE_CHECKING
 from lamina.scan.directory import OnWarning, scan, scan_file
-from lamina.source.protocols import Writer
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
-from lamina.spec.image_config import Changes, History, ImageConfig
+from lamina.spec.image_config import History, ImageConfig
 from lamina.spec.mediatype import OCI_CONFIG, is_docker
 from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
+    from lamina.spec.image_config import Changes
 
 
 def append(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from lamina.edit.publish import docker_format, kept_annotations, own_config, publish, require_bottom, timestamp
 from lamina.errors import UsageError
-from lamina.source.protocols import Writer
+from lamina.light import TYPE_CHECKING
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
-from lamina.spec.image_config import Changes, History
+from lamina.spec.image_config import History
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
+    from lamina.spec.image_config import Changes
 
 
 def with_config(

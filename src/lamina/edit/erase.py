@@ -26,13 +26,16 @@ from lamina.edit.squash import items_of
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.source.protocols import Writer
+from lamina.light import TYPE_CHECKING
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History
 from lamina.union.partial import through_symlinks
 from lamina.union.squashed import squashed
 from lamina.union.tree import Tree
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
 
 
 @dataclass(frozen=True, slots=True)

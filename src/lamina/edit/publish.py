@@ -7,13 +7,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from lamina.errors import UsageError
 from lamina.host.files import reported
 from lamina.layer.build import BuiltLayer, build_layer
 from lamina.layer.tar_write import Item
-from lamina.source.protocols import Writer
 from lamina.source.stack import Stack
 from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
@@ -21,6 +20,9 @@ from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.mediatype import compression, is_docker
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
 
 BASE_NAME, BASE_DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
 

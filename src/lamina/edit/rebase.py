@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina.edit.config_drift import Drift, carried_over
 from lamina.edit.find_base import check_base
@@ -29,12 +29,14 @@ from lamina.layer.build import index_of
 from lamina.layer.entry import Kind
 from lamina.layer.file_content import Content, open_content
 from lamina.layer.index import LayerIndex
-from lamina.source.protocols import Writer
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.union.merge import LayerMerge
 from lamina.union.squashed import Stated, squashed
 from lamina.union.tree import How, Tree
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
 
 # what a finding is about
 CHANGED = "changed"  # the image replaces or removes what the base has changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina.edit.publish import (
     Layer,
@@ -20,11 +20,13 @@ from lamina.edit.publish import (
 from lamina.errors import UsageError
 from lamina.layer.file_content import Contents
 from lamina.layer.tar_write import Item
-from lamina.source.protocols import Writer
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History, ImageConfig
 from lamina.union.squashed import Stated, squashed
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
 
 Steps = list[dict[str, Any]]
 

@@ -10,10 +10,20 @@ from contextlib import contextmanager
 
 from lamina.errors import Cancelled, DiskFull, LaminaError, SystemFailure
 from lamina.host.temporary import Temporary
-from lamina.light import TYPE_CHECKING, Protocol, runtime_checkable
+from lamina.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import IO, Self
+    from typing import IO, Protocol, Self
+
+    from typing_extensions import TypeIs
+
+    class Extent(Protocol):
+        """A stream that is a piece of a file, which the kernel can copy by itself."""
+
+        def extent(self) -> tuple[int, int, int]:
+            """Descriptor, first byte and end of what was not read yet. The stream closes the descriptor."""
+            ...
+
 
 CHUNK = 1 << 20
 _OWN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -56,13 +66,9 @@ def _shown(path: str | bytes | int) -> str:
     return os.fsdecode(path) if isinstance(path, (str, bytes)) else f"descriptor {path}"
 
 
-@runtime_checkable
-class Extent(Protocol):
-    """A stream that is a piece of a file, which the kernel can copy by itself."""
-
-    def extent(self) -> tuple[int, int, int]:
-        """Descriptor, first byte and end of what was not read yet. The stream closes the descriptor."""
-        ...
+def has_extent(stream: object) -> TypeIs[Extent]:
+    """Whether the stream is a piece of a file, which the kernel can copy by itself."""
+    return hasattr(stream, "extent")
 
 
 class FileRange:

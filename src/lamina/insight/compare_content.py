@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
-from lamina.host.files import Extent, reported
+from lamina.host.files import has_extent, reported
 from lamina.insight.side import Side
 from lamina.layer.file_content import SMALL
 from lamina.layer.index import FLAG_SPARSE
@@ -100,7 +100,7 @@ class SideContents:
             return
         with ExitStack() as opened:
             streams = opened.enter_context(one.open()), opened.enter_context(other.open())
-            if isinstance(streams[0], Extent) and isinstance(streams[1], Extent):
+            if has_extent(streams[0]) and has_extent(streams[1]):
                 (file, start, _), (other_file, other_start, _) = streams[0].extent(), streams[1].extent()
                 with reported():
                     for pair, (at, other_at, size) in zip(pairs, ranges, strict=True):

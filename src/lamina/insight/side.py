@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from lamina.errors import Unsupported
 from lamina.layer.file_content import SMALL, Ahead, Content, open_content
-from lamina.source.protocols import Stream
 from lamina.source.stack import Stack
 from lamina.union.merge import merge, merge_both
 from lamina.union.tree import Tree
 
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
+    from lamina.source.protocols import Stream
     from lamina.spec.digest import Digest
     from lamina.spec.image_config import ImageConfig
 

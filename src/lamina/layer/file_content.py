@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from io import BytesIO
 
 from lamina.errors import InvalidLayer
-from lamina.light import TYPE_CHECKING, Protocol
+from lamina.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Self
+    from collections.abc import Callable
+    from typing import Protocol, Self
 
     from lamina.layer.index import LayerIndex
 
+    class _Stream(Protocol):
+        def read(self, size: int = -1, /) -> bytes: ...
 
-class _Stream(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
+        def close(self) -> None: ...
 
-    def close(self) -> None: ...
+    OpenTar = Callable[[int, int], _Stream]
 
-
-OpenTar = Callable[[int, int], _Stream]
 SMALL = 256 << 10  # bytes of a file that is read whole
 _AHEAD = 1 << 20
 _GAP = 64 << 10  # bytes between two files that are read one after the other

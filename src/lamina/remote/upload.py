@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from lamina.errors import Cancelled, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
@@ -20,9 +20,11 @@ from lamina.remote.challenge import scope
 from lamina.remote.client import MAX_WAIT, retry_after
 from lamina.remote.http import Answer, Broken, digits, joined
 from lamina.remote.read import Site
-from lamina.source.protocols import Blob
 from lamina.source.verify import CHUNK, verified
 from lamina.spec.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
 
 SMALL = 256 << 10  # bytes up to which a blob goes in the request that ends the session
 FIRST_CHUNK, LEAST_CHUNK = 32 << 20, 1 << 20

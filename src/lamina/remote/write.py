@@ -7,13 +7,16 @@ from contextlib import contextmanager
 
 from lamina.errors import Conflict, InvalidContent, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
+from lamina.light import TYPE_CHECKING
 from lamina.remote.http import Answer
 from lamina.remote.list import RemoteLister
 from lamina.remote.upload import Journal, Upload
-from lamina.source.protocols import Blob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_index, parse
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
 
 
 class RemoteWriter(RemoteLister):

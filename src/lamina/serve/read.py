@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 from lamina.errors import LaminaError, NotFound, UsageError
-from lamina.light import Protocol
+from lamina.light import TYPE_CHECKING
 from lamina.serve.http_message import (
     Request,
     Response,
@@ -18,7 +18,6 @@ from lamina.serve.http_message import (
 )
 from lamina.serve.ranges import Unsatisfiable, parse_range
 from lamina.serve.routes import TAG, ApiError, page
-from lamina.source.protocols import Lister, Reader
 from lamina.source.walk import Known, below, listed, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -27,11 +26,16 @@ from lamina.spec.json import dump
 from lamina.spec.manifest import parse
 from lamina.spec.reference import Reference
 
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from lamina.source.protocols import Lister, Reader
+
+    class Readable(Reader, Lister, Protocol):
+        """What can be served."""
+
+
 MAX_REFERRERS = 10_000
-
-
-class Readable(Reader, Lister, Protocol):
-    """What can be served."""
 
 
 class ReadApi:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lamina.errors import DiskFull, LaminaError, UsageError
-from lamina.host.files import Extent, failure
+from lamina.host.files import failure, has_extent
 from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api
 from lamina.serve.http_message import Request, Response
@@ -204,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_blob(self, response: Response) -> None:
         assert response.blob is not None
         with response.blob.open(response.start, response.end) as stream:
-            if isinstance(stream, Extent) and hasattr(os, "sendfile"):
+            if has_extent(stream) and hasattr(os, "sendfile"):
                 descriptor, at, end = stream.extent()
                 out = self.connection.fileno()
                 while at < end:

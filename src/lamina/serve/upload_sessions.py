@@ -11,9 +11,12 @@ from contextlib import contextmanager
 
 from lamina.errors import BlobNotFound
 from lamina.host.files import remove, reported, write_all
+from lamina.light import TYPE_CHECKING
 from lamina.serve.routes import ApiError
-from lamina.source.protocols import Stream
 from lamina.spec.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Stream
 
 _ID = re.compile(r"[0-9a-f]{32}")
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterable
 
 from lamina.errors import BlobNotFound, DigestMismatch, InvalidContent, Unsupported
+from lamina.light import TYPE_CHECKING
 from lamina.serve.http_message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
 from lamina.serve.ranges import parse_chunk
-from lamina.serve.read import Readable, ReadApi
+from lamina.serve.read import ReadApi
 from lamina.serve.routes import TAG, ApiError
 from lamina.serve.upload_sessions import Gone, Uploads
 from lamina.source.walk import below, blobs
@@ -19,6 +20,9 @@ from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import Reference
 from lamina.store.roots import GRACE
 from lamina.store.store import Store
+
+if TYPE_CHECKING:
+    from lamina.serve.read import Readable
 
 
 class WriteApi(ReadApi):

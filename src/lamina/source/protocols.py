@@ -1,5 +1,6 @@
 """What a place of images can do, as protocols: ``Reader``, ``Writer``, ``Deleter``, ``Lister``, and the blobs and
-layers that they give. A place implements some of them. Nothing here touches a disk or a network.
+layers that they give. A place implements some of them, and ``source.abilities`` tells at run time which. Modules
+import this one under ``TYPE_CHECKING`` only. Nothing here touches a disk or a network.
 """
 
 from __future__ import annotations
@@ -7,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.light import TYPE_CHECKING, Protocol, runtime_checkable
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
@@ -34,7 +35,6 @@ class Stream(Protocol):
     ) -> bool | None: ...
 
 
-@runtime_checkable
 class Abortable(Protocol):
     """A stream that another thread may stop: its ``read`` fails at once."""
 
@@ -76,7 +76,6 @@ class Reader(Protocol):
         ...
 
 
-@runtime_checkable
 class Referrers(Protocol):
     """A place that knows which manifests have another one as their subject (signatures, attestations)."""
 
@@ -85,7 +84,6 @@ class Referrers(Protocol):
         ...
 
 
-@runtime_checkable
 class TarReader(Protocol):
     """A place that has uncompressed tars of layers beside their blobs."""
 
@@ -95,7 +93,6 @@ class TarReader(Protocol):
         ...
 
 
-@runtime_checkable
 class TarWriter(Protocol):
     """A place that keeps layers as uncompressed tars."""
 
@@ -153,7 +150,6 @@ class Writer(Protocol):
         ...
 
 
-@runtime_checkable
 class Maker(Protocol):
     """A place without manifests of its own: they are made for what is there."""
 
@@ -162,7 +158,6 @@ class Maker(Protocol):
         ...
 
 
-@runtime_checkable
 class Knower(Protocol):
     """A place that knows an image again by its config, whatever its manifest."""
 
@@ -172,7 +167,6 @@ class Knower(Protocol):
         ...
 
 
-@runtime_checkable
 class Gatherer(Protocol):
     """A place that takes many images faster when each need not be there before the next one comes."""
 
@@ -199,7 +193,6 @@ class Deleter(Protocol):
         ...
 
 
-@runtime_checkable
 class Lister(Protocol):
     """A place that can say what it holds."""
 

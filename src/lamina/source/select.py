@@ -11,13 +11,13 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.light import TYPE_CHECKING
-from lamina.source.protocols import Reader
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest, is_selectable, parse, select
 
 if TYPE_CHECKING:
+    from lamina.source.protocols import Reader
     from lamina.spec.platform import Platform
 from lamina.source.verify import verified
 

@@ -9,12 +9,12 @@ from lamina.errors import (
     UsageError,
 )
 from lamina.light import TYPE_CHECKING, Value, field, replace
-from lamina.source.protocols import LayerHandle, Stream
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig, chain_ids
 from lamina.spec.manifest import Manifest
 
 if TYPE_CHECKING:
+    from lamina.source.protocols import LayerHandle, Stream
     from lamina.union.stacked import Stacked
     from lamina.union.tree import Stored, Tree, Union
 

@@ -13,12 +13,14 @@ from lamina.errors import (
 )
 from lamina.events import BlobProgress, Cancel, OnEvent, ignore
 from lamina.light import TYPE_CHECKING
-from lamina.source.protocols import Abortable, Blob, Stream
+from lamina.source.abilities import can_abort
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from lamina.source.protocols import Blob, Stream
 
 
 class BytesBlob:
@@ -126,7 +128,7 @@ def with_hint(error: InvalidContent, digest: Digest, hint: str) -> InvalidConten
 
 
 def _woken(stream: Stream, cancel: Cancel | None) -> AbstractContextManager[None]:
-    if cancel is None or not isinstance(stream, Abortable):
+    if cancel is None or not can_abort(stream):
         return nullcontext()
     return cancel.calling(stream.abort)
 

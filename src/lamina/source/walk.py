@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from lamina.errors import InvalidContent, InvalidDocument, LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.light import TYPE_CHECKING, Value
-from lamina.source.protocols import Reader
 from lamina.source.select import MAX_NESTING
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -20,6 +19,8 @@ from lamina.spec.mediatype import is_known_document
 
 if TYPE_CHECKING:
     from typing import TypeVar
+
+    from lamina.source.protocols import Reader
 
     T = TypeVar("T")
 

@@ -7,7 +7,18 @@ from collections.abc import Callable
 from functools import cache
 
 from lamina.errors import Unsupported, UsageError
-from lamina.light import Protocol, Value, pattern
+from lamina.light import TYPE_CHECKING, Value, pattern
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Hasher(Protocol):
+        """What ``hashlib`` objects offer."""
+
+        def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
+
+        def hexdigest(self) -> str: ...
+
 
 # algorithm ::= component (separator component)*; encoded ::= [a-zA-Z0-9=_-]+
 _GRAMMAR = pattern(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
@@ -16,14 +27,6 @@ _HEX = pattern(r"[0-9a-f]+")
 _DIGITS = "0123456789abcdef"
 _FEW = 1 << 15
 CANONICAL = "sha256"
-
-
-class Hasher(Protocol):
-    """What ``hashlib`` objects offer."""
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
 
 
 class Digest(Value):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from lamina.errors import InvalidDocument, UsageError
-from lamina.light import TYPE_CHECKING, TypedDict, Value
+from lamina.light import TYPE_CHECKING, Value
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -19,7 +19,29 @@ from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from typing import Any, Unpack
+    from typing import Any, TypedDict, Unpack
+
+    class Changes(TypedDict, total=False):
+        """What ``with_`` and ``build`` can set; None removes the field."""
+
+        created: str | None
+        author: str | None
+        architecture: str
+        variant: str | None
+        os: str
+        os_version: str | None
+        user: str | None
+        exposed_ports: Iterable[str] | None
+        env: Iterable[str] | None
+        entrypoint: Iterable[str] | None
+        cmd: Iterable[str] | None
+        volumes: Iterable[str] | None
+        working_dir: str | None
+        labels: Mapping[str, str] | None
+        stop_signal: str | None
+        healthcheck: Mapping[str, Any] | None
+        on_build: Iterable[str] | None
+
 
 _TOP = (
     "created",
@@ -56,31 +78,11 @@ _RUN_KEYS = {
     "healthcheck": "Healthcheck",
     "on_build": "OnBuild",
 }
+CHANGEABLE = (*_TOP_KEYS, *_RUN_KEYS)
+"""The fields that ``Changes`` has."""
 _RUN_KNOWN = frozenset(_RUN_KEYS.values())
 _HISTORY_KNOWN = frozenset({"created", "created_by", "author", "comment", "empty_layer"})
 _HINT = "the config breaks its specification; ask whoever made it"
-
-
-class Changes(TypedDict, total=False):
-    """What ``with_`` and ``build`` can set; None removes the field."""
-
-    created: str | None
-    author: str | None
-    architecture: str
-    variant: str | None
-    os: str
-    os_version: str | None
-    user: str | None
-    exposed_ports: Iterable[str] | None
-    env: Iterable[str] | None
-    entrypoint: Iterable[str] | None
-    cmd: Iterable[str] | None
-    volumes: Iterable[str] | None
-    working_dir: str | None
-    labels: Mapping[str, str] | None
-    stop_signal: str | None
-    healthcheck: Mapping[str, Any] | None
-    on_build: Iterable[str] | None
 
 
 class History(Value):

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from lamina.errors import BlobNotFound, InvalidContent, UsageError
 from lamina.host.files import FileRange, make_directory, names_of_directories, names_of_files, replace_file, reported
 from lamina.light import TYPE_CHECKING
-from lamina.source.protocols import Blob
 from lamina.source.verify import BytesBlob, with_hint
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.paths import READ_ONLY, Paths
 
 if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
     from lamina.store.gather import Gathering
 
 DAMAGED = "run `lamina fsck --repair`, then load or pull the image again"

@@ -18,9 +18,12 @@ import threading
 import time
 
 from lamina.host.files import write_all
-from lamina.spec.digest import Hasher
+from lamina.light import TYPE_CHECKING
 from lamina.store.flush import EVERY, start_writing
 from lamina.store.unfinished import Pace
+
+if TYPE_CHECKING:
+    from lamina.spec.digest import Hasher
 
 BLOCK = 4096
 """Bytes: what O_DIRECT wants of addresses, offsets and lengths, at most."""

@@ -21,7 +21,7 @@ from lamina.host.spool import LOOK_EVERY, look_at_free_space
 from lamina.host.temporary import Temporary, TemporaryDirectory
 from lamina.layer.codec import inflating
 from lamina.layer.decode import LayerReader
-from lamina.source.protocols import Abortable, Blob, Stream
+from lamina.source.abilities import can_abort
 from lamina.source.verify import is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -35,6 +35,7 @@ from lamina.store.unfinished import Pace, Unfinished
 
 if TYPE_CHECKING:
     from lamina.layer.checkpoints.marks import Marking
+    from lamina.source.protocols import Blob, Stream
     from lamina.store.gather import Gathering
 
 _QUEUED = 4  # chunks between the threads
@@ -283,7 +284,7 @@ class _PartThenRest:
     def abort(self) -> None:
         self._aborted.set()
         rest: object = self._rest
-        if isinstance(rest, Abortable):
+        if can_abort(rest):
             rest.abort()
 
     def close(self) -> None:

@@ -12,7 +12,6 @@ from lamina.host.files import CHUNK, FileRange, failure, names_of_directories, r
 from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP
-from lamina.source.protocols import Stream
 from lamina.source.verify import is_plain, prove_diff_id, told_of, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -24,6 +23,7 @@ from lamina.store.paths import Paths
 if TYPE_CHECKING:
     from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
+    from lamina.source.protocols import Stream
     from lamina.store.seekable import Through
 
 

@@ -7,7 +7,6 @@ from functools import partial
 
 from lamina.errors import LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, pattern
-from lamina.source.protocols import Blob
 from lamina.source.select import find_manifest, read_config
 from lamina.source.stack import Stack
 from lamina.source.verify import is_plain
@@ -21,6 +20,7 @@ from lamina.store.blobs import Blobs, StoredBlob
 from lamina.store.refs import name_of
 
 if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
     from lamina.store.layers import Layers
     from lamina.store.paths import Paths
     from lamina.store.refs import Refs

@@ -10,7 +10,6 @@ from lamina.errors import BlobNotFound, Conflict, DiskFull, InvalidContent, Lami
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import remove, reported
 from lamina.light import TYPE_CHECKING
-from lamina.source.protocols import Blob
 from lamina.source.verify import is_plain
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -24,6 +23,7 @@ from lamina.store.layers import blob_stays
 if TYPE_CHECKING:
     import threading
 
+    from lamina.source.protocols import Blob
     from lamina.store.blobs import Blobs
     from lamina.store.gather import Gathering
     from lamina.store.layers import Layers

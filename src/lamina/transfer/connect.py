@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import UsageError
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.source.protocols import Blob, Reader
 from lamina.source.walk import Known, blobs, listed, looking, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from lamina.remote.registries import Registries
     from lamina.remote.repository import Repository
     from lamina.settings import Settings
+    from lamina.source.protocols import Blob, Reader
     from lamina.store.store import Store
 
 CERT_DIRS = ("/etc/containers/certs.d", "/etc/docker/certs.d")

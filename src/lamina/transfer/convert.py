@@ -4,14 +4,17 @@ and layers keep their digests; the manifest gets another one."""
 from __future__ import annotations
 
 from lamina.errors import Conflict, InvalidDocument, NotFound, Unsupported, UsageError
-from lamina.light import replace
-from lamina.source.protocols import Blob, Reader, TarReader
+from lamina.light import TYPE_CHECKING, replace
+from lamina.source.abilities import gives_tars
 from lamina.source.select import MAX_NESTING, choose
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob, Reader
 
 FORMATS = {"oci": False, "v2s2": True, "docker": True}
 """What a format is called, and whether it is docker's."""
@@ -44,7 +47,7 @@ class Converted:
         return self._source.blob(descriptor)
 
     def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
-        return self._source.tar(layer, diff_id) if isinstance(self._source, TarReader) else None
+        return self._source.tar(layer, diff_id) if gives_tars(self._source) else None
 
     def _converted(self, top: Descriptor, what: str, depth: int = 0) -> Descriptor:
         key = (top.digest, top.media_type)

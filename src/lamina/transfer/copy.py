@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from lamina.errors import AccessDenied, BlobNotFound, Conflict, InvalidDocument, NotFound, RemoteFailure, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
-from lamina.source.protocols import Gatherer, Knower, Maker, Reader, Referrers, TarReader, TarWriter, Writer
+from lamina.source.abilities import gathers, gives_tars, knows_images, lists_referrers, makes_manifests, takes_tars
 from lamina.source.select import choose, not_as_asked, read_config
 from lamina.source.walk import Absent, Found, Known, Look, listed, look, walk
 from lamina.spec import mediatype
@@ -26,6 +26,9 @@ from lamina.spec.manifest import Index, Manifest, is_selectable, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.transfer.parallel import each
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Reader, Writer
 
 _FEW = 1 << 20  # bytes
 
@@ -98,7 +101,7 @@ def copy(
 def _gathering(source: Reader, target: Writer, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
     """Several images of this machine come in together. What comes from a registry may take minutes, in which no other
     image should wait for its name."""
-    if len(tops) > 1 and isinstance(target, Gatherer) and _is_here(source, tops[0]):
+    if len(tops) > 1 and gathers(target) and _is_here(source, tops[0]):
         return target.gathering()
     return nullcontext()
 
@@ -142,7 +145,7 @@ def _known(job: Job, top: Descriptor, target_name: str) -> Copied | None:
     """The image under its name at the target, where it is there already and its source has only made a manifest of
     it: an archive of `docker save` is no second image."""
     source, target = job.source, job.target
-    if not isinstance(source, Maker) or not isinstance(target, Knower) or not source.makes(top):
+    if not makes_manifests(source) or not knows_images(target) or not source.makes(top):
         return None
     manifest = parse(source.manifest(top), top.media_type, job.what)
     if not isinstance(manifest, Manifest):
@@ -168,7 +171,7 @@ def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]
             continue
         seen.add(subject)
         found: list[tuple[str, Descriptor]] = []
-        if isinstance(job.source, Referrers):
+        if lists_referrers(job.source):
             # named by its digest: without a name `prune` would take it for a leftover
             here = _repository(target_name)
             listed = job.source.referrers(subject)
@@ -316,7 +319,7 @@ class Job:
             moved = _move(self, descriptor, "config", None, self.cancel)
             if moved is not None:
                 plan.moved[descriptor.digest] = moved
-            return read_config(cast(Reader, self.target), manifest, self.what)
+            return read_config(cast("Reader", self.target), manifest, self.what)
         return read_config(self.source, manifest, self.what)
 
 
@@ -359,7 +362,7 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
             job.cancel.check()
             work(blob, job.cancel)
         return moved
-    if isinstance(job.target, Gatherer):
+    if gathers(job.target):
         job.target.give_names()
     each(sorted(waiting, key=lambda blob: -blob[0].size), work, job.cancel)
     return moved
@@ -396,7 +399,7 @@ def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, c
 
 def _move_tar(job: Job, layer: Descriptor, diff_id: Digest | None, cancel: Cancel) -> bool:
     """Where the target keeps plain tars and the source has this one, nothing is fetched and inflated for it."""
-    if diff_id is None or not isinstance(job.source, TarReader) or not isinstance(job.target, TarWriter):
+    if diff_id is None or not gives_tars(job.source) or not takes_tars(job.target):
         return False
     tar = job.source.tar(layer, diff_id)
     if tar is not None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lamina.events import BlobDone, Cancel, OnEvent, Tagged, ignore
-from lamina.light import replace
-from lamina.source.protocols import Reader, Writer
+from lamina.light import TYPE_CHECKING, replace
 from lamina.source.select import read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, parse
 from lamina.spec.platform import Platform
 from lamina.transfer.copy import Job
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Reader, Writer
 
 
 def make_index(

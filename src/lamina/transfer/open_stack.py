@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import IO, TYPE_CHECKING
 
 from lamina.host.files import SharedRange
-from lamina.source.protocols import Blob, Reader
 from lamina.source.select import find_manifest, read_config
 from lamina.source.stack import Stack
 from lamina.source.verify import prove_diff_id, verified
@@ -15,6 +14,7 @@ from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
+    from lamina.source.protocols import Blob, Reader
 
 
 def open_stack(reader: Reader, name: str, platform: Platform, what: str, *, max_layer: int | None = None) -> Stack:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
-from lamina.source.protocols import Reader
 from lamina.source.select import choose, read_config
 from lamina.source.walk import Found, Known, listed, looking, walk
 from lamina.spec import mediatype
@@ -20,6 +19,7 @@ from lamina.store.layers import blob_stays
 from lamina.transfer.connect import Network, blobs_of
 
 if TYPE_CHECKING:
+    from lamina.source.protocols import Reader
     from lamina.store.store import Store
 
 FETCH, HERE, KNOWN = "to fetch", "already here", "known by diff_id"

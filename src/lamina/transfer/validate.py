@@ -9,8 +9,8 @@ from lamina.errors import BlobNotFound, Cancelled, LaminaError, NotFound
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore
 from lamina.layer.codec import inflating
 from lamina.layer.decode import LayerReader
+from lamina.light import TYPE_CHECKING
 from lamina.settings import MAX_LAYER
-from lamina.source.protocols import Reader
 from lamina.source.select import choose, read_config
 from lamina.source.verify import prove_diff_id, verified
 from lamina.source.walk import Absent, Found, Known, Unread, looking, walk
@@ -20,6 +20,9 @@ from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest
 from lamina.spec.platform import Platform
 from lamina.transfer.parallel import each
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Reader
 
 
 @dataclass(frozen=True, slots=True)

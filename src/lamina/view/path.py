@@ -23,7 +23,6 @@ from lamina.errors import (
     ReadOnly,
 )
 from lamina.layer.entry import FORMATS, Kind
-from lamina.source.protocols import Stream
 from lamina.source.stack import Stack
 from lamina.text import json_path
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from lamina.layer.entry import Entry
+    from lamina.source.protocols import Stream
     from lamina.union.tree import Union
 
 

@@ -25,6 +25,7 @@ from lamina.cli.session import Session
 from lamina.cli.verbs import Command, command
 from lamina.errors import UsageError
 from lamina.events import Event, OnEvent, ignore
+from lamina.source.abilities import lists_names
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
@@ -118,11 +119,10 @@ def pull(
 
 def _from_place(session: Session, name: ImageName, network: Network, on_event: OnEvent, **how: bool) -> list[Copied]:
     """The images of a layout, a directory or an archive; one of them, where ``name`` says which."""
-    from lamina.source.protocols import Lister
     from lamina.spec.reference import canonical
 
     reader, inside = source_of(session, name, network)
-    assert isinstance(reader, Lister)  # as all places on this machine are
+    assert lists_names(reader)  # as all places on this machine are
     pairs = [(inside, canonical(inside))] if inside else all_named(reader)
     return session.copied(reader, session.writable_store, pairs, on_event, **how)
 

@@ -15,11 +15,11 @@ from lamina.scan.directory import OnWarning
 from lamina.scan.overlay_upper import scan_upper
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
-from lamina.spec.image_config import Changes
 from lamina.store.containers import Container
 from lamina.view.owners import Owners, kept_mode
 
 if TYPE_CHECKING:
+    from lamina.spec.image_config import Changes
     from lamina.store.store import Store
 
 

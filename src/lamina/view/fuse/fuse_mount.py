@@ -17,7 +17,6 @@ from types import ModuleType
 from lamina.errors import SystemFailure, Unsupported
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
-from lamina.source.protocols import LayerHandle
 from lamina.source.stack import Stack
 from lamina.union.tree import Tree
 from lamina.view import kernel
@@ -25,6 +24,8 @@ from lamina.view.fuse.operations import ENCODING, ServedUnion
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from lamina.source.protocols import LayerHandle
 
 DEVICE = "/dev/fuse"
 TYPE = "lamina"

@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from lamina.errors import LaminaError
-from lamina.host.files import Extent, SharedRange
+from lamina.host.files import SharedRange, has_extent
 from lamina.layer.entry import FORMATS, Kind
-from lamina.layer.file_content import Content, OpenTar
-from lamina.source.protocols import LayerHandle, Stream
+from lamina.layer.file_content import Content
+from lamina.light import TYPE_CHECKING
 from lamina.union.tree import Tree
+
+if TYPE_CHECKING:
+    from lamina.layer.file_content import OpenTar
+    from lamina.source.protocols import LayerHandle, Stream
 
 ENCODING = "latin-1"
 MAX_OPEN_TARS = 64
@@ -42,7 +46,7 @@ class Tars:
 
         def open_tar(start: int, end: int) -> Stream:
             whole = self._whole(number)
-            if isinstance(whole, Extent):
+            if has_extent(whole):
                 return SharedRange(whole, whole.extent()[0], start, end)
             return self._layers[number].open(start, end)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
 from lamina.host import privileges
-from lamina.host.files import Extent, SharedRange
+from lamina.host.files import SharedRange, has_extent
 from lamina.host.temporary import is_temporary
 from lamina.layer.entry import FORMATS, Kind
-from lamina.layer.file_content import OpenTar, open_content
+from lamina.layer.file_content import open_content
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.foreign_trees import remove_tree
@@ -27,6 +27,7 @@ from lamina.view.parts import Part, noted_parts
 from lamina.view.unpack.files import Attributes
 
 if TYPE_CHECKING:
+    from lamina.layer.file_content import OpenTar
     from lamina.source.protocols import LayerHandle
     from lamina.source.stack import Stack
     from lamina.store.store import Store
@@ -187,7 +188,7 @@ class _Comparison:
         if layer not in self._tars:
             stream = self._layers[layer].open()
             self._opened.callback(stream.close)
-            if not isinstance(stream, Extent):
+            if not has_extent(stream):
                 return self._layers[layer].open
             descriptor, _, _ = stream.extent()
             self._tars[layer] = lambda start, end: SharedRange(stream, descriptor, start, end)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from lamina.errors import InvalidLayer
-from lamina.host.files import Extent, write_all
+from lamina.host.files import has_extent, write_all
 from lamina.layer.file_content import open_content
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Contents:
             for layer in used:
                 stream = layers[layer].open()
                 self._streams.append(stream)
-                if isinstance(stream, Extent) and hasattr(os, "pread"):
+                if has_extent(stream) and hasattr(os, "pread"):
                     self._tars[layer] = stream.extent()
         except BaseException:
             self.close()
