@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing itself takes longer to load than the short way to answer (quick.py)
+TYPE_CHECKING = False  # a module costs most commands more time than it has use for `typing`
 
 if TYPE_CHECKING:
     from typing import Any

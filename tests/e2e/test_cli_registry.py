@@ -1,4 +1,4 @@
-"""The verbs around registries as a user meets them: words, exit codes, help, progress, the short way."""
+"""The verbs around registries as a user meets them: words, exit codes, help, progress, and answers without click."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 import click
 import pytest
 
-from lamina import quick
 from lamina.archive.layout import LayoutReader
 from lamina.cli.session import Session
 from lamina.cli.verbs import VERBS, load
@@ -23,7 +22,7 @@ from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import lamina, write_layout
+from support import lamina, loaded, write_layout
 from unruly import Answer, Seen, Unruly
 
 CONTENT = random.Random(11).randbytes(400_000)
@@ -44,7 +43,7 @@ def ok(*words: str, root: Path, **environment: str) -> str:
     return done.stdout.decode()
 
 
-NEW = [verb for verb, (module, _, _) in VERBS.items() if module in ("wire", "registry", "many", "login", "serve")]
+NEW = [verb for verb, (module, _, _) in VERBS.items() if module.partition(".")[0] in ("registry", "move")]
 
 
 @pytest.mark.parametrize("verb", NEW)
@@ -248,20 +247,45 @@ def test_bars_on_a_terminal_only(host: str, tmp_path: Path) -> None:
     assert b"fetched" in done.stderr
 
 
-def test_short_way_says_what_the_long_way_says(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("XDG_CONFIG_HOME", *quick._SETTINGS):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(quick, "_unset", lambda: True)
-    for verb, name in (("tags", "app"), ("digest", "app:1"), ("manifest", "app:1"), ("digest", "library/app:2")):
-        short = quick.answer([verb, f"{host}/{name}"])
-        assert short is not None
-        # an option makes it go the long way
-        long = lamina(verb, f"{host}/{name}", "--tls-verify=false", root=tmp_path)
-        assert long.stdout == short
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tags", "app"],
+        ["digest", "app:1"],
+        ["digest", "--full-ref", "app:1"],
+        ["digest", "library/app:2"],
+        ["digest", "app:missing"],
+        ["digest", "UPPER"],
+        ["digest", "--local", "app:1"],
+        ["manifest", "app:1"],
+        ["manifest", "app"],
+        ["tags", "missing"],
+    ],
+)
+def test_with_and_without_click_the_answer_is_the_same(host: str, tmp_path: Path, words: list[str]) -> None:
+    """An option that only click reads makes it answer."""
+    *first, name = words
+    short, long = (lamina(*first, f"{host}/{name}", *more, root=tmp_path) for more in ([], ["--tls-verify=false"]))
+    assert (short.returncode, short.stdout, short.stderr) == (long.returncode, long.stdout, long.stderr)
+    assert bool(short.stdout) == (short.returncode == 0)
 
 
-def test_short_way_does_not_drive_a_terminal(tmp_path: Path) -> None:
+def test_no_tag_is_printed_of_a_list_that_is_cut_off(tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "app", [[("a", b"1")]])
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if "tags/list" not in seen.path:
+            return None
+        if "last" in seen.path:
+            return Answer(404)
+        return Answer(200, {"Link": '</v2/app/tags/list?last=a>; rel="next"'}, b'{"tags": ["a"]}')
+
+    with Unruly(tmp_path / "l", rule=rule) as server:
+        done = lamina("tags", f"{server.name}/app", root=tmp_path)
+    assert (done.returncode != 0, done.stdout) == (True, b"")
+
+
+def test_a_manifest_does_not_drive_a_terminal(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
     with Unruly(tmp_path / "l") as server:
         media_type, raw = server.manifests["1"]
@@ -274,98 +298,18 @@ def test_short_way_does_not_drive_a_terminal(tmp_path: Path) -> None:
     assert "\x9b" not in shown
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        [],
-        ["images"],
-        ["tags"],
-        ["tags", "debian"],
-        ["tags", "127.0.0.1/x"],
-        ["tags", "example.com:5000/x"],
-        ["tags", "127.0.0.1:5000/x:1"],
-        ["digest", "127.0.0.1:5000/x@sha256:" + "0" * 64],
-        ["digest", "127.0.0.1:5000/UPPER"],
-        ["digest", "127.0.0.1:5000/../x"],
-        ["digest", "127.0.0.1:5000/x y:1"],
-        ["digest", "127.0.0.1:5000/x\r\nA: b:1"],
-        ["digest", "127.0.0.1:5000/x:-1"],
-        ["digest", "127.0.0.1:99999/x:1"],
-        ["digest", "127.0.0.1:5000/x", "--platform=linux/arm64"],
-    ],
-)
-def test_odd_questions_go_the_long_way(words: list[str]) -> None:
-    assert quick.answer(words) is None
-
-
-def test_odd_answers_go_the_long_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick, "_unset", lambda: True)
+def test_a_tag_does_not_drive_a_terminal(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
-    answers = [
-        Answer(404),
-        Answer(401, {"WWW-Authenticate": "Basic"}),
-        Answer(302, {"Location": "/x"}),
-        Answer(200, {"Content-Type": "text/html"}, b"<html>"),
-        Answer(
-            200,
-            {
-                "Content-Type": "application/vnd.oci.image.manifest.v1+json",
-                "Docker-Content-Digest": "sha256:" + "0" * 64,
-            },
-            b"{}",
-        ),
-        Answer(200, {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}, b"{}"),
-        Answer(200, {"Link": '</v2/x>; rel="next"'}, b'{"tags": ["a"]}'),
-        Answer(200, {}, b'{"tags": ["a\\u001b[31m"]}'),
-        Answer(200, {}, b'{"tags": 5}'),
-        Answer(200, {}, b'{"tags": null}'),
-        Answer(200, {}, b"[" * 10_000),
-        Answer(200, {}, b'{"tags": ["a"]}', cut=5),
-    ]
-    for made in answers:
 
-        def rule(server: Unruly, seen: Seen, made: Answer = made) -> Answer:
-            return made
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        return Answer(200, {}, b'{"tags": ["a\\u001b[31m"]}') if "tags/list" in seen.path else None
 
-        with Unruly(tmp_path / "l", rule=rule) as server:
-            assert quick.answer(["tags", f"{server.name}/app"]) is None
-            assert quick.answer(["manifest", f"{server.name}/app:1"]) is None
+    with Unruly(tmp_path / "l", rule=rule) as server:
+        assert b"\x1b" not in lamina("tags", f"{server.name}/app", root=tmp_path).stdout
 
 
-def test_settings_make_it_go_the_long_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    for name in quick._SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-    before = quick._unset()
-    conf = tmp_path / ".config/containers/registries.conf"
-    conf.parent.mkdir(parents=True)
-    conf.write_text('# [[registry]]\nunqualified-search-registries = ["docker.io"]\n')
-    assert quick._unset() == before
-    conf.write_text('  [[registry]]\nlocation = "127.0.0.1:5000"\nblocked = true\n')
-    assert not quick._unset()
-    conf.unlink()
-    (tmp_path / ".config/lamina").mkdir()
-    (tmp_path / ".config/lamina/config.toml").touch()
-    assert not quick._unset()
-    (tmp_path / ".config/lamina/config.toml").unlink()
-    monkeypatch.setenv("LAMINA_TLS_VERIFY", "true")
-    assert not quick._unset()
-
-
-def test_short_way_loads_next_to_nothing(host: str, tmp_path: Path) -> None:
-    code = (
-        "import sys; before = set(sys.modules)\n"
-        "from lamina import quick\n"
-        "found = quick.answer(['digest', sys.argv[1]])\n"
-        "print(found is not None, len(set(sys.modules) - before))"
-    )
-    env = {
-        **{k: v for k, v in os.environ.items() if k not in quick._SETTINGS},
-        "HOME": str(tmp_path),
-        "XDG_CONFIG_HOME": str(tmp_path),
-    }
-    done = subprocess.run([sys.executable, "-c", code, f"{host}/app:1"], capture_output=True, env=env, check=True)
-    went, modules = done.stdout.decode().split()
-    assert int(modules) < 10
-    assert went == "True"
+@pytest.mark.parametrize("words", [("tags", "app"), ("digest", "app:1"), ("manifest", "app:1")])
+def test_what_scripts_ask_in_loops_loads_little(host: str, tmp_path: Path, words: tuple[str, str]) -> None:
+    verb, name = words
+    found = loaded(tmp_path, verb, f"{host}/{name}")
+    assert found & {"click", "dataclasses", "inspect", "subprocess", "rich", "lamina.store.store"} == set()

@@ -22,17 +22,6 @@ _SELDOM = 50_000
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process: one clear line on stderr and the documented code on failure."""
     gc.set_threshold(_SELDOM, 20, 20)
-    if arguments is None and len(sys.argv) == 3:
-        from lamina import quick
-
-        try:
-            if quick.main():
-                sys.exit(0)
-        except KeyboardInterrupt:
-            _say("lamina: interrupted")
-            sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            sys.exit(_unread())
     _expect_children()
     code = run(arguments)
     if "click" not in sys.modules:
@@ -61,7 +50,7 @@ def _leave(code: int) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code is returned (docs/exit-codes.md)."""
-    from lamina.cli.containers import plain
+    from lamina.cli import plain
     from lamina.errors import LaminaError
 
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):

@@ -1,4 +1,4 @@
-"""Options of a verb as a table (pure): click and the short way of `run` (``containers.plain``) both read it."""
+"""Options of a verb as a table (pure): read by ``cli.plain``, and made into click's options by ``cli.options``."""
 
 from __future__ import annotations
 

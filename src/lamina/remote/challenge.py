@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from lamina.errors import InvalidContent, InvalidDocument, LaminaError
+from lamina.light import Value, pattern
 from lamina.remote.loopback import is_loopback
 from lamina.spec.json import load
 
@@ -18,22 +18,20 @@ MAX_HEADER = 16 << 10
 MAX_TOKEN = 1 << 20
 DEFAULT_LIFE = 60  # seconds, where the server says nothing, and the least there is
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_GAP = re.compile(r"[\s,]*")
-_SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)\s*")
-_PARAMETER = re.compile(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)(?:"|$)|([^\s,"]*))')
-_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*(?=\s*(?:,|$))")
+_GAP = pattern(r"[\s,]*")
+_SCHEME = pattern(rf"({_TOKEN})(?=\s|,|$)\s*")
+_PARAMETER = pattern(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)(?:"|$)|([^\s,"]*))')
+_TOKEN68 = pattern(r"[A-Za-z0-9._~+/-]+=*(?=\s*(?:,|$))")
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Value):
     """``scheme`` and the keys of ``parameters`` in lower case."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Value):
     """``expires`` on the clock that ``now`` was taken from, in seconds. It is a secret: its repr is not."""
 
     value: str

@@ -6,11 +6,9 @@ distribution-spec "API", "Error Codes". Credentials go to the host that they are
 from __future__ import annotations
 
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 
 from lamina.errors import AccessDenied, InvalidContent, LaminaError, NotFound, RemoteFailure, Unsupported
 from lamina.events import Cancel, Event, OnEvent, Warned, ignore
+from lamina.light import Value, field, pattern
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import parse_challenges
 from lamina.remote.credentials import Credential
@@ -35,11 +34,10 @@ _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 MAX_ERROR = 64 << 10
 _PAGES = ("text/html", "application/xhtml+xml")
 Body = bytes | Callable[[], Iterable[bytes]]
-_WARNING = re.compile(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
+_WARNING = pattern(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(Value):
     """How registries are reached. ``credential`` finds the one for (host, repository); ``given`` is for the registry
     that is asked and for no other host, be it a mirror or one that is redirected to; so is ``token``, a bearer token
     that is sent instead of any login. ``told``: hosts of another site that get the login of a registry all the same,
@@ -69,7 +67,9 @@ class Client:
         self._path = path
         self._api = api_host(host)
         self._access = access
-        name = self._api.rpartition(":")[0] if re.search(r":\d+$", self._api) else self._api
+        name, _, port = self._api.rpartition(":")
+        if not name or not port.isdigit():
+            name = self._api
         self._loopback = is_loopback(name)
         self._insecure = insecure or access.tls_verify is False
         self._transport = Transport(verify=not self._insecure, cert_dirs=access.cert_dirs, cert_dir=access.cert_dir)

@@ -9,21 +9,19 @@ import base64
 import binascii
 import json
 import os
-import re
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, SystemFailure, UsageError
 from lamina.host.files import remove, replace_file, reported
+from lamina.light import Value, pattern
 from lamina.spec.json import read_own
 
 DOCKER_HUB = "https://index.docker.io/v1/"
 """The key under which docker keeps what is for docker.io."""
-_HELPER = re.compile(r"[a-z0-9-]+")
+_HELPER = pattern(r"[a-z0-9-]+")
 _TIMEOUT = 30  # seconds a helper may take
 _PATIENCE = 10  # seconds to wait for another login
 _STALE = 60.0  # seconds after which a lock is nobody's
@@ -33,13 +31,15 @@ IDENTITY = "<token>"
 """The user name by which a helper says that its secret is an identity token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Value):
     """A user name and a password, or an identity token (OAuth2 refresh token)."""
 
     username: str
-    password: str = field(repr=False)
-    identity_token: str = field(default="", repr=False)
+    password: str
+    identity_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credential(username={self.username!r})"
 
 
 def auth_files(authfile: str | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -271,6 +271,8 @@ def _from_helper(helper: str, host: str, environ: Mapping[str, str] | None) -> C
 
 def _ask_helper(helper: str, action: str, text: str, environ: Mapping[str, str] | None) -> str | None:
     """What it prints; None where it knows nothing of the host."""
+    import subprocess
+
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,7 +15,7 @@ from lamina.errors import (
     Unsupported,
     UsageError,
 )
-from lamina.light import pattern
+from lamina.light import pattern, replace
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import Challenge
 from lamina.remote.client import Access, Client

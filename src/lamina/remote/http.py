@@ -4,7 +4,6 @@ meaning: those are ``client``'s."""
 from __future__ import annotations
 
 import os
-import re
 import socket
 import ssl
 import threading
@@ -57,7 +56,6 @@ def digits(text: str | None) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
-_WHOLE = re.compile(r"https?://", re.IGNORECASE)
 MOVED = frozenset({301, 302, 303, 307, 308})
 """Statuses of redirects."""
 
@@ -323,7 +321,8 @@ def target_of(url: str) -> str:
 
 def absolute(base: str, target: str) -> str:
     """``target`` seen from ``base``; a whole address is taken byte for byte."""
-    return target if _WHOLE.match(target) else urljoin(base, target)
+    whole = target[:8].lower().startswith(("http://", "https://"))
+    return target if whole else urljoin(base, target)
 
 
 def joined(base: str, target: str) -> str:

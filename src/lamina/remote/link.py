@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from lamina.errors import RemoteFailure
+from lamina.light import pattern
 
 MAX_LINK = 8 << 10  # characters of a header that are looked at
-_TARGET = re.compile(r"[\s,]*(?:<([^>]*)>|([^\s;<>]+))\s*")
-_PARAMETER = re.compile(r';\s*([A-Za-z0-9!#$&+.^_`|~*-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*)))?\s*')
+_TARGET = pattern(r"[\s,]*(?:<([^>]*)>|([^\s;<>]+))\s*")
+_PARAMETER = pattern(r';\s*([A-Za-z0-9!#$&+.^_`|~*-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*)))?\s*')
 
 
 def next_page(headers: Iterable[str], what: str) -> str | None:

@@ -6,7 +6,6 @@ distribution-spec "Pull". A blob that is cut off goes on where it stopped (Range
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self, TypeVar
@@ -27,6 +26,7 @@ from lamina.errors import (
     UsageError,
 )
 from lamina.events import Cancel, Warned
+from lamina.light import pattern
 from lamina.remote.challenge import scope
 from lamina.remote.client import Client
 from lamina.remote.encoding import decoder_for
@@ -42,8 +42,8 @@ ACCEPT = ", ".join(mediatype.ACCEPT)
 PIECE = 256 << 10  # bytes that are handed on at once
 PROGRESS = 64 << 10  # bytes after which a cut connection counts as a fresh trouble
 SLOW_WINDOW, SLOW_BYTES = 30.0, 30 << 10  # fewer bytes in so many seconds: the connection is given up
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")  # of a 416: the size that the server knows
+_CONTENT_RANGE = pattern(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_UNSATISFIED = pattern(r"bytes \*/(\d{1,19})")  # of a 416: the size that the server knows
 _NO_HEAD = (400, 403, 405, 501)
 """What registries, and proxies before them, say to HEAD where they only do GET; 404 too, but that is mostly true."""
 T = TypeVar("T")

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.errors import SystemFailure, UsageError
+from lamina.light import Value, field
 from lamina.spec.reference import Reference
 
 _PULL_FROM = ("all", "digest-only", "tag-only")
 _MAX_FILE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Value):
     """``host`` (with port) and repository ``path`` to ask there; ``insecure``: certificates unchecked, or http."""
 
     host: str
@@ -27,15 +26,13 @@ class Endpoint:
     mirror: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Mirror:
+class _Mirror(Value):
     location: str
     insecure: bool
     pull: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Value):
     prefix: str
     location: str
     insecure: bool
@@ -44,8 +41,7 @@ class _Rule:
     file: str
 
 
-@dataclass(frozen=True)
-class Registries:
+class Registries(Value):
     """What the files say."""
 
     rules: tuple[_Rule, ...] = ()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
+from lamina.light import replace
 from lamina.remote.client import Access, Client
 from lamina.remote.delete import RemoteDeleter
 from lamina.remote.read import Site

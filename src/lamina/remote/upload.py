@@ -7,7 +7,6 @@ bytes are proved, which says who is to blame: to prove them each time costs much
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
@@ -16,6 +15,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from lamina.errors import Cancelled, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
 from lamina.events import BlobProgress, Cancel, OnEvent, Warned
+from lamina.light import pattern
 from lamina.remote.challenge import scope
 from lamina.remote.client import MAX_WAIT, retry_after
 from lamina.remote.http import Answer, Broken, digits, joined
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SMALL = 256 << 10  # bytes up to which a blob goes in the request that ends the session
 FIRST_CHUNK, LEAST_CHUNK = 32 << 20, 1 << 20
 MOUNTS = 3  # repositories that are tried as the source of a mount
-_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
+_RANGE = pattern(r"(?:bytes=)?0-(\d{1,19})")
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _STATUSES = (200, 201, 202, 204, 400, 404, 409, 413, 416, *_AGAIN)
 

@@ -3,54 +3,23 @@
 from __future__ import annotations
 
 import fnmatch
-import io
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from lamina.cli.access import identity_options, retry_options
-from lamina.cli.format.content import write_contents
 from lamina.cli.format.output import emit, emit_json, write
 from lamina.cli.format.progress import Progress
 from lamina.cli.format.text import clean, human_size
-from lamina.cli.options import format_option, platform_option, quiet_option, registry_options
+from lamina.cli.options import format_option, options_of, platform_option, quiet_option, registry_options
+from lamina.cli.registry import ask
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import UsageError
 from lamina.spec.name import parse_name
 
-if TYPE_CHECKING:
-    from lamina.remote.repository import Repository
-    from lamina.source.protocols import Reader
-
 _REF = click.argument("reference", metavar="REF")
-_LOCAL = click.option("--local", is_flag=True, help="Of the store's image instead of the registry's.")
-
-
-def _place(session: Session, text: str, local: bool = False) -> tuple[Reader, str]:
-    """Where an image is, and its name there: a plain name means the registry, or with ``local`` the store."""
-    from lamina.places import reader_for
-
-    name = parse_name(text)
-    if not name.whole:
-        raise UsageError(f"{text!r:.200} is a range of layers", hint="name the whole image")
-    network = session.network()
-    if name.transport in ("", "docker"):
-        if local and not name.transport:
-            from lamina.transfer.connect import WithOrigins
-
-            return WithOrigins(session.store, network), name.name
-        return network.repository(name.name), str(network.full(name.name))
-    return reader_for(name, network), name.name
-
-
-def _repository(session: Session, text: str) -> tuple[Repository, str]:
-    name = parse_name(text)
-    if name.transport not in ("", "docker") or not name.whole:
-        raise UsageError(f"{text!r:.200} is not a name in a registry", hint="expected like ghcr.io/me/app:1")
-    network = session.network()
-    return network.repository(name.name), str(network.full(name.name))
+_LOCAL = options_of([ask.LOCAL])
 
 
 @command("tags", "lamina tags debian\nlamina tags ghcr.io/me/app --format json")
@@ -66,46 +35,35 @@ def tags(session: Session, repository: str, format: str | None) -> None:
 
 
 def print_tags(session: Session, repository: str, format: str | None) -> None:
-    """The tags of a repository: a line each, or skopeo's JSON, a table, a template."""
-    remote, _ = _repository(session, repository)
+    """Print the tags of a repository: a line each, or skopeo's JSON, a table, a template."""
+    if format is None:
+        ask.print_tags(session, repository)
+        return
+    remote, _ = ask.repository(session, repository)
     found = remote.tags()
     if format == "json":
         emit_json({"Repository": remote.repository, "Tags": list(found)})
         return
     rows = [{"Tag": clean(tag), "Name": f"{remote.repository}:{clean(tag)}"} for tag in found]
-    if format is None:
-        for row in rows:
-            write(row["Tag"])
-    else:
-        emit(rows, [("Tag", "TAG")], format)
+    emit(rows, [("Tag", "TAG")], format)
 
 
 @command("digest", "lamina digest debian:12\nlamina digest debian:12 --platform linux/arm64")
 @_REF
-@_LOCAL
+@options_of(ask.OPTIONS["digest"])
 @platform_option
 @registry_options
 @identity_options
 @retry_options
-@click.option("--full-ref", is_flag=True, help="Print the whole reference by its digest.")
 @click.pass_obj
 def digest(session: Session, reference: str, local: bool, full_ref: bool) -> None:
     """Print the digest that a reference has in its registry now; with --platform that of the platform's manifest."""
-    from lamina.source.select import find_manifest
-    from lamina.spec.reference import Reference
-
-    reader, name = _place(session, reference, local)
-    if "platform" in session.flags:
-        found = find_manifest(reader, reader.resolve(name), session.platform, reference).descriptor.digest
-    else:
-        head = getattr(reader, "head", reader.resolve)
-        found = head(name).digest
-    write(f"{Reference.parse(name).repository}@{found}" if full_ref else str(found))
+    ask.print_digest(session, reference, local=local, full_ref=full_ref)
 
 
 @command("manifest", "lamina manifest debian:12\nlamina manifest debian:12 --platform linux/arm64 | jq .layers")
 @_REF
-@_LOCAL
+@options_of(ask.OPTIONS["manifest"])
 @platform_option
 @registry_options
 @identity_options
@@ -113,28 +71,21 @@ def digest(session: Session, reference: str, local: bool, full_ref: bool) -> Non
 @click.pass_obj
 def manifest(session: Session, reference: str, local: bool) -> None:
     """Print the bytes of a manifest or index as its registry has them; with --platform that platform's manifest."""
-    from lamina.source.select import find_manifest
-
-    reader, name = _place(session, reference, local)
-    top = reader.resolve(name)
-    if "platform" in session.flags:
-        _out(reference, find_manifest(reader, top, session.platform, reference).raw)
-    else:
-        _out(reference, reader.manifest(top))
+    ask.print_manifest(session, reference, local=local)
 
 
 def print_config(session: Session, reference: str, local: bool) -> None:
     """The bytes of an image's config as its registry has them, or with ``local`` the store."""
     from lamina.source.select import find_manifest, read_document
 
-    reader, name = _place(session, reference, local)
+    reader, name = ask.place(session, reference, local)
     found = find_manifest(reader, reader.resolve(name), session.platform, reference)
     raw = read_document(reader, found.config, reference)
     if found.is_image:
         from lamina.spec.image_config import ImageConfig
 
         session.check_platform(ImageConfig.parse(raw, f"the config of {reference}"), reference)
-    _out(reference, raw)
+    ask.print_bytes(reference, raw)
 
 
 @command("blob", "lamina blob debian@sha256:1f2e... -o layer.tar.gz")
@@ -154,11 +105,13 @@ def blob(session: Session, reference: str, local: bool, output: str, quiet: bool
 
     if output == "-" and sys.stdout.isatty():
         raise UsageError("a blob on a terminal", hint="name a file with -o, or pipe it")
-    reader, name = _place(session, reference, local)
+    reader, name = ask.place(session, reference, local)
     wanted = Reference.parse(name).digest
     if wanted is None:
         raise UsageError(f"{reference!r:.200} has no digest", hint="expected REPOSITORY@sha256:...")
-    found = session.store.blobs.descriptor(wanted) if local else _repository(session, reference)[0].stat_blob(wanted)
+    found = (
+        session.store.blobs.descriptor(wanted) if local else ask.repository(session, reference)[0].stat_blob(wanted)
+    )
     with Progress(quiet=quiet or output == "-") as progress, session.interruptible():
         progress(BlobStarted(found.digest, found.size))
         pieces = verified(reader.blob(found), on_event=progress, cancel=session.cancel)
@@ -183,7 +136,7 @@ def blob(session: Session, reference: str, local: bool, output: str, quiet: bool
 def delete(session: Session, references: tuple[str, ...]) -> None:
     """Delete from a registry: a tag, or by digest a manifest and all its tags. (`lamina rmi` is for the store.)"""
     for text in references:
-        remote, name = _repository(session, text)
+        remote, name = ask.repository(session, text)
         if not (":" in text.rpartition("/")[2] or "@" in text):
             raise UsageError(
                 f"{text!r:.200} names neither a tag nor a digest", hint="say which: nothing is guessed here"
@@ -247,11 +200,11 @@ def validate(
     from lamina.transfer.validate import validate as prove
 
     try:
-        reader, name = _place(session, reference, not remote)
+        reader, name = ask.place(session, reference, not remote)
         if not parse_name(reference).transport and not remote:
             reader.resolve(name)
     except NotFound:
-        reader, name = _place(session, reference)
+        reader, name = ask.place(session, reference)
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
         checked = prove(
             reader,
@@ -288,7 +241,3 @@ def validate(
         columns = [("What", "WHAT"), ("Digest", "DIGEST"), ("Size", "SIZE"), ("State", "STATE")]
         emit(rows, columns, format, right=("Size",))
     return 4 if bad else 0
-
-
-def _out(name: str, data: bytes) -> None:
-    write_contents([(name, io.BytesIO(data))])
