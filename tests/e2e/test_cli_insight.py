@@ -372,13 +372,13 @@ def load_artifact(root: Path, tmp_path: Path) -> None:
     from lamina.spec.manifest import build_manifest
 
     writer = LayoutWriter(str(tmp_path / "a"))
-    with writer.session("test"):
+    with writer.session("test") as session:
         empty, text = Descriptor.of("application/vnd.oci.empty.v1+json", b"{}"), Descriptor.of("text/plain", b"hi")
         for descriptor, data in ((empty, b"{}"), (text, b"hi")):
-            writer.put_blob(descriptor, BytesBlob(descriptor, data))
+            session.put_blob(descriptor, BytesBlob(descriptor, data))
         manifest = build_manifest(empty, [text], artifact_type="text/plain")
-        writer.put_manifest(manifest.descriptor, manifest.raw)
-        writer.tag("artifact", manifest.descriptor)
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag("artifact", manifest.descriptor)
     out(lamina("load", "-i", str(tmp_path / "a"), root=root))
 
 

@@ -154,8 +154,8 @@ def test_a_blob_with_another_algorithm_comes_in(tmp_path: Path) -> None:
     data = b"sha512"
     descriptor = Descriptor("application/octet-stream", Digest.of(data, "sha512"), len(data))
     store = Store.open(str(tmp_path / "s"))
-    with store.session("test"):
-        assert store.put_blob(descriptor, BytesBlob(descriptor, data))
+    with store.session("test") as session:
+        assert session.put_blob(descriptor, BytesBlob(descriptor, data))
     assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
 
 
@@ -173,8 +173,8 @@ def test_a_blob_that_does_not_fit_is_refused_before_a_byte_moves(tmp_path: Path)
         def open(self, start: int = 0, end: int | None = None) -> Any:
             raise AssertionError("asked for")
 
-    with store.session("test"), pytest.raises(DiskFull):
-        store.put_blob(descriptor, Never())
+    with store.session("test") as session, pytest.raises(DiskFull):
+        session.put_blob(descriptor, Never())
     assert os.listdir(store.paths.ingest) == []
 
 
@@ -202,8 +202,8 @@ def test_a_blob_is_taken_from_its_finished_part(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
     part = Path(store.paths.part(descriptor.digest))
     part.write_bytes(data)
-    with store.session("test"):
-        assert store.put_blob(descriptor, Silent(descriptor, data), diff_id=Digest.of(tar))
+    with store.session("test") as session:
+        assert session.put_blob(descriptor, Silent(descriptor, data), diff_id=Digest.of(tar))
     assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
     assert not part.exists()
     part.write_bytes(data[:100])  # of one who was late
@@ -220,8 +220,8 @@ def test_a_large_blob_and_its_tar_are_written_around_the_page_cache(tmp_path: Pa
     descriptor = Descriptor.of(OCI_LAYER_GZIP, data)
     store = Store.open(str(tmp_path / "s"))
     Path(store.paths.part(descriptor.digest)).write_bytes(data[:had])
-    with store.session("test"):
-        store.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
+    with store.session("test") as session:
+        session.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
     assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
     assert Path(store.paths.tar(Digest.of(tar))).read_bytes() == tar
     assert os.listdir(store.paths.ingest) == []
@@ -416,13 +416,13 @@ def test_a_part_stays_only_where_it_saves_something(
     descriptor = Descriptor.of(OCI_LAYER_GZIP, data)
     store = Store.open(str(tmp_path / "s"))
     opened = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(type(error)), store.session("test"):
-        store.put_blob(descriptor, Cut(descriptor, data, error, origin), diff_id=Digest.of(tar))
+    with pytest.raises(type(error)), store.session("test") as session:
+        session.put_blob(descriptor, Cut(descriptor, data, error, origin), diff_id=Digest.of(tar))
     assert len(os.listdir("/proc/self/fd")) == opened
     left = [Path(store.paths.part(descriptor.digest)).name] if kept else []
     assert os.listdir(store.paths.ingest) == left
-    with store.session("test"):
-        store.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
+    with store.session("test") as session:
+        session.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
     assert store.blobs.has(descriptor)
     assert os.listdir(store.paths.ingest) == []
 

@@ -59,18 +59,18 @@ def layout_of(
     writer = LayoutWriter(str(directory))
     value = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar))]}}
     raw = json.dumps({**value, **config}).encode()
-    with writer.session("test"):
+    with writer.session("test") as session:
         found = []
         for data, kind in ((raw, config_type), (blob, layer_type)):
             descriptor = Descriptor.of(kind or "x/y", data)
-            writer.put_blob(descriptor, BytesBlob(descriptor, data))
+            session.put_blob(descriptor, BytesBlob(descriptor, data))
             found.append({**descriptor.to_json(), "mediaType": kind})
         if config_type is None:
             del found[0]["mediaType"]
         kind = mediatype.DOCKER_MANIFEST if docker else mediatype.OCI_MANIFEST
         document = dump({"schemaVersion": 2, "mediaType": kind, "config": found[0], "layers": found[1:]})
-        writer.put_manifest(Descriptor.of(kind, document), document)
-        writer.tag("app", Descriptor.of(kind, document))
+        session.put_manifest(Descriptor.of(kind, document), document)
+        session.tag("app", Descriptor.of(kind, document))
     return LayoutReader(str(directory))
 
 

@@ -477,7 +477,7 @@ def test_a_tar_that_another_image_lives_on_stays(registry: Unruly, tmp_path: Pat
 def packed_otherwise(directory: Path) -> Path:
     """The same layers packed in another way, in an image of its own."""
     writer = LayoutWriter(str(directory))
-    with writer.session("test"):
+    with writer.session("test") as session:
         diff_ids, layers = [], []
         for members in (BASE, TOP):
             tar = make_tar(members)
@@ -486,15 +486,15 @@ def packed_otherwise(directory: Path) -> Path:
                 made = encoder("zstd")
                 blob += made.compress(tar[at : at + (1 << 20)]) + made.flush()
             descriptor = Descriptor.of(mediatype.layer_type("zstd"), blob)
-            writer.put_blob(descriptor, BytesBlob(descriptor, blob))
+            session.put_blob(descriptor, BytesBlob(descriptor, blob))
             layers.append(descriptor)
             diff_ids.append(Digest.of(tar))
         raw = json.dumps(ImageConfig.build(Platform.host(), diff_ids=diff_ids, cmd=["/other"]).json).encode()
         config = Descriptor.of(mediatype.OCI_CONFIG, raw)
-        writer.put_blob(config, BytesBlob(config, raw))
+        session.put_blob(config, BytesBlob(config, raw))
         manifest = build_manifest(config, layers)
-        writer.put_manifest(manifest.descriptor, manifest.raw)
-        writer.tag("app", manifest.descriptor)
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag("app", manifest.descriptor)
     return directory
 
 

@@ -312,9 +312,9 @@ def test_referrers_without_the_api_are_kept_by_tag() -> None:
         empty = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
         subject = build_manifest(empty, [], artifact_type="application/x.subject")
         made = []
-        with repository.session("test"):
-            repository.put_blob(empty, BytesBlob(empty, b"{}"))
-            repository.put_manifest(subject.descriptor, subject.raw)
+        with repository.session("test") as session:
+            session.put_blob(empty, BytesBlob(empty, b"{}"))
+            session.put_manifest(subject.descriptor, subject.raw)
             for number in range(2):
                 referrer = build_manifest(
                     empty,
@@ -323,7 +323,7 @@ def test_referrers_without_the_api_are_kept_by_tag() -> None:
                     subject=subject.descriptor,
                     annotations={"n": str(number)},
                 )
-                repository.put_manifest(referrer.descriptor, referrer.raw)
+                session.put_manifest(referrer.descriptor, referrer.raw)
                 made.append(referrer)
         tag = str(subject.descriptor.digest).replace(":", "-")
         assert len(json.loads(server.manifests[tag][1])["manifests"]) == 2

@@ -67,9 +67,9 @@ def test_a_manifest_protects_all_that_it_names_before_it_looks(
         before(self, descriptor, data)
 
     monkeypatch.setattr(Blobs, "write", write)
-    with store.session("test"):
-        store.put_manifest(new.descriptor, new.raw)
-        store.tag("new", new.descriptor)
+    with store.session("test") as session:
+        session.put_manifest(new.descriptor, new.raw)
+        session.tag("new", new.descriptor)
     assert [one.what for one in fsck(store) if one.severity == "error"] == []
     assert all(store.blobs.has(layer) or layer.digest in store.layers.origins() for layer in new.layers)
 
@@ -85,8 +85,8 @@ def test_a_registry_protects_what_a_manifest_names_while_another_one_gets_its_na
     with RegistryServer(store, writable=True) as server:
 
         def write(self: Blobs, descriptor: Descriptor, data: bytes) -> None:
-            assert server.api._store is not None
-            server.api._named(server.api._store, Reference.parse("example.org/another"), ())
+            assert server.api._session is not None
+            server.api._named(server.api._session, Reference.parse("example.org/another"), ())
             collect(other, grace=0)
             before(self, descriptor, data)
 
@@ -168,9 +168,9 @@ def test_a_child_that_lost_a_layer_stays_fetched_under_a_further_name(layout: Pa
     store = store_with(layout, tmp_path / "s", "app")
     image = manifest_of(store, "app")
     index = build_index([replace(image.descriptor, platform=Platform.host())])
-    with store.session("test"):
-        store.put_manifest(index.descriptor, index.raw)
-        store.tag("multi", index.descriptor)
+    with store.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag("multi", index.descriptor)
     Path(store.blobs.path(image.layers[0].digest)).unlink()
     store.tag("further", index.descriptor)
     assert store.resolve("further").annotations[FETCHED] == str(image.descriptor.digest)

@@ -44,6 +44,7 @@ from lamina.store.direct_io import Appender
 from lamina.store.fault import POINTS
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, prune
+from lamina.store.session import StoreSession
 from lamina.store.store import Store
 from lamina.store.unfinished import Unfinished
 from lamina.store.usage import usage
@@ -287,8 +288,8 @@ def test_no_part_stays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
         written.append(os.write(descriptor, piece))
 
     monkeypatch.setattr("lamina.store.direct_io.write_all", full)
-    with store.session("test"), pytest.raises(SystemFailure, match="the disk is full"):
-        store.put_blob(blob.descriptor, blob)
+    with store.session("test") as session, pytest.raises(SystemFailure, match="the disk is full"):
+        session.put_blob(blob.descriptor, blob)
     assert sum(written) > 0
     assert os.listdir(store.paths.ingest) == []
 
@@ -318,10 +319,10 @@ def test_on_a_full_disk_the_parts_of_siblings_go_too_but_none_that_somebody_has(
     parts = [Path(store.paths.part(blob.descriptor.digest)) for blob in blobs]
 
     def fails(error: LaminaError) -> None:
-        with pytest.raises(type(error)), store.session("test"):
+        with pytest.raises(type(error)), store.session("test") as session:
             for blob in blobs:
                 with pytest.raises(Cancelled):
-                    store.put_blob(blob.descriptor, blob)
+                    session.put_blob(blob.descriptor, blob)
             raise error
 
     fails(Cancelled("for another reason"))
@@ -370,13 +371,13 @@ def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
             interrupted.wait(20)
         finish(self)
 
-    def write() -> None:
+    def write(session: StoreSession) -> None:
         with suppress(SystemFailure):  # its file is gone
-            store.put_blob(descriptor, BytesBlob(descriptor, gzip.compress(tar)), diff_id=Digest.of(tar))
+            session.put_blob(descriptor, BytesBlob(descriptor, gzip.compress(tar)), diff_id=Digest.of(tar))
 
     monkeypatch.setattr("lamina.store.direct_io.Appender.finish", slow)
-    thread = threading.Thread(target=write)
-    with pytest.raises(KeyboardInterrupt), store.session("test"):
+    with pytest.raises(KeyboardInterrupt), store.session("test") as session:
+        thread = threading.Thread(target=write, args=(session,))
         thread.start()
         assert syncing.wait(20)
         assert any(".tar." in name for name in os.listdir(store.paths.ingest))
@@ -386,8 +387,8 @@ def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
     thread.join()
     assert errors(store) == []
     monkeypatch.undo()
-    with store.session("again"):
-        write()
+    with store.session("again") as session:
+        write(session)
     assert store.layers.has_tar(Digest.of(tar))
     assert errors(store) == []
 

@@ -16,6 +16,7 @@ from lamina.host.files import remove, replace_file, reported, whole_file
 from lamina.host.lock import locked_directory, unheld
 from lamina.host.temporary import SUFFIX
 from lamina.light import TYPE_CHECKING
+from lamina.source.abilities import Takes
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
@@ -78,31 +79,45 @@ class DirectoryReader:
 class DirectoryWriter:
     """``Writer`` of such a directory: new, empty, or one whose image is replaced."""
 
-    takes_indexes = True
-    takes_sparse = False
-    reads_back = False
-    takes_foreign = True
+    takes = Takes(sparse=False)
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.location = f"dir:{directory}"
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[DirectorySession]:
+        """One at a time: the end of one removes what is not of its image. Raises Conflict, SystemFailure."""
+        session = DirectorySession(self.directory)
+        with ExitStack() as held:
+            with reported(self.directory):
+                os.makedirs(self.directory, exist_ok=True)
+                held.enter_context(locked_directory(self.directory))
+                session.begin()
+            yield session
+            with reported(self.directory):
+                session.finish()
+
+
+class DirectorySession:
+    """``Session`` of an image directory."""
+
+    takes = DirectoryWriter.takes
+    reader = None
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.location = f"dir:{directory}"
         self._written: set[str] = set()
 
-    @contextmanager
-    def session(self, purpose: str) -> Iterator[None]:
-        """One at a time: the end of one removes what is not of its image. Raises Conflict, SystemFailure."""
-        with ExitStack() as held:
-            with reported(self.directory):
-                os.makedirs(self.directory, exist_ok=True)
-                held.enter_context(locked_directory(self.directory))
-                self._begin()
-            yield
-            with reported(self.directory):
-                for name in set(os.listdir(self.directory)) - self._written:
-                    if _OURS.fullmatch(name):
-                        remove(self._path(name))  # of the image that was here before
+    def finish(self) -> None:
+        """Remove what is left of the image that was here before. Raises OSError."""
+        for name in set(os.listdir(self.directory)) - self._written:
+            if _OURS.fullmatch(name):
+                remove(self._path(name))
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Remove what killed sessions left. Raises Conflict where something else is in the directory, OSError."""
         there = []
         for name in os.listdir(self.directory):
             if _TEMPORARY.fullmatch(name):

@@ -24,6 +24,7 @@ from lamina.host.files import reported
 from lamina.layer.archive_codec import shown
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
+from lamina.source.abilities import Takes
 from lamina.source.verify import CHUNK, PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -251,26 +252,39 @@ _DIGITS = (64, 128)
 class DockerArchiveWriter:
     """``Writer`` of a docker-archive: a new file, or ``-``. Layers are written uncompressed, each once."""
 
-    takes_indexes = False
-    takes_sparse = False
-    reads_back = False
-    takes_foreign = True
+    takes = Takes(indexes=False, sparse=False)
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self.location = f"docker-archive:{path}"
-        self._archive = ArchiveFile(path)
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[DockerArchiveSession]:
+        archive = ArchiveFile(self.path)
+        with archive.writing():
+            session = DockerArchiveSession(archive)
+            yield session
+            session.finish()
+
+
+class DockerArchiveSession:
+    """``Session`` of a docker-archive, and ``TarWriter``."""
+
+    takes = DockerArchiveWriter.takes
+    reader = None
+
+    def __init__(self, archive: ArchiveFile) -> None:
+        self.location = f"docker-archive:{archive.path}"
+        self._archive = archive
         self._diff_ids: dict[Digest, Digest] = {}  # layer's blob -> what it is named by
         self._configs: dict[Digest, str] = {}
         self._images: dict[Digest, dict[str, Any]] = {}
 
-    @contextmanager
-    def session(self, purpose: str) -> Iterator[None]:
-        self._images = {}
-        with self._archive.writing():
-            yield
-            images = list(self._images.values())
-            self._archive.add("manifest.json", dumps(images, separators=(",", ":")).encode())
-            self._archive.add("repositories", dumps(self._repositories(), separators=(",", ":")).encode())
+    def finish(self) -> None:
+        """Write the lists of images and names."""
+        images = list(self._images.values())
+        self._archive.add("manifest.json", dumps(images, separators=(",", ":")).encode())
+        self._archive.add("repositories", dumps(self._repositories(), separators=(",", ":")).encode())
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         if descriptor.digest in self._configs:

@@ -14,6 +14,7 @@ from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import FileRange, replace_file, reported, whole_file
 from lamina.host.lock import locked_for_now
 from lamina.light import TYPE_CHECKING
+from lamina.source.abilities import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -119,27 +120,35 @@ class LayoutBlob:
 class LayoutWriter:
     """``Writer`` of a layout directory, made where it is missing; what is in it stays."""
 
-    takes_indexes = True
-    takes_sparse = True
-    reads_back = False
-    takes_foreign = True
+    takes = Takes()
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.location = f"oci:{directory}"
 
     @contextmanager
-    def session(self, purpose: str) -> Iterator[None]:
+    def session(self, purpose: str) -> Iterator[LayoutSession]:
         with reported(self.directory):
             os.makedirs(os.path.join(self.directory, "blobs", "sha256"), exist_ok=True)
             path = os.path.join(self.directory, "oci-layout")
             if not os.path.exists(path):
-                with self._locked():
+                with _locked_index(self.directory):
                     if not os.path.exists(os.path.join(self.directory, "index.json")):
-                        self._replace([])
+                        _replace_index(self.directory, [])
                     replace_file(path, [LAYOUT_FILE])  # last: who sees it finds an index.json
             LayoutReader(self.directory)
-            yield
+            yield LayoutSession(self.directory)
+
+
+class LayoutSession:
+    """``Session`` of a layout directory."""
+
+    takes = LayoutWriter.takes
+    reader = None
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.location = f"oci:{directory}"
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         try:
@@ -172,24 +181,26 @@ class LayoutWriter:
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         new = annotated(descriptor, name)
-        with reported(self.directory), self._locked():
+        with reported(self.directory), _locked_index(self.directory):
             kept = [
                 entry
                 for entry in LayoutReader(self.directory).index.manifests
                 if (name not in names_of(entry) if name else (names_of(entry) or entry.digest != descriptor.digest))
             ]
-            self._replace([*kept, new])
+            _replace_index(self.directory, [*kept, new])
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return locked_for_now(os.path.join(self.directory, LOCK))
 
-    def _replace(self, entries: list[Descriptor]) -> None:
-        path = os.path.join(self.directory, "index.json")
-        value: dict[str, object] = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX}
-        if os.path.exists(path):
-            value = dict(LayoutReader(self.directory).index.json)  # unknown fields survive
-        value["manifests"] = [entry.to_json() for entry in entries]
-        replace_file(path, [json.dump(value)])
+def _locked_index(directory: str) -> AbstractContextManager[None]:
+    return locked_for_now(os.path.join(directory, LOCK))
+
+
+def _replace_index(directory: str, entries: list[Descriptor]) -> None:
+    path = os.path.join(directory, "index.json")
+    value: dict[str, object] = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX}
+    if os.path.exists(path):
+        value = dict(LayoutReader(directory).index.json)  # unknown fields survive
+    value["manifests"] = [entry.to_json() for entry in entries]
+    replace_file(path, [json.dump(value)])
 
 
 def blob_path(directory: str, digest: Digest) -> str:

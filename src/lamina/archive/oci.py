@@ -15,6 +15,7 @@ from lamina.errors import BlobNotFound, InvalidDocument
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import SharedRange, reported
 from lamina.light import TYPE_CHECKING
+from lamina.source.abilities import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -61,25 +62,37 @@ class MemberBlob:
 class OciArchiveWriter:
     """``Writer`` of an oci-archive: a new file, or ``-`` for standard output."""
 
-    takes_indexes = True
-    takes_sparse = True
-    reads_back = False
-    takes_foreign = True
+    takes = Takes()
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self.location = f"oci-archive:{path}"
-        self._archive = ArchiveFile(path)
-        self._entries: list[Descriptor] = []
 
     @contextmanager
-    def session(self, purpose: str) -> Iterator[None]:
-        self._entries = []
-        with self._archive.writing():
-            self._archive.add("oci-layout", LAYOUT_FILE)
-            yield
-            entries = [entry.to_json() for entry in self._entries]
-            value = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries}
-            self._archive.add("index.json", json.dump(value))
+    def session(self, purpose: str) -> Iterator[OciArchiveSession]:
+        archive = ArchiveFile(self.path)
+        with archive.writing():
+            session = OciArchiveSession(archive)
+            archive.add("oci-layout", LAYOUT_FILE)
+            yield session
+            archive.add("index.json", session.index())
+
+
+class OciArchiveSession:
+    """``Session`` of an oci-archive."""
+
+    takes = OciArchiveWriter.takes
+    reader = None
+
+    def __init__(self, archive: ArchiveFile) -> None:
+        self.location = f"oci-archive:{archive.path}"
+        self._archive = archive
+        self._entries: list[Descriptor] = []
+
+    def index(self) -> bytes:
+        """The index.json of what was tagged."""
+        entries = [entry.to_json() for entry in self._entries]
+        return json.dump({"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries})
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
         return member_name(descriptor.digest) in self._archive

@@ -94,16 +94,16 @@ def publish(
     manifest = build_manifest(
         config.descriptor, descriptors, docker=docker, annotations=None if docker else annotations or None
     )
-    with target.session(f"{purpose} {name}"):
+    with target.session(f"{purpose} {name}") as session:
         for layer in layers:
             if isinstance(layer, Descriptor):
-                target.has(layer)  # protects it; put_manifest says which one is missing
-            elif not target.has(layer.descriptor):
-                target.put_blob(layer.descriptor, _FileBlob(layer), diff_id=layer.diff_id)
-        if not target.has(config.descriptor):
-            target.put_blob(config.descriptor, BytesBlob(config.descriptor, config.raw))
-        target.put_manifest(manifest.descriptor, manifest.raw)
-        target.tag(name, manifest.descriptor)
+                session.has(layer)  # protects it; put_manifest says which one is missing
+            elif not session.has(layer.descriptor):
+                session.put_blob(layer.descriptor, _FileBlob(layer), diff_id=layer.diff_id)
+        if not session.has(config.descriptor):
+            session.put_blob(config.descriptor, BytesBlob(config.descriptor, config.raw))
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag(name, manifest.descriptor)
     return manifest.descriptor
 
 

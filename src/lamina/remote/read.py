@@ -131,6 +131,10 @@ class RemoteReader:
         descriptor.check(raw)
         return raw
 
+    def remember(self, descriptor: Descriptor, raw: bytes) -> None:
+        """The document is known: it need not be asked for."""
+        self._documents[descriptor.digest] = raw
+
     def blob(self, descriptor: Descriptor) -> RemoteBlob:
         return RemoteBlob(self, descriptor)
 

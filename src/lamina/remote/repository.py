@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from lamina.light import replace
 from lamina.remote.client import Access, Client
 from lamina.remote.delete import RemoteDeleter
+from lamina.remote.list import RemoteLister
 from lamina.remote.read import Site
 from lamina.remote.registries import Registries
 from lamina.remote.upload import Journal, NoJournal
-from lamina.remote.write import RemoteWriter
+from lamina.remote.write import TAKES, RemoteSession
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.reference import Reference
 
 
-class Repository(RemoteWriter, RemoteDeleter):
+class Repository(RemoteLister, RemoteDeleter):
     """Reader, Writer, Deleter, Lister and Referrers of ``host/path``, with its mirrors after registries.conf.
-    Nothing is asked before the first need. ``journal`` remembers uploads; see ``RemoteWriter`` for ``mount_from``."""
+    Nothing is asked before the first need. ``journal`` remembers uploads; see ``remote.write.Target`` for
+    ``mount_from``."""
+
+    takes = TAKES
 
     def __init__(
         self,
@@ -39,7 +44,6 @@ class Repository(RemoteWriter, RemoteDeleter):
         self._access = access or Access()
         self._registries = registries or Registries.load()
         self._documents: dict[Digest, bytes] = {}
-        self._held = None
         self._known: dict[tuple[str, str, bool], Site] = {}
         self._guard = threading.Lock()
 
@@ -57,6 +61,13 @@ class Repository(RemoteWriter, RemoteDeleter):
                     site = self._known[key] = Site(client, endpoint.path, mirror=endpoint.mirror)
                 found.append(site)
         return found
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[RemoteSession]:
+        """As ``Writer.session``."""
+        session = RemoteSession(self)
+        yield session
+        session.flush()
 
     def close(self) -> None:
         """Close the connections."""

@@ -6,7 +6,8 @@ distribution-spec; the names that repositories have on the wire are references a
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
@@ -16,9 +17,14 @@ from lamina.serve.write import WriteApi
 class Api(WriteApi):
     """Answers for ``source``. ``store`` is given where clients may write: it is the same place then."""
 
-    def session(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def session(self) -> Iterator[None]:
         """Around the server's life: what clients have sent is not collected before it has a name."""
-        return self._store.session("serve") if self._store is not None else nullcontext()
+        if self._store is None:
+            yield
+            return
+        with self._store.session("serve") as self._session:
+            yield
 
     def answer(self, request: Request) -> Response:
         """Raises ApiError; LaminaError where the place itself fails."""

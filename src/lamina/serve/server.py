@@ -54,8 +54,7 @@ class RegistryServer:
             raise UsageError(f"{source.location} can't be written to", hint="only the store can")
         store = None
         if writable and isinstance(source, Store):
-            # an object of its own: its session lasts as long as the server, and others write meanwhile
-            source = store = Store(source.paths, max_layer=source.max_layer, keep=source.keep)
+            store = source
         self.api = Api(source, store)
         self.host = host
         try:

@@ -19,6 +19,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import Reference
 from lamina.store.roots import GRACE
+from lamina.store.session import StoreSession
 from lamina.store.store import Store
 
 if TYPE_CHECKING:
@@ -36,21 +37,22 @@ class WriteApi(ReadApi):
         self._store = store
         self._uploads = Uploads(store.paths.ingest) if store is not None else None
         self._unnamed: dict[tuple[str, Digest], float] = {}
+        self._session: StoreSession | None = None
 
-    def _writable(self) -> tuple[Store, Uploads]:
-        if self._store is None or self._uploads is None:
+    def _writable(self) -> tuple[Store, StoreSession, Uploads]:
+        if self._store is None or self._session is None or self._uploads is None:
             raise ApiError(405, "UNSUPPORTED", "this registry is read-only", Allow="GET, HEAD")
-        return self._store, self._uploads
+        return self._store, self._session, self._uploads
 
     def _begin(self, request: Request) -> Response:
-        store, uploads = self._writable()
+        store, session, uploads = self._writable()
         repository = repository_of(request.route)
         mount, digest = request.route.one("mount"), request.route.one("digest")
         if mount:
             wanted = digest_of(mount)
             size = store.blobs.size(wanted)
             self._note(repository, wanted)
-            if size is not None and store.has(Descriptor("application/octet-stream", wanted, size)):
+            if size is not None and session.has(Descriptor("application/octet-stream", wanted, size)):
                 self._show(repository, wanted)
                 return self._created(request, wanted)
         if digest and not mount:
@@ -62,7 +64,7 @@ class WriteApi(ReadApi):
         return Response(202, self._progress(request, ident, 0))
 
     def _upload(self, request: Request) -> Response:
-        _, uploads = self._writable()
+        _, _, uploads = self._writable()
         repository, ident = repository_of(request.route), request.route.rest
         size = uploads.size(ident)
         if request.method in ("GET", "HEAD"):
@@ -104,11 +106,11 @@ class WriteApi(ReadApi):
         }
 
     def _finished(self, request: Request, repository: Reference, ident: str, digest: Digest) -> Response:
-        store, uploads = self._writable()
+        _, session, uploads = self._writable()
         descriptor = Descriptor("application/octet-stream", digest, uploads.size(ident))
         self._note(repository, digest)
         try:
-            store.put_file(descriptor, uploads.path(ident), Gone(descriptor))
+            session.put_file(descriptor, uploads.path(ident), Gone(descriptor))
         except Unsupported as error:
             raise ApiError(400, "DIGEST_INVALID", error.message) from None
         except (InvalidContent, BlobNotFound) as error:
@@ -124,7 +126,7 @@ class WriteApi(ReadApi):
         return f"{request.target}/blobs/uploads/{ident}{ns_of(request.route)}"
 
     def _put_manifest(self, request: Request) -> Response:
-        store, _ = self._writable()
+        store, session, _ = self._writable()
         repository, name = repository_of(request.route), request.route.rest
         raw = whole_body(request.body, request.length)
         stated = digest_or_none(name)
@@ -142,7 +144,7 @@ class WriteApi(ReadApi):
             named = blobs(document) if isinstance(document, Manifest) else []
             for one in (descriptor, *named):
                 self._note(repository, one.digest)
-            store.put_manifest(descriptor, raw)
+            session.put_manifest(descriptor, raw)
         except BlobNotFound as error:
             raise ApiError(404, "MANIFEST_BLOB_UNKNOWN", error.message) from None
         except Unsupported as error:
@@ -154,8 +156,8 @@ class WriteApi(ReadApi):
         self._show(repository, digest)
         pinned = f"{repository.repository}@{digest}"
         for full in [f"{repository.repository}:{tag}" for tag in tags] or [pinned]:
-            store.tag(full, descriptor)
-        self._named(store, repository, [digest, *(one.digest for one in below(store, descriptor))])
+            session.tag(full, descriptor)
+        self._named(session, repository, [digest, *(one.digest for one in below(store, descriptor))])
         headers = {
             "Location": f"{request.target}/manifests/{digest}{ns_of(request.route)}",
             "Docker-Content-Digest": str(digest),
@@ -167,7 +169,7 @@ class WriteApi(ReadApi):
         return Response(201, headers)
 
     def _delete_manifest(self, request: Request) -> Response:
-        store, _ = self._writable()
+        store, _, _ = self._writable()
         repository, name = repository_of(request.route), request.route.rest
         self._found(repository, name)
         digest = digest_or_none(name)
@@ -184,7 +186,7 @@ class WriteApi(ReadApi):
         return Response(202)
 
     def _delete_blob(self, request: Request) -> Response:
-        store, _ = self._writable()
+        store, _, _ = self._writable()
         repository, digest = repository_of(request.route), digest_of(request.route.rest)
         if (repository.repository, digest) in self._hidden or store.blobs.size(digest) is None:
             raise ApiError(404, "BLOB_UNKNOWN", f"no blob {digest}")
@@ -198,14 +200,14 @@ class WriteApi(ReadApi):
         with self._guard:
             self._unnamed[repository.repository, digest] = time.monotonic()
 
-    def _named(self, store: Store, repository: Reference, digests: Iterable[Digest]) -> None:
+    def _named(self, session: StoreSession, repository: Reference, digests: Iterable[Digest]) -> None:
         """These need no protection any more in this repository."""
         long_ago = time.monotonic() - GRACE
         with self._guard:
             for digest in digests:
                 self._unnamed.pop((repository.repository, digest), None)
             self._unnamed = {key: noted for key, noted in self._unnamed.items() if noted > long_ago}
-            store.protect_only({digest for _, digest in self._unnamed})
+            session.protect_only({digest for _, digest in self._unnamed})
 
     def _show(self, repository: Reference, digest: Digest) -> None:
         with self._guard:

@@ -1,6 +1,6 @@
-"""What a place of images can do, as protocols: ``Reader``, ``Writer``, ``Deleter``, ``Lister``, and the blobs and
-layers that they give. A place implements some of them, and ``source.abilities`` tells at run time which. Modules
-import this one under ``TYPE_CHECKING`` only. Nothing here touches a disk or a network.
+"""What a place of images can do, as protocols: ``Reader``, ``Writer`` (whose ``Session`` writes), ``Deleter``,
+``Lister``, and the blobs and layers that they give. A place implements some of them, and ``source.abilities`` tells
+at run time which. Modules import this one under ``TYPE_CHECKING`` only. Nothing here touches a disk or a network.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from lamina.layer.index import LayerIndex
+    from lamina.source.abilities import Takes
 
 
 class Stream(Protocol):
@@ -94,32 +95,43 @@ class TarReader(Protocol):
 
 
 class TarWriter(Protocol):
-    """A place that keeps layers as uncompressed tars."""
+    """A session of a place that keeps layers as uncompressed tars."""
 
     def put_tar(
         self, layer: Descriptor, tar: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None
     ) -> None:
-        """As ``Writer.put_blob``, of the layer that ``layer`` is the compressed form of."""
+        """As ``Session.put_blob``, of the layer that ``layer`` is the compressed form of."""
         ...
 
 
 class Writer(Protocol):
-    """A place that images can be written to. ``takes_indexes`` is False where only single manifests fit in;
-    ``takes_sparse`` is False where an index may only list what is there;
-    ``reads_back`` is True where what was put is at once and cheaply read by the ``Reader`` that it is as well;
-    ``takes_foreign`` is False where layers that may not be distributed don't go."""
-
-    takes_indexes: bool
-    takes_sparse: bool
-    reads_back: bool
-    takes_foreign: bool
+    """A place that images can be written to: ``with writer.session("pull") as session``."""
 
     @property
     def location(self) -> str: ...
 
-    def session(self, purpose: str) -> AbstractContextManager[None]:
-        """Everything is written inside one session: it keeps gc away from what is not tagged yet, and closes
-        what has an end (an archive). Leaving it with an exception leaves nothing half-written visible."""
+    @property
+    def takes(self) -> Takes: ...
+
+    def session(self, purpose: str) -> AbstractContextManager[Session]:
+        """A new session. Everything is written in one: it keeps gc away from what is not tagged yet, and closes
+        what has an end (an archive). Leaving it with an exception leaves nothing half-written visible. Sessions of
+        one place don't know each other; a place that can hold only one at a time says so."""
+        ...
+
+
+class Session(Protocol):
+    """What is written to a place together. Safe from threads."""
+
+    @property
+    def location(self) -> str: ...
+
+    @property
+    def takes(self) -> Takes: ...
+
+    @property
+    def reader(self) -> Reader | None:
+        """Reads what was put, at once and cheaply; None where the place can't."""
         ...
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
@@ -159,19 +171,19 @@ class Maker(Protocol):
 
 
 class Knower(Protocol):
-    """A place that knows an image again by its config, whatever its manifest."""
+    """A session of a place that knows an image again by its config, whatever its manifest."""
 
     def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
         """The whole image there with this config, and so with these layers, however they are compressed; the index
-        that has it, where ``name`` points to one. It is protected as by ``Writer.has``. None where there is none."""
+        that has it, where ``name`` points to one. It is protected as by ``Session.has``. None where there is none."""
         ...
 
 
 class Gatherer(Protocol):
-    """A place that takes many images faster when each need not be there before the next one comes."""
+    """A session that takes many images faster when each need not be there before the next one comes."""
 
     def gathering(self) -> AbstractContextManager[None]:
-        """Inside a session: what is put and named in the block may come to the place, durable and visible to others,
+        """What is put and named in the block may come to the place, durable and visible to others,
         later than each call returns; at the latest when the block ends. Where it ends with an exception, the images
         that were named before have their names all the same."""
         ...

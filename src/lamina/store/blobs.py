@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from lamina.errors import BlobNotFound, InvalidContent, UsageError
 from lamina.host.files import FileRange, make_directory, names_of_directories, names_of_files, replace_file, reported
 from lamina.light import TYPE_CHECKING
-from lamina.source.verify import BytesBlob, with_hint
+from lamina.source.verify import with_hint
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.paths import READ_ONLY, Paths
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Blob
-    from lamina.store.gather import Gathering
 
 DAMAGED = "run `lamina fsck --repair`, then load or pull the image again"
 """The hint where an object of the store is not what it was: until the first, the second finds it "already here"."""
@@ -44,18 +43,12 @@ class StoredBlob:
 class Blobs:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self.waiting: Gathering | None = None
-        """What a session has brought in that is not in its place yet: it counts as there."""
 
     def path(self, digest: Digest) -> str:
         return self._paths.blob(digest)
 
     def size(self, digest: Digest) -> int | None:
         """Bytes, or None where it is not there."""
-        waiting = self.waiting  # another thread's session may end meanwhile
-        size = None if waiting is None else waiting.size(digest)
-        if size is not None:
-            return size
         try:
             return os.stat(self._paths.blob(digest), follow_symlinks=False).st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -73,17 +66,7 @@ class Blobs:
         return self.size(descriptor.digest) == descriptor.size
 
     def get(self, descriptor: Descriptor) -> Blob:
-        data = self._of_waiting(descriptor)
-        if data is not None:
-            return BytesBlob(descriptor, data)
         return StoredBlob(descriptor, self._paths.blob(descriptor.digest))
-
-    def _of_waiting(self, descriptor: Descriptor) -> bytes | None:
-        waiting = self.waiting
-        if waiting is None:
-            return None
-        with reported(self._paths.ingest):
-            return waiting.read(descriptor.digest)
 
     def read(self, descriptor: Descriptor) -> bytes:
         """A small blob whole, verified. Raises BlobNotFound, InvalidContent."""
@@ -100,9 +83,6 @@ class Blobs:
         descriptor.check(data)
         path = self._paths.blob(descriptor.digest)
         with reported(path):
-            if self.waiting is not None:
-                with self.waiting.taking(descriptor.digest, data):
-                    return
             self.make_directory(descriptor.digest)
             replace_file(path, [data], mode=READ_ONLY, within=self._paths.ingest)
 

@@ -21,6 +21,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
+from lamina.store.completeness import lacking
 from lamina.store.derived import hash_of
 from lamina.store.layer_map import members_right
 from lamina.store.leftovers import leftovers
@@ -127,7 +128,8 @@ def _image(
             if digest == top.digest or str(digest) in fetched:
                 yield Finding("error", f"image {name}: {found.error.message}")
         elif isinstance(found.document, Manifest):
-            if digest != top.digest and str(digest) not in fetched and store.lacking(found.document) is not None:
+            whole = digest == top.digest or str(digest) in fetched
+            if not whole and lacking(found.document, store.blobs, store.layers) is not None:
                 continue  # it lies here as something else
             yield from _manifest(store, name, found.document, broken, layers, elsewhere)
 

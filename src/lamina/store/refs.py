@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 
-from lamina.errors import LaminaError, ReferenceNotFound, StoreDamaged
+from lamina.errors import Conflict, LaminaError, ReferenceNotFound, StoreDamaged
 from lamina.host.files import replace_file, reported
 from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
@@ -13,7 +13,7 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.json import dump
 from lamina.spec.manifest import Index, parse
-from lamina.spec.reference import CONTAINERD_NAME, REF_NAME
+from lamina.spec.reference import CONTAINERD_NAME, REF_NAME, Reference
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
@@ -181,6 +181,17 @@ class _Editing:
 def name_of(entry: Descriptor) -> str:
     """The canonical name of an entry, "" for none."""
     return entry.annotations.get(REF_NAME, "")
+
+
+def name_for(name: str, descriptor: Descriptor) -> str:
+    """The canonical form of a name ("" for none) that is to point to a document. Raises UsageError; Conflict where
+    the name has the digest of another document."""
+    if not name:
+        return ""
+    reference = Reference.parse(name).with_default_tag()
+    if reference.digest not in (None, descriptor.digest):
+        raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
+    return str(reference)
 
 
 def unnamed(gone: Entries, kept: Entries) -> Entries:

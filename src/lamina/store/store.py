@@ -1,24 +1,25 @@
-"""The store as one object: a bundle without logic of its own."""
+"""The store as one object, composed of its parts; it has no logic of its own."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP, MAX_LAYER
 from lamina.store.blobs import Blobs
+from lamina.store.completeness import fetched
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
 from lamina.store.paths import Paths, open_frame
 from lamina.store.read import StoreReader
-from lamina.store.refs import Refs
+from lamina.store.refs import Refs, name_for
 from lamina.store.roots import Roots
-from lamina.store.write import StoreWriter
+from lamina.store.session import TAKES, Parts, open_session
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import Unpack
 
     from lamina.settings import Settings
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from lamina.store.containers import Containers
     from lamina.store.find import Search, Words
     from lamina.store.push_journal import Uploads
+    from lamina.store.session import StoreSession
 
 
-class Store(StoreWriter):
+class Store:
     """``Reader``, ``Writer``, ``Deleter`` and ``Lister``: each call goes to the part that does it."""
+
+    takes = TAKES
 
     def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = "") -> None:
         self.paths = paths
@@ -47,9 +51,7 @@ class Store(StoreWriter):
         self.reader = StoreReader(paths, self.blobs, self.refs, self.layers)
         self.deleter = StoreDeleter(self.refs)
         self.location = self.reader.location
-        self._session = None
-        self._guard = threading.Lock()
-        self._listing = threading.Lock()
+        self._parts = Parts(paths, self.refs, self.layers, self.roots, max_layer, keep, view)
 
     @property
     def is_writable(self) -> bool:
@@ -101,6 +103,16 @@ class Store(StoreWriter):
     def names(self) -> Iterator[tuple[str, Descriptor]]:
         """As ``Lister.names``."""
         return self.refs.names()
+
+    def session(self, purpose: str) -> AbstractContextManager[StoreSession]:
+        """As ``Writer.session``. A process may have several at once."""
+        return open_session(self._parts, purpose)
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """Give ``name`` to a document that is here, without a session. Raises as ``StoreSession.tag``."""
+        self.refs.set(
+            name_for(name, descriptor), descriptor, lambda top, known: fetched(top, known, self.blobs, self.layers)
+        )
 
     def untag(self, name: str) -> Descriptor:
         """As ``Deleter.untag``."""

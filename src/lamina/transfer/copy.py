@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lamina.errors import AccessDenied, BlobNotFound, Conflict, InvalidDocument, NotFound, RemoteFailure, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
@@ -28,7 +28,7 @@ from lamina.spec.reference import Reference
 from lamina.transfer.parallel import each
 
 if TYPE_CHECKING:
-    from lamina.source.protocols import Reader, Writer
+    from lamina.source.protocols import Reader, Session, Writer
 
 _FEW = 1 << 20  # bytes
 
@@ -86,10 +86,10 @@ def copy(
     copied = []
     try:
         tops = [source.resolve(name) for name, _ in pairs]  # a target is not even made for what is not there
-        with target.session(f"copy from {source.location}"), _gathering(source, target, tops):
+        with target.session(f"copy from {source.location}") as session, _gathering(source, session, tops):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
                 what = name or source.location
-                job = Job(source, target, wanted, all_platforms, what, on_event, stop)
+                job = Job(source, session, wanted, all_platforms, what, on_event, stop)
                 job = replace(job, asked=platform is not None, index_only=index_only)
                 with _named(what, target_name):
                     copied.append(_copied(job, top, name, target_name, referrers=referrers))
@@ -98,7 +98,19 @@ def copy(
     return copied
 
 
-def _gathering(source: Reader, target: Writer, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
+class Into:
+    """A ``Writer`` whose sessions are one that is open already: several copies write together."""
+
+    def __init__(self, session: Session) -> None:
+        self.location = session.location
+        self.takes = session.takes
+        self._session = session
+
+    def session(self, purpose: str) -> AbstractContextManager[Session]:
+        return nullcontext(self._session)
+
+
+def _gathering(source: Reader, target: Session, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
     """Several images of this machine come in together. What comes from a registry may take minutes, in which no other
     image should wait for its name."""
     if len(tops) > 1 and gathers(target) and _is_here(source, tops[0]):
@@ -210,7 +222,7 @@ class Job:
     """One image on its way."""
 
     source: Reader
-    target: Writer
+    target: Session
     platform: Platform
     all_platforms: bool
     what: str
@@ -236,7 +248,7 @@ class Job:
         for found in walk(look_once, [plan.top], into=self._wanted, children_first=True, what=self.what):
             if isinstance(found, Absent) and self.all_platforms and found.descriptor != plan.top:
                 # a sparse index: what the source lacks can't be copied
-                if self.target.takes_sparse or self.target.has(found.descriptor):
+                if self.target.takes.sparse or self.target.has(found.descriptor):
                     continue
                 raise BlobNotFound(
                     f"{self.what} lists {found.descriptor.digest}, which is not at {self.source.location}",
@@ -253,13 +265,13 @@ class Job:
     def _single(self, top: Descriptor, look: Look) -> Descriptor:
         """``top``, or the one manifest that stands for it where the target takes no index, or not this one: a
         registry refuses an index that lists what it lacks."""
-        if self.target.takes_indexes and (self.target.takes_sparse or self.all_platforms or self.index_only):
+        if self.target.takes.indexes and (self.target.takes.sparse or self.all_platforms or self.index_only):
             return top
 
         def chosen(found: Found) -> tuple[Descriptor, ...]:
             if not (isinstance(found, Known) and isinstance(found.document, Index)):
                 return ()
-            if self.target.takes_indexes and not any(map(is_selectable, found.document.manifests)):
+            if self.target.takes.indexes and not any(map(is_selectable, found.document.manifests)):
                 return ()  # of artifacts: all of it
             if self.all_platforms:
                 raise Conflict(
@@ -271,7 +283,7 @@ class Job:
         if not below:
             return top
         one = below[-1].descriptor
-        if self.target.takes_indexes:
+        if self.target.takes.indexes:
             if all(child.digest == one.digest or self.target.has(child) for child in listed(first)):
                 return top
             self.on_event(Warned(f"{self.what}: only its image for {self.platform} is copied; --all-platforms: all"))
@@ -315,11 +327,12 @@ class Job:
         """The config, which says what the layers unpack to. Where the target can be read it goes there first: it is
         fetched once, however many processes want it."""
         descriptor = manifest.config
-        if self.target.reads_back and descriptor.size <= MAX_DOCUMENT:
+        reader = self.target.reader
+        if reader is not None and descriptor.size <= MAX_DOCUMENT:
             moved = _move(self, descriptor, "config", None, self.cancel)
             if moved is not None:
                 plan.moved[descriptor.digest] = moved
-            return read_config(cast("Reader", self.target), manifest, self.what)
+            return read_config(reader, manifest, self.what)
         return read_config(self.source, manifest, self.what)
 
 
@@ -370,12 +383,12 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
 
 def _is_at_hand(job: Job, blobs: Sequence[Descriptor]) -> bool:
     """Whether to start threads takes longer than to copy these blobs: few bytes, from this machine to this one."""
-    return job.target.reads_back and sum(blob.size for blob in blobs) <= _FEW and _is_here(job.source, *blobs)
+    return job.target.reader is not None and sum(blob.size for blob in blobs) <= _FEW and _is_here(job.source, *blobs)
 
 
 def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
     on_event = job.on_event
-    if mediatype.is_foreign(descriptor.media_type) and not job.target.takes_foreign:
+    if mediatype.is_foreign(descriptor.media_type) and not job.target.takes.foreign:
         on_event(Warned(f"layer {descriptor.digest} is not distributable: {job.target.location} goes without it"))
         return None
     if job.target.has(descriptor, diff_id):

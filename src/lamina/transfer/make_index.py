@@ -35,19 +35,19 @@ def make_index(
     old = list(known.manifests) if known is not None else []
     new: list[Descriptor] = []
     try:
-        with target.session(f"index {name}"):
+        with target.session(f"index {name}") as session:
             for reader, inside in sources:
                 top = reader.resolve(inside)
-                job = Job(reader, target, Platform.host(), True, inside, on_event, stop)
+                job = Job(reader, session, Platform.host(), True, inside, on_event, stop)
                 job.run(job.planned(top))
                 for entry in _entries(reader, top, inside):
                     old = [known_entry for known_entry in old if not _same_place(known_entry, entry)]
                     new = [*(other for other in new if other.digest != entry.digest), entry]
             stated = {**(known.annotations if known is not None else {}), **(annotations or {})}
             index = build_index([*old, *new], annotations=stated or None)
-            target.put_manifest(index.descriptor, index.raw)
+            session.put_manifest(index.descriptor, index.raw)
             on_event(BlobDone(index.descriptor.digest, index.descriptor.size, "index"))
-            target.tag(name, index.descriptor)
+            session.tag(name, index.descriptor)
             on_event(Tagged(name, index.descriptor.digest))
     finally:
         stop.close()

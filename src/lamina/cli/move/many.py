@@ -175,6 +175,7 @@ def sync(
     hold. TARGET is docker://HOST[/PATH], oci:DIR, dir:DIR, or nothing for the store."""
     from lamina.host.files import replace_file, reported
     from lamina.spec.reference import canonical
+    from lamina.transfer.copy import Into
 
     if target_kind and not target:
         raise UsageError("no TARGET", hint=f"--dest {target_kind} needs one")
@@ -184,15 +185,19 @@ def sync(
     lines: list[str] = []
     failed = False
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible(), ExitStack() as held:
+        together: Writer | None = None
         known: dict[str, Digest] | None = None  # what the store's names point to, where one session brings in all
         if not target and not dry_run and source.startswith(_LOCAL):
-            held.enter_context(session.writable_store.together(f"sync {source}"))
+            writing = held.enter_context(session.writable_store.session(f"sync {source}"))
+            held.enter_context(writing.gathering())
+            together = Into(writing)
             known = {name: top.digest for name, top in session.store.names()}
 
         def move(reader: Reader, image: Named, there: str) -> str:
             if dry_run:
                 return "would be copied"
             writer, inside = target_of(session, parse_name(there), session.network(progress, "dest"))
+            writer = together or writer
             full = canonical(inside) or inside
             before = _digest(writer, inside) if known is None else known.get(full)
             if (
@@ -331,7 +336,7 @@ def _digest(place: object, name: str) -> Digest | None:
 def _same(reader: Reader, name: str, writer: Writer, there: Digest) -> bool:
     """Whether a registry has just this image or index under its name: then it has all of it, and nothing is asked
     for but the digest at the source, by a HEAD where that can be."""
-    return not writer.takes_sparse and _digest(reader, name) == there
+    return not writer.takes.sparse and _digest(reader, name) == there
 
 
 def _there(image: Named, target: str, scoped: bool, suffix: str) -> str:
