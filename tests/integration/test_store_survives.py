@@ -83,7 +83,9 @@ store = Store.open(sys.argv[2])
 copy(LayoutReader(sys.argv[1]), store, [("app", "app")])
 copy(LayoutReader(sys.argv[1]), store, [("app2", "app2"), ("app3", "app3")])  # many: they wait for each other
 store.find(digest="sha256:" + "0" * 64)  # which makes what stands beside the indexes
+store.roots.pin("cache", "build cache", [store.resolve("app2").digest], lasts=3600)
 delete_images(store, ["app2", "app3"])
+store.roots.unpin("cache")
 prune(store)
 print("done")
 """

@@ -16,7 +16,7 @@ from lamina.host.files import remove, replace_file, reported, whole_file
 from lamina.host.lock import locked_directory, unheld
 from lamina.host.temporary import SUFFIX
 from lamina.light import TYPE_CHECKING
-from lamina.source.abilities import Takes
+from lamina.source.takes import Takes
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT

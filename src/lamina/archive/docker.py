@@ -24,7 +24,7 @@ from lamina.host.files import reported
 from lamina.layer.archive_codec import shown
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
-from lamina.source.abilities import Takes
+from lamina.source.takes import Takes
 from lamina.source.verify import CHUNK, PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor

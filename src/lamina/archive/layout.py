@@ -14,7 +14,7 @@ from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import FileRange, replace_file, reported, whole_file
 from lamina.host.lock import locked_for_now
 from lamina.light import TYPE_CHECKING
-from lamina.source.abilities import Takes
+from lamina.source.takes import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -15,7 +15,7 @@ from lamina.errors import BlobNotFound, InvalidDocument
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import SharedRange, reported
 from lamina.light import TYPE_CHECKING
-from lamina.source.abilities import Takes
+from lamina.source.takes import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -10,7 +10,7 @@ from lamina.light import TYPE_CHECKING
 from lamina.remote.http import Answer
 from lamina.remote.read import Site
 from lamina.remote.upload import Journal, Upload
-from lamina.source.abilities import Takes
+from lamina.source.takes import Takes
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_index, parse

@@ -1,10 +1,10 @@
-"""What fits into a place, and what only some places and streams can do, asked at run time by the methods that they
-have. The protocols themselves (``source.protocols``) are for type checkers: no program loads ``typing`` for them.
+"""What only some places and streams can do, asked at run time by the methods that they have. The protocols themselves
+(``source.protocols``) are for type checkers: no program loads ``typing`` for them.
 """
 
 from __future__ import annotations
 
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -19,15 +19,6 @@ if TYPE_CHECKING:
         TarReader,
         TarWriter,
     )
-
-
-class Takes(Value):
-    """What fits into a place. ``indexes`` is False where only single manifests fit in; ``sparse`` is False where an
-    index may list only what is there; ``foreign`` is False where layers that may not be distributed don't go."""
-
-    indexes: bool = True
-    sparse: bool = True
-    foreign: bool = True
 
 
 def can_abort(stream: object) -> TypeIs[Abortable]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from lamina.layer.index import LayerIndex
-    from lamina.source.abilities import Takes
+    from lamina.source.takes import Takes
 
 
 class Stream(Protocol):

@@ -25,6 +25,8 @@ POINTS = (
     "root.created",
     "root.extended",
     "root.removed",
+    "root.pin-written",
+    "root.pinned",
     "refs.locked",
     "refs.written",
     "refs.renamed",

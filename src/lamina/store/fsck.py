@@ -292,6 +292,8 @@ def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:
     for root in store.roots:
         if not root.alive:
             what = f"root {root.name} ({root.purpose}) of a process that is gone"
+            if root.pin:
+                what = f"pin {root.pin} ({root.purpose}), which nobody has used for its time"
             if root.name in counting:
                 yield Finding(
                     "leftover",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-IMAGE, CONTAINER, PROCESS = "image", "container", "process"
+IMAGE, CONTAINER, PROCESS, PIN = "image", "container", "process", "pin"
 ANY = "application/octet-stream"
 
 
@@ -45,8 +45,9 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who needs things: an IMAGE (``name`` is canonical, "" for none), a CONTAINER or a PROCESS. ``tops``: documents.
-    ``promised``: the documents that must be there. ``loose``: digests of any kind, which need not be there."""
+    """Who needs things: an IMAGE (``name`` is canonical, "" for none), a CONTAINER, a PROCESS or a PIN. ``tops``:
+    documents. ``promised``: the documents that must be there. ``loose``: digests of any kind, which need
+    not be there."""
 
     kind: str
     name: str
@@ -89,8 +90,11 @@ def of_containers(store: Store) -> list[Holder]:
 
 
 def of_roots(store: Store, grace: float) -> list[Holder]:
-    """The processes that work with the store, or were killed less than ``grace`` seconds ago."""
-    return [Holder(PROCESS, root.purpose, loose=tuple(root.digests)) for root in store.roots.counting(grace=grace)]
+    """The processes that work with the store, or were killed less than ``grace`` seconds ago, and the pins."""
+    return [
+        Holder(PIN if root.pin else PROCESS, root.pin or root.purpose, loose=tuple(root.digests))
+        for root in store.roots.counting(grace=grace)
+    ]
 
 
 def steady(store: Store, work: Callable[[Entries], T]) -> T:
@@ -212,6 +216,8 @@ def _refused(holder: Holder, what: str, found: State) -> StoreDamaged:
         how = "no document that lamina reads"
     if holder.kind == PROCESS:
         who, hint = f"a running process ({holder.name})", "wait for it to end, then run `lamina fsck --repair`"
+    elif holder.kind == PIN:
+        who, hint = f"the pin {holder.name}", "run `lamina fsck --repair`"
     elif holder.kind == CONTAINER:
         who = f"the container {holder.name}" if holder.name else "a container"
         hint = f"`lamina rm {holder.name or 'CONTAINER'}` removes it"
@@ -219,7 +225,6 @@ def _refused(holder: Holder, what: str, found: State) -> StoreDamaged:
         name = Reference.parse(holder.name).familiar if holder.name else str(digest)
         who = f"the image {name}" if holder.name else f"the untagged image {digest.short}"
         hint = f"`lamina rmi {name}` removes it"
-    return StoreDamaged(
-        f"nothing was deleted: the {what} {digest} of {who} is {how}",
-        hint=hint if holder.kind == PROCESS else f"{hint}; to keep it, run `lamina fsck --repair` and pull it again",
-    )
+    if holder.kind in (IMAGE, CONTAINER):
+        hint += "; to keep it, run `lamina fsck --repair` and pull it again"
+    return StoreDamaged(f"nothing was deleted: the {what} {digest} of {who} is {how}", hint=hint)

@@ -3,23 +3,27 @@
 One file a session: a line about the process, then a digest a line, appended before the store is looked at. The
 process holds a lock on its root: nobody holds that of a process that is gone, in any pid namespace. What such a root
 lists counts for an hour more, so that an interrupted pull can go on where it stopped.
+
+A *pin* is a root without a process: it has a name and a purpose, and stays until it is removed, or until nobody has
+used it for as long as it says.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from lamina.errors import UsageError
-from lamina.host.files import names_of_files, remove, write_all
+from lamina.host.files import names_of_files, remove, replace_file, write_all
 from lamina.host.lock import fcntl, locked, unheld
 from lamina.host.temporary import Temporary, is_temporary
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING, Value, pattern, replace
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
-from lamina.store.fault import point
+from lamina.store import clock
+from lamina.store.fault import pieces, point
 from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
@@ -28,12 +32,16 @@ if TYPE_CHECKING:
 GRACE = 3600.0  # seconds
 _VIEW = "view "
 _STANDS = "stands "
+_PIN = "pin-"
+_PIN_NAME = pattern(r"[a-z0-9][a-z0-9_-]{0,99}")
 
 
 class Root(Value):
     """``alive``: its process holds it, or its mount is there. ``changed`` in nanoseconds since 1970, by the clock of
     the store's file system. ``mount``: a root that lives as long as this is a mount, not a process; ``view``: what
-    was mounted there, ``stands`` how that is told from what others mount over it ("" where nothing was noted)."""
+    was mounted there, ``stands`` how that is told from what others mount over it ("" where nothing was noted).
+    ``pin``: the name of a pin, "" for other roots; ``lasts``: the seconds without use after which it no longer counts
+    (None: for ever)."""
 
     name: str
     pid: int
@@ -44,6 +52,8 @@ class Root(Value):
     mount: str = ""
     view: str = ""
     stands: str = ""
+    pin: str = ""
+    lasts: float | None = None
 
 
 class Roots:
@@ -88,6 +98,33 @@ class Roots:
             os.set_inheritable(self._held[name].descriptor, True)
         else:
             self.let_go(name)
+
+    def pin(self, name: str, purpose: str, digests: Iterable[Digest], *, lasts: float | None = None) -> None:
+        """Protect these, and no others, under this name: until ``unpin``, or until nobody has used the pin for
+        ``lasts`` seconds. It outlives the process and the boot. Raises UsageError, OSError."""
+        path = self._path(_pinned(name))
+        head = {"pid": 0, "started": None, "boot": "", "purpose": purpose, "pin": name, "lasts": lasts}
+        text = "".join(f"{line}\n" for line in (write_own(head), *digests))
+        with locked(self._paths.lock):  # a gc has either seen it or has not begun
+            replace_file(path, pieces([text.encode()], "root.pin-written"))
+        point("root.pinned")
+
+    def use(self, name: str) -> bool:
+        """Note that the pin was used just now; False where there is none. Raises UsageError, OSError."""
+        try:
+            with locked(self._paths.lock):
+                os.utime(self._path(_pinned(name)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def unpin(self, name: str) -> bool:
+        """Remove the pin; False where there is none. Raises UsageError, OSError."""
+        return remove(self._path(_pinned(name)))
+
+    def pins(self, purpose: str = "") -> list[Root]:
+        """The pins with this purpose ("" for all), those that no longer count too. Raises OSError."""
+        return [root for root in self if root.pin and purpose in ("", root.purpose)]
 
     def let_go(self, name: str) -> None:
         """Hold the root no more: it counts as one of a process that is gone."""
@@ -138,7 +175,13 @@ class Roots:
             found = self._read(self._path(name))
             if found is not None:
                 lines, changed, held = found
-                yield _parse(name, lines, changed, held, self._paths.root, seen)
+                root = _parse(name, lines, changed, held, self._paths.root, seen)
+                if root.pin and root.lasts is not None and not clock.is_younger(changed, root.lasts, self._now()):
+                    root = replace(root, alive=False)
+                yield root
+
+    def _now(self) -> int:
+        return clock.now(self._paths)
 
     def _read(self, path: str) -> tuple[list[str], int, bool] | None:
         """The lines of a root, when it changed, and whether somebody holds it; None for what is no regular file, or
@@ -155,11 +198,9 @@ class Roots:
             return None
 
     def counting(self, *, grace: float = GRACE) -> list[Root]:
-        """The roots of what lives, or died less than ``grace`` seconds ago."""
-        from lamina.store import clock
-
+        """The roots of what lives, or died less than ``grace`` seconds ago. A pin has no such time."""
         roots, now = list(self), clock.now(self._paths)  # in this order: none changed after now
-        return [root for root in roots if root.alive or clock.is_younger(root.changed, grace, now)]
+        return [root for root in roots if _counts(root, grace, now)]
 
     def protected(self, *, grace: float = GRACE) -> frozenset[Digest]:
         """All digests that these list."""
@@ -167,10 +208,8 @@ class Roots:
 
     def dead(self, *, grace: float = GRACE) -> list[Root]:
         """The roots that no longer count."""
-        from lamina.store import clock
-
         roots, now = list(self), clock.now(self._paths)
-        return [root for root in roots if not root.alive and not clock.is_younger(root.changed, grace, now)]
+        return [root for root in roots if not _counts(root, grace, now)]
 
     def drop_dead(self, *, grace: float = GRACE) -> int:
         """Remove the roots that no longer count; how many."""
@@ -194,8 +233,11 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
         pid, began, boot = int(head["pid"]), head["started"], head["boot"]
         purpose, mount, space = str(head["purpose"]), str(head.get("mount", "")), str(head.get("namespace", ""))
         locks = fcntl is not None and head.get("held") is True
+        pin, lasts = str(head.get("pin", "")), head.get("lasts")
+        lasts = None if lasts is None else float(lasts)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         pid, began, boot, purpose, mount, space, locks = 0, None, None, "unreadable", "", "", False
+        pin, lasts = "", None
     digests, view, stands = set(), "", ""
     for line in lines[1:]:
         if line.startswith(_VIEW):
@@ -214,7 +256,22 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
     mount = os.path.join(top, mount) if mount else ""
     if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
         alive = boot == boot_id() and (alive or seen.stands(mount, space))
-    return Root(name, pid, purpose, alive, changed, frozenset(digests), mount, view, stands)
+    if pin and name != _PIN + pin:
+        pin, lasts = "", None  # nobody could remove it by that name
+    return Root(name, pid, purpose, alive or bool(pin), changed, frozenset(digests), mount, view, stands, pin, lasts)
+
+
+def _counts(root: Root, grace: float, now: int) -> bool:
+    return root.alive or (not root.pin and clock.is_younger(root.changed, grace, now))
+
+
+def _pinned(name: str) -> str:
+    """The root's name for a pin's name. Raises UsageError."""
+    if not _PIN_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r:.150} is not a name of a pin", hint="use small letters, digits, - and _, at most 100"
+        )
+    return _PIN + name
 
 
 def boot_id() -> str:

@@ -14,7 +14,7 @@ from lamina.errors import BlobNotFound, DiskFull, InvalidContent, LaminaError, N
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import remove, reported
 from lamina.light import TYPE_CHECKING, Value
-from lamina.source.abilities import Takes
+from lamina.source.takes import Takes
 from lamina.source.verify import is_plain
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
