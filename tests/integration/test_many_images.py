@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -443,6 +444,13 @@ def test_sync_that_keeps_going_names_all_but_the_damaged_image(damaged: Path, tm
     store = Store.open(str(root))
     assert named(store) == NAMES[:3] + NAMES[4:]
     check_whole(store)
+
+
+def test_sync_that_keeps_going_says_in_silence_too_what_it_left_out(damaged: Path, tmp_path: Path) -> None:
+    done = lamina("sync", f"oci:{damaged}", "--keep-going", "-q", root=tmp_path / "s")
+    assert (done.returncode, done.stdout) == (1, b"")
+    (line,) = done.stderr.decode().splitlines()
+    assert re.match(rf"lamina: warning: docker.io/library/{NAMES[3]}:latest was left out: blob sha256:", line)
 
 
 def test_what_comes_after_the_disk_failed_is_refused(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli import warn
 from lamina.cli.access import identity_options, retry_options, sided_options
 from lamina.cli.format.output import emit, emit_json, write
 from lamina.cli.format.progress import Progress
@@ -223,6 +224,8 @@ def sync(
             if not keep_going or error.exit_code == 130:
                 raise error
             failed = True
+            if quiet and format is None:  # else it stands in the table
+                warn(f"{name} was left out: {error}")
             results.append({"source": name, "target": there, "state": f"failed: {error}"})
 
         for name, found in _sources(session, source, progress):
