@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from lamina.errors import Cancelled
+from lamina.errors import Cancelled, SystemFailure
 from lamina.light import TYPE_CHECKING, Value
 from lamina.spec.digest import Digest
 
@@ -127,6 +127,23 @@ class Cancel:
             if not self._event.is_set():
                 return
         wake()
+
+
+def started(threads: Iterable[threading.Thread], least: int = 1) -> list[threading.Thread]:
+    """Start threads, as many as the system lets this process have; those that run. Raises SystemFailure where they
+    are fewer than ``least``."""
+    running: list[threading.Thread] = []
+    for thread in threads:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if len(running) < least:
+                raise SystemFailure(
+                    f"no more threads: {error}", hint="raise the limit of processes (ulimit -u, --pids-limit)"
+                ) from None
+            break
+        running.append(thread)
+    return running
 
 
 def join(threads: Iterable[threading.Thread]) -> None:

@@ -78,6 +78,11 @@ def run(arguments: list[str] | None = None) -> int:
     except MemoryError:
         _say("lamina: out of memory")
         return 6
+    except RuntimeError as error:
+        if "new thread" not in str(error):  # one that a library has asked for
+            raise
+        _say(f"lamina: {error} (raise the limit of processes: ulimit -u, --pids-limit)")
+        return 6
     except OSError as error:
         from lamina.host.files import failure
 

@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 
 from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure
-from lamina.events import Cancel
+from lamina.events import Cancel, started
 from lamina.host.files import reported
 from lamina.remote import connection
 from lamina.remote.connection import Slot, host_end, slot
@@ -141,8 +141,10 @@ class Answer:
         timer.daemon = True
         try:
             left = _DRAIN
-            if stated != 0 and self._method != "HEAD" and self.status not in (204, 304):
-                timer.start()
+            has_body = stated != 0 and self._method != "HEAD" and self.status not in (204, 304)
+            if has_body and not started([timer], least=0):
+                self.close()
+                return
             while left > 0 and (data := self._raw.read1(left)):
                 left -= len(data)
             if left > 0:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from lamina.events import started
 from lamina.host.files import write_all
 
 _CHUNK = 1 << 16
@@ -35,7 +36,7 @@ class Terminal:
         """Call it when the child has started: a process with threads does not fork. ``lost`` is called when nobody
         reads our output any more."""
         self._thread = threading.Thread(target=self._pass_on, args=(lost,), daemon=True)
-        self._thread.start()
+        started([self._thread])
 
     def close(self) -> None:
         """Pass the rest on. Call it when the child has ended."""

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lamina.errors import DiskFull, LaminaError, UsageError
+from lamina.events import started
 from lamina.host.files import failure, has_extent
 from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api
@@ -79,7 +80,7 @@ class RegistryServer:
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="lamina-serve", daemon=True
         )
-        self._thread.start()
+        started([self._thread])
 
     def close(self) -> None:
         """Stop at once; what clients are in the middle of is cut off."""

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 
+from lamina.events import started
 from lamina.host.files import write_all
 from lamina.light import TYPE_CHECKING
 from lamina.store.flush import EVERY, start_writing
@@ -134,7 +135,7 @@ class Appender:
                 self._take(piece, size)
                 return
             thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
-            thread.start()
+            started([thread])
             self._thread = thread  # one that could not be started is not waited for
         self._full.put((piece, size))
 

@@ -53,7 +53,7 @@ def sync_together(descriptors: Sequence[int]) -> None:
     with one commit of its journal. Raises OSError, of the first that failed, when all are through."""
     import threading
 
-    from lamina.events import join
+    from lamina.events import join, started
 
     for descriptor in descriptors:
         start_writing(descriptor, 0, 0)
@@ -71,10 +71,9 @@ def sync_together(descriptors: Sequence[int]) -> None:
                 errors.append(error)
 
     threads = [threading.Thread(target=run, name="lamina-sync", daemon=True) for _ in descriptors[1:_AT_ONCE]]
-    for thread in threads:
-        thread.start()
+    running = started(threads, least=0)
     run()
-    join(threads)
+    join(running)
     if errors:
         raise errors[0]
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from lamina.errors import InvalidContent, SystemFailure
-from lamina.events import Cancel, OnEvent
+from lamina.events import Cancel, OnEvent, started
 from lamina.host import privileges
 from lamina.host.files import WRITE_FLAGS, SharedRange, make_directory, remove, replace_file, reported, sync_directory
 from lamina.host.lock import acquire, is_same
@@ -367,7 +367,7 @@ class LayerFiles:
                 pace=self._pace,
             )
         if self._thread is not None:
-            self._thread.start()
+            started([self._thread])
 
     def feed(self, data: bytes) -> None:
         """Raises what went wrong with what was fed before."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from lamina.events import Cancel, join
+from lamina.events import Cancel, join, started
 from lamina.host.files import first_error
 
 T = TypeVar("T")
@@ -38,15 +38,14 @@ def each(items: Iterable[T], work: Callable[[T, Cancel], None], cancel: Cancel |
 
     count = min(len(waiting), 2 * (os.cpu_count() or 1))
     threads = [threading.Thread(target=run, name="lamina-worker", daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
     try:
-        join(threads)
+        join(started(threads))
     except BaseException:
         stop.set()
         deadline = time.monotonic() + PATIENCE
         for thread in threads:  # one that waits for another process's lock is left behind: it dies with us
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
         raise
     finally:
         stop.close()
