@@ -1,8 +1,8 @@
-"""What each module can have without ``typing``, ``dataclasses`` and ``re``: those take longer to load than
-Python itself, and few commands need what they are good at. Values and patterns; for a type checker they are the
-originals.
+"""``Value`` and ``pattern``: frozen dataclasses and regular expressions without ``dataclasses``, ``typing`` and
+``re``, which take longer to load than Python itself. A type checker sees the originals.
 
-Modules that most commands load take these; whoever makes values by the hundred thousand takes a dataclass.
+Use them in modules that `run`, `images`, `ls`, `tags`, `digest` and `manifest` load at their start. Everywhere else,
+and for types that are created in large numbers, use a dataclass.
 """
 
 from __future__ import annotations

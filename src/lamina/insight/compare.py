@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from lamina.insight.as_json import file_size
 from lamina.insight.change import FIELDS, LETTERS, Change
@@ -11,7 +12,7 @@ from lamina.insight.config_diff import ConfigChange, StepChange, diff_configs, d
 from lamina.insight.diff import diff_trees
 from lamina.insight.history import aligned
 from lamina.insight.side import Side
-from lamina.light import TYPE_CHECKING, Value, field
+from lamina.light import TYPE_CHECKING
 from lamina.text import clean, json_path
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ ASPECTS = (*FIELDS, "config", "created", "history")
 """What can be ignored. ``created``: when config and history say that they were made."""
 
 
-class Diff(Value):
+@dataclass(frozen=True, slots=True)
+class Diff:
     """What differs between ``before`` and ``after``, at ``path`` and below. It iterates over ``changes``, and is true
     where anything differs; two are equal where the same differs."""
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lamina.light import Value, replace
+from lamina.light import replace
 from lamina.spec.image_config import History, ImageConfig
 
 _APART = frozenset({"history", "rootfs"})  # told as steps and as files
 _MAX_WORK = 1_000_000  # pairs of steps; histories with more between their ends are not aligned
 
 
-class ConfigChange(Value):
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
     """``field`` like ``config.Env.PATH``; ``before`` and ``after`` as JSON has them, None where not set."""
 
     field: str
@@ -20,7 +22,8 @@ class ConfigChange(Value):
     after: Any
 
 
-class StepChange(Value):
+@dataclass(frozen=True, slots=True)
+class StepChange:
     """``how``: "added" or "removed"."""
 
     how: str

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from lamina.errors import InvalidDocument, LaminaError, NotFound, UsageError
 from lamina.host.files import reported
-from lamina.light import TYPE_CHECKING, Value, pattern
+from lamina.light import TYPE_CHECKING, pattern
 from lamina.run.options import Edits, Hook, Mount, Node
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "pos
 _ALL_GPUS = "nvidia.com/gpu"
 
 
-class Described(Value):
+@dataclass(frozen=True, slots=True)
+class Described:
     """A CDI file: what every device of it adds, and what each of them adds besides, by name."""
 
     path: str

@@ -8,9 +8,10 @@ It tells four things apart, as types: a document that is ``Known``, one that is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from lamina.errors import InvalidContent, InvalidDocument, LaminaError, NotFound, SystemFailure, Unsupported
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING
 from lamina.source.select import MAX_NESTING
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -25,28 +26,32 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class Known(Value):
+@dataclass(frozen=True, slots=True)
+class Known:
     """Read whole: the bytes are those of its digest, and they are a document."""
 
     descriptor: Descriptor
     document: Manifest | Index
 
 
-class Absent(Value):
+@dataclass(frozen=True, slots=True)
+class Absent:
     """The place does not have it."""
 
     descriptor: Descriptor
     error: LaminaError
 
 
-class Damaged(Value):
+@dataclass(frozen=True, slots=True)
+class Damaged:
     """It is there, but with other bytes than its digest promises, or the disk fails to give them."""
 
     descriptor: Descriptor
     error: LaminaError
 
 
-class Unread(Value):
+@dataclass(frozen=True, slots=True)
+class Unread:
     """Its bytes are whole, but no document that lamina reads: a layer, an unknown type, a malformed manifest."""
 
     descriptor: Descriptor

@@ -15,12 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from lamina.errors import Cancelled, SystemFailure
 from lamina.host.files import make_directory, remove, sync_directory, write_all
 from lamina.host.lock import is_same
 from lamina.host.temporary import TemporaryDirectory
-from lamina.light import Value
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.derived import note
@@ -43,7 +43,8 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | geta
 Names = list[tuple[str, Descriptor]]
 
 
-class _File(Value):
+@dataclass(frozen=True, slots=True)
+class _File:
     """A verified blob that waits. ``tar``: the tar that is a second name of it, "" for none."""
 
     descriptor: int

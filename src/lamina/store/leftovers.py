@@ -11,11 +11,12 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 
 from lamina.host.files import remove
 from lamina.host.lock import unheld
 from lamina.host.temporary import is_temporary
-from lamina.light import Value, pattern
+from lamina.light import pattern
 from lamina.store import clock
 from lamina.store.foreign_trees import disk_bytes, freed_bytes, remove_tree
 from lamina.store.paths import Paths
@@ -28,7 +29,8 @@ SERVING = "serve"
 """The purpose of a registry server's session: while one lives, uploads that nobody writes to at the moment go on."""
 
 
-class Leftover(Value):
+@dataclass(frozen=True, slots=True)
+class Leftover:
     """``kind``: one of the four above; ``size`` in bytes of disk; ``due``: nothing keeps it for later."""
 
     path: str

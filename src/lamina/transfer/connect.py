@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import UsageError
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.source.walk import Known, blobs, listed, looking, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
@@ -203,6 +202,8 @@ def mounts(store: Store, target: Reference) -> Callable[[Descriptor], Sequence[s
 
 def blobs_of(store: Reader, top: Descriptor) -> set[Digest]:
     """Configs and layers of an image, of all its platforms that are there."""
+    from lamina.source.walk import Known, blobs, listed, looking, walk
+
     found: set[Digest] = set()
     for one in walk(looking(store), [top], into=listed, deepest=None):
         if isinstance(one, Known) and isinstance(one.document, Manifest):

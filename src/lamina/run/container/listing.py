@@ -6,9 +6,10 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from lamina.errors import LaminaError, NotFound, UsageError
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING
 from lamina.run import writable
 from lamina.run.container.life import stack_of
 from lamina.store.containers import DAMAGED, RUNNING, Container
@@ -27,7 +28,8 @@ DigestOf = Callable[[str], str]
 """The digest of an image's manifest by its name or ID, "" where there is none."""
 
 
-class Filters(Value):
+@dataclass(frozen=True, slots=True)
+class Filters:
     """Values of one key are alternatives, but all labels must be there; all keys must fit."""
 
     given: tuple[tuple[str, str], ...] = ()
@@ -60,7 +62,7 @@ class Filters(Value):
 
 def listed(
     store: Store,
-    filters: Filters = Filters(),  # noqa: B008  (a value)
+    filters: Filters = Filters(),
     *,
     all_: bool = False,
     last: int = -1,
