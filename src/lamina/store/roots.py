@@ -106,8 +106,8 @@ class Roots:
         head = {"pid": 0, "started": None, "boot": "", "purpose": purpose, "pin": name, "lasts": lasts}
         text = "".join(f"{line}\n" for line in (write_own(head), *digests))
         with locked(self._paths.lock):  # a gc has either seen it or has not begun
-            replace_file(path, pieces([text.encode()], "root.pin-written"))
-        point("root.pinned")
+            replace_file(path, pieces([text.encode()], "pin.written"))
+        point("pin.renamed")
 
     def use(self, name: str) -> bool:
         """Note that the pin was used just now; False where there is none. Raises UsageError, OSError."""
