@@ -424,10 +424,10 @@ def test_noted_session_that_is_no_good_is_forgotten(tmp_path: Path, status: int)
 
     with Unruly(rule=rule) as server:
         descriptor, blob = blob_of(600_000)
-        with store.uploads.note(f"{server.name}/app@{descriptor.digest}") as note:
+        with store.push_journal.note(f"{server.name}/app@{descriptor.digest}") as note:
             assert note is not None
             note.set(f"http://{server.name}/v2/app/blobs/uploads/old")
-        target = Repository(server.image, Access(first_wait=0.001), Registries(), journal=store.uploads)
+        target = Repository(server.image, Access(first_wait=0.001), Registries(), journal=store.push_journal)
         with target.session("test") as session:
             assert session.put_blob(descriptor, blob)
         assert not list((tmp_path / "ingest").iterdir())

@@ -9,22 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lamina.errors import Conflict, NotFound
 from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
 from lamina.serve.write import WriteApi
 
 
 class Api(WriteApi):
-    """Answers for ``source``. ``store`` is given where clients may write: it is the same place then."""
+    """Answers for ``source``. ``writing`` is given where clients may write: it is the same place then."""
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """Around the server's life: what clients have sent is not collected before it has a name."""
-        if self._store is None:
+        if self._place is None:
             yield
             return
-        with self._store.session("serve") as self._session:
-            yield
+        with self._place.session("serve") as self._session:
+            try:
+                yield
+            finally:
+                self._session = None
 
     def answer(self, request: Request) -> Response:
         """Raises ApiError; LaminaError where the place itself fails."""
@@ -50,8 +54,13 @@ class Api(WriteApi):
                 return self._blob(request)
             if method == "DELETE":
                 return self._delete_blob(request)
-        if kind == "uploads" and method == "POST":
-            return self._begin(request)
-        if kind == "upload":
-            return self._upload(request)
+        try:
+            if kind == "uploads" and method == "POST":
+                return self._begin(request)
+            if kind == "upload":
+                return self._upload(request)
+        except Conflict as error:
+            raise ApiError(409, "BLOB_UPLOAD_INVALID", error.message) from None
+        except NotFound as error:
+            raise ApiError(404, "BLOB_UPLOAD_UNKNOWN", error.message) from None
         raise ApiError(405, "UNSUPPORTED", f"{method} is not done here", Allow="GET, HEAD")

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from lamina.source.protocols import Blob
 
 
+@dataclass(frozen=True)
+class Asker:
+    """Who asks: ``address`` of the connection, and ``name`` of the user ("" for nobody in particular)."""
+
+    address: str = ""
+    name: str = ""
+
+
 @dataclass
 class Request:
     """``body`` gives the pieces as they come, once; ``length`` in bytes where it was stated."""
@@ -27,6 +35,7 @@ class Request:
     headers: Mapping[str, str]
     body: Iterator[bytes]
     length: int | None = None
+    asker: Asker = Asker()
 
     @property
     def target(self) -> str:

@@ -18,6 +18,7 @@ from lamina.serve.http_message import (
 )
 from lamina.serve.ranges import Unsatisfiable, parse_range
 from lamina.serve.routes import TAG, ApiError, page
+from lamina.source.abilities import takes_pushes
 from lamina.source.walk import Known, below, listed, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -27,13 +28,7 @@ from lamina.spec.manifest import parse
 from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    from lamina.source.protocols import Lister, Reader
-
-    class Readable(Reader, Lister, Protocol):
-        """What can be served."""
-
+    from lamina.source.served import Readable
 
 MAX_REFERRERS = 10_000
 
@@ -124,10 +119,8 @@ class ReadApi:
             return True
 
     def _size(self, digest: Digest) -> int | None:
-        sizes = getattr(self._source, "blobs", None)
-        if sizes is not None:
-            size: int | None = sizes.size(digest)
-            return size
+        if takes_pushes(self._source):  # it has blobs by their digests
+            return self._source.blobs.size(digest)
         for _, top in self._source.names():
             for known in below(self._source, top):
                 if known.digest == digest:

@@ -19,13 +19,13 @@ from lamina.events import started
 from lamina.host.files import failure, has_extent
 from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api
-from lamina.serve.http_message import Request, Response
+from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.routes import ApiError, parse_target
+from lamina.source.abilities import takes_pushes
 from lamina.version import __version__
 
 if TYPE_CHECKING:
-    from lamina.serve.read import Readable
-    from lamina.store.store import Store
+    from lamina.source.served import Readable
 
 CHUNK = 256 << 10
 IDLE = 75.0  # seconds a connection may say nothing
@@ -35,28 +35,24 @@ _log = logging.getLogger("lamina.serve")
 
 
 class RegistryServer:
-    """A registry over ``source`` on a loopback address. ``writable`` needs a store. ``start`` returns at once; a
-    context manager starts and closes.
+    """A registry over ``source`` on a loopback address. ``writable`` needs a place that takes pushes
+    (``source.served.Served``). ``start`` returns at once; a context manager starts and closes.
 
     Raises UsageError (an address that others reach, a place that can't be written to), SystemFailure (a taken port).
     """
 
-    def __init__(
-        self, source: Readable | Store, *, host: str = "127.0.0.1", port: int = 0, writable: bool = False
-    ) -> None:
-        from lamina.store.store import Store
-
+    def __init__(self, source: Readable, *, host: str = "127.0.0.1", port: int = 0, writable: bool = False) -> None:
         if not is_loopback(host):
             raise UsageError(
                 f"{host} is not a loopback address",
                 hint="this registry has no users yet: it serves this machine only",
             )
-        if writable and not isinstance(source, Store):
-            raise UsageError(f"{source.location} can't be written to", hint="only the store can")
-        store = None
-        if writable and isinstance(source, Store):
-            store = source
-        self.api = Api(source, store)
+        writing = None
+        if writable:
+            if not takes_pushes(source):
+                raise UsageError(f"{source.location} can't be written to", hint="only the store can")
+            writing = source
+        self.api = Api(source, writing)
         self.host = host
         try:
             self._server = _Server((host, port), self.api)
@@ -152,7 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = _Body(self)
         try:
             route = parse_target(self.path)
-            request = Request(self.command, route, self.headers, body.pieces(), body.length)  # type: ignore[arg-type]
+            asker = Asker(str(self.client_address[0]))
+            request = Request(self.command, route, self.headers, body.pieces(), body.length, asker)  # type: ignore[arg-type]
             body.check()
             self._check_origin()
             response = self.server.api.answer(request)

@@ -1,4 +1,4 @@
-"""Answers to those who write to the store: uploads, manifests, deleting."""
+"""Answers to those who write to the place: uploads, manifests, deleting."""
 
 from __future__ import annotations
 
@@ -11,73 +11,71 @@ from lamina.serve.http_message import Request, Response, digest_of, digest_or_no
 from lamina.serve.ranges import parse_chunk
 from lamina.serve.read import ReadApi
 from lamina.serve.routes import TAG, ApiError
-from lamina.serve.upload_sessions import Gone, Uploads
 from lamina.source.walk import below, blobs
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import Reference
-from lamina.store.roots import GRACE
-from lamina.store.session import StoreSession
-from lamina.store.store import Store
 
 if TYPE_CHECKING:
-    from lamina.serve.read import Readable
+    from lamina.source.served import Readable, Served, ServingSession
+
+GRACE = 3600.0
+"""Seconds for which a client may take to name what it has sent."""
 
 
 class WriteApi(ReadApi):
-    """``store`` is None where nobody may write; else it is the source as well.
+    """``writing`` is None where nobody may write; else it is the source as well.
 
     What was pushed to a repository is protected from gc until a manifest of that repository names it, or for an
     hour."""
 
-    def __init__(self, source: Readable, store: Store | None) -> None:
+    def __init__(self, source: Readable, writing: Served | None) -> None:
         super().__init__(source)
-        self._store = store
-        self._uploads = Uploads(store.paths.ingest) if store is not None else None
+        self._place = writing
         self._unnamed: dict[tuple[str, Digest], float] = {}
-        self._session: StoreSession | None = None
+        self._session: ServingSession | None = None
 
-    def _writable(self) -> tuple[Store, StoreSession, Uploads]:
-        if self._store is None or self._session is None or self._uploads is None:
+    def _writable(self) -> tuple[Served, ServingSession]:
+        if self._place is None or self._session is None:
             raise ApiError(405, "UNSUPPORTED", "this registry is read-only", Allow="GET, HEAD")
-        return self._store, self._session, self._uploads
+        return self._place, self._session
 
     def _begin(self, request: Request) -> Response:
-        store, session, uploads = self._writable()
+        place, session = self._writable()
         repository = repository_of(request.route)
         mount, digest = request.route.one("mount"), request.route.one("digest")
         if mount:
             wanted = digest_of(mount)
-            size = store.blobs.size(wanted)
+            size = place.blobs.size(wanted)
             self._note(repository, wanted)
             if size is not None and session.has(Descriptor("application/octet-stream", wanted, size)):
                 self._show(repository, wanted)
                 return self._created(request, wanted)
         if digest and not mount:
             stated = digest_of(digest)
-            ident = uploads.create()
-            uploads.append(ident, request.body)
+            ident = place.uploads.create()
+            place.uploads.append(ident, request.body)
             return self._finished(request, repository, ident, stated)
-        ident = uploads.create()
+        ident = place.uploads.create()
         return Response(202, self._progress(request, ident, 0))
 
     def _upload(self, request: Request) -> Response:
-        _, _, uploads = self._writable()
+        place, _ = self._writable()
         repository, ident = repository_of(request.route), request.route.rest
-        size = uploads.size(ident)
+        size = place.uploads.size(ident)
         if request.method in ("GET", "HEAD"):
             return Response(204, self._progress(request, ident, size))
         if request.method == "DELETE":
-            uploads.cancel(ident)
+            place.uploads.cancel(ident)
             return Response(204)
         if request.method not in ("PATCH", "PUT"):
             raise ApiError(405, "UNSUPPORTED", f"{request.method} is not done here", Allow="GET, PATCH, PUT, DELETE")
         stated = digest_of(request.route.one("digest")) if request.method == "PUT" else None
-        with uploads.held(ident):
-            self._in_order(request, ident, uploads.size(ident))
-            size = uploads.append(ident, request.body)
+        with place.uploads.held(ident):
+            self._in_order(request, ident, place.uploads.size(ident))
+            size = place.uploads.append(ident, request.body)
             if stated is not None:
                 return self._finished(request, repository, ident, stated)
         return Response(202, self._progress(request, ident, size))
@@ -106,11 +104,11 @@ class WriteApi(ReadApi):
         }
 
     def _finished(self, request: Request, repository: Reference, ident: str, digest: Digest) -> Response:
-        _, session, uploads = self._writable()
-        descriptor = Descriptor("application/octet-stream", digest, uploads.size(ident))
+        place, session = self._writable()
+        descriptor = Descriptor("application/octet-stream", digest, place.uploads.size(ident))
         self._note(repository, digest)
         try:
-            session.put_file(descriptor, uploads.path(ident), Gone(descriptor))
+            session.put_upload(descriptor, ident)
         except Unsupported as error:
             raise ApiError(400, "DIGEST_INVALID", error.message) from None
         except (InvalidContent, BlobNotFound) as error:
@@ -126,7 +124,7 @@ class WriteApi(ReadApi):
         return f"{request.target}/blobs/uploads/{ident}{ns_of(request.route)}"
 
     def _put_manifest(self, request: Request) -> Response:
-        store, session, _ = self._writable()
+        place, session = self._writable()
         repository, name = repository_of(request.route), request.route.rest
         raw = whole_body(request.body, request.length)
         stated = digest_or_none(name)
@@ -157,7 +155,7 @@ class WriteApi(ReadApi):
         pinned = f"{repository.repository}@{digest}"
         for full in [f"{repository.repository}:{tag}" for tag in tags] or [pinned]:
             session.tag(full, descriptor)
-        self._named(session, repository, [digest, *(one.digest for one in below(store, descriptor))])
+        self._named(session, repository, [digest, *(one.digest for one in below(place, descriptor))])
         headers = {
             "Location": f"{request.target}/manifests/{digest}{ns_of(request.route)}",
             "Docker-Content-Digest": str(digest),
@@ -169,16 +167,18 @@ class WriteApi(ReadApi):
         return Response(201, headers)
 
     def _delete_manifest(self, request: Request) -> Response:
-        store, _, _ = self._writable()
+        place, _ = self._writable()
         repository, name = repository_of(request.route), request.route.rest
-        self._found(repository, name)
         digest = digest_or_none(name)
-        entries = list(self._entries(repository))
         if digest is None:
             # the tag goes; a document without any other stays, untagged, until it is deleted or pruned
-            store.drop([str(reference) for reference, _ in entries if reference.tag == name], keep_untagged=True)
+            tag = f"{repository.repository}:{name}"
+            while not place.tags.swap(tag, self._found(repository, name).digest, None):
+                pass  # it was moved meanwhile
         else:
-            store.drop([str(reference) for reference, entry in entries if entry.digest == digest], untagged=digest)
+            self._found(repository, name)
+            names = [str(reference) for reference, entry in self._entries(repository) if entry.digest == digest]
+            place.tags.forget(names, digest)
         with self._guard:
             self._emptied.add(repository.repository)
             if digest is not None:
@@ -186,9 +186,9 @@ class WriteApi(ReadApi):
         return Response(202)
 
     def _delete_blob(self, request: Request) -> Response:
-        store, _, _ = self._writable()
+        place, _ = self._writable()
         repository, digest = repository_of(request.route), digest_of(request.route.rest)
-        if (repository.repository, digest) in self._hidden or store.blobs.size(digest) is None:
+        if (repository.repository, digest) in self._hidden or place.blobs.size(digest) is None:
             raise ApiError(404, "BLOB_UNKNOWN", f"no blob {digest}")
         with self._guard:
             self._hidden.add((repository.repository, digest))  # `prune` frees the bytes once nothing needs them
@@ -200,7 +200,7 @@ class WriteApi(ReadApi):
         with self._guard:
             self._unnamed[repository.repository, digest] = time.monotonic()
 
-    def _named(self, session: StoreSession, repository: Reference, digests: Iterable[Digest]) -> None:
+    def _named(self, session: ServingSession, repository: Reference, digests: Iterable[Digest]) -> None:
         """These need no protection any more in this repository."""
         long_ago = time.monotonic() - GRACE
         with self._guard:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         TarReader,
         TarWriter,
     )
+    from lamina.source.served import Served
 
 
 def can_abort(stream: object) -> TypeIs[Abortable]:
@@ -59,3 +60,8 @@ def gathers(place: object) -> TypeIs[Gatherer]:
 def lists_names(place: object) -> TypeIs[Lister]:
     """Whether the place can list its images."""
     return hasattr(place, "names")
+
+
+def takes_pushes(place: object) -> TypeIs[Served]:
+    """Whether a registry server can let its clients write to the place."""
+    return all(hasattr(place, name) for name in ("blobs", "tags", "uploads", "session"))

@@ -6,7 +6,15 @@ import os
 from collections.abc import Iterator
 
 from lamina.errors import BlobNotFound, InvalidContent, UsageError
-from lamina.host.files import FileRange, make_directory, names_of_directories, names_of_files, replace_file, reported
+from lamina.host.files import (
+    FileRange,
+    make_directory,
+    names_of_directories,
+    names_of_files,
+    remove,
+    replace_file,
+    reported,
+)
 from lamina.light import TYPE_CHECKING
 from lamina.source.verify import with_hint
 from lamina.spec.descriptor import Descriptor
@@ -85,6 +93,13 @@ class Blobs:
         with reported(path):
             self.make_directory(descriptor.digest)
             replace_file(path, [data], mode=READ_ONLY, within=self._paths.ingest)
+
+    def delete(self, digest: Digest) -> bool:
+        """Remove a blob that nothing needs any more; False where it is not there. ``gc`` knows what is needed: nobody
+        else may call this for a store in which others work. Raises SystemFailure."""
+        path = self._paths.blob(digest)
+        with reported(path):
+            return remove(path)
 
     def make_directory(self, digest: Digest) -> None:
         make_directory(os.path.dirname(self._paths.blob(digest)))

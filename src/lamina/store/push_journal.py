@@ -18,7 +18,7 @@ from lamina.store.paths import Paths
 _MAX = 64 << 10
 
 
-class Uploads:
+class PushJournal:
     """A journal: what goes where, and the address of the session."""
 
     def __init__(self, paths: Paths) -> None:

@@ -82,6 +82,30 @@ class Refs:
         if failed:
             raise failed[0]
 
+    def swap(self, name: str, old: Digest | None, new: Descriptor | None, fetched: Fetched = lambda *_: "") -> bool:
+        """Where ``name`` points to ``old`` (None: it is not there), let it point to ``new`` as ``set`` does, or
+        remove it (None). What it pointed to stays, without a name. False, and nothing changes, where it points to
+        something else."""
+        swapped = False
+
+        def change(entries: Entries) -> Entries:
+            nonlocal swapped
+            there = [entry for entry in entries if name_of(entry) == name]
+            if (there[0].digest if there else None) != old:
+                return entries
+            if new is None:
+                kept = [entry for entry in entries if name_of(entry) != name]
+                changed = kept + unnamed(there, kept)
+            else:
+                editing = _Editing(entries)
+                editing.set(name, new, fetched)
+                changed = editing.entries()
+            swapped = True
+            return changed
+
+        self.update(change)
+        return swapped
+
     def unset(self, names: list[str], *, keep_untagged: bool, untagged: Digest | None = None) -> None:
         """Remove names, and the entry of ``untagged`` that has none; a document that has none left stays without a
         name if ``keep_untagged``."""

@@ -237,17 +237,19 @@ class StoreSession:
             return None
         return lambda: self._layers.note_origin(descriptor, diff_id, origin)
 
-    def put_file(self, descriptor: Descriptor, path: str, rest: Blob) -> bool:
-        """As ``put_blob``, of bytes that were received in a file on the store's own file system: it is verified and
-        becomes the blob. What it lacks is asked of ``rest``. Raises as ``put_blob``; the file is gone then."""
+    def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
+        """As ``put_blob``, of the bytes of an upload: its file is verified and becomes the blob. Raises as
+        ``put_blob``; NotFound (no such upload). The upload is gone then."""
         self._protect(descriptor.digest)
         from lamina.store.ingest import Ingest
+        from lamina.store.uploads import Received, Uploads
 
+        path = Uploads(self._parts.paths).path(ident)
         ingest = Ingest(
             self._parts.paths, descriptor, None, max_layer=self._parts.max_layer, on_event=ignore, cancel=None
         )
         try:
-            return ingest.run(rest, path)
+            return ingest.run(Received(descriptor), path)
         except BaseException:
             with reported(path):
                 remove(path)

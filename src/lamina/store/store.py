@@ -9,29 +9,35 @@ from functools import cached_property
 from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP, MAX_LAYER
 from lamina.store.blobs import Blobs
-from lamina.store.completeness import fetched
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
 from lamina.store.paths import Paths, open_frame
 from lamina.store.read import StoreReader
-from lamina.store.refs import Refs, name_for
+from lamina.store.refs import Refs
 from lamina.store.roots import Roots
 from lamina.store.session import TAKES, Parts, open_session
+from lamina.store.tags import Tags
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Unpack
 
     from lamina.settings import Settings
-    from lamina.source.protocols import Blob
+    from lamina.source.protocols import Blob, Deleter, Writer
+    from lamina.source.served import Served, ServingSession
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
     from lamina.store.find import Search, Words
-    from lamina.store.push_journal import Uploads
+    from lamina.store.push_journal import PushJournal
     from lamina.store.session import StoreSession
+    from lamina.store.uploads import Uploads
+
+    def _fits(store: Store, session: StoreSession) -> tuple[Served, Writer, Deleter, ServingSession]:
+        """What the store implements, for the type checker."""
+        return store, store, store, session
 
 
 class Store:
@@ -49,6 +55,7 @@ class Store:
         self.layers = Layers(paths, max_layer, keep, view)
         self.roots = Roots(paths)
         self.reader = StoreReader(paths, self.blobs, self.refs, self.layers)
+        self.tags = Tags(self.refs, self.blobs, self.layers)
         self.deleter = StoreDeleter(self.refs)
         self.location = self.reader.location
         self._parts = Parts(paths, self.refs, self.layers, self.roots, max_layer, keep, view)
@@ -66,9 +73,16 @@ class Store:
         return Containers(self.paths)
 
     @cached_property
+    def push_journal(self) -> PushJournal:
+        """The upload sessions of pushes from this store."""
+        from lamina.store.push_journal import PushJournal
+
+        return PushJournal(self.paths)
+
+    @cached_property
     def uploads(self) -> Uploads:
-        """The upload sessions of pushes."""
-        from lamina.store.push_journal import Uploads
+        """What clients of a server of this store are sending."""
+        from lamina.store.uploads import Uploads
 
         return Uploads(self.paths)
 
@@ -109,10 +123,8 @@ class Store:
         return open_session(self._parts, purpose)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Give ``name`` to a document that is here, without a session. Raises as ``StoreSession.tag``."""
-        self.refs.set(
-            name_for(name, descriptor), descriptor, lambda top, known: fetched(top, known, self.blobs, self.layers)
-        )
+        """As ``Tags.give``: a name for a document that is here needs no session."""
+        self.tags.give(name, descriptor)
 
     def untag(self, name: str) -> Descriptor:
         """As ``Deleter.untag``."""

@@ -1,31 +1,31 @@
-"""Blobs on their way in: files below one directory, one a session, that outlive a cut connection and the server."""
+"""Blobs on their way in from clients of a registry server: one file an upload, which outlives a cut connection and
+the server."""
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lamina.errors import BlobNotFound
+from lamina.errors import BlobNotFound, Conflict, NotFound
 from lamina.host.files import remove, reported, write_all
-from lamina.light import TYPE_CHECKING
-from lamina.serve.routes import ApiError
+from lamina.light import TYPE_CHECKING, pattern
 from lamina.spec.descriptor import Descriptor
+from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Stream
 
-_ID = re.compile(r"[0-9a-f]{32}")
+_IDENT = pattern(r"[0-9a-f]{32}")
 
 
 class Uploads:
-    """``directory`` is on the file system that blobs come to rest on."""
+    """``UploadPlace`` of the store."""
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
         self._busy: set[str] = set()
         self._guard = threading.Lock()
 
@@ -37,14 +37,15 @@ class Uploads:
         return ident
 
     def size(self, ident: str) -> int:
-        """Bytes received. Raises ApiError (404)."""
+        """Bytes received. Raises NotFound."""
         try:
             return os.stat(self.path(ident), follow_symlinks=False).st_size
         except FileNotFoundError:
             raise _unknown(ident) from None
 
     def append(self, ident: str, pieces: Iterable[bytes]) -> int:
-        """What came stays, also where ``pieces`` breaks off; bytes received in all."""
+        """Add bytes; how many were received in all. What came stays, also where ``pieces`` breaks off. Raises
+        NotFound, SystemFailure."""
         path = self.path(ident)
         try:
             flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -65,10 +66,10 @@ class Uploads:
 
     @contextmanager
     def held(self, ident: str) -> Iterator[None]:
-        """One request at a time on a session. Raises ApiError."""
+        """One request at a time writes to an upload. Raises Conflict."""
         with self._guard:
             if ident in self._busy:
-                raise ApiError(409, "BLOB_UPLOAD_INVALID", "another request writes to this upload")
+                raise Conflict("another request writes to this upload", hint="wait until it ends")
             self._busy.add(ident)
         try:
             yield
@@ -77,14 +78,14 @@ class Uploads:
                 self._busy.discard(ident)
 
     def path(self, ident: str) -> str:
-        """Raises ApiError for what is no id."""
-        if not _ID.fullmatch(ident):
+        """The file of an upload, there or not. Raises NotFound for what is not an ident."""
+        if not _IDENT.fullmatch(ident):
             raise _unknown(ident)
-        return os.path.join(self._directory, f"upload-{ident}")
+        return os.path.join(self._paths.ingest, f"upload-{ident}")
 
 
-class Gone:
-    """A ``Blob`` that has nothing beyond the file that its bytes were received in."""
+class Received:
+    """A ``Blob`` of which nothing is to be had beyond the file that its bytes were received in."""
 
     origin = ""
 
@@ -97,5 +98,5 @@ class Gone:
         raise BlobNotFound(f"what was sent is not {self.descriptor.digest}", hint="send it again")
 
 
-def _unknown(ident: str) -> ApiError:
-    return ApiError(404, "BLOB_UPLOAD_UNKNOWN", f"no upload {ident[:64]!r}")
+def _unknown(ident: str) -> NotFound:
+    return NotFound(f"no upload {ident[:64]!r}", hint="begin another one")

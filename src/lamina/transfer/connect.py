@@ -106,7 +106,7 @@ class Network:
             reference.repository,
             self.access,
             self.registries,
-            journal=store.uploads,
+            journal=store.push_journal,
             mount_from=mounts(store, reference),
         )
 

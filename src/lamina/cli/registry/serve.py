@@ -17,7 +17,7 @@ from lamina.errors import UsageError
 from lamina.spec.name import parse_name
 
 if TYPE_CHECKING:
-    from lamina.serve.read import Readable
+    from lamina.source.served import Readable
 
 
 @command("serve", "lamina serve --port 5000\nlamina serve --writable\nlamina serve oci:./layout")
