@@ -538,7 +538,7 @@ class Image:
 
         path = os.fspath(other)
         if not os.path.isdir(path):
-            raise NotFound(f"no directory {path!r:.300}", hint="an image is given as lamina.open(...)")
+            raise NotFound(f"{path!r:.300} is not a directory", hint="pass an image as lamina.open(...)")
         return directory_side(path, on_warning=on_warning)
 
     def unpack(self, target: str | os.PathLike[str], *, cancel: Cancel | None = None) -> UnpackReport:

@@ -99,7 +99,7 @@ def test_the_other_side_may_be_a_directory_or_a_container(root: Path, tmp_path: 
 
 def test_what_can_not_be_compared_says_so(root: Path, tmp_path: Path) -> None:
     image = lamina.open("new", root=root)
-    with pytest.raises(NotFound, match="no directory 'old'"):
+    with pytest.raises(NotFound, match="'old' is not a directory"):
         image.diff("old")
     with pytest.raises(PathNotFound, match="neither side"):
         image.diff(image, "/none")

@@ -47,8 +47,8 @@ def test_an_archive_that_fills_the_disk_is_given_up_in_time(
         with pytest.raises(DiskFull) as raised:
             Members(str(tmp_path / "a.tar"))
         assert raised.value.message.startswith(f"{tmp_path}/a.tar does not fit into {tmp_path} uncompressed: ")
-        assert "1.05MB stay so" in raised.value.message
-        assert raised.value.hint == "set TMPDIR to a directory with more room, or free some there"
+        assert "1.05MB are reserved" in raised.value.message
+        assert raised.value.hint == "set TMPDIR to a directory with more space, or free some there"
     assert len(os.listdir("/proc/self/fd")) == opened
     assert os.listdir(tmp_path) == ["a.tar"]
     monkeypatch.undo()
@@ -62,7 +62,7 @@ def test_the_free_space_is_looked_at_again_while_the_archive_is_inflated(monkeyp
         file.write(bytes(100))
         room.free = 0  # others write too
         file.write(bytes(1000))
-        with pytest.raises(DiskFull, match=r"behind the first 1\.1kB"):
+        with pytest.raises(DiskFull, match=r"after the first 1\.1kB"):
             file.write(bytes(1 << 20))
 
 
@@ -152,5 +152,5 @@ def test_xz_may_ask_for_what_real_packers_do(tmp_path: Path, dictionary: int, ta
     if taken:
         assert len(Members(str(tmp_path / "a.tar.xz")).names()) == 3
         return
-    with pytest.raises(LimitExceeded, match=r"a\.tar\.xz: its xz data ask for more than 320 MiB of memory"):
+    with pytest.raises(LimitExceeded, match=r"a\.tar\.xz: its xz data needs more than 320 MiB of memory"):
         open_any(str(tmp_path / "a.tar.xz"))

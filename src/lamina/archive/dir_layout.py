@@ -1,5 +1,5 @@
-"""``dir:``: an image as skopeo's and podman's directories have it: ``manifest.json``, each blob under its digest's
-hexadecimal digits, each image of an index as ``HEX.manifest.json``, and ``version``."""
+"""``dir:``, the directory format of skopeo and podman: ``manifest.json``, each blob named by the hex digits of its
+digest, each manifest of an index as ``HEX.manifest.json``, and ``version``."""
 
 from __future__ import annotations
 
@@ -34,29 +34,35 @@ _TEMPORARY = re.compile(_NAMES + r"\.[0-9a-f]{12}" + re.escape(SUFFIX))
 
 
 class DirectoryReader:
-    """``Reader`` and ``Lister`` of a directory with one image, or one index."""
+    """``Reader`` and ``Lister`` of a directory with one image or one index."""
 
     def __init__(self, directory: str) -> None:
-        """Raises NotFound (no such image), Unsupported (another version), InvalidDocument, SystemFailure."""
+        """Open the directory. Raises NotFound (no image there), Unsupported (unknown version), InvalidDocument,
+        SystemFailure."""
         self.directory = directory
         self.location = f"dir:{directory}"
         try:
             raw = read_document(directory, _MANIFEST, MAX_DOCUMENT, "image directory")
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{directory} is not an image directory", hint="it has no manifest.json") from None
+            raise NotFound(
+                f"{directory} is not an image directory", hint="check the path: it has no manifest.json"
+            ) from None
         try:
             version = read_document(directory, "version", MAX_DOCUMENT, "image directory")
         except FileNotFoundError:
-            version = VERSION  # the first ones had none
+            version = VERSION  # the first version had no such file
         if not version.startswith(_STARTS):
-            raise Unsupported(f"{directory} is of version {version[:60]!r}", hint="lamina reads versions 1.0 and 1.1")
+            raise Unsupported(
+                f"{directory} has the version {version[:60]!r}", hint="use a directory of version 1.0 or 1.1"
+            )
         document = parse(raw, None, f"{directory}/{_MANIFEST}")
         self._top = Descriptor.of(document.media_type, raw)
 
     def resolve(self, name: str) -> Descriptor:
         if name not in ("", str(self._top.digest)):
             raise ReferenceNotFound(
-                f"{self.location} names no image {name!r:.200}", hint="it holds one: leave it out"
+                f"{self.location} holds no image {name!r:.200}",
+                hint="leave out the name: a directory holds one image",
             )
         return self._top
 
@@ -72,12 +78,12 @@ class DirectoryReader:
 
     def blob(self, descriptor: Descriptor) -> LayoutBlob:
         path = os.path.join(self.directory, descriptor.digest.encoded)
-        old = f"{path}.tar"  # of a layer, in version 1.0
+        old = f"{path}.tar"  # the name of a layer in version 1.0
         return LayoutBlob(descriptor, old if not os.path.lexists(path) and os.path.lexists(old) else path)
 
 
 class DirectoryWriter:
-    """``Writer`` of such a directory: new, empty, or one whose image is replaced."""
+    """``Writer`` of such a directory, which may be new, empty, or hold an image to replace."""
 
     takes = Takes(sparse=False)
 
@@ -111,17 +117,17 @@ class DirectorySession:
         self._written: set[str] = set()
 
     def finish(self) -> None:
-        """Remove what is left of the image that was here before. Raises OSError."""
+        """Remove the files of the previous image. Raises OSError."""
         for name in set(os.listdir(self.directory)) - self._written:
             if _OURS.fullmatch(name):
                 remove(self._path(name))
 
     def begin(self) -> None:
-        """Remove what killed sessions left. Raises Conflict where something else is in the directory, OSError."""
+        """Remove what killed sessions left. Raises Conflict if the directory contains anything else, OSError."""
         there = []
         for name in os.listdir(self.directory):
             if _TEMPORARY.fullmatch(name):
-                with unheld(self._path(name)) as free:  # its maker was killed
+                with unheld(self._path(name)) as free:  # its creator was killed
                     if free:
                         remove(self._path(name))
             else:
@@ -167,7 +173,7 @@ class DirectorySession:
         self._written.add(name)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """The one document gets its place; a directory has no names."""
+        """Move the only document to its place; a directory has no names."""
         made = f"{descriptor.digest.encoded}.manifest.json"
         with reported(self.directory):
             os.replace(self._path(made), self._path(_MANIFEST))

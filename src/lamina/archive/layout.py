@@ -1,4 +1,4 @@
-"""An OCI image layout directory (image-spec image-layout.md), read and written."""
+"""OCI image layout directories (image-spec image-layout.md): reading and writing."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 LOCK = "index.json.lock"
-"""Held while index.json is changed, and removed then. BuildKit's exporters take a lock of the same name."""
+"""The lock file while index.json is changed; removed afterwards. BuildKit's exporters use the same lock file."""
 _MAX_INDEX = 64 << 20
 
 
 def check_layout_file(raw: bytes, where: str) -> None:
-    """Raises InvalidDocument, Unsupported (another version)."""
+    """Check the version in the file ``oci-layout``. Raises InvalidDocument, Unsupported (another version)."""
     version = json.load(raw, f"{where}/oci-layout").get("imageLayoutVersion")
     if not isinstance(version, str) or not version.startswith("1."):
-        raise Unsupported(f"{where} is a layout of version {version!r:.40}", hint="lamina reads version 1.0.0")
+        raise Unsupported(f"{where} has the layout version {version!r:.40}", hint="use a layout of version 1.0.0")
 
 
 def parse_index(raw: bytes, where: str) -> Index:
-    """The layout's index.json. Raises InvalidDocument."""
+    """Parse the layout's index.json. Raises InvalidDocument."""
     document = parse(raw, mediatype.OCI_INDEX, f"{where}/index.json", limit=_MAX_INDEX)
     assert isinstance(document, Index)
     return document
 
 
 class IndexedReader:
-    """``Reader`` and ``Lister`` of a place with an index.json; how a blob is opened is the place's own."""
+    """``Reader`` and ``Lister`` of a place with an index.json; subclasses open the blobs."""
 
     location: str
     index: Index
-    _exactly: dict[str, Descriptor] | None = None  # made on first need: an archive may hold thousands
+    _exactly: dict[str, Descriptor] | None = None  # made on first need: an archive may hold thousands of images
 
     def blob(self, descriptor: Descriptor) -> Blob:
         raise NotImplementedError
@@ -70,37 +70,39 @@ class IndexedReader:
 
 
 class LayoutReader(IndexedReader):
-    """A layout directory."""
+    """``Reader`` and ``Lister`` of a layout directory."""
 
     def __init__(self, directory: str) -> None:
-        """Raises NotFound (no layout there), InvalidDocument, SystemFailure."""
+        """Open the layout. Raises NotFound (no layout there), InvalidDocument, SystemFailure."""
         self.directory = directory
         self.location = f"oci:{directory}"
         try:
             check_layout_file(read_document(directory, "oci-layout", 64 << 10, "OCI layout"), directory)
             self.index = parse_index(read_document(directory, "index.json", _MAX_INDEX, "OCI layout"), directory)
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{directory} is not an OCI layout", hint="it has no oci-layout and index.json") from None
+            raise NotFound(
+                f"{directory} is not an OCI layout", hint="check the path: it has no oci-layout and index.json"
+            ) from None
 
     def blob(self, descriptor: Descriptor) -> LayoutBlob:
         return LayoutBlob(descriptor, blob_path(self.directory, descriptor.digest))
 
 
 def read_document(directory: str, name: str, limit: int, kind: str) -> bytes:
-    """A file of at most ``limit`` bytes in a directory that should be a ``kind``. Raises FileNotFoundError,
+    """Read a file of at most ``limit`` bytes from a directory that should be a ``kind``. Raises FileNotFoundError,
     NotADirectoryError, InvalidDocument, SystemFailure."""
     path = os.path.join(directory, name)
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise InvalidDocument(f"{path} is not a regular file", hint=f"this is not an {kind}")
+        raise InvalidDocument(f"{path} is not a regular file", hint=f"check the path: this is not an {kind}")
     with reported(path), open(path, "rb") as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
-        raise InvalidDocument(f"{path} has more than {limit} bytes", hint="refused")
+        raise InvalidDocument(f"{path} is too large: more than {limit} bytes", hint="check the file")
     return raw
 
 
 class LayoutBlob:
-    """A ``Blob`` in a layout; only regular files count."""
+    """A ``Blob`` in a layout; only a regular file counts."""
 
     origin = ""
 
@@ -114,11 +116,11 @@ class LayoutBlob:
                 return FileRange(self._path, start, end)
         except (FileNotFoundError, NotADirectoryError):
             pass
-        raise BlobNotFound(f"no blob {self.descriptor.digest} ({self._path})", hint="the layout is not complete")
+        raise BlobNotFound(f"blob {self.descriptor.digest} was not found ({self._path})", hint="check the layout")
 
 
 class LayoutWriter:
-    """``Writer`` of a layout directory, made where it is missing; what is in it stays."""
+    """``Writer`` of a layout directory, which is created if it does not exist; its content is kept."""
 
     takes = Takes()
 
@@ -135,7 +137,7 @@ class LayoutWriter:
                 with _locked_index(self.directory):
                     if not os.path.exists(os.path.join(self.directory, "index.json")):
                         _replace_index(self.directory, [])
-                    replace_file(path, [LAYOUT_FILE])  # last: who sees it finds an index.json
+                    replace_file(path, [LAYOUT_FILE])  # last: readers of it need index.json
             LayoutReader(self.directory)
             yield LayoutSession(self.directory)
 

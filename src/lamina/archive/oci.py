@@ -1,4 +1,4 @@
-"""oci-archive: an OCI layout in one tar, read in place and written in one go."""
+"""oci-archive: an OCI layout in one tar, read in place and written in one pass."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class OciArchiveReader(IndexedReader):
-    """An oci-archive."""
+    """``Reader`` and ``Lister`` of an oci-archive."""
 
     def __init__(self, path: str, members: Members | None = None) -> None:
-        """Raises NotFound, InvalidDocument (no tar, no layout), LimitExceeded."""
+        """Open the archive. Raises NotFound, InvalidDocument (no tar, no layout), LimitExceeded."""
         self.location = f"oci-archive:{path}"
         self._members = members or Members(path)
         if "oci-layout" not in self._members or "index.json" not in self._members:
-            raise InvalidDocument(f"{path} holds no OCI layout", hint="is it a docker-archive?")
+            raise InvalidDocument(f"{path} holds no OCI layout", hint="check the file: it may be a docker-archive")
         check_layout_file(self._members.read("oci-layout"), path)
         self.index = parse_index(self._members.read("index.json"), path)
 
@@ -55,7 +55,7 @@ class MemberBlob:
             return self._members.open(self._name, start, end)
         except KeyError:
             raise BlobNotFound(
-                f"{self._members.path} has no member {self._name!r:.200}", hint="the archive is not complete"
+                f"{self._members.path} has no member {self._name!r:.200}", hint="get the archive again"
             ) from None
 
 
@@ -106,7 +106,7 @@ class OciArchiveSession:
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> bool:
-        # verified before it is written: what stands in a tar can't be taken back
+        # verify the blob before writing it: a tar can't take back a member
         with tempfile.TemporaryFile(prefix="lamina-") as spool:
             with reported(tempfile.gettempdir()):
                 copy_verified(descriptor, blob, spool.write, diff_id=diff_id, on_event=on_event, cancel=cancel)

@@ -1,6 +1,6 @@
-"""A tar archive of images as members by name: read in place, never extracted. Compressed ones (gzip, zstd, bzip2, xz,
-lzma) are inflated to an unnamed temporary file first, within limits, and what comes through a pipe is written to one:
-docker's list of the images stands at the end, and what it names anywhere before."""
+"""Members of a tar archive of images, read in place, never extracted. A compressed archive (gzip, zstd, bzip2, xz,
+lzma) is first inflated to an unnamed temporary file, within limits; an archive on a pipe is written to one, because
+docker's list of images comes last and refers to members before it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ _MAX_DOCUMENT = 64 << 20
 
 
 class Members:
-    """The regular files of a tar archive, by normalised name; the last of several counts, and links to other
-    members are followed. ``path`` may be ``-`` for standard input."""
+    """The regular files of a tar archive by normalised name. The last member of a name counts; links to other members
+    are followed. ``path`` may be ``-`` for standard input."""
 
     def __init__(self, path: str) -> None:
-        """Raises NotFound, InvalidDocument (no tar archive), LimitExceeded, SystemFailure."""
+        """Open and index the archive. Raises NotFound, InvalidDocument (not a tar archive), LimitExceeded,
+        SystemFailure."""
         self.path = path
         self._file = _opened(path)
         try:
             self._index = self._parse()
         except InvalidLayer as error:
             self._file.close()
-            raise InvalidDocument(f"{path} is not a tar archive: {error.message}", hint="is it truncated?") from None
+            raise InvalidDocument(
+                f"{path} is not a tar archive: {error.message}", hint="check whether it is truncated"
+            ) from None
         except BaseException:
             self._file.close()
             raise
@@ -48,7 +51,7 @@ class Members:
         return [os.fsdecode(name) for name in self._rows]
 
     def size(self, name: str) -> int:
-        """Bytes of a member. Raises KeyError."""
+        """Return the size of a member in bytes. Raises KeyError."""
         row = self._row(name)
         if row is None:
             raise KeyError(name)
@@ -56,7 +59,7 @@ class Members:
         return size
 
     def open(self, name: str, start: int = 0, end: int | None = None) -> SharedRange:
-        """Raises KeyError."""
+        """Open a member, or a range of it. Raises KeyError."""
         row = self._row(name)
         if row is None:
             raise KeyError(name)
@@ -66,9 +69,11 @@ class Members:
         )
 
     def read(self, name: str) -> bytes:
-        """A small member whole. Raises KeyError, LimitExceeded."""
+        """Read a small member completely. Raises KeyError, LimitExceeded."""
         if self.size(name) > _MAX_DOCUMENT:
-            raise LimitExceeded(f"{self.path}: {name!r:.100} has {self.size(name)} bytes", hint="refused")
+            raise LimitExceeded(
+                f"{self.path}: {name!r:.100} is too large: {self.size(name)} bytes", hint="check the archive"
+            )
         return self.open(name).read()
 
     def close(self) -> None:
@@ -93,7 +98,7 @@ class Members:
                 target = self._index.link(row)
                 joined = target if target.startswith(b"/") else os.path.join(os.path.dirname(path), target)
                 path = os.path.normpath(b"/" + joined).lstrip(b"/")
-                if path not in self._rows:  # some write targets as they are seen from the archive's root
+                if path not in self._rows:  # some tools write targets relative to the root of the archive
                     path = os.path.normpath(b"/" + target).lstrip(b"/")
             else:
                 return None
@@ -106,20 +111,20 @@ class Members:
         with reported(self.path):
             while data := self._file.read(CHUNK):
                 parser.feed(data)
-                # skip content without reading it: only headers are looked at
+                # skip content without reading it: only headers matter
                 jump = parser.skippable() - parser.skippable() % CHUNK
                 if jump:
                     self._file.seek(jump, os.SEEK_CUR)
                     parser.skipped(jump)
         size = self._file.seek(0, os.SEEK_END)
         if parser.position > size:
-            raise InvalidLayer(f"it ends after {size} bytes, in the middle of a member")
+            raise InvalidLayer(f"it is truncated: it ends after {size} bytes, in the middle of a member")
         parser.finish()
         return builder.finish(parser.position)
 
 
 def _opened(path: str) -> IO[bytes]:
-    """The archive, uncompressed and seekable."""
+    """Open the archive, uncompressed and seekable."""
     at_hand = _standard_input() if path == "-" else _regular(path)
     source: IO[bytes] = at_hand or sys.stdin.buffer
     start = source.read(BLOCK)
@@ -152,7 +157,7 @@ def _opened(path: str) -> IO[bytes]:
     finally:
         if at_hand is not None:
             at_hand.close()
-    return plain.file  # closed with the archive
+    return plain.file  # the reader of the archive closes it
 
 
 def _name(path: str) -> str:
@@ -160,21 +165,23 @@ def _name(path: str) -> str:
 
 
 def _standard_input() -> IO[bytes] | None:
-    """Standard input, where it is a file that stands at its start: `load < FILE` reads it in place."""
+    """Return standard input if it is a regular file at its start (`load < FILE` reads it in place), else None."""
     try:
         number = sys.stdin.fileno()
         if stat.S_ISREG(os.fstat(number).st_mode) and os.lseek(number, 0, os.SEEK_CUR) == 0:
             return os.fdopen(os.dup(number), "rb", buffering=0)
-    except (OSError, ValueError, AttributeError):  # closed, or none of the system's
+    except (OSError, ValueError, AttributeError):  # it is closed, or replaced by an object without a descriptor
         pass
     return None
 
 
 def _regular(path: str) -> IO[bytes]:
     if not os.path.exists(path):
-        raise NotFound(f"no file {path!r:.300}", hint="check the path")
+        raise NotFound(f"{path!r:.300} was not found", hint="check the path")
     with reported(path):
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InvalidDocument(f"{path!r:.300} is not a regular file", hint="expected a tar archive; `-` is stdin")
+            raise InvalidDocument(
+                f"{path!r:.300} is not a regular file", hint="name a tar archive, or `-` for standard input"
+            )
         descriptor = os.open(path, READ_FLAGS & ~getattr(os, "O_NOFOLLOW", 0))
         return os.fdopen(descriptor, "rb", buffering=0)

@@ -1,4 +1,4 @@
-"""Writing a tar archive of images: members as they come, the file in place only when it is whole."""
+"""Writing a tar archive of images. The file appears at its path only when it is complete."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lamina.layer.tar_write import Content, LayerWriter, Readable
 
 
 class ArchiveFile:
-    """A tar in the making. ``path`` may be ``-`` for standard output."""
+    """A tar archive that is being written. ``path`` may be ``-`` for standard output."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._file: IO[bytes] | None = None
         self._writer: LayerWriter | None = None
         self._names: set[str] = set()
-        self._lock = threading.Lock()  # members can't interleave
+        self._lock = threading.Lock()  # keeps members from interleaving
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Open; at the end close, sync and rename. With an exception nothing is left. Raises Conflict where the
-        place is taken by something that is no file, SystemFailure."""
+        """Open the archive; at the end close, sync and rename it. After an exception nothing is left. Raises Conflict
+        if the path exists and is not a regular file, SystemFailure."""
         if self.path == "-":
             self._start(sys.stdout.buffer)
             yield
@@ -36,7 +36,7 @@ class ArchiveFile:
             sys.stdout.buffer.flush()
             return
         if os.path.exists(self.path) and not os.path.isfile(self.path):
-            raise Conflict(f"{self.path!r:.300} is there and no regular file", hint="choose another name")
+            raise Conflict(f"{self.path!r:.300} already exists and is not a regular file", hint="choose another name")
         try:
             with reported(self.path), whole_file(self.path) as file:
                 self._start(file)
@@ -49,11 +49,11 @@ class ArchiveFile:
         return name in self._names
 
     def add(self, name: str, content: bytes) -> None:
-        """A small member."""
+        """Add a small member."""
         self._add(name, len(content), content)
 
     def add_stream(self, name: str, size: int, stream: Readable) -> None:
-        """A member of ``size`` bytes from an open stream, which is closed."""
+        """Add a member of ``size`` bytes from an open stream, and close the stream."""
         self._add(name, size, lambda: stream)
 
     def _add(self, name: str, size: int, content: Content) -> None:
@@ -66,7 +66,7 @@ class ArchiveFile:
             self._names.add(name)
 
     def _add_parents(self, name: str) -> None:
-        """Directories as members of their own: a plain user's skopeo can't make those that are only implied."""
+        """Add parent directories as members: skopeo can't create implied ones for an unprivileged user."""
         assert self._writer is not None
         for at, character in enumerate(name):
             if character == "/" and name[:at] not in self._names:

@@ -1,5 +1,5 @@
-"""A member of an archive whose compression no manifest can name (bzip2, xz, lzma): read as the plain tar in it, which
-is what docker and podman make of it too."""
+"""Members of an archive in a compression that no manifest can name (bzip2, xz, lzma): read as the uncompressed tar,
+as docker and podman do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lamina.spec.descriptor import Descriptor
 
 
 class UnwrappedBlob:
-    """A ``Blob``. It is decompressed anew each time that it is opened."""
+    """A ``Blob`` that is decompressed anew each time it is opened."""
 
     origin = ""
 
@@ -30,7 +30,7 @@ class UnwrappedBlob:
 
 
 def unwrapped(members: Members, name: str) -> Iterator[bytes]:
-    """The member without its compression. Raises KeyError, InvalidLayer, LimitExceeded."""
+    """Yield the member decompressed. Raises KeyError, InvalidLayer, LimitExceeded."""
     fed = written = 0
     try:
         with members.open(name) as stream:

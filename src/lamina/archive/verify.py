@@ -1,4 +1,4 @@
-"""Copying a blob with proof: size, digest and, of a layer, diff_id. For every writer that is not the store."""
+"""Copying of a blob with verification: size, digest and, of a layer, diff_id. Used by all writers but the store."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def copy_verified(
     cancel: Cancel | None,
     write_plain: Callable[[bytes], object] | None = None,
 ) -> None:
-    """Give the blob's bytes to ``write`` and, of a layer, the uncompressed ones to ``write_plain``.
+    """Pass the blob's bytes to ``write`` and, of a layer, the uncompressed ones to ``write_plain``.
 
-    Raises InvalidContent where they are not what the descriptor and ``diff_id`` say: what was written is to be
-    thrown away then.
+    Raises InvalidContent if they don't match the descriptor or ``diff_id``; the caller must then discard what was
+    written.
     """
     plain_hasher = diff_id.hasher() if diff_id else None
     inflate = inflating(descriptor, diff_id) if diff_id or write_plain else None

@@ -1,3 +1,2 @@
-"""What this machine gives, the same for every room: files, locks, temporary files, the mount table, privileges, C
-calls. Must not know what an image is.
-"""
+"""What this machine offers to every package: files, locks, temporary files, the mount table, privileges, C calls.
+Must not know what an image is."""

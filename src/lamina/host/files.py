@@ -1,5 +1,5 @@
-"""What every room that touches a disk does alike: failures in our words, ranges of files, atomic
-replacement. Works where Python does: what a platform lacks is left out, never an error."""
+"""File helpers for every package that touches a disk: OSError as SystemFailure, byte ranges of files, atomic
+replacement. They work wherever Python does; what a platform lacks is skipped."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ _HINTS = {
     errno.ENOSPC: ("the disk is full", "free some space; `lamina prune` deletes what no image needs"),
     errno.EDQUOT: ("the disk quota is used up", "free some space; `lamina prune` deletes what no image needs"),
     errno.ENOENT: ("no such file or directory", "check the path"),
-    errno.EACCES: ("no permission", "check the rights, or choose another directory"),
-    errno.EPERM: ("not permitted", "check the rights, or run it as the owner"),
+    errno.EACCES: ("permission denied", "check owner and mode, or choose another directory"),
+    errno.EPERM: ("operation not permitted", "check owner and mode, or run it as the owner"),
     errno.EROFS: ("the file system is read-only", "choose another directory"),
     errno.EIO: ("input/output error", "the disk may be failing: check the system log"),
     errno.EMFILE: ("too many open files", "raise the limit (ulimit -n)"),
     errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter one"),
-    errno.ELOOP: ("a symlink stands where none may be", "check who created it"),
+    errno.ELOOP: ("it is a symlink, which is not allowed here", "check who created it"),
 }
 
 
 def failure(error: OSError, path: str | bytes | None = None) -> SystemFailure:
-    """An OSError in our words; ``path`` is what was being worked on."""
+    """Translate an OSError to SystemFailure (DiskFull for a full disk or quota). ``path`` is the file that was worked
+    on."""
     what = path if path is not None else error.filename
     text, hint = _HINTS.get(error.errno or 0, (error.strerror or str(error), "see the operating system's message"))
     kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else SystemFailure
@@ -53,7 +54,7 @@ def failure(error: OSError, path: str | bytes | None = None) -> SystemFailure:
 
 @contextmanager
 def reported(path: str | bytes | None = None) -> Iterator[None]:
-    """Turns an OSError inside into a SystemFailure that names ``path``, or the file that the error names."""
+    """Turn an OSError inside the block into a SystemFailure that names the file of the error, else ``path``."""
     try:
         yield
     except OSError as error:
@@ -67,17 +68,17 @@ def _shown(path: str | bytes | int) -> str:
 
 
 def has_extent(stream: object) -> TypeIs[Extent]:
-    """Whether the stream is a piece of a file, which the kernel can copy by itself."""
+    """Whether the stream is a range of a file, which the kernel can copy."""
     return hasattr(stream, "extent")
 
 
 class FileRange:
-    """Bytes ``start`` to ``end`` (None: the end) of a file, read by position; a ``Stream``."""
+    """A ``Stream`` of the bytes ``start`` to ``end`` (None: the end) of a file, read by position."""
 
-    _descriptor = -1  # where it can't be opened there is nothing to close
+    _descriptor = -1  # if opening fails, there is nothing to close
 
     def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
-        """Raises OSError where it can't be opened."""
+        """Open the file. Raises OSError."""
         self._descriptor = os.open(path, READ_FLAGS)
         self._at = start
         self._end = os.fstat(self._descriptor).st_size if end is None else end
@@ -112,8 +113,8 @@ class FileRange:
 
 
 class SharedRange:
-    """Bytes ``start`` to ``end`` of a file that somebody else has open and closes; a ``Stream``. ``owner`` is kept
-    alive as long as this is. Reads by position: several may read at once."""
+    """A ``Stream`` of the bytes ``start`` to ``end`` of a file that ``owner`` has open and closes. It keeps ``owner``
+    alive. It reads by position, so that several streams can share the file."""
 
     def __init__(self, owner: object, descriptor: int, start: int, end: int) -> None:
         self._owner = owner
@@ -133,7 +134,7 @@ class SharedRange:
         return self._descriptor, self._at, self._end
 
     def close(self) -> None:
-        """The file belongs to its owner."""
+        """Do nothing: the owner closes the file."""
 
     def __enter__(self) -> Self:
         return self
@@ -158,16 +159,17 @@ def _read_at(descriptor: int, size: int, at: int) -> bytes:
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write everything, however many calls it takes."""
+    """Write everything, with as many calls as it takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def sync_directory(path: str) -> None:
-    """Make renames and creations in a directory last over a power cut, where the platform can. Raises OSError."""
+    """Sync a directory, so that renames and new files in it survive a power cut; skipped where the platform can't do
+    it. Raises OSError."""
     if os.name == "nt":
-        return  # Windows opens no directories
+        return  # Windows can't open directories
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         os.fsync(descriptor)
@@ -186,9 +188,12 @@ def replace_file(
     within: str = "",
     lasting: bool = True,
 ) -> None:
-    """Write a file so that it is there whole or not at all: temporary file, fsync, rename, fsync of the directory.
-    ``within``: the directory to write in first (same file system); that of the file by default. Not ``lasting``: no
-    fsync; where the machine itself ends soon after, the file may be empty or not there. Raises OSError."""
+    """Replace a file atomically: readers see the old content or the new, never a part of it. It writes a temporary
+    file, syncs it, renames it, and syncs the directory.
+
+    ``within`` is the directory of the temporary file (on the same file system; default: that of the file). Without
+    ``lasting`` nothing is synced: after a crash of the machine the file may be empty or missing. Raises OSError.
+    """
     directory, name = os.path.split(path)
     with Temporary(within or directory or ".", name) as file:
         for piece in pieces:
@@ -203,8 +208,7 @@ def replace_file(
 
 
 def sync_files(path: str | bytes) -> None:
-    """Wait until all that was written to the file system of ``path`` is on its disk: one call for many new files.
-    Raises OSError."""
+    """Sync the whole file system of ``path`` (syncfs): one call for many new files. Raises OSError."""
     from lamina.host.libc import failed, libc
 
     try:
@@ -222,7 +226,7 @@ def sync_files(path: str | bytes) -> None:
 
 
 def write_stream(path: str, pieces: Iterable[bytes]) -> None:
-    """Write a file from pieces as they come, so that it is there whole or not at all."""
+    """Write a file atomically from pieces as they come: it appears complete or not at all."""
     with whole_file(path) as file:
         for piece in pieces:
             file.write(piece)
@@ -230,7 +234,8 @@ def write_stream(path: str, pieces: Iterable[bytes]) -> None:
 
 @contextmanager
 def whole_file(path: str) -> Iterator[IO[bytes]]:
-    """A file to write to that is in its place only when the block has ended well; durable then. Raises OSError."""
+    """Open a file that appears at ``path`` only if the block ends without an error; it is synced then. Raises
+    OSError."""
     directory, name = os.path.split(path)
     with Temporary(directory or ".", name, mode=0o666) as temporary:
         with open(temporary.descriptor, "wb", closefd=False) as file:
@@ -242,8 +247,8 @@ def whole_file(path: str) -> Iterator[IO[bytes]]:
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:
-    """Make a directory, and those above it that are missing, with exactly this mode whatever the umask is. Nothing
-    where it is there. Raises OSError."""
+    """Create a directory and its missing parents, with exactly this mode whatever the umask is. Does nothing if it
+    already exists. Raises OSError."""
     if os.path.isdir(path):
         return
     above = os.path.dirname(path)
@@ -258,19 +263,20 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 
 
 def names_of_files(directory: str) -> list[str]:
-    """The regular files in a directory, by name: what else lies about there is not lamina's. Raises OSError."""
+    """List the names of the regular files in a directory, sorted; anything else there is not lamina's. Raises
+    OSError."""
     with os.scandir(directory) as found:
         return sorted(one.name for one in found if one.is_file(follow_symlinks=False))
 
 
 def names_of_directories(directory: str) -> list[str]:
-    """As ``names_of_files``, of directories."""
+    """List the names of the directories in a directory, sorted. Raises OSError."""
     with os.scandir(directory) as found:
         return sorted(one.name for one in found if one.is_dir(follow_symlinks=False))
 
 
 def remove(path: str) -> bool:
-    """Unlink; False where it was not there."""
+    """Unlink a file. Returns False if it did not exist."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -279,7 +285,7 @@ def remove(path: str) -> bool:
 
 
 def first_error(errors: list[BaseException]) -> BaseException | None:
-    """Of errors from threads that stop each other, the one that was first: not a Cancelled if there is another."""
+    """Return the first error of threads that stop each other, but a Cancelled only if there is nothing else."""
     for error in errors:
         if not isinstance(error, Cancelled):
             return error

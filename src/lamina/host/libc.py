@@ -1,5 +1,5 @@
-"""The C library, for calls that Python lacks. ctypes takes longer to load than most calls: whoever seldom
-needs one imports this where it does."""
+"""The C library, for calls that Python lacks. Import this module where it is used: ctypes takes longer to load than
+most calls."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from functools import cache
 
 @cache
 def libc() -> ctypes.CDLL:
-    """It, with errno kept. Raises as ``ctypes.CDLL`` where a program has none."""
+    """Return the C library, set up to keep errno. Raises as ``ctypes.CDLL`` in a program without one."""
     return ctypes.CDLL(None, use_errno=True)
 
 
 def failed(path: str | None = None) -> OSError:
-    """Why the call that was just made did not work; ``path``: what it was about."""
+    """Return an OSError for the C call that just failed, from its errno; ``path`` is the file that it was about."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), path)

@@ -1,7 +1,8 @@
-"""Locks between processes: flock where there is one, else a file made exclusively. The only user of fcntl's flock.
+"""Locks between processes: flock, or an exclusively created file where there is no flock. The only user of fcntl's
+flock.
 
-A lock belongs to an open file, so the kernel drops it with the process, however that ends: a lock that is held means
-a living holder, in any pid namespace and whatever the clock says.
+A lock belongs to an open file, so the kernel drops it when the process ends, however it ends. A lock that is held
+therefore means that its holder is alive, in any pid namespace and whatever the clock says.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ except ImportError:  # Windows
 else:
     fcntl = _fcntl
 
-_POLL = 0.02  # seconds; only where there is no flock
+_POLL = 0.02  # seconds; only used where there is no flock
 _LOOK = (
     os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-) | getattr(os, "O_NONBLOCK", 0)  # a planted FIFO must not make us wait
+) | getattr(os, "O_NONBLOCK", 0)  # do not block on a FIFO that somebody put there
 
 
 @contextmanager
 def locked(path: str) -> Iterator[None]:
-    """Hold ``path`` (made where missing) exclusively; waits for whoever has it. Raises OSError."""
+    """Hold an exclusive lock on ``path``, which is created if it does not exist; wait until it is free. Raises
+    OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         acquire(descriptor, path)
@@ -42,7 +44,7 @@ def locked(path: str) -> Iterator[None]:
 
 @contextmanager
 def locked_for_now(path: str) -> Iterator[None]:
-    """As ``locked``, of a file that is there only as long as somebody holds it or waits for it. Raises OSError."""
+    """Hold an exclusive lock on a file that exists only while somebody holds it or waits for it. Raises OSError."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
@@ -52,7 +54,7 @@ def locked_for_now(path: str) -> Iterator[None]:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever held it has removed it
+        os.close(descriptor)  # the previous holder has removed the file
     try:
         yield
     finally:
@@ -65,8 +67,8 @@ def locked_for_now(path: str) -> Iterator[None]:
 
 @contextmanager
 def locked_directory(path: str) -> Iterator[None]:
-    """As ``locked``, of a directory that is there, in which no file is made for it. Where there is no flock, nobody
-    is kept out. Raises OSError."""
+    """Hold an exclusive lock on an existing directory, without a lock file in it. Does nothing where there is no
+    flock. Raises OSError."""
     if fcntl is None:
         yield
         return
@@ -79,7 +81,8 @@ def locked_directory(path: str) -> Iterator[None]:
 
 
 def acquire(descriptor: int, path: str, *, wait: bool = True) -> bool:
-    """Lock an open file until it is released or closed. False where it is taken and ``wait`` is not wanted."""
+    """Lock an open file exclusively until it is released or closed. Returns False if it is locked and ``wait`` is
+    False."""
     if fcntl is not None:
         return _flock(descriptor, fcntl.LOCK_EX, wait=wait)
     while True:
@@ -94,8 +97,8 @@ def acquire(descriptor: int, path: str, *, wait: bool = True) -> bool:
 
 
 def share(descriptor: int) -> bool:
-    """Lock an open file together with others who share it; waits for who holds it alone. True. Where there is no
-    flock, nobody is kept out."""
+    """Take a shared lock on an open file; wait while it is locked exclusively. Always returns True; does nothing
+    where there is no flock."""
     return fcntl is None or _flock(descriptor, fcntl.LOCK_SH, wait=True)
 
 
@@ -108,15 +111,15 @@ def release(descriptor: int, path: str) -> None:
 
 @contextmanager
 def unheld(path: str) -> Iterator[bool]:
-    """Whether nobody holds the file or directory ``path``; nobody can take it while the block runs. False as well
-    where it is not there, or was replaced meanwhile. Raises OSError (no permission to open it)."""
+    """Yield whether nobody holds a lock on the file or directory ``path``; nobody can take one while the block runs.
+    Yields False as well if the path does not exist or was replaced meanwhile. Raises OSError (permission denied)."""
     try:
         descriptor = os.open(path, _LOOK)
     except (FileNotFoundError, NotADirectoryError):
         yield False
         return
     try:
-        # shared: it keeps holders out as well, and needs no right to write
+        # a shared lock keeps holders out too, and needs no write permission
         if fcntl is not None:
             free = _flock(descriptor, fcntl.LOCK_SH, wait=False)
         else:
@@ -127,7 +130,7 @@ def unheld(path: str) -> Iterator[bool]:
 
 
 def is_same(descriptor: int, path: str) -> bool:
-    """Whether ``path`` still names this open file: after a wait for its lock it may be another one, or gone."""
+    """Whether ``path`` still names this open file: after waiting for a lock it may have been replaced or removed."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):

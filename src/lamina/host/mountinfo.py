@@ -1,7 +1,7 @@
-"""What is mounted, as proc_pid_mountinfo(5) tells it: in this mount namespace, or in each one that this
-process can see. Linux; elsewhere nothing is mounted.
+"""The mount table, from /proc/PID/mountinfo (proc_pid_mountinfo(5)): of this mount namespace, or of every namespace
+that this process can see. Only on Linux; elsewhere it is empty.
 
-Paths are ``str`` with surrogate escapes, exactly as the kernel has them: no symlink on the way.
+Paths are ``str`` with surrogate escapes, as the kernel reports them: no symlinks in them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _FIRST_PID_NAMESPACE: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO
 
 
 class Mount(Value):
-    """``root``: the directory of the file system that is shown. ``options``: those of the file system, as they stand
-    there (escaped)."""
+    """One line of mountinfo. ``root`` is the mounted directory of the file system. ``options`` are those of the file
+    system, still escaped."""
 
     device: str
     root: str
@@ -31,7 +31,7 @@ class Mount(Value):
 
     @property
     def lowers(self) -> list[str]:
-        """The lower directories of an overlay as they were named when it was mounted."""
+        """The lower directories of an overlay, as named when it was mounted."""
         found = []
         if self.kind == "overlay":
             for option in self.options.split(","):
@@ -43,7 +43,7 @@ class Mount(Value):
 
 
 def mounts(process: int | str = "self") -> list[Mount]:
-    """The mounts that a process sees, oldest first. Raises OSError where it can't be read."""
+    """List the mounts that a process sees, oldest first. Raises OSError if its mountinfo can't be read."""
     try:
         with open(f"/proc/{process}/mountinfo", "rb") as file:
             text = file.read().decode("utf-8", "surrogateescape")
@@ -55,8 +55,8 @@ def mounts(process: int | str = "self") -> list[Mount]:
 
 
 def below(directory: str) -> list[str]:
-    """Where something is mounted below a directory, which is given without links on the way: the last one first.
-    Cheap where that is nowhere and the directory's name is in no other path. Raises OSError."""
+    """List the mount points below a directory (given without symlinks), the latest first. Cheap if there are none,
+    unless the directory's name occurs in other mount points. Raises OSError."""
     with open("/proc/self/mountinfo", "rb") as file:
         if os.fsencode(os.path.basename(directory)) not in file.read():
             return []
@@ -73,29 +73,32 @@ def _parse(line: str) -> Mount:
 def _unescaped(word: str) -> str:
     if "\\" not in word:
         return word
-    first, *more = word.split("\\")  # each is followed by three octal digits: without `re`, which takes long to load
+    # three octal digits follow each backslash; `re` is avoided because it is slow to load
+    first, *more = word.split("\\")
     return first + "".join(chr(int(one[:3], 8)) + one[3:] for one in more)
 
 
 def is_mount(path: str) -> bool:
-    """Whether something is mounted at ``path``, links on the way followed. Also true of a FUSE mount whose server is
-    gone, or that lets nobody but its owner in, and of a directory that is shown again on its own file system:
-    os.path.ismount knows none of these. Raises OSError."""
+    """Whether something is mounted at ``path``, after resolving symlinks.
+
+    Unlike os.path.ismount, it recognises a FUSE mount whose server has died or that only its owner may enter, and a
+    bind mount within one file system. Raises OSError.
+    """
     real = os.path.realpath(path)
     return any(one.target == real for one in mounts())
 
 
 def is_dead(path: str) -> bool:
-    """Whether this is a FUSE mount whose server is gone."""
+    """Whether this is a FUSE mount whose server has died."""
     try:
-        os.statvfs(path)  # the one question that the kernel never answers from what it has heard before
+        os.statvfs(path)  # the kernel never answers statvfs from a cache
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
 
 
 def namespace(process: int | str = "self") -> str:
-    """A word for the mount namespace of a process, the same for the same one; "" where that can't be told."""
+    """Return an identifier of the mount namespace of a process; "" if it can't be read."""
     try:
         return os.readlink(f"/proc/{process}/ns/mnt")
     except OSError:
@@ -103,7 +106,8 @@ def namespace(process: int | str = "self") -> str:
 
 
 def sees_all() -> bool:
-    """Whether /proc shows every process of the machine, so that a namespace which no process here is in has none."""
+    """Whether /proc shows every process of the machine. If so, a namespace without a process in /proc has no process
+    at all."""
     try:
         return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
     except OSError:
@@ -111,8 +115,9 @@ def sees_all() -> bool:
 
 
 def everywhere() -> Iterator[tuple[str, str, list[Mount]]]:
-    """Each mount namespace that a process here is in, once, this process's first: its word, a process in it (as /proc
-    has it), its mounts. One whose word can't be told may come more than once."""
+    """Yield each mount namespace that a process in /proc is in, once, this process's first: its identifier, the pid
+    of a process in it (or "self"), and its mounts. A namespace whose identifier can't be read may come more than
+    once."""
     known = set()
     for name in ("self", *filter(str.isdigit, os.listdir("/proc"))) if os.path.isdir("/proc") else ():
         word = namespace(name)
@@ -122,29 +127,30 @@ def everywhere() -> Iterator[tuple[str, str, list[Mount]]]:
         try:
             found = mounts(name)
         except OSError:
-            known.discard(word)  # this process has ended, or is another user's: another one may tell
+            known.discard(word)  # the process has ended or belongs to another user: try another one
             continue
         yield word, name, found
 
 
 class Seen:
-    """What was seen mounted. Only that is remembered: what was not there is looked for anew each time, because it may
-    have been mounted since."""
+    """A cache of mount points. It only remembers what was found mounted; anything else is looked up each time,
+    because it may have been mounted since."""
 
     def __init__(self) -> None:
         self._here: set[str] = set()
         self._elsewhere: set[tuple[str, str]] = set()
 
     def here(self, path: str) -> bool:
-        """As ``is_mount``."""
+        """Whether something is mounted at ``path``, as ``is_mount``."""
         real = os.path.realpath(path)
         if real not in self._here:
             self._here = {one.target for one in mounts()}
         return real in self._here
 
     def stands(self, target: str, word: str) -> bool:
-        """Whether something is mounted at ``target``, a path without links, in this namespace or in that called
-        ``word``. True where that can't be known: no process of that namespace is seen, and not all are."""
+        """Whether something is mounted at ``target`` (a path without symlinks), in this mount namespace or in the one
+        with the identifier ``word``. True if that can't be known, because no process of that namespace is visible and
+        /proc does not show all processes."""
         if self.here(target):
             return True
         if word in ("", namespace()):

@@ -1,7 +1,8 @@
-"""What this process may do: the machine's root, or root of a user namespace that a plain user makes (Linux).
+"""Privileges of this process: root of the machine, or root of a user namespace that an unprivileged user creates
+(Linux).
 
-``become_root`` turns the process itself: with the ids of /etc/subuid and /etc/subgid where newuidmap and newgidmap
-can give them, else with the user's own id alone. Mounts that it makes then are its own, and go with it.
+``become_root`` moves the process into such a namespace: with the ids of /etc/subuid and /etc/subgid if newuidmap and
+newgidmap can map them, else with the user's own id only. The mounts that it makes there end with it.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ _RECURSIVE, _SLAVE = 0x4000, 0x80000  # mount(2)
 _APPARMOR = "kernel/apparmor_restrict_unprivileged_userns"
 _ALL_IDS = ["0", "0", "4294967295"]
 MAX_ID = (1 << 32) - 2
-"""The highest id of a user or a group. The kernel reads 2^32-1 as -1, which chown(2) takes for "leave it unchanged":
-a file of that owner would become the caller's."""
+"""The highest id of a user or a group. The kernel reads 2^32-1 as -1, which means "leave it unchanged" to chown(2): a
+file of that owner would become the caller's."""
 Range = tuple[int, int, int]
-"""Ids of a namespace: the first inside, the first outside, how many (user_namespaces(7))."""
+"""A range of ids in a user namespace: first id inside, first id outside, count (user_namespaces(7))."""
 Say = Callable[[bytes], object]
 Wait = Callable[[], object]
-_WORD = 100  # bytes: the most that a process beside says
+_WORD = 100  # bytes: the longest message of a helper process
 _lacking = ""
 
 
 @cache
 def is_root() -> bool:
-    """Whether this is the machine's root, not one of a namespace."""
+    """Whether this process is root of the machine, not of a user namespace."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return False
     found = _map_of("self", "uid_map")
@@ -44,12 +45,12 @@ def is_root() -> bool:
 
 
 def may_mount() -> bool:
-    """Whether this is root, the machine's or of a namespace."""
+    """Whether this process is root, of the machine or of a user namespace."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def ids() -> str:
-    """A word for the ids that this process can give to files: "" for all; the same for the same ones."""
+    """Return an identifier for the set of ids that this process can give to files; "" for all ids."""
     if is_root():
         return ""
     import hashlib
@@ -59,7 +60,7 @@ def ids() -> str:
 
 
 def maps() -> tuple[list[Range], list[Range]]:
-    """The ids of this process's namespace, of users and of groups. Linux."""
+    """Return the id ranges of this process's user namespace: of users and of groups. Linux."""
     users, groups = (
         [(int(first), int(outside), int(count)) for first, outside, count in _map_of("self", name)]
         for name in ("uid_map", "gid_map")
@@ -68,13 +69,14 @@ def maps() -> tuple[list[Range], list[Range]]:
 
 
 def has_id(number: int, *, group: bool = False) -> bool:
-    """Whether the id exists in this process's namespace."""
+    """Whether the id is mapped in this process's user namespace."""
     ranges = _map_of("self", "gid_map" if group else "uid_map")
     return not ranges or any(int(first) <= number < int(first) + int(count) for first, _, count in ranges)
 
 
 def may_set_groups() -> bool:
-    """Whether this process may change its groups: not in a namespace that a plain user made with the own id alone."""
+    """Whether this process may change its supplementary groups. It may not in a namespace that an unprivileged user
+    made with only the own id."""
     try:
         with open("/proc/self/setgroups", encoding="utf-8") as file:
             return file.read().strip() != "deny"
@@ -83,7 +85,8 @@ def may_set_groups() -> bool:
 
 
 def capabilities(which: str) -> int:
-    """The bits of this process's set ``which``, like "CapEff" (proc_pid_status(5)); all where that can't be read."""
+    """Return the bits of a capability set of this process, such as "CapEff" (proc_pid_status(5)); all bits if it
+    can't be read."""
     try:
         with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
             return next(int(line.split()[1], 16) for line in file if line.startswith(f"{which}:"))
@@ -92,10 +95,11 @@ def capabilities(which: str) -> int:
 
 
 def become_root() -> None:
-    """Enter a new user and mount namespace as its root, who is this user outside; nothing where this is root already.
-    For good: the process stays there.
+    """Enter a new user and mount namespace as its root (this user on the outside) for the rest of this process. Does
+    nothing if the process is root already.
 
-    Raises Unsupported (not Linux), SystemFailure (the kernel or a setting of the machine refuses; several threads).
+    Raises Unsupported (not Linux), SystemFailure (refused by the kernel or a setting of the machine), UsageError (the
+    process has several threads).
     """
     if may_mount():
         return
@@ -110,22 +114,22 @@ def become_root() -> None:
 
 
 def _check_restriction() -> None:
-    """AppArmor may let everybody make a user namespace, and give no rights in it (Ubuntu from 23.10). Raises
-    SystemFailure."""
+    """Check for AppArmor's restriction (Ubuntu from 23.10): everybody may create a user namespace, but gets no rights
+    in it. Raises SystemFailure."""
     if _value_of(_APPARMOR) != "1":
         return
     from ctypes import c_ulong
 
     from lamina.host.libc import failed, libc
 
-    # the mounts of such a namespace are slaves already: nothing changes
+    # mounts in such a namespace are already slaves, so that this call changes nothing
     if libc().mount(None, b"/", None, c_ulong(_RECURSIVE | _SLAVE), None) != 0:
         raise SystemFailure(f"no rights in a user namespace: {failed().strerror}", hint=_setting())
 
 
 def _enter_with(users: list[Range], groups: list[Range]) -> bool:
-    """Enter a new namespace with these ids; False, and nothing is changed, where they can't be given to it. Until it
-    has all of them, only a process beside is in it: a process in a half-mapped namespace can't make another."""
+    """Enter a new user namespace with these ids. Returns False, with nothing changed, if they can't be mapped. Until
+    all are mapped, only a helper process is in it: a process in a half-mapped namespace can't make another one."""
     global _lacking
 
     def work(say: Say, wait: Wait) -> None:
@@ -135,7 +139,7 @@ def _enter_with(users: list[Range], groups: list[Range]) -> bool:
 
     with beside(work) as (child, said):
         if not said:
-            return False  # the caller's own attempt says why
+            return False  # the caller tries as well, and reports the reason
         for program, ranges in (("newgidmap", groups), ("newuidmap", users)):
             _lacking = _refused_by(program, child, ranges)
             if _lacking:
@@ -145,13 +149,14 @@ def _enter_with(users: list[Range], groups: list[Range]) -> bool:
 
 
 def lacking() -> str:
-    """Why this process has not got the further ids that /etc/subuid and /etc/subgid give to its user, or ""."""
+    """Return why the additional ids of /etc/subuid and /etc/subgid could not be mapped; "" if they could."""
     return _lacking
 
 
 def join(pid: int, *, mounts: bool = True) -> None:
-    """Enter the user namespace of a process as its root, and its mounts (else a copy of ours). The working directory
-    stays, unless this user may not search it. Raises as ``become_root``, and SystemFailure (the process is gone)."""
+    """Enter the user namespace of a process as its root, and its mount namespace (without ``mounts``: a copy of
+    ours). The working directory is kept if this user may search it. Raises as ``become_root``, and SystemFailure if
+    the process has ended."""
     _check_linux()
     from lamina.host.libc import failed, libc
 
@@ -159,7 +164,7 @@ def join(pid: int, *, mounts: bool = True) -> None:
     try:
         here = os.open(".", os.O_PATH | os.O_CLOEXEC)
         opened.append(here)
-    except OSError:  # this user may not search it: the caller takes no relative paths then
+    except OSError:  # the user may not search it; the caller uses no relative paths then
         here = -1
     spaces: list[int] = []
     try:
@@ -168,14 +173,14 @@ def join(pid: int, *, mounts: bool = True) -> None:
                 spaces.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             raise SystemFailure(
-                f"process {pid}: {error.strerror}", hint="it has ended, or is another user's"
+                f"process {pid}: {error.strerror}", hint="check the process: it has ended, or belongs to another user"
             ) from None
         path = _working_directory()
         for one in spaces:
             if libc().setns(one, 0) != 0:
                 raise _refused(failed().errno or 0)
         if mounts and here >= 0:
-            _return_to(here, path)  # setns(2) has changed to the root directory
+            _return_to(here, path)  # setns(2) changes to the root directory
     finally:
         for one in opened + spaces:
             os.close(one)
@@ -185,7 +190,7 @@ def join(pid: int, *, mounts: bool = True) -> None:
 
 
 def _working_directory() -> str:
-    """Its path, or "" where it has none."""
+    """Return the path of the working directory; "" if it has none."""
     try:
         return os.getcwd()
     except OSError:
@@ -193,26 +198,29 @@ def _working_directory() -> str:
 
 
 def _return_to(directory: int, path: str) -> None:
-    """Change to the directory of a descriptor: by its path where the mounts show it there, as programs ask for that.
-    Raises SystemFailure."""
+    """Change to the directory of a descriptor; by its path if that leads to the same directory, so that programs see
+    that path. Raises SystemFailure."""
     try:
         if path and os.path.samestat(os.stat(path), os.fstat(directory)):
             os.chdir(path)
             return
     except OSError:
-        pass  # it is not among these mounts
+        pass  # the path does not exist in these mounts
     try:
         os.fchdir(directory)
     except OSError as error:
         raise SystemFailure(
-            f"{path or 'the working directory'}: {error.strerror}", hint="change to another"
+            f"{path or 'the working directory'}: {error.strerror}", hint="change to another directory"
         ) from None
 
 
 def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
-    """The answer of ``function`` (what JSON can say), called in a child process that is root of a new namespace; in
-    this one, where it is root already. ``stays``: in a child in any case, which goes on until it is killed, and with
-    it what it has mounted. Raises as ``become_root``, and what ``function`` raises of lamina's errors."""
+    """Call ``function`` as root and return its result, which must be expressible in JSON. If this process is not root
+    already, it runs in a child process that is root of a new namespace.
+
+    With ``stays`` it always runs in a child, which stays until it is killed; its mounts end with it. Raises as
+    ``become_root``, and the LaminaErrors of ``function``.
+    """
     if may_mount() and not stays:
         return function()
     import json
@@ -237,7 +245,7 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
             with open(writing, "w", encoding="utf-8") as file:
                 json.dump(answer, file)
         except OSError:
-            os._exit(1)  # the caller is gone: what was mounted goes too
+            os._exit(1)  # the caller has ended; the mounts end with this process
         if stays and "value" in answer:
             _stay()
         os._exit(0)
@@ -255,8 +263,8 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
 
 
 def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
-    """A descriptor of a new user namespace below this one with these ids, or with the same: its root is root of
-    nothing outside. Call it as root. Raises SystemFailure."""
+    """Create a user namespace below this one and return a descriptor of it. It has these ids (default: the same as
+    here); its root has no rights outside. Needs root. Raises SystemFailure."""
 
     def work(say: Say, wait: Wait) -> None:
         _unshare(_NEW_USER)
@@ -267,7 +275,7 @@ def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
     try:
         with beside(work) as (child, said):
             if not said:
-                raise SystemFailure("no user namespace", hint=_setting())
+                raise SystemFailure("can't create a user namespace", hint=_setting())
             write_maps(child, users or same[0], groups or same[1])
             return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
     except OSError as error:
@@ -276,8 +284,8 @@ def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
 
 @contextmanager
 def beside(work: Callable[[Say, Wait], object]) -> Iterator[tuple[int, bytes]]:
-    """``work`` in a forked process, which is gone after the block: its number, and the first that it says (b"" where
-    it ends without a word). What it waits for is the end of the block, or of this process if that is killed."""
+    """Run ``work`` in a forked helper process, which ends with the block. Yields its pid and first message (b"" if
+    it ended without one). ``work`` can wait for the end of the block, or of this process if that is killed."""
     reading, writing = os.pipe()
     until, ours = os.pipe()
     child = os.fork()
@@ -298,26 +306,28 @@ def beside(work: Callable[[Say, Wait], object]) -> Iterator[tuple[int, bytes]]:
 
 
 def same_ids() -> tuple[list[Range], list[Range]]:
-    """The ids of users and of groups that this namespace has, each as itself."""
+    """Return the user and group ids of this namespace, each mapped to itself."""
     users, groups = ([(first, first, count) for first, _, count in ranges] for ranges in maps())
     return users, groups
 
 
 def write_maps(pid: int, users: Sequence[Range], groups: Sequence[Range]) -> None:
-    """Say which ids the new user namespace of a process has. Raises OSError."""
+    """Write the id maps of a process's new user namespace. Raises OSError."""
     for name, ranges in (("uid_map", users), ("gid_map", groups)):
         with open(f"/proc/{pid}/{name}", "w", encoding="utf-8") as file:
             file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges))
 
 
 def no_such_ids(uid: int, gid: int) -> Unsupported:
-    """What there is to say where this user's namespace has not these ids."""
-    hint = "further ids are those of /etc/subuid and /etc/subgid"
-    return Unsupported(f"there is no user {uid}:{gid} here", hint=f"{hint}; {_lacking}" if _lacking else hint)
+    """The error for a user or group id that is not mapped in this namespace."""
+    hint = "add ranges for this user to /etc/subuid and /etc/subgid"
+    return Unsupported(
+        f"user {uid}:{gid} does not exist in this user namespace", hint=f"{hint}; {_lacking}" if _lacking else hint
+    )
 
 
 def _stay() -> None:
-    """Wait to be killed, as small as can be."""
+    """Wait to be killed, with as little memory as possible."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nowhere, number)
@@ -332,7 +342,7 @@ def _stay() -> None:
 
 
 def refusal() -> str:
-    """Why this user can't be root of a namespace, or ""."""
+    """Return why this user can't become root of a user namespace; "" if they can."""
     try:
         as_root(lambda: None)
     except LaminaError as error:
@@ -342,11 +352,11 @@ def refusal() -> str:
 
 def _check_linux() -> None:
     if sys.platform != "linux":
-        raise Unsupported("user namespaces are Linux's", hint="look into the image with ls, cat, unpack")
+        raise Unsupported("user namespaces need Linux", hint="read the image with ls, cat or unpack instead")
 
 
 def _refused_by(program: str, pid: int, ranges: list[Range]) -> str:
-    """Let newuidmap or newgidmap write the map of a process; what it says if it does not, else ""."""
+    """Let newuidmap or newgidmap write the id map of a process. Returns its error message, or "" on success."""
     reading, writing = os.pipe()
     words = [program, str(pid), *map(str, sum(ranges, ()))]
     try:
@@ -364,7 +374,8 @@ def _refused_by(program: str, pid: int, ranges: list[Range]) -> str:
 
 
 def _ranges(file: str, number: int) -> list[Range]:
-    """What newuidmap is to be told; nothing where this user has no further ids or there is no such program."""
+    """Return the arguments for newuidmap or newgidmap; [] if the user has no additional ids or the programs are
+    missing."""
     import shutil
 
     if not (shutil.which("newuidmap") and shutil.which("newgidmap")):
@@ -376,7 +387,7 @@ def _ranges(file: str, number: int) -> list[Range]:
 
 
 def spread(given: Sequence[tuple[int, int]], own: int) -> list[Range]:
-    """The ids 1, 2, 3, ... of a namespace upon the ``given`` ranges (first, count), above ``own`` as its 0 (pure)."""
+    """Map the ids 1, 2, 3, ... of a namespace to the ``given`` ranges (first, count), and 0 to ``own`` (pure)."""
     found: list[Range] = [(0, own, 1)]
     at = 1
     for first, count in given:
@@ -386,7 +397,7 @@ def spread(given: Sequence[tuple[int, int]], own: int) -> list[Range]:
 
 
 def subordinate(file: str, number: int) -> list[tuple[int, int]]:
-    """The user's ranges (first, count) in /etc/subuid or /etc/subgid, by name or number (subuid(5))."""
+    """Return the user's ranges (first, count) in /etc/subuid or /etc/subgid, listed by name or number (subuid(5))."""
     import pwd
 
     names = {str(os.geteuid())}
@@ -407,8 +418,8 @@ def subordinate(file: str, number: int) -> list[tuple[int, int]]:
 
 
 def distinct(given: Sequence[tuple[int, int]], own: int) -> list[tuple[int, int]]:
-    """The ranges (first, count) that can stand in one map with the id ``own``: not empty, and not overlapping one
-    before it, as a doubled line does (pure)."""
+    """Return the ranges (first, count) that fit into one map with the id ``own``: not empty, and not overlapping an
+    earlier one, as a doubled line does (pure)."""
     found = [(own, 1)]
     for first, count in given:
         if count > 0 and not any(first < end[0] + end[1] and end[0] < first + count for end in found):
@@ -417,7 +428,7 @@ def distinct(given: Sequence[tuple[int, int]], own: int) -> list[tuple[int, int]
 
 
 def _map_alone(user: int, group: int) -> None:
-    """The kernel lets everybody map the own id alone, when groups are given up."""
+    """Map only the own id. The kernel allows this to everybody who gives up setgroups(2)."""
     try:
         for name, text in (("setgroups", "deny"), ("gid_map", f"0 {group} 1"), ("uid_map", f"0 {user} 1")):
             with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
@@ -445,28 +456,28 @@ def _unshare(flags: int) -> None:
 
 
 def _refused(number: int) -> LaminaError:
-    what = f"no user namespace: {os.strerror(number)}"
+    what = f"can't create a user namespace: {os.strerror(number)}"
     if number == errno.EINVAL:
-        return UsageError(what, hint="a process with several threads can't enter one")
+        return UsageError(what, hint="call it from a process with one thread")
     if number == errno.ENOSPC:  # unshare(2): not a disk
-        return SystemFailure(what, hint="the machine's setting user.max_user_namespaces allows no more of them")
+        return SystemFailure(what, hint="raise the machine's setting user.max_user_namespaces")
     return SystemFailure(what, hint=_setting())
 
 
 def _setting() -> str:
-    """The machine's setting that most likely refuses."""
+    """Return a hint with the setting of the machine that most likely forbids user namespaces."""
     for name, bad in (
         ("kernel/unprivileged_userns_clone", "0"),
         (_APPARMOR, "1"),
         ("user/max_user_namespaces", "0"),
     ):
         if _value_of(name) == bad:
-            return f"the machine's setting {name.replace('/', '.')} is {bad}"
-    return "the kernel, or the container this runs in, refuses them"
+            return f"change the machine's setting {name.replace('/', '.')}: it is {bad}"
+    return "allow user namespaces: the kernel, or the container around this process, forbids them"
 
 
 def _value_of(setting: str) -> str:
-    """The value of a setting of the kernel (proc_sys(5)); "" where it has no such one."""
+    """Return the value of a kernel setting (proc_sys(5)); "" if it does not exist."""
     try:
         with open(f"/proc/sys/{setting}", encoding="utf-8") as file:
             return file.read().strip()

@@ -1,5 +1,5 @@
-"""Room on a disk, looked at while it is written to; and temporary files of bytes whose number nobody knows before
-they are inflated. A disk that is full harms everybody on the machine: some room stays free."""
+"""Checks of the free disk space while writing, and temporary files for data whose size is unknown until it is
+inflated. Some space always stays free, because a full disk harms everybody on the machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from typing import IO
 
 LOOK_EVERY = 64 << 20
-"""Bytes written between two looks at the free space."""
+"""Bytes written between two checks of the free space."""
 _MARGIN = 16 << 20  # bytes that stay free
 
 
 def look_at_free_space(root: str, needed: int) -> None:
-    """Raise DiskFull where the disk has not ``needed`` bytes and a margin left."""
+    """Raise DiskFull unless the disk has ``needed`` bytes and a margin free."""
     free, margin = _free(root)
     if free < needed + margin:
         raise DiskFull(
@@ -30,7 +30,7 @@ def look_at_free_space(root: str, needed: int) -> None:
 
 
 def _free(path: str) -> tuple[int, int]:
-    """Bytes of a file system that may be written to, and that stay free of them."""
+    """Return how many bytes of a file system are free, and how many of them must stay free."""
     if not hasattr(os, "statvfs"):
         return 1 << 62, 0
     state = os.statvfs(path)
@@ -38,8 +38,8 @@ def _free(path: str) -> tuple[int, int]:
 
 
 class Spool:
-    """An unnamed temporary file for what comes out of ``what`` (named in messages): ``write`` pieces, then
-    ``finish``. ``file`` is its owner's to close. Raises DiskFull, SystemFailure."""
+    """An unnamed temporary file for the inflated content of ``what`` (named in errors): ``write`` pieces, then call
+    ``finish``. The caller closes ``file``. Raises DiskFull, SystemFailure."""
 
     def __init__(self, what: str) -> None:
         import tempfile
@@ -60,7 +60,7 @@ class Spool:
         self._written += len(data)
 
     def finish(self) -> None:
-        """All of it is in the file then."""
+        """Flush: afterwards everything is in the file."""
         try:
             self.file.flush()
         except OSError as error:
@@ -71,17 +71,17 @@ class Spool:
             free, margin = _free(self.directory)
         self._looked = self._written
         if free < needed + margin:
-            raise self._full(f"{human_size(free)} free, {human_size(margin)} stay so")
+            raise self._full(f"{human_size(free)} free, {human_size(margin)} are reserved")
 
     def _check(self, error: OSError) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise self._full("no room") from error
+            raise self._full("no space left") from error
         with reported(self.directory):
             raise error
 
     def _full(self, why: str) -> DiskFull:
         return DiskFull(
-            f"{self._what} does not fit into {self.directory} uncompressed: {why} behind the first "
+            f"{self._what} does not fit into {self.directory} uncompressed: {why} after the first "
             f"{human_size(self._written)}",
-            hint="set TMPDIR to a directory with more room, or free some there",
+            hint="set TMPDIR to a directory with more space, or free some there",
         )

@@ -1,8 +1,8 @@
-"""Temporary files and directories: the one place that makes them.
+"""Temporary files and directories: the only place that creates them.
 
-A name is random and is made exclusively, so that a planted file or symlink is never written to or removed. The maker
-holds a lock on what it made until that is in its place or gone. Whoever finds one that nobody holds (``lock.unheld``)
-knows that its maker was killed, and may remove it at once.
+Names are random and created exclusively, so that lamina never writes to or removes a file or symlink that somebody
+planted. The creator holds a lock until the file is moved into place or removed. A temporary file that nobody holds
+(``lock.unheld``) was left by a killed process and may be removed at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 SUFFIX = ".tmp"
-_MAX_STEM = 200  # characters: with what is added, a name stays below the 255 bytes that file systems take
+_MAX_STEM = 200  # characters: with suffix and random part, a name stays within the 255 bytes that file systems allow
 _FLAGS = (
     os.O_RDWR
     | os.O_CREAT
@@ -30,7 +30,7 @@ _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLL
 
 
 class _Made:
-    """What this process has made and holds: at ``path``, until it is put in its place or closed."""
+    """A file or directory at ``path``, created and locked by this process until it is moved into place or closed."""
 
     def __init__(self) -> None:
         self.descriptor = -1
@@ -59,24 +59,25 @@ class _Made:
 
 
 class Temporary(_Made):
-    """A new file in ``directory``, open for reading and writing, held by this process.
+    """A new file in ``directory``, open for reading and writing, locked by this process.
 
-    ``put`` gives it its name, ``close`` ends it in any case: a file that was not put is removed. Raises OSError."""
+    ``put`` moves it to its final name. ``close`` removes it if it was not moved. Raises OSError.
+    """
 
     def __init__(self, directory: str, stem: str, *, mode: int = 0o600) -> None:
-        """``stem``: how the name begins. ``mode``: before the umask."""
+        """Create the file. Its name begins with ``stem``; ``mode`` is reduced by the umask."""
         super().__init__()
         while self.descriptor < 0:
             self.path = _name(directory, stem)
             self.descriptor = _hold(os.open(self.path, _FLAGS, mode), self.path)
 
     def put(self, target: str) -> None:
-        """Move it to ``target``, in place of what is there. It stays open and held until ``close``."""
+        """Move it to ``target``, replacing what is there. It stays open and locked until ``close``."""
         os.replace(self.path, target)
         self.path = ""
 
     def put_new(self, target: str) -> bool:
-        """Give it the name ``target`` unless that is taken; whether it got it."""
+        """Give it the name ``target`` if that does not exist. Returns whether it did."""
         try:
             os.link(self.path, target)
         except FileExistsError:
@@ -92,10 +93,10 @@ class Temporary(_Made):
 
 
 class TemporaryDirectory(_Made):
-    """A new, empty directory in ``directory`` (mode 0700), held by this process; as ``Temporary``."""
+    """A new, empty directory in ``directory`` (mode 0700), locked by this process; otherwise like ``Temporary``."""
 
     def __init__(self, directory: str, stem: str, *, remove: Callable[[str], object] | None = None) -> None:
-        """``remove``: removes it with all that is in it where it was not put (default: shutil.rmtree)."""
+        """Create the directory. ``remove`` deletes it with its content if not moved (default: shutil.rmtree)."""
         super().__init__()
         self._remove = remove
         while self.descriptor < 0:
@@ -106,11 +107,11 @@ class TemporaryDirectory(_Made):
             try:
                 descriptor = os.open(self.path, _DIRECTORY)
             except FileNotFoundError:
-                continue  # somebody swept it before it was held
+                continue  # a cleanup removed it before it was locked
             self.descriptor = _hold(descriptor, self.path)
 
     def put(self, target: str) -> None:
-        """Move it to ``target``, which must not be there or be an empty directory. It stays held until ``close``."""
+        """Move it to ``target``, which must not exist or be an empty directory. It stays locked until ``close``."""
         os.rename(self.path, target)
         self.path = ""
 
@@ -124,7 +125,7 @@ class TemporaryDirectory(_Made):
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file or directory of this name was made here."""
+    """Whether this is the name of a temporary file or directory of lamina."""
     return name.endswith(SUFFIX)
 
 
@@ -134,7 +135,7 @@ def _name(directory: str, stem: str) -> str:
 
 
 def _hold(descriptor: int, path: str) -> int:
-    """The descriptor with its lock, or -1 where a sweep came between: then it may be gone."""
+    """Lock the descriptor and return it; return -1 if a cleanup locked it first and may have removed it."""
     try:
         if fcntl is None or (acquire(descriptor, path, wait=False) and is_same(descriptor, path)):
             return descriptor

@@ -1,4 +1,4 @@
-"""Archives as people compress them: gzip, zstd, bzip2, xz, lzma."""
+"""Detection and decompression of whole archives: gzip, zstd, bzip2, xz, lzma."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from lamina.layer.tarheader import BLOCK, is_header
 
 
 def shown(start: bytes) -> str:
-    """The compression that an archive's first block shows: gzip, zstd, bzip2, xz, lzma or none (pure)."""
+    """Detect the compression of an archive from its first block: gzip, zstd, bzip2, xz, lzma or none (pure)."""
     if len(start) >= BLOCK and is_header(start[:BLOCK]):
-        return "none"  # whatever its first name begins with
+        return "none"  # even if its first name begins with a magic number
     for magic, name in ((streams.BZIP2, "bzip2"), (streams.LZMA, "lzma")):
         if start.startswith(magic):
             return name
@@ -18,6 +18,6 @@ def shown(start: bytes) -> str:
 
 
 def unwrapping(start: bytes) -> Decoder:
-    """A decoder for the archive that begins with ``start``: 512 bytes of it, or all that it has."""
+    """Return a decoder for the archive that begins with ``start``: its first 512 bytes, or all of a shorter one."""
     name = shown(start)
     return streams.decoder(name) if name == "lzma" else decoder(name)

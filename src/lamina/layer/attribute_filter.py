@@ -1,5 +1,4 @@
-"""What `find` asks of an entry besides its name: kind, size, permissions, owner (pure). Rows are tested on their
-columns."""
+"""Filters of `find` on attributes of an entry: kind, size, permissions, owner (pure). They test rows of the index."""
 
 from __future__ import annotations
 
@@ -28,8 +27,11 @@ _OWNER = re.compile(r"(\d{1,10})?(?::(\d{1,10}))?")
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """``kinds``: empty for all. ``size``: lowest and highest of regular files, in bytes, both included. ``perm``:
-    ("/", bits) any of them, ("-", bits) all of them, ("", bits) these and no others. None asks nothing."""
+    """Conditions on an entry; None or an empty set means no condition.
+
+    ``size``: smallest and largest size of a regular file in bytes, both inclusive. ``perm``: ("/", bits) any of these
+    bits, ("-", bits) all of them, ("", bits) exactly these.
+    """
 
     kinds: frozenset[int] = frozenset()
     size: tuple[int, int] | None = None
@@ -38,7 +40,7 @@ class Filter:
     gid: int | None = None
 
     def fits(self, index: LayerIndex, row: int) -> bool:
-        """Of the row's own attributes: those of a hardlink are its target's, so ask of that."""
+        """Whether a row fits. For a hard link test its target, which has the attributes."""
         kind = index.kind[row]
         if self.kinds and kind not in self.kinds:
             return False
@@ -52,13 +54,13 @@ class Filter:
 
     @property
     def takes_implied(self) -> bool:
-        """Whether a directory fits that no layer states: 0755, of user and group 0."""
+        """Whether an implied directory, which no layer states, fits: mode 0755, user and group 0."""
         if (self.kinds and Kind.DIRECTORY not in self.kinds) or self.size is not None:
             return False
         return not self.uid and not self.gid and (self.perm is None or _permitted(self.perm, 0o755))
 
     def rows(self, index: LayerIndex, rows: Iterable[int] | None) -> list[int]:
-        """Those of ``rows`` (None: all) that are entries and fit; hardlinks whatever their target is."""
+        """Return the rows (None: of all rows) that are entries and fit. Hard links are always included."""
         kinds = index.kind
         if rows is None:
             rows = self._likely(index)
@@ -67,7 +69,7 @@ class Filter:
         ]
 
     def _likely(self, index: LayerIndex) -> Iterable[int]:
-        """The rows that one column leaves, found fast; hardlinks among them."""
+        """Preselect rows by one column, which is fast; hard links are included."""
         hardlinks = list(index.rows_of(_HARDLINK))
         found: list[int]
         if self.perm is not None:
@@ -96,21 +98,22 @@ def _permitted(perm: tuple[str, int], mode: int) -> bool:
 
 
 def parse_kinds(text: str) -> frozenset[int]:
-    """find's letters, with commas or without: ``f``, ``d,l``. Raises UsageError."""
+    """Parse find's type letters, with or without commas: ``f``, ``d,l``. Raises UsageError."""
     letters = [letter for letter in text if letter != ","]
     if not letters or any(letter not in LETTERS for letter in letters):
         known = ", ".join(f"{letter} ({kind.name.lower()})" for letter, kind in LETTERS.items())
-        raise UsageError(f"not a type: {text!r:.60}", hint=f"known: {known}")
+        raise UsageError(f"not a type: {text!r:.60}", hint=f"use {known}")
     return frozenset(int(LETTERS[letter]) for letter in letters)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``+10M`` more, ``-10M`` less; without a sign what rounds up to that many units, as find has it. Bytes without a
-    unit; k, M, G and T are powers of 1024. Raises UsageError."""
+    """Parse a size as (smallest, largest) in bytes. ``+10M`` is more, ``-10M`` is less; without a sign, sizes that
+    round up to that many units, as in find. No unit means bytes; k, M, G and T are powers of 1024. Raises UsageError.
+    """
     found = _SIZE.fullmatch(text)
     unit = _UNITS.get(found[3].lower()) if found else None
     if found is None or unit is None:
-        raise UsageError(f"not a size: {text!r:.60}", hint="like +10M (more), -4k (less) or 512; units k, M, G, T")
+        raise UsageError(f"not a size: {text!r:.60}", hint="use +10M (more), -4k (less) or 512; units are k, M, G, T")
     number = int(found[2])
     if found[1] == "+":
         return number * unit + 1, 1 << 64
@@ -120,18 +123,19 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_perm(text: str) -> tuple[str, int]:
-    """find's ``644`` (exactly), ``-644`` (all of them), ``/6000`` (any of them), in octal. Raises UsageError."""
+    """Parse find's octal permissions: ``644`` (exactly), ``-644`` (all of them), ``/6000`` (any of them). Raises
+    UsageError."""
     found = _PERM.fullmatch(text)
     if found is None:
-        raise UsageError(f"not permissions: {text!r:.60}", hint="octal, like 644, -644 (all of) or /6000 (any of)")
+        raise UsageError(f"not permissions: {text!r:.60}", hint="use octal: 644, -644 (all of) or /6000 (any of)")
     return found[1], int(found[2], 8)
 
 
 def parse_owner(text: str) -> tuple[int | None, int | None]:
-    """``UID``, ``UID:GID`` or ``:GID``, in numbers. Raises UsageError."""
+    """Parse numeric ``UID``, ``UID:GID`` or ``:GID``. Raises UsageError."""
     found = _OWNER.fullmatch(text)
     if found is None or not text or text == ":":
         raise UsageError(
-            f"not an owner: {text!r:.60}", hint="numbers, like 1000, 0:42 or :42; names differ from image to image"
+            f"not an owner: {text!r:.60}", hint="use numbers, such as 1000, 0:42 or :42: names differ between images"
         )
     return (int(found[1]) if found[1] else None), (int(found[2]) if found[2] else None)

@@ -1,4 +1,4 @@
-"""One pass over a layer as it streams by: inflate, hash (diff_id), parse into the index, hand on the tar."""
+"""One pass over a layer as it streams: inflate, hash (diff_id), parse into the index, yield the tar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lamina.spec.digest import CANONICAL, Digest, new_hasher
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """What one pass over a layer has found; sizes in bytes."""
+    """The result of one pass over a layer; sizes in bytes."""
 
     diff_id: Digest
     tar_size: int
@@ -23,18 +23,21 @@ class LayerSummary:
 
     @property
     def index(self) -> LayerIndex:
-        """The index in memory."""
+        """Build the index in memory."""
         return self.builder.finish(self.tar_size)
 
     def chunks(self) -> list[memoryview]:
-        """The index as its file holds it, without a second copy in memory."""
+        """Return the content of the index file, without a second copy in memory."""
         return self.builder.chunks(self.tar_size)
 
 
 class LayerReader:
-    """``feed`` it the blob as it comes; what it yields is the uncompressed tar. ``what`` names it in messages;
-    ``inflate``: another decoder than the one for ``compression``. With ``hashes`` False whoever takes the tar gives
-    it to ``hasher``, before ``finish``."""
+    """Reads a layer: ``feed`` takes the blob in chunks and yields the uncompressed tar; ``finish`` returns the
+    summary.
+
+    ``what`` names the layer in errors. ``inflate`` is a decoder to use instead of the one for ``compression``. With
+    ``hashes`` False the caller must feed the tar to ``hasher`` before ``finish``.
+    """
 
     def __init__(
         self,
@@ -57,7 +60,8 @@ class LayerReader:
         self._fed = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Raises InvalidLayer; LimitExceeded where the tar gets too long (``check_inflated``)."""
+        """Yield the tar content of this chunk. Raises InvalidLayer; LimitExceeded if the tar gets too large
+        (``check_inflated``)."""
         self._fed += len(data)
         try:
             for piece in self._decoder.feed(data):
@@ -70,7 +74,7 @@ class LayerReader:
             raise self._named(error) from None
 
     def finish(self) -> LayerSummary:
-        """Raises InvalidLayer where the blob or the archive is not at its end."""
+        """Return the summary. Raises InvalidLayer if the blob or the archive is not complete."""
         try:
             self._decoder.finish()
             self._parser.finish()

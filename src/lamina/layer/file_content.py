@@ -1,4 +1,4 @@
-"""The content of one regular file, straight from its layer's tar."""
+"""The content of one regular file, read from its layer's tar."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
     OpenTar = Callable[[int, int], _Stream]
 
-SMALL = 256 << 10  # bytes of a file that is read whole
+SMALL = 256 << 10  # bytes; a file up to this size is read completely
 _AHEAD = 1 << 20
-_GAP = 64 << 10  # bytes between two files that are read one after the other
+_GAP = 64 << 10  # bytes between two files that still count as read in sequence
 
 
 def open_content(index: LayerIndex, row: int, open_tar: OpenTar) -> Content:
-    """The file in ``row`` (a FILE). ``open_tar(start, end)`` gives bytes of the uncompressed tar."""
+    """Open the regular file in ``row``. ``open_tar(start, end)`` opens a range of the uncompressed tar."""
     return Content(index.size[row], index.offset[row], index.sparse(row), open_tar)
 
 
 class Ahead:
-    """Small files of one tar: asked for in the order of the archive, they come in few large pieces."""
+    """Reads small files of a tar in a few large pieces, as long as they are asked for in the order of the archive."""
 
     def __init__(self, tar_size: int, open_tar: OpenTar) -> None:
         self._tar_size = tar_size
@@ -41,7 +41,7 @@ class Ahead:
         self._piece = 0
 
     def read(self, offset: int, size: int) -> bytes:
-        """May be shorter than ``size``."""
+        """Return the bytes at ``offset``; fewer than ``size`` if the tar is shorter."""
         at = offset - self._start
         if at < 0 or at + size > len(self._data):
             follows = 0 <= at <= len(self._data) + _GAP and self._piece
@@ -56,7 +56,7 @@ class Ahead:
 
 
 class Contents:
-    """The files of one layer, for who opens many: small ones come by way of ``Ahead``."""
+    """Opens many files of one layer; small ones are read ahead."""
 
     def __init__(self, index: LayerIndex, open_tar: OpenTar) -> None:
         self._index = index
@@ -64,7 +64,7 @@ class Contents:
         self._ahead = Ahead(index.tar_size, open_tar)
 
     def open(self, row: int) -> BytesIO | Content:
-        """As ``open_content``."""
+        """Open the regular file in ``row``."""
         index = self._index
         size = index.size[row]
         if 0 < size <= SMALL and index.sparse(row) is None:
@@ -75,8 +75,8 @@ class Contents:
 
 
 class Content:
-    """A readable, seekable file of ``size`` bytes, stored from ``offset`` of the tar. ``segments`` of a sparse one
-    as in ``Entry.sparse``; its holes are zeros."""
+    """A readable, seekable file of ``size`` bytes, stored from ``offset`` of the tar. ``segments`` as in
+    ``Entry.sparse``; holes are read as zeros."""
 
     def __init__(
         self, size: int, offset: int, segments: tuple[tuple[int, int], ...] | None, open_tar: OpenTar
@@ -95,7 +95,7 @@ class Content:
         self._stream_at = self._stream_end = -1
 
     def read(self, size: int = -1, /) -> bytes:
-        """Raises InvalidLayer where the tar is shorter than its index says."""
+        """Read up to ``size`` bytes. Raises InvalidLayer if the tar is shorter than its index says."""
         left = self.size - self._at
         size = left if size < 0 else min(size, left)
         pieces = []
@@ -117,10 +117,10 @@ class Content:
         return self._data(offset + at - start, offset + end - start, size)
 
     def _segment_behind(self, at: int) -> int:
-        """The first segment that ends behind this place; their number where none does."""
+        """Return the number of the first segment that ends after ``at``; the number of segments if there is none."""
         if len(self._ends) < 2:
             return int(bool(self._ends) and at >= self._ends[0])
-        from bisect import bisect_right  # sparse files are rare, and `blame` starts with few modules
+        from bisect import bisect_right  # sparse files are rare, and `blame` loads few modules
 
         return bisect_right(self._ends, at)
 

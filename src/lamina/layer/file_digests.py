@@ -1,5 +1,5 @@
-"""The sha256 of every regular file of a layer, in one buffer beside its index: derived on first need in one pass over
-the tar. A file of 32 bytes each, in archive order, behind a header that binds it to its index."""
+"""The sha256 of every regular file of a layer, in a file beside its index: 32 bytes for each file, in archive order,
+after a header that binds it to its index. It is derived on first need, in one pass over the tar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lamina.layer.file_content import open_content
 from lamina.layer.index import LayerIndex
 
 VERSION = 1
-MAX_HOLES = 1 << 30  # bytes of zeros that are hashed for one sparse file; a header of a few bytes can claim exabytes
+MAX_HOLES = 1 << 30  # bytes of zeros to hash for one sparse file; a header of a few bytes can claim exabytes
 WIDTH = 32
 _MAGIC = b"LAMDIGES"
 _ORDER = 0x01020304
@@ -33,40 +33,42 @@ class _Stream(Protocol):
 
 
 class LayerDigests:
-    """The content digests of one layer's regular files, by row."""
+    """The digests of one layer's regular files, by row."""
 
     def __init__(self, index: LayerIndex, buffer: bytes, what: str = "content digests") -> None:
-        """Raises StoreDamaged where the buffer is not the whole file of this index."""
+        """Raises StoreDamaged if the buffer is not the complete digest file of this index."""
         body = buffer[_HEADER.size :]
         if len(buffer) < _HEADER.size or _HEADER.unpack_from(buffer) != _head(index, body):
-            raise StoreDamaged(f"{what}: not the digests of this layer", hint="they are made again when asked for")
+            raise StoreDamaged(
+                f"{what}: not the digests of this layer", hint="remove the file: it is made again when needed"
+            )
         self._index = index
         self.buffer = buffer
-        """What the file holds."""
+        """The content of the digest file."""
 
     @classmethod
     def make(cls, index: LayerIndex, open_tar: Callable[[int, int], _Stream]) -> LayerDigests:
-        """Read all files once, front to back. ``open_tar(start, end)`` gives bytes of the uncompressed tar.
-        Raises InvalidLayer where the tar is shorter than the index says."""
+        """Compute the digests: read all files once, front to back. ``open_tar(start, end)`` opens a range of the
+        uncompressed tar. Raises InvalidLayer if the tar is shorter than the index says."""
         body = b"".join(_hashed(index, open_tar))
         return cls(index, _HEADER.pack(*_head(index, body)) + body)
 
     def of(self, row: int) -> str | None:
-        """The hex digits for the regular file in ``row``; None for anything else, and for a sparse file whose holes
-        are too many to be hashed."""
+        """Return the hex digest of the regular file in ``row``; None for other entries, and for a sparse file with
+        too large holes."""
         if self._index.kind[row] != _FILE:
             return None
         found = self._at(bytes(self._index.kind[:row]).count(_FILE))
         return None if found == _UNKNOWN else found.hex()
 
     def by_row(self) -> dict[int, bytes]:
-        """The digest (32 bytes) of each regular file, but for those that ``of`` does not know."""
+        """Return the digest (32 bytes) of each regular file, except sparse files with too large holes."""
         places = range(_HEADER.size, len(self.buffer), WIDTH)
         found = {row: self.buffer[at : at + WIDTH] for row, at in zip(_files(self._index), places, strict=True)}
         return {row: digest for row, digest in found.items() if digest != _UNKNOWN}
 
     def rows(self, encoded: str) -> list[int]:
-        """The rows of the files with this content (64 hex digits)."""
+        """Return the rows of the files whose digest is ``encoded`` (64 hex digits)."""
         wanted, files = bytes.fromhex(encoded), None
         rows = []
         place = self.buffer.find(wanted, _HEADER.size)
@@ -86,7 +88,7 @@ class LayerDigests:
 
 def _head(index: LayerIndex, body: bytes) -> tuple[bytes, int, int, int, int, int]:
     files = bytes(index.kind).count(_FILE)
-    # of a body that has not one digest a file nothing fits
+    # a body of the wrong length never matches
     return _MAGIC, _ORDER, VERSION, files if len(body) == files * WIDTH else -1, index.checksum, zlib.crc32(body)
 
 
@@ -101,7 +103,7 @@ def _hashed(index: LayerIndex, open_tar: Callable[[int, int], _Stream]) -> Itera
         for row in _files(index):
             size, offset = index.size[row], index.offset[row]
             segments = index.sparse(row)
-            if segments is not None or offset < at:  # a file of AUFS's stands before its first name
+            if segments is not None or offset < at:  # a hard link target of AUFS is stored before its first name
                 stored = size if segments is None else sum(length for _, length in segments)
                 if size - stored > MAX_HOLES:
                     yield _UNKNOWN

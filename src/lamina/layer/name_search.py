@@ -1,7 +1,7 @@
-"""Looking for names in a layer's index (pure): patterns as `find` has them, over the heap of names as it lies there.
+"""Search for names in a layer's index (pure): the patterns of `find`, searched in the heap of names.
 
-A pattern says a piece of text that every name that fits must hold. The heap is searched for it as one text, and only
-where it stands is a row looked at; no value is made for the others.
+From each pattern a literal is derived that every matching name contains. The heap is searched for that literal as one
+text, and only rows where it occurs are looked at; no value is made for the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lamina.errors import UsageError
 from lamina.layer.index import LayerIndex
 
 MAX_PATTERN = 4096
-# one character of UTF-8, or one byte where it is none
+# one character of UTF-8, or one byte that is not UTF-8
 _CHARACTER = (
     rb"(?>[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}|[\x80-\xff])"
 )
@@ -23,9 +23,12 @@ _CHARACTER = (
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """``regex`` is searched for in the base name or, where ``whole``, in the path from its first slash on.
-    ``literal``: what a base name (where ``whole``: some component of the path) must hold to fit; b"" for nothing.
-    ``exact``: the base name is the literal and nothing else."""
+    """A compiled pattern. ``regex`` is searched for in the base name or, with ``whole``, in the path with a leading
+    slash.
+
+    ``literal`` is contained in every matching base name (with ``whole``: in some component of the path); b"" if there
+    is none. ``exact``: only the base name that equals the literal matches.
+    """
 
     regex: re.Pattern[bytes]
     whole: bool
@@ -33,19 +36,19 @@ class Pattern:
     exact: bool = False
 
     def fits(self, path: bytes) -> bool:
-        """Whether this path (relative, as everywhere) fits."""
+        """Whether a relative path matches."""
         text = b"/" + path if self.whole else path.rpartition(b"/")[2]
         return self.regex.search(text) is not None
 
 
 def glob(text: bytes) -> Pattern:
-    """A pattern of ``*``, ``?``, ``[...]`` and backslashes; with a slash in it it means the whole path, and ``*``
-    goes across slashes, as `find -path` has it. Raises UsageError."""
+    """Compile a glob of ``*``, ``?``, ``[...]`` and backslashes. With a slash it matches the whole path, and ``*``
+    also matches slashes, as in `find -path`. Raises UsageError."""
     _check(text)
     whole = b"/" in text
     if whole and not text.startswith((b"/", b"*")):
         text = b"/" + text
-    # where characters are counted, what goes before may not end within one
+    # where characters are counted, `*` must not end within one
     anything = _CHARACTER + b"*" if b"?" in text or b"[" in text else b".*"
     out: list[bytes] = []
     literals, run, plain, at = [], bytearray(), True, 0
@@ -74,20 +77,20 @@ def glob(text: bytes) -> Pattern:
 
 
 def expression(text: bytes) -> Pattern:
-    """A regular expression (Python's, on bytes), found anywhere in the base name; with a slash in it, in the whole
-    path. Raises UsageError."""
+    """Compile a regular expression (Python's, on bytes). It is searched for in the base name; with a slash, in the
+    whole path. Raises UsageError."""
     _check(text)
     try:
         regex = re.compile(text, re.DOTALL)
     except (re.error, RecursionError, OverflowError) as error:
         raise UsageError(
-            f"not a regular expression: {os_text(text)!r:.200}: {error}", hint="leave -E out for a glob like '*.conf'"
+            f"not a regular expression: {os_text(text)!r:.200}: {error}", hint="leave out -E for a glob like '*.conf'"
         ) from None
     return Pattern(regex, b"/" in text, _longest(_literals(text)))
 
 
 def rows_that_fit(index: LayerIndex, pattern: Pattern) -> Iterator[int]:
-    """The rows whose name fits, whiteouts among them, each once and in order."""
+    """Yield the rows whose name matches, in order, with whiteouts."""
     if pattern.whole:
         return _by_path(index, pattern)
     if not pattern.literal:
@@ -100,17 +103,17 @@ def rows_that_fit(index: LayerIndex, pattern: Pattern) -> Iterator[int]:
 
 
 def rows_holding(index: LayerIndex, literal: bytes) -> Iterator[int]:
-    """The rows whose base name holds these bytes, in order."""
+    """Yield the rows whose base name contains these bytes, in order."""
     heap, at = bytes(index.names), index.name_at
     length, place = len(literal), heap.find(literal)
     while place >= 0:
-        row = bisect_right(at, place) - 1  # of rows without a name, which begin at the same place, the last is meant
+        row = bisect_right(at, place) - 1  # rows without a name begin at the same place: take the last
         end = at[row + 1]
         if place + length <= end:
             yield row
             place = heap.find(literal, end)
         else:
-            place = heap.find(literal, place + 1)  # across the border of two names
+            place = heap.find(literal, place + 1)  # the match crosses the border of two names
 
 
 def _by_path(index: LayerIndex, pattern: Pattern) -> Iterator[int]:
@@ -130,26 +133,27 @@ def _by_path(index: LayerIndex, pattern: Pattern) -> Iterator[int]:
 
 
 def os_text(text: bytes) -> str:
-    """A pattern for a message."""
+    """Decode a pattern for a message."""
     return text.decode("utf-8", "backslashreplace")
 
 
 def _check(text: bytes) -> None:
     if not text or len(text) > MAX_PATTERN or b"\0" in text:
         raise UsageError(
-            f"a pattern has 1 to {MAX_PATTERN} bytes and no zero byte, not {len(text)}", hint="`*` fits every name"
+            f"a pattern has 1 to {MAX_PATTERN} bytes and no zero byte, not {len(text)}", hint="use `*` for every name"
         )
 
 
 def _longest(literals: list[bytes]) -> bytes:
-    """The longest piece without a slash; one byte is too common to be worth looking for."""
+    """Return the longest piece without a slash; one byte is too common to be useful."""
     pieces = [piece for text in literals for piece in text.split(b"/")]
     best = max(pieces, key=len, default=b"")
     return best if len(best) > 1 else b""
 
 
 def _group(text: bytes, at: int) -> tuple[bytes, int] | None:
-    """``[...]`` from behind its bracket, and where it ends; None where it has no end (the bracket is literal)."""
+    """Translate ``[...]`` from after its bracket; also return where it ends. None if there is no closing bracket:
+    then the bracket is literal."""
     start = at
     negated = text[at : at + 1] in (b"!", b"^") and at < len(text)
     at += negated
@@ -167,7 +171,7 @@ def _group(text: bytes, at: int) -> tuple[bytes, int] | None:
         else:
             choices.append((low, low))
             place += 1
-    # decoded, so that a range of letters beyond ASCII is one of letters; the path is matched as bytes
+    # decoded, so that ranges of non-ASCII letters work; the path is matched as bytes
     said = b"|".join(piece for low, high in choices for piece in _span(low, high)) or rb"(?!)"
     if negated:
         return rb"(?!%b)%b" % (b"(?:" + said + b")", _CHARACTER), end + 1
@@ -177,7 +181,7 @@ def _group(text: bytes, at: int) -> tuple[bytes, int] | None:
 def _span(low: str, high: str) -> Iterator[bytes]:
     first, last = ord(low), ord(high)
     if last - first > 4096:
-        raise UsageError(f"the range {low!r} to {high!r} is too wide", hint="give a smaller one")
+        raise UsageError(f"the range {low!r} to {high!r} is too wide", hint="use a smaller range")
     if last < 128 and first <= last:
         yield b"[" + re.escape(low.encode()) + b"-" + re.escape(high.encode()) + b"]"
         return
@@ -189,10 +193,10 @@ _SAFE_CLASSES = b"dDwWsSbBAZ"
 
 
 def _literals(text: bytes) -> list[bytes]:
-    """Pieces of text that whatever the expression finds must hold. Where it is not sure it says less."""
+    """Return pieces of text that every match must contain; fewer if in doubt."""
     found, run, at, depth = [], bytearray(), 0, 0
     if text.find(b"(?") >= 0:
-        return []  # flags and look-arounds: too clever to be read here
+        return []  # flags and look-arounds are not analysed
 
     def end() -> None:
         found.append(bytes(run))

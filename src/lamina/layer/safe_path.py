@@ -1,18 +1,19 @@
-"""Names of members and hardlink targets, made relative and safe (pure). One place decides what a name may be."""
+"""Names of members and targets of hard links, made relative and safe (pure). The only place that decides which names
+are allowed."""
 
 from __future__ import annotations
 
 from lamina.errors import InvalidLayer, LimitExceeded
 
-MAX_PATH = 4096  # bytes, as Linux has it
+MAX_PATH = 4096  # bytes, Linux's limit
 MAX_COMPONENT = 255
 
 
 def normalise(name: bytes) -> bytes:
-    """``./usr//bin/`` and ``/usr/bin`` are ``usr/bin``; the root is ``b""``. Absolute names are the root's own
-    (Nix writes them).
+    """Normalise a name: ``./usr//bin/`` and ``/usr/bin`` become ``usr/bin``; the root is ``b""``. Absolute names,
+    which Nix writes, are relative to the root.
 
-    Raises InvalidLayer for ``..`` components and zero bytes, LimitExceeded for what no Linux file can be called.
+    Raises InvalidLayer for ``..`` components and zero bytes, LimitExceeded for names that Linux can't have.
     """
     if (
         len(name) <= MAX_COMPONENT
@@ -23,14 +24,18 @@ def normalise(name: bytes) -> bytes:
     ):
         return name[:-1] if name.endswith(b"/") else name
     if b"\0" in name:
-        raise InvalidLayer(f"a zero byte in the name {name!r:.200}", hint="the layer is malformed")
+        raise InvalidLayer(
+            f"the name {name!r:.200} contains a zero byte", hint="report it to the publisher of the image"
+        )
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
-        raise InvalidLayer(f"the name {name!r:.300} leads out of its directory", hint="refused: the layer is hostile")
+        raise InvalidLayer(
+            f"the name {name!r:.300} leads out of its directory (..)", hint="don't use this layer: it may be hostile"
+        )
     path = b"/".join(parts)
     if len(path) > MAX_PATH or (len(path) > MAX_COMPONENT and max(map(len, parts)) > MAX_COMPONENT):
         raise LimitExceeded(
-            f"the name {name!r:.60}... has {len(name)} bytes",
-            hint=f"limits: path {MAX_PATH}, component {MAX_COMPONENT}",
+            f"the name {name!r:.60}... is too long: {len(name)} bytes",
+            hint=f"use shorter names: a path has at most {MAX_PATH} bytes, a component {MAX_COMPONENT}",
         )
     return path

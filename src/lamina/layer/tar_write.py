@@ -1,8 +1,8 @@
-"""Layers written: the same entries give the same bytes, anywhere.
+"""Writing of layers: the same entries give the same bytes on every machine.
 
-Plain ustar where it says all, PAX records where not (long or non-ASCII-safe names, big numbers, fractions of
-seconds, xattrs, sparse files as GNU tar's format 1.0). No user or host names, no access times. The archive ends with
-two zero blocks and nothing more.
+It writes plain ustar headers where they suffice, and PAX records where not (long or non-UTF-8 names, large numbers,
+fractions of seconds, xattrs, sparse files in GNU tar's format 1.0). There are no user names, host names or access
+times. The archive ends with two zero blocks and nothing more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lamina.layer.tarheader import BLOCK, SCHILY_XATTR
 from lamina.layer.whiteout import opaque_path_for, path_for
 
 _CHUNK = 1 << 20
-_MOST_ID, _MOST = 0o7777777, 0o77777777777  # what a header's fields can say
+_MOST_ID, _MOST = 0o7777777, 0o77777777777  # the largest values of header fields
 _NAMES = (b"path", b"linkpath", b"GNU.sparse.name")
 _FLAGS = {
     Kind.FILE: b"0",
@@ -39,22 +39,22 @@ class Readable(Protocol):
 
 
 Content = bytes | Callable[[], Readable] | None
-"""What a file holds: bytes, or a function that opens it (for a sparse entry, something that can seek); None for
-everything that is no file."""
+"""The content of a file: bytes, or a function that opens it (seekable for a sparse file); None for other entries."""
 Item = tuple[Entry, Content]
 Write = Callable[[bytes], object]
 
 
 class LayerWriter:
-    """``add`` entries in the order they shall stand, then ``close``. ``epoch`` (seconds, SOURCE_DATE_EPOCH) is the
-    latest modification time that is written; older ones stay."""
+    """Writes a tar: ``add`` entries in their final order, then ``close``. Modification times later than ``epoch``
+    (seconds, SOURCE_DATE_EPOCH) are set to it; earlier ones are kept."""
 
     def __init__(self, write: Write, *, epoch: int | None = None) -> None:
         self._write = write
         self._epoch = epoch
 
     def add(self, entry: Entry, content: Content = None) -> None:
-        """Raises UsageError where the content is not as long as ``entry.size``, or the entry can't be written."""
+        """Write one entry. Raises UsageError if the content is not ``entry.size`` bytes long, or the entry can't be
+        written."""
         kind = entry.kind
         if kind in (Kind.WHITEOUT, Kind.OPAQUE):
             path = path_for(entry.path) if kind == Kind.WHITEOUT else opaque_path_for(entry.path)
@@ -69,7 +69,7 @@ class LayerWriter:
         self._header(entry, entry.size)
         if isinstance(content, bytes):
             if len(content) != entry.size:
-                raise UsageError(f"{entry.path!r:.200} states {entry.size} bytes and has {len(content)}")
+                raise UsageError(f"{entry.path!r:.200} should have {entry.size} bytes, but has {len(content)}")
             self._write(content)
         elif entry.size or content is not None:
             self._copy(entry, content)
@@ -80,7 +80,7 @@ class LayerWriter:
 
     def _copy(self, entry: Entry, content: Callable[[], Readable] | None) -> None:
         if content is None:
-            raise UsageError(f"{entry.path!r:.200} states {entry.size} bytes and has no content")
+            raise UsageError(f"{entry.path!r:.200} should have {entry.size} bytes, but has no content")
         left, stream = entry.size, content()
         try:
             while left > 0:
@@ -90,12 +90,14 @@ class LayerWriter:
                 self._write(data)
                 left -= len(data)
             if left or stream.read(1):
-                raise UsageError(f"{entry.path!r:.200} changed while it was read", hint="try again when it is quiet")
+                raise UsageError(
+                    f"{entry.path!r:.200} changed while it was read", hint="try again when nothing writes to it"
+                )
         finally:
             stream.close()
 
     def _sparse(self, entry: Entry, segments: tuple[tuple[int, int], ...], content: Callable[[], Readable]) -> None:
-        """The map as text in the member's first blocks, then the data segments only."""
+        """Write a sparse file: the map as text in the first blocks of the member, then only the data segments."""
         lines = [len(segments), *(number for segment in segments for number in segment)]
         table = b"".join(b"%d\n" % number for number in lines)
         table += bytes(-len(table) % BLOCK)
@@ -106,14 +108,15 @@ class LayerWriter:
         try:
             seek = getattr(stream, "seek", None)
             if seek is None:
-                raise UsageError(f"{entry.path!r:.200} is sparse, and its content can't be read by position")
+                raise UsageError(f"{entry.path!r:.200} is sparse, but its content is not seekable")
             for start, left in segments:
                 seek(start)
                 while left > 0:
                     data = stream.read(min(left, _CHUNK))
                     if not data:
                         raise UsageError(
-                            f"{entry.path!r:.200} changed while it was read", hint="try again when it is quiet"
+                            f"{entry.path!r:.200} changed while it was read",
+                            hint="try again when nothing writes to it",
                         )
                     self._write(data)
                     left -= len(data)
@@ -172,9 +175,9 @@ class LayerWriter:
 
 
 def write_layer(items: Iterable[Item], write: Write, *, epoch: int | None = None, ordered: bool = False) -> None:
-    """A whole layer in a fixed order: by path, a whiteout before its siblings, a hardlink's target before the link.
-    ``ordered``: the items come in this order, each path once, and are written as they come.
-    Raises InvalidLayer for a path that is stated twice."""
+    """Write a whole layer in a fixed order: by path, whiteouts before their siblings, the target of a hard link
+    before the link. ``ordered``: the items come in this order, each path once, and are written as they come. Raises
+    InvalidLayer if a path occurs twice."""
     writer = LayerWriter(write, epoch=epoch)
     for entry, content in items if ordered else _ordered(list(items)):
         writer.add(entry, content)
@@ -187,7 +190,7 @@ def _ordered(items: list[Item]) -> Iterator[Item]:
     for entry, _ in items:
         if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
             if entry.path in seen:
-                raise InvalidLayer(f"{entry.path!r:.200} is stated twice", hint="one layer states a path once")
+                raise InvalidLayer(f"{entry.path!r:.200} occurs twice", hint="state each path once in a layer")
             seen.add(entry.path)
     later: list[Item] = []
     written: set[bytes] = set()
@@ -199,12 +202,12 @@ def _ordered(items: list[Item]) -> Iterator[Item]:
         yield entry, content
         if entry.path in targets:
             written.add(entry.path)
-    yield from later  # links whose target sorts after them
+    yield from later  # hard links whose target sorts after them
 
 
 def _order(item: Item) -> bytes:
-    """A path's components, and where the entry stands among those of one path. No name holds a zero byte, so a path
-    with zeros for slashes sorts as its components do."""
+    """Return the sort key: the path's components, then the position among entries of one path. No name contains a
+    zero byte, so a path with zeros instead of slashes sorts by component."""
     entry = item[0]
     parts = entry.path.replace(b"/", b"\0")
     if entry.kind == Kind.WHITEOUT:
@@ -212,12 +215,12 @@ def _order(item: Item) -> bytes:
         return parts + b"\0\0\1" + name
     if entry.kind == Kind.OPAQUE:
         return parts + b"\0\0\1"
-    # a path sorts after its parent, and after all whiteouts of its siblings
+    # a path sorts after its parent, and after the whiteouts of its siblings
     return parts + (b"\0\0\0" if entry.kind == Kind.DIRECTORY else b"\0\0\2")
 
 
 def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
-    """(name, prefix) as ustar splits it, or None where it can't."""
+    """Split a name into (name, prefix) for ustar; None if it does not fit."""
     if len(name) <= 100:
         return name, b""
     cut = name.find(b"/", max(0, len(name) - 101), len(name) - 1)
@@ -260,7 +263,7 @@ def _block(
     tail = b"%b%bustar\00000%b%07o\0%07o\0%b" % (
         flag, link.ljust(100, b"\0"), bytes(64), device[0], device[1], prefix.ljust(155, b"\0"),
     )  # fmt: skip
-    # adler32's lower half is one more than the sum of the bytes, as long as that is below 65521
+    # the lower half of adler32 is the sum of the bytes plus one, as long as the sum is below 65521
     sums = (adler32(head) & 0xFFFF) + (adler32(tail[:178]) & 0xFFFF) + (adler32(tail[178:]) & 0xFFFF)
     checksum = sums - 3 + 8 * 32
     return (head + b"%06o\0 " % checksum + tail).ljust(BLOCK, b"\0")

@@ -1,4 +1,4 @@
-"""The upper directory of an overlay becomes a layer's entries, its whiteouts and opaque marks in OCI's form."""
+"""Scan the upper directory of an overlay into entries of a layer, with whiteouts and opaque marks in OCI's form."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
 def scan_upper(upper: str, *, on_warning: OnWarning = lambda text: None) -> Iterator[Item]:
-    """Everything in ``upper``, names in byte order; an OPAQUE item follows its directory. The root is left
-    out. Raises NotFound, SystemFailure."""
+    """Yield everything in ``upper``, sorted by name; an OPAQUE entry follows its directory. The root is left out.
+    Raises NotFound, SystemFailure."""
     hidden: set[bytes] = set()
     for entry, opened in scan(upper, owner=None, on_warning=on_warning):
-        # the kernel makes all its whiteouts links of one inode: from the second on they look like hardlinks
+        # the kernel makes its whiteouts hard links of one inode, so that only the first is seen as a device
         if (entry.kind == Kind.CHAR and entry.rdev == (0, 0)) or (
             entry.kind == Kind.HARDLINK and entry.link in hidden
         ):

@@ -1,3 +1,2 @@
-"""What a place of images can do (``protocols``), an image as a value (``Stack``), and how its documents are found,
-walked and verified. Must not know any place: no disk, no network.
-"""
+"""What places of images can do (``protocols``), an image as a value (``Stack``), and how documents are selected,
+walked and verified. Must not know a particular place, a disk or a network."""

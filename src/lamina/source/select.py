@@ -1,4 +1,4 @@
-"""From a name to an image: through indexes to the manifest of a platform, and its config."""
+"""Selection: from a name through indexes to the manifest of a platform, and its config."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from lamina.spec.platform import Platform
 from lamina.source.verify import verified
 
-MAX_NESTING = 8  # indexes within indexes; the spec sets no bound, a loop is impossible, a bomb is not
+MAX_NESTING = 8  # indexes within indexes: the spec sets no limit. A loop is impossible, a bomb is not.
 
 
 def choose(reader: Reader, index: Index, platform: Platform, what: str) -> Descriptor:
-    """``select``; of entries that state no platform the config is looked at, unless another is just what is wanted.
-    Raises NotFound, RemoteFailure, AccessDenied."""
+    """Select the entry of ``index`` for ``platform``. If no stated platform matches exactly, the configs of entries
+    without a platform are read. Raises NotFound, RemoteFailure, AccessDenied."""
     entries = [entry for entry in index.manifests if is_selectable(entry)]
     unstated = [entry for entry in entries if entry.platform is None][:MAX_UNSTATED]
     wanted = platform.candidates()[0]
@@ -38,7 +38,8 @@ def choose(reader: Reader, index: Index, platform: Platform, what: str) -> Descr
 
 
 def _platform_of(reader: Reader, entry: Descriptor, what: str) -> Platform | None:
-    """By its config; None for what is no image, not here (an index may be sparse), or damaged."""
+    """Return the platform in the config of an entry; None if it is not an image, is absent (an index may be sparse),
+    or is damaged."""
     try:
         document = parse(reader.manifest(entry), entry.media_type, what)
         return read_config(reader, document, what).platform if isinstance(document, Manifest) else None
@@ -47,21 +48,21 @@ def _platform_of(reader: Reader, entry: Descriptor, what: str) -> Platform | Non
 
 
 def not_as_asked(config: ImageConfig, asked: Platform) -> str:
-    """What to warn of where an image of one platform is for another than was asked for; "" where it is right. As
-    docker and podman do it is taken all the same: what configs say of their architecture is often wrong."""
+    """Return a warning if the only platform of an image differs from the requested one, else "". As in docker and
+    podman, the image is used all the same: the architecture in a config is often wrong."""
     if asked.runs(config.stated_platform):
         return ""
-    return f"{config.platform} is the image's one platform, and {asked} was asked for"
+    return f"the image is for {config.platform}, and {asked} was requested"
 
 
 MAX_UNSTATED = 64
-"""Entries of one index without a platform that are looked at."""
+"""The most entries of one index without a platform whose configs are read."""
 
 
 def find_manifest(reader: Reader, descriptor: Descriptor, platform: Platform, what: str) -> Manifest:
-    """The manifest that ``descriptor`` stands for, through as many indexes as need be.
+    """Return the manifest that ``descriptor`` leads to, through as many indexes as needed.
 
-    Raises NotFound where an index has nothing for the platform, BlobNotFound where its choice is not there.
+    Raises NotFound if an index has no entry for the platform, BlobNotFound if the chosen manifest is not there.
     """
     for depth in range(MAX_NESTING):
         try:
@@ -70,22 +71,25 @@ def find_manifest(reader: Reader, descriptor: Descriptor, platform: Platform, wh
             if not depth:
                 raise
             raise BlobNotFound(
-                f"{what}: the image for {platform} is not at {reader.location}: {error.message}",
-                hint=f"fetch it: `lamina pull --platform {platform} {what:.200}`",
+                f"{what}: the image for {platform} was not found in {reader.location}: {error.message}",
+                hint=f"run `lamina pull --platform {platform} {what:.200}`",
             ) from None
         document = parse(raw, descriptor.media_type, what)
         if isinstance(document, Manifest):
             return document
         descriptor = choose(reader, document, platform, what)
-    raise InvalidDocument(f"{what}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb")
+    raise InvalidDocument(
+        f"{what}: indexes are nested more than {MAX_NESTING} deep", hint="report it to the publisher of the image"
+    )
 
 
 def read_config(reader: Reader, manifest: Manifest, what: str) -> ImageConfig:
-    """The image config of ``manifest``, verified and with one diff_id a layer. Raises Unsupported for an artifact."""
+    """Return the image config of ``manifest``, verified, with one diff_id for each layer. Raises Unsupported for an
+    artifact."""
     if not manifest.is_image:
         raise Unsupported(
-            f"{what} is an artifact of type {manifest.artifact_type or manifest.config.media_type!r:.100}, no image",
-            hint="it can be copied, but has no layers to look into",
+            f"{what} is an artifact, not an image: {manifest.artifact_type or manifest.config.media_type!r:.100}",
+            hint="copy it with `lamina copy`: it has no layers to read",
         )
     raw = read_document(reader, manifest.config, what)
     config = ImageConfig.parse(raw, f"the config of {what}", manifest.config_type)
@@ -94,9 +98,10 @@ def read_config(reader: Reader, manifest: Manifest, what: str) -> ImageConfig:
 
 
 def read_document(reader: Reader, descriptor: Descriptor, what: str) -> bytes:
-    """A config or another small blob whole, verified. Raises LimitExceeded (4 MiB), BlobNotFound, InvalidContent."""
+    """Read a config or another small blob completely and verify it. Raises LimitExceeded (4 MiB), BlobNotFound,
+    InvalidContent."""
     if descriptor.size > MAX_DOCUMENT:
-        raise LimitExceeded(f"{what}: a config of {descriptor.size} bytes", hint="the limit is 4 MiB")
+        raise LimitExceeded(f"{what}: the config is too large: {descriptor.size} bytes, the limit is 4 MiB")
     if descriptor.data is not None:
         return descriptor.data
     return b"".join(verified(reader.blob(descriptor)))

@@ -1,4 +1,4 @@
-"""An image, or a range of its layers, ready to be looked into."""
+"""An image, or a range of its layers, ready for reading."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Stack(Value):
-    """An image, or a range of its layers, ready to be looked into: what ``view``, ``edit`` and ``insight`` take.
+    """An image, or a range of its layers, ready for reading: the input of ``view``, ``edit`` and ``insight``.
 
-    ``layers`` are bottom first; ``first`` is the number (from 1) that ``layers[0]`` has in the whole image;
-    ``steps`` holds, for each layer, the build step that made it where the history says so.
+    ``layers`` are listed bottom first. ``first`` is the number of ``layers[0]`` in the whole image, from 1. ``steps``
+    holds for each layer the build step that made it, if the history has one.
     """
 
     name: str
@@ -33,17 +33,18 @@ class Stack(Value):
     steps: tuple[History | None, ...] = ()
     first: int = 1
     look: Callable[[Stack], Union] | None = None
-    """A shorter way to ``union``, where there is one."""
+    """A faster way to ``union``, if there is one."""
     kept: Callable[[Stack], Union | None] | None = None
-    """What was merged and written down before, if it was: nothing is merged for it."""
+    """Returns the union if an earlier call merged it and stored it; it never merges."""
     again: tuple[Callable[..., Stack], tuple[object, ...]] | None = field(
         default_factory=lambda: None, repr=False, compare=False
     )
-    """How another process opens the whole image, as a function and its arguments."""
+    """How another process opens the whole image: a function and its arguments."""
     _cache: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[..., Stack], tuple[object, ...]]:
-        """Pickled by where it is: layers hold open files. Raises TypeError where nothing says where that is."""
+        """Pickle the stack by its name, because layers hold open files. Raises TypeError if it was not opened by a
+        name."""
         if self.again is None:
             raise TypeError(f"the image {self.name} can't be pickled: it was not opened by a name")
         return _opened_again, (*self.again, self.first, len(self.layers))
@@ -60,23 +61,25 @@ class Stack(Value):
 
     @cached_property
     def chain_ids(self) -> tuple[Digest, ...]:
-        """image-spec config.md, "Layer ChainID"; of these layers alone where the stack is a range."""
+        """The ChainIDs of these layers (image-spec config.md, "Layer ChainID"); in a range they are computed from its
+        lowest layer."""
         return chain_ids(self.diff_ids)
 
     def slice(self, low: int, high: int | None) -> Stack:
-        """Layers ``low`` to ``high``, both counted from 1 at the bottom. Raises UsageError out of range."""
+        """Return the layers ``low`` to ``high``, both counted from 1 at the bottom. Raises UsageError if they are out
+        of range."""
         top = self.first + len(self.layers) - 1
         high = top if high is None else high
         if high > top or low < self.first or low > high + 1:
             raise UsageError(
                 f"{self.name} has layers {self.first} to {top}, not {low} to {high}",
-                hint="layers are counted from 1 at the bottom; see `lamina layers`",
+                hint="see `lamina layers`: layers are counted from 1 at the bottom",
             )
         cut = slice(low - self.first, high - self.first + 1)
         return replace(self, layers=self.layers[cut], steps=self.steps[cut], first=low, _cache={})
 
     def tree(self) -> Tree:
-        """The union of the layers, merged on first need."""
+        """Return the union of the layers; it is merged on the first call."""
         tree = self.merged()
         if tree is None:
             from lamina.union.merge import merge
@@ -86,15 +89,15 @@ class Stack(Value):
         return tree
 
     def merged(self) -> Tree | None:
-        """The union, where it was merged already."""
+        """Return the union if it was merged already, else None."""
         return self._cache.get("tree")  # type: ignore[return-value]
 
     def remember(self, tree: Tree) -> None:
-        """``tree`` is the union of just these layers: nobody has to merge them again."""
+        """Store ``tree`` as the union of these layers, so that they are not merged again."""
         self._cache["tree"] = tree
 
     def union(self) -> Union:
-        """The union for a few questions: merged, unless ``look`` has it without."""
+        """Return the union for a few lookups: ``look`` may provide it without a merge."""
         found = self._known()
         if found is None:
             found = self._cache["union"] = self.look(self) if self.look else self.tree()
@@ -105,8 +108,8 @@ class Stack(Value):
         return self._cache.get("union") if found is None else found  # type: ignore[return-value]
 
     def glance(self, paths: Iterable[bytes]) -> Tree:
-        """The union as far as it concerns these literal paths, without merging the rest; the whole one where it was
-        merged already. Raises InvalidLayer."""
+        """Return the union restricted to these literal paths, without merging the rest; the whole
+        union if it was merged already. Raises InvalidLayer."""
         if "tree" in self._cache:
             return self.tree()
         from lamina.union.partial import Glance
@@ -114,8 +117,8 @@ class Stack(Value):
         return Glance().tree([layer.index() for layer in self.layers], paths)
 
     def lookup(self, path: bytes, *, follow: bool = False) -> tuple[Union, int]:
-        """``path`` looked up (``Union.lookup``): in what is merged or kept, else in as little of the layers as that
-        takes. Raises PathNotFound, InvalidLayer."""
+        """Look up ``path`` (``Union.lookup``) in the merged or stored union, else in only the parts of the layers
+        that matter. Raises PathNotFound, InvalidLayer."""
         union = self._ready()
         if union is not None:
             return union, union.lookup(path, follow=follow)
@@ -126,8 +129,8 @@ class Stack(Value):
     def listing(
         self, path: bytes, *, follow: bool = True, into: bool = True, links: bool = True
     ) -> tuple[Union, int]:
-        """As ``lookup``; with ``into``, of a directory also what stands in it, and with ``links`` how many names each
-        file has. Raises PathNotFound, InvalidLayer."""
+        """Look up ``path`` as ``lookup`` does. With ``into``, a directory's entries are included; with ``links``, so
+        is the number of hard links of each file. Raises PathNotFound, InvalidLayer."""
         union = self._ready()
         if union is not None:
             return union, union.lookup(path, follow=follow)
@@ -137,8 +140,7 @@ class Stack(Value):
         return Glance().listing(indexes, path, follow=follow, into=into, links=links)
 
     def _ready(self) -> Union | None:
-        """The whole union where it is merged or kept, or where so many questions have come that it is the shorter
-        way."""
+        """Return the whole union if it is merged or stored, or if so many lookups came that a merge is cheaper."""
         union = self._known()
         if union is None and self.kept is not None:
             union = self._cache["union"] = self.kept(self)
@@ -150,7 +152,8 @@ class Stack(Value):
         return union
 
     def stacked(self) -> list[Stacked]:
-        """The layers' own trees in overlay's form, made on first need. Raises Unsupported (``union.stacked``)."""
+        """Return the layers' own trees in the form that overlayfs needs; they are made on the first call. Raises
+        Unsupported (``union.stacked``)."""
         found = self._cache.get("stacked")
         if found is None:
             from lamina.union.stacked import stacked
@@ -159,17 +162,17 @@ class Stack(Value):
         return found  # type: ignore[return-value]
 
     def open_file(self, node: int) -> Stream:
-        """The content of the union's regular file ``node``. Sparse members are given whole, holes as zeros."""
+        """Open the content of the regular file ``node`` of the union. Holes of a sparse file are read as zeros."""
         return self.open_stored(self.tree().stored(node))
 
     def open_content(self, layer: int, row: int) -> Stream:
-        """As ``open_file``, of the entry in ``row`` of layer ``layer`` (from 0)."""
+        """Open the content of the entry in ``row`` of layer number ``layer`` (from 0)."""
         from lamina.layer.file_content import open_content
 
         return open_content(self.layers[layer].index(), row, self.layers[layer].open)
 
     def open_stored(self, stored: Stored) -> Stream:
-        """As ``open_file``, of what ``Union.stored`` says."""
+        """Open the content of a file described by ``Union.stored``."""
         from lamina.layer.file_content import Content
 
         return Content(stored.size, stored.offset, stored.sparse, self.layers[stored.layer].open)
@@ -181,4 +184,5 @@ def _opened_again(open_again: Callable[..., Stack], given: tuple[object, ...], f
 
 
 MANY_QUESTIONS = 100
-"""Lookups in one stack from which on it is merged: a merge costs as much as some 200 (node, 46,204 entries)."""
+"""The number of lookups after which a stack is merged: a merge costs about as much as 200 lookups (node, 46,204
+entries)."""

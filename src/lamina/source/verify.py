@@ -1,4 +1,4 @@
-"""Proof of content: a blob is read as a stream, and its size and digest are checked at the end."""
+"""Verification: a blob is read as a stream, and its size and digest are checked at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class BytesBlob:
-    """A small ``Blob`` in memory."""
+    """A ``Blob`` in memory, for small content."""
 
     origin = ""
 
@@ -37,7 +37,7 @@ class BytesBlob:
 
 
 def is_plain(layer: Descriptor, diff_id: Digest) -> bool:
-    """Whether the layer's blob is the uncompressed tar. Its media type may say otherwise: the digests decide."""
+    """Whether the layer's blob is the uncompressed tar. The digests decide, because the media type may be wrong."""
     return layer.digest == diff_id
 
 
@@ -45,12 +45,12 @@ CHUNK = 1 << 20
 
 
 def verified(blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None) -> Iterator[bytes]:
-    """The blob's bytes in pieces of at most 1 MiB, size and digest proved at the end: what was done with them is to
-    be undone where this raises. The one place that proves a blob as it streams by.
+    """Yield the blob's bytes in pieces of at most 1 MiB; check size and digest at the end. If it raises, the caller
+    must discard what it did with the bytes. This is the only place that verifies a blob as it streams.
 
     Raises SizeMismatch, DigestMismatch, Unsupported (algorithm), Cancelled.
     """
-    descriptor, hint = blob.descriptor, damage_hint(blob) or "get it again"
+    descriptor, hint = blob.descriptor, damage_hint(blob) or "fetch it again"
     hasher, done = descriptor.digest.hasher(descriptor.size), 0
     with blob.open() as stream, _woken(stream, cancel):
         while True:
@@ -61,7 +61,7 @@ def verified(blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = 
                 break
             done += len(data)
             if done > descriptor.size:
-                raise SizeMismatch(f"blob {descriptor.digest} has more than its {descriptor.size} bytes", hint=hint)
+                raise SizeMismatch(f"blob {descriptor.digest} is longer than its {descriptor.size} bytes", hint=hint)
             hasher.update(data)
             yield data
             on_event(BlobProgress(descriptor.digest, done, descriptor.size))
@@ -70,19 +70,19 @@ def verified(blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = 
     actual = Digest(descriptor.digest.algorithm, hasher.hexdigest())
     if actual != descriptor.digest:
         raise DigestMismatch(
-            f"blob {descriptor.digest} has other bytes than its digest says: theirs is {actual}", hint=hint
+            f"blob {descriptor.digest} does not match its digest: its content has {actual}", hint=hint
         )
 
 
 class PieceStream:
-    """A ``Stream`` of pieces that are made on the way."""
+    """A ``Stream`` over an iterator of pieces."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._left = b""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Raises what the pieces raise."""
+        """Read up to ``size`` bytes. Raises what the iterator raises."""
         if size < 0:
             data, self._left = b"".join([self._left, *self._pieces]), b""
             return data
@@ -104,14 +104,14 @@ class PieceStream:
 
 
 def damage_hint(blob: Blob) -> str:
-    """What to do where the blob's bytes are wrong: its place may know ("" where it does not)."""
+    """Return the advice of the blob's place for wrong bytes; "" if it has none."""
     return getattr(blob, "damage_hint", "")
 
 
 @contextmanager
 def told_of(blob: Blob) -> Iterator[None]:
-    """What the block says of the blob's content names the blob and its place's hint, where that has one: a decoder
-    stops at damage before the digest is proved."""
+    """Add the blob's digest and its place's hint to an InvalidContent from the block: a decoder notices damage before
+    the digest is checked."""
     try:
         yield
     except InvalidContent as error:
@@ -122,7 +122,7 @@ def told_of(blob: Blob) -> Iterator[None]:
 
 
 def with_hint(error: InvalidContent, digest: Digest, hint: str) -> InvalidContent:
-    """The error with another hint, and the digest of the blob that it is about."""
+    """Return the error with another hint, and with the digest of its blob in the message."""
     named = error.message if str(digest) in error.message else f"blob {digest}: {error.message}"
     return type(error)(named, hint=hint)
 
@@ -134,9 +134,9 @@ def _woken(stream: Stream, cancel: Cancel | None) -> AbstractContextManager[None
 
 
 def prove_diff_id(layer: Digest, stated: Digest, actual: Digest) -> None:
-    """Raises DigestMismatch unless the layer unpacks to what the config states."""
+    """Raise DigestMismatch unless the layer inflates to the diff_id that the config states."""
     if actual != stated:
         raise DigestMismatch(
-            f"layer {layer} unpacks to {actual}, the config says {stated}",
-            hint="config and layer don't belong together: get the image again",
+            f"layer {layer} unpacks to {actual}, but the config states {stated}",
+            hint="fetch the image again: config and layer don't belong together",
         )

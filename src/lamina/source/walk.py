@@ -1,8 +1,8 @@
-"""The one walk over the graph of documents: indexes, what they list, and manifests.
+"""The only walk over the graph of documents: indexes, the documents they list, and manifests.
 
-It tells four things apart, as types: a document that is ``Known``, one that is ``Absent``, one that is ``Damaged``
-(its bytes are not what its digest promises, or can't be read), and whole bytes in which lamina reads no document
-(``Unread``). What follows from each is for the caller to decide.
+It returns one of four types for each document: ``Known``; ``Absent``; ``Damaged`` (its bytes do not match its digest
+or can't be read); ``Unread`` (its bytes are intact, but lamina can't read them as a document). The caller decides
+what follows from each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Read whole: the bytes are those of its digest, and they are a document."""
+    """The document was read: its bytes match its digest, and they parse."""
 
     descriptor: Descriptor
     document: Manifest | Index
@@ -36,7 +36,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """The place does not have it."""
+    """The document was not found in this place."""
 
     descriptor: Descriptor
     error: LaminaError
@@ -44,7 +44,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """It is there, but with other bytes than its digest promises, or the disk fails to give them."""
+    """The document is there, but its bytes do not match its digest, or the disk fails to read them."""
 
     descriptor: Descriptor
     error: LaminaError
@@ -52,7 +52,7 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """Its bytes are whole, but no document that lamina reads: a layer, an unknown type, a malformed manifest."""
+    """The bytes are intact, but not a document that lamina reads: a layer, an unknown type, a malformed manifest."""
 
     descriptor: Descriptor
     error: LaminaError
@@ -65,15 +65,16 @@ Look = Callable[[Descriptor], Found]
 def look(
     read: Callable[[Descriptor], bytes], descriptor: Descriptor, *, what: str = "", announced: bool = True
 ) -> Found:
-    """What one document is. ``read`` gives its verified bytes, as ``Reader.manifest`` does. ``announced``: whether
-    the descriptor's media type has to agree. Raises what ``read`` raises besides (RemoteFailure, AccessDenied)."""
+    """Read and classify one document. ``read`` returns its verified bytes, as ``Reader.manifest`` does.
+    ``announced``: the media type must agree with the descriptor's. Raises what ``read`` raises besides
+    (RemoteFailure, AccessDenied)."""
     try:
         raw = read(descriptor)
     except NotFound as error:
         return Absent(descriptor, error)
     except (InvalidContent, SystemFailure) as error:
         return Damaged(descriptor, error)
-    except Unsupported as error:  # a digest that can't be verified here
+    except Unsupported as error:  # the digest's algorithm can't be computed here
         return Unread(descriptor, error)
     try:
         document = parse(raw, descriptor.media_type if announced else None, what or str(descriptor.digest))
@@ -83,13 +84,13 @@ def look(
 
 
 def looking(reader: Reader, what: str = "") -> Look:
-    """``look`` at the documents of a place; ``what`` names the image in messages."""
+    """Return ``look`` bound to a place; ``what`` names the image in errors."""
     return lambda descriptor: look(reader.manifest, descriptor, what=what)
 
 
 def listed(found: Found) -> Iterable[Descriptor]:
-    """The documents that an index lists. A hostile one may list layers and things that nobody knows: those are not
-    read as documents."""
+    """Return the documents that an index lists. Layers and unknown types, which a hostile index may list, are left
+    out."""
     if isinstance(found, Known) and isinstance(found.document, Index):
         return [child for child in found.document.manifests if is_known_document(child.media_type)]
     return ()
@@ -104,16 +105,16 @@ def walk(
     children_first: bool = False,
     what: str = "",
 ) -> Iterator[T]:
-    """What ``look`` says of each document that ``tops`` lead to, each once, depth first and in the order of the
-    indexes. ``into`` chooses which documents to go on to (``listed``: all). An index comes before what it lists, or
-    (``children_first``) after it.
+    """Yield what ``look`` returns for each document reachable from ``tops``: each document once, depth first, in the
+    order of the indexes. ``into`` returns the documents to visit next (``listed``: all). An index comes before the
+    documents it lists; with ``children_first``, after them.
 
-    Raises InvalidDocument where indexes are nested more than ``deepest`` deep (None: no limit: a loop is impossible,
-    and a place that is walked through has few).
+    Raises InvalidDocument if indexes are nested more than ``deepest`` levels. None means no limit: a loop is
+    impossible, and a local place has few levels.
     """
     seen: set[Digest] = set()
     pending = [_Step(top, 0) for top in tops][::-1]
-    left: list[T] = []  # looked at; their turn comes when what they list has had its own
+    left: list[T] = []  # documents whose children are visited first
     while pending:
         step = pending.pop()
         if step.leaves:
@@ -127,7 +128,7 @@ def walk(
         if children and deepest is not None and step.depth >= deepest:
             raise InvalidDocument(
                 f"{what or step.descriptor.digest}: indexes are nested more than {deepest} deep",
-                hint="refused as a bomb",
+                hint="report it to the publisher of the image",
             )
         if children_first:
             left.append(found)
@@ -145,7 +146,7 @@ class _Step:
 
 
 def below(reader: Reader, top: Descriptor) -> Iterator[Descriptor]:
-    """Everything that a document leads to as far as it is there, itself among it: documents, configs and layers."""
+    """Yield everything reachable from a document that is present, including itself: documents, configs and layers."""
     seen: set[Digest] = set()
     for found in walk(looking(reader), [top], into=listed, deepest=None):
         named = [found.descriptor]
@@ -158,5 +159,5 @@ def below(reader: Reader, top: Descriptor) -> Iterator[Descriptor]:
 
 
 def blobs(manifest: Manifest) -> list[Descriptor]:
-    """What a manifest names: its config, then its layers."""
+    """List the blobs of a manifest: its config, then its layers."""
     return [manifest.config, *manifest.layers]

@@ -1,3 +1,2 @@
-"""The union of layers: ``merge`` applies the rules of the image-spec, ``Tree`` is the result. Pure: indexes in,
-values out. Must not know a disk, a network, or how the result is shown.
-"""
+"""The union of layers: ``merge`` applies the rules of the image-spec, ``Tree`` is the result. Pure: it takes indexes
+and returns values. Must not know a disk, a network, or how the result is shown."""

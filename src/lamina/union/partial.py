@@ -1,9 +1,9 @@
-"""The union of a few paths: what a whole merge says of them, without merging the rest (pure).
+"""The union of a few paths, equal to the whole merge for these paths, without merging the rest (pure).
 
-Of each layer only the rows that can matter to a path are applied, by the merge's own rules: those that state the path
-or a parent of it, marks that hide one, and the first row that passes through a directory on the way, which makes it.
-A hardlink's target is one more path, and so is each that a symlink on its way leads to. Columns are read as they are
-mapped; names only where a row may be meant.
+From each layer only the rows that matter to a path are applied, by the rules of ``merge``: rows that state the path
+or a parent of it, marks that hide one, and the first row below each directory on the way, which creates it. The
+target of a hard link is one more path, and so is each path that a symlink on its way leads to. Columns are read from
+the mapped file; names only for rows that may match.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lamina.union.merge import LayerMerge, merge
 from lamina.union.tree import Tree
 
 MANY = 64
-"""Paths from which on the whole merge is the cheaper way: it bounds the work that a hostile image can ask for."""
+"""The number of paths from which on a whole merge is cheaper; it limits the work that a hostile image can cause."""
 _DIRECTORY, _SYMLINK, _HARDLINK, _WHITEOUT, _OPAQUE = (
     int(Kind.DIRECTORY),
     int(Kind.SYMLINK),
@@ -28,17 +28,17 @@ _DIRECTORY, _SYMLINK, _HARDLINK, _WHITEOUT, _OPAQUE = (
 
 
 class Glance:
-    """What layers say of paths, remembered from stack to stack: images share their layers."""
+    """Merges a few paths of stacks. It caches what each layer says of a path, because images share layers."""
 
     def __init__(self) -> None:
         self._traces: dict[tuple[int, bytes, bool], _Trace] = {}
 
     def tree(self, layers: Sequence[LayerIndex], paths: Iterable[bytes], *, inside: Collection[bytes] = ()) -> Tree:
-        """The union of ``layers`` (bottom first) as far as it concerns these literal paths: of them, and of what
-        lies on the way to them, it tells the same as the whole one, the past included; of those ``inside`` also what
-        stands in them. It may be the whole one.
+        """Merge ``layers`` (bottom first) for these literal paths. For them and their parents the tree equals the
+        whole one, history included; for the directories ``inside`` their entries are included too. It may return the
+        whole tree.
 
-        Raises InvalidLayer as ``merge`` does, but for hardlinks elsewhere.
+        Raises InvalidLayer as ``merge`` does, but not for hard links elsewhere.
         """
         known = dict.fromkeys([*paths, *inside])
         pending = list(known)
@@ -54,7 +54,7 @@ class Glance:
                             pending.append(target)
             try:
                 return self._merged(layers, known, inside)
-            except _Elsewhere as elsewhere:  # a hardlink's target leads through a symlink
+            except _Elsewhere as elsewhere:  # the target of a hard link leads through a symlink
                 known[elsewhere.path] = None
                 pending.append(elsewhere.path)
 
@@ -67,8 +67,8 @@ class Glance:
         return tree
 
     def lookup(self, layers: Sequence[LayerIndex], path: bytes, *, follow: bool = False) -> tuple[Tree, int]:
-        """As ``Tree.lookup`` of the whole union: symlinks on the way are followed, each to one more path. How many
-        links a file has is not known. Raises PathNotFound, InvalidLayer."""
+        """Look up a path as ``Tree.lookup`` does in the whole union. Symlinks on the way are followed; each adds a
+        path. The number of links of a file is not known. Raises PathNotFound, InvalidLayer."""
         wanted = [b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))]
         while True:
             tree = self.tree(layers, wanted)
@@ -86,8 +86,8 @@ class Glance:
         into: bool = True,
         links: bool = False,
     ) -> tuple[Tree, int]:
-        """As ``lookup``. With ``into``, of a directory also what stands in it; with ``links``, of all that is told
-        the other names that it has, so that they can be counted."""
+        """Look up a path as ``lookup`` does. With ``into``, the entries of a directory are included; with ``links``,
+        so are all other names of these files, so that links can be counted."""
         tree, node = self.lookup(layers, path, follow=follow)
         top = tree.path(node)
         inside = {top} if into and tree.is_directory(node) else set()
@@ -109,12 +109,13 @@ class Glance:
         trace = self._traces.get(key)
         if trace is None:
             kind = _InsideTrace if inside else _Trace
-            trace = self._traces[key] = kind(index, path)  # which keeps the index, so that its id stays its own
+            # the trace keeps the index alive, so that its id is not reused
+            trace = self._traces[key] = kind(index, path)
         return trace
 
 
 class _GlanceTree(Tree):
-    """A tree that knows some paths only, and says where a lookup leaves them."""
+    """A tree of some paths only; it raises _NotMerged if a lookup leaves them."""
 
     def __init__(self, layers: Sequence[LayerIndex], known: Iterable[bytes], inside: Collection[bytes]) -> None:
         super().__init__(layers)
@@ -134,7 +135,7 @@ class _GlanceTree(Tree):
 
 
 class _Elsewhere(Exception):
-    """A lookup came to a path that was not looked at."""
+    """A lookup came to a path that was not merged."""
 
     def __init__(self, path: bytes) -> None:
         super().__init__(path)
@@ -142,17 +143,17 @@ class _Elsewhere(Exception):
 
 
 class _Trace:
-    """What one layer says of one path and of its parents."""
+    """What one layer says of a path and its parents."""
 
     inside = False
-    """Whether what stands in the path's directory is meant too."""
+    """Whether the entries of the path's directory are included."""
 
     def __init__(self, index: LayerIndex, path: bytes) -> None:
         self.index = index
         self.names = path.split(b"/") if path else []
         self.way = self._directories()
-        """The index's directories on the way, from the root on, as far as it has them."""
-        self.stated: dict[int, int] = {}  # row -> how many components of the path it states
+        """The index's directories along the path, from the root on, as far as they exist."""
+        self.stated: dict[int, int] = {}  # row -> number of components of the path that it states
         self.hiding: list[int] = []
         self._state()
         self.targets = [index.link(row) for row in self.stated if index.kind[row] == _HARDLINK]
@@ -192,8 +193,8 @@ class _Trace:
                         self.stated[row] = depth + 1
 
     def passing(self) -> list[tuple[int, int]]:
-        """(row, directory on the way): rows that go through such a directory where that may be news. It is not
-        once the directory was gone through or stated, until a row puts something else in its place."""
+        """Return (row, directory along the path) for rows that pass through such a directory and may create it. Once
+        a directory was passed through or stated it exists, until a row replaces it or one of its parents."""
         if self._passing is None:
             self._passing = list(self._pass())
         return self._passing
@@ -226,8 +227,8 @@ class _Trace:
             start = border + 1
 
     def is_plain(self, tree: Tree) -> bool:
-        """Whether all directories on the way are in the tree and the layer leaves them what they are: then nobody
-        who passes through makes one."""
+        """Whether all directories along the path are in the tree and the layer does not replace them: then no row
+        creates one."""
         node = 0
         for depth in range(1, len(self.way)):
             found = tree.children(node).get(self.names[depth - 1])
@@ -239,14 +240,14 @@ class _Trace:
 
 
 class _InsideTrace(_Trace):
-    """What one layer says of one path, its parents, and all that stands in it."""
+    """What one layer says of a path, its parents, and the entries of its directory."""
 
     inside = True
 
     def __init__(self, index: LayerIndex, path: bytes) -> None:
         super().__init__(index, path)
         self.folders: set[int] = set()
-        """The index's directories that stand in it."""
+        """The index's directories that are entries of it."""
         if len(self.way) > len(self.names):
             column = struct.pack(f"={index.directory_count}I", *index.dir_parent)
             self.folders = set(_rows(column, self.way[-1])) - {0}
@@ -256,8 +257,8 @@ class _InsideTrace(_Trace):
         return not self.folders and super().is_plain(tree)
 
     def _pass(self) -> Iterator[tuple[int, int]]:
-        """As those on the way, the first row that goes through each directory in it, and again the first one behind
-        what stands in its place."""
+        """Yield what the base class does, then the first row below each directory in this one, and again the first
+        row after such a directory was replaced."""
         yield from super()._pass()
         index, kinds = self.index, self.index.kind
         below = [0] * index.directory_count
@@ -283,17 +284,19 @@ class _InsideTrace(_Trace):
 
 class _GlanceMerge(LayerMerge):
     def glance(self, traces: Sequence[_Trace]) -> None:
-        """Apply what these traces say, as ``apply`` does with all rows."""
+        """Apply only the rows of these traces, as ``apply`` does with all rows."""
         index = self.index
         kinds, directories = index.kind, index.directory
         for row in sorted({row for trace in traces for row in trace.hiding}):
             self._hide(row, kinds[row])
-        events: set[tuple[int, int]] = set()  # a row, and the directory that it passes through or -1
+        # (row, directory that it passes through, or -1 if the row itself is to be applied)
+        events: set[tuple[int, int]] = set()
         for trace in traces:
             events.update((row, -1) for row in trace.stated)
             if not trace.is_plain(self.tree):
                 events.update(trace.passing())
-        for row, directory in sorted(events):  # of one row in any order: an entry makes its own way
+        # the order of several for one row does not matter: an entry creates its own parents
+        for row, directory in sorted(events):
             if directory < 0:
                 self._entries([(row, kinds[row], directories[row], index.basename(row))])
             else:
@@ -301,8 +304,8 @@ class _GlanceMerge(LayerMerge):
 
 
 def through_symlinks(layers: Sequence[LayerIndex]) -> list[int]:
-    """The numbers (from 0) of layers with a hardlink whose target may lead through a symlink of one of the layers: it
-    is not a name of the file that it means."""
+    """Return the numbers (from 0) of layers with a hard link whose target may lead through a symlink of any layer.
+    Such a target is not a name of the file."""
     above: dict[int, set[bytes]] = {}
     for number, index in enumerate(layers):
         for row in index.rows_of(_HARDLINK):
@@ -323,7 +326,7 @@ def through_symlinks(layers: Sequence[LayerIndex]) -> list[int]:
 
 
 def _other_names(layers: Sequence[LayerIndex], paths: Iterable[bytes]) -> list[bytes]:
-    """All paths that hardlinks of any layer bring together with one of these, over however many."""
+    """Return all paths that hard links of any layer connect with one of these paths, directly or through others."""
     joined: dict[bytes, list[bytes]] = {}
     for index in layers:
         for row in index.rows_of(_HARDLINK):
@@ -341,7 +344,7 @@ def _other_names(layers: Sequence[LayerIndex], paths: Iterable[bytes]) -> list[b
 
 
 def _rows(column: bytes, value: int) -> Iterator[int]:
-    """Where a column of four-byte numbers, as bytes, has this one."""
+    """Yield the positions of a value in a column of four-byte numbers."""
     wanted = struct.pack("=I", value)
     place = column.find(wanted)
     while place >= 0:

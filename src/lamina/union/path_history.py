@@ -1,6 +1,6 @@
-"""What happened to a path on its way up the stack: every state it had, what ended each, and what hid it.
+"""The history of a path through the stack: every state it had, what ended each state, and what hid it.
 
-Read off the records that ``merge`` keeps in the ``Tree``; no rule of the union stands here.
+It is read from the records that ``merge`` keeps in the ``Tree``; no rule of the union is applied here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ _WHITEOUT = int(Kind.WHITEOUT)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a state ended: ``how`` is "whiteout", "opaque", "replaced" or "restated" (a directory whose attributes
-    a later layer states again); ``layer`` (from 0) did it by an entry at ``path``: the path itself, or a parent."""
+    """How a state ended. ``how`` is "whiteout", "opaque", "replaced", or "restated" (a later layer states the
+    attributes of a directory again). The cause is an entry of ``layer`` (from 0) at ``path``: the path itself or a
+    parent."""
 
     how: str
     layer: int
@@ -28,8 +29,8 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One state of a path. ``stated`` is False for a directory that layer ``layer`` (from 0) only implies.
-    ``changed`` names what differs from the state below; empty for the first."""
+    """One state of a path. ``stated`` is False for a directory that ``layer`` (from 0) only implies. ``changed``
+    lists what differs from the state before; it is empty for the first."""
 
     layer: int
     stated: bool
@@ -37,13 +38,13 @@ class State:
     ended: Ended | None
     changed: tuple[str, ...]
     holder: int
-    """The layer (from 0) whose tar holds the content: another one where a hardlink leads down."""
+    """The layer (from 0) whose tar has the content: a lower one if the path is a hard link to a file below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """``states`` newest first; the first is what the union shows unless ``hidden``. ``idle_whiteouts``: layers
-    (from 0) with a whiteout of this path that hid nothing."""
+    """The history of one path. ``states`` are newest first; the first is what the union shows, unless ``hidden``.
+    ``idle_whiteouts`` are layers (from 0) with a whiteout of this path that hid nothing."""
 
     path: bytes
     hidden: bool
@@ -52,7 +53,7 @@ class Trail:
 
 
 def trail(tree: Tree, path: bytes) -> Trail:
-    """The story of one literal path. Raises PathNotFound where no layer ever had it."""
+    """Return the history of one literal path. Raises PathNotFound if no layer ever had it."""
     if not path:
         return _tell(tree, path, [0], _idle(tree, path))
     name = path.rpartition(b"/")[2]
@@ -66,15 +67,15 @@ def trail(tree: Tree, path: bytes) -> Trail:
 
 
 def trails_under(tree: Tree, path: bytes) -> Iterator[Trail]:
-    """The story of ``path`` and of each path below it that is or ever was, in order of their components.
-    Raises PathNotFound where there is none."""
+    """Yield the history of ``path`` and of every path below it that exists or existed, sorted by component. Raises
+    PathNotFound if there is none."""
     earlier = _earlier(tree)
     for at, nodes in stories(tree, path):
         yield _tell(tree, at, nodes, (), earlier)
 
 
 class Summary(NamedTuple):
-    """A ``Trail`` in short: ``node`` of the newest state, and how many states there were."""
+    """A path's history in short: the ``node`` of the newest state, and the number of states."""
 
     path: bytes
     hidden: bool
@@ -83,7 +84,7 @@ class Summary(NamedTuple):
 
 
 def summaries_under(tree: Tree, path: bytes) -> Iterator[Summary]:
-    """As ``trails_under``, without a value for each state."""
+    """Yield what ``histories_under`` does, in short and without creating each state."""
     earlier, ended = _earlier(tree), tree.endings_of
     for at, nodes in stories(tree, path):
         states = len(nodes)
@@ -95,8 +96,8 @@ def summaries_under(tree: Tree, path: bytes) -> Iterator[Summary]:
 
 
 def stories(tree: Tree, path: bytes) -> Iterator[tuple[bytes, list[int]]]:
-    """``path`` and each path below it that is or ever was, in order of their components, with the nodes that were
-    there, oldest first. Raises PathNotFound where there is none."""
+    """Yield ``path`` and every path below it that exists or existed, sorted by component, with their nodes, oldest
+    first. Raises PathNotFound if there is none."""
     gone: dict[int, list[int]] = {}
     for node in _ended_nodes(tree):
         gone.setdefault(tree.parents[node], []).append(node)
@@ -108,7 +109,7 @@ def stories(tree: Tree, path: bytes) -> Iterator[tuple[bytes, list[int]]]:
             for child in gone.get(node, ()):
                 found.setdefault(names[child], []).append(child)
             children = kids[node]
-            if children and not ended[node]:  # those of one that ended have ended with it
+            if children and not ended[node]:  # the children of an ended node are in ``gone``
                 for name, child in children.items():
                     found.setdefault(name, []).append(child)
         return found
@@ -133,11 +134,11 @@ def stories(tree: Tree, path: bytes) -> Iterator[tuple[bytes, list[int]]]:
 
 def _unheard_of(path: bytes) -> PathNotFound:
     text = path.decode("utf-8", "backslashreplace")
-    return PathNotFound(f"no layer has or had /{text:.300}", hint="see `lamina ls`")
+    return PathNotFound(f"/{text:.300} was not found in any layer", hint="list the files with `lamina ls`")
 
 
 def shadows(tree: Tree) -> Iterator[tuple[int, Ending]]:
-    """Every hidden node with what hid it, in the order in which the layers brought them."""
+    """Yield every hidden node with what hid it, in the order in which the layers added them."""
     for node in _ended_nodes(tree):
         ending = tree.ending(node)
         assert ending is not None
@@ -164,7 +165,7 @@ def _idle(tree: Tree, path: bytes) -> tuple[int, ...]:
 
 
 def _earlier(tree: Tree) -> dict[int, list[tuple[int, int]]]:
-    """(layer, row) of the states that directories had before, by node."""
+    """Return the earlier states of directories, (layer, row), by node."""
     found: dict[int, list[tuple[int, int]]] = {}
     for node, layer, row in tree.restatements:
         found.setdefault(node, []).append((layer, row))
@@ -172,10 +173,10 @@ def _earlier(tree: Tree) -> dict[int, list[tuple[int, int]]]:
 
 
 def _history(tree: Tree, node: int, earlier: Mapping[int, list[tuple[int, int]]]) -> list[tuple[int, int]]:
-    """(layer, row) of every state of a node, oldest first."""
+    """Return (layer, row) of every state of a node, oldest first."""
     history = [*earlier.get(node, ()), (tree.origin_layers[node], tree.rows[node])]
     if node == 0 and len(history) > 1:
-        del history[0]  # the root before any layer spoke of it
+        del history[0]  # the root before any layer stated it
     return history
 
 
@@ -186,7 +187,7 @@ def _tell(
     idle: tuple[int, ...],
     earlier: Mapping[int, list[tuple[int, int]]] | None = None,
 ) -> Trail:
-    """``nodes`` oldest first."""
+    """Make the history of a path from its nodes, oldest first."""
     earlier = _earlier(tree) if earlier is None else earlier
     states: list[State] = []
     below: Entry | None = None

@@ -375,7 +375,7 @@ def test_other_users_of_a_plain_user() -> None:
         for program in ("bwrap", "runc"):
             done = call(*words[:-1], program, "-u", "web", "app", "true")
             assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
-            assert b"there is no user 33:44 here" in done.stderr
+            assert b"user 33:44 does not exist in this user namespace" in done.stderr
 
 
 @pytest.mark.parametrize("name", [PLAIN_USER, "59999"])

@@ -271,7 +271,7 @@ def test_no_namespace_is_one_clear_line() -> None:
         for words, code in ((("mount", "--view", "overlay", "app"), 6), (("run", "--rm", "app", "true"), 125)):
             done = call(*words, before=inside)
             assert done.returncode == code, done.stderr
-            assert done.stderr.startswith(b"lamina: no user namespace: ")
+            assert done.stderr.startswith(b"lamina: can't create a user namespace: ")
             assert done.stderr.count(b"\n") == 1
         assert call("mounts", "--format", "json").stdout.strip() == b"[]"
         assert call("ps", "-aq").stdout == b""

@@ -296,7 +296,7 @@ def test_files_out_of_an_image(root: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "new/below")) == ["link", "one", "two"]
     assert (tmp_path / "new/passwd").read_bytes().startswith(b"root:")
     assert names_of(lamina("cp", "app:/data/one", "-", root=root).stdout)["one"].size == 2
-    assert b"no /nothing in the image" in lamina("cp", "app:/nothing", "x", root=root).stderr
+    assert b"/nothing was not found in the image" in lamina("cp", "app:/nothing", "x", root=root).stderr
     assert (cp("app:/nothing", "x"), cp("nothing:/x", "x"), cp("app:/data", "none/x")) == (3, 3, 6)
     assert lamina("cp", str(tmp_path / "new/one"), "app:/x", root=root).returncode == 2
     assert not (tmp_path / "x").exists()

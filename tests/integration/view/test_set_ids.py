@@ -54,7 +54,7 @@ def test_no_way_in_takes_the_owner_that_means_unchanged(tmp_path: Path, verb: st
     }[verb]
     done = lamina(*words, root=tmp_path / "s")
     assert done.returncode == 4, done.stderr
-    assert b"states the owner 4294967295:4294967295" in done.stderr
+    assert b"has the invalid owner 4294967295:4294967295" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

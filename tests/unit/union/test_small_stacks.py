@@ -84,13 +84,13 @@ def test_a_file_that_becomes_a_directory_is_told_by_its_layer_name_and_kind() ->
     [
         (
             [(H, b"h", b"d/none")],
-            "layer 2: the hardlink b'h' names b'd/none', which is not there",
-            "the layer was made for another base, or is malformed",
+            "layer 2: the hard link b'h' names b'd/none', which was not found",
+            "check the base image: the layer was made for another base, or is malformed",
         ),
         (
             [(H, b"d/h", b"d")],
-            "layer 2: hardlink b'd/h' names the directory b'd'",
-            "no file system has links to directories; the layer is malformed",
+            "layer 2: hard link b'd/h' names the directory b'd'",
+            "fetch or build the layer again: hard links to directories are not allowed",
         ),
     ],
 )
@@ -134,7 +134,10 @@ def test_a_lookup_follows_forty_symlinks_and_no_more(count: int) -> None:
     else:
         with pytest.raises(PathNotFound) as caught:
             tree.lookup(b"l0", follow=True)
-        assert (caught.value.message, caught.value.hint) == ("/l0: too many symlinks", "they lead in a circle")
+        assert (caught.value.message, caught.value.hint) == (
+            "/l0: too many symlinks",
+            "check the symlinks: they form a loop",
+        )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ def test_a_lookup_follows_forty_symlinks_and_no_more(count: int) -> None:
 def test_a_lookup_of_nothing_says_how_far_it_came(path: bytes, shown: str, hint: str) -> None:
     with pytest.raises(PathNotFound) as caught:
         merge([layer((F, b"d/f"))]).lookup(path)
-    assert (caught.value.message, caught.value.hint) == (f"no /{shown} in the image", hint)
+    assert (caught.value.message, caught.value.hint) == (f"/{shown} was not found in the image", hint)
 
 
 @pytest.mark.parametrize(

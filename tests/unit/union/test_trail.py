@@ -180,4 +180,7 @@ def test_a_whiteout_is_idle_where_it_hid_nothing(path: bytes, idle: tuple[int, .
 def test_a_path_that_no_layer_has_is_named_as_it_is(read: Any) -> None:
     with pytest.raises(PathNotFound) as caught:
         read(merge(stack([of(F, b"a")])), b"d/\xff\xc3\xa4")
-    assert (caught.value.message, caught.value.hint) == ("no layer has or had /d/\\xff\u00e4", "see `lamina ls`")
+    assert (caught.value.message, caught.value.hint) == (
+        "/d/\\xff\u00e4 was not found in any layer",
+        "list the files with `lamina ls`",
+    )

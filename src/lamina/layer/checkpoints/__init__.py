@@ -1,3 +1,2 @@
-"""Checkpoints of a compressed layer: where inflating can begin in the middle, and the file that keeps them.
-Must not know the store.
-"""
+"""Checkpoints of a compressed layer, from which inflating can start in the middle, and the file that stores them.
+Must not know the store."""

@@ -1,7 +1,7 @@
-"""The file that keeps a layer's checkpoints beside its index: derived data, made with the index and read in pieces.
+"""The file with a layer's checkpoints, beside its index: derived data, written with the index and read in parts.
 
-A line: what it is, the compression, the blob's digest, bytes of tar, number of rows; a row a checkpoint, then the
-CRC-32 of all that; then the windows, each packed by zstd and with a CRC-32 in its row.
+Format: a line with magic, compression, digest of the blob, bytes of tar, and number of rows; one row a checkpoint;
+the CRC-32 of both; then the windows, each compressed with zstd, with its CRC-32 in its row.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from lamina.layer.codec import COMPRESSIONS, ODD, SniffingDecoder, zstd
 from lamina.spec.digest import Digest
 
 _MAGIC = b"lamina-seek 1"
-_ROW = struct.Struct("<QQQII")  # compressed bits, bytes of tar, place of the window, its length, its CRC-32
+_ROW = struct.Struct("<QQQII")  # compressed bits, bytes of tar, offset of the window, its length, its CRC-32
 _CHECK = struct.Struct("<I")
-_LINE = 512  # bytes that the first line has at most
+_LINE = 512  # the longest first line in bytes
 
 
 def marking_decoder(compression: str, size: int) -> Marking:
-    """A decoder for a blob of ``size`` bytes that notes checkpoints; without libz only a zstd blob has any."""
+    """Return a decoder for a blob of ``size`` bytes that records checkpoints. Without libz only zstd blobs
+    get any."""
     if compression == "zstd":
         return MarkingZstd(spacing_for(size))
     if compression == "gzip":
@@ -36,7 +37,7 @@ def marking_decoder(compression: str, size: int) -> Marking:
 
 
 class SniffingMarks(SniffingDecoder):
-    """As ``marking_decoder``, of a blob whose media type ``said`` so."""
+    """A ``marking_decoder`` that detects the compression itself; ``said`` is the one from the media type."""
 
     def __init__(self, said: str, size: int) -> None:
         super().__init__(said, lambda compression: marking_decoder(compression, size))
@@ -48,7 +49,7 @@ class SniffingMarks(SniffingDecoder):
 
 
 def dump(blob: Digest, compression: str, tar_size: int, marks: list[Mark]) -> list[bytes]:
-    """The file's content, in pieces."""
+    """Return the content of a checkpoint file, in pieces."""
     rows, windows, place = [], [], 0
     compress = zstd().compress
     for mark in marks:
@@ -62,7 +63,7 @@ def dump(blob: Digest, compression: str, tar_size: int, marks: list[Mark]) -> li
 
 
 class SeekIndex:
-    """The checkpoints of one blob. ``tar_size`` in bytes."""
+    """The checkpoints of one blob, read from their file. ``tar_size`` in bytes."""
 
     def __init__(self, path: str, blob: Digest, compression: str, tar_size: int, rows: list[tuple[int, ...]]) -> None:
         self.path = path
@@ -75,7 +76,7 @@ class SeekIndex:
 
     @classmethod
     def load(cls, path: str) -> SeekIndex:
-        """Raises OSError, StoreDamaged."""
+        """Read a checkpoint file. Raises OSError, StoreDamaged."""
         with FileRange(path) as file:
             start = file.read(_LINE)
             line, newline, _ = start.partition(b"\n")
@@ -92,18 +93,18 @@ class SeekIndex:
                 if _CHECK.unpack_from(table, length)[0] != zlib.crc32(table[:length]):
                     raise ValueError
             except (ValueError, UsageError, struct.error):
-                raise StoreDamaged(f"{path} is not what lamina wrote", hint="run `lamina fsck --repair`") from None
+                raise StoreDamaged(f"{path} is damaged", hint="run `lamina fsck --repair`") from None
         found = cls(path, blob, compression, tar_size, list(_ROW.iter_unpack(table[len(line) + 1 : length])))
         found._windows = length + _CHECK.size
         return found
 
     def before(self, at: int) -> int:
-        """Where in the tar the last checkpoint at or before ``at`` is; 0 for the start."""
+        """Return the tar offset of the last checkpoint at or before ``at``; 0 for the start."""
         number = bisect_right(self._ats, at)
         return self._ats[number - 1] if number else 0
 
     def mark(self, at: int) -> Mark:
-        """The checkpoint exactly at ``at``, which ``before`` has given. Raises StoreDamaged, OSError."""
+        """Return the checkpoint exactly at ``at``, an offset from ``before``. Raises StoreDamaged, OSError."""
         if at == 0:
             return Mark(0, 0, b"")
         bits, at, place, length, check = self._rows[bisect_right(self._ats, at) - 1]
@@ -112,9 +113,9 @@ class SeekIndex:
         with FileRange(self.path, self._windows + place, self._windows + place + length) as file:
             stored = file.read(length)
         if len(stored) != length or zlib.crc32(stored) != check:
-            raise StoreDamaged(f"{self.path} is not what lamina wrote", hint="run `lamina fsck --repair`")
+            raise StoreDamaged(f"{self.path} is damaged", hint="run `lamina fsck --repair`")
         return Mark(bits, at, zstd().decompress(stored))
 
     def marks(self) -> Iterator[Mark]:
-        """All of them. Raises as ``mark``."""
+        """Yield all checkpoints. Raises as ``mark``."""
         return (self.mark(at) for at in self._ats)

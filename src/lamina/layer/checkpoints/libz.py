@@ -1,6 +1,6 @@
-"""The system's libz, for the one thing that Python's wrappers of it leave out: stopping at the end of a block.
+"""The system's libz, for a function that Python's wrappers lack: stopping at the end of a deflate block.
 
-It is there on every Linux and macOS (package managers need it); elsewhere gzip layers have no checkpoints.
+Every Linux and macOS has it, because package managers need it. Without it, gzip layers have no checkpoints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROOM = 1 << 20
 
 
 class _State(ctypes.Structure):
-    """zlib.h's z_stream."""
+    """z_stream of zlib.h."""
 
     _fields_ = (
         ("next_in", ctypes.c_char_p),
@@ -43,7 +43,7 @@ class _State(ctypes.Structure):
 
 @cache
 def _library() -> Any:
-    """None where there is none that can do it."""
+    """Load libz; None if it is missing or too old."""
     for name in _NAMES:
         try:
             library = ctypes.CDLL(name)
@@ -57,10 +57,10 @@ def _library() -> Any:
 
 
 def refusal() -> str:
-    """Why gzip layers can't have checkpoints here; "" where they can."""
+    """Return why gzip layers can't have checkpoints on this machine; "" if they can."""
     if _library() is not None:
         return ""
-    return f"no {_NAMES[0]} on this machine: a file is inflated from the start of its layer"
+    return f"{_NAMES[0]} was not found: each file is inflated from the start of its layer"
 
 
 class _Broken(Exception):
@@ -68,8 +68,8 @@ class _Broken(Exception):
 
 
 class MarkingGzip(GzipDecoder):
-    """Gives what ``GzipDecoder`` gives, and notes every ``spacing`` bytes of output where a block begins. To the loop
-    above it is both the module and the object of one member."""
+    """A ``GzipDecoder`` that also records a checkpoint at a block border about every ``spacing`` bytes of output. To
+    the loop of its base class it acts as both the zlib module and the decompressor of a member."""
 
     def __init__(self, spacing: int) -> None:
         super().__init__()
@@ -88,20 +88,21 @@ class MarkingGzip(GzipDecoder):
         gzip_only = 31
         code = self._libz.inflateInit2_(ctypes.byref(self._state), gzip_only, version, ctypes.sizeof(_State))
         if code != _OK:
-            raise MemoryError("libz can't begin")
+            raise MemoryError("libz could not be initialised")
 
     def __del__(self) -> None:
         if getattr(self, "_libz", None) is not None:
             self._libz.inflateEnd(ctypes.byref(self._state))
 
     def decompressobj(self, _: int) -> MarkingGzip:
-        """For the next member."""
+        """Prepare for the next gzip member."""
         self._libz.inflateReset(ctypes.byref(self._state))
         self.eof = False
         return self
 
     def decompress(self, data: bytes, most: int) -> bytes:
-        """At most ``most`` bytes of what ``data`` inflates to; the rest of it as zlib's own object has it."""
+        """Inflate ``data`` to at most ``most`` bytes; the remaining input is kept in the attributes of zlib's
+        decompressor."""
         state, reference, out, most = self._state, ctypes.byref(self._state), 0, min(most, _ROOM)
         where = ctypes.addressof(self._room)
         state.next_in, state.avail_in = data, len(data)
@@ -130,7 +131,7 @@ class MarkingGzip(GzipDecoder):
         return ctypes.string_at(self._room, out)
 
     def _mark(self) -> None:
-        """Between two blocks, the second not begun."""
+        """Record a checkpoint: the decoder is between two blocks."""
         length = ctypes.c_uint(0)
         self._libz.inflateGetDictionary(ctypes.byref(self._state), self._window, ctypes.byref(length))
         bits = self.position(self._state.avail_in) * 8 - (self._state.data_type & 7)

@@ -1,7 +1,7 @@
-"""Checkpoints of a compressed layer: the places from which it can be inflated without all that stands before.
+"""Checkpoints of a compressed layer: places from which it can be inflated without reading what comes before.
 
-gzip: ends of deflate blocks, each with the 32 KiB before it (RFC 1951 lets a block refer to so much; see ``libz``).
-zstd: frames. A decoder notes them while the blob streams by.
+For gzip they are ends of deflate blocks, each with the 32 KiB of output before it, which a block may refer to (RFC
+1951; see ``libz``). For zstd they are starts of frames. A decoder records them while the blob is read.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Protocol
 from lamina.layer.codec import Decoder, ZstdDecoder, decoder
 
 SPACING = 1 << 20
-"""Bytes of tar between two checkpoints, of a layer of ordinary size."""
-_MOST = 4096  # checkpoints of a layer, about
+"""Bytes of tar between two checkpoints, for a layer of ordinary size."""
+_MOST = 4096  # approximate limit of checkpoints in a layer
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """From bit ``bits`` of the blob on it inflates to the tar from ``at`` on. ``window``: the tar before it."""
+    """A checkpoint: from bit ``bits`` of the blob on, it inflates to the tar from byte ``at`` on. ``window`` is the
+    tar content before ``at``."""
 
     bits: int
     at: int
@@ -27,19 +28,19 @@ class Mark:
 
 
 class Marking(Decoder, Protocol):
-    """A decoder that notes checkpoints on its way."""
+    """A decoder that records checkpoints."""
 
     @property
     def marks(self) -> list[Mark]: ...
 
 
 def spacing_for(size: int) -> int:
-    """Bytes of tar between checkpoints of a blob of ``size`` bytes: more for the very large."""
+    """Return the bytes of tar between two checkpoints of a blob of ``size`` bytes: more for large blobs."""
     return max(SPACING, size * 3 // _MOST)
 
 
 class Unmarked:
-    """A decoder whose blob is only read from its start."""
+    """A decoder without checkpoints: its blob can only be read from the start."""
 
     def __init__(self, compression: str) -> None:
         self.compression = compression
@@ -49,7 +50,7 @@ class Unmarked:
 
 
 class MarkingZstd(ZstdDecoder):
-    """Notes where frames begin: those of zstd:chunked, of the seekable format, of pzstd."""
+    """A zstd decoder that records where frames begin: zstd:chunked, the seekable format and pzstd have many."""
 
     def __init__(self, spacing: int) -> None:
         super().__init__()

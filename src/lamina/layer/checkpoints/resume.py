@@ -1,4 +1,4 @@
-"""Inflating a compressed layer from a checkpoint on."""
+"""Inflating of a compressed layer from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lamina.layer.pieces import PIECE
 
 
 def resumed(compression: str, mark: Mark) -> tuple[Decoder, int]:
-    """A decoder that goes on at the checkpoint, and the byte of the blob from which it is to be fed."""
+    """Return a decoder that starts at the checkpoint, and the offset in the blob from which to feed it."""
     if mark.at == 0 or compression != "gzip":
         return decoder(compression), mark.bits // 8
     return ResumedGzip(mark), mark.bits // 8
 
 
 class ResumedGzip:
-    """The rest of a gzip member from a block on, then the members behind it. The member's checksum covers what was
-    not read, so it is left out: blobs are verified when they come in, and by fsck."""
+    """A decoder for the rest of a gzip member from a block on, and for the members after it. The member's checksum is
+    not checked because it covers data that was not read: blobs are verified on ingest, and by fsck."""
 
     compression = "gzip"
 
@@ -43,7 +43,7 @@ class ResumedGzip:
             try:
                 piece = raw.decompress(data, PIECE)
             except self._error as error:
-                raise StoreDamaged(f"a checkpoint leads to no deflate block: {error}") from None
+                raise StoreDamaged(f"a checkpoint does not point to a deflate block: {error}") from None
             data = raw.unused_data if raw.eof else raw.unconsumed_tail
             if piece:
                 yield piece
@@ -52,12 +52,12 @@ class ResumedGzip:
         yield from self._members.feed(data[skipped:])
 
     def finish(self) -> None:
-        """Whoever starts in the middle reads what he wants and stops."""
+        """Do nothing: a reader that starts in the middle may also stop in the middle."""
 
 
 def led_in(shift: int, data: bytes) -> bytes:
-    """``data`` begins with a byte whose first ``shift`` bits belong to the block before. Empty deflate blocks are put
-    in front that end at such a bit, as inflate begins at whole bytes only."""
+    """Return ``data`` preceded by empty deflate blocks. The first ``shift`` bits of ``data`` belong to the block
+    before; the empty blocks end at that bit, because inflate can only start at a whole byte."""
     if not shift:
         return data
     bits, length = _LEADS[shift]
@@ -67,13 +67,15 @@ def led_in(shift: int, data: bytes) -> bytes:
 
 
 def _leads() -> dict[int, tuple[int, int]]:
-    """For each number of bits from 1 to 7: empty blocks, as a number read from its lowest bit, and their length."""
-    fixed, fixed_length = 0b010, 10  # not the last, type 1, end of block (7 zeros)
-    # not the last; type 2; 257 literal codes, 1 distance code, 19 lengths of codes
+    """Return empty deflate blocks for each bit length modulo 8 from 1 to 7: as a number, lowest bit first, and its
+    length in bits."""
+    fixed, fixed_length = 0b010, 10  # not final, type 1, end of block (7 zeros)
+    # not final; type 2; 257 literal codes, 1 distance code, 19 code lengths
     fields = [(0, 1), (2, 2), (0, 5), (0, 5), (15, 4)]
-    # codes for the lengths, in the order of RFC 1951: 1 bit for "18" (the third), 1 bit for "1" (the 18th)
+    # the code lengths in the order of RFC 1951: 1 bit for "18" (the third), 1 bit for "1" (the 18th)
     fields += [(1 if place in (2, 17) else 0, 3) for place in range(19)]
-    # canonical: "1" is 0, "18" is 1. 138 zeros, 118 zeros, a 1 for the end of the block, a 1 for a distance; the end
+    # canonical codes: "1" is 0, "18" is 1. 138 zeros, 118 zeros, a 1 for the end of block, a 1 for a distance; the
+    # end
     fields += [(1, 1), (127, 7), (1, 1), (107, 7), (0, 1), (0, 1), (0, 1)]
     dynamic = dynamic_length = 0
     for value, width in fields:
