@@ -31,7 +31,7 @@ class Room:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
         self.free = free
-        monkeypatch.setattr(spool, "LOOK_EVERY", 1 << 20)
+        monkeypatch.setattr(spool, "CHECK_EVERY", 1 << 20)
         monkeypatch.setattr(spool, "_free", lambda path: (self.free, 1 << 20))
 
 

@@ -21,7 +21,7 @@ from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidContent, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
 from lamina.events import BlobProgress, Cancel, Event, OnEvent, ignore
 from lamina.host.files import reported
-from lamina.layer.archive_codec import shown
+from lamina.layer.archive_codec import sniff_archive
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
 from lamina.source.takes import Takes
@@ -165,7 +165,7 @@ class DockerArchiveReader:
         type names these."""
         try:
             with self._members.open(name) as stream:
-                compression = shown(stream.read(BLOCK))
+                compression = sniff_archive(stream.read(BLOCK))
             if compression not in COMPRESSIONS:
                 self._wrapped[diff_id] = name
                 size = sum(map(len, unwrapped(self._members, name)))

@@ -12,7 +12,7 @@ from typing import IO
 from lamina.errors import InvalidDocument, InvalidLayer, LimitExceeded, NotFound
 from lamina.host.files import CHUNK, READ_FLAGS, SharedRange, reported
 from lamina.host.spool import Spool
-from lamina.layer.archive_codec import unwrapping
+from lamina.layer.archive_codec import archive_decoder
 from lamina.layer.codec import check_inflated
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
@@ -128,7 +128,7 @@ def _opened(path: str) -> IO[bytes]:
     at_hand = _standard_input() if path == "-" else _regular(path)
     source: IO[bytes] = at_hand or sys.stdin.buffer
     start = source.read(BLOCK)
-    inflate = unwrapping(start)
+    inflate = archive_decoder(start)
     if inflate.compression == "none" and at_hand is not None:
         source.seek(0)
         return source

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lamina.archive.tar_members import Members
 from lamina.errors import LaminaError
-from lamina.layer.archive_codec import unwrapping
+from lamina.layer.archive_codec import archive_decoder
 from lamina.layer.codec import check_inflated
 from lamina.layer.tarheader import BLOCK
 from lamina.settings import MAX_LAYER
@@ -34,7 +34,7 @@ def unwrapped(members: Members, name: str) -> Iterator[bytes]:
     fed = written = 0
     try:
         with members.open(name) as stream:
-            decoder = unwrapping(stream.read(BLOCK))
+            decoder = archive_decoder(stream.read(BLOCK))
         with members.open(name) as stream:
             while data := stream.read(CHUNK):
                 fed += len(data)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lamina.events import Cancel, OnEvent
-from lamina.layer.codec import inflating
+from lamina.layer.codec import layer_decoder
 from lamina.light import TYPE_CHECKING
-from lamina.source.verify import prove_diff_id, told_of, verified
+from lamina.source.verify import damage_reported, prove_diff_id, verified
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
@@ -31,8 +31,8 @@ def copy_verified(
     written.
     """
     plain_hasher = diff_id.hasher() if diff_id else None
-    inflate = inflating(descriptor, diff_id) if diff_id or write_plain else None
-    with told_of(blob):
+    inflate = layer_decoder(descriptor, diff_id) if diff_id or write_plain else None
+    with damage_reported(blob):
         for data in verified(blob, on_event=on_event, cancel=cancel):
             write(data)
             for piece in inflate.feed(data) if inflate is not None else ():

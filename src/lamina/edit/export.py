@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from lamina.layer.build import index_of
-from lamina.layer.file_content import Contents
+from lamina.layer.file_content import FileContents
 from lamina.layer.tar_write import Item, Write, write_layer
 from lamina.source.stack import Stack
 from lamina.union.squashed import squashed
@@ -16,7 +16,7 @@ def export(stack: Stack, write: Write, top: Sequence[Item] = ()) -> int:
     """Give the tar to ``write`` in pieces as it is read; how many entries it has. ``top``: one more layer upon the
     stack. Same stack, same bytes. Raises InvalidLayer, UsageError (``top`` changed meanwhile)."""
     indexes = [handle.index() for handle in stack.layers]
-    contents = [Contents(index, handle.open) for index, handle in zip(indexes, stack.layers, strict=True)]
+    contents = [FileContents(index, handle.open) for index, handle in zip(indexes, stack.layers, strict=True)]
     if top:
         indexes.append(index_of(entry for entry, _ in top))
     count = 0

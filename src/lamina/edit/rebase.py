@@ -32,8 +32,8 @@ from lamina.layer.index import LayerIndex
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.union.merge import LayerMerge
-from lamina.union.squashed import Stated, squashed
-from lamina.union.tree import How, Tree
+from lamina.union.squashed import SquashedEntry, squashed
+from lamina.union.tree import HiddenBy, Tree
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Writer
@@ -69,7 +69,7 @@ class RebasePlan:
     findings: tuple[Finding, ...]
     drift: tuple[Drift, ...]
     config: Mapping[str, Any]
-    rewritten: Mapping[int, Sequence[Stated]] = field(default_factory=dict)
+    rewritten: Mapping[int, Sequence[SquashedEntry]] = field(default_factory=dict)
 
     @property
     def conflicts(self) -> int:
@@ -177,7 +177,7 @@ class _Look:
         self.depth = len(old.layers)
         self.indexes = [handle.index() for handle in image.layers]
         self.before = _Upon(self.indexes[: self.depth], self.indexes[self.depth :])
-        self.rewritten: dict[int, list[Stated]] = {}
+        self.rewritten: dict[int, list[SquashedEntry]] = {}
         self.after = self._after()
 
     def findings(self) -> Iterator[Finding]:
@@ -235,7 +235,7 @@ class _Look:
             path = tree.path(node)
             if self.new.tree().find(path) is not None:
                 continue
-            if how == How.REPLACED or tree.find(path) is not None:
+            if how == HiddenBy.REPLACED or tree.find(path) is not None:
                 yield Finding(GONE, path, "the image replaces it, the new base has it no longer")
             else:
                 yield Finding(WHITEOUT, path, "the image removes it, the new base has it no longer", conflict=False)
@@ -264,7 +264,7 @@ class _Look:
                 continue
             layer = tree.origin_layers[node]
             target = self.indexes[layer].link(tree.rows[node])
-            there = self.new.tree().named_by(target)
+            there = self.new.tree().hardlink_target(target)
             shown = "/" + target.decode("utf-8", "backslashreplace")
             if layer + 1 in self.rewritten:
                 if there is None:
@@ -304,7 +304,7 @@ class _Upon:
             except InvalidLayer as error:
                 raise _Misfit(number, error) from None
 
-    def hidden(self) -> Iterator[tuple[int, How]]:
+    def hidden(self) -> Iterator[tuple[int, HiddenBy]]:
         """What the layers hid of the base, without what is below something that they hid."""
         for ending in self.tree.endings[self._before :]:
             if ending.node < self.limit and self.tree.is_alive(self.tree.parent(ending.node)):

@@ -11,7 +11,7 @@ from typing import IO, Protocol
 from lamina.errors import InvalidLayer, NotFound, UsageError
 from lamina.host.files import CHUNK, SharedRange, reported
 from lamina.host.spool import Spool
-from lamina.layer.archive_codec import unwrapping
+from lamina.layer.archive_codec import archive_decoder
 from lamina.layer.decode import LayerReader
 from lamina.layer.entry import Kind
 from lamina.layer.file_content import Content, open_content
@@ -90,7 +90,7 @@ def _spooled(source: Source, spool: Spool, what: str, max_layer: int) -> LayerIn
         raise InvalidLayer(f"{what} is empty", hint="is it a tar of a root file system?")
     while len(head) < BLOCK and (more := _read(source, what)):
         head += more
-    reader = LayerReader(max_layer=max_layer, what=what, inflate=unwrapping(head))
+    reader = LayerReader(max_layer=max_layer, what=what, inflate=archive_decoder(head))
     data = head
     while data:
         for piece in reader.feed(data):

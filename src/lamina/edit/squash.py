@@ -18,12 +18,12 @@ from lamina.edit.publish import (
     without_base,
 )
 from lamina.errors import UsageError
-from lamina.layer.file_content import Contents
+from lamina.layer.file_content import FileContents
 from lamina.layer.tar_write import Item
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History, ImageConfig
-from lamina.union.squashed import Stated, squashed
+from lamina.union.squashed import SquashedEntry, squashed
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Writer
@@ -97,9 +97,9 @@ def _squash(
         )
 
 
-def items_of(stack: Stack, stated: Iterable[Stated]) -> Iterator[Item]:
+def items_of(stack: Stack, stated: Iterable[SquashedEntry]) -> Iterator[Item]:
     """Entries with a way to open the content, which stays where it is until it is written."""
-    layers = [Contents(handle.index(), handle.open) for handle in stack.layers]
+    layers = [FileContents(handle.index(), handle.open) for handle in stack.layers]
     return (
         (one.entry, None if one.content is None else partial(layers[one.content[0]].open, one.content[1]))
         for one in stated

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     class Extent(Protocol):
-        """A stream that is a piece of a file, which the kernel can copy by itself."""
+        """A stream that is a range of a file, which the kernel can copy."""
 
         def extent(self) -> tuple[int, int, int]:
             """Descriptor, first byte and end of what was not read yet. The stream closes the descriptor."""

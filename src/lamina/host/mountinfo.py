@@ -105,7 +105,7 @@ def namespace(process: int | str = "self") -> str:
         return ""
 
 
-def sees_all() -> bool:
+def sees_all_processes() -> bool:
     """Whether /proc shows every process of the machine. If so, a namespace without a process in /proc has no process
     at all."""
     try:
@@ -114,7 +114,7 @@ def sees_all() -> bool:
         return False
 
 
-def everywhere() -> Iterator[tuple[str, str, list[Mount]]]:
+def all_namespaces() -> Iterator[tuple[str, str, list[Mount]]]:
     """Yield each mount namespace that a process in /proc is in, once, this process's first: its identifier, the pid
     of a process in it (or "self"), and its mounts. A namespace whose identifier can't be read may come more than
     once."""
@@ -132,7 +132,7 @@ def everywhere() -> Iterator[tuple[str, str, list[Mount]]]:
         yield word, name, found
 
 
-class Seen:
+class MountCache:
     """A cache of mount points. It only remembers what was found mounted; anything else is looked up each time,
     because it may have been mounted since."""
 
@@ -140,23 +140,23 @@ class Seen:
         self._here: set[str] = set()
         self._elsewhere: set[tuple[str, str]] = set()
 
-    def here(self, path: str) -> bool:
+    def is_mounted(self, path: str) -> bool:
         """Whether something is mounted at ``path``, as ``is_mount``."""
         real = os.path.realpath(path)
         if real not in self._here:
             self._here = {one.target for one in mounts()}
         return real in self._here
 
-    def stands(self, target: str, word: str) -> bool:
+    def is_mounted_in(self, target: str, word: str) -> bool:
         """Whether something is mounted at ``target`` (a path without symlinks), in this mount namespace or in the one
         with the identifier ``word``. True if that can't be known, because no process of that namespace is visible and
         /proc does not show all processes."""
-        if self.here(target):
+        if self.is_mounted(target):
             return True
         if word in ("", namespace()):
             return False
         if (word, target) in self._elsewhere:
             return True
-        found = {name: {one.target for one in there} for name, _, there in everywhere()}
+        found = {name: {one.target for one in there} for name, _, there in all_namespaces()}
         self._elsewhere = {(name, one) for name, there in found.items() for one in there}
-        return target in found[word] if word in found else not sees_all()
+        return target in found[word] if word in found else not sees_all_processes()

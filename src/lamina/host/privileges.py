@@ -137,7 +137,7 @@ def _enter_with(users: list[Range], groups: list[Range]) -> bool:
         say(b"1")
         wait()
 
-    with beside(work) as (child, said):
+    with helper_process(work) as (child, said):
         if not said:
             return False  # the caller tries as well, and reports the reason
         for program, ranges in (("newgidmap", groups), ("newuidmap", users)):
@@ -148,7 +148,7 @@ def _enter_with(users: list[Range], groups: list[Range]) -> bool:
     return True
 
 
-def lacking() -> str:
+def missing_ids_reason() -> str:
     """Return why the additional ids of /etc/subuid and /etc/subgid could not be mapped; "" if they could."""
     return _lacking
 
@@ -262,7 +262,7 @@ def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
     return answer["value"]
 
 
-def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
+def nested_namespace(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
     """Create a user namespace below this one and return a descriptor of it. It has these ids (default: the same as
     here); its root has no rights outside. Needs root. Raises SystemFailure."""
 
@@ -273,7 +273,7 @@ def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
 
     same = same_ids()
     try:
-        with beside(work) as (child, said):
+        with helper_process(work) as (child, said):
             if not said:
                 raise SystemFailure("can't create a user namespace", hint=_setting())
             write_maps(child, users or same[0], groups or same[1])
@@ -283,7 +283,7 @@ def nested(users: Sequence[Range] = (), groups: Sequence[Range] = ()) -> int:
 
 
 @contextmanager
-def beside(work: Callable[[Say, Wait], object]) -> Iterator[tuple[int, bytes]]:
+def helper_process(work: Callable[[Say, Wait], object]) -> Iterator[tuple[int, bytes]]:
     """Run ``work`` in a forked helper process, which ends with the block. Yields its pid and first message (b"" if
     it ended without one). ``work`` can wait for the end of the block, or of this process if that is killed."""
     reading, writing = os.pipe()
@@ -383,10 +383,10 @@ def _ranges(file: str, number: int) -> list[Range]:
     given = subordinate(file, number)
     if not given:
         return []
-    return spread(given, number)
+    return map_ranges(given, number)
 
 
-def spread(given: Sequence[tuple[int, int]], own: int) -> list[Range]:
+def map_ranges(given: Sequence[tuple[int, int]], own: int) -> list[Range]:
     """Map the ids 1, 2, 3, ... of a namespace to the ``given`` ranges (first, count), and 0 to ``own`` (pure)."""
     found: list[Range] = [(0, own, 1)]
     at = 1
@@ -414,10 +414,10 @@ def subordinate(file: str, number: int) -> list[tuple[int, int]]:
                     found.append((int(words[1]), int(words[2])))
     except OSError:
         return []
-    return distinct(found, number)
+    return without_overlaps(found, number)
 
 
-def distinct(given: Sequence[tuple[int, int]], own: int) -> list[tuple[int, int]]:
+def without_overlaps(given: Sequence[tuple[int, int]], own: int) -> list[tuple[int, int]]:
     """Return the ranges (first, count) that fit into one map with the id ``own``: not empty, and not overlapping an
     earlier one, as a doubled line does (pure)."""
     found = [(own, 1)]

@@ -14,12 +14,12 @@ from lamina.text import human_size
 if TYPE_CHECKING:
     from typing import IO
 
-LOOK_EVERY = 64 << 20
+CHECK_EVERY = 64 << 20
 """Bytes written between two checks of the free space."""
 _MARGIN = 16 << 20  # bytes that stay free
 
 
-def look_at_free_space(root: str, needed: int) -> None:
+def check_free_space(root: str, needed: int) -> None:
     """Raise DiskFull unless the disk has ``needed`` bytes and a margin free."""
     free, margin = _free(root)
     if free < needed + margin:
@@ -51,7 +51,7 @@ class Spool:
             self.file: IO[bytes] = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (its owner's)
 
     def write(self, data: bytes) -> None:
-        if self._written + len(data) - self._looked >= LOOK_EVERY or not self._written:
+        if self._written + len(data) - self._looked >= CHECK_EVERY or not self._written:
             self._look(len(data))
         try:
             self.file.write(data)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lamina.layer.entry import Entry, Kind
 from lamina.source.stack import Stack
-from lamina.union.path_history import State, Trail, summaries_under, trail, trails_under
+from lamina.union.path_history import PathHistory, State, histories_under, path_history, summaries_under
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class Blame:
 
 def blame(stack: Stack, path: bytes) -> Blame:
     """Raises PathNotFound where no layer ever had the path."""
-    return _told(stack, trail(stack.glance([path]), path), _names(stack))
+    return _told(stack, path_history(stack.partial([path]), path), _names(stack))
 
 
 def blame_under(stack: Stack, path: bytes) -> Iterator[Blame]:
     """``path`` and everything below it that is or ever was. Raises PathNotFound."""
     names = _names(stack)
-    for item in trails_under(stack.tree(), path):
+    for item in histories_under(stack.tree(), path):
         yield _told(stack, item, names)
 
 
@@ -85,7 +85,7 @@ def line_of(item: Blame) -> Line:
     return Line(item.path, item.hidden, newest.entry.kind, newest.layer, newest.digest, newest.step, shadows)
 
 
-def _told(stack: Stack, item: Trail, names: _Names) -> Blame:
+def _told(stack: Stack, item: PathHistory, names: _Names) -> Blame:
     stages = tuple(
         _stage(stack, item.path, state, item.states[number + 1] if number + 1 < len(item.states) else None, names)
         for number, state in enumerate(item.states)

@@ -1,4 +1,4 @@
-"""Contents of two sides compared by reading as little as it takes."""
+"""FileContents of two sides compared by reading as little as it takes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Digested(Protocol):
 
 
 class SideContents:
-    """``diff.Contents`` of two sides."""
+    """``diff.FileContents`` of two sides."""
 
     def __init__(self, before: Side, after: Side) -> None:
         self._sides = (before, after)

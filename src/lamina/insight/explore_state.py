@@ -15,7 +15,7 @@ from typing import NamedTuple
 from lamina.insight.waste import efficiency
 from lamina.layer.entry import Entry, Kind
 from lamina.source.stack import Stack
-from lamina.union.path_history import Trail, trail
+from lamina.union.path_history import PathHistory, path_history
 from lamina.union.tree import Tree
 
 PREVIEW = 64 << 10  # bytes of a file that are looked at
@@ -366,9 +366,9 @@ class Explorer:
         """The layer (from 0) that took the row away, where that is so at the selected layer."""
         return None if self.snapshot.there[node] else self.ages.gone[node]
 
-    def story(self, node: int) -> Trail:
+    def story(self, node: int) -> PathHistory:
         """Every state that the row's path ever had."""
-        return trail(self.tree, self.tree.path(node))
+        return path_history(self.tree, self.tree.path(node))
 
     def preview(self, node: int) -> str | None:
         """The start of a text file, removed ones too; None for everything else. Raises InvalidContent, SystemFailure

@@ -11,7 +11,7 @@ from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Kind
 from lamina.layer.file_content import Content
 from lamina.source.stack import Stack
-from lamina.union.path_history import State, trail
+from lamina.union.path_history import State, path_history
 from lamina.union.tree import Ending, Tree
 
 
@@ -78,7 +78,7 @@ def recover(stack: Stack, path: bytes, *, layer: int | None = None, hidden_first
     top = stack.first + len(stack.layers) - 1
     if layer is not None and not stack.first <= layer <= top:
         raise UsageError(f"{stack.name} has layers {stack.first} to {top}, not {layer}", hint="see `lamina layers`")
-    states = trail(stack.tree(), path).states
+    states = path_history(stack.tree(), path).states
     text = path.decode("utf-8", "backslashreplace")
     if layer is not None:
         having = sorted({stack.first + state.layer for state in states})

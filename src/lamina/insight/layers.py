@@ -11,7 +11,7 @@ from lamina.source.select import find_manifest, read_config
 from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
-from lamina.union.tree import How, Tree
+from lamina.union.tree import HiddenBy, Tree
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -107,7 +107,7 @@ def _counts(tree: Tree) -> list[tuple[int, int, int, int]]:
         ending = tree.ending(node)
         if ending is None:
             continue
-        if ending.how == How.REPLACED:
+        if ending.how == HiddenBy.REPLACED:
             replaced[ending.layer] += ending.node == node
         else:
             hidden[ending.layer] += 1

@@ -15,7 +15,7 @@ from lamina.insight.package_texts import Named
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.file_content import Content
 from lamina.source.stack import Stack
-from lamina.union.path_history import trail
+from lamina.union.path_history import path_history
 
 MAX_DATABASE = 256 << 20
 MAX_FILE = 4 << 20
@@ -294,7 +294,7 @@ class _Looking:
     def _by_states(self, path: bytes, reader: Reader, limit: int) -> None:
         """A file that layers rewrite: each package belongs to the layer in which it came to have its version."""
         since: dict[Named, int] = {}
-        for state in reversed(trail(self.tree, path).states):
+        for state in reversed(path_history(self.tree, path).states):
             if state.entry.kind != Kind.FILE:
                 since = {}
                 continue

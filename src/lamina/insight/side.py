@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lamina.errors import Unsupported
-from lamina.layer.file_content import SMALL, Ahead, Content, open_content
+from lamina.layer.file_content import SMALL, Content, ReadAhead, open_content
 from lamina.source.stack import Stack
 from lamina.union.merge import merge, merge_both
 from lamina.union.tree import Tree
@@ -53,7 +53,7 @@ class Side:
         self._stack = stack
         """What the layers are, where they are an image's: it knows whether they were merged before."""
         self._tree: Tree | None = None
-        self._ahead: dict[int, Ahead] = {}
+        self._ahead: dict[int, ReadAhead] = {}
 
     @classmethod
     def of(cls, stack: Stack) -> Side:
@@ -131,7 +131,7 @@ class Side:
         size = min(index.size[row], limit)
         if 0 < size <= SMALL and index.sparse(row) is None:
             if layer not in self._ahead:
-                self._ahead[layer] = Ahead(index.tar_size, self.layers[layer].open)
+                self._ahead[layer] = ReadAhead(index.tar_size, self.layers[layer].open)
             data = self._ahead[layer].read(index.offset[row], size)
             if len(data) == size:
                 return data

@@ -13,7 +13,7 @@ from lamina.insight.ghosts import hidden_sizes
 from lamina.insight.side import Side
 from lamina.layer.entry import Kind
 from lamina.source.stack import Stack
-from lamina.union.tree import How, Tree
+from lamina.union.tree import HiddenBy, Tree
 
 _CACHES = (
     ("apt lists", rb"^var/lib/apt/lists/(?!partial$|lock$)"),
@@ -129,7 +129,7 @@ def efficiency(tree: Tree) -> float:
 def _is_replaced(tree: Tree, node: int) -> bool:
     """Whether another entry of its own path hid it."""
     ending = tree.ending(node)
-    return ending is not None and ending.how == How.REPLACED and ending.node == node
+    return ending is not None and ending.how == HiddenBy.REPLACED and ending.node == node
 
 
 def _files(tree: Tree) -> Iterator[tuple[int, int, int]]:

@@ -7,7 +7,7 @@ from lamina.layer.codec import Decoder, decoder, sniff
 from lamina.layer.tarheader import BLOCK, is_header
 
 
-def shown(start: bytes) -> str:
+def sniff_archive(start: bytes) -> str:
     """Detect the compression of an archive from its first block: gzip, zstd, bzip2, xz, lzma or none (pure)."""
     if len(start) >= BLOCK and is_header(start[:BLOCK]):
         return "none"  # even if its first name begins with a magic number
@@ -17,7 +17,7 @@ def shown(start: bytes) -> str:
     return sniff(start)
 
 
-def unwrapping(start: bytes) -> Decoder:
+def archive_decoder(start: bytes) -> Decoder:
     """Return a decoder for the archive that begins with ``start``: its first 512 bytes, or all of a shorter one."""
-    name = shown(start)
+    name = sniff_archive(start)
     return streams.decoder(name) if name == "lzma" else decoder(name)

@@ -20,7 +20,7 @@ from lamina.spec.digest import Digest
 
 COMPRESSIONS = ("gzip", "zstd", "none")
 """Compressions in which layers are written."""
-ODD = ("bzip2", "xz")
+READ_ONLY = ("bzip2", "xz")
 """Compressions that are only read: containerd and the specification don't know them."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -29,7 +29,7 @@ _XZ_MAGIC = b"\xfd7zXZ\0"
 _BZIP2_MAGIC = b"BZh"
 # the first block, or the end of an empty file: the three letters alone may also begin a file name
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
-SHOWS = 10
+SNIFF_SIZE = 10
 """Number of bytes that ``sniff`` needs."""
 _SKIPPABLE = struct.Struct("<II")
 """Header of a skippable frame: magic number and length of the rest (RFC 8878, 3.1.2)."""
@@ -38,7 +38,7 @@ _SKIPPABLE = struct.Struct("<II")
 class Decoder(Protocol):
     @property
     def compression(self) -> str:
-        """One of ``COMPRESSIONS`` or ``ODD``."""
+        """One of ``COMPRESSIONS`` or ``READ_ONLY``."""
         ...
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -71,14 +71,14 @@ def check_inflated(compression: str, inflated: int, fed: int, most: int) -> None
 
 
 def sniff(start: bytes) -> str:
-    """Detect the compression from the first ``SHOWS`` bytes. A skippable zstd frame counts as zstd."""
+    """Detect the compression from the first ``SNIFF_SIZE`` bytes. A skippable zstd frame counts as zstd."""
     if start.startswith(_GZIP_MAGIC):
         return "gzip"
     if start.startswith(_ZSTD_MAGIC) or (len(start) >= 4 and _is_skippable(start, 0)):
         return "zstd"
     if start.startswith(_XZ_MAGIC):
         return "xz"
-    if start.startswith(_BZIP2_MAGIC) and start[4:SHOWS] in _BZIP2_BLOCKS:
+    if start.startswith(_BZIP2_MAGIC) and start[4:SNIFF_SIZE] in _BZIP2_BLOCKS:
         return "bzip2"
     return "none"
 
@@ -96,11 +96,12 @@ def decoder(compression: str) -> Decoder:
         return ZstdDecoder()
     if compression == "none":
         return PlainDecoder()
-    if compression in ODD:
+    if compression in READ_ONLY:
         from lamina.layer import streams
 
         return streams.decoder(compression)
-    raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS + ODD))
+    known = ", ".join(COMPRESSIONS + READ_ONLY)
+    raise Unsupported(f"compression {compression!r:.60} is not known", hint=f"known: {known}")
 
 
 def encoder(compression: str, level: int | None = None) -> Encoder:
@@ -126,7 +127,7 @@ def encoder(compression: str, level: int | None = None) -> Encoder:
     raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS))
 
 
-def inflating(layer: Descriptor, diff_id: Digest | None) -> Decoder:
+def layer_decoder(layer: Descriptor, diff_id: Digest | None) -> Decoder:
     """Return a decoder for a layer's blob; ``diff_id`` is the digest of its tar, or None if it is not known."""
     if layer.digest == diff_id:
         return PlainDecoder()
@@ -318,7 +319,7 @@ def _shown(start: bytes, said: str) -> str:
     found = sniff(start)
     if found != "none":
         return found
-    if len(start) < SHOWS:
+    if len(start) < SNIFF_SIZE:
         return ""
     if said == "none":
         return said

@@ -30,7 +30,7 @@ def open_content(index: LayerIndex, row: int, open_tar: OpenTar) -> Content:
     return Content(index.size[row], index.offset[row], index.sparse(row), open_tar)
 
 
-class Ahead:
+class ReadAhead:
     """Reads small files of a tar in a few large pieces, as long as they are asked for in the order of the archive."""
 
     def __init__(self, tar_size: int, open_tar: OpenTar) -> None:
@@ -55,13 +55,13 @@ class Ahead:
         return self._data[at : at + size]
 
 
-class Contents:
+class FileContents:
     """Opens many files of one layer; small ones are read ahead."""
 
     def __init__(self, index: LayerIndex, open_tar: OpenTar) -> None:
         self._index = index
         self._open_tar = open_tar
-        self._ahead = Ahead(index.tar_size, open_tar)
+        self._ahead = ReadAhead(index.tar_size, open_tar)
 
     def open(self, row: int) -> BytesIO | Content:
         """Open the regular file in ``row``."""

@@ -281,7 +281,7 @@ class LayerIndex:
             setattr(self, name, parts[number].cast(code))  # type: ignore[call-overload]
         self._names, self._dir_names, self._heap, notes = parts[-4:]
         self.warnings: tuple[str, ...] = tuple(bytes(notes).decode().split("\n")) if len(notes) else ()
-        self.rest()  # the checksum has read every page
+        self.release_pages()  # the checksum has read every page
 
     @classmethod
     def load(cls, path: str) -> LayerIndex:
@@ -295,7 +295,7 @@ class LayerIndex:
             os.close(descriptor)
         return cls(mapped, path)
 
-    def rest(self) -> None:
+    def release_pages(self) -> None:
         """Release the memory of the pages read so far, if the index is a large mapped file. The kernel maps them
         again on access."""
         if self._rows > _LARGE and isinstance(self._buffer, mmap.mmap) and hasattr(self._buffer, "madvise"):

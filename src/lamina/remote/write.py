@@ -159,11 +159,11 @@ class RemoteSession:
 
 def _check_compression(layer: Descriptor, blob: Blob) -> None:
     """Raise Unsupported for a layer of this machine that containerd and others could not unpack."""
-    from lamina.layer.codec import ODD, SHOWS, sniff
+    from lamina.layer.codec import READ_ONLY, SNIFF_SIZE, sniff
 
-    with blob.open(0, SHOWS) as stream:
-        found = sniff(stream.read(SHOWS))
-    if found in ODD:
+    with blob.open(0, SNIFF_SIZE) as stream:
+        found = sniff(stream.read(SNIFF_SIZE))
+    if found in READ_ONLY:
         raise Unsupported(
             f"layer {layer.digest} is compressed with {found}, which not every client of a registry can unpack",
             hint="make an image of other layers and push that: `lamina flatten IMAGE -t NEW --compression gzip`",

@@ -107,14 +107,14 @@ class Stack(Value):
         found = self._cache.get("tree")
         return self._cache.get("union") if found is None else found  # type: ignore[return-value]
 
-    def glance(self, paths: Iterable[bytes]) -> Tree:
+    def partial(self, paths: Iterable[bytes]) -> Tree:
         """Return the union restricted to these literal paths, without merging the rest; the whole
         union if it was merged already. Raises InvalidLayer."""
         if "tree" in self._cache:
             return self.tree()
-        from lamina.union.partial import Glance
+        from lamina.union.partial import PartialMerge
 
-        return Glance().tree([layer.index() for layer in self.layers], paths)
+        return PartialMerge().tree([layer.index() for layer in self.layers], paths)
 
     def lookup(self, path: bytes, *, follow: bool = False) -> tuple[Union, int]:
         """Look up ``path`` (``Union.lookup``) in the merged or stored union, else in only the parts of the layers
@@ -122,9 +122,9 @@ class Stack(Value):
         union = self._ready()
         if union is not None:
             return union, union.lookup(path, follow=follow)
-        from lamina.union.partial import Glance
+        from lamina.union.partial import PartialMerge
 
-        return Glance().lookup([layer.index() for layer in self.layers], path, follow=follow)
+        return PartialMerge().lookup([layer.index() for layer in self.layers], path, follow=follow)
 
     def listing(
         self, path: bytes, *, follow: bool = True, into: bool = True, links: bool = True
@@ -134,10 +134,10 @@ class Stack(Value):
         union = self._ready()
         if union is not None:
             return union, union.lookup(path, follow=follow)
-        from lamina.union.partial import Glance
+        from lamina.union.partial import PartialMerge
 
         indexes = [layer.index() for layer in self.layers]
-        return Glance().listing(indexes, path, follow=follow, into=into, links=links)
+        return PartialMerge().listing(indexes, path, follow=follow, into=into, links=links)
 
     def _ready(self) -> Union | None:
         """Return the whole union if it is merged or stored, or if so many lookups came that a merge is cheaper."""

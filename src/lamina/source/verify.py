@@ -109,7 +109,7 @@ def damage_hint(blob: Blob) -> str:
 
 
 @contextmanager
-def told_of(blob: Blob) -> Iterator[None]:
+def damage_reported(blob: Blob) -> Iterator[None]:
     """Add the blob's digest and its place's hint to an InvalidContent from the block: a decoder notices damage before
     the digest is checked."""
     try:

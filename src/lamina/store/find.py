@@ -23,7 +23,7 @@ from lamina.store.findings import VISIBLE, Findings, Found, LayerHits, Member, S
 from lamina.store.layer_map import Members, members
 from lamina.store.refs import name_of
 from lamina.union.merge import merge
-from lamina.union.partial import MANY, Glance, through_symlinks
+from lamina.union.partial import MANY, PartialMerge, through_symlinks
 from lamina.union.tree import UNSTATED
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class _Search:
         self._layers = known.layers
         self._stacks = known.stacks
         self._indexes: dict[int, LayerIndex] = {}
-        self._glance = Glance()
+        self._partial_merge = PartialMerge()
         self._stories = Stories()
         self._special: dict[tuple[int, int, tuple[int, int]], Special] = {}
         self._at_hand = 0
@@ -297,13 +297,15 @@ class _Search:
         """Say of each hit in a stack of layers what has become of it there."""
         if len(self._indexes) > _MANY_OPEN:
             self._indexes.clear()
-            self._glance = Glance()
+            self._partial_merge = PartialMerge()
         layers = [self._open(number, keep=True) for number in stack]
         having = [hits.get(number) for number in stack]
         if any(found is not None and len(found) > MANY for found in having):
             tree = merge(layers)
         else:
-            tree = self._glance.tree(layers, {path for found in having if found is not None for path in found.paths})
+            tree = self._partial_merge.tree(
+                layers, {path for found in having if found is not None for path in found.paths}
+            )
         sightings: dict[tuple[int, int, int], Sighting] = {}
 
         def seen(story: int, node: int, layer: int) -> int:

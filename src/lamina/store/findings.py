@@ -170,13 +170,13 @@ class Findings(Sequence[Found]):
         diff_ids: Sequence[Digest],
         hits: Mapping[int, LayerHits],
         special: Sequence[Special],
-        stories: Stories,
+        nodes_by_path: Stories,
     ) -> None:
         """``hits``: by the number of the layer in ``diff_ids``."""
         self._diff_ids = diff_ids
         self._hits = hits
         self._special = special
-        self._stories = stories
+        self._stories = nodes_by_path
         self._order = self._ordered()
 
     def __len__(self) -> int:

@@ -17,9 +17,9 @@ from lamina.events import Cancel, OnEvent, started
 from lamina.host import privileges
 from lamina.host.files import WRITE_FLAGS, SharedRange, make_directory, remove, replace_file, reported, sync_directory
 from lamina.host.lock import acquire, is_same
-from lamina.host.spool import LOOK_EVERY, look_at_free_space
+from lamina.host.spool import CHECK_EVERY, check_free_space
 from lamina.host.temporary import Temporary, TemporaryDirectory
-from lamina.layer.codec import inflating
+from lamina.layer.codec import layer_decoder
 from lamina.layer.decode import LayerReader
 from lamina.source.abilities import can_abort
 from lamina.source.verify import is_plain, prove_diff_id, verified
@@ -160,7 +160,7 @@ class Ingest:
         """Read, hash and write the blob here, while the other thread inflates and parses."""
         size, done, looked = self._descriptor.size, 0, 0
         had = os.fstat(part).st_size
-        look_at_free_space(self._paths.root, size - had)
+        check_free_space(self._paths.root, size - had)
         if layer is not None:
             layer.start()
             self._unfinished.tars.add(layer.tar_path)
@@ -179,8 +179,8 @@ class Ingest:
                 if layer is not None:
                     layer.feed(data)
                 done += len(data)
-                if done - looked >= LOOK_EVERY:
-                    look_at_free_space(self._paths.root, size - done)
+                if done - looked >= CHECK_EVERY:
+                    check_free_space(self._paths.root, size - done)
                     looked = done
         finally:  # also where it was cut off: the next run goes on from there
             if file is not None:
@@ -223,7 +223,7 @@ def gather(
     """As ``Ingest``, of a small blob that may wait for the disk together with others. ``diff_id``: of a layer whose
     derived files are to be made; ``tar``: whether it has one. Raises as ``Ingest.run``; then nothing is left."""
     descriptor = blob.descriptor
-    look_at_free_space(paths.root, descriptor.size)
+    check_free_space(paths.root, descriptor.size)
     data = b"".join(verified(blob, on_event=on_event, cancel=cancel))
     if diff_id is None:
         with gathering.taking(descriptor.digest, data):
@@ -339,7 +339,7 @@ class LayerFiles:
             max_layer=max_layer,
             what=f"layer {descriptor.digest}",
             algorithm=diff_id.algorithm,
-            inflate=self._marking or inflating(descriptor, diff_id),
+            inflate=self._marking or layer_decoder(descriptor, diff_id),
             hashes=not self._makes_tar,
         )
         self.tar_path = ""
@@ -469,9 +469,9 @@ class LayerFiles:
                 if self._tar is None:
                     continue
                 self._tar.write(piece)
-                if self._tar.written - self._looked >= LOOK_EVERY:
+                if self._tar.written - self._looked >= CHECK_EVERY:
                     self._looked = self._tar.written
-                    look_at_free_space(self._paths.root, 0)
+                    check_free_space(self._paths.root, 0)
 
 
 def is_mounted(view: str) -> bool:

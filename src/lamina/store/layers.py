@@ -12,7 +12,7 @@ from lamina.host.files import CHUNK, FileRange, failure, names_of_directories, r
 from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP
-from lamina.source.verify import is_plain, prove_diff_id, told_of, verified
+from lamina.source.verify import damage_reported, is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -283,18 +283,18 @@ class Layers:
 
     def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
         """Derive index, and tar or (``tar`` is False) checkpoints, from the blob, verified. Raises as ``index``."""
-        from lamina.host.spool import look_at_free_space
+        from lamina.host.spool import check_free_space
         from lamina.store.ingest import LayerFiles, is_mounted
 
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):
-            look_at_free_space(self._paths.root, descriptor.size)
+            check_free_space(self._paths.root, descriptor.size)
             files = LayerFiles(
                 self._paths, descriptor, diff_id, self._max_layer, tar=tar, cached=not is_mounted(self._view)
             )
             stored = Blobs(self._paths).get(descriptor)
             try:
-                with told_of(stored):
+                with damage_reported(stored):
                     files.start()
                     for data in verified(stored):
                         files.feed(data)

@@ -168,7 +168,7 @@ class Roots:
     def __iter__(self) -> Iterator[Root]:
         from lamina.host import mountinfo
 
-        seen = mountinfo.Seen()
+        seen = mountinfo.MountCache()
         for name in names_of_files(self._paths.roots):
             if is_temporary(name) or name.endswith(".held"):
                 continue  # being made; where there is no flock, the lock of a root
@@ -227,7 +227,7 @@ class Roots:
         return os.path.join(self._paths.roots, name)
 
 
-def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen: mountinfo.Seen) -> Root:
+def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen: mountinfo.MountCache) -> Root:
     try:
         head = read_own(lines[0])
         pid, began, boot = int(head["pid"]), head["started"], head["boot"]
@@ -255,7 +255,7 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
     alive = held or (not locks and pid > 0 and boot == boot_id() and started(pid) == began is not None)
     mount = os.path.join(top, mount) if mount else ""
     if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
-        alive = boot == boot_id() and (alive or seen.stands(mount, space))
+        alive = boot == boot_id() and (alive or seen.is_mounted_in(mount, space))
     if pin and name != _PIN + pin:
         pin, lasts = "", None  # nobody could remove it by that name
     return Root(name, pid, purpose, alive or bool(pin), changed, frozenset(digests), mount, view, stands, pin, lasts)

@@ -133,7 +133,7 @@ def _shown(paths: Paths) -> set[str]:
     """The directories of unions, as KEY/NAME, that a mount in any namespace shows, or may show: an overlay tells its
     lower directories as they were called when it was mounted, and the store may have been moved since."""
     found: set[str] = set()
-    for _, process, mounts in mountinfo.everywhere():
+    for _, process, mounts in mountinfo.all_namespaces():
         for mount in mounts:
             named = [(path, path) for path in mount.lowers]
             if _UNIONS in mount.root:

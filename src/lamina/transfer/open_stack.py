@@ -61,7 +61,7 @@ class BlobLayer:
 
     def _read(self) -> None:
         from lamina.host.spool import Spool
-        from lamina.layer.codec import inflating
+        from lamina.layer.codec import layer_decoder
         from lamina.layer.decode import LayerReader
         from lamina.settings import MAX_LAYER
 
@@ -69,7 +69,7 @@ class BlobLayer:
             max_layer=self._max_layer or MAX_LAYER,
             what=f"layer {self.descriptor.digest}",
             algorithm=self.diff_id.algorithm,
-            inflate=inflating(self.descriptor, self.diff_id),
+            inflate=layer_decoder(self.descriptor, self.diff_id),
         )
         tar = Spool(f"layer {self.descriptor.digest}")
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lamina.errors import BlobNotFound, Cancelled, LaminaError, NotFound
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore
-from lamina.layer.codec import inflating
+from lamina.layer.codec import layer_decoder
 from lamina.layer.decode import LayerReader
 from lamina.light import TYPE_CHECKING
 from lamina.settings import MAX_LAYER
@@ -115,7 +115,7 @@ def _one(
                 max_layer=max_layer,
                 what=f"layer {descriptor.digest}",
                 algorithm=diff_id.algorithm,
-                inflate=inflating(descriptor, diff_id),
+                inflate=layer_decoder(descriptor, diff_id),
             )
         for data in verified(reader.blob(descriptor), on_event=on_event, cancel=cancel):
             for _ in layer.feed(data) if layer is not None else ():

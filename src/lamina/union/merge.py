@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from lamina.errors import InvalidLayer, LimitExceeded
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.union.tree import UNSTATED, Ending, How, Restatement, Tree
+from lamina.union.tree import UNSTATED, Ending, HiddenBy, Restatement, Tree
 
 MAX_LAYERS = 10_000
 MAX_WARNINGS = 100
@@ -32,7 +32,7 @@ _DIRECTORY, _HARDLINK, _WHITEOUT, _OPAQUE = (
     int(Kind.OPAQUE),
 )
 
-Stated = tuple[int, int, int, bytes]
+IndexRow = tuple[int, int, int, bytes]
 """A row of an index: number, kind, directory, base name."""
 
 
@@ -86,7 +86,7 @@ class LayerMerge:
                     self._hide(row, kind)
         names = self.index.each_basename() if names is None else names
         self._entries(zip(itertools.count(), kinds, self.index.directory, names))
-        self.index.rest()
+        self.index.release_pages()
 
     def _hide(self, row: int, kind: int) -> None:
         directory = self._existing(self.index.directory[row])
@@ -98,10 +98,10 @@ class LayerMerge:
         if kind == _WHITEOUT:
             hidden = children.pop(self.index.basename(row), None)
             if hidden is not None:
-                self._end(hidden, How.WHITEOUT, row)
+                self._end(hidden, HiddenBy.WHITEOUT, row)
         else:
             for hidden in children.values():
-                self._end(hidden, How.OPAQUE, row)
+                self._end(hidden, HiddenBy.OPAQUE, row)
             children.clear()
 
     def _existing(self, directory: int) -> int | None:
@@ -119,7 +119,7 @@ class LayerMerge:
             node = found
         return node
 
-    def _entries(self, entries: Iterable[Stated]) -> None:
+    def _entries(self, entries: Iterable[IndexRow]) -> None:
         """Apply rows in archive order."""
         tree, number = self.tree, self.number
         parents, layers, rows, ended = tree.parents, tree.origin_layers, tree.rows, tree.endings_of
@@ -155,7 +155,7 @@ class LayerMerge:
             if inode >= 0:
                 tree.hardlinks[node] = inode
             if old is not None:
-                self._end(old, How.REPLACED, row)
+                self._end(old, HiddenBy.REPLACED, row)
             children[name] = node
 
     def _restate(self, node: int, row: int) -> None:
@@ -184,7 +184,7 @@ class LayerMerge:
                 if found is not None:
                     if len(tree.warnings) < MAX_WARNINGS:
                         tree.warnings.append(self._literal_warning(found))
-                    self._end(found, How.REPLACED, UNSTATED)
+                    self._end(found, HiddenBy.REPLACED, UNSTATED)
                 children[name] = found = new
             resolved[directory] = node = found
         return node
@@ -209,7 +209,7 @@ class LayerMerge:
     def _target(self, row: int) -> int:
         """Return the inode that the target of a hard link names at this moment."""
         link = self.index.link(row)
-        node = self.tree.named_by(link)
+        node = self.tree.hardlink_target(link)
         if node is None:
             raise InvalidLayer(
                 f"layer {self.number + 1}: the hard link {self.index.path(row)!r:.300} names {link!r:.300}, "
@@ -223,7 +223,7 @@ class LayerMerge:
             )
         return self.tree.inode(node)
 
-    def _end(self, node: int, how: How, row: int) -> None:
+    def _end(self, node: int, how: HiddenBy, row: int) -> None:
         """Hide ``node`` and everything below it. Each node is hidden once, so that the total cost is linear."""
         tree = self.tree
         tree.endings.append(Ending(how, node, self.number, row))

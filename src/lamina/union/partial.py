@@ -27,7 +27,7 @@ _DIRECTORY, _SYMLINK, _HARDLINK, _WHITEOUT, _OPAQUE = (
 )
 
 
-class Glance:
+class PartialMerge:
     """Merges a few paths of stacks. It caches what each layer says of a path, because images share layers."""
 
     def __init__(self) -> None:
@@ -54,16 +54,16 @@ class Glance:
                             pending.append(target)
             try:
                 return self._merged(layers, known, inside)
-            except _Elsewhere as elsewhere:  # the target of a hard link leads through a symlink
-                known[elsewhere.path] = None
-                pending.append(elsewhere.path)
+            except _NotMerged as missing:  # the target of a hard link leads through a symlink
+                known[missing.path] = None
+                pending.append(missing.path)
 
     def _merged(self, layers: Sequence[LayerIndex], known: Collection[bytes], inside: Collection[bytes]) -> Tree:
-        tree = _GlanceTree(layers, known, inside)
+        tree = _PartialTree(layers, known, inside)
         for number, index in enumerate(layers):
             traces = [self._trace(index, path, path in inside) for path in known]
             if any(trace.speaks for trace in traces):
-                _GlanceMerge(tree, number, index).glance(traces)
+                _PartialLayerMerge(tree, number, index).apply_traces(traces)
         return tree
 
     def lookup(self, layers: Sequence[LayerIndex], path: bytes, *, follow: bool = False) -> tuple[Tree, int]:
@@ -74,8 +74,8 @@ class Glance:
             tree = self.tree(layers, wanted)
             try:
                 return tree, tree.lookup(path, follow=follow)
-            except _Elsewhere as elsewhere:
-                wanted.append(elsewhere.path)
+            except _NotMerged as missing:
+                wanted.append(missing.path)
 
     def listing(
         self,
@@ -114,7 +114,7 @@ class Glance:
         return trace
 
 
-class _GlanceTree(Tree):
+class _PartialTree(Tree):
     """A tree of some paths only; it raises _NotMerged if a lookup leaves them."""
 
     def __init__(self, layers: Sequence[LayerIndex], known: Iterable[bytes], inside: Collection[bytes]) -> None:
@@ -130,11 +130,11 @@ class _GlanceTree(Tree):
         above = self.path(node)
         path = above + b"/" + name if above else name
         if path not in self._known and above not in self._inside:
-            raise _Elsewhere(path)
+            raise _NotMerged(path)
         return super().child(node, name)
 
 
-class _Elsewhere(Exception):
+class _NotMerged(Exception):
     """A lookup came to a path that was not merged."""
 
     def __init__(self, path: bytes) -> None:
@@ -282,8 +282,8 @@ class _InsideTrace(_Trace):
                     seen.discard(numbers.get(index.basename(row), 0))
 
 
-class _GlanceMerge(LayerMerge):
-    def glance(self, traces: Sequence[_Trace]) -> None:
+class _PartialLayerMerge(LayerMerge):
+    def apply_traces(self, traces: Sequence[_Trace]) -> None:
         """Apply only the rows of these traces, as ``apply`` does with all rows."""
         index = self.index
         kinds, directories = index.kind, index.directory

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from lamina.errors import PathNotFound
 from lamina.layer.entry import Entry, Kind
-from lamina.union.tree import UNSTATED, Ending, How, Tree
+from lamina.union.tree import UNSTATED, Ending, HiddenBy, Tree
 
 _WHITEOUT = int(Kind.WHITEOUT)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class StateEnd:
     """How a state ended. ``how`` is "whiteout", "opaque", "replaced", or "restated" (a later layer states the
     attributes of a directory again). The cause is an entry of ``layer`` (from 0) at ``path``: the path itself or a
     parent."""
@@ -35,14 +35,14 @@ class State:
     layer: int
     stated: bool
     entry: Entry
-    ended: Ended | None
+    ended: StateEnd | None
     changed: tuple[str, ...]
     holder: int
     """The layer (from 0) whose tar has the content: a lower one if the path is a hard link to a file below."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trail:
+class PathHistory:
     """The history of one path. ``states`` are newest first; the first is what the union shows, unless ``hidden``.
     ``idle_whiteouts`` are layers (from 0) with a whiteout of this path that hid nothing."""
 
@@ -52,26 +52,26 @@ class Trail:
     idle_whiteouts: tuple[int, ...] = ()
 
 
-def trail(tree: Tree, path: bytes) -> Trail:
+def path_history(tree: Tree, path: bytes) -> PathHistory:
     """Return the history of one literal path. Raises PathNotFound if no layer ever had it."""
     if not path:
-        return _tell(tree, path, [0], _idle(tree, path))
+        return _history_of(tree, path, [0], _idle(tree, path))
     name = path.rpartition(b"/")[2]
     nodes = [node for node in _ended_nodes(tree) if tree.names[node] == name and tree.path(node) == path]
     alive = tree.find(path)
     if alive is not None:
         nodes.append(alive)
     if not nodes:
-        raise _unheard_of(path)
-    return _tell(tree, path, sorted(nodes), _idle(tree, path))
+        raise _not_found(path)
+    return _history_of(tree, path, sorted(nodes), _idle(tree, path))
 
 
-def trails_under(tree: Tree, path: bytes) -> Iterator[Trail]:
+def histories_under(tree: Tree, path: bytes) -> Iterator[PathHistory]:
     """Yield the history of ``path`` and of every path below it that exists or existed, sorted by component. Raises
     PathNotFound if there is none."""
     earlier = _earlier(tree)
-    for at, nodes in stories(tree, path):
-        yield _tell(tree, at, nodes, (), earlier)
+    for at, nodes in nodes_by_path(tree, path):
+        yield _history_of(tree, at, nodes, (), earlier)
 
 
 class Summary(NamedTuple):
@@ -86,7 +86,7 @@ class Summary(NamedTuple):
 def summaries_under(tree: Tree, path: bytes) -> Iterator[Summary]:
     """Yield what ``histories_under`` does, in short and without creating each state."""
     earlier, ended = _earlier(tree), tree.endings_of
-    for at, nodes in stories(tree, path):
+    for at, nodes in nodes_by_path(tree, path):
         states = len(nodes)
         for node in nodes:
             if node in earlier:
@@ -95,7 +95,7 @@ def summaries_under(tree: Tree, path: bytes) -> Iterator[Summary]:
         yield Summary(at, bool(ended[node]), node, states)
 
 
-def stories(tree: Tree, path: bytes) -> Iterator[tuple[bytes, list[int]]]:
+def nodes_by_path(tree: Tree, path: bytes) -> Iterator[tuple[bytes, list[int]]]:
     """Yield ``path`` and every path below it that exists or existed, sorted by component, with their nodes, oldest
     first. Raises PathNotFound if there is none."""
     gone: dict[int, list[int]] = {}
@@ -118,7 +118,7 @@ def stories(tree: Tree, path: bytes) -> Iterator[tuple[bytes, list[int]]]:
     for name in path.split(b"/") if path else ():
         nodes = below(nodes).get(name, [])
     if not nodes:
-        raise _unheard_of(path)
+        raise _not_found(path)
     pending = [(path, nodes)]
     while pending:
         at, nodes = pending.pop()
@@ -132,7 +132,7 @@ def stories(tree: Tree, path: bytes) -> Iterator[tuple[bytes, list[int]]]:
         pending += [(inside + name, children[name]) for name in sorted(children, reverse=True)]
 
 
-def _unheard_of(path: bytes) -> PathNotFound:
+def _not_found(path: bytes) -> PathNotFound:
     text = path.decode("utf-8", "backslashreplace")
     return PathNotFound(f"/{text:.300} was not found in any layer", hint="list the files with `lamina ls`")
 
@@ -151,7 +151,7 @@ def _ended_nodes(tree: Tree) -> list[int]:
 
 def _idle(tree: Tree, path: bytes) -> tuple[int, ...]:
     parent, _, name = path.rpartition(b"/")
-    busy = {(ending.layer, ending.row) for ending in tree.endings if ending.how == How.WHITEOUT}
+    busy = {(ending.layer, ending.row) for ending in tree.endings if ending.how == HiddenBy.WHITEOUT}
     found = []
     for number, index in enumerate(tree.layers):
         for row in index.rows_of(_WHITEOUT):
@@ -180,13 +180,13 @@ def _history(tree: Tree, node: int, earlier: Mapping[int, list[tuple[int, int]]]
     return history
 
 
-def _tell(
+def _history_of(
     tree: Tree,
     path: bytes,
     nodes: list[int],
     idle: tuple[int, ...],
     earlier: Mapping[int, list[tuple[int, int]]] | None = None,
-) -> Trail:
+) -> PathHistory:
     """Make the history of a path from its nodes, oldest first."""
     earlier = _earlier(tree) if earlier is None else earlier
     states: list[State] = []
@@ -196,15 +196,15 @@ def _tell(
         for number, (layer, row) in enumerate(history):
             entry = _state(tree, node, layer, row, path)
             if number + 1 < len(history):
-                ended: Ended | None = Ended("restated", history[number + 1][0], path)
+                ended: StateEnd | None = StateEnd("restated", history[number + 1][0], path)
             else:
                 ending = tree.ending(node)
-                ended = ending and Ended(ending.how.name.lower(), ending.layer, tree.path(ending.node))
+                ended = ending and StateEnd(ending.how.name.lower(), ending.layer, tree.path(ending.node))
             holder = tree.content(node)[0] if node in tree.hardlinks else layer
             states.append(State(layer, row != UNSTATED, entry, ended, _changed(below, entry), holder))
             below = entry
     states.reverse()
-    return Trail(path, states[0].ended is not None, tuple(states), idle)
+    return PathHistory(path, states[0].ended is not None, tuple(states), idle)
 
 
 def _state(tree: Tree, node: int, layer: int, row: int, path: bytes) -> Entry:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge
-from lamina.union.tree import UNSTATED, How, Tree
+from lamina.union.tree import UNSTATED, HiddenBy, Tree
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class SquashedEntry:
     """An entry of the squashed layer. ``content`` is the (layer from 0, row) that has a regular file's bytes."""
 
     entry: Entry
@@ -38,7 +38,7 @@ def squashed(
     relink: int = 0,
     implied: bool = False,
     marks: bool = False,
-) -> Iterator[Stated]:
+) -> Iterator[SquashedEntry]:
     """Squash ``layers[low:]`` into one layer on top of ``layers[:low]``. Yields parents before children and a file
     before its links: first the marks, then everything else in the order of ``layer.tar_write``. The layers are merged
     at once; entries are made as they are asked for.
@@ -82,7 +82,7 @@ class _Squash:
         self.marks = marks
         self.replaced: set[int] = set()  # directories that replace something
 
-    def entries(self) -> Iterator[Stated]:
+    def entries(self) -> Iterator[SquashedEntry]:
         union = self.union
         yield from self._hidden()
         relinked = self._relinked()
@@ -92,7 +92,7 @@ class _Squash:
             content = union.content(node)
             if union.is_directory(node):
                 if self._is_stated(node):
-                    yield Stated(union.state(node, *content, path))
+                    yield SquashedEntry(union.state(node, *content, path))
                 continue
             inode = union.inode(node)
             if node < self.limit and (inode not in relinked or union.origin_layers[node] < self.relink):
@@ -100,17 +100,17 @@ class _Squash:
             carrier = carriers.setdefault(inode, path) if inode in shared else path
             entry = union.state(node, *content, path)
             if carrier != path:
-                yield Stated(_link(entry, carrier))
+                yield SquashedEntry(_link(entry, carrier))
             else:
-                yield Stated(entry, content if entry.kind == Kind.FILE else None)
+                yield SquashedEntry(entry, content if entry.kind == Kind.FILE else None)
 
-    def _hidden(self) -> Iterator[Stated]:
+    def _hidden(self) -> Iterator[SquashedEntry]:
         """Yield whiteouts and opaque marks for what the layers below lost."""
         union = self.union
         emptied = {
             union.parent(ending.node)
             for ending in self.endings
-            if ending.how == How.OPAQUE and ending.node < self.limit
+            if ending.how == HiddenBy.OPAQUE and ending.node < self.limit
         }
         emptied = {node for node in emptied if union.is_alive(node) and not self._keeps_some(node)}
         marks = {node: union.path(node) for node in emptied}
@@ -134,10 +134,10 @@ class _Squash:
             self._kept_marks(opaque, hidden)
         for path in opaque:
             if not self.left_out(path):
-                yield Stated(Entry(path, Kind.OPAQUE))
+                yield SquashedEntry(Entry(path, Kind.OPAQUE))
         for path in hidden:
             if not self.left_out(path):
-                yield Stated(Entry(path, Kind.WHITEOUT))
+                yield SquashedEntry(Entry(path, Kind.WHITEOUT))
 
     def _kept_marks(self, opaque: dict[bytes, None], hidden: dict[bytes, None]) -> None:
         """Add the marks of the highest layer, whatever they hide here. If the layer itself replaces what a mark

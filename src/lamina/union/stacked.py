@@ -18,7 +18,7 @@ from lamina.errors import InvalidLayer, Unsupported
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge
-from lamina.union.tree import UNSTATED, Ending, How, Tree
+from lamina.union.tree import UNSTATED, Ending, HiddenBy, Tree
 
 
 @dataclass
@@ -95,7 +95,7 @@ class _Layer:
         """Return directories that don't merge with those below: marked opaque, or in the place of something else."""
         for ending in self.endings:
             path = self.union.path(ending.node)
-            if ending.how == How.OPAQUE:
+            if ending.how == HiddenBy.OPAQUE:
                 node = self._made(path.rpartition(b"/")[0])
             else:
                 node = self.own.find(path)
@@ -107,7 +107,7 @@ class _Layer:
         """Add a node for each whiteout that hid something and is not inside an opaque directory."""
         own, made = self.own, []
         for ending in self.endings:
-            if ending.how != How.WHITEOUT:
+            if ending.how != HiddenBy.WHITEOUT:
                 continue
             path = self.union.path(ending.node)
             if own.find(path) is not None:

@@ -22,7 +22,7 @@ MAX_LINKS = 40  # symlinks followed in one lookup, as in Linux
 _NONE: Mapping[bytes, int] = {}
 
 
-class How(IntEnum):
+class HiddenBy(IntEnum):
     """How a node was hidden."""
 
     WHITEOUT = 1
@@ -34,7 +34,7 @@ class Ending(NamedTuple):
     """A record of what hid ``node`` and everything below it: the entry in ``row`` of ``layer`` (from 0). ``row`` is
     UNSTATED if an implied directory replaced it."""
 
-    how: How
+    how: HiddenBy
     node: int
     layer: int
     row: int
@@ -204,7 +204,7 @@ class Tree(Union):
                 node = found
         return node
 
-    def named_by(self, target: bytes) -> int | None:
+    def hardlink_target(self, target: bytes) -> int | None:
         """Return the node that the target of a hard link names; symlinks on its way are followed inside the image,
         one at its end is not. None if it does not exist."""
         node = self.find(target)

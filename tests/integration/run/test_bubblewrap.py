@@ -311,7 +311,9 @@ def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
     assert subprocess.run(["pgrep", "-f", "sleep 986"], capture_output=True, check=False).stdout == b""
 
 
-@pytest.mark.parametrize("call", ["privileges.nested()", "namespace.owned(privileges.nested(), 33, 44)"])
+@pytest.mark.parametrize(
+    "call", ["privileges.nested_namespace()", "namespace.owned(privileges.nested_namespace(), 33, 44)"]
+)
 def test_who_holds_a_namespace_open_ends_with_a_killed_lamina(call: str) -> None:
     """Killed where it has just got the namespace: whoever lives on has our standard output still."""
     require_root()

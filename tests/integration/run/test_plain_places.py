@@ -58,7 +58,7 @@ def test_one_program_that_fails_leaves_the_own_id_and_is_named(user: tuple[Path,
     ],
 )
 def test_ranges_that_can_stand_in_one_map(given: list[tuple[int, int]], expected: list[tuple[int, int]]) -> None:
-    assert privileges.distinct(given, 1000) == expected
+    assert privileges.without_overlaps(given, 1000) == expected
 
 
 def test_a_home_that_cannot_be_read_has_no_settings(user: tuple[Path, PlainUser]) -> None:

@@ -286,7 +286,7 @@ def test_no_namespace_is_one_clear_line() -> None:
     ],
 )
 def test_ids_are_spread(given: list[tuple[int, int]], expected: list[tuple[int, int, int]]) -> None:
-    assert privileges.spread(given, 1000) == expected
+    assert privileges.map_ranges(given, 1000) == expected
 
 
 def test_fsck_looks_into_trees_that_are_only_their_roots(user: tuple[Path, PlainUser]) -> None:

@@ -16,7 +16,7 @@ import lamina
 from lamina.errors import LaminaError, PathNotFound, UsageError
 from lamina.layer.entry import Kind
 from lamina.source.stack import MANY_QUESTIONS
-from lamina.union.partial import Glance
+from lamina.union.partial import PartialMerge
 from support import make_tar, opened_from, write_layout
 
 ODD = os.fsdecode(b"caf\xe9")  # not UTF-8
@@ -386,13 +386,13 @@ def test_rglob_and_double_stars(image: lamina.Image) -> None:
 
 def test_many_questions_are_answered_by_one_merge(image: lamina.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     glances: list[bytes] = []
-    looked = Glance.lookup
+    looked = PartialMerge.lookup
 
-    def counted(self: Glance, layers: Any, path: bytes, *, follow: bool = False) -> Any:
+    def counted(self: PartialMerge, layers: Any, path: bytes, *, follow: bool = False) -> Any:
         glances.append(path)
         return looked(self, layers, path, follow=follow)
 
-    monkeypatch.setattr(Glance, "lookup", counted)
+    monkeypatch.setattr(PartialMerge, "lookup", counted)
     assert image.path("/etc/os-release").read_text() == "ID=test\n"
     assert glances == [b"etc/os-release"]
     for _ in range(3 * MANY_QUESTIONS):

@@ -19,7 +19,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History, ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
-from lamina.union.path_history import State, trail
+from lamina.union.path_history import State, path_history
 from sides import MadeLayer, layers
 from support import rounds
 from unit.union.test_union_model import Impossible, Node, apply
@@ -143,12 +143,12 @@ def test_blame_equals_a_replay_layer_by_layer(stack: Any) -> None:
         tree = whole.tree()
     except InvalidLayer:
         return
-    stories = {story.path: story for story in blame_under(whole, b"")}
-    assert {path for seen in after for path in seen} <= stories.keys()
-    for path, story in stories.items():
+    nodes_by_path = {story.path: story for story in blame_under(whole, b"")}
+    assert {path for seen in after for path in seen} <= nodes_by_path.keys()
+    for path, story in nodes_by_path.items():
         if not path:
             continue
-        states = trail(tree, path).states
+        states = path_history(tree, path).states
         every = [told(state.entry, content(made, state)) for state in states]
         assert [told(stage.entry, b"").kind for stage in story.states] == [state.kind for state in every]
         for number, seen in enumerate(after, 1):

@@ -12,7 +12,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.file_digests import LayerDigests
 from lamina.union.merge import merge
 from lamina.union.partial import through_symlinks
-from lamina.union.path_history import Ended, trail
+from lamina.union.path_history import StateEnd, path_history
 from lamina.union.stacked import stacked
 from lamina.union.tree import Tree
 from support import layer_index, make_tar
@@ -107,10 +107,10 @@ def test_a_link_to_a_link_is_the_file_itself() -> None:
 
 def test_the_story_of_the_root_begins_where_a_layer_states_it() -> None:
     layers = [[("a", b"1")], [("./", None, {"mode": 0o711})], [("./", None, {"mode": 0o700})]]
-    states = trail(union(*layers), b"").states
+    states = path_history(union(*layers), b"").states
     assert [(state.layer, state.entry.mode, state.stated) for state in states] == [(2, 0o700, True), (1, 0o711, True)]
-    assert states[1].ended == Ended("restated", 2, b"")
-    (only,) = trail(union(layers[0]), b"").states
+    assert states[1].ended == StateEnd("restated", 2, b"")
+    (only,) = path_history(union(layers[0]), b"").states
     assert (only.stated, only.entry.mode) == (False, 0o755)
 
 

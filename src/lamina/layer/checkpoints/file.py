@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from lamina.errors import StoreDamaged, UsageError
 from lamina.host.files import FileRange
 from lamina.layer.checkpoints.marks import Mark, Marking, MarkingZstd, Unmarked, spacing_for
-from lamina.layer.codec import COMPRESSIONS, ODD, SniffingDecoder, zstd
+from lamina.layer.codec import COMPRESSIONS, READ_ONLY, SniffingDecoder, zstd
 from lamina.spec.digest import Digest
 
 _MAGIC = b"lamina-seek 1"
@@ -88,7 +88,7 @@ class SeekIndex:
                 tar_size, count = int(words[4]), int(words[5])
                 length = len(line) + 1 + count * _ROW.size
                 table = start + file.read(max(0, length + _CHECK.size - len(start)))
-                if compression not in COMPRESSIONS + ODD or not 0 <= count < 1 << 24:
+                if compression not in COMPRESSIONS + READ_ONLY or not 0 <= count < 1 << 24:
                     raise ValueError
                 if _CHECK.unpack_from(table, length)[0] != zlib.crc32(table[:length]):
                     raise ValueError

@@ -37,7 +37,7 @@ class ResumedGzip:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         if self._lead and data:
-            data, self._lead = led_in(self._shift, data), False
+            data, self._lead = align_bits(self._shift, data), False
         raw = self._raw
         while data and not raw.eof:
             try:
@@ -55,7 +55,7 @@ class ResumedGzip:
         """Do nothing: a reader that starts in the middle may also stop in the middle."""
 
 
-def led_in(shift: int, data: bytes) -> bytes:
+def align_bits(shift: int, data: bytes) -> bytes:
     """Return ``data`` preceded by empty deflate blocks. The first ``shift`` bits of ``data`` belong to the block
     before; the empty blocks end at that bit, because inflate can only start at a whole byte."""
     if not shift:

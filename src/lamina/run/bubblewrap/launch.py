@@ -163,7 +163,7 @@ def run(
             opened.callback(os.close, descriptor)
             return descriptor
 
-        above = keep(privileges.nested(users, groups))
+        above = keep(privileges.nested_namespace(users, groups))
         status = keep(os.open(_status(bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         given = {"--json-status-fd": status}
         if not is_root:

@@ -24,7 +24,7 @@ def owned(above: int, uid: int, gid: int) -> int:
     """A descriptor of a new user namespace below that of the descriptor ``above``, with the same ids. It belongs to
     ``uid`` in there, who may enter it and has all rights in it. Raises Unsupported (no such ids), SystemFailure."""
     try:
-        with privileges.beside(partial(_make_owned, above, uid, gid)) as (_, said):
+        with privileges.helper_process(partial(_make_owned, above, uid, gid)) as (_, said):
             if said == _NO_IDS:
                 raise privileges.no_such_ids(uid, gid)
             if not said:

@@ -297,7 +297,7 @@ def _mapped(lowers: list[str], top: Top) -> list[str]:
     that the layers are in use, and share their memory."""
     unmap(top.scratch)  # what a killed process left
     made: list[str] = []
-    namespace = privileges.nested(top.owners.users, top.owners.groups)
+    namespace = privileges.nested_namespace(top.owners.users, top.owners.groups)
     try:
         for lower in lowers:
             target = os.path.join(top.scratch, f"{MAPPED}{len(made)}")
@@ -440,7 +440,7 @@ def _let_go(mounted: Mounted) -> None:
 def mounts(store: Store) -> list[Mounted]:
     """What is mounted from this store, as far as this mount namespace shows. Raises SystemFailure."""
     with reported(store.paths.roots):
-        seen = mountinfo.Seen()
+        seen = mountinfo.MountCache()
         roots = [root for root in store.roots if root.mount and root.alive and _stands(root.mount, seen)]
     # the last one at a place has made the mount: those before it were killed before they did
     last = {root.mount: root for root in sorted(roots, key=lambda root: root.changed)}
@@ -459,5 +459,5 @@ def _unrecorded(store: Store) -> Iterator[Mounted]:
             yield Mounted(name, one.target, "", "fuse", is_dead(one.target))
 
 
-def _stands(target: str, seen: mountinfo.Seen) -> bool:
-    return os.path.ismount(target) if _HELD.match(target) else seen.here(target)
+def _stands(target: str, seen: mountinfo.MountCache) -> bool:
+    return os.path.ismount(target) if _HELD.match(target) else seen.is_mounted(target)

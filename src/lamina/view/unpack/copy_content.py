@@ -20,7 +20,7 @@ _SMALL = 256 << 10  # bytes; above, the kernel copies by itself
 _REFUSED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EBADF)
 
 
-class Contents:
+class ContentCopier:
     """Writes what the tree's files hold. Each tar is opened once, before the work is shared out: where it is gone it
     is made again."""
 

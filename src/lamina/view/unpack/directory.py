@@ -22,7 +22,7 @@ from lamina.host.temporary import TemporaryDirectory, is_temporary
 from lamina.layer.entry import Kind
 from lamina.union.tree import UNSTATED
 from lamina.view.owners import AS_STATED, Owners
-from lamina.view.unpack.copy_content import Contents
+from lamina.view.unpack.copy_content import ContentCopier
 from lamina.view.unpack.files import Attributes, Given, Maker, UnpackReport
 from lamina.view.unpack.opened import Opened
 from lamina.view.unpack.workers import shared
@@ -125,7 +125,7 @@ class _Unpack:
             directories = self._directories(opened)
             others = in_tar_order(self.tree)
             used = {layer for layer, row in map(self.tree.content, others) if layers[layer].kind[row] == _FILE}
-            with Contents(self.tree, self.layers, sorted(used)) as contents:
+            with ContentCopier(self.tree, self.layers, sorted(used)) as contents:
                 maker = Maker(
                     self.tree, opened, contents, given, owners=self.owners, devices=self.root, mapped=self.mapped
                 )

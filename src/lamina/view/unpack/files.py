@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
     from lamina.union.tree import Tree
     from lamina.view.owners import Owners
-    from lamina.view.unpack.copy_content import Contents
+    from lamina.view.unpack.copy_content import ContentCopier
     from lamina.view.unpack.opened import Opened
 
 _MAX_WARNINGS = 100
@@ -102,7 +102,7 @@ class Maker:
         self,
         tree: Tree,
         opened: Opened,
-        contents: Contents,
+        contents: ContentCopier,
         given: Given,
         *,
         owners: bool,

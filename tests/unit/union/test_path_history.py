@@ -12,7 +12,7 @@ from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import merge
-from lamina.union.path_history import Ended, State, Trail, summaries_under, trail, trails_under
+from lamina.union.path_history import PathHistory, State, StateEnd, histories_under, path_history, summaries_under
 
 F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)
 CHAR = Kind.CHAR
@@ -29,36 +29,36 @@ def stack(*layers: list[Entry]) -> list[LayerIndex]:
 def test_a_trail_tells_every_state_and_what_ended_it() -> None:
     first, second, third = of(F, b"a/b", size=1), of(F, b"a/b", size=2), of(F, b"a/b", size=2, uid=5)
     tree = merge(stack([first], [second], [of(W, b"a")], [third]))
-    assert trail(tree, b"a/b") == Trail(
+    assert path_history(tree, b"a/b") == PathHistory(
         b"a/b",
         False,
         (
             State(3, True, third, None, ("owner (0:0 to 5:0)",), 3),
-            State(1, True, second, Ended("whiteout", 2, b"a"), ("size (1 to 2)",), 1),
-            State(0, True, first, Ended("replaced", 1, b"a/b"), (), 0),
+            State(1, True, second, StateEnd("whiteout", 2, b"a"), ("size (1 to 2)",), 1),
+            State(0, True, first, StateEnd("replaced", 1, b"a/b"), (), 0),
         ),
         (),
     )
-    assert [one.path for one in trails_under(tree, b"a")] == [b"a", b"a/b"]
-    assert list(trails_under(tree, b"a"))[1] == trail(tree, b"a/b")
+    assert [one.path for one in histories_under(tree, b"a")] == [b"a", b"a/b"]
+    assert list(histories_under(tree, b"a"))[1] == path_history(tree, b"a/b")
 
 
 def test_a_directory_is_restated_by_the_next_layer_that_states_it() -> None:
     made, opened, closed = of(D, b"d", 0o755), of(D, b"d", 0o777), of(D, b"d", 0o700)
     tree = merge(stack([of(F, b"d/x")], [made], [of(F, b"n")], [opened], [closed], [of(OPQ, b""), of(F, b"m")]))
-    told = trail(tree, b"d")
-    assert told == Trail(
+    told = path_history(tree, b"d")
+    assert told == PathHistory(
         b"d",
         True,
         (
-            State(4, True, closed, Ended("opaque", 5, b"d"), ("mode (0777 to 0700)",), 4),
-            State(3, True, opened, Ended("restated", 4, b"d"), ("mode (0755 to 0777)",), 3),
-            State(1, True, made, Ended("restated", 3, b"d"), (), 1),
-            State(0, False, of(D, b"d", 0o755), Ended("restated", 1, b"d"), (), 0),
+            State(4, True, closed, StateEnd("opaque", 5, b"d"), ("mode (0777 to 0700)",), 4),
+            State(3, True, opened, StateEnd("restated", 4, b"d"), ("mode (0755 to 0777)",), 3),
+            State(1, True, made, StateEnd("restated", 3, b"d"), (), 1),
+            State(0, False, of(D, b"d", 0o755), StateEnd("restated", 1, b"d"), (), 0),
         ),
         (),
     )
-    assert next(trails_under(tree, b"d")) == told
+    assert next(histories_under(tree, b"d")) == told
 
 
 FOLDER = of(D, b"d", 0o700)
@@ -88,9 +88,9 @@ def test_summaries_are_trails_in_short(layers: list[list[Entry]], expected: list
     tree = merge(stack([of(F, b"c"), of(F, b"e")], *layers))
     found = list(summaries_under(tree, b"d"))
     assert [(one.path, one.hidden, one.states) for one in found] == expected
-    told = list(trails_under(tree, b"d"))
+    told = list(histories_under(tree, b"d"))
     assert [(one.path, one.hidden, len(one.states)) for one in told] == expected
-    assert told == [replace(trail(tree, one.path), idle_whiteouts=()) for one in found]
+    assert told == [replace(path_history(tree, one.path), idle_whiteouts=()) for one in found]
     for one, full in zip(found, told, strict=True):
         assert (tree.path(one.node), tree.entry(one.node)) == (one.path, full.states[0].entry)
         assert [state.layer for state in full.states] == sorted((s.layer for s in full.states), reverse=True)
@@ -101,21 +101,21 @@ def test_summaries_are_trails_in_short(layers: list[list[Entry]], expected: list
 def test_the_root_has_a_state_for_each_layer_that_states_it() -> None:
     root = of(D, b"", 0o700)
     implied = State(0, False, of(D, b"", 0o755), None, (), 0)
-    assert trail(merge(stack([of(F, b"a")], [of(F, b"b")])), b"") == Trail(b"", False, (implied,), ())
+    assert path_history(merge(stack([of(F, b"a")], [of(F, b"b")])), b"") == PathHistory(b"", False, (implied,), ())
     tree = merge(stack([of(F, b"a")], [root]))
-    assert trail(tree, b"") == Trail(b"", False, (State(1, True, root, None, (), 1),), ())
-    told = trail(merge(stack([root], [replace(root, mode=0o755)])), b"")
-    assert [(state.layer, state.ended) for state in told.states] == [(1, None), (0, Ended("restated", 1, b""))]
+    assert path_history(tree, b"") == PathHistory(b"", False, (State(1, True, root, None, (), 1),), ())
+    told = path_history(merge(stack([root], [replace(root, mode=0o755)])), b"")
+    assert [(state.layer, state.ended) for state in told.states] == [(1, None), (0, StateEnd("restated", 1, b""))]
 
 
 def test_a_hardlink_has_the_files_attributes_its_own_path_and_the_layer_that_holds_the_content() -> None:
     file = of(F, b"d/f", 0o600, size=7)
     tree = merge(stack([of(F, b"n")], [of(F, b"x"), of(F, b"y"), file], [of(H, b"e/h", link=b"d/f")]))
-    (state,) = trail(tree, b"e/h").states
+    (state,) = path_history(tree, b"e/h").states
     assert (state.layer, state.holder, state.entry) == (2, 1, replace(file, path=b"e/h"))
-    (state,) = trail(tree, b"d/f").states
+    (state,) = path_history(tree, b"d/f").states
     assert (state.layer, state.holder, state.entry) == (1, 1, file)
-    (state,) = trail(tree, b"x").states
+    (state,) = path_history(tree, b"x").states
     assert (state.layer, state.holder) == (1, 1)
 
 
@@ -146,7 +146,7 @@ FILE = of(F, b"p", size=3, mtime=5)
     ],
 )
 def test_a_state_names_what_differs_from_the_one_below(below: Entry, above: Entry, changed: tuple[str, ...]) -> None:
-    newest, oldest = trail(merge(stack([below], [of(W, b"p"), above])), b"p").states
+    newest, oldest = path_history(merge(stack([below], [of(W, b"p"), above])), b"p").states
     assert newest.changed == changed
     assert oldest.changed == ()
 
@@ -173,10 +173,10 @@ def test_a_whiteout_is_idle_where_it_hid_nothing(path: bytes, idle: tuple[int, .
             [*added, of(W, b"g")],
         )
     )
-    assert trail(tree, path).idle_whiteouts == idle
+    assert path_history(tree, path).idle_whiteouts == idle
 
 
-@pytest.mark.parametrize("read", [trail, lambda tree, path: list(trails_under(tree, path))])
+@pytest.mark.parametrize("read", [path_history, lambda tree, path: list(histories_under(tree, path))])
 def test_a_path_that_no_layer_has_is_named_as_it_is(read: Any) -> None:
     with pytest.raises(PathNotFound) as caught:
         read(merge(stack([of(F, b"a")])), b"d/\xff\xc3\xa4")

@@ -14,8 +14,8 @@ from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.union.merge import merge
-from lamina.union.partial import MANY, Glance
-from lamina.union.path_history import trail
+from lamina.union.partial import MANY, PartialMerge
+from lamina.union.path_history import path_history
 from lamina.union.tree import Tree
 from support import rounds
 
@@ -29,7 +29,7 @@ def told(tree: Tree, path: bytes) -> Any:
     if node is not None:
         alive = (tree.entry(node), tree.origin(node), tree.content(node), tree.path(tree.inode(node)))
     try:
-        return alive, trail(tree, path)
+        return alive, path_history(tree, path)
     except PathNotFound:
         return alive, None
 
@@ -42,7 +42,7 @@ def test_a_glance_equals_the_whole_merge(stack: Any, wanted: list[bytes]) -> Non
         whole = merge(layers)
     except InvalidLayer:
         return
-    glance = Glance()
+    glance = PartialMerge()
     together = glance.tree(layers, wanted)
     for path in [*wanted, b"", wanted[0].rpartition(b"/")[0]]:
         assert told(together, path) == told(whole, path)
@@ -69,10 +69,10 @@ def test_a_lookup_follows_symlinks_as_the_whole_merge_does(stack: Any, path: byt
     expected, missing = looked_up(whole, path, follow=follow)
     if missing is not None:
         with pytest.raises(PathNotFound) as caught:
-            Glance().lookup(layers, path, follow=follow)
+            PartialMerge().lookup(layers, path, follow=follow)
         assert (caught.value.message, caught.value.hint) == (missing.message, missing.hint)
         return
-    tree, node = Glance().lookup(layers, path, follow=follow)
+    tree, node = PartialMerge().lookup(layers, path, follow=follow)
     assert tree.entry(node) == whole.entry(expected)
 
 
@@ -94,15 +94,15 @@ def test_a_listing_equals_the_whole_merge(stack: Any, path: bytes) -> None:
         expected = whole.lookup(path, follow=True)
     except (InvalidLayer, PathNotFound):
         return
-    tree, node = Glance().listing(layers, path, links=True)
+    tree, node = PartialMerge().listing(layers, path, links=True)
     assert listed(tree, node) == listed(whole, expected)
     for name in (
         [*tree.children(node), b"none"] if tree.is_directory(node) else ()
     ):  # what stands in it can be asked for by its name too
         assert tree.child(node, name) == tree.children(node).get(name)
-    tree, node = Glance().listing(layers, path, into=False, links=True)
+    tree, node = PartialMerge().listing(layers, path, into=False, links=True)
     assert (tree.entry(node), tree.links(node)) == (whole.entry(expected), whole.links(expected))
-    tree, node = Glance().listing(layers, path)
+    tree, node = PartialMerge().listing(layers, path)
     assert [one[:2] for one in listed(tree, node)] == [one[:2] for one in listed(whole, expected)]
 
 
@@ -166,20 +166,20 @@ def test_a_glance_at_each_path_equals_the_whole_merge(case: str) -> None:
     whole = merge(layers)
     short = [b"/".join(parts) for size in range(4) for parts in product([b"a", b"b", b"c"], repeat=size)]
     for path in short:
-        assert told(Glance().tree(layers, [path]), path) == told(whole, path)
+        assert told(PartialMerge().tree(layers, [path]), path) == told(whole, path)
         for end in range(1, len(layers)):
-            assert told(Glance().tree(layers[:end], [path]), path) == told(merge(layers[:end]), path)
+            assert told(PartialMerge().tree(layers[:end], [path]), path) == told(merge(layers[:end]), path)
         for other in (b"a", b"b", b"c"):
-            together = Glance().tree(layers, [path, other])
+            together = PartialMerge().tree(layers, [path, other])
             for one in (path, other, path.rpartition(b"/")[0]):
                 assert told(together, one) == told(whole, one)
         node = whole.find(path)
         if node is not None and whole.is_directory(node):
-            tree, above = Glance().tree(layers, (), inside={path}), path
+            tree, above = PartialMerge().tree(layers, (), inside={path}), path
             while above:
                 above = above.rpartition(b"/")[0]
                 assert told(tree, above) == told(whole, above)
-            tree, found = Glance().listing(layers, path, follow=False, links=True)
+            tree, found = PartialMerge().listing(layers, path, follow=False, links=True)
             assert listed(tree, found) == listed(whole, node)
             for name, child in whole.children(node).items():
                 inner = path + b"/" + name if path else name
@@ -199,7 +199,7 @@ def linked(count: int) -> LayerIndex:
 
 def test_links_in_great_number_are_left_to_the_whole_merge() -> None:
     layer = linked(MANY + 10)
-    tree, node = Glance().lookup([layer], b"h%d" % (MANY + 10), follow=True)
+    tree, node = PartialMerge().lookup([layer], b"h%d" % (MANY + 10), follow=True)
     assert (tree.entry(node).size, len(tree)) == (5, 2 * MANY + 22)
-    tree, node = Glance().lookup([layer], b"h3")
+    tree, node = PartialMerge().lookup([layer], b"h3")
     assert (tree.entry(node).size, len(tree)) == (5, 5)

@@ -15,7 +15,7 @@ from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.union import partial as glance_module
 from lamina.union.merge import merge
-from lamina.union.partial import MANY, Glance, through_symlinks
+from lamina.union.partial import MANY, PartialMerge, through_symlinks
 from lamina.union.tree import Tree
 
 F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)
@@ -31,13 +31,15 @@ def layer(rows: Rows) -> LayerIndex:
 def merged(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
     """The paths of each merge of a few."""
     asked: list[list[bytes]] = []
-    original = Glance._merged
+    original = PartialMerge._merged
 
-    def spy(self: Glance, layers: Sequence[LayerIndex], known: Collection[bytes], inside: Collection[bytes]) -> Tree:
+    def spy(
+        self: PartialMerge, layers: Sequence[LayerIndex], known: Collection[bytes], inside: Collection[bytes]
+    ) -> Tree:
         asked.append(list(known))
         return original(self, layers, known, inside)
 
-    monkeypatch.setattr(Glance, "_merged", spy)
+    monkeypatch.setattr(PartialMerge, "_merged", spy)
     return asked
 
 
@@ -67,7 +69,7 @@ def merged(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
 def test_a_tree_is_merged_once_for_all_that_can_be_known_before(
     merged: list[list[bytes]], rows: Rows, wanted: list[bytes], inside: list[bytes], expected: list[list[bytes]]
 ) -> None:
-    Glance().tree([layer(rows)], wanted, inside=inside)
+    PartialMerge().tree([layer(rows)], wanted, inside=inside)
     assert merged == expected
 
 
@@ -89,28 +91,28 @@ LOOKED = [(F, b"a/b/c"), (L, b"a/l", b"b"), (L, b"top", b"/a/l")]
 def test_a_lookup_merges_once_more_for_each_thing_that_a_symlink_leads_to(
     merged: list[list[bytes]], path: bytes, follow: bool, found: bytes, expected: list[list[bytes]]
 ) -> None:
-    tree, node = Glance().lookup([layer(LOOKED)], path, follow=follow)
+    tree, node = PartialMerge().lookup([layer(LOOKED)], path, follow=follow)
     assert (tree.path(node), merged) == (found, expected)
 
 
 def test_a_lookup_does_not_follow_a_symlink_at_its_end_if_not_told_to() -> None:
-    tree, node = Glance().lookup([layer(LOOKED)], b"top")
+    tree, node = PartialMerge().lookup([layer(LOOKED)], b"top")
     assert (tree.path(node), tree.kind(node)) == (b"top", L)
 
 
 @pytest.mark.parametrize(("count", "all_of_it"), [(MANY - 1, False), (MANY, False), (MANY + 1, True)])
 def test_the_whole_is_merged_for_more_than_many_paths(count: int, all_of_it: bool) -> None:
     paths = [b"d/f%d" % number for number in range(MANY + 5)]
-    tree = Glance().tree([layer([(F, path) for path in paths])], paths[:count])
+    tree = PartialMerge().tree([layer([(F, path) for path in paths])], paths[:count])
     assert len(tree) == 1 + (len(paths) if all_of_it else count)
 
 
 def test_targets_count_as_paths(merged: list[list[bytes]]) -> None:
     """A chain of hardlinks, and one of symlinks among their directories."""
     files = [(F, b"f"), *[(H, b"h%d" % n, b"h%d" % (n - 1) if n else b"f") for n in range(MANY)]]
-    assert len(Glance().tree([layer([*files, (F, b"other")])], [b"h%d" % (MANY - 2)])) == MANY
+    assert len(PartialMerge().tree([layer([*files, (F, b"other")])], [b"h%d" % (MANY - 2)])) == MANY
     assert len(merged) == 1
-    assert len(Glance().tree([layer([*files, (F, b"other")])], [b"h%d" % (MANY - 1)])) == MANY + 2
+    assert len(PartialMerge().tree([layer([*files, (F, b"other")])], [b"h%d" % (MANY - 1)])) == MANY + 2
     assert len(merged) == 1
 
 
@@ -123,7 +125,7 @@ def test_a_layer_is_read_once_for_each_path(monkeypatch: pytest.MonkeyPatch) -> 
         original(self, index, path)
 
     monkeypatch.setattr(glance_module._Trace, "__init__", spy)
-    glance, layers = Glance(), [layer([(F, b"a/b")]), layer([(F, b"a/c")])]
+    glance, layers = PartialMerge(), [layer([(F, b"a/b")]), layer([(F, b"a/c")])]
     for _ in range(2):
         assert glance.tree(layers, [b"a"]).find(b"a/b") is None
         assert len(glance.tree(layers, (), inside=[b"a"])) == 3
@@ -161,9 +163,9 @@ def test_only_layers_that_have_something_of_the_way_are_merged(
         original(self, traces)
 
     monkeypatch.setattr(glance_module._GlanceMerge, "glance", spy)
-    Glance().tree(layers, [path])
+    PartialMerge().tree(layers, [path])
     assert seen == speaking
-    Glance().tree([*layers, layer([(D, b"")])], [path])  # whose root concerns every path
+    PartialMerge().tree([*layers, layer([(D, b"")])], [path])  # whose root concerns every path
     assert seen == [*speaking, *speaking, 6]
 
 
@@ -236,7 +238,7 @@ def test_a_layer_is_plain_that_finds_its_way_and_leaves_it(below: Rows, rows: Ro
     ],
 )
 def test_a_tree_inside_a_path_has_what_stands_in_it_and_no_more(rows: Rows, path: bytes, known: list[bytes]) -> None:
-    tree = Glance().tree([layer(rows)], (), inside=[path])
+    tree = PartialMerge().tree([layer(rows)], (), inside=[path])
     assert [tree.path(node) for node in tree.walk()] == known
 
 
@@ -268,10 +270,10 @@ def test_a_listing_counts_names_that_files_have_elsewhere_over_several_links() -
         layer([(H, b"x/two", b"x/one"), (H, b"three", b"x/two"), (H, b"y", b"d/g"), (F, b"z")]),
         layer([(W, b"x/one")]),
     ]
-    tree, node = Glance().listing(layers, b"d", links=True)
+    tree, node = PartialMerge().listing(layers, b"d", links=True)
     assert {name: tree.links(child) for name, child in tree.children(node).items()} == {b"e": 1, b"f": 3, b"g": 2}
     for path in (b"three", b"d/f", b"x/two"):
-        tree, node = Glance().listing(layers, path, links=True)
+        tree, node = PartialMerge().listing(layers, path, links=True)
         assert (tree.path(node), tree.links(node)) == (path, 3)
 
 
@@ -305,7 +307,7 @@ def looked_up(look: Callable[[], Any]) -> tuple[Any, tuple[str, str | None] | No
 @pytest.mark.parametrize("above", range(1, len(STACK) + 1))
 def test_paths_of_all_sorts_lead_where_the_whole_has_them(above: int) -> None:
     layers = [layer(rows) for rows in STACK[:above]]
-    whole, glance = merge(layers), Glance()
+    whole, glance = merge(layers), PartialMerge()
     paths = {b"/".join(parts) for size in range(4) for parts in product(WALKED, repeat=size)}
     paths |= {path + b"/" + end for path in [*paths] if path.count(b"/") < 2 for end in ENDS}
     found = 0
