@@ -26,7 +26,7 @@ def stated_rows(index: LayerIndex, tops: Sequence[bytes]) -> list[int]:
 
 def speaks_of(index: LayerIndex, tops: Sequence[bytes]) -> bool:
     """Whether the layer has a row there, whiteouts and marks among them, or a hardlink whose target lies there. One
-    that leads there through a symlink is not seen (``union.glance.through_symlinks``)."""
+    that leads there through a symlink is not seen (``union.partial.through_symlinks``)."""
     gone = below(tops)
     return bool(_rows(index, tops)) or any(
         kind == Kind.HARDLINK and gone(index.link(row)) for row, kind in enumerate(index.kind)

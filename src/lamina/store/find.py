@@ -1,7 +1,7 @@
 """Finding files in all images of the store at once: names, attributes and contents, visible or hidden.
 
 Each distinct layer is looked through once, on its columns and its heap of names; only the images whose layers have a
-hit are looked at, and of those only the paths in question are merged (``union.glance``).
+hit are looked at, and of those only the paths in question are merged (``union.partial``).
 """
 
 from __future__ import annotations

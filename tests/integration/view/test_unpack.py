@@ -303,13 +303,13 @@ import os, sys
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.view.unpack import copy_content; from lamina.view.overlay import lower
-write, calls = copy_content.Contents.write, []
+write, calls = copy_content.ContentCopier.write, []
 def killed(self, *words):
     calls.append(words)
     if len(calls) == 3:
         os.kill(os.getpid(), 9)
     write(self, *words)
-copy_content.Contents.write = killed
+copy_content.ContentCopier.write = killed
 store = Store.open(sys.argv[1])
 lower.unpack_parts(store, store.stack("app", Platform.host()))
 """

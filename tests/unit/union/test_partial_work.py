@@ -1,4 +1,4 @@
-"""A glance reads and merges what concerns its paths, and no more: a hostile image can't make it do else."""
+"""A partial merge reads and merges what concerns its paths, and no more: a hostile image can't make it do else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lamina.errors import PathNotFound
 from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
-from lamina.union import partial as glance_module
+from lamina.union import partial as partial_module
 from lamina.union.merge import merge
 from lamina.union.partial import MANY, PartialMerge, through_symlinks
 from lamina.union.tree import Tree
@@ -118,19 +118,19 @@ def test_targets_count_as_paths(merged: list[list[bytes]]) -> None:
 
 def test_a_layer_is_read_once_for_each_path(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[type, bytes]] = []
-    original = glance_module._Trace.__init__
+    original = partial_module._Trace.__init__
 
     def spy(self: Any, index: LayerIndex, path: bytes) -> None:
         read.append((type(self), path))
         original(self, index, path)
 
-    monkeypatch.setattr(glance_module._Trace, "__init__", spy)
-    glance, layers = PartialMerge(), [layer([(F, b"a/b")]), layer([(F, b"a/c")])]
+    monkeypatch.setattr(partial_module._Trace, "__init__", spy)
+    merger, layers = PartialMerge(), [layer([(F, b"a/b")]), layer([(F, b"a/c")])]
     for _ in range(2):
-        assert glance.tree(layers, [b"a"]).find(b"a/b") is None
-        assert len(glance.tree(layers, (), inside=[b"a"])) == 3
-        assert len(glance.tree(layers[:1], [b"a"])) == 1
-    plain, inside = glance_module._Trace, glance_module._InsideTrace
+        assert merger.tree(layers, [b"a"]).find(b"a/b") is None
+        assert len(merger.tree(layers, (), inside=[b"a"])) == 3
+        assert len(merger.tree(layers[:1], [b"a"])) == 1
+    plain, inside = partial_module._Trace, partial_module._InsideTrace
     assert read == [(plain, b"a"), (plain, b"a"), (inside, b"a"), (inside, b"a")]
 
 
@@ -156,13 +156,13 @@ def test_only_layers_that_have_something_of_the_way_are_merged(
     marks: list[Rows] = [[(W, b"c/d")], [(W, b"n")]]
     layers = [layer(rows) for rows in ([(F, b"a")], [(F, b"b")], [(F, b"c/d")], *marks, [(F, b"p/q")])]
     seen: list[int] = []
-    original = glance_module._GlanceMerge.glance
+    original = partial_module._PartialLayerMerge.apply_traces
 
     def spy(self: Any, traces: Any) -> None:
         seen.append(self.number)
         original(self, traces)
 
-    monkeypatch.setattr(glance_module._GlanceMerge, "glance", spy)
+    monkeypatch.setattr(partial_module._PartialLayerMerge, "apply_traces", spy)
     PartialMerge().tree(layers, [path])
     assert seen == speaking
     PartialMerge().tree([*layers, layer([(D, b"")])], [path])  # whose root concerns every path
@@ -206,7 +206,7 @@ def test_rows_pass_through_a_directory_only_where_that_may_be_news(
     rows: Rows, path: bytes, inside: bool, expected: list[tuple[int, bytes]]
 ) -> None:
     index = layer(rows)
-    trace = (glance_module._InsideTrace if inside else glance_module._Trace)(index, path)
+    trace = (partial_module._InsideTrace if inside else partial_module._Trace)(index, path)
     assert [(row, index.directory_path(directory)) for row, directory in trace.passing()] == expected
 
 
@@ -224,7 +224,7 @@ def test_rows_pass_through_a_directory_only_where_that_may_be_news(
     ],
 )
 def test_a_layer_is_plain_that_finds_its_way_and_leaves_it(below: Rows, rows: Rows, path: bytes, plain: bool) -> None:
-    assert glance_module._Trace(layer(rows), path).is_plain(merge([layer(below)])) is plain
+    assert partial_module._Trace(layer(rows), path).is_plain(merge([layer(below)])) is plain
 
 
 @pytest.mark.parametrize(
@@ -307,19 +307,19 @@ def looked_up(look: Callable[[], Any]) -> tuple[Any, tuple[str, str | None] | No
 @pytest.mark.parametrize("above", range(1, len(STACK) + 1))
 def test_paths_of_all_sorts_lead_where_the_whole_has_them(above: int) -> None:
     layers = [layer(rows) for rows in STACK[:above]]
-    whole, glance = merge(layers), PartialMerge()
+    whole, merger = merge(layers), PartialMerge()
     paths = {b"/".join(parts) for size in range(4) for parts in product(WALKED, repeat=size)}
     paths |= {path + b"/" + end for path in [*paths] if path.count(b"/") < 2 for end in ENDS}
     found = 0
     for path, follow in product(sorted(paths), (False, True)):
         expected, missing = looked_up(partial(whole.lookup, path, follow=follow))
         if expected is None:
-            assert looked_up(partial(glance.lookup, layers, path, follow=follow)) == (None, missing)
+            assert looked_up(partial(merger.lookup, layers, path, follow=follow)) == (None, missing)
             continue
         found += 1
-        tree, node = glance.lookup(layers, path, follow=follow)
+        tree, node = merger.lookup(layers, path, follow=follow)
         assert tree.entry(node) == whole.entry(expected)
-        tree, node = glance.listing(layers, path, follow=follow, links=True)
+        tree, node = merger.listing(layers, path, follow=follow, links=True)
         told = [(tree.entry(one), tree.links(one)) for one in [node, *tree.children(node).values()]]
         listed = [(whole.entry(one), whole.links(one)) for one in [expected, *whole.children(expected).values()]]
         assert sorted(told, key=lambda one: one[0].path) == sorted(listed, key=lambda one: one[0].path)
