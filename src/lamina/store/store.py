@@ -8,6 +8,7 @@ from functools import cached_property
 
 from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP, MAX_LAYER
+from lamina.source.takes import Takes
 from lamina.store.blobs import Blobs
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
@@ -15,8 +16,6 @@ from lamina.store.paths import Paths, open_frame
 from lamina.store.read import StoreReader
 from lamina.store.refs import Refs
 from lamina.store.roots import Roots
-from lamina.store.session import TAKES, Parts, open_session
-from lamina.store.tags import Tags
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from lamina.store.find import Search, Words
     from lamina.store.push_journal import PushJournal
     from lamina.store.session import StoreSession
+    from lamina.store.tags import Tags
     from lamina.store.uploads import Uploads
 
     def _fits(store: Store, session: StoreSession) -> tuple[Served, Writer, Deleter, ServingSession]:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class Store:
     """``Reader``, ``Writer``, ``Deleter`` and ``Lister``: each call goes to the part that does it."""
 
-    takes = TAKES
+    takes = Takes()
 
     def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = "") -> None:
         self.paths = paths
@@ -55,15 +55,20 @@ class Store:
         self.layers = Layers(paths, max_layer, keep, view)
         self.roots = Roots(paths)
         self.reader = StoreReader(paths, self.blobs, self.refs, self.layers)
-        self.tags = Tags(self.refs, self.blobs, self.layers)
         self.deleter = StoreDeleter(self.refs)
         self.location = self.reader.location
-        self._parts = Parts(paths, self.refs, self.layers, self.roots, max_layer, keep, view)
 
     @property
     def is_writable(self) -> bool:
         """Whether this process may write to the store, and its file system lets anybody."""
         return os.access(self.paths.root, os.W_OK)
+
+    @cached_property
+    def tags(self) -> Tags:
+        """The names, for those who change them."""
+        from lamina.store.tags import Tags
+
+        return Tags(self.refs, self.blobs, self.layers)
 
     @cached_property
     def containers(self) -> Containers:
@@ -120,7 +125,10 @@ class Store:
 
     def session(self, purpose: str) -> AbstractContextManager[StoreSession]:
         """As ``Writer.session``. A process may have several at once."""
-        return open_session(self._parts, purpose)
+        from lamina.store.session import Parts, open_session
+
+        parts = Parts(self.paths, self.refs, self.layers, self.roots, self.max_layer, self.keep, self.view)
+        return open_session(parts, purpose)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """As ``Tags.give``: a name for a document that is here needs no session."""
