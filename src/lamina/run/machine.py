@@ -14,7 +14,7 @@ from lamina.spec.platform import Platform
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
-    from lamina.run.inside import Inside
+    from lamina.run.rootfs import Inside
 
 HEAD = 256
 """Bytes of a program that the kernel looks at to find who can run it (linux/binfmts.h)."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from lamina.errors import Unsupported
 from lamina.light import TYPE_CHECKING
-from lamina.run.inside import Inside
+from lamina.run.rootfs import Inside
 
 if TYPE_CHECKING:
     from typing import Any

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.host.files import reported
 from lamina.light import Value, signal
+from lamina.run.child import output_of
 from lamina.run.options import NETWORKS, OWN_NETWORK
-from lamina.run.runtime import asked, find_program
+from lamina.run.runtime import find_program
 from lamina.text import clean
 
 _TUN = "/dev/net/tun"
@@ -108,6 +110,29 @@ def _read(path: str) -> str:
         return ""
 
 
+class Network(Value):
+    """A container's network. ``kind``: one of NETWORKS. ``namespace``: the path of its network namespace, if that
+    exists already. ``resolv``: the text of its resolv.conf."""
+
+    kind: str
+    namespace: str = ""
+    resolv: str = ""
+
+
+@contextmanager
+def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[Network]:
+    """The network ``kind``, as ``choose`` returns it, while the block runs. ``directory``: for the files of a new
+    network namespace. Raises SystemFailure."""
+    if kind != "pasta":
+        yield Network(kind, "", resolver.text)
+        return
+    pasta = Pasta(directory, forward=bool(resolver.forwarded))
+    try:
+        yield Network(kind, pasta.plain_path, resolver.text)
+    finally:
+        pasta.close()
+
+
 class Pasta:
     """A network namespace with a way out of it through this process's own sockets. It lives as a file, because pasta
     lets go of its rights before it opens it; ``close`` ends both."""
@@ -178,7 +203,7 @@ def _is_namespace(path: str) -> bool:
 
 
 def _check(words: list[str]) -> None:
-    code, said = asked(words)
+    code, said = output_of(words)
     if code:
         last = said.rpartition("\n")[2]
         raise SystemFailure(f"{words[0]}: {last:.300}", hint="take --network none or host")

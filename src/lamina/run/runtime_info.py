@@ -9,7 +9,8 @@ from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
 from lamina.run import network
 from lamina.run.bubblewrap import cgroup
-from lamina.run.runtime import BUBBLEWRAP, NAMES, Runtime, asked, find_program, find_runtime, is_hybrid
+from lamina.run.child import output_of
+from lamina.run.runtime import BUBBLEWRAP, NAMES, Runtime, find_program, find_runtime, is_hybrid
 
 if TYPE_CHECKING:
     from typing import Any
@@ -49,7 +50,7 @@ def others(taken: Runtime) -> list[dict[str, str]]:
 def version(program: str) -> str:
     """As the program tells it; "" where it does not."""
     try:
-        code, said = asked([program, "--version"])
+        code, said = output_of([program, "--version"])
     except LaminaError:
         return ""
     words = said.partition("\n")[0].split()

@@ -140,7 +140,7 @@ def runtime_spec(
     mine = caps if user.uid == 0 else []
     process: dict[str, Any] = {
         "terminal": wanted.tty,
-        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
+        "user": user_of(user),
         "args": [INIT, "--", *words] if place.init else list(words),
         "env": list(env),
         "cwd": cwd,
@@ -168,6 +168,11 @@ def runtime_spec(
     if wanted.edits.hooks:
         found["hooks"] = _hooks(wanted)
     return found
+
+
+def user_of(user: User) -> dict[str, Any]:
+    """The ``user`` of a runtime spec's process."""
+    return {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
 
 
 def _hooks(wanted: Wanted) -> dict[str, Any]:

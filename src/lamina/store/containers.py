@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
 from lamina.host.files import replace_file, reported, sync_directory, write_all
 from lamina.host.lock import acquire, is_same, locked, release, share, unheld
 from lamina.host.temporary import SUFFIX, TemporaryDirectory, is_temporary
-from lamina.light import TYPE_CHECKING, Value, as_dict, replace
+from lamina.light import TYPE_CHECKING, Value, as_dict, field, replace
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
@@ -53,11 +53,12 @@ class Container(Value):
     ``finished``: seconds since 1970. ``view`` as in ``view.mount``, "" until it was mounted. ``made``: paths that
     stand in the upper directory only as places for mounts. ``users``, ``groups``: the ids of its user namespace,
     (inside, outside, count); none: the image's own. ``top``: the directory that its upper directory is in, "" for its
-    own (``run.top``). ``volumes``: names of its volumes, and the places of its mounts. ``stop_signal``,
+    own (``run.writable``). ``volumes``: names of its volumes, and the places of its mounts. ``stop_signal``,
     ``stop_timeout`` (seconds): as they were asked for; "" and None are the image's and the default. ``pid``,
     ``started`` and ``namespace`` (of processes) name the process that looks after it; whether it lives, the lock
     says. ``remove``: it is to go when it ends. ``status`` DAMAGED: its record can't be read, and all else is what is
-    known from its first one, if that is there."""
+    known from its first one, if that is there. ``wanted``: what was asked of it (``run.container.record``); None in
+    records of a lamina that did not keep it. ``unknown``: fields of the record that only a newer lamina knows."""
 
     id: str
     name: str
@@ -86,6 +87,8 @@ class Container(Value):
     labels: tuple[tuple[str, str], ...] = ()
     stop_signal: str = ""
     stop_timeout: int | None = None
+    wanted: Mapping[str, Any] | None = field(default_factory=lambda: None, hash=False, repr=False)
+    unknown: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     @property
     def descriptor(self) -> Descriptor:
@@ -114,6 +117,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("size", "created", "pid", "remove", "namespace"), _NUMBER),
     **dict.fromkeys(("layers", "command", "made", "volumes", "users", "groups", "labels"), _LIST),
     **dict.fromkeys(("top", "stop_signal"), _TEXT),
+    "wanted": (dict, *_NONE),
     "stop_timeout": (*_NUMBER, *_NONE),
     "exit_code": (*_NUMBER, *_NONE),
     "finished": (*_NUMBER, *_NONE),
@@ -157,7 +161,7 @@ class Containers:
         ):
             directory = made.path
             point("container.directory-made")
-            text = write_own(as_dict(container)).encode()
+            text = _record(container)
             lock = os.path.join(directory, _LOCK)
             held = _new(lock, text, lasting)
             try:
@@ -201,7 +205,7 @@ class Containers:
 
     def write(self, container: Container, *, lasting: bool = True) -> None:
         """Not ``lasting``: the container is removed when it ends, and need not outlive the machine."""
-        text = pieces([write_own(as_dict(container)).encode()], "container.record-rewritten")
+        text = pieces([_record(container)], "container.record-rewritten")
         replace_file(self.path(container.id, _RECORD), text, lasting=lasting)
 
     def look_after(self, container: Container) -> Container:
@@ -210,7 +214,7 @@ class Containers:
         with reported(path):
             try:
                 with suppress(FileExistsError):  # it is not there in a container of an older lamina
-                    os.close(_new(path, write_own(as_dict(container)).encode(), lasting=True))
+                    os.close(_new(path, _record(container), lasting=True))
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 raise _gone(container.name) from None
@@ -483,9 +487,11 @@ def _parsed(path: str, identity: str) -> Container:
     try:
         value = read_own(_text_of(path).decode())
         values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in _KINDS}
-        container = Container(**values)
-        for key, item in as_dict(container).items():
-            if not isinstance(item, _KINDS[key]) or (isinstance(item, float) and not 0 <= item < _LATEST):
+        unknown = {key: item for key, item in value.items() if key not in _KINDS}
+        container = Container(**values, unknown=unknown)
+        for key, kinds in _KINDS.items():
+            item = getattr(container, key)
+            if not isinstance(item, kinds) or (isinstance(item, float) and not 0 <= item < _LATEST):
                 raise TypeError(key)
         for text in (container.manifest, *container.layers):
             Digest.parse(text)
@@ -508,6 +514,12 @@ def _text_of(path: str) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise IsADirectoryError(path)
         return file.read(_MAX_RECORD)
+
+
+def _record(container: Container) -> bytes:
+    """The record as ``_parsed`` reads it."""
+    known = as_dict(container)
+    return write_own({**known.pop("unknown"), **known}).encode()
 
 
 def _tuples(value: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import lamina as lamina_package
 from integration.run.test_run import make_store, members, mounts_of, wait_for
 from lamina.run.bubblewrap import cgroup, launch
 from support import PLAIN_USER, PlainUser, lamina, plain_user, require_root, require_tool, running, write_layout
@@ -128,7 +129,7 @@ def test_exec_sees_what_the_program_has_mounted_and_written(root: Path) -> None:
 def test_exec_loads_nothing_from_the_container(root: Path, tmp_path: Path) -> None:
     """Once it is in there, Python's own directories are the container's."""
     (tmp_path / "planted.py").write_text("print('planted', flush=True)\n")
-    package = Path(launch.__file__).parents[2]
+    package = Path(lamina_package.__file__).parents[1]
     starter = f"""
 import os
 import re
@@ -147,8 +148,9 @@ within._run = look
         (bundle,) = root.glob("containers/*/bundle")
         program = f"""
 from lamina.run.bubblewrap import launch
+from lamina.run.child import Streams
 launch._STARTER = {starter!r}
-code = launch.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, interactive=False)
+code = launch.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, Streams(interactive=False))
 raise SystemExit(code)
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -194,8 +196,9 @@ def test_what_is_started_outside_can_not_be_written_to_from_inside(root: Path, t
         (bundle,) = root.glob("containers/*/bundle")
         program = f"""
 from lamina.run.bubblewrap import launch
+from lamina.run.child import Streams
 launch._STARTER = {starter!r}
-launch.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, interactive=False)
+launch.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, Streams(interactive=False))
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert done.stdout == f"{os.ST_RDONLY | os.ST_NOSUID}\n", done.stderr

@@ -27,7 +27,7 @@ from lamina.layer.entry import Kind
 from lamina.run.capability import EVERY
 from lamina.run.container import ending
 from lamina.run.container.ending import settle
-from lamina.run.inside import Inside
+from lamina.run.rootfs import Inside
 from lamina.store.containers import Container
 from lamina.store.store import Store
 from lamina.transfer.copy import copy

@@ -11,7 +11,7 @@ import pytest
 from lamina.errors import UsageError
 from lamina.run.container import copy_files
 from lamina.run.container.copy_files import copy_in, open_file
-from lamina.run.inside import Inside
+from lamina.run.rootfs import Inside
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
 

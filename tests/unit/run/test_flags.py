@@ -14,6 +14,7 @@ from lamina.errors import LaminaError, NotFound, Unsupported, UsageError
 from lamina.host import privileges
 from lamina.run import supported
 from lamina.run.bubblewrap.launch import arguments
+from lamina.run.child import apply_limits
 from lamina.run.devices import check_places, parse_device
 from lamina.run.dns import parse_server, parse_word, with_dns
 from lamina.run.limits import (
@@ -47,7 +48,7 @@ from lamina.run.options import (
     parse_port,
     parse_volume,
 )
-from lamina.run.runtime import Runtime, apply_limits
+from lamina.run.runtime import Runtime
 from lamina.run.spec import MASKED, READ_ONLY, Place, environment, guarded, held, runtime_spec
 from lamina.run.supported import check_flags, check_supported, lacking
 from lamina.run.user import User

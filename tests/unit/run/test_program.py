@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Unsupported
-from lamina.run.inside import Inside
 from lamina.run.machine import architecture, check_machine, handled, interpreter, is_dynamic
+from lamina.run.rootfs import Inside
 from lamina.run.spec import INIT, is_alike, places
 from lamina.spec.platform import Platform
 from support import require_tool

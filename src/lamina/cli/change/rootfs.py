@@ -60,7 +60,7 @@ def _exporter(session: Session, name: str) -> Callable[[Write], int]:
         stack.tree()
         return lambda write_to: image_out(stack, write_to)
     from lamina.run.container.export import export_container
-    from lamina.run.container.life import stack_of
+    from lamina.run.container.record import stack_of
 
     below = stack_of(session.store, container)
     return lambda write_to: export_container(session.store, below, container, write_to, on_warning=warn)

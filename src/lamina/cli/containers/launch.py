@@ -133,21 +133,22 @@ def launch(session: Session, image: str, words: tuple[str, ...], /, **given: Any
 
 
 def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> int:
-    from lamina.run.container import life as containers
+    from lamina.run.container.life import check, create, run
+    from lamina.run.container.user_namespace import enter
 
     image = str(parse_stored(image))
     wanted = _wanted(words, given)
     runtime = given["runtime"] or session.settings.runtime
-    containers.check(wanted, runtime=runtime)
+    check(wanted, runtime=runtime)
     stack = _stack(session, image, given["pulling"], quiet=given["quiet"])
     if wanted.privileged:
         warn(PRIVILEGED)
     store = session.writable_store
     with _identity_file(given["cidfile"]) as note:
-        containers.enter()
+        enter()
         if given["replace"] and wanted.name:
             _replace(store, wanted.name)
-        made = containers.create(
+        made = create(
             store,
             stack,
             wanted,
@@ -157,7 +158,7 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
             on_warning=warn,
         )
         note(made.id)
-    ended = containers.run(store, stack, made, wanted, runtime=runtime, on_warning=warn)
+    ended = run(store, stack, made, runtime=runtime, on_warning=warn)
     if ended.message:
         say(ended.message)
     return ended.code

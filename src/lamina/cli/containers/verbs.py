@@ -42,7 +42,7 @@ from lamina.store.containers import Container
 if TYPE_CHECKING:
     from lamina.layer.entry import Entry
     from lamina.layer.tar_write import Item
-    from lamina.run.inside import Inside
+    from lamina.run.rootfs import Inside
 
 _Thing = TypeVar("_Thing")
 
@@ -108,7 +108,7 @@ def ps(
 
     chosen = Filters.parse(filters)
     if size:
-        from lamina.run.container.life import enter
+        from lamina.run.container.user_namespace import enter
 
         enter()  # what a container wrote may be other users', of this user's ids
     store = session.store_if_any
@@ -331,7 +331,7 @@ def _end(session: Session, one: Container, signal: str | None, seconds: float | 
     """``signal``, ``seconds``: None as the container was made."""
     from lamina.run.container.ending import stop as end
     from lamina.run.container.ending import stop_signal
-    from lamina.run.container.life import stack_of
+    from lamina.run.container.record import stack_of
 
     store = session.store
     if not store.containers.is_running(one):
@@ -379,7 +379,8 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidf
 @click.pass_obj
 def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) -> int:
     """Run another program in a container that runs; the exit code is the program's."""
-    from lamina.run.container.life import enter, execute
+    from lamina.run.container.exec import execute
+    from lamina.run.container.user_namespace import enter
     from lamina.run.options import Wanted, parse_workdir
 
     launch.check_terminal(given)
@@ -402,7 +403,8 @@ exec_.allow_interspersed_args = False
 def list_changes(session: Session, name: str, format: str | None) -> None:
     """List what a container changed, for `diff` of one: A added, C changed, D deleted."""
     from lamina.run.container.commit import container_changes
-    from lamina.run.container.life import enter, stack_of
+    from lamina.run.container.record import stack_of
+    from lamina.run.container.user_namespace import enter
 
     store = session.store
     one = store.containers.get(name)
@@ -457,7 +459,9 @@ def cp(session: Session, source: str, target: str, archive: bool, follow_link: b
         _copy_from_image(session, source, target, error, is_target=bool(other))
         return
     from lamina.run.container.copy_files import copy_in, copy_out
-    from lamina.run.container.life import enter, opened, owner_of, stack_of
+    from lamina.run.container.mount import opened
+    from lamina.run.container.record import owner_of, stack_of
+    from lamina.run.container.user_namespace import enter
 
     enter(session.store, container)
     with opened(session.store, stack_of(session.store, container), container) as inside:
@@ -508,7 +512,7 @@ def _read_tar(session: Session, container: Container, inside: Inside, path: str)
     where there are such in the container."""
     from lamina.edit.rootfs import archive_items
     from lamina.host import privileges
-    from lamina.run.container.life import owner_of, owners_of
+    from lamina.run.container.record import owner_of, owners_of
     from lamina.run.container.tar_stream import put
 
     inside.check_directory(path)
@@ -528,7 +532,7 @@ def _read_tar(session: Session, container: Container, inside: Inside, path: str)
 def _copy_from_image(session: Session, source: str, target: str, error: NotFound, *, is_target: bool) -> None:
     """``error``: that there is no such container."""
     from lamina.run.container.tar_stream import image_items, put
-    from lamina.run.inside import Inside
+    from lamina.run.rootfs import Inside
 
     text = target if is_target else source
     name, path = _image_and_path(text)
@@ -637,7 +641,8 @@ def commit(
     from lamina.cli.config_options import instructions as changed
     from lamina.run.container.commit import commit as make
     from lamina.run.container.ending import paused
-    from lamina.run.container.life import enter, stack_of
+    from lamina.run.container.record import stack_of
+    from lamina.run.container.user_namespace import enter
 
     store = session.writable_store
     one = store.containers.get(name)

@@ -116,7 +116,7 @@ def _container(session: Session, name: str, *, must: bool) -> Container | None:
 
 def _container_record(session: Session, container: Container, size: bool) -> Record:
     from lamina.run.container.describe import describe, sizes
-    from lamina.run.container.life import enter
+    from lamina.run.container.user_namespace import enter
 
     value = describe(session.store, container)
     if size:

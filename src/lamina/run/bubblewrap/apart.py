@@ -24,7 +24,7 @@ _CLEARING = {"rw": 0, "suid": kernel.NO_SETUID, "dev": kernel.NO_DEVICES, "exec"
 _PROC = "/proc"
 
 
-class Shown(Value):
+class Exposed(Value):
     """A directory or file ``source`` of this machine that is shown at ``place``; a new tmpfs with ``options``, where
     there is no source."""
 
@@ -33,22 +33,22 @@ class Shown(Value):
     options: tuple[str, ...] = ()
 
 
-def placed(spec: Mapping[str, Any], directory: str) -> tuple[dict[str, Any], list[Shown]]:
+def placed(spec: Mapping[str, Any], directory: str) -> tuple[dict[str, Any], list[Exposed]]:
     """The runtime spec with the places in ``directory`` as its sources, and what is to be shown there (pure)."""
-    shown = [Shown(os.path.join(directory, "shown-root"), spec["root"]["path"])]
+    shown = [Exposed(os.path.join(directory, "shown-root"), spec["root"]["path"])]
     mounts = []
     for number, mount in enumerate(spec["mounts"]):
         is_memory = mount["type"] == "tmpfs" and mount["destination"] != "/dev"
         if is_memory or mount["type"] == "bind":
             place = os.path.join(directory, f"shown-{number}")
             source, options = ("", tuple(mount["options"])) if is_memory else (mount["source"], ())
-            shown.append(Shown(place, source, options))
+            shown.append(Exposed(place, source, options))
             mount = {**mount, "source": place}
         mounts.append(mount)
     return {**spec, "root": {**spec["root"], "path": shown[0].place}, "mounts": mounts}, shown
 
 
-def make_places(shown: Sequence[Shown]) -> None:
+def make_places(shown: Sequence[Exposed]) -> None:
     """Raises SystemFailure."""
     for one in shown:
         with reported(one.place):
@@ -58,7 +58,7 @@ def make_places(shown: Sequence[Shown]) -> None:
                 os.makedirs(one.place, mode=0o700, exist_ok=True)
 
 
-def show(shown: Sequence[Shown], directory: str) -> None:
+def show(shown: Sequence[Exposed], directory: str) -> None:
     """Be in a mount namespace of this process's own with all that in its place, and the rest read-only. For good.
     Raises OSError, SystemFailure, Unsupported."""
     new_mounts()

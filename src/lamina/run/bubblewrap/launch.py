@@ -20,28 +20,30 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
+import lamina
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
 from lamina.host import privileges
 from lamina.host.files import reported
-from lamina.light import TYPE_CHECKING
-from lamina.run.bubblewrap.apart import make_places, placed, show
+from lamina.light import TYPE_CHECKING, Value
+from lamina.run.bubblewrap.apart import Exposed, make_places, placed, show
 from lamina.run.bubblewrap.bpf import without_typing
 from lamina.run.bubblewrap.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
-from lamina.run.inside import Inside
-from lamina.run.mount_targets import DEVICE_LINKS, Shown, covering
-from lamina.run.runtime import (
+from lamina.run.child import (
     CANNOT_RUN,
     NOT_EXECUTABLE,
     NOT_FOUND,
-    Ended,
+    ExitStatus,
+    Streams,
     apply_limits,
     divided_limits,
     in_memory,
     spawned,
 )
+from lamina.run.mount_targets import DEVICE_LINKS, Shown, covering
+from lamina.run.rootfs import Inside
 from lamina.run.spec import name_of, places
 from lamina.spec.json import write_own
 from lamina.view import kernel
@@ -130,105 +132,174 @@ def _mount(mount: Mapping[str, Any]) -> list[str]:
     return []  # a terminal's place (--dev has one), cgroups
 
 
-def run(
-    program: str,
-    bundle: str,
-    identity: str,
-    spec: Mapping[str, Any],
-    inside: Inside,
-    *,
-    interactive: bool,
-    init: bool,
-    must_filter: bool,
-    on_warning: Callable[[str], object],
-) -> Ended:
-    """Run the container until it ends. ``init``: with a first process that reaps. ``must_filter``: the caller asked
-    for the seccomp filter. Raises SystemFailure, NotFound, Unsupported."""
-    files = Shown(inside, spec["mounts"])
-    refused = _refused(spec["process"], files)
+class Launch(Value):
+    """A container to start. ``program``: bubblewrap. ``spec``: the runtime spec. ``init``: with a first process that
+    reaps. ``must_filter``: the caller asked for the seccomp filter."""
+
+    program: str
+    bundle: str
+    identity: str
+    spec: Mapping[str, Any]
+    streams: Streams
+    init: bool = False
+    must_filter: bool = False
+
+    @property
+    def process(self) -> Mapping[str, Any]:
+        process: Mapping[str, Any] = self.spec["process"]
+        return process
+
+    @property
+    def network(self) -> Mapping[str, str] | None:
+        """The network namespace of the spec; None: the host's."""
+        return next((one for one in self.spec["linux"]["namespaces"] if one["type"] == "network"), None)
+
+    @property
+    def sysfs(self) -> str:
+        """Where the sysfs of the container's network is mounted for bubblewrap."""
+        return os.path.join(self.bundle, "sys") if self.network else _SYS
+
+    @property
+    def is_root(self) -> bool:
+        """Whether the program runs as root, with root's group only."""
+        user = self.process["user"]
+        return not (user["uid"] or user["gid"] or set(user["additionalGids"]) - {0})
+
+    def ids(self, key: str) -> list[tuple[int, int, int]]:
+        return [(one["containerID"], one["hostID"], one["size"]) for one in self.spec["linux"].get(key, ())]
+
+
+@contextmanager
+def started(
+    launch: Launch, inside: Inside, on_warning: Callable[[str], object]
+) -> Iterator[Callable[[], ExitStatus]]:
+    """Start the container; the block gets the function that waits for its end. ``inside``: its root file system.
+    Raises SystemFailure, NotFound, Unsupported."""
+    files = Shown(inside, launch.spec["mounts"])
+    refused = _refused(launch.process, files)
     if refused is not None:
-        return refused
-    users, groups = (
-        [(one["containerID"], one["hostID"], one["size"]) for one in spec["linux"].get(key, ())]
-        for key in ("uidMappings", "gidMappings")
-    )
-    check_targets(spec["mounts"], inside)
-    user = spec["process"]["user"]
-    is_root = not (user["uid"] or user["gid"] or set(user["additionalGids"]) - {0})
-    changes = bool(users) or not is_root
-    program, shown = _started_at(os.path.realpath(program), spec["root"]["path"], to_all=changes)
+        yield lambda: refused
+        return
+    check_targets(launch.spec["mounts"], inside)
     with ExitStack() as opened:
+        command, inherited, prepare = _prepared(launch, files, opened, on_warning)
+        with spawned(command, launch.streams, inherited, prepare) as child:
 
-        def keep(descriptor: int) -> int:
-            opened.callback(os.close, descriptor)
-            return descriptor
+            def on_signal(number: int, by_terminal: bool) -> None:
+                if by_terminal and launch.process["terminal"]:
+                    return  # the program has received it too
+                with suppress(SystemFailure):  # the program has not started, or has ended
+                    kill(launch.bundle, str(number))
 
-        above = keep(privileges.nested_namespace(users, groups))
-        status = keep(os.open(_status(bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        given = {"--json-status-fd": status}
-        if not is_root:
-            given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
-        data = _filter(spec["linux"].get("seccomp"), must_filter, on_warning)
-        _write(_filter_of(bundle), data)
-        if spec["process"]["terminal"]:
-            data = without_typing(data)
-        if data:
-            given["--seccomp"] = keep(in_memory(data))
-        network = next((one for one in spec["linux"]["namespaces"] if one["type"] == "network"), None)
-        sysfs = os.path.join(bundle, "sys") if network else _SYS
-        if network:
-            os.makedirs(sysfs, mode=0o755, exist_ok=True)
-        os.makedirs(os.path.join(bundle, "shown-proc"), mode=0o700, exist_ok=True)
-        limits: list[int] = []
-        resources = spec["linux"].get("resources", {})
-        if resources.keys() - {"devices"}:
-            from lamina.run.bubblewrap import cgroup
+            def wait() -> ExitStatus:
+                code = child.wait(on_signal)
+                if not 0 < code < _KILLED or _was_started(launch.bundle):
+                    return ExitStatus(code)
+                reason = f"bubblewrap could not start {name_of(launch.process)!r:.200}"
+                return ExitStatus(_unstarted(launch.process, inside), reason=reason)
 
-            cgroup.make(identity, resources)
-            opened.callback(cgroup.remove, identity)
-            limits = [keep(one) for one in cgroup.opened(identity)]
+            yield wait
 
-        ours = os.getpid()
-        soon, late = divided_limits(spec["process"])
 
-        def first() -> None:
-            alone(_outer(bundle), ours)
-            apply_limits(soon)
-            for one in limits:
-                os.write(one, b"0")
-            _show(*shown)
-            if network and "path" in network:  # it belongs to the namespace of users that we are in
-                enter_network(network["path"])
-                _own_sysfs(sysfs, spec, on_warning)
-            enter(above)
-            if network and "path" not in network:
-                new_network()
-                _own_sysfs(sysfs, spec, on_warning)
-            show(apart, bundle)
-            if changes:
-                become(user["uid"], user["gid"], user["additionalGids"])
-            apply_limits(late)
+def _prepared(
+    launch: Launch, files: Shown, opened: ExitStack, on_warning: Callable[[str], object]
+) -> tuple[list[str], list[int], Callable[[], None]]:
+    """The command, the descriptors that it inherits, and what to call in its process first. ``opened`` closes the
+    descriptors."""
 
-        def kind_of(path: str) -> str:
-            return _kind_of(path) if path.startswith(_KERNELS) else files.kind(path)
+    def keep(descriptor: int) -> int:
+        opened.callback(os.close, descriptor)
+        return descriptor
 
-        def signalled(number: int, by_terminal: bool) -> None:
-            if by_terminal and spec["process"]["terminal"]:
-                return  # which is the program's too
-            with suppress(SystemFailure):  # not there yet, or no more
-                kill(bundle, str(number))
+    users, groups = launch.ids("uidMappings"), launch.ids("gidMappings")
+    changes = bool(users) or not launch.is_root
+    program, shown = _started_at(os.path.realpath(launch.program), launch.spec["root"]["path"], to_all=changes)
+    above = keep(privileges.nested_namespace(users, groups))
+    given = _options(launch, above, keep, on_warning)
+    if launch.network:
+        os.makedirs(launch.sysfs, mode=0o755, exist_ok=True)
+    os.makedirs(os.path.join(launch.bundle, "shown-proc"), mode=0o700, exist_ok=True)
+    limits = _cgroups(launch, opened)
 
-        # not as words of the command, which everybody on this machine may read: secrets stand in the environment
-        told, apart = placed(_without_links(spec, files), bundle)
-        make_places(apart)
-        words = keep(in_memory(packed(arguments(told, kind_of, given, sysfs, init=init))))
-        command = [program, "--args", str(words), "--", *spec["process"]["args"]]
-        terminal = spec["process"]["terminal"]
-        code = spawned(command, interactive, [*given.values(), words], first, signalled, terminal=terminal)
-        if not 0 < code < _KILLED or _was_started(bundle):
-            return Ended(code)
-        reason = f"bubblewrap could not start {name_of(spec['process'])!r:.200}"
-        return Ended(_unstarted(spec["process"], inside), reason=reason)
+    def kind_of(path: str) -> str:
+        return _kind_of(path) if path.startswith(_KERNELS) else files.kind(path)
+
+    told, apart = placed(_without_links(launch.spec, files), launch.bundle)
+    make_places(apart)
+    # not as words of the command, which every user of this host may read: the environment holds secrets
+    words = keep(in_memory(packed(arguments(told, kind_of, given, launch.sysfs, init=launch.init))))
+    command = [program, "--args", str(words), "--", *launch.process["args"]]
+    prepare = _preparation(launch, above, shown, apart, limits, on_warning)
+    return command, [*given.values(), words], prepare
+
+
+def _options(
+    launch: Launch, above: int, keep: Callable[[int], int], on_warning: Callable[[str], object]
+) -> dict[str, int]:
+    """bubblewrap's options whose values are descriptors. ``above``: the user namespace."""
+    status = keep(os.open(_status(launch.bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    given = {"--json-status-fd": status}
+    if not launch.is_root:
+        user = launch.process["user"]
+        given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
+    data = _filter(launch.spec["linux"].get("seccomp"), launch.must_filter, on_warning)
+    _write(_filter_of(launch.bundle), data)
+    if launch.process["terminal"]:
+        data = without_typing(data)
+    if data:
+        given["--seccomp"] = keep(in_memory(data))
+    return given
+
+
+def _cgroups(launch: Launch, opened: ExitStack) -> list[int]:
+    """Descriptors of new cgroups with the container's limits; none where it has no limits."""
+    resources = launch.spec["linux"].get("resources", {})
+    if not resources.keys() - {"devices"}:
+        return []
+    from lamina.run.bubblewrap import cgroup
+
+    cgroup.make(launch.identity, resources)
+    opened.callback(cgroup.remove, launch.identity)
+    found = cgroup.opened(launch.identity)
+    for one in found:
+        opened.callback(os.close, one)
+    return found
+
+
+def _preparation(
+    launch: Launch,
+    above: int,
+    shown: tuple[str, str],
+    apart: Sequence[Exposed],
+    limits: Sequence[int],
+    on_warning: Callable[[str], object],
+) -> Callable[[], None]:
+    """What bubblewrap's process does before it runs bubblewrap: enter its namespaces, make its mounts, take its
+    limits and its user. ``shown`` as ``_show`` takes it."""
+    user, network = launch.process["user"], launch.network
+    changes = bool(launch.ids("uidMappings")) or not launch.is_root
+    soon, late = divided_limits(launch.process)
+    ours = os.getpid()
+
+    def prepare() -> None:
+        alone(_outer(launch.bundle), ours)
+        apply_limits(soon)
+        for one in limits:
+            os.write(one, b"0")
+        _show(*shown)
+        if network and "path" in network:  # it belongs to the user namespace that this process is in
+            enter_network(network["path"])
+            _own_sysfs(launch.sysfs, launch.spec, on_warning)
+        enter(above)
+        if network and "path" not in network:
+            new_network()
+            _own_sysfs(launch.sysfs, launch.spec, on_warning)
+        show(apart, launch.bundle)
+        if changes:
+            become(user["uid"], user["gid"], user["additionalGids"])
+        apply_limits(late)
+
+    return prepare
 
 
 def _started_at(program: str, rootfs: str, *, to_all: bool) -> tuple[str, tuple[str, str]]:
@@ -300,9 +371,9 @@ _KINDS = {
 """The kinds of namespaces as /proc/PID/ns has them, and setns(2)."""
 
 
-def execute(bundle: str, identity: str, process: Mapping[str, Any], *, interactive: bool) -> int:
-    """Run ``process`` (of a runtime spec) in the container that runs; its exit code, or docker's where it can't
-    start, with a line on standard error. Raises SystemFailure."""
+def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Streams) -> int:
+    """Run ``process`` (of a runtime spec) in the running container; its exit code. If it can't start, a line on
+    standard error says why, and the exit code is docker's. Raises SystemFailure."""
     import sys
 
     from lamina.run.bubblewrap import cgroup
@@ -324,15 +395,10 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], *, interacti
         }
         described = in_memory(write_own(order).encode())
         opened.callback(os.close, described)
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        package = os.path.dirname(os.path.dirname(os.path.abspath(lamina.__file__)))
         command = [sys.executable, "-I", "-S", "-c", _STARTER, package, str(described)]
-        return spawned(
-            command,
-            interactive,
-            [described, target, *groups],
-            lambda: _show(program, program),
-            terminal=process["terminal"],
-        )
+        with spawned(command, streams, [described, target, *groups], lambda: _show(program, program)) as child:
+            return child.wait()
 
 
 def _is_ours(process: int, kind: str) -> bool:
@@ -529,13 +595,13 @@ def _child_of(pid: int) -> int:
     raise ProcessLookupError(pid)
 
 
-def _refused(process: Mapping[str, Any], shown: Shown) -> Ended | None:
+def _refused(process: Mapping[str, Any], shown: Shown) -> ExitStatus | None:
     """docker's exit codes for a program that can't be started: bubblewrap has none of its own."""
     try:
         if not shown.is_kernels(process["cwd"]):
             os.close(shown.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
-        return Ended(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
+        return ExitStatus(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
     there = ""
     for place in places(process):
         try:
@@ -548,5 +614,5 @@ def _refused(process: Mapping[str, Any], shown: Shown) -> Ended | None:
             return None
         there = place
     if there:
-        return Ended(NOT_EXECUTABLE, f"{there}: permission denied")
-    return Ended(NOT_FOUND, f"{name_of(process)}: not found in the image")
+        return ExitStatus(NOT_EXECUTABLE, f"{there}: permission denied")
+    return ExitStatus(NOT_FOUND, f"{name_of(process)}: not found in the image")

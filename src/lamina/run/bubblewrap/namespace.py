@@ -11,7 +11,7 @@ from functools import partial
 from lamina.errors import SystemFailure
 from lamina.host import privileges
 from lamina.host.libc import failed, libc
-from lamina.run.runtime import CANNOT_RUN
+from lamina.run.child import CANNOT_RUN
 
 _USER, _PROCESSES, _NETWORK, _MOUNTS = 0x10000000, 0x20000000, 0x40000000, 0x00020000
 _RECURSIVE, _PRIVATE = 0x4000, 0x40000  # mount(2)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from lamina.host.libc import failed, libc
 from lamina.light import TYPE_CHECKING
 from lamina.run.capability import ALL
-from lamina.run.runtime import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, apply_limits, held_signals, wait_for
+from lamina.run.child import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, apply_limits, held_signals, wait_for
 from lamina.run.spec import name_of, places
 from lamina.spec.json import read_own
 

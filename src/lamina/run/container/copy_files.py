@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, UsageError
 from lamina.host.files import failure, reported, sync_directory, write_all
-from lamina.run.inside import Inside
+from lamina.run.rootfs import Inside
 
 _CHUNK = 1 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.errors import LaminaError
 from lamina.run.capability import DEFAULT
-from lamina.run.container.life import stack_of
+from lamina.run.container.record import stack_of
 from lamina.spec.json import read_own
 
 if TYPE_CHECKING:

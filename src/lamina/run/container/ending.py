@@ -12,34 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported, UsageError
-from lamina.host import mountinfo, privileges
+from lamina.host import mountinfo
 from lamina.host.files import failure, reported
 from lamina.host.temporary import is_temporary
 from lamina.light import TYPE_CHECKING, replace
-from lamina.run import network, writable
-from lamina.run.reach import close_way
-from lamina.run.runtime import BUBBLEWRAP, command, delete, find_runtime, kill
+from lamina.run import writable
+from lamina.run.container.record import sandbox_of
 from lamina.run.signals import TERM, parse_signal
 from lamina.store.containers import EXITED, RUNNING, Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
 from lamina.view import kernel
 from lamina.view.overlay.lower import sweep
-from lamina.view.overlay.mount import unmap
 
 if TYPE_CHECKING:
     from lamina.scan.directory import OnWarning
     from lamina.store.store import Store
 
 _POLL, _AGAIN = 0.02, 0.2  # seconds
-
-
-def state_directory(store: Store) -> str:
-    """The runtime's directory of states: gone at the next boot, as the containers are."""
-    directory = os.path.join("/run" if privileges.is_root() else store.paths.root, "lamina-runtime")
-    with reported(directory):
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-    return directory
 
 
 def remove(store: Store, container: Container, *, force: bool = False) -> None:
@@ -156,16 +146,9 @@ def check_running(store: Store, container: Container) -> None:
 
 
 def _kill(store: Store, container: Container, signal: str) -> None:
-    """A signal for the first process. Runtimes know fewer names than people do: they get a number. Raises
-    SystemFailure, UsageError."""
-    signal = str(parse_signal(signal))
-    runtime = find_runtime(container.runtime)
-    if runtime.is_bubblewrap:
-        from lamina.run.bubblewrap import launch
-
-        launch.kill(store.containers.path(container.id, "bundle"), signal)
-    else:
-        kill(runtime, state_directory(store), container.id, signal)
+    """Send a signal to the first process, by number: the runtimes know fewer names than docker. Raises SystemFailure,
+    UsageError."""
+    sandbox_of(store, container).signal(parse_signal(signal))
 
 
 def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
@@ -194,17 +177,13 @@ def paused(store: Store, container: Container) -> Iterator[None]:
         yield
         return
     check_running(store, container)
-    runtime = find_runtime(container.runtime)
-    if runtime.is_bubblewrap or not runtime.cgroups:
+    sandbox = sandbox_of(store, container)
+    if not sandbox.can_pause:
         raise Unsupported(
             f"the container {container.name} can't be paused: it has no cgroup", hint="leave --pause out, or stop it"
         )
-    state = state_directory(store)
-    command(runtime, state, "pause", container.id)
-    try:
+    with sandbox.paused():
         yield
-    finally:
-        command(runtime, state, "resume", container.id)
 
 
 def stop_signal(container: Container, of_image: str, on_warning: OnWarning) -> str:
@@ -230,24 +209,7 @@ def _refused(store: Store, container: Container, signal: str) -> SystemFailure |
 
 
 def settle(store: Store, container: Container) -> None:
-    """Take away what a run has left outside of the container's directory or mounted in it. Call it in a block of
-    ``using``, when nobody else looks after the container."""
-    bundle, rootfs = (store.containers.path(container.id, name) for name in ("bundle", "rootfs"))
-    network.Pasta.close_left(bundle)
-    state = state_directory(store)
-    if os.path.isdir(os.path.join(state, container.id)):
-        with suppress(NotFound):  # the runtime was uninstalled
-            delete(find_runtime(container.runtime), state, container.id)
-    if os.path.basename(container.runtime) == BUBBLEWRAP:
-        from lamina.run.bubblewrap import cgroup
-
-        cgroup.remove(container.id)
-    close_way(container.id)
-    unmap(bundle)
-    mounted = False
-    while os.path.ismount(rootfs):
-        kernel.unmount(rootfs)
-        mounted = True
-    point("container.settled")
-    if mounted:
+    """Clear up what a killed run has left mounted in the container's directory, or elsewhere. Call it in a block of
+    ``using``, when no process looks after the container."""
+    if sandbox_of(store, container).end():
         sweep(store)

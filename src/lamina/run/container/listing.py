@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
-from lamina.run.container.life import stack_of
+from lamina.run.container.record import stack_of
 from lamina.store.containers import DAMAGED, RUNNING, Container
 
 if TYPE_CHECKING:

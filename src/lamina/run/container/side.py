@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamina.insight.side import Side
 from lamina.run.container.commit import container_items
-from lamina.run.container.life import stack_of
+from lamina.run.container.record import stack_of
 from lamina.scan.directory import OnWarning
 from lamina.scan.layer import ScannedLayer
 

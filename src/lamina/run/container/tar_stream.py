@@ -16,7 +16,7 @@ from lamina.host.files import reported, write_all
 from lamina.layer.entry import FORMATS, Entry, Kind
 from lamina.layer.tar_write import Content, Item
 from lamina.run.container.copy_files import DIRECTORY, MAX_DEPTH, clear, make_directory, new_file, open_file
-from lamina.run.inside import Inside
+from lamina.run.rootfs import Inside
 from lamina.source.stack import Stack
 from lamina.union.tree import Union
 

@@ -15,6 +15,7 @@ from lamina.host.files import reported, sync_directory
 from lamina.host.lock import acquire, release
 from lamina.host.temporary import TemporaryDirectory
 from lamina.light import TYPE_CHECKING, replace
+from lamina.run.container.record import owner_of
 from lamina.run.options import Mount
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
@@ -23,26 +24,22 @@ from lamina.view import kernel
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lamina.run.inside import Inside
+    from lamina.run.rootfs import Inside
+    from lamina.store.containers import Container
     from lamina.store.store import Store
 
 
 def binds(
-    store: Store,
-    own: str,
-    wanted: Iterable[Mount],
-    declared: Iterable[str],
-    inside: Inside,
-    owner: tuple[int, int],
-    *,
-    lasting: bool,
+    store: Store, container: Container, wanted: Iterable[Mount], declared: Iterable[str], inside: Inside
 ) -> list[Mount]:
-    """What was asked to be mounted, with absolute sources; and the image's ``declared`` volumes. ``own``: the
-    directory of the container's anonymous ones, ``lasting`` where they outlive it. ``owner`` gets new volumes.
-    Raises NotFound, SystemFailure."""
+    """The mounts that were asked for, with absolute sources, and the volumes that the image ``declared``. New volumes
+    are made, for the container's root. ``inside``: the container's root file system. Raises NotFound,
+    SystemFailure."""
+    owner, lasting = owner_of(container), not container.remove
     mounts = list(wanted)
     given = {os.path.normpath(mount.target) for mount in mounts}
     mounts += [Mount("volume", "", target) for target in declared if os.path.normpath(target) not in given]
+    anonymous = store.containers.path(container.id, "volumes")
     found = []
     for number, mount in enumerate(mounts):
         if mount.kind == "tmpfs":
@@ -57,7 +54,7 @@ def binds(
             if mount.read_only and "bind" not in mount.options and _has_mounts(source):
                 mount = replace(mount, options=(*mount.options, "rro"))
         else:
-            above = os.path.join(store.paths.root, "volumes") if mount.source else own
+            above = os.path.join(store.paths.root, "volumes") if mount.source else anonymous
             source = os.path.join(above, mount.source or str(number))
             if not os.path.isdir(source):
                 empty = "nocopy" in mount.options

@@ -60,13 +60,15 @@ def run(say: Say, asked: Asked) -> None:
     """Run the container to its end. Says (CREATED, ID) with the file whose lock keeps the container for the caller,
     then (ENDED, what came of it). A container that is not ``kept`` is removed when nobody holds that lock any more.
     Raises ContainerFailure where its program can't be started."""
-    from lamina.run.container import life as containers
+    from lamina.run.container.life import create
+    from lamina.run.container.life import run as run_container
+    from lamina.run.container.user_namespace import enter
 
     store = asked.place.open()
     stack = store.stack_at(asked.image, Platform.host(), asked.name)
-    containers.enter()
+    enter()
     warnings: list[str] = []
-    made = containers.create(
+    made = create(
         store,
         stack,
         asked.wanted,
@@ -81,9 +83,7 @@ def run(say: Say, asked: Asked) -> None:
         else:
             with store.containers.owning(made) as owner:
                 say((CREATED, made.id), owner)
-        ended = containers.run(
-            store, stack, made, asked.wanted, runtime=asked.runtime, stays=True, on_warning=warnings.append
-        )
+        ended = run_container(store, stack, made, runtime=asked.runtime, stays=True, on_warning=warnings.append)
         reason = ended.reason or ended.message
         if reason:
             failure = ContainerFailure(f"{asked.name}: {reason}", hint="check the command and the options")
@@ -140,7 +140,7 @@ def commit(
 def remove(say: Say, place: Place, identity: str) -> None:
     """Remove the container with what it wrote, if it is still there."""
     from lamina.run.container.ending import remove as removed
-    from lamina.run.container.life import enter
+    from lamina.run.container.user_namespace import enter
 
     store = place.open()
     enter()
@@ -156,7 +156,8 @@ def _remove(store: Store, one: Container) -> None:
 
 
 def _entered(place: Place, identity: str) -> tuple[Store, Container, Stack]:
-    from lamina.run.container.life import enter, stack_of
+    from lamina.run.container.record import stack_of
+    from lamina.run.container.user_namespace import enter
 
     store = place.open()
     try:

@@ -315,7 +315,7 @@ def _input(given: Input, opened: ExitStack) -> int:
     if given is None:
         return _closed_later(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), opened)
     if isinstance(given, (bytes, bytearray, memoryview, str)):
-        from lamina.run.runtime import in_memory
+        from lamina.run.child import in_memory
 
         data = given.encode("utf-8", "surrogateescape") if isinstance(given, str) else bytes(given)
         return _closed_later(in_memory(data), opened)

@@ -7,28 +7,28 @@ import sys
 import pytest
 
 from lamina.errors import SystemFailure
-from lamina.run.runtime import asked
+from lamina.run.child import output_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no posix_spawn")
 
 
 def test_what_it_says_and_how_it_ends() -> None:
-    assert asked(["sh", "-c", "echo out; echo err >&2; exit 3"]) == (3, "out\nerr")
+    assert output_of(["sh", "-c", "echo out; echo err >&2; exit 3"]) == (3, "out\nerr")
 
 
 def test_it_has_no_input() -> None:
-    assert asked(["cat"]) == (0, "")
+    assert output_of(["cat"]) == (0, "")
 
 
 def test_much_is_read_to_its_end() -> None:
-    code, said = asked(["sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x"])
+    code, said = output_of(["sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x"])
     assert (code, len(said)) == (0, 1_000_000)
 
 
 def test_a_signal_is_no_success() -> None:
-    assert asked(["sh", "-c", "kill -9 $$"])[0] == -9
+    assert output_of(["sh", "-c", "kill -9 $$"])[0] == -9
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(SystemFailure, match="no-such-program"):
-        asked(["no-such-program"])
+        output_of(["no-such-program"])

@@ -1,5 +1,11 @@
-"""Paths inside a container's root file system, resolved as the container would: no symlink and no ``..`` leads out
-(openat2 with RESOLVE_IN_ROOT, Linux from 5.6)."""
+"""A container's root file system: paths inside it, resolved as the container would, and a path to it for the root of
+a user namespace.
+
+No symlink and no ``..`` leads out of it (openat2 with RESOLVE_IN_ROOT, Linux 5.6 and later).
+
+The root of a container's user namespace is an unprivileged user on the host. The store is closed to that user, and a
+directory above the store may be too: ``open_way`` then mounts the root file system where that user can reach it.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +18,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from lamina.errors import NotFound, Unsupported
+from lamina.host import privileges
 from lamina.host.files import failure, reported
 from lamina.host.libc import failed, libc
+from lamina.view import kernel
+from lamina.view.overlay.lower import UNNEEDED, unmount_quietly, unneeded
+from lamina.view.owners import Owners
 
 _OPENAT2 = 437
 _IN_ROOT, _NO_MAGICLINKS, _NO_SYMLINKS = 0x10, 0x02, 0x04
 _MAX_FILE = 16 << 20
 _MAX_LINKS = 40  # as path_resolution(7) has it
+_WAYS = "/run/lamina-open"
+_NOBODY = 65534  # the id that a namespace shows for ids that it does not map (proc_sys_kernel(5), overflowuid)
 
 
 class Inside:
@@ -214,3 +226,47 @@ def _names(path: str) -> list[str]:
 def _is_below(names: list[str], places: set[str]) -> bool:
     """Whether the path of these names is one of the places, or below one."""
     return any("/" + "/".join(names[:end]) in places for end in range(1, len(names) + 1))
+
+
+def open_way(identity: str, owners: Owners, rootfs: str) -> str:
+    """Return a path at which the root of ``owners`` reaches what is mounted at ``rootfs``; mount it there if need be.
+    Raises SystemFailure."""
+    if not owners:
+        return rootfs
+    if privileges.is_root():
+        place = _way(identity)
+        with reported(place):
+            os.makedirs(place)
+            # only this namespace's root may enter: nobody else may call the set-user-ID programs in there
+            os.chown(os.path.dirname(place), *owners.root)
+            os.chmod(os.path.dirname(place), 0o700)
+        kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
+        return place
+    place = "" if _is_open(rootfs) else unneeded(rootfs)
+    if place:
+        kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
+    return place or rootfs
+
+
+def close_way(identity: str, way: str = "") -> None:
+    """Unmount and remove what ``open_way`` made, if it made anything. ``way``: what it returned, if that is known."""
+    if way in UNNEEDED:
+        kernel.unmount(way)
+    place = _way(identity)
+    if os.path.isdir(place):
+        unmount_quietly(place)
+        os.rmdir(os.path.dirname(place))
+
+
+def _way(identity: str) -> str:
+    return os.path.join(_WAYS, identity, "rootfs")
+
+
+def _is_open(path: str) -> bool:
+    """Whether a process with all rights over this namespace's ids may search every directory above ``path``."""
+    while path != os.sep:
+        path = os.path.dirname(path)
+        state = os.stat(path)
+        if not state.st_mode & stat.S_IXOTH and _NOBODY in (state.st_uid, state.st_gid):
+            return False
+    return True

@@ -1,0 +1,212 @@
+"""A sandbox: the union of an image with a writable layer on top, and processes in it.
+
+A caller mounts it, starts a program in it, waits for the program, and ends it; meanwhile anyone may send signals and
+run further programs. Directories, ids and streams are the caller's. A sandbox knows no record and no name of a
+container: ``run.container`` builds containers on it (decision 0031).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+
+from lamina.errors import NotFound
+from lamina.host import privileges
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING, Value
+from lamina.run import network, runtime
+from lamina.run.rootfs import Inside, close_way, open_way
+from lamina.run.runtime import BUBBLEWRAP, Runtime, find_runtime
+from lamina.spec.json import write_own
+from lamina.store.fault import point
+from lamina.view import kernel
+from lamina.view.overlay.mount import Top, mount_union, unmap
+from lamina.view.owners import AS_STATED, Owners
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from lamina.run.child import ExitStatus, Streams
+    from lamina.source.stack import Stack
+    from lamina.store.store import Store
+
+
+class Directories(Value):
+    """``rootfs``: the mount point of the union. ``bundle``: the runtime's files of this sandbox. ``states``: the
+    runtime's own directory, which all sandboxes of a store share."""
+
+    rootfs: str
+    bundle: str
+    states: str
+
+
+def states_of(store: Store) -> str:
+    """The runtime's directory of states. It is empty after a reboot, as no container runs then."""
+    return os.path.join("/run" if privileges.is_root() else store.paths.root, "lamina-runtime")
+
+
+class Sandbox:
+    def __init__(
+        self,
+        identity: str,
+        directories: Directories,
+        *,
+        runtime: Runtime | str = "",
+        owners: Owners = AS_STATED,
+    ) -> None:
+        """``identity``: unique on this host, for the runtime and for cgroups. ``runtime``: what runs it, by name or
+        path where it was not looked up yet. ``owners``: the ids of its user namespace."""
+        self.identity = identity
+        self.directories = directories
+        self.owners = owners
+        self.way = directories.rootfs
+        """The path at which the sandbox's root reaches the root file system, once it is mounted."""
+        self._runtime = runtime
+
+    @property
+    def runtime(self) -> Runtime:
+        """Raises NotFound (it is not installed)."""
+        if isinstance(self._runtime, str):
+            self._runtime = find_runtime(self._runtime)
+        return self._runtime
+
+    @property
+    def is_bubblewrap(self) -> bool:
+        """Whether bubblewrap runs it, even if that is not installed any more."""
+        if self._runtime and isinstance(self._runtime, str):
+            return os.path.basename(self._runtime) == BUBBLEWRAP
+        return self.runtime.is_bubblewrap
+
+    def mount(
+        self,
+        store: Store,
+        stack: Stack,
+        upper: str,
+        work: str,
+        *,
+        view: str = "",
+        devices: bool = False,
+        volatile: bool = False,
+    ) -> str:
+        """Mount the union at ``rootfs``; the view that was used. ``upper`` takes all changes; ``work`` is the
+        kernel's, on the same file system. ``devices``: device nodes of the image work. ``volatile``: the changes need
+        not survive a crash of the host. Raises as ``mount_union``."""
+        top = Top(
+            upper,
+            work,
+            devices=devices and not self.owners,
+            volatile=volatile,
+            owners=self.owners,
+            scratch=self.directories.bundle,
+        )
+        return mount_union(store, stack, self.directories.rootfs, view=view, top=top)
+
+    def open_way(self) -> None:
+        """Make the mounted root file system reachable for the sandbox's root, at ``way``. Raises SystemFailure."""
+        self.way = open_way(self.identity, self.owners, self.directories.rootfs)
+
+    def unmount(self) -> None:
+        """Raises SystemFailure."""
+        close_way(self.identity, self.way)
+        kernel.unmount(self.directories.rootfs)
+        unmap(self.directories.bundle)
+
+    @contextmanager
+    def started(
+        self,
+        spec: Mapping[str, Any],
+        streams: Streams,
+        *,
+        init: bool = False,
+        must_filter: bool = False,
+        inherited: Sequence[int] = (),
+        on_warning: Callable[[str], object] = lambda text: None,
+    ) -> Iterator[Callable[[], ExitStatus]]:
+        """Start the first program; the block gets the function that waits for its end. ``spec``: the runtime spec.
+        ``init``: the spec names no init, and the runtime is to bring one. ``must_filter``: fail where system calls
+        can't be filtered. ``inherited``: descriptors that the runtime keeps open. Raises SystemFailure, NotFound,
+        Unsupported."""
+        bundle = self.directories.bundle
+        for name in ("pid", "runtime.log"):
+            if os.path.exists(os.path.join(bundle, name)):
+                os.unlink(os.path.join(bundle, name))
+        path = os.path.join(bundle, "config.json")
+        with reported(path), open(path, "wb") as file:
+            file.write(write_own(spec).encode())
+        point("container.described")
+        if self.is_bubblewrap:
+            from lamina.run.bubblewrap import launch
+
+            what = launch.Launch(
+                self.runtime.program, bundle, self.identity, spec, streams, init=init, must_filter=must_filter
+            )
+            with Inside(self.directories.rootfs) as inside, launch.started(what, inside, on_warning) as wait:
+                yield wait
+            return
+        states = self._states()
+        try:
+            with runtime.started(self.runtime, states, bundle, self.identity, streams, inherited) as wait:
+                yield wait
+        finally:
+            if os.path.isdir(os.path.join(states, self.identity)):
+                runtime.delete(self.runtime, states, self.identity)
+
+    def execute(self, process: Mapping[str, Any], streams: Streams) -> int:
+        """Run a further program; its exit code. ``process``: as the runtime spec has it. If it can't start, a line on
+        standard error says why, and the exit code is docker's. Raises SystemFailure."""
+        if self.is_bubblewrap:
+            from lamina.run.bubblewrap import launch
+
+            return launch.execute(self.directories.bundle, self.identity, process, streams)
+        described = write_own(process).encode()
+        return runtime.execute(self.runtime, self._states(), self.identity, described, streams)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the first program. Raises SystemFailure (there is none)."""
+        if self.is_bubblewrap:
+            from lamina.run.bubblewrap import launch
+
+            launch.kill(self.directories.bundle, str(number))
+        else:
+            runtime.command(self.runtime, self._states(), "kill", self.identity, str(number))
+
+    @property
+    def can_pause(self) -> bool:
+        return not self.is_bubblewrap and self.runtime.cgroups
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Freeze all programs while the block runs. Raises SystemFailure."""
+        states = self._states()
+        runtime.command(self.runtime, states, "pause", self.identity)
+        try:
+            yield
+        finally:
+            runtime.command(self.runtime, states, "resume", self.identity)
+
+    def end(self) -> bool:
+        """End what a killed run has left: processes, network, cgroups, mounts. Returns whether the union was
+        mounted."""
+        rootfs, bundle, states = self.directories.rootfs, self.directories.bundle, self.directories.states
+        network.Pasta.close_left(bundle)
+        if os.path.isdir(os.path.join(states, self.identity)):
+            with suppress(NotFound):  # the runtime was uninstalled
+                runtime.delete(self.runtime, states, self.identity)
+        if self._runtime and self.is_bubblewrap:
+            from lamina.run.bubblewrap import cgroup
+
+            cgroup.remove(self.identity)
+        close_way(self.identity)
+        unmap(bundle)
+        was_mounted = False
+        while os.path.ismount(rootfs):
+            kernel.unmount(rootfs)
+            was_mounted = True
+        point("container.settled")
+        return was_mounted
+
+    def _states(self) -> str:
+        with reported(self.directories.states):
+            os.makedirs(self.directories.states, mode=0o700, exist_ok=True)
+        return self.directories.states
