@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-import lamina
+from lamina import errors
 from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
 from lamina.host import privileges
 from lamina.host.files import reported
@@ -395,7 +395,7 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Str
         }
         described = in_memory(write_own(order).encode())
         opened.callback(os.close, described)
-        package = os.path.dirname(os.path.dirname(os.path.abspath(lamina.__file__)))
+        package = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
         command = [sys.executable, "-I", "-S", "-c", _STARTER, package, str(described)]
         with spawned(command, streams, [described, target, *groups], lambda: _show(program, program)) as child:
             return child.wait()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import lamina
+from lamina import errors
 from lamina.errors import LaminaError, SystemFailure, Unsupported
 from lamina.run.library.message import receive, send
 
@@ -78,7 +78,7 @@ def _started() -> socket.socket:
     if not sys.executable:
         raise Unsupported("no Python program to start is known", hint="set sys.executable")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    home = os.path.dirname(os.path.dirname(os.path.abspath(lamina.__file__)))
+    home = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
     path = [*(os.path.abspath(word) for word in sys.path), home]  # what site adds is in there already
     with theirs:
         number = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _FREE)
