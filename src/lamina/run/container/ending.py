@@ -18,7 +18,6 @@ from lamina.host.temporary import is_temporary
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import writable
 from lamina.run.container.record import sandbox_of
-from lamina.run.signals import TERM, parse_signal
 from lamina.store.containers import EXITED, RUNNING, Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
@@ -148,6 +147,8 @@ def check_running(store: Store, container: Container) -> None:
 def _kill(store: Store, container: Container, signal: str) -> None:
     """Send a signal to the first process, by number: the runtimes know fewer names than docker. Raises SystemFailure,
     UsageError."""
+    from lamina.run.signals import parse_signal
+
     sandbox_of(store, container).signal(parse_signal(signal))
 
 
@@ -189,6 +190,8 @@ def paused(store: Store, container: Container) -> Iterator[None]:
 def stop_signal(container: Container, of_image: str, on_warning: OnWarning) -> str:
     """The number of the signal that asks the container to end: as it was asked for, else as its image says, else
     TERM. ``on_warning`` is told of an image's that is none."""
+    from lamina.run.signals import TERM, parse_signal
+
     word = container.stop_signal or of_image
     try:
         return str(parse_signal(word))
