@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from lamina.host.files import has_extent, reported
 from lamina.insight.side import Side
 from lamina.layer.file_content import SMALL
 from lamina.layer.index import FLAG_SPARSE
 from lamina.spec.digest import new_hasher
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 CHUNK = 1 << 20
 _PIECE = 1 << 16  # compared within a core's cache, and small enough that malloc keeps the memory
@@ -29,13 +32,16 @@ class Digests(Protocol):
         ...
 
 
-@runtime_checkable
 class Digested(Protocol):
     """A layer that may have its content digests beside it."""
 
     def kept_digests(self) -> Digests | None:
         """None where they were not made yet."""
         ...
+
+
+def _may_have_digests(layer: object) -> TypeIs[Digested]:
+    return hasattr(layer, "kept_digests")
 
 
 class SideContents:
@@ -66,7 +72,7 @@ class SideContents:
         for number, side in enumerate(self._sides):
             for layer in {layers[number] for layers in by_layers}:
                 handle = side.layers[layer]
-                kept = handle.kept_digests() if isinstance(handle, Digested) else None
+                kept = handle.kept_digests() if _may_have_digests(handle) else None
                 if kept is None:
                     continue
                 index = handle.index()
@@ -88,7 +94,7 @@ class SideContents:
                 else:
                     left.append(four)
             asked = left
-        if not (isinstance(one, Digested) and isinstance(other, Digested) and hasattr(os, "pread")):
+        if not (_may_have_digests(one) and _may_have_digests(other) and hasattr(os, "pread")):
             return
         ours, theirs = one.index(), other.index()
         ranges, pairs = [], []

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from lamina.errors import BlobNotFound, DiskFull, InvalidContent, LaminaError, NotFound
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import remove, reported
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING
 from lamina.source.takes import Takes
 from lamina.source.verify import is_plain
 from lamina.spec.descriptor import Descriptor
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 TAKES = Takes()
 
 
-class Parts(Value):
+@dataclass(frozen=True, slots=True)
+class Parts:
     """What a session works with. ``max_layer`` in bytes, ``keep`` and ``view`` as in ``Store.open``."""
 
     paths: Paths
