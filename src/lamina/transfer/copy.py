@@ -6,7 +6,7 @@ several times in a manifest moves once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -61,6 +61,34 @@ class Plan:
     moved: dict[Digest, Moved] = field(default_factory=dict)  # what is at the target already, since planning
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a copy is about to bring to its target under one name, before anything of it is moved: the ``name`` at the
+    source, the name at the target, what that is going to point to, the documents (descriptor, bytes, "index" or
+    "manifest"; children before parents), and the blobs (descriptor, "config", "layer" or "blob")."""
+
+    source: Reader
+    name: str
+    target: Session
+    target_name: str
+    top: Descriptor
+    documents: tuple[tuple[Descriptor, bytes, str], ...]
+    blobs: tuple[tuple[Descriptor, str, Digest | None], ...]
+
+    def moves(self) -> list[Descriptor]:
+        """The blobs that the target does not have. For a registry this is a request for each blob."""
+        return [blob for blob, _, diff_id in self.blobs if not self.target.has(blob, diff_id)]
+
+
+Admission = Callable[[Proposal], bool]
+"""Asked for each image, and each referrer, between planning and moving. False leaves it out. An exception ends the
+copy: a policy raises AccessDenied."""
+
+
+def _all(proposal: Proposal) -> bool:
+    return True
+
+
 def copy(
     source: Reader,
     target: Writer,
@@ -70,6 +98,7 @@ def copy(
     all_platforms: bool = False,
     index_only: bool = False,
     referrers: bool = False,
+    admit: Admission = _all,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Copied]:
@@ -77,22 +106,24 @@ def copy(
     or this machine's), or every one with ``all_platforms``; an image of one platform comes with a warning where
     ``platform`` is another; with ``index_only`` none of what the index lists; the name keeps the index's digest where
     the target can hold an index. With ``referrers`` also what refers to it: signatures, attestations, SBOMs.
+    ``admit`` decides which images move; the others are not in the answer.
 
     Raises ReferenceNotFound, NotFound (platform), InvalidContent, SystemFailure, RemoteFailure, AccessDenied,
     Cancelled. Nothing is named then.
     """
     wanted = platform or Platform.host()
     stop = Cancel(cancel)
-    copied = []
+    copied: list[Copied] = []
     try:
         tops = [source.resolve(name) for name, _ in pairs]  # a target is not even made for what is not there
         with target.session(f"copy from {source.location}") as session, _gathering(source, session, tops):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
                 what = name or source.location
                 job = Job(source, session, wanted, all_platforms, what, on_event, stop)
-                job = replace(job, asked=platform is not None, index_only=index_only)
+                job = replace(job, asked=platform is not None, index_only=index_only, admit=admit)
                 with _named(what, target_name):
-                    copied.append(_copied(job, top, name, target_name, referrers=referrers))
+                    done = _copied(job, top, name, target_name, referrers=referrers)
+                    copied += [done] if done is not None else []
     finally:
         stop.close()
     return copied
@@ -137,13 +168,15 @@ def _named(what: str, target_name: str) -> Iterator[None]:
         raise type(error)(f"{whole}: {error.message}", hint=error.hint) from error
 
 
-def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers: bool) -> Copied:
+def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers: bool) -> Copied | None:
+    """None where it was not admitted."""
     target, on_event = job.target, job.on_event
-    known = _known(job, top, target_name)
-    if known is not None:
-        on_event(Tagged(target_name, known.descriptor.digest))
-        return known
+    same = _same_image(job, top, target_name)
+    if same is not None:
+        return _named_again(job, same, name, target_name)
     plan = job.planned(top)
+    if not job.admits(plan, name, target_name):
+        return None
     blobs = job.run(plan)
     job.cancel.check()
     if referrers:
@@ -153,9 +186,9 @@ def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers
     return Copied(target_name, plan.top, tuple(blobs))
 
 
-def _known(job: Job, top: Descriptor, target_name: str) -> Copied | None:
-    """The image under its name at the target, where it is there already and its source has only made a manifest of
-    it: an archive of `docker save` is no second image."""
+def _same_image(job: Job, top: Descriptor, target_name: str) -> Descriptor | None:
+    """The image at the target, where it is there already and its source has only made a manifest of it: an archive of
+    `docker save` is not a second image."""
     source, target = job.source, job.target
     if not makes_manifests(source) or not knows_images(target) or not source.makes(top):
         return None
@@ -163,11 +196,18 @@ def _known(job: Job, top: Descriptor, target_name: str) -> Copied | None:
     if not isinstance(manifest, Manifest):
         return None
     same = target.same_image(manifest, target_name)
-    if same is None:
+    if same is not None:
+        job.check_platform(read_config(source, manifest, job.what))
+    return same
+
+
+def _named_again(job: Job, same: Descriptor, name: str, target_name: str) -> Copied | None:
+    """Give another name to an image that is at the target; None where that was not admitted."""
+    if not job.admits(Plan(same), name, target_name):
         return None
-    job.check_platform(read_config(source, manifest, job.what))
-    target.tag(target_name, same)
+    job.target.tag(target_name, same)
     job.on_event(BlobDone(same.digest, same.size, "manifest", reused=True))
+    job.on_event(Tagged(target_name, same.digest))
     return Copied(target_name, same, (Moved(same, "manifest", True),))
 
 
@@ -191,6 +231,8 @@ def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]
         found += _digest_tags(job.source, name, target_name, subject)
         for tag, descriptor in found:
             inner = job.planned(descriptor)
+            if not job.admits(inner, name, tag):
+                continue
             moved += job.run(inner)
             job.target.tag(tag, inner.top)
             pending += [document.digest for document, _, _ in inner.documents]
@@ -230,12 +272,18 @@ class Job:
     cancel: Cancel
     asked: bool = False  # the platform is not just this machine's
     index_only: bool = False  # what an index lists stays behind
+    admit: Admission = _all
+
+    def admits(self, plan: Plan, name: str, target_name: str) -> bool:
+        """Whether it may move."""
+        documents, blobs = tuple(plan.documents), tuple(plan.blobs.values())
+        return self.admit(Proposal(self.source, name, self.target, target_name, plan.top, documents, blobs))
 
     def run(self, plan: Plan) -> list[Moved]:
         """Blobs, then documents, children first; what was moved, in manifest order, parents first."""
         moved = {**plan.moved, **_move_blobs(self, plan)}
         for descriptor, raw, what in plan.documents:
-            reused = self.target.has(descriptor)
+            reused = bool(self.target.has(descriptor))
             self.target.put_manifest(descriptor, raw)
             moved[descriptor.digest] = Moved(descriptor, what, reused)
             self.on_event(BlobDone(descriptor.digest, descriptor.size, what, reused))
@@ -327,7 +375,7 @@ class Job:
         """The config, which says what the layers unpack to. Where the target can be read it goes there first: it is
         fetched once, however many processes want it."""
         descriptor = manifest.config
-        reader = self.target.reader
+        reader = self.target.reader if self.admit is _all else None  # nothing moves before it was admitted
         if reader is not None and descriptor.size <= MAX_DOCUMENT:
             moved = _move(self, descriptor, "config", None, self.cancel)
             if moved is not None:
