@@ -16,6 +16,7 @@ from lamina.host.files import remove, replace_file, reported, whole_file
 from lamina.host.lock import locked_directory, unheld
 from lamina.host.temporary import SUFFIX
 from lamina.light import TYPE_CHECKING
+from lamina.source.presence import ABSENT, Presence, here_if
 from lamina.source.takes import Takes
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -141,14 +142,14 @@ class DirectorySession:
         replace_file(self._path("version"), [VERSION])
         self._written = {"version"}
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
         try:
             there = os.lstat(self._path(descriptor.digest.encoded)).st_size == descriptor.size
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return ABSENT
         if there:
             self._written.add(descriptor.digest.encoded)
-        return there
+        return here_if(there)
 
     def put_blob(
         self,

@@ -24,6 +24,7 @@ from lamina.host.files import reported
 from lamina.layer.archive_codec import sniff_archive
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
+from lamina.source.presence import Presence, here_if
 from lamina.source.takes import Takes
 from lamina.source.verify import CHUNK, PieceStream, verified
 from lamina.spec import json, mediatype
@@ -304,10 +305,10 @@ class DockerArchiveSession:
         self._archive.add("manifest.json", dumps(images, separators=(",", ":")).encode())
         self._archive.add("repositories", dumps(self._repositories(), separators=(",", ":")).encode())
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
-        if descriptor.digest in self._configs:
-            return True
-        return descriptor.digest in self._diff_ids and _layer_name(self._diff_ids[descriptor.digest]) in self._archive
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        diff_id = self._diff_ids.get(descriptor.digest)
+        is_layer = diff_id is not None and _layer_name(diff_id) in self._archive
+        return here_if(is_layer or descriptor.digest in self._configs)
 
     def put_blob(
         self,

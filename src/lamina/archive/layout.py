@@ -14,6 +14,7 @@ from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import FileRange, replace_file, reported, whole_file
 from lamina.host.lock import locked_for_now
 from lamina.light import TYPE_CHECKING
+from lamina.source.presence import ABSENT, Presence, here_if
 from lamina.source.takes import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -152,11 +153,11 @@ class LayoutSession:
         self.directory = directory
         self.location = f"oci:{directory}"
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
         try:
-            return os.lstat(blob_path(self.directory, descriptor.digest)).st_size == descriptor.size
+            return here_if(os.lstat(blob_path(self.directory, descriptor.digest)).st_size == descriptor.size)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return ABSENT
 
     def put_blob(
         self,

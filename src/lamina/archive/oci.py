@@ -15,6 +15,7 @@ from lamina.errors import BlobNotFound, InvalidDocument
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import SharedRange, reported
 from lamina.light import TYPE_CHECKING
+from lamina.source.presence import Presence, here_if
 from lamina.source.takes import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -94,8 +95,8 @@ class OciArchiveSession:
         entries = [entry.to_json() for entry in self._entries]
         return json.dump({"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries})
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
-        return member_name(descriptor.digest) in self._archive
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        return here_if(member_name(descriptor.digest) in self._archive)
 
     def put_blob(
         self,

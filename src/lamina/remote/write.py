@@ -10,6 +10,7 @@ from lamina.light import TYPE_CHECKING
 from lamina.remote.http import Answer
 from lamina.remote.read import Site
 from lamina.remote.upload import Journal, Upload
+from lamina.source.presence import Presence, here_if
 from lamina.source.takes import Takes
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -56,10 +57,9 @@ class RemoteSession:
         self._repository = repository
         self._held: tuple[Descriptor, bytes] | None = None
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
-        return (
-            self._repository.has_blob(descriptor) if not _is_document(descriptor) else self._has_document(descriptor)
-        )
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        is_document = _is_document(descriptor)
+        return here_if(self._has_document(descriptor) if is_document else self._repository.has_blob(descriptor))
 
     def put_blob(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from lamina.layer.index import LayerIndex
+    from lamina.source.presence import Presence
     from lamina.source.takes import Takes
 
 
@@ -134,9 +135,9 @@ class Session(Protocol):
         """Reads what was put, at once and cheaply; None where the place can't."""
         ...
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
-        """Whether the blob is there, whole, and need not be put (the session then protects it). ``diff_id``: of a
-        layer, whose derived data counts as well where the place keeps any."""
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        """Whether the blob is there, whole, and need not be put (the session then protects it); if not, who is known
+        to have it. ``diff_id``: of a layer, whose derived data counts as well where the place keeps any."""
         ...
 
     def put_blob(
@@ -214,13 +215,18 @@ class Lister(Protocol):
 
 
 class LayerHandle(Protocol):
-    """One layer as a place offers it: its index, and its uncompressed tar."""
+    """One layer as a place offers it: its index, and its uncompressed tar. Of a layer that is elsewhere the index may
+    be known all the same."""
 
     @property
     def descriptor(self) -> Descriptor: ...
 
     @property
     def diff_id(self) -> Digest: ...
+
+    def presence(self) -> Presence:
+        """Whether its bytes are here, elsewhere (``index`` and ``open`` may have to fetch them), or nowhere."""
+        ...
 
     def index(self) -> LayerIndex: ...
 

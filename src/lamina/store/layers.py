@@ -8,10 +8,20 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from lamina.errors import InvalidContent, StoreDamaged, SystemFailure, UsageError
-from lamina.host.files import CHUNK, FileRange, failure, names_of_directories, remove, replace_file, reported
+from lamina.host.files import (
+    CHUNK,
+    FileRange,
+    failure,
+    make_directory,
+    names_of_directories,
+    remove,
+    replace_file,
+    reported,
+)
 from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP
+from lamina.source.presence import HERE, Presence, elsewhere
 from lamina.source.verify import damage_reported, is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -48,6 +58,11 @@ def _load(path: str) -> LayerIndex:
     return LayerIndex.load(path)
 
 
+IndexSource = Callable[[Descriptor, Digest], "bytes | None"]
+"""Gives the index of a layer that is elsewhere, as the file of an index holds it; None where it has none. It can't be
+compared with the layer: what it says is as good as its source."""
+
+
 class StoredLayer:
     """A ``LayerHandle`` of the store."""
 
@@ -57,6 +72,9 @@ class StoredLayer:
         self._layers = layers
         self._index: LayerIndex | None = None
         self._through: Through | None = None
+
+    def presence(self) -> Presence:
+        return self._layers.presence(self.descriptor, self.diff_id)
 
     def index(self) -> LayerIndex:
         if self._index is None:
@@ -93,6 +111,8 @@ class Layers:
         self._keep = keep
         self._view = view
         self._believed: set[Digest] = set()
+        self.index_source: IndexSource = lambda descriptor, diff_id: None
+        """Asked for the index of a layer that is elsewhere."""
 
     def path(self, diff_id: Digest) -> str:
         """The directory of a layer's derived data."""
@@ -111,9 +131,32 @@ class Layers:
         try:
             return _load(path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
-            self.make_again(descriptor, diff_id)
+            if not self._index_from_elsewhere(descriptor, diff_id):
+                self.make_again(descriptor, diff_id)
         with reported(path):
             return _load(path)
+
+    def _index_from_elsewhere(self, descriptor: Descriptor, diff_id: Digest) -> bool:
+        """Keep the index that ``index_source`` gives of a layer of which only another place has the bytes; whether it
+        did. Raises StoreDamaged where it is not an index."""
+        presence = self.presence(descriptor, diff_id)
+        data = self.index_source(descriptor, diff_id) if presence.origin else None
+        if data is None:
+            return False
+        from lamina.layer.index import LayerIndex
+
+        LayerIndex(data, f"the index of layer {descriptor.digest}, which does not come from the layer itself")
+        path = self._paths.layer_index(diff_id)
+        with reported(path):
+            make_directory(self._paths.layer(diff_id))
+            replace_file(path, [data], mode=0o444, within=self._paths.ingest, lasting=False)
+        return True
+
+    def presence(self, descriptor: Descriptor, diff_id: Digest) -> Presence:
+        """Whether the bytes of a layer are here, in its blob or its tar (not whether they are right)."""
+        if self.has_tar(diff_id) or Blobs(self._paths).has(descriptor):
+            return HERE
+        return elsewhere(self.origin(descriptor, diff_id))
 
     def kept_index(self, diff_id: Digest) -> LayerIndex | None:
         """The index where it is there and whole; nothing is made. Raises SystemFailure."""

@@ -15,6 +15,7 @@ from lamina.errors import BlobNotFound, DiskFull, InvalidContent, LaminaError, N
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import remove, reported
 from lamina.light import TYPE_CHECKING
+from lamina.source.presence import ABSENT, HERE, Presence, elsewhere
 from lamina.source.takes import Takes
 from lamina.source.verify import is_plain
 from lamina.spec.descriptor import Descriptor
@@ -137,10 +138,12 @@ class StoreSession:
             with reported(self._parts.paths.ingest):
                 self._gathering.flush()
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
         """Protects the blob first, then looks."""
         self._protect(descriptor.digest, *([diff_id] if diff_id else []))
-        return self._blobs.has(descriptor) and (diff_id is None or self._has_derived(descriptor, diff_id))
+        if self._blobs.has(descriptor) and (diff_id is None or self._has_derived(descriptor, diff_id)):
+            return HERE
+        return ABSENT if diff_id is None else elsewhere(self._layers.origin(descriptor, diff_id))
 
     def _has_derived(self, descriptor: Descriptor, diff_id: Digest) -> bool:
         """Whether the layer's tar, or what stands for it, is there too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import IO, TYPE_CHECKING
 
 from lamina.host.files import SharedRange
+from lamina.source.presence import HERE, Presence, elsewhere
 from lamina.source.select import find_manifest, read_config
 from lamina.source.stack import Stack
 from lamina.source.verify import prove_diff_id, verified
@@ -42,6 +43,9 @@ class BlobLayer:
         self._max_layer = max_layer
         self._index: LayerIndex | None = None
         self._tar: IO[bytes] | None = None
+
+    def presence(self) -> Presence:
+        return HERE if self._tar is not None or not self._blob.origin else elsewhere(self._blob.origin)
 
     def index(self) -> LayerIndex:
         if self._index is None:
