@@ -1,4 +1,4 @@
-"""Devices of this machine for a container."""
+"""Devices of this host for a container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lamina.run.options import Device, Node
 _DEV = "/dev"
 _NOT_GIVEN = ("pts", "shm", "mqueue", "hugepages", "fd", ".lxc", ".lxd-mounts", ".udev")
 _OWN = ("console", "full", "null", "ptmx", "random", "tty", "urandom", "zero")
-"""What every container has of its own, whatever it is given."""
+"""Every container has these of its own."""
 _MOST = 10_000
 
 
@@ -35,7 +35,7 @@ def parse_device(word: str) -> Device:
 
 
 def nodes_of(devices: Iterable[Device]) -> list[Node]:
-    """What stands on this machine for ``devices``: one, or all below a directory. Raises NotFound, UsageError."""
+    """The device files of ``devices``: each one, or all below a directory. Raises NotFound, UsageError."""
     found: list[Node] = []
     for one in devices:
         place = os.path.realpath(one.source)
@@ -50,14 +50,14 @@ def nodes_of(devices: Iterable[Device]) -> list[Node]:
 
 
 def every_node() -> list[Node]:
-    """All devices of this machine that a privileged container gets."""
+    """All devices of this host that a privileged container gets."""
     own = {os.path.join(_DEV, name) for name in _OWN}
     return [node for node in _below(_DEV, _DEV, "rwm") if node.path not in own]
 
 
 def check_places(nodes: Iterable[Node], *, guarded: bool, plain: bool) -> None:
-    """Raises Unsupported where a device could not be used in its place. ``guarded``: by a device cgroup. ``plain``:
-    for a plain user, who can't make devices: those of the machine are shown, with their own permissions."""
+    """Raise Unsupported if a device could not be used at its path. ``guarded``: a device cgroup guards devices.
+    ``plain``: device files can't be made; the host's are bind-mounted, with their own permissions."""
     for node in nodes:
         if not node.path.startswith(f"{_DEV}/") and not guarded:
             raise Unsupported(
@@ -114,7 +114,7 @@ def _of(state: os.stat_result, device: Device, place: str) -> Node:
 
 
 def completed(node: Node) -> Node:
-    """A CDI node with what its file left out, as this machine has it. Raises NotFound, UsageError, SystemFailure."""
+    """A CDI node, completed from this host's device file. Raises NotFound, UsageError, SystemFailure."""
     is_numbered = bool(node.major or node.minor)
     if node.kind and is_numbered and node.mode is not None:
         return node
@@ -123,7 +123,7 @@ def completed(node: Node) -> Node:
     if (node.kind or here.kind, *numbers) != (here.kind, here.major, here.minor):
         raise SystemFailure(
             f"{node.source} is another device than its CDI file says: {here.kind} {here.major}:{here.minor}",
-            hint="make the CDI file anew",
+            hint="write the CDI file again",
         )
     return replace(
         here,

@@ -1,4 +1,4 @@
-"""Whether this machine can run the program that a container starts with."""
+"""Whether this host can run the program of a container."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lamina.run.rootfs import Inside
 
 HEAD = 256
-"""Bytes of a program that the kernel looks at to find who can run it (linux/binfmts.h)."""
+"""The first bytes of a program that the kernel reads to find out how to run it (linux/binfmts.h)."""
 _MAX_SCRIPTS = 5  # interpreters that are scripts themselves, one after the other (exec(2))
 _ELF = b"\x7fELF"
 _HEADERS = {1: (28, 4, 42), 2: (32, 8, 54)}
@@ -40,7 +40,7 @@ _MACHINES = {
 
 
 def architecture(head: bytes) -> str:
-    """What the program that begins with ``head`` is made for, as Go names it; "" where it is no ELF file (pure)."""
+    """The architecture of the program with these first bytes, as Go names it; "" if it is not an ELF file (pure)."""
     if head[:4] != _ELF or len(head) < 20:
         return ""
     little = head[5] == _LITTLE
@@ -50,7 +50,7 @@ def architecture(head: bytes) -> str:
 
 
 def is_dynamic(file: BinaryIO) -> bool:
-    """Whether a program is an ELF file that names a loader: it runs only where that and its libraries are."""
+    """Whether a program is an ELF file that names a dynamic loader: it only runs with its loader and libraries."""
     head = file.read(64)
     if head[:4] != _ELF or len(head) < 64 or head[4] not in _HEADERS:
         return False
@@ -66,7 +66,7 @@ def is_dynamic(file: BinaryIO) -> bool:
 
 
 def interpreter(head: bytes) -> str:
-    """The program that a script names in its first line, "" where this is no script (pure)."""
+    """The interpreter in the first line of a script, "" if this is not a script (pure)."""
     if head[:2] != b"#!":
         return ""
     words = head[2:].split(b"\n", 1)[0].split()
@@ -76,9 +76,9 @@ def interpreter(head: bytes) -> str:
 def check_machine(
     process: Mapping[str, Any], inside: Inside, covered: Iterable[str] = (), machine: Platform | None = None
 ) -> None:
-    """Refuse a program of another architecture that no handler of this machine's kernel (binfmt_misc) takes. The
-    program decides, not the image's config, which is often wrong. What can't be found is the runtime's to tell; so is
-    what is not in the image but in a mount (``covered``: their targets). Raises Unsupported."""
+    """Refuse a program of another architecture that no handler of this host's kernel (binfmt_misc) runs. The
+    program decides, not the image's config, which is often wrong. A program that is not found, or that is in a
+    mount (``covered``: their targets), is left to the runtime. Raises Unsupported."""
     machine = machine or Platform.host()
     covers = [os.path.normpath(target) for target in covered]
     for path, head in _programs(process, inside):
@@ -110,8 +110,9 @@ def _programs(process: Mapping[str, Any], inside: Inside) -> Iterator[tuple[str,
 
 
 def handled(head: bytes) -> bool:
-    """Whether this machine's kernel hands a program with these first bytes to somebody: it is asked to run a file
-    that is gone with the call. A handler can't have that (ENOENT), so nothing runs; nobody's is ENOEXEC."""
+    """Whether this host's kernel has a handler for a program with these first bytes. It executes a file that is
+    closed with the call: a handler can't open that (ENOENT), so nothing runs; without a handler the error is
+    ENOEXEC."""
     descriptor = os.memfd_create("lamina-program", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, head[:HEAD].ljust(HEAD, b"\0"))

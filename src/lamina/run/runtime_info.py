@@ -1,4 +1,4 @@
-"""What runs containers on this machine, and what they lack with it: for `info`."""
+"""The runtimes of this host, and what containers can't have with them: for `info`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def described(wanted: str = "") -> dict[str, Any]:
-    """The runtime: ``name``, ``version``, ``program`` (its path), and ``missing``: a line for each thing that can't
-    be had with it here; ``others`` that are installed and not taken, with ``why``. ``wanted``: its name or path.
-    Raises NotFound."""
+    """The runtime: ``name``, ``version``, ``program`` (its path), ``missing`` (a line for each feature that
+    containers lack with it on this host) and ``others`` (as the function returns them). ``wanted``: its name or
+    path. Raises NotFound."""
     runtime = find_runtime(wanted)
     return {
         "name": os.path.basename(runtime.program),
@@ -31,7 +31,7 @@ def described(wanted: str = "") -> dict[str, Any]:
 
 
 def others(taken: Runtime) -> list[dict[str, str]]:
-    """Runtimes that are here too: ``name``, ``program``, and ``why`` they are not taken."""
+    """The other installed runtimes: ``name``, ``program``, and ``why`` they are not used."""
     found = []
     for name in (*NAMES, BUBBLEWRAP):
         program = find_program(name)
@@ -48,7 +48,7 @@ def others(taken: Runtime) -> list[dict[str, str]]:
 
 
 def version(program: str) -> str:
-    """As the program tells it; "" where it does not."""
+    """As the program prints it; "" if it prints none."""
     try:
         code, said = output_of([program, "--version"])
     except LaminaError:

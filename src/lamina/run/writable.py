@@ -1,8 +1,8 @@
-"""Where a container's writable layer stands: in its own directory; where the store's file system can't hold one, in
-memory; or in the directory that the settings name.
+"""Where a container's writable layer is: in its own directory; in memory, if the store's file system can't hold one;
+or in the directory of the settings.
 
-What is in memory lives as long as its mount: until the container is removed or the machine ends. A plain user's mount
-ends with the process that made it, so it is for containers that are removed at their end.
+A layer in memory lives as long as its mount: until the container is removed or the host shuts down. A plain user's
+mount ends with the process that made it, so only containers that are removed at their end can have one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _SETTING = "upper_dir (LAMINA_UPPER_DIR)"
 
 
 def choose(store: Store, identity: str, directory: str, *, remove: bool, warn: OnWarning) -> str:
-    """What ``Container.top`` is to be for the new container ``identity``. ``directory``: where the settings want it,
-    "" for the store. ``remove``: the container goes when it ends. ``warn`` is told where it is memory. Raises
+    """``Container.top`` for the new container ``identity``. ``directory``: from the settings, "" for the store.
+    ``remove``: the container is removed when it ends. ``warn`` is called if the layer is in memory. Raises
     Unsupported, SystemFailure."""
     if directory:
         why = refusal(directory)
@@ -41,7 +41,7 @@ def choose(store: Store, identity: str, directory: str, *, remove: bool, warn: O
         return ""
     if not remove and not privileges.is_root():
         raise Unsupported(
-            "the store's file system takes no writable layer, and what a plain user keeps in memory is gone when the "
+            "the store's file system takes no writable layer, and a plain user's layer in memory is lost when the "
             "container ends",
             hint=f"take --rm, or set {_SETTING} to a directory of another file system",
         )
@@ -54,8 +54,8 @@ def choose(store: Store, identity: str, directory: str, *, remove: bool, warn: O
 
 
 def make(store: Store, container: Container, directory: str) -> None:
-    """Make the directories, empty, and mount what they need. ``directory``: the container's, not in its place yet.
-    Raises SystemFailure, Unsupported."""
+    """Make the empty directories, and mount what they need. ``directory``: the container's, under its temporary
+    name. Raises SystemFailure, Unsupported."""
     memory = _is_memory(store, container)
     place = os.path.join(directory, _MEMORY) if memory else container.top or directory
     with reported(place):
@@ -66,24 +66,24 @@ def make(store: Store, container: Container, directory: str) -> None:
         os.mkdir(os.path.join(place, UPPER), 0o755)
         os.mkdir(os.path.join(place, WORK), 0o700)
         if container.top and not memory:
-            # without its record, this is how the container's directory tells that something was written
+            # if the record is lost, this link shows that the container has a writable layer
             os.symlink(os.path.join(place, UPPER), os.path.join(directory, UPPER))
 
 
 def path(store: Store, container: Container, name: str) -> str:
-    """The directory UPPER or WORK. Raises NotFound where it was in memory and is gone."""
+    """The directory UPPER or WORK. Raises NotFound if it was in memory and is lost."""
     found = os.path.join(container.top or store.containers.path(container.id), name)
     if container.top and not os.path.isdir(found):
         raise NotFound(
-            f"what the container {container.name} wrote is gone: {container.top} is not there, or no more mounted",
+            f"what the container {container.name} wrote is gone: {container.top} does not exist or is not mounted",
             hint=f"`lamina rm {container.name}`",
         )
     return found
 
 
 def remove(store: Store, container: Container, directory: str) -> None:
-    """Take away what ``make`` made outside of the container's directory, or mounted. ``directory``: where that is
-    now."""
+    """Remove what ``make`` made outside of the container's directory, and unmount. ``directory``: the container's,
+    under its present name."""
     if not container.top:
         return
     if _is_memory(store, container):

@@ -418,9 +418,9 @@ def test_flags_that_contradict_each_other(wanted: Wanted) -> None:
         ("kernel.domainname", Wanted(), "none", ""),
         ("kernel.domainname", Wanted(uts="host"), "none", "--uts host"),
         ("kernel.hostname", Wanted(), "none", "--hostname"),
-        ("vm.swappiness", Wanted(), "none", "machine's"),
-        ("kernel.panic", Wanted(), "none", "machine's"),
-        ("netfilter.x", Wanted(), "none", "machine's"),
+        ("vm.swappiness", Wanted(), "none", "belongs to the host"),
+        ("kernel.panic", Wanted(), "none", "belongs to the host"),
+        ("netfilter.x", Wanted(), "none", "belongs to the host"),
     ],
 )
 def test_settings_that_are_not_the_containers_own(name: str, wanted: Wanted, network: str, refused: str) -> None:

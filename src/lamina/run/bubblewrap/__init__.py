@@ -1,3 +1,3 @@
-"""A container without an OCI runtime: the runtime spec told to bubblewrap, with the limits, filters and
+"""A container without an OCI runtime: the runtime spec as options of bubblewrap, and the limits, filters and
 namespaces that it lacks. Must not know images or the store.
 """

@@ -1,9 +1,9 @@
-"""What bubblewrap sees of this machine while it makes a container: all of it read-only, and beside it the places that
-the container gets.
+"""What bubblewrap sees of the host while it makes a container: everything read-only, and beside it the container's
+directories and files.
 
-bubblewrap makes the places for mounts by their paths, while the machine's root stands beside the container's, and
-has a /proc of the machine open when it goes to the working directory. In a volume that others write to, what was a
-directory a moment ago may be a link by then: wherever it leads, nothing can be made or written there.
+bubblewrap makes mount points by path while the host's root is mounted beside the container's, and has a /proc of the
+host open when it enters the working directory. In a volume that others write to, a directory may have become a
+symlink by then: wherever it leads, nothing can be made or written there.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _PROC = "/proc"
 
 
 class Exposed(Value):
-    """A directory or file ``source`` of this machine that is shown at ``place``; a new tmpfs with ``options``, where
-    there is no source."""
+    """A directory or file ``source`` of this host that is mounted at ``place``; without a source a new tmpfs with
+    ``options``."""
 
     place: str
     source: str = ""
@@ -34,7 +34,7 @@ class Exposed(Value):
 
 
 def placed(spec: Mapping[str, Any], directory: str) -> tuple[dict[str, Any], list[Exposed]]:
-    """The runtime spec with the places in ``directory`` as its sources, and what is to be shown there (pure)."""
+    """The runtime spec with places in ``directory`` as its sources, and what is to be mounted there (pure)."""
     shown = [Exposed(os.path.join(directory, "shown-root"), spec["root"]["path"])]
     mounts = []
     for number, mount in enumerate(spec["mounts"]):
@@ -59,11 +59,11 @@ def make_places(shown: Sequence[Exposed]) -> None:
 
 
 def show(shown: Sequence[Exposed], directory: str) -> None:
-    """Be in a mount namespace of this process's own with all that in its place, and the rest read-only. For good.
-    Raises OSError, SystemFailure, Unsupported."""
+    """Enter a new mount namespace with all of ``shown`` mounted, and the rest read-only. For good. Raises OSError,
+    SystemFailure, Unsupported."""
     new_mounts()
     copies = [kernel.copied(one.source) if one.source else -1 for one in shown]
-    # one that can be written must be there for a namespace below, or the kernel gives it none of its own
+    # a user namespace below may only mount a procfs if it sees a writable one
     proc = kernel.copied(_PROC)
     kernel.make_read_only(os.sep)
     kernel.place(proc, os.path.join(directory, "shown-proc"))
@@ -76,8 +76,8 @@ def show(shown: Sequence[Exposed], directory: str) -> None:
 
 
 def memory(options: Sequence[str]) -> tuple[list[tuple[str, str | None]], int]:
-    """The options of a tmpfs for its file system, and the attributes of its mount (pure); the last word about a
-    thing counts. That it is read-only is for later, when all places in it are made."""
+    """The options of a tmpfs for its file system, and the attributes of its mount (pure); of contradicting options
+    the last counts. It is made read-only later, when all mount points in it exist."""
     found: dict[str, str] = {}
     attributes = 0
     for option in options:

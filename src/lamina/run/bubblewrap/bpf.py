@@ -1,4 +1,4 @@
-"""A seccomp filter in the kernel's form, where no OCI runtime makes it: by libseccomp, if it is here (Linux)."""
+"""A seccomp filter as a BPF program, made by libseccomp where there is no OCI runtime (Linux)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OPTIMIZE, _AS_A_TREE = 8, 2  # seccomp_attr_set(3): fewer steps a call
 _NO_SUCH_CALL = -1
 _LOAD, _SAME, _RETURN = 0x20, 0x15, 0x06  # instructions of a filter: struct sock_filter of linux/filter.h
 _NUMBER_AT, _ARCHITECTURE_AT = 0, 4  # in struct seccomp_data
-_REQUEST_AT = 24 if sys.byteorder == "little" else 28  # the half of the second argument that the kernel takes
+_REQUEST_AT = 24 if sys.byteorder == "little" else 28  # the low half of the second argument
 _IOCTLS = (
     (0xC000003E, 16),  # x86_64
     (0xC000003E, 0x40000000 + 514),  # x32
@@ -63,7 +63,7 @@ class _Compare(ctypes.Structure):
 
 
 def load() -> ctypes.CDLL:
-    """The library. Raises Unsupported where it is not installed."""
+    """Load libseccomp. Raises Unsupported if it is not installed."""
     try:
         return ctypes.CDLL(LIBRARY, use_errno=True)
     except OSError:
@@ -73,15 +73,15 @@ def load() -> ctypes.CDLL:
 
 
 def compiled(wanted: Mapping[str, Any]) -> bytes:
-    """The program for ``linux.seccomp`` of a runtime spec. Raises Unsupported (no libseccomp, or it can't say that),
-    InvalidDocument."""
+    """The BPF program for ``linux.seccomp`` of a runtime spec. Raises Unsupported (no libseccomp, or it has no
+    such rule), InvalidDocument."""
     library = load()
     library.seccomp_init.restype = ctypes.c_void_p
     try:
         default = _action(wanted["defaultAction"], wanted.get("defaultErrnoRet"))
         context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(default)))
         if not context:
-            raise Unsupported("libseccomp makes no filter", hint="see the profile's defaultAction")
+            raise Unsupported("libseccomp can't make a filter", hint="see the profile's defaultAction")
         try:
             return _Filter(library, context, default).export(wanted)
         finally:
@@ -91,8 +91,9 @@ def compiled(wanted: Mapping[str, Any]) -> bytes:
 
 
 def without_typing(program: bytes) -> bytes:
-    """The filter ``program`` (b"": none) for a program at its caller's terminal: it may not put characters into the
-    terminal's input, which the caller's shell would read as commands when it has ended (CVE-2017-5226) (pure)."""
+    """The filter ``program`` (b"": none), extended for a program at its caller's terminal: it may not insert
+    characters into the terminal's input, which the caller's shell would run as commands afterwards (CVE-2017-5226)
+    (pure)."""
     refused = _ACTIONS["SCMP_ACT_ERRNO"] | errno.EPERM
     steps: list[tuple[int, int, int, int]] = []
     last = len(_TYPING) - 1
@@ -120,7 +121,7 @@ class _Filter:
         library, context = self._library, self._context
         for name in wanted.get("architectures", ()):
             number = library.seccomp_arch_resolve_name(name.removeprefix("SCMP_ARCH_").lower().encode())
-            if number:  # one that this libseccomp knows
+            if number:  # an architecture that this libseccomp knows
                 self._check(library.seccomp_arch_add(context, ctypes.c_uint32(number)), name, errno.EEXIST)
         for rule in wanted.get("syscalls", ()):
             action = _action(rule["action"], rule.get("errnoRet"))
@@ -130,7 +131,7 @@ class _Filter:
                 call = library.seccomp_syscall_resolve_name(name.encode())
                 if call != _NO_SUCH_CALL:
                     self._add(action, call, name, rule.get("args", ()))
-        library.seccomp_attr_set(context, _OPTIMIZE, ctypes.c_uint32(_AS_A_TREE))  # an old one knows it not
+        library.seccomp_attr_set(context, _OPTIMIZE, ctypes.c_uint32(_AS_A_TREE))  # older versions do not know it
         with os.fdopen(os.memfd_create("lamina-seccomp"), "w+b") as file:
             self._check(library.seccomp_export_bpf(context, file.fileno()), "the filter")
             file.seek(0)
@@ -140,7 +141,7 @@ class _Filter:
         compares = [
             _Compare(one["index"], _COMPARES[one["op"]], one["value"], one.get("valueTwo", 0)) for one in given
         ]
-        # what is said twice of one argument is meant as one or the other, as the OCI runtimes have it
+        # several conditions on one argument are alternatives, as in the OCI runtimes
         apart = len({one.arg for one in compares}) < len(compares)
         for together in [[one] for one in compares] if apart else [compares]:
             array = (_Compare * len(together))(*together)

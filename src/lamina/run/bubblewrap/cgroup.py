@@ -1,5 +1,6 @@
-"""Limits of memory, processors and processes where no OCI runtime sets them: a cgroup of the container's own, in
-version 1 (a hierarchy for each controller) or 2 of the kernel's cgroups."""
+"""Limits of memory, processors and processes without an OCI runtime: a cgroup for the container, in version 1 (a
+hierarchy for each controller) or version 2.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ TOP = "/sys/fs/cgroup"
 _OURS = "lamina"
 _PROCESSES = "cgroup.procs"
 _CONTROLLERS = ("memory", "cpu", "pids")
-_MONITORS = 1  # bubblewrap itself is in the cgroup, and no process of the container
-_ATTEMPTS, _PAUSE = 50, 0.02  # the kernel lets go of a process a moment after its end is told
+_MONITORS = 1  # for bubblewrap itself, which is in the cgroup
+_ATTEMPTS, _PAUSE = 50, 0.02  # a process leaves its cgroup shortly after its end is reported
 
 
 def refusal(top: str = TOP) -> str:
-    """Why no limits can be set here, or ""."""
+    """Why no limits can be set here; "" if they can."""
     if _is_unified(top):
         lacking = sorted({*_CONTROLLERS} - _controllers(top))
         if lacking:
@@ -41,7 +42,7 @@ def refusal(top: str = TOP) -> str:
 
 
 def values(resources: Mapping[str, Any], *, unified: bool) -> dict[str, list[tuple[str, str]]]:
-    """What is written to which file, by controller, for ``linux.resources`` of a runtime spec (pure)."""
+    """The text for each file, by controller, for ``linux.resources`` of a runtime spec (pure)."""
     found: dict[str, list[tuple[str, str]]] = {}
     if "limit" in resources.get("memory", {}):
         name = "memory.max" if unified else "memory.limit_in_bytes"
@@ -56,7 +57,7 @@ def values(resources: Mapping[str, Any], *, unified: bool) -> dict[str, list[tup
 
 
 def make(identity: str, resources: Mapping[str, Any], top: str = TOP) -> None:
-    """Make the container's cgroup with these limits; nothing where there are none. Raises Unsupported."""
+    """Make the container's cgroup with these limits, if there are any. Raises Unsupported."""
     unified = _is_unified(top)
     wanted = values(resources, unified=unified)
     if not wanted:
@@ -79,7 +80,7 @@ def make(identity: str, resources: Mapping[str, Any], top: str = TOP) -> None:
 
 
 def _enable(top: str, controllers: Mapping[str, object]) -> None:
-    """Let the cgroups below ours have these controllers. Raises OSError."""
+    """Enable these controllers in the cgroups below this one. Raises OSError."""
     for place in (top, os.path.join(top, _OURS)):
         os.makedirs(place, exist_ok=True)
         with open(os.path.join(place, "cgroup.subtree_control"), "w", encoding="ascii") as file:
@@ -87,8 +88,7 @@ def _enable(top: str, controllers: Mapping[str, object]) -> None:
 
 
 def opened(identity: str, top: str = TOP) -> list[int]:
-    """Descriptors of the files that a process writes "0" to, to be in the container's cgroup. Raises
-    SystemFailure."""
+    """Descriptors of the files to which a process writes "0" to join the container's cgroup. Raises SystemFailure."""
     found: list[int] = []
     for place in _places(identity, top):
         path = os.path.join(place, _PROCESSES)
@@ -102,7 +102,7 @@ def opened(identity: str, top: str = TOP) -> list[int]:
 
 
 def remove(identity: str, top: str = TOP) -> None:
-    """Take the container's cgroup away, if it has one and no process is left in it."""
+    """Remove the container's cgroup, if it has one and no process is left in it."""
     for place in _places(identity, top):
         for attempt in range(_ATTEMPTS):
             try:

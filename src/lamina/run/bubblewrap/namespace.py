@@ -1,4 +1,4 @@
-"""User namespaces that we put a program into: as somebody else than root, who may make mounts all the same."""
+"""Namespaces for a program that runs as another user than root, and can make mounts all the same."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _NO_IDS = b"ids"
 
 
 def owned(above: int, uid: int, gid: int) -> int:
-    """A descriptor of a new user namespace below that of the descriptor ``above``, with the same ids. It belongs to
-    ``uid`` in there, who may enter it and has all rights in it. Raises Unsupported (no such ids), SystemFailure."""
+    """A descriptor of a new user namespace below that of the descriptor ``above``, with the same ids. It belongs
+    to ``uid``, who has all capabilities in it. Raises Unsupported (no such ids), SystemFailure."""
     try:
         with privileges.helper_process(partial(_make_owned, above, uid, gid)) as (_, said):
             if said == _NO_IDS:
                 raise privileges.no_such_ids(uid, gid)
             if not said:
                 raise SystemFailure(
-                    "no user namespace in a user namespace", hint="the kernel, or a setting, refuses them"
+                    "no user namespace in a user namespace", hint="check the kernel setting user.max_user_namespaces"
                 )
-            # the process in the namespace ends with the one beside
+            # the process in the namespace is killed with its parent
             return os.open(f"/proc/{said.decode()}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise SystemFailure(f"no user namespace in a user namespace: {error.strerror}") from None
 
 
 def _make_owned(above: int, uid: int, gid: int, say: privileges.Say, wait: privileges.Wait) -> None:
-    """Say the number of a process in the new namespace, and wait. In a forked child."""
+    """Write the pid of a process in the new namespace to the pipe, and wait. In a forked child."""
     _set(above, _USER)
     if not (privileges.has_id(uid) and privileges.has_id(gid, group=True)):
         say(_NO_IDS)
@@ -49,7 +49,7 @@ def _make_owned(above: int, uid: int, gid: int, say: privileges.Say, wait: privi
     if child == 0:
         try:
             become(uid, gid)
-            libc().prctl(_DUMPABLE, 1)  # else its maps belong to the machine's root
+            libc().prctl(_DUMPABLE, 1)  # else root outside owns the files of its id maps
             libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
             if libc().unshare(_USER) == 0:
                 os.write(go, b"1")
@@ -64,17 +64,17 @@ def _make_owned(above: int, uid: int, gid: int, say: privileges.Say, wait: privi
 
 
 def enter(namespace: int) -> None:
-    """Go into a user namespace below ours, with all rights in it. For good. Raises OSError."""
+    """Enter a user namespace below this process's, with all capabilities in it. For good. Raises OSError."""
     _set(namespace, _USER)
 
 
 def alone(record: str, parent: int) -> None:
-    """Go on in a child process that is the first of a namespace of processes: a signal that it has no use for does
-    nothing to it, from a terminal neither. Its number, as others see it, is written to the file ``record``. This
-    process waits for it, ends as it does, and takes it along when it is killed, or ``parent`` is, who started it."""
+    """Continue in a child process that is the first of a new pid namespace: signals without a handler have no
+    effect on it, even from a terminal. Its pid outside is written to the file ``record``. This process waits for
+    the child and exits with its exit code; the child is killed with this process, or with its ``parent``."""
     libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
     if os.getppid() != parent:
-        os._exit(CANNOT_RUN)  # it was killed before that
+        os._exit(CANNOT_RUN)  # it was killed before
     if libc().unshare(_PROCESSES) != 0:
         raise failed()
     go, ready = os.pipe()
@@ -97,7 +97,7 @@ def alone(record: str, parent: int) -> None:
 
 
 def enter_network(path: str) -> None:
-    """For good. Raises OSError."""
+    """Enter the network namespace at ``path``. For good. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _set(descriptor, _NETWORK)
@@ -106,8 +106,8 @@ def enter_network(path: str) -> None:
 
 
 def new_network() -> None:
-    """Go into a new network namespace that belongs to our user namespace, with a loopback interface. For good. Raises
-    OSError."""
+    """Enter a new network namespace with a loopback interface, owned by this process's user namespace. For good.
+    Raises OSError."""
     import fcntl
     import socket
     import struct
@@ -119,7 +119,7 @@ def new_network() -> None:
 
 
 def new_mounts() -> None:
-    """Go into a new mount namespace, whose mounts nobody else sees. For good. Raises OSError."""
+    """Enter a new mount namespace, which no other process sees. For good. Raises OSError."""
     if libc().unshare(_MOUNTS) != 0:
         raise failed()
     if libc().mount(None, b"/", None, ctypes.c_ulong(_RECURSIVE | _PRIVATE), None) != 0:
@@ -127,7 +127,7 @@ def new_mounts() -> None:
 
 
 def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
-    """Another user, without any rights unless it is root. Raises OSError."""
+    """Become another user, without capabilities unless it is root. Raises OSError."""
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

@@ -1,8 +1,8 @@
-"""A program in the namespaces of a bubblewrap container that runs: `exec` without an OCI runtime (decision 0026).
+"""A program in the namespaces of a running bubblewrap container: `exec` without an OCI runtime (decision 0026).
 
-This is the program of a Python process of its own, which ``bubblewrap.execute`` starts. What it enters is hostile: a
-program there may try to look into this process, or to write to the file that it was started from. So it can't be
-traced before it has become the container's program, and its own file is on a mount that is read-only for everybody.
+This runs in a Python process of its own, which ``launch.execute`` starts. The container is hostile: a program in
+there may try to trace this process, or to write to the file that it was started from. So the process can't be traced
+until it is the container's program, and its file is on a mount that is read-only for everyone.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ class _Program(ctypes.Structure):
 
 
 def main(described: int) -> None:
-    """Run what the JSON of the descriptor ``described`` says, and end as it ends. ``process``: a runtime spec's;
-    ``target``: a pidfd of a process in the container; ``kinds``: which of its namespaces to enter; ``groups``:
-    descriptors of cgroups to join; ``filter``: a seccomp filter, in hexadecimal digits."""
+    """Run the process that the JSON in the descriptor ``described`` defines, and exit with its exit code. Its
+    fields: ``process``: of a runtime spec; ``target``: a pidfd of a process in the container; ``kinds``: the
+    namespaces to enter; ``groups``: descriptors of cgroups to join; ``filter``: a seccomp filter, in hexadecimal."""
     with open(described, "rb") as file:
         order = read_own(file.read().decode())
     try:
         _call(libc().prctl(_DUMPABLE, 0))
         for name in os.listdir("/proc/self/fd"):
             if int(name) > 2:
-                with suppress(OSError):  # the one that lists them
+                with suppress(OSError):  # the descriptor of this listing
                     os.set_inheritable(int(name), False)
         apply_limits(order["process"])
-        sys.meta_path.clear()  # a module that is loaded from here on would be a file of the container
+        sys.meta_path.clear()  # a module that is imported after this would be a file of the container
         _call(libc().setns(order["target"], order["kinds"]))
         _call(libc().prctl(_DUMPABLE, 0))
         code = _run(order)
     except OSError as error:
         _say(f"the container can't be entered: {error.strerror}")
         code = CANNOT_RUN
-    except BaseException as error:  # noqa: BLE001  (to show a traceback, Python loads modules)
+    except BaseException as error:  # noqa: BLE001  (printing a traceback would import modules)
         _say(f"the container can't be entered: {type(error).__name__}: {error}")
         code = CANNOT_RUN
     os._exit(code)
@@ -75,14 +75,14 @@ def _run(order: Mapping[str, Any]) -> int:
                 os._exit(CANNOT_RUN)
 
         def passed_on(number: int, by_terminal: bool) -> None:
-            if not (by_terminal and process["terminal"]):  # that the program has got from the terminal too
+            if not (by_terminal and process["terminal"]):  # the terminal has sent it to the program too
                 os.kill(child, number)
 
         return wait_for(child, passed_on)
 
 
 def _become(process: Mapping[str, Any], groups: Sequence[int], steps: bytes) -> None:
-    """Be what the container's programs are: its user, with its rights, under its limits and its filter."""
+    """Take the user, privileges, limits and seccomp filter of the container's programs."""
     user, capabilities = process["user"], process["capabilities"]
     try:
         for one in groups:
@@ -92,10 +92,10 @@ def _become(process: Mapping[str, Any], groups: Sequence[int], steps: bytes) -> 
         os.umask(0o022)
         for number, name in enumerate(ALL):
             if name not in capabilities["bounding"]:
-                libc().prctl(_DROP_BOUND, number)  # a kernel may not have all of them
+                libc().prctl(_DROP_BOUND, number)  # a kernel may lack some of them
         try:
             os.setgroups(user["additionalGids"])
-        except PermissionError:  # nobody may in a namespace of a plain user's own id alone
+        except PermissionError:  # forbidden in a namespace that only has a plain user's own id
             if user["additionalGids"]:
                 raise
         os.setresgid(user["gid"], user["gid"], user["gid"])
@@ -125,7 +125,7 @@ def _keep(effective: Sequence[str], permitted: Sequence[str]) -> None:
 
 
 def _execute(process: Mapping[str, Any]) -> None:
-    """Become the program; on failure say why, and end with docker's code."""
+    """Execute the program; on failure print why, and exit with docker's exit code."""
     environment = {key: value for key, _, value in (item.partition("=") for item in process["env"])}
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
         signal.signal(number, signal.SIG_DFL)
@@ -141,7 +141,7 @@ def _execute(process: Mapping[str, Any]) -> None:
                 break
     if refused is None or refused.errno in _MISSING:
         there = refused is not None and os.path.exists(refused.filename)
-        why = "what it is to be run with is not there" if there else "not found in the container"
+        why = "its interpreter is not found" if there else "not found in the container"
         _say(f"{name_of(process)}: {why}")
         os._exit(NOT_FOUND)
     _say(f"{name_of(process)}: {refused.strerror}")

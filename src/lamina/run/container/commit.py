@@ -1,4 +1,6 @@
-"""What a container changed, and an image made of it: from its upper directory alone."""
+"""What a container changed, from its upper directory: as a list, as a layer of a new image, and as one tar with
+its image.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 
 def container_changes(store: Store, stack: Stack, container: Container) -> list[Change]:
-    """As ``edit.changes.changes``. Raises SystemFailure, NotFound (it was removed)."""
+    """The changes, as ``edit.changes.changes`` returns them. Raises SystemFailure, NotFound (the container was
+    removed)."""
     with store.containers.using(container, shared=True):
         return changes(stack.tree(), _items(store, container), _made(container))
 
@@ -32,8 +35,8 @@ def container_changes(store: Store, stack: Stack, container: Container) -> list[
 def container_items(
     store: Store, stack: Stack, container: Container, on_warning: OnWarning = lambda text: None
 ) -> list[Item]:
-    """What the container changed, as entries of a layer on top of its image's. Read them in a block of ``using``.
-    Raises SystemFailure."""
+    """The changes as entries of a layer on top of its image. Read them in a block of ``using``. Raises
+    SystemFailure."""
     return real_items(stack.tree(), _items(store, container, on_warning), _made(container))
 
 
@@ -49,8 +52,8 @@ def commit(
     comment: str = "",
     on_warning: OnWarning = lambda text: None,
 ) -> Descriptor:
-    """The container's image with one more layer, named ``name``. Raises as ``edit.append``."""
-    with store.containers.using(container, shared=True):  # it is not removed meanwhile
+    """Make an image from the container's image and its changes, named ``name``. Raises as ``edit.append``."""
+    with store.containers.using(container, shared=True):  # nobody may remove it meanwhile
         return append(
             stack,
             with_parents(container_items(store, stack, container, on_warning), stack),

@@ -1,4 +1,6 @@
-"""Files into and out of a container's root file system, by directory descriptors: no link is followed on the way."""
+"""Copy files into and out of a container's root file system, by directory descriptors: no symlink on the way is
+followed.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,10 @@ def copy_out(
     lasting: bool = False,
     keep_owners: bool = False,
 ) -> None:
-    """Copy ``path`` of the container to ``target`` of this machine, as cp does: into it where it is a directory,
-    else with this name. It is the caller's then, unless ``keep_owners``. ``content_only``: what is in the directory
-    ``path``, owners kept (a new volume); ``lasting``: and it is on the disk before this returns. Raises NotFound,
-    Conflict, SystemFailure."""
+    """Copy ``path`` of the container to ``target`` of this host, as cp does: into it if it is a directory, else
+    with this name. The caller owns the copy, unless ``keep_owners``. ``content_only``: copy the contents of the
+    directory ``path``, and keep owners (for a new volume); ``lasting``: fsync them. Raises NotFound, Conflict,
+    SystemFailure."""
     if content_only:
         with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as source, _directory(target) as there:
             _Copier(there, None).below(source, there)
@@ -61,7 +63,7 @@ def copy_out(
 
 
 def _sync(directory: str) -> None:
-    """Wait until a new tree is on the disk: file by file, as the file system may be busy with what is not ours."""
+    """fsync a new tree file by file: syncfs would wait for others' writes too."""
     for where, _, names in os.walk(directory):
         for name in names:
             path = os.path.join(where, name)
@@ -75,7 +77,7 @@ def _sync(directory: str) -> None:
 
 
 def copy_in(source: str, inside: Inside, path: str, *, owner: Owner = (0, 0)) -> None:
-    """Copy ``source`` of this machine to ``path`` of the container, for ``owner``; None: for whom it was. Raises as
+    """Copy ``source`` of this host to ``path`` of the container, for ``owner``; None keeps the owners. Raises as
     above."""
     content_only = source.endswith("/.") and os.path.isdir(source)
     try:
@@ -89,7 +91,7 @@ def copy_in(source: str, inside: Inside, path: str, *, owner: Owner = (0, 0)) ->
     source = source.rstrip("/") or "/"
     if os.path.basename(source) in ("", ".", ".."):
         with reported(source):
-            source = os.path.realpath(source)  # its own name is that of the copy
+            source = os.path.realpath(source)  # the copy gets the name of the directory itself
     if content_only:
         if not is_directory:
             inside.make(path, directory=True, owner=owner or (0, 0))
@@ -133,17 +135,17 @@ def _directory(path: str) -> Iterator[int]:
 
 
 class _Copier:
-    """One copy of a tree. Names of one file stay names of one file."""
+    """One copy of a tree. Hardlinks within it stay hardlinks."""
 
     def __init__(self, top: int, owner: Owner, *, bits: int = 0) -> None:
-        """``top``: the directory that the copy begins in; ``owner``: who gets all of it, None for each file's own.
-        ``bits``: those of modes that are kept; what runs as its owner does so only for the owner that it had."""
+        """``top``: the directory that the copy is made in. ``owner``: who gets all files, None for each file's
+        own. ``bits``: the bits of modes that are kept: a set-user-ID program must not become one of another user."""
         self._top, self._owner = top, owner
         self._bits = bits or (0o7777 if owner is None else 0o1777)
         self._first: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def below(self, source: int, target: int, at: tuple[str, ...] = ()) -> None:
-        """``at``: the names that lead to ``target`` from the top."""
+        """``at``: the path of ``target`` from the top."""
         if len(at) > MAX_DEPTH:
             raise UsageError(f"directories are nested more than {MAX_DEPTH} deep")
         for name in sorted(os.listdir(source)):
@@ -160,13 +162,13 @@ class _Copier:
                 self._directory(source, name, target, new, at, state)
             elif kind not in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO):
                 raise UsageError(
-                    f"{name!r:.200} is a device or a socket", hint="only files, directories and links go"
+                    f"{name!r:.200} is a device or a socket", hint="only files, directories and links can be copied"
                 )
             elif not self._linked(state, target, new, at):
                 self._leaf(source, name, target, new, state)
 
     def _linked(self, state: os.stat_result, target: int, new: str, at: tuple[str, ...]) -> bool:
-        """Whether another name of this file was copied already, and has got a second one."""
+        """Link to the first copy of a file with several names, if there is one. Returns whether it did."""
         if state.st_nlink < 2:
             return False
         known = self._first.setdefault((state.st_dev, state.st_ino), (*at, new))
@@ -221,8 +223,8 @@ class _Copier:
 
 
 def open_file(name: str | bytes, directory: int) -> int:
-    """A regular file, to be read. A program in the container may have put a device there since it was looked at.
-    Raises OSError, UsageError."""
+    """A descriptor of a regular file, for reading. A program in the container may have put a device in its place
+    since the listing. Raises OSError, UsageError."""
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -233,8 +235,8 @@ def open_file(name: str | bytes, directory: int) -> int:
 
 
 def new_file(name: str, directory: int) -> int:
-    """A new file in the place of what is there, to be written. Whatever a program in the container puts there
-    meanwhile (a device, another name of a file) is not written to. Raises OSError, Conflict."""
+    """A descriptor of a new file in the place of what is there, for writing. Other files that a program in the
+    container puts there meanwhile (a device, a hardlink) are not written to. Raises OSError, Conflict."""
     for attempt in range(_ATTEMPTS):
         clear(directory, name)
         try:
@@ -246,22 +248,22 @@ def new_file(name: str, directory: int) -> int:
 
 
 def make_directory(target: int, name: str) -> None:
-    """Raises Conflict where something else is there."""
+    """Make a directory, if there is none. Raises Conflict if something else is there."""
     try:
         os.mkdir(name, 0o700, dir_fd=target)
     except FileExistsError:
         if not stat.S_ISDIR(os.lstat(name, dir_fd=target).st_mode):
-            raise Conflict(f"{name!r:.200} is there and no directory", hint="remove it first") from None
+            raise Conflict(f"{name!r:.200} exists and is not a directory", hint="remove it first") from None
 
 
 def clear(target: int, name: str) -> None:
-    """Away with what a file or link replaces: never written through."""
+    """Remove the file or symlink that is to be replaced. Raises Conflict if it is a directory."""
     try:
         state = os.lstat(name, dir_fd=target)
     except FileNotFoundError:
         return
     if stat.S_ISDIR(state.st_mode):
-        raise Conflict(f"{name!r:.200} is a directory there", hint="remove it first")
+        raise Conflict(f"{name!r:.200} is a directory in the target", hint="remove it first")
     os.unlink(name, dir_fd=target)
 
 

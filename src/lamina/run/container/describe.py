@@ -1,4 +1,4 @@
-"""All that is known of a container, in the words of docker's inspect: its record, and what its runtime was told."""
+"""A container in the form of docker's inspect: from its record and its runtime spec."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MOST = 16 << 20
 
 
 def describe(store: Store, container: Container) -> dict[str, Any]:
-    """docker's fields, as far as there is something to tell. What the container's image or its runtime was told is
-    left out where it can't be read. Raises SystemFailure."""
+    """docker's fields, as far as lamina has values for them. Fields from the image or the runtime spec are left
+    out if those can't be read. Raises SystemFailure."""
     spec = _spec(store, container)
     config = None
     with suppress(LaminaError):
@@ -62,7 +62,7 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
 
 
 def sizes(store: Store, container: Container) -> dict[str, int]:
-    """What the container wrote, and the whole of it, in bytes. Raises SystemFailure."""
+    """The size of the container's changes, and with its image, in bytes. Raises SystemFailure."""
     from lamina.run.container import listing
 
     written, image = listing.sizes(store, container)
@@ -70,7 +70,7 @@ def sizes(store: Store, container: Container) -> dict[str, int]:
 
 
 def _spec(store: Store, container: Container) -> dict[str, Any]:
-    """What the runtime was told; nothing where the container was never run."""
+    """The runtime spec; {} if the container was never run."""
     path = store.containers.path(container.id, "bundle", "config.json")
     try:
         with open(path, "rb") as file:
@@ -107,7 +107,7 @@ def _state(container: Container, state: str) -> dict[str, Any]:
 
 
 def _mounts(store: Store, container: Container, told: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Those that were asked for, by the user or the image, without those that every container has."""
+    """The mounts that the user or the image asked for, without those of every container."""
     named = os.path.join(store.paths.root, "volumes") + os.sep
     anonymous = store.containers.path(container.id, "volumes") + os.sep
     for mount in told:

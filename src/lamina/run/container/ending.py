@@ -1,7 +1,7 @@
-"""How containers end: signals, removal, and what there is to clear where their lamina was killed.
+"""How containers end: signals, removal, and clearing up after a killed lamina.
 
-What still runs is not removed. Whether it runs, a lock says: the lamina that looks after a container holds it, and
-its runtime with it (``store.containers``). Where both were killed, the runtime is told to end what may be left.
+A running container is not removed. A lock says whether it runs: the lamina that looks after a container holds it, and
+so does its runtime (``store.containers``). If both were killed, the runtime is told to end what is left.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _POLL, _AGAIN = 0.02, 0.2  # seconds
 
 
 def remove(store: Store, container: Container, *, force: bool = False) -> None:
-    """Remove the container with all that it wrote; nothing where somebody else has done so meanwhile, as `run --rm`
-    does when its program is killed. Raises Conflict where it runs and ``force`` is not given."""
+    """Remove the container with all its changes. No error if another process has removed it meanwhile, as `run
+    --rm` does when its program is killed. Raises Conflict if it runs and ``force`` is not given."""
     mine = store.containers.lock_of(container.id) >= 0
     if not mine and store.containers.is_running(container):
         if not force:
@@ -41,7 +41,7 @@ def remove(store: Store, container: Container, *, force: bool = False) -> None:
         stop(store, container, "KILL", seconds=60)
     with suppress(NotFound), store.containers.using(container):
         if not mine and store.containers.is_running(container):
-            raise _runs(container)  # it was started while we waited
+            raise _runs(container)  # it was started while this process waited
         settle(store, container)
         _discard(store, store.containers.set_aside(container), container)
 
@@ -51,12 +51,12 @@ def _runs(container: Container) -> Conflict:
 
 
 def _discard(store: Store, directory: str, container: Container | None) -> None:
-    """Remove a container's directory, whatever is in it, and what it had elsewhere. ``container``: None where nothing
-    is known of it."""
+    """Remove a container's directory with everything in it, and what the container has elsewhere. ``container``:
+    None if its record can't be read."""
     if container is not None:
         writable.remove(store, container, directory)
         point("container.top-removed")
-    # a volume of the machine's may be mounted in there: its files are not the container's
+    # volumes may be mounted in there: their files must not be removed
     with reported(directory):
         for target in mountinfo.below(directory):
             kernel.unmount(target)
@@ -68,10 +68,10 @@ def _discard(store: Store, directory: str, container: Container | None) -> None:
 
 
 def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) -> list[LaminaError]:
-    """Clear up after containers whose lamina and program were killed: `--rm` ones are removed, of others the mounts
-    are taken away and the end is noted. The same for the mount of a `cp`, and what a killed creation or removal left.
-    What somebody works with is left alone. ``found``: as ``Containers.look`` told it just now. Returns what went
-    wrong."""
+    """Clear up after containers whose lamina and program were killed: remove `--rm` ones; unmount others and write
+    their end into the record. Also unmount what a killed `cp` has mounted, and remove what a killed creation or
+    removal has left. Containers that another process uses are left alone. ``found``: what ``Containers.look`` has
+    just returned. Returns the errors."""
     failed: list[LaminaError] = []
     every, leftovers = found or store.containers.look()
     for one in every:
@@ -89,19 +89,19 @@ def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) 
         except LaminaError as error:
             failed.append(error)
     failed += _clear_volumes(os.path.join(store.paths.root, "volumes"))
-    return [error for error in failed if not isinstance(error, (NotFound, Conflict))]  # others work with those
+    return [error for error in failed if not isinstance(error, (NotFound, Conflict))]  # another process uses those
 
 
 def clear_all(store: Store) -> list[LaminaError]:
-    """As ``clear``, and take away the mounts of layers that nobody uses any more: a command may have been killed
-    between the two. Raises SystemFailure."""
+    """As ``clear``; and unmount the layers that no container uses any more: a command may have been killed between
+    the two. Raises SystemFailure."""
     failed = clear(store)
     sweep(store)
     return failed
 
 
 def _clear_volumes(top: str) -> Iterator[LaminaError]:
-    """Remove the volumes whose first copy was killed."""
+    """Remove volumes whose first copy was killed."""
     try:
         with reported(top):
             for name in os.listdir(top):
@@ -129,13 +129,13 @@ def _clear(store: Store, seen: Container) -> None:
 
 
 def signal_container(store: Store, container: Container, signal: str) -> None:
-    """Send a signal to the first process. Raises Conflict where the container does not run, SystemFailure."""
+    """Send a signal to the first process. Raises Conflict (the container does not run), SystemFailure."""
     check_running(store, container)
     _kill(store, container, signal)
 
 
 def check_running(store: Store, container: Container) -> None:
-    """Raises Conflict where the container does not run, or not where this process can reach it."""
+    """Raises Conflict if the container does not run, or runs where this process can't reach it."""
     if not store.containers.is_running(container):
         raise Conflict(f"the container {container.name} does not run", hint="see `lamina ps -a`")
     if container.is_elsewhere:
@@ -153,8 +153,8 @@ def _kill(store: Store, container: Container, signal: str) -> None:
 
 
 def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
-    """Send a signal and wait until nobody looks after the container. It is sent again where the runtime has no such
-    container: it is about to start, or about to end. Raises SystemFailure, Conflict."""
+    """Send a signal and wait until no process looks after the container. The signal is sent again while the
+    runtime does not know the container: it is about to start, or about to end. Raises SystemFailure, Conflict."""
     is_running = store.containers.is_running
     if container.is_elsewhere and is_running(container):
         check_running(store, container)
@@ -163,7 +163,7 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
     tried = time.monotonic()
     while is_running(container):
         if time.monotonic() > end:
-            raise refused or SystemFailure(f"{container.name} still runs", hint="`lamina kill` it")
+            raise refused or SystemFailure(f"{container.name} still runs", hint=f"`lamina kill {container.name}`")
         time.sleep(_POLL)
         if refused is not None and time.monotonic() - tried > _AGAIN:
             refused = _refused(store, container, signal)
@@ -172,8 +172,7 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
 
 @contextmanager
 def paused(store: Store, container: Container) -> Iterator[None]:
-    """Nothing of the container goes on while the block runs, where it runs at all. Raises Unsupported (it has no
-    cgroup), SystemFailure."""
+    """Pause the container while the block runs, if it runs. Raises Unsupported (it has no cgroup), SystemFailure."""
     if not store.containers.is_running(container):
         yield
         return
@@ -188,15 +187,15 @@ def paused(store: Store, container: Container) -> Iterator[None]:
 
 
 def stop_signal(container: Container, of_image: str, on_warning: OnWarning) -> str:
-    """The number of the signal that asks the container to end: as it was asked for, else as its image says, else
-    TERM. ``on_warning`` is told of an image's that is none."""
+    """The number of the signal that `stop` sends: as ``--stop-signal`` says, else as the image says, else TERM. An
+    unknown signal in the image is a warning."""
     from lamina.run.signals import TERM, parse_signal
 
     word = container.stop_signal or of_image
     try:
         return str(parse_signal(word))
     except UsageError:
-        on_warning(f"the image {container.image} names no signal: StopSignal {word!r:.60}; TERM is sent")
+        on_warning(f"the image {container.image} has an unknown StopSignal {word!r:.60}; TERM is sent")
         return str(TERM)
 
 

@@ -1,4 +1,4 @@
-"""Which containers `ps` lists: docker's filters, and what each container has written."""
+"""The containers that `ps` lists: docker's filters, and sizes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 KEYS = ("ancestor", "before", "exited", "id", "label", "name", "since", "status", "volume")
 STATES = ("created", "running", "exited", "damaged")
 _NOT_HERE = ("paused", "restarting", "removing", "dead", "configured", "stopped", "initialized", "unknown")
-"""States of other engines' containers: nothing is in them here."""
+"""States of other engines' containers. No container here is in one of them."""
 Listed = tuple[Container, str]
 DigestOf = Callable[[str], str]
-"""The digest of an image's manifest by its name or ID, "" where there is none."""
+"""Returns the digest of an image's manifest by its name or ID, "" if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Values of one key are alternatives, but all labels must be there; all keys must fit."""
+    """The values of one key are alternatives, but all labels are required. All keys must match."""
 
     given: tuple[tuple[str, str], ...] = ()
 
@@ -56,7 +56,7 @@ class Filters:
 
     @property
     def names_states(self) -> bool:
-        """Whether containers that have ended are asked for, as docker has it."""
+        """Whether the filters ask for ended containers, by docker's rule."""
         return bool(self.values("status") or self.values("exited"))
 
 
@@ -68,9 +68,9 @@ def listed(
     last: int = -1,
     digest_of: DigestOf = lambda word: "",
 ) -> list[Listed]:
-    """Containers and their states, newest first. ``last``: at most so many, in any state; negative: those that run,
-    and the damaged ones, or with ``all_`` all. Raises NotFound, Conflict (before and since name one that is not
-    there, or several), SystemFailure."""
+    """Containers and their states, newest first. ``last``: at most so many, in any state; if negative: running and
+    damaged ones, or with ``all_`` all. Raises NotFound, Conflict (before or since names no container, or several),
+    SystemFailure."""
     containers = store.containers
     found = [(one, containers.state(one)) for one in containers.every()[::-1]]
     if not (all_ or last >= 0 or filters.names_states):
@@ -82,7 +82,7 @@ def listed(
 def matching(
     found: Iterable[Listed], filters: Filters, get: Callable[[str], Container], digest_of: DigestOf
 ) -> list[Listed]:
-    """Those that fit (pure, but for what ``get`` and ``digest_of`` look up)."""
+    """Those that match (pure, except for ``get`` and ``digest_of``)."""
     kept = list(found)
     for key, place in (("before", -1), ("since", 1)):
         values = filters.values(key)
@@ -128,17 +128,19 @@ def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text.removeprefix("/"))
     except re.error as error:
-        raise UsageError(f"{text!r:.80} is not a pattern for names: {error}", hint="see Python's re") from None
+        raise UsageError(
+            f"{text!r:.80} is not a regular expression: {error}", hint="see the syntax of Python's re"
+        ) from None
 
 
 def _is_of(one: Container, word: str, digest: str) -> bool:
-    """As docker has it for images that were pulled: what was built upon an image is another one."""
+    """As docker does it for pulled images: an image that is built on another one is not that image."""
     return one.manifest == digest or word in (one.image, one.image.removesuffix(":latest"))
 
 
 def sizes(store: Store, container: Container) -> tuple[int, int]:
-    """The bytes of files that the container wrote, and those of its image as they are stored; 0 where that is not
-    known any more. Raises SystemFailure."""
+    """The bytes of the container's changed files, and of its image as it is stored; 0 if that is unknown. Raises
+    SystemFailure."""
     written = image = 0
     with suppress(NotFound):
         written = _written(writable.path(store, container, writable.UPPER))

@@ -1,4 +1,4 @@
-"""A container as one side of a comparison: its image, and what it changed as one more layer."""
+"""A container as one side of a comparison: its image, and its changes as one more layer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def container_side(store: Store, container: Container, *, on_warning: OnWarning = lambda text: None) -> Side:
-    """Raises BlobNotFound (its image is gone), SystemFailure."""
+    """Raises BlobNotFound (its image was deleted), SystemFailure."""
     stack = stack_of(store, container)
-    use = store.containers.using(container, shared=True)  # as long as there is somebody who reads
+    use = store.containers.using(container, shared=True)  # kept as long as the side is read
     items = container_items(store, stack, container, on_warning)
     upper = ScannedLayer(items, store.containers.path(container.id), keep=use)
     return Side(

@@ -1,7 +1,7 @@
-"""Files as entries of a tar: out of a container or an image, and into a container or a directory of this machine.
+"""Files as entries of a tar: out of a container or an image, and into a container or a directory of this host.
 
-A container may run, and change its files meanwhile: directories are walked by descriptors, and no link is followed.
-What is put somewhere stays below its root, whatever names and links a tar has.
+A container may run and change its files meanwhile: directories are walked by descriptors, and no symlink is followed.
+Whatever names and links a tar has, files are only written below the root.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ OwnerOf = Callable[[Entry], tuple[int, int]]
 
 
 def container_items(inside: Inside, path: str, on_warning: Callable[[str], object]) -> Iterator[Item]:
-    """What ``path`` of a container is, under its last name, parents before children; ``path/.``: what is in it. Use
-    each item before the next. Sockets are left out with a warning. Raises NotFound, SystemFailure."""
+    """The entries of ``path`` of a container, under its last name, parents before children; with ``path/.`` its
+    contents. Use each item before the next. Sockets are left out with a warning. Raises NotFound, SystemFailure."""
     known: dict[tuple[int, int], bytes] = {}
     if os.path.basename(path.rstrip("/")) in ("", "."):
         with reported(path):
@@ -101,7 +101,7 @@ def _walked(
 
 
 class _Begun:
-    """A file as long as it was when it was found: a log may have grown since."""
+    """A file, cut at the size that it had when it was found: a log may have grown since."""
 
     def __init__(self, above: int, name: bytes, size: int) -> None:
         with reported(name):
@@ -118,7 +118,7 @@ class _Begun:
 
 
 def image_items(stack: Stack, path: str) -> Iterator[Item]:
-    """As ``container_items``, of an image. Raises PathNotFound, InvalidLayer."""
+    """As ``container_items``, for an image. Raises PathNotFound, InvalidLayer."""
     union = stack.union()
     name = os.fsencode(path).lstrip(b"/")
     content_only = os.path.basename(path.rstrip("/")) in ("", ".")
@@ -149,9 +149,9 @@ def _item(stack: Stack, union: Union, node: int, path: bytes, known: dict[int, b
 
 
 def put(inside: Inside, at: str, items: Iterable[Item], owner_of: OwnerOf, *, set_ids: bool = False) -> None:
-    """Write the items below the directory ``at``, as tar does: what is there is replaced, a directory stays with what
-    is in it. ``set_ids``: those bits are kept. Raises Conflict, InvalidLayer, UsageError (a device),
-    SystemFailure."""
+    """Write the items below the directory ``at``, as tar does: files are replaced, directories keep their
+    contents. ``set_ids``: keep set-user-ID and set-group-ID bits. Raises Conflict, InvalidLayer, UsageError (a
+    device), SystemFailure."""
     times: list[tuple[str, Entry]] = []
     for entry, content in items:
         if not entry.path:
@@ -182,7 +182,7 @@ def _put(
             _finish(os.open(name, DIRECTORY, dir_fd=place), entry, owner, bits)
             return
         if entry.kind in (Kind.CHAR, Kind.BLOCK):
-            raise UsageError(f"{path!r:.200} is a device", hint="only files, directories and links go")
+            raise UsageError(f"{path!r:.200} is a device", hint="only files, directories and links can be copied")
         if entry.kind not in (Kind.SYMLINK, Kind.HARDLINK, Kind.FIFO):
             _put_file(place, name, entry, content, owner, bits)
             return
@@ -211,7 +211,7 @@ def _put_file(place: int, name: str, entry: Entry, content: Content, owner: tupl
             finally:
                 stream.close()
         if os.fstat(descriptor).st_size != entry.size:
-            raise InvalidLayer(f"{name!r:.200} is not as long as it is said to be", hint="make the tar anew")
+            raise InvalidLayer(f"{name!r:.200} has another length than its header says", hint="create the tar again")
     except BaseException:
         os.close(descriptor)
         raise

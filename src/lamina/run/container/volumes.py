@@ -1,7 +1,7 @@
-"""A container's mounts as it asked for them, and new volumes.
+"""The volumes of a container: the mounts that it asks for, and new volumes.
 
-A new volume is filled under a temporary name, so that one with a volume's name has all that it began with. Named ones
-are made one at a time in a store: who comes second finds the first one's.
+A new volume is filled under a temporary name, so that a volume with its own name is always complete. Named volumes
+are made one at a time in a store: a second process waits and uses the first one's.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def binds(
 
 
 def _has_mounts(path: str) -> bool:
-    """Whether other file systems are mounted below ``path``: to keep those from being written needs Linux 5.12."""
+    """Whether other file systems are mounted below ``path``. Linux 5.12 and later can make those read-only too."""
     if kernel.release() < (5, 12):
         return False
     return any(place != path for place in mountinfo.below(path))
@@ -73,14 +73,14 @@ def _has_mounts(path: str) -> bool:
 def _make(
     path: str, target: str, inside: Inside, owner: tuple[int, int], *, lasting: bool, empty: bool = False
 ) -> None:
-    """docker's rule: a new volume begins with what the image has in its place, unless it is to be ``empty``. Else it
-    is ``owner``'s."""
+    """Make a new volume by docker's rule: it starts with the image's files at its target, unless it is to be
+    ``empty``. Else ``owner`` owns it."""
     from lamina.run.container.copy_files import copy_out
 
     above, name = os.path.split(path)
     with reported(path), _alone(above):
         if os.path.isdir(path):
-            return  # made while we waited
+            return  # made while this process waited
         with TemporaryDirectory(above, f".{name}", remove=remove_tree) as made:
             os.chmod(made.path, 0o755)
             if owner != (0, 0):
@@ -97,7 +97,7 @@ def _make(
 
 @contextmanager
 def _alone(directory: str) -> Iterator[None]:
-    """Nobody else makes a volume in this directory while the block runs."""
+    """Keep other processes from making a volume in this directory while the block runs."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         acquire(descriptor, directory)

@@ -1,8 +1,8 @@
-"""A small process beside a library's: it has one thread and starts a process for each job (``jobs``).
+"""A small helper process of a library's process: it has one thread, and forks a process for each job (``jobs``).
 
-A process with several threads can't be forked safely and can't enter a user namespace, and a library has no right to
+A process with several threads can't be forked safely and can't enter a user namespace, and a library must not take
 the signals of its process. The helper is started with the first job, in a session of its own, so that Ctrl-C on the
-terminal reaches only the library's process. It ends with that process; what still runs then is killed.
+terminal only reaches the library's process. It ends with that process; containers that still run are killed then.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _LOADED = (
     "lamina.store.store",
     "hashlib",
 )
-"""What most jobs need: loaded once, for all of them."""
-_FREE = 10  # a descriptor that is none of the standard ones
-_MOST = 4097  # bytes: a path, and a mark that tells it from the end
+"""Modules that most jobs need: loaded once, for all of them."""
+_FREE = 10  # a descriptor above the standard ones
+_MOST = 4097  # bytes: a path and a "+", which tells it from the end of the stream
 _PATIENCE = 60.0  # seconds
 
 
 class Helper:
-    """The helper of this process. Any thread may use it; nothing is locked, so a finalizer may too."""
+    """The helper of this process. Any thread may use it. It takes no locks, so that finalizers may use it too."""
 
     def __init__(self) -> None:
         """Raises Unsupported (not Linux, no Python to start), SystemFailure."""
@@ -47,12 +47,12 @@ class Helper:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this process, as the user that it is now, has made it."""
+        """Whether this process started it, as the user that it is now."""
         return self._maker == _identity()
 
     def start(self, job: str, arguments: Sequence[object], root: str, files: Sequence[int] = ()) -> socket.socket:
-        """Let a process do the job: its answers come through the socket. ``root``: the store that it works in.
-        ``files``: what is to be its standard input, output and error. Raises SystemFailure (the helper is gone)."""
+        """Start a process for the job; its answers come through the returned socket. ``root``: the store that it
+        works in. ``files``: its standard input, output and error. Raises SystemFailure (the helper has ended)."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -72,14 +72,14 @@ def _identity() -> tuple[int, int, int]:
 
 
 def _started() -> socket.socket:
-    """The socket of a new helper, which is nobody's child here."""
+    """Start a helper that is not a child of this process; the socket to it."""
     import fcntl
 
     if not sys.executable:
         raise Unsupported("no Python program to start is known", hint="set sys.executable")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     home = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
-    path = [*(os.path.abspath(word) for word in sys.path), home]  # what site adds is in there already
+    path = [*(os.path.abspath(word) for word in sys.path), home]  # sys.path has site's additions already
     with theirs:
         number = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _FREE)
     code = (
@@ -88,7 +88,7 @@ def _started() -> socket.socket:
     )
     command = [sys.executable, "-S", "-c", code]
     actions: list[tuple[Any, ...]] = [
-        (os.POSIX_SPAWN_DUP2, number, number),  # which lets it be inherited
+        (os.POSIX_SPAWN_DUP2, number, number),  # clears close-on-exec
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
     ]
@@ -96,16 +96,18 @@ def _started() -> socket.socket:
         child = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
     except OSError as error:
         ours.close()
-        raise SystemFailure(f"{command[0]}: {error.strerror}", hint="is this Python's program still there?") from None
+        raise SystemFailure(
+            f"{command[0]}: {error.strerror}", hint="check that this Python is still installed"
+        ) from None
     finally:
         os.close(number)
-    with suppress(ChildProcessError):  # the process lets the kernel wait for its children
+    with suppress(ChildProcessError):  # this process ignores SIGCHLD
         os.waitpid(child, 0)
     return ours
 
 
 def main(number: int) -> NoReturn:
-    """The helper's life. ``number``: of the descriptor of its socket."""
+    """The main function of the helper. ``number``: the descriptor of its socket."""
     import gc
     from importlib import import_module
 
@@ -146,7 +148,7 @@ def _forget_ended(children: dict[int, bytes]) -> None:
 
 
 def _end(child: int, root: str) -> None:
-    """Kill the container that the process runs, if it runs one: the process then removes it."""
+    """Kill the container that the process runs, if it runs one; the process then removes it."""
     from lamina.run.container.ending import stop
     from lamina.store.store import Store
 
@@ -157,7 +159,7 @@ def _end(child: int, root: str) -> None:
 
 
 def _work(connection: socket.socket) -> NoReturn:
-    """Do the job that is asked for, and tell what came of it. In a process of its own."""
+    """Do the job of the request, and send its result. In a process of its own."""
     try:
         answer: tuple[str, object]
         try:
@@ -177,6 +179,6 @@ def _work(connection: socket.socket) -> NoReturn:
             answer = FAILED, SystemFailure(f"{type(error).__name__}: {error}", hint="please report this")
         send(connection, answer)
     except OSError:
-        pass  # nobody waits for it any more
+        pass  # the caller has gone
     finally:
         os._exit(0)

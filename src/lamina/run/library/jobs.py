@@ -1,7 +1,7 @@
-"""What a library's process lets others do for it: run a container, list and commit what it changed, remove it.
+"""The jobs of a library's process: run a container, list and commit its changes, remove it.
 
-Each function runs in a process of its own (``helper``), which has one thread, and which becomes root of a user
-namespace where a plain user calls: neither may happen to the library's process.
+Each function runs in a process of its own (``helper``), which has one thread and, for a plain user, becomes root of a
+user namespace. The library's process must do neither.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 CREATED, ENDED = "created", "ended"
 Say = Callable[..., None]
-"""Sends a value to the caller, and open files with it."""
+"""Sends a value to the caller, with open files."""
 
 
 class Place(Value):
-    """A store, as another process opens it."""
+    """How another process opens the store."""
 
     root: str
     max_layer: int
@@ -44,8 +44,8 @@ class Place(Value):
 
 
 class Asked(Value):
-    """A container to be run: of the image with the manifest ``image``, which messages call ``name``. ``kept``: it
-    stays in the store when the caller is gone."""
+    """A container to run, of the image with the manifest ``image``; messages call it ``name``. ``kept``: it stays
+    in the store when the caller ends."""
 
     place: Place
     image: Descriptor
@@ -57,9 +57,9 @@ class Asked(Value):
 
 
 def run(say: Say, asked: Asked) -> None:
-    """Run the container to its end. Says (CREATED, ID) with the file whose lock keeps the container for the caller,
-    then (ENDED, what came of it). A container that is not ``kept`` is removed when nobody holds that lock any more.
-    Raises ContainerFailure where its program can't be started."""
+    """Run the container to its end. Sends (CREATED, ID), with the file whose lock keeps the container for the
+    caller, then (ENDED, its exit code, warnings and changes). A container that is not ``kept`` is removed when no
+    process holds that lock any more. Raises ContainerFailure if its program can't be started."""
     from lamina.run.container.life import create
     from lamina.run.container.life import run as run_container
     from lamina.run.container.user_namespace import enter
@@ -90,9 +90,9 @@ def run(say: Say, asked: Asked) -> None:
             failure.exit_code = ended.code
             raise failure
         known = None
-        if made.top and not privileges.is_root():  # in memory perhaps, which goes with this process
+        if made.top and not privileges.is_root():  # it may be in memory, which is lost when this process ends
             known = _changes(store, store.containers.get(made.id), stack)
-        # last, and here: if nobody is there to hear it, the container goes
+        # last: if the caller has gone, this fails and the container is removed
         say((ENDED, {"code": ended.code, "warnings": tuple(warnings), "changes": known}))
     except BaseException:
         if not asked.kept:
@@ -101,7 +101,7 @@ def run(say: Say, asked: Asked) -> None:
 
 
 def stop(say: Say, place: Place, identity: str) -> None:
-    """Kill the container; it has ended when this returns, unless another process runs it."""
+    """Kill the container. It has ended when this returns, unless another process runs it."""
     from lamina.run.container.ending import stop as end
 
     store = place.open()
@@ -110,7 +110,7 @@ def stop(say: Say, place: Place, identity: str) -> None:
 
 
 def changes(say: Say, place: Place, identity: str) -> list[tuple[str, bytes]]:
-    """What the container changed: A, C or D, and the path."""
+    """The container's changes: A, C or D, and the path."""
     return _changes(*_entered(place, identity))
 
 
@@ -130,7 +130,7 @@ def commit(
     compression: str,
     changes: Changes,
 ) -> Descriptor:
-    """A new image of what the container changed, upon its own."""
+    """Make a new image from the container's image and its changes."""
     from lamina.run.container.commit import commit as make
 
     store, one, stack = _entered(place, identity)
@@ -138,7 +138,7 @@ def commit(
 
 
 def remove(say: Say, place: Place, identity: str) -> None:
-    """Remove the container with what it wrote, if it is still there."""
+    """Remove the container with its changes, if it still exists."""
     from lamina.run.container.ending import remove as removed
     from lamina.run.container.user_namespace import enter
 
@@ -151,7 +151,7 @@ def remove(say: Say, place: Place, identity: str) -> None:
 def _remove(store: Store, one: Container) -> None:
     from lamina.run.container.ending import remove as removed
 
-    with suppress(LaminaError):  # the first error is the one to tell; the next command clears up
+    with suppress(LaminaError):  # the first error is raised; the next command clears up
         removed(store, one)
 
 

@@ -1,5 +1,6 @@
-"""Messages between a library's process and the processes that work for it: Python values and open files, over a
-socket that only these two have."""
+"""Messages between a library's process and its helper processes: Python values and open files, over a private
+socket.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ _MOST_FILES = 8
 
 
 def send(connection: socket.socket, value: object, files: Sequence[int] = ()) -> None:
-    """Raises OSError (nobody is there to read)."""
+    """Send one message. Raises OSError (the other side has gone)."""
     import socket as sockets
 
     data = pickle.dumps(value)
@@ -31,8 +32,8 @@ def send(connection: socket.socket, value: object, files: Sequence[int] = ()) ->
 
 
 def receive(connection: socket.socket) -> tuple[Any, list[int]]:
-    """One message, and its files, which no program started from here inherits. Raises EOFError where the other side
-    is gone, OSError."""
+    """Receive one message and its files, which are not inheritable. Raises EOFError (the other side has gone),
+    OSError."""
     import socket as sockets
 
     head, files, _, _ = sockets.recv_fds(connection, _LENGTH.size, _MOST_FILES)

@@ -1,7 +1,7 @@
-"""Containers for a program that uses lamina as a library: run from any thread, their output captured or passed on.
+"""Containers for a program that uses lamina as a library: run from any thread, with output captured or passed on.
 
-The work is done by other processes (``helper``, ``jobs``). This one only waits for them: no signal handler is set, no
-child is left to wait for, and the process stays the user that it is.
+Other processes do the work (``helper``, ``jobs``). This process only waits for them: it sets no signal handler, has
+no child to wait for, and stays the user that it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Rest(TypedDict, total=False):
-    """What of ``Wanted`` is taken as it is."""
+    """Fields of ``Wanted`` that are passed through."""
 
     user: str
     network: str
@@ -49,8 +49,8 @@ _helper: Helper | None = None
 
 
 class Finished:
-    """A container whose program has ended. It stays, with what it wrote, until ``remove``, or until nothing refers
-    to this value any more; ``kept`` ones stay in the store."""
+    """A container whose program has ended. It is kept, with its changes, until ``remove``, or until this value is
+    garbage-collected; ``kept`` ones stay in the store."""
 
     def __init__(self, place: Place, identity: str, code: int, warnings: tuple[str, ...], owner: int) -> None:
         self.place = place
@@ -59,7 +59,7 @@ class Finished:
         self.warnings = warnings
         self.stdout = self.stderr = b""
         self.known: list[tuple[str, bytes]] | None = None
-        """The changes, where they were told with the end."""
+        """The changes, if they came with the end."""
         self._last = weakref.finalize(self, _dropped, place, identity, owner, os.getpid()) if owner >= 0 else None
 
     @property
@@ -73,7 +73,7 @@ class Finished:
         return self.known
 
     def call(self, job: str, *arguments: object) -> Any:
-        """What a function of ``jobs`` says of this container."""
+        """The result of a job for this container."""
         return call(self.place, job, self.identity, *arguments)
 
     def remove(self) -> None:
@@ -87,13 +87,13 @@ class Finished:
 
 
 def _dropped(place: Place, identity: str, owner: int, maker: int) -> None:
-    """Let the container go, without waiting for it."""
+    """Release the container, without waiting for its removal."""
     if os.getpid() != maker:
-        return  # a forked copy of the process that it belongs to
+        return  # in a fork of the process that owns it
     with suppress(LaminaError, OSError):
         if _helper is not None and _helper.is_mine:
             _helper.start("remove", (place, identity), place.root).close()
-    os.close(owner)  # the next command clears up what nobody holds
+    os.close(owner)  # the next command removes it
 
 
 def wanted(
@@ -112,7 +112,7 @@ def wanted(
     cap_drop: Sequence[str],
     **rest: Unpack[Rest],
 ) -> Wanted:
-    """What a caller asks of a container, in Python's types. Raises UsageError."""
+    """The options of a container, from Python values. Raises UsageError."""
     given = {
         "command": command,
         "env": env,
@@ -154,12 +154,12 @@ def _from_here(mount: Mount) -> Mount:
 
 
 def _absolute(source: str | os.PathLike[str]) -> str:
-    """The path as the process sees it that runs the container: that has another working directory."""
+    """The absolute path: the process that runs the container has another working directory."""
     return os.path.abspath(os.path.expanduser(os.fspath(source)))
 
 
 def call(place: Place, job: str, *arguments: object) -> Any:
-    """Let a function of ``jobs`` work, and wait for its answer. Raises what it raises, and SystemFailure."""
+    """Run a job, and wait for its result. Raises what the job raises, and SystemFailure."""
     with _start(job, (place, *arguments), place.root, ()) as connection:
         try:
             (kind, value), _ = receive(connection)
@@ -172,9 +172,9 @@ def call(place: Place, job: str, *arguments: object) -> Any:
 
 def run(asked: Asked, *, stdin: Input, stdout: Output, stderr: Output, timeout: float | None = None) -> Finished:
     """Run a container to its end. ``stdin``: bytes or text for its standard input, an open file, None for none.
-    ``stdout``, ``stderr``: subprocess.PIPE to capture it, DEVNULL, an open file, or a function that gets each piece
-    of it; ``stderr`` also STDOUT. ``timeout`` in seconds. Raises ContainerFailure where the program can't be started,
-    TimedOut, UsageError, SystemFailure, and as ``run.container.create``."""
+    ``stdout``, ``stderr``: subprocess.PIPE to capture it, DEVNULL, an open file, or a function that is called with
+    each piece; ``stderr`` also STDOUT. ``timeout`` in seconds. Raises ContainerFailure (the program can't be
+    started), TimedOut, UsageError, SystemFailure, and as ``run.container.life.create``."""
     with ExitStack() as opened:
         return _Run(asked, opened, stdin, stdout, stderr, timeout).finished()
 
@@ -257,7 +257,7 @@ class _Run:
         return done
 
     def _hear(self) -> None:
-        """Take what the process says that runs the container."""
+        """Receive a message of the process that runs the container."""
         try:
             (kind, value), files = receive(self._connection)
         except (EOFError, OSError):
@@ -271,17 +271,17 @@ class _Run:
         elif kind == ENDED:
             self._ended = value
         elif kind == FAILED:
-            self._identity = ""  # it has been removed
+            self._identity = ""  # it was removed
             raise value
 
     def _kill(self) -> None:
-        """Kill the container, as soon as there is one."""
+        """Kill the container, as soon as it exists."""
         while not self._identity:
             self._hear()
         call(self._asked.place, "stop", self._identity)
 
     def _give_up(self) -> None:
-        """Leave nothing behind: the process that runs the container removes it when nobody hears of its end."""
+        """Leave nothing behind: the process that runs the container removes it if it can't send its messages."""
         self._connection.close()
         if self._identity:
             with suppress(LaminaError):
@@ -298,7 +298,7 @@ def _start(job: str, arguments: Sequence[object], root: str, files: Sequence[int
         helper = _helper
     try:
         return helper.start(job, arguments, root, files)
-    except SystemFailure:  # somebody has killed the helper
+    except SystemFailure:  # the helper was killed
         with _starting:
             if _helper is helper:
                 helper.close()
@@ -308,7 +308,7 @@ def _start(job: str, arguments: Sequence[object], root: str, files: Sequence[int
 
 
 def _killed() -> SystemFailure:
-    return SystemFailure("the process that worked for this one was killed", hint="try again")
+    return SystemFailure("the helper process was killed", hint="try again")
 
 
 def _input(given: Input, opened: ExitStack) -> int:
