@@ -113,7 +113,7 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
         (("--ip", "10.0.0.2"), "networks with names and addresses are not there yet"),
         (("--runtime", "bwrap", "--pid", "host"), "bubblewrap can't do --pid host"),
         (("--runtime", "bwrap", "--sysctl", "net.core.somaxconn=1"), "bubblewrap can't do --sysctl"),
-        (("--sysctl", "vm.swappiness=1"), "machine's"),
+        (("--sysctl", "vm.swappiness=1"), "belongs to the host"),
         (("--gpus", "all"), "nvidia.com/gpu=all"),
         (("--device", "vendor.com/class=name"), "vendor.com/class=name"),
         (("--device", "/dev/nothing-here"), "/dev/nothing-here"),
