@@ -19,7 +19,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck
-from lamina.store.gc import prune
+from lamina.store.gc import collect, prune
 from lamina.store.store import Store
 from lamina.transfer.copy import Into, copy
 from support import make_tar, write_layout
@@ -117,6 +117,34 @@ def test_copies_at_once_into_one_store(tmp_path: Path, store: Store) -> None:
         with tree.open_file(tree.tree().lookup(b"own")) as stream:
             assert stream.read() == b"%d" % number
     assert list(store.roots) == []
+
+
+def test_a_collection_between_sessions_of_one_process_takes_nothing_of_theirs(tmp_path: Path, store: Store) -> None:
+    names = [f"app{number}" for number in range(4)]
+    for number, name in enumerate(names):
+        write_layout(tmp_path / "l", name, [*LAYERS, [("own", b"%d" % number)]])
+    reader = LayoutReader(str(tmp_path / "l"))
+    over = threading.Event()
+
+    def collects() -> None:
+        while not over.is_set():
+            collect(store, grace=0)
+
+    def works(name: str) -> None:
+        for turn in range(5):
+            copy(reader, store, [(name, f"{name}:{turn}")])
+            store.delete(store.resolve(f"{name}:{turn}"))
+        copy(reader, store, [(name, name)])
+
+    with ThreadPoolExecutor(len(names) + 1) as pool:
+        collecting = pool.submit(collects)
+        try:
+            list(pool.map(works, names))
+        finally:
+            over.set()
+        collecting.result()
+    assert {name.rpartition("/")[2] for name, _ in store.names()} == {f"{name}:latest" for name in names}
+    assert fsck(store) == []
 
 
 def test_copies_into_a_session_are_kept_by_it(tmp_path: Path, store: Store) -> None:
