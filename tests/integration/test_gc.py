@@ -268,7 +268,7 @@ def test_a_damaged_config_of_what_a_process_works_with_stops_gc(layout: Path, tm
     store = store_with(layout, tmp_path / "s", "app")
     manifest = manifest_of(store, "app")
     store.roots.extend(store.roots.create("pull of x"), [manifest.descriptor.digest])
-    store.drop(["docker.io/library/app:latest"])
+    store.refs.unset(["docker.io/library/app:latest"], keep_untagged=False)
     if how == "directory":  # the disk fails
         change(store, manifest.config.digest, "lost")
         os.mkdir(store.blobs.path(manifest.config.digest))
@@ -468,7 +468,7 @@ def test_a_gc_that_is_killed_leaves_no_document_without_what_it_names(
     with store.session("test") as session:
         session.put_manifest(index.descriptor, index.raw)
         session.tag("multi", index.descriptor)
-    store.drop(["docker.io/library/app:latest", "docker.io/library/app2:latest"])
+    store.refs.unset(["docker.io/library/app:latest", "docker.io/library/app2:latest"], keep_untagged=False)
     done = lamina("rmi", "multi", root=tmp_path / "s", LAMINA_FAULT=point)
     assert done.returncode == -signal.SIGKILL
     assert "docker.io/library/multi:latest" not in {name for name, _ in store.names()}
@@ -530,7 +530,7 @@ def test_nothing_is_rewritten_where_no_name_changes(layout: Path, tmp_path: Path
     before = os.stat(store.paths.index).st_ino
     store.tag("app", store.resolve("app"))
     prune(store)
-    store.drop(["docker.io/library/none:latest"])
+    store.refs.unset(["docker.io/library/none:latest"], keep_untagged=False)
     assert os.stat(store.paths.index).st_ino == before
 
 
@@ -558,7 +558,7 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
 def test_df_tells_what_is_held_from_what_prune_deletes(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
     contained(store, store.resolve("app"))
-    store.drop(["docker.io/library/app:latest", "docker.io/library/app2:latest"])
+    store.refs.unset(["docker.io/library/app:latest", "docker.io/library/app2:latest"], keep_untagged=False)
     used = usage(store)
     assert (used.images, used.per_image) == (0, ())
     assert used.held > 0

@@ -23,6 +23,7 @@ from lamina.source.takes import Takes
 from lamina.source.verify import BytesBlob, verified
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.store.leftovers import SERVING
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import write_layout
@@ -158,6 +159,13 @@ def test_a_place_that_is_no_directory_takes_a_push_and_gives_it_again(tmp_path: 
         assert store.resolve("again").digest == LayoutReader(str(tmp_path / "l")).resolve("app").digest
         repository(server).untag(name)
     assert place.pointers == {}
+
+
+def test_uploads_are_kept_for_a_server_that_runs(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "s"))
+    with RegistryServer(store, writable=True):
+        assert [root.purpose for root in store.roots] == [SERVING]  # what prune looks for
+    assert list(store.roots) == []
 
 
 def test_a_place_that_only_gives_is_not_written_to(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_manifest_protects_all_that_it_names_before_it_looks(
         for layer, diff_id in zip(old.layers, diff_ids, strict=True):
             store.layers.note_origin(layer, Digest.parse(diff_id), "example.org/app")
             Path(store.blobs.path(layer.digest)).unlink()
-    store.drop([NAME])
+    store.refs.unset([NAME], keep_untagged=False)
     before = Blobs.write
 
     def write(self: Blobs, descriptor: Descriptor, data: bytes) -> None:
@@ -80,7 +80,7 @@ def test_a_registry_protects_what_a_manifest_names_while_another_one_gets_its_na
     store, other = store_with(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
     old = manifest_of(store, "app")
     new = build_manifest(old.config, list(old.layers), annotations={"new": "one"})
-    store.drop([NAME])
+    store.refs.unset([NAME], keep_untagged=False)
     before = Blobs.write
     with RegistryServer(store, writable=True) as server:
 
@@ -110,7 +110,7 @@ def test_rmi_by_id_leaves_a_name_that_was_given_to_another_image_meanwhile(
     def rename(*words: object, **more: object) -> None:
         other = Store.open(str(tmp_path / "s"))
         other.tag("app", new)
-        other.drop([OTHER_NAME])
+        other.refs.unset([OTHER_NAME], keep_untagged=False)
         before(*words, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(gc, "_rename", rename)

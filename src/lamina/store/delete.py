@@ -7,7 +7,6 @@ from lamina.light import TYPE_CHECKING
 from lamina.spec.descriptor import Descriptor
 
 if TYPE_CHECKING:
-    from lamina.spec.digest import Digest
     from lamina.store.refs import Entries, Refs
 
 
@@ -21,11 +20,6 @@ class StoreDeleter:
         descriptor = self._refs.get(name)
         self._refs.unset([name], keep_untagged=True)
         return descriptor
-
-    def drop(self, names: list[str], *, keep_untagged: bool = False, untagged: Digest | None = None) -> None:
-        """Remove names, and the document ``untagged`` where it stands without one. With ``keep_untagged`` a document
-        that has no name left stays without one; else what only they held is left to gc."""
-        self._refs.unset(names, keep_untagged=keep_untagged, untagged=untagged)
 
     def delete(self, descriptor: Descriptor) -> None:
         def change(entries: Entries) -> Entries:

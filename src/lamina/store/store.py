@@ -138,10 +138,6 @@ class Store:
         """As ``Deleter.untag``."""
         return self.deleter.untag(name)
 
-    def drop(self, names: list[str], *, keep_untagged: bool = False, untagged: Digest | None = None) -> None:
-        """As ``StoreDeleter.drop``."""
-        self.deleter.drop(names, keep_untagged=keep_untagged, untagged=untagged)
-
     def delete(self, descriptor: Descriptor) -> None:
         """As ``Deleter.delete``."""
         self.deleter.delete(descriptor)
