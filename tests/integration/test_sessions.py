@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
+from lamina.store import gather
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, prune
 from lamina.store.store import Store
@@ -72,6 +74,22 @@ def test_what_waits_in_one_session_is_not_seen_by_another(store: Store) -> None:
             with pytest.raises(BlobNotFound):
                 two.reader.blob(descriptor).open()
         assert two.has(descriptor)
+
+
+def test_the_files_that_wait_in_all_sessions_are_no_more_than_one_may_have(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "MOST", 6)
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(store.session(f"number {number}")) for number in range(3)]
+        for session in sessions:
+            stack.enter_context(session.gathering())
+        for turn in range(5):
+            for number, session in enumerate(sessions):
+                session.put_blob(*blob(b"%d of %d" % (turn, number)))
+                waiting = [path for path in Path(store.paths.ingest).rglob("*") if path.is_file()]
+                assert len(waiting) <= 6
+    assert len(list(store.blobs)) == 15
 
 
 def test_an_error_in_one_session_leaves_the_other_alone(store: Store) -> None:

@@ -31,7 +31,8 @@ from lamina.store.paths import READ_ONLY, Paths
 SMALL = 1 << 20
 """Bytes of the largest blob that waits: to sync a larger one takes time of its own."""
 MOST = 192
-"""Files that wait at once. Each is open: a disk that fails to take one tells that only to who has it open."""
+"""Files that wait at once, of all sessions of the process. Each is open: a disk that fails to take one tells only who
+has it open."""
 _OF_OPEN_FILES = 5
 """And at most this part of the files that the process may have open."""
 EVERY = 1.0
@@ -65,12 +66,12 @@ class Gathering:
         self._names: Names = []
         self._directory: TemporaryDirectory | None = None
         self._count = 0
-        self._most = _most()
         self._due = time.monotonic() + EVERY
         self._closed = False
         self.failed = False
         """Whether the disk failed to take something that waited: then nothing here gets a name any more."""
         self._guard = threading.RLock()
+        _open.add(self)
 
     def size(self, digest: Digest) -> int | None:
         """Bytes of a blob that waits; None where it does not."""
@@ -111,7 +112,7 @@ class Gathering:
                 remove(path)
                 return
             self._files[digest] = _File(descriptor, path, len(data), tar)
-            if len(self._files) >= self._most:
+            if len(self._files) >= _most():
                 self.settle()
 
     def settle(self) -> None:
@@ -173,6 +174,7 @@ class Gathering:
 
     def close(self) -> None:
         """Drop what still waits."""
+        _open.discard(self)
         with self._guard:
             self._closed = True
             for file in self._files.values():
@@ -192,11 +194,17 @@ class Gathering:
             return os.path.join(self._directory.path, f"{self._count}-{digest.encoded}")
 
 
+_open: set[Gathering] = set()
+"""Those of this process: they share the files that it may have open."""
+
+
 def _most() -> int:
-    """Files that may wait at once in this process."""
+    """Files that may wait at once in one gathering."""
     try:
         import resource
     except ImportError:  # Windows
-        return MOST
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST if limit == resource.RLIM_INFINITY else min(MOST, max(1, limit // _OF_OPEN_FILES))
+        most = MOST
+    else:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = MOST if limit == resource.RLIM_INFINITY else min(MOST, limit // _OF_OPEN_FILES)
+    return max(1, most // max(1, len(_open)))
