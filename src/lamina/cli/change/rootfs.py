@@ -59,7 +59,7 @@ def _exporter(session: Session, name: str) -> Callable[[Write], int]:
         stack = session.image(name).stack
         stack.tree()
         return lambda write_to: image_out(stack, write_to)
-    from lamina.run.container.export import export_container
+    from lamina.run.container.commit import export_container
     from lamina.run.container.record import stack_of
 
     below = stack_of(session.store, container)

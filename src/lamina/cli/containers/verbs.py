@@ -492,9 +492,9 @@ def _place(text: str) -> tuple[str, str]:
 
 
 def _write_tar(inside: Inside, path: str) -> None:
-    from lamina.run.container.tar_stream import container_items
+    from lamina.run.container.tar_stream import file_items
 
-    _write_items(container_items(inside, path, warn))
+    _write_items(file_items(inside, path, warn))
 
 
 def _write_items(items: Iterable[Item]) -> None:

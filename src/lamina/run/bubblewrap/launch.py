@@ -85,13 +85,7 @@ def arguments(
     words += ["--ro-bind" if spec["root"]["readonly"] else "--bind", spec["root"]["path"], "/"]
     for mount in spec["mounts"]:
         words += ["--ro-bind", sysfs, mount["destination"]] if mount["type"] == "sysfs" else _mount(mount)
-    for path in spec["linux"].get("maskedPaths", ()):
-        kind = kind_of(path)
-        if kind:
-            words += ["--tmpfs", path] if kind == "directory" else ["--ro-bind", "/dev/null", path]
-    for path in spec["linux"].get("readonlyPaths", ()):
-        if kind_of(path):
-            words += ["--ro-bind", path, path]
+    words += _hidden(spec["linux"], kind_of)
     for mount in spec["mounts"]:
         if mount["type"] == "tmpfs" and "ro" in mount["options"]:  # all mount points in it are made by now
             words += ["--remount-ro", mount["destination"]]
@@ -105,6 +99,19 @@ def arguments(
         key, _, value = item.partition("=")
         words += ["--setenv", key, value]
     return [*words, "--chdir", process["cwd"]]
+
+
+def _hidden(linux: Mapping[str, Any], kind_of: Callable[[str], str]) -> list[str]:
+    """Options for the paths that are masked or read-only."""
+    words: list[str] = []
+    for path in linux.get("maskedPaths", ()):
+        kind = kind_of(path)
+        if kind:
+            words += ["--tmpfs", path] if kind == "directory" else ["--ro-bind", "/dev/null", path]
+    for path in linux.get("readonlyPaths", ()):
+        if kind_of(path):
+            words += ["--ro-bind", path, path]
+    return words
 
 
 def packed(words: Sequence[str]) -> bytes:

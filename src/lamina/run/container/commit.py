@@ -21,6 +21,7 @@ from lamina.store.containers import Container
 from lamina.view.owners import Owners, kept_mode
 
 if TYPE_CHECKING:
+    from lamina.layer.tar_write import Write
     from lamina.spec.image_config import Changes
     from lamina.store.store import Store
 
@@ -65,6 +66,17 @@ def commit(
             compression=compression,
             changes=changes,
         )
+
+
+def export_container(
+    store: Store, stack: Stack, container: Container, write: Write, *, on_warning: OnWarning = lambda text: None
+) -> int:
+    """Write the container's whole file system as one tar, without volumes; the number of entries, as ``edit.export``
+    returns it. ``stack``: its image. Raises SystemFailure, UsageError (it changed meanwhile)."""
+    from lamina.edit.export import export
+
+    with store.containers.using(container, shared=True):
+        return export(stack, write, container_items(store, stack, container, on_warning))
 
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:

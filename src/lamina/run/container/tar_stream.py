@@ -25,10 +25,10 @@ _KINDS = {format: kind for kind, format in FORMATS.items()}
 OwnerOf = Callable[[Entry], tuple[int, int]]
 
 
-def container_items(inside: Inside, path: str, on_warning: Callable[[str], object]) -> Iterator[Item]:
+def file_items(inside: Inside, path: str, on_warning: Callable[[str], object]) -> Iterator[Item]:
     """The entries of ``path`` of a container, under its last name, parents before children; with ``path/.`` its
     contents. Use each item before the next. Sockets are left out with a warning. Raises NotFound, SystemFailure."""
-    known: dict[tuple[int, int], bytes] = {}
+    walk = _Walk(on_warning)
     if os.path.basename(path.rstrip("/")) in ("", "."):
         with reported(path):
             try:
@@ -36,68 +36,71 @@ def container_items(inside: Inside, path: str, on_warning: Callable[[str], objec
             except OSError as error:
                 raise NotFound(f"{path!r:.200} in the container: {error.strerror}", hint="check the path") from None
         try:
-            yield from _below(top, b"", known, on_warning, 0)
+            yield from walk.below(top, b"", 0)
         finally:
             os.close(top)
         return
     with inside.parent(path) as (above, name):
-        yield from _walked(above, os.fsencode(name), os.fsencode(name), known, on_warning, 0)
+        yield from walk.one(above, os.fsencode(name), os.fsencode(name), 0)
 
 
-def _below(
-    directory: int, at: bytes, known: dict[tuple[int, int], bytes], on_warning: Callable[[str], object], depth: int
-) -> Iterator[Item]:
-    if depth > MAX_DEPTH:
-        raise UsageError(f"directories are nested more than {MAX_DEPTH} deep")
-    for text in sorted(os.listdir(directory)):
-        name = os.fsencode(text)
-        yield from _walked(directory, name, at + b"/" + name if at else name, known, on_warning, depth)
+class _Walk:
+    """One walk over files; the second name of a file is a hardlink to the first."""
 
+    def __init__(self, on_warning: Callable[[str], object]) -> None:
+        self._on_warning = on_warning
+        self._known: dict[tuple[int, int], bytes] = {}
 
-def _walked(
-    above: int,
-    name: bytes,
-    path: bytes,
-    known: dict[tuple[int, int], bytes],
-    on_warning: Callable[[str], object],
-    depth: int,
-) -> Iterator[Item]:
-    shown = os.fsdecode(path)
-    with reported(shown):
-        try:
-            state = os.lstat(name, dir_fd=above)
-        except FileNotFoundError:
-            if depth:
-                return  # it was removed meanwhile
-            raise NotFound(f"no {shown!r:.200} in the container", hint="check the path") from None
-        kind = _KINDS.get(stat.S_IFMT(state.st_mode))
-        if kind is None:
-            on_warning(f"the socket {shown!r:.200} is left out")
+    def below(self, directory: int, at: bytes, depth: int) -> Iterator[Item]:
+        if depth > MAX_DEPTH:
+            raise UsageError(f"directories are nested more than {MAX_DEPTH} deep")
+        for text in sorted(os.listdir(directory)):
+            name = os.fsencode(text)
+            yield from self.one(directory, name, at + b"/" + name if at else name, depth)
+
+    def one(self, above: int, name: bytes, path: bytes, depth: int) -> Iterator[Item]:
+        """``above``: a descriptor of the directory that has ``name``. ``path``: the name of the entry."""
+        entry = self._entry(above, name, path, depth)
+        if entry is None:
             return
-        link = os.readlink(name, dir_fd=above) if kind == Kind.SYMLINK else b""
-    first = known.setdefault((state.st_dev, state.st_ino), path) if kind != Kind.DIRECTORY else path
-    if first != path:
-        yield Entry(path, Kind.HARDLINK, link=first), None
-        return
-    entry = Entry(
-        path,
-        kind,
-        stat.S_IMODE(state.st_mode),
-        state.st_uid,
-        state.st_gid,
-        state.st_size if kind == Kind.FILE else 0,
-        state.st_mtime_ns,
-        link,
-        rdev=(os.major(state.st_rdev), os.minor(state.st_rdev)) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
-    )
-    yield entry, partial(_Begun, above, name, state.st_size) if kind == Kind.FILE else None
-    if kind == Kind.DIRECTORY:
+        yield entry, partial(_Begun, above, name, entry.size) if entry.kind == Kind.FILE else None
+        if entry.kind == Kind.DIRECTORY:
+            with reported(os.fsdecode(path)):
+                below = os.open(name, DIRECTORY, dir_fd=above)
+            try:
+                yield from self.below(below, path, depth + 1)
+            finally:
+                os.close(below)
+
+    def _entry(self, above: int, name: bytes, path: bytes, depth: int) -> Entry | None:
+        """None for what is left out: a socket, or a file that was removed meanwhile. Raises NotFound (the first)."""
+        shown = os.fsdecode(path)
         with reported(shown):
-            below = os.open(name, DIRECTORY, dir_fd=above)
-        try:
-            yield from _below(below, path, known, on_warning, depth + 1)
-        finally:
-            os.close(below)
+            try:
+                state = os.lstat(name, dir_fd=above)
+            except FileNotFoundError:
+                if depth:
+                    return None
+                raise NotFound(f"no {shown!r:.200} in the container", hint="check the path") from None
+            kind = _KINDS.get(stat.S_IFMT(state.st_mode))
+            if kind is None:
+                self._on_warning(f"the socket {shown!r:.200} is left out")
+                return None
+            link = os.readlink(name, dir_fd=above) if kind == Kind.SYMLINK else b""
+        first = self._known.setdefault((state.st_dev, state.st_ino), path) if kind != Kind.DIRECTORY else path
+        if first != path:
+            return Entry(path, Kind.HARDLINK, link=first)
+        return Entry(
+            path,
+            kind,
+            stat.S_IMODE(state.st_mode),
+            state.st_uid,
+            state.st_gid,
+            state.st_size if kind == Kind.FILE else 0,
+            state.st_mtime_ns,
+            link,
+            rdev=(os.major(state.st_rdev), os.minor(state.st_rdev)) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
+        )
 
 
 class _Begun:
@@ -118,7 +121,7 @@ class _Begun:
 
 
 def image_items(stack: Stack, path: str) -> Iterator[Item]:
-    """As ``container_items``, for an image. Raises PathNotFound, InvalidLayer."""
+    """As ``file_items``, for an image. Raises PathNotFound, InvalidLayer."""
     union = stack.union()
     name = os.fsencode(path).lstrip(b"/")
     content_only = os.path.basename(path.rstrip("/")) in ("", ".")
@@ -152,13 +155,14 @@ def put(inside: Inside, at: str, items: Iterable[Item], owner_of: OwnerOf, *, se
     """Write the items below the directory ``at``, as tar does: files are replaced, directories keep their
     contents. ``set_ids``: keep set-user-ID and set-group-ID bits. Raises Conflict, InvalidLayer, UsageError (a
     device), SystemFailure."""
+    target = _Target(inside, at.rstrip("/"), 0o7777 if set_ids else 0o1777)
     times: list[tuple[str, Entry]] = []
     for entry, content in items:
         if not entry.path:
             continue
-        path = f"{at.rstrip('/')}/{os.fsdecode(entry.path)}"
+        path = target.path(entry.path)
         with reported(path):
-            _put(inside, at, path, entry, content, owner_of(entry), 0o7777 if set_ids else 0o1777)
+            target.put(path, entry, content, owner_of(entry))
         if entry.kind == Kind.DIRECTORY:
             times.append((path, entry))
     for path, entry in reversed(times):
@@ -170,29 +174,37 @@ def put(inside: Inside, at: str, items: Iterable[Item], owner_of: OwnerOf, *, se
                 os.close(descriptor)
 
 
-def _put(
-    inside: Inside, at: str, path: str, entry: Entry, content: Content, owner: tuple[int, int], bits: int
-) -> None:
-    above = os.path.dirname(path)
-    if not inside.is_there(above):
-        inside.make(above, directory=True, owner=owner)
-    with inside.parent(path) as (place, name):
-        if entry.kind == Kind.DIRECTORY:
-            make_directory(place, name)
-            _finish(os.open(name, DIRECTORY, dir_fd=place), entry, owner, bits)
-            return
-        if entry.kind in (Kind.CHAR, Kind.BLOCK):
-            raise UsageError(f"{path!r:.200} is a device", hint="only files, directories and links can be copied")
-        if entry.kind not in (Kind.SYMLINK, Kind.HARDLINK, Kind.FIFO):
-            _put_file(place, name, entry, content, owner, bits)
-            return
-        clear(place, name)
+class _Target:
+    """The directory ``at`` that entries are written below. ``bits``: the bits of modes that are kept."""
+
+    def __init__(self, inside: Inside, at: str, bits: int) -> None:
+        self._inside, self._at, self._bits = inside, at, bits
+
+    def path(self, name: bytes) -> str:
+        return f"{self._at}/{os.fsdecode(name)}"
+
+    def put(self, path: str, entry: Entry, content: Content, owner: tuple[int, int]) -> None:
+        above = os.path.dirname(path)
+        if not self._inside.is_there(above):
+            self._inside.make(above, directory=True, owner=owner)
+        with self._inside.parent(path) as (place, name):
+            if entry.kind == Kind.DIRECTORY:
+                make_directory(place, name)
+                _finish(os.open(name, DIRECTORY, dir_fd=place), entry, owner, self._bits)
+            elif entry.kind in (Kind.CHAR, Kind.BLOCK):
+                raise UsageError(f"{path!r:.200} is a device", hint="only files, directories and links can be copied")
+            elif entry.kind in (Kind.SYMLINK, Kind.HARDLINK, Kind.FIFO):
+                clear(place, name)
+                self._make(place, name, entry, owner)
+            else:
+                _put_file(place, name, entry, content, owner, self._bits)
+
+    def _make(self, place: int, name: str, entry: Entry, owner: tuple[int, int]) -> None:
         if entry.kind == Kind.SYMLINK:
             os.symlink(os.fsdecode(entry.link), name, dir_fd=place)
             os.chown(name, *owner, dir_fd=place, follow_symlinks=False)
         elif entry.kind == Kind.HARDLINK:
-            first = f"{at.rstrip('/')}/{os.fsdecode(entry.link)}"
-            with inside.parent(first) as (where, known):
+            with self._inside.parent(self.path(entry.link)) as (where, known):
                 os.link(known, name, src_dir_fd=where, dst_dir_fd=place, follow_symlinks=False)
         else:
             os.mkfifo(name, entry.mode & 0o777, dir_fd=place)

@@ -78,11 +78,7 @@ def run(say: Say, asked: Asked) -> None:
         on_warning=warnings.append,
     )
     try:
-        if asked.kept:
-            say((CREATED, made.id))
-        else:
-            with store.containers.owning(made) as owner:
-                say((CREATED, made.id), owner)
+        _announce(say, store, made, kept=asked.kept)
         ended = run_container(store, stack, made, runtime=asked.runtime, stays=True, on_warning=warnings.append)
         reason = ended.reason or ended.message
         if reason:
@@ -98,6 +94,14 @@ def run(say: Say, asked: Asked) -> None:
         if not asked.kept:
             _remove(store, made)
         raise
+
+
+def _announce(say: Say, store: Store, made: Container, *, kept: bool) -> None:
+    if kept:
+        say((CREATED, made.id))
+        return
+    with store.containers.owning(made) as owner:
+        say((CREATED, made.id), owner)
 
 
 def stop(say: Say, place: Place, identity: str) -> None:

@@ -113,31 +113,13 @@ def wanted(
     **rest: Unpack[Rest],
 ) -> Wanted:
     """The options of a container, from Python values. Raises UsageError."""
-    given = {
-        "command": command,
-        "env": env,
-        "mounts": mounts,
-        "tmpfs": tmpfs,
-        "cap_add": cap_add,
-        "cap_drop": cap_drop,
-    }
-    for what, words in given.items():
-        if isinstance(words, (str, bytes)):
-            hint = "give a list of words, like ['sh', '-c', 'ls']"
-            raise UsageError(f"{what} is one text: {words!r:.100}", hint=hint)
+    _refuse_text(command=command, env=env, mounts=mounts, tmpfs=tmpfs, cap_add=cap_add, cap_drop=cap_drop)
     variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env
-    if isinstance(mounts, Mapping):
-        shown = [
-            replace(options.parse_tmpfs(target), kind="bind", source=_absolute(source))
-            for target, source in mounts.items()
-        ]
-    else:
-        shown = [_from_here(options.parse_volume(word)) for word in mounts]
     return Wanted(
         command=tuple(map(os.fspath, command)),
         entrypoint=entrypoint,
         env=tuple(options.parse_env(variables, os.environ)),
-        mounts=(*shown, *map(options.parse_tmpfs, tmpfs)),
+        mounts=(*_binds(mounts), *map(options.parse_tmpfs, tmpfs)),
         workdir=options.parse_workdir(workdir),
         hostname=options.parse_hostname(hostname),
         memory=None if memory is None else options.parse_memory(str(memory)),
@@ -147,6 +129,23 @@ def wanted(
         cap_drop=tuple(cap_drop),
         **rest,
     )
+
+
+def _refuse_text(**given: object) -> None:
+    """Raises UsageError for a string in the place of a list."""
+    for what, words in given.items():
+        if isinstance(words, (str, bytes)):
+            hint = "give a list of words, like ['sh', '-c', 'ls']"
+            raise UsageError(f"{what} is one text: {words!r:.100}", hint=hint)
+
+
+def _binds(mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str]) -> list[Mount]:
+    if isinstance(mounts, Mapping):
+        return [
+            replace(options.parse_tmpfs(target), kind="bind", source=_absolute(source))
+            for target, source in mounts.items()
+        ]
+    return [_from_here(options.parse_volume(word)) for word in mounts]
 
 
 def _from_here(mount: Mount) -> Mount:
