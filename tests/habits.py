@@ -787,7 +787,7 @@ PODMAN = _of(
     Row("unshare podman image mount alpine", ours="ls $(lamina mount alpine)/etc", has="os-release", alone=True),
     Row("image diff app:2 app:1", ours="lamina diff app:1 app:2", code=1, has="/app/version"),
     Row("image exists alpine", code=0, out=""),
-    Row("system check", ours="lamina fsck", has="the store is whole"),
+    Row("system check", ours="lamina fsck", has="the store is intact"),
 )
 
 DIVE = _of(

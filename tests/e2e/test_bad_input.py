@@ -268,7 +268,7 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
         ("cat app /device\x07", "char"),
         ("ghosts app --recover /etc", "directory"),
         ("ghosts app --recover 9 /etc/conf", "layers 1 to 2"),
-        ("ghosts app --recover -- -1 /etc/conf", "recovered"),
+        ("ghosts app --recover -- -1 /etc/conf", "needs a path"),
         ("squash app --from 2 --to 9 -t new", "1 to 2"),
         ("squash app --from 0 -t new", "1 to 2"),
         ("squash app --from x -t new", "'x'"),
@@ -288,7 +288,7 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
         ("find --type z", "'z'"),
         ("find --digest sha256:00", "digest"),
         ("find -E (", "("),
-        ("find", "what"),
+        ("find", "no pattern"),
         ("diff app one --ignore \x1b[1m", "ignored"),
         ("waste app --min-efficiency nan", "nan"),
         ("packages app --kind \x1b", "kind"),
@@ -506,7 +506,7 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
                 code = 2 if line.startswith("export") and name != "nothing" else 3
                 check_refusal(call(*line.format(name).split(" ")), code)
         assert "nope\\x1b" in check_refusal(call("cp", "web:/nope\x1b[2J", "."), 3)
-        assert "it is an image (lamina diff app OTHER)" in check_refusal(call("diff", "app"), 3)
+        assert "but an image (compare it with another one: lamina diff app OTHER)" in check_refusal(call("diff", "app"), 3)
         upper = Path(store.containers.path(one.id, "upper"))
         (upper / "new\x1b[1m").write_bytes(b"")
         (upper / os.fsdecode(b"caf\xff")).write_bytes(b"")
@@ -528,7 +528,7 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
             ("run", "-it", "app"),
             (0,),
             1,
-            (b"", b"lamina: standard input is not a terminal (leave out -t, or -i)\n"),
+            (b"", b"lamina: standard input is not a terminal (leave out -t or -i)\n"),
         ),
         (("ls", "nothing"), (2,), 3, (b"", b"")),
         (("run", "--pull", "never", "nothing"), (2,), 125, (b"", b"")),

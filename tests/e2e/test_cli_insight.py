@@ -285,7 +285,7 @@ def test_waste_tells_copies_rewrites_and_caches(root: Path) -> None:
     assert found["hidden"] == {"size": hidden["size"], "layers": {"2": hidden["size"]}}
     assert 0 < found["efficiency"] < 1
     told = out(lamina("waste", "app", "--min-efficiency", "0.99", root=root), 1)
-    assert "layer 2 as 1   for its owner   /data/kept" in told
+    assert "layer 2 as 1   changed only owner   /data/kept" in told
     assert out(lamina("waste", "old", "--min-efficiency", "1", root=root)).startswith("efficiency: 100.00 %")
 
 
@@ -334,7 +334,7 @@ def test_history_stays_in_step_with_layers(tmp_path: Path) -> None:
         (("diff", "app", "app~9"), 2, "layers 1 to 2"),
         (("diff", "app", "UPPER"), 2, "lower case"),
         (("diff", "app", "old", "--ignore", "kind"), 2, "kind"),
-        (("diff", "app", "--stat"), 2, "one side"),
+        (("diff", "app", "--stat"), 2, "need two sides"),
         (("diff", "app", "artifact"), 7, "artifact"),
         (("ghosts", "artifact"), 7, "artifact"),
         (("ghosts", "app", "--recover"), 2, "--recover"),

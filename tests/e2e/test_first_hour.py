@@ -134,7 +134,7 @@ def test_no_terminal_to_connect_is_docker_s_exit_code(top: Path, verb: str) -> N
     done = lamina(*verb.split(), root=top / "s", input=b"")
     assert (done.returncode, done.stderr) == (
         1,
-        b"lamina: standard input is not a terminal (leave out -t, or -i)\n",
+        b"lamina: standard input is not a terminal (leave out -t or -i)\n",
     )
 
 
@@ -144,9 +144,9 @@ def test_no_terminal_to_connect_is_docker_s_exit_code(top: Path, verb: str) -> N
         ("app:1:etc/x", ""),
         ("app:1:/etc/x", ""),
         ("app:1:etc/none", "/etc/none was not found in the image"),
-        ("none:etc/x", "no container and no image 'none' "),
-        ("lib/none:etc/x", "after an image with a / in its name the path is absolute"),
-        ("lib/none:/etc/x", "no container and no image 'lib/none' "),
+        ("none:etc/x", "no container or image 'none' "),
+        ("lib/none:etc/x", "if the name of the image has a /, write an absolute path"),
+        ("lib/none:/etc/x", "no container or image 'lib/none' "),
         ("docker://127.0.0.1:1/none:/etc/x", "127.0.0.1:1 can't be reached"),
         ("x", "like `lamina cp web:/etc/hosts .`"),
     ],
@@ -229,7 +229,7 @@ def test_pull_newer_takes_what_is_here_where_the_registry_is_away(told: Any) -> 
     [
         ("load", 4, "standard input is neither a docker-archive nor an oci-archive"),
         ("rmi", 2, "Missing argument 'IMAGE...'"),
-        ("run --annotation a=b app:1", 125, "--annotation: containers have labels"),
+        ("run --annotation a=b app:1", 125, "--annotation: annotations are not supported"),
         ("run -v ./nothing:/x app:1 true", 125, "check the path of --volume or --mount"),
     ],
 )

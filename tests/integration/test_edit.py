@@ -473,7 +473,7 @@ def test_config_asks_the_registry_and_then_the_store(root: Path, tmp_path: Path)
     with RegistryServer(there) as server:
         done = config("app", server.port)
         assert (done.returncode, done.stdout) == (0, ours)
-        assert done.stderr.decode().endswith(": this is the store's\n")
+        assert done.stderr.decode().endswith("; this is the config of the image in the store\n")
         assert done.stderr.startswith(b"lamina: ")
         nowhere = config("nothing", server.port)
         assert (nowhere.returncode, nowhere.stdout) == (3, b"")
@@ -484,7 +484,7 @@ def test_config_asks_the_registry_and_then_the_store(root: Path, tmp_path: Path)
         assert config("app", server.port, "--local").stdout == ours
     done = config("app", free_port())  # nobody listens
     assert (done.returncode, done.stdout) == (0, ours)
-    assert done.stderr.decode().endswith(": this is the store's\n")
+    assert done.stderr.decode().endswith("; this is the config of the image in the store\n")
     assert config("nothing", free_port()).returncode == 8
 
 

@@ -158,7 +158,7 @@ def test_all_images_with_the_same_layers_are_told_in_order(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        ([], 2, "find what?"),
+        ([], 2, "no pattern and no condition"),
         (["-E", "("], 2, "not a regular expression"),
         (["-E", "--type", "f"], 2, "-E needs a pattern"),
         (["--size", "ten"], 2, "not a size"),

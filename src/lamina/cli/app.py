@@ -1,5 +1,5 @@
-"""The command group: what `lamina` itself says, and the way from a word to its verb. A verb is loaded only when it is
-called.
+"""The command group `lamina`: its own help and options, and the lookup of verbs. The module of a verb is imported
+only when the verb is called.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class LazyGroup(click.Group):
-    """Knows the verbs by name; imports one only to run it or to show its help. What is no verb is looked for among
-    the nouns of docker's (``image ls``)."""
+    """A group that knows its verbs by name and imports one only to run it or to show its help. A word that is not a
+    verb is looked up among docker's nouns (``image ls``)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(VERBS)
@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
 
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, text) for verb, (_, _, text) in sorted(VERBS.items())])
-        with formatter.section("The same verbs by what they are for, as docker has them"):
+        with formatter.section("The same verbs as in docker, grouped by noun"):
             formatter.write_dl([(noun, ", ".join(sorted(verbs))) for noun, (_, verbs) in NOUNS.items()])
 
 
@@ -69,11 +69,15 @@ def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
     invoke_without_command=True,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="IMAGE is a name in the store, an ID or digest, docker://REF in a registry, oci:DIR[:REF], "
-    "oci-archive:FILE[:REF] or docker-archive:FILE[:REF]; IMAGE~N is the union of its lowest N layers, "
-    "IMAGE~N:M that of layers N to M.",
+    epilog="IMAGE is a name, ID or digest in the store; docker://REF is an image in a registry; oci:DIR[:REF], "
+    "oci-archive:FILE[:REF], docker-archive:FILE[:REF] and dir:DIR are images in files. IMAGE~N means the lowest N "
+    "layers of the image, IMAGE~N:M its layers N to M. The store is the directory where lamina keeps images.",
 )
-@click.option("--root", metavar="DIR", help="The store's directory (else LAMINA_ROOT, the config, the default).")
+@click.option(
+    "--root",
+    metavar="DIR",
+    help="Directory of the store (default: LAMINA_ROOT, else the setting; see `lamina info`).",
+)
 @click.option(
     "-v",
     "--version",
@@ -85,13 +89,15 @@ def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.pass_context
 def cli(ctx: click.Context, root: str | None) -> None:
-    """Container images as what they are: a stack of immutable layers seen as one filesystem.
+    """Look into, change, move and run container images, without a daemon. An image is a stack of read-only layers;
+    their union is its file system.
 
     \b
     Example:
-      lamina pack sh ls -t tools
-      lamina ls tools /
-      lamina blame tools /bin/sh
+      lamina run --rm -it debian:12 bash
+      lamina ls -l debian:12 /etc
+      lamina layers debian:12
+      lamina pack sh ls -t tools     (no network: an image from programs of this machine)
     """
     from lamina.cli.session import Session
 

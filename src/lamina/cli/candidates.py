@@ -1,5 +1,5 @@
-"""What a word of a command line may become: images, containers, paths inside images, values of options. Names come
-out of images and archives: ``completion`` quotes them.
+"""Candidates for completion: images, containers, paths inside images, values of options. Names come from images and
+archives and may be hostile; ``completion`` quotes them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ FILES, DIRECTORIES = "#file", "#dir"
 
 
 _FEW = 16
-"""Links up to which each is followed by itself; a whole merge is cheaper for more."""
+"""Up to this many symlinks are followed one by one; for more, a merge of the whole image is cheaper."""
 
 
 def verbs(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-    """The verbs and nouns that begin so; none of them is loaded."""
+    """Return the verbs and nouns that begin with ``incomplete``, without importing any."""
     from lamina.cli.noun_table import NOUNS
 
     root = ctx.find_root().command
@@ -72,7 +72,7 @@ _BOTH = ("diff", "export", "inspect")
 
 
 def image_words(ctx: click.Context, incomplete: str) -> list[str]:
-    """What an argument that names an image may be."""
+    """Return the candidates for an argument that names an image."""
     found = list(images(ctx, incomplete))
     return [*found, *containers(ctx, incomplete)] if ctx.command.name in _BOTH else found
 
@@ -88,7 +88,7 @@ def _mounted(ctx: click.Context, incomplete: str) -> Iterator[str]:
 
 
 def session_of(ctx: click.Context) -> Session:
-    """The session of the line that is being typed."""
+    """Return a session for the command line that is being typed."""
     from lamina.cli.session import Session
 
     root = ctx.find_root().params.get("root")
@@ -96,19 +96,19 @@ def session_of(ctx: click.Context) -> Session:
 
 
 def images(ctx: click.Context, incomplete: str = "") -> Iterator[str]:
-    """The names in the store that begin so."""
+    """Yield the names in the store that begin with ``incomplete``."""
     from lamina.spec.reference import Reference
 
     try:
         store = session_of(ctx).store_if_any
         names = [Reference.parse(name).familiar for name, _ in store.names() if name] if store else []
     except LaminaError:
-        return  # a broken store must not break the shell's line
+        return  # a damaged store must not break completion
     yield from sorted(name for name in names if name.startswith(incomplete))
 
 
 def containers(ctx: click.Context, incomplete: str = "", *, running: bool = False) -> Iterator[str]:
-    """The names of containers that begin so, or, where none does, their IDs."""
+    """Yield the names of containers that begin with ``incomplete``; if there is none, IDs."""
     try:
         store = session_of(ctx).store_if_any
         every = store.containers.every() if store else []
@@ -121,8 +121,8 @@ def containers(ctx: click.Context, incomplete: str = "", *, running: bool = Fals
 
 
 def inside(session: Session, image: str, incomplete: str) -> Iterator[str]:
-    """The paths in an image that begin so; directories end with a slash. Of what is on this machine: nobody who types
-    wants layers from a registry, or what he types next read as an archive."""
+    """Yield the paths in an image that begin with ``incomplete``; directories end with a slash. Only images on this
+    machine are read: completion must not download layers or read standard input as an archive."""
     from lamina.layer.entry import Kind
     from lamina.places import to_bytes
     from lamina.spec.name import parse_name
@@ -138,11 +138,11 @@ def inside(session: Session, image: str, incomplete: str) -> Iterator[str]:
         children = {name: child for name, child in union.children(node).items() if name.startswith(beginning)}
         links = {name for name, child in children.items() if union.kind(child) == Kind.SYMLINK}
         if len(links) > _FEW:
-            stack.union()  # from here on each is looked up in it
+            stack.union()  # later lookups use it
         for name, child in sorted(children.items()):
             is_directory = union.is_directory(child)
             if name in links:
-                with suppress(LaminaError):  # it leads nowhere
+                with suppress(LaminaError):  # a dangling symlink
                     found, target = stack.lookup(union.path(child), follow=True)
                     is_directory = found.is_directory(target)
             yield directory + os.fsdecode(name) + ("/" if is_directory else "")
@@ -151,8 +151,8 @@ def inside(session: Session, image: str, incomplete: str) -> Iterator[str]:
 
 
 def _copied(ctx: click.Context, incomplete: str) -> list[str]:
-    """One side of `cp`: paths in a container or image behind its colon, else their names, and files of this
-    machine."""
+    """Return candidates for a side of `cp`: paths in a container or image after the colon; before it, their names and
+    local files."""
     name, colon, path = incomplete.partition(":")
     session = session_of(ctx)
     if colon and name and "/" not in name:
@@ -201,7 +201,7 @@ def _container_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
 
 
 def _volumes(ctx: click.Context, incomplete: str) -> Iterator[str]:
-    """A source for -v: a volume's name, or a directory of this machine."""
+    """Yield sources for -v: names of volumes, and directories of this machine."""
     if not incomplete.startswith(("/", ".")):
         try:
             store = session_of(ctx).store_if_any
@@ -229,7 +229,7 @@ _Known = Callable[[click.Context, str], Iterable[str]] | tuple[str, ...]
 
 
 _OPTIONS: dict[tuple[str, str], Any] = {
-    # (verb, "" for any; option): its values
+    # (verb, or "" for any; option): its values
     ("images", "--filter"): _image_filters,
     ("ps", "--filter"): _container_filters,
     ("", "--cap-add"): _capabilities,

@@ -1,8 +1,8 @@
-"""Completion in bash, zsh and fish: the scripts, and the answer to them.
+"""Completion in bash, zsh and fish: the scripts, and the answers to them.
 
-The script asks lamina with the words up to the cursor; each line of the answer is one candidate, or ``#file`` or
-``#dir`` where the shell knows better. Names come out of images and archives: what a shell could take for an order is
-quoted, and what can't be typed is left out.
+The script calls lamina with the words up to the cursor. Each line of the answer is one candidate, or ``#file`` or
+``#dir`` to let the shell complete files. Names come from images and archives: characters with a meaning in the shell
+are quoted, and names that can't be typed are left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VARIABLE = "_LAMINA_COMPLETE"
 
 
 _OPEN = ("/", ":", "=")
-"""How a candidate ends behind which more is to come: no space is put there. fish has the same rule."""
+"""No space is added after a candidate that ends with one of these, because more follows. fish has the same rule."""
 
 
 _MOST = 2000
@@ -100,12 +100,12 @@ _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def script(shell: str) -> str:
-    """The completion script of a shell: "bash", "zsh" or "fish"."""
+    """Return the completion script for "bash", "zsh" or "fish"."""
     return _SCRIPTS[shell]
 
 
 def answer(instruction: str, cli: click.Group) -> int:
-    """What a script asked for, to stdout; the exit code. Nothing is said of what goes wrong: the user is typing."""
+    """Print the answer to a script; return the exit code. Errors are not shown, because the user is typing."""
     shell, _, what = instruction.partition("_")
     if shell not in _SCRIPTS:
         return 1
@@ -126,8 +126,8 @@ def answer(instruction: str, cli: click.Group) -> int:
 
 
 def split(line: str) -> tuple[list[str], str, str]:
-    """The whole words of a shell's line, the one at its end that is not whole, and how that one is quoted: "", or the
-    quotation mark that is open (pure)."""
+    """Split the line of a shell (pure): the complete words, the incomplete word at the end, and its quoting ("" or
+    the open quotation mark)."""
     words: list[str] = []
     word, quote, inside, at = "", "", False, 0
     while at < len(line):
@@ -153,12 +153,12 @@ _SAFE = re.compile(r"[\w@%+=:,./^~-]*")
 
 
 def told(shell: str, values: Iterable[str], word: str, quote: str, breaks: str) -> Iterator[str]:
-    """The lines of the answer for values that ``word`` may become (pure)."""
+    """Yield the lines of the answer for the candidates of ``word`` (pure)."""
     option, equals, _ = word.partition("=")
     head = option + equals if word.startswith("--") and equals else ""
     cut = 0
     if shell == "bash" and not quote:
-        # bash takes for the word only what stands behind the last of these letters
+        # bash replaces only the part of the word after the last of these characters
         cut = max((number + 1 for number, letter in enumerate(word) if letter in breaks), default=0)
     for value in list(dict.fromkeys(values))[:_MOST]:
         if value in (FILES, DIRECTORIES):
@@ -186,12 +186,12 @@ def _is_utf8(text: str) -> bool:
 
 
 class _Completion(ShellComplete):
-    """click's own, with what parameters stand for."""
+    """Completion of click, with candidates for our arguments and options."""
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
         ctx = _resolve_context(self.cli, self.ctx_args, self.prog_name, args)
         if isinstance(ctx.command, click.Group) and (ctx.args or vars(ctx).get("_protected_args")):
-            return []  # a verb that there is not
+            return []  # an unknown verb
         at, incomplete = _resolve_incomplete(ctx, args, incomplete)
         found = at.shell_complete(ctx, incomplete)
         if found or not isinstance(at, click.Parameter):

@@ -1,4 +1,4 @@
-"""What `config` can set and remove, as options; and as the instructions that `import --change` takes."""
+"""Changes of an image's config: as options of `config`, and as Dockerfile instructions (`--change`)."""
 
 from __future__ import annotations
 
@@ -27,29 +27,37 @@ _options = [
     click.option("--label", "-l", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set a label."),
     click.option("--label-rm", multiple=True, type=TEXT, metavar="NAME", help="Remove a label."),
     click.option("--expose", multiple=True, type=TEXT, metavar="PORT[/PROTO]", help="Expose a port."),
-    click.option("--expose-rm", multiple=True, type=TEXT, metavar="PORT[/PROTO]", help="No longer expose a port."),
-    click.option("--volume", "-v", multiple=True, type=TEXT, metavar="PATH", help="Make a path a volume."),
-    click.option("--volume-rm", multiple=True, type=TEXT, metavar="PATH", help="No longer make a path a volume."),
+    click.option("--expose-rm", multiple=True, type=TEXT, metavar="PORT[/PROTO]", help="Remove an exposed port."),
+    click.option("--volume", "-v", multiple=True, type=TEXT, metavar="PATH", help="Declare a path as a volume."),
+    click.option("--volume-rm", multiple=True, type=TEXT, metavar="PATH", help="Remove a volume."),
     click.option(
-        "--cmd", type=TEXT, metavar="WORDS", help="What runs by default, split as a shell does; '' removes it."
+        "--cmd",
+        type=TEXT,
+        metavar="WORDS",
+        help="Set the default command, split into words as a shell does; '' removes it.",
     ),
     click.option(
-        "--entrypoint", type=TEXT, metavar="WORDS", help="What always runs, split as a shell does; '' removes it."
+        "--entrypoint",
+        type=TEXT,
+        metavar="WORDS",
+        help="Set the entrypoint, split into words as a shell does; '' removes it.",
     ),
-    click.option("--workdir", "-w", type=TEXT, metavar="PATH", help="Working directory; '' removes it."),
-    click.option("--user", "-u", type=TEXT, metavar="USER", help="User that it runs as; '' removes it."),
-    click.option("--stop-signal", type=TEXT, metavar="SIGNAL", help="Signal that asks it to end; '' removes it."),
-    click.option("--author", type=TEXT, metavar="NAME", help="Author of the image; '' removes it."),
+    click.option("--workdir", "-w", type=TEXT, metavar="PATH", help="Set the working directory; '' removes it."),
+    click.option("--user", "-u", type=TEXT, metavar="USER", help="Set the user to run as; '' removes it."),
     click.option(
-        "--health-cmd", type=TEXT, metavar="COMMAND", help="Command that checks its health, run by a shell."
+        "--stop-signal", type=TEXT, metavar="SIGNAL", help="Set the signal that stops the container; '' removes it."
     ),
-    click.option("--health-interval", metavar="DURATION", help="Time between two checks, like 30s or 1m30s."),
-    click.option("--health-timeout", metavar="DURATION", help="How long a check may take."),
+    click.option("--author", type=TEXT, metavar="NAME", help="Set the author of the image; '' removes it."),
+    click.option("--health-cmd", type=TEXT, metavar="COMMAND", help="Set the health check, a command for the shell."),
+    click.option("--health-interval", metavar="DURATION", help="Time between two health checks, like 30s or 1m30s."),
+    click.option("--health-timeout", metavar="DURATION", help="Maximum time of a health check."),
     click.option(
-        "--health-start-period", metavar="DURATION", help="Time at the start in which failures do not count."
+        "--health-start-period", metavar="DURATION", help="Time after the start in which failures do not count."
     ),
-    click.option("--health-retries", type=click.IntRange(1), help="Number of failures after which it is unhealthy."),
-    click.option("--no-healthcheck", is_flag=True, help="Remove the check, also that of the base."),
+    click.option(
+        "--health-retries", type=click.IntRange(1), help="Number of failures that make the container unhealthy."
+    ),
+    click.option("--no-healthcheck", is_flag=True, help="Disable the health check, also that of the base image."),
 ]
 
 
@@ -60,7 +68,7 @@ def edit_options(function: Any) -> Any:
 
 
 def edits(old: ImageConfig, given: dict[str, Any]) -> Changes:
-    """What these options change. Raises UsageError; also for the removal of what is not there."""
+    """Return the changes of these options. Raises UsageError, also if something to remove does not exist."""
     changes = config_changes(
         old, given["env"], given["cmd"], given["entrypoint"], given["workdir"], given["user"], given["label"]
     )
@@ -99,19 +107,19 @@ def _health(old: ImageConfig, given: dict[str, Any], changes: Changes) -> None:
     said = {key: value for key, value in fields.items() if value is not None}
     if given["no_healthcheck"]:
         if said:
-            raise UsageError("--no-healthcheck together with a healthcheck", hint="leave one of them out")
+            raise UsageError("--no-healthcheck can't be combined with --health options", hint="leave one of them out")
         changes["healthcheck"] = _NONE
     elif said:
         before = (old.json.get("config") or {}).get("Healthcheck")
         kept = before if isinstance(before, dict) and before.get("Test") != ["NONE"] else {}
         merged = {**kept, **said}
         if "Test" not in merged:
-            raise UsageError("a healthcheck without a command", hint="say --health-cmd as well")
+            raise UsageError("a health check needs a command", hint="give --health-cmd too")
         changes["healthcheck"] = merged
 
 
 def words_of(given: dict[str, Any]) -> list[str]:
-    """The options as they were given, for the history."""
+    """Return the options as words of a command line, for the history."""
     found = []
     for key, value in given.items():
         flag = "--" + key.replace("_", "-")
@@ -129,7 +137,7 @@ _TEXTS = {"USER": "user", "STOPSIGNAL": "stop_signal"}
 
 
 def instructions(lines: Iterable[str], old: ImageConfig | None = None) -> Changes:
-    """What Dockerfile instructions change in the config ``old``, as `import --change` and `commit --change` take them
+    """Return what Dockerfile instructions change in the config ``old``, for `import --change` and `commit --change`
     (pure). Raises UsageError."""
     found: dict[str, Any] = {}
 
@@ -139,12 +147,12 @@ def instructions(lines: Iterable[str], old: ImageConfig | None = None) -> Change
     for line in lines:
         word, *more = line.strip().split(None, 1)
         if not more:
-            raise UsageError(f"{line!r:.200} is not an instruction", hint="like 'CMD [\"sh\"]' or 'ENV A=b'")
+            raise UsageError(f"{line!r:.200} is not an instruction", hint="write it like 'CMD [\"sh\"]' or 'ENV A=b'")
         word, rest = word.upper(), more[0]
         if word in ("CMD", "ENTRYPOINT"):
             found[word.lower()] = _command(rest)
             if word == "ENTRYPOINT" and old:
-                found.setdefault("cmd", None)  # that of the image was meant for its own entrypoint
+                found.setdefault("cmd", None)  # the old command belongs to the old entrypoint
         elif word == "ENV":
             found["env"] = {**dict(so_far("env", old.environment.items() if old else ())), **_assignments(rest, line)}
         elif word == "LABEL":
@@ -164,26 +172,26 @@ def instructions(lines: Iterable[str], old: ImageConfig | None = None) -> Change
         elif word in _TEXTS:
             found[_TEXTS[word]] = rest
         else:
-            raise UsageError(f"{word!r:.60} can't be changed here", hint=f"known: {_INSTRUCTIONS}")
+            raise UsageError(f"unknown instruction {word!r:.60} in --change", hint=f"use {_INSTRUCTIONS}")
     if "env" in found:
         found["env"] = [f"{name}={value}" for name, value in dict(found["env"]).items()]
     return found  # type: ignore[return-value]
 
 
 def port(text: str) -> str:
-    """``80`` as ``80/tcp``. Raises UsageError."""
+    """Complete a port: ``80`` becomes ``80/tcp``. Raises UsageError."""
     if not _PORT.fullmatch(text):
-        raise UsageError(f"{text!r:.60} is not a port", hint="like 80, 53/udp or 8000-8010/tcp")
+        raise UsageError(f"{text!r:.60} is not a port", hint="write it like 80, 53/udp or 8000-8010/tcp")
     return text if "/" in text else text + "/tcp"
 
 
 def duration(text: str | None, flag: str) -> int | None:
-    """Nanoseconds of Go's ``1h2m3s4ms``. Raises UsageError."""
+    """Parse a duration of Go, like ``1h2m3s4ms``, into nanoseconds. Raises UsageError."""
     if text is None:
         return None
     match = _DURATION.fullmatch(text)
     if not text or match is None:
-        raise UsageError(f"{flag} {text!r:.60} is not a duration", hint="like 30s, 1m30s or 500ms")
+        raise UsageError(f"{flag} {text!r:.60} is not a duration", hint="write it like 30s, 1m30s or 500ms")
     hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
     return ((hours * 60 + minutes) * 60 + seconds) * 1_000_000_000 + milliseconds * 1_000_000
 
@@ -195,7 +203,7 @@ def _pairs(lines: Iterable[str]) -> dict[str, str]:
 def _remove(found: dict[str, Any], names: Iterable[str], what: str) -> None:
     for name in names:
         if name not in found:
-            raise UsageError(f"there is no {what} {name!r:.100} to remove", hint="`lamina config IMAGE` shows them")
+            raise UsageError(f"{what} not found: {name!r:.100}", hint="see `lamina config IMAGE`")
         del found[name]
 
 
@@ -217,7 +225,7 @@ def _command(text: str) -> list[str]:
 def _assignments(text: str, line: str) -> dict[str, str]:
     import shlex
 
-    if "=" not in text.split(maxsplit=1)[0]:  # the old form: NAME the rest of the line
+    if "=" not in text.split(maxsplit=1)[0]:  # the old form: NAME, then the value up to the end of the line
         name, _, value = text.partition(" ")
         return {name: value.strip()}
     try:

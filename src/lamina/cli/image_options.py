@@ -1,4 +1,4 @@
-"""What `pack`, `append` and `commit` set in a new image's config."""
+"""Options of `pack`, `append` and `commit` that set fields in the config of the new image."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 def epoch() -> int | None:
-    """SOURCE_DATE_EPOCH. Raises UsageError where it is no number."""
+    """Return SOURCE_DATE_EPOCH in seconds, or None if it is not set. Raises UsageError if it is not a number."""
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if not text:
         return None
     if not text.isdigit() or int(text) > 253_402_300_799:
-        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r:.60}", hint="expected seconds since 1970")
+        raise UsageError(f"SOURCE_DATE_EPOCH is not a time: {text!r:.60}", hint="give seconds since 1970")
     return int(text)
 
 
 _config_options = [
     click.option("--env", "-e", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set an environment variable."),
-    click.option("--cmd", type=TEXT, metavar="WORDS", help="What runs by default, split as a shell does."),
-    click.option("--entrypoint", type=TEXT, metavar="WORDS", help="What always runs, split as a shell does."),
+    click.option("--cmd", type=TEXT, metavar="WORDS", help="Default command, split into words as a shell does."),
+    click.option("--entrypoint", type=TEXT, metavar="WORDS", help="Entrypoint, split into words as a shell does."),
     click.option("--workdir", type=TEXT, metavar="PATH", help="Working directory."),
-    click.option("--user", type=TEXT, metavar="USER", help="User that it runs as."),
+    click.option("--user", type=TEXT, metavar="USER", help="User to run as."),
     click.option("--label", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set a label."),
     click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Compression of the new layer."),
 ]
@@ -92,6 +92,6 @@ def _words(text: str, flag: str) -> list[str]:
 
 
 def working_directory(before: str, path: str) -> str:
-    """A Dockerfile's rule: a relative path goes on from the directory before it (pure)."""
+    """Return the new working directory; a relative ``path`` is below ``before``, as in a Dockerfile (pure)."""
     joined = posixpath.normpath(posixpath.join("/", before, path))
     return "/" + joined.lstrip("/")

@@ -1,5 +1,5 @@
-"""docker's other words for lamina's verbs as tables (pure): ``image ls``, ``container rm``, ``system df``; and the
-verbs that other engines have and lamina has not yet.
+"""Tables of docker's names for the verbs of lamina (pure): ``image ls``, ``container rm``, ``system df``; and of
+verbs that other engines have and lamina does not support yet.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ Verbs = dict[str, str]
 
 
 NOUNS: dict[str, tuple[str, Verbs]] = {
-    # noun: (what it is about, {its verb: lamina's verb, and options that go with it; :name is in noun_verbs})
+    # noun: (help, {its verb: the verb of lamina and its options; :name is a function in noun_verbs})
     "image": (
-        "Images of the store.",
+        "Images in the store.",
         {
             "cp": "copy",
             "diff": "diff",
@@ -71,7 +71,7 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
         },
     ),
     "registry": (
-        "What registries have.",
+        "Registries.",
         {
             "blob": "blob",
             "catalog": "search",
@@ -94,68 +94,68 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
 
 
 OTHERS: Verbs = {"catalog": "search", "list-tags": ":list_tags", "mutate": "config", "unmount": "umount"}
-"""Verbs of podman, skopeo and crane that have another name here."""
+"""Verbs of podman, skopeo and crane that have another name in lamina."""
 
 
 INSTEAD: Verbs = {"auth": "`lamina login` and `lamina logout`", "context": "`--root DIR`, which chooses a store"}
-"""Verbs of theirs whose words mean something else here, and what to type."""
+"""Verbs of other tools for which there is no single verb, and what to use instead."""
 
 
-_DETACHED = "containers run in the foreground: `lamina run` ends with its program"
+_DETACHED = "containers run in the foreground, and `lamina run` ends when the program ends"
 
 
-_BUILDING = "`lamina append`, `commit` and `import` make images"
+_BUILDING = "use `lamina append`, `commit` or `import` to make an image"
 
 
-_NETWORKS = "`lamina run --network pasta|none|host` is what there is"
+_NETWORKS = "use `lamina run --network pasta|none|host`"
 
 
 ABSENT: dict[str, str] = {
-    # verb of another engine: why, or what does it here
+    # verb of another engine: the reason, or what to use instead
     "attach": _DETACHED,
-    "auto-update": "`lamina pull` gets the newest image",
+    "auto-update": "use `lamina pull` to get the newest image",
     "bake": _BUILDING,
     "build": _BUILDING,
     "builder": _BUILDING,
     "buildx": _BUILDING,
-    "cache": "`lamina prune` frees what no image needs",
+    "cache": "use `lamina prune` to delete what no image needs",
     "checkpoint": _DETACHED,
     "compose": "start each container with `lamina run`",
-    "create": "`lamina run` makes a container and starts it",
-    "events": "`lamina ps -a` shows how containers ended",
-    "exists": "`lamina image exists` and `lamina container exists` say it",
+    "create": "use `lamina run`, which makes a container and starts it",
+    "events": "`lamina ps -a` shows how containers have ended",
+    "exists": "use `lamina image exists` or `lamina container exists`",
     "export-cache": _BUILDING,
     "farm": _BUILDING,
     "generate": "there are no pods",
-    "healthcheck": "`lamina exec CONTAINER COMMAND` runs a check",
-    "init": "`lamina run` does it",
+    "healthcheck": "use `lamina exec CONTAINER COMMAND` to run a check",
+    "init": "`lamina run` does this itself",
     "kube": "there are no pods",
-    "logs": "a container's output goes to the terminal of its `lamina run`",
-    "machine": "there is no virtual machine: containers run on this one",
+    "logs": "the output of a container goes to the terminal of its `lamina run`",
+    "machine": "lamina uses no virtual machine; containers run on this machine",
     "network": _NETWORKS,
     "node": "there is no cluster",
-    "pause": "`lamina stop` and `lamina kill` are what there is",
+    "pause": "use `lamina stop` or `lamina kill`",
     "play": "there are no pods",
     "plugin": "there are no plugins",
     "pod": "there are no pods",
-    "port": "no ports are published; `lamina run --network host` shares the machine's",
-    "rename": "`lamina run --name` names a container",
-    "restart": "`lamina stop` it, and `lamina run` a new one",
+    "port": "ports are not published; `lamina run --network host` uses the ports of this machine",
+    "rename": "use `lamina run --name` to name a container",
+    "restart": "use `lamina stop`, then `lamina run` for a new container",
     "restore": _DETACHED,
-    "scout": "`lamina packages` lists what is installed, and makes SBOMs",
-    "secret": "`lamina run -v FILE:PATH:ro` gives a file",
+    "scout": "use `lamina packages` to list what is installed, or to make an SBOM",
+    "secret": "use `lamina run -v FILE:PATH:ro` to pass a file",
     "service": "there is no cluster",
-    "sign": "`lamina copy --referrers` carries signatures along",
+    "sign": "`lamina copy --referrers` copies existing signatures",
     "stack": "there is no cluster",
-    "start": "a container runs once: `lamina run` makes a new one, `lamina commit` keeps what one changed",
-    "stats": "`top` and `ps` of this machine show its processes",
+    "start": "a container runs once; `lamina run` makes a new one, `lamina commit` keeps its changes",
+    "stats": "`top` and `ps` of this machine show the processes",
     "swarm": "there is no cluster",
-    "top": "`ps` of this machine shows its processes",
-    "trust": "`lamina copy --referrers` carries signatures along",
-    "unpause": "`lamina stop` and `lamina kill` are what there is",
-    "unshare": "`lamina mount` and `lamina run` make their namespaces themselves",
-    "untag": "`lamina rmi NAME` takes a name away",
-    "update": "limits are given to `lamina run`",
-    "volume": "`lamina run -v NAME:PATH` makes one and keeps it",
+    "top": "`ps` of this machine shows the processes",
+    "trust": "`lamina copy --referrers` copies existing signatures",
+    "unpause": "use `lamina stop` or `lamina kill`",
+    "unshare": "`lamina mount` and `lamina run` create their namespaces themselves",
+    "untag": "use `lamina rmi NAME` to remove a name",
+    "update": "set limits with `lamina run`",
+    "volume": "`lamina run -v NAME:PATH` creates a volume and keeps it",
     "wait": _DETACHED,
 }

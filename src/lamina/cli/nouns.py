@@ -1,4 +1,5 @@
-"""From docker's words to lamina's verbs: nouns as groups, other names, and what is said of a word that is no verb."""
+"""docker's names for the verbs of lamina: nouns as groups, other names of verbs, and the error for an unknown
+verb."""
 
 from __future__ import annotations
 
@@ -47,9 +48,9 @@ def _help(ctx: click.Context) -> None:
 
 
 def find(words: Sequence[str], verbs: Mapping[str, object]) -> tuple[str, click.Command] | None:
-    """What the first of the words is another name of, or the noun that it is, with what it is called in messages;
-    None where it is neither. A word that is a verb too is the noun where one of the noun's verbs follows, and
-    something behind that."""
+    """Find the noun, or the verb with another name, that the first word means: its name for messages, and the
+    command. None: it is neither. If the word is also a verb, it counts as a noun only if one of the noun's verbs and
+    a further word follow."""
     name = words[0]
     if name in NOUNS:
         about, mine = NOUNS[name]
@@ -62,7 +63,7 @@ def find(words: Sequence[str], verbs: Mapping[str, object]) -> tuple[str, click.
 
 
 def _target(verb: str) -> tuple[click.Command, list[str]]:
-    """The command, and the words that go before its own."""
+    """Return the command of a table entry, and the words to put before those of the user."""
     from lamina.cli.verbs import load
 
     name, *words = verb.split()
@@ -77,7 +78,7 @@ def _target(verb: str) -> tuple[click.Command, list[str]]:
 
 
 def _about(verb: str) -> str:
-    """A line for the noun's help."""
+    """Return the short help of a verb for the help of its noun."""
     from lamina.cli.verbs import VERBS
 
     name = verb.split(maxsplit=1)[0]
@@ -85,13 +86,13 @@ def _about(verb: str) -> str:
 
 
 def unknown(name: str, verbs: Mapping[str, object], *, noun: str = "") -> UsageError | click.UsageError:
-    """The error for a word that is no verb: one that lamina has not yet, else what it is near to."""
+    """Return the error for an unknown verb: not supported yet, or similar to known verbs."""
     if name in ABSENT:
-        return UsageError(f"lamina has no `{noun + ' ' if noun else ''}{name}` yet: {ABSENT[name]}")
+        return UsageError(f"lamina does not support `{noun + ' ' if noun else ''}{name}` yet: {ABSENT[name]}")
     if name in INSTEAD and not noun:
-        return UsageError(f"no verb {name!r}", hint=f"here it is {INSTEAD[name]}")
+        return UsageError(f"unknown verb {name!r}", hint=f"use {INSTEAD[name]}")
     from lamina.text import nearest
 
     near = nearest(name, verbs, most=3)
     more = f"; did you mean {' or '.join(near)}?" if near else ""
-    return click.UsageError(f"no verb {name!r:.60}" + (f" of {noun!r}" if noun else "") + more)
+    return click.UsageError(f"unknown verb {name!r:.60}" + (f" of {noun!r}" if noun else "") + more)

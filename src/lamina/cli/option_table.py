@@ -1,4 +1,4 @@
-"""Options of a verb as a table (pure): read by ``cli.plain``, and made into click's options by ``cli.options``."""
+"""Options of a verb as a table (pure). ``cli.plain`` parses them; ``cli.options`` makes click options from them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ FLAG, TEXT, MANY, WHOLE, NUMBER = "flag", "text", "many", "whole", "number"
 
 
 class Option(Value):
-    """One option of a verb. ``kind``: FLAG, TEXT, MANY (texts, as often as it is given); WHOLE and NUMBER are left to
-    click, as are options with ``choices``."""
+    """One option of a verb. ``kind``: FLAG, TEXT, MANY (may be repeated). Only click parses the kinds WHOLE and
+    NUMBER, and options with ``choices``."""
 
     names: tuple[str, ...]
     argument: str
@@ -25,5 +25,5 @@ class Option(Value):
 
     @property
     def start(self) -> Any:
-        """The value where it is not given."""
+        """The value if the option is not given."""
         return {FLAG: False, MANY: (), WHOLE: None, NUMBER: None}.get(self.kind, self.default)

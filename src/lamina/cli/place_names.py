@@ -1,4 +1,4 @@
-"""What IMAGE, SOURCE and TARGET mean on the command line: a place, and a name there."""
+"""From IMAGE, SOURCE and TARGET of the command line to a place and a name in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def source_of(session: Session, name: ImageName, network: Network) -> tuple[Reader, str]:
-    """The place to read from, and the image's name there."""
+    """Return the place to read from, and the name of the image there."""
     from lamina.places import reader_for
     from lamina.transfer.connect import WithOrigins
 
@@ -25,13 +25,13 @@ def source_of(session: Session, name: ImageName, network: Network) -> tuple[Read
 
 
 def target_of(session: Session, name: ImageName, network: Network) -> tuple[Writer, str]:
-    """The place to write to, and the image's name there."""
+    """Return the place to write to, and the name of the image there. Raises UsageError for a range of layers."""
     if not name.whole:
-        raise UsageError(f"{name} is a range of layers", hint="a target is a whole image")
+        raise UsageError(f"{name} is a range of layers", hint="give a name without ~ as TARGET")
     if name.transport == "docker":
         try:
             store = session.store
-        except NotFound:  # then nothing is remembered of uploads
+        except NotFound:  # without a store, uploads can't be resumed
             store = None
         return network.repository(name.name, store=store), str(network.full(name.name))
     if name.transport:
@@ -42,8 +42,8 @@ def target_of(session: Session, name: ImageName, network: Network) -> tuple[Writ
 
 
 def all_named(reader: Lister) -> list[tuple[str, str]]:
-    """All images of an archive or a layout, each with the name that it gets in the store. Raises InvalidDocument,
-    UsageError (a name that can't be one)."""
+    """Return all images of an archive or layout, each with its name in the store. Raises InvalidDocument, UsageError
+    (an invalid name)."""
     from lamina.archive.docker import DockerArchiveReader
     from lamina.spec.reference import canonical
 
@@ -53,7 +53,7 @@ def all_named(reader: Lister) -> list[tuple[str, str]]:
 
 
 def whole(name: ImageName) -> ImageName:
-    """Raises UsageError for a range of layers."""
+    """Return ``name``. Raises UsageError for a range of layers."""
     if not name.whole:
-        raise UsageError(f"{name} is a range of layers", hint="only whole images are moved")
+        raise UsageError(f"{name} is a range of layers", hint="give the whole image, without ~")
     return name

@@ -19,7 +19,7 @@ _ASKED = ("tags", "digest", "manifest")
 
 
 def answer(words: Sequence[str]) -> int | None:
-    """The exit code of a command that went this way, or None: go click's. Raises LaminaError."""
+    """Run the command line and return its exit code, or return None: click must parse it. Raises LaminaError."""
     root, at = None, 0
     if words[:1] == ["--root"] and len(words) > 1:
         root, at = words[1], 2
@@ -58,8 +58,8 @@ def _ask(verb: str, words: Sequence[str], flags: dict[str, str]) -> int | None:
 
 
 def parse(words: Sequence[str], options: Sequence[Option]) -> tuple[dict[str, Any], list[str]] | None:
-    """What click makes of the words (pure): the options' values, and the arguments, which begin with the first word
-    that is no option. None where click is to say."""
+    """Parse the words as click would (pure): the values of the options, and the arguments, which begin with the first
+    word that is not an option. None: click must parse them."""
     known = {name: option for option in options for name in option.names}
     given = {option.argument: option.start for option in options}
     at = 0

@@ -1,4 +1,4 @@
-"""Every verb with its one line and the module that it is loaded from; and how a verb is declared."""
+"""The table of all verbs (module, attribute, short help), and the decorator that declares a verb."""
 
 from __future__ import annotations
 
@@ -17,81 +17,84 @@ if TYPE_CHECKING:
 VERBS: dict[str, tuple[str, str, str]] = {
     # verb: (module below lamina.cli, attribute, one line for the overview)
     "append": ("change.make", "append", "Put a layer on top of an image."),
-    "blame": ("look.files", "blame", "Say which layer and build step put a path there, and what it shadows."),
-    "blob": ("registry.look", "blob", "Print a blob of a registry; its digest is checked."),
+    "blame": ("look.files", "blame", "Show which layer and build step put a path there, and what it replaced."),
+    "blob": ("registry.look", "blob", "Print a blob of a registry, with its digest checked."),
     "cat": ("look.files", "cat", "Print files of an image."),
-    "commit": ("containers.verbs", "commit", "Make an image of what a container changed."),
-    "completion": ("about", "completion", "Print the completion script of a shell."),
-    "config": ("change.edit", "config", "Print an image's config, or make an image with another one."),
-    "copy": ("move.copy", "copy", "Copy images between store, registries, layouts and archives, digests kept."),
+    "commit": ("containers.verbs", "commit", "Make an image from a container and its changes."),
+    "completion": ("about", "completion", "Print the completion script for a shell."),
+    "config": ("change.edit", "config", "Print the config of an image, or make an image with a changed config."),
+    "copy": ("move.copy", "copy", "Copy images between the store, registries, layouts and archives."),
     "cp": ("containers.verbs", "cp", "Copy files into or out of a container."),
     "delete": ("registry.look", "delete", "Delete a tag or a manifest from a registry."),
-    "df": ("store.keep", "df", "Show what the store's bytes are for, and what a delete frees."),
+    "df": ("store.keep", "df", "Show what uses the disk, and what removing an image frees."),
     "diff": ("look.diff", "diff", "Compare two images, containers or directories; or list what a container changed."),
-    "digest": ("registry.look", "digest", "Print the digest that a reference has in its registry."),
-    "du": ("look.weigh", "du", "Show what directories hold, and which layer's bytes they are."),
-    "erase": ("change.edit", "erase", "Take paths out of every layer that has them."),
-    "exec": ("containers.verbs", "exec_", "Run another program in a container."),
-    "explore": ("look.explore", "explore", "Browse an image in the terminal: layers, union, what changed where."),
-    "export": ("change.rootfs", "export", "Write the union as one plain tar."),
-    "find": ("look.find", "find", "Find files in all images: by name, size, owner, content; hidden ones too."),
-    "flatten": ("change.edit", "flatten", "Make all layers of an image one."),
-    "fsck": ("store.keep", "fsck", "Check every byte of the store; --repair makes derived files again."),
-    "ghosts": ("look.ghosts", "ghosts", "Show hidden files that still ship, and secrets; get hidden files back."),
-    "help": ("about", "help_", "Show the help of lamina, or of a verb."),
-    "history": ("store.images", "history", "Show the build steps of an image beside its layers."),
+    "digest": ("registry.look", "digest", "Print the digest of a reference in its registry."),
+    "du": ("look.weigh", "du", "Show the sizes of directories, layer by layer."),
+    "erase": ("change.edit", "erase", "Remove paths from every layer that has them."),
+    "exec": ("containers.verbs", "exec_", "Run a program in a running container."),
+    "explore": ("look.explore", "explore", "Browse an image in the terminal: its layers, files and changes."),
+    "export": ("change.rootfs", "export", "Write the file system of an image or container as one tar."),
+    "find": ("look.find", "find", "Find files in all images by name, size, owner or content."),
+    "flatten": ("change.edit", "flatten", "Join all layers of an image into one."),
+    "fsck": ("store.keep", "fsck", "Check the store against its digests, and repair it."),
+    "ghosts": ("look.ghosts", "ghosts", "Show hidden files that still ship, and secrets; recover hidden files."),
+    "help": ("about", "help_", "Show the help of lamina or of a verb."),
+    "history": ("store.images", "history", "Show the build steps of an image and their layers."),
     "images": ("store.images", "images", "List the images of the store."),
-    "import": ("change.rootfs", "import_", "Make an image of a root file system: a tar or a directory."),
-    "index": ("move.many", "index", "Make an index of several images, or add to one."),
-    "info": ("about", "info", "Show the settings and where each comes from."),
-    "inspect": ("look.inspect", "inspect", "Show all that is known of images or containers as JSON."),
+    "import": ("change.rootfs", "import_", "Make an image from a root file system (a tar or a directory)."),
+    "index": ("move.many", "index", "Make an index of images for several platforms, or add to one."),
+    "info": ("about", "info", "Show the settings, and what this machine supports."),
+    "inspect": ("look.inspect", "inspect", "Show details of images or containers as JSON."),
     "kill": ("containers.verbs", "kill", "Send a signal to containers."),
-    "layers": ("look.layers", "layers", "Show the stack: what each layer adds, replaces, hides and shares."),
-    "load": ("move.copy", "load", "Bring images in from an archive or a layout."),
-    "login": ("registry.login", "login", "Log in to a registry, and keep the credential."),
-    "logout": ("registry.login", "logout", "Forget the credential of a registry."),
-    "ls": ("look.files", "ls", "List a directory of the union."),
-    "manifest": ("registry.look", "manifest", "Print a manifest or index as its registry has it."),
-    "mount": ("store.views", "mount", "Mount the union as a read-only directory, nothing unpacked."),
-    "mounts": ("store.views", "mounts", "List what is mounted."),
-    "pack": ("change.make", "pack", "Make an image of programs and all the files that they need."),
-    "packages": ("look.packages", "packages", "List an image's packages, and the layer that brought each; SBOMs."),
-    "plan": ("move.pull_push", "plan", "Say what an operation would transfer, before it does."),
-    "prune": ("store.keep", "prune", "Delete what no image needs."),
+    "layers": ("look.layers", "layers", "Show what each layer adds, replaces, hides and shares."),
+    "load": ("move.copy", "load", "Load images from an archive or a layout into the store."),
+    "login": ("registry.login", "login", "Log in to a registry."),
+    "logout": ("registry.login", "logout", "Log out of a registry."),
+    "ls": ("look.files", "ls", "List files of an image."),
+    "manifest": ("registry.look", "manifest", "Print a manifest or index of a registry."),
+    "mount": ("store.views", "mount", "Mount an image as a read-only directory."),
+    "mounts": ("store.views", "mounts", "List the mounts of images."),
+    "pack": ("change.make", "pack", "Make an image from programs and all files that they need."),
+    "packages": ("look.packages", "packages", "List installed packages and the layer that brought each; make SBOMs."),
+    "plan": ("move.pull_push", "plan", "Show what a pull would fetch, without fetching it."),
+    "prune": ("store.keep", "prune", "Delete untagged images and everything that no image needs."),
     "ps": ("containers.verbs", "ps", "List containers."),
-    "pull": ("move.pull_push", "pull", "Bring images from a registry into the store."),
-    "push": ("move.pull_push", "push", "Send an image of the store to a registry."),
-    "rebase": ("change.edit", "rebase", "Put an image's own layers on another base, with a report first."),
+    "pull": ("move.pull_push", "pull", "Pull images from a registry into the store."),
+    "push": ("move.pull_push", "push", "Push an image from the store to a registry."),
+    "rebase": ("change.edit", "rebase", "Move an image's own layers to another base."),
     "rm": ("containers.verbs", "rm", "Remove containers."),
     "rmi": ("store.images", "rmi", "Remove images."),
     "run": ("containers.verbs", "run", "Run a program in a new container of an image."),
     "save": ("move.copy", "save", "Write images to an archive."),
     "search": ("registry.look", "search", "List the repositories of a registry that has a catalog."),
-    "serve": ("registry.serve", "serve", "Serve the store as an OCI registry, to this machine."),
-    "squash": ("change.edit", "squash", "Make a range of layers one; the base stays shared."),
-    "stat": ("look.files", "stat", "Show all that is known of a path, and its layer."),
-    "stop": ("containers.verbs", "stop", "Ask containers to end."),
-    "sync": ("move.many", "sync", "Copy many images: those of a list, or of a pattern."),
+    "serve": ("registry.serve", "serve", "Serve the store as an OCI registry on this machine."),
+    "squash": ("change.edit", "squash", "Join a range of layers into one; the base stays shared."),
+    "stat": ("look.files", "stat", "Show the attributes of a path, and its layer."),
+    "stop": ("containers.verbs", "stop", "Stop containers."),
+    "sync": ("move.many", "sync", "Copy many images, from a list, a pattern or a place."),
     "tag": ("store.images", "tag", "Give an image another name."),
     "tags": ("registry.look", "tags", "List the tags of a repository in its registry."),
-    "tree": ("look.files", "tree", "Draw the union, or some of it, as a tree."),
+    "tree": ("look.files", "tree", "Show the files of an image as a tree."),
     "umount": ("store.views", "umount", "Unmount images."),
-    "unpack": ("change.make", "unpack", "Write the union into a new directory."),
-    "validate": ("registry.look", "validate", "Prove an image where it is: digests, sizes, diff_ids."),
-    "version": ("about", "version", "Show lamina's version and its parts'."),
-    "waste": ("look.weigh", "waste", "Show bytes that an image does not need: copies, rewrites, leftovers, caches."),
+    "unpack": ("change.make", "unpack", "Unpack an image into a new directory."),
+    "validate": ("registry.look", "validate", "Check an image where it is: digests, sizes, diff_ids."),
+    "version": ("about", "version", "Show the version of lamina and of its libraries."),
+    "waste": (
+        "look.weigh",
+        "waste",
+        "Show bytes that an image does not need: copies, rewrites, hidden files, caches.",
+    ),
 }
 
 
 class Command(click.Command):
-    """A verb. Flags may be given as docker's programs take them: ``--no-trunc=true``, ``--human=false``,
-    ``--tls-verify``."""
+    """A verb. Flags may have a value, as in docker: ``--no-trunc=true``, ``--human=false``, ``--tls-verify``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(self._spelt_out(ctx, args)))
 
     def _spelt_out(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
-        """The words as click takes them: a flag has no value, and a ``Switch`` has one."""
+        """Yield the words in the form that click takes: a flag without a value, a ``Switch`` with one."""
         from lamina.cli.options import Switch
 
         known = {name: option for option in self.get_params(ctx) for name in option.opts}
@@ -116,15 +119,15 @@ class Command(click.Command):
 
 
 def load(verb: str) -> click.Command:
-    """The command of a verb."""
+    """Import the module of a verb and return its command."""
     module, attribute, _ = VERBS[verb]
     found: click.Command = getattr(importlib.import_module(f"lamina.cli.{module}"), attribute)
     return found
 
 
 def command(name: str, example: str, **settings: Any) -> Callable[[Any], click.Command]:
-    """A click command whose help ends with an example, and whose first line is the overview's. ``settings``: of
-    click."""
+    """Declare a verb: a click command whose help ends with ``example``. Without a docstring its help is the line of
+    ``VERBS``. ``settings`` are passed to click."""
 
     def decorate(function: Any) -> click.Command:
         function.__doc__ = f"{inspect.cleandoc(function.__doc__ or VERBS[name][2])}\n\n\b\nExample:\n" + "\n".join(

@@ -52,15 +52,15 @@ def test_the_tables_do_not_contradict_each_other() -> None:
 def test_a_verb_that_is_not_there_yet_says_so_in_one_line(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capfd, verb, "-f", "x")
     assert (code, out) == (2, "")
-    assert err.startswith(f"lamina: lamina has no `{verb}` yet: ")
+    assert err.startswith(f"lamina: lamina does not support `{verb}` yet: ")
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("words", "err"),
     [
-        (["container", "logs", "web"], "lamina has no `container logs` yet"),
-        (["image", "sl"], "no verb 'sl' of 'image'; did you mean ls?"),
+        (["container", "logs", "web"], "lamina does not support `container logs` yet"),
+        (["image", "sl"], "unknown verb 'sl' of 'image'; did you mean ls?"),
         (["image", "hystory", "x"], "did you mean history?"),
         (["auth", "login"], "`lamina login`"),
         (["imags"], "did you mean images"),
@@ -189,4 +189,4 @@ def test_a_directory_of_something_else_is_no_fresh_machine(tmp_path: Path, capfd
 def test_df_of_a_fresh_machine_is_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capfd, "--root", str(tmp_path / "none"), "df")
     assert code == 0
-    assert "total on disk                  0B   0 bytes" in out
+    assert "total on disk                       0B   0 bytes" in out

@@ -176,7 +176,7 @@ def test_what_the_value_has_not_is_one_error(template: str, why: str) -> None:
 def test_an_unknown_field_names_those_that_are_there() -> None:
     with pytest.raises(UsageError) as said:
         Template("{{.Config.Nope}}").render(VALUE)
-    assert said.value.hint == "there are: Cmd, Env, ExposedPorts, Labels, User, Volumes"
+    assert said.value.hint == "known fields: Cmd, Env, ExposedPorts, Labels, User, Volumes"
 
 
 @pytest.mark.parametrize(

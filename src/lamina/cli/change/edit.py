@@ -1,5 +1,5 @@
-"""Verbs that make an image of another one: config, squash, flatten, rebase, erase. The image that they begin with
-stays as it was."""
+"""Verbs that make a new image from another one: config, squash, flatten, rebase, erase. The old image stays as it
+was."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ if TYPE_CHECKING:
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
 
-_TAG = click.option("-t", "--tag", "tag", required=True, metavar="REF", help="The new image's name.")
+_TAG = click.option("-t", "--tag", "tag", required=True, metavar="REF", help="Name of the new image.")
 MESSAGE = click.option(
-    "--message", "-m", type=TEXT, metavar="TEXT", default="", help="A comment that the history tells."
+    "--message", "-m", type=TEXT, metavar="TEXT", default="", help="Comment of the new build step."
 )
-COMPRESSION = click.option("--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Of new layers.")
+COMPRESSION = click.option(
+    "--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Compression of new layers."
+)
 
 
 def packing_of(session: Session, compression: str | None) -> Packing:
-    """How new layers are written: as given for this run, else as the settings say. Raises UsageError."""
+    """Return how new layers are written: as given for this command, else as in the settings. Raises UsageError."""
     from lamina.edit.publish import Packing
 
     settings = session.settings
@@ -58,7 +60,7 @@ def _start(session: Session, image: str, tag: str) -> Stack:
 
 
 def tell_made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
-    """The new image's digest to stdout, what it is beside it."""
+    """Print the digest of the new image to standard output, and a description to standard error."""
     if not quiet:
         click.echo(f"{clean(tag)}: {text}", err=True)
     write(str(made.digest))
@@ -70,10 +72,12 @@ def tell_made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
     "lamina config my/app -e DEBUG=1 --env-rm PROXY --cmd 'python3 -m app' --label-rm stage -t my/app:2",
 )
 @click.argument("reference", metavar="REF")
-@click.option("-t", "--tag", "tag", metavar="REF", help="Make a new image of the store's with this name.")
+@click.option("-t", "--tag", "tag", metavar="REF", help="Make a new image with this name.")
 @edit_options
 @MESSAGE
-@click.option("--local", is_flag=True, help="Print that of the store's image, whatever the registry has.")
+@click.option(
+    "--local", is_flag=True, help="Print the config of the image in the store, without asking the registry."
+)
 @platform_option
 @registry_options
 @quiet_option
@@ -81,8 +85,9 @@ def tell_made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
 def config(
     session: Session, /, reference: str, tag: str | None, message: str, local: bool, quiet: bool, **given: Any
 ) -> None:
-    """Print the bytes of an image's config as its registry has them (or the store, where the registry has not got
-    it). With options that set or remove something, and -t: make a new image of the store's, with the same layers."""
+    """Print the config of an image: the exact bytes in its registry, or in the store if the registry does not have
+    it. With options that set or remove something, and -t REF: make a new image from the image in the store, with the
+    same layers and the changed config."""
     from lamina.cli.config_options import words_of
 
     words = words_of(given)
@@ -90,9 +95,11 @@ def config(
         _print_config(session, reference, local)
         return
     if tag is None:
-        raise UsageError("the new image needs a name", hint="say -t REF; the old image stays as it is")
+        raise UsageError("the new image needs a name", hint="give -t REF; the old image stays as it is")
     if not words:
-        raise UsageError("nothing to change", hint="say what to set or to remove; `lamina tag` gives another name")
+        raise UsageError(
+            "nothing to change", hint="give options that set or remove something; `lamina tag` only adds a name"
+        )
     import shlex
 
     from lamina.cli.config_options import edits
@@ -124,14 +131,14 @@ def _print_config(session: Session, reference: str, local: bool) -> None:
             session.store.resolve(reference)
         except LaminaError:
             raise error from None
-        say(f"{error.message}: this is the store's")
+        say(f"{error.message}; this is the config of the image in the store")
         print_config(session, reference, True)
 
 
 @command("squash", "lamina squash my/app --from 3 --to 7 -t my/app:slim\nlamina squash my/app --from 2 -t my/app:two")
 @image_argument()
-@click.option("--from", "low", type=int, required=True, metavar="N", help="The lowest layer, counted from 1.")
-@click.option("--to", "high", type=int, metavar="M", help="The highest (default: the top).")
+@click.option("--from", "low", type=int, required=True, metavar="N", help="Lowest layer to join, from 1.")
+@click.option("--to", "high", type=int, metavar="M", help="Highest layer to join (default: the top).")
 @_TAG
 @MESSAGE
 @COMPRESSION
@@ -148,8 +155,8 @@ def squash(
     compression: str | None,
     quiet: bool,
 ) -> None:
-    """Make layers N to M one layer. What the union shows stays; what the layers hid among themselves is gone. The
-    layers below stay shared, those above stay as they are."""
+    """Join layers N to M into one layer. The union stays the same; files that one of these layers hid from another
+    are removed. The layers below stay shared, the layers above stay as they are."""
     from lamina.edit.squash import squash as make
 
     stack = _start(session, image, tag)
@@ -164,7 +171,7 @@ def squash(
         comment=message,
         packing=packing_of(session, compression),
     )
-    tell_made(made, tag, f"layers {low} to {high} are one", quiet)
+    tell_made(made, tag, f"layers {low} to {high} joined into one", quiet)
 
 
 @command("flatten", "lamina flatten my/app -t my/app:flat")
@@ -176,7 +183,7 @@ def squash(
 @quiet_option
 @click.pass_obj
 def flatten(session: Session, image: str, tag: str, message: str, compression: str | None, quiet: bool) -> None:
-    """Make all layers one: what the union shows, and nothing of what it hides."""
+    """Join all layers into one. The union stays the same; hidden files are removed."""
     from lamina.edit.squash import flatten as make
 
     stack = _start(session, image, tag)
@@ -188,7 +195,7 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
         comment=message,
         packing=packing_of(session, compression),
     )
-    tell_made(made, tag, f"{counted(len(stack.layers), 'layer')} made one", quiet)
+    tell_made(made, tag, f"{counted(len(stack.layers), 'layer')} joined into one", quiet)
 
 
 @command(
@@ -197,13 +204,11 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
     "lamina rebase my/app --onto debian:12.6 --old-base debian:12.5 -t my/app:new",
 )
 @image_argument()
-@click.option("--onto", required=True, metavar="NEWBASE", help="The image to put its layers on.")
-@click.option(
-    "--old-base", metavar="REF", help="What it stands on now, also as IMAGE~N (default: found in the store)."
-)
-@click.option("-t", "--tag", "tag", metavar="REF", help="The new image's name.")
-@click.option("--force", is_flag=True, help="Write it though there are conflicts: the image's own files win.")
-@click.option("--dry-run", is_flag=True, help="Only tell. Exit code 5 if there are conflicts.")
+@click.option("--onto", required=True, metavar="NEWBASE", help="New base image.")
+@click.option("--old-base", metavar="REF", help="Old base image, also as IMAGE~N (default: found in the store).")
+@click.option("-t", "--tag", "tag", metavar="REF", help="Name of the new image.")
+@click.option("--force", is_flag=True, help="Make the image in spite of conflicts; its own files win.")
+@click.option("--dry-run", is_flag=True, help="Only show the report. Exit code 5 if there are conflicts.")
 @COMPRESSION
 @platform_option
 @quiet_option
@@ -221,16 +226,17 @@ def rebase(
     quiet: bool,
     format: str | None,
 ) -> int:
-    """Put the image's own layers on another base. First a report: files of the base that the image replaces or
-    removes and that the bases have differently, hardlinks without a target, libraries and interpreters that its
-    programs would not find any more, and what the bases say differently of how to run. With conflicts nothing is
-    written. The image's own settings stay; those that it took over from its base are as the new base has them."""
+    """Move an image's own layers to another base. A report comes first. It lists: files that the image replaces or
+    removes and that differ between the bases; hardlinks without a target; libraries and interpreters that programs of
+    the image would not find any more; differences between the configs of the bases. If there are conflicts, no image
+    is made (exit code 5) unless --force is given. The image keeps its own settings; settings that it inherited from
+    the old base are taken from the new base."""
     from lamina.edit.find_base import find_base
     from lamina.edit.rebase import plan_rebase
     from lamina.edit.rebase import rebase as make
 
     if tag is None and not dry_run:
-        raise UsageError("the new image needs a name", hint="say -t REF, or --dry-run to look only")
+        raise UsageError("the new image needs a name", hint="give -t REF, or --dry-run to see only the report")
     if tag is not None:
         checked_name(tag)
     stack, new = base_stack(session, image), base_stack(session, onto)
@@ -263,7 +269,7 @@ def rebase(
 
 
 def _full_name(session: Session, name: str) -> str:
-    """The whole reference, if the store knows the base by it and not by an ID."""
+    """Return the full reference of the base, or "" if it was selected by ID."""
     from lamina.spec.name import parse_name
     from lamina.spec.reference import Reference
 
@@ -294,7 +300,7 @@ def _plan_json(plan: RebasePlan, digest: str | None) -> dict[str, Any]:
 
 
 def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
-    """The report for people: the answer of a dry run or a refusal, beside the digest otherwise."""
+    """Print the report: to standard error if an image was made, else to standard output."""
 
     def say(text: str) -> None:
         click.echo(text, err=err)
@@ -310,11 +316,15 @@ def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
     for one in plan.findings:
         say(f"  {'!' if one.conflict else ' '} {one.what:<11} /{clean(one.path)}: {clean(one.detail)}")
     for drift in plan.drift:
-        took = "as the new base" if drift.own == drift.old else f"stays {json.dumps(drift.own, ensure_ascii=False)}"
+        took = (
+            "taken from the new base"
+            if drift.own == drift.old
+            else f"stays {json.dumps(drift.own, ensure_ascii=False)}"
+        )
         was, now = (clean(json.dumps(value, ensure_ascii=False)) for value in (drift.old, drift.new))
         say(f"  {'!' if drift.conflict else ' '} {'config':<11} {clean(drift.field)}: {was} to {now} ({clean(took)})")
     for number in sorted(plan.rewritten):
-        say(f"    layer {number} is written again: its hardlinks have lost their target")
+        say(f"    layer {number} is rewritten, because its hardlinks have lost their target")
     say(counted(plan.conflicts, "conflict") if plan.conflicts else "no conflicts")
 
 
@@ -338,8 +348,9 @@ def erase(
     quiet: bool,
     format: str | None,
 ) -> None:
-    """Take paths, and all below them, out of every layer that has them: not hidden, gone. Layers without them stay
-    shared. A file that has another name keeps its data there. Says which names of the store still have them."""
+    """Remove paths, and everything below them, from every layer that has them: they are not hidden but deleted.
+    Layers without them stay shared. A file with another hardlink keeps its data there. Other images in the store that
+    still have the paths are listed."""
     from lamina.edit.erase import erase as make
     from lamina.edit.erase import plan_erase
     from lamina.edit.holders import holders
@@ -379,11 +390,11 @@ def _tell_erased(plan: Erased, still: list[str], tag: str, quiet: bool) -> None:
     if not quiet:
         numbers = ", ".join(map(str, plan.layers))
         click.echo(
-            f"{clean(tag)}: {counted(plan.entries, 'entry', 'entries')}, {human_size(plan.size)} gone; "
-            f"layers written again: {numbers}",
+            f"{clean(tag)}: {counted(plan.entries, 'entry', 'entries')}, {human_size(plan.size)} removed; "
+            f"rewritten layers: {numbers}",
             err=True,
         )
     for path in plan.elsewhere:
-        warn(f"the data stays at /{clean(path)}, another name of the same file")
+        warn(f"the data stays in the image at /{clean(path)}, another hardlink of the same file")
     for name in still:
-        warn(f"{name} still has it")
+        warn(f"{name} in the store still has these paths")

@@ -1,4 +1,4 @@
-"""Verbs that make something: pack, append, unpack."""
+"""Verbs that make an image or a directory: pack, append, unpack."""
 
 from __future__ import annotations
 
@@ -26,21 +26,19 @@ if TYPE_CHECKING:
 
 
 def split_pair(text: str) -> tuple[str, bytes]:
-    """``SOURCE[:TARGET]``; the target is the source's own absolute path by default."""
+    """Split ``SOURCE[:TARGET]``. The default target is the absolute path of the source. Raises UsageError."""
     source, colon, target = text.partition(":")
     if not source or (colon and not target):
-        raise UsageError(f"{text!r:.200} is not SOURCE[:TARGET]", hint="like app.py:/srv/app.py")
+        raise UsageError(f"{text!r:.200} is not SOURCE[:TARGET]", hint="write it like app.py:/srv/app.py")
     return source, to_bytes(target if colon else os.path.abspath(source))
 
 
 def base_stack(session: Session, name: str) -> Stack:
-    """An image of the store, to make another one of. Raises UsageError where it is elsewhere."""
+    """Open an image in the store that another one is made from. Raises UsageError if it is in another place."""
     from lamina.spec.name import parse_name
 
     if parse_name(name).transport:
-        raise UsageError(
-            f"{name!r:.200} is not in the store", hint="bring it in with `lamina load` or `lamina copy` first"
-        )
+        raise UsageError(f"{name!r:.200} is not in the store", hint="load it first with `lamina pull`")
     return session.image(name).stack
 
 
@@ -51,10 +49,12 @@ def base_stack(session: Session, name: str) -> Stack:
 )
 @click.argument("programs", nargs=-1, metavar="PROGRAM...")
 @new_name_option
-@click.option("--base", metavar="IMAGE", help="Put it on this image; what that has already is left out.")
-@click.option("--file", "files", multiple=True, metavar="SOURCE[:TARGET]", help="More files or directories.")
-@click.option("--no-stdlib", is_flag=True, help="A Python interpreter without its standard library.")
-@click.option("--no-accounts", is_flag=True, help="No /tmp, /etc/passwd and /etc/group in a new image.")
+@click.option("--base", metavar="IMAGE", help="Add the files to this image; files that it has already are left out.")
+@click.option(
+    "--file", "files", multiple=True, metavar="SOURCE[:TARGET]", help="Add a file or directory; may be repeated."
+)
+@click.option("--no-stdlib", is_flag=True, help="Add a Python interpreter without its standard library.")
+@click.option("--no-accounts", is_flag=True, help="Do not add /tmp, /etc/passwd and /etc/group to a new image.")
 @config_options
 @quiet_option
 @click.pass_obj
@@ -75,14 +75,15 @@ def pack(
     compression: str | None,
     quiet: bool,
 ) -> None:
-    """Make an image of programs of this machine, with the shared libraries and files that they need.
+    """Make an image from programs of this machine, with the shared libraries and files that they need.
 
-    Libraries are found by reading the programs, which are never run. The first program becomes the image's command.
+    The libraries are found by reading the programs; no program is run. The first program becomes the command of the
+    image.
     """
     from lamina.edit.pack import pack_items
 
     if not programs and not files:
-        raise click.UsageError("name a program, or --file")
+        raise click.UsageError("no program and no --file given")
     stack = base_stack(session, base) if base is not None else None
     pairs = [split_pair(text) for text in files]
     items, paths = pack_items(programs, pairs, base=stack, stdlib=not no_stdlib, accounts=not no_accounts)
@@ -104,10 +105,10 @@ def pack(
 @click.argument("sources", nargs=-1, metavar="SOURCE[:TARGET]...")
 @new_name_option
 @click.option(
-    "--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (a whiteout)."
+    "--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (with a whiteout)."
 )
-@click.option("--keep-owner", is_flag=True, help="Keep the owners of this machine instead of 0:0.")
-@click.option("--message", "-m", type=TEXT, metavar="TEXT", help="Text of the build step in the history.")
+@click.option("--keep-owner", is_flag=True, help="Keep the owners of the files instead of 0:0.")
+@click.option("--message", "-m", type=TEXT, metavar="TEXT", help="Text of the new build step.")
 @config_options
 @platform_option
 @quiet_option
@@ -129,8 +130,8 @@ def append(
     compression: str | None,
     quiet: bool,
 ) -> None:
-    """Put one layer on top of an image: files and directories of this machine, and whiteouts. The image that it is
-    put on stays as it was. A directory's content goes to TARGET, a file becomes TARGET."""
+    """Make a new image: IMAGE plus one layer with files and directories of this machine, or with whiteouts. The old
+    image stays as it was. A file becomes TARGET; the content of a directory goes into TARGET."""
     from lamina.edit.append import files_of
 
     stack = base_stack(session, image)
@@ -143,7 +144,7 @@ def append(
     )
     changes = config_changes(stack.config, env, cmd, entrypoint, workdir, user, label)
     if not items and not changes:
-        raise click.UsageError("nothing to put on it: name files, --remove, or what to set")
+        raise click.UsageError("nothing to add: give files, --remove, or options that change the config")
     words = [*sources, *(word for path in removed for word in ("--remove", path))]
     _put_on(session, stack, items, tag, message or "lamina append " + shlex.join(words), changes, compression, quiet)
 
@@ -158,7 +159,7 @@ def _put_on(
     compression: str | None,
     quiet: bool,
 ) -> None:
-    """The new image into the store; its digest to stdout."""
+    """Make the new image and print its digest."""
     from lamina.edit.append import append as put_on
 
     settings = session.settings
@@ -181,12 +182,15 @@ def _put_on(
 @command("unpack", "lamina unpack debian:12 ./rootfs\nlamina unpack my/app~2 ./below")
 @image_argument()
 @click.argument("directory")
-@click.option("--same-owner/--no-same-owner", default=None, help="Give files the image's owners (default: as root).")
+@click.option(
+    "--same-owner/--no-same-owner", default=None, help="Keep the owners of the image (default: if run as root)."
+)
 @platform_option
 @quiet_option
 @click.pass_obj
 def unpack(session: Session, image: str, directory: str, same_owner: bool | None, quiet: bool) -> None:
-    """Write the union into DIRECTORY, which must be new or empty. It appears only when it is complete."""
+    """Write all files of the image into DIRECTORY, which must be new or empty. It appears only when it is
+    complete."""
     from lamina.view.unpack.directory import unpack as write_out
 
     report = write_out(session.image(image).stack, os.fsencode(directory), same_owner=same_owner)

@@ -1,4 +1,4 @@
-"""The verbs export and import: an image or a container out as one tree, a root file system in as one layer."""
+"""The verbs export and import: write an image or a container as one tar; make an image from a root file system."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 
 @command("export", "lamina export my/app -o rootfs.tar\nlamina export web | tar -tv")
 @click.argument("name", metavar="IMAGE|CONTAINER")
-@click.option("-o", "--output", metavar="FILE", default="-", help="Where to (default: stdout).")
+@click.option("-o", "--output", metavar="FILE", default="-", help="Write to this file (default: standard output).")
 @platform_option
 @quiet_option
 @click.pass_obj
 def export(session: Session, name: str, output: str, quiet: bool) -> None:
-    """Write the union of an image, or the file system of a container, as one plain tar: what a program in it would
-    see. A name that a container has means the container. `lamina save` writes images with their layers."""
+    """Write the file system of an image or a container as one plain tar, with the files that a program in it would
+    see. If a container and an image have the same name, the container is exported. `lamina save` writes images with
+    their layers."""
     from lamina.host.files import reported, whole_file
 
     if output == "-" and sys.stdout.isatty():
-        raise UsageError("a tar on a terminal", hint="name a file with -o, or pipe it")
+        raise UsageError("export does not write a tar to a terminal", hint="name a file with -o, or pipe it")
     if output != "-" and os.path.exists(output) and not os.path.isfile(output):
         raise Conflict(f"{output!r:.300} exists and is not a regular file", hint="choose another name")
     write_out = _exporter(session, name)
@@ -50,7 +51,7 @@ def export(session: Session, name: str, output: str, quiet: bool) -> None:
 
 
 def _exporter(session: Session, name: str) -> Callable[[Write], int]:
-    """What writes the tar of the container or image; both are looked up before anything is written."""
+    """Return the function that writes the tar. The container or image is opened before anything is written."""
     from lamina.edit.export import export as image_out
 
     try:
@@ -81,7 +82,7 @@ def _exporter(session: Session, name: str) -> Callable[[Write], int]:
     type=TEXT,
     multiple=True,
     metavar="INSTRUCTION",
-    help="A Dockerfile instruction: CMD, ENV, ...",
+    help="Apply a Dockerfile instruction: CMD, ENV, ...",
 )
 @MESSAGE
 @COMPRESSION
@@ -98,9 +99,8 @@ def import_(
     compression: str | None,
     quiet: bool,
 ) -> None:
-    """Make an image of one layer of a root file system: a tar (plain, gzip, zstd, bzip2, xz), also of a web server
-    (http, https), or a directory. Owners, times and xattrs are kept; with SOURCE_DATE_EPOCH no time is later than
-    that."""
+    """Make an image with one layer from a root file system: a tar (plain, gzip, zstd, bzip2, xz), a URL of one (http,
+    https), or a directory. Owners, times and xattrs are kept. With SOURCE_DATE_EPOCH, later times are set to it."""
     from lamina.cli.config_options import instructions
     from lamina.edit.append import append
     from lamina.edit.rootfs import archive_items, directory_items
@@ -132,9 +132,9 @@ def import_(
         put(directory_items(source, on_warning=warn))
         return
     if source == "-" and sys.stdin.isatty():
-        raise UsageError("a tar from a terminal", hint="name a file, or pipe it in")
+        raise UsageError("import does not read a tar from a terminal", hint="name a file, or pipe it in")
     if not remote and source != "-" and not os.path.exists(source):
-        raise NotFound(f"no file {source!r:.300}", hint="check the path")
+        raise NotFound(f"no such file: {source!r:.300}", hint="check the path")
     with ExitStack() as files:
         stream: Source = sys.stdin.buffer
         what = "standard input" if source == "-" else source

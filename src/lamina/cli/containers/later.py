@@ -1,4 +1,4 @@
-"""Options of other engines that lamina has not yet, or that ask for what happens anyway: one line says which."""
+"""Options of other engines that lamina does not support yet, or that ask for what lamina does anyway."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import click
 
 from lamina.errors import ContainerFailure
 
-_BACKGROUND = "containers in the background are not there yet"
-_NETWORKS = "networks with names and addresses are not there yet"
-_HEALTH = "health checks need a container in the background, which is not there yet"
-_LOGS = "a container in the foreground has no log: what it says goes to this terminal"
-_FOREGROUND = "run it in the foreground: put & behind the command, or use another terminal"
+_BACKGROUND = "containers in the background are not supported yet"
+_NETWORKS = "networks with names and addresses are not supported yet"
+_HEALTH = "health checks need containers in the background, which are not supported yet"
+_LOGS = "a container in the foreground has no log: its output goes to this terminal"
+_FOREGROUND = "run it in the foreground, with & at the end of the command or in another terminal"
 _WITHOUT = "leave it out"
 
 
 class Later(NamedTuple):
-    """``fine``: values that are accepted, since they ask for what happens anyway; None in it: without a value."""
+    """An option that is refused, or accepted without effect. ``fine``: values that are accepted because they ask for
+    what lamina does anyway; None: without a value; "*": any value. ``why``, ``hint``: the error for other values."""
 
     names: tuple[str, ...]
     why: str = ""
@@ -29,14 +30,14 @@ class Later(NamedTuple):
 
 OF_RUN = (
     Later(("-d", "--detach"), _BACKGROUND, _FOREGROUND, flag=True),
-    Later(("-P", "--publish-all"), "ports can't be published yet", "take --network host", flag=True),
+    Later(("-P", "--publish-all"), "publishing ports is not supported yet", "use --network host", flag=True),
     Later(("--restart",), _BACKGROUND, _WITHOUT, ("no", "")),
     Later(("--network-alias",), _NETWORKS),
     Later(("--ip",), _NETWORKS),
     Later(("--ip6",), _NETWORKS),
     Later(("--mac-address",), _NETWORKS),
-    Later(("--link",), _NETWORKS, "take --network host, or --add-host"),
-    Later(("--pod",), "pods are not there"),
+    Later(("--link",), _NETWORKS, "use --network host, or --add-host"),
+    Later(("--pod",), "pods are not supported"),
     Later(("--health-cmd",), _HEALTH),
     Later(("--health-interval",), _HEALTH),
     Later(("--health-retries",), _HEALTH),
@@ -44,30 +45,37 @@ OF_RUN = (
     Later(("--health-timeout",), _HEALTH),
     Later(("--log-driver",), _LOGS, _WITHOUT, ("none", "passthrough")),
     Later(("--log-opt",), _LOGS),
-    Later(("--volumes-from",), "containers can't share volumes yet", "take a named volume: -v NAME:PATH"),
-    Later(("--volume-driver",), "volumes have no drivers", _WITHOUT, ("local",)),
-    Later(("--storage-opt",), "the size of what a container writes can't be limited yet"),
-    Later(("--device-cgroup-rule",), "devices are given one by one", "take --device"),
-    Later(("--annotation",), "containers have labels, and no annotations", "take --label"),
-    Later(("--secret",), "secrets are not there yet", "take -v FILE:PATH:ro, or --env-file"),
-    # these ask for what happens anyway
     Later(
-        ("-a", "--attach"), "only all streams can be connected", _WITHOUT, ("stdout", "stderr", "STDOUT", "STDERR")
+        ("--volumes-from",),
+        "taking the volumes of another container is not supported yet",
+        "use a named volume: -v NAME:PATH",
     ),
-    Later(("--sig-proxy",), "signals are always passed on", _WITHOUT, ("true", "1")),
+    Later(("--volume-driver",), "volume drivers are not supported", _WITHOUT, ("local",)),
+    Later(("--storage-opt",), "a limit for the writable layer is not supported yet"),
+    Later(("--device-cgroup-rule",), "rules for devices are not supported", "use --device for each device"),
+    Later(("--annotation",), "annotations are not supported", "use --label"),
+    Later(("--secret",), "secrets are not supported yet", "use -v FILE:PATH:ro, or --env-file"),
+    # accepted with the values of ``fine``
+    Later(
+        ("-a", "--attach"),
+        "connecting single streams is not supported",
+        _WITHOUT,
+        ("stdout", "stderr", "STDOUT", "STDERR"),
+    ),
+    Later(("--sig-proxy",), "signals are always forwarded", _WITHOUT, ("true", "1")),
     Later(("--detach-keys",), fine=("*",)),
     Later(("--no-healthcheck",), fine=(None,), flag=True),
     Later(("--disable-content-trust",), fine=(None,), flag=True),
     Later(("--log-level",), fine=("*",)),
 )
 OF_EXEC = (
-    Later(("-d", "--detach"), "programs in the background are not there yet", _FOREGROUND, flag=True),
+    Later(("-d", "--detach"), "programs in the background are not supported yet", _FOREGROUND, flag=True),
     Later(("--detach-keys",), fine=("*",)),
 )
 
 
 def refused(table: tuple[Later, ...]) -> Callable[[Any], Any]:
-    """Options that are not shown in the help, and say why they can't be had."""
+    """Add these options to a verb, hidden in its help."""
 
     def decorate(function: Any) -> Any:
         for one in table:

@@ -1,4 +1,4 @@
-"""`run` as it is asked for: its options, and what they say to ``run.container``. Without click (``plain``)."""
+"""The verb `run` without click (see ``plain``): its options, and how they become calls of ``run.container``."""
 
 from __future__ import annotations
 
@@ -34,17 +34,24 @@ if TYPE_CHECKING:
 
 PROCESS_OPTIONS = (
     Option(
-        ("-e", "--env"), "env", "Set a variable; NAME alone copies the value of your shell.", "NAME[=VALUE]", MANY
+        ("-e", "--env"),
+        "env",
+        "Set a variable; NAME alone copies the value from your environment.",
+        "NAME[=VALUE]",
+        MANY,
     ),
-    Option(("--env-file",), "env_file", "Read variables from a file, one a line.", "FILE", MANY),
-    Option(("-w", "--workdir"), "workdir", "Working directory; it is made if it is missing.", "PATH"),
-    Option(("-u", "--user"), "user", "User to run as: names of the image, or numbers.", "USER[:GROUP]"),
+    Option(("--env-file",), "env_file", "Read variables from a file, one per line.", "FILE", MANY),
+    Option(("-w", "--workdir"), "workdir", "Working directory; created if it is missing.", "PATH"),
+    Option(("-u", "--user"), "user", "User to run as (names from the image, or numbers).", "USER[:GROUP]"),
     Option(("-i", "--interactive"), "interactive", "Connect standard input to the program.", kind=FLAG),
     Option(("-t", "--tty"), "tty", "Give the program a terminal.", kind=FLAG),
 )
 
 
-_USERNS = "auto: ids of its own, root is nobody outside. keep-id[:uid=N,gid=N]: you are yourself inside."
+_USERNS = (
+    "User namespace. auto: separate IDs; root of the container has no rights outside. "
+    "keep-id[:uid=N,gid=N]: your own ID."
+)
 
 
 _SECURITY = (
@@ -61,59 +68,96 @@ _PULLING = ("missing", "never", "always", "newer")
 
 OPTIONS = (
     *PROCESS_OPTIONS,
-    Option(("--name",), "name", "The container's name (default: its ID's first digits).", "NAME"),
+    Option(("--name",), "name", "Name of the container (default: the first digits of its ID).", "NAME"),
     Option(("--rm",), "remove", "Remove the container when it ends.", kind=FLAG),
-    Option(("--replace",), "replace", "Remove a container with the same name first.", kind=FLAG),
-    Option(("-l", "--label"), "label", "Set a label of the container.", "NAME[=VALUE]", MANY),
-    Option(("--label-file",), "label_file", "Read labels from a file, one a line.", "FILE", MANY),
-    Option(("--cidfile",), "cidfile", "Write the container's ID to a new file.", "FILE"),
-    Option(("-v", "--volume"), "volume", "Mount a directory, a file or a volume.", "[SOURCE:]PATH[:OPTIONS]", MANY),
+    Option(("--replace",), "replace", "Remove an existing container with the same name first.", kind=FLAG),
+    Option(("-l", "--label"), "label", "Set a label on the container.", "NAME[=VALUE]", MANY),
+    Option(("--label-file",), "label_file", "Read labels from a file, one per line.", "FILE", MANY),
+    Option(("--cidfile",), "cidfile", "Write the ID of the container to a new file.", "FILE"),
+    Option(
+        ("-v", "--volume"), "volume", "Mount a directory, a file or a named volume.", "[SOURCE:]PATH[:OPTIONS]", MANY
+    ),
     Option(("--mount",), "mount", _MOUNT, "KEY=VALUE,...", MANY),
     Option(("--tmpfs",), "tmpfs", "Mount a directory in memory.", "PATH[:OPTIONS]", MANY),
     Option(("--shm-size",), "shm_size", "Size of /dev/shm (default: 64m).", "SIZE"),
-    Option(("--device",), "device", "Give it a device, or a CDI device by name.", "PATH[:PATH[:rwm]]|CDI", MANY),
-    Option(("--gpus",), "gpus", "Give it GPUs: the CDI devices nvidia.com/gpu=...", "all|N|device=..."),
+    Option(("--device",), "device", "Add a device, or a CDI device by name.", "PATH[:PATH[:rwm]]|CDI", MANY),
+    Option(("--gpus",), "gpus", "Add GPUs (the CDI devices nvidia.com/gpu=...).", "all|N|device=..."),
     Option(("--entrypoint",), "entrypoint", "Run this instead of the image's entrypoint.", "PROGRAM", default=None),
-    Option(("--read-only",), "read_only", "Only volumes and tmpfs can be written.", kind=FLAG),
-    Option(("--network", "--net"), "network", "Default, and bridge: pasta, else none.", "pasta|none|host"),
-    Option(("-h", "--hostname"), "hostname", "The host name (default: the ID's first digits).", "NAME"),
-    Option(("--domainname",), "domainname", "The host's domain.", "NAME"),
+    Option(
+        ("--read-only",),
+        "read_only",
+        "Make the root file system read-only; volumes and tmpfs stay writable.",
+        kind=FLAG,
+    ),
+    Option(
+        ("--network", "--net"),
+        "network",
+        "Network to use (default, and bridge: pasta if it is installed, else none).",
+        "pasta|none|host",
+    ),
+    Option(("-h", "--hostname"), "hostname", "Host name (default: the first digits of the ID).", "NAME"),
+    Option(("--domainname",), "domainname", "Domain name of the host.", "NAME"),
     Option(("--add-host",), "add_host", "Add a line to /etc/hosts.", "NAME:ADDRESS", MANY),
-    Option(("--dns",), "dns", "A name server, instead of this machine's.", "ADDRESS", MANY),
-    Option(("--dns-search",), "dns_search", "A search domain; . is none.", "DOMAIN", MANY),
-    Option(("--dns-option", "--dns-opt"), "dns_option", "An option for resolv.conf.", "OPTION", MANY),
-    Option(("-p", "--publish"), "publish", "Only with --network host, where every port is open.", "PORT", MANY),
-    Option(("--expose",), "expose", "Note that a port is used; opens nothing.", "PORT", MANY),
+    Option(("--dns",), "dns", "Use this name server instead of those of this machine.", "ADDRESS", MANY),
+    Option(("--dns-search",), "dns_search", "Use this search domain; . means none.", "DOMAIN", MANY),
+    Option(("--dns-option", "--dns-opt"), "dns_option", "Add an option to resolv.conf.", "OPTION", MANY),
+    Option(("-p", "--publish"), "publish", "Works only with --network host, where every port is open.", "PORT", MANY),
+    Option(("--expose",), "expose", "Document that the container uses a port; opens nothing.", "PORT", MANY),
     Option(("--userns",), "userns", _USERNS, "host|auto|keep-id"),
-    Option(("--pid",), "pid", "Namespace of processes.", "private|host"),
-    Option(("--ipc",), "ipc", "Namespace of shared memory and messages; none: no /dev/shm.", "private|host|none"),
-    Option(("--uts",), "uts", "Namespace of the host name.", "private|host"),
-    Option(("--cgroupns",), "cgroupns", "Namespace of cgroups.", "private|host"),
-    Option(("--group-add",), "group_add", "A further group of the user.", "GROUP", MANY),
+    Option(("--pid",), "pid", "PID namespace.", "private|host"),
+    Option(("--ipc",), "ipc", "IPC namespace; none: without /dev/shm.", "private|host|none"),
+    Option(("--uts",), "uts", "UTS namespace (host name).", "private|host"),
+    Option(("--cgroupns",), "cgroupns", "Cgroup namespace.", "private|host"),
+    Option(("--group-add",), "group_add", "Add a supplementary group.", "GROUP", MANY),
     Option(("--cap-add",), "cap_add", "Add a capability, or ALL.", "CAP", MANY),
     Option(("--cap-drop",), "cap_drop", "Drop a capability, or ALL.", "CAP", MANY),
-    Option(("--privileged",), "privileged", "Give it all rights that this user has. Isolates nothing.", kind=FLAG),
+    Option(
+        ("--privileged",),
+        "privileged",
+        "Give the container all rights of this user. This isolates nothing.",
+        kind=FLAG,
+    ),
     Option(("--security-opt",), "security_opt", _SECURITY, "OPTION", MANY),
-    Option(("--sysctl",), "sysctl", "Set a kernel setting of the container's own.", "NAME=VALUE", MANY),
-    Option(("--ulimit",), "ulimit", "Set a resource limit, like nofile=1024; -1 is none.", "NAME=SOFT[:HARD]", MANY),
-    Option(("--init",), "init", "Run an init (tini or its like) as the first process.", kind=FLAG),
-    Option(("--stop-signal",), "stop_signal", "The signal of `stop` (default: the image's, else TERM).", "SIGNAL"),
-    Option(("--stop-timeout",), "stop_timeout", "Seconds until `stop` kills it (default: 10).", "SECONDS"),
-    Option(("-m", "--memory"), "memory", "Limit its memory, like 512m.", "SIZE", default=None),
-    Option(("--memory-swap",), "memory_swap", "Limit memory and swap together; -1 is no limit.", "SIZE"),
-    Option(("--memory-reservation",), "memory_reservation", "Memory that it keeps when there is little.", "SIZE"),
-    Option(("--oom-score-adj",), "oom_score_adj", "How soon the kernel kills it when memory is out.", "-1000..1000"),
-    Option(("--cpus",), "cpus", "Limit the number of processors, like 1.5.", "N", NUMBER),
-    Option(("-c", "--cpu-shares"), "cpu_shares", "Its weight beside others (default: 1024).", "N"),
-    Option(("--cpuset-cpus",), "cpuset_cpus", "Processors that it may use.", "0-3,7"),
-    Option(("--cpuset-mems",), "cpuset_mems", "Memory nodes that it may use.", "0-1"),
+    Option(("--sysctl",), "sysctl", "Set a kernel parameter in the container.", "NAME=VALUE", MANY),
+    Option(
+        ("--ulimit",),
+        "ulimit",
+        "Set a resource limit, like nofile=1024; -1 means no limit.",
+        "NAME=SOFT[:HARD]",
+        MANY,
+    ),
+    Option(("--init",), "init", "Run an init (like tini) as the first process.", kind=FLAG),
+    Option(
+        ("--stop-signal",), "stop_signal", "Signal that `stop` sends (default: the image's, else TERM).", "SIGNAL"
+    ),
+    Option(("--stop-timeout",), "stop_timeout", "Seconds until `stop` kills the container (default: 10).", "SECONDS"),
+    Option(("-m", "--memory"), "memory", "Limit the memory, like 512m.", "SIZE", default=None),
+    Option(("--memory-swap",), "memory_swap", "Limit memory plus swap; -1 means no limit.", "SIZE"),
+    Option(
+        ("--memory-reservation",), "memory_reservation", "Keep this much memory when the machine runs short.", "SIZE"
+    ),
+    Option(
+        ("--oom-score-adj",),
+        "oom_score_adj",
+        "Preference of the kernel to kill the container when memory runs out.",
+        "-1000..1000",
+    ),
+    Option(("--cpus",), "cpus", "Limit the processor time, like 1.5 processors.", "N", NUMBER),
+    Option(("-c", "--cpu-shares"), "cpu_shares", "Weight for processor time (default: 1024).", "N"),
+    Option(("--cpuset-cpus",), "cpuset_cpus", "Use only these processors.", "0-3,7"),
+    Option(("--cpuset-mems",), "cpuset_mems", "Use only these memory nodes.", "0-1"),
     Option(("--pids-limit",), "pids_limit", "Limit the number of processes.", "N", WHOLE),
-    Option(("-q", "--quiet"), "quiet", "Show no progress of a pull.", kind=FLAG),
-    Option(("--runtime",), "runtime", "crun, runc, bwrap, or a path (default: as set, or what is here).", "NAME"),
+    Option(("-q", "--quiet"), "quiet", "Do not show the progress of a pull.", kind=FLAG),
+    Option(
+        ("--runtime",),
+        "runtime",
+        "Runtime: crun, runc, bwrap, or a path (default: the setting, else the first installed).",
+        "NAME",
+    ),
     Option(
         ("--pull",),
         "pulling",
-        "Whether to ask the registry (default: missing); newer: the image that is here will do.",
+        "When to pull the image (default: missing). newer: pull, but use the image in the store if that fails.",
         default="missing",
         choices=_PULLING,
     ),
@@ -121,7 +165,7 @@ OPTIONS = (
 
 
 def launch(session: Session, image: str, words: tuple[str, ...], /, **given: Any) -> int:
-    """Run a container as these options say; its exit code. Raises ContainerFailure, Cancelled, LaminaError (no
+    """Run a container with these options; return its exit code. Raises ContainerFailure, Cancelled, LaminaError (no
     terminal)."""
     check_terminal(given)
     try:
@@ -164,31 +208,35 @@ def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[st
     return ended.code
 
 
-PRIVILEGED = "--privileged isolates nothing: a program in this container can do all that you can do on this machine"
+PRIVILEGED = (
+    "--privileged isolates nothing: a program in this container can do everything that you can do on this machine"
+)
 
 
 def check_terminal(given: dict[str, Any]) -> None:
-    """docker's rule: without a terminal at standard input there is none to be connected; but a program may have one
-    of its own. Raises LaminaError: docker's exit code is 1, of `run` too."""
+    """Check docker's rule: -it needs a terminal as standard input; -t alone does not. Raises LaminaError, whose exit
+    code is 1, as in docker."""
     if given["tty"] and given["interactive"] and not sys.stdin.isatty():
-        raise LaminaError("standard input is not a terminal", hint="leave out -t, or -i")
+        raise LaminaError("standard input is not a terminal", hint="leave out -t or -i")
 
 
 @contextmanager
 def _identity_file(path: str) -> Iterator[Callable[[str], object]]:
-    """The file for ``--cidfile``, new; gone again where the block makes no container. Raises UsageError."""
+    """Create the file of ``--cidfile``; remove it if the block fails. Yields the function that writes the ID. Raises
+    UsageError if the file exists."""
     if not path:
         yield lambda identity: None
         return
     from lamina.host.files import reported, write_all
 
-    path = os.path.abspath(path)  # the working directory may be another one in a user namespace's mounts
+    path = os.path.abspath(path)  # in a user namespace the working directory may be a different one
     with reported(path):
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:
             raise UsageError(
-                f"the file for the container's ID is there already: {path!r:.200}", hint="remove it, or name another"
+                f"the file for the container ID already exists: {path!r:.200}",
+                hint="remove it, or choose another name",
             ) from None
     try:
         yield lambda identity: write_all(descriptor, identity.encode())
@@ -211,18 +259,18 @@ def _replace(store: Store, name: str) -> None:
 
 
 def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
-    """``name``: without docker://."""
+    """Open the image, and pull it before if ``pulling`` says so. ``name``: without docker://."""
     parsed = parse_name(name)
     if parsed.transport or not parsed.whole:
         if parsed.transport:
-            hint = f"`lamina pull {name:.200}` brings it in and says its name; then run that"
+            hint = f"`lamina pull {name:.200}` loads it into the store and prints its name; then run that name"
         else:
-            hint = "name the image without ~: a container has all of its layers"
-        raise UsageError(f"{name!r:.200} can't be run: run takes whole images of the store", hint=hint)
+            hint = "leave out ~N: a container has all layers of its image"
+        raise UsageError(f"run needs a whole image in the store, not {name!r:.200}", hint=hint)
     if pulling not in ("always", "newer"):
         try:
             return session.stack(name)
-        except (ReferenceNotFound, BlobNotFound):  # nothing here has the name, or what has it is for other platforms
+        except (ReferenceNotFound, BlobNotFound):  # no such name, or an image for other platforms
             if pulling == "never":
                 raise
     from lamina.cli.format.progress import Progress
@@ -242,7 +290,7 @@ def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
                 raise error from None
     from lamina.places import open_named
 
-    return open_named(name, session.settings)  # what pull has warned of is not said again
+    return open_named(name, session.settings)  # without check_platform: pull has warned already
 
 
 def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
@@ -293,7 +341,7 @@ _SELDOM = (
 
 
 def _more(given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ``Wanted`` for options that few ask for: what reads them is loaded then."""
+    """Fields of ``Wanted`` for rarely used options; ``run_flags`` is imported only if one is given."""
     if not any(given[name] for name in _SELDOM):
         return {}
     from lamina.cli.containers.run_flags import fields
@@ -319,13 +367,14 @@ def _check_ports(published: tuple[str, ...], exposed: tuple[str, ...], network: 
         return
     if network != "host":
         raise UsageError(
-            "ports can't be published yet (--publish)", hint="take --network host: there every port is this machine's"
+            "--publish is not supported yet",
+            hint="use --network host: the container then uses the ports of this machine",
         )
-    warn("with --network host every port is this machine's: --publish does nothing")
+    warn("--publish has no effect with --network host: the container uses the ports of this machine")
 
 
 def environment(given: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """The variables of --env-file and --env. Raises UsageError, SystemFailure."""
+    """Read the variables of --env-file and --env. Raises UsageError, SystemFailure."""
     from lamina.run.options import parse_env, parse_env_file
 
     found: list[tuple[str, str]] = []
@@ -355,16 +404,16 @@ def _security(words: tuple[str, ...]) -> dict[str, Any]:
         elif key == "label" and value:
             _check_label(value)
         else:
-            raise UsageError(f"no security option {word!r:.100}", hint=_SECURITY.rstrip("."))
+            raise UsageError(f"unknown --security-opt {word!r:.100}", hint="use " + _SECURITY.rstrip("."))
     return found
 
 
 def _check_label(value: str) -> None:
-    """SELinux: containers get no label of their own, so there is none to be turned off. Raises Unsupported."""
+    """Check a SELinux label: containers get none, so only label=disable is possible. Raises Unsupported."""
     if value == "disable":
         return
     if os.path.exists("/sys/fs/selinux/enforce"):
         from lamina.errors import Unsupported
 
-        raise Unsupported("containers get no SELinux label yet", hint="take label=disable, or leave it out")
-    warn(f"this machine has no SELinux: label={value} does nothing")
+        raise Unsupported("SELinux labels are not supported yet", hint="use label=disable, or leave it out")
+    warn(f"this machine has no SELinux: label={value} has no effect")

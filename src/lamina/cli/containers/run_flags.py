@@ -1,4 +1,4 @@
-"""What the less common options of `run` say, as fields of ``run.options.Wanted``: loaded where one is given."""
+"""The less common options of `run` as fields of ``run.options.Wanted``. Imported only if one is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def fields(given: dict[str, Any], on_warning: Callable[[str], object]) -> dict[str, Any]:
-    """Raises UsageError, NotFound (a file, a CDI device), InvalidDocument, SystemFailure."""
+    """Return the fields of ``Wanted``. Raises UsageError, NotFound (a file, a CDI device), InvalidDocument,
+    SystemFailure."""
     return {
         **_labels(given),
         **_devices(given, on_warning),
@@ -89,11 +90,11 @@ def _end(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_LINES = "give a text with KEY=VALUE, one a line"
+_LINES = "give a text file with one KEY=VALUE per line"
 
 
 def text_of(path: str) -> str:
-    """A file of lines. Raises UsageError, SystemFailure."""
+    """Read a text file. Raises UsageError (not UTF-8), SystemFailure."""
     from lamina.host.files import reported
 
     with reported(path), open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Verbs for containers: run, ps, rm, stop, kill, exec, cp, commit; and `diff` of one container."""
+"""Verbs for containers: run, ps, rm, stop, kill, exec, cp, commit; and the list of changes for `diff CONTAINER`."""
 
 from __future__ import annotations
 
@@ -63,18 +63,20 @@ _Thing = TypeVar("_Thing")
 @click.argument("words", nargs=-1, metavar="[COMMAND [ARG]...]")
 @click.pass_obj
 def run(session: Session, /, image: str, words: tuple[str, ...], **given: Any) -> int:
-    """Run a program in a new container of an image: the image's layers below, read-only and shared, a writable layer
-    on top that takes all changes. The exit code is the program's own; 125 where the container can't be made, 126
-    where the program can't be started, 127 where it is not there."""
+    """Run a program in a new container. The layers of the image are read-only and shared; the container has its own
+    writable layer on top. If the image is not in the store, it is pulled. Options go before IMAGE.
+
+    The exit code is that of the program; 125 if the container can't be made, 126 if the program can't be started, 127
+    if it was not found."""
     return launch.launch(session, image, words, **given)
 
 
 run.allow_interspersed_args = False
-run.context_settings["help_option_names"] = ["--help"]  # -h is the host's name, as everywhere
+run.context_settings["help_option_names"] = ["--help"]  # -h is the host name, as in docker
 
 
-_COMMAND = 20  # letters of a command that are shown
-_FILTERS = "ancestor, before, since, exited, id, label, name, status, volume."
+_COMMAND = 20  # characters of a command that the table shows
+_FILTERS = "Show only matching ones: ancestor, before, since, exited, id, label, name, status, volume."
 
 
 @command(
@@ -82,11 +84,11 @@ _FILTERS = "ancestor, before, since, exited, id, label, name, status, volume."
     "lamina ps\nlamina ps -a --format json\nlamina ps -a --filter status=exited --filter label=job\n"
     "lamina rm $(lamina ps -aq)",
 )
-@click.option("-a", "--all", "all_", is_flag=True, help="Show those that have ended too.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Also show containers that have ended.")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help=_FILTERS)
-@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Show the N last made, in any state.")
-@click.option("-l", "--latest", is_flag=True, help="Show the last made, in any state.")
-@click.option("-s", "--size", is_flag=True, help="Show how much each has written.")
+@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Show the N newest, in any state.")
+@click.option("-l", "--latest", is_flag=True, help="Show the newest, in any state.")
+@click.option("-s", "--size", is_flag=True, help="Show how much each container has written.")
 @click.option("-q", "--quiet", is_flag=True, help="Show IDs only.")
 @no_trunc_option
 @format_option
@@ -102,7 +104,7 @@ def ps(
     no_trunc: bool,
     format: str | None,
 ) -> None:
-    """List containers: those that run, or all. Those with a damaged record are always listed; `lamina rm ID` removes
+    """List running containers, or all. Containers with a damaged record are always listed; `lamina rm ID` removes
     them."""
     from lamina.run.container.listing import Filters, listed, sizes
 
@@ -110,7 +112,7 @@ def ps(
     if size:
         from lamina.run.container.user_namespace import enter
 
-        enter()  # what a container wrote may be other users', of this user's ids
+        enter()  # files in a container may belong to other IDs of this user
     store = session.store_if_any
     last = 1 if latest else last
     found = listed(store, chosen, all_=all_, last=last, digest_of=_digest_of(session)) if store else []
@@ -134,13 +136,13 @@ def _digest_of(session: Session) -> Callable[[str], str]:
         try:
             return str(session.image(word).stack.manifest.descriptor.digest)
         except LaminaError:
-            return ""  # containers whose image is gone are found by the name that they had
+            return ""  # containers of a removed image are found by its name
 
     return digest_of
 
 
 def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple[int, int] | None) -> Record:
-    """docker's fields, and lamina's own beside them."""
+    """The row of a container: docker's fields, and lamina's own."""
     words = clean(" ".join(one.command))
     written, image = measured or (0, 0)
     labels = dict(one.labels)
@@ -182,7 +184,7 @@ def _json_row(one: Container, state: str, measured: tuple[int, int] | None) -> d
 
 
 def _status(one: Container, state: str, now: float) -> str:
-    """docker's words."""
+    """The state as docker prints it."""
     if state == "running":
         return f"Up {ago(now - one.created).removesuffix(' ago')}"
     if state == "exited":
@@ -191,8 +193,10 @@ def _status(one: Container, state: str, now: float) -> str:
     return state.capitalize()
 
 
-_cidfile_option = click.option("--cidfile", "cidfiles", multiple=True, metavar="FILE", help="Read an ID from a file.")
-_ignore_option = click.option("-i", "--ignore", is_flag=True, help="Do not fail if one is not there.")
+_cidfile_option = click.option(
+    "--cidfile", "cidfiles", multiple=True, metavar="FILE", help="Read an ID from this file."
+)
+_ignore_option = click.option("-i", "--ignore", is_flag=True, help="Do not fail if a container does not exist.")
 _time_option = click.option(
     "-t",
     "--time",
@@ -200,15 +204,17 @@ _time_option = click.option(
     "seconds",
     type=click.FloatRange(min=-1),
     metavar="SECONDS",
-    help="Seconds until it is killed; -1 is never (default: as it was made, else 10).",
+    help="Seconds to wait before killing; -1: never kill (default: --stop-timeout of `run`, else 10).",
 )
 
 
 @command("rm", "lamina rm web\nlamina rm --force web\nlamina rm --all")
 @click.argument("names", nargs=-1, metavar="[CONTAINER]...")
-@click.option("-f", "--force", is_flag=True, help="Remove those that run too, and do not fail if there is none.")
-@click.option("-a", "--all", "all_", is_flag=True, help="Remove all that have ended (with --force: all).")
-@click.option("-v", "--volumes", is_flag=True, help="Accepted for docker's sake: anonymous volumes go anyway.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Also remove running containers; do not fail if a container does not exist."
+)
+@click.option("-a", "--all", "all_", is_flag=True, help="Remove all containers that have ended (with --force: all).")
+@click.option("-v", "--volumes", is_flag=True, help="Accepted as in docker; anonymous volumes are always removed.")
 @_time_option
 @_ignore_option
 @_cidfile_option
@@ -223,13 +229,13 @@ def rm(
     ignore: bool,
     cidfiles: tuple[str, ...],
 ) -> None:
-    """Remove containers with all that they wrote, however little of them is left. Named volumes stay. Where one
-    can't be removed, the others are, and the exit code is that of the first failure."""
+    """Remove containers and everything that they wrote. Named volumes stay. If one can't be removed, the others are
+    removed all the same, and the exit code is that of the first failure."""
     from lamina.run.container.ending import clear, remove
 
     names = _with_files(names, cidfiles, force or ignore)
     if all_ == bool(names or cidfiles):
-        raise UsageError("say which containers", hint="names or IDs, or --all")
+        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
     store = session.store
 
     def remove_one(one: Container) -> None:
@@ -247,7 +253,8 @@ def rm(
 
 
 def _with_files(names: tuple[str, ...], files: tuple[str, ...], ignore: bool) -> tuple[str, ...]:
-    """The names, and the IDs that --cidfile names; ``ignore``: of files that are there. Raises SystemFailure."""
+    """Return the names, and the IDs in the files of --cidfile. ``ignore``: skip files that do not exist. Raises
+    SystemFailure."""
     found = list(names)
     for path in files:
         if ignore and not os.path.exists(path):
@@ -260,7 +267,7 @@ def _with_files(names: tuple[str, ...], files: tuple[str, ...], ignore: bool) ->
 def _found(
     session: Session, name: str, ignore: bool, work: Callable[[Container], object], *, damaged: bool = False
 ) -> None:
-    """Do it with the container of this name; ``ignore``: if it is there."""
+    """Call ``work`` with the container of this name. ``ignore``: do nothing if it does not exist."""
     try:
         one = session.store.containers.get(name, damaged=damaged)
     except NotFound:
@@ -271,8 +278,8 @@ def _found(
 
 
 def _each(things: Iterable[_Thing], work: Callable[[_Thing], object], failed: Sequence[LaminaError] = ()) -> None:
-    """Do it with each of them, whether or not others fail. Raises the first failure when all is done, and says the
-    others before that."""
+    """Call ``work`` with each thing, even if it fails for others. At the end print all failures but the first, and
+    raise the first."""
     errors = list(failed)
     for one in things:
         try:
@@ -289,10 +296,13 @@ def _each(things: Iterable[_Thing], work: Callable[[_Thing], object], failed: Se
 
 @command("stop", "lamina stop web\nlamina stop --timeout 2 web\nlamina stop --all")
 @click.argument("names", nargs=-1, metavar="[CONTAINER]...")
-@click.option("-a", "--all", "all_", is_flag=True, help="Stop all that run.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Stop all running containers.")
 @_time_option
 @click.option(
-    "-s", "--signal", default=None, help="The signal (default: as it was made, else the image's, else TERM)."
+    "-s",
+    "--signal",
+    default=None,
+    help="Signal to send (default: --stop-signal of `run`, else the image's, else TERM).",
 )
 @_ignore_option
 @_cidfile_option
@@ -306,13 +316,13 @@ def stop(
     ignore: bool,
     cidfiles: tuple[str, ...],
 ) -> None:
-    """Ask containers to end, by their stop signal, and kill those that don't."""
+    """Stop containers: send their stop signal, and kill those that do not end in time."""
     from lamina.run.container.ending import clear
     from lamina.run.signals import parse_signal
 
     names = _with_files(names, cidfiles, ignore)
     if all_ == bool(names or cidfiles):
-        raise UsageError("say which containers", hint="names or IDs, or --all")
+        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
     number = None if signal is None else str(parse_signal(signal))
     store = session.store
 
@@ -324,11 +334,11 @@ def stop(
         _each([one for one in store.containers if store.containers.is_running(one)], stop_one)
     else:
         _each(names, lambda name: _found(session, name, ignore, stop_one))
-    clear(store)  # one whose lamina was killed has left its mounts
+    clear(store)  # a container whose lamina was killed has left its mounts
 
 
 def _end(session: Session, one: Container, signal: str | None, seconds: float | None) -> None:
-    """``signal``, ``seconds``: None as the container was made."""
+    """Stop a container. ``signal``, ``seconds``: None means as given to `run`."""
     from lamina.run.container.ending import stop as end
     from lamina.run.container.ending import stop_signal
     from lamina.run.container.record import stack_of
@@ -348,17 +358,17 @@ def _end(session: Session, one: Container, signal: str | None, seconds: float | 
 
 @command("kill", "lamina kill web\nlamina kill --signal HUP web")
 @click.argument("names", nargs=-1, metavar="[CONTAINER]...")
-@click.option("-a", "--all", "all_", is_flag=True, help="All that run.")
-@click.option("-s", "--signal", "number", default="KILL", help="The signal (default KILL).")
+@click.option("-a", "--all", "all_", is_flag=True, help="Send it to all running containers.")
+@click.option("-s", "--signal", "number", default="KILL", help="Signal to send (default: KILL).")
 @_cidfile_option
 @click.pass_obj
 def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidfiles: tuple[str, ...]) -> None:
-    """Send a signal to containers' first processes."""
+    """Send a signal to the first process of containers."""
     from lamina.run.container.ending import signal_container
 
     names = _with_files(names, cidfiles, ignore=False)
     if all_ == bool(names):
-        raise UsageError("say which containers", hint="names or IDs, or --all")
+        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
     store = session.store
 
     def kill_one(one: Container) -> None:
@@ -378,7 +388,7 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidf
 @click.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
 @click.pass_obj
 def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) -> int:
-    """Run another program in a container that runs; the exit code is the program's."""
+    """Run a program in a running container. The exit code is that of the program."""
     from lamina.run.container.exec import execute
     from lamina.run.container.user_namespace import enter
     from lamina.run.options import Wanted, parse_workdir
@@ -401,7 +411,7 @@ exec_.allow_interspersed_args = False
 
 
 def list_changes(session: Session, name: str, format: str | None) -> None:
-    """List what a container changed, for `diff` of one: A added, C changed, D deleted."""
+    """Print what a container changed, for `diff CONTAINER`: A added, C changed, D deleted."""
     from lamina.run.container.commit import container_changes
     from lamina.run.container.record import stack_of
     from lamina.run.container.user_namespace import enter
@@ -429,29 +439,29 @@ def list_changes(session: Session, name: str, format: str | None) -> None:
 )
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
-@click.option("-a", "--archive", is_flag=True, help="Keep the numbers of users and groups.")
-@click.option("-L", "--follow-link", is_flag=True, help="Copy what a link SOURCE leads to.")
-@click.option("-q", "--quiet", is_flag=True, help="Accepted for docker's sake: there is no progress anyway.")
+@click.option("-a", "--archive", is_flag=True, help="Keep user and group IDs.")
+@click.option("-L", "--follow-link", is_flag=True, help="If SOURCE is a symlink, copy its target.")
+@click.option("-q", "--quiet", is_flag=True, help="Accepted as in docker; cp never shows progress.")
 @platform_option
 @click.pass_obj
 def cp(session: Session, source: str, target: str, archive: bool, follow_link: bool, quiet: bool) -> None:
-    """Copy files out of a container or into it, whether it runs or not: CONTAINER:PATH is one side, a path of this
-    machine the other. DIR/. is what is in DIR; - is a tar on standard output, or on standard input. IMAGE:PATH takes
-    files out of an image without a container."""
+    """Copy files between a container and this machine. The container may be running or not. SOURCE or TARGET is
+    CONTAINER:PATH, the other one is a path on this machine. DIR/. means the content of DIR. - means a tar on standard
+    output or input. SOURCE may also be IMAGE:PATH, a file of an image."""
     (one, inner), (other, outer) = _place(source), _place(target)
     if bool(one) == bool(other):
-        hint = "like `lamina cp web:/etc/hosts .`; a path of this machine that has a colon begins with ./"
+        hint = "write it like `lamina cp web:/etc/hosts .`; begin a local path that has a colon with ./"
         if any("/" in word.partition(":")[0] and ":" in word for word in (source, target)):
-            hint = "after an image with a / in its name the path is absolute: IMAGE:/PATH"
-        raise UsageError("one side is CONTAINER:PATH or IMAGE:PATH, the other a path of this machine", hint=hint)
+            hint = "if the name of the image has a /, write an absolute path: IMAGE:/PATH"
+        raise UsageError("exactly one of SOURCE and TARGET must be CONTAINER:PATH or IMAGE:PATH", hint=hint)
     outside = target if one else source
     if one and outside == "-" and sys.stdout.isatty():
-        raise UsageError("a tar on a terminal", hint="pipe it, or name a directory")
+        raise UsageError("cp does not write a tar to a terminal", hint="pipe it, or name a directory")
     if other and outside == "-" and sys.stdin.isatty():
-        raise UsageError("a tar from a terminal", hint="pipe it in, or name a file")
+        raise UsageError("cp does not read a tar from a terminal", hint="pipe it in, or name a file")
     if outside != "-" and not os.path.isabs(outside) and not os.access(".", os.X_OK):
         raise SystemFailure(
-            f"{outside!r:.200}: this user may not search the working directory", hint="give an absolute path"
+            f"permission denied for the working directory, needed for {outside!r:.200}", hint="give an absolute path"
         )
     try:
         container = session.store.containers.get(one or other)
@@ -480,8 +490,8 @@ def cp(session: Session, source: str, target: str, archive: bool, follow_link: b
 
 
 def _place(text: str) -> tuple[str, str]:
-    """(container, path), or ("", path): a path of this machine has a / before its first colon. An image may have one
-    too, where its path is absolute and there is no such file."""
+    """Split CONTAINER:PATH into (container, path); ("", path) for a path on this machine. A / before the first colon
+    means a path on this machine, or an image if the path in it is absolute and no such file exists here."""
     name, colon, path = text.partition(":")
     if not colon or not name or name.startswith("."):
         return "", text
@@ -508,8 +518,8 @@ def _write_items(items: Iterable[Item]) -> None:
 
 
 def _read_tar(session: Session, container: Container, inside: Inside, path: str) -> None:
-    """A tar of standard input, into a directory of the container: users and groups as it has them, as docker does,
-    where there are such in the container."""
+    """Unpack a tar from standard input into a directory of the container. Owners are kept, as in docker, if the
+    container has these IDs; else root owns the files."""
     from lamina.edit.rootfs import archive_items
     from lamina.host import privileges
     from lamina.run.container.record import owner_of, owners_of
@@ -530,7 +540,7 @@ def _read_tar(session: Session, container: Container, inside: Inside, path: str)
 
 
 def _copy_from_image(session: Session, source: str, target: str, error: NotFound, *, is_target: bool) -> None:
-    """``error``: that there is no such container."""
+    """Copy files out of an image. ``error``: the container was not found; raised if no image is found either."""
     from lamina.run.container.tar_stream import image_items, put
     from lamina.run.rootfs import Inside
 
@@ -542,11 +552,12 @@ def _copy_from_image(session: Session, source: str, target: str, error: NotFound
         known = text.partition(":")[0]
         shown = name if "/" in known or "://" in text else known
         raise NotFound(
-            f"no container and no image {shown!r:.200}", hint="see `lamina ps -a`, `lamina images`"
+            f"no container or image {shown!r:.200}", hint="see `lamina ps -a` and `lamina images`"
         ) from error
     if is_target:
         raise UsageError(
-            f"{name!r:.200} is an image, and images don't change", hint="take `lamina append`, or a container of it"
+            f"{name!r:.200} is an image, and images can't be changed",
+            hint="use `lamina append` to make a new image, or copy into a container",
         )
     items = image_items(image.stack, f"/{path}")
     if target == "-":
@@ -559,7 +570,7 @@ def _copy_from_image(session: Session, source: str, target: str, error: NotFound
 
 
 def _image_and_path(text: str) -> tuple[str, str]:
-    """IMAGE:/PATH, or IMAGE:PATH, which is from the root too, as docker has it of containers (pure)."""
+    """Split IMAGE:/PATH or IMAGE:PATH, which starts at the root too, as for containers in docker (pure)."""
     start = "docker://" if text.startswith("docker://") else ""
     rest = text.removeprefix(start)
     name, colon, path = rest.partition(":/")
@@ -569,8 +580,9 @@ def _image_and_path(text: str) -> tuple[str, str]:
 
 
 def _renamed(items: Iterator[Item], target: str, *, content_only: bool) -> tuple[str, Iterable[Item]]:
-    """cp's rule: into ``target`` where it is a directory, else with its name; the directory that they go to."""
-    first = next(items, None)  # there is such a path: only then is something made
+    """Apply the rule of cp(1): copy into ``target`` if it is a directory, else copy to that name. Returns the
+    directory to write to, and the items with their new names."""
+    first = next(items, None)  # raises if there is no such path, before anything is created
     rest = itertools.chain(() if first is None else (first,), items)
     if content_only and not os.path.isdir(target):
         with reported(target):
@@ -581,7 +593,7 @@ def _renamed(items: Iterator[Item], target: str, *, content_only: bool) -> tuple
         return ".", ()
     above, new = os.path.split(target.rstrip("/"))
     if target.endswith("/"):
-        raise NotFound(f"no directory {target!r:.200}", hint="make it first")
+        raise NotFound(f"no directory {target!r:.200}", hint="create it first")
     old, name = first[0].path, os.fsencode(new)
 
     def put_below(path: bytes) -> bytes:
@@ -612,15 +624,16 @@ def _link(entry: Entry, put_below: Callable[[bytes], bytes]) -> bytes:
     "instructions",
     multiple=True,
     metavar="INSTRUCTION",
-    help="A Dockerfile instruction: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR.",
+    help="Apply a Dockerfile instruction: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME or "
+    "WORKDIR.",
 )
 @click.option(
     "-p",
     "--pause/--no-pause",
-    help="Freeze a running container meanwhile: what it writes is in the image whole, or not at all.",
+    help="Pause a running container during the commit, so that its files are consistent.",
 )
-@click.option("-m", "--message", type=TEXT, default="", help="The new step's comment.")
-@click.option("-a", "--author", type=TEXT, default="", help="Who made it.")
+@click.option("-m", "--message", type=TEXT, default="", help="Comment of the new build step.")
+@click.option("-a", "--author", type=TEXT, default="", help="Author of the image.")
 @config_options
 @quiet_option
 @click.pass_obj
@@ -636,8 +649,8 @@ def commit(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Make an image of a container: its own image, and one layer of what it changed. Volumes are not part of it. With
-    SOURCE_DATE_EPOCH the same changes give the same digest."""
+    """Make an image from a container: the image of the container plus one layer with its changes. Volumes are not
+    included. With SOURCE_DATE_EPOCH the same changes give the same digest."""
     from lamina.cli.config_options import instructions as changed
     from lamina.run.container.commit import commit as make
     from lamina.run.container.ending import paused

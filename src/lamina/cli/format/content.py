@@ -1,6 +1,6 @@
-"""Content of images to stdout: byte for byte into a file or a pipe; on a terminal only what it can show.
+"""Writing the content of images to standard output: byte for byte to a file or a pipe, escaped on a terminal.
 
-What is in an image may be made to drive whoever looks at it.
+A hostile image could send control sequences to the terminal.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20
 _LOOK = 8 << 10
-"""Bytes that say whether something is a text: those that git and grep look at, at their beginning."""
+"""A zero byte in this many first bytes means binary, as for git and grep."""
 
 
 def write_contents(contents: Iterable[tuple[str, Stream]]) -> None:
-    """All of these streams, each with what it is called. On a terminal control characters and what is not UTF-8 are
-    escaped, but for tabs and ends of lines; what has a zero byte at its beginning is no text: UsageError."""
+    """Write (name, stream) pairs. On a terminal control characters, except tabs and line ends, and bytes that are not
+    UTF-8 are escaped. Raises UsageError for binary content on a terminal."""
     show = sys.stdout.isatty()
     out = sys.stdout.buffer
     for name, stream in contents:
@@ -40,7 +40,7 @@ def _show(name: str, stream: Stream) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     data = stream.read(_PIECE)
     if b"\0" in data[:_LOOK]:
-        raise UsageError(f"{name} is not text, and this is a terminal", hint="send it to a file or a pipe")
+        raise UsageError(f"{name} is binary and is not written to a terminal", hint="send it to a file or a pipe")
     while data:
         _say(decoder.decode(data))
         data = stream.read(_PIECE)

@@ -1,4 +1,4 @@
-"""How a verb gives its answer: a table for people, JSON, or a Go template, chosen by ``--format``."""
+"""The output of verbs: a table, JSON, or a Go template, chosen with ``--format``."""
 
 from __future__ import annotations
 
@@ -20,46 +20,49 @@ if TYPE_CHECKING:
     from lamina.transfer.copy import Copied
 
 Row = Mapping[str, Any]
-_PIECE = 1000  # rows of a table, and lines of templates, that are made safe and written at once
-_JSON_PIECE = 200  # values of a list
-_HELD = 1 << 24  # characters of a list that are held in memory until all of it is there
+_PIECE = 1000  # rows of a table, or lines of templates, that are cleaned and written at once
+_JSON_PIECE = 200  # values of a list that are encoded at once
+_HELD = 1 << 24  # characters of a list that are kept in memory until the list is complete
 
 
 def write(text: str) -> None:
-    """One line to stdout; what the terminal's encoding can't say is escaped."""
+    """Print a line to standard output; characters outside of its encoding are escaped."""
     click.echo(text)
 
 
 def ask(question: str) -> None:
-    """Ask before something is deleted; only yes goes on. Raises UsageError where nobody can answer."""
+    """Ask for confirmation before something is deleted. Raises LaminaError if the answer is no, UsageError if there
+    is no answer."""
     try:
         answer = click.confirm(question, err=True)
     except click.Abort:  # Ctrl-C, or the end of the input
         if sys.stdin.isatty():
             raise
         click.echo(err=True)
-        raise UsageError("standard input has no answer", hint="use --force to delete without a question") from None
+        raise UsageError(
+            "no confirmation on standard input", hint="use --force to delete without a question"
+        ) from None
     if not answer:
         raise LaminaError("nothing was deleted")
 
 
 def emit_json(value: Any) -> None:
-    """Pretty JSON; ASCII only, so that a pipe of any encoding takes it and no control character gets through."""
+    """Print indented JSON, in ASCII only: any encoding can take it, and control characters are escaped."""
     from json import dumps
 
     write(dumps(value, indent=2, ensure_ascii=True))
 
 
 def emit_json_list(values: Iterable[Any], *, checked: bool = False) -> None:
-    """As ``emit_json`` of a list, with few values in memory at a time. Where making one fails, nothing has been
-    written; with ``checked`` none fails, and each is written as it comes."""
+    """Print a list like ``emit_json``, with few values in memory at a time. If making a value fails, nothing is
+    written. ``checked``: making a value can't fail, so each is written at once."""
     pieces = _json_pieces(values)
     for piece in pieces if checked else _held_back(pieces):
         click.echo(piece, nl=False)
 
 
 def _held_back(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text, none of it before all of it is there; what is too much for memory waits in a file."""
+    """Yield the same text, but only when it is complete. A temporary file holds what is too large for memory."""
     held: list[str] = []
     size, file = 0, None
     with ExitStack() as stack:
@@ -84,7 +87,7 @@ def _held_back(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _json_pieces(values: Iterable[Any]) -> Iterator[str]:
-    """The text of a list, as ``emit_json`` has it."""
+    """Yield the text of a list in the form of ``emit_json``."""
     from json import dumps
 
     rest, before = iter(values), "[\n  "
@@ -95,7 +98,7 @@ def _json_pieces(values: Iterable[Any]) -> Iterator[str]:
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *, right: Iterable[int] = ()) -> None:
-    """Aligned columns, three spaces apart, as docker prints them. ``right``: numbers of right-aligned columns."""
+    """Print aligned columns, three spaces apart, as docker does. ``right``: numbers of right-aligned columns."""
     lines: list[Sequence[str]] = [] if header is None else [tuple(header)]
     widths = list(map(len, lines[0])) if lines else []
     pieces = iter(rows)
@@ -117,7 +120,7 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None, *,
 
 
 def _cleaned(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Rows of safe cells. What is printable as a whole is looked at only once."""
+    """Return the rows with cleaned cells. If all rows together are printable, no cell is checked."""
     if "".join(itertools.chain.from_iterable(rows)).isprintable():
         return [tuple(row) for row in rows]
     return [tuple(map(clean, row)) for row in rows]
@@ -133,9 +136,9 @@ def emit(
     header: bool = True,
     headings: Mapping[str, str] | None = None,
 ) -> None:
-    """Rows of named fields. ``columns`` are (field, heading) of the table; ``json`` prints ``json_rows`` (exact
-    numbers, whole digests) where given; a template sees every field of a row. ``headings``: of a template's columns
-    that are no columns of the table."""
+    """Print rows of named fields. ``columns``: (field, heading) of the table. ``json_rows``: the rows for JSON, with
+    exact numbers and full digests. A template can use every field of a row. ``headings``: for fields in a template
+    that are not columns of the table."""
     if format == "json":
         values = json_rows if json_rows is not None else rows
         emit_json_list(values, checked=isinstance(values, Sequence))
@@ -152,8 +155,8 @@ def emit(
 
 
 def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str) -> None:
-    """A Go template a row; with the prefix ``table`` aligned and under headings: those of ``headings``, else made of
-    the fields' names."""
+    """Print each row with a Go template. With the prefix ``table``, align the columns and print headings: those of
+    ``headings``, else made from the names of the fields."""
     from lamina.cli.format.template import Template
 
     tabular, text = table_template(format)
@@ -170,7 +173,7 @@ def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str)
 
 
 def table_template(format: str) -> tuple[bool, str]:
-    """Whether a template has docker's prefix ``table``, and the template without it (pure)."""
+    """Return whether a template has docker's prefix ``table``, and the template without it (pure)."""
     word, _, _rest = format.lstrip().partition(" ")
     if word == "table" or format.startswith("table\t") or format.startswith("table{"):
         return True, format.lstrip().removeprefix("table").strip()
@@ -178,7 +181,7 @@ def table_template(format: str) -> tuple[bool, str]:
 
 
 def tell_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:
-    """What `rmi` and `prune` have removed, or would."""
+    """Print what `rmi` or `prune` has removed, or would remove."""
     if format == "json":
         emit_json(
             {
@@ -207,7 +210,7 @@ def _tell_notes(done: Deleted) -> None:
 def report(
     done: list[Copied], format: str | None, quiet: bool, *, moved: str = "fetched", there: str = "already here"
 ) -> None:
-    """The table of what was moved and what was there already. ``quiet``: none, unless ``format`` asks for it."""
+    """Print the table of blobs that were copied or existed already. ``quiet``: only if ``format`` is given."""
     rows = [
         {
             "Image": clean(image.name),

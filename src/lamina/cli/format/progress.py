@@ -1,4 +1,4 @@
-"""Drawing events: a bar for each layer on a terminal, a plain line for each finished blob elsewhere (stderr)."""
+"""Progress on standard error: a bar for each layer on a terminal, else a line for each finished blob."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lamina.spec.digest import Digest
 
 
 class Progress:
-    """A listener for ``on_event``, used as a context manager. ``quiet`` draws only warnings. ``moved`` and ``there``:
-    what is said of a blob."""
+    """A listener for ``on_event``, used as a context manager. ``quiet``: show only warnings. ``moved``, ``there``:
+    the words for a blob that was copied, or existed already."""
 
     def __init__(self, *, quiet: bool = False, moved: str = "fetched", there: str = "already here") -> None:
         self.quiet = quiet
@@ -33,8 +33,8 @@ class Progress:
 
     @property
     def lists_blobs(self) -> bool:
-        """Whether each blob has its line as soon as it is there: then no table of them is wanted in the end, unless
-        the lines go to a file and somebody waits at the terminal."""
+        """Whether each blob gets a line as soon as it is copied, so that a table at the end is not needed. If
+        standard output is a terminal and standard error is not, the table is shown as well."""
         return not (self.quiet or self._terminal or sys.stdout.isatty())
 
     def __enter__(self) -> Self:

@@ -1,7 +1,6 @@
-"""What stands for an image, container or file in templates and JSON: fields by name (pure).
+"""Records for templates and JSON: the fields of an image, a container or a file by name (pure).
 
-A record has the fields of a structure, and to ask for another one is an error; of any other mapping a key that is
-missing is nothing.
+As in Go, a record is like a structure: an unknown field is an error. In any other mapping an unknown key is empty.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from typing import Any
 
 
 class Record(dict[str, Any]):
-    """Fields by name. ``absent``: the values of those that it may lack, which JSON then lacks too; ``methods``: those
-    that take arguments."""
+    """Fields by name. ``absent``: values for fields that are missing, which JSON leaves out. ``methods``: fields that
+    take arguments."""
 
     def __init__(
         self,
@@ -25,8 +24,8 @@ class Record(dict[str, Any]):
         self.methods = methods or {}
 
     def find(self, name: str) -> Any:
-        """The field: by its own name, else by the one that differs in upper and lower case only (docker writes Id
-        here and ID there). Raises KeyError."""
+        """Return a field by its name, or by the only name that differs just in upper and lower case (docker uses both
+        Id and ID). Raises KeyError."""
         for fields in (self, self.absent, self.methods):
             if name in fields and (fields[name] is not None or fields is not self):
                 return fields[name]
@@ -43,13 +42,13 @@ class Record(dict[str, Any]):
 
 
 class NoList(tuple[()]):
-    """A list that is not there: empty, and null in JSON."""
+    """A missing list: empty in templates, null in JSON."""
 
     __slots__ = ()
 
 
 class NoMap(dict[str, Any]):
-    """A map that is not there: likewise."""
+    """A missing map: empty in templates, null in JSON."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Images and containers as templates, tables and docker's JSON show them: one name for one notion (pure)."""
+"""Images and containers as rows of tables, templates and docker's JSON (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lamina.insight.images import ImageSummary
 
 HEADINGS = {
-    # what stands above the columns of `table {{...}}`, where it is not the field's name
+    # headings of `table {{...}}` that are not made from the name of the field
     "CreatedSince": "CREATED",
     "CreatedBy": "CREATED BY",
     "RunningFor": "CREATED",
@@ -25,13 +25,13 @@ CONTAINER_HEADINGS = HEADINGS | {"ID": "CONTAINER ID", "LocalVolumes": "LOCAL VO
 
 
 def age(created: str | None, now: float) -> str:
-    """docker's words for a time stamp; "N/A" where there is none."""
+    """Format the age of a time stamp as docker does; "N/A" if there is none."""
     moment = parse_time(created)
     return "N/A" if moment is None else ago(now - moment.timestamp())
 
 
 def moment_text(seconds: float) -> str:
-    """A point in time as docker's lists have it, in this machine's zone."""
+    """Format a time as docker does, in the time zone of this machine."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))
     except (ValueError, OverflowError, OSError):
@@ -44,7 +44,7 @@ def created_text(created: str | None) -> str:
 
 
 def image_record(image: ImageSummary, now: float, *, no_trunc: bool) -> Record:
-    """docker's fields, and beside them lamina's own, which its JSON has not."""
+    """Return the row of an image: docker's fields, and lamina's own, which are not in docker's JSON."""
     reference, ident = image.reference, image.id
     repository = repository_of(reference) if reference else "<none>"
     tag = (reference.tag if reference else None) or "<none>"
@@ -80,7 +80,7 @@ def labels_text(labels: dict[str, str]) -> str:
 
 
 def repository_of(reference: Reference) -> str:
-    """Its short name without tag and digest."""
+    """Return the short name without tag and digest."""
     familiar = reference.familiar
     if reference.digest:
         familiar = familiar.partition("@")[0]

@@ -1,7 +1,7 @@
-"""Go templates as ``--format`` of docker and podman takes them (pure): fields, variables, pipelines, parentheses,
-``if``, ``with``, ``range``, Go's own functions and docker's.
+"""Go templates, as in ``--format`` of docker and podman (pure): fields, variables, pipelines, parentheses, ``if``,
+``with``, ``range``, the functions of Go and docker.
 
-A template is the user's own, and the values are an image's: what they can make of it is limited.
+The template comes from the user, but the values come from an image and may be hostile: steps and output are limited.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _LENGTH = 64 << 20
 
 
 class Template:
-    """A parsed template. Raises UsageError where it does not parse."""
+    """A parsed template. Raises UsageError if it is invalid."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self._nodes = parse(source, FUNCTIONS)
 
     def render(self, value: Any) -> str:
-        """The text for one value. Raises UsageError where the template asks what the value has not, and LimitExceeded
-        where the value makes too much of it."""
+        """Return the text for one value. Raises UsageError if the template uses a field that the value does not have,
+        LimitExceeded if the value makes the output too large."""
         if isinstance(value, Mapping) and not isinstance(value, Record):
             value = Record(value)
         return _Run(self.source, value).text(self._nodes)
 
     def heading(self, headings: Mapping[str, str]) -> str:
-        """The line above the rows of a table: the template, of what its columns are called. A template that can't be
-        filled with headings has those of its fields."""
+        """Return the heading line of a table: the template, filled with the headings. If that fails, the headings of
+        the fields in the template."""
         value = Record({name: Heading(text) for name, text in headings.items()})
         try:
             return _Run(self.source, value, of_headings=True).text(self._nodes)
@@ -67,7 +67,7 @@ class _Continue(Exception):
 
 
 class _Run:
-    """One rendering: its variables, and what was written so far."""
+    """One rendering: its variables and its output so far."""
 
     def __init__(self, source: str, root: Any, *, of_headings: bool = False) -> None:
         self._source = source
@@ -187,7 +187,7 @@ class _Run:
             raise bad(self._source, command.at, "the value is nested too deeply") from None
 
     def _logic(self, wanted: bool, words: list[Operand], dot: Any, command: Command, piped: list[Any]) -> Any:
-        """The first value that settles it, else the last one; what stands behind is not looked at."""
+        """Return the first value that decides the result, else the last one. Later words are not evaluated."""
         value: Any = None
         for word in words:
             value = self._operand(word, dot, command)
@@ -223,7 +223,7 @@ class _Run:
                 found = value.find(name)
             except KeyError:
                 known = ", ".join(value.names) or "none"
-                raise bad(self._source, command.at, f"no field .{name}", f"there are: {known:.700}") from None
+                raise bad(self._source, command.at, f"no field .{name}", f"known fields: {known:.700}") from None
         elif isinstance(value, Mapping):
             found = value.get(name)
         else:
@@ -240,7 +240,7 @@ class _Run:
 
 
 def _fields(nodes: tuple[Node, ...]) -> Iterator[str]:
-    """The names of the fields that are printed, in order."""
+    """Yield the names of the printed fields, in order."""
     for node in nodes:
         if isinstance(node, Output):
             for command in node.pipe.commands:

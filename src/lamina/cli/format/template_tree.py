@@ -13,7 +13,7 @@ from typing import Any
 from lamina.errors import UsageError
 
 _DEEPEST = 64
-"""Levels of blocks and parentheses: more is no template that anybody writes, and Python's stack is limited."""
+"""Maximum nesting of blocks and parentheses: Python's stack is limited, and no real template needs more."""
 _LONGEST = 64 << 10
 _HINT = "like '{{.Field}}' or '{{json .}}'"
 
@@ -48,7 +48,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A function, or a field, and its arguments; ``at``: where it begins in the source."""
+    """A function or a field with its arguments. ``at``: its position in the source."""
 
     at: int
     words: tuple[Operand, ...]
@@ -56,8 +56,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Pipe:
-    """Commands, each of which gets the result of the one before; ``names``: variables that get the last one's, new
-    ones if it ``declares``."""
+    """Commands, each of which gets the result of the one before. ``names``: variables that are set to the last
+    result; ``declares``: they are new variables."""
 
     commands: tuple[Command, ...]
     names: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ Node = Text | Output | Branch | Loop | Jump
 
 
 def bad(source: str, at: int, why: str, hint: str = _HINT) -> UsageError:
-    """The error for what is wrong at a place of a template."""
+    """Return the error for a position in a template."""
     line, column = source.count("\n", 0, at) + 1, at - (source.rfind("\n", 0, at) + 1) + 1
     place = f"character {column}" if "\n" not in source else f"line {line}, character {column}"
     near = source[at : at + 30]
@@ -114,9 +114,9 @@ def bad(source: str, at: int, why: str, hint: str = _HINT) -> UsageError:
 
 
 def parse(source: str, functions: Container[str]) -> tuple[Node, ...]:
-    """Read a template. Raises UsageError, which names the place."""
+    """Parse a template. Raises UsageError, which names the position."""
     if len(source) > _LONGEST:
-        raise UsageError(f"a template of {len(source)} characters", hint=f"at most {_LONGEST}")
+        raise UsageError(f"the template is too long ({len(source)} characters)", hint=f"use at most {_LONGEST}")
     return _Parser(source, functions).read()
 
 
@@ -155,7 +155,7 @@ class _Token:
 
 
 def _pieces(source: str) -> Iterator[str | list[_Token]]:
-    """Texts, and actions as their tokens with a last one of the kind ``end``. Comments are left out."""
+    """Yield texts, and actions as lists of tokens that end with one of the kind ``end``. Comments are skipped."""
     at, trim = 0, False
     while True:
         begin = source.find("{{", at)
@@ -185,7 +185,7 @@ def _pieces(source: str) -> Iterator[str | list[_Token]]:
 
 
 def _tokens(source: str, begin: int, at: int) -> tuple[list[_Token], int, bool]:
-    """The tokens of the action that starts at ``begin``, where it ends, and whether it trims what follows."""
+    """Return the tokens of the action that starts at ``begin``, its end, and whether it trims the text after it."""
     close = re.compile(r"(\s+-)?\}\}")
     tokens: list[_Token] = []
     while True:
@@ -261,8 +261,8 @@ class _Parser:
             raise self._bad(token, f"nested more than {_DEEPEST} levels deep")
 
     def _nodes(self) -> tuple[tuple[Node, ...], _Token | None]:
-        """What stands up to ``else``, ``end`` or the end of the source, and the word that ended it. After ``else``
-        the rest of its action is still to be read."""
+        """Parse up to ``else``, ``end`` or the end of the source; return the nodes and the word at the end. After
+        ``else`` the caller must parse the rest of the action."""
         nodes: list[Node] = []
         for piece in self._pieces:
             if isinstance(piece, str):
@@ -354,7 +354,7 @@ class _Parser:
         return Pipe(tuple(commands), names, declares)
 
     def _names(self, loop: bool) -> tuple[tuple[str, ...], bool]:
-        """``$x :=``, ``$x =`` or, of a loop, ``$i, $x :=``; nothing where the variable is only used."""
+        """Parse ``$x :=``, ``$x =`` or, in a loop, ``$i, $x :=``; nothing if the variable is only used."""
         at, names = self._next, []
         while self._peek.kind == "variable":
             names.append(self._take())
@@ -423,7 +423,7 @@ class _Parser:
         raise self._bad(token, f"{token.text!r:.40} is not a field or function", hint)
 
     def _chained(self, operand: Operand, token: _Token) -> Operand:
-        """``.A.B`` right behind it belongs to it."""
+        """Parse the fields ``.A.B`` directly after an operand."""
         names: list[str] = []
         end = self._tokens[self._next - 1].end
         while self._peek.kind == "field" and self._peek.at == end:

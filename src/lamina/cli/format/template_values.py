@@ -1,4 +1,4 @@
-"""What templates do with values: how Go prints and compares them, and the functions of docker's templates (pure).
+"""Values in templates: how Go prints and compares them, and the functions of docker's templates (pure).
 
 Values are those of JSON, and records (``cli.record``).
 """
@@ -13,25 +13,25 @@ from typing import Any
 from lamina.cli.format.record import NO_LIST, NoList, NoMap
 
 MOST = 1 << 20
-"""Characters to which a number in a template can widen a text: the number may come from an image."""
+"""Maximum width in characters that a number in a template can set: the number may come from an image."""
 
 MOST_TEXT = 16 << 20
-"""Characters of all the texts that a function takes, and of the one that it makes: a text that is doubled again and
-again would take all memory."""
+"""Maximum characters of all arguments of a function, and of its result: a text that is doubled again and again would
+use all memory."""
 
 
 class Fault(Exception):
-    """A value that a function does not take; the message says why."""
+    """A function does not accept a value; the message says why."""
 
 
 class Heading(str):
-    """What stands above a column; whatever field one asks of it, it is the heading of that."""
+    """The heading of a column. Each field of it is the heading of that field."""
 
     __slots__ = ()
 
     @classmethod
     def of(cls, name: str) -> Heading:
-        """``CreatedAt`` is CREATED AT, ``DiffID`` is DIFF ID."""
+        """Make the heading of a field: ``CreatedAt`` gives CREATED AT, ``DiffID`` DIFF ID."""
         return cls(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).upper())
 
 
@@ -40,7 +40,7 @@ def is_list(value: Any) -> bool:
 
 
 def show(value: Any, *, nothing: str = "<no value>") -> str:
-    """As Go's %v prints it."""
+    """Format a value as %v of Go does."""
     if value is None:
         return nothing
     if isinstance(value, bool):
@@ -56,7 +56,7 @@ def show(value: Any, *, nothing: str = "<no value>") -> str:
 
 
 def _general(value: float) -> str:
-    """A number as Go's %v has it: all digits, an exponent from 21 digits on."""
+    """Format a number as %v of Go does: all digits, an exponent from 21 digits on."""
     text = repr(value)
     if text in ("inf", "-inf", "nan"):
         return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}[text]
@@ -68,8 +68,8 @@ def _general(value: float) -> str:
 
 
 def as_json(value: Any) -> str:
-    """One line. Letters stay letters; whatever no terminal should get is escaped as JSON has it, so that nobody has
-    to escape it in another way."""
+    """Encode JSON on one line. Non-ASCII letters stay; characters that are unsafe on a terminal are escaped as in
+    JSON."""
     if isinstance(value, NoList | NoMap):
         return "null"
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -82,9 +82,9 @@ def as_json(value: Any) -> str:
 
 
 def equal(first: Any, *others: Any) -> bool:
-    """Whether the first is one of the others."""
+    """Whether the first value equals one of the others."""
     if not others:
-        raise Fault("two values are to be compared")
+        raise Fault("a comparison needs two values")
     return any(_equal(first, other) for other in others)
 
 
@@ -211,7 +211,7 @@ def _pad(text: Any, before: Any, after: Any) -> str:
 
 
 def _print(*items: Any) -> str:
-    """A space between two that are no texts, as Go's Sprint has it."""
+    """Join values as Sprint of Go does: a space between two values that are not strings."""
     out = ""
     for number, item in enumerate(items):
         if number and not isinstance(item, str) and not isinstance(items[number - 1], str):
@@ -230,7 +230,7 @@ _VERB = re.compile(
 
 
 def _printf(form: Any, *values: Any) -> str:
-    """Go's Sprintf; what does not fit is told in its way, like ``%!d(string=hi)``."""
+    """Format like Sprintf of Go; a mismatch gives the same text as there, like ``%!d(string=hi)``."""
     if not isinstance(form, str):
         raise Fault("the format is not a string")
     left = list(values)
@@ -282,7 +282,7 @@ def _printf(form: Any, *values: Any) -> str:
 
 
 def _formatted(verb: str, value: Any, flags: str, precision: int | None) -> tuple[str, bool]:
-    """The text, and whether zeros may stand before it."""
+    """Return the text, and whether it may be padded with zeros."""
     if verb == "v":
         return (_quoted(value) if "#" in flags and isinstance(value, str) else show(value, nothing="<nil>")), (
             isinstance(value, int | float) and not isinstance(value, bool)
@@ -335,7 +335,7 @@ def _go_type(value: Any) -> str:
 
 _Function = tuple[Callable[..., Any], int, int | None]
 FUNCTIONS: dict[str, _Function] = {
-    # name: (function, fewest and most arguments); `and` and `or` stop where the answer is known, in the evaluator
+    # name: (function, minimum and maximum of arguments); the evaluator short-circuits `and` and `or`
     "and": (lambda *values: values[-1], 1, None),
     "or": (lambda *values: values[-1], 1, None),
     "not": (lambda value: not value, 1, 1),
@@ -363,7 +363,7 @@ FUNCTIONS: dict[str, _Function] = {
 
 
 def call(name: str, arguments: Iterable[Any]) -> Any:
-    """The result of a function. Raises Fault."""
+    """Call a function; return its result. Raises Fault."""
     function, fewest, most = FUNCTIONS[name]
     given = list(arguments)
     if len(given) < fewest or (most is not None and len(given) > most):
@@ -379,7 +379,7 @@ def call(name: str, arguments: Iterable[Any]) -> Any:
 
 
 def heading_call(name: str, arguments: Sequence[Any]) -> Any:
-    """What a function makes of headings: docker's change nothing there, but for those that lay out. Raises Fault."""
+    """Call a function with headings: as in docker, only functions for layout change them. Raises Fault."""
     if name in ("print", "printf", "println", "pad", "eq", "ne", "and", "or", "not", "len"):
         return call(name, arguments)
     found = [one for one in arguments if isinstance(one, Heading)]

@@ -1,4 +1,5 @@
-"""Text for people: ages, modes (pure); sizes, counts, safe names and paths in JSON as ``lamina.text`` has them."""
+"""Text in the output: ages and modes (pure); sizes, counts, safe names and paths in JSON come from
+``lamina.text``."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ __all__ = ["ago", "clean", "counted", "human_size", "json_path", "json_text", "m
 
 
 def ago(seconds: float) -> str:
-    """How long ago, in docker's words."""
+    """Format an age as docker does."""
     seconds = max(0, int(seconds))
     for limit, unit, word in (
         (60, 1, "second"),
@@ -28,7 +29,7 @@ def ago(seconds: float) -> str:
 
 @lru_cache(maxsize=1000)
 def mode_text(kind_letter: str, mode: int) -> str:
-    """``-rwxr-xr-x`` as ls writes it."""
+    """Format a mode as ls does: ``-rwxr-xr-x``."""
     out = [kind_letter]
     for shift, special, letter in ((6, 0o4000, "s"), (3, 0o2000, "s"), (0, 0o1000, "t")):
         bits = mode >> shift

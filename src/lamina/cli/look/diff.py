@@ -1,4 +1,4 @@
-"""The verb `diff`: two sides file by file, or what one container changed."""
+"""The verb `diff`: compare two sides file by file, or list what a container changed."""
 
 from __future__ import annotations
 
@@ -38,17 +38,22 @@ DIFFERENT = 1
 @image_argument("before", metavar="A")
 @image_argument("after", metavar="[B", required=False)
 @click.argument("path", metavar="[PATH]]", required=False)
-@click.option("-u", "--content", is_flag=True, help="Show changed texts line by line; of binaries sizes and digests.")
-@click.option("--stat", is_flag=True, help="Show how many bytes came and went.")
+@click.option(
+    "-u",
+    "--content",
+    is_flag=True,
+    help="Show changes of text files line by line, and sizes and digests of binary files.",
+)
+@click.option("--stat", is_flag=True, help="Show the size of each change, and totals.")
 @click.option(
     "--ignore",
     multiple=True,
     metavar="WHAT,...",
-    help="content, target, device, mode, owner, mtime, xattrs, links, config, created, history.",
+    help="Ignore content, target, device, mode, owner, mtime, xattrs, links, config, created or history.",
 )
-@click.option("--no-renames", is_flag=True, help="Tell what was renamed as removed and added.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing: the exit code tells.")
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--no-renames", is_flag=True, help="Show a renamed file as removed and added.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; see the exit code.")
+@click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
 @platform_option
 @registry_options
 @format_option
@@ -66,16 +71,18 @@ def diff(
     as_json: bool,
     format: str | None,
 ) -> int:
-    """Compare A and B file by file, as their layers' unions show them; nothing is unpacked. Each is an image (IMAGE~N
-    and docker://REF too), a container, or a directory of this machine (./DIR or /DIR). Exit code 1 where they differ.
+    """Compare A and B file by file; nothing is unpacked. A and B are images (also IMAGE~N and docker://REF),
+    containers, or directories of this machine (./DIR or /DIR). The exit code is 1 if they differ.
 
-    A added, C changed, D removed, R renamed. With PATH only what is there is compared; without, config and history
-    too. Of one container alone, what it changed is listed: A added, C changed, D deleted.
+    A means added, C changed, D removed, R renamed. With PATH, only files at and below PATH are compared; without it,
+    the configs and histories too. With a single container, list what it changed: A added, C changed, D deleted.
     """
     format = "json" if as_json else format
     if after is None:
         if content or stat or ignore or no_renames or quiet:
-            raise UsageError("only one side was given", hint="lamina diff A B: images, containers or ./directories")
+            raise UsageError(
+                "these options need two sides", hint="give A and B: images, containers or directories (./DIR)"
+            )
         _list_changes(session, before, format)
         return 0
     from lamina.cli.look.sides import open_side
@@ -119,7 +126,9 @@ def _list_changes(session: Session, name: str, format: str | None) -> None:
                 session.store.resolve(image.name)
         except LaminaError:
             raise error from None
-        raise NotFound(f"no container {name!r:.200}: it is an image", hint=f"lamina diff {name} OTHER") from None
+        raise NotFound(
+            f"no container {name!r:.200}, but an image", hint=f"compare it with another one: lamina diff {name} OTHER"
+        ) from None
 
 
 def _content_lines(found: Diff, change: Change) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The verb `explore`: the stack and its union in the terminal."""
+"""The verb `explore`: the layers and files of an image in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lamina.cli.verbs import command
 from lamina.errors import Unsupported, UsageError
 
 _LOOK_AGAIN = 500
-"""Milliseconds; not every system wakes who waits for a hang-up alone."""
+"""Milliseconds. Some systems do not wake a process that polls only for a hang-up."""
 
 
 @command("explore", "lamina explore my/app:1\nlamina explore docker-archive:image.tar")
@@ -24,10 +24,11 @@ _LOOK_AGAIN = 500
 @platform_option
 @click.pass_obj
 def explore(session: Session, image: str) -> int:
-    """Browse an image in the terminal: its layers on the left, on the right the union up to the selected one,
-    with what that layer added (A), modified (M) and removed (R). The keys are dive's; ? shows them all."""
+    """Browse an image in the terminal. The left side shows the layers, the right side the files up to the selected
+    layer, with A for added, M for modified and R for removed by that layer. The keys are the same as in dive; ? shows
+    all."""
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # textual draws on stderr
-        raise UsageError("explore needs a terminal", hint="`lamina layers`, `tree` and `blame` print what it shows")
+        raise UsageError("explore needs a terminal", hint="use `lamina layers`, `tree` or `blame` instead")
     try:
         from lamina.cli.look.explorer import ExplorerApp
     except ModuleNotFoundError as error:
@@ -43,14 +44,14 @@ def explore(session: Session, image: str) -> int:
 
 
 def _end_with_the_terminal() -> None:
-    """Ends this process as soon as its terminal goes away. Who has it as controlling terminal is told by SIGHUP;
-    to all others reads say the end over and over, and textual goes on with them."""
+    """End this process as soon as its terminal is closed. SIGHUP only goes to processes whose controlling terminal it
+    is; for others, read returns end of file again and again, and textual would keep reading."""
     if not hasattr(select, "poll"):
         return
     watched = select.poll()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        watched.register(stream.fileno(), 0)  # of a hang-up one is always told
+        watched.register(stream.fileno(), 0)  # poll always reports a hang-up
     while not any(found & select.POLLHUP for _, found in watched.poll(_LOOK_AGAIN)):
         pass
-    # at once: writing to the terminal blocks textual, and there is nothing to bring in order any more
+    # at once: textual blocks when it writes to the terminal, and there is nothing to clean up
     os._exit(128 + signal.SIGHUP)

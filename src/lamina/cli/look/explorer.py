@@ -1,5 +1,5 @@
-"""The terminal explorer's widgets (textual). What they show, and in which state it is, is ``insight.explore``'s; here
-are lines, colours and keys. Every text from an image is made safe to print.
+"""The widgets of `explore` (textual): lines, colours and keys. ``insight.explore_state`` has the state and the
+content. Every text from an image is made safe to print.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ COLOURS = {
     Mark.REMOVED: Style(color="red"),
 }
 _PLAIN = Style()
-"""Segments without any style end textual's filter for NO_COLOR."""
+"""Textual's filter for NO_COLOR fails on segments without a style."""
 _FAINT = Style(dim=True)
 _CURSOR = Style(reverse=True)
 _MARKED = Style(bold=True)
 PREVIEW_LINES = 200
 AT_ONCE = 50_000
-"""Paths of an image up to which the filter follows each key."""
+"""In an image with up to this many paths, the filter runs after each key."""
 PAUSE = 0.2
-"""Seconds without a key after which it follows in a larger one."""
+"""In a larger image, the filter runs after this many seconds without a key."""
 Line = list[tuple[str, Style]]
 
 
 class Lines(ScrollView, can_focus=True):
-    """Lines that are made when they are looked at, and a cursor on one of them."""
+    """Lines that are made when they are shown, and a cursor on one of them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", show=False),
@@ -63,7 +63,7 @@ class Lines(ScrollView, can_focus=True):
     ]
 
     class Moved(Message):
-        """The cursor stands on another line."""
+        """The cursor has moved to another line."""
 
         def __init__(self, lines: Lines) -> None:
             super().__init__()
@@ -80,7 +80,7 @@ class Lines(ScrollView, can_focus=True):
         self.cursor = 0
 
     def show(self, count: int, width: int, cursor: int | None = None) -> None:
-        """There are ``count`` lines now, the widest of them ``width`` cells or less."""
+        """Set the number of lines, and the largest width of a line in cells."""
         self.count = count
         self.virtual_size = Size(width, count)
         self.cursor = max(0, min(count - 1, self.cursor if cursor is None else cursor))
@@ -135,7 +135,7 @@ class Lines(ScrollView, can_focus=True):
 
 
 class LayerList(Lines):
-    """The stack; moving selects."""
+    """The list of layers; moving the cursor selects."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+l", "app.compare(False)", "layer's changes"),
@@ -165,12 +165,13 @@ class Union(Lines):
 
     @property
     def row(self) -> Row | None:
-        """That of the cursor."""
+        """Return the row of the cursor."""
         rows = self.explorer.rows
         return rows[self.cursor] if self.cursor < len(rows) else None
 
     def update(self) -> None:
-        """Show the explorer's rows; the cursor stays on its path as long as that is shown, else near it."""
+        """Show the rows of the explorer. The cursor stays on its path, or near it if the path is not shown any
+        more."""
         self.show_rows(None)
 
     def show_rows(self, node: int | None) -> None:
@@ -223,33 +224,33 @@ class Union(Lines):
 
 
 class Compared(Message):
-    """What the marks tell, or which are shown, is another."""
+    """The marks, or the choice of marks that are shown, have changed."""
 
 
 KEYS = """Everywhere
-  tab         from the layers to the files and back
-  / ctrl+f    show paths that a regular expression finds
+  tab         switch between layers and files
+  / ctrl+f    show only paths that match a regular expression
   escape      end the filter, go back to the files
   ?           this help
   q ctrl+c    quit
 Layers
-  up down     select a layer: files are those up to it
-  ctrl+l      what the selected layer changed
-  ctrl+a      what all layers above the lowest changed
+  up down     select a layer: files up to it are shown
+  ctrl+l      mark the changes of the selected layer
+  ctrl+a      mark the changes of all layers but the lowest
 Files
   up down     move; right, left open, close and go up
   space       open, close a directory; ctrl+space all
   a r m u     show or hide what was added, removed,
               modified, or is unmodified
   b           attributes
-  enter       details: all states of the path, its text
+  enter       details: history of the path, its text
 Signs
   A added   M modified   R removed
-  *           a directory in which something was"""
+  *           a directory with changes in it"""
 
 
 class Help(ModalScreen[None]):
-    """The keys. Any of those that end it ends it."""
+    """The screen with the keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter,space,question_mark", "dismiss", show=False)]
 
@@ -403,7 +404,7 @@ class ExplorerApp(App[None]):
 
     @on(Input.Changed)
     def _filter_typed(self, event: Input.Changed) -> None:
-        """At once, but in a large image when the next key takes longer."""
+        """Run the filter: at once, or in a large image after a pause."""
         if self._typing is not None:
             self._typing.stop()
             self._typing = None

@@ -39,12 +39,12 @@ LETTER = {
 }
 KIND = {kind: kind.name.lower() for kind in Kind}
 FEW = 16
-"""Paths up to which each is looked up by itself; a whole merge is cheaper for more."""
+"""Up to this many paths are looked up one by one; for more, a merge of the whole image is cheaper."""
 
 
 @lru_cache(maxsize=1000)
 def iso(nanoseconds: int) -> str:
-    """A time in UTC, to the second; what Python's calendar can't say stays a number."""
+    """Format a time in UTC, to the second. A time outside of Python's calendar stays a number."""
     seconds = nanoseconds // 1_000_000_000
     try:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
@@ -59,19 +59,21 @@ def iso(nanoseconds: int) -> str:
 )
 @image_argument()
 @click.argument("paths", nargs=-1)
-@click.option("-l", "--long", "long_", is_flag=True, help="Mode, owner, size, time and layer of each entry.")
-@click.option("-R", "--recursive", is_flag=True, help="Everything below.")
-@click.option("-d", "--directory", is_flag=True, help="The directory itself, not what is in it.")
-@click.option("-h", "--human-readable", "human", is_flag=True, help="With -l: sizes like 12.3MB.")
-@click.option("-t", "by_time", is_flag=True, help="The newest first.")
-@click.option("-S", "by_size", is_flag=True, help="The largest first.")
-@click.option("-r", "--reverse", is_flag=True, help="The other way round.")
-@click.option("-i", "--inode", is_flag=True, help="Before each name a number that all hard links of a file share.")
-@click.option("-a", "--all", "all_", is_flag=True, help="Accepted as ls has it: all names are shown anyway.")
-@click.option("-A", "--almost-all", is_flag=True, help="As -a.")
-@click.option("-1", "one", is_flag=True, help="Accepted as ls has it: each name has a line anyway.")
-@click.option("-n", "--numeric-uid-gid", "numeric", is_flag=True, help="As -l: owners are numbers anyway.")
-@click.option("-0", "--null", is_flag=True, help="Raw names, each ended by a zero byte, for scripts.")
+@click.option("-l", "--long", "long_", is_flag=True, help="Show mode, owner, size, time and layer of each entry.")
+@click.option("-R", "--recursive", is_flag=True, help="List everything below.")
+@click.option("-d", "--directory", is_flag=True, help="List the directory itself, not its content.")
+@click.option("-h", "--human-readable", "human", is_flag=True, help="With -l, print sizes like 12.3MB.")
+@click.option("-t", "by_time", is_flag=True, help="Sort by time, newest first.")
+@click.option("-S", "by_size", is_flag=True, help="Sort by size, largest first.")
+@click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
+@click.option(
+    "-i", "--inode", is_flag=True, help="Show a number before each name; hardlinks of one file have the same number."
+)
+@click.option("-a", "--all", "all_", is_flag=True, help="Accepted as in ls; all names are always shown.")
+@click.option("-A", "--almost-all", is_flag=True, help="Same as -a.")
+@click.option("-1", "one", is_flag=True, help="Accepted as in ls; each name is always on its own line.")
+@click.option("-n", "--numeric-uid-gid", "numeric", is_flag=True, help="Same as -l; owners are always numbers.")
+@click.option("-0", "--null", is_flag=True, help="Print raw names, each followed by a zero byte, for scripts.")
 @platform_option
 @format_option
 @click.pass_obj
@@ -94,17 +96,17 @@ def ls(
     null: bool,
     format: str | None,
 ) -> None:
-    """List directories of the union of an image's layers. Nothing is unpacked."""
+    """List files and directories of an image. Nothing is unpacked."""
     long_ = long_ or numeric
     if null and sys.stdout.isatty():
-        raise UsageError("raw names on a terminal", hint="leave -0 out, or pipe them")
+        raise UsageError("-0 does not print raw names to a terminal", hint="leave -0 out, or pipe the output")
     stack = session.stack(image)
     first, detailed = stack.first, long_ or format not in (None, "table")
     if recursive or len(paths) > FEW or inode:
         stack.union()
-    found: list[Iterable[tuple[Union, bytes, int]]] = []  # all is looked up before the first name is told
+    found: list[Iterable[tuple[Union, bytes, int]]] = []  # look up all paths before printing any
     for path in paths or ("/",):
-        top, typed = to_bytes(path), os.fsencode(path)  # names are told as they were asked for, as with ls
+        top, typed = to_bytes(path), os.fsencode(path)  # print names as they were typed, as ls does
         prefix = typed.rstrip(b"/") + b"/" if len(paths) > 1 else b""
         tree, node = stack.listing(top, follow=not directory, into=not directory, links=detailed)
         if directory or not tree.is_directory(node):
@@ -143,7 +145,7 @@ _Named = tuple["Union", bytes, int]
 
 
 def _sorted(found: Iterable[_Named], by_time: bool, by_size: bool, reverse: bool) -> Iterable[_Named]:
-    """In the order that was asked for; names of one time or size as they came."""
+    """Sort as requested. The sort is stable."""
     if not (by_time or by_size):
         return reversed(list(found)) if reverse else found
     key = attrgetter("mtime" if by_time else "size")
@@ -192,15 +194,13 @@ def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
     }
 
 
-@command(
-    "cat", "lamina cat debian:12 /etc/os-release\nlamina cat my/app~2 /etc/motd   # as the lowest two layers have it"
-)
+@command("cat", "lamina cat debian:12 /etc/os-release\nlamina cat my/app~2 /etc/motd   # as in the lowest two layers")
 @image_argument()
 @click.argument("paths", nargs=-1, required=True)
 @platform_option
 @click.pass_obj
 def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
-    """Print files of the union, byte for byte; on a terminal control characters are escaped, and what is no text is
+    """Print files of an image, byte for byte. On a terminal control characters are escaped and binary files are
     refused. Symlinks are followed inside the image."""
     stack = session.stack(image)
     if len(paths) > FEW:
@@ -208,7 +208,7 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
     from lamina.cli.format.content import write_contents
 
     contents = []
-    for path in paths:  # all are looked up before the first is printed
+    for path in paths:  # look up all paths before printing any
         union, node = stack.lookup(to_bytes(path), follow=True)
         kind = union.kind(node)
         if kind != Kind.FILE:
@@ -225,7 +225,7 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
 @format_option
 @click.pass_obj
 def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool, format: str | None) -> None:
-    """Show all that the union knows of a path, and which layer says so."""
+    """Show the attributes of paths in an image, and the layer that has them."""
     from lamina.insight.as_json import entry_json
 
     stack = session.stack(image)
@@ -265,13 +265,15 @@ def stat(session: Session, image: str, paths: tuple[str, ...], dereference: bool
 @command("tree", "lamina tree --depth 2 debian:12 /usr")
 @image_argument()
 @click.argument("path", default="/")
-@click.option("-L", "--depth", type=click.IntRange(min=1), default=3, show_default=True, help="How many levels.")
-@click.option("--sizes", is_flag=True, help="The bytes of each file, and below each directory.")
+@click.option(
+    "-L", "--depth", type=click.IntRange(min=1), default=3, show_default=True, help="Number of levels to show."
+)
+@click.option("--sizes", is_flag=True, help="Show the size of each file and directory.")
 @platform_option
 @format_option
 @click.pass_obj
 def tree(session: Session, image: str, path: str, depth: int, sizes: bool, format: str | None) -> None:
-    """Draw the union below a directory. Behind each name stands the layer it comes from."""
+    """Show the files of an image as a tree. The number after each name is the layer that it comes from."""
     opened = session.image(image)
     union, first = opened.tree, opened.stack.first
     top = union.lookup(to_bytes(path), follow=True)
@@ -324,12 +326,13 @@ def _sizes_below(union: Tree, top: int) -> dict[int, int]:
 @command("blame", "lamina blame my/app:1 /etc/passwd\nlamina blame -r my/app:1 /etc --format json")
 @image_argument()
 @click.argument("paths", nargs=-1, required=True)
-@click.option("-r", "--recursive", is_flag=True, help="Every path below that is or ever was.")
+@click.option("-r", "--recursive", is_flag=True, help="Show every path below, including paths that were deleted.")
 @platform_option
 @format_option
 @click.pass_obj
 def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool, format: str | None) -> None:
-    """Say which layer and build step put the winning entry there, what it shadows, and the whiteouts on the way."""
+    """Show the history of paths: the layer and build step that put each there, the older entries that it replaced,
+    and the whiteouts that hide it. * marks the entry that is visible in the image."""
     from lamina.insight.blame import blame as blame_path
     from lamina.insight.blame import blame_under, line_of, lines_under
 

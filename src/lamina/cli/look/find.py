@@ -1,4 +1,4 @@
-"""The verb `find`: files in all images of the store at once."""
+"""The verb `find`: search for files in all images in the store."""
 
 from __future__ import annotations
 
@@ -32,14 +32,31 @@ _REMEMBERED = 1000
     "lamina find -E '\\.(pem|key)$' --ghosts --format json",
 )
 @click.argument("pattern", required=False)
-@click.option("-E", "--regex", is_flag=True, help="PATTERN is a regular expression, found anywhere in the name.")
-@click.option("--in", "images", multiple=True, metavar="IMAGE", help="Only this image of the store; may be repeated.")
-@click.option("--digest", default="", metavar="sha256:HEX", help="Files with this content.")
-@click.option("--type", "type_", default="", metavar="f|d|l|c|b|p", help="Files, directories, symlinks, devices.")
-@click.option("--size", default="", metavar="[+-]N[kMGT]", help="Files larger (+) or smaller (-) than that.")
-@click.option("--perm", default="", metavar="[/-]MODE", help="Octal: exactly, all of (-), or any of (/) these bits.")
-@click.option("--owner", default="", metavar="UID[:GID]", help="In numbers.")
-@click.option("--ghosts", is_flag=True, help="Also what images ship though a later layer hides it.")
+@click.option(
+    "-E", "--regex", is_flag=True, help="PATTERN is a regular expression; it may match any part of the name."
+)
+@click.option(
+    "--in", "images", multiple=True, metavar="IMAGE", help="Search only this image in the store; may be repeated."
+)
+@click.option("--digest", default="", metavar="sha256:HEX", help="Find files with this content.")
+@click.option(
+    "--type",
+    "type_",
+    default="",
+    metavar="f|d|l|c|b|p",
+    help="Find only files, directories, symlinks, devices (c, b) or FIFOs.",
+)
+@click.option(
+    "--size", default="", metavar="[+-]N[kMGT]", help="Find files that are larger (+) or smaller (-) than N."
+)
+@click.option(
+    "--perm",
+    default="",
+    metavar="[/-]MODE",
+    help="Find by mode bits (octal): exactly, all of (-), or any of (/) these.",
+)
+@click.option("--owner", default="", metavar="UID[:GID]", help="Find by owner, in numbers.")
+@click.option("--ghosts", is_flag=True, help="Also find files that a later layer hides.")
 @no_trunc_option
 @platform_option
 @format_option
@@ -58,18 +75,20 @@ def find(
     no_trunc: bool,
     format: str | None,
 ) -> None:
-    """Find files in all images of the store, and say in which layer of which image they are. PATTERN is a glob on the
-    base name, or, with a slash in it, on the whole path ('*' goes across slashes, as with find -path)."""
+    """Find files in all images in the store, and show in which layers of which images they are. PATTERN is a glob for
+    the base name; with a slash in it, for the whole path ('*' also matches slashes, as in find -path)."""
     from lamina.spec.name import parse_stored
     from lamina.store.find import Query, Search
 
     if pattern is None and not (digest or type_ or size or perm or owner):
-        raise UsageError("find what?", hint="give a pattern, --digest, --type, --size, --perm or --owner")
+        raise UsageError(
+            "no pattern and no condition", hint="give a pattern, --digest, --type, --size, --perm or --owner"
+        )
     names = []
     for image in images:
         parsed = parse_stored(image)
         if parsed.transport or not parsed.whole:
-            raise UsageError(f"--in takes an image of the store, not {image!r:.200}", hint="see `lamina images`")
+            raise UsageError(f"--in needs a whole image in the store, not {image!r:.200}", hint="see `lamina images`")
         names.append(parsed.name)
     words: Words = {
         "regex": regex,
@@ -81,7 +100,7 @@ def find(
         "ghosts": ghosts,
     }
     if session.store_if_any is None and not names:
-        Query.of(pattern, **words)  # what can't be meant is said all the same
+        Query.of(pattern, **words)  # reports invalid conditions even without a store
         search = Search((), ())
     else:
         search = session.store.find(pattern, images=names, platform=session.platform, **words)
@@ -104,15 +123,15 @@ def find(
         rows = (row for found in search.found for row in _rows(found, groups))
         emit(rows, columns, format, right=("Size", "Layer"))
     for name, why in search.unread:
-        warn(f"{_familiar(name)} was left out: {why}")
+        warn(f"{_familiar(name)} was skipped: {why}")
     if search.unread:
         raise LaminaError(
-            f"{counted(len(search.unread), 'image')} could not be looked into", hint="`lamina fsck` says why"
+            f"{counted(len(search.unread), 'image')} could not be read", hint="check the store with `lamina fsck`"
         )
 
 
 def _rows(found: Found, groups: _Groups) -> list[dict[str, Any]]:
-    """One for each layer number and state that the entry has in some images."""
+    """One row for each layer number and state that the entry has in some image."""
     entry = found.entry
     own = _attributes(entry.kind, entry.mode, entry.uid, entry.gid, entry.size)
     digest, path = _digest(found.diff_id, groups.no_trunc), _path(entry)
@@ -121,7 +140,7 @@ def _rows(found: Found, groups: _Groups) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=10_000)
 def _attributes(kind: Kind, mode: int, uid: int, gid: int, size: int) -> dict[str, Any]:
-    """Fields of a row: many files have the same, and hold these texts together."""
+    """Return some fields of a row. Many files have the same ones; the cache lets them share the strings."""
     return {
         "Mode": mode_text(LETTER[kind], mode),
         "Owner": f"{uid}:{gid}",
@@ -137,15 +156,15 @@ def _digest(digest: Digest, no_trunc: bool) -> str:
 
 
 class _Groups:
-    """Places of one layer number and state as fields of a row. Entries mostly have the same places as others."""
+    """Places grouped by layer number and state, as fields of a row. Most entries have the same places as others."""
 
     def __init__(self, no_trunc: bool) -> None:
         self.no_trunc = no_trunc
         self._known: dict[int, tuple[tuple[Place, ...], list[dict[str, Any]]]] = {}
 
     def of(self, places: tuple[Place, ...]) -> list[dict[str, Any]]:
-        """The layer, the state, and the images where it is so with their number."""
-        known = self._known.get(id(places))  # which stays theirs while they are kept here
+        """Return for each group the layer, the state, the images and their number."""
+        known = self._known.get(id(places))  # the id stays valid because _known holds the tuple
         if known is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
@@ -198,7 +217,7 @@ def _short(digest: Digest) -> str:
 
 @cache
 def _familiar(name: str) -> str:
-    """The name as people write it; a digest, where an image has none, stays one."""
+    """Return the short form of a name; a digest stays a digest."""
     from lamina.spec.reference import Reference
 
     try:

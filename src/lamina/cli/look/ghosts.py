@@ -1,4 +1,4 @@
-"""The verb `ghosts`: what ships though hidden, secrets that ship, and hidden files given back."""
+"""The verb `ghosts`: hidden files that still ship, secrets, and recovery of hidden files."""
 
 from __future__ import annotations
 
@@ -26,20 +26,29 @@ FOUND = 1
 @command(
     "ghosts",
     "lamina ghosts my/app:1\n"
-    "lamina ghosts my/app:1 --check --no-hidden    # for CI: exit code 1 where a secret is suspected\n"
+    "lamina ghosts my/app:1 --check --no-hidden    # for CI: exit code 1 if a secret is suspected\n"
     "lamina ghosts my/app:1 --recover 3 /root/.netrc\n"
     "lamina ghosts --recover my/app:1~3 /root/.netrc",
 )
 @image_argument()
 @click.argument("words", nargs=-1, metavar="[[LAYER] PATH]")
-@click.option("--recover", is_flag=True, help="Write what PATH held (in LAYER, from 1) to standard output.")
-@click.option("-n", "--top", type=click.IntRange(min=0), default=20, show_default=True, help="How many; 0 for all.")
-@click.option("--paths", "each", is_flag=True, help="Every hidden path, not only the top of a hidden directory.")
-@click.option("--no-hidden", is_flag=True, help="Secrets only.")
-@click.option("--no-secrets", is_flag=True, help="Don't look for secrets: no file is read.")
-@click.option("--entropy", is_flag=True, help="Suspect words that look random too (many are harmless).")
-@click.option("--max-file", metavar="SIZE", default="1m", show_default=True, help="How much of a file is looked at.")
-@click.option("--check", is_flag=True, help="Exit code 1 where a secret is suspected.")
+@click.option(
+    "--recover", is_flag=True, help="Write the hidden content of PATH (in LAYER, from 1) to standard output."
+)
+@click.option(
+    "-n",
+    "--top",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Show this many hidden paths; 0 for all.",
+)
+@click.option("--paths", "each", is_flag=True, help="Show every hidden path, not only the top of a hidden directory.")
+@click.option("--no-hidden", is_flag=True, help="Show only secrets.")
+@click.option("--no-secrets", is_flag=True, help="Do not search for secrets; no file is read.")
+@click.option("--entropy", is_flag=True, help="Also suspect words that look random (many are harmless).")
+@click.option("--max-file", metavar="SIZE", default="1m", show_default=True, help="Search this much of each file.")
+@click.option("--check", is_flag=True, help="End with exit code 1 if a secret is suspected.")
 @platform_option
 @registry_options
 @format_option
@@ -58,14 +67,14 @@ def ghosts(
     check: bool,
     format: str | None,
 ) -> int:
-    """Show what an image ships though its union hides it: whited out, under an opaque directory, or replaced; and
-    secrets that well-known patterns suspect, in hidden and visible files, variables, labels and build steps. Secrets
-    are shown masked. Binary files are not looked into."""
+    """Show files that an image ships although they are hidden: deleted by a whiteout, below an opaque directory, or
+    replaced. Also show suspected secrets (by well-known patterns) in hidden and visible files, variables, labels and
+    build steps. Secrets are masked. Binary files are not searched."""
     if recover:
         _recover(session, image, words)
         return 0
     if words:
-        raise UsageError("only --recover takes a path", hint="see --help")
+        raise UsageError("a path needs --recover", hint="see `lamina ghosts --help`")
     from lamina.insight.exposed import Search, search_secrets
     from lamina.insight.ghosts import ghosts as find_ghosts
     from lamina.run.options import parse_size
@@ -94,7 +103,7 @@ def _recover(session: Session, image: str, words: tuple[str, ...]) -> None:
     from lamina.insight.ghosts import recover as open_hidden
 
     if not words or len(words) > 2 or (len(words) == 2 and not words[0].isdecimal()):
-        raise UsageError("what is to be recovered?", hint="--recover IMAGE~N PATH, or IMAGE --recover LAYER PATH")
+        raise UsageError("--recover needs a path", hint="use --recover IMAGE~N PATH, or IMAGE --recover LAYER PATH")
     stack = session.image(image).stack
     content = open_hidden(
         stack,

@@ -1,4 +1,4 @@
-"""The verb `inspect`: all that is known of images and containers, with docker's field names."""
+"""The verb `inspect`: details of images and containers, with docker's field names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 IMAGE, CONTAINER = "image", "container"
 _MAY_LACK: dict[str, Any] = {
-    # what an image's or container's Config has none of, it may still be asked for
+    # fields that a template may ask for although a Config does not have them, with their values
     **dict.fromkeys(("Hostname", "Domainname", "User", "Image", "WorkingDir", "StopSignal", "MacAddress"), ""),
     **dict.fromkeys(("Env", "Cmd", "Entrypoint", "OnBuild", "Shell"), NO_LIST),
     **dict.fromkeys(("Volumes", "ExposedPorts", "Labels"), NO_MAP),
@@ -43,12 +43,15 @@ _MAY_LACK: dict[str, Any] = {
 )
 @image_argument("names", nargs=-1, required=True, metavar="IMAGE|CONTAINER...")
 @click.option(
-    "--type", "kind", type=click.Choice([IMAGE, CONTAINER]), help="What NAME is (default: whichever there is)."
+    "--type",
+    "kind",
+    type=click.Choice([IMAGE, CONTAINER]),
+    help="Type of the names (default: a container if there is one, else an image).",
 )
-@click.option("-s", "--size", is_flag=True, help="What a container has written, too.")
-@click.option("--raw", is_flag=True, help="The manifest's own bytes.")
-@click.option("--config", "raw_config", is_flag=True, help="The config's own bytes.")
-@click.option("-n", "--no-tags", is_flag=True, help="Accepted as skopeo has it: tags are not listed anyway.")
+@click.option("-s", "--size", is_flag=True, help="Also show how much a container has written.")
+@click.option("--raw", is_flag=True, help="Print the exact bytes of the manifest.")
+@click.option("--config", "raw_config", is_flag=True, help="Print the exact bytes of the config.")
+@click.option("-n", "--no-tags", is_flag=True, help="Accepted as in skopeo; tags are never listed.")
 @platform_option
 @registry_options
 @identity_options
@@ -65,13 +68,11 @@ def inspect(
     no_tags: bool,
     format: str | None,
 ) -> None:
-    """Show all that is known of images and containers as JSON, with docker's field names. A name that both have means
-    the container, as with docker; --type says which."""
+    """Show details of images and containers as JSON, with docker's field names. If a name means both an image and a
+    container, the container is shown, as in docker; --type chooses."""
     if raw or raw_config:
         if kind == CONTAINER:
-            raise UsageError(
-                "a container has no manifest and no config of its own", hint="leave --raw and --config out"
-            )
+            raise UsageError("--raw and --config are for images; a container has no manifest", hint="leave them out")
         from lamina.cli.format.content import write_contents
 
         opened = [session.image(name) for name in names]
@@ -95,7 +96,7 @@ def _found(session: Session, name: str, kind: str | None, size: bool) -> Record:
     except ReferenceNotFound as error:
         if kind == IMAGE or parse_name(name).transport:
             raise
-        raise NotFound(error.message.replace("no image", "no container and no image", 1), hint=error.hint) from None
+        raise NotFound(error.message.replace("no image", "no container or image", 1), hint=error.hint) from None
 
 
 def _container(session: Session, name: str, *, must: bool) -> Container | None:
@@ -105,7 +106,7 @@ def _container(session: Session, name: str, *, must: bool) -> Container | None:
             raise NotFound(f"no container {name!r:.100}", hint="see `lamina ps -a`")
         return None
     if not must and set(name) & set(":/~@"):
-        return None  # no container has such a name
+        return None  # not the name of a container
     try:
         return store.containers.get(name, damaged=True)
     except NotFound:

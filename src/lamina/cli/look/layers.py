@@ -1,4 +1,4 @@
-"""The verb `layers`: the stack, one line a layer."""
+"""The verb `layers`: one line for each layer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from lamina.errors import NotFound
 @format_option
 @click.pass_obj
 def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> None:
-    """Show the stack, bottom first: sizes, what each layer adds, replaces, hides, its build step, who shares it."""
+    """Show the layers of an image, bottom first: sizes, how many entries each layer adds, replaces and hides, its
+    build step, and the images that share it."""
     from lamina.insight.layers import layer_sharers, report_layers
 
     opened = session.image(image)
     try:
         sharers = layer_sharers(session.store, session.platform, opened.digest)
     except NotFound:
-        sharers = {}  # an image from an archive, and no store yet
+        sharers = {}  # the image is in an archive, and there is no store yet
     reports = report_layers(opened.stack, sharers)
     rows, json_rows = [], []
     for layer in reports:

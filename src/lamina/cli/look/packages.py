@@ -1,4 +1,4 @@
-"""The verb `packages`: what is installed in an image, and which layer brought it."""
+"""The verb `packages`: the packages in an image, and the layer that brought each."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ from lamina.cli.verbs import command
     "kinds",
     multiple=True,
     type=click.Choice(["deb", "apk", "rpm", "pypi", "npm", "gem", "composer", "maven", "cargo", "golang", "binary"]),
-    help="Only this kind; may be repeated.",
+    help="List only this kind; may be repeated.",
 )
 @click.option(
-    "--programs/--no-programs", default=True, help="Look into ELF programs for Rust crates, Go modules and versions."
+    "--programs/--no-programs",
+    default=True,
+    help="Read ELF programs for Rust crates, Go modules and versions (default: yes).",
 )
 @platform_option
 @click.option(
-    "--format", metavar="json|table|spdx|cyclonedx|TEMPLATE", help="A bill of materials, json, or a template."
+    "--format",
+    metavar="json|table|spdx|cyclonedx|TEMPLATE",
+    help="Print json, a table, a bill of materials (spdx, cyclonedx) or a Go template.",
 )
 @click.pass_obj
 def packages(session: Session, image: str, kinds: tuple[str, ...], programs: bool, format: str | None) -> None:
-    """List the packages in an image (Debian, Alpine, RPM, Python, npm, Ruby, PHP, Java, what Rust and Go
-    programs were made of, and well-known programs that no package brought, by the version that they hold), and the
-    layer that brought each in this version."""
+    """List the packages in an image, and the layer that brought each in this version: packages of Debian, Alpine,
+    RPM, Python, npm, Ruby, PHP and Java, modules that Rust and Go programs were built from, and about 40 well-known
+    programs that no package manager installed, by the version in the program file. Nothing of the image is run."""
     from dataclasses import replace
 
     from lamina.insight.packages import packages as packages_of

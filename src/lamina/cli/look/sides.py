@@ -1,4 +1,4 @@
-"""What A and B mean to `diff`: an image, a container, or a directory of this machine."""
+"""The sides A and B of `diff`: an image, a container, or a directory of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def open_side(session: Session, word: str) -> Side:
-    """A path (``/``, ``./`` or ``../`` in front) is a directory; everything else an image, or else a container.
+    """Open a side. A word that begins with ``/``, ``./`` or ``../`` is a directory; any other word is an image, or
+    else a container.
 
     Raises NotFound, and what opening an image raises.
     """
@@ -37,6 +38,6 @@ def open_side(session: Session, word: str) -> Side:
 
 def _named(error: LaminaError, word: str) -> LaminaError:
     if not isinstance(error, ReferenceNotFound) or parse_name(word).transport:
-        return error  # a registry or an archive says itself what it has not
-    hint = f"a directory is written ./{word}" if os.path.isdir(word) else "see `lamina images` and `lamina ps -a`"
-    return ReferenceNotFound(f"no image and no container {word!r:.300}", hint=hint)
+        return error  # a registry or an archive has its own message
+    hint = f"write a directory as ./{word}" if os.path.isdir(word) else "see `lamina images` and `lamina ps -a`"
+    return ReferenceNotFound(f"no image or container {word!r:.300}", hint=hint)

@@ -1,4 +1,4 @@
-"""Verbs that weigh an image: du, waste."""
+"""Verbs about sizes in an image: du, waste."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ T = TypeVar("T")
 @command("du", "lamina du -h debian:12\nlamina du -h -d 2 my/app:1 /usr\nlamina du -s --hidden my/app:1")
 @image_argument()
 @click.argument("path", default="/")
-@click.option("-h", "--human", "--human-readable", is_flag=True, help="Sizes like 12.3MB (default: bytes).")
-@click.option("-s", "--summarize", is_flag=True, help="Only the sum.")
+@click.option("-h", "--human", "--human-readable", is_flag=True, help="Print sizes like 12.3MB (default: bytes).")
+@click.option("-s", "--summarize", is_flag=True, help="Show only the total.")
 @click.option(
     "-d",
     "--depth",
@@ -33,10 +33,10 @@ T = TypeVar("T")
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
-    help="How many levels below PATH.",
+    help="Number of levels below PATH to show.",
 )
-@click.option("-a", "--all", "all_", is_flag=True, help="Files too, not only directories.")
-@click.option("--hidden", is_flag=True, help="Count what the union hides too: each layer adds up to all it holds.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Show files too, not only directories.")
+@click.option("--hidden", is_flag=True, help="Also count hidden files; the columns then add up to the whole layers.")
 @platform_option
 @registry_options
 @format_option
@@ -52,8 +52,8 @@ def du(
     hidden: bool,
     format: str | None,
 ) -> None:
-    """Show how many bytes of content directories hold, and which layers they come from. A file with several hardlinks
-    counts once. Nothing is read but the layers' indexes."""
+    """Show the size of the files in each directory, and the layers that they come from. A file with several hardlinks
+    counts once. Only the indexes of the layers are read."""
     from lamina.insight.du import weigh
 
     with session.interruptible():
@@ -85,7 +85,7 @@ def du(
     emit(rows, [*columns, ("Path", "PATH")], format, json_rows=json_rows, right=right)
 
 
-du.context_settings = {"help_option_names": ["--help"]}  # -h is du's own
+du.context_settings = {"help_option_names": ["--help"]}  # -h is for sizes, as in du
 
 
 def _size(size: int, human: bool) -> str | int:
@@ -93,7 +93,7 @@ def _size(size: int, human: bool) -> str | int:
 
 
 class _Share(click.FloatRange):
-    """Without "nan", which lies in every range and below no limit: a check that never fails."""
+    """A range that refuses "nan": it would pass every check."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from math import isnan
@@ -109,12 +109,25 @@ class _Share(click.FloatRange):
     "lamina waste my/app:1\nlamina waste my/app:1 --min-efficiency 0.95    # for CI: exit code 1 below it",
 )
 @image_argument()
-@click.option("-n", "--top", type=click.IntRange(min=0), default=10, show_default=True, help="How many; 0 for all.")
 @click.option(
-    "--smallest", type=click.IntRange(min=1), default=1, metavar="BYTES", help="Don't compare smaller files."
+    "-n",
+    "--top",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Show this many of each kind; 0 for all.",
 )
-@click.option("--pycache", is_flag=True, help="Count Python's bytecode as a cache.")
-@click.option("--min-efficiency", type=_Share(0, 1), metavar="0..1", help="Exit code 1 below this.")
+@click.option(
+    "--smallest",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="BYTES",
+    help="Do not compare files smaller than this.",
+)
+@click.option("--pycache", is_flag=True, help="Count Python bytecode (__pycache__) as a cache.")
+@click.option(
+    "--min-efficiency", type=_Share(0, 1), metavar="0..1", help="End with exit code 1 if the efficiency is lower."
+)
 @platform_option
 @registry_options
 @format_option
@@ -128,8 +141,9 @@ def waste(
     min_efficiency: float | None,
     format: str | None,
 ) -> int:
-    """Show bytes that an image does not need: files that a later layer hides, files that a layer brings again with
-    the same content, the same content at several paths, and caches of package managers. The efficiency is dive's."""
+    """Show bytes that an image does not need: files that a later layer hides, files that a layer adds again with the
+    same content, the same content at several paths, and caches of package managers. The efficiency is computed as in
+    dive."""
     from lamina.insight.waste import find_waste
 
     with session.interruptible():
@@ -179,7 +193,7 @@ def _first(items: tuple[T, ...], top: int) -> tuple[T, ...]:
 
 
 def _rewrite_cells(one: Rewrite) -> list[str]:
-    why = f"for its {', '.join(one.changed)}" if one.changed else "for nothing"
+    why = f"changed only {', '.join(one.changed)}" if one.changed else "changed nothing"
     return [f"  {human_size(one.size)}", f"layer {one.layer} as {one.below}", why, f"/{clean(one.path)}"]
 
 

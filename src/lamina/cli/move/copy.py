@@ -37,7 +37,7 @@ _MULTI_ARCH = ("system", "all", "index-only")
 
 
 def _copy_format(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """skopeo's formats of manifests, or one of a report."""
+    """Check ``--format``: a manifest format of skopeo, or the format of the report."""
     return check_format(value, MANIFEST_FORMATS)
 
 
@@ -46,7 +46,7 @@ COPY_FORMAT = click.option(
     "--format",
     metavar="oci|v2s2|json|table|TEMPLATE",
     callback=_copy_format,
-    help="oci or v2s2: convert the manifest to OCI's or docker's format. Else the form of the report.",
+    help="oci, v2s2: convert the manifest to the format of OCI or docker. Others: format of the report.",
 )
 
 
@@ -58,16 +58,20 @@ COPY_FORMAT = click.option(
 )
 @image_argument("source")
 @image_argument("target")
-@click.option("-a", "--all-platforms", "--all", is_flag=True, help="Every platform of a multi-platform image.")
+@click.option("-a", "--all-platforms", "--all", is_flag=True, help="Copy every platform of a multi-platform image.")
 @click.option(
     "--multi-arch",
     type=click.Choice(_MULTI_ARCH),
-    help="Of a multi-platform image: this machine's platform (the default), all, or only the index itself.",
+    help="What to copy of a multi-platform image: this machine's platform (default), all, or only the index.",
 )
-@click.option("--to-root", metavar="DIR", help="TARGET is in the store in this directory (made where missing).")
-@click.option("--additional-tag", "tags", multiple=True, metavar="REF", help="One more name at TARGET.")
+@click.option(
+    "--to-root", metavar="DIR", help="TARGET is in the store in this directory, which is created if it is missing."
+)
+@click.option(
+    "--additional-tag", "tags", multiple=True, metavar="REF", help="Add another name at TARGET; may be repeated."
+)
 @click.option("--digestfile", metavar="FILE", help="Write the digest at TARGET to this file.")
-@click.option("--preserve-digests", is_flag=True, help="Fail where TARGET can't keep the digest.")
+@click.option("--preserve-digests", is_flag=True, help="Fail if the digest would change.")
 @keep_option
 @referrers_option
 @platform_option
@@ -92,8 +96,9 @@ def copy(
     quiet: bool,
     format: str | None,
 ) -> None:
-    """Copy an image between the store, registries (docker://), OCI layouts and archives: only what the target lacks,
-    digests kept, nothing stored in between."""
+    """Copy an image between the store, registries (docker://), OCI layouts and archives. Only blobs that the target
+    lacks are copied, digests stay the same, and nothing is stored in between. A plain name is an image in the
+    store."""
     there, here = whole(parse_name(source)), whole(parse_name(target))
     every = all_platforms or multi_arch == "all"
     kind, format = (format, None) if format in MANIFEST_FORMATS else (None, format)
@@ -104,13 +109,15 @@ def copy(
             reader = converted(session, reader, kind, every, preserve_digests)
         if to_root is not None:
             if here.transport:
-                raise UsageError(f"{target} is not in a store", hint="--to-root goes with a plain name")
+                raise UsageError(
+                    f"--to-root needs a plain name, not {target}", hint="give a name like app:1 as TARGET"
+                )
             writer: Writer = Session({**session.flags, "root": to_root}).writable_store
             target_name = here.name
         else:
             writer, target_name = target_of(session, here, session.network(progress, "dest"))
         if preserve_digests and here.transport == "docker-archive":
-            raise UsageError("a docker-archive keeps no digests", hint="write an oci-archive, or a layout")
+            raise UsageError("a docker-archive can't keep the digest", hint="use oci-archive: or oci: instead")
         done = session.copied(
             reader,
             writer,
@@ -125,11 +132,14 @@ def copy(
 
 
 def _more_names(target: ImageName, name: str, tags: tuple[str, ...]) -> list[str]:
-    """Further names of a copied image: tags of its repository, or whole references of it."""
+    """Return the further names of a copied image: tags of its repository, or full references."""
     from lamina.spec.reference import Reference
 
     if tags and target.transport not in ("", "docker", "docker-archive"):
-        raise UsageError(f"{target} takes no further tag", hint="--additional-tag goes with a repository")
+        raise UsageError(
+            f"--additional-tag can't be used with {target}",
+            hint="use it with the store, docker:// or docker-archive:",
+        )
     names = []
     for tag in tags:
         own = Reference.parse(name).repository if name else ""
@@ -138,16 +148,18 @@ def _more_names(target: ImageName, name: str, tags: tuple[str, ...]) -> list[str
 
 
 def converted(session: Session, reader: Reader, kind: str, every: bool, preserve: bool) -> Reader:
-    """What the place has, in another manifest format."""
+    """Return a reader that converts the manifests of another one."""
     from lamina.transfer.convert import FORMATS, Converted
 
     if kind not in FORMATS:
-        raise Unsupported(f"manifests are not written as {kind}", hint="that format was retired in 2017; take v2s2")
+        raise Unsupported(
+            f"manifest format {kind} can't be written", hint="use v2s2; this format was retired in 2017"
+        )
     return Converted(reader, FORMATS[kind], platform=None if every else session.platform, preserve=preserve)
 
 
 def write_digest(path: str | None, copied: Copied) -> None:
-    """The digest alone, as skopeo and podman write it."""
+    """Write the digest to a file, as skopeo and podman do."""
     from lamina.host.files import replace_file, reported
 
     if path is not None:
@@ -157,25 +169,27 @@ def write_digest(path: str | None, copied: Copied) -> None:
 
 @command("save", "lamina save -o images.tar debian:12 my/app:1\nlamina save my/app:1 | ssh host lamina load")
 @image_argument("images", nargs=-1, required=True)
-@click.option("-o", "--output", default="-", metavar="FILE", help="Where to (default: stdout).")
+@click.option("-o", "--output", default="-", metavar="FILE", help="Write to this file (default: standard output).")
 @click.option(
     "--type",
     "kind",
     type=click.Choice(["docker-archive", "oci-archive", "oci-dir"]),
     default="docker-archive",
     show_default=True,
-    help="docker-archive is for `docker load`; oci-archive keeps digests and platforms.",
+    help="Format. docker-archive is for `docker load`; oci-archive keeps digests and platforms.",
 )
-@click.option("--all-platforms", is_flag=True, help="Every platform of multi-platform images (not docker-archive).")
+@click.option(
+    "--all-platforms", is_flag=True, help="Save every platform of multi-platform images (not in a docker-archive)."
+)
 @platform_option
 @quiet_option
 @click.pass_obj
 def save(session: Session, images: tuple[str, ...], output: str, kind: str, all_platforms: bool, quiet: bool) -> None:
-    """Write images into one archive, layers that they share once."""
+    """Write images into one archive. Layers that they share are written once."""
     if output == "-" and sys.stdout.isatty():
-        raise UsageError("an archive on a terminal", hint="name a file with -o, or pipe it")
+        raise UsageError("save does not write an archive to a terminal", hint="name a file with -o, or pipe it")
     if kind == "oci-dir" and output == "-":
-        raise UsageError("a directory can't go to stdout", hint="name it with -o")
+        raise UsageError("oci-dir needs a directory", hint="name it with -o")
     names = [whole(parse_name(image)) for image in images]
     transport = "oci" if kind == "oci-dir" else kind
     with Progress(quiet=quiet or output == "-", moved="written") as progress:
@@ -188,7 +202,7 @@ def save(session: Session, images: tuple[str, ...], output: str, kind: str, all_
 
 
 def _saved_name(session: Session, name: ImageName) -> str:
-    """The name an image keeps in an archive: its own; none where it was taken by ID or digest."""
+    """Return the name of an image in an archive: its own, or "" if it was selected by ID or digest."""
     from lamina.errors import LaminaError
     from lamina.spec.reference import Reference
 
@@ -207,28 +221,31 @@ def _saved_name(session: Session, name: ImageName) -> str:
     "path",
     default="-",
     metavar="FILE",
-    help="docker-archive, oci-archive (also by gzip, zstd, bzip2, xz) or layout.",
+    help="File or directory: docker-archive, oci-archive (also compressed with gzip, zstd, bzip2, xz) or layout "
+    "(default: standard input).",
 )
-@click.option("-t", "--tag", "tag", metavar="REF", help="The name, where the archive holds one image.")
-@click.option("--all-platforms", is_flag=True, help="Every platform of multi-platform images.")
+@click.option("-t", "--tag", "tag", metavar="REF", help="Name for the image, if the archive has only one.")
+@click.option("--all-platforms", is_flag=True, help="Load every platform of multi-platform images.")
 @keep_option
 @platform_option
 @quiet_option
 @report_option
 @click.pass_obj
 def load(session: Session, path: str, tag: str | None, all_platforms: bool, quiet: bool, format: str | None) -> None:
-    """Bring all images of an archive or layout into the store, under the names that they have there."""
+    """Load all images of an archive or layout into the store. They keep their names."""
     from lamina.archive.detect import open_any
 
     if path == "-" and sys.stdin.isatty():
-        raise UsageError("no archive on stdin", hint="name a file with -i, or pipe it")
+        raise UsageError("load does not read an archive from a terminal", hint="name a file with -i, or pipe it in")
     reader = open_any(path)
     if tag is None:
         pairs = all_named(reader)
     else:
         found = list(reader.names())
         if len({descriptor.digest for _, descriptor in found}) != 1:
-            raise UsageError(f"{path} holds {len(found)} images", hint="--tag is for an archive of one")
+            raise UsageError(
+                f"--tag needs an archive with one image; {path} has {len(found)}", hint="leave --tag out"
+            )
         pairs = [("", tag)]
     with Progress(quiet=quiet or format is not None, moved="loaded") as progress:
         done = session.copied(reader, session.writable_store, pairs, progress, all_platforms=all_platforms)

@@ -1,4 +1,4 @@
-"""Verbs about many images at once: index, sync."""
+"""Verbs for many images: index, sync."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from lamina.transfer.sync import Named, Wanted
 
 _LOCAL = ("oci:", "oci-archive:", "docker-archive:", "dir:")
-"""Places on this machine that hold many images."""
+"""Places on this machine that can hold many images."""
 
 
-@click.group("index", short_help="Make an index of several images.")
+@click.group("index", short_help="Make an index of images for several platforms, or add to one.")
 def index() -> None:
-    """Make an index of several images: several platforms under one name.
+    """Make an index: images for several platforms under one name.
 
     \b
     Example:
@@ -49,7 +49,9 @@ def index() -> None:
 
 def _index_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Of the index."),
+        click.option(
+            "--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Add an annotation to the index."
+        ),
         registry_options,
         quiet_option,
     ):
@@ -63,7 +65,8 @@ def _index_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_index_options
 @click.pass_obj
 def create(session: Session, target: str, images: tuple[str, ...], annotations: tuple[str, ...], quiet: bool) -> None:
-    """Make a new index of these images; TARGET and IMAGE as in `lamina copy` (a plain name is in the store).
+    """Make a new index of these images. TARGET and IMAGE are written as in `lamina copy`; a plain name is in the
+    store.
 
     \b
     Example:
@@ -79,7 +82,7 @@ def create(session: Session, target: str, images: tuple[str, ...], annotations: 
 @_index_options
 @click.pass_obj
 def add(session: Session, target: str, images: tuple[str, ...], annotations: tuple[str, ...], quiet: bool) -> None:
-    """Add images to the index that TARGET is; one of a platform that it has already takes its place.
+    """Add images to the index TARGET. An image replaces one that the index has for the same platform.
 
     \b
     Example:
@@ -119,7 +122,7 @@ def _known(session: Session, target: str) -> Index:
     top = reader.resolve(name)
     document = parse(reader.manifest(top), top.media_type, target)
     if not isinstance(document, Kind):
-        raise UsageError(f"{target} is not an index but an image", hint="`lamina index create` makes one of it")
+        raise UsageError(f"{target} is an image, not an index", hint="make an index with `lamina index create`")
     return document
 
 
@@ -136,15 +139,19 @@ _TO = ("docker", "dir", "oci")
 )
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", required=False, default="")
-@click.option("-s", "--src", "kind", type=click.Choice(_FROM), help="What SOURCE is, as skopeo has it.")
-@click.option("-d", "--dest", "target_kind", type=click.Choice(_TO), help="What TARGET is, as skopeo has it.")
-@click.option("-a", "--all-platforms", "--all", is_flag=True, help="Every platform of multi-platform images.")
-@click.option("--scoped", is_flag=True, help="Keep the whole source name below TARGET.")
+@click.option("-s", "--src", "kind", type=click.Choice(_FROM), help="Type of SOURCE, as in skopeo.")
+@click.option("-d", "--dest", "target_kind", type=click.Choice(_TO), help="Type of TARGET, as in skopeo.")
+@click.option("-a", "--all-platforms", "--all", is_flag=True, help="Copy every platform of multi-platform images.")
+@click.option("--scoped", is_flag=True, help="Keep the full source name below TARGET.")
 @click.option("--append-suffix", default="", metavar="TEXT", help="Add this to each tag at TARGET.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be copied.")
-@click.option("--keep-going", is_flag=True, help="Go on with the others when one fails; exit code 1 then.")
-@click.option("--digestfile", metavar="FILE", help="Write a line for each image: its digest and its name at TARGET.")
-@click.option("--preserve-digests", is_flag=True, help="Fail where TARGET can't keep a digest.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be copied.")
+@click.option(
+    "--keep-going", is_flag=True, help="Continue with the other images if one fails; the exit code is then 1."
+)
+@click.option(
+    "--digestfile", metavar="FILE", help="Write one line per image to this file: its digest and its name at TARGET."
+)
+@click.option("--preserve-digests", is_flag=True, help="Fail if a digest would change.")
 @referrers_option
 @platform_option
 @registry_options
@@ -171,15 +178,15 @@ def sync(
     quiet: bool,
     format: str | None,
 ) -> int:
-    """Copy many images. SOURCE is a YAML file (- is stdin; skopeo's form, or a list), a pattern
-    docker://HOST/REPOSITORY:TAG with * and ?, or all that oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR
-    hold. TARGET is docker://HOST[/PATH], oci:DIR, dir:DIR, or nothing for the store."""
+    """Copy many images. SOURCE is a YAML file (a list, or the form of skopeo; - is standard input), a pattern
+    docker://HOST/REPOSITORY:TAG with * and ?, or oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR with all
+    its images. TARGET is docker://HOST[/PATH], oci:DIR or dir:DIR; without TARGET the images go into the store."""
     from lamina.host.files import replace_file, reported
     from lamina.spec.reference import canonical
     from lamina.transfer.copy import Into
 
     if target_kind and not target:
-        raise UsageError("no TARGET", hint=f"--dest {target_kind} needs one")
+        raise UsageError(f"--dest {target_kind} needs a TARGET", hint="add it, or leave --dest out")
     source, target = _typed(source, kind), _typed(target, target_kind)
     manifests, format = (format, None) if format in MANIFEST_FORMATS else (None, format)
     results: list[dict[str, str]] = []
@@ -187,7 +194,7 @@ def sync(
     failed = False
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible(), ExitStack() as held:
         together: Writer | None = None
-        known: dict[str, Digest] | None = None  # what the store's names point to, where one session brings in all
+        known: dict[str, Digest] | None = None  # digests by name, if one session brings in all
         if not target and not dry_run and source.startswith(_LOCAL):
             writing = held.enter_context(session.writable_store.session(f"sync {source}"))
             held.enter_context(writing.gathering())
@@ -268,7 +275,8 @@ def _typed(place: str, kind: str | None) -> str:
 def _sources(
     session: Session, source: str, progress: Progress
 ) -> Iterator[tuple[str, Callable[[], Iterator[tuple[Reader, Named]]]]]:
-    """A name for messages, and the images: of each line of a file or pattern, or of a place on this machine."""
+    """Yield a name for messages and a function for the images: of each line of a file or pattern, or of a local
+    place."""
     from lamina.transfer.sync import expand
 
     if source.startswith(_LOCAL) and not source.endswith(":"):
@@ -287,7 +295,7 @@ def _sources(
 
 
 def _held(session: Session, source: str) -> Iterator[tuple[Reader, Named]]:
-    """What a layout, an archive, or a directory of image directories holds. Raises UsageError, NotFound."""
+    """Yield the images of a layout, an archive, or a directory of image directories. Raises UsageError, NotFound."""
     from lamina.archive.dir_layout import DirectoryReader
     from lamina.places import reader_for
     from lamina.transfer.sync import image_directories, named_in
@@ -299,17 +307,22 @@ def _held(session: Session, source: str) -> Iterator[tuple[Reader, Named]]:
             empty = False
             yield DirectoryReader(path), image
         if empty:
-            raise NotFound(f"{place.location!r:.300} holds no image directories", hint="they have a manifest.json")
+            raise NotFound(
+                f"no image directories in {place.location!r:.300}",
+                hint="name a directory whose subdirectories have a manifest.json",
+            )
         return
     if place.name:
-        raise UsageError(f"{source!r:.200} is one image", hint="`lamina copy` copies it; leave its name out for all")
+        raise UsageError(
+            f"{source!r:.200} is a single image", hint="use `lamina copy`, or leave the name out to copy all images"
+        )
     reader: Any = reader_for(place, session.network())
     for image in named_in(reader.names(), source):
         yield reader, image
 
 
 def _wanted(source: str) -> list[Wanted]:
-    """The lines of a file, or one pattern."""
+    """Parse the lines of a file, or one pattern."""
     from lamina.host.files import reported
     from lamina.transfer.sync import MAX_FILE, parse_list, parse_pattern
 
@@ -325,7 +338,7 @@ def _wanted(source: str) -> list[Wanted]:
 
 
 def _digest(place: object, name: str) -> Digest | None:
-    """What a name points to at a target now, where the target can tell."""
+    """Return the digest that a name has at a place now; None if there is none, or the place can't say."""
     from lamina.errors import NotFound
 
     resolve = getattr(place, "head", None) or getattr(place, "resolve", None)
@@ -337,13 +350,13 @@ def _digest(place: object, name: str) -> Digest | None:
 
 
 def _same(reader: Reader, name: str, writer: Writer, there: Digest) -> bool:
-    """Whether a registry has just this image or index under its name: then it has all of it, and nothing is asked
-    for but the digest at the source, by a HEAD where that can be."""
+    """Whether a registry has the same image or index under this name; then it is complete there. Asks the source only
+    for the digest, with HEAD if possible."""
     return not writer.takes.sparse and _digest(reader, name) == there
 
 
 def _there(image: Named, target: str, scoped: bool, suffix: str) -> str:
-    """The name at the target: below its prefix in a registry or a directory, the full one elsewhere."""
+    """Return the name at the target: below its prefix in a registry or directory, else the full name."""
     if not target:
         return image.full
     place = parse_name(target)

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 
 def _registry_name(text: str) -> str:
-    """A name for a registry, ``docker://`` before it or not."""
+    """Check a name for a registry; remove ``docker://``. Raises UsageError."""
     name: ImageName = parse_name(text)
     if name.transport not in ("", "docker") or not name.whole:
-        hint = "expected like debian:12 or ghcr.io/me/app:1"
+        hint = "write it like debian:12 or ghcr.io/me/app:1"
         if name.transport and name.whole:
-            hint += "; `lamina copy` takes images of other places"
+            hint += "; use `lamina copy` for other places"
         raise UsageError(f"{text!r:.200} is not a name in a registry", hint=hint)
     return name.name
 
@@ -50,9 +50,9 @@ def _registry_name(text: str) -> str:
     "lamina pull debian:12\nlamina pull ghcr.io/me/app:1 --platform linux/arm64\nlamina pull oci-archive:images.tar",
 )
 @click.argument("images", nargs=-1, required=True, metavar="REF...")
-@click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
-@click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
-@click.option("--unpack", is_flag=True, help="Unpack for the view overlay too, layer by layer as they arrive.")
+@click.option("-a", "--all-tags", is_flag=True, help="Pull every tag of the repository.")
+@click.option("--all-platforms", is_flag=True, help="Pull every platform of a multi-platform image.")
+@click.option("--unpack", is_flag=True, help="Also unpack the layers for the view `overlay`, during the download.")
 @keep_option
 @referrers_option
 @platform_option
@@ -71,14 +71,16 @@ def pull(
     quiet: bool,
     format: str | None,
 ) -> None:
-    """Bring images from a registry into the store: the manifest first, then only what is not here yet. An interrupted
-    pull goes on where it stopped. Of oci:DIR, dir:DIR, oci-archive:FILE and docker-archive:FILE, all images come
-    under the names that they have there; of oci:DIR:NAME, that one."""
+    """Pull images from a registry into the store. Only blobs that the store lacks are fetched; an interrupted pull
+    resumes where it stopped. REF may also be oci:DIR, dir:DIR, oci-archive:FILE or docker-archive:FILE: then all
+    images in it are loaded and keep their names; oci:DIR:NAME loads one image."""
     from lamina.transfer.pull_push import pull as fetch
 
     wanted = [whole(parse_name(image)) for image in images]
     if all_tags and any(name.location for name in wanted):
-        raise UsageError("--all-tags is for registries", hint="of other places all images are brought in anyway")
+        raise UsageError(
+            "--all-tags is for registries only", hint="leave it out; all images of the other places are loaded anyway"
+        )
     done = []
     with (
         _ahead(session) if unpack else nullcontext(ignore) as told,
@@ -118,7 +120,7 @@ def pull(
 
 
 def _from_place(session: Session, name: ImageName, network: Network, on_event: OnEvent, **how: bool) -> list[Copied]:
-    """The images of a layout, a directory or an archive; one of them, where ``name`` says which."""
+    """Load the images of a layout, a directory or an archive; if ``name`` names one, only that one."""
     from lamina.spec.reference import canonical
 
     reader, inside = source_of(session, name, network)
@@ -128,14 +130,14 @@ def _from_place(session: Session, name: ImageName, network: Network, on_event: O
 
 
 def _ahead(session: Session) -> Ahead:
-    """Hears what a pull brings, and unpacks it meanwhile."""
+    """Return a listener that unpacks layers while the pull goes on."""
     from lamina.view.overlay.ahead import Ahead
 
     return Ahead(session.writable_store)
 
 
 def _unpack(session: Session, names: list[str]) -> None:
-    """As whom the mounts will be made: the ids that files can get are theirs."""
+    """Unpack images as the user for whom they will be mounted: it decides which owners the files can have."""
     from lamina.host.privileges import as_root
     from lamina.view.overlay.lower import unpack_parts
 
@@ -146,9 +148,9 @@ def _unpack(session: Session, names: list[str]) -> None:
 @command("push", "lamina push ghcr.io/me/app:1\nlamina push app localhost:5000/app:1 --tls-verify=false")
 @image_argument()
 @click.argument("target", required=False, default="", metavar="[REF]")
-@click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository that is here.")
-@click.option("--all-platforms", is_flag=True, help="Every platform of the image that is here.")
-@click.option("--digestfile", metavar="FILE", help="Write the pushed digest to this file.")
+@click.option("-a", "--all-tags", is_flag=True, help="Push every tag of the repository that the store has.")
+@click.option("--all-platforms", is_flag=True, help="Push every platform of the image that the store has.")
+@click.option("--digestfile", metavar="FILE", help="Write the digest of the pushed image to this file.")
 @referrers_option
 @platform_option
 @registry_options
@@ -167,8 +169,8 @@ def push(
     quiet: bool,
     format: str | None,
 ) -> None:
-    """Give an image of the store to a registry: only what the registry lacks. An interrupted push goes on where it
-    stopped."""
+    """Push an image from the store to a registry: under its own name, or under REF. Only blobs that the registry
+    lacks are sent; an interrupted push resumes where it stopped."""
     from lamina.cli.move.copy import write_digest
     from lamina.transfer.pull_push import push as give
 
@@ -199,27 +201,27 @@ def push(
 
 
 def _all_tags(session: Session, name: str, target: str) -> list[tuple[str, str]]:
-    """Each tag of a repository in the store, and its name at the target."""
+    """Return each tag of a repository in the store with its name at the target."""
     from lamina.errors import ReferenceNotFound
     from lamina.spec.reference import Reference
 
     full = session.network().full
     here = full(name)
     if here != full(here.repository):
-        raise UsageError(f"{name} names a tag", hint="--all-tags takes a repository")
+        raise UsageError(f"--all-tags needs a repository, but {name} has a tag", hint="leave the tag out")
     there = full(target) if target else here
     if there != full(there.repository):
-        raise UsageError(f"{target} names a tag", hint="--all-tags takes a repository")
+        raise UsageError(f"--all-tags needs a repository, but {target} has a tag", hint="leave the tag out")
     found = [Reference.parse(stored) for stored, _ in session.store.names() if stored]
     tags = sorted(one.tag for one in found if one.repository == here.repository and one.tag and not one.digest)
     if not tags:
-        raise ReferenceNotFound(f"no image of {here.repository} is here", hint="see `lamina images`")
+        raise ReferenceNotFound(f"no image of {here.repository} in the store", hint="see `lamina images`")
     return [(f"{here.repository}:{tag}", f"{there.repository}:{tag}") for tag in tags]
 
 
-@click.group("plan", short_help="Say what an operation would move, before it does.")
+@click.group("plan", short_help="Show what a pull would fetch, without fetching it.")
 def plan() -> None:
-    """Say what an operation would move, before it does.
+    """Show what a command would transfer, without doing it.
 
     \b
     Example:
@@ -229,14 +231,14 @@ def plan() -> None:
 
 @plan.command("pull", cls=Command)
 @click.argument("image", metavar="REF")
-@click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
+@click.option("--all-platforms", is_flag=True, help="Plan for every platform of a multi-platform image.")
 @platform_option
 @registry_options
 @format_option
 @click.pass_obj
 def plan_pull(session: Session, image: str, all_platforms: bool, format: str | None) -> None:
-    """Say what `lamina pull` would fetch, what is here already and who shares it, and the bytes on disk. Only the
-    manifest and the config are asked for.
+    """Show which blobs `lamina pull` would fetch, which ones the store has already and which images share them, and
+    the disk space. Only the manifest and the config are fetched.
 
     \b
     Example:

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from lamina.remote.repository import Repository
     from lamina.source.protocols import Reader
 
-LOCAL = Option(("--local",), "local", "Of the store's image instead of the registry's.", kind=FLAG)
-_FULL_REF = Option(("--full-ref",), "full_ref", "Print the whole reference by its digest.", kind=FLAG)
+LOCAL = Option(("--local",), "local", "Use the image in the store instead of the registry.", kind=FLAG)
+_FULL_REF = Option(("--full-ref",), "full_ref", "Print the full reference with the digest.", kind=FLAG)
 OPTIONS: dict[str, tuple[Option, ...]] = {"tags": (), "digest": (LOCAL, _FULL_REF), "manifest": (LOCAL,)}
-"""The options of each verb that only say what to print. Those that say how to reach a registry are click's alone."""
+"""The options of each verb about its output. Only click parses the options for the access to registries."""
 
 
 def print_tags(session: Session, name: str) -> None:
-    """Print the tags of a repository, a line each."""
+    """Print the tags of a repository, one per line."""
     remote, _ = repository(session, name)
-    lines = [f"{clean(tag)}\n" for tag in remote.tags()]  # all of them are there before one is printed
+    lines = [f"{clean(tag)}\n" for tag in remote.tags()]  # fetch all tags before printing any
     sys.stdout.write("".join(lines))
 
 
 def print_digest(session: Session, reference: str, *, local: bool, full_ref: bool) -> None:
-    """Print the digest of a reference; where a platform is asked for, that of the platform's manifest."""
+    """Print the digest of a reference; with --platform, the digest of the manifest for that platform."""
     reader, name = place(session, reference, local)
     if "platform" in session.flags:
         from lamina.source.select import find_manifest
@@ -51,7 +51,7 @@ def print_digest(session: Session, reference: str, *, local: bool, full_ref: boo
 
 
 def print_manifest(session: Session, reference: str, *, local: bool) -> None:
-    """Print the bytes of a manifest or an index; where a platform is asked for, of the platform's manifest."""
+    """Print the bytes of a manifest or index; with --platform, the manifest for that platform."""
     reader, name = place(session, reference, local)
     top = reader.resolve(name)
     if "platform" in session.flags:
@@ -66,17 +66,18 @@ ANSWERS: dict[str, Callable[..., None]] = {"tags": print_tags, "digest": print_d
 
 
 def print_bytes(name: str, data: bytes) -> None:
-    """Print a document as it is; on a terminal what could drive it is escaped."""
+    """Print the bytes of a document; on a terminal control characters are escaped."""
     write_contents([(name, io.BytesIO(data))])
 
 
 def place(session: Session, text: str, local: bool = False) -> tuple[Reader, str]:
-    """Where an image is, and its name there: a plain name means the registry, or with ``local`` the store."""
+    """Return the place of an image and its name there. A plain name means the registry, or with ``local`` the store.
+    Raises UsageError."""
     from lamina.places import reader_for
 
     name = parse_name(text)
     if not name.whole:
-        raise UsageError(f"{text!r:.200} is a range of layers", hint="name the whole image")
+        raise UsageError(f"{text!r:.200} is a range of layers", hint="give the whole image, without ~")
     network = session.network()
     if name.transport in ("", "docker"):
         if local and not name.transport:
@@ -88,9 +89,9 @@ def place(session: Session, text: str, local: bool = False) -> tuple[Reader, str
 
 
 def repository(session: Session, text: str) -> tuple[Repository, str]:
-    """A repository of a registry, and the full name of what was asked for in it. Raises UsageError."""
+    """Return the repository of a reference in its registry, and the full name of the reference. Raises UsageError."""
     name = parse_name(text)
     if name.transport not in ("", "docker") or not name.whole:
-        raise UsageError(f"{text!r:.200} is not a name in a registry", hint="expected like ghcr.io/me/app:1")
+        raise UsageError(f"{text!r:.200} is not a name in a registry", hint="write it like ghcr.io/me/app:1")
     network = session.network()
     return network.repository(name.name), str(network.full(name.name))

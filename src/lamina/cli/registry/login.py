@@ -1,4 +1,4 @@
-"""Verbs about credentials: login, logout."""
+"""Verbs for credentials: login, logout."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _HUB = "docker.io"
 
 @command("login", "lamina login ghcr.io -u me --password-stdin < token\nlamina login localhost:5000 --get-login")
 @click.argument("host", required=False, default=_HUB, metavar="[HOST]")
-@click.option("-u", "--username", metavar="NAME", help="User name (default: asked for on a terminal).")
+@click.option("-u", "--username", metavar="NAME", help="User name (default: ask on the terminal).")
 @click.option(
-    "-p", "--password", metavar="TEXT", help="Password. Others see it in the process list; --password-stdin is safer."
+    "-p",
+    "--password",
+    metavar="TEXT",
+    help="Password. Others can see it in the process list; --password-stdin is safer.",
 )
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@click.option("--get-login", is_flag=True, help="Only print the user name that is logged in.")
+@click.option("--get-login", is_flag=True, help="Only print the user name of the stored login.")
 @registry_options
 @click.pass_obj
 def login(
@@ -34,9 +37,8 @@ def login(
     password_stdin: bool,
     get_login: bool,
 ) -> None:
-    """Log in to a registry (default: docker.io), and keep the credential once the registry has accepted it. It is
-    kept where docker and podman look for it: in a credential helper if one is set up, else in a file that only you
-    can read."""
+    """Log in to a registry (default: docker.io). If the registry accepts the login, it is stored where docker and
+    podman look for it: in a credential helper if one is configured, else in a file that only you can read."""
     from lamina.remote.credentials import Credential, find, save
 
     host = _host(host)
@@ -44,22 +46,24 @@ def login(
     if get_login:
         known = find(host, authfile=authfile)
         if known is None:
-            raise NotFound(f"not logged in to {host}", hint=f"`lamina login {host}`")
+            raise NotFound(f"not logged in to {host}", hint=f"log in with `lamina login {host}`")
         write(known.username or "<token>")
         return
     if password is not None and password_stdin:
-        raise UsageError("--password and --password-stdin", hint="one of the two")
+        raise UsageError("--password can't be combined with --password-stdin", hint="give one of them")
     if password is not None:
-        warn("others see --password in the process list; --password-stdin is better")
+        warn("others can see --password in the process list; --password-stdin is safer")
     known = find(host, authfile=authfile) if username is None and sys.stdin.isatty() and not password_stdin else None
     username = username or _ask("Username", default=known.username if known else None)
     if password_stdin:
         password = sys.stdin.readline(1 << 16).rstrip("\r\n")
     password = password if password is not None else _ask("Password", hidden=True)
     if not username or not password:
-        raise UsageError("an empty name or password", hint="nothing was changed")
+        raise UsageError("the user name or password is empty", hint="give both; nothing was changed")
     if ":" in username:
-        raise UsageError(f"{username!r:.100} holds a colon", hint="RFC 7617 allows none in a user name")
+        raise UsageError(
+            f"the user name has a colon: {username!r:.100}", hint="check the name; RFC 7617 does not allow a colon"
+        )
     session.credentials = f"{username}:{password}"
     try:
         session.network().client(host).check_login()
@@ -67,7 +71,7 @@ def login(
         raise AccessDenied(error.message, hint="check the user name and the password; nothing was changed") from None
     credential = Credential("", "", password) if username == "<token>" else Credential(username, password)
     place = save(host, credential, authfile=authfile)
-    write(f"login succeeded: {host}, kept in {place}")
+    write(f"login succeeded: {host}, stored in {place}")
 
 
 @command("logout", "lamina logout ghcr.io\nlamina logout --all")
@@ -76,11 +80,11 @@ def login(
 @registry_options
 @click.pass_obj
 def logout(session: Session, host: str, everything: bool) -> None:
-    """Forget the credential of a registry (default: docker.io)."""
+    """Log out of a registry (default: docker.io): remove the stored login."""
     from lamina.remote.credentials import erase
 
     if host and everything:
-        raise UsageError("a host and --all", hint="one of the two")
+        raise UsageError("HOST can't be combined with --all", hint="give one of them")
     for place in erase(_host(host or _HUB), authfile=session.settings.authfile, everything=everything):
         write(f"removed from {place}")
 
@@ -93,6 +97,9 @@ def _host(text: str) -> str:
 
 def _ask(what: str, *, default: str | None = None, hidden: bool = False) -> str:
     if not sys.stdin.isatty():
-        raise UsageError(f"no {what.lower()}, and no terminal to ask on", hint="use --username and --password-stdin")
+        raise UsageError(
+            f"no {what.lower()} given, and standard input is not a terminal",
+            hint="use --username and --password-stdin",
+        )
     answer: str = click.prompt(what, default=default, hide_input=hidden, err=True)
     return answer

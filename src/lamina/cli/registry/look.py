@@ -1,4 +1,4 @@
-"""Verbs for scripts against registries: tags, digest, manifest, config, blob, delete, search, validate."""
+"""Verbs that ask a registry: tags, digest, manifest, blob, delete, search, validate; and the print of `config`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ _LOCAL = options_of([ask.LOCAL])
 @format_option
 @click.pass_obj
 def tags(session: Session, repository: str, format: str | None) -> None:
-    """List the tags of a repository in its registry, a line each; with --format json as skopeo's `list-tags`."""
+    """List the tags of a repository in its registry, one per line. --format json prints the same as `skopeo
+    list-tags`."""
     print_tags(session, repository, format)
 
 
 def print_tags(session: Session, repository: str, format: str | None) -> None:
-    """Print the tags of a repository: a line each, or skopeo's JSON, a table, a template."""
+    """Print the tags of a repository: one per line, or as JSON of skopeo, a table, a template."""
     if format is None:
         ask.print_tags(session, repository)
         return
@@ -57,7 +58,8 @@ def print_tags(session: Session, repository: str, format: str | None) -> None:
 @retry_options
 @click.pass_obj
 def digest(session: Session, reference: str, local: bool, full_ref: bool) -> None:
-    """Print the digest that a reference has in its registry now; with --platform that of the platform's manifest."""
+    """Print the current digest of a reference in its registry; with --platform, the digest of the manifest for that
+    platform."""
     ask.print_digest(session, reference, local=local, full_ref=full_ref)
 
 
@@ -70,12 +72,13 @@ def digest(session: Session, reference: str, local: bool, full_ref: bool) -> Non
 @retry_options
 @click.pass_obj
 def manifest(session: Session, reference: str, local: bool) -> None:
-    """Print the bytes of a manifest or index as its registry has them; with --platform that platform's manifest."""
+    """Print a manifest or index, with the exact bytes of the registry; with --platform, the manifest for that
+    platform."""
     ask.print_manifest(session, reference, local=local)
 
 
 def print_config(session: Session, reference: str, local: bool) -> None:
-    """The bytes of an image's config as its registry has them, or with ``local`` the store."""
+    """Print the exact bytes of an image's config in its registry, or with ``local`` in the store."""
     from lamina.source.select import find_manifest, read_document
 
     reader, name = ask.place(session, reference, local)
@@ -91,24 +94,25 @@ def print_config(session: Session, reference: str, local: bool) -> None:
 @command("blob", "lamina blob debian@sha256:1f2e... -o layer.tar.gz")
 @click.argument("reference", metavar="REPOSITORY@DIGEST")
 @_LOCAL
-@click.option("-o", "--output", metavar="FILE", default="-", help="Where to (default: stdout).")
+@click.option("-o", "--output", metavar="FILE", default="-", help="Write to this file (default: standard output).")
 @registry_options
 @identity_options
 @retry_options
 @quiet_option
 @click.pass_obj
 def blob(session: Session, reference: str, local: bool, output: str, quiet: bool) -> None:
-    """Print a blob. Its digest is proved as it passes: what is wrong ends with an error, and a file is not left."""
+    """Print a blob of a registry, or write it to a file. The digest is checked at the same time; if it is wrong, the
+    command fails and leaves no file."""
     from lamina.events import BlobDone, BlobStarted
     from lamina.source.verify import verified
     from lamina.spec.reference import Reference
 
     if output == "-" and sys.stdout.isatty():
-        raise UsageError("a blob on a terminal", hint="name a file with -o, or pipe it")
+        raise UsageError("blob does not write to a terminal", hint="name a file with -o, or pipe it")
     reader, name = ask.place(session, reference, local)
     wanted = Reference.parse(name).digest
     if wanted is None:
-        raise UsageError(f"{reference!r:.200} has no digest", hint="expected REPOSITORY@sha256:...")
+        raise UsageError(f"{reference!r:.200} has no digest", hint="write it like REPOSITORY@sha256:...")
     found = (
         session.store.blobs.descriptor(wanted) if local else ask.repository(session, reference)[0].stat_blob(wanted)
     )
@@ -134,12 +138,13 @@ def blob(session: Session, reference: str, local: bool, output: str, quiet: bool
 @retry_options
 @click.pass_obj
 def delete(session: Session, references: tuple[str, ...]) -> None:
-    """Delete from a registry: a tag, or by digest a manifest and all its tags. (`lamina rmi` is for the store.)"""
+    """Delete from a registry: a tag, or with a digest a manifest and all its tags. (`lamina rmi` removes images from
+    the store.)"""
     for text in references:
         remote, name = ask.repository(session, text)
         if not (":" in text.rpartition("/")[2] or "@" in text):
             raise UsageError(
-                f"{text!r:.200} names neither a tag nor a digest", hint="say which: nothing is guessed here"
+                f"{text!r:.200} has no tag and no digest", hint="add a tag or a digest; delete does not assume latest"
             )
         reference = remote.reference(name)
         if reference.digest is not None:
@@ -154,14 +159,15 @@ def delete(session: Session, references: tuple[str, ...]) -> None:
 @command("search", "lamina search localhost:5000\nlamina search localhost:5000 'team/*'")
 @click.argument("host", metavar="HOST")
 @click.argument("pattern", required=False, default="")
-@click.option("-l", "--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("-l", "--limit", type=click.IntRange(1), help="List at most this many.")
 @registry_options
 @identity_options
 @retry_options
 @format_option
 @click.pass_obj
 def search(session: Session, host: str, pattern: str, limit: int | None, format: str | None) -> None:
-    """List the repositories of a registry that has a catalog; PATTERN is a part of the name, or has * and ?."""
+    """List the repositories of a registry (if it has a catalog). PATTERN is a part of the name, or a glob with * and
+    ?."""
     from itertools import islice
 
     from lamina.remote.list import catalog
@@ -182,8 +188,8 @@ def search(session: Session, host: str, pattern: str, limit: int | None, format:
 
 @command("validate", "lamina validate app\nlamina validate docker://debian:12 --all-platforms")
 @click.argument("reference", metavar="IMAGE")
-@click.option("--all-platforms", is_flag=True, help="Every platform of a multi-platform image.")
-@click.option("--remote", is_flag=True, help="A plain name means the registry, also if the store has it.")
+@click.option("--all-platforms", is_flag=True, help="Check every platform of a multi-platform image.")
+@click.option("--remote", is_flag=True, help="A plain name means the registry, even if the store has the image.")
 @platform_option
 @registry_options
 @identity_options
@@ -194,8 +200,8 @@ def search(session: Session, host: str, pattern: str, limit: int | None, format:
 def validate(
     session: Session, reference: str, all_platforms: bool, remote: bool, quiet: bool, format: str | None
 ) -> int:
-    """Prove an image where it is: every digest, size and diff_id. A plain name means the store, then the registry.
-    Exit code 4 if anything is wrong."""
+    """Check every digest, size and diff_id of an image where it is. A plain name means the store, or else the
+    registry. The exit code is 4 if anything is wrong."""
     from lamina.errors import NotFound
     from lamina.transfer.validate import validate as prove
 

@@ -1,4 +1,4 @@
-"""The verb serve: a registry over the store, or over another place, for this machine."""
+"""The verb `serve`: a registry on this machine that serves the store or another place."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 
 @command("serve", "lamina serve --port 5000\nlamina serve --writable\nlamina serve oci:./layout")
 @click.argument("source", required=False, default="")
-@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
-@click.option("-p", "--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="0: any free one.")
-@click.option("--writable", is_flag=True, help="Clients may push and delete.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; a loopback address.")
+@click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=5000,
+    show_default=True,
+    help="Port to listen on; 0 means any free port.",
+)
+@click.option("--writable", is_flag=True, help="Allow clients to push and delete.")
 @click.pass_obj
 def serve(session: Session, source: str, host: str, port: int, writable: bool) -> None:
-    """Serve the store (or a layout or archive) as an OCI registry, to this machine only. `app` is pulled as
-    HOST:PORT/app, ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ends on Ctrl-C."""
+    """Serve the store (or a layout or archive) as an OCI registry, on this machine only. Clients pull `app` as
+    HOST:PORT/app, and ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it."""
     from lamina.places import reader_for
     from lamina.serve.server import RegistryServer
 
@@ -37,13 +44,15 @@ def serve(session: Session, source: str, host: str, port: int, writable: bool) -
         name = parse_name(source)
         if not name.transport or name.transport == "docker" or name.name:
             raise UsageError(
-                f"{source!r:.200} is not a place with images", hint="expected oci:DIR or oci-archive:FILE"
+                f"can't serve {source!r:.200}", hint="give oci:DIR or oci-archive:FILE, or nothing for the store"
             )
         place = cast("Readable", reader_for(name, session.network()))
     else:
         store = session.writable_store if writable else session.store
         place = cast("Readable", store)
-        if not writable and store.layers.origins():  # blobs that are not kept here go through
+        if (
+            not writable and store.layers.origins()
+        ):  # blobs that the store does not keep are fetched from their registry
             from lamina.transfer.connect import WithOrigins
 
             place = cast("Readable", WithOrigins(store, session.network()))
@@ -57,5 +66,5 @@ def serve(session: Session, source: str, host: str, port: int, writable: bool) -
     with RegistryServer(place, host=host, port=port, writable=writable) as server:
         write(f"serving {place.location} on {server.url} ({'writable' if writable else 'read-only'})")
         sys.stdout.flush()
-        while not done.wait(0.5):  # not for ever: a signal may come just before it blocks
+        while not done.wait(0.5):  # with a timeout: a signal may come just before it blocks
             pass

@@ -1,4 +1,4 @@
-"""Verbs about whole images in the store: images, history, tag, rmi."""
+"""Verbs for images in the store: images, history, tag, rmi."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ SORTS = ("created", "id", "repository", "size", "tag")
 
 @command("images", "lamina images\nlamina images 'my/*' --filter dangling=false --format '{{.Repository}}:{{.Tag}}'")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("-a", "--all", "all_", is_flag=True, help="Accepted as docker has it: all images are shown anyway.")
-@click.option("-q", "--quiet", is_flag=True, help="IDs only.")
-@click.option("--digests", is_flag=True, help="Show the manifests' digests.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Accepted as in docker; all images are always shown.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only IDs.")
+@click.option("--digests", is_flag=True, help="Show the digests of the manifests.")
 @click.option(
     "-f",
     "--filter",
     "filters",
     multiple=True,
     metavar="KEY=VALUE",
-    help="reference, dangling, label, before, since, until.",
+    help="Show only matching images: reference, dangling, label, before, since, until.",
 )
-@click.option("--sort", type=click.Choice(SORTS), default="created", help="What to sort by (default: created).")
+@click.option("--sort", type=click.Choice(SORTS), default="created", help="Sort by this (default: created).")
 @no_trunc_option
 @platform_option
 @format_option
@@ -57,7 +57,8 @@ def images(
     no_trunc: bool,
     format: str | None,
 ) -> None:
-    """List the images of the store, newest first. SIZE is what is stored, shared layers counted for each image."""
+    """List the images in the store, newest first. SIZE includes shared layers, so the sizes do not add up to the size
+    of the store; see `lamina df`."""
     from lamina.insight.images import select_images, sort_images, summaries
 
     store = session.store_if_any
@@ -92,14 +93,14 @@ def _image_json(image: ImageSummary) -> dict[str, Any]:
 
 @command("history", "lamina history debian:12")
 @image_argument()
-@click.option("-H", "--human/--no-human", default=True, help="Sizes and times for people (the default).")
-@click.option("-q", "--quiet", is_flag=True, help="Layer digests only.")
+@click.option("-H", "--human/--no-human", default=True, help="Print readable sizes and times (default: yes).")
+@click.option("-q", "--quiet", is_flag=True, help="Show only the digests of the layers.")
 @no_trunc_option
 @platform_option
 @format_option
 @click.pass_obj
 def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bool, format: str | None) -> None:
-    """Show the build steps of an image, newest first, each beside the layer that it made."""
+    """Show the build steps of an image, newest first, each with the layer that it made."""
     from lamina.insight.history import aligned
 
     opened = session.image(image)
@@ -160,7 +161,8 @@ def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bo
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.pass_obj
 def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
-    """Give an image another name. A name that is taken moves; what it named stays, untagged."""
+    """Give an image in the store another name. If the name exists, it moves to this image; the image that had it
+    stays."""
     from lamina.cli.place_names import whole
     from lamina.spec.name import parse_stored
 
@@ -168,7 +170,7 @@ def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
     store = session.writable_store
     named = whole(parse_stored(source))
     if named.transport:
-        raise UsageError(f"{source!r:.200} is not in the store", hint="`lamina pull` or `copy` brings it in")
+        raise UsageError(f"{source!r:.200} is not in the store", hint="load it first with `lamina pull`")
     descriptor = store.resolve(named.name)
     for name in names:
         store.tag(name, descriptor)
@@ -176,17 +178,18 @@ def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
 
 @command("rmi", "lamina rmi my/app:1\nlamina rmi --dry-run my/app:1")
 @image_argument("names", nargs=-1, required=True)
-@click.option("-n", "--dry-run", is_flag=True, help="Say what would go and how many bytes it frees.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be removed and how many bytes that frees.")
 @click.option(
-    "-f", "--force", is_flag=True, help="By ID: also where several names have it. No error if there is none."
+    "-f", "--force", is_flag=True, help="Remove an ID that has several names. Do not fail if an image does not exist."
 )
-@click.option("--no-prune", is_flag=True, help="Keep the image, untagged, and its layers.")
+@click.option("--no-prune", is_flag=True, help="Remove only the name; keep the image and its layers.")
 @report_option
 @click.pass_obj
 def rmi(
     session: Session, names: tuple[str, ...], dry_run: bool, force: bool, no_prune: bool, format: str | None
 ) -> None:
-    """Remove images: the name, and with the last name the layers that no other image has."""
+    """Remove images from the store: the name; and with the last name the image, and the layers that no other image
+    uses."""
     from lamina.spec.name import parse_stored
     from lamina.store.gc import delete_images
 

@@ -1,4 +1,4 @@
-"""Verbs that look after the store: df, fsck, prune."""
+"""Verbs that maintain the store: df, fsck, prune."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from lamina.spec.reference import Reference
 
 
 @command("df", "lamina df\nlamina df --format json")
-@click.option("-v", "--verbose", is_flag=True, help="Accepted for docker's sake: each image is shown anyway.")
+@click.option("-v", "--verbose", is_flag=True, help="Accepted as in docker; each image is always shown.")
 @format_option
 @click.pass_obj
 def df(session: Session, verbose: bool, format: str | None) -> None:
-    """Show what the store's bytes are for. UNIQUE is what `lamina rmi` of only that image frees."""
+    """Show what uses the disk space of the store. UNIQUE is the space that `lamina rmi` of that image alone would
+    free."""
     from lamina.store.usage import NOTHING, usage
 
     store = session.store_if_any
@@ -56,9 +57,9 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         write("")
         words = {
             "images": "needed by images",
-            "held": "held by containers, commands",
-            "unneeded": "needed by none (prune)",
-            "ingest": "on its way in",
+            "held": "needed by containers and commands",
+            "unneeded": "not needed (see prune)",
+            "ingest": "partial downloads",
             "containers": "containers, volumes",
             "frame": "names, roots, unions",
             "total": "total on disk",
@@ -69,12 +70,12 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
 
 
 @command("fsck", "lamina fsck\nlamina fsck --repair")
-@click.option("--repair", is_flag=True, help="Make damaged derived files again, and move damaged blobs aside.")
+@click.option("--repair", is_flag=True, help="Rebuild damaged derived files, and move damaged blobs aside.")
 @report_option
 @click.pass_obj
 def fsck(session: Session, repair: bool, format: str | None) -> int:
-    """Check the store: hash every blob again, and compare names, layers and derived files with the blobs. Exit code 1
-    if an image is incomplete or damaged. `lamina pull` brings back a blob that --repair moved aside."""
+    """Check the store: hash every blob again, and compare names, layers and derived files with the blobs. The exit
+    code is 1 if an image is incomplete or damaged. `lamina pull` fetches a blob that --repair moved aside."""
     from lamina.store.fsck import fsck as check
     from lamina.view.check import check_unions
 
@@ -98,7 +99,7 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
     else:
         for finding in findings:
             write(f"{finding.severity}: {clean(finding.what)}" + (" (repaired)" if finding.repaired else ""))
-        whole = "" if bad or repair else ": the store is whole"
+        whole = "" if bad or repair else ": the store is intact"
         write(f"{counted(count, 'blob')} checked, {counted(len(bad), 'problem')}{whole}")
     return 1 if bad else 0
 
@@ -111,18 +112,18 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
     is_flag=True,
     help="Also delete images that have a name, and the parts of interrupted downloads.",
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be deleted and how many bytes that frees.")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be deleted and how many bytes that frees.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
-    "--keep", type=click.Choice(KEEPS), help="Also store the remaining layers in this way, as the setting keep does."
+    "--keep", type=click.Choice(KEEPS), help="Also keep only this of the remaining layers (see the setting keep)."
 )
 @report_option
 @click.pass_obj
 def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | None, format: str | None) -> None:
-    """Delete untagged images, and the blobs and derived files that no image needs. What a running pull has fetched
-    is kept. Also clean up after containers whose lamina was killed, and remove those of `run --rm`.
+    """Delete untagged images, and blobs and derived files that no image needs. Files that a running command needs are
+    kept. Also clean up after containers whose lamina was killed, and remove those of `run --rm`.
 
-    With the setting keep = blob, also delete the tars that a mount made and that no mount uses now."""
+    With the setting keep = blob, also delete tars that were made for a mount and that no mount uses now."""
     from lamina.store.gc import Deleted
     from lamina.store.gc import prune as sweep
 

@@ -1,4 +1,4 @@
-"""Verbs that show the union as a real directory: mount, umount, mounts."""
+"""Verbs that mount images: mount, umount, mounts."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from lamina.spec.name import parse_name
 @platform_option
 @click.pass_obj
 def mount(session: Session, image: str, target: str, view: str | None) -> None:
-    """Mount the union of an image, or of a range of its layers, read-only (Linux), and print the directory. Without
-    TARGET it is a directory of the store.
+    """Mount an image, or a range of its layers, read-only, and print the directory (Linux only). Without TARGET the
+    directory is in the store. `lamina umount` unmounts it.
 
-    As root, from Linux 6.12, nothing is unpacked: files are read from the layers' tars, and images share the memory
-    of shared layers. The mount of a plain user is held by a small process and seen below its /proc/PID/root. Where
-    user namespaces are forbidden, and for images of registries and archives, lamina serves the files through FUSE
-    (lamina[fuse]). Set-user-ID bits and devices have no effect in a mount."""
+    As root, from Linux 6.12 on, nothing is unpacked: the kernel reads files from the tars of the layers, and images
+    share the memory of shared layers. The mount of a plain user is in a user namespace, which a small process holds;
+    its directory is below /proc/PID/root. If user namespaces are forbidden, and for images in registries and
+    archives, lamina mounts through FUSE (lamina[fuse]). Set-user-ID bits and devices have no effect in a mount."""
     from lamina.view.overlay.mount import mount as make
 
     if parse_name(image).transport and view not in (None, "fuse"):
         raise UsageError(
             f"{image!r:.200} is not in the store",
-            hint="`lamina pull`, `load` or `copy` it first, or take --view fuse",
+            hint="load it first with `lamina pull`, or use --view fuse",
         )
     stack = session.image(image).stack
     write(make(session.writable_store, stack, target, name=image, view=view or "").target)
@@ -43,17 +43,19 @@ def mount(session: Session, image: str, target: str, view: str | None) -> None:
 
 @command("umount", "lamina umount /mnt\nlamina umount debian:12\nlamina umount --all")
 @click.argument("targets", nargs=-1, metavar="[TARGET|IMAGE]...")
-@click.option("-a", "--all", "all_", is_flag=True, help="Unmount everything that is mounted from the store.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Unmount all images of the store.")
 @click.pass_obj
 def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
-    """Unmount images: a directory that `mount` was given or has printed, or all mounts of an IMAGE. A process that
-    still uses a mount keeps it until the process ends. With --all, also remove the mounts of containers whose lamina
-    was killed."""
+    """Unmount images. TARGET is the directory that `mount` was given or has printed; IMAGE means all mounts of that
+    image. A process that still uses a mount keeps it until the process ends. --all also removes the mounts of
+    containers whose lamina was killed."""
     from lamina.view.overlay.mount import mounts as listed
     from lamina.view.overlay.mount import unmount
 
     if bool(targets) == all_:
-        raise UsageError("say which mounts", hint="directories, images, or --all")
+        raise UsageError(
+            "no mounts given, or both names and --all", hint="give directories or images, or --all alone"
+        )
     if all_ and session.store_if_any is None:
         return
     failed: list[LaminaError] = []
@@ -62,13 +64,13 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
 
         try:
             failed = clear_all(session.store)
-        except LaminaError as error:  # what is mounted is taken away all the same
+        except LaminaError as error:  # unmount the images all the same
             failed.append(error)
     for target in [one.target for one in listed(session.store)] if all_ else _places(session, targets):
         try:
             write(unmount(session.store, target).target)
         except LaminaError as error:
-            if not all_ or not isinstance(error, NotFound):  # else somebody else was first
+            if not all_ or not isinstance(error, NotFound):  # NotFound: another process has unmounted it
                 failed.append(error)
     for more in failed[1:]:
         say(str(more))
@@ -77,7 +79,7 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
 
 
 def _places(session: Session, targets: tuple[str, ...]) -> list[str]:
-    """Where to unmount: an image's name stands for all its mounts, unless something is mounted at that path."""
+    """Return the directories to unmount. The name of an image means all its mounts, unless it is a mounted path."""
     from lamina.spec.reference import canonical
     from lamina.view.overlay.mount import mounts as listed
 
@@ -96,7 +98,7 @@ def _places(session: Session, targets: tuple[str, ...]) -> list[str]:
 @format_option
 @click.pass_obj
 def mounts(session: Session, format: str | None) -> None:
-    """List what is mounted from the store."""
+    """List the mounts of images in the store."""
     from lamina.view.overlay.mount import mounts as listed
 
     store = session.store_if_any
@@ -106,7 +108,7 @@ def mounts(session: Session, format: str | None) -> None:
             "Image": clean(one.name),
             "Target": clean(one.target),
             "View": one.view or "-",
-            "State": "dead: its server is gone, `lamina umount` it" if one.dead else "mounted",
+            "State": "dead: its server has ended; use `lamina umount`" if one.dead else "mounted",
         }
         for one in found
     ]
