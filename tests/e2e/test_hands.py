@@ -135,7 +135,7 @@ def test_inspect_takes_templates_that_docker_takes(out: Any, template: str, text
         (("inspect", "-f", "{{.Nonsense}}", "app:1"), 2, "known fields: Annotations, Architecture, Author, "),
         (("images", "--format", "jsn"), 2, "unknown format 'jsn' (use json, table, or a template"),
         (("inspect", "app:1", "--format", "yaml"), 2, "unknown format 'yaml' (use json, table, or a template"),
-        (("copy", "app:1", "x", "--format", "yaml"), 2, "unknown format 'yaml' (use json, table, oci, v2s1, v2s2, or"),
+        (("copy", "app:1", "x", "--format", "yaml"), 2, "unknown format 'yaml' (use json, table, oci, v2s1, v2s2"),
         (("images", "--format", "{{.ID"), 2, "not closed, at character 1"),
         (("images", "--format", "{{.Name}"), 2, "at character"),
         (("images", "--format", "table {{nope .ID}}"), 2, "'nope' is not a field or function"),

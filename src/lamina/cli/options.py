@@ -185,7 +185,7 @@ _TYPES: dict[str, dict[str, Any]] = {
 
 
 def options_of(table: Sequence[option_table.Option]) -> Decorator:
-    """Add the options of ``table``, which ``containers.plain`` reads too."""
+    """Add the options of ``table``, which ``cli.plain`` reads too."""
 
     def decorate(function: Any) -> Any:
         for one in reversed(table):
