@@ -1,4 +1,4 @@
-"""lamina: container images as a stack of immutable layers seen as one filesystem.
+"""lamina: look into, change, move and run container images.
 
 >>> image = lamina.open("debian:12")
 >>> image.fs.cat("/etc/os-release")

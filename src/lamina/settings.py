@@ -1,5 +1,5 @@
-"""Settings: defaults, then /etc, then the user's file, then the environment, then flags. Each value
-remembers where it came from; ``lamina info`` prints it."""
+"""Settings, from these sources (later ones win): defaults, /etc/lamina/config.toml, the file of the user, environment
+variables, flags. Each value remembers its source; ``lamina info`` prints it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 SYSTEM_FILE = "/etc/lamina/config.toml"
 MAX_LAYER = 64 << 30
-"""The most bytes of tar that a layer may unpack to, unless told otherwise."""
+"""The default limit for the uncompressed size of a layer, in bytes."""
 KEEPS = ("blob+tar", "blob", "tar")
-"""What may stay of a layer: the blob as it came and the tar in it; the blob, read through checkpoints; the tar, where
-a registry is known that has the blob."""
+"""What the store may keep of a layer: the blob and the tar; only the blob, read through checkpoints; only the tar, if
+a registry is known to have the blob."""
 KEEP = KEEPS[0]
 VIEWS = ("erofs", "erofs-merged", "overlay", "fuse")
-"""Ways to show a union, best first: EROFS images of the layers' metadata over their tars; one such image of them
-all; unpacked trees; a process that answers from the tars (read-only, no rights needed)."""
+"""Ways to mount a union, best first: an EROFS image of the metadata of each layer over its tar; one such image for
+all layers; unpacked trees; a FUSE process that reads the tars (read-only, without root rights)."""
 _SIZE = pattern(r"(?i)(\d+)\s*([kmgt]?)(i?)b?")
 _COMPRESSIONS = ("gzip", "zstd", "none")
 
 
 class Setting(Value):
-    """A value and its origin: "default", a file's path, a variable's name, or "flag"."""
+    """A value and its origin: "default", the path of a file, the name of a variable, or "flag"."""
 
     value: Any
     origin: str
@@ -52,24 +52,24 @@ _VARIABLES = {
 }
 _TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
 _MEANING = {
-    "root": "the store's directory",
-    "platform": "which platform of an image is taken; empty for this machine's",
-    "max_layer": "the most bytes that a layer may unpack to",
-    "compression": "of new layers: gzip, zstd or none",
-    "tls_verify": "false: certificates of registries go unchecked, and plain http will do; empty: http on loopback",
-    "authfile": "where credentials of registries are; empty: where podman and docker have them",
-    "cert_dir": "own CAs (*.crt), client certificates (*.cert, *.key); empty: certs.d as docker and podman have it",
-    "keep": "what stays of a layer that comes in: blob+tar, blob or tar",
-    "compression_level": "of new layers; empty for the compression's own default",
-    "view": "how unions are shown: erofs, erofs-merged, overlay or fuse; empty: the first that works here",
-    "runtime": "what runs containers: crun, runc, bwrap, or a path; empty: the first that is here",
-    "login_hosts": "REGISTRY=HOST, ...: hosts of another site that get the login of a registry all the same",
-    "upper_dir": "where containers write; empty: in the store, in memory where its file system can't hold that",
+    "root": "directory of the store",
+    "platform": "platform of images to use; empty: that of this machine",
+    "max_layer": "maximum uncompressed size of a layer, in bytes",
+    "compression": "compression of new layers: gzip, zstd or none",
+    "tls_verify": "false: do not check certificates, allow plain http; empty: plain http only for loopback",
+    "authfile": "file with credentials; empty: the files of podman and docker",
+    "cert_dir": "directory with CAs (*.crt) and client certificates (*.cert, *.key); empty: docker's certs.d",
+    "keep": "what the store keeps of new layers: blob+tar, blob or tar",
+    "compression_level": "compression level of new layers; empty: the default of the library",
+    "view": "how images are mounted: erofs, erofs-merged, overlay or fuse; empty: the first that works here",
+    "runtime": "program that runs containers: crun, runc, bwrap, or a path; empty: the first installed",
+    "login_hosts": "REGISTRY=HOST, ...: other hosts that may get the login of a registry",
+    "upper_dir": "directory for writable layers of containers; empty: in the store, else in memory",
 }
 
 
 class Settings(Value):
-    """``values``: each setting by name. Sizes are in bytes."""
+    """The values of all settings. ``values``: each ``Setting`` by name. Sizes are in bytes."""
 
     values: Mapping[str, Setting]
 
@@ -82,13 +82,13 @@ class Settings(Value):
         return str(self.values["platform"].value)
 
     def asked_platform(self) -> Platform | None:
-        """The platform that is set."""
+        """Return the platform that is set, or None."""
         from lamina.spec.platform import Platform
 
         return Platform.parse(self.platform) if self.platform else None
 
     def wanted_platform(self) -> Platform:
-        """The platform that is set, else this machine's."""
+        """Return the platform that is set, else that of this machine."""
         from lamina.spec.platform import Platform
 
         return self.asked_platform() or Platform.host()
@@ -138,7 +138,7 @@ class Settings(Value):
 
     @property
     def login_hosts(self) -> frozenset[tuple[str, str]]:
-        """As (registry, host)."""
+        """Pairs of (registry, host)."""
         return frozenset(_pairs(str(self.values["login_hosts"].value)))
 
     @classmethod
@@ -149,7 +149,8 @@ class Settings(Value):
         environ: Mapping[str, str] | None = None,
         system_file: str = SYSTEM_FILE,
     ) -> Settings:
-        """Raises UsageError naming the file or variable and the key, SystemFailure where a file can't be read."""
+        """Read the settings. Raises UsageError, which names the file or variable and the key; SystemFailure if a file
+        can't be read."""
         environ = os.environ if environ is None else environ
         found = {name: Setting(value, "default") for name, value in _defaults(environ).items()}
         for path in (system_file, user_file(environ)):
@@ -166,26 +167,27 @@ class Settings(Value):
 
 
 def user_file(environ: Mapping[str, str]) -> str:
-    """Where the user's settings are."""
+    """Return the path of the user's file."""
     base = environ.get("XDG_CONFIG_HOME") or os.path.join(_home(environ), ".config")
     return os.path.join(base, "lamina", "config.toml")
 
 
 def settings() -> Mapping[str, tuple[str, ...]]:
-    """Each setting, and the variables that set it."""
+    """Return each setting with its environment variables."""
     return _VARIABLES
 
 
 def meaning(name: str) -> str:
-    """What a setting is for, in a few words."""
+    """Describe a setting in a few words."""
     return _MEANING[name]
 
 
 def parse_size(text: str) -> int:
-    """Bytes: ``512``, ``64GiB``, ``10MB`` (powers of ten without the i). Raises UsageError."""
+    """Parse a size like ``512``, ``64GiB`` or ``10MB`` (without the i: powers of ten) into bytes. Raises
+    UsageError."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise UsageError(f"not a size: {text!r:.60}", hint="expected like 64GiB or 500MB")
+        raise UsageError(f"not a size: {text!r:.60}", hint="write it like 64GiB or 500MB")
     number, unit, binary = match.groups()
     base, power = 1024 if binary else 1000, " kmgt".index(unit.lower() or " ")
     size: int = int(number) * base**power
@@ -228,20 +230,22 @@ def _read_file(path: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        if not os.path.lexists(path):  # in a home that is not this user's (su, cron): nothing is set there
+        if not os.path.lexists(path):  # the home of another user (su, cron): treat it as not there
             return {}
         raise SystemFailure(
-            f"the settings in {path} can't be read: {error.strerror}", hint="check its rights"
+            f"can't read the settings in {path}: {error.strerror}", hint="check the permissions of the file"
         ) from None
     import tomllib
 
     try:
         values = tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", hint="see docs/settings.md") from None
+        raise UsageError(
+            f"{path} is not valid TOML: {error}", hint="correct the file; see docs/settings.md"
+        ) from None
     for name in values:
         if name not in _VARIABLES:
-            raise UsageError(f"{path}: no setting is called {name!r:.100}", hint="known: " + ", ".join(_VARIABLES))
+            raise UsageError(f"{path}: unknown setting {name!r:.100}", hint="use " + ", ".join(_VARIABLES))
     return values
 
 
@@ -256,7 +260,7 @@ def _value(name: str, raw: object) -> Any:
     if name == "max_layer":
         size = raw if type(raw) is int else parse_size(_text(raw))
         if size <= 0:
-            raise UsageError(f"{size} is no limit", hint="expected like 64GiB")
+            raise UsageError(f"{size} is not a valid limit", hint="write it like 64GiB")
         return size
     if name == "compression_level":
         text = str(raw) if type(raw) is int else _text(raw)
@@ -270,20 +274,20 @@ def _value(name: str, raw: object) -> Any:
         return truth
     text = _text(raw)
     if name == "compression" and text not in _COMPRESSIONS:
-        raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(_COMPRESSIONS))
+        raise UsageError(f"unknown value {text!r:.60}", hint="use " + ", ".join(_COMPRESSIONS))
     if name == "login_hosts":
         _pairs(text)
     if name == "keep" and text not in KEEPS:
-        raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(KEEPS))
+        raise UsageError(f"unknown value {text!r:.60}", hint="use " + ", ".join(KEEPS))
     if name == "view" and text not in ("", *VIEWS):
-        raise UsageError(f"{text!r:.60} is not known", hint="known: " + ", ".join(VIEWS))
+        raise UsageError(f"unknown value {text!r:.60}", hint="use " + ", ".join(VIEWS))
     if name == "platform" and text:
         from lamina.spec.platform import Platform
 
         Platform.parse(text)
     if name in ("root", "authfile", "cert_dir", "upper_dir"):
         if not text or "\0" in text:
-            raise UsageError("an empty path")
+            raise UsageError("the path is empty or has a zero byte")
         return os.path.abspath(os.path.expanduser(text))
     return text
 
@@ -293,12 +297,14 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     for word in filter(None, text.replace(",", " ").split()):
         registry, _, host = word.partition("=")
         if not registry or not host or "/" in word or "=" in host:
-            raise UsageError(f"{word!r:.100} is not REGISTRY=HOST", hint="like registry.example.com=auth.example.org")
+            raise UsageError(
+                f"{word!r:.100} is not REGISTRY=HOST", hint="write it like registry.example.com=auth.example.org"
+            )
         found.append((registry.lower(), host.lower()))
     return found
 
 
 def _text(raw: object) -> str:
     if not isinstance(raw, str):
-        raise UsageError(f"must be a text, not {raw!r:.60}")
+        raise UsageError(f"expected a string, not {raw!r:.60}")
     return raw

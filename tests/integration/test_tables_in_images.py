@@ -128,7 +128,7 @@ def test_what_is_not_there_is_said(root: Path) -> None:
     assert (
         pandas.read_csv("lamina://app:1/data/t.csv", storage_options=options)["size"].sum() == 6
     )  # a tag ends the image
-    with pytest.raises(ReferenceNotFound, match="two slashes end the image"):
+    with pytest.raises(ReferenceNotFound, match="write two slashes after the image"):
         pandas.read_csv("lamina://my/app/data/t.csv", storage_options=options)
     with pytest.raises(UsageError, match="no image named"):
         pandas.read_csv("lamina:///data/t.csv", storage_options=options)
