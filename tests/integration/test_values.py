@@ -368,7 +368,7 @@ def test_an_image_is_tagged_saved_exported_and_told(stored: lamina.Image, tmp_pa
         with pytest.raises(UsageError, match="range of layers"):
             work()
     by_id = lamina.open(str(stored.id)[7:19])
-    with pytest.raises(UsageError, match="is not a name"):
+    with pytest.raises(UsageError, match="has no name"):
         by_id.push()
     by_id.save(tmp_path / "e.tar")
     assert lamina.open(f"docker-archive:{tmp_path}/e.tar").id == stored.id

@@ -147,7 +147,7 @@ def test_a_file_for_the_id(root: Path, tmp_path: Path) -> None:
     (shown,) = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)
     assert file.read_text() == shown["id"]
     done = run(root, "--cidfile", str(file), "app", "true")
-    assert (done.returncode, b"is there already" in done.stderr) == (125, True)
+    assert (done.returncode, b"already exists" in done.stderr) == (125, True)
     assert run(root, "--name", "c", "--cidfile", str(tmp_path / "new"), "app", "true").returncode == 125
     assert not (tmp_path / "new").exists()
     assert lamina("rm", "--cidfile", str(file), root=root).returncode == 0
