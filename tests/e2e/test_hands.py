@@ -140,10 +140,10 @@ def test_inspect_takes_templates_that_docker_takes(out: Any, template: str, text
         (("images", "--format", "{{.Name}"), 2, "at character"),
         (("images", "--format", "table {{nope .ID}}"), 2, "'nope' is not a field or function"),
         (("inspect", "--type", "container", "app:1"), 3, "no container 'app:1'"),
-        (("inspect", "--type", "image", "apq:1"), 3, "is it 'app:1'? `lamina pull apq:1` brings it in"),
+        (("inspect", "--type", "image", "apq:1"), 3, "did you mean 'app:1'? else pull it with `lamina pull apq:1`"),
         (("inspect", "nothing"), 3, "no container or image 'nothing'"),
-        (("ls", "smal"), 3, "is it 'small'?"),
-        (("tag", "smal", "x"), 3, "is it 'small'?"),
+        (("ls", "smal"), 3, "did you mean 'small'?"),
+        (("tag", "smal", "x"), 3, "did you mean 'small'?"),
         (("inspect", "--type", "container", "--raw", "x"), 2, "--raw and --config are for images"),
     ],
 )

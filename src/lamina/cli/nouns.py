@@ -94,5 +94,5 @@ def unknown(name: str, verbs: Mapping[str, object], *, noun: str = "") -> UsageE
     from lamina.text import nearest
 
     near = nearest(name, verbs, most=3)
-    more = f"; did you mean {' or '.join(near)}?" if near else ""
+    more = f"; did you mean {', '.join([*near[:-2], ' or '.join(near[-2:])])}?" if near else ""
     return click.UsageError(f"unknown verb {name!r:.60}" + (f" of {noun!r}" if noun else "") + more)

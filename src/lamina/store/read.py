@@ -137,7 +137,8 @@ def _near(name: str, entries: list[Descriptor]) -> str:
         familiar = Reference.parse(stored).familiar
         known |= dict.fromkeys((familiar, familiar.removesuffix(":latest")))
     near = nearest(name, known)
-    return (f"is it {near[0]!r}? " if near else "") + f"`lamina pull {name:.200}` brings it in; see `lamina images`"
+    pulled = f"pull it with `lamina pull {name:.200}`, or see `lamina images`"
+    return f"did you mean {near[0]!r}? else {pulled}" if near else pulled
 
 
 def _reference(name: str) -> tuple[Reference | None, UsageError | None]:

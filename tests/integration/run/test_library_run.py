@@ -208,7 +208,7 @@ def test_only_whole_images_of_the_store_run(image: library.Image, tmp_path: Path
     with pytest.raises(UsageError, match="range of layers"):
         image[:0].run(["true"])
     Store.open(str(tmp_path / "store2"))
-    with pytest.raises(NotFound, match="brings it in"):
+    with pytest.raises(NotFound, match=r"pull it with lamina\.pull\(\)"):
         library.open(f"oci:{tmp_path}/layout:app", root=tmp_path / "store2").run(["true"])
 
 
