@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lamina.errors import SystemFailure
 from lamina.host.files import WRITE_FLAGS
 from lamina.store.direct_io import BLOCK, Appender
 from lamina.store.unfinished import Pace
@@ -123,7 +124,7 @@ def test_where_there_can_be_no_further_thread(tmp_path: Path, monkeypatch: pytes
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(RuntimeError, match="start new"), appender(tmp_path / "file", cached=False) as file:
+    with pytest.raises(SystemFailure, match="start new"), appender(tmp_path / "file", cached=False) as file:
         file.write(b"x" * (2 << 20))
 
 

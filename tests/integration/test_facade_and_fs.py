@@ -167,7 +167,7 @@ def test_append_is_a_new_image_and_the_same_one_again(image: lamina.Image, tmp_p
     assert image.append(files, remove=["/link"], step="the site", epoch=0, cmd=["serve"]).digest == made.digest
     assert lamina.open("site", root=tmp_path / "s") == made
     assert len(image.append(labels={"a": "b"})) == 2
-    with pytest.raises(NotFound, match="no file"):
+    with pytest.raises(NotFound, match="was not found"):
         image.append({"/x": tmp_path / "none"})
     with pytest.raises(PathNotFound, match="nothing to remove"):
         image.append(remove=["/none"])

@@ -250,7 +250,7 @@ def test_wrong_diff_id_never_enters(tmp_path: Path) -> None:
     wrong = {"rootfs": {"type": "layers", "diff_ids": [str(Digest.of(b"wrong"))]}}
     write_layout(tmp_path / "l", "app", [BASE], config=wrong)
     store = Store.open(str(tmp_path / "s"))
-    with pytest.raises(LaminaError, match="the config says"):
+    with pytest.raises(LaminaError, match="the config states"):
         copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app")])
     assert list(store.names()) == []
     assert not (tmp_path / "s/layers/sha256").exists()
