@@ -116,13 +116,13 @@ class Writer(Protocol):
 
     def session(self, purpose: str) -> AbstractContextManager[Session]:
         """A new session. Everything is written in one: it keeps gc away from what is not tagged yet, and closes
-        what has an end (an archive). Leaving it with an exception leaves nothing half-written visible. Sessions of
-        one place don't know each other; a place that can hold only one at a time says so."""
+        what has an end (an archive). Leaving it with an exception leaves nothing half-written visible. Several
+        sessions of one place are independent of each other; a place that can have only one at a time says so."""
         ...
 
 
 class Session(Protocol):
-    """What is written to a place together. Safe from threads."""
+    """What is written to a place together. Several threads may call ``has`` and ``put_blob`` at the same time."""
 
     @property
     def location(self) -> str: ...

@@ -1,7 +1,8 @@
 """Writing to the store. Everything is written in a session, whose root keeps gc away from what is not named yet.
 
-Sessions of one process don't know each other: each has its root, which it holds by a lock, and what it has begun.
-They meet where processes meet: at the lock of a part file, and at the store's lock while index.json is replaced.
+Several sessions in one process are independent: each has its own root file, which it holds by a lock, and its own
+unfinished files. They wait for each other only where processes do: for the lock of a part file, and for the lock of
+the store while index.json is replaced.
 """
 
 from __future__ import annotations
