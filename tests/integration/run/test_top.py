@@ -49,7 +49,8 @@ def overlay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("LAMINA_TEST_PLAIN", str(place / "all"))
         yield place / "all"
         if mounted:
-            subprocess.run(["umount", place / "all"], check=True)
+            # lazily: what ended a moment ago may still hold it on a slow machine
+            subprocess.run(["umount", "--lazy", place / "all"], check=True)
 
 
 @pytest.fixture
