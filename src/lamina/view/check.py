@@ -1,5 +1,5 @@
-"""Checking what views keep in the store (``unions/``), for fsck: an image that is not as it was written is found, and
-removed: it is made again when it is next wanted. Of unpacked trees: ``check_trees``."""
+"""Checks of derived data of the views (``unions/`` in the store), for fsck. A damaged EROFS image is reported and
+removed; it is made again when it is needed. ``check_trees`` checks unpacked trees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_unions(store: Store, *, repair: bool = False) -> Iterator[Finding]:
-    """Every EROFS image and every unpacked tree, byte by byte. Raises SystemFailure."""
+    """Check every EROFS image and every unpacked tree, byte by byte. Raises SystemFailure."""
     with reported(store.paths.unions):
         for key in union_keys(store.paths):
             path = os.path.join(store.paths.union(key), "erofs")

@@ -1,4 +1,4 @@
-"""Which views of a union this machine has for this user, tried for real in a directory; one line for each refusal."""
+"""Tests which views work on this machine for this user, by mounting in a directory; one line for each refusal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lamina.view.upper_check import attempt, tried
 
 
 def probe(directory: str) -> dict[str, str]:
-    """View to "" (it works), or why not; "erofs-loop" is the erofs view from loop devices, which is taken where the
-    files themselves are refused; "upper" whether the store can hold what containers write. ``directory``: of the
-    store, for which it is asked. A plain user's are tried in a user namespace, but for FUSE."""
+    """Map each view to "" if it works, else to the reason. "erofs-loop" is the erofs view from loop devices, used
+    where files can't be mounted directly; "upper" is whether the store can hold what containers write. ``directory``
+    is in the store. For an unprivileged user, all but FUSE are tried in a user namespace."""
 
     def mounts() -> dict[str, str]:
         ways = {"erofs": FILES, "erofs-loop": LOOPS}
         if privileges.is_root():
             found = {name: tried(partial(_erofs, source=source), directory) for name, source in ways.items()}
         else:
-            found = dict.fromkeys(ways, "only the machine's root may mount it")
+            found = dict.fromkeys(ways, "only root of the machine may mount it")
         writable = attempt(directory)
-        # without the marks of layers upon layers, one tree of all of them is shown
+        # if layers can't be stacked, one tree of all of them is used
         return {**found, "overlay": writable and attempt(directory, writable=False), "upper": writable}
 
     try:

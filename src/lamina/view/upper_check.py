@@ -1,6 +1,6 @@
-"""Whether a file system can hold what is written to an overlay, its marks for what is hidden among it (Linux).
+"""Tests whether a file system can hold the upper directory of an overlay, with its whiteouts (Linux).
 
-An overlay can't: there, as in a container, the kernel takes no upper directory, and lets nobody make whiteouts.
+overlayfs itself can't: on it, as in most containers, the kernel accepts no upper directory and no whiteouts.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.view import kernel
 
-_SURE = (0xEF53, 0x58465342, 0x9123683E)  # ext4, XFS, btrfs (statfs(2)): nothing has to be tried
+_SURE = (0xEF53, 0x58465342, 0x9123683E)  # ext4, XFS, btrfs (f_type of statfs(2)): no test is needed
 
 
 @cache
 def refusal(directory: str) -> str:
-    """Why an upper directory in ``directory`` does not do, or "". For root, of the machine or of a namespace. Raises
-    SystemFailure where not even that can be tried."""
+    """Return why ``directory`` can't hold an upper directory; "" if it can. For root, of the machine or of a
+    namespace. Raises SystemFailure if it can't be tested."""
     if kernel.kind_of(directory) in _SURE:
         return ""
     return attempt(directory)
 
 
 def attempt(directory: str, *, writable: bool = True) -> str:
-    """Why no overlay can be mounted in there, or "": really tried. Not ``writable``: one to be read."""
+    """Return why no overlay can be mounted in the directory, by trying; "" if it can. With ``writable`` False, a
+    read-only one."""
     return tried(partial(_overlay, writable=writable), directory)
 
 
 def tried(work: Callable[[str], object], directory: str) -> str:
-    """Why ``work`` fails in a directory of its own below ``directory``, or ""."""
+    """Return why ``work`` fails in a temporary directory below ``directory``; "" if it works."""
     import tempfile
 
     try:
@@ -55,7 +56,7 @@ def _overlay(scratch: str, writable: bool) -> None:
         options.append(("userxattr", None))
     kernel.mount("overlay", options, paths["mnt"], attributes=0)
     try:
-        if writable:  # what whiteouts and opaque directories are made of
+        if writable:  # overlayfs needs them for whiteouts and opaque directories
             os.setxattr(paths["upper"], f"{kind}.overlay.opaque", b"n")
     except OSError as error:
         raise SystemFailure(f"its file system keeps no {kind} xattrs: {error.strerror}") from None

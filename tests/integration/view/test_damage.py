@@ -101,14 +101,14 @@ def turned(path: str) -> None:
     [
         (cut, "a", "bytes instead of"),
         (emptied, "a", "has 0 bytes"),
-        (changed, "a", "has other bytes"),
-        (changed, "sparse", "has other bytes"),
+        (changed, "a", "has different content"),
+        (changed, "sparse", "has different content"),
         (os.unlink, "d/x", "is missing"),
-        (grown, "d/x", "/d/more is not the image's"),
+        (grown, "d/x", "/d/more is not in the image"),
         (open_to_all, "d/x", "has the mode 0777 instead of 0644"),
         (open_to_all, "d", "has the mode 0777 instead of 0755"),
         (turned, "d/x", "is not a file"),
-        (turned, "link", "leads elsewhere"),
+        (turned, "link", "has another target"),
         (turned, "fifo", "is not a fifo"),
     ],
 )

@@ -258,7 +258,7 @@ def test_what_is_missing_is_said(place: Path, target: Path, monkeypatch: pytest.
     for change, words in (
         ((sys.modules, "mfusepy", None), "mfusepy is not installed"),
         ((fuse_mount, "_LIBRARIES", ("libnothing.so",)), "libfuse3 is not installed"),
-        ((fuse_mount, "DEVICE", "/dev/nothing"), "/dev/nothing is not there"),
+        ((fuse_mount, "DEVICE", "/dev/nothing"), "/dev/nothing does not exist"),
     ):
         with monkeypatch.context() as patch:
             (patch.setitem if isinstance(change[0], dict) else patch.setattr)(*change)  # type: ignore[operator]

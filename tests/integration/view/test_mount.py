@@ -684,7 +684,7 @@ def test_umount_leaves_what_somebody_else_has_mounted_over_an_image(
     subprocess.run(["mount", "-t", "tmpfs", "over", target], check=True)
     done = lamina("umount", "--all", root=tmp_path / "s")
     assert (done.returncode, done.stdout.decode()) == (5, f"{other}\n")
-    assert done.stderr.startswith(f"lamina: {target}: another mount (tmpfs) stands over the image".encode())
+    assert done.stderr.startswith(f"lamina: {target}: another mount (tmpfs) covers the image".encode())
     subprocess.run(["umount", str(target)], check=True)
     assert (target / "a0").read_bytes() == b"1"
     unmount(store, str(target))

@@ -235,8 +235,8 @@ def test_as_a_plain_user(tmp_path: Path, public: Path) -> None:
     target = public / "out"
     said = as_nobody(lambda: unpack(stack, os.fsencode(target)).warnings)
     assert said == [
-        "/char: only root makes devices; left out",
-        "all of it belongs to you: only root can give files to the owners that the image states",
+        "/char: only root can create devices; left out",
+        "all files belong to you: only root can give them the owners that the image states",
     ]
     check(stack, target, owners=False, without=frozenset({Kind.CHAR}))
     assert {os.lstat(os.path.join(where, name)).st_uid for where, _, names in os.walk(target) for name in names} == {

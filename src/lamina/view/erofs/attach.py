@@ -1,5 +1,5 @@
-"""An EROFS image and the tars that it points into, mounted: from the files themselves (Linux from 6.12, and file
-systems that allow it: not overlayfs or tmpfs), else from loop devices (from 6.4). Root."""
+"""Mounting of an EROFS image with the tars that it refers to: directly from the files (Linux 6.12 and later, on file
+systems other than overlayfs and tmpfs), else from loop devices (6.4 and later). Needs root."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _BLOCK = 512
 
 
 def mount_erofs(image: str, tars: Sequence[str], target: str, *, sources: Sequence[str] = (FILES, LOOPS)) -> str:
-    """Mount at the directory ``target``; from which of ``sources`` it was. Raises SystemFailure, Unsupported."""
+    """Mount an EROFS image at the directory ``target``; returns which of ``sources`` worked. Raises SystemFailure,
+    Unsupported."""
     paths = [image, *tars]
     with reported(target):
         direct = all(reads_directly(tar) for tar in tars)
@@ -35,14 +36,14 @@ def mount_erofs(image: str, tars: Sequence[str], target: str, *, sources: Sequen
         except (SystemFailure, Unsupported) as error:
             refused.append(error)
     if len(refused) == 1 or isinstance(refused[-1], Unsupported):
-        raise refused[0]  # no loop devices: say only why files did not do
+        raise refused[0]  # without loop devices, report only why files failed
     raise SystemFailure(f"{refused[0].message}; from loop devices: {refused[1].message}", hint=refused[0].hint)
 
 
 def reads_directly(tar: str) -> bool:
-    """Whether it is to be read around its page cache. Not while a good part of it is there only: a direct read would
-    make the kernel write what it is about to read, and wait for that. And not where the disk reads no 512 bytes (its
-    sectors have 4 KiB): files in tars begin at any multiple of that. Raises OSError."""
+    """Whether to read the tar without the page cache (O_DIRECT). Not while a good part of it is only in the cache: a
+    direct read would force the kernel to write that part first. And not if the disk can't read 512 bytes (4 KiB
+    sectors), because files in tars begin at multiples of 512. Raises OSError."""
     import mmap
 
     from lamina.store.flush import unwritten
@@ -68,7 +69,7 @@ def _mount(paths: Sequence[str], target: str, direct: bool) -> None:
     options += [("device", path) for path in paths[1:]]
     attributes = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
     if direct:
-        # read past the tars' own page cache: else every byte is kept twice
+        # bypass the page cache of the tars, else every byte is cached twice
         with suppress(SystemFailure):
             kernel.mount("erofs", [*options, ("directio", None)], target, attributes=attributes)
             return

@@ -1,7 +1,8 @@
-"""Whether an EROFS image of the store is whole: a half one would be mounted all the same, and fail when it is read.
+"""Checks whether an EROFS image of the store is complete: the kernel would mount a truncated one, which fails only
+when it is read.
 
-All of it is looked at once, which takes a millisecond a MB. A note beside it says that this was done since the
-machine started, and of which file, as far as its inode tells: nothing but the machine's end leaves half files.
+The whole image is checked, which takes a millisecond for each MB. A note beside it records that this was done since
+the last boot, with the identity of the file's inode: only a crash of the machine leaves truncated files.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from lamina.host.files import replace_file
 from lamina.store.roots import boot_id
 
 _NOTE = "whole"
-_SETTLED = 0.05  # seconds; a file that changes again within a tick of the kernel's clock has the same times
+_SETTLED = 0.05  # seconds; a file that changes again within a tick of the kernel's clock keeps the same times
 
 
 def lengths(path: str) -> list[range] | None:
-    """How many bytes each of the files may have that the image at ``path`` points into; None where it is not there or
-    not whole."""
+    """Return the range of valid sizes for each file that the image at ``path`` refers to; None if the image does not
+    exist or is not complete."""
     try:
         state = os.stat(path, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -48,6 +49,6 @@ def _looked_at(path: str, note: str, head: str, age: float) -> list[range] | Non
     found = [range((blocks - 1) * BLOCK + 1, blocks * BLOCK + 1) for blocks, _ in devices]
     if age > _SETTLED:
         lines = [head, *(f"{one.start} {one.stop}" for one in found), "end"]
-        with suppress(OSError):  # a store that is only read: looked at again
+        with suppress(OSError):  # a read-only store: the image is checked again next time
             replace_file(note, ["\n".join(lines).encode()], lasting=False)
     return found

@@ -1,7 +1,7 @@
-"""Files as read-only block devices (loop(4)), for kernels and file systems that mount no file itself. Linux, root.
+"""Files as read-only block devices (loop(4)), for kernels and file systems that can't mount a file directly. Linux,
+root.
 
-A device clears itself when its last user goes: a mount that is taken away, or a process that is killed, leaves none
-behind.
+A device is freed with its last user: an unmount or a killed process leaves none behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lamina.host.files import READ_FLAGS, reported
 
 _CONFIGURE, _GET_FREE = 0x4C0A, 0x4C82
 _READ_ONLY, _AUTO_CLEAR, _DIRECT = 1, 4, 16
-_CONFIG = struct.Struct("=II232s64x")  # loop_config: the file, the block size, loop_info64, reserved
+_CONFIG = struct.Struct("=II232s64x")  # loop_config: file, block size, loop_info64, reserved
 _INFO = struct.Struct("=QQQQQIIII64s64s32s16x")
 _BLOCK = 512
 _TRIES = 100
@@ -28,10 +28,10 @@ _CONTROL = "/dev/loop-control"
 
 @contextmanager
 def attached(paths: Sequence[str], *, direct: bool = True) -> Iterator[list[str]]:
-    """A block device for each file, kept while the block runs and as long as a mount uses it. ``direct``: it reads
-    around the files' page cache, where that can be.
+    """Attach a block device to each file; it exists while the block runs and as long as a mount uses it. ``direct``:
+    bypass the page cache of the files where possible.
 
-    Raises Unsupported (no loop devices here), SystemFailure.
+    Raises Unsupported (no loop devices), SystemFailure.
     """
     with ExitStack() as kept:
         devices = []
@@ -43,7 +43,7 @@ def attached(paths: Sequence[str], *, direct: bool = True) -> Iterator[list[str]
 
 
 def _attach(path: str, direct: bool) -> tuple[str, int]:
-    """The device, and a descriptor that keeps it."""
+    """Attach a file; returns the device and a descriptor that keeps it attached."""
     with reported(path):
         file = os.open(path, READ_FLAGS)
     try:
@@ -56,20 +56,22 @@ def _attach(path: str, direct: bool) -> tuple[str, int]:
                 _configure(descriptor, file, path, direct)
             except OSError as error:
                 os.close(descriptor)
-                if error.errno == errno.EBUSY:  # another process was first
+                if error.errno == errno.EBUSY:  # another process took the device
                     continue
-                raise SystemFailure(f"{path} as {device}: {error.strerror}", hint="see `losetup --list`") from error
+                raise SystemFailure(
+                    f"{path} as {device}: {error.strerror}", hint="list loop devices with `losetup --list`"
+                ) from error
             except BaseException:
                 os.close(descriptor)
                 raise
             return device, descriptor
     finally:
         os.close(file)
-    raise SystemFailure("no loop device is free", hint="see `losetup --list`")
+    raise SystemFailure("no loop device is free", hint="list loop devices with `losetup --list`")
 
 
 def _free() -> str:
-    """A device that nobody had a moment ago, made where need be."""
+    """Return a free loop device, created if needed; another process may still take it first."""
     try:
         control = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -77,18 +79,18 @@ def _free() -> str:
         finally:
             os.close(control)
     except OSError as error:
-        raise Unsupported(f"{_CONTROL}: {error.strerror}", hint="loop devices are not allowed here") from error
+        raise Unsupported(f"{_CONTROL}: {error.strerror}", hint="allow loop devices, or use another view") from error
     device = f"/dev/loop{number}"
     try:
         if stat.S_ISBLK(os.stat(device).st_mode):
             return device
     except FileNotFoundError:
         pass
-    raise Unsupported(f"there is no {device}", hint="/dev is not the kernel's own (a container?)")
+    raise Unsupported(f"{device} does not exist", hint="use the kernel's /dev, or another view")
 
 
 def _configure(descriptor: int, file: int, path: str, direct: bool) -> None:
-    """With direct reads where the file's file system has them: else every byte is in memory twice."""
+    """Attach the file with direct I/O if its file system supports it, else every byte is in memory twice."""
     name = os.fsencode(path)[-63:]
     plain = _READ_ONLY | _AUTO_CLEAR
     for flags in (plain | _DIRECT, plain) if direct else (plain,):

@@ -1,5 +1,5 @@
-"""Looking into a stored image without merging it: from the EROFS image of its merged union, where that was written
-before. Names and attributes are read in place; a big image's ``ls`` costs what its directory has, not what it has.
+"""Reading of a stored image without merging it, from the EROFS image of its merged union, if that was written before.
+Names and attributes are read in place: `ls` of a large image costs only what its directory contains.
 
 docs/decisions/0011-erofs-read.md says when the image is written, and what was measured.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from lamina.union.tree import Tree, Union
 
 DEEPEST = 255
-"""As ``erofs.DEEP``: from here on a name does not tell its layer."""
+"""The same as ``erofs.DEEP``: from this number on the image does not record the layer of a name."""
 MANY = 30_000
-"""Paths above which a merge takes longer (50 ms) than people should wait for twice."""
+"""The number of paths above which a merge takes longer than 50 ms, so that its result is stored."""
 
 
 def look(store: Store, stack: Stack) -> Union:
-    """The stack's union: from its image where there is one, else merged; after a long merge the image is written for
-    the next time, if it can be. Raises as ``Stack.tree``."""
+    """Return the stack's union: from its image if there is one, else merged. After a long merge the image is written
+    for the next time, if possible. Raises as ``Stack.tree``."""
     found = kept(store, stack)
     if found is not None:
         return found
@@ -34,13 +34,13 @@ def look(store: Store, stack: Stack) -> Union:
     if len(tree.names) > MANY and _may_be_kept(stack):
         try:
             write_merged(store, stack, tree)
-        except LaminaError as error:  # no rights, no space: the question is answered all the same
-            _log(f"the union of {stack.name} is not kept: {error.message}")
+        except LaminaError as error:  # no permission or no space: the union is returned all the same
+            _log(f"the union of {stack.name} can't be stored: {error.message}")
     return tree
 
 
 def kept(store: Store, stack: Stack) -> Union | None:
-    """The stack's union from its image, if it was written and is whole."""
+    """Return the stack's union from its image; None if it was not written or is damaged."""
     if not _may_be_kept(stack):
         return None
     path = image_of(store, merged_part(stack))
@@ -52,7 +52,7 @@ def kept(store: Store, stack: Stack) -> Union | None:
     try:
         return StoredUnion(ErofsImage.load(path))
     except (OSError, StoreDamaged) as error:
-        _log(f"{path} is not used: {error}")
+        _log(f"{path} can't be used: {error}")
         return None
 
 
@@ -61,13 +61,13 @@ def _may_be_kept(stack: Stack) -> bool:
 
 
 def _log(text: str) -> None:
-    import logging  # a dozen modules, and rarely needed
+    import logging  # imports a dozen modules, and is rarely needed
 
     logging.getLogger("lamina.view").info("%s", text)
 
 
 def write_merged(store: Store, stack: Stack, tree: Tree) -> None:
-    """Keep the union as an image (derived data). Raises SystemFailure, Unsupported."""
+    """Write the union as an image (derived data). Raises SystemFailure, Unsupported."""
     from lamina.store.derived import must_wait
     from lamina.store.unions import make_union
     from lamina.view.erofs.write import erofs_pieces

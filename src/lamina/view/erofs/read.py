@@ -1,7 +1,8 @@
-"""Reading an EROFS image in place, as ``erofs`` writes it: names, attributes, and where a file's data is. Nothing is
-loaded but the pages that a question needs, whatever the image's size.
+"""Reads an EROFS image that ``erofs.write`` wrote, in place: names, attributes, and the location of file data. Only
+the pages that a query needs are loaded.
 
-Other people's images may use what is not here (compression, compact inodes, shared xattrs): Unsupported.
+Images of other programs may use features that are missing here (compression, compact inodes, shared xattrs); they
+raise Unsupported.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _PREFIX = {number: prefix for prefix, number in form.PREFIXES}
 
 
 class Name(NamedTuple):
-    """One name of a directory. ``nid``: of its inode. ``layer``: the number (from 1) of the layer that states it in
-    a merged image; 0: none does, erofs.DEEP: that or a higher one."""
+    """One name in a directory. ``nid`` is the number of its inode. ``layer`` is the number (from 1) of the layer that
+    states it in a merged image; 0 for none, erofs.DEEP for that number or a higher one."""
 
     name: bytes
     nid: int
@@ -41,7 +42,8 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Inode:
-    """``mtime`` in nanoseconds, ``rdev`` (major, minor), ``data``: where content, names or target begin."""
+    """An inode. ``mtime`` is in nanoseconds, ``rdev`` (major, minor), ``where`` the start of content, names or
+    target."""
 
     nid: int
     kind: Kind
@@ -59,8 +61,9 @@ class Inode:
 
 
 class Extent(NamedTuple):
-    """A file's data: the device (from 1, as it was given to the mount), the offset of the first byte there, and the
-    segments (offset in the file, length) that lie one after the other from it; None for a file without holes."""
+    """The location of a file's data: the device (from 1, in the order of the mount), the offset of the first byte in
+    it, and the data segments (offset in the file, length), stored one after the other from there; None for a file
+    without holes."""
 
     device: int
     offset: int
@@ -68,61 +71,61 @@ class Extent(NamedTuple):
 
 
 class ErofsImage:
-    """A whole image in memory or mapped. Raises StoreDamaged where it is cut or its superblock is not what was
-    written; what is wrong further in (bad offsets) is StoreDamaged when it is met. ``load`` finds any change."""
+    """A complete image in memory or mapped. Raises StoreDamaged if it is truncated or its superblock has changed;
+    other damage (bad offsets) raises StoreDamaged when it is met. ``load`` checks the whole image."""
 
     def __init__(self, data: bytes | bytearray | mmap.mmap, what: str = "EROFS image") -> None:
         self._data = data
         self._what = what
         self.root_layer = 0
-        """As ``Name.layer``, of the root."""
+        """The layer of the root, as in ``Name.layer``."""
         blocks, self.inodes, self.root, devices, slots = self._superblock()
         if blocks * BLOCK != len(data):
             raise self._damaged(f"it has {len(data)} bytes, not {blocks * BLOCK}")
         if slots + devices * form.SLOT.size > len(data):
-            raise self._damaged("its devices are not all there")
+            raise self._damaged("its table of devices is truncated")
         self.devices: tuple[tuple[int, int], ...] = tuple(
             form.SLOT.unpack_from(data, slots + number * form.SLOT.size)[1:] for number in range(devices)
         )
-        """Of each device: how many blocks, and the block at which it is mapped."""
+        """Number of blocks of each device, and the block at which it is mapped."""
         itself = self.find(self.inode(self.root), b".")
         if itself is not None:
             self.root_layer = itself.layer
 
     @classmethod
     def load(cls, path: str) -> Self:
-        """Map an image file. Raises StoreDamaged; OSError where it can't be opened."""
+        """Map and check an image file. Raises StoreDamaged; OSError if it can't be opened."""
         descriptor = os.open(path, READ_FLAGS)
         try:
             if os.fstat(descriptor).st_size < 4096:
-                raise StoreDamaged(f"{path} is cut", hint="`lamina fsck --repair` removes it")
+                raise StoreDamaged(f"{path} is truncated", hint="run `lamina fsck --repair`")
             mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
         with memoryview(mapped) as view:
             whole = form.is_whole(view)
         if not whole:
-            raise StoreDamaged(f"{path} is not as it was written", hint="`lamina fsck --repair` removes it")
+            raise StoreDamaged(f"{path} is damaged: its checksum is wrong", hint="run `lamina fsck --repair`")
         return cls(mapped, path)
 
     def _superblock(self) -> tuple[int, int, int, int, int]:
         if len(self._data) < 4096:
-            raise self._damaged("it is cut")
+            raise self._damaged("it is truncated")
         block = bytearray(self._data[form.AT : form.AT + BLOCK])
         fields = form.SUPERBLOCK.unpack_from(block)
         magic, checksum, compat, bits, _, root, inodes, _, _, blocks, meta = fields[:11]
         incompat, compressed, devices, slot = fields[14:18]
         if magic != form.MAGIC:
-            raise self._damaged("it is none")
+            raise self._damaged("it is not an EROFS image")
         block[4:8] = bytes(4)
         if not compat & form.CHECKSUM or form.crc32c(bytes(block)) != checksum:
-            raise self._damaged("its superblock has another checksum")
+            raise self._damaged("the checksum of its superblock is wrong")
         if bits != form.BITS or meta or compressed or incompat & ~(form.CHUNKED | form.DEVICES):
-            raise Unsupported(f"{self._what} is not as lamina writes them", hint="mount it to read it")
+            raise Unsupported(f"{self._what} has features that lamina does not write", hint="mount it to read it")
         return blocks, inodes, root, devices, slot * 128
 
     def inode(self, nid: int) -> Inode:
-        """Raises StoreDamaged."""
+        """Read an inode. Raises StoreDamaged."""
         at = nid * 32
         if not form.AT < at <= len(self._data) - form.INODE.size:
             raise self._damaged(f"it has no inode {nid}")
@@ -140,14 +143,15 @@ class ErofsImage:
         return Inode(nid, kind, mode & 0o7777, uid, gid, size, mtime, links, rdev, start, end, layout, where)
 
     def names(self, directory: Inode) -> Iterator[Name]:
-        """All names in a directory in byte order, without ``.`` and ``..``. Raises StoreDamaged."""
+        """Yield all names in a directory in byte order, without ``.`` and ``..``. Raises StoreDamaged."""
         for at, end in self._blocks(directory):
             for found in self._names_of(at, end):
                 if found.name not in (b".", b".."):
                     yield found
 
     def find(self, directory: Inode, name: bytes) -> Name | None:
-        """The directory's entry ``name``: by halves over its blocks, then within one. Raises StoreDamaged."""
+        """Find the entry ``name`` by binary search over the directory's blocks, then within one. Raises
+        StoreDamaged."""
         blocks = self._blocks(directory)
         low, high = 0, len(blocks)
         while high - low > 1:
@@ -172,11 +176,11 @@ class ErofsImage:
         return None
 
     def link(self, inode: Inode) -> bytes:
-        """A symlink's target. Raises StoreDamaged."""
+        """Return the target of a symlink. Raises StoreDamaged."""
         return self._own_data(inode)
 
     def xattrs(self, inode: Inode) -> dict[bytes, bytes]:
-        """Raises StoreDamaged."""
+        """Return the xattrs of an inode. Raises StoreDamaged."""
         found = {}
         at = inode.xattr_at + 12
         while at < inode.xattr_end:
@@ -189,7 +193,7 @@ class ErofsImage:
         return found
 
     def extent(self, inode: Inode) -> Extent | None:
-        """Where a regular file's data is; None where it has no data. Raises StoreDamaged."""
+        """Return the location of a regular file's data; None if it is empty. Raises StoreDamaged."""
         if not inode.size:
             return None
         if inode.layout == form.CHUNKS:
@@ -199,11 +203,11 @@ class ErofsImage:
                 if inode.where + -(-inode.size // BLOCK) > base + blocks:
                     break
                 return Extent(number, (inode.where - base) * BLOCK, None)
-        raise self._damaged(f"the data of inode {inode.nid} is in none of its devices")
+        raise self._damaged(f"the data of inode {inode.nid} is outside its devices")
 
     def walk(self) -> Iterator[tuple[bytes, Name]]:
-        """Every path with its name's entry, the root (b"") first: depth first, parents before children, names in byte
-        order. Raises StoreDamaged."""
+        """Yield every path with its name's entry, the root (b"") first: depth first, parents before children, names
+        in byte order. Raises StoreDamaged."""
         pending = [(b"", Name(b"", self.root, True, 0))]
         seen = 0
         while pending:
@@ -238,7 +242,7 @@ class ErofsImage:
         if first is None:
             return Extent(0, 0, ())
         if not 1 <= first[0] <= len(self.devices):
-            raise self._damaged(f"the data of inode {inode.nid} is in none of its devices")
+            raise self._damaged(f"the data of inode {inode.nid} is outside its devices")
         return Extent(*first, tuple(segments))
 
     def _own_data(self, inode: Inode) -> bytes:
@@ -246,7 +250,7 @@ class ErofsImage:
         return self._slice(at, inode.size)
 
     def _blocks(self, directory: Inode) -> list[tuple[int, int]]:
-        """Where each block of names begins and ends."""
+        """Return where each block of names begins and ends."""
         if directory.kind != Kind.DIRECTORY or directory.layout == form.CHUNKS:
             raise self._damaged(f"inode {directory.nid} is not a directory")
         if directory.layout == form.INLINE:
@@ -255,18 +259,18 @@ class ErofsImage:
             at = directory.where * BLOCK
         end = at + directory.size
         if end > len(self._data):
-            raise self._damaged(f"the names of inode {directory.nid} are not there")
+            raise self._damaged(f"the names of inode {directory.nid} are missing")
         return [(start, min(start + BLOCK, end)) for start in range(at, end, BLOCK)]
 
     def _count(self, at: int, end: int) -> int:
         first = form.DIRENT.unpack(self._slice(at, form.DIRENT.size))[1]
         if not form.DIRENT.size <= first <= end - at:
-            raise self._damaged("a directory of it is malformed")
+            raise self._damaged("a directory is malformed")
         count: int = first // form.DIRENT.size
         return count
 
     def _name(self, at: int, end: int, number: int) -> Name:
-        """The entry ``number`` of the block."""
+        """Return entry number ``number`` of the block."""
         size = form.DIRENT.size
         count = self._count(at, end)
         nid, start, kind, layer = form.DIRENT.unpack_from(self._data, at + number * size)
@@ -275,12 +279,12 @@ class ErofsImage:
         else:
             stop = end - at
         if not count * size <= start <= stop <= end - at:
-            raise self._damaged("a directory of it is malformed")
-        name = self._slice(at + start, stop - start).rstrip(b"\0")  # a full block's last name is padded
+            raise self._damaged("a directory is malformed")
+        name = self._slice(at + start, stop - start).rstrip(b"\0")  # the last name of a full block is padded
         return Name(name, nid, kind == form.DIRECTORY_TYPE, layer)
 
     def _names_of(self, at: int, end: int) -> Iterator[Name]:
-        """As ``_name``, of all entries of the block at once."""
+        """Yield all entries of the block at once."""
         size = form.DIRENT.size
         count = self._count(at, end)
         block = self._slice(at, end - at)
@@ -288,7 +292,7 @@ class ErofsImage:
         stops = [entry[1] for entry in entries[1:]] + [end - at]
         for (nid, start, kind, layer), stop in zip(entries, stops, strict=True):
             if not count * size <= start <= stop <= end - at:
-                raise self._damaged("a directory of it is malformed")
+                raise self._damaged("a directory is malformed")
             yield Name(block[start:stop].rstrip(b"\0"), nid, kind == form.DIRECTORY_TYPE, layer)
 
     def _slice(self, at: int, length: int) -> bytes:
@@ -298,4 +302,4 @@ class ErofsImage:
         return data
 
     def _damaged(self, how: str) -> StoreDamaged:
-        return StoreDamaged(f"{self._what}: {how}", hint="`lamina fsck --repair` removes it; it is made again")
+        return StoreDamaged(f"{self._what}: {how}", hint="run `lamina fsck --repair`: it is made again when needed")

@@ -1,4 +1,4 @@
-"""A merged union as its EROFS image has it: names and attributes are read in place, when they are asked for."""
+"""A merged union stored as an EROFS image: names and attributes are read in place, when they are asked for."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from lamina.view.erofs.read import ErofsImage, Inode, Name
 
 
 class StoredUnion(Union):
-    """Nodes are numbered as they are met. Everything raises StoreDamaged where the image does."""
+    """The union in an EROFS image. Nodes are numbered in the order in which they are met. All methods raise
+    StoreDamaged if the image is damaged."""
 
     def __init__(self, image: ErofsImage) -> None:
         self._image = image
         self._names = [Name(b"", image.root, True, image.root_layer)]
         self._parents = [0]
-        self._below: dict[int, dict[bytes, int]] = {}  # what was met of each directory
-        self._whole: set[int] = set()  # directories that were listed
+        self._below: dict[int, dict[bytes, int]] = {}  # directory -> the names met so far
+        self._whole: set[int] = set()  # directories that were listed completely
 
     def children(self, node: int) -> Mapping[bytes, int]:
         below = self._below.setdefault(node, {})
@@ -71,7 +72,7 @@ class StoredUnion(Union):
         return self._names[node].layer - 1 if self._names[node].layer else None
 
     def entry(self, node: int) -> Entry:
-        """``offset`` and ``sparse`` as ``stored`` has them."""
+        """Return the node as an entry; ``offset`` and ``sparse`` as in ``stored``."""
         inode = self._inode(node)
         file = inode.kind == Kind.FILE
         stored = self._stored(inode) if file else None

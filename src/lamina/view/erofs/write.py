@@ -1,8 +1,8 @@
-"""A tree as an EROFS image: metadata only, whose files' data stays in the layers' tars (pure).
+"""Writes a tree as an EROFS image with only metadata; the data of files stays in the layers' tars (pure).
 
-The tars are the image's devices, in the order of the tree's layers. Blocks are of 512 bytes, as in a tar: a file's
-data is addressed exactly, in one block space that begins with the image itself and goes on with one tar after the
-other. Format: the kernel's fs/erofs/erofs_fs.h; docs/decisions/0007. Nothing is read or opened here.
+The tars are devices of the image, in the order of the tree's layers. Blocks have 512 bytes as in a tar, so that the
+data of a file can be addressed exactly: one block space begins with the image itself and continues with one tar after
+the other. Format: fs/erofs/erofs_fs.h of the kernel; docs/decisions/0007. Nothing is read or opened here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lamina.union.tree import UNSTATED, Tree
 BLOCK = 512
 BITS = 9
 SUPERBLOCK = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")
-AT = 1024  # of the superblock
+AT = 1024  # offset of the superblock
 SLOT = struct.Struct("<64sII56x")
 INODE = struct.Struct("<HHHHQIIIIqII16x")
 DIRENT = struct.Struct("<QHBB")
@@ -30,7 +30,7 @@ _XATTR_HEAD = bytes(12)
 XATTR = struct.Struct("<BBH")
 CHUNK = struct.Struct("<HHI")
 TRAILER = struct.Struct("<4sI")
-"""The end of the last page, which the kernel does not read: a mark, and the crc32 of all before."""
+"""The end of the last page, which the kernel ignores: a mark, and the CRC-32 of everything before it."""
 _SUMMED = b"crc\0"
 MAGIC, CHECKSUM, _MTIME = 0xE0F5E1E2, 0x1, 0x2
 CHUNKED, DEVICES = 0x4, 0x8
@@ -43,7 +43,7 @@ _PIECE = 1 << 20
 _SUMMED_AT_ONCE = 8 << 20
 _REGULAR, DIRECTORY_TYPE, _CHAR, _BLOCK, _FIFO, _LINK = 1, 2, 3, 4, 5, 7
 _FORMATS = (0, 0o100000, 0o040000, 0o020000, 0o060000, 0o010000, 0, 0o120000)
-"""Of an inode's mode, by the type that directories state."""
+"""The format bits of an inode's mode, by the type in directory entries."""
 _TYPE_OF = {
     int(Kind.FILE): _REGULAR,
     int(Kind.DIRECTORY): DIRECTORY_TYPE,
@@ -51,12 +51,12 @@ _TYPE_OF = {
     int(Kind.BLOCK): _BLOCK,
     int(Kind.FIFO): _FIFO,
     int(Kind.SYMLINK): _LINK,
-    int(Kind.WHITEOUT): _CHAR,  # overlay's: a device 0/0
+    int(Kind.WHITEOUT): _CHAR,  # overlayfs's whiteout: a device 0/0
 }
 _FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
 DEEP = 255
-"""A name's byte that the kernel ignores holds the layer that states it (from 1; 0: none does), up to this: here or
-above."""
+"""The largest layer number that a name records, in a byte which the kernel ignores (from 1; 0: no layer). This value
+means that layer or a higher one."""
 OPAQUE = b"trusted.overlay.opaque"
 PREFIXES = (
     (b"system.posix_acl_access", 2),
@@ -70,7 +70,7 @@ PREFIXES = (
 def write_erofs(
     tree: Tree, *, devices: Sequence[int] | None = None, opaque: Container[int] = (), uuid: bytes = bytes(16)
 ) -> bytes:
-    """As ``erofs_pieces``, in one."""
+    """Return the result of ``erofs_pieces`` as one object."""
     return b"".join(erofs_pieces(tree, devices=devices, opaque=opaque, uuid=uuid))
 
 
@@ -81,44 +81,45 @@ def erofs_pieces(
     opaque: Container[int] = (),
     uuid: bytes = bytes(16),
 ) -> Iterator[bytes]:
-    """The image of ``tree``, padded to whole pages, in pieces. ``uuid``: 16 bytes, for those who look.
+    """Yield the image of ``tree``, padded to whole pages. ``uuid`` has 16 bytes and identifies the image.
 
-    ``devices``: numbers (from 0) of the layers whose tars are given to the mount, in this order; all by default.
-    For a layer below an overlay: nodes of Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked.
+    ``devices`` are the numbers (from 0) of the layers whose tars are passed to the mount, in this order; all by
+    default. For a lower layer of an overlay, nodes of Kind.WHITEOUT become its whiteouts, and ``opaque`` directories
+    are marked.
 
-    Raises Unsupported for what the format can't say: more than 2 TiB of layers, sparse files whose segments don't
-    begin and end at blocks.
+    Raises Unsupported for what the format can't express: more than 2 TiB of layers, sparse files whose segments are
+    not whole blocks.
     """
     numbers = range(len(tree.layers)) if devices is None else devices
     yield from _Writer(tree, numbers, opaque, tell_layers=devices is None).pieces(uuid)
 
 
 class _Writer:
-    """Two passes over the tree: every inode gets its place, then all is written. By columns, not by objects: an image
-    has an inode for each of hundreds of thousands of files."""
+    """Writes in two passes over the tree: first every inode gets its place, then everything is written. It uses
+    columns instead of objects because an image may have hundreds of thousands of inodes."""
 
     def __init__(self, tree: Tree, devices: Sequence[int], opaque: Container[int], *, tell_layers: bool) -> None:
         self.tree = tree
         self.devices = devices
         self.opaque = opaque
-        self.deep = DEEP if tell_layers else 0  # a layer's own image is the same in every stack
-        self.order = array("I")  # inodes (the tree's nodes) as they stand in the image
-        self.places = array("I", bytes(4 * len(tree.names)))  # of each inode, in units of 32 bytes
-        self.types = bytearray(len(tree.names))  # of each inode, as directories state them
+        self.deep = DEEP if tell_layers else 0  # a single layer's image must be the same in every stack
+        self.order = array("I")  # inodes (nodes of the tree) in the order of the image
+        self.places = array("I", bytes(4 * len(tree.names)))  # place of each inode, in units of 32 bytes
+        self.types = bytearray(len(tree.names))  # type of each inode, as in directory entries
         self.xattrs: dict[int, bytes] = {}
-        self.names: dict[int, list[list[bytes]]] = {}  # of directories, by block
-        self.tails: dict[int, bytes] = {}  # what stands behind an inode: chunk indexes, a symlink's target
-        self.sizes: dict[int, int] = {}  # of directories and symlinks, in bytes
+        self.names: dict[int, list[list[bytes]]] = {}  # names of directories, by block
+        self.tails: dict[int, bytes] = {}  # data after an inode: chunk indexes, target of a symlink
+        self.sizes: dict[int, int] = {}  # sizes of directories and symlinks in bytes
         self.chunk_bits: dict[int, int] = {}
         self.bases: dict[int, int] = {}  # block at which a layer's tar is mapped
-        self.starts: dict[int, int] = {}  # block of the data of directories and symlinks that have some of their own
+        self.starts: dict[int, int] = {}  # first data block of directories and symlinks that are not inline
         self._packed: dict[tuple[int, int], bytes] = {}
 
     def pieces(self, uuid: bytes) -> Iterator[bytes]:
         end = self._place_all(AT + max(BLOCK, 128 + SLOT.size * len(self.devices)))
         total = -(-(end + TRAILER.size) // _PAGE) * _PAGE
         slots = self._slots(total // BLOCK)
-        out, done, summed = bytearray(AT), 0, 0  # ``done``: where ``out`` begins
+        out, done, summed = bytearray(AT), 0, 0  # ``done`` is the offset at which ``out`` begins
         out += self._superblock(total // BLOCK, slots, uuid)
         for at, data in itertools.chain(self._inodes(), self._data_apart()):
             if len(out) > _PIECE:
@@ -132,7 +133,8 @@ class _Writer:
         yield bytes(out) + TRAILER.pack(_SUMMED, zlib.crc32(out, summed))
 
     def _slots(self, base: int) -> bytes:
-        """The devices' slots, each mapped behind the one before it. ``base``: the image's own blocks."""
+        """Return the device slots, each mapped after the one before. ``base`` is the number of blocks of
+        the image."""
         slots = b""
         for position, number in enumerate(self.devices, 1):
             blocks = -(-self.tree.layers[number].tar_size // BLOCK)
@@ -144,7 +146,8 @@ class _Writer:
         return slots
 
     def _place_all(self, at: int) -> int:
-        """Give every inode its place, then every large directory and long symlink its blocks; where all ends."""
+        """Assign a place to every inode, then blocks to every large directory and long symlink; returns where the
+        last one ends."""
         tree, places, types, order = self.tree, self.places, self.types, self.order
         hardlinks, kids, rows, origins = tree.hardlinks, tree.kids, tree.rows, tree.origin_layers
         columns = [(index.kind, index.flags, index.xattr_at) for index in tree.layers]
@@ -181,7 +184,7 @@ class _Writer:
             elif flags and kind == _FILE:
                 self._take_chunks(inode, layer, row)
             at = (at + 31) & ~31
-            if inline:  # it may not cross a block
+            if inline:  # inline data must not cross a block border
                 while (at + head) % BLOCK + inline > BLOCK:
                     at += 32
             places[inode] = at >> 5
@@ -220,7 +223,7 @@ class _Writer:
                 self.tails[inode], self.chunk_bits[inode] = chunks
 
     def _inodes(self) -> Iterator[tuple[int, bytes]]:
-        """Each inode with all that stands behind it, and where it stands."""
+        """Yield each inode with the data after it, and its offset."""
         tree, places, types, pack = self.tree, self.places, self.types, INODE.pack
         rows, origins = tree.rows, tree.origin_layers
         columns = [
@@ -270,7 +273,7 @@ class _Writer:
             yield places[inode] << 5, head
 
     def _data_apart(self) -> Iterator[tuple[int, bytes]]:
-        """The names of large directories and the targets of long symlinks, and where they stand."""
+        """Yield the names of large directories and the targets of long symlinks, and their offsets."""
         for inode, block in self.starts.items():
             yield block * BLOCK, self._own_data(inode)
 
@@ -296,19 +299,19 @@ class _Writer:
         return b"".join(pieces)
 
     def _superblock(self, blocks: int, slots: bytes, uuid: bytes) -> bytes:
-        """With the slots behind it."""
+        """Return the superblock, with the slots after it."""
         fields = (
             *(MAGIC, 0, CHECKSUM | _MTIME, BITS, 0, self.places[0], len(self.order), 0, 0, blocks, 0, 0),
             *(uuid, b"", CHUNKED | DEVICES, 0, len(self.devices), (AT + 128) // 128, 0, 0, 0, 0, 0),
         )
         found = bytearray(SUPERBLOCK.pack(*fields) + slots)
-        # what is summed goes to the end of its block: no inode may begin in it
+        # the checksum covers the rest of its block: no inode may begin there
         struct.pack_into("<I", found, 4, crc32c(bytes(found[:BLOCK]).ljust(BLOCK, b"\0")))
         return bytes(found)
 
 
 def _packed_names(children: object) -> tuple[list[list[bytes]], int]:
-    """A directory's names in byte order, as many in a block as fit; and the size of its data."""
+    """Distribute a directory's names, in byte order, over blocks; also returns the size of its data."""
     names = sorted([b".", b"..", *children])  # type: ignore[misc]
     blocks: list[list[bytes]] = [[]]
     used = 0
@@ -323,7 +326,7 @@ def _packed_names(children: object) -> tuple[list[list[bytes]], int]:
 
 
 def _xattr_body(xattrs: object) -> bytes:
-    """Inline xattrs: a header, then the entries; b"" where none can be said."""
+    """Encode inline xattrs: a header, then the entries; b"" if there are none that the format can hold."""
     entries = []
     for name, value in sorted(xattrs.items()):  # type: ignore[attr-defined]
         for prefix, number in PREFIXES:
@@ -336,18 +339,18 @@ def _xattr_body(xattrs: object) -> bytes:
 
 
 def _chunks(size: int, segments: tuple[tuple[int, int], ...], offset: int, device: int) -> tuple[bytes, int]:
-    """Chunk indexes of a sparse file, and the chunk's size as a power of two above the block's."""
+    """Return the chunk indexes of a sparse file, and the size of a chunk as a power of two relative to a block."""
     ends = [start + length for start, length in segments if length]
     edges = [start for start, length in segments if length] + [end for end in ends if end != size]
     if any(edge % BLOCK for edge in edges):
-        raise Unsupported("a sparse file whose segments are not whole blocks", hint="unpack the image instead")
+        raise Unsupported("the data segments of a sparse file are not whole blocks", hint="unpack the image instead")
     bits = 0
     while bits < 22 and all(edge % (BLOCK << (bits + 1)) == 0 for edge in edges):
         bits += 1
     step = BLOCK << bits
     count = -(-size // step)
     if count > _MAX_CHUNKS:
-        raise Unsupported(f"a sparse file of {count} pieces", hint="unpack the image instead")
+        raise Unsupported(f"a sparse file has too many chunks: {count}", hint="unpack the image instead")
     found = bytearray(CHUNK.pack(0, 0, HOLE) * count)
     at = offset
     for start, length in segments:
@@ -358,20 +361,20 @@ def _chunks(size: int, segments: tuple[tuple[int, int], ...], offset: int, devic
 
 
 def _device(rdev: int) -> int:
-    """Major and minor as the kernel's new_encode_dev has them."""
+    """Encode major and minor as the kernel's new_encode_dev does."""
     major, minor = rdev >> 32, rdev & 0xFFFFFFFF
     return (minor & 0xFF) | (major & 0xFFF) << 8 | (minor & 0xFFF00) << 12
 
 
 def is_whole(view: memoryview) -> bool:
-    """Whether these are an image's bytes as they were written, to the last one (1 ms a MB)."""
+    """Whether an image is complete and unchanged, by its checksum (1 ms for each MB)."""
     if len(view) < _PAGE or len(view) % _PAGE:
         return False
     summed, end = 0, len(view) - TRAILER.size
     for at in range(0, end, _SUMMED_AT_ONCE):
         summed = zlib.crc32(view[at : min(at + _SUMMED_AT_ONCE, end)], summed)
         if len(view) > _SUMMED_AT_ONCE and hasattr(view.obj, "madvise"):
-            view.obj.madvise(mmap.MADV_DONTNEED)  # of a large mapped file no more is held than is looked at
+            view.obj.madvise(mmap.MADV_DONTNEED)  # of a large mapped file keep no more in memory than needed
     return bytes(view[-TRAILER.size :]) == TRAILER.pack(_SUMMED, summed)
 
 
@@ -386,7 +389,7 @@ def _table() -> list[int]:
 
 
 def crc32c(data: bytes) -> int:
-    """Castagnoli's, from ~0 and without the last inversion, as EROFS has it."""
+    """Compute CRC-32C (Castagnoli), started at ~0 and without the final inversion, as in EROFS."""
     value, table = 0xFFFFFFFF, _table()
     for byte in data:
         value = value >> 8 ^ table[(value ^ byte) & 0xFF]

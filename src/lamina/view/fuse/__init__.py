@@ -1,3 +1,1 @@
-"""The union as a FUSE mount, straight from the tree, for users without mount rights.
-Must not need a store.
-"""
+"""The union as a FUSE mount, straight from the tree, for users without permission to mount. Must not need a store."""

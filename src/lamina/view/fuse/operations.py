@@ -1,7 +1,7 @@
-"""What the kernel asks of a FUSE mount, answered from the tree: attributes from its columns, content by position from
-the layers' tars. Knows no FUSE library: the methods are those that mfusepy calls (``fuse`` mounts them).
+"""The operations of a FUSE mount, answered from the tree: attributes from its columns, content from the layers' tars.
+Knows no FUSE library: mfusepy calls these methods (``fuse_mount`` mounts them).
 
-Paths come as ``str`` whose characters are the path's bytes (Latin-1), so that every name goes through whole.
+Paths come as ``str`` with one character for each byte (Latin-1), so that every name can be expressed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Tars:
         self._guard = threading.Lock()
 
     def opener(self, number: int) -> OpenTar:
-        """What opens a piece of the tar of layer ``number`` (from 0)."""
+        """Return a function that opens a range of the tar of layer ``number`` (from 0)."""
 
         def open_tar(start: int, end: int) -> Stream:
             whole = self._whole(number)
@@ -53,12 +53,13 @@ class Tars:
         return open_tar
 
     def open_first(self) -> None:
-        """Open as many as may stay open: they can be read then though the store is moved or they are unlinked."""
+        """Open as many tars as may stay open: they remain readable even if the store is moved or they are
+        unlinked."""
         for number in range(min(len(self._layers), self._limit)):
             self._whole(number)
 
     def __len__(self) -> int:
-        """How many are open now."""
+        """The number of tars that are open."""
         return len(self._open)
 
     def _whole(self, number: int) -> Stream:
@@ -68,13 +69,13 @@ class Tars:
                 stream = self._layers[number].open()
             self._open[number] = stream
             if len(self._open) > self._limit:
-                # not closed: who reads from it has it, and the last one's end closes it
+                # not closed: its readers hold it, and the last of them closes it
                 self._open.popitem(last=False)
             return stream
 
 
 class OpenFile:
-    """A file as somebody has it open. Thread-safe."""
+    """An open file. Thread-safe."""
 
     def __init__(self, node: int, content: Content) -> None:
         self.node = node
@@ -82,18 +83,19 @@ class OpenFile:
         self._guard = threading.Lock()
 
     def read(self, offset: int, size: int) -> bytes:
-        with self._guard, self._content as content:  # leaving it gives the tar back, the content stays usable
+        with self._guard, self._content as content:  # leaving the block closes the tar; the content stays usable
             content.seek(offset)
             return content.read(size)
 
 
 class ServedUnion:
-    """The union ``tree`` of ``layers``, read-only. ``ready`` is called when the kernel asks for the first time."""
+    """Serves the union ``tree`` of ``layers`` read-only. ``ready`` is called when the kernel makes its
+    first request."""
 
     use_ns = True
-    """Times are in nanoseconds."""
+    """Times are in nanoseconds (an attribute of mfusepy)."""
     flag_nopath = flag_nullpath_ok = True
-    """What is open is known by its handle alone."""
+    """Open files are identified by their handle alone (attributes of mfusepy)."""
 
     def __init__(self, tree: Tree, layers: Sequence[LayerHandle], ready: Callable[[], None] = lambda: None) -> None:
         self._tree = tree
@@ -112,7 +114,7 @@ class ServedUnion:
         return self.attributes(self._files[fh].node if path is None and fh in self._files else self._node(path))
 
     def attributes(self, node: int) -> dict[str, int]:
-        """As lstat(2) has them; times in nanoseconds."""
+        """Return the attributes as lstat(2) does; times in nanoseconds."""
         tree = self._tree
         entry = tree.entry(node)
         size = len(entry.link) if entry.kind == Kind.SYMLINK else entry.size if entry.kind == Kind.FILE else 0
@@ -135,19 +137,19 @@ class ServedUnion:
     def readlink(self, path: str) -> str:
         node = self._node(path)
         if self._tree.kind(node) != Kind.SYMLINK:
-            raise OSError(errno.EINVAL, "no symlink")
+            raise OSError(errno.EINVAL, "not a symlink")
         return self._tree.link_target(node).decode(ENCODING)
 
     def opendir(self, path: str) -> int:
         node = self._node(path)
         if not self._tree.is_directory(node):
-            raise OSError(errno.ENOTDIR, "no directory")
+            raise OSError(errno.ENOTDIR, "not a directory")
         handle = next(self._handles)
         self._listings[handle] = [(b".", node), (b"..", self._tree.parent(node)), *self._tree.children(node).items()]
         return handle
 
     def readdir(self, path: str | None, fh: int) -> Iterator[tuple[str, dict[str, int], int]]:
-        """Names with inode and type."""
+        """Yield the names with inode number and type."""
         for name, node in self._listings[fh]:
             yield name.decode(ENCODING), {"st_ino": self._inode(node), "st_mode": FORMATS[self._tree.kind(node)]}, 0
 
@@ -159,7 +161,7 @@ class ServedUnion:
         node = self._node(path)
         tree = self._tree
         if tree.kind(node) != Kind.FILE:
-            raise OSError(errno.EINVAL, "no regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
         layer, _ = tree.content(node)
         entry = tree.entry(node)
         content = Content(entry.size, entry.offset, entry.sparse, self._tars.opener(layer))
@@ -176,7 +178,7 @@ class ServedUnion:
         return 0
 
     def listxattr(self, path: str) -> list[str]:
-        """Names; those of the trusted namespace only where this process may see them."""
+        """List xattr names; those of the trusted namespace only if this process may see them."""
         names = self._tree.entry(self._node(path)).xattrs
         return [name.decode(ENCODING) for name in names if self._privileged or not name.startswith(b"trusted.")]
 
@@ -194,16 +196,16 @@ class ServedUnion:
     def _node(self, path: str | None) -> int:
         node = None if path is None else self._tree.find(path[1:].encode(ENCODING))
         if node is None:
-            raise OSError(errno.ENOENT, "not there")
+            raise OSError(errno.ENOENT, "no such file or directory")
         return node
 
     def _inode(self, node: int) -> int:
-        return self._tree.inode(node) + 1  # 0 is no inode number
+        return self._tree.inode(node) + 1  # 0 is not a valid inode number
 
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """A failure of ours as the kernel has it: an input/output error."""
+    """Turn a LaminaError into an input/output error (EIO) for the kernel."""
     try:
         yield
     except LaminaError as error:

@@ -1,3 +1,2 @@
-"""The union as a real directory through the kernel's overlay: the directories below, the mount, the record of it.
-Must not merge layers itself.
-"""
+"""The union as a real directory through the kernel's overlay: its lower directories, the mount, the record of it.
+Must not merge layers itself."""

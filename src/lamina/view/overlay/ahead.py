@@ -1,7 +1,5 @@
-"""Layers of a pull unpacked while higher ones are still on their way, by a process of its own: what is done when the
-pull is done need not be done then. It only comes first: whatever it leaves undone, or fails at, is done, and
-reported, by who wants the parts.
-"""
+"""Unpacks the lower layers of a pull while higher ones are still downloading, in a process of its own. Best effort:
+the caller finishes, and reports, whatever it leaves undone."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ _END = b"end"
 
 
 class Ahead:
-    """A listener for a pull's events, and a context around the pull; enter it before any thread is started. Does
-    nothing where this process can't be forked."""
+    """A listener for a pull's events and a context manager around the pull. Enter it before any thread is started.
+    Does nothing if this process can't be forked."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -56,7 +54,7 @@ class Ahead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits until what has arrived is unpacked; after a failure all is given up."""
+        """Wait until the layers that have arrived are unpacked; after an error, stop at once."""
         if not self._process:
             return
         try:
@@ -74,7 +72,8 @@ class Ahead:
                 os.waitpid(self._process, 0)
 
     def _tell(self, line: bytes) -> None:
-        """What can't be told now is found with the next line: the store says what is there."""
+        """Send a line to the process. A line that can't be sent does no harm: the next one makes the process look
+        into the store again."""
         if self._process:
             with suppress(BlockingIOError, BrokenPipeError):
                 os.write(self._telling, line + b"\n")
@@ -88,12 +87,12 @@ def _work(store: Store, reading: int) -> None:
     def stop(*_: object) -> None:
         raise Cancelled("cancelled")
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets SIGINT too, and ends this process
     signal.signal(signal.SIGTERM, stop)
     if not privileges.may_mount():
-        privileges.become_root()  # the ids that files can get are those of who mounts them
+        privileges.become_root()  # files get the ids of the user namespace that will mount them
     if refusal(store.paths.unions):
-        return  # one tree of all layers
+        return  # one tree of all layers is used then
     images: list[_Image] = []
     text = b""
     while data := os.read(reading, 1 << 16):
@@ -108,7 +107,7 @@ def _work(store: Store, reading: int) -> None:
 
 
 class _Image:
-    """An image on its way into the store, as far as its config tells."""
+    """An image that is being pulled, as far as its config is known."""
 
     def __init__(self, store: Store, digest: str, size: int) -> None:
         from lamina.spec.descriptor import Descriptor
@@ -120,14 +119,14 @@ class _Image:
         self._done = 0
 
     def go_on(self) -> None:
-        """Unpack what has arrived and has nothing missing below."""
+        """Unpack the layers that have arrived, up to the first missing one."""
         from lamina.spec.image_config import ImageConfig
         from lamina.spec.json import MAX_DOCUMENT
         from lamina.view.overlay.lower import unpack_tree
         from lamina.view.parts import is_deep, layer_parts
 
         if self._descriptor.size > MAX_DOCUMENT:
-            return  # of no image
+            return  # too large for the config of an image
         try:
             if self._config is None:
                 self._config = ImageConfig.parse(self._store.blobs.read(self._descriptor))
@@ -140,7 +139,7 @@ class _Image:
             if there > self._done:
                 self._done = there
                 stack = self._stack(there)
-                for part in layer_parts(stack):  # those that are unpacked already cost a look
+                for part in layer_parts(stack):  # parts that are already unpacked cost little
                     unpack_tree(self._store, stack, part)
         except Cancelled:
             raise
@@ -148,7 +147,8 @@ class _Image:
             self._done = 1 << 30
 
     def _stack(self, count: int) -> Stack:
-        """The lowest layers. The manifest is not here yet: to this one, each layer's blob is its tar."""
+        """Return a stack of the lowest layers. The manifest may not have arrived, so one is made in which each
+        layer's blob is its tar."""
         from lamina.source.stack import Stack
         from lamina.spec import mediatype
         from lamina.spec.descriptor import Descriptor
@@ -161,4 +161,4 @@ class _Image:
         )
         config = Descriptor(mediatype.OCI_CONFIG, self._descriptor.digest, self._descriptor.size)
         manifest = build_manifest(config, [layer.descriptor for layer in layers])
-        return Stack("an image on its way", manifest, self._config, layers)
+        return Stack("an image that is being pulled", manifest, self._config, layers)

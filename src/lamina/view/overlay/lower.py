@@ -1,6 +1,7 @@
-"""The read-only directories below a union, made once a host: a mounted EROFS image, or an unpacked tree, a part.
+"""The read-only lower directories of a union: one mounted EROFS image or one unpacked tree for each part, made once
+for the host.
 
-They stand in the store's ``unions/``; a mounted one stays while some mount uses it, which mountinfo tells.
+They are in the store's ``unions/``. A mounted image stays as long as another mount uses it, according to mountinfo.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 MAPPED = "mapped-"
-"""What the mounts of parts with other owners are called, in the bundle of the container that they are for."""
+"""Prefix of the ID-mapped mounts of parts, in the bundle of the container that uses them."""
 UNNEEDED = ("/mnt", "/media")
-"""Short paths that a plain user may cover in a mount namespace of its own."""
+"""Short paths that a mount of an unprivileged user may cover in a mount namespace of its own."""
 
 
 def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
-    """The metadata image of each part and the tars that it points into, made where they are missing or cut."""
+    """Write the metadata image of each part, and the tars that it refers to, where they are missing or truncated."""
     layers = {layer.diff_id: layer for layer in stack.layers}
     for part in parts:
         if os.path.ismount(mounted_at(store, part.key)):
@@ -48,7 +49,7 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
 
 
 def _written(store: Store, part: Part) -> list[range]:
-    """Write the part's image unless another process or thread has done so meanwhile; as ``lengths``."""
+    """Write the part's image unless another process or thread did so meanwhile. Returns the same as ``lengths``."""
     from lamina.view.erofs.write import erofs_pieces
 
     path = image_of(store, part)
@@ -57,22 +58,22 @@ def _written(store: Store, part: Part) -> list[range]:
         if wanted is None:
             tree, opaque, devices = part.made()
             pieces = erofs_pieces(tree, devices=devices, opaque=opaque, uuid=part.uuid)
-            # its checksum says whether it outlived a crash
+            # its checksum tells after a crash whether it is complete
             replace_file(path, pieces, mode=0o444, lasting=derived.must_wait())
             wanted = lengths(path)
     if wanted is None:
-        raise SystemFailure(f"{path} was removed while it was made", hint="try again")
+        raise SystemFailure(f"{path} was removed while it was written", hint="try again")
     return wanted
 
 
 def _lock(store: Store, part: Part) -> str:
-    """Who makes something of the part holds this."""
+    """Return the path of the lock to hold while writing data of the part."""
     return os.path.join(make_union(store.paths, part.key, part.layers), "lock")
 
 
 def mount_image(store: Store, part: Part) -> str:
-    """The directory where the part's image is mounted, now or before. Call it with the store's lock held, and use
-    the directory before it is released: what nobody uses is taken away. Raises SystemFailure, Unsupported."""
+    """Return the directory where the part's image is mounted; mount it if it is not. The caller must hold the store's
+    lock until it uses the directory, because unused mounts are removed. Raises SystemFailure, Unsupported."""
     target = mounted_at(store, part.key)
     with suppress(FileExistsError):
         os.mkdir(target, 0o700)
@@ -82,22 +83,22 @@ def mount_image(store: Store, part: Part) -> str:
 
 
 def unpack_parts(store: Store, stack: Stack) -> list[str]:
-    """The directories with the trees of the stack's parts, bottom first. Raises as ``unpack_tree``."""
+    """Unpack the parts of the stack; returns their directories, bottom first. Raises as ``unpack_tree``."""
     return [unpack_tree(store, stack, part) for part in tree_parts(store, stack)]
 
 
 def tree_parts(store: Store, stack: Stack) -> list[Part]:
-    """The parts that are unpacked: one for all layers where the store's file system keeps no marks of overlay's.
-    Raises SystemFailure."""
+    """Return the parts to unpack: one for all layers if the store's file system can't hold overlayfs's marks. Raises
+    SystemFailure."""
     from lamina.view.upper_check import refusal
 
     return parts_of(store, stack, merged=True if refusal(store.paths.unions) else None)
 
 
 def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STATED) -> str:
-    """The directory with the part's tree, unpacked now or before: one for all who can give files the same ids, and
-    one for each user namespace that has the image's ids otherwise (``owners``). One process at a time does it, others
-    wait. Raises SystemFailure, InvalidContent."""
+    """Return the directory with the part's tree; unpack it if it does not exist. It is shared by all users who can
+    give files the same ids; each user namespace with other ids (``owners``) has its own. One process at a time
+    unpacks it, others wait. Raises SystemFailure, InvalidContent."""
     from lamina.view.unpack.directory import remove_leftovers
     from lamina.view.unpack.directory import unpack_tree as unpack
 
@@ -109,7 +110,7 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
             if not _is_whole(store, target):
                 remove_leftovers(target)
                 there = os.path.isdir(target)
-                if there and is_shown(store.paths, target):  # made by a lamina that left no note, and in use
+                if there and is_shown(store.paths, target):  # made by an older lamina, without a note, and in use
                     return target
                 derived.forget(target)
                 if there:
@@ -124,7 +125,7 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
 
 
 def _is_whole(store: Store, tree: str) -> bool:
-    """Whether the tree is there, and as it was made. Raises OSError where the disk failed to take it."""
+    """Whether the tree exists and is complete. Raises OSError if writing it to disk has failed."""
     if not os.path.isdir(tree) or derived.trust(tree) == derived.DOUBTFUL:
         return False
     if derived.is_due(tree):
@@ -133,7 +134,7 @@ def _is_whole(store: Store, tree: str) -> bool:
 
 
 def sweep(store: Store) -> int:
-    """Take away the parts' mounts that nobody uses any more; how many. And what killed containers used of them."""
+    """Unmount parts that nobody uses any more, and what killed containers used of them; returns how many parts."""
     swept = 0
     if not store.is_writable:
         return 0  # no lock can be taken there
@@ -151,8 +152,8 @@ def sweep(store: Store) -> int:
 
 
 def _drop_dead(store: Store, seen: list[Mount]) -> int:
-    """Unmount the parts that are shown with other owners to containers that nobody looks after any more; how many. An
-    overlay upon them lives on without."""
+    """Unmount ID-mapped parts of containers that are not running any more; returns how many. An overlay that uses
+    them keeps working."""
     top = store.containers.path("")
     found = [one.target for one in seen if one.target.startswith(top) and f"/bundle/{MAPPED}" in one.target]
     if not found:
@@ -165,7 +166,7 @@ def _drop_dead(store: Store, seen: list[Mount]) -> int:
 
 
 def unmount_quietly(path: str) -> None:
-    """Take a mount and its directory away, whoever does it first."""
+    """Unmount and remove a directory; another process may have done so already."""
     with suppress(SystemFailure):  # not mounted any more
         kernel.unmount(path)
     with suppress(FileNotFoundError):
@@ -173,7 +174,7 @@ def unmount_quietly(path: str) -> None:
 
 
 def unneeded(path: str) -> str:
-    """One of UNNEEDED that is empty, and not above ``path``; "" where there is none."""
+    """Return a directory of UNNEEDED that is empty and not a parent of ``path``; "" if there is none."""
     for one in UNNEEDED:
         if os.path.isdir(one) and not os.listdir(one) and not path.startswith(one + os.sep):
             return one
@@ -181,12 +182,12 @@ def unneeded(path: str) -> str:
 
 
 def mounted_at(store: Store, key: str) -> str:
-    """As mountinfo has it: no symlink on the way."""
+    """Return the mount point of a part, as in mountinfo: without symlinks."""
     return os.path.join(store.paths.union(key), "mnt")
 
 
 def _used(seen: list[Mount], target: str) -> bool:
-    """Whether another mount shows this part (the same device elsewhere), or is an overlay upon it. An overlay that is
-    not found here keeps what it needs; the next one only shares no memory with it."""
+    """Whether another mount shows this part (the same device elsewhere), or is an overlay on it. An overlay that is
+    not found here still keeps what it needs; only the next one shares no memory with it."""
     devices = {one.device for one in seen if one.target == target}
     return any(one.target != target and (one.device in devices or target in one.lowers) for one in seen)

@@ -46,8 +46,8 @@ LOOK = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES
 
 
 class Mounted(Value):
-    """One mount: the image's name when it was made, and where. ``root``: the name of its root in the store, "" where
-    the store could not be written to. ``view``: how. ``dead``: nobody serves it any more."""
+    """One mount. ``name`` is the image's name when it was mounted. ``root`` is the name of its root file in the
+    store, "" if the store was read-only. ``view`` is how it was mounted. ``dead``: its server has died."""
 
     name: str
     target: str
@@ -57,22 +57,25 @@ class Mounted(Value):
 
     @property
     def holder(self) -> int:
-        """The process that holds a plain user's mount, else 0."""
+        """The pid of the process that holds an unprivileged user's mount, else 0."""
         held = _HELD.match(self.target)
         return int(held[1]) if held else 0
 
     @property
     def inside(self) -> str:
-        """The directory as the one who mounted named it: without /proc/PID/root."""
+        """The mount point as the user named it, without /proc/PID/root."""
         held = _HELD.match(self.target)
         return self.target[held.end() - 1 :] if held else self.target
 
 
 class Top(Value):
-    """The writable layer: ``upper`` takes all changes, ``work`` is the kernel's own, on the same file system.
-    ``devices``: whether device nodes work. ``volatile``: what is written need not last over the machine's crash.
-    ``owners``: who the image's ids are outside of the user namespace that runs upon this; what is written belongs to
-    them too. ``scratch``: a directory that root needs for that."""
+    """The writable layer of a mount.
+
+    ``upper`` takes all changes; ``work`` is for the kernel, on the same file system. ``devices``: device nodes work.
+    ``volatile``: changes need not survive a crash of the machine. ``owners`` maps the image's ids for a user
+    namespace that runs on this mount; what is written has the mapped ids too. ``scratch`` is a directory that root
+    needs for such a mapping.
+    """
 
     upper: str
     work: str
@@ -83,12 +86,14 @@ class Top(Value):
 
 
 def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view: str = "") -> Mounted:
-    """Mount the union read-only at ``target``, an empty directory (made where it is missing); "" is a new one in the
-    store, which goes with the mount.
-    ``name`` is what `mounts` shows; ``view`` one of VIEWS, by default the store's, else the first that works here. A
-    plain user's is told as the place where others see it: /proc/PID/root/TARGET.
+    """Mount the union read-only at ``target``, an empty directory, which is created if it does not exist. "" means a
+    new directory in the store, which is removed with the mount.
 
-    Raises Conflict (mounted already, not empty), Unsupported (no such kernel, not Linux), SystemFailure (no rights).
+    ``name`` is what `mounts` shows. ``view`` is one of VIEWS; the default is the store's, else the first that works
+    here. The mount of an unprivileged user is returned as the path under which others see it: /proc/PID/root/TARGET.
+
+    Raises Conflict (already mounted, not empty), Unsupported (kernel too old, not Linux), SystemFailure (permission
+    denied).
     """
     _check_linux()
     name, view = name or stack.name, view or store.view
@@ -96,7 +101,7 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
         return _mount_unrecorded(store, stack, target, name, view)
     ours = target or own_place(store, stack)
     if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
-        view = "fuse"  # the others are made of what the store has
+        view = "fuse"  # the other views need layers of the store
     if view == "fuse" or privileges.may_mount():
         return _mount(store, stack, ours, name, view)
 
@@ -117,11 +122,12 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
 
 
 def _mount_unrecorded(store: Store, stack: Stack, target: str, name: str, view: str) -> Mounted:
-    """Through FUSE, which needs nothing of a store but to read it. No root tells of the mount; mountinfo does."""
+    """Mount through FUSE, which only needs to read the store. No root file records the mount; it is found in
+    mountinfo."""
     from lamina.view.fuse import fuse_mount
 
     if view not in ("", "fuse"):
-        raise SystemFailure(f"{store.location} can't be written to", hint="leave --view out, or take --view fuse")
+        raise SystemFailure(f"{store.location} can't be written to", hint="leave out --view, or use --view fuse")
     if not target:
         import tempfile
 
@@ -137,14 +143,15 @@ def _mount_unrecorded(store: Store, stack: Stack, target: str, name: str, view: 
 
 
 def _word_of(store: Store) -> str:
-    """How the source of the store's unrecorded mounts begins: the same wherever the store is seen."""
+    """Return the prefix of the source of the store's unrecorded mounts; it does not depend on the path of
+    the store."""
     state = os.stat(store.paths.root)
     return f"lamina:{state.st_dev:x}:{state.st_ino:x}:"
 
 
 def _own_place(store: Store, stack: Stack) -> str:
-    """Where a mount of this namespace alone can stand: a short path that nobody needs here, else one in the store, of
-    its own: to take it away must not touch what another holder has mounted there."""
+    """Return a mount point for a mount in this namespace only: a short path that nobody needs here, else a new one in
+    the store, so that unmounting it can't affect another mount."""
     return unneeded(store.paths.root) or own_place(store, stack)
 
 
@@ -152,7 +159,7 @@ def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, see
     target = os.path.realpath(target)
     with reported(target):
         _check_free(target)
-        # a collection leaves the directory of the stack, and in it that of the mount, for the root's sake
+        # gc keeps the directory of the stack, and with it the mount point, because of the root
         with store.roots.mounting(f"mount of {name}", list(stack.diff_ids), mount=seen_at + target) as root:
             if _is_own(store, target):
                 place_of(store, stack)
@@ -167,7 +174,7 @@ def _check_free(target: str) -> None:
     if os.path.lexists(target) and not os.path.isdir(target):
         raise Conflict(f"{target} is not a directory", hint="mount at an empty directory, or at a new one")
     if is_mount(target):
-        raise Conflict(f"{target} is a mount already", hint="`lamina umount` it, or choose another directory")
+        raise Conflict(f"{target} is already mounted", hint="run `lamina umount`, or choose another directory")
 
 
 def _check_empty(target: str) -> None:
@@ -176,36 +183,37 @@ def _check_empty(target: str) -> None:
 
 
 def _is_own(store: Store, target: str) -> bool:
-    """Whether this is a place in the store that goes with its mount."""
+    """Whether this is a mount point in the store that is removed with its mount."""
     return os.path.basename(target).startswith(OWN_PLACE) and target.startswith(store.paths.unions + os.sep)
 
 
 @contextmanager
 def _new_directory(path: str, mode: int) -> Iterator[None]:
-    """Made where it is missing, and gone again where the block fails."""
+    """Create a directory if it does not exist; remove it again if the block fails."""
     new = not os.path.isdir(path)
     os.makedirs(path, mode, exist_ok=True)
     try:
         yield
     except BaseException:
         if new:
-            with suppress(OSError):  # the block's error is the one to tell
+            with suppress(OSError):  # the error of the block is the one to report
                 os.rmdir(path)
         raise
 
 
 def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top: Top | None = None) -> str:
-    """Mount the union at the directory ``target``, with a writable ``top`` or read-only; the view that was taken.
-    The caller keeps a root. Raises as ``mount``."""
+    """Mount the union at the directory ``target``, with a writable ``top`` or read-only; returns the view that was
+    used. The caller must keep a root file. Raises as ``mount``."""
     view = view or store.view
     if view and view not in VIEWS:
-        raise UsageError(f"no view {view!r:.60}", hint=f"there are {', '.join(VIEWS)}")
+        raise UsageError(f"unknown view {view!r:.60}", hint=f"use one of {', '.join(VIEWS)}")
     refused: list[str] = []
     for one in (view,) if view else VIEWS:
         if one == "erofs-merged" and not view:
-            continue  # what erofs chooses by itself where layers can't say it
+            continue  # erofs itself falls back to it
         if one == "fuse" and not view and (top is not None or not privileges.is_root()):
-            continue  # it is read-only; and who needs a namespace for the others needs none for this
+            # it is read-only; and it needs no user namespace, which this call already entered for the others
+            continue
         try:
             with reported(target):
                 _mount_as(store, stack, target, one, top)
@@ -216,35 +224,35 @@ def mount_union(store: Store, stack: Stack, target: str, *, view: str = "", top:
             refused.append(f"{one}: {error.message}")
         else:
             return one
-    raise Unsupported("; ".join(refused), hint="`lamina unpack` writes it into a directory")
+    raise Unsupported("; ".join(refused), hint="run `lamina unpack` to write it into a directory")
 
 
 def _sweep_quietly(store: Store) -> None:
-    """Take away the parts of a mount that failed. What stays is swept with the next mount that goes."""
+    """Unmount the parts of a mount that failed. Whatever remains is removed with the next unmount."""
     with suppress(LaminaError, OSError):
         sweep(store)
 
 
 def _check_linux() -> None:
     if not hasattr(os, "geteuid"):
-        raise Unsupported("only Linux can mount an image", hint="`lamina unpack` writes it into a directory")
+        raise Unsupported("only Linux can mount an image", hint="run `lamina unpack` to write it into a directory")
 
 
 def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | None) -> None:
     if view == "fuse":
         if top is not None:
-            raise Unsupported("a FUSE mount is read-only", hint="choose another view, or none")
+            raise Unsupported("a FUSE mount is read-only", hint="use another view, or none")
         from lamina.view.fuse import fuse_mount
 
         fuse_mount.mount(stack, target)
         return
     if view != "overlay" and not privileges.is_root():
-        raise Unsupported("only the machine's root may mount EROFS", hint="take --view overlay")
-    empty = os.path.join(place_of(store, stack), "empty")  # an overlay has at least two directories
+        raise Unsupported("only root of the machine may mount EROFS", hint="use --view overlay")
+    empty = os.path.join(place_of(store, stack), "empty")  # an overlay needs at least two directories
     with suppress(FileExistsError):
         os.mkdir(empty, 0o700)
     if view == "overlay":
-        # root shows one tree with any owners; nobody else may
+        # root can map the owners of one tree when it mounts it; other users need a tree for each mapping
         owners = AS_STATED if top is None or privileges.is_root() else top.owners
         lowers = [empty, *(unpack_tree(store, stack, part, owners) for part in tree_parts(store, stack))]
         with locked(store.paths.lock):
@@ -255,12 +263,13 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
     with locked(store.paths.lock):
         lowers = [mount_image(store, part) for part in parts]
         if len(parts) > 1 and len(set(lowers)) == 1:
-            lowers.insert(0, empty)  # a layer that comes twice; shown alone it would show overlay's own marks
+            lowers.insert(0, empty)  # a layer that occurs twice: shown alone it would show overlayfs's marks
         _overlay(lowers, target, top)
 
 
 def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
-    """``lowers``: bottom first. Call it with the store's lock held: a sweep takes what no overlay is upon yet."""
+    """Mount an overlay of ``lowers``, bottom first. The caller must hold the store's lock, because ``sweep`` unmounts
+    parts without an overlay."""
     if top is not None and top.owners and privileges.is_root():
         try:
             _overlay(_mapped(lowers, top), target, replace(top, owners=AS_STATED))
@@ -268,7 +277,7 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
             unmap(top.scratch)
             raise
         return
-    # a layer that comes again hides all that the first time added: the kernel refuses to be told twice
+    # a repeated layer replaces everything it added the first time, and the kernel refuses a directory twice
     options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in dict.fromkeys(reversed(lowers))]
     if len(options) == 1 and top is None:
         kernel.bind(lowers[0], target, attributes=LOOK)
@@ -279,12 +288,12 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
         attributes = 0 if top.devices else kernel.NO_DEVICES
         if not os.listdir(top.upper):
             _as_below(lowers[-1], top.upper)
-    # what is changed is wholly in the upper directory: a commit reads nothing else
+    # changes must be complete in the upper directory, because a commit reads nothing else
     options += [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
     if not privileges.is_root():
         options.append(("userxattr", None))
     if top is not None and top.volatile:
-        # refused where the disk has failed to write something that nobody was told of yet; only slower without
+        # refused if an earlier write error of the disk was not reported yet; without it the mount is only slower
         with suppress(SystemFailure):
             kernel.mount("overlay", [*options, ("volatile", None)], target, attributes=attributes)
             return
@@ -292,10 +301,10 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
 
 
 def _mapped(lowers: list[str], top: Top) -> list[str]:
-    """The same directories with their owners mapped into a user namespace, mounted in ``top.scratch``: an overlay's
-    layers may be so, not the overlay itself. It would keep them by itself; but where they are mounted, others see
-    that the layers are in use, and share their memory."""
-    unmap(top.scratch)  # what a killed process left
+    """Mount the directories with mapped owners in ``top.scratch``: overlayfs allows ID mapping of its layers, not of
+    itself. The overlay would keep them without these mount points, but these show to others that the layers are in
+    use, so that they share their memory."""
+    unmap(top.scratch)  # left by a killed process
     made: list[str] = []
     namespace = privileges.nested_namespace(top.owners.users, top.owners.groups)
     try:
@@ -311,7 +320,7 @@ def _mapped(lowers: list[str], top: Top) -> list[str]:
 
 
 def unmap(scratch: str) -> None:
-    """Take away what a mount with other owners has in ``scratch``. Raises SystemFailure."""
+    """Unmount the ID-mapped directories in ``scratch``. Raises SystemFailure."""
     with reported(scratch):
         for name in os.listdir(scratch) if os.path.isdir(scratch) else ():
             if name.startswith(MAPPED):
@@ -319,7 +328,8 @@ def unmap(scratch: str) -> None:
 
 
 def _as_below(lower: str, upper: str) -> None:
-    """An overlay's root has the attributes of its highest directory: a new one gets those of the union."""
+    """Give a new upper directory the attributes of the union's root: the root of an overlay has those of its highest
+    directory."""
     state = os.lstat(lower)
     os.chown(upper, state.st_uid, state.st_gid)
     os.chmod(upper, state.st_mode & 0o7777)
@@ -330,18 +340,18 @@ def _as_below(lower: str, upper: str) -> None:
 
 
 def unmount(store: Store, target: str) -> Mounted:
-    """Take away what is mounted at ``target``, as `mount` was given it or has printed it. Raises NotFound where
-    nothing of this store is mounted there, Conflict where another mount stands over it, or several plain users'
-    mounts were made there, SystemFailure."""
+    """Unmount what is mounted at ``target``, the path that `mount` was given or has printed. Raises NotFound if
+    nothing of this store is mounted there; Conflict if another mount covers it, or if several unprivileged users
+    mounted at that path; SystemFailure."""
     named = os.path.abspath(target)
     target = named if _HELD.match(named) else os.path.realpath(named)
     with reported(target):
         every = mounts(store)
-        # a plain user's has two names: where others see it, and the directory that was given
+        # the mount of an unprivileged user has two names: where others see it, and the directory that was given
         here = [one for one in every if one.target == target] or [one for one in every if one.inside == target]
         if len(here) > 1:
             listed = ", ".join(one.target for one in here)
-            raise Conflict(f"{len(here)} images are mounted at {named}", hint=f"say which: {listed:.300}")
+            raise Conflict(f"{len(here)} images are mounted at {named}", hint=f"name one of: {listed:.300}")
         for found in here:
             if found.holder:
                 _let_go(found)
@@ -350,19 +360,19 @@ def unmount(store: Store, target: str) -> Mounted:
                 _unmount(found)
             _forget(store, found)
             return found
-    raise NotFound(f"no image is mounted at {named}", hint="see `lamina mounts`")
+    raise NotFound(f"no image is mounted at {named}", hint="list mounts with `lamina mounts`")
 
 
 def _forget(store: Store, mounted: Mounted) -> None:
-    """What there was for the sake of a mount that is gone. Several may do this at once."""
+    """Remove the records and the directory of a mount that is gone. Several processes may do this at once."""
     if not mounted.root:
         if os.path.basename(mounted.target).startswith(_TEMPORARY):
-            with suppress(OSError):  # another's directory of that name, with something in it
+            with suppress(OSError):  # the directory has the same name, but is not ours: it is not empty
                 os.rmdir(mounted.target)
         return
     store.roots.remove(mounted.root)
     for root in store.roots:
-        if root.mount == mounted.target and not root.alive:  # of one that was killed before it had mounted there
+        if root.mount == mounted.target and not root.alive:  # of a process that was killed before it mounted
             store.roots.remove(root.name)
     sweep(store)
     here = mounted.inside
@@ -372,8 +382,8 @@ def _forget(store: Store, mounted: Mounted) -> None:
 
 
 def _stands_at(target: str) -> str:
-    """What tells the topmost mount at ``target`` from others: its device, and its directory where that can be asked
-    for (a FUSE mount's server may be gone). "" where nothing is mounted. Raises OSError."""
+    """Return what identifies the topmost mount at ``target``: its device, and its root inode unless it is a FUSE
+    mount, whose server may have died. "" if nothing is mounted. Raises OSError."""
     top = _topmost(target)
     if top is None:
         return ""
@@ -385,23 +395,23 @@ def _topmost(target: str) -> mountinfo.Mount | None:
 
 
 def _check_ours(store: Store, mounted: Mounted) -> None:
-    """Raises Conflict where the topmost mount is not the one that was recorded."""
+    """Raise Conflict if the topmost mount is not the recorded one."""
     top = _topmost(mounted.target)
     if top is None:
-        return  # somebody else was first
+        return  # another process has unmounted it
     noted = next((root.stands for root in store.roots if root.name == mounted.root), "")
     if noted:
-        # the device first: another file system need not answer
+        # compare the device first: another file system may not answer
         ours = noted.split(" ")[0] == top.device and _stands_at(mounted.target) == noted
     elif mounted.view == "fuse":
         ours = top.kind == "fuse.lamina"
-    else:  # an older lamina noted nothing
+    else:  # an older lamina recorded nothing
         unions = f"{os.sep}{os.path.basename(store.paths.unions)}{os.sep}"
         ours = top.kind in ("overlay", "erofs") or unions in top.root
     if not ours:
         raise Conflict(
-            f"{mounted.target}: another mount ({top.kind}) stands over the image",
-            hint="unmount that with umount(8) first",
+            f"{mounted.target}: another mount ({top.kind}) covers the image",
+            hint="unmount the other one with umount(8) first",
         )
 
 
@@ -414,12 +424,12 @@ def _unmount(mounted: Mounted) -> None:
         else:
             kernel.unmount(mounted.target)
     except SystemFailure:
-        if is_mount(mounted.target):  # else somebody else was first
+        if is_mount(mounted.target):  # else another process has unmounted it
             raise
 
 
 def _let_go(mounted: Mounted) -> None:
-    """End the process that holds a mount; gone when this returns."""
+    """Kill the process that holds a mount, and wait for its end."""
     import select
     import signal
 
@@ -432,17 +442,17 @@ def _let_go(mounted: Mounted) -> None:
         select.select([watched], [], [])
         os.waitpid(mounted.holder, 0)
     except (ProcessLookupError, ChildProcessError):
-        pass  # ended before, or not this process's child
+        pass  # it has ended, or is not a child of this process
     finally:
         os.close(watched)
 
 
 def mounts(store: Store) -> list[Mounted]:
-    """What is mounted from this store, as far as this mount namespace shows. Raises SystemFailure."""
+    """List the mounts of this store that are visible in this mount namespace. Raises SystemFailure."""
     with reported(store.paths.roots):
         seen = mountinfo.MountCache()
         roots = [root for root in store.roots if root.mount and root.alive and _stands(root.mount, seen)]
-    # the last one at a place has made the mount: those before it were killed before they did
+    # the latest root file of a mount point made the mount; earlier ones are from killed processes
     last = {root.mount: root for root in sorted(roots, key=lambda root: root.changed)}
     recorded = [
         Mounted(root.purpose.removeprefix("mount of "), root.mount, root.name, root.view, is_dead(root.mount))
@@ -452,7 +462,7 @@ def mounts(store: Store) -> list[Mounted]:
 
 
 def _unrecorded(store: Store) -> Iterator[Mounted]:
-    """Mounts of the time when the store could not be written to."""
+    """Yield mounts that were made while the store was read-only."""
     for one in mountinfo.mounts():
         if one.kind == "fuse.lamina" and one.source.startswith(_word_of(store)):
             name = one.source.removeprefix(_word_of(store))

@@ -1,3 +1,2 @@
-"""The union written into a directory, by several processes, and such directories checked.
-Must not follow a link of an image.
-"""
+"""The union written into a directory by several processes, and checks of such directories. Must not follow symlinks
+of an image."""

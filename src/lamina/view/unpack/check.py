@@ -1,7 +1,7 @@
-"""Checking unpacked trees in the store (``unions/*/tree*``), for fsck: each against the union that it was made of, to
-the bytes of its files. What is wrong is removed where nobody uses it: it is made again when it is next wanted.
+"""Checks of unpacked trees in the store (``unions/*/tree*``), for fsck: each is compared with the union that it was
+made from, including the content of files. A wrong tree that nobody uses is removed; it is made again when needed.
 
-Owners, xattrs and times are not looked at; devices may be missing where their maker might make none.
+Owners, xattrs and times are not compared; devices may be missing if the user who unpacked could not create them.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _KINDS = {**FORMATS, Kind.WHITEOUT: stat.S_IFCHR}
 
 
 def check_trees(store: Store, *, repair: bool = False) -> list[Finding]:
-    """Every tree of an image or a container that is here. Raises SystemFailure."""
+    """Check every tree of an image or a container in the store. Raises SystemFailure."""
     found = list(_trees(store))
     if not found:
         return []
-    # who may have a file's bytes in a tree is its root alone
+    # only the root of its user namespace can read all files of a tree
     said = privileges.as_root(lambda: list(_problems(store, found, repair)))
     return [Finding("derived", what, repaired) for what, repaired in said]
 
 
 def _trees(store: Store) -> Iterator[tuple[str, str]]:
-    """(key, directory)"""
+    """Yield (key, directory) for each tree."""
     for key in union_keys(store.paths):
         place = store.paths.union(key)
         for name in sorted(os.listdir(place)):
@@ -61,7 +61,7 @@ def _problems(store: Store, found: list[tuple[str, str]], repair: bool) -> Itera
     known = _known(store)
     for key, path in found:
         if key not in known:
-            continue  # of no image: prune's
+            continue  # it belongs to no image: prune removes it
         stack, part = known[key]
         try:
             tree, _, _ = part.made()
@@ -79,7 +79,7 @@ def _problems(store: Store, found: list[tuple[str, str]], repair: bool) -> Itera
 
 
 def _known(store: Store) -> dict[str, tuple[Stack, Part]]:
-    """The parts of all images and containers that are here, by key."""
+    """Return the parts of all images and containers in the store, by key."""
     found = {}
     platform = Platform.host()
     places = [*((name, entry) for name, entry in store.names()), *((c.image, c.descriptor) for c in store.containers)]
@@ -89,12 +89,12 @@ def _known(store: Store) -> dict[str, tuple[Stack, Part]]:
             for part in noted_parts(store, stack):
                 found[part.key] = (stack, part)
         except LaminaError:
-            continue  # told elsewhere
+            continue  # reported elsewhere
     return found
 
 
 def _user(store: Store, part: Part) -> str:
-    """Who may have the part mounted, or ""."""
+    """Return who may have the part mounted; "" for nobody."""
     needed = set(part.layers)
     for one in store.containers:
         if store.containers.is_running(one) and needed & {Digest.parse(layer) for layer in one.layers}:
@@ -106,8 +106,8 @@ def _user(store: Store, part: Part) -> str:
 
 
 def difference(tree: Tree, layers: Sequence[LayerHandle], top: str, *, devices: bool) -> str:
-    """Where the directory ``top`` first differs from the tree, as a layer of an overlay has it; "" where it does not.
-    ``devices``: whether none may be missing. Raises OSError, LaminaError."""
+    """Return the first difference between the directory ``top`` and the tree, which is a layer of an overlay; "" if
+    there is none. ``devices``: devices must not be missing. Raises OSError, LaminaError."""
     with ExitStack() as opened:
         return _Comparison(tree, layers, opened, devices).below(0, os.fsencode(top), b"")
 
@@ -127,7 +127,7 @@ class _Comparison:
             kids = self._tree.kids[node] or {}
             there = set(os.listdir(place))
             for name in sorted(there - kids.keys()):
-                return f"{_word(shown, name)} is not the image's"
+                return f"{_word(shown, name)} is not in the image"
             for name in sorted(kids):
                 path, inner = os.path.join(place, name), os.path.join(shown, name)
                 if name not in there:
@@ -161,7 +161,7 @@ class _Comparison:
         layer, row = tree.origin_layers[inode], tree.rows[inode]
         index = tree.layers[layer]
         if kind == Kind.SYMLINK:
-            return "" if os.readlink(path) == index.link(row) else "leads elsewhere"
+            return "" if os.readlink(path) == index.link(row) else "has another target"
         if kind in (Kind.CHAR, Kind.BLOCK, Kind.WHITEOUT):
             device = (0, 0) if kind == Kind.WHITEOUT else index.rdev(row)
             if (os.major(state.st_rdev), os.minor(state.st_rdev)) != tuple(device):
@@ -172,8 +172,8 @@ class _Comparison:
             if state.st_size != index.size[row]:
                 return f"has {state.st_size} bytes instead of {index.size[row]}"
             if not self._same(path, layer, row):
-                return "has other bytes"
-        # who could not get its owner has no set-id bits either: root's trees have all owners, and all devices
+                return "has different content"
+        # without its owner a file gets no set-id bits either; root's trees have all owners and devices
         return _mode(state, index.mode[row], may_lack=0 if self._devices else stat.S_ISUID | stat.S_ISGID)
 
     def _same(self, path: bytes, layer: int, row: int) -> bool:

@@ -1,4 +1,4 @@
-"""Contents of files, out of the layers' tars into new files: by the kernel where a tar is a file of this machine."""
+"""Copies the contents of files from the layers' tars into new files; the kernel copies if the tar is a local file."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from lamina.union.tree import Tree
 
 _CHUNK = 1 << 20
-_SMALL = 256 << 10  # bytes; above, the kernel copies by itself
+_SMALL = 256 << 10  # bytes; larger files are copied by the kernel
 _REFUSED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EBADF)
 
 
 class ContentCopier:
-    """Writes what the tree's files hold. Each tar is opened once, before the work is shared out: where it is gone it
-    is made again."""
+    """Writes the contents of the tree's files. Each tar is opened once, before work is distributed to processes; a
+    missing one is made again."""
 
     def __init__(self, tree: Tree, layers: Sequence[LayerHandle], used: Iterable[int]) -> None:
-        """``used``: the numbers of the layers that files are wanted of. Raises OSError, LaminaError."""
+        """Open the tars of the layers with the numbers ``used``. Raises OSError, LaminaError."""
         self._tree = tree
         self._layers = layers
         self._streams: list[Stream] = []
-        self._tars: dict[int, tuple[int, int, int]] = {}  # of layers whose tar is (a piece of) a file
+        self._tars: dict[int, tuple[int, int, int]] = {}  # layer -> extent of its tar, if that is (a range of) a file
         self._kernel = hasattr(os, "copy_file_range")
         try:
             for layer in used:
@@ -52,8 +52,8 @@ class ContentCopier:
         self.close()
 
     def write(self, descriptor: int, layer: int, row: int, size: int) -> None:
-        """The content (``size`` bytes) of the file in ``row`` of layer ``layer``, into a new file.
-        Raises InvalidLayer (the tar is too short), OSError."""
+        """Write the content (``size`` bytes) of the file in ``row`` of ``layer`` to a new file. Raises InvalidLayer
+        (the tar is too short), OSError."""
         index = self._tree.layers[layer]
         tar = self._tars.get(layer)
         if tar is None:
@@ -76,8 +76,8 @@ class ContentCopier:
                 write_all(descriptor, data)
 
     def _copy(self, descriptor: int, source: int, at: int, size: int) -> None:
-        """``size`` bytes from ``at`` of the file ``source``, to where ``descriptor`` stands; shared where the file
-        system can."""
+        """Copy ``size`` bytes from offset ``at`` of ``source`` to the current position of ``descriptor``; the file
+        system may share the blocks."""
         while size and self._kernel:
             try:
                 done = os.copy_file_range(source, descriptor, size, at)

@@ -1,9 +1,9 @@
-"""The union as a directory on disk.
+"""Unpacks the union into a directory on disk.
 
-Everything is made through directory descriptors inside one new directory, without following any link, and the
-directory gets its name only when it is complete. Directories come first, then all else in the order of the tars,
-shared out to a few processes, then the directories' own modes and times. Order of attributes: owner, mode, xattrs,
-times.
+Everything is created through directory descriptors inside one new directory, without following symlinks, and the
+directory gets its name only when it is complete. Directories are created first, then everything else in the order of
+the tars, distributed to a few processes, then modes and times of directories. Attributes are set in the order owner,
+mode, xattrs, times.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 __all__ = ["UnpackReport", "remove_leftovers", "remove_tree", "unpack", "unpack_tree"]
 _FILE = int(Kind.FILE)
-_ENTRY_COST = 50_000  # what a file costs besides its bytes, in bytes
-_PIECE = 4 << 20  # of that cost, at least: a piece of work is taken at a time
+_ENTRY_COST = 50_000  # the cost of a file in addition to its bytes, in bytes
+_PIECE = 4 << 20  # the smallest cost of one piece of work
 _PIECES = 64
 
 
 def unpack(
     stack: Stack, target: bytes, *, same_owner: bool | None = None, cancel: Cancel | None = None
 ) -> UnpackReport:
-    """Write the union into ``target``, which must be new or an empty directory. ``same_owner``: give files the
-    owners that the image states (default: where this process may).
+    """Write the union into ``target``, which must not exist or be an empty directory. ``same_owner``: give files the
+    owners that the image states (default: if this process may).
 
-    What this user or file system can't make (devices, owners, some xattrs) is left out with a warning. Raises
-    Conflict, SystemFailure, InvalidContent; nothing is left then.
+    What this user or file system can't create (devices, owners, some xattrs) is left out with a warning. Raises
+    Conflict, SystemFailure, InvalidContent; then nothing is left behind.
     """
     return unpack_tree(stack.tree(), stack.layers, target, same_owner=same_owner, cancel=cancel)
 
@@ -63,15 +63,17 @@ def unpack_tree(
     mapped: Owners = AS_STATED,
     cancel: Cancel | None = None,
 ) -> UnpackReport:
-    """As ``unpack``, of any tree; ``layers`` are those of ``tree.layers``. For a layer below an overlay: nodes of
-    Kind.WHITEOUT become its whiteouts, ``opaque`` directories are marked: for everybody, or with ``userxattr`` for
-    overlays that are mounted so (default: who is not the machine's root). ``mapped``: who the stated owners are
-    outside of the user namespace that the tree is for."""
+    """Write any tree as ``unpack`` does; ``layers`` correspond to ``tree.layers``. For a lower layer of an overlay,
+    nodes of Kind.WHITEOUT become its whiteouts and ``opaque`` directories are marked, with the xattrs of
+    ``userxattr`` mounts if that is set (default: unless this is root of the machine). ``mapped`` maps the stated
+    owners to ids outside the user namespace that the tree is for."""
     if os.open not in os.supports_dir_fd:
-        raise UsageError("this platform can't unpack safely", hint="look into the image with ls, cat and the fs view")
+        raise UsageError("this platform can't unpack safely", hint="read the image with ls, cat or the fs view")
     target = os.path.abspath(target)
     if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target) or os.listdir(target)):
-        raise Conflict(f"{os.fsdecode(target)!r:.300} exists and is not an empty directory", hint="choose a new one")
+        raise Conflict(
+            f"{os.fsdecode(target)!r:.300} exists and is not an empty directory", hint="choose a new directory"
+        )
     root = privileges.may_mount()
     userxattr = not privileges.is_root() if userxattr is None else userxattr
     mark = b"user.overlay.opaque" if userxattr else b"trusted.overlay.opaque"
@@ -87,13 +89,13 @@ def unpack_tree(
 
 
 def _own_rules(top: bytes) -> None:
-    """What is made below ``top`` inherits neither a group nor an access list from where that stands."""
+    """Make sure that files below ``top`` inherit neither a group nor an ACL from the parent directory."""
     os.chmod(top, 0o700)
     for name in ("system.posix_acl_default", "system.posix_acl_access") if hasattr(os, "removexattr") else ():
         try:
             os.removexattr(top, name, follow_symlinks=False)
         except OSError:
-            pass  # there is none, here or at all
+            pass  # there is none, or ACLs are not supported
 
 
 class _Unpack:
@@ -142,7 +144,7 @@ class _Unpack:
         return self.report
 
     def _directories(self, opened: Opened) -> list[tuple[int, int]]:
-        """Make all directories, so that everybody may go into them. They, with their modes, parents first."""
+        """Create all directories, with write permission for now. Returns (node, mode) of each, parents first."""
         tree = self.tree
         kids, names = tree.kids, tree.names
         made: list[tuple[int, int]] = [(0, 0o700)]
@@ -160,7 +162,9 @@ class _Unpack:
                     os.mkdir(names[node], mode, dir_fd=parent)
                 except FileExistsError:
                     shown = tree.path(node).decode("utf-8", "backslashreplace")[:300]
-                    self.report.warn(f"/{shown}: the file system takes it for another name that is there; left out")
+                    self.report.warn(
+                        f"/{shown}: the file system treats it as the same name as another entry; left out"
+                    )
                 else:
                     made.append((node, mode))
                 pending.append(node)
@@ -180,7 +184,8 @@ class _Unpack:
         maker.report = UnpackReport()
 
     def _pieces(self, nodes: array[int]) -> Iterator[tuple[int, int]]:
-        """Runs of about the same cost, cut between directories if that can be; never between names of one file."""
+        """Yield runs of nodes of about the same cost, cut between directories if possible, and never between hard
+        links of one file."""
         parents, hardlinks = self.tree.parents, self.tree.hardlinks
         enough = max(_PIECE, sum(map(self._cost, nodes)) // _PIECES)
         start = cost = 0
@@ -203,7 +208,7 @@ class _Unpack:
         return _ENTRY_COST + size if index.kind[row] == _FILE else _ENTRY_COST
 
     def _tell_owners(self, given: Given, directories: list[tuple[int, int]], others: array[int]) -> None:
-        """One warning where owners are lost that nobody chose to lose."""
+        """Warn once if owners are lost although nobody asked for that."""
         if self.owners or self.owners_told:
             return
         tree = self.tree
@@ -214,7 +219,7 @@ class _Unpack:
             if row != UNSTATED
         }
         if wanted - {(given.uid, given.gid)}:
-            self.report.warn("all of it belongs to you: only root can give files to the owners that the image states")
+            self.report.warn("all files belong to you: only root can give them the owners that the image states")
 
     def _check(self) -> None:
         if self.cancel is not None:
@@ -222,8 +227,8 @@ class _Unpack:
 
 
 def in_tar_order(tree: Tree) -> array[int]:
-    """The nodes of all that is no directory, in the order of the tars' entries; names of one file stand together. A
-    merge numbers its nodes in that order: nothing has to be sorted."""
+    """Return the nodes of everything but directories, in the order of the tars' entries; hard links of one file are
+    adjacent. No sorting is needed, because a merge numbers its nodes in that order."""
     found = array("I")
     kids, endings, hardlinks = tree.kids, tree.endings_of, tree.hardlinks
     names: dict[int, list[int]] = {}
@@ -239,7 +244,7 @@ def in_tar_order(tree: Tree) -> array[int]:
 
 
 def remove_leftovers(target: str) -> None:
-    """What killed runs left of ``target``."""
+    """Remove what killed processes left of ``target``."""
     directory, name = os.path.split(target)
     for found in os.listdir(directory):
         if found.startswith(name + ".") and is_temporary(found):
@@ -254,7 +259,7 @@ def _remove(top: str) -> None:
 
 
 def remove_tree(top: bytes) -> None:
-    """Remove a directory that we made, also where its directories have lost their rights."""
+    """Remove a directory tree of ours, even if permissions of its directories were removed."""
     import shutil
 
     def allow(function: Callable[..., Any], path: Any, error: object) -> None:
@@ -264,6 +269,6 @@ def remove_tree(top: bytes) -> None:
                 os.chmod(path, 0o700)
             function(path)
         except OSError:
-            pass  # what can't go stays; the first error is the one to tell
+            pass  # what can't be removed stays; the first error is reported
 
     shutil.rmtree(top, onerror=allow)

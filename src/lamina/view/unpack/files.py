@@ -1,7 +1,7 @@
-"""Everything but directories, made below the directories that are there: files, links, devices, their attributes.
+"""Creates everything but directories below existing directories: files, links, devices, and their attributes.
 
-Order: owner, mode, xattrs, times (a new owner takes setuid bits and capabilities away). What a new file gets by
-itself is asked once; only what differs costs a system call.
+Attributes are set in the order owner, mode, xattrs, times, because a change of owner clears set-id bits and
+capabilities. The attributes that a new file gets by default are probed once; only differing ones cost a system call.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LEFT_OUT = (errno.EPERM, errno.EINVAL, errno.ENOTSUP)
 
 @dataclass
 class UnpackReport:
-    """``size`` in bytes of content written."""
+    """The result of unpacking. ``size`` is in bytes of content written."""
 
     entries: int = 0
     size: int = 0
@@ -45,7 +45,7 @@ class UnpackReport:
             self.warnings.append(text)
 
     def add(self, entries: int, size: int, warnings: Iterable[str]) -> None:
-        """What another process did."""
+        """Add the result of another process."""
         self.entries += entries
         self.size += size
         for text in warnings:
@@ -54,7 +54,7 @@ class UnpackReport:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a new file here gets by itself: its owner, and which mode bits it keeps of those that are asked for."""
+    """The attributes that a new file gets by default: its owner, and which of the requested mode bits it keeps."""
 
     uid: int
     gid: int
@@ -62,7 +62,7 @@ class Given:
 
     @classmethod
     def look(cls, top: bytes) -> Given:
-        """Raises OSError."""
+        """Probe the defaults by creating a file in ``top``. Raises OSError."""
         path = os.path.join(top, b".lamina-probe")
         descriptor = os.open(path, _NEW_FILE, 0o777)
         try:
@@ -74,7 +74,7 @@ class Given:
 
 
 class Attributes(NamedTuple):
-    """Of a directory; ``mtime`` in nanoseconds."""
+    """The attributes of a directory; ``mtime`` in nanoseconds."""
 
     mode: int
     uid: int
@@ -95,8 +95,7 @@ class Attributes(NamedTuple):
 
 
 class Maker:
-    """Makes nodes of the tree where they belong. ``owners``: whether they get those that the image states, or those
-    that these are outside of a user namespace (``mapped``)."""
+    """Creates nodes of the tree. ``owners``: give them the owners that the image states, mapped by ``mapped``."""
 
     def __init__(
         self,
@@ -117,11 +116,11 @@ class Maker:
         self._owners = owners
         self._mapped = mapped
         self._devices = devices
-        self._first: dict[int, int] = {}  # inode -> the node that was made first
+        self._first: dict[int, int] = {}  # inode -> the node that was created first
 
     def make(self, nodes: Iterable[int], check: Callable[[], None]) -> None:
-        """All of ``nodes``: names of one file stand one after the other. ``check`` is called for each, and may raise.
-        Raises OSError, InvalidContent."""
+        """Create ``nodes``, in which hard links of one file must be adjacent. ``check`` is called before each and may
+        raise. Raises OSError, InvalidContent."""
         tree, at = self.tree, self._opened.at
         parents, names, hardlinks = tree.parents, tree.names, tree.hardlinks
         origins, rows, layers = tree.origin_layers, tree.rows, tree.layers
@@ -142,7 +141,7 @@ class Maker:
                     continue
             except FileExistsError:
                 self.report.warn(
-                    f"{self._shown(node)}: the file system takes it for another name that is there; left out"
+                    f"{self._shown(node)}: the file system treats it as the same name as another entry; left out"
                 )
                 continue
             if inode in linked:
@@ -170,12 +169,12 @@ class Maker:
             os.close(descriptor)
 
     def _special(self, directory: int, name: bytes, node: int, kind: int, row: int, index: LayerIndex) -> bool:
-        """What has no content; False where it was left out."""
+        """Create a node without content. Returns False if it was left out."""
         if kind == _WHITEOUT:
             os.mknod(name, 0o020000, 0, dir_fd=directory)
             return True
         if kind in (_CHAR, _BLOCK) and not self._devices:
-            self.report.warn(f"{self._shown(node)}: only root makes devices; left out")
+            self.report.warn(f"{self._shown(node)}: only root can create devices; left out")
             return False
         mode = index.mode[row]
         try:
@@ -197,7 +196,7 @@ class Maker:
         if kind != _SYMLINK and mode & ~given.kept:
             os.chmod(name, mode, dir_fd=directory)
         if index.xattr_at[row]:
-            # Python sets none relative to a directory
+            # Python can't set xattrs relative to a directory descriptor
             path = b"/proc/self/fd/%d/%s" % (directory, name)
             self._set_xattrs(path, node, index.xattrs(row), follow=False)
         time = index.mtime[row] * 1_000_000_000 + index.nsec[row]
@@ -205,7 +204,8 @@ class Maker:
         return True
 
     def finish_directory(self, node: int, attributes: Attributes, made: int) -> None:
-        """The directory ``node``, made with the mode bits ``made``; all below it is done. Raises OSError."""
+        """Set the final attributes of a directory, created with mode ``made``, after everything below it is done.
+        Raises OSError."""
         given, owners = self._given, self._owners
         other = owners and (self._mapped or attributes.uid != given.uid or attributes.gid != given.gid)
         time = (attributes.mtime, attributes.mtime)
@@ -221,7 +221,8 @@ class Maker:
         os.utime(descriptor, ns=time)
 
     def _link(self, known: int, node: int) -> None:
-        """Another name for what was made as ``known``. Two descriptors at once: the first is duplicated."""
+        """Create another hard link of what was created as ``known``. The first descriptor is duplicated, because two
+        are needed at once."""
         tree = self.tree
         source = os.dup(self._opened.at(tree.parents[known]))
         try:
@@ -250,8 +251,9 @@ class Maker:
             self.report.warn(f"{self._shown(node)}: can't be given to {uid}:{gid}")
 
     def _kept(self, mode: int, descriptor: int, uid: int, gid: int) -> int:
-        """The mode of a file with set-id bits, after it got its owner. Where owners are not asked for, what a plain
-        user unpacks is this user's, and the bits stay; but root's files would become programs that make root."""
+        """Return the mode of a file with set-id bits after its owner was set. If owners are not requested, files that
+        an unprivileged user unpacks belong to that user and keep the bits; files of root would become setuid-root
+        programs."""
         if not (self._owners or self._given.uid == 0):
             return mode
         state, there = os.fstat(descriptor), self._mapped.outside(uid, gid)

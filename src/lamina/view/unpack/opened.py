@@ -1,4 +1,4 @@
-"""Directories of a tree that is being written, as descriptors: opened name by name, no link followed."""
+"""Directories of a tree that is being written, as descriptors: opened name by name, without following symlinks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from lamina.union.tree import Tree
 
 DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_MOST = 200  # descriptors at once: a tree may be deeper than a process may have files
+_MOST = 200  # descriptors at once: a tree may be deeper than the limit of open files
 
 
 class Opened:
-    """Descriptors of directories below ``top``, by their nodes. The last one and those on the way to it stay open."""
+    """A cache of directory descriptors below ``top``, by node. It keeps the last one and its parents open."""
 
     def __init__(self, tree: Tree, top: bytes) -> None:
-        """Raises OSError."""
+        """Open ``top``. Raises OSError."""
         self._parents = tree.parents
         self._names = tree.names
         self._nodes = [0]
@@ -30,7 +30,7 @@ class Opened:
             os.close(self._descriptors.pop())
 
     def at(self, node: int) -> int:
-        """The descriptor of the directory ``node``, good until the next call. Raises OSError."""
+        """Return the descriptor of the directory ``node``; it is valid until the next call. Raises OSError."""
         nodes, descriptors = self._nodes, self._descriptors
         if nodes[-1] == node:
             return descriptors[-1]

@@ -1,7 +1,7 @@
-"""Work shared out to processes of our own: Python's lock lets threads do little at once.
+"""Distributes work to several processes, because Python's global lock makes threads slow.
 
-Who is free takes the next piece, this process too. A process that has threads is not forked (their locks would be
-copied with it): it does all by itself.
+Each process takes the next piece when it is free, this one included. A process with threads is not forked, because
+their locks would be copied in an unknown state; it does all work itself.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
     from lamina.events import Cancel
 
 MOST = 4
-"""Processes: more stand in each other's way in the file system."""
+"""The number of processes: more of them slow each other down in the file system."""
 MAX_PIECES = 16_000  # two bytes each, all in the pipe at once (64 KiB)
 Work = Callable[[Iterator[int]], Any]
-"""Does the pieces that it is given, and answers with what JSON can say."""
+"""Does the pieces that it is given; its result must be expressible in JSON."""
 
 
 def shared(pieces: int, work: Work, cancel: Cancel | None = None, *, most: int = MOST) -> list[Any]:
-    """Call ``work`` with the numbers below ``pieces``, each given out once, in as many processes as there are cores;
-    their answers. All have ended when this returns or raises.
+    """Call ``work`` with the numbers below ``pieces``, each given to one call, in as many processes as there are
+    cores. Returns their results. All processes have ended when this returns or raises.
 
-    Raises what ``work`` raises here, or its LaminaError elsewhere; Cancelled, SystemFailure (a process was killed).
+    Raises what ``work`` raises in this process, its LaminaError in another; Cancelled; SystemFailure (a process was
+    killed).
     """
     count = min(most, pieces, _cores())
     if count < 2 or pieces > MAX_PIECES or not hasattr(os, "fork") or threading.active_count() > 1:
         return [work(iter(range(pieces)))]
     taking, giving = os.pipe()
-    others: list[tuple[int, int]] = []  # process, where its answer comes from
+    others: list[tuple[int, int]] = []  # (process, descriptor of its result)
     try:
         os.write(giving, b"".join(number.to_bytes(2, "little") for number in range(pieces)))
         os.close(giving)
@@ -68,7 +69,8 @@ def _cores() -> int:
 
 
 def _taken(taking: int) -> Iterator[int]:
-    """Pieces as long as there are any. Whoever takes one has both its bytes: they were put in with one call."""
+    """Yield numbers of pieces until none is left. A read gets both bytes of a number, because all were written with
+    one call."""
     while number := os.read(taking, 2):
         yield int.from_bytes(number, "little")
 
@@ -85,7 +87,7 @@ def _started(work: Work, taking: int) -> tuple[int, int]:
         _work(work, taking, answering, parent)
         code = 0
     finally:
-        os._exit(code)  # nothing of what the parent was about to do happens here
+        os._exit(code)  # skip everything that the parent would do next
 
 
 def _work(work: Work, taking: int, answering: int, parent: int) -> None:
@@ -93,8 +95,8 @@ def _work(work: Work, taking: int, answering: int, parent: int) -> None:
     import json
     import signal
 
-    gc.disable()  # it would touch, and so copy, all that the parent has
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
+    gc.disable()  # it would touch, and so copy, all memory of the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets SIGINT too, and ends this process
     try:
         said: dict[str, Any] = {"value": work(_while_alive(taking, parent))}
     except LaminaError as error:
@@ -111,7 +113,7 @@ def _work(work: Work, taking: int, answering: int, parent: int) -> None:
 def _while_alive(taking: int, parent: int) -> Iterator[int]:
     for number in _taken(taking):
         if os.getppid() != parent:
-            return  # killed: what we make is nobody's any more
+            return  # the parent was killed: nobody needs the results
         yield number
 
 
