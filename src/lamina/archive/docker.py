@@ -20,13 +20,13 @@ from lamina.archive.unwrapped import UnwrappedBlob, unwrapped
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidContent, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
 from lamina.events import BlobProgress, Cancel, Event, OnEvent, ignore
-from lamina.host.files import reported
+from lamina.host.files import CHUNK, reported
 from lamina.layer.archive_codec import sniff_archive
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
 from lamina.source.presence import Presence, here_if
 from lamina.source.takes import Takes
-from lamina.source.verify import CHUNK, PieceStream, verified
+from lamina.source.verify import PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest, new_hasher

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from lamina.archive.tar_members import Members
 from lamina.errors import LaminaError
+from lamina.host.files import CHUNK
 from lamina.layer.archive_codec import archive_decoder
 from lamina.layer.codec import check_inflated
 from lamina.layer.tarheader import BLOCK
 from lamina.settings import MAX_LAYER
-from lamina.source.verify import CHUNK, PieceStream
+from lamina.source.verify import PieceStream
 from lamina.spec.descriptor import Descriptor
 
 

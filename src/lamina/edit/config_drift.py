@@ -1,6 +1,6 @@
-"""How an image runs, carried over to another base: three configs become one (pure).
+"""The run config of an image on another base: three configs become one (pure).
 
-What the image says itself stays; what it only took over from its old base is as the new base has it.
+What the image sets itself is kept; what it inherited from its old base is replaced by the value of the new base.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Values = dict[Field, Any]
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A field that the two bases have differently: its value in the old base, the new one and the image before;
-    None where absent. ``conflict``: a variable that the image has its own value of, mostly made of the old base's
-    (PATH): it stays, and hides the base's change."""
+    """A field in which the two bases differ: its value in the old base, in the new one, and in the image before; None
+    if absent. ``conflict``: an environment variable to which the image gives its own value, usually derived from the
+    old base's (PATH). That value is kept, and hides the base's change."""
 
     field: str
     old: Any
@@ -30,9 +30,9 @@ class Drift:
 def carried_over(
     old: Mapping[str, Any], new: Mapping[str, Any], own: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Drift]]:
-    """The ``config`` object of the image upon the new base, and what the bases have differently. ``old``, ``new``,
-    ``own``: those of the old base, the new base and the image. Variables, labels, ports and volumes are taken one
-    by one; everything else, known or not, as a whole."""
+    """Return the ``config`` object of the image on the new base, and the differences between the bases. ``old``,
+    ``new`` and ``own`` are the objects of the old base, the new base and the image. Variables, labels, ports and
+    volumes are merged one by one; every other field, known or not, as a whole."""
     before, after, mine = _values(old), _values(new), _values(own)
     found: list[Drift] = []
     kept: Values = {}

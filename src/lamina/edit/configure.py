@@ -1,4 +1,4 @@
-"""A new image of the same layers with another config."""
+"""Makes a new image of the same layers with another config."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def with_config(
     comment: str = "",
     epoch: int | None = None,
 ) -> Descriptor:
-    """``changes`` as ``ImageConfig.with_`` takes them; all layers stay. The history tells it as a step without a
-    layer. Raises UsageError, BlobNotFound (``target`` lacks a layer), SystemFailure."""
+    """Make an image with ``changes``, as ``ImageConfig.with_`` takes them; all layers are kept. The history gets a
+    step without a layer. Raises UsageError, BlobNotFound (``target`` lacks a layer), SystemFailure."""
     require_bottom(base)
     if not changes:
-        raise UsageError("nothing to change", hint="say what to set or to remove")
+        raise UsageError("nothing to change", hint="name a field to set or remove")
     created = timestamp(epoch)
     config = own_config(base)
     step = History(created=created, created_by=created_by, comment=comment, empty_layer=True)

@@ -1,4 +1,4 @@
-"""The image that another one was made of, found in the store."""
+"""Finds the base of an image in the store."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def is_base(image: Stack, base: Stack) -> bool:
-    """Whether the image's lowest layers are all of the base's."""
+    """Whether the image's lowest layers are all layers of the base."""
     return image.diff_ids[: len(base.layers)] == base.diff_ids
 
 
 def find_base(image: Stack, store: Store) -> Stack:
-    """The image of the store that ``image`` stands on: the one that its annotations name, if its layers are really
-    there; else the one that shares the most layers, all of its own, but not all of the image's. Raises NotFound."""
+    """Find the base of ``image`` in the store: the image that its annotations name, if ``image`` has its layers; else
+    the image with the most layers of which all, and not all of ``image``'s, are common. Raises NotFound."""
     for stack in _annotated(image, store):
         if is_base(image, stack):
             return stack
@@ -30,7 +30,7 @@ def find_base(image: Stack, store: Store) -> Stack:
         try:
             stack = store.stack_at(descriptor, image.config.platform, name or str(descriptor.digest))
         except LaminaError:
-            continue  # another platform, an artifact, or damaged: no base of this one
+            continue  # another platform, an artifact, or damaged: it can't be the base
         if (len(best.layers) if best is not None else 0) < len(stack.layers) < len(image.layers) and is_base(
             image, stack
         ):
@@ -38,17 +38,17 @@ def find_base(image: Stack, store: Store) -> Stack:
     if best is None:
         raise NotFound(
             f"no image of the store is the base of {image.name}",
-            hint=f"say --old-base, also as layers: --old-base {image.name}~N",
+            hint=f"give --old-base, also as a range of layers: --old-base {image.name}~N",
         )
     return best
 
 
 def check_base(image: Stack, base: Stack) -> None:
-    """Raises UsageError unless the image stands on the base."""
+    """Raise UsageError unless ``base`` is the base of the image."""
     if not is_base(image, base):
         raise UsageError(
-            f"{image.name} does not stand on {base.name}: their lowest layers differ",
-            hint="see `lamina layers` of both",
+            f"{base.name} is not the base of {image.name}: their lowest layers differ",
+            hint="compare `lamina layers` of both",
         )
 
 
@@ -63,4 +63,4 @@ def _annotated(image: Stack, store: Store) -> Iterator[Stack]:
                 Digest.parse(name)
             yield store.stack(name, image.config.platform)
         except LaminaError:
-            continue  # not here, or not what it says: the layers tell
+            continue  # not found, or not what the annotation says: the layers decide

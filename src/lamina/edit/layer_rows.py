@@ -1,4 +1,4 @@
-"""The rows of a layer that concern some paths and all below them (pure)."""
+"""The rows of a layer at or below some paths (pure)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lamina.layer.index import LayerIndex
 
 
 def below(tops: Sequence[bytes]) -> Callable[[bytes], bool]:
-    """Whether a path is one of these, or below one."""
+    """Return a function that says whether a path is one of these or below one."""
     exact = frozenset(tops)
     inside = tuple(top + b"/" for top in tops)
 
@@ -20,13 +20,13 @@ def below(tops: Sequence[bytes]) -> Callable[[bytes], bool]:
 
 
 def stated_rows(index: LayerIndex, tops: Sequence[bytes]) -> list[int]:
-    """Rows that state one of these paths, or what is below: no whiteouts, no marks."""
+    """Return the rows that state one of these paths or a path below, without whiteouts and opaque marks."""
     return [row for row in _rows(index, tops) if index.kind[row] not in (Kind.WHITEOUT, Kind.OPAQUE)]
 
 
 def speaks_of(index: LayerIndex, tops: Sequence[bytes]) -> bool:
-    """Whether the layer has a row there, whiteouts and marks among them, or a hardlink whose target lies there. One
-    that leads there through a symlink is not seen (``union.partial.through_symlinks``)."""
+    """Whether the layer has a row there, including whiteouts and opaque marks, or a hard link to a target there. A
+    target that leads there through a symlink is not found (``union.partial.through_symlinks``)."""
     gone = below(tops)
     return bool(_rows(index, tops)) or any(
         kind == Kind.HARDLINK and gone(index.link(row)) for row, kind in enumerate(index.kind)

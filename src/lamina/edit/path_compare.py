@@ -1,4 +1,4 @@
-"""Two unions compared at one path."""
+"""Compares two unions at one path."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from lamina.text import counted
 
 
 def difference(one: Stack, node: int, other: Stack, there: int) -> str:
-    """How two nodes differ, in words: kind, content, mode, owner, target, device, xattrs; "" where they don't.
-    Times don't count; a directory is compared by its attributes alone."""
+    """Describe how two nodes differ: kind, content, mode, owner, target, device, xattrs; "" if they don't. Times are
+    ignored; of a directory only its attributes are compared."""
     mine, theirs = one.tree().entry(node), other.tree().entry(there)
     if mine.kind != theirs.kind:
         return f"{mine.kind.name.lower()} to {theirs.kind.name.lower()}"
@@ -30,7 +30,7 @@ def difference(one: Stack, node: int, other: Stack, there: int) -> str:
 
 
 def difference_below(one: Stack, node: int, other: Stack, there: int) -> str:
-    """As ``difference``, of two directories with all that is in them."""
+    """Describe how two nodes differ, as ``difference`` does, with everything below them."""
     own = difference(one, node, other, there)
     mine, theirs = one.tree(), other.tree()
     if not (mine.is_directory(node) and theirs.is_directory(there)):

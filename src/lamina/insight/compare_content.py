@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
-from lamina.host.files import has_extent, reported
+from lamina.host.files import CHUNK, has_extent, reported
 from lamina.insight.side import Side
 from lamina.layer.file_content import SMALL
 from lamina.layer.index import FLAG_SPARSE
@@ -16,7 +16,6 @@ from lamina.spec.digest import new_hasher
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-CHUNK = 1 << 20
 _PIECE = 1 << 16  # compared within a core's cache, and small enough that malloc keeps the memory
 _WORTH = 4  # a layer's digests are looked at where a quarter of its content would have to be read
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from lamina.errors import InvalidLayer, StoreDamaged
+from lamina.host.files import CHUNK
 from lamina.layer.entry import Kind
 from lamina.layer.file_content import open_content
 from lamina.layer.index import LayerIndex
@@ -22,7 +23,6 @@ _MAGIC = b"LAMDIGES"
 _ORDER = 0x01020304
 _HEADER = struct.Struct("=8sIIIII4x")  # magic, order, version, files, the index's checksum, crc of the digests
 _UNKNOWN = bytes(WIDTH)
-_CHUNK = 1 << 20
 _FILE = int(Kind.FILE)
 
 
@@ -110,15 +110,15 @@ def _hashed(index: LayerIndex, open_tar: Callable[[int, int], _Stream]) -> Itera
                     continue
                 hasher = hashlib.sha256()
                 with open_content(index, row, open_tar) as content:
-                    while data := content.read(_CHUNK):
+                    while data := content.read(CHUNK):
                         hasher.update(data)
                 yield hasher.digest()
                 continue
             while at < offset:
-                at += len(_some(stream, min(_CHUNK, offset - at)))
+                at += len(_some(stream, min(CHUNK, offset - at)))
             hasher = hashlib.sha256()
             while at < offset + size:
-                data = _some(stream, min(_CHUNK, offset + size - at))
+                data = _some(stream, min(CHUNK, offset + size - at))
                 hasher.update(data)
                 at += len(data)
             yield hasher.digest()

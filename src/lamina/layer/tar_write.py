@@ -12,11 +12,11 @@ from typing import Protocol
 from zlib import adler32
 
 from lamina.errors import InvalidLayer, UsageError
+from lamina.host.files import CHUNK
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.tarheader import BLOCK, SCHILY_XATTR
 from lamina.layer.whiteout import opaque_path_for, path_for
 
-_CHUNK = 1 << 20
 _MOST_ID, _MOST = 0o7777777, 0o77777777777  # the largest values of header fields
 _NAMES = (b"path", b"linkpath", b"GNU.sparse.name")
 _FLAGS = {
@@ -84,7 +84,7 @@ class LayerWriter:
         left, stream = entry.size, content()
         try:
             while left > 0:
-                data = stream.read(min(left, _CHUNK))
+                data = stream.read(min(left, CHUNK))
                 if not data:
                     break
                 self._write(data)
@@ -112,7 +112,7 @@ class LayerWriter:
             for start, left in segments:
                 seek(start)
                 while left > 0:
-                    data = stream.read(min(left, _CHUNK))
+                    data = stream.read(min(left, CHUNK))
                     if not data:
                         raise UsageError(
                             f"{entry.path!r:.200} changed while it was read",

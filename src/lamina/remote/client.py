@@ -30,7 +30,8 @@ from lamina.spec.mediatype import essence
 ATTEMPTS = 5
 MAX_WAIT = 60.0  # seconds that a Retry-After may ask for before it is an error
 MAX_REDIRECTS = 10
-_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses of errors that may pass: the request is worth repeating."""
 MAX_ERROR = 64 << 10
 _PAGES = ("text/html", "application/xhtml+xml")
 Body = bytes | Callable[[], Iterable[bytes]]
@@ -238,7 +239,7 @@ class Client:
                 self.pause(number, None, cancel)
                 continue
             self._reached = True
-            if answer.status not in _AGAIN or number >= attempts:
+            if answer.status not in TEMPORARY or number >= attempts:
                 return answer
             wait = retry_after(answer.headers)
             if wait is not None and wait > MAX_WAIT:

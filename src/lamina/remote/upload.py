@@ -15,12 +15,13 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from lamina.errors import Cancelled, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
 from lamina.events import BlobProgress, Cancel, OnEvent, Warned
+from lamina.host.files import CHUNK
 from lamina.light import pattern
 from lamina.remote.challenge import scope
-from lamina.remote.client import MAX_WAIT, retry_after
+from lamina.remote.client import MAX_WAIT, TEMPORARY, retry_after
 from lamina.remote.http import Answer, Broken, digits, joined
 from lamina.remote.read import Site
-from lamina.source.verify import CHUNK, verified
+from lamina.source.verify import verified
 from lamina.spec.descriptor import Descriptor
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ SMALL = 256 << 10  # bytes up to which a blob goes in the request that ends the 
 FIRST_CHUNK, LEAST_CHUNK = 32 << 20, 1 << 20
 MOUNTS = 3  # repositories that are tried as the source of a mount
 _RANGE = pattern(r"(?:bytes=)?0-(\d{1,19})")
-_AGAIN = (408, 429, 500, 502, 503, 504)
-_STATUSES = (200, 201, 202, 204, 400, 404, 409, 413, 416, *_AGAIN)
+_STATUSES = (200, 201, 202, 204, 400, 404, 409, 413, 416, *TEMPORARY)
 
 
 class Note(Protocol):
@@ -206,7 +206,7 @@ class Upload:
                     self._follow(answer)
                     at, failures = self._confirmed(answer, at, end), 0
                     continue
-                if status not in (409, 413, 416, *_AGAIN):
+                if status not in (409, 413, 416, *TEMPORARY):
                     raise self._refused(answer)
                 wait = retry_after(answer.headers)
                 failure = self._client.failure(answer, self._what)
@@ -289,8 +289,8 @@ class Upload:
         headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"}
         wait = None
         try:
-            answer = self._ask("PUT", url, headers=headers, body=data, ok=(200, 201, 202, 204, 400, 416, *_AGAIN))
-            if answer.status in _AGAIN:
+            answer = self._ask("PUT", url, headers=headers, body=data, ok=(200, 201, 202, 204, 400, 416, *TEMPORARY))
+            if answer.status in TEMPORARY:
                 wait = retry_after(answer.headers)
                 raise self._client.failure(answer, self._what)
         except RemoteFailure as error:

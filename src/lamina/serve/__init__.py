@@ -1,3 +1,2 @@
-"""A registry over any place that implements the protocols of ``lamina.source``: distribution-spec pull and push.
-Must not know the store.
-"""
+"""A registry server over any place that implements the protocols of ``lamina.source``: pull and push of the
+distribution-spec. Must not know the store."""

@@ -1,7 +1,8 @@
-"""Answers of the registry, from a place that holds images. Knows requests and protocols, no sockets.
+"""The registry's API: answers requests from a place of images. Knows requests and protocols, no sockets.
 
-distribution-spec; the names that repositories have on the wire are references as docker normalises them, or with
-``?ns=HOST`` (mirrors) those of that host. All repositories share one pool of blobs: what the place has, each has.
+It implements the distribution-spec. Repository names in URLs are references in docker's normalisation or, with
+``?ns=HOST`` (mirrors), names at that host. All repositories share one pool of blobs: a blob of the place is in every
+repository.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Api(WriteApi):
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Around the server's life: what clients have sent is not collected before it has a name."""
+        """Open a session for the server's life, so that gc keeps what clients have sent until it has a name."""
         if self._place is None:
             yield
             return
@@ -31,7 +32,7 @@ class Api(WriteApi):
                 self._session = None
 
     def answer(self, request: Request) -> Response:
-        """Raises ApiError; LaminaError where the place itself fails."""
+        """Answer a request. Raises ApiError; LaminaError if the place itself fails."""
         kind, method = request.route.kind, request.method
         reading = method in ("GET", "HEAD")
         if kind == "base" and reading:
@@ -63,4 +64,4 @@ class Api(WriteApi):
             raise ApiError(409, "BLOB_UPLOAD_INVALID", error.message) from None
         except NotFound as error:
             raise ApiError(404, "BLOB_UPLOAD_UNKNOWN", error.message) from None
-        raise ApiError(405, "UNSUPPORTED", f"{method} is not done here", Allow="GET, HEAD")
+        raise ApiError(405, "UNSUPPORTED", f"{method} is not supported here", Allow="GET, HEAD")

@@ -1,4 +1,4 @@
-"""Requests and responses of the registry, and what several answers have in common (pure)."""
+"""Requests and responses of the registry, and helpers for several answers (pure)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Asker:
 
 @dataclass
 class Request:
-    """``body`` gives the pieces as they come, once; ``length`` in bytes where it was stated."""
+    """A request. ``body`` yields the pieces as they come, once. ``length`` is the Content-Length in bytes,
+    if stated."""
 
     method: str
     route: Route
@@ -44,7 +45,8 @@ class Request:
 
 @dataclass
 class Response:
-    """``body``: bytes, or a range (start, end) of a blob; ``size`` is what a HEAD says."""
+    """A response. Its body is ``body``, or the range ``start`` to ``end`` of ``blob``; a HEAD request gets only its
+    size."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class Response:
 
 
 def repository_of(route: Route) -> Reference:
-    """Raises ApiError."""
+    """Return the repository of a request. Raises ApiError."""
     host = route.one("ns")
     try:
         return Reference.parse(f"{host}/{route.name}" if host else route.name)
@@ -79,7 +81,7 @@ def digest_or_none(text: str) -> Digest | None:
 
 
 def no_manifest(name: str) -> ApiError:
-    return ApiError(404, "MANIFEST_UNKNOWN", f"no manifest {name[:150]}")
+    return ApiError(404, "MANIFEST_UNKNOWN", f"manifest {name[:150]} not found")
 
 
 def as_json(value: object, link: str = "") -> Response:

@@ -1,4 +1,5 @@
-"""HTTP around ``Api``: one thread a connection, bodies by sendfile where the system has it, loopback only."""
+"""The HTTP server around ``Api``: one thread for each connection, bodies sent by sendfile where available, loopback
+addresses only."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from lamina.source.served import Readable
 
 CHUNK = 256 << 10
-IDLE = 75.0  # seconds a connection may say nothing
-_DRAIN = 16 << 20  # bytes of an unread body that are worth reading to keep the connection
+IDLE = 75.0  # seconds that a connection may be idle
+_DRAIN = 16 << 20  # bytes of an unread body that are read to keep the connection
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,12})(?:;.*)?\r?\n")
 _log = logging.getLogger("lamina.serve")
 
@@ -45,7 +46,7 @@ class RegistryServer:
         if not is_loopback(host):
             raise UsageError(
                 f"{host} is not a loopback address",
-                hint="this registry has no users yet: it serves this machine only",
+                hint="use a loopback address: this registry has no user accounts, so it serves this machine only",
             )
         writing = None
         if writable:
@@ -68,7 +69,7 @@ class RegistryServer:
 
     @property
     def name(self) -> str:
-        """``host:port``, as references have it."""
+        """``host:port``, for use in references."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def start(self) -> None:
@@ -79,7 +80,7 @@ class RegistryServer:
         started([self._thread])
 
     def close(self) -> None:
-        """Stop at once; what clients are in the middle of is cut off."""
+        """Stop at once; requests in progress are cut off."""
         if self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -111,7 +112,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer's asks the resolver for this machine's name, which may take long
+        # HTTPServer's version looks up the host name of this machine, which may take long
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
@@ -172,11 +173,16 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
     def _check_origin(self) -> None:
-        """A web page that has its name resolved to this machine must not reach what only this machine may."""
+        """Refuse web pages whose domain resolves to this machine (DNS rebinding): only this machine may use the
+        registry."""
         host = self.headers.get("Host", "localhost").strip()
         name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
         if not is_loopback(name) or self.headers.get("Origin"):
-            raise ApiError(403, "DENIED", "this registry answers to names of this machine, and to no web page")
+            raise ApiError(
+                403,
+                "DENIED",
+                "this registry only answers requests to names of this machine that are not from a web page",
+            )
 
     def _send(self, response: Response) -> None:
         length = response.end - response.start if response.blob is not None else len(response.body)
@@ -193,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_blob(response)
 
     def end_headers_with(self, body: bytes) -> None:
-        """Head and body in one packet where they fit."""
+        """Send head and body in one packet if they fit."""
         lines: list[bytes] = getattr(self, "_headers_buffer", [])
         self._headers_buffer: list[bytes] = []
         self.wfile.write(b"".join([*lines, b"\r\n", body]))
@@ -207,11 +213,11 @@ class _Handler(BaseHTTPRequestHandler):
                 while at < end:
                     try:
                         sent = os.sendfile(out, descriptor, at, min(end - at, 1 << 30))
-                    except BlockingIOError:  # the connection has a time-out, so its descriptor does not block
+                    except BlockingIOError:  # the connection has a timeout, so its descriptor does not block
                         self._wait_until_writable()
                         continue
                     if not sent:
-                        raise OSError("the file ended before its time")
+                        raise OSError("the file is shorter than expected")
                     at += sent
                 return
             while data := stream.read(CHUNK):
@@ -229,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         _log.debug("%s " + format, self.address_string(), *arguments)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server itself refuses: bad request lines, too many headers."""
+        """Answer what http.server itself refuses: bad request lines, too many headers."""
         self.close_connection = True
         error = ApiError(code, "UNSUPPORTED", message or "bad request")
         with suppress(OSError):
@@ -238,11 +244,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _CutOff(Exception):
-    """The client is gone."""
+    """The client has closed the connection."""
 
 
 class _Body:
-    """The body of a request, read at most once: by Content-Length, or in chunks (RFC 9112 7.1)."""
+    """The body of a request, read at most once: by Content-Length, or in chunks (RFC 9112, section 7.1)."""
 
     def __init__(self, handler: _Handler) -> None:
         self._handler = handler
@@ -258,7 +264,7 @@ class _Body:
 
     def check(self) -> None:
         if self._bad:
-            raise ApiError(400, "SIZE_INVALID", "Content-Length is none")
+            raise ApiError(400, "SIZE_INVALID", "Content-Length is invalid")
 
     def pieces(self) -> Iterator[bytes]:
         if self._chunked:
@@ -275,7 +281,7 @@ class _Body:
             line = self._line()
             found = _CHUNK_SIZE.fullmatch(line)
             if found is None:
-                raise ApiError(400, "SIZE_INVALID", "a chunk without a length")
+                raise ApiError(400, "SIZE_INVALID", "a chunk has no length")
             left = int(found[1], 16)
             if left == 0:
                 while self._line() not in (b"\r\n", b"\n"):
@@ -289,7 +295,7 @@ class _Body:
             self._line()
 
     def drained(self) -> bool:
-        """Whether the connection can be used again: what little is left of the body is read for it."""
+        """Whether the connection can be reused; a short rest of the body is read for that."""
         if self._done:
             return True
         if self._bad or self._chunked or self._left > _DRAIN:

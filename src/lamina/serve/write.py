@@ -10,13 +10,13 @@ from lamina.light import TYPE_CHECKING
 from lamina.serve.http_message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
 from lamina.serve.ranges import parse_chunk
 from lamina.serve.read import ReadApi
-from lamina.serve.routes import TAG, ApiError
+from lamina.serve.routes import ApiError
 from lamina.source.walk import below, blobs
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, parse
-from lamina.spec.reference import Reference
+from lamina.spec.reference import Reference, is_tag
 
 if TYPE_CHECKING:
     from lamina.source.served import Readable, Served, ServingSession
@@ -71,7 +71,9 @@ class WriteApi(ReadApi):
             place.uploads.cancel(ident)
             return Response(204)
         if request.method not in ("PATCH", "PUT"):
-            raise ApiError(405, "UNSUPPORTED", f"{request.method} is not done here", Allow="GET, PATCH, PUT, DELETE")
+            raise ApiError(
+                405, "UNSUPPORTED", f"{request.method} is not supported here", Allow="GET, PATCH, PUT, DELETE"
+            )
         stated = digest_of(request.route.one("digest")) if request.method == "PUT" else None
         with place.uploads.held(ident):
             self._in_order(request, ident, place.uploads.size(ident))
@@ -84,7 +86,7 @@ class WriteApi(ReadApi):
         try:
             chunk = parse_chunk(request.headers.get("Content-Range"))
         except ValueError:
-            raise ApiError(400, "BLOB_UPLOAD_INVALID", "Content-Range is none") from None
+            raise ApiError(400, "BLOB_UPLOAD_INVALID", "Content-Range is invalid") from None
         if chunk is None:
             return
         first, last = chunk
@@ -130,7 +132,7 @@ class WriteApi(ReadApi):
         stated = digest_or_none(name)
         tags = [name] if stated is None else request.route.query.get("tag", [])
         for tag in tags:
-            if not TAG.fullmatch(tag):
+            if not is_tag(tag):
                 raise ApiError(400, "TAG_INVALID", f"{tag[:150]!r} is not a tag")
         announced = mediatype.essence(request.headers.get("Content-Type", "")) or None
         try:
@@ -138,7 +140,7 @@ class WriteApi(ReadApi):
             digest = stated or Digest.of(raw)
             descriptor = Descriptor(document.media_type, digest, len(raw))
             descriptor.check(raw)
-            # a client may have asked for blobs that are here, and not sent them again
+            # a client may have found blobs here, and not sent them
             named = blobs(document) if isinstance(document, Manifest) else []
             for one in (descriptor, *named):
                 self._note(repository, one.digest)
@@ -171,7 +173,7 @@ class WriteApi(ReadApi):
         repository, name = repository_of(request.route), request.route.rest
         digest = digest_or_none(name)
         if digest is None:
-            # the tag goes; a document without any other stays, untagged, until it is deleted or pruned
+            # remove the tag; a document without another tag stays, untagged, until it is deleted or pruned
             tag = f"{repository.repository}:{name}"
             while not place.tags.swap(tag, self._found(repository, name).digest, None):
                 pass  # it was moved meanwhile
@@ -189,19 +191,19 @@ class WriteApi(ReadApi):
         place, _ = self._writable()
         repository, digest = repository_of(request.route), digest_of(request.route.rest)
         if (repository.repository, digest) in self._hidden or place.blobs.size(digest) is None:
-            raise ApiError(404, "BLOB_UNKNOWN", f"no blob {digest}")
+            raise ApiError(404, "BLOB_UNKNOWN", f"blob {digest} not found")
         with self._guard:
             self._hidden.add((repository.repository, digest))  # `prune` frees the bytes once nothing needs them
         return Response(202)
 
     def _note(self, repository: Reference, digest: Digest) -> None:
-        """Protect it from now on, as what comes before a manifest. Before the store's session lists it: what the
-        session lists may be renewed at any moment."""
+        """Protect a blob or document until a manifest names it. Call this before the store's session lists it,
+        because that list may be renewed at any moment."""
         with self._guard:
             self._unnamed[repository.repository, digest] = time.monotonic()
 
     def _named(self, session: ServingSession, repository: Reference, digests: Iterable[Digest]) -> None:
-        """These need no protection any more in this repository."""
+        """Stop protecting these in this repository: a manifest names them now."""
         long_ago = time.monotonic() - GRACE
         with self._guard:
             for digest in digests:

@@ -12,6 +12,7 @@ from lamina.errors import (
     SizeMismatch,
 )
 from lamina.events import BlobProgress, Cancel, OnEvent, ignore
+from lamina.host.files import CHUNK
 from lamina.light import TYPE_CHECKING
 from lamina.source.abilities import can_abort
 from lamina.spec.descriptor import Descriptor
@@ -39,9 +40,6 @@ class BytesBlob:
 def is_plain(layer: Descriptor, diff_id: Digest) -> bool:
     """Whether the layer's blob is the uncompressed tar. The digests decide, because the media type may be wrong."""
     return layer.digest == diff_id
-
-
-CHUNK = 1 << 20
 
 
 def verified(blob: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None) -> Iterator[bytes]:

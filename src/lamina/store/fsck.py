@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
-from lamina.host.files import FileRange, make_directory, remove, reported
+from lamina.host.files import CHUNK, FileRange, make_directory, remove, reported
 from lamina.host.temporary import is_temporary
 from lamina.layer.index import LayerIndex
 from lamina.source.select import read_config
-from lamina.source.verify import CHUNK
 from lamina.source.walk import Absent, Damaged, Found, Unread, listed, look, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor

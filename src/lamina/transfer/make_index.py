@@ -1,4 +1,4 @@
-"""Indexes made of images: several platforms, or several images, under one name."""
+"""Makes an index of several images, usually of several platforms, under one name."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def make_index(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> Index:
-    """An index of these images, with all that it names, at ``target`` under ``name``. What is an index already gives
-    its entries. An image of a platform that ``known`` (the index to add to) has takes that one's place.
+    """Make an index of these images, with everything that it names, at ``target`` under ``name``. If a source is an
+    index, its entries are used. An image replaces the one of the same platform in ``known`` (the index to add to).
 
     Raises what ``copy`` raises, ReferenceNotFound.
     """

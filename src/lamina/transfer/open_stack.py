@@ -1,4 +1,4 @@
-"""An image at any source as a ``Stack``, without storing it: what is needed is read, verified, and forgotten."""
+"""Opens an image at any source as a ``Stack`` without storing it: what is needed is read, verified and dropped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_stack(reader: Reader, name: str, platform: Platform, what: str, *, max_layer: int | None = None) -> Stack:
-    """The image ``name`` of ``reader`` (for ``platform`` where there are several). ``what`` names it in messages.
+    """Open the image ``name`` of ``reader`` (for ``platform`` if there are several). ``what`` names it in errors.
 
     Raises ReferenceNotFound, NotFound, InvalidContent, Unsupported (artifacts).
     """
@@ -33,8 +33,8 @@ def open_stack(reader: Reader, name: str, platform: Platform, what: str, *, max_
 
 
 class BlobLayer:
-    """A layer straight from its blob. The first need of index or content reads it once, verified, and keeps the
-    tar in an unnamed temporary file as long as the object lives."""
+    """A layer read from its blob. On first need of index or content it is read once, verified, and kept as a tar in
+    an unnamed temporary file as long as the object lives."""
 
     def __init__(self, blob: Blob, diff_id: Digest, max_layer: int | None = None) -> None:
         self.descriptor: Descriptor = blob.descriptor
@@ -86,4 +86,4 @@ class BlobLayer:
         except BaseException:
             tar.file.close()
             raise
-        self._tar, self._index = tar.file, summary.index  # it lives as long as the layer
+        self._tar, self._index = tar.file, summary.index  # kept as long as the layer

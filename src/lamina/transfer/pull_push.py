@@ -1,4 +1,4 @@
-"""Pull and push: an image between a registry and the store, on the one engine."""
+"""Pull and push: copying an image between a registry and the store."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def pull(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Copied]:
-    """Bring the image into the store under its full name: the manifest first, then what is not there yet.
-    ``platform``: None for this machine's.
+    """Copy an image into the store under its full name: the manifest first, then what is missing. ``platform`` None
+    means this machine's.
 
     Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent, SystemFailure, Cancelled.
     """
@@ -36,7 +36,7 @@ def pull(
     reference = network.full(name)
     if all_tags:
         if reference != network.full(reference.repository):
-            raise UsageError(f"{name} names a tag", hint="--all-tags takes a repository")
+            raise UsageError(f"{name} has a tag", hint="give only a repository with --all-tags")
         names = [f"{reference.repository}:{tag}" for tag in repository.tags()]
     else:
         names = [str(reference)]
@@ -64,8 +64,8 @@ def push(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> Copied:
-    """Give the image ``name`` of the store to a registry as ``target`` ("": under its own name): only what is not
-    there yet. Raises as ``pull``."""
+    """Copy the image ``name`` of the store to a registry as ``target`` ("": under its own name); only missing blobs
+    are sent. Raises as ``pull``."""
     reference = network.full(target) if target else own_name(store, name, network)
     repository = network.repository(str(reference), store=store)
     return copy(
@@ -81,10 +81,11 @@ def push(
 
 
 def own_name(store: Store, name: str, network: Network) -> Reference:
-    """The name that an image of the store has. Raises ReferenceNotFound, and UsageError for one taken by its ID."""
+    """Return the full name of an image in the store. Raises ReferenceNotFound, and UsageError if it was given by its
+    ID."""
     known = {stored for stored, _ in store.names()}
     reference = network.full(name)
     if str(reference) not in known:
         store.resolve(name)
-        raise UsageError(f"{name} is an ID, not a name", hint="say where to: `lamina push IMAGE HOST/PATH:TAG`")
+        raise UsageError(f"{name} is an ID, not a name", hint="give a target: `lamina push IMAGE HOST/PATH:TAG`")
     return reference

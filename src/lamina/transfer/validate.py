@@ -1,4 +1,4 @@
-"""Proving an image where it is: every digest, every size, every diff_id, nothing kept."""
+"""Validates an image in its place: every digest, size and diff_id; nothing is stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One document or blob; ``problem`` is "" where it is what it should be."""
+    """One checked document or blob; ``problem`` is "" if it is right."""
 
     descriptor: Descriptor
     what: str
@@ -44,7 +44,7 @@ def validate(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Checked]:
-    """Read all that the image has and prove it. A problem does not end it; what can't be reached at all does.
+    """Read and verify everything that the image has. A problem does not stop it, but an unreachable place does.
     Raises ReferenceNotFound, AccessDenied, RemoteFailure, Cancelled."""
     top = reader.resolve(name)
     checked: list[Checked] = []
@@ -75,7 +75,7 @@ def validate(
 def _documents(
     reader: Reader, top: Descriptor, platform: Platform, all_platforms: bool
 ) -> Iterator[tuple[Descriptor, Manifest | Index | None, str]]:
-    unmet: dict[Descriptor, str] = {}  # indexes that have nothing for the platform
+    unmet: dict[Descriptor, str] = {}  # indexes without an entry for the platform
 
     def wanted(found: Found) -> Iterable[Descriptor]:
         if not (isinstance(found, Known) and isinstance(found.document, Index)):
@@ -93,7 +93,7 @@ def _documents(
         if isinstance(found, Known):
             yield descriptor, None if descriptor in unmet else found.document, unmet.get(descriptor, "")
         elif isinstance(found, Absent) and all_platforms and descriptor != top:
-            continue  # an index may name what was never fetched
+            continue  # an index may list images that were never fetched
         elif not isinstance(found, Unread) or mediatype.is_known_document(descriptor.media_type):
             yield descriptor, None, found.error.message
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
 from lamina.host import privileges
-from lamina.host.files import SharedRange, has_extent
+from lamina.host.files import CHUNK, SharedRange, has_extent
 from lamina.host.temporary import is_temporary
 from lamina.layer.entry import FORMATS, Kind
 from lamina.layer.file_content import open_content
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
     from lamina.union.tree import Tree
 
-_CHUNK = 1 << 20
 _KINDS = {**FORMATS, Kind.WHITEOUT: stat.S_IFCHR}
 
 
@@ -179,7 +178,7 @@ class _Comparison:
     def _same(self, path: bytes, layer: int, row: int) -> bool:
         index = self._tree.layers[layer]
         with open(path, "rb", buffering=0) as file, open_content(index, row, self._tar(layer)) as content:
-            while data := content.read(_CHUNK):
+            while data := content.read(CHUNK):
                 if file.read(len(data)) != data:
                     return False
         return True

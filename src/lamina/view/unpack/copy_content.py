@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from lamina.errors import InvalidLayer
-from lamina.host.files import has_extent, write_all
+from lamina.host.files import CHUNK, has_extent, write_all
 from lamina.layer.file_content import open_content
 
 if TYPE_CHECKING:
     from lamina.source.protocols import LayerHandle, Stream
     from lamina.union.tree import Tree
 
-_CHUNK = 1 << 20
 _SMALL = 256 << 10  # bytes; larger files are copied by the kernel
 _REFUSED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EBADF)
 
@@ -90,7 +89,7 @@ class ContentCopier:
                 raise _short()
             at, size = at + done, size - done
         while size:
-            data = os.pread(source, min(size, _CHUNK), at)
+            data = os.pread(source, min(size, CHUNK), at)
             if not data:
                 raise _short()
             write_all(descriptor, data)
@@ -113,7 +112,7 @@ class ContentCopier:
         with open_content(index, row, self._layers[layer].open) as stream:
             segments = index.sparse(row)
             if segments is None:
-                while data := stream.read(_CHUNK):
+                while data := stream.read(CHUNK):
                     write_all(descriptor, data)
                 return
             os.ftruncate(descriptor, stream.size)
@@ -121,7 +120,7 @@ class ContentCopier:
                 os.lseek(descriptor, first, os.SEEK_SET)
                 stream.seek(first)
                 while length:
-                    data = stream.read(min(length, _CHUNK))
+                    data = stream.read(min(length, CHUNK))
                     write_all(descriptor, data)
                     length -= len(data)
 
