@@ -212,7 +212,7 @@ def test_signatures_by_tag_travel_with_referrers(layout: Path) -> None:
 
 def test_deleting_where_tags_can_not_be_deleted(layout: Path) -> None:
     with Unruly(layout, rule=lambda server, seen: Answer(405) if seen.method == "DELETE" else None) as server:
-        with pytest.raises(Unsupported, match="deletes no tags") as caught:
+        with pytest.raises(Unsupported, match="can't delete tags") as caught:
             repository(server).untag(server.image)
         assert "@sha256:" in str(caught.value)
 
@@ -354,7 +354,7 @@ def test_credentials_of_one_host_are_not_for_another(layout: Path, tmp_path: Pat
 
     challenge = Answer(401, {"WWW-Authenticate": 'Basic realm="x"'})
     with Unruly(layout, rule=lambda server, seen: challenge if seen.path != "/v2/" else None) as server:
-        with pytest.raises(Exception, match="refuses"):
+        with pytest.raises(Exception, match="denies access"):
             repository(server, credential=credential).resolve(server.image)
         assert asked == [f"{server.name}/app"]
 
@@ -453,7 +453,7 @@ def test_lists_that_are_none(layout: Path) -> None:
         return Answer(200, {}, b'{"repositories":["*","a*b"]}') if "_catalog" in seen.path else None
 
     with Unruly(layout, rule=rule) as server:
-        with pytest.raises(InvalidDocument, match="no list"):
+        with pytest.raises(InvalidDocument, match="not a list"):
             repository(server).referrers(Digest.of(b""))
         with pytest.raises(RemoteFailure, match="can't be read"):
             list(repository(server).tags())

@@ -1,4 +1,4 @@
-"""A repository as one object: a bundle of the four families over its sites."""
+"""A repository as one object that implements all four protocols over its sites."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from lamina.spec.reference import Reference
 
 
 class Repository(RemoteLister, RemoteDeleter):
-    """Reader, Writer, Deleter, Lister and Referrers of ``host/path``, with its mirrors after registries.conf.
-    Nothing is asked before the first need. ``journal`` remembers uploads; see ``remote.write.Target`` for
-    ``mount_from``."""
+    """Reader, Writer, Deleter, Lister and Referrers of ``host/path``, with its mirrors from registries.conf. No
+    request is sent before it is needed. ``journal`` records uploads; ``mount_from`` as in ``RemoteWriter``."""
 
     takes = TAKES
 
@@ -35,7 +34,7 @@ class Repository(RemoteLister, RemoteDeleter):
         journal: Journal | None = None,
         mount_from: Callable[[Descriptor], Sequence[str]] = lambda descriptor: (),
     ) -> None:
-        """Raises UsageError for what is no repository name."""
+        """Raises UsageError for an invalid repository name."""
         self._reference = Reference.parse(repository)
         self.repository = self._reference.repository
         self.location = f"docker://{self.repository}"
@@ -48,7 +47,7 @@ class Repository(RemoteLister, RemoteDeleter):
         self._guard = threading.Lock()
 
     def sites(self, reference: Reference | None = None) -> Sequence[Site]:
-        """As ``RemoteReader.sites``; without a reference only the repository itself."""
+        """Return the sites, as ``RemoteReader.sites``; without a reference only the repository itself."""
         endpoints = self._registries.endpoints(reference or self._reference, push=reference is None)
         found = []
         with self._guard:

@@ -1,4 +1,4 @@
-"""Writing to a repository (distribution-spec "Push"): blobs first, then documents, the name last."""
+"""Writing to a repository (distribution-spec, "Push"): blobs, then documents, then the name."""
 
 from __future__ import annotations
 
@@ -91,10 +91,11 @@ class RemoteSession:
         self._held = (descriptor, raw)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """``name``: a reference of this repository; "" or one without a tag leaves the document at its digest."""
+        """Tag a document. ``name`` is a reference of this repository; "" or one without a tag stores the document
+        under its digest."""
         reference = self._repository.reference(name) if name else None
         if reference is not None and reference.digest not in (None, descriptor.digest):
-            raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
+            raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave out the digest of the target")
         if reference is None or reference.tag is None:
             self.flush()
             return
@@ -124,15 +125,15 @@ class RemoteSession:
         )
         if answer.status == 400:
             raise InvalidContent(
-                site.client.failure(answer, what).message, hint="the registry does not take this manifest"
+                site.client.failure(answer, what).message, hint="check the manifest: the registry rejects it"
             )
         answer.release()
         self._repository.remember(descriptor, raw)
         self._refer(descriptor, raw, answer)
 
     def _refer(self, descriptor: Descriptor, raw: bytes, answer: Answer) -> None:
-        """A registry that does not confirm the subject leaves the list of referrers to the client (distribution-spec
-        "Pushing Manifests with Subject")."""
+        """Update the referrers tag, if the registry does not confirm the subject and so leaves the list of referrers
+        to the client (distribution-spec, "Pushing Manifests with Subject")."""
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
         if document.subject is None or answer.headers.get("OCI-Subject"):
             return
@@ -150,7 +151,7 @@ class RemoteSession:
             url,
             scopes=site.push,
             headers={"Accept": descriptor.media_type},
-            ok=(200, 400, 403, 404, 405, 501),  # where HEAD is refused it is sent again, and that does no harm
+            ok=(200, 400, 403, 404, 405, 501),  # if HEAD is refused it is sent again, which does no harm
             what=f"manifest {descriptor.digest}",
         )
         answer.release()
@@ -158,7 +159,7 @@ class RemoteSession:
 
 
 def _check_compression(layer: Descriptor, blob: Blob) -> None:
-    """Raise Unsupported for a layer of this machine that containerd and others could not unpack."""
+    """Raise Unsupported for a local layer that containerd and others can't unpack."""
     from lamina.layer.codec import READ_ONLY, SNIFF_SIZE, sniff
 
     with blob.open(0, SNIFF_SIZE) as stream:
@@ -166,7 +167,7 @@ def _check_compression(layer: Descriptor, blob: Blob) -> None:
     if found in READ_ONLY:
         raise Unsupported(
             f"layer {layer.digest} is compressed with {found}, which not every client of a registry can unpack",
-            hint="make an image of other layers and push that: `lamina flatten IMAGE -t NEW --compression gzip`",
+            hint="push a recompressed image: `lamina flatten IMAGE -t NEW --compression gzip`",
         )
 
 

@@ -179,5 +179,5 @@ def test_realms(realm: str, host: str, plain: bool, allowed: bool) -> None:
     if allowed:
         check_realm(realm, host, plain)
     else:
-        with pytest.raises(InvalidContent, match="https only"):
+        with pytest.raises(InvalidContent, match="only sent by https"):
             check_realm(realm, host, plain)
