@@ -259,7 +259,7 @@ WRITING = {
 
 @pytest.mark.parametrize("name", WRITING)
 def test_what_writes_says_that_an_image_is_read_only(image: lamina.Image, name: str) -> None:
-    with pytest.raises(OSError, match=r"read-only \(image\.append") as refused:
+    with pytest.raises(OSError, match=r"read-only \(make a new image with image\.append") as refused:
         getattr(image.path("/etc/os-release"), name)(*WRITING[name])
     assert (refused.value.errno, isinstance(refused.value, LaminaError)) == (errno.EROFS, True)
 
