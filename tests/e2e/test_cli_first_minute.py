@@ -1,4 +1,4 @@
-"""The command line as a newcomer uses it, on images of this machine's programs and on small made ones."""
+"""The command line as a newcomer uses it, with images from programs of this machine and small generated images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def out(done: object) -> str:
     return done.stdout.decode()  # type: ignore[attr-defined,no-any-return]
 
 
-def test_union_is_shown_by_ls_cat_stat_and_tree(root: Path) -> None:
+def test_ls_cat_stat_and_tree_show_the_union(root: Path) -> None:
     assert out(lamina("ls", "app", root=root)).split() == ["bin", "etc", "new"]
     assert out(lamina("cat", "app", "/etc/conf", root=root)) == "two\n"
     assert out(lamina("cat", "app~1", "/etc/conf", "/gone", root=root)) == "one\nghost"
@@ -52,7 +52,7 @@ def test_union_is_shown_by_ls_cat_stat_and_tree(root: Path) -> None:
     assert "└── new  [2]" in out(lamina("tree", "app", root=root))
 
 
-def test_layers_counts_what_each_does(root: Path) -> None:
+def test_layers_counts_what_each_layer_adds_and_hides(root: Path) -> None:
     rows = json.loads(out(lamina("layers", "app", "--format", "json", root=root)))
     assert [(r["adds"], r["replaces"], r["hides"], r["step"]) for r in rows] == [
         (5, 0, 0, "step 1"),
@@ -60,7 +60,7 @@ def test_layers_counts_what_each_does(root: Path) -> None:
     ]
 
 
-def test_blame_tells_winner_and_whiteout(root: Path) -> None:
+def test_blame_shows_the_visible_entry_and_the_whiteout(root: Path) -> None:
     found = json.loads(out(lamina("blame", "app", "/gone", "/etc/conf", "--format", "json", root=root)))
     assert found[0]["hidden"]
     assert found[0]["states"][0]["ended"] == {"how": "whiteout", "layer": 2, "by": "/gone"}
@@ -81,7 +81,7 @@ def test_images_templates_and_filters(root: Path) -> None:
     assert table[0].split() == ["REPOSITORY", "TAG"]
 
 
-def test_rmi_dry_run_tells_what_rmi_frees(root: Path) -> None:
+def test_rmi_dry_run_shows_what_rmi_frees(root: Path) -> None:
     def used() -> int:
         return sum(
             f.stat().st_blocks * 512 for d in ("blobs", "layers") for f in (root / d).rglob("*") if f.is_file()
@@ -120,7 +120,7 @@ def test_second_copy_fetches_one_layer(root: Path, tmp_path: Path) -> None:
     assert [b["reused"] for b in layers] == [True, True, False]
 
 
-def test_pack_runs_where_only_the_image_is(tmp_path: Path) -> None:
+def test_packed_programs_run_with_only_the_files_of_the_image(tmp_path: Path) -> None:
     root = tmp_path / "store"
     out(lamina("pack", "sh", "ls", "-t", "tools", root=root))
     out(lamina("unpack", "tools", str(tmp_path / "rootfs"), root=root))
@@ -134,7 +134,7 @@ def test_pack_runs_where_only_the_image_is(tmp_path: Path) -> None:
         assert b"etc" in done.stdout
 
 
-def test_append_is_reproducible_and_leaves_the_base(root: Path, tmp_path: Path) -> None:
+def test_append_is_reproducible_and_keeps_the_base(root: Path, tmp_path: Path) -> None:
     before = out(lamina("images", "app", "--digests", "--format", "{{.Digest}}", root=root))
     (tmp_path / "f").write_text("x")
     words = ("append", "app", f"{tmp_path}/f:/f", "--remove", "/new", "--env", "A=b", "-q", "-t")
@@ -193,7 +193,7 @@ def test_every_verb_has_help_with_an_example(root: Path) -> None:
         assert f"lamina {verb}" in text.split("Example:")[1]
 
 
-def test_names_that_drive_terminals_are_escaped(tmp_path: Path) -> None:
+def test_control_sequences_in_names_are_escaped(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "evil", [[("a\x1b[31mred\n", b""), ("caf\udce9", b"")]])
     root = tmp_path / "s"
     out(lamina("load", "-i", str(tmp_path / "l"), root=root))
@@ -206,7 +206,7 @@ def test_names_that_drive_terminals_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("images",), ("ls", "app"), ("blame", "app", "/etc/conf")])
-def test_looking_imports_fewer_than_140_modules(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_reading_verbs_import_fewer_than_140_modules(tmp_path: Path, words: tuple[str, ...]) -> None:
     make(tmp_path)  # what is derived in a copy is proved first
     assert len(loaded(tmp_path / "store", *words)) < 140
 

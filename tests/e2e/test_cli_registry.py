@@ -1,4 +1,4 @@
-"""The verbs around registries as a user meets them: words, exit codes, help, progress, and answers without click."""
+"""The verbs about registries from the command line: output, exit codes, help, progress, and answers without click."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_all_tags_quiet_and_json(host: str, tmp_path: Path) -> None:
     assert (tmp_path / "d").read_text() == digests[0]
 
 
-def test_tags_as_json_are_what_skopeo_prints(host: str, tmp_path: Path) -> None:
+def test_tags_as_json_are_the_same_as_in_skopeo(host: str, tmp_path: Path) -> None:
     expected = {"Repository": f"{host}/app", "Tags": ["1", "2"]}
     for words in (("tags", "--format", "json"), ("list-tags",), ("list-tags", "--format", "json")):
         assert json.loads(ok(*words, f"docker://{host}/app", root=tmp_path)) == expected
@@ -215,7 +215,7 @@ def test_index_of_two_platforms(host: str, tmp_path: Path) -> None:
 
 
 def terminal(*words: str, root: Path, output: bool = False, **environment: str) -> str:
-    """What a terminal would show; with ``output`` it shows that too."""
+    """Return what a terminal would show. ``output``: standard output goes to the terminal too."""
     parent, child = pty.openpty()
     env = {**os.environ, "LAMINA_ROOT": str(root), "TERM": "xterm", **environment}
     env.pop("CI", None)
@@ -236,7 +236,7 @@ def terminal(*words: str, root: Path, output: bool = False, **environment: str) 
     return shown.decode()
 
 
-def test_bars_on_a_terminal_only(host: str, tmp_path: Path) -> None:
+def test_progress_bars_are_drawn_only_on_a_terminal(host: str, tmp_path: Path) -> None:
     shown = terminal("pull", f"{host}/app:1", root=tmp_path / "a")
     assert "layer" in shown
     assert "━" in shown
@@ -262,15 +262,15 @@ def test_bars_on_a_terminal_only(host: str, tmp_path: Path) -> None:
         ["tags", "missing"],
     ],
 )
-def test_with_and_without_click_the_answer_is_the_same(host: str, tmp_path: Path, words: list[str]) -> None:
-    """An option that only click reads makes it answer."""
+def test_output_with_and_without_click_is_the_same(host: str, tmp_path: Path, words: list[str]) -> None:
+    """An option that only click parses selects the other parser."""
     *first, name = words
     short, long = (lamina(*first, f"{host}/{name}", *more, root=tmp_path) for more in ([], ["--tls-verify=false"]))
     assert (short.returncode, short.stdout, short.stderr) == (long.returncode, long.stdout, long.stderr)
     assert bool(short.stdout) == (short.returncode == 0)
 
 
-def test_no_tag_is_printed_of_a_list_that_is_cut_off(tmp_path: Path) -> None:
+def test_no_tag_of_a_truncated_list_is_printed(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -285,7 +285,7 @@ def test_no_tag_is_printed_of_a_list_that_is_cut_off(tmp_path: Path) -> None:
     assert (done.returncode != 0, done.stdout) == (True, b"")
 
 
-def test_a_manifest_does_not_drive_a_terminal(tmp_path: Path) -> None:
+def test_control_characters_of_a_manifest_are_escaped(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
     with Unruly(tmp_path / "l") as server:
         media_type, raw = server.manifests["1"]
@@ -298,7 +298,7 @@ def test_a_manifest_does_not_drive_a_terminal(tmp_path: Path) -> None:
     assert "\x9b" not in shown
 
 
-def test_a_tag_does_not_drive_a_terminal(tmp_path: Path) -> None:
+def test_control_characters_of_a_tag_are_escaped(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -309,7 +309,7 @@ def test_a_tag_does_not_drive_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("tags", "app"), ("digest", "app:1"), ("manifest", "app:1")])
-def test_what_scripts_ask_in_loops_loads_little(host: str, tmp_path: Path, words: tuple[str, str]) -> None:
+def test_tags_digest_and_manifest_import_few_modules(host: str, tmp_path: Path, words: tuple[str, str]) -> None:
     verb, name = words
     found = loaded(tmp_path, verb, f"{host}/{name}")
     assert found & {"click", "dataclasses", "inspect", "subprocess", "rich", "lamina.store.store"} == set()

@@ -35,7 +35,7 @@ def by_click(words: list[str]) -> dict[str, Any]:
 @example(["-it", "--rm", "-e", "A=1", "-e", "B", "--name=x", "app:1", "sh", "-c", "--", "-x"])
 @example(["--entrypoint", "", "app"])
 @example(["-v", "--rm", "app"])
-def test_says_what_click_says(words: list[str]) -> None:
+def test_parses_like_click(words: list[str]) -> None:
     found = plain.parse(words, launch.OPTIONS)
     if found is None:
         return
@@ -51,7 +51,7 @@ def test_says_what_click_says(words: list[str]) -> None:
         ["-it", "--rm", "-v", "/a:/b:ro", "-e", "A=1", "--name=web", "-m", "1g", "--runtime", "runc", "app:1", "sh"],
     ],
 )
-def test_is_taken_for_common_lines(words: list[str]) -> None:
+def test_parses_common_command_lines(words: list[str]) -> None:
     assert plain.parse(words, launch.OPTIONS) is not None
 
 
@@ -69,7 +69,7 @@ def test_is_taken_for_common_lines(words: list[str]) -> None:
         ["--help"],
     ],
 )
-def test_is_left_to_click(words: list[str]) -> None:
+def test_leaves_other_command_lines_to_click(words: list[str]) -> None:
     assert plain.parse(words, launch.OPTIONS) is None
 
 
