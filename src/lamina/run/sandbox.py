@@ -165,9 +165,9 @@ class Sandbox:
     def signal(self, number: int) -> None:
         """Send a signal to the first program. Raises SystemFailure (there is none)."""
         if self.is_bubblewrap:
-            from lamina.run.bubblewrap import launch
+            from lamina.run.bubblewrap import program
 
-            launch.kill(self.directories.bundle, str(number))
+            program.kill(self.directories.bundle, str(number))
         else:
             runtime.command(self.runtime, self._states(), "kill", self.identity, str(number))
 

