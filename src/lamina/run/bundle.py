@@ -177,7 +177,9 @@ def _open_to_all(inside: Inside, mount: dict[str, Any]) -> None:
     try:
         mode = int(asked[-1], 8) if asked else 0o1777
     except ValueError:
-        raise UsageError(f"{asked[-1]!r:.60} is not a mode for a tmpfs", hint="in octal, like 1777") from None
+        raise UsageError(
+            f"{asked[-1]!r:.60} is not a mode for a tmpfs", hint="write it in octal, like 1777"
+        ) from None
     if not asked:
         options.append("mode=1777")
     with reported(mount["destination"]):
@@ -243,7 +245,9 @@ def _seccomp(task: Task, here: int) -> dict[str, Any] | None:
             try:
                 profile = read_own(file.read().decode("utf-8-sig"))
             except ValueError:
-                raise Conflict(f"{wanted.seccomp} is not a seccomp profile", hint="JSON, as docker has it") from None
+                raise Conflict(
+                    f"{wanted.seccomp} is not a seccomp profile", hint="write it as JSON, in docker's form"
+                ) from None
     else:
         profile = default_profile()
     return seccomp(profile, held(wanted, task.sandbox.runtime.devices, here), Platform.host().architecture)

@@ -64,16 +64,20 @@ def gpus(word: str) -> list[str]:
         elif key in ("device", "devices"):
             names.append(value)
         elif key not in ("capabilities", "driver", "options"):
-            raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
+            raise UsageError(
+                f"--gpus {word!r:.100} does not say which GPUs", hint="write all, a number, or device=0,1"
+            )
     if chosen and chosen != "all":
         if not (chosen.isascii() and chosen.isdigit()) or len(chosen) > 3:
-            raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
+            raise UsageError(
+                f"--gpus {word!r:.100} does not say which GPUs", hint="write all, a number, or device=0,1"
+            )
         names += [str(number) for number in range(int(chosen))]
     elif chosen:
         names.append(chosen)
     found = [f"{_ALL_GPUS}={name}" for name in names]
     if not found or not all(map(is_name, found)):
-        raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
+        raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="write all, a number, or device=0,1")
     return found
 
 
@@ -205,7 +209,7 @@ def _edits(at: _At, value: object, where: str) -> Edits:
     env = tuple(at.texts(given, "env", where))
     for item in env:
         if "=" not in item[1:] or "\0" in item:
-            raise at.wrong(f"{where}.env", "NAME=VALUE")
+            raise at.wrong(f"{where}.env", "write NAME=VALUE")
     return Edits(
         env,
         tuple(_node(at, item, f"{where}.deviceNodes[{n}]") for n, item in enumerate(at.list(given, "deviceNodes"))),
@@ -277,7 +281,8 @@ class _At:
 
     def wrong(self, where: str, expected: str) -> InvalidDocument:
         return InvalidDocument(
-            f"the CDI file {self._file} is malformed: {where} must be {expected}", hint="make it anew, or correct it"
+            f"the CDI file {self._file} is malformed: {where} must be {expected}",
+            hint="write it again, or correct it",
         )
 
     def map(self, value: object, where: str) -> Mapping[str, Any]:

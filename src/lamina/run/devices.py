@@ -27,10 +27,12 @@ def parse_device(word: str) -> Device:
         target = rest.pop(0)
         access = rest.pop(0) if rest else access
     if rest or not source.startswith("/") or not access or set(access) - set("rwm") or len(set(access)) < len(access):
-        raise UsageError(f"{word!r:.200} is not a device", hint="like /dev/fuse, /dev/sda:/dev/xvda:r, or a CDI name")
+        raise UsageError(
+            f"{word!r:.200} is not a device", hint="write it like /dev/fuse, /dev/sda:/dev/xvda:r, or a CDI name"
+        )
     for path in (source, target):
         if "/../" in f"{path}/" or path.strip("/") == "":
-            raise UsageError(f"{word!r:.200} is not a device", hint="an absolute path without ..")
+            raise UsageError(f"{word!r:.200} is not a device", hint="give an absolute path without ..")
     return Device(source, target, access)
 
 
@@ -95,7 +97,7 @@ def _node(device: Device, place: str) -> Node:
             f"no device {device.source!r:.200}: {error.strerror}", hint="check the path of --device"
         ) from None
     if not (stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode)):
-        raise UsageError(f"{device.source!r:.200} is not a device", hint="take --volume for files and directories")
+        raise UsageError(f"{device.source!r:.200} is not a device", hint="use --volume for files and directories")
     return _of(state, device, place)
 
 

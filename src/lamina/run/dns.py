@@ -16,16 +16,18 @@ def parse_server(word: str) -> str:
     try:
         ipaddress.ip_address(word.partition("%")[0])
     except ValueError:
-        raise UsageError(f"--dns {word!r:.100} is not an address", hint="like 10.0.0.53 or fd00::53") from None
+        raise UsageError(
+            f"--dns {word!r:.100} is not an address", hint="write it like 10.0.0.53 or fd00::53"
+        ) from None
     if set(word.partition("%")[2]) - set(_WORD):
-        raise UsageError(f"--dns {word!r:.100} is not an address", hint="like 10.0.0.53 or fd00::53")
+        raise UsageError(f"--dns {word!r:.100} is not an address", hint="write it like 10.0.0.53 or fd00::53")
     return word
 
 
 def parse_word(word: str, flag: str) -> str:
     """A search domain, or an option of resolv.conf(5). Raises UsageError."""
     if not word or set(word) - set(_WORD):
-        raise UsageError(f"{flag} {word!r:.100} is not valid in resolv.conf", hint="letters, digits, . - _ and :")
+        raise UsageError(f"{flag} {word!r:.100} is not valid in resolv.conf", hint="use letters, digits, . - _ and :")
     return word
 
 

@@ -39,7 +39,7 @@ def parse_ulimit(word: str) -> Ulimit:
     name = name.lower().removeprefix("rlimit_")
     soft, colon, hard = rest.partition(":")
     if name not in ULIMITS:
-        raise UsageError(f"no limit {name!r:.60}", hint=f"one of {', '.join(ULIMITS)}")
+        raise UsageError(f"no limit {name!r:.60}", hint=f"choose one of {', '.join(ULIMITS)}")
     low = _limit(soft, word)
     high = _limit(hard, word) if colon else low
     if low > high:
@@ -51,7 +51,7 @@ def _limit(text: str, word: str) -> int:
     if text in ("-1", "unlimited"):
         return UNLIMITED
     if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) > UNLIMITED:
-        raise UsageError(f"{word!r:.100} is not a limit", hint="like nofile=1024:2048; -1 means unlimited")
+        raise UsageError(f"{word!r:.100} is not a limit", hint="write it like nofile=1024:2048; -1 means unlimited")
     return int(text)
 
 
@@ -66,7 +66,8 @@ def parse_memory_swap(word: str, memory: int | None) -> int | None:
     size = parse_size(word)
     if size < memory:
         raise UsageError(
-            f"--memory-swap {word} is less than --memory", hint="it is memory and swap together; the same is no swap"
+            f"--memory-swap {word} is less than --memory",
+            hint="give memory and swap together; the same number means no swap",
         )
     return size
 
@@ -100,7 +101,7 @@ def parse_stop_timeout(word: str) -> int:
 def parse_cpus_set(word: str, flag: str) -> str:
     """A list of processors or memory nodes: ``0-3,7``. Raises UsageError."""
     if word and not _CPUS.fullmatch(word):
-        raise UsageError(f"{flag} {word!r:.60} is not a list of numbers", hint="like 0-3 or 0,2")
+        raise UsageError(f"{flag} {word!r:.60} is not a list of numbers", hint="write it like 0-3 or 0,2")
     return word
 
 
@@ -108,7 +109,7 @@ def parse_sysctl(word: str) -> tuple[str, str]:
     """``NAME=VALUE``, dots or slashes between the parts. Raises UsageError."""
     name, equals, value = word.partition("=")
     if not equals or not _SYSCTL.fullmatch(name) or ".." in name:
-        raise UsageError(f"{word!r:.100} is not a kernel setting", hint="like net.core.somaxconn=1024")
+        raise UsageError(f"{word!r:.100} is not a kernel setting", hint="write it like net.core.somaxconn=1024")
     return name, value
 
 
@@ -128,7 +129,7 @@ def check_sysctls(wanted: Wanted, network: str) -> None:
         else:
             raise UsageError(
                 f"{name} can't be set for one container: it belongs to the host",
-                hint="net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* belong to a container",
+                hint="choose one of net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.*",
             )
         if shared:
             raise UsageError(f"{name} can't be set with {shared}: it belongs to the host", hint="leave one out")

@@ -42,15 +42,15 @@ def parse_mount(word: str) -> Mount:
     given = _fields(word)
     kind = given.get("type", "volume")
     if kind not in _ONLY:
-        raise UsageError(f"--mount {word!r:.200}: no type {kind!r:.60}", hint="bind, volume or tmpfs")
+        raise UsageError(
+            f"--mount {word!r:.200}: no type {kind!r:.60}", hint="write type=bind, type=volume or type=tmpfs"
+        )
     for other, keys in _ONLY.items():
         for key in keys:
             if key in given and other != kind:
-                raise UsageError(
-                    f"--mount {word!r:.200}: a {kind} has no {key}", hint=f"that is an option of {other}"
-                )
+                raise UsageError(f"--mount {word!r:.200}: a {kind} has no {key}", hint=f"use it with type={other}")
     if "target" not in given:
-        raise UsageError(f"--mount {word!r:.200} has no target", hint="like type=bind,source=/a,target=/b")
+        raise UsageError(f"--mount {word!r:.200} has no target", hint="write it like type=bind,source=/a,target=/b")
     check_target(given["target"])
     source = given.get("source", "")
     options = ["ro"] if _is_true(given, "readonly", word) else []
@@ -63,12 +63,12 @@ def parse_mount(word: str) -> Mount:
             options.append("nocopy")
         return Mount("volume", parse_volume_name(source) if source else "", given["target"], tuple(options))
     if not source:
-        raise UsageError(f"--mount {word!r:.200}: a bind needs a source", hint="source=PATH, of this machine")
+        raise UsageError(f"--mount {word!r:.200}: a bind needs a source", hint="add source=PATH, a path of this host")
     if _is_true(given, "flat", word) or given.get("recursive") == "disabled":
         options.append("bind")
     propagation = given.get("propagation", "")
     if propagation and propagation not in PROPAGATIONS:
-        raise UsageError(f"no propagation {propagation!r:.60}", hint=f"one of {', '.join(PROPAGATIONS)}")
+        raise UsageError(f"no propagation {propagation!r:.60}", hint=f"choose one of {', '.join(PROPAGATIONS)}")
     return Mount("bind", source, given["target"], (*options, *filter(None, [propagation])))
 
 
@@ -76,7 +76,9 @@ def _fields(word: str) -> dict[str, str]:
     try:
         (fields,) = csv.reader([word], strict=True)
     except (csv.Error, ValueError) as error:
-        raise UsageError(f"--mount {word!r:.200}: {error}", hint="like type=bind,source=/a,target=/b") from None
+        raise UsageError(
+            f"--mount {word!r:.200}: {error}", hint="write it like type=bind,source=/a,target=/b"
+        ) from None
     given: dict[str, str] = {}
     for item in fields:
         key, _, value = item.partition("=")
@@ -93,7 +95,9 @@ def _fields(word: str) -> dict[str, str]:
 def _is_true(given: dict[str, str], key: str, word: str) -> bool:
     value = given.get(key, "false").lower()
     if value not in (*_TRUE, *_FALSE):
-        raise UsageError(f"--mount {word!r:.200}: {value!r:.60} is neither true nor false", hint="true or false")
+        raise UsageError(
+            f"--mount {word!r:.200}: {value!r:.60} is neither true nor false", hint="write true or false"
+        )
     return value in _TRUE
 
 
@@ -104,6 +108,8 @@ def _tmpfs(given: dict[str, str], word: str) -> list[str]:
     if "mode" in given:
         mode = given["mode"].removeprefix("0o")
         if not mode or len(mode) > 5 or set(mode) - set("01234567"):
-            raise UsageError(f"--mount {word!r:.200}: {mode!r:.60} is not a mode", hint="in octal, like 1777")
+            raise UsageError(
+                f"--mount {word!r:.200}: {mode!r:.60} is not a mode", hint="write it in octal, like 1777"
+            )
         found.append(f"mode={mode}")
     return found

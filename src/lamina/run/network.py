@@ -40,9 +40,9 @@ def choose(wanted: str, on_warning: Callable[[str], object] = lambda text: None)
             on_warning(f"the container has no network: {reason}")
         return "none" if reason else "pasta"
     if wanted not in NETWORKS:
-        raise UsageError(f"no network {wanted!r:.60}", hint=f"one of {', '.join(NETWORKS)}")
+        raise UsageError(f"no network {wanted!r:.60}", hint=f"choose one of {', '.join(NETWORKS)}")
     if wanted == "pasta" and (reason := refusal()):
-        raise NotFound(reason, hint="or take --network host or none")
+        raise NotFound(reason, hint="use --network host or none")
     return wanted
 
 
@@ -209,4 +209,4 @@ def _check(words: list[str]) -> None:
     code, said = output_of(words)
     if code:
         last = said.rpartition("\n")[2]
-        raise SystemFailure(f"{words[0]}: {last:.300}", hint="take --network none or host")
+        raise SystemFailure(f"{words[0]}: {last:.300}", hint="use --network none or host")

@@ -178,7 +178,7 @@ def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, 
     for word in words:
         key, equals, value = word.partition("=")
         if not key or "\0" in word or any(character.isspace() for character in key):
-            raise UsageError(f"{word!r:.80} is not a variable", hint="KEY=VALUE, or KEY for this shell's value")
+            raise UsageError(f"{word!r:.80} is not a variable", hint="write KEY=VALUE, or KEY for this shell's value")
         if equals:
             found.append((key, value))
         elif key in host:
@@ -198,13 +198,13 @@ def parse_volume(word: str) -> Mount:
     here. Raises UsageError."""
     parts = word.split(":")
     if len(parts) > 3 or not all(parts):
-        raise UsageError(f"{word!r:.200} is not a volume", hint="SOURCE:TARGET[:ro], or TARGET for a new one")
+        raise UsageError(f"{word!r:.200} is not a volume", hint="write SOURCE:TARGET[:ro], or TARGET for a new one")
     options: tuple[str, ...] = ()
     if len(parts) == 3:
         given = parts.pop().split(",")
         unknown = set(given) - {"ro", "nocopy", *PROPAGATIONS, *_BY_DEFAULT}
         if unknown:
-            raise UsageError(f"no volume option {min(unknown)!r:.60}", hint="ro or rw")
+            raise UsageError(f"no volume option {min(unknown)!r:.60}", hint="use ro or rw")
         if {"ro", "rw"} <= set(given):
             raise UsageError(f"{word!r:.200} is to be both ro and rw", hint="choose one of them")
         options = tuple(one for one in given if one not in _BY_DEFAULT)
@@ -218,7 +218,7 @@ def parse_volume(word: str) -> Mount:
 def parse_volume_name(word: str) -> str:
     """Raises UsageError."""
     if not _NAME.fullmatch(word):
-        raise UsageError(f"{word!r:.100} is not a volume name", hint="a path has a / or . at its start")
+        raise UsageError(f"{word!r:.100} is not a volume name", hint="begin a path with / or .")
     return word
 
 
@@ -233,10 +233,10 @@ def parse_size(word: str) -> int:
     """Bytes: ``512m``, ``1.5g``. Raises UsageError."""
     match = _SIZE.fullmatch(word)
     if not match:
-        raise UsageError(f"{word!r:.60} is not a size", hint="like 512m or 2g")
+        raise UsageError(f"{word!r:.60} is not a size", hint="write it like 512m or 2g")
     size = float(match[1]) * _UNITS[match[2].lower()]
     if size >= _MOST_BYTES:
-        raise UsageError(f"{word!r:.60} is more than any size", hint="like 512m or 2g")
+        raise UsageError(f"{word!r:.60} is more than any size", hint="write it like 512m or 2g")
     return int(size)
 
 
@@ -244,13 +244,15 @@ def parse_memory(word: str) -> int | None:
     """A limit in bytes; 0 is no limit, as with docker. Raises UsageError."""
     size = parse_size(word)
     if 0 < size < _LEAST_MEMORY:
-        raise UsageError(f"{word!r:.60} is too little memory for any program", hint="at least 6m; 0 is no limit")
+        raise UsageError(
+            f"{word!r:.60} is too little memory for any program", hint="give at least 6m, or 0 for no limit"
+        )
     return size or None
 
 
 def parse_name(word: str) -> str:
     if not _NAME.fullmatch(word) or len(word) > 200:
-        raise UsageError(f"{word!r:.100} is not a container name", hint="letters, digits, _ . and -")
+        raise UsageError(f"{word!r:.100} is not a container name", hint="use letters, digits, _ . and -")
     return word
 
 
@@ -266,7 +268,7 @@ def parse_host(word: str, network: str = "") -> tuple[str, str]:
         if network != "host":
             raise UsageError(
                 f"--add-host {word!r:.100}: this machine has no address in the container's network",
-                hint="take --network host, or give an address",
+                hint="use --network host, or give an address",
             )
         address = "127.0.0.1"
     try:
@@ -274,7 +276,7 @@ def parse_host(word: str, network: str = "") -> tuple[str, str]:
             return name, str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
         pass
-    raise UsageError(f"{word!r:.100} is not NAME:ADDRESS", hint="like db:10.0.0.5") from None
+    raise UsageError(f"{word!r:.100} is not NAME:ADDRESS", hint="write it like db:10.0.0.5") from None
 
 
 def parse_port(word: str) -> str:
@@ -284,7 +286,7 @@ def parse_port(word: str) -> str:
     ends = [first, last] if dash else [first]
     fine = all(end.isascii() and end.isdigit() and len(end) < 6 and 0 < int(end) < 1 << 16 for end in ends)
     if not fine or protocol not in ("", "tcp", "udp", "sctp") or int(ends[0]) > int(ends[-1]):
-        raise UsageError(f"{word!r:.60} is not a port", hint="like 80, 53/udp or 8000-8010/tcp")
+        raise UsageError(f"{word!r:.60} is not a port", hint="write it like 80, 53/udp or 8000-8010/tcp")
     return word
 
 
@@ -294,7 +296,7 @@ def parse_labels(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         name, _, value = word.partition("=")
         if not name or "\0" in word:
-            raise UsageError(f"{word!r:.80} is not a label", hint="NAME=VALUE")
+            raise UsageError(f"{word!r:.80} is not a label", hint="write NAME=VALUE")
         found[name] = value
     return found
 
@@ -318,22 +320,26 @@ def parse_namespace(word: str, kind: str) -> str:
     found = "" if word == "private" or (kind == "ipc" and word == "shareable") else word
     if found not in _NAMESPACES[kind]:
         if word.startswith(("container:", "ns:", "pod")):
-            raise UsageError(f"--{kind} {word!r:.80}: containers can't share namespaces yet", hint="private, or host")
-        raise UsageError(f"no --{kind} {word!r:.60}", hint="private, or host")
+            raise UsageError(
+                f"--{kind} {word!r:.80}: containers can't share namespaces yet", hint="choose private or host"
+            )
+        raise UsageError(f"no --{kind} {word!r:.60}", hint="choose private or host")
     return found
 
 
 def parse_workdir(word: str) -> str:
     """An absolute path, or "" for the image's. Raises UsageError."""
     if word and not word.startswith("/"):
-        raise UsageError(f"{word!r:.200} is not a working directory", hint="an absolute path")
+        raise UsageError(f"{word!r:.200} is not a working directory", hint="give an absolute path")
     return word
 
 
 def parse_hostname(word: str) -> str:
     """Raises UsageError."""
     if word and not _HOSTNAME.fullmatch(word):
-        raise UsageError(f"{word!r:.100} is not a host name", hint="letters, digits, - and ., at most 64 of them")
+        raise UsageError(
+            f"{word!r:.100} is not a host name", hint="use letters, digits, - and ., at most 64 characters"
+        )
     return word
 
 
@@ -341,7 +347,7 @@ def parse_cpus(number: float | None) -> float | None:
     """A number of processors; 0 is no limit, as with docker. Raises UsageError."""
     if number is not None and number != 0 and not _FEWEST <= number <= _MOST:
         raise UsageError(
-            f"{number} is not a possible number of processors", hint=f"at least {_FEWEST}, or 0 for no limit"
+            f"{number} is not a possible number of processors", hint=f"give at least {_FEWEST}, or 0 for no limit"
         )
     return number or None
 
@@ -349,7 +355,9 @@ def parse_cpus(number: float | None) -> float | None:
 def parse_pids(number: int | None) -> int | None:
     """A number of processes; 0 and -1 are no limit, as with docker. Raises UsageError."""
     if number is not None and not -1 <= number < 1 << 31:
-        raise UsageError(f"{number} is not a possible number of processes", hint="at least 1, or -1 for no limit")
+        raise UsageError(
+            f"{number} is not a possible number of processes", hint="give at least 1, or -1 for no limit"
+        )
     return None if number in (0, -1) else number
 
 
@@ -358,13 +366,13 @@ def parse_userns(word: str) -> Userns:
     (the caller has the same ids inside, or the given ones). Raises UsageError."""
     kind, colon, rest = word.partition(":")
     if kind not in ("", "host", "auto", "keep-id") or (colon and kind != "keep-id"):
-        raise UsageError(f"no user namespace {word!r:.60}", hint="host (the default), auto or keep-id")
+        raise UsageError(f"no user namespace {word!r:.60}", hint="choose host (the default), auto or keep-id")
     ids: dict[str, int] = {}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
         number = parse_id(value, key) if key in ("uid", "gid") else None
         if number is None:
-            raise UsageError(f"keep-id has no option {item!r:.60}", hint="like keep-id:uid=1000,gid=1000")
+            raise UsageError(f"keep-id has no option {item!r:.60}", hint="write it like keep-id:uid=1000,gid=1000")
         ids[key] = number
     return Userns("" if kind == "host" else kind, **ids)
 
@@ -387,4 +395,6 @@ def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> t
 def check_target(target: str) -> None:
     """Raises UsageError if nothing can be mounted at this path of a container."""
     if not target.startswith("/") or "/.." in target or target.strip("/") == "":
-        raise UsageError(f"{target!r:.200} is not a path in the container", hint="an absolute path, not the root")
+        raise UsageError(
+            f"{target!r:.200} is not a path in the container", hint="give an absolute path, not the root"
+        )

@@ -68,7 +68,7 @@ class Inside:
         if result < 0:
             refused = failed(path)
             if refused.errno == errno.ENOSYS:
-                raise Unsupported("this kernel has no openat2", hint="lamina needs Linux 5.6 for this")
+                raise Unsupported("this kernel has no openat2", hint="use Linux 5.6 or later")
             raise refused
         return result
 

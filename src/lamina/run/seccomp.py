@@ -55,7 +55,9 @@ def seccomp(profile: Mapping[str, Any], held: Collection[str], architecture: str
         word = _IN_RULES.get(architecture, architecture)
         found["syscalls"] = [_rule(rule) for rule in profile.get("syscalls") or () if _applies(rule, held, word)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidDocument(f"the seccomp profile is malformed: {error!s:.100}", hint="see docker's docs") from None
+        raise InvalidDocument(
+            f"the seccomp profile is malformed: {error!s:.100}", hint="write it in docker's form"
+        ) from None
     return found
 
 

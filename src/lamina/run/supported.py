@@ -73,7 +73,7 @@ def check_supported(wanted: Wanted, runtime: Runtime) -> None:
     if os.path.basename(runtime.program) == "crun" and _read("/sys/fs/cgroup/unified/cgroup.controllers").strip():
         raise Unsupported(
             "crun can't run here: this machine's cgroups are of both versions, with controllers in version 2",
-            hint="take --runtime runc or --runtime bwrap",
+            hint="use --runtime runc or --runtime bwrap",
         )
     if not runtime.cgroups and wanted.limited:
         raise Unsupported(

@@ -97,7 +97,7 @@ def parse_id(text: str, what: str) -> int | None:
 
 def _checked(number: int, what: str) -> int:
     if not 0 <= number <= MAX_ID:
-        raise UsageError(f"{what} is out of range", hint=f"ids go from 0 to {MAX_ID}")
+        raise UsageError(f"{what} is out of range", hint=f"choose one from 0 to {MAX_ID}")
     return number
 
 

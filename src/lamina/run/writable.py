@@ -76,7 +76,7 @@ def path(store: Store, container: Container, name: str) -> str:
     if container.top and not os.path.isdir(found):
         raise NotFound(
             f"what the container {container.name} wrote is gone: {container.top} does not exist or is not mounted",
-            hint=f"`lamina rm {container.name}`",
+            hint=f"run `lamina rm {container.name}`",
         )
     return found
 

@@ -86,7 +86,7 @@ def test_mounts_in_dockers_words(word: str, expected: Mount) -> None:
         ("type=image,source=a,target=/b", "no type 'image'"),
         ("type=tmpfs,source=/a,target=/b", "no source"),
         ("type=tmpfs,target=/b,tmpfs-mode=rw", "mode"),
-        ("type=tmpfs,target=/b,bind-propagation=shared", "option of bind"),
+        ("type=tmpfs,target=/b,bind-propagation=shared", "use it with type=bind"),
         ("type=bind,source=/a,target=/b,bind-propagation=sideways", "sideways"),
         ("type=bind,source=/a,target=/b,readonly=maybe", "neither true nor false"),
         ("type=volume,source=a b,target=/b", "is not a volume name"),

@@ -87,7 +87,9 @@ def compiled(wanted: Mapping[str, Any]) -> bytes:
         finally:
             library.seccomp_release(context)
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidDocument(f"the seccomp profile is malformed: {error!s:.100}", hint="see docker's docs") from None
+        raise InvalidDocument(
+            f"the seccomp profile is malformed: {error!s:.100}", hint="write it in docker's form"
+        ) from None
 
 
 def without_typing(program: bytes) -> bytes:

@@ -162,7 +162,7 @@ class _Copier:
                 self._directory(source, name, target, new, at, state)
             elif kind not in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO):
                 raise UsageError(
-                    f"{name!r:.200} is a device or a socket", hint="only files, directories and links can be copied"
+                    f"{name!r:.200} is a device or a socket", hint="copy files, directories and links only"
                 )
             elif not self._linked(state, target, new, at):
                 self._leaf(source, name, target, new, state)

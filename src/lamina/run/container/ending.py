@@ -163,7 +163,7 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
     tried = time.monotonic()
     while is_running(container):
         if time.monotonic() > end:
-            raise refused or SystemFailure(f"{container.name} still runs", hint=f"`lamina kill {container.name}`")
+            raise refused or SystemFailure(f"{container.name} still runs", hint=f"run `lamina kill {container.name}`")
         time.sleep(_POLL)
         if refused is not None and time.monotonic() - tried > _AGAIN:
             refused = _refused(store, container, signal)

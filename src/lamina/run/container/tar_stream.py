@@ -192,7 +192,7 @@ class _Target:
                 make_directory(place, name)
                 _finish(os.open(name, DIRECTORY, dir_fd=place), entry, owner, self._bits)
             elif entry.kind in (Kind.CHAR, Kind.BLOCK):
-                raise UsageError(f"{path!r:.200} is a device", hint="only files, directories and links can be copied")
+                raise UsageError(f"{path!r:.200} is a device", hint="copy files, directories and links only")
             elif entry.kind in (Kind.SYMLINK, Kind.HARDLINK, Kind.FIFO):
                 clear(place, name)
                 self._make(place, name, entry, owner)

@@ -176,7 +176,7 @@ def _work(connection: socket.socket) -> NoReturn:
         except LaminaError as error:
             answer = FAILED, error
         except Exception as error:  # noqa: BLE001  (a forked child: it must end here)
-            answer = FAILED, SystemFailure(f"{type(error).__name__}: {error}", hint="please report this")
+            answer = FAILED, SystemFailure(f"{type(error).__name__}: {error}", hint="report this as a bug of lamina")
         send(connection, answer)
     except OSError:
         pass  # the caller has gone

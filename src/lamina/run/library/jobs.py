@@ -167,6 +167,6 @@ def _entered(place: Place, identity: str) -> tuple[Store, Container, Stack]:
     try:
         one = store.containers.get(identity)
     except Conflict:
-        raise NotFound(f"no container {identity[:12]}", hint="it was removed") from None
+        raise NotFound(f"the container {identity[:12]} was removed", hint="run it again") from None
     enter(store, one)
     return store, one, stack_of(store, one)

@@ -249,7 +249,8 @@ class _Run:
             done.remove()
             command = " ".join(self._asked.wanted.command) or "the program"
             error = TimedOut(
-                f"{command!r:.200} ran longer than {counted(self._timeout or 0, 'second')}", hint="it was killed"
+                f"{command!r:.200} ran longer than {counted(self._timeout or 0, 'second')}, and was killed",
+                hint="give it a longer timeout",
             )
             error.stdout, error.stderr = done.stdout, done.stderr
             raise error
@@ -324,7 +325,7 @@ def _input(given: Input, opened: ExitStack) -> int:
 def _descriptor(file: int | IO[Any]) -> int:
     if isinstance(file, int):
         if file < 0:
-            raise UsageError(f"{file} is not an open file", hint="PIPE, DEVNULL, an open file or a function")
+            raise UsageError(f"{file} is not an open file", hint="give PIPE, DEVNULL, an open file or a function")
         return file
     try:
         with suppress(AttributeError):
