@@ -781,7 +781,7 @@ CRANE = _of(
 
 PODMAN = _of(
     "podman",
-    Row("run --rm --userns=keep-id alpine id -u", code=125, err="keep-id is a plain user's"),
+    Row("run --rm --userns=keep-id alpine id -u", code=125, err="keep-id is for plain users"),
     Row("image tree nginx", has="COPY site"),
     Row("image mount alpine", ours="ls $(lamina image mount alpine)/etc", has="os-release", alone=True),
     Row("unshare podman image mount alpine", ours="ls $(lamina mount alpine)/etc", has="os-release", alone=True),
