@@ -71,7 +71,7 @@ def test_a_home_that_cannot_be_read_has_no_settings(user: tuple[Path, PlainUser]
     closed.mkdir(parents=True)
     (closed / "config.toml").write_text('view = "fuse"')
     (closed / "config.toml").chmod(0)
-    assert b"can't read the settings" in call("images", HOME=f"{top}/home").stderr  # there it is, and what it says counts
+    assert b"can't read the settings" in call("images", HOME=f"{top}/home").stderr  # it exists, so it counts
 
 
 def test_settings_of_a_closed_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
