@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, UsageError
-from lamina.host.files import failure, reported, sync_directory, write_all
+from lamina.host.files import CHUNK, failure, reported, sync_directory, write_all
 from lamina.run.rootfs import Inside
 
-_CHUNK = 1 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -213,7 +212,7 @@ class _Copier:
         try:
             written = new_file(new, target)
             try:
-                while data := os.read(read, _CHUNK):
+                while data := os.read(read, CHUNK):
                     write_all(written, data)
                 _attributes(state, written, self._owner, self._bits)
             finally:

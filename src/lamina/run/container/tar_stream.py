@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from lamina.errors import InvalidLayer, NotFound, UsageError
-from lamina.host.files import reported, write_all
+from lamina.host.files import CHUNK, reported, write_all
 from lamina.layer.entry import FORMATS, Entry, Kind
 from lamina.layer.tar_write import Content, Item
 from lamina.run.container.copy_files import DIRECTORY, MAX_DEPTH, clear, make_directory, new_file, open_file
@@ -20,7 +20,6 @@ from lamina.run.rootfs import Inside
 from lamina.source.stack import Stack
 from lamina.union.tree import Union
 
-_CHUNK = 1 << 20
 _KINDS = {format: kind for kind, format in FORMATS.items()}
 OwnerOf = Callable[[Entry], tuple[int, int]]
 
@@ -112,7 +111,7 @@ class _Begun:
         self._left = size
 
     def read(self, size: int = -1, /) -> bytes:
-        data = os.read(self._descriptor, min(self._left, _CHUNK if size < 0 else size))
+        data = os.read(self._descriptor, min(self._left, CHUNK if size < 0 else size))
         self._left -= len(data)
         return data
 
@@ -218,7 +217,7 @@ def _put_file(place: int, name: str, entry: Entry, content: Content, owner: tupl
         elif content is not None:
             stream = content()
             try:
-                while data := stream.read(_CHUNK):
+                while data := stream.read(CHUNK):
                     write_all(descriptor, data)
             finally:
                 stream.close()
