@@ -82,7 +82,7 @@ def test_settings_of_a_closed_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
     environ = {"HOME": str(tmp_path / "no"), "LAMINA_ROOT": "/x"}
     assert Settings.load(environ=environ, system_file=str(tmp_path / "none")).root == "/x"
     (tmp_path / "none").touch()
-    with pytest.raises(SystemFailure, match="can't be read"):
+    with pytest.raises(SystemFailure, match="can't read the settings"):
         Settings.load(environ=environ, system_file=str(tmp_path / "none"))
 
 
