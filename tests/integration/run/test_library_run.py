@@ -174,7 +174,7 @@ def test_errors_of_start_and_of_the_program_are_two_things(image: library.Image)
     assert refused.value.exit_code == 126
     assert run(image, "sh", "-c", "exit 127").exit_code == 127
     assert run(image, "sh", "-c", "sh -c 'kill -9 $$'; exit $?").exit_code == 137
-    with pytest.raises(ProgramFailed, match=r"exit code 5 \(it said: 'worse'\)") as failed:
+    with pytest.raises(ProgramFailed, match=r"exit code 5 \(its last output: 'worse'\)") as failed:
         run(image, "sh", "-c", "echo half; echo bad >&2; echo worse >&2; exit 5", check=True)
     assert (failed.value.code, failed.value.stdout, failed.value.stderr) == (5, b"half\n", b"bad\nworse\n")
     assert run(image, "true", check=True).exit_code == 0
