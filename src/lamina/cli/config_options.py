@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli.image_options import config_changes, working_directory
+from lamina.cli.image_options import config_changes, json_array, working_directory
 from lamina.cli.options import TEXT
 from lamina.errors import UsageError
 from lamina.spec.image_config import ImageConfig
-from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
     from lamina.spec.image_config import Changes
@@ -34,13 +33,13 @@ _options = [
         "--cmd",
         type=TEXT,
         metavar="WORDS",
-        help="Set the default command, split into words as a shell does; '' removes it.",
+        help="Set the default command, words as in a shell or a JSON array; '' removes it.",
     ),
     click.option(
         "--entrypoint",
         type=TEXT,
         metavar="WORDS",
-        help="Set the entrypoint, split into words as a shell does; '' removes it.",
+        help="Set the entrypoint, words as in a shell or a JSON array; '' removes it.",
     ),
     click.option("--workdir", "-w", type=TEXT, metavar="PATH", help="Set the working directory; '' removes it."),
     click.option("--user", "-u", type=TEXT, metavar="USER", help="Set the user to run as; '' removes it."),
@@ -159,10 +158,10 @@ def instructions(lines: Iterable[str], old: ImageConfig | None = None) -> Change
             found["labels"] = {**dict(so_far("labels", old.labels if old else ())), **_assignments(rest, line)}
         elif word == "EXPOSE":
             ports = so_far("exposed_ports", old.exposed_ports if old else ())
-            found["exposed_ports"] = list(dict.fromkeys([*ports, *map(port, _array(rest) or rest.split())]))
+            found["exposed_ports"] = list(dict.fromkeys([*ports, *map(port, json_array(rest) or rest.split())]))
         elif word == "VOLUME":
             volumes = so_far("volumes", old.volumes if old else ())
-            found["volumes"] = list(dict.fromkeys([*volumes, *(_array(rest) or rest.split())]))
+            found["volumes"] = list(dict.fromkeys([*volumes, *(json_array(rest) or rest.split())]))
         elif word == "WORKDIR":
             before = found.get("working_dir", old.working_dir if old else "")
             found["working_dir"] = working_directory(before, rest)
@@ -207,18 +206,8 @@ def _remove(found: dict[str, Any], names: Iterable[str], what: str) -> None:
         del found[name]
 
 
-def _array(text: str) -> list[str] | None:
-    if not text.startswith("["):
-        return None
-    try:
-        value = read_own(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
-
-
 def _command(text: str) -> list[str]:
-    found = _array(text)
+    found = json_array(text)
     return ["/bin/sh", "-c", text] if found is None else found
 
 

@@ -11,6 +11,7 @@ import click
 
 from lamina.cli.options import TEXT
 from lamina.errors import UsageError
+from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
     from lamina.spec.image_config import Changes, ImageConfig
@@ -28,8 +29,8 @@ def epoch() -> int | None:
 
 _config_options = [
     click.option("--env", "-e", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set an environment variable."),
-    click.option("--cmd", type=TEXT, metavar="WORDS", help="Default command, split into words as a shell does."),
-    click.option("--entrypoint", type=TEXT, metavar="WORDS", help="Entrypoint, split into words as a shell does."),
+    click.option("--cmd", type=TEXT, metavar="WORDS", help="Default command, words as in a shell or a JSON array."),
+    click.option("--entrypoint", type=TEXT, metavar="WORDS", help="Entrypoint, words as in a shell or a JSON array."),
     click.option("--workdir", type=TEXT, metavar="PATH", help="Working directory."),
     click.option("--user", type=TEXT, metavar="USER", help="User to run as."),
     click.option("--label", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set a label."),
@@ -84,7 +85,21 @@ def _pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
     return found
 
 
+def json_array(text: str) -> list[str] | None:
+    """Return the words of a JSON array of strings, as Dockerfiles have them; None if the text is not one (pure)."""
+    if not text.startswith("["):
+        return None
+    try:
+        value = read_own(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+
+
 def _words(text: str, flag: str) -> list[str]:
+    found = json_array(text)
+    if found is not None:
+        return found
     try:
         return shlex.split(text)
     except ValueError as error:

@@ -303,3 +303,16 @@ def test_fsck_looks_into_trees_that_are_only_their_roots(user: tuple[Path, Plain
     assert not secret.exists()
     assert call("fsck").returncode == 0
     assert call("run", "--rm", "--network", "none", "app", "cat", "/data/secret").stdout == b"only mine"
+
+
+def test_sizes_are_of_the_users_own_default_store(user: tuple[Path, PlainUser]) -> None:
+    """Sizes need the IDs of a user namespace, and who enters one is root there: the store is chosen before."""
+    top, call = user
+    home = {"LAMINA_ROOT": "", "HOME": str(top), "XDG_DATA_HOME": str(top / "data")}
+    os.mkdir(top / "data")
+    os.chown(top / "data", top.stat().st_uid, top.stat().st_gid)
+    assert call("load", "-i", str(top / "layout"), **home).returncode == 0
+    assert call("run", "--name", "job", "app", "sh", "-c", "echo 123 > /new", **home).returncode == 0
+    done = call("ps", "-as", "--format", "{{.Names}} {{.Size}}", **home)
+    assert (done.returncode, done.stdout.split()[0]) == (0, b"job"), done.stderr
+    assert call("rm", "job", **home).returncode == 0

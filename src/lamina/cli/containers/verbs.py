@@ -109,11 +109,11 @@ def ps(
     from lamina.run.container.listing import Filters, listed, sizes
 
     chosen = Filters.parse(filters)
+    store = session.store_if_any
     if size:
         from lamina.run.container.user_namespace import enter
 
         enter()  # files in a container may belong to other IDs of this user
-    store = session.store_if_any
     last = 1 if latest else last
     found = listed(store, chosen, all_=all_, last=last, digest_of=_digest_of(session)) if store else []
     if quiet and format is None:
