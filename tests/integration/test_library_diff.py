@@ -101,7 +101,7 @@ def test_what_can_not_be_compared_says_so(root: Path, tmp_path: Path) -> None:
     image = lamina.open("new", root=root)
     with pytest.raises(NotFound, match="'old' is not a directory"):
         image.diff("old")
-    with pytest.raises(PathNotFound, match="neither side"):
+    with pytest.raises(PathNotFound, match="not found on either side"):
         image.diff(image, "/none")
     with pytest.raises(UsageError, match="can't be ignored"):
         image.diff(image, ignore=["weather"])

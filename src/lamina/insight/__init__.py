@@ -1,3 +1,2 @@
-"""What people ask of images: which there are, what each layer does, who put a path there, what differs. Returns
-values and prints nothing. Must not decide again what the union has decided.
-"""
+"""Answers to questions about images: which there are, what each layer does, which layer a path comes from, what
+differs. Returns values and prints nothing. Must not apply rules of the union again."""

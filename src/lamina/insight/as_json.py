@@ -1,4 +1,4 @@
-"""Entries, sides and differences for JSON: what `diff` and `ls` print and what values say of themselves (pure)."""
+"""Entries, sides and differences as JSON values: the output of `diff` and `ls`, and ``to_json`` (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """All that an entry says: size in bytes, mode as octal text, mtime in nanoseconds."""
+    """Return an entry as a JSON value: size in bytes, mode as octal text, mtime in nanoseconds."""
     value: dict[str, Any] = {
         **json_path(entry.path),
         "kind": entry.kind.name.lower(),
@@ -36,12 +36,12 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def file_size(entry: Entry | None) -> int:
-    """Bytes of content: none of what is no regular file, or not there."""
+    """Return the bytes of content of a regular file; 0 for anything else."""
     return entry.size if entry is not None and entry.kind == Kind.FILE else 0
 
 
 def content_sum(side: Side, node: int) -> tuple[int, str]:
-    """Size and digest of a regular file."""
+    """Return size and digest of a regular file."""
     from lamina.insight.compare_content import digest_of
 
     return side.tree.entry(node).size, f"sha256:{digest_of(side, node).hex()}"

@@ -1,4 +1,4 @@
-"""Blame: the story of a path told with the layers' digests and the build steps that made them."""
+"""Blame: the history of a path, with the layers' digests and the build steps that made them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lamina.union.path_history import PathHistory, State, histories_under, path_
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What ended a state: ``layer`` counts from 1; ``path`` is the path itself or a parent of it."""
+    """How a state ended. ``layer`` counts from 1; ``path`` is the path itself or a parent."""
 
     how: str
     layer: int
@@ -23,8 +23,8 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A state of the path in layer ``layer`` (from 1); ``changed`` names what differs from the state below,
-    "content" where two files of one length have other bytes."""
+    """A state of the path in ``layer`` (from 1). ``changed`` lists what differs from the state before, with "content"
+    if two files of the same size have different bytes."""
 
     layer: int
     stated: bool
@@ -37,8 +37,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """``states`` newest first; the first is what the union shows unless ``hidden``. ``whiteouts``: (layer from 1,
-    path) of whiteouts of this path that hide nothing."""
+    """The history of a path. ``states`` are newest first; the first is what the union shows, unless ``hidden``.
+    ``whiteouts`` are (layer from 1, path) of whiteouts of this path that hide nothing."""
 
     path: bytes
     hidden: bool
@@ -47,19 +47,19 @@ class Blame:
 
 
 def blame(stack: Stack, path: bytes) -> Blame:
-    """Raises PathNotFound where no layer ever had the path."""
+    """Return the history of a path. Raises PathNotFound if no layer ever had it."""
     return _told(stack, path_history(stack.partial([path]), path), _names(stack))
 
 
 def blame_under(stack: Stack, path: bytes) -> Iterator[Blame]:
-    """``path`` and everything below it that is or ever was. Raises PathNotFound."""
+    """Yield the history of ``path`` and of everything below it that exists or existed. Raises PathNotFound."""
     names = _names(stack)
     for item in histories_under(stack.tree(), path):
         yield _told(stack, item, names)
 
 
 class Line(NamedTuple):
-    """A ``Blame`` in short: what its newest state says, and how many older states it shadows."""
+    """A ``Blame`` in short: its newest state, and the number of older states that it hides."""
 
     path: bytes
     hidden: bool
@@ -71,7 +71,7 @@ class Line(NamedTuple):
 
 
 def lines_under(stack: Stack, path: bytes) -> Iterator[Line]:
-    """As ``blame_under``, without a value for each state: for many paths. Raises PathNotFound."""
+    """Yield short histories, without creating each state: for many paths. Raises PathNotFound."""
     tree, names = stack.tree(), _names(stack)
     layers = tree.origin_layers
     for at, hidden, node, states in summaries_under(tree, path):
@@ -118,7 +118,7 @@ _Names = list[tuple[str, str | None]]
 
 
 def _names(stack: Stack) -> _Names:
-    """The digest and the build step of each layer; of an image without layers those of its root directory."""
+    """Return digest and build step of each layer; for an image without layers, of its root directory."""
     found = [(str(handle.descriptor.digest), _step(stack, number)) for number, handle in enumerate(stack.layers)]
     return found or [("", None)]
 
@@ -144,7 +144,7 @@ def _same_length(entry: Entry, below: Entry) -> bool:
 
 
 def _differ(stack: Stack, state: State, below: State) -> bool:
-    """Whether two files of one length have other bytes: read side by side, up to the first difference."""
+    """Whether two files of the same size have different bytes: read in parallel, up to the first difference."""
     from lamina.layer.file_content import Content
 
     def opened(of: State) -> Content:

@@ -1,4 +1,4 @@
-"""A change between two trees, what can differ, and how that is told in words (pure)."""
+"""A change between two trees, the kinds of differences, and their text form (pure)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ ADDED, REMOVED, CHANGED, RENAMED = "added", "removed", "changed", "renamed"
 
 
 FIELDS = ("kind", "content", "target", "device", "mode", "owner", "time", "xattrs", "links")
-"""What a change can be of. ``target``: a symlink's; ``links``: which other paths are the same file."""
+"""The fields in which a path can differ. ``target``: that of a symlink; ``links``: the other hard links of
+the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """``path`` as in ``Entry``, the new one of what was renamed; ``before`` and ``after`` are None where it is not
-    there, ``before_node`` and ``after_node`` its nodes. ``fields`` (of ``FIELDS``): what differs."""
+    """A changed path. ``path`` is as in ``Entry``; after a rename it is the new one. ``before`` and ``after`` are
+    None if the path does not exist there; ``before_node`` and ``after_node`` are its nodes. ``fields`` (of
+    ``FIELDS``) are what differs."""
 
     how: str
     path: bytes
@@ -31,39 +33,39 @@ class Change:
 
     @property
     def old_path(self) -> bytes:
-        """Where it was before it was renamed."""
+        """The path before a rename."""
         return self.path if self.before is None else self.before.path
 
     def __str__(self) -> str:
-        """The line that `diff` prints."""
+        """Return the line that `diff` prints."""
         return line(self)
 
 
 class Contents(Protocol):
-    """How bytes are compared."""
+    """Compares the contents of files."""
 
     def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """These pairs will be asked for, with ``same``."""
+        """Announce pairs for which ``same`` will be called."""
         ...
 
     def same(self, before: int, after: int) -> bool:
-        """Whether two regular files of one size have the same bytes."""
+        """Whether two regular files of the same size have the same bytes."""
         ...
 
     def digest(self, node: int, *, after: bool) -> bytes:
-        """Of a regular file, before or after."""
+        """Return the digest of a regular file, before or after."""
         ...
 
 
 def differences(one: Entry, other: Entry) -> list[str]:
-    """Which of ``FIELDS`` differ, contents and hardlinks left out."""
+    """Return which of ``FIELDS`` differ, except content and hard links."""
     if one.kind != other.kind:
         return ["kind"]
     found = []
     if one.kind == Kind.SYMLINK:
         if one.link != other.link:
             found.append("target")
-    elif one.mode != other.mode:  # no file system lets a symlink have one
+    elif one.mode != other.mode:  # no file system lets a symlink have a mode
         found.append("mode")
     if one.rdev != other.rdev:
         found.append("device")
@@ -77,24 +79,24 @@ def differences(one: Entry, other: Entry) -> list[str]:
 
 
 LETTERS = {"added": "A", "removed": "D", "changed": "C", "renamed": "R"}
-"""How `diff` prints what happened."""
+"""The letters with which `diff` marks changes."""
 
 
 def line(change: Change) -> str:
-    """What happened to which path, and what of it differs: safe to print."""
+    """Return the change and its details as a line that is safe to print."""
     told = details(change)
     return f"{path_line(change)}   {told}" if told else path_line(change)
 
 
 def path_line(change: Change) -> str:
-    """What happened to which path."""
+    """Return the change as a line, without details."""
     if change.how == "renamed":
         return f"R /{clean(change.old_path)} -> /{clean(change.path)}"
     return f"{LETTERS[change.how]} /{clean(change.path)}"
 
 
 def details(change: Change) -> str:
-    """What differs, from what to what; "" for what came or went."""
+    """Return what differs, with old and new values; "" for an added or removed path."""
     if change.before is None or change.after is None:
         return ""
     return ", ".join(_said(name, change.before, change.after) for name in change.fields)

@@ -1,4 +1,4 @@
-"""Two sides compared in all that they are: files, config, history."""
+"""Compares two sides completely: files, config, history."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from lamina.spec.image_config import History, ImageConfig
 
 ASPECTS = (*FIELDS, "config", "created", "history")
-"""What can be ignored. ``created``: when config and history say that they were made."""
+"""What can be ignored. ``created``: the creation times in config and history."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What differs between ``before`` and ``after``, at ``path`` and below. It iterates over ``changes``, and is true
-    where anything differs; two are equal where the same differs."""
+    """The differences between ``before`` and ``after``, at ``path`` and below. Iterates over ``changes``; true if
+    anything differs. Two are equal if they have the same differences."""
 
     before: Side = field(compare=False)
     after: Side = field(compare=False)
@@ -47,11 +47,12 @@ class Diff:
         return iter(self.changes)
 
     def __len__(self) -> int:
-        """How many paths differ."""
+        """The number of paths that differ."""
         return len(self.changes)
 
     def to_json(self, *, content: bool = False) -> dict[str, Any]:
-        """As `diff --format json` prints it; with ``content`` also changed texts line by line. Raises as ``text``."""
+        """Return what `diff --format json` prints; with ``content`` also line differences of changed texts. Raises as
+        ``text``."""
         counts = dict.fromkeys(LETTERS, 0)
         came = went = 0
         for change in self.changes:
@@ -91,14 +92,14 @@ class Diff:
         return value
 
     def _repr_html_(self) -> str:
-        """For notebooks: the first changes, and how many more there are."""
+        """Return a table for notebooks: the first changes, and how many more there are."""
         from lamina.insight.html import diff_html
 
         return diff_html((self.before.name, self.after.name), self.changes, self.config, self.history)
 
     def text(self, change: Change) -> list[str] | None:
-        """The lines of a unified diff of a changed file's two contents, as they are (not cleaned); None where one is
-        not there, too large, or no text. Raises InvalidContent, SystemFailure."""
+        """Return a unified diff of a changed file's contents, not cleaned; None if one is missing, too large, or not
+        text. Raises InvalidContent, SystemFailure."""
         from lamina.insight.text_diff import MAX_TEXT, unified
 
         if change.before is None or change.after is None or max(change.before.size, change.after.size) > MAX_TEXT:
@@ -124,9 +125,9 @@ def _side_json(side: Side) -> dict[str, Any]:
 def compare(
     before: Side, after: Side, path: bytes = b"", *, ignore: Collection[str] = (), renames: bool = True
 ) -> Diff:
-    """Files at ``path`` and below; config and history where the whole of both sides is compared, and both have them:
-    of a range of layers the steps that made them, and the config that their image has.
-    ``ignore``: of ``ASPECTS``. Raises PathNotFound, InvalidContent, SystemFailure."""
+    """Compare the files at ``path`` and below. Config and history are compared if both sides are compared completely
+    and have them; for a range of layers, the history steps that made them and the config of their image. ``ignore``:
+    of ``ASPECTS``. Raises PathNotFound, InvalidContent, SystemFailure."""
     layers = ([layer.diff_id for layer in before.layers], [layer.diff_id for layer in after.layers])
     before.merge_with(after)
     changes = diff_trees(
@@ -150,7 +151,7 @@ def compare(
 
 
 def _steps(side: Side, config: ImageConfig) -> Sequence[History]:
-    """The whole history; of a range of layers what made these."""
+    """Return the whole history; for a range of layers, the steps that made them."""
     layers = len(config.diff_ids)
     if len(side.layers) >= layers:
         return config.history

@@ -1,4 +1,4 @@
-"""FileContents of two sides compared by reading as little as it takes."""
+"""Compares the file contents of two sides, reading as little as possible."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lamina.spec.digest import new_hasher
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-_PIECE = 1 << 16  # compared within a core's cache, and small enough that malloc keeps the memory
-_WORTH = 4  # a layer's digests are looked at where a quarter of its content would have to be read
+_PIECE = 1 << 16  # compared within a core's cache, and small enough that malloc reuses the memory
+_WORTH = 4  # a layer's digests are used if a quarter of its content would have to be read
 
 _Asked = tuple[int, int, int, int]
-"""A pair of nodes, and the rows that hold their contents."""
+"""A pair of nodes, and the rows that have their contents."""
 
 
 class Digests(Protocol):
     """The content digests of one layer."""
 
     def by_row(self) -> dict[int, bytes]:
-        """The sha256 of each regular file that is known."""
+        """Return the known sha256 of regular files by row."""
         ...
 
 
@@ -52,10 +52,10 @@ class SideContents:
         self._same: dict[tuple[int, int], bool] = {}
 
     def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Compare what can be at once. Raises InvalidContent, SystemFailure.
+        """Compare as many of the pairs as possible at once. Raises InvalidContent, SystemFailure.
 
-        Digests that are kept spare the reading; none are made, for to hash both sides takes five times as long as to
-        compare them.
+        Stored digests save reading. None are computed, because hashing both sides takes five times as long as
+        comparing them.
         """
         before, after = (side.tree for side in self._sides)
         by_layers: dict[tuple[int, int], list[_Asked]] = {}
@@ -67,7 +67,7 @@ class SideContents:
             self._compare(layer, other_layer, asked)
 
     def _recall(self, by_layers: dict[tuple[int, int], list[_Asked]]) -> None:
-        """Look up the kept digests of layers of which much would have to be read."""
+        """Load the stored digests of layers of which much would have to be read."""
         for number, side in enumerate(self._sides):
             for layer in {layers[number] for layers in by_layers}:
                 handle = side.layers[layer]
@@ -81,8 +81,8 @@ class SideContents:
                     self._known[handle.diff_id] = kept.by_row()
 
     def _compare(self, layer: int, other_layer: int, asked: list[_Asked]) -> None:
-        """Pairs of files of two layers: by their digests where both are known, else of layers of the store whose tars
-        are files here; others are left to ``same``."""
+        """Compare files of two layers: by digest if both are known, else directly if the tars of both are local
+        files; other pairs are left to ``same``."""
         one, other = self._sides[0].layers[layer], self._sides[1].layers[other_layer]
         if one.diff_id in self._known and other.diff_id in self._known:
             known, other_known, left = self._known[one.diff_id], self._known[other.diff_id], []
@@ -114,7 +114,8 @@ class SideContents:
                             self._same[pair] = same
 
     def same(self, before: int, after: int) -> bool:
-        """Read side by side, large ones up to the first difference. Raises InvalidContent, SystemFailure."""
+        """Compare two files in parallel, large ones up to the first difference. Raises InvalidContent,
+        SystemFailure."""
         told = self._same.get((before, after))
         if told is not None:
             return told
@@ -132,7 +133,7 @@ class SideContents:
                     return True
 
     def digest(self, node: int, *, after: bool) -> bytes:
-        """sha256; each entry of a layer is read once."""
+        """Return the sha256; each entry of a layer is read once."""
         known = self._known_digest(node, after=after)
         if known is None:
             side = self._sides[after]
@@ -148,7 +149,7 @@ class SideContents:
 
 
 def _alike(one: int, other: int, at: int, other_at: int, size: int) -> bool | None:
-    """Whether two open files have the same ``size`` bytes from there on; None where one ends."""
+    """Whether two open files have the same ``size`` bytes from these offsets; None if one is too short."""
     while size > 0:
         length = min(size, _PIECE)
         piece, other_piece = os.pread(one, length, at), os.pread(other, length, other_at)
@@ -161,7 +162,7 @@ def _alike(one: int, other: int, at: int, other_at: int, size: int) -> bool | No
 
 
 def digest_of(side: Side, node: int) -> bytes:
-    """sha256 of the regular file ``node``. Raises InvalidContent, SystemFailure."""
+    """Return the sha256 of the regular file ``node``. Raises InvalidContent, SystemFailure."""
     hasher = new_hasher()
     if side.size(node) <= SMALL:
         hasher.update(side.read(node))

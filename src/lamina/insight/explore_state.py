@@ -1,6 +1,5 @@
-"""The stack as somebody leafs through it: the union up to a layer, what that layer (or all since the base) did to it,
-which directories are open. The model of the terminal explorer: values and state, no terminal.
-"""
+"""The model of the terminal explorer: the union up to a layer, what that layer (or all since the base) changed, and
+which directories are open. Values and state, without a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from lamina.source.stack import Stack
 from lamina.union.path_history import PathHistory, path_history
 from lamina.union.tree import Tree
 
-PREVIEW = 64 << 10  # bytes of a file that are looked at
+PREVIEW = 64 << 10  # bytes of a file that are previewed
 
 
 class Mark(IntEnum):
@@ -35,8 +34,8 @@ _TOUCHED = 0b1110
 
 
 class Row(NamedTuple):
-    """One line of the tree. ``depth`` from 0; ``touched``: something below was added, changed or removed; ``size``:
-    the file's own bytes, or those of all files below that are there (or, of what is removed, were)."""
+    """One line of the tree. ``depth`` counts from 0. ``touched``: something below was added, changed or removed.
+    ``size``: bytes of the file, or of all existing files below (for a removed path, of those that existed)."""
 
     node: int
     depth: int
@@ -49,7 +48,8 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LayerLine:
-    """A layer as the list has it: ``number`` from 1; ``size`` bytes of the files in it; ``step``: what made it."""
+    """A layer in the list: ``number`` from 1; ``size`` in bytes of its files; ``step`` is the build step that made
+    it."""
 
     number: int
     digest: str
@@ -60,8 +60,8 @@ class LayerLine:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Bytes of content in all layers, how many of them no layer above hides, how many paths the union has, and dive's
-    efficiency (``waste.efficiency``)."""
+    """Bytes of content in all layers, bytes that no layer above hides, number of paths in the union, and the
+    efficiency as dive computes it (``waste.efficiency``)."""
 
     content: int
     visible: int
@@ -70,7 +70,7 @@ class Total:
 
 
 class Ages:
-    """When each node of the tree came and went, and its children of all times. Made once."""
+    """In which layers each node of the tree was added and removed, and its children of all times. Computed once."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -90,7 +90,7 @@ class Ages:
         self.sizes = array("Q", [self._size(node) for node in range(count)])
 
     def state(self, node: int, layer: int) -> tuple[int, int]:
-        """(layer, row) that stated the node last, as layer ``layer`` has it."""
+        """Return (layer, row) of the node's latest state up to ``layer``."""
         now = (self.tree.origin_layers[node], self.tree.rows[node])
         found = now
         for state in reversed([*self.earlier.get(node, ()), now]):
@@ -100,7 +100,7 @@ class Ages:
         return found
 
     def entry(self, node: int, layer: int) -> Entry:
-        """The node as layer ``layer`` has it."""
+        """Return the node's entry as of ``layer``."""
         if self.tree.kids[node] is None:
             return self.tree.entry(node)
         return self.tree.state(node, *self.state(node, layer))
@@ -116,8 +116,8 @@ class Ages:
 
 
 class Snapshot:
-    """The union up to layer ``layer``, marked with what the layers from ``low`` on did (both from 0). A path that was
-    replaced is one row: the new node's."""
+    """The union up to ``layer``, with marks for what the layers from ``low`` on did (both from 0). A replaced path is
+    one row, of the new node."""
 
     def __init__(self, ages: Ages, low: int, layer: int) -> None:
         self.ages = ages
@@ -128,7 +128,7 @@ class Snapshot:
         self.there[0], self.marks[0] = 1, Mark.SAME
         self.twins: dict[int, int] = {}
         self.lost: dict[int, list[int]] = {}
-        self.rows: dict[int, int] = {}  # of what is removed: the node whose row shows it
+        self.rows: dict[int, int] = {}  # removed node -> the node whose row shows it
         removed = [n for n in range(count) if made[n] < low <= gone[n] <= layer]
         for node in removed:
             self._remove(node)
@@ -145,9 +145,9 @@ class Snapshot:
                 self.sizes[parent] += 0 if node in tree.hardlinks else self.sizes[node]
 
     def upward(self) -> Iterator[tuple[int, int]]:
-        """Every row with the row that it lies below; a row comes after all that lie below it."""
+        """Yield every row with its parent row; children come before parents."""
         parents, rows = self.ages.tree.parents, self.rows
-        for node in reversed(rows):  # the new one in the place of a removed directory has the higher number
+        for node in reversed(rows):  # the replacement of a removed directory has a higher number
             if rows[node] == node:
                 yield node, rows.get(parents[node], parents[node])
         for node in range(len(parents) - 1, 0, -1):
@@ -180,14 +180,15 @@ class Snapshot:
         return {}
 
     def _restated(self, node: int, low: int, layer: int) -> bool:
-        """Whether the layers gave the directory other attributes. Its time alone changes with all that is in it."""
+        """Whether the layers changed the directory's attributes. Its time is ignored, because it changes with the
+        content."""
         if self.ages.state(node, layer)[0] < low:
             return False
         before, now = self.ages.entry(node, low - 1), self.ages.entry(node, layer)
         return (before.mode, before.uid, before.gid, before.xattrs) != (now.mode, now.uid, now.gid, now.xattrs)
 
     def children(self, node: int) -> list[int]:
-        """The rows below a row, names in byte order."""
+        """Return the child rows of a row, sorted by name."""
         found = [n for n in self.ages.kids[node] if self.there[n]] if self.there[node] else []
         found += self.lost.get(node, ())
         names = self.ages.tree.names
@@ -198,20 +199,20 @@ class Snapshot:
 
 
 class Explorer:
-    """An image with a layer selected, marks shown or hidden, a filter, and directories opened."""
+    """The state of the explorer: selected layer, shown marks, filter, open directories."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.tree = stack.tree()
         self.ages = Ages(self.tree)
         self.layer = 0
-        """From 0."""
+        """The selected layer, from 0."""
         self.aggregated = False
-        """Marks tell what all layers above the lowest did, not the selected one alone."""
+        """Marks show what all layers above the lowest did, instead of only the selected one."""
         self.marks = ALL_MARKS
         self.pattern = ""
         self.opened: set[int] = {0, *(node for node in self.ages.kids[0] if self.tree.is_directory(node))}
-        """The first level is open at the start."""
+        """At the start the first level is open."""
         self._opened_before = self.opened
         self._snapshots: dict[tuple[int, int], Snapshot] = {}
         self._matching: bytearray | None = None
@@ -220,7 +221,7 @@ class Explorer:
 
     @cached_property
     def layers(self) -> tuple[LayerLine, ...]:
-        """Bottom first."""
+        """The layers, bottom first."""
         lines = []
         for number, handle in enumerate(self.stack.layers):
             step = self.stack.steps[number] if number < len(self.stack.steps) else None
@@ -248,7 +249,7 @@ class Explorer:
         return found
 
     def select(self, layer: int) -> None:
-        """Layer ``layer``, from 0; kept in range."""
+        """Select ``layer`` (from 0), clamped to the range of layers."""
         self.layer = max(0, min(len(self.stack.layers) - 1, layer))
         self._compared()
 
@@ -263,13 +264,13 @@ class Explorer:
             self.opened = self.opened | {node for node, there in enumerate(found) if there and self._parent(node)}
 
     def toggle_mark(self, mark: Mark) -> None:
-        """Show what is so marked, or hide it."""
+        """Show or hide rows with this mark."""
         self.marks ^= 1 << mark
         self._compared()
 
     def filter(self, pattern: str) -> None:
-        """Show only paths in which the regular expression is found (as plain text where it is none), case ignored,
-        and the directories that lead there, open; "" shows all, open as it was."""
+        """Show only paths that match a regular expression (or contain the text, if it is not one), ignoring case,
+        with their parents, opened; "" shows everything as before."""
         if not self.pattern:
             self._opened_before = self.opened
         self.pattern, self._matching = pattern, None
@@ -283,13 +284,13 @@ class Explorer:
         return node in self.opened
 
     def toggle(self, node: int) -> None:
-        """Open a directory, or close it."""
+        """Open or close a directory."""
         if self.snapshot.has_children(node):
             self.opened ^= {node}
             self._rows = None
 
     def toggle_all(self) -> None:
-        """Close all directories; where none is open, open all."""
+        """Close all directories; if none is open, open all."""
         if self.opened - {0}:
             self.opened = {0}
         else:
@@ -298,7 +299,7 @@ class Explorer:
 
     @property
     def rows(self) -> list[Row]:
-        """The lines of the tree as far as it is open."""
+        """The visible lines of the tree."""
         if self._rows is None:
             self._rows = list(self._walk())
         return self._rows
@@ -349,30 +350,30 @@ class Explorer:
         return self.tree.path(node)
 
     def entry(self, node: int) -> Entry:
-        """As the selected layer has it; what is removed, as it last was."""
+        """Return the row's entry as of the selected layer; for a removed path, its last state."""
         there = self.snapshot.there[node]
         return self.ages.entry(node, self.layer if there else self.ages.gone[node] - 1)
 
     def before(self, node: int) -> Entry | None:
-        """What was there in the row's place, where another node replaced it."""
+        """Return the entry that another node replaced at this row, or None."""
         twin = self.snapshot.twins.get(node)
         return None if twin is None else self.ages.entry(twin, self.ages.gone[twin] - 1)
 
     def layer_of(self, node: int) -> int:
-        """The layer (from 0) that stated the row last, as the selected layer has it."""
+        """Return the layer (from 0) of the row's latest state up to the selected layer."""
         return self.ages.state(node, self.layer)[0] if self.snapshot.there[node] else self.ages.made[node]
 
     def removed_by(self, node: int) -> int | None:
-        """The layer (from 0) that took the row away, where that is so at the selected layer."""
+        """Return the layer (from 0) that removed the row, if it is removed at the selected layer."""
         return None if self.snapshot.there[node] else self.ages.gone[node]
 
     def story(self, node: int) -> PathHistory:
-        """Every state that the row's path ever had."""
+        """Return the history of the row's path."""
         return path_history(self.tree, self.tree.path(node))
 
     def preview(self, node: int) -> str | None:
-        """The start of a text file, removed ones too; None for everything else. Raises InvalidContent, SystemFailure
-        where the layer can't be read."""
+        """Return the start of a text file, also of a removed one; None for anything else. Raises InvalidContent,
+        SystemFailure if the layer can't be read."""
         if self.tree.kind(node) != Kind.FILE:
             return None
         with self.stack.open_file(node) as stream:
@@ -382,5 +383,5 @@ class Explorer:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            cut = len(data) == PREVIEW and error.start >= PREVIEW - 3  # in the midst of a character
+            cut = len(data) == PREVIEW and error.start >= PREVIEW - 3  # the data ends within a character
             return data[: error.start].decode("utf-8") if cut else None

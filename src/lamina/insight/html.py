@@ -1,7 +1,7 @@
-"""Images, layers and diffs as small pieces of HTML, for notebooks (pure).
+"""Images, layers and diffs as short HTML for notebooks (pure).
 
-Every word that is shown goes through ``text.clean`` and is escaped, and there is a most of everything: a piece is a
-few kilobytes, whatever the image says. Nothing is read for it: no index, no content.
+Every shown text goes through ``text.clean`` and is escaped, and sizes are limited: the HTML has a few kilobytes,
+whatever the image contains. Neither indexes nor contents are read.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MOST_CHANGES = 100
 MOST_LAYERS = 100
 MOST_OTHERS = 20
 MOST_LETTERS = 200
-"""Of one word."""
-_OPEN = '<div class="tex2jax_ignore mathjax_ignore">'  # a name is no formula, though it has dollar signs
+"""Limit of one text."""
+_OPEN = '<div class="tex2jax_ignore mathjax_ignore">'  # a name with dollar signs is not a formula
 _RIGHT = ' style="text-align:right"'
 
 
 def stack_html(stack: Stack) -> str:
-    """The image, and its layers bottom first."""
+    """Return a table of the image and its layers, bottom first."""
     top = stack.first + len(stack.layers) - 1
     whole = len(stack.layers) == len(stack.manifest.layers)
     size = sum(layer.descriptor.size for layer in stack.layers)
@@ -52,7 +52,7 @@ def stack_html(stack: Stack) -> str:
 
 
 def layer_html(handle: LayerHandle, number: int, step: History | None) -> str:
-    """One layer, by what its image says of it."""
+    """Return a table of one layer, from the image's documents."""
     facts = [
         ("digest", str(handle.descriptor.digest)),
         ("diff_id", str(handle.diff_id)),
@@ -69,7 +69,7 @@ def diff_html(
     config: Sequence[ConfigChange],
     history: Sequence[StepChange],
 ) -> str:
-    """What differs: how much of each kind, and the first of it."""
+    """Return the number of differences by kind, and the first of them."""
     counts = dict.fromkeys(LETTERS, 0)
     for change in changes:
         counts[change.how] += 1
@@ -117,7 +117,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
 def _table(
     heads: Sequence[str], rows: Iterable[Sequence[str | bytes]], count: int, most: int, right: Sequence[int] = ()
 ) -> str:
-    """The first ``most`` of ``count`` rows, and how many more there are."""
+    """Return a table of the first ``most`` of ``count`` rows, and how many more there are."""
     side = [_RIGHT if column in right else ' style="text-align:left"' for column in range(len(heads))]
     head = "".join(f"<th{at}>{_text(word)}</th>" for at, word in zip(side, heads, strict=True))
     body = "".join(
