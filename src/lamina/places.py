@@ -78,9 +78,13 @@ def reader_for(name: ImageName, network: Network) -> Reader:
         from lamina.archive.oci import OciArchiveReader
 
         return OciArchiveReader(name.location)
-    from lamina.archive.docker import DockerArchiveReader
+    if name.transport == "docker-archive":
+        from lamina.archive.docker import DockerArchiveReader
 
-    return DockerArchiveReader(name.location)
+        return DockerArchiveReader(name.location)
+    raise UsageError(
+        f"can't read from {name.transport!r:.60}", hint="use docker, oci, dir, oci-archive or docker-archive"
+    )
 
 
 def writer_for(transport: str, location: str) -> Writer:

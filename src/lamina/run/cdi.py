@@ -209,7 +209,7 @@ def _edits(at: _At, value: object, where: str) -> Edits:
     env = tuple(at.texts(given, "env", where))
     for item in env:
         if "=" not in item[1:] or "\0" in item:
-            raise at.wrong(f"{where}.env", "write NAME=VALUE")
+            raise at.wrong(f"{where}.env", "a list of NAME=VALUE")
     return Edits(
         env,
         tuple(_node(at, item, f"{where}.deviceNodes[{n}]") for n, item in enumerate(at.list(given, "deviceNodes"))),
@@ -282,7 +282,7 @@ class _At:
     def wrong(self, where: str, expected: str) -> InvalidDocument:
         return InvalidDocument(
             f"the CDI file {self._file} is malformed: {where} must be {expected}",
-            hint="write it again, or correct it",
+            hint="correct the file",
         )
 
     def map(self, value: object, where: str) -> Mapping[str, Any]:

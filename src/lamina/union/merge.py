@@ -1,5 +1,5 @@
-"""The union of layers: each layer is applied to those below it (image-spec layer.md). The only place with these
-rules.
+"""The union of layers: each layer is applied to those below it (image-spec layer.md). The rules are here;
+``partial`` applies the same rules to a few paths, and is tested against this.
 
 1. The whiteouts and opaque marks of a layer are applied first, wherever they are in the archive, and only to lower
 layers. One that hides nothing has no effect; none of them creates a directory. 2. Then its entries are applied in

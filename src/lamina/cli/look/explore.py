@@ -34,7 +34,7 @@ def explore(session: Session, image: str) -> int:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("textual"):
             raise
-        raise Unsupported("textual is not installed", hint="pip install 'lamina[explore]'") from None
+        raise Unsupported("textual is not installed", hint="run `pip install 'lamina[explore]'`") from None
     from lamina.insight.explore_state import Explorer
 
     app = ExplorerApp(Explorer(session.image(image).stack))

@@ -123,7 +123,7 @@ def load() -> ModuleType:
         import mfusepy
     except (ImportError, OSError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError):
-            raise Unsupported("mfusepy is not installed", hint="pip install 'lamina[fuse]'") from None
+            raise Unsupported("mfusepy is not installed", hint="run `pip install 'lamina[fuse]'`") from None
         raise Unsupported(f"mfusepy: {error}", hint=_INSTALL) from None
     module: ModuleType = mfusepy
     return module
