@@ -1,6 +1,8 @@
-"""What a place of images can do, as protocols: ``Reader``, ``Writer`` (whose ``Session`` writes), ``Deleter``,
-``Lister``, and the blobs and layers that they give. A place implements some of them, and ``source.abilities`` tells
-at run time which. Modules import this one under ``TYPE_CHECKING`` only. Nothing here touches a disk or a network.
+"""The protocols of a place of images: ``Reader``, ``Writer`` (whose ``Session`` writes), ``Deleter``, ``Lister``, and
+the blobs and layers that they give.
+
+A place implements some of them; ``source.abilities`` tells at run time which. Other modules import this one only
+under ``TYPE_CHECKING``. Nothing here uses a disk or a network.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Stream(Protocol):
-    """Bytes to be read once, front to back."""
+    """Bytes that are read once, from front to back."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -38,20 +40,22 @@ class Stream(Protocol):
 
 
 class Abortable(Protocol):
-    """A stream that another thread may stop: its ``read`` fails at once."""
+    """A stream that another thread may stop: its ``read`` then fails at once."""
 
     def abort(self) -> None: ...
 
 
 class Blob(Protocol):
-    """A content-addressed blob: what it is, and how to get at its bytes (not verified: the writer does that)."""
+    """A content-addressed blob: its descriptor, and access to its bytes. The bytes are not verified; the writer does
+    that."""
 
     @property
     def descriptor(self) -> Descriptor: ...
 
     @property
     def origin(self) -> str:
-        """The repository (``host/path``) that has the blob and gives it again at any time; "" for a local place."""
+        """The repository (``host/path``) from which the blob can be fetched again at any time; "" for a local
+        place."""
         ...
 
     def open(self, start: int = 0, end: int | None = None) -> Stream:
@@ -66,7 +70,7 @@ class Reader(Protocol):
     def location(self) -> str: ...
 
     def resolve(self, name: str) -> Descriptor:
-        """The manifest or index that ``name`` stands for; "" is the only image there. Raises ReferenceNotFound."""
+        """The manifest or index that ``name`` points to; "" means the only image there. Raises ReferenceNotFound."""
         ...
 
     def manifest(self, descriptor: Descriptor) -> bytes:
@@ -79,19 +83,19 @@ class Reader(Protocol):
 
 
 class Referrers(Protocol):
-    """A place that knows which manifests have another one as their subject (signatures, attestations)."""
+    """A place that knows which manifests refer to another manifest as their subject (signatures, attestations)."""
 
     def referrers(self, subject: Digest) -> list[Descriptor]:
-        """Manifests whose ``subject`` is this one; artifactType and annotations are filled in."""
+        """The manifests whose ``subject`` is this one, with artifactType and annotations."""
         ...
 
 
 class TarReader(Protocol):
-    """A place that has uncompressed tars of layers beside their blobs."""
+    """A place that has uncompressed tars of layers besides their blobs."""
 
     def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
-        """The layer's tar as a blob of its own, whose digest is the diff_id; None where it is not there, or not known
-        to be sound."""
+        """The layer's tar as a separate blob, whose digest is the diff_id; None if the place does not have it, or
+        can't tell that it is correct."""
         ...
 
 
@@ -101,7 +105,8 @@ class TarWriter(Protocol):
     def put_tar(
         self, layer: Descriptor, tar: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None
     ) -> None:
-        """As ``Session.put_blob``, of the layer that ``layer`` is the compressed form of."""
+        """Like ``Session.put_blob``, but from the uncompressed tar. ``layer``: the descriptor of the compressed
+        form."""
         ...
 
 
@@ -115,14 +120,14 @@ class Writer(Protocol):
     def takes(self) -> Takes: ...
 
     def session(self, purpose: str) -> AbstractContextManager[Session]:
-        """A new session. Everything is written in one: it keeps gc away from what is not tagged yet, and closes
-        what has an end (an archive). Leaving it with an exception leaves nothing half-written visible. Several
-        sessions of one place are independent of each other; a place that can have only one at a time says so."""
+        """Open a session. Every write belongs to one: it protects from gc what has no name yet, and closes what must
+        be completed (an archive). If it ends with an exception, nothing half-written becomes visible. Several
+        sessions of one place are independent; a place that allows only one at a time documents that."""
         ...
 
 
 class Session(Protocol):
-    """What is written to a place together. Several threads may call ``has`` and ``put_blob`` at the same time."""
+    """One session of writing to a place. Several threads may call ``has`` and ``put_blob`` at the same time."""
 
     @property
     def location(self) -> str: ...
@@ -132,12 +137,13 @@ class Session(Protocol):
 
     @property
     def reader(self) -> Reader | None:
-        """Reads what was put, at once and cheaply; None where the place can't."""
+        """A reader that sees at once, and at low cost, what was put; None if the place has none."""
         ...
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
-        """Whether the blob is there, whole, and need not be put (the session then protects it); if not, who is known
-        to have it. ``diff_id``: of a layer, whose derived data counts as well where the place keeps any."""
+        """Whether the blob is there, complete, and need not be put (the session then protects it); if not, which
+        place is known to have it. ``diff_id``: given for a layer; its derived data must be there too, if the place
+        keeps any."""
         ...
 
     def put_blob(
@@ -149,22 +155,26 @@ class Session(Protocol):
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> bool:
-        """Copy and verify: size, digest and, where ``diff_id`` is given, the uncompressed bytes' digest. False
-        where no bytes had to move: another process brought them in, the target knows them by ``diff_id``, or gets
-        them from the blob's origin. Raises InvalidContent and leaves nothing where they don't agree."""
+        """Copy and verify the size, the digest and, if ``diff_id`` is given, the digest of the uncompressed bytes.
+
+        Returns False if no bytes had to be copied: another process brought them in, the target knows them by
+        ``diff_id``, or it gets them from the blob's origin. Raises InvalidContent, and leaves nothing, if the bytes
+        are wrong.
+        """
         ...
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
-        """Verify and write a manifest or an index. What it names must be there before (an index may be sparse)."""
+        """Verify and write a manifest or an index. Everything that it names must be there already (an index may be
+        sparse)."""
         ...
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let ``name`` point to the manifest or index; "" lists it without a name."""
+        """Make ``name`` point to the manifest or index; "" lists it without a name."""
         ...
 
 
 class Maker(Protocol):
-    """A place without manifests of its own: they are made for what is there."""
+    """A place that has no manifests of its own, and makes them for what it holds."""
 
     def makes(self, descriptor: Descriptor) -> bool:
         """Whether this manifest was made here."""
@@ -172,25 +182,26 @@ class Maker(Protocol):
 
 
 class Knower(Protocol):
-    """A session of a place that knows an image again by its config, whatever its manifest."""
+    """A session of a place that recognizes an image by its config, whatever its manifest."""
 
     def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
-        """The whole image there with this config, and so with these layers, however they are compressed; the index
-        that has it, where ``name`` points to one. It is protected as by ``Session.has``. None where there is none."""
+        """The complete image there with this config, and therefore with these layers, however they are compressed. If
+        ``name`` points to an index that has it, that index. It is protected as by ``Session.has``. None if there is
+        no such image."""
         ...
 
 
 class Gatherer(Protocol):
-    """A session that takes many images faster when each need not be there before the next one comes."""
+    """A session that brings in many images faster if an image may become visible later than the call returns."""
 
     def gathering(self) -> AbstractContextManager[None]:
-        """What is put and named in the block may come to the place, durable and visible to others,
-        later than each call returns; at the latest when the block ends. Where it ends with an exception, the images
-        that were named before have their names all the same."""
+        """What is put and named in the block may become durable and visible to others later than each call returns,
+        but at the latest when the block ends. If the block ends with an exception, the images that were named before
+        still get their names."""
         ...
 
     def give_names(self) -> None:
-        """Bring what waits to its place: what comes next may take long."""
+        """Bring what waits to its place, before something that may take long."""
         ...
 
 
@@ -210,13 +221,13 @@ class Lister(Protocol):
     """A place that can say what it holds."""
 
     def names(self) -> Iterator[tuple[str, Descriptor]]:
-        """Each name with what it points to; "" for an image without a name."""
+        """Each name with the descriptor that it points to; "" for an image without a name."""
         ...
 
 
 class LayerHandle(Protocol):
-    """One layer as a place offers it: its index, and its uncompressed tar. Of a layer that is elsewhere the index may
-    be known all the same."""
+    """One layer as a place offers it: its index, and its uncompressed tar. The index may be known even if the bytes
+    of the layer are elsewhere."""
 
     @property
     def descriptor(self) -> Descriptor: ...
@@ -225,11 +236,11 @@ class LayerHandle(Protocol):
     def diff_id(self) -> Digest: ...
 
     def presence(self) -> Presence:
-        """Whether its bytes are here, elsewhere (``index`` and ``open`` may have to fetch them), or nowhere."""
+        """Whether the bytes are here, elsewhere (then ``index`` and ``open`` may have to fetch them), or nowhere."""
         ...
 
     def index(self) -> LayerIndex: ...
 
     def open(self, start: int = 0, end: int | None = None) -> Stream:
-        """Bytes of the uncompressed tar."""
+        """The bytes of the uncompressed tar."""
         ...

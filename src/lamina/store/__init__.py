@@ -1,3 +1,4 @@
-"""The store: this host's images, each layer once. ``store.Store`` offers what the store can do.
-Must not know registries, mounts or containers that run.
+"""The store: the images of this host, with each layer kept once. ``store.Store`` offers everything that it can do.
+
+It must not know registries, mounts or running containers.
 """

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from lamina.source.protocols import Blob
 
 DAMAGED = "run `lamina fsck --repair`, then load or pull the image again"
-"""The hint where an object of the store is not what it was: until the first, the second finds it "already here"."""
+"""The hint for a damaged object of the store. Repair comes first: before that, a pull reports that the object is
+already here."""
 
 
 class StoredBlob:
@@ -56,28 +57,29 @@ class Blobs:
         return self._paths.blob(digest)
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes, or None where it is not there."""
+        """The size in bytes; None if the blob is not here."""
         try:
             return os.stat(self._paths.blob(digest), follow_symlinks=False).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def descriptor(self, digest: Digest) -> Descriptor:
-        """What is known of a blob by its digest alone. Raises BlobNotFound."""
+        """The descriptor of a blob, as far as its digest tells. Raises BlobNotFound."""
         size = self.size(digest)
         if size is None:
             raise BlobNotFound(f"blob {digest} is not in the store", hint="leave --local out to ask the registry")
         return Descriptor("application/octet-stream", digest, size)
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Whether it is there with this size. Its bytes were verified when it came in; `fsck` does so again."""
+        """Whether the blob is here with this size. Its bytes were verified when it came in; `fsck` verifies them
+        again."""
         return self.size(descriptor.digest) == descriptor.size
 
     def get(self, descriptor: Descriptor) -> Blob:
         return StoredBlob(descriptor, self._paths.blob(descriptor.digest))
 
     def read(self, descriptor: Descriptor) -> bytes:
-        """A small blob whole, verified. Raises BlobNotFound, InvalidContent."""
+        """Read a small blob completely, and verify it. Raises BlobNotFound, InvalidContent."""
         with reported(self._paths.blob(descriptor.digest)), self.get(descriptor).open() as stream:
             data = stream.read(descriptor.size + 1)
         try:
@@ -87,7 +89,8 @@ class Blobs:
         return data
 
     def write(self, descriptor: Descriptor, data: bytes) -> None:
-        """A small blob whole: verified, then there at once or not at all. Raises InvalidContent, SystemFailure."""
+        """Verify and write a small blob; it appears with all its bytes or not at all. Raises InvalidContent,
+        SystemFailure."""
         descriptor.check(data)
         path = self._paths.blob(descriptor.digest)
         with reported(path):
@@ -95,8 +98,8 @@ class Blobs:
             replace_file(path, [data], mode=READ_ONLY, within=self._paths.ingest)
 
     def delete(self, digest: Digest) -> bool:
-        """Remove a blob that nothing needs any more; False where it is not there. ``gc`` knows what is needed: nobody
-        else may call this for a store in which others work. Raises SystemFailure."""
+        """Remove a blob that nothing needs; returns False if it is not here. Only ``gc`` knows what is needed:
+        nothing else may call this while other processes use the store. Raises SystemFailure."""
         path = self._paths.blob(digest)
         with reported(path):
             return remove(path)
@@ -105,7 +108,7 @@ class Blobs:
         make_directory(os.path.dirname(self._paths.blob(digest)))
 
     def __iter__(self) -> Iterator[Digest]:
-        """All that is there, in no order; files whose name is no digest are left out."""
+        """All blobs, in no order; files whose name is not a digest are left out."""
         for algorithm in names_of_directories(self._paths.blobs):
             for encoded in names_of_files(os.path.join(self._paths.blobs, algorithm)):
                 try:

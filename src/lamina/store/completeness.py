@@ -1,4 +1,4 @@
-"""Whether images are here with all that they need."""
+"""Checks whether images are here with everything that they need."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def lacking(manifest: Manifest, blobs: Blobs, layers: Layers) -> Descriptor | None:
-    """The first thing that the manifest names and that is neither here nor known to be elsewhere."""
-    from lamina.source.walk import blobs as named  # who only looks has no need of it
+    """The first object that the manifest names and that is neither here nor known to be elsewhere; None if there is
+    none."""
+    from lamina.source.walk import blobs as named  # imported late: reading does not need it
 
     elsewhere: Mapping[Digest, str] | None = None
     for needed in named(manifest):
@@ -31,10 +32,9 @@ def lacking(manifest: Manifest, blobs: Blobs, layers: Layers) -> Descriptor | No
 
 
 def fetched(top: Descriptor, known: frozenset[str], blobs: Blobs, layers: Layers) -> str:
-    """The children of an index that are here with all that they need, at any depth, and those here that are
-    ``known`` to have been so: digests, comma-separated. An image may bring in a child of its own index as a layer:
-    that one was not fetched. Raises BlobNotFound where the document itself is not here, InvalidContent where it is
-    damaged."""
+    """The children of an index that were fetched: those here with everything that they need, at any depth, and those
+    here that are ``known`` to have been fetched. Digests, comma-separated. A child that another image brought in as a
+    layer was not fetched. Raises BlobNotFound if the index itself is not here, InvalidContent if it is damaged."""
     from lamina.source.walk import Absent, Known, listed, look, walk
 
     found = list(walk(lambda one: look(blobs.read, one), [top], into=listed, deepest=None))

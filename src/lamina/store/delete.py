@@ -1,4 +1,4 @@
-"""Removing from the store: names, and documents with their names. What nothing needs any more is left to gc."""
+"""Removing names from the store, and documents together with their names. gc removes what nothing needs any more."""
 
 from __future__ import annotations
 

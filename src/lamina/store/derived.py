@@ -1,13 +1,13 @@
-"""Which derived files and trees can be believed: a note beside each says so, and nobody waits for the disk.
+"""Notes about derived files and trees: each tells how far a file can be trusted, so that nothing waits for the disk.
 
-A tar or an unpacked tree can be made again. So no command waits until the disk has it. If the machine crashes before
-that, the file may keep its name and lose its bytes. Therefore a note beside it (``PATH.written``) says of exactly
-which file it speaks (inode, size, time) and how far that can be believed: in the boot in which it was written, or for
-good, because it was synced. A file without a note that fits is doubtful: compare it with its digest, or make it
-again. Because doubt is the default, a note may get lost in a crash as well: notes are never waited for.
+A tar or an unpacked tree can be made again, so no command waits until the disk has it. If the machine crashes before
+that, the file may keep its name and lose its bytes. Therefore a note beside it (``PATH.written``) identifies the file
+(inode, size, time) and tells how long to trust it: during the boot in which it was written, or always, because it was
+synced. A file without a matching note is doubtful: compare it with its digest, or make it again. Because doubt is the
+default, a crash may also lose a note: nothing waits for notes either.
 
-Files that prove themselves when they are read (a checksum over all of it: indexes, checkpoints, images of views) need
-no note.
+Files that are verified when they are read (indexes, checkpoints and images of views have a checksum over the whole
+file) need no note.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from lamina.host.files import CHUNK, READ_FLAGS, FileRange, remove, replace_file
 from lamina.store.roots import boot_id
 
 SURE = 60.0
-"""Seconds after which the system has written what it was given (Linux: what is older than 30 s)."""
+"""Seconds after which the kernel has written a file to the disk (Linux: data older than 30 s)."""
 ON_DISK, IN_THIS_BOOT, DOUBTFUL = "on the disk", "in this boot", "doubtful"
 _SUFFIX = ".written"
 _DISK = "disk"
 
 
 def must_wait() -> bool:
-    """Whether derived files have to be synced at once, because nothing here tells one boot from another."""
+    """Whether derived files must be synced at once, because this system can't tell one boot from another."""
     return not boot_id()
 
 
 def note(path: str, *, within: str, on_disk: bool = False, state: os.stat_result | None = None) -> None:
-    """Say that ``path`` was written in this boot, or (``on_disk``) that it was synced. ``within``: the directory for
-    the temporary file. ``state``: of the open file that is about to get this name. Raises OSError."""
+    """Note that ``path`` was written in this boot, or (``on_disk``) that it was synced. ``within``: the directory for
+    the temporary file. ``state``: of the open file that will get this name. Raises OSError."""
     state = os.stat(path, follow_symlinks=False) if state is None else state
     how = _DISK if on_disk else boot_id() or "-"
     text = f"{how} {_identity(state)} {time.monotonic():.0f}\n"
@@ -42,19 +42,19 @@ def note(path: str, *, within: str, on_disk: bool = False, state: os.stat_result
 
 
 def trust(path: str) -> str:
-    """ON_DISK, IN_THIS_BOOT or DOUBTFUL. Raises OSError where ``path`` is not there."""
+    """How far to trust ``path``: ON_DISK, IN_THIS_BOOT or DOUBTFUL. Raises OSError if it does not exist."""
     return _read(path)[0]
 
 
 def is_due(path: str) -> bool:
-    """Whether ``path`` was written in this boot, and so long ago that a sync takes no time any more."""
+    """Whether ``path`` was written in this boot, and so long ago that a sync takes no time."""
     how, age = _read(path)
     return how == IN_THIS_BOOT and age > SURE
 
 
 def settle(path: str, *, within: str) -> None:
-    """Wait until the file or tree ``path`` is on the disk, and note that (as ``note``). Raises OSError where the disk
-    failed to take it: then it is doubtful."""
+    """Wait until the file or tree ``path`` is on the disk, and note that (see ``note``). Raises OSError if the disk
+    failed to store it; then it is doubtful."""
     try:
         if os.path.isdir(path):
             sync_files(path)
@@ -64,7 +64,7 @@ def settle(path: str, *, within: str) -> None:
     except OSError:
         forget(path)
         raise
-    with suppress(OSError):  # a store that is only read
+    with suppress(OSError):  # the store may be read-only
         note(path, within=within, on_disk=True)
 
 
@@ -83,7 +83,7 @@ def forget(path: str) -> None:
 
 
 def hash_of(path: str, algorithm: str) -> str:
-    """The digits of a file's digest."""
+    """The encoded part of a file's digest."""
     import hashlib
 
     hasher = hashlib.new(algorithm)
@@ -94,7 +94,7 @@ def hash_of(path: str, algorithm: str) -> str:
 
 
 def _read(path: str) -> tuple[str, float]:
-    """How far it is believed, and the seconds since it was written."""
+    """How far to trust the file, and the seconds since it was written."""
     state = os.stat(path, follow_symlinks=False)
     try:
         with open(path + _SUFFIX, encoding="utf-8", errors="replace") as file:
@@ -114,8 +114,9 @@ def _read(path: str) -> tuple[str, float]:
 
 
 def _identity(state: os.stat_result) -> str:
-    """Three words. Not the device, whose number may change with each boot; not ctime: a further name changes it. Of
-    a tree only its inode: whoever makes it anew calls ``forget`` first."""
+    """The identity of a file, as three words. Without the device, whose number may change with each boot, and without
+    ctime, which a new hard link changes. For a tree only the inode: code that makes a tree again calls ``forget``
+    first."""
     if stat.S_ISDIR(state.st_mode):
         return f"{state.st_ino} - -"
     return f"{state.st_ino} {state.st_size} {state.st_mtime_ns}"

@@ -1,11 +1,13 @@
-"""A file written front to back: zeros as holes, and around the page cache where nobody reads it from there.
+"""Appender: writes a file from front to back, with zeros as holes, and around the page cache if nobody will read it
+from there.
 
-A mounted tar is read around its page cache (view/erofs/attach), and a blob whose tar is here when it is pushed: what
-a pull leaves in there is memory that the kernel has to find, fill and write out for nobody. A pull of 750 MB of tar
-took 1.7 s in the kernel with it and 0.45 s without.
+A mounted tar is read around its page cache (view/erofs/attach). A blob is read only by a push, if its tar is kept. If
+a pull put their bytes into the page cache, the kernel would find, fill and write out memory that nobody reads: for
+750 MB of tar, that took 1.7 s in the kernel instead of 0.45 s.
 
-But a write around the cache waits for the disk. Where the disk is slower than the decompressor, a file that need not
-last goes on through the cache: then only what has to be on the disk waits for it (docs/decisions/0024-durable.md).
+But a write around the cache waits for the disk. If the disk is slower than the decompressor, a file that need not be
+on the disk at once is written through the cache; then only the files that must be on the disk wait for it
+(docs/decisions/0024-durable.md).
 """
 
 from __future__ import annotations
@@ -27,22 +29,23 @@ if TYPE_CHECKING:
     from lamina.spec.digest import Hasher
 
 BLOCK = 4096
-"""Bytes: what O_DIRECT wants of addresses, offsets and lengths, at most."""
+"""In bytes: O_DIRECT requires addresses, offsets and lengths to be multiples of at most this."""
 _BUFFER = 1 << 20
 _BUFFERS = 4
 _ZEROS = bytes(_BUFFER)
 _LATE = 6e-9
-"""Seconds a byte (170 MB/s): a disk that takes longer, while the next writes wait, is late."""
+"""In seconds per byte (170 MB/s): a disk that takes longer while further writes wait counts as late."""
 _LATE_FACTOR = 3
-"""How many times longer than hashing the same bytes: on a busy machine everything takes long."""
+"""A late disk also takes this many times longer than hashing the same bytes: on a busy machine everything is slow."""
 _WATCHED = 3
-"""Writes in a row that are looked at together."""
+"""Number of consecutive writes that are measured together."""
 Piece = bytes | mmap.mmap
 
 
 class Appender:
-    """``write`` pieces, then ``finish``, and ``close`` in any case. From the first MiB on a thread of its own hashes
-    and writes them, while more are made. Raises OSError, now or at a later call."""
+    """Call ``write`` for each piece, then ``finish``; call ``close`` in any case. From the first MiB on, a separate
+    thread hashes and writes the pieces while the caller makes more. Raises OSError, in this call or in a later
+    one."""
 
     def __init__(
         self,
@@ -54,21 +57,21 @@ class Appender:
         hasher: Hasher | None = None,
         pace: Pace | None = None,
     ) -> None:
-        """``descriptor``: an open file, which stays its owner's. ``cached``: whether the bytes are to stay in the
-        page cache, for who reads them next. ``at``: where they begin, a multiple of ``BLOCK``. ``lasting``: whether
-        the disk is to have them at once. ``hasher`` gets the bytes too; it has them all after ``finish``. ``pace``:
-        of the session that this file belongs to."""
+        """``descriptor``: an open file; the caller closes it. ``cached``: whether the bytes stay in the page cache
+        for the next reader. ``at``: the offset of the first byte, a multiple of ``BLOCK``. ``lasting``: whether the
+        bytes must be on the disk soon. ``hasher``: also gets the bytes; it has all of them after ``finish``.
+        ``pace``: of the session that this file belongs to."""
         self.written = 0
-        """Bytes that take space on the disk, so far."""
+        """Bytes written so far, without holes."""
         self._descriptor = descriptor
         self._lasting = lasting
         self._hasher = hasher
         self._start = self._size = at
-        self._at = self._flushed = at  # how far it is written, and told to go to the disk
+        self._at = self._flushed = at  # end of what was written; end of what the disk was told to take
         self._pace = pace or Pace()
-        self._watched = (0, 0.0, 0.0)  # writes in a row while others waited; seconds of hashing and of writing
+        self._watched = (0, 0.0, 0.0)  # count of writes while others waited; seconds hashing, seconds writing
         cached = cached or (self._pace.behind and not lasting)
-        self._around = self._direct = not cached and _go_around(descriptor, True)  # what comes; how the file is open
+        self._around = self._direct = not cached and _go_around(descriptor, True)  # next pieces; file now
         self._free: queue.Queue[mmap.mmap] = queue.Queue()
         for _ in range(_BUFFERS if self._around else 0):
             self._free.put(mmap.mmap(-1, _BUFFER))
@@ -99,7 +102,7 @@ class Appender:
                 self._hand_on_buffer()
 
     def finish(self) -> None:
-        """The file holds all of it then; ``fsync`` is the owner's."""
+        """Write what is left. Then the file holds all bytes; the caller calls ``fsync``."""
         self._hand_on_buffer()
         self._end()
         self._check()
@@ -131,12 +134,12 @@ class Appender:
         self._check()
         if self._thread is None:
             alone = self._hasher is None and not self._around
-            if alone or self._size - self._start < _BUFFER:  # not worth a thread
+            if alone or self._size - self._start < _BUFFER:  # too few bytes for a thread
                 self._take(piece, size)
                 return
             thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
             started([thread])
-            self._thread = thread  # one that could not be started is not waited for
+            self._thread = thread  # set only after the start: ``_end`` joins it
         self._full.put((piece, size))
 
     def _work(self) -> None:
@@ -144,7 +147,7 @@ class Appender:
             try:
                 if self._error is None:
                     self._take(*given)
-            except BaseException as error:  # noqa: BLE001  (it is raised again by whoever gives the next piece)
+            except BaseException as error:  # noqa: BLE001  (raised again by the call that gives the next piece)
                 self._error = error
             if isinstance(given[0], mmap.mmap) and self._error is not None:
                 self._free.put(given[0])
@@ -168,7 +171,7 @@ class Appender:
             self._free.put(piece)
 
     def _watch(self, hashing: float, writing: float) -> None:
-        """See whether the disk falls behind the one who fills the buffers, a MiB each."""
+        """Check whether the disk is slower than the caller that fills the buffers, 1 MiB each."""
         if self._lasting or self._full.qsize() < _BUFFERS - 2:  # one is written, one is filled: none waits
             self._watched = (0, 0.0, 0.0)
             return
@@ -192,7 +195,8 @@ class Appender:
             self._flushed = self._at + size
 
     def _write_around(self, view: memoryview, size: int) -> None:
-        """The last block is filled up: the file is cut to its length in the end."""
+        """Write a buffer around the cache. The last block is padded with zeros; ``finish`` cuts the file to its
+        length."""
         whole = -(-size // BLOCK) * BLOCK
         view[size:whole] = bytes(whole - size)
         if view[:whole] == _ZEROS[:whole]:
@@ -201,7 +205,7 @@ class Appender:
             done = os.pwrite(self._descriptor, view[:whole], self._at)
         except OSError:
             done = 0
-        if done < whole:  # refused, or a disk that is nearly full: the cache's way says what is wrong
+        if done < whole:  # refused, or the disk is full: a write through the cache tells which
             _go_around(self._descriptor, False)
             os.lseek(self._descriptor, self._at + done, os.SEEK_SET)
             write_all(self._descriptor, view[done:whole])
@@ -209,7 +213,7 @@ class Appender:
 
 
 def _go_around(descriptor: int, wanted: bool) -> bool:
-    """Whether the file's reads and writes go around the page cache now: not every file system has a way."""
+    """Switch O_DIRECT on or off; returns whether it is on now. Not every file system has it."""
     if sys.platform != "linux":
         return False
     try:

@@ -1,7 +1,7 @@
-"""Directories that hold other people's trees: their bytes, and their end.
+"""Directories with trees that may belong to other ids: count their bytes, and remove them.
 
-What a plain user unpacks or a container of theirs writes may belong to ids of the user's namespace, in directories
-that the user alone may not enter: there, root of such a namespace does it.
+What an unprivileged user unpacks, or what their container writes, may belong to ids of the user's namespace, in
+directories that the user may not enter. Root of such a user namespace then does the work.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ _SHALLOW = 4
 
 
 def tree_bytes(directory: str) -> int:
-    """Bytes on the disk of all files below, each inode once; not of what is mounted there. Raises SystemFailure."""
+    """Bytes on the disk of all files below, counting each inode once, without mounts. Raises SystemFailure."""
     return _or_as_root(lambda: _bytes(directory, whole=False))
 
 
 def freed_bytes(directory: str) -> int:
-    """Bytes on the disk that come free when the directory goes: files with another name outside stay."""
+    """Bytes on the disk that become free if the directory is removed: a file with another hard link outside does not
+    count."""
     return _or_as_root(lambda: _bytes(directory, whole=True))
 
 
 def remove_tree(directory: str) -> None:
-    """Remove a directory with all that is in it; nothing is followed. Raises OSError, SystemFailure."""
+    """Remove a directory with its contents; symlinks are not followed. Raises OSError, SystemFailure."""
 
     def gone() -> int:
         if not hasattr(os, "O_DIRECTORY") or not _gone(directory, None, _SHALLOW):
@@ -38,8 +39,8 @@ def remove_tree(directory: str) -> None:
 
 
 def _gone(name: str, above: int | None, depth: int) -> bool:
-    """Remove a directory that is at most so deep; False where it is deeper, and something is left: that is shutil's,
-    which is four modules more to load."""
+    """Remove a directory up to a limited depth. Returns False if it is deeper and something is left; shutil then
+    removes that, at the cost of loading four more modules."""
     opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
         with os.scandir(opened) as entries:
@@ -56,7 +57,7 @@ def _gone(name: str, above: int | None, depth: int) -> bool:
 
 
 def disk_bytes(state: os.stat_result) -> int:
-    """What a file takes on the disk."""
+    """The bytes that a file takes on the disk."""
     blocks: int | None = getattr(state, "st_blocks", None)
     return state.st_size if blocks is None else blocks * 512
 
@@ -88,7 +89,7 @@ def _bytes(directory: str, *, whole: bool) -> int:
 
 
 def _is_on(device: int, directory: str) -> bool:
-    """Whether a directory is on this file system, and not what is mounted there."""
+    """Whether a directory is on this file system, and not a mount of another one."""
     try:
         return os.lstat(directory).st_dev == device
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Which layers the store's images are made of: read from manifests and configs once, kept in one derived file.
+"""The layers of each image of the store, read once from manifests and configs, and kept in one derived file.
 
-What a digest stands for never changes, so a record is right for ever; what is missing is read and added, what no name
-has any more is left out when the file is next written. While index.json is byte for byte what it was, not even that
-has to be understood again. A damaged file counts as none.
+The content of a digest never changes, so a record stays correct. Missing records are read and added; records that no
+name needs are left out at the next write. While index.json is unchanged, byte for byte, it is not even parsed again.
+A damaged file is ignored.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _MAX_FILE = 1 << 30
 _log = logging.getLogger("lamina.store")
 
 Name = tuple[str, str]
-"""A canonical name, "" for an untagged image; and the digest that it stands for (an index's, where it is one)."""
+"""A canonical name ("" for an untagged image), and the digest that it points to (of the index, if it is one)."""
 
 
 @dataclass
 class Members:
-    """``layers``: distinct diff_ids. ``stacks``: for each stack of them (their numbers, bottom first) the names of
-    the images that are made so. ``unread``: images that can't be looked into, as (name or digest, why). Artifacts,
-    and images of which nothing was fetched for the platform, are in neither."""
+    """``layers``: distinct diff_ids. ``stacks``: for each stack of layers (their numbers, bottom first) the names of
+    the images that have it. ``unread``: images that can't be read, as (name or digest, reason). Artifacts, and images
+    of which nothing was fetched for the platform, are in neither."""
 
     layers: list[Digest] = field(default_factory=list)
     stacks: dict[tuple[int, ...], list[Name]] = field(default_factory=dict)
@@ -48,8 +48,8 @@ class Members:
 
 
 def members(store: StoreReader, platform: Platform, only: Sequence[Descriptor] | None = None) -> Members:
-    """Of all names and untagged images, or of these entries of index.json, for this platform.
-    Raises StoreDamaged (index.json), SystemFailure."""
+    """The layers of all named and untagged images, or of these entries of index.json, for this platform. Raises
+    StoreDamaged (index.json), SystemFailure."""
     kept = _load(store.paths.members)
     before = kept["platforms"].get(str(platform), {})
     if only is None:
@@ -69,7 +69,7 @@ def members(store: StoreReader, platform: Platform, only: Sequence[Descriptor] |
 
 
 def members_right(store: StoreReader) -> bool:
-    """Whether the kept file says what manifests and configs say, or was never made. Raises StoreDamaged (index.json),
+    """Whether the kept file agrees with manifests and configs, or does not exist. Raises StoreDamaged (index.json),
     SystemFailure."""
     if not os.path.exists(store.paths.members):
         return True
@@ -154,7 +154,7 @@ def _load(path: str) -> dict[str, Any]:
 
 
 def _packed(value: dict[str, Any]) -> dict[str, Any]:
-    """Without layers that no image has any more."""
+    """Leave out layers that no image has any more."""
     images = [image for kept in value["platforms"].values() for image in kept["images"]]
     used = {number: new for new, number in enumerate(sorted({number for image in images for number in image[2]}))}
     if len(used) == len(value["layers"]):
@@ -179,5 +179,5 @@ def _write(store: StoreReader, value: dict[str, Any]) -> None:
             data = pieces([head, body], "members.written")
             replace_file(store.paths.members, data, within=store.paths.ingest, lasting=False)
         point("members.renamed")
-    except SystemFailure as error:  # a store that is only read is looked into all the same
+    except SystemFailure as error:  # the store may be read-only: the search works without the file
         _log.debug("%s", error)

@@ -1,7 +1,7 @@
-"""Upload sessions of pushes from this store, so that one that was killed goes on where it stopped.
+"""The journal of upload sessions of pushes from this store, so that a push that was killed can resume.
 
-A file a session below ``ingest``: addresses of sessions open them to whoever knows them, so the files are the
-owner's alone. They are leftovers as any other there: ``prune`` removes what is old.
+There is one file per session below ``ingest``. Anyone who knows the address of a session can write to it, so only the
+owner can read these files. They are leftovers like any other: ``prune`` removes old ones.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _MAX = 64 << 10
 
 
 class PushJournal:
-    """A journal: what goes where, and the address of the session."""
+    """Notes what is pushed where, and the address of the upload session."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
 
     @contextmanager
     def note(self, key: str) -> Iterator[UploadNote | None]:
-        """The note for ``key``, for this push alone; None where another push of the same thing has it."""
+        """The note for ``key``, locked for this push; None if another push of the same thing holds it."""
         path = os.path.join(self._paths.ingest, f"push-{hashlib.sha256(key.encode()).hexdigest()}")
         with reported(path):
             descriptor = os.open(path, WRITE_FLAGS, 0o600)
@@ -46,14 +46,15 @@ class PushJournal:
 
 
 class UploadNote:
-    """One line about the key, one with the session's address. Written in place: a torn one is no address."""
+    """A line with the key and a line with the session's address. Written in place: a half-written line is not an
+    address."""
 
     def __init__(self, descriptor: int, key: str) -> None:
         self._descriptor = descriptor
         self._key = key
 
     def get(self) -> str:
-        """ "" where there is none."""
+        """The address of the session; "" if there is none."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         text = os.read(self._descriptor, _MAX).decode("utf-8", "replace")
         known, _, value = text.partition("\n")

@@ -39,8 +39,8 @@ class StoreReader:
         self.location = f"the store {paths.root}"
 
     def resolve(self, name: str) -> Descriptor:
-        """``name``: a reference, a digest, or four and more digits of an image ID or manifest digest; "" is the
-        only image there. Raises ReferenceNotFound, UsageError (several fit)."""
+        """The document that ``name`` points to. ``name``: a reference, a digest, or at least four digits of an image
+        ID or manifest digest; "" means the only image. Raises ReferenceNotFound, UsageError (several match)."""
         entries = self.refs.entries()
         if not name:
             if len({entry.digest for entry in entries}) == 1:
@@ -70,7 +70,7 @@ class StoreReader:
         return self.blobs.get(descriptor)
 
     def tar(self, layer: Descriptor, diff_id: Digest) -> StoredBlob | None:
-        """The layer's tar, where it is here and sound."""
+        """The layer's tar, if it is here and correct."""
         if is_plain(layer, diff_id) or not self.layers.is_sound(diff_id):
             return None
         path = self.layers.tar_path(diff_id)
@@ -81,24 +81,24 @@ class StoreReader:
         return StoredBlob(Descriptor(mediatype.OCI_LAYER, diff_id, size), path)
 
     def referrers(self, subject: Digest) -> list[Descriptor]:
-        """Named and untagged documents whose ``subject`` is this one."""
+        """The named and untagged documents whose ``subject`` is this one."""
         found = []
         for entry in {entry.digest: entry for entry in self.refs.entries()}.values():
             try:
                 document = parse(self.manifest(entry), entry.media_type)
             except LaminaError:
-                continue  # a damaged image refers to nothing, and must not hide the others
+                continue  # a damaged image has no subject, and must not hide the others
             if document.subject is not None and document.subject.digest == subject:
                 found.append(document.as_referrer())
         return found
 
     def stack(self, name: str, platform: Platform) -> Stack:
-        """The image ``name`` ready to be looked into. Raises as ``resolve``; NotFound (platform), Unsupported
+        """The image ``name`` as a stack of layers. Raises what ``resolve`` raises; NotFound (platform), Unsupported
         (artifact), InvalidContent."""
         return self.stack_at(self.resolve(name), platform, name)
 
     def stack_at(self, descriptor: Descriptor, platform: Platform, name: str) -> Stack:
-        """As ``stack``, of a document that is here, named or not; ``name`` is for messages."""
+        """Like ``stack``, for a document that is here, named or not; ``name`` is for messages."""
         manifest = find_manifest(self, descriptor, platform, name)
         config = read_config(self, manifest, name)
         layers = tuple(
@@ -108,7 +108,7 @@ class StoreReader:
         return Stack(name, manifest, config, layers, config.steps())
 
     def _by_prefix(self, digits: str, entries: list[Descriptor]) -> Descriptor | None:
-        """By the start of a manifest's digest or of an image ID."""
+        """Find an image by the first digits of its manifest's digest or of its ID."""
         found: dict[Digest, Descriptor] = {}
         for entry in entries:
             idents = [entry.digest.encoded]
@@ -119,7 +119,7 @@ class StoreReader:
                 else:
                     idents += [child.digest.encoded for child in document.manifests]
             except LaminaError:
-                pass  # a damaged image can't be named by its ID, but must not hide the others
+                pass  # a damaged image has no ID, and must not hide the others
             if any(ident.startswith(digits) for ident in idents):
                 found.setdefault(entry.digest, entry)
         if len(found) > 1:
@@ -129,7 +129,7 @@ class StoreReader:
 
 
 def _near(name: str, entries: list[Descriptor]) -> str:
-    """What to do where no image has a name: the name that is most like it, else pull."""
+    """The hint for a name that no image has: the most similar name, or a pull."""
     from lamina.text import nearest
 
     known: dict[str, None] = {}

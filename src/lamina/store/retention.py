@@ -1,8 +1,8 @@
-"""What is kept of the layers that are here: the setting ``keep`` applied to them (docs/decisions, "keep").
+"""Retention: apply the setting ``keep`` to the layers in the store (docs/decisions, "keep").
 
-What is needed is prepared and verified first. Then, under the lock and after a fresh look at names and roots, files
-are unlinked: a tar only if every blob of the layer that an image names is here, a blob only if a registry is noted
-that has it and the tar was verified.
+First make and verify the files that are to stay. Then take the lock, read names and roots again, and unlink files: a
+tar only if the store has every blob of that layer that an image names; a blob only if the tar was verified and a
+registry that has the blob is noted.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """``freed`` in bytes of disk; ``removed``: the blobs, and the diff_ids of the layers whose tar went. ``notes``:
-    what could not be as wanted, a line each."""
+    """``freed``: bytes of disk. ``removed``: blobs, and diff_ids of the layers whose tar was removed. ``notes``: what
+    could not be done, one line each."""
 
     removed: tuple[Digest, ...] = ()
     freed: int = 0
@@ -48,7 +48,7 @@ class Kept:
 
 @dataclass
 class _Needed:
-    """The compressed forms of each layer that images name, and blobs that something else names."""
+    """The compressed forms of each layer that images name, and the blobs that anything else names."""
 
     layers: dict[Digest, dict[Digest, Descriptor]] = field(default_factory=dict)
     others: set[Digest] = field(default_factory=set)
@@ -57,9 +57,9 @@ class _Needed:
 def apply_keep(
     store: Store, keep: str, *, remade_only: bool = False, dry_run: bool = False, grace: float = GRACE
 ) -> Kept:
-    """Let every layer be kept as ``keep`` says, as far as that can be. ``remade_only``: only take away the tars that
-    a mount had made of layers without one. Nothing changes with ``dry_run``. Raises StoreDamaged, InvalidContent (a
-    blob is not what it was), SystemFailure."""
+    """Change every layer to what ``keep`` says, as far as possible. ``remade_only``: only remove tars that a mount
+    has made for layers without one. With ``dry_run`` nothing changes. Raises StoreDamaged, InvalidContent (a blob is
+    damaged), SystemFailure."""
     work = _Work(store, grace)
     with reported(store.paths.root):
         if keep == "blob":
@@ -105,7 +105,7 @@ class _Work:
         return [f"kept: {counted(count, 'tar')} with a blob that is in a registry only"] if count else []
 
     def _without_tar(self) -> Iterator[tuple[Digest, dict[Digest, Descriptor]]]:
-        """The layers that can do without their tar now: all that names them is here, and nothing works with them."""
+        """The layers whose tar can go now: all blobs that name them are here, and no process uses them."""
         store, protected = self.store, self._protected()
         for diff_id, forms in needed_layers(store).layers.items():
             plain = any(is_plain(form, diff_id) for form in forms.values())
@@ -135,7 +135,7 @@ class _Work:
         return self._done(self._blobs_that_stay())
 
     def _without_blob(self) -> Iterator[tuple[Digest, Descriptor, str]]:
-        """The blobs of layers that can be had elsewhere, and where."""
+        """The blobs of layers that a registry has, and which one."""
         store, protected, needed = self.store, self._protected(), needed_layers(self.store)
         for diff_id, forms in needed.layers.items():
             for digest, form in forms.items():
@@ -157,7 +157,7 @@ class _Work:
         return [f"{count} blobs ({size} bytes) stay: no registry is known to have them"] if count else []
 
     def _sound_tar(self, diff_id: Digest, form: Descriptor) -> None:
-        """The tar is there and what it must be, and the disk has it, before it becomes all that there is."""
+        """Before the blob goes: make sure that the tar exists, is correct, and is on the disk."""
         store = self.store
         path = store.paths.tar(diff_id)
         if not store.layers.has_tar(diff_id) or hash_of(path, diff_id.algorithm) != diff_id.encoded:
@@ -165,7 +165,7 @@ class _Work:
         store.layers.settle(diff_id)
 
     def complete(self, dry_run: bool) -> Kept:
-        """Tars where they are not. Blobs that are not here stay where they are: `rmi` and `pull` bring them."""
+        """Make the missing tars. Missing blobs are not fetched: `rmi` and then `pull` does that."""
         store = self.store
         missing = 0
         for diff_id, forms in needed_layers(store).layers.items():
@@ -197,22 +197,22 @@ class _Work:
 
 @contextmanager
 def _taken_meanwhile() -> Iterator[None]:
-    """Nobody holds the lock while a layer is prepared: an `rmi`, or another `prune`, may take its blob or its tar.
-    What goes is decided under the lock, where all is looked at again."""
+    """Ignore missing files. A layer is prepared without the lock, so an `rmi` or another `prune` may remove its blob
+    or its tar. The decision what to remove is made under the lock, where everything is checked again."""
     with suppress(BlobNotFound, FileNotFoundError):
         yield
 
 
 def needed_layers(store: Store) -> _Needed:
-    """Of everything that is named here, or that a container is made of. Raises StoreDamaged (what an image needs
-    can't be told), SystemFailure."""
+    """The layers of all named and untagged images, and of containers. Raises StoreDamaged (what an image needs can't
+    be read), SystemFailure."""
     return steady(store, lambda entries: _needed_layers(store, entries))
 
 
 def _needed_layers(store: Store, entries: Entries) -> _Needed:
     found = _Needed()
     holders = [*of_names(entries), *of_containers(store)]
-    mark(store, holders)  # proves that all of it can be read
+    mark(store, holders)  # proves that all documents can be read
     tops = {digest: Descriptor(ANY, digest, store.blobs.size(digest) or 0) for one in holders for digest in one.tops}
 
     def read(descriptor: Descriptor) -> Found:
@@ -230,7 +230,7 @@ def _add(store: Store, manifest: Manifest, found: _Needed) -> None:
     try:
         diff_ids = read_config(store, manifest, str(manifest.descriptor.digest)).diff_ids
     except LaminaError:
-        found.others.update(layer.digest for layer in manifest.layers)  # an artifact, or of no use as an image
+        found.others.update(layer.digest for layer in manifest.layers)  # an artifact, or not usable as an image
         return
     for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
         found.layers.setdefault(diff_id, {})[layer.digest] = layer
@@ -244,7 +244,7 @@ def _has_seek(store: Store, diff_id: Digest) -> bool:
 
 
 def _unlink(path: str) -> int:
-    """The bytes of disk that come free (none while the file has another name)."""
+    """Unlink a file; returns the bytes of disk that become free (0 while the file has another name)."""
     state = os.lstat(path)
     os.unlink(path)
     return disk_bytes(state) if state.st_nlink == 1 else 0

@@ -1,5 +1,5 @@
-"""Which images of the store have a config: what ``docker save`` wrote of an image that is here is that image, and not
-a second one."""
+"""Finds images of the store by their config, so that an image that ``docker save`` has written is not stored a second
+time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from lamina.store.blobs import Blobs
 
 Image = tuple[str, Descriptor, Descriptor]
-"""The name, what it points to, and in that the manifest with the config."""
+"""The name, the document that it points to, and the manifest in that document which has the config."""
 
 
 class ImagesByConfig:
-    """Made of the names of the store, then told of each new one."""
+    """A map from configs to images. It is built from the names of the store; each new name is then added."""
 
     def __init__(self, blobs: Blobs, names: Iterable[tuple[str, Descriptor]]) -> None:
         self._blobs = blobs
@@ -29,12 +29,12 @@ class ImagesByConfig:
             self.note(name, top)
 
     def note(self, name: str, top: Descriptor) -> None:
-        """``name`` ("" for none) points to ``top``."""
+        """Record that ``name`` ("" for none) points to ``top``."""
         for found in walk(lambda one: look(self._blobs.read, one), [top], into=listed, deepest=None):
             if isinstance(found, Known) and isinstance(found.document, Manifest) and found.document.is_image:
                 self._images.setdefault(found.document.config.digest, []).append((name, top, found.descriptor))
 
     def having(self, config: Digest, name: str) -> Iterator[Image]:
-        """The images with this config; what has the ``name`` comes first."""
+        """The images with this config; the image with this ``name`` comes first."""
         reference = str(Reference.parse(name).with_default_tag()) if name else ""
         yield from sorted(self._images.get(config, ()), key=lambda image: image[0] != reference)

@@ -1,4 +1,4 @@
-"""A layer's tar read through its compressed blob: from the nearest checkpoint on, nothing is written to the disk."""
+"""Reads a layer's tar through its compressed blob, from the nearest checkpoint on; nothing is written to the disk."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from lamina.store.blobs import DAMAGED
 if TYPE_CHECKING:
     from typing import Self
 
-_FEED = 1 << 16  # bytes of the blob at a time: a small file needs little
-_IDLE = 2  # readers a layer that wait where they stopped, for who reads on
+_FEED = 1 << 16  # bytes of the blob read at a time: a small file needs little
+_IDLE = 2  # idle readers kept per layer, for a read that continues there
 
 
 class Through:
-    """The tar of one layer. Reading on where somebody has stopped costs nothing more: front to back is one pass."""
+    """The tar of one layer. A read that continues where another one stopped costs nothing extra, so reading from
+    front to back takes one pass."""
 
     def __init__(self, index: SeekIndex, blob: str) -> None:
-        """``blob``: its path."""
+        """``blob``: the path of the blob."""
         self.tar_size = index.tar_size
         self._index = index
         self._blob = blob
@@ -31,7 +32,7 @@ class Through:
         self._guard = threading.Lock()
 
     def open(self, start: int = 0, end: int | None = None) -> ThroughRange:
-        """Raises OSError (no such blob), StoreDamaged."""
+        """Open a range of the tar. Raises OSError (no such blob), StoreDamaged."""
         end = self.tar_size if end is None else end
         return ThroughRange(self, self._taken(start), start, end)
 
@@ -54,7 +55,7 @@ class Through:
 
 
 class ThroughRange:
-    """Bytes ``start`` to ``end`` of the tar; a ``Stream``."""
+    """The bytes from ``start`` to ``end`` of the tar; a ``Stream``."""
 
     def __init__(self, owner: Through, reading: _Reading, start: int, end: int) -> None:
         self._owner = owner
@@ -62,12 +63,12 @@ class ThroughRange:
         self._at, self._end = start, end
 
     def read(self, size: int = -1, /) -> bytes:
-        """Raises InvalidLayer, StoreDamaged."""
+        """Read the next bytes. Raises InvalidLayer, StoreDamaged."""
         left = self._end - self._at
         size = left if size < 0 else min(size, left)
         if size <= 0 or self._reading is None:
             return b""
-        reading, self._reading = self._reading, None  # what has failed is not read on from
+        reading, self._reading = self._reading, None  # after a failure this decoder is not used again
         try:
             data = reading.read(self._at, size)
         except InvalidLayer as error:
@@ -89,7 +90,7 @@ class ThroughRange:
 
 
 class _Reading:
-    """A decoder at work; ``at`` is the place in the tar of the next byte."""
+    """A decoder in use; ``at`` is the offset in the tar of the next byte."""
 
     def __init__(self, index: SeekIndex, blob: str, nearest: int) -> None:
         mark = index.mark(nearest)
@@ -101,7 +102,8 @@ class _Reading:
         self.at = nearest
 
     def read(self, at: int, size: int) -> bytes:
-        """``at`` lies at or behind what was read. Raises InvalidLayer where the blob ends before."""
+        """Read from offset ``at``, which is not before the current one. Raises InvalidLayer if the blob ends too
+        early."""
         self._skip(at - self.at)
         parts: list[memoryview] = []
         while size > 0:

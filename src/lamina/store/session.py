@@ -1,8 +1,9 @@
-"""Writing to the store. Everything is written in a session, whose root keeps gc away from what is not named yet.
+"""Sessions of writing to the store. Every write belongs to a session; its root file protects new objects from gc
+until they have a name.
 
-Several sessions in one process are independent: each has its own root file, which it holds by a lock, and its own
-unfinished files. They wait for each other only where processes do: for the lock of a part file, and for the lock of
-the store while index.json is replaced.
+Several sessions in one process are independent. Each has its own root file, which it holds with a lock, and its own
+unfinished files. Like separate processes, they wait for each other only for the lock of a part file, and for the lock
+of the store while index.json is replaced.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ TAKES = Takes()
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a session works with. ``max_layer`` in bytes, ``keep`` and ``view`` as in ``Store.open``."""
+    """What a session works with. ``max_layer`` in bytes; ``keep`` and ``view`` as in ``Store.open``."""
 
     paths: Paths
     refs: Refs
@@ -57,7 +58,7 @@ class Parts:
 
 @contextmanager
 def open_session(parts: Parts, purpose: str) -> Iterator[StoreSession]:
-    """A new session; ``purpose`` says what its root is for. Raises SystemFailure."""
+    """Open a new session. ``purpose``: what its root file is for. Raises SystemFailure."""
     with reported(parts.paths.ingest):
         from lamina.store.leftovers import sweep_temporaries
 
@@ -68,7 +69,7 @@ def open_session(parts: Parts, purpose: str) -> Iterator[StoreSession]:
         yield session
     except BaseException as error:
         with suppress(OSError):
-            # what could be gone on with is of no use where it fills the disk
+            # Part files could be resumed later; but if the disk is full, remove them to free space.
             session.unfinished.drop(parts=isinstance(error, DiskFull))
         raise
     finally:
@@ -77,18 +78,18 @@ def open_session(parts: Parts, purpose: str) -> Iterator[StoreSession]:
 
 
 class StoreSession:
-    """``Session`` of the store."""
+    """The ``Session`` of the store."""
 
     takes = TAKES
 
     def __init__(self, parts: Parts, purpose: str) -> None:
-        """Raises OSError."""
+        """Create the root file of the session. Raises OSError."""
         self._parts = parts
         self._purpose = purpose
         self._layers = parts.layers
         self._blobs = SessionBlobs(parts.paths)
         self.reader = StoreReader(parts.paths, self._blobs, parts.refs, parts.layers)
-        """Sees what waits for the disk too."""
+        """It also finds the blobs that still wait for the disk."""
         self.location = self.reader.location
         self.unfinished = Unfinished()
         self._gathering: Gathering | None = None
@@ -99,7 +100,7 @@ class StoreSession:
         self._root: str | None = parts.roots.create(purpose)
 
     def end(self) -> None:
-        """Give up the root. Raises OSError."""
+        """Remove the root file. Raises OSError."""
         with self._listing:
             name, self._root = self._root, None
         if name is not None:
@@ -107,8 +108,8 @@ class StoreSession:
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Small blobs, documents and names that come in the block are brought to the disk many at a time; at the
-        latest at its end, also with an exception. Until then only this session sees them."""
+        """Bring the small blobs, documents and names of this block to the disk many at a time, the last ones when the
+        block ends (also with an exception). Until then only this session sees them."""
         if self._gathering is not None:
             yield
             return
@@ -124,7 +125,7 @@ class StoreSession:
                 yield
             except BaseException:
                 with suppress(LaminaError, OSError):
-                    gathering.flush()  # what is complete has its name, as without this: but for what the disk lost
+                    gathering.flush()  # complete images get their names, as they do without gathering
                 raise
             with reported(ingest):
                 gathering.flush()
@@ -134,20 +135,20 @@ class StoreSession:
                 gathering.close()
 
     def give_names(self) -> None:
-        """Give the names that wait: what comes next may take long."""
+        """Write the names that wait, before something that may take long."""
         if self._gathering is not None:
             with reported(self._parts.paths.ingest):
                 self._gathering.flush()
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
-        """Protects the blob first, then looks."""
+        """Protect the blob first, then check whether it is here."""
         self._protect(descriptor.digest, *([diff_id] if diff_id else []))
         if self._blobs.has(descriptor) and (diff_id is None or self._has_derived(descriptor, diff_id)):
             return HERE
         return ABSENT if diff_id is None else elsewhere(self._layers.origin(descriptor, diff_id))
 
     def _has_derived(self, descriptor: Descriptor, diff_id: Digest) -> bool:
-        """Whether the layer's tar, or what stands for it, is there too."""
+        """Whether the layer's derived files are here too: its tar, or what replaces the tar."""
         return self._layers.there(diff_id) or self._layers.without_tar(descriptor, diff_id)
 
     def put_blob(
@@ -159,12 +160,13 @@ class StoreSession:
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> bool:
-        """Of a layer whose tar is here and sound (it came under another compression, or a kill took the blob) only
-        the blob is fetched; with ``keep = tar`` not even that: its origin is noted."""
+        """Bring a blob in. If the layer's tar is here and correct (it came with another compression, or a killed
+        process lost the blob), only the blob is fetched. With ``keep = tar`` not even the blob is fetched; its origin
+        is noted."""
         self._protect(descriptor.digest, *([diff_id] if diff_id else []))
         if self._blobs.has(descriptor):
             if diff_id is not None and not self._has_derived(descriptor, diff_id):
-                self._settle()  # they are made of the blob in its place
+                self._settle()  # the derived files are made from the blob in its place
                 self._layers.make_again(descriptor, diff_id)
             return False
         known = diff_id is not None and self._parts.keep != "blob" and not is_plain(descriptor, diff_id)
@@ -172,7 +174,7 @@ class StoreSession:
         unkept = self._unkept(descriptor, diff_id, blob, on_event) if diff_id and self._parts.keep == "tar" else None
         if known and unkept is not None and diff_id is not None:
             with reported(self._layers.path(diff_id)):
-                self._layers.settle(diff_id)  # it is all that is kept
+                self._layers.settle(diff_id)  # the tar is the only copy that is kept
             unkept()
             return False
         new = self._taken(descriptor, blob, diff_id, known, unkept, on_event, cancel)
@@ -190,7 +192,7 @@ class StoreSession:
         on_event: OnEvent,
         cancel: Cancel | None,
     ) -> bool:
-        """Bring the blob in: alone, or together with others; whether no other process did."""
+        """Bring the blob in, alone or together with others. Returns False if another process brought it in."""
         from lamina.store.ingest import Ingest, gather
 
         if self._gathering is not None and unkept is None:
@@ -232,7 +234,8 @@ class StoreSession:
     def _unkept(
         self, descriptor: Descriptor, diff_id: Digest, blob: Blob, on_event: OnEvent
     ) -> Callable[[], None] | None:
-        """Notes where a blob is to be had that is not kept here; None where it has to be."""
+        """Return a function that notes where a blob that is not kept can be fetched; None if the blob must be
+        kept."""
         if blob_stays(descriptor, diff_id):
             return None
         origin = blob.origin or self._layers.origin(descriptor, diff_id)
@@ -244,8 +247,8 @@ class StoreSession:
         return lambda: self._layers.note_origin(descriptor, diff_id, origin)
 
     def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
-        """As ``put_blob``, of the bytes of an upload: its file is verified and becomes the blob. Raises as
-        ``put_blob``; NotFound (no such upload). The upload is gone then."""
+        """Like ``put_blob``, from the bytes of an upload: its file is verified and becomes the blob. The upload is
+        removed in any case. Raises what ``put_blob`` raises; NotFound (no such upload)."""
         self._protect(descriptor.digest)
         from lamina.store.ingest import Ingest
         from lamina.store.uploads import Received, Uploads
@@ -262,13 +265,13 @@ class StoreSession:
             raise
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
-        """Raises InvalidContent; BlobNotFound where config or a layer is missing."""
+        """Store a manifest. Raises InvalidContent; BlobNotFound if the config or a layer is missing."""
         descriptor.check(raw)
         from lamina.source.walk import blobs
 
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
         if isinstance(document, Manifest):
-            # a registry's client may ask for a blob and not send it again: nothing has protected that yet
+            # A client of the registry may skip blobs that it found here: nothing has protected those yet.
             self._protect(descriptor.digest, *(one.digest for one in blobs(document)))
             if not all(map(self._blobs.has, document.layers)):
                 self._protect_tars(document)
@@ -285,7 +288,7 @@ class StoreSession:
             point("manifest.written")
 
     def _protect_tars(self, manifest: Manifest) -> None:
-        """A layer whose blob is elsewhere lives on its tar."""
+        """Protect the tars of the layers whose blob is not kept here."""
         from lamina.spec.image_config import ImageConfig
 
         if not manifest.is_image or manifest.config.size > MAX_DOCUMENT:
@@ -294,7 +297,8 @@ class StoreSession:
             self._protect(*ImageConfig.parse(self._blobs.read(manifest.config)).diff_ids)
 
     def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
-        """What ``docker save`` wrote of an image that is here is that image, and not a second one."""
+        """Find the image of the store that ``docker save`` has written as this manifest, so that it is not stored a
+        second time."""
         from lamina.source.walk import Known, blobs, look
         from lamina.store.same_image import ImagesByConfig
 
@@ -306,7 +310,7 @@ class StoreSession:
         reference = str(Reference.parse(name).with_default_tag()) if name else ""
         for known, top, descriptor in self._images.having(manifest.config.digest, reference):
             self._protect(top.digest, descriptor.digest)
-            found = look(self._blobs.read, descriptor)  # it may have gone meanwhile
+            found = look(self._blobs.read, descriptor)  # the document may have been removed meanwhile
             if not isinstance(found, Known) or not isinstance(found.document, Manifest) or not self._blobs.has(top):
                 continue
             document = found.document
@@ -320,8 +324,8 @@ class StoreSession:
         return lacking(manifest, self._blobs, self._layers)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """``name`` in any form that docker takes. Raises UsageError, Conflict (a digest in it that is another),
-        BlobNotFound (no such document here)."""
+        """Give the document a name, in any form that docker accepts. Raises UsageError, Conflict (the name contains
+        another digest), BlobNotFound (no such document here)."""
         full = name_for(name, descriptor)
         if self._images is not None:
             self._images.note(full, descriptor)
@@ -329,15 +333,15 @@ class StoreSession:
             with reported(self._parts.paths.ingest):
                 self._gathering.name(full, descriptor)
             return
-        # looked at under the lock: another process may have removed the image since it was found
+        # Checked under the lock: another process may have removed the image since it was found.
         self._parts.refs.set(full, descriptor, self._fetched)
 
     def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
         return fetched(top, known, self._blobs, self._layers)
 
     def protect_only(self, digests: Iterable[Digest]) -> None:
-        """Let the session's root list only these: what else it listed has a name by now, or is given up. Where that
-        can't be written (a full disk), the root lists more than it need."""
+        """Replace the session's root by one that lists only these digests: all others have a name by now, or are
+        given up. If that can't be written (a full disk), the root lists more than necessary."""
         with self._listing, suppress(OSError):
             if self._root is not None:
                 self._listed = set()

@@ -1,4 +1,4 @@
-"""The blobs that a session sees: those of the store, and its own that wait for the disk."""
+"""The blobs that a session sees: those of the store, and its own blobs that still wait for the disk."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class SessionBlobs(Blobs):
-    """``waiting``: what is not in its place yet counts as there."""
+    """Blobs in the store, and those in ``waiting``, which do not have their place yet."""
 
     def __init__(self, paths: Paths) -> None:
         super().__init__(paths)
         self.waiting: Gathering | None = None
 
     def size(self, digest: Digest) -> int | None:
-        waiting = self.waiting  # another thread may end the gathering meanwhile
+        waiting = self.waiting  # read once: another thread may end the gathering meanwhile
         size = None if waiting is None else waiting.size(digest)
         return super().size(digest) if size is None else size
 

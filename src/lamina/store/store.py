@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from lamina.store.uploads import Uploads
 
     def _fits(store: Store, session: StoreSession) -> tuple[Served, Writer, Deleter, ServingSession]:
-        """What the store implements, for the type checker."""
+        """Let the type checker verify what the store implements."""
         return store, store, store, session
 
 
 class Store:
-    """``Reader``, ``Writer``, ``Deleter`` and ``Lister``: each call goes to the part that does it."""
+    """``Reader``, ``Writer``, ``Deleter`` and ``Lister``: each call is passed to the part that does the work."""
 
     takes = Takes()
 
@@ -60,12 +60,12 @@ class Store:
 
     @property
     def is_writable(self) -> bool:
-        """Whether this process may write to the store, and its file system lets anybody."""
+        """Whether this process may write to the store, and its file system is writable."""
         return os.access(self.paths.root, os.W_OK)
 
     @cached_property
     def tags(self) -> Tags:
-        """The names, for those who change them."""
+        """Reads and changes the names."""
         from lamina.store.tags import Tags
 
         return Tags(self.refs, self.blobs, self.layers)
@@ -86,7 +86,7 @@ class Store:
 
     @cached_property
     def uploads(self) -> Uploads:
-        """What clients of a server of this store are sending."""
+        """The unfinished uploads from clients of a server of this store."""
         from lamina.store.uploads import Uploads
 
         return Uploads(self.paths)
@@ -124,14 +124,14 @@ class Store:
         return self.refs.names()
 
     def session(self, purpose: str) -> AbstractContextManager[StoreSession]:
-        """As ``Writer.session``. A process may have several at once."""
+        """As ``Writer.session``. A process may have several sessions at once."""
         from lamina.store.session import Parts, open_session
 
         parts = Parts(self.paths, self.refs, self.layers, self.roots, self.max_layer, self.keep, self.view)
         return open_session(parts, purpose)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """As ``Tags.give``: a name for a document that is here needs no session."""
+        """As ``Tags.give``. A name for a document that is already here needs no session."""
         self.tags.give(name, descriptor)
 
     def untag(self, name: str) -> Descriptor:
@@ -150,10 +150,10 @@ class Store:
         platform: Platform | None = None,
         **words: Unpack[Words],
     ) -> Search:
-        """Files of all images, or of ``images``, by name, attributes or content, in the words of the command:
-        ``for one in store.find("*.pem", perm="/077", ghosts=True)``. It iterates over ``Found`` values: an entry of a
-        layer, and each ``Place`` where an image has it. ``words``: ``store.find.Words``, as the command's
-        options. Raises what ``Query.of`` and ``find`` there do."""
+        """Find files in all images, or in ``images``, by name, attributes or content: ``for one in
+        store.find("*.pem", perm="/077", ghosts=True)``. Yields ``Found`` values: an entry of a layer, and each
+        ``Place`` where an image has it. ``words``: see ``store.find.Words``; they are the options of the command.
+        Raises what ``Query.of`` and ``store.find.find`` raise."""
         from lamina.spec.platform import Platform
         from lamina.store.find import Query, find
 
@@ -161,7 +161,7 @@ class Store:
 
     @classmethod
     def of(cls, settings: Settings, *, create: bool = True) -> Store:
-        """The store that the settings name. Raises as ``open``."""
+        """The store that the settings name. Raises what ``open`` raises."""
         return cls.open(
             settings.root, create=create, max_layer=settings.max_layer, keep=settings.keep, view=settings.view
         )
@@ -170,7 +170,7 @@ class Store:
     def open(
         cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = ""
     ) -> Store:
-        """The store at ``root``, made there if ``create``; ``keep``: what stays of layers that come in
-        (``config.KEEPS``); ``view``: how unions are shown (``config.VIEWS``), "" for the first that works. Raises
-        NotFound, Unsupported (another format), StoreDamaged, SystemFailure."""
+        """Open the store at ``root``; make it if ``create``. ``keep``: what is kept of new layers (``config.KEEPS``).
+        ``view``: how unions are mounted (``config.VIEWS``), "" for the first that works. Raises NotFound, Unsupported
+        (another format), StoreDamaged, SystemFailure."""
         return cls(open_frame(os.path.abspath(root), create=create), max_layer=max_layer, keep=keep, view=view)

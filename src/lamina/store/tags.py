@@ -1,4 +1,4 @@
-"""The names of the store, for those who change them: given, compared and swapped, forgotten."""
+"""Changing the names of the store: give, compare and swap, forget."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Tags:
         return self._refs.names()
 
     def give(self, name: str, descriptor: Descriptor) -> None:
-        """Let ``name``, in any form that docker takes ("" for none), point to a document that is here. Raises
-        UsageError, Conflict (the name has another digest), BlobNotFound."""
+        """Make ``name``, in any form that docker accepts ("" for none), point to a document that is here. Raises
+        UsageError, Conflict (the name contains another digest), BlobNotFound."""
         self._refs.set(name_for(name, descriptor), descriptor, self._fetched)
 
     def swap(self, name: str, old: Digest | None, new: Descriptor | None) -> bool:
-        """As ``TagPlace.swap``. Raises as ``give``."""
+        """As ``TagPlace.swap``. Raises what ``give`` raises."""
         full = name_for(name, new) if new is not None else name
         return self._refs.swap(full, old, new, self._fetched)
 

@@ -1,5 +1,5 @@
-"""Blobs on their way in from clients of a registry server: one file an upload, which outlives a cut connection and
-the server."""
+"""Uploads: blobs that clients of a registry server are sending. Each is a file, which survives a lost connection and
+a restart of the server."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Uploads:
         return ident
 
     def size(self, ident: str) -> int:
-        """Bytes received. Raises NotFound."""
+        """The bytes received so far. Raises NotFound."""
         try:
             return os.stat(self.path(ident), follow_symlinks=False).st_size
         except FileNotFoundError:
             raise _unknown(ident) from None
 
     def append(self, ident: str, pieces: Iterable[bytes]) -> int:
-        """Add bytes; how many were received in all. What came stays, also where ``pieces`` breaks off. Raises
-        NotFound, SystemFailure."""
+        """Append bytes; returns the number of bytes received in all. Received bytes stay, also if ``pieces`` fails.
+        Raises NotFound, SystemFailure."""
         path = self.path(ident)
         try:
             flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -66,7 +66,7 @@ class Uploads:
 
     @contextmanager
     def held(self, ident: str) -> Iterator[None]:
-        """One request at a time writes to an upload. Raises Conflict."""
+        """Lock an upload, because only one request at a time may write to it. Raises Conflict if it is locked."""
         with self._guard:
             if ident in self._busy:
                 raise Conflict("another request writes to this upload", hint="wait until it ends")
@@ -78,14 +78,14 @@ class Uploads:
                 self._busy.discard(ident)
 
     def path(self, ident: str) -> str:
-        """The file of an upload, there or not. Raises NotFound for what is not an ident."""
+        """The path of an upload's file, whether it exists or not. Raises NotFound for a malformed ``ident``."""
         if not _IDENT.fullmatch(ident):
             raise _unknown(ident)
         return os.path.join(self._paths.ingest, f"upload-{ident}")
 
 
 class Received:
-    """A ``Blob`` of which nothing is to be had beyond the file that its bytes were received in."""
+    """A ``Blob`` whose bytes are all in the file that received them; nothing more can be read from its source."""
 
     origin = ""
 

@@ -1,7 +1,7 @@
-"""The one engine that moves images: manifest first, then what is missing, in parallel; the name last.
+"""Copying images between places: the manifest first, then the missing blobs in parallel, and the name last.
 
-Documents are copied byte for byte, so digests stay. A blob that the target has is not touched, one that stands
-several times in a manifest moves once.
+Documents are copied byte for byte, so their digests stay the same. A blob that the target has is not copied; a blob
+that a manifest names several times is copied once.
 """
 
 from __future__ import annotations
@@ -53,19 +53,22 @@ class Copied:
 
 @dataclass
 class Plan:
-    """What one image needs, in the order in which it is written. Of use within this room only."""
+    """What one image needs, in the order in which it is written. Only for use in this package."""
 
     top: Descriptor
     documents: list[tuple[Descriptor, bytes, str]] = field(default_factory=list)  # children before parents
     blobs: dict[Digest, tuple[Descriptor, str, Digest | None]] = field(default_factory=dict)
-    moved: dict[Digest, Moved] = field(default_factory=dict)  # what is at the target already, since planning
+    moved: dict[Digest, Moved] = field(default_factory=dict)  # copied to the target during planning
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a copy is about to bring to its target under one name, before anything of it is moved: the ``name`` at the
-    source, the name at the target, what that is going to point to, the documents (descriptor, bytes, "index" or
-    "manifest"; children before parents), and the blobs (descriptor, "config", "layer" or "blob")."""
+    """What a copy will bring to its target under one name, before anything is copied.
+
+    The ``name`` at the source, the name at the target, the descriptor that it will point to, the documents
+    (descriptor, bytes, "index" or "manifest"; children before parents), and the blobs (descriptor, "config", "layer"
+    or "blob").
+    """
 
     source: Reader
     name: str
@@ -76,13 +79,13 @@ class Proposal:
     blobs: tuple[tuple[Descriptor, str, Digest | None], ...]
 
     def moves(self) -> list[Descriptor]:
-        """The blobs that the target does not have. For a registry this is a request for each blob."""
+        """The blobs that the target does not have. A registry is asked about each blob."""
         return [blob for blob, _, diff_id in self.blobs if not self.target.has(blob, diff_id)]
 
 
 Admission = Callable[[Proposal], bool]
-"""Asked for each image, and each referrer, between planning and moving. False leaves it out. An exception ends the
-copy: a policy raises AccessDenied."""
+"""Called for each image, and each referrer, after planning and before copying. False leaves the image out. An
+exception ends the copy; a policy raises AccessDenied."""
 
 
 def _all(proposal: Proposal) -> bool:
@@ -102,20 +105,22 @@ def copy(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Copied]:
-    """Copy each (name at the source, name at the target). Of an index, the platform's child is fetched (``platform``
-    or this machine's), or every one with ``all_platforms``; an image of one platform comes with a warning where
-    ``platform`` is another; with ``index_only`` none of what the index lists; the name keeps the index's digest where
-    the target can hold an index. With ``referrers`` also what refers to it: signatures, attestations, SBOMs.
-    ``admit`` decides which images move; the others are not in the answer.
+    """Copy each pair (name at the source, name at the target).
+
+    Of an index, the manifest of the platform is copied (``platform``, or this machine's), with ``all_platforms``
+    every manifest, with ``index_only`` none. If the target can hold an index, the name keeps the digest of the index.
+    An image for another platform than ``platform`` is copied with a warning. ``referrers``: also copy what refers to
+    the image (signatures, attestations, SBOMs). ``admit`` decides which images are copied; the others are not in the
+    result.
 
     Raises ReferenceNotFound, NotFound (platform), InvalidContent, SystemFailure, RemoteFailure, AccessDenied,
-    Cancelled. Nothing is named then.
+    Cancelled. Then no image gets a name.
     """
     wanted = platform or Platform.host()
     stop = Cancel(cancel)
     copied: list[Copied] = []
     try:
-        tops = [source.resolve(name) for name, _ in pairs]  # a target is not even made for what is not there
+        tops = [source.resolve(name) for name, _ in pairs]  # before the target is made: a name may not exist
         with target.session(f"copy from {source.location}") as session, _gathering(source, session, tops):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
                 what = name or source.location
@@ -130,7 +135,7 @@ def copy(
 
 
 class Into:
-    """A ``Writer`` whose sessions are one that is open already: several copies write together."""
+    """A ``Writer`` that returns one open session again and again, so that several copies write together."""
 
     def __init__(self, session: Session) -> None:
         self.location = session.location
@@ -142,8 +147,8 @@ class Into:
 
 
 def _gathering(source: Reader, target: Session, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
-    """Several images of this machine come in together. What comes from a registry may take minutes, in which no other
-    image should wait for its name."""
+    """Gather if several images come from this machine. From a registry, one image may take minutes, and the others
+    should not wait for it to get their names."""
     if len(tops) > 1 and gathers(target) and _is_here(source, tops[0]):
         return target.gathering()
     return nullcontext()
@@ -151,14 +156,14 @@ def _gathering(source: Reader, target: Session, tops: Sequence[Descriptor]) -> A
 
 def _is_here(source: Reader, *blobs: Descriptor) -> bool:
     """Whether the blobs are on this machine."""
-    with suppress(NotFound):  # who copies it says so; an archive makes its manifests
+    with suppress(NotFound):  # the copy reports what is missing; an archive makes its manifests
         return not any(source.blob(blob).origin for blob in blobs)
     return True
 
 
 @contextmanager
 def _named(what: str, target_name: str) -> Iterator[None]:
-    """What a registry answers of a blob says which image that is of."""
+    """Add the name of the image to errors that a registry returns for a blob."""
     try:
         yield
     except (RemoteFailure, AccessDenied) as error:
@@ -169,7 +174,7 @@ def _named(what: str, target_name: str) -> Iterator[None]:
 
 
 def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers: bool) -> Copied | None:
-    """None where it was not admitted."""
+    """Copy one image; None if it was not admitted."""
     target, on_event = job.target, job.on_event
     same = _same_image(job, top, target_name)
     if same is not None:
@@ -187,8 +192,8 @@ def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers
 
 
 def _same_image(job: Job, top: Descriptor, target_name: str) -> Descriptor | None:
-    """The image at the target, where it is there already and its source has only made a manifest of it: an archive of
-    `docker save` is not a second image."""
+    """The same image at the target, if it is there and the source has only made its manifest: an archive of `docker
+    save` must not become a second image."""
     source, target = job.source, job.target
     if not makes_manifests(source) or not knows_images(target) or not source.makes(top):
         return None
@@ -202,7 +207,7 @@ def _same_image(job: Job, top: Descriptor, target_name: str) -> Descriptor | Non
 
 
 def _named_again(job: Job, same: Descriptor, name: str, target_name: str) -> Copied | None:
-    """Give another name to an image that is at the target; None where that was not admitted."""
+    """Give another name to an image that is at the target; None if that was not admitted."""
     if not job.admits(Plan(same), name, target_name):
         return None
     job.target.tag(target_name, same)
@@ -212,8 +217,8 @@ def _named_again(job: Job, same: Descriptor, name: str, target_name: str) -> Cop
 
 
 def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]:
-    """What refers to the image's documents, and what refers to that: by the referrers of the source, and by the
-    tags that cosign derives from a digest."""
+    """Copy what refers to the image's documents, and what refers to that. The source lists referrers, and cosign
+    derives tags from a digest."""
     moved: list[Moved] = []
     seen: set[Digest] = set()
     pending = [descriptor.digest for descriptor, _, _ in plan.documents]
@@ -224,7 +229,7 @@ def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]
         seen.add(subject)
         found: list[tuple[str, Descriptor]] = []
         if lists_referrers(job.source):
-            # named by its digest: without a name `prune` would take it for a leftover
+            # Name it by its digest: `prune` deletes documents without a name.
             here = _repository(target_name)
             listed = job.source.referrers(subject)
             found += [(f"{here}@{descriptor.digest}" if here else "", descriptor) for descriptor in listed]
@@ -240,7 +245,7 @@ def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]
 
 
 def _digest_tags(source: Reader, name: str, target_name: str, subject: Digest) -> list[tuple[str, Descriptor]]:
-    """What the source has under tags made of the digest, and the names for it at the target."""
+    """The descriptors that the source has under tags made from the digest, with their names at the target."""
     there, here = _repository(name), _repository(target_name)
     found = []
     for suffix in ("sig", "att", "sbom"):
@@ -261,7 +266,7 @@ def _repository(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image on its way."""
+    """The copy of one image."""
 
     source: Reader
     target: Session
@@ -270,17 +275,17 @@ class Job:
     what: str
     on_event: OnEvent
     cancel: Cancel
-    asked: bool = False  # the platform is not just this machine's
-    index_only: bool = False  # what an index lists stays behind
+    asked: bool = False  # whether the caller asked for the platform
+    index_only: bool = False  # copy the index without the manifests that it lists
     admit: Admission = _all
 
     def admits(self, plan: Plan, name: str, target_name: str) -> bool:
-        """Whether it may move."""
+        """Whether the image may be copied."""
         documents, blobs = tuple(plan.documents), tuple(plan.blobs.values())
         return self.admit(Proposal(self.source, name, self.target, target_name, plan.top, documents, blobs))
 
     def run(self, plan: Plan) -> list[Moved]:
-        """Blobs, then documents, children first; what was moved, in manifest order, parents first."""
+        """Copy blobs, then documents, children first. Returns what was copied, in manifest order, parents first."""
         moved = {**plan.moved, **_move_blobs(self, plan)}
         for descriptor, raw, what in plan.documents:
             reused = bool(self.target.has(descriptor))
@@ -295,7 +300,7 @@ class Job:
         plan = Plan(self._single(top, look_once))
         for found in walk(look_once, [plan.top], into=self._wanted, children_first=True, what=self.what):
             if isinstance(found, Absent) and self.all_platforms and found.descriptor != plan.top:
-                # a sparse index: what the source lacks can't be copied
+                # A sparse index: what the source does not have can't be copied.
                 if self.target.takes.sparse or self.target.has(found.descriptor):
                     continue
                 raise BlobNotFound(
@@ -311,8 +316,8 @@ class Job:
         return look(self.source.manifest, descriptor, what=self.what)
 
     def _single(self, top: Descriptor, look: Look) -> Descriptor:
-        """``top``, or the one manifest that stands for it where the target takes no index, or not this one: a
-        registry refuses an index that lists what it lacks."""
+        """``top``; or one manifest of it, if the target takes no index, or does not take this one: a registry refuses
+        an index that lists manifests which it lacks."""
         if self.target.takes.indexes and (self.target.takes.sparse or self.all_platforms or self.index_only):
             return top
 
@@ -320,7 +325,7 @@ class Job:
             if not (isinstance(found, Known) and isinstance(found.document, Index)):
                 return ()
             if self.target.takes.indexes and not any(map(is_selectable, found.document.manifests)):
-                return ()  # of artifacts: all of it
+                return ()  # an index of artifacts: copy all of it
             if self.all_platforms:
                 raise Conflict(
                     f"{self.target.location} holds one platform an image", hint="write an oci-archive instead"
@@ -355,13 +360,14 @@ class Job:
         plan.documents.append((descriptor, document.raw, "manifest"))
 
     def check_platform(self, config: ImageConfig) -> None:
-        """Warn where an image of one platform is for another than the one that was asked for."""
+        """Warn if a single-platform image is for another platform than the one that was asked for."""
         warning = not_as_asked(config, self.platform) if self.asked else ""
         if warning:
             self.on_event(Warned(f"{self.what}: {warning}"))
 
     def _wanted(self, found: Found) -> Iterable[Descriptor]:
-        """Of an index every document, or the platform's; of one that is no image (artifacts, referrers) every one."""
+        """The documents of an index to copy: all, or that of the platform; all if the index is not an image
+        (artifacts, referrers)."""
         if self.index_only:
             return ()
         documents = listed(found)
@@ -372,10 +378,10 @@ class Job:
         return documents
 
     def _config(self, plan: Plan, manifest: Manifest) -> ImageConfig:
-        """The config, which says what the layers unpack to. Where the target can be read it goes there first: it is
-        fetched once, however many processes want it."""
+        """Read the config, which lists the diff_ids of the layers. If the target can be read, copy the config there
+        first: then it is fetched once, however many processes want it."""
         descriptor = manifest.config
-        reader = self.target.reader if self.admit is _all else None  # nothing moves before it was admitted
+        reader = self.target.reader if self.admit is _all else None  # nothing is copied before it is admitted
         if reader is not None and descriptor.size <= MAX_DOCUMENT:
             moved = _move(self, descriptor, "config", None, self.cancel)
             if moved is not None:
@@ -404,11 +410,11 @@ def _add_blob(plan: Plan, descriptor: Descriptor, kind: str, diff_id: Digest | N
         raise InvalidDocument(
             f"{what} states {descriptor.digest} as its config and as a layer", hint="the manifest is malformed"
         )
-    plan.blobs[descriptor.digest] = (descriptor, kind, diff_id)  # stated before as something of an unknown type
+    plan.blobs[descriptor.digest] = (descriptor, kind, diff_id)  # it was named before with an unknown type
 
 
 def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
-    """All blobs, several at once; the largest is taken first: it decides when all is done."""
+    """Copy all blobs, several at once. The largest starts first, because it takes the longest."""
     moved: dict[Digest, Moved] = {}
 
     def work(wanted: tuple[Descriptor, str, Digest | None], cancel: Cancel) -> None:
@@ -430,7 +436,8 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
 
 
 def _is_at_hand(job: Job, blobs: Sequence[Descriptor]) -> bool:
-    """Whether to start threads takes longer than to copy these blobs: few bytes, from this machine to this one."""
+    """Whether the blobs are so few bytes, and all on this machine, that starting threads would take longer than the
+    copy."""
     return job.target.reader is not None and sum(blob.size for blob in blobs) <= _FEW and _is_here(job.source, *blobs)
 
 
@@ -459,7 +466,8 @@ def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, c
 
 
 def _move_tar(job: Job, layer: Descriptor, diff_id: Digest | None, cancel: Cancel) -> bool:
-    """Where the target keeps plain tars and the source has this one, nothing is fetched and inflated for it."""
+    """Copy the plain tar if the target keeps tars and the source has this one; then nothing is fetched or
+    decompressed."""
     if diff_id is None or not gives_tars(job.source) or not takes_tars(job.target):
         return False
     tar = job.source.tar(layer, diff_id)
