@@ -29,6 +29,10 @@ class LaminaError(Exception):
             self._hint = self._hint()
         return self._hint
 
+    def suggest(self, hint: str) -> None:
+        """Put ``hint`` before the hint that the error has."""
+        self._hint = f"{hint}; {self.hint}" if self.hint else hint
+
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from os import fspath
+from os import fsdecode, fspath
 
 from lamina.errors import (
     InvalidContent,
@@ -545,6 +545,7 @@ class Image:
         from lamina.insight.diff import parse_fields
         from lamina.insight.side import Side
 
+        _refuse_text("ignore", ignore)
         ignored = parse_fields(",".join(ignore), ASPECTS)
         if isinstance(other, RunResult):
             other = self._store().containers.get(other.container)
@@ -627,6 +628,7 @@ class Image:
         from lamina.edit.append import append, files_of
 
         changes = _given(locals())
+        _refuse_text("remove", remove)
         sources = [(fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
         owner = None if keep_owner else (0, 0)
         items = files_of(sources, map(to_bytes, remove), self.stack, owner=owner)
@@ -703,7 +705,7 @@ class Image:
         from lamina.edit.erase import erase, plan_erase
 
         plan = plan_erase(self.stack, [to_bytes(path) for path in paths])
-        step, packing = "erase " + " ".join(paths), self._packing(epoch)
+        step, packing = "erase " + " ".join(map(fsdecode, paths)), self._packing(epoch)
         return self._new(name, erase(self.stack, plan, self._store(), name, created_by=step, packing=packing))
 
     def plan_rebase(self, onto: Image, old_base: Image | None = None) -> RebasePlan:
@@ -958,6 +960,12 @@ class RunResult:
 
 def _layer_of(stack: Stack, number: int) -> Layer:
     return Image(stack).layers[number - stack.first]
+
+
+def _refuse_text(name: str, value: object) -> None:
+    """Raises UsageError if ``value`` is one string and not a list of them."""
+    if isinstance(value, (str, bytes)):
+        raise UsageError(f"{name} is one text: {value!r:.100}", hint=f"give a list, like {name}=[{value!r:.100}]")
 
 
 def _given(arguments: Mapping[str, object]) -> Changes:

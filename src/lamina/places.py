@@ -202,8 +202,10 @@ def _kept(store: Store, stack: Stack) -> Union | None:
 
 def to_bytes(path: str | os.PathLike[str]) -> bytes:
     """Convert a path of a user to the form of the packages below: relative, without slashes at its ends; ``.`` and
-    ``..`` are resolved as text, never above the root."""
+    ``..`` are resolved as text, never above the root. Raises TypeError."""
     parts: list[bytes] = []
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"a path is str, bytes or os.PathLike, not {type(path).__name__}: {path!r:.100}")
     text = path if isinstance(path, (str, bytes)) else getattr(path, "as_posix", path.__fspath__)()
     for part in os.fsencode(text).split(b"/"):
         if part == b"..":

@@ -68,6 +68,32 @@ def test_blame_shows_the_visible_entry_and_the_whiteout(root: Path) -> None:
     assert "content" in found[1]["states"][0]["changed"]
 
 
+def test_symlinks_on_the_way_to_a_path_are_followed(tmp_path: Path) -> None:
+    """As in images with /bin -> usr/bin. A path that a layer has or had is never looked up elsewhere."""
+    usr = [("usr/bin/", None), ("usr/bin/sh", b"#!"), ("usr/bin/cat", b"c"), ("bin", "-> usr/bin")]
+    write_layout(tmp_path / "l", "new", [[*usr, ("loop", "-> loop"), ("bad", "-> no/where")]])
+    write_layout(tmp_path / "l", "old", [[("bin/sh", b"old")], usr])
+    root = tmp_path / "s"
+    out(lamina("load", "-i", str(tmp_path / "l"), root=root))
+    assert out(lamina("blame", "new", "/bin/sh", root=root)).startswith("/usr/bin/sh\n  * layer 1 ")
+    for flags in ([], ["-r"]):
+        (found,) = json.loads(out(lamina("blame", *flags, "new", "bin/sh", "--format", "json", root=root)))
+        assert (found["path"], found["states"][0]["entry"]["size"]) == ("/usr/bin/sh", 2)
+    assert out(lamina("blame", "-r", "new", "/bin/sh", "--format", "{{.Path}}", root=root)) == "/usr/bin/sh\n"
+    assert out(lamina("blame", "old", "/bin/sh", root=root)).startswith("/bin/sh (hidden in the union)\n")
+    assert out(lamina("blame", "new", "/bin", "--format", "{{.Path}} {{.State}}", root=root)) == "/bin symlink\n"
+    missing = lamina("blame", "new", "/bin/none", root=root)
+    assert (missing.returncode, b"/bin/none was not found in any layer" in missing.stderr) == (3, True)
+
+    words = ("--remove", "/bin/cat", "--remove", "/usr/bin/cat", "--remove", "/bad")
+    out(lamina("append", "new", *words, "-t", "less", root=root))
+    assert out(lamina("ls", "less", "/", "/bin", root=root)).split() == ["/bin", "/loop", "/usr", "/bin/sh"]
+    for path, target in (("/bad", "no/where"), ("/loop", "loop")):
+        assert out(lamina("ls", "-l", "new", path, root=root)).endswith(f" {path} -> {target}\n")
+        assert out(lamina("ls", "new", path, root=root)) == f"{path}\n"
+    assert lamina("ls", "new", "/bad/more", root=root).returncode == 3
+
+
 def test_images_templates_and_filters(root: Path) -> None:
     out(lamina("tag", "app", "team/app:1", root=root))
     assert out(lamina("images", "--format", "{{.Repository}}:{{.Tag}}", root=root)).split() == [

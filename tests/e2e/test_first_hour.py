@@ -224,6 +224,19 @@ def test_pull_newer_uses_the_stored_image_if_the_registry_is_unreachable(told: A
     assert told("rmi", "127.0.0.1:1/app:1")[0] == 0
 
 
+def test_run_of_a_name_that_can_not_be_pulled_suggests_the_nearest_image(told: Any) -> None:
+    require_root()
+    require_tool("runc")
+    assert told("tag", "app:1", "127.0.0.1:1/base")[0] == 0
+    code, _, err = told("run", "--rm", "127.0.0.1:1/bse", "true")
+    assert code == 125
+    assert "Connection refused" in err
+    assert "did you mean '127.0.0.1:1/base' of the store?" in err
+    code, _, err = told("run", "--rm", "--pull", "always", "127.0.0.1:1/base", "true")
+    assert (code, "Connection refused" in err, "did you mean" in err) == (125, True, False)
+    assert told("rmi", "127.0.0.1:1/base")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [

@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import pytest
@@ -171,3 +173,26 @@ def test_append_is_a_new_image_and_the_same_one_again(image: lamina.Image, tmp_p
         image.append({"/x": tmp_path / "none"})
     with pytest.raises(PathNotFound, match="nothing to remove"):
         image.append(remove=["/none"])
+
+
+def test_a_wrong_type_in_the_place_of_a_path_is_named(image: lamina.Image) -> None:
+    wrong: Any = ["/etc/conf"]
+    calls: list[Callable[[], object]] = [
+        lambda: image.erase(wrong),
+        lambda: image.append(remove=[wrong]),
+        lambda: image.append({wrong[0]: "/x", None: "/y"}),  # type: ignore[dict-item]
+        lambda: image.listdir(wrong),
+        lambda: image.stat(wrong),
+        lambda: image.blame(wrong),
+        lambda: image.diff(image, wrong),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="a path is str, bytes or os.PathLike, not (list|NoneType)"):
+            call()
+    with pytest.raises(UsageError, match="remove is one text: '/etc/conf'"):
+        image.append(remove="/etc/conf")
+    with pytest.raises(UsageError, match="ignore is one text: 'time'"):
+        image.diff(image, ignore="time")
+    if image.name.startswith("app"):
+        erased: Any = PurePosixPath("/etc/conf")
+        assert not image.erase(erased).path("/etc/conf").exists()

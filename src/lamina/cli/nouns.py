@@ -93,6 +93,10 @@ def unknown(name: str, verbs: Mapping[str, object], *, noun: str = "") -> UsageE
         return UsageError(f"unknown verb {name!r}", hint=f"use {INSTEAD[name]}")
     from lamina.text import nearest
 
-    near = nearest(name, verbs, most=3)
+    near = nearest(name, {**verbs, **ABSENT}, most=3)
+    absent = near[0] if near and near[0] not in verbs else ""
+    near = [absent] if absent else nearest(name, verbs, most=3)
     more = f"; did you mean {', '.join([*near[:-2], ' or '.join(near[-2:])])}?" if near else ""
+    if absent:
+        more += f" lamina does not support it yet: {ABSENT[absent]}"
     return click.UsageError(f"unknown verb {name!r:.60}" + (f" of {noun!r}" if noun else "") + more)

@@ -88,7 +88,8 @@ def files_of(
     on_warning: OnWarning = lambda text: None,
 ) -> list[Item]:
     """Collect the items that ``append`` puts on ``base``: files and directories of this machine as (path here, path
-    in the image), where a directory stands for its content; whiteouts of ``removed``; missing parent directories.
+    in the image), where a directory stands for its content; whiteouts of ``removed`` (symlinks on the way to such a
+    path are followed, one at its end is not); missing parent directories.
     ``owner`` is given to all items; None keeps this machine's ids. Raises NotFound, UsageError, SystemFailure."""
     items: list[Item] = []
     for source, target in sources:
@@ -96,8 +97,13 @@ def files_of(
             items += scan(source, to=target, owner=owner, on_warning=on_warning)
         else:
             items.append(scan_file(source, target, owner=owner))
-    items += [whiteout(path) for path in removed]
+    items += map(whiteout, dict.fromkeys(_literal(base, path) for path in removed))
     return with_parents(items, base) if items else []
+
+
+def _literal(base: Stack | None, path: bytes) -> bytes:
+    found = base.leads_to(path) if base else None
+    return path if found is None else found
 
 
 def whiteout(path: bytes) -> Item:

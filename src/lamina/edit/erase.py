@@ -109,14 +109,10 @@ def _literal(base: Stack, indexes: Sequence[LayerIndex], path: bytes) -> bytes:
         raise UsageError("the root can't be erased", hint="name a path in it")
     if any(stated_rows(index, (path,)) for index in indexes):
         return path
-    tree = base.tree()
-    try:
-        found = tree.path(tree.lookup(path))
-    except PathNotFound:
+    found = base.leads_to(path)
+    if found is None:
         text = path.decode("utf-8", "backslashreplace")
-        raise PathNotFound(
-            f"/{text:.300} was not found in any layer of {base.name}", hint="list with `lamina ls`"
-        ) from None
+        raise PathNotFound(f"/{text:.300} was not found in any layer of {base.name}", hint="list with `lamina ls`")
     if not found:
         raise UsageError("the root can't be erased", hint="name a path in it")
     return found

@@ -8,7 +8,15 @@ from typing import NamedTuple
 
 from lamina.layer.entry import Entry, Kind
 from lamina.source.stack import Stack
-from lamina.union.path_history import PathHistory, State, histories_under, path_history, summaries_under
+from lamina.union.path_history import (
+    PathHistory,
+    State,
+    has_history,
+    histories_under,
+    path_history,
+    summaries_under,
+)
+from lamina.union.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +55,20 @@ class Blame:
 
 
 def blame(stack: Stack, path: bytes) -> Blame:
-    """Return the history of a path. Raises PathNotFound if no layer ever had it."""
-    return _told(stack, path_history(stack.partial([path]), path), _names(stack))
+    """Return the history of ``path``. If no layer has or had that very path, it is the history of what the path names
+    in the union, with symlinks on the way followed. Raises PathNotFound."""
+    tree = stack.partial([path])
+    literal = _literal(stack, tree, path)
+    if literal != path:
+        tree = stack.partial([literal])
+    return _told(stack, path_history(tree, literal), _names(stack))
 
 
 def blame_under(stack: Stack, path: bytes) -> Iterator[Blame]:
-    """Yield the history of ``path`` and of everything below it that exists or existed. Raises PathNotFound."""
-    names = _names(stack)
-    for item in histories_under(stack.tree(), path):
+    """Yield the history of ``path`` (found as ``blame`` finds it) and of everything below it that exists or existed.
+    Raises PathNotFound."""
+    names, tree = _names(stack), stack.tree()
+    for item in histories_under(tree, _literal(stack, tree, path)):
         yield _told(stack, item, names)
 
 
@@ -74,7 +88,7 @@ def lines_under(stack: Stack, path: bytes) -> Iterator[Line]:
     """Yield short histories, without creating each state: for many paths. Raises PathNotFound."""
     tree, names = stack.tree(), _names(stack)
     layers = tree.origin_layers
-    for at, hidden, node, states in summaries_under(tree, path):
+    for at, hidden, node, states in summaries_under(tree, _literal(stack, tree, path)):
         number = layers[node]
         yield Line(at, hidden, tree.kind(node), stack.first + number, *names[number], states - (not hidden))
 
@@ -83,6 +97,14 @@ def line_of(item: Blame) -> Line:
     newest = item.states[0]
     shadows = len(item.states) - (not item.hidden)
     return Line(item.path, item.hidden, newest.entry.kind, newest.layer, newest.digest, newest.step, shadows)
+
+
+def _literal(stack: Stack, tree: Tree, path: bytes) -> bytes:
+    """Return ``path`` if a layer has or had it, else the path of what it names in the union, if there is any."""
+    if has_history(tree, path):
+        return path
+    found = stack.leads_to(path)
+    return path if found is None else found
 
 
 def _told(stack: Stack, item: PathHistory, names: _Names) -> Blame:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
-from lamina.errors import (
-    UsageError,
-)
+from lamina.errors import PathNotFound, UsageError
 from lamina.light import TYPE_CHECKING, Value, field, replace
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig, chain_ids
@@ -125,6 +123,15 @@ class Stack(Value):
         from lamina.union.partial import PartialMerge
 
         return PartialMerge().lookup([layer.index() for layer in self.layers], path, follow=follow)
+
+    def leads_to(self, path: bytes) -> bytes | None:
+        """Return the literal path of what ``path`` names in the union: symlinks on the way are followed, one at its
+        end is not. None if it names nothing. Raises InvalidLayer."""
+        try:
+            union, node = self.lookup(path)
+        except PathNotFound:
+            return None
+        return union.path(node)
 
     def listing(
         self, path: bytes, *, follow: bool = True, into: bool = True, links: bool = True

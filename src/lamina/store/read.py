@@ -20,6 +20,8 @@ from lamina.store.blobs import Blobs, StoredBlob
 from lamina.store.refs import name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lamina.source.protocols import Blob
     from lamina.store.layers import Layers
     from lamina.store.paths import Paths
@@ -130,15 +132,20 @@ class StoreReader:
 
 def _near(name: str, entries: list[Descriptor]) -> str:
     """The hint for a name that no image has: the most similar name, or a pull."""
+    near = nearest_name(name, entries)
+    pulled = f"pull it with `lamina pull {name:.200}`, or see `lamina images`"
+    return f"did you mean {near!r}? else {pulled}" if near else pulled
+
+
+def nearest_name(name: str, entries: Iterable[Descriptor]) -> str | None:
+    """Return the name of an image that is most like ``name``; None if none is like it."""
     from lamina.text import nearest
 
     known: dict[str, None] = {}
     for stored in filter(None, map(name_of, entries)):
         familiar = Reference.parse(stored).familiar
         known |= dict.fromkeys((familiar, familiar.removesuffix(":latest")))
-    near = nearest(name, known)
-    pulled = f"pull it with `lamina pull {name:.200}`, or see `lamina images`"
-    return f"did you mean {near[0]!r}? else {pulled}" if near else pulled
+    return next(iter(nearest(name, known)), None)
 
 
 def _reference(name: str) -> tuple[Reference | None, UsageError | None]:

@@ -54,16 +54,27 @@ class PathHistory:
 
 def path_history(tree: Tree, path: bytes) -> PathHistory:
     """Return the history of one literal path. Raises PathNotFound if no layer ever had it."""
+    nodes = _nodes_at(tree, path)
+    if not nodes:
+        raise _not_found(path)
+    return _history_of(tree, path, nodes, _idle(tree, path))
+
+
+def has_history(tree: Tree, path: bytes) -> bool:
+    """Whether a layer has or had this literal path."""
+    return tree.find(path) is not None or bool(_nodes_at(tree, path))
+
+
+def _nodes_at(tree: Tree, path: bytes) -> list[int]:
+    """Return the nodes of a literal path, oldest first; none if no layer ever had it."""
     if not path:
-        return _history_of(tree, path, [0], _idle(tree, path))
+        return [0]
     name = path.rpartition(b"/")[2]
     nodes = [node for node in _ended_nodes(tree) if tree.names[node] == name and tree.path(node) == path]
     alive = tree.find(path)
     if alive is not None:
         nodes.append(alive)
-    if not nodes:
-        raise _not_found(path)
-    return _history_of(tree, path, sorted(nodes), _idle(tree, path))
+    return sorted(nodes)
 
 
 def histories_under(tree: Tree, path: bytes) -> Iterator[PathHistory]:

@@ -282,6 +282,7 @@ def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
         try:
             pull(parsed.name, store, network, platform=asked, on_event=progress, cancel=session.cancel)
         except (RemoteFailure, AccessDenied, NotFound) as error:
+            _suggest_stored(error, name, store)
             if pulling != "newer":
                 raise
             try:
@@ -291,6 +292,20 @@ def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
     from lamina.places import open_named
 
     return open_named(name, session.settings)  # without check_platform: pull has warned already
+
+
+def _suggest_stored(error: LaminaError, name: str, store: Store) -> None:
+    """Add to an error of a pull the image of the store that may be meant, if the store has no image ``name``."""
+    from lamina.store.read import nearest_name
+
+    try:
+        store.resolve(name)
+    except ReferenceNotFound:
+        near = nearest_name(name, store.refs.entries())
+        if near is not None:
+            error.suggest(f"did you mean {near!r} of the store?")
+    except LaminaError:
+        pass  # the error of the pull is the one to report
 
 
 def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:

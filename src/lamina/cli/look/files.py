@@ -18,12 +18,13 @@ from lamina.cli.format.text import clean, human_size, json_path, mode_text
 from lamina.cli.options import format_option, image_argument, platform_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
-from lamina.errors import UsageError
+from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Kind
 from lamina.places import to_bytes
 
 if TYPE_CHECKING:
     from lamina.insight.blame import Blame, Line
+    from lamina.source.stack import Stack
     from lamina.union.tree import Tree, Union
 
 LETTER = {
@@ -108,7 +109,7 @@ def ls(
     for path in paths or ("/",):
         top, typed = to_bytes(path), os.fsencode(path)  # print names as they were typed, as ls does
         prefix = typed.rstrip(b"/") + b"/" if len(paths) > 1 else b""
-        tree, node = stack.listing(top, follow=not directory, into=not directory, links=detailed)
+        tree, node = _listing(stack, top, directory, detailed)
         if directory or not tree.is_directory(node):
             found.append([(tree, typed or b"/", node)])
         elif recursive:
@@ -138,6 +139,16 @@ def ls(
     else:
         for _, name, _ in nodes:
             write(clean(name))
+
+
+def _listing(stack: Stack, top: bytes, itself: bool, detailed: bool) -> tuple[Union, int]:
+    """Look up what ``ls`` lists: a symlink that leads nowhere stands for itself."""
+    try:
+        return stack.listing(top, follow=not itself, into=not itself, links=detailed)
+    except PathNotFound:
+        if stack.leads_to(top) is None:
+            raise
+        return stack.listing(top, follow=False, into=False, links=detailed)
 
 
 _NUMBERS = ("Inode", "Links", "Size", "HumanSize", "Layer")
@@ -332,7 +343,8 @@ def _sizes_below(union: Tree, top: int) -> dict[int, int]:
 @click.pass_obj
 def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool, format: str | None) -> None:
     """Show the history of paths: the layer and build step that put each there, the older entries that it replaced,
-    and the whiteouts that hide it. * marks the entry that is visible in the image."""
+    and the whiteouts that hide it. * marks the entry that is visible in the image. If no layer has or had a path,
+    symlinks on its way are followed, and the path that they lead to is shown."""
     from lamina.insight.blame import blame as blame_path
     from lamina.insight.blame import blame_under, line_of, lines_under
 
