@@ -187,7 +187,7 @@ def test_a_wrong_type_in_the_place_of_a_path_is_named(image: lamina.Image) -> No
         lambda: image.diff(image, wrong),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match="a path is str, bytes or os.PathLike, not (list|NoneType)"):
+        with pytest.raises(TypeError, match=r"a path is str, bytes or os\.PathLike, not (list|NoneType)"):
             call()
     with pytest.raises(UsageError, match="remove is one text: '/etc/conf'"):
         image.append(remove="/etc/conf")
