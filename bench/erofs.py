@@ -20,8 +20,8 @@ import time
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
 from lamina.union.merge import merge
-from lamina.view.erofs import erofs_pieces
-from lamina.view.erofs_read import ErofsImage
+from lamina.view.erofs.read import ErofsImage
+from lamina.view.erofs.write import erofs_pieces
 from layer_index import CHUNK, synthetic
 
 ROUNDS = 5

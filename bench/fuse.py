@@ -15,8 +15,8 @@ from lamina.archive.layout import LayoutReader
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.view.mount import mount, unmount
-from lamina.view.unpack import unpack
+from lamina.view.overlay.mount import mount, unmount
+from lamina.view.unpack.directory import unpack
 
 ROUNDS = 3
 

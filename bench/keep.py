@@ -28,8 +28,8 @@ from pathlib import Path
 
 import lamina
 from ground import LAMINA, clear, file_system, quiet, registry, text
-from lamina.config import KEEPS, Settings
 from lamina.layer.entry import Kind
+from lamina.settings import KEEPS, Settings
 
 FILES = 100
 

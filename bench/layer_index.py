@@ -17,7 +17,7 @@ from pathlib import Path
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
-from lamina.layer.write import LayerWriter
+from lamina.layer.tar_write import LayerWriter
 from lamina.union.merge import merge
 
 ROUNDS = 5

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.write import Item, LayerWriter
+from lamina.layer.tar_write import Item, LayerWriter
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -33,7 +33,7 @@ from pathlib import Path
 from ground import LAMINA, clear, file_system, pipeline, push, quiet, registry, text
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.serve.server import RegistryServer
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -190,12 +190,12 @@ def write_image(directory: Path, pieces: Iterator[bytes]) -> None:
     )
     config = ImageConfig.build(Platform.host(), diff_ids=[Digest("sha256", diff_id.hexdigest())])
     writer = LayoutWriter(str(directory))
-    with writer.session("bench"):
+    with writer.session("bench") as session:
         described = Descriptor.of(mediatype.OCI_CONFIG, config.raw)
-        writer.put_blob(described, BytesBlob(described, config.raw))
+        session.put_blob(described, BytesBlob(described, config.raw))
         manifest = build_manifest(described, [layer])
-        writer.put_manifest(manifest.descriptor, manifest.raw)
-        writer.tag("app", manifest.descriptor)
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag("app", manifest.descriptor)
 
 
 @contextmanager

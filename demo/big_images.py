@@ -19,7 +19,7 @@ from big_overlay import Overlay, upper_items
 from big_shell import Failed, logged, tell, timed
 from big_shell import lamina as run_lamina
 from lamina.edit.append import append
-from lamina.layer.write import Item
+from lamina.layer.tar_write import Item
 from lamina.places import load_settings
 from lamina.scan.directory import scan
 from lamina.spec.image_config import Changes

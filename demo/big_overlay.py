@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lamina.layer.entry import Kind
-from lamina.layer.write import Item
-from lamina.scan.upper import scan_upper
+from lamina.layer.tar_write import Item
+from lamina.scan.overlay_upper import scan_upper
 
 # redirects and metadata-only copies can't be said in an OCI layer: an upper directory must be without them
 _MOUNT = """

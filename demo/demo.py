@@ -1,4 +1,4 @@
-"""The demo: images made of this machine's own programs, and what their layers do to each other.
+"""The demo: images made from programs of this machine, and how their layers affect each other.
 
 No network but loopback, no root, no container tool; everything happens in a temporary directory. `make demo` runs it.
 """
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import lamina
-from lamina import rights
+from lamina.host import privileges
 from lamina.layer.entry import Kind
 from lamina.places import load_settings
 from lamina.serve.server import RegistryServer
@@ -26,7 +26,7 @@ CANNOT_RUN, CAP_SYS_ADMIN = 125, 21
 
 
 def main() -> None:
-    """``--must-run``: it is a failure if no container can run here."""
+    """Run the demo. ``--must-run``: fail if containers can't run here."""
     must_run = "--must-run" in sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="lamina-demo-") as scratch:
         os.environ["LAMINA_ROOT"] = os.path.join(scratch, "store")
@@ -46,7 +46,7 @@ def make_images(scratch: Path) -> None:
     for name in ("a", "b"):
         (scratch / f"app-{name}.py").write_text(f'print("this is app-{name}")\n')
 
-    say("Four images, made of programs of this machine and the libraries that they need")
+    say("Four images, made from programs of this machine and the libraries that they need")
     run("pack", "sh", "ls", "cat", "--file", f"{notes}:{CLASH}", "-t", "os", "-q")
     run("pack", PYTHON, "--base", "os", "-t", "runtime", "-q")
     command = ("--cmd", f"{PYTHON} /srv/app.py")
@@ -64,39 +64,37 @@ def show(scratch: Path, *, must_run: bool) -> None:
     print()
     say("2. The stack: what each layer adds, replaces and hides, and which images share it")
     run("layers", "app-a")
-    say("3. Each layer and the union side by side: the top one wins, a whiteout hides, nothing below is changed")
+    say("3. Each layer and the union side by side: the top entry wins, a whiteout hides, lower layers do not change")
     side_by_side()
-    say(f"4. Blame of the replaced {REPLACED}: which layer won, what it shadows")
+    say(f"4. Blame of the replaced {REPLACED}: the layer that wins, and the entries that it replaced")
     run("blame", "app-a", REPLACED)
-    say(f"   ... and of the deleted {DELETED}: gone from the union, still in its layer")
+    say(f"   ... and of the deleted {DELETED}: not in the union, but still in its layer")
     run("blame", "app-a", DELETED)
-    say("5. Shadowed, not erased: the deleted file read from the union of the lowest two layers (app-a~2)")
+    say("5. Hidden, not erased: read the deleted file from the union of the lowest two layers (app-a~2)")
     first_lines("cat", "app-a~2", DELETED)
     over_http(scratch)
-    say("7. What the first store's bytes are for: os and runtime are stored once for all images")
+    say("7. The disk space of the first store: os and runtime are stored once for all images")
     run("df")
     run_them(must_run=must_run)
 
 
 def run_them(*, must_run: bool) -> None:
-    """Both applications as containers on the shared layers. Where none can run, what this machine lacks; that is a
-    failure if ``must_run``."""
+    """Run both applications as containers on the shared layers. If containers can't run here, print the reason, and
+    fail if ``must_run``."""
     before = lower_digests()
     said, refused = attempt("run", "--network", "none", "--name", "a", "app-a")
     if refused:
-        say("8. Running the applications: not here")
+        say("8. The applications can't run here")
         print("\n".join(f"   {line}" for line in said.splitlines()))
-        if os.geteuid() == 0 and not rights.capabilities("CapEff") >> CAP_SYS_ADMIN & 1:
-            print(
-                "   This root has no CAP_SYS_ADMIN. In a container of docker or podman: start that with --privileged."
-            )
+        if os.geteuid() == 0 and not privileges.capabilities("CapEff") >> CAP_SYS_ADMIN & 1:
+            print("   root has no CAP_SYS_ADMIN here. Inside a container, start that container with --privileged.")
         if must_run:
             raise SystemExit("demo: the applications did not run")
         return
     say(f"8. app-a runs, with {runtime()}")
     print("$ lamina run --network none --name a app-a")
     print(said, end="")
-    say("   ... and a container that writes to a file of a lower layer: it is copied up, and changed there")
+    say("   ... a container writes to a file of a lower layer: the file is copied up and changed there")
     change = f"import pathlib; pathlib.Path({REPLACED!r}).write_text('changed by the container')"
     run("run", "--network", "none", "--name", "writer", "app-a", PYTHON, "-B", "-c", change)
     run("diff", "writer")
@@ -105,16 +103,16 @@ def run_them(*, must_run: bool) -> None:
     (upper,) = (path for place in places for path in containers.glob(f"*/{place}{REPLACED}"))
     print(f"   the copy in the upper directory: {upper.read_text()!r}")
     print(f"   the layers below, hashed before and after: {'unchanged' if lower_digests() == before else 'CHANGED'}")
-    say("   app-b at the same time, on the same two layers, mounted once")
+    say("   ... app-a and app-b at the same time: their common layers are mounted once")
     at_once()
-    say("   ... and an image of what the container changed: one more layer")
+    say("   ... an image from the changes of the container: one more layer")
     run("commit", "writer", "app-a:changed")
     run("layers", "app-a:changed")
     run("rm", "--all")
 
 
 def attempt(*words: str) -> tuple[str, bool]:
-    """What a command says, and whether no container could be made for it (exit code 125)."""
+    """Run a command; return its output, and whether no container could be made (exit code 125)."""
     command = [sys.executable, "-m", "lamina", *words]
     done = subprocess.run(
         command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -125,7 +123,7 @@ def attempt(*words: str) -> tuple[str, bool]:
 
 
 def runtime() -> str:
-    """What runs containers here."""
+    """Return the runtime of this machine."""
     done = subprocess.run(
         [sys.executable, "-m", "lamina", "info", "--format", "json"], check=True, capture_output=True, text=True
     )
@@ -134,7 +132,7 @@ def runtime() -> str:
 
 
 def at_once() -> None:
-    """Two containers that wait for their standard input to end, so that both are there together."""
+    """Run two containers at the same time; both wait for the end of their standard input."""
     wait = "import sys; print(open('/srv/app.py').read().strip(), flush=True); sys.stdin.read()"
     command = [sys.executable, "-m", "lamina", "run", "--rm", "-i", "--network", "none"]
     both = [
@@ -145,7 +143,7 @@ def at_once() -> None:
     ]
     for process in both:
         assert process.stdout is not None
-        print(f"   it says: {process.stdout.readline().decode().strip()}", flush=True)
+        print(f"   its output: {process.stdout.readline().decode().strip()}", flush=True)
     run("ps")
     for process in both:
         process.communicate()
@@ -159,16 +157,14 @@ def lower_digests() -> dict[str, str]:
 
 
 def over_http(scratch: Path) -> None:
-    """A registry over this store, and an empty store that pulls from it."""
+    """Serve this store as a registry, and pull from it into an empty store."""
     store = lamina.open_store(load_settings())
     with RegistryServer(store) as server:
         say(f"6. lamina serve: the store as a registry on {server.url}")
         other = {"LAMINA_ROOT": str(scratch / "other-store")}
-        say(
-            "   app-a pulled over HTTP into an empty store: manifest first, then every layer, as nothing is there yet"
-        )
+        say("   pull app-a over HTTP into an empty store: the manifest first, then every layer")
         run("pull", f"{server.name}/app-a", **other)
-        say("   app-b: what a pull would fetch; its lower two layers are there already")
+        say("   app-b: what a pull would fetch; its lower two layers are in the store already")
         run("plan", "pull", f"{server.name}/app-b", **other)
         run("pull", f"{server.name}/app-b", **other)
 

@@ -781,13 +781,13 @@ CRANE = _of(
 
 PODMAN = _of(
     "podman",
-    Row("run --rm --userns=keep-id alpine id -u", code=125, err="keep-id is a plain user's"),
+    Row("run --rm --userns=keep-id alpine id -u", code=125, err="keep-id is for plain users"),
     Row("image tree nginx", has="COPY site"),
     Row("image mount alpine", ours="ls $(lamina image mount alpine)/etc", has="os-release", alone=True),
     Row("unshare podman image mount alpine", ours="ls $(lamina mount alpine)/etc", has="os-release", alone=True),
     Row("image diff app:2 app:1", ours="lamina diff app:1 app:2", code=1, has="/app/version"),
     Row("image exists alpine", code=0, out=""),
-    Row("system check", ours="lamina fsck", has="the store is whole"),
+    Row("system check", ours="lamina fsck", has="the store is intact"),
 )
 
 DIVE = _of(

@@ -34,15 +34,15 @@ from lamina.layer.entry import Entry, Kind  # noqa: E402
 from lamina.remote.client import Access  # noqa: E402
 from lamina.remote.registries import Registries  # noqa: E402
 from lamina.remote.repository import Repository  # noqa: E402
-from lamina.source import Stack  # noqa: E402
+from lamina.source.stack import Stack  # noqa: E402
 from lamina.spec.digest import Digest  # noqa: E402
 from lamina.spec.platform import Platform  # noqa: E402
 from lamina.store.fsck import fsck  # noqa: E402
 from lamina.store.gc import delete_images, prune  # noqa: E402
-from lamina.store.keep import apply_keep  # noqa: E402
+from lamina.store.retention import apply_keep  # noqa: E402
 from lamina.store.store import Store  # noqa: E402
 from lamina.transfer.copy import copy  # noqa: E402
-from lamina.view.mount import mount, unmount  # noqa: E402
+from lamina.view.overlay.mount import mount, unmount  # noqa: E402
 from support import write_layout  # noqa: E402
 from unruly import Unruly  # noqa: E402
 

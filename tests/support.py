@@ -28,7 +28,7 @@ from lamina.image import Image
 from lamina.image import open as open_image
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -136,23 +136,23 @@ def write_layout(
     """An image in an OCI layout; its manifest's descriptor."""
     writer = LayoutWriter(str(directory))
     descriptors, diff_ids = [], []
-    with writer.session("test"):
+    with writer.session("test") as session:
         for layer in layers:
             tar = layer if isinstance(layer, bytes) else make_tar(layer)
             blob = gzip.compress(tar, 1, mtime=0) if compress else tar
             kind = mediatype.OCI_LAYER_GZIP if compress else mediatype.OCI_LAYER
             descriptor = Descriptor.of(kind, blob)
-            writer.put_blob(descriptor, BytesBlob(descriptor, blob))
+            session.put_blob(descriptor, BytesBlob(descriptor, blob))
             descriptors.append(descriptor)
             diff_ids.append(Digest.of(tar))
         steps = [History(created="2024-01-01T00:00:00Z", created_by=f"step {n + 1}") for n in range(len(layers))]
         image = ImageConfig.build(Platform.host(), diff_ids=diff_ids, history=steps, cmd=["/bin/sh"])
         raw = json.dumps({**image.json, **(config or {})}).encode()
         config_descriptor = Descriptor.of(mediatype.OCI_CONFIG, raw)
-        writer.put_blob(config_descriptor, BytesBlob(config_descriptor, raw))
+        session.put_blob(config_descriptor, BytesBlob(config_descriptor, raw))
         manifest = build_manifest(config_descriptor, descriptors)
-        writer.put_manifest(manifest.descriptor, manifest.raw)
-        writer.tag(name, manifest.descriptor)
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag(name, manifest.descriptor)
     return manifest.descriptor
 
 
@@ -160,9 +160,9 @@ def write_index(directory: Path, name: str, entries: Sequence[Descriptor]) -> La
     """An index of images that an OCI layout has; a reader of the layout."""
     index = build_index(entries)
     writer = LayoutWriter(str(directory))
-    with writer.session("test"):
-        writer.put_manifest(index.descriptor, index.raw)
-        writer.tag(name, index.descriptor)
+    with writer.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag(name, index.descriptor)
     return LayoutReader(str(directory))
 
 

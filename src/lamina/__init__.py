@@ -1,4 +1,4 @@
-"""lamina: container images as a stack of immutable layers seen as one filesystem.
+"""lamina: look into, change, move and run container images.
 
 >>> image = lamina.open("debian:12")
 >>> image.fs.cat("/etc/os-release")
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing itself takes longer to load than the short way to answer (quick.py)
+TYPE_CHECKING = False  # a module costs most commands more time than it has use for `typing`
 
 if TYPE_CHECKING:
     from typing import Any

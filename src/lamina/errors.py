@@ -1,8 +1,8 @@
-"""The error tree (floor 0).
+"""The errors of lamina.
 
-Every failure that lamina foresees is a ``LaminaError``. Its message is one line that names the offending
-thing (reference, digest, path) and, as ``hint``, what to do about it. ``exit_code`` is what the command line
-ends with; the table stands in ``docs/exit-codes.md``.
+Every expected failure is a ``LaminaError``. ``message`` is one line that says what failed and on what (a reference, a
+digest, a path); ``hint`` says what to do; ``exit_code`` is the exit code of the command line
+(``docs/exit-codes.md``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class LaminaError(Exception):
-    """Base of all foreseen failures."""
+    """Base of all expected failures."""
 
     exit_code = 1
 
@@ -24,89 +24,93 @@ class LaminaError(Exception):
 
     @property
     def hint(self) -> str | None:
-        """What to do about it. One that takes time to find is looked for when it is asked for."""
+        """What to do about the failure. A hint that takes time to find is computed at the first use."""
         if callable(self._hint):
             self._hint = self._hint()
         return self._hint
+
+    def suggest(self, hint: str) -> None:
+        """Put ``hint`` before the hint that the error has."""
+        self._hint = f"{hint}; {self.hint}" if self.hint else hint
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 class UsageError(LaminaError):
-    """The caller asked for something that can't be meant: a bad reference, flag, platform or range."""
+    """Invalid input of the caller: a bad reference, flag, platform or range."""
 
     exit_code = 2
 
 
 class NotFound(LaminaError):
-    """Something that was named is not there: an image, a path in an image, a blob."""
+    """A named thing does not exist: an image, a path in an image, a blob."""
 
     exit_code = 3
 
 
 class ReferenceNotFound(NotFound):
-    """No image has this name here."""
+    """No image has this name."""
 
 
 class NoStore(NotFound):
-    """There is no store yet: nothing was ever brought in."""
+    """The store does not exist yet."""
 
 
 class BlobNotFound(NotFound):
-    """No blob with this digest here."""
+    """The place has no blob with this digest."""
 
 
 class PathNotFound(NotFound, FileNotFoundError):
-    """The union has no such path."""
+    """The union does not have this path."""
 
     errno = 2  # ENOENT; numbers, because the module errno is not always loaded
 
 
 class NotADirectory(UsageError, NotADirectoryError):
-    """A path of an image is listed, and is no directory."""
+    """A path in an image was listed but is not a directory."""
 
     errno = 20  # ENOTDIR
 
 
 class NotAFile(UsageError, OSError):
-    """A path of an image is read, and is no regular file, or no symlink where one is read."""
+    """A path in an image was read but is not a regular file (or not a symlink)."""
 
     errno = 22  # EINVAL
 
 
 class IsADirectory(NotAFile, IsADirectoryError):
-    """A path of an image is read, and is a directory."""
+    """A path in an image was read but is a directory."""
 
     errno = 21  # EISDIR
 
 
 class ReadOnly(UsageError, OSError):
-    """Images are read-only: a method of a path or a file system that writes was called."""
+    """Images are read-only; a method that writes was called."""
 
     errno = 30  # EROFS
 
 
 class InvalidPath(UsageError, ValueError):
-    """Text that is no path, or a path that does not begin with the other one."""
+    """An invalid path, or a path that is not below another one."""
 
 
 class InvalidContent(LaminaError):
-    """Bytes from outside break their format, their digest, their size or a limit."""
+    """Bytes from outside violate their format, their digest, their size or a limit."""
 
     exit_code = 4
 
 
 class DigestMismatch(InvalidContent):
-    """The bytes are not those that the digest promises."""
+    """The bytes do not match the digest."""
 
 
 class SizeMismatch(InvalidContent):
-    """There are more or fewer bytes than the descriptor promises."""
+    """The number of bytes differs from the size in the descriptor."""
 
 
 class InvalidDocument(InvalidContent):
-    """A manifest, index, config or layout file breaks its specification."""
+    """A manifest, index, config or layout file violates its specification."""
 
 
 class InvalidLayer(InvalidContent):
@@ -114,56 +118,57 @@ class InvalidLayer(InvalidContent):
 
 
 class LimitExceeded(InvalidContent):
-    """Input asks for more than the limits allow (bombs, huge headers, too many entries)."""
+    """Input exceeds a limit (an archive bomb, a huge header, too many entries)."""
 
 
 class Conflict(LaminaError):
-    """What is there stands in the way: in use, exists already, has dependants."""
+    """An existing thing prevents the operation: it already exists, is in use, or others depend on it."""
 
     exit_code = 5
 
 
 class SystemFailure(LaminaError):
-    """The operating system refused: no rights, disk full, input/output error."""
+    """The operating system refused: permission denied, disk full, input/output error."""
 
     exit_code = 6
 
 
 class DiskFull(SystemFailure):
-    """No room is left on a file system, or in somebody's share of it."""
+    """No space is left on a file system, or a quota is exceeded."""
 
 
 class StoreDamaged(SystemFailure):
-    """The store's own files are not what lamina wrote."""
+    """Files of the store were changed or damaged."""
 
 
 class Unsupported(LaminaError):
-    """Known but not done here: an algorithm, a media type, a transport, a platform without the feature."""
+    """Not supported by lamina or by this machine: an algorithm, a media type, a transport, a feature."""
 
     exit_code = 7
 
 
 class RemoteFailure(LaminaError):
-    """A registry can't be reached, or fails: no route, no trust in its certificate, cut connections, 5xx, limits."""
+    """A registry can't be reached, or fails: no route, an untrusted certificate, lost connections, 5xx, rate
+    limits."""
 
     exit_code = 8
 
 
 class AccessDenied(LaminaError):
-    """A registry refuses this user (401, 403), or a login is not what it asks for."""
+    """A registry denies access (401, 403), or rejects a login."""
 
     exit_code = 9
 
 
 class ContainerFailure(LaminaError):
-    """A container could not be made or started: whatever the reason, docker's one code, which no program's exit code
-    is to be confused with."""
+    """A container could not be made or started. The exit code is 125 for any reason, as in docker, to differ from
+    exit codes of programs."""
 
     exit_code = 125
 
 
 class ProgramFailed(LaminaError):
-    """The program in a container ended with another exit code than 0, and the caller has asked for 0."""
+    """The program in a container ended with an exit code other than 0, and the caller used ``check``."""
 
     def __init__(self, message: str, *, hint: str | None = None, code: int = 1) -> None:
         super().__init__(message, hint=hint)
@@ -188,12 +193,12 @@ class Cancelled(LaminaError):
 
 
 def to_plain(error: LaminaError) -> dict[str, str | None]:
-    """What JSON can say of an error, for another process."""
+    """Convert an error to values for JSON, to send it to another process."""
     return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
 def from_plain(said: dict[str, str | None]) -> LaminaError:
-    """The error that ``to_plain`` told of."""
+    """Restore an error from the values of ``to_plain``."""
     kind = globals().get(said["error"] or "", SystemFailure)
     found: LaminaError = kind(said["message"], hint=said["hint"])
     return found

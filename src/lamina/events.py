@@ -1,7 +1,7 @@
-"""Progress and cancellation (floor 1): what long operations tell, and how they are stopped.
+"""Progress and cancellation of long operations.
 
-Each long operation takes ``on_event`` (a callable that gets one frozen dataclass at a time, from any thread)
-and ``cancel``. Neither is ever required.
+Each long operation takes ``on_event``, which is called with one event at a time, from any thread, and ``cancel``.
+Both are optional.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Event(Value):
 
 
 class BlobStarted(Event):
-    """A blob begins to move. ``what`` is "layer", "config", "manifest" or "blob"; size in bytes."""
+    """The transfer of a blob begins. ``what``: "layer", "config", "manifest" or "blob". ``size``: bytes."""
 
     digest: Digest
     size: int
@@ -30,7 +30,7 @@ class BlobStarted(Event):
 
 
 class BlobProgress(Event):
-    """So many bytes of the blob have been moved in all."""
+    """``done`` of ``size`` bytes of a blob have been transferred."""
 
     digest: Digest
     done: int
@@ -38,7 +38,8 @@ class BlobProgress(Event):
 
 
 class BlobDone(Event):
-    """The blob is at its target and verified. ``reused`` if it was there already and nothing moved."""
+    """A blob is at its target and verified. ``reused``: it was there already, and nothing was transferred. ``size``:
+    bytes."""
 
     digest: Digest
     size: int
@@ -47,14 +48,14 @@ class BlobDone(Event):
 
 
 class Tagged(Event):
-    """A name points to this digest now."""
+    """A name now points to this digest."""
 
     name: str
     digest: Digest
 
 
 class Warned(Event):
-    """Something worth a word that did not stop the operation."""
+    """A warning; the operation goes on."""
 
     message: str
 
@@ -63,12 +64,12 @@ OnEvent = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The default listener."""
+    """Ignore an event: the default listener."""
 
 
 class Cancel:
-    """A flag that stops a long operation at its next step; ``set`` may be called from any thread. What blocks (a
-    socket) hangs itself in with ``calling`` and is woken. A child is set with its parent, not the other way round.
+    """A flag that stops a long operation at its next step; ``set`` may be called from any thread. Blocking code (a
+    socket) registers a wake-up with ``calling``. Setting a ``parent`` also sets its children, but not the reverse.
     """
 
     def __init__(self, parent: Cancel | None = None) -> None:
@@ -82,6 +83,7 @@ class Cancel:
             parent._add(self, self.set)
 
     def set(self) -> None:
+        """Stop the operation, and wake blocking code."""
         with self._guard:
             self._event.set()
             waking = list(self._wake.values())
@@ -90,22 +92,23 @@ class Cancel:
 
     @property
     def is_set(self) -> bool:
+        """Whether ``set`` was called."""
         return self._event.is_set()
 
     def check(self) -> None:
-        """Raise ``Cancelled`` once ``set`` was called."""
+        """Raise ``Cancelled`` if ``set`` was called."""
         if self._event.is_set():
             raise Cancelled("cancelled")
 
     def wait(self, seconds: float) -> None:
-        """Sleep; raise ``Cancelled`` as soon as ``set`` is called."""
+        """Sleep for ``seconds``. Raises ``Cancelled`` as soon as ``set`` is called."""
         if self._event.wait(seconds):
             raise Cancelled("cancelled")
 
     @contextmanager
     def calling(self, wake: Callable[[], object]) -> Iterator[None]:
-        """``wake`` is called once ``set`` is, from that thread, while this block runs. Raises Cancelled at once
-        where it was set before."""
+        """Register ``wake`` while the block runs: ``set`` calls it, in its own thread. Raises Cancelled at once if
+        ``set`` was called before."""
         key = object()
         self._add(key, wake)
         try:
@@ -116,7 +119,7 @@ class Cancel:
                 self._wake.pop(key, None)
 
     def close(self) -> None:
-        """Let go of the parent."""
+        """Unregister from the parent."""
         if self._parent is not None:
             with self._parent._guard:
                 self._parent._wake.pop(self, None)
@@ -147,8 +150,8 @@ def started(threads: Iterable[threading.Thread], least: int = 1) -> list[threadi
 
 
 def join(threads: Iterable[threading.Thread]) -> None:
-    """Wait for threads to end. An interrupt comes through: a plain ``Thread.join`` may sleep over one that arrives
-    just before it blocks, or in another thread."""
+    """Wait for threads to end, so that Ctrl-C works: a plain ``Thread.join`` can miss an interrupt that arrives just
+    before it blocks, or in another thread."""
     for thread in threads:
         while thread.is_alive():
             thread.join(0.1)

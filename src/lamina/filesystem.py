@@ -1,4 +1,4 @@
-"""Images as fsspec finds them, by options and by URLs: ``lamina://debian:12//etc``."""
+"""The fsspec file system ``lamina``, opened by options or by URLs like ``lamina://debian:12//etc``."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import Any
 
 from lamina.errors import ReferenceNotFound, UsageError
 from lamina.places import open_named, options_of, settings_of
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.name import ARCHIVES
 from lamina.view.fs import UnionFileSystem
 from lamina.view.path import shown, uri_of
 
 SCHEME = "lamina://"
 _REGISTRY = "docker://"
-_HINT = "in a URL two slashes end the image: lamina://IMAGE//PATH"
+_HINT = "in a URL, write two slashes after the image: lamina://IMAGE//PATH"
 
 
 class LaminaFileSystem(UnionFileSystem):
-    """``fsspec.filesystem("lamina", image="debian:12")``, or ``image.fs``. ``image``, ``root`` and ``platform`` as in
-    ``lamina.open``: images of the store, of registries (``docker://REF``), layouts and archives."""
+    """A read-only fsspec file system over the union of an image: ``fsspec.filesystem("lamina", image="debian:12")``,
+    or ``image.fs``. ``image``, ``root`` and ``platform`` are as in ``lamina.open``: the image may be in the store, in
+    a registry (``docker://REF``), a layout or an archive. Sizes are in bytes. Writing raises ReadOnly (EROFS)."""
 
     protocol = "lamina"
 
     def __init__(
         self, image: str | None = None, *, root: str | None = None, platform: str | None = None, **options: Any
     ) -> None:
-        """``options``: fsspec's own. Raises as ``lamina.open``."""
+        """Open the image. ``options``: options of fsspec. Raises the errors of ``lamina.open``."""
         stack = options.pop("stack", None)
         super().__init__(**options)
         if stack is None:
@@ -38,15 +39,15 @@ class LaminaFileSystem(UnionFileSystem):
 
     @classmethod
     def of(cls, stack: Stack) -> LaminaFileSystem:
-        """The file system of an image that is open."""
+        """Return the file system of an opened image."""
         made = cls(stack=stack, skip_instance_cache=True)
         made.storage_options = {"image": uri_of(stack), **options_of(stack)}
         return made
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """``lamina://IMAGE//etc/passwd``, ``lamina:///etc/passwd`` or a plain path: always absolute, without a slash
-        at the end."""
+        """Return the path of a URL (``lamina://IMAGE//etc/passwd``, ``lamina:///etc/passwd``) or a plain path:
+        absolute, without a slash at the end."""
         if isinstance(path, list):
             return [cls._strip_protocol(item) for item in path]
         text = os.fspath(path)
@@ -54,20 +55,20 @@ class LaminaFileSystem(UnionFileSystem):
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
-        """The image of ``lamina://debian:12/etc/os-release``. None stands in ``lamina:///etc/os-release``, a path of
-        the image that the options name."""
+        """Return the image of a URL as an option: ``lamina://debian:12/etc/os-release``. ``lamina:///etc/os-release``
+        has none; it is a path in the image of the option ``image``."""
         image = split_url(path)[0] if path.startswith(SCHEME) else ""
         return {"image": image} if image else {}
 
     def unstrip_protocol(self, name: str) -> str:
-        """The URL of a path."""
+        """Return the URL of a path."""
         if name.startswith(SCHEME):
             return name
         return f"{SCHEME}{uri_of(self.stack)}/{self._strip_protocol(name)}"
 
     @property
     def fsid(self) -> str:
-        """The same for the same layers of the same image, in every process."""
+        """An identifier; equal for the same layers of the same image, in every process."""
         return f"lamina_{uri_of(self.stack)}"
 
     def __reduce__(self) -> tuple[Callable[..., LaminaFileSystem], tuple[Stack]]:
@@ -95,9 +96,9 @@ def _of(stack: Stack) -> LaminaFileSystem:
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """The image of a ``lamina://`` URL ("" for none), and the path in it (pure). Two slashes end the image. With one
-    slash it ends behind its tag, digest or range of layers, else at the first slash: a registry's host needs a tag
-    behind it, and a port a dot in the host, or localhost."""
+    """Split a ``lamina://`` URL into the image ("" for none) and the path in it (pure). Two slashes end the image.
+    Without two slashes it ends after its tag, digest or range of layers, else at the first slash. So an image with a
+    registry host needs a tag; a host with a port is recognized by a dot in it, or as localhost."""
     rest = url.removeprefix(SCHEME)
     if rest.startswith("/"):
         return "", rest

@@ -1,6 +1,6 @@
-"""The facade (floor 8): ``Image`` and ``Layer`` as people script them. It only delegates; paths are ``str`` here.
+"""The public classes ``Image``, ``Layer`` and ``RunResult``. They only delegate to other packages.
 
-Bytes that are not UTF-8 come through as surrogate escapes, as Python's own file functions have them.
+Paths are ``str`` here; bytes that are not UTF-8 are decoded with surrogate escapes, as ``os.fsdecode`` does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from os import fspath
+from os import fsdecode, fspath
 
 from lamina.errors import (
     InvalidContent,
@@ -37,7 +37,7 @@ from lamina.places import (
     to_bytes,
     writer_for,
 )
-from lamina.source import LayerHandle, Stack
+from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.text import counted
 
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from types import EllipsisType
     from typing import IO, Any, Self
 
-    from lamina.config import Settings
     from lamina.edit.changes import Change
     from lamina.edit.publish import Packing
     from lamina.edit.rebase import RebasePlan
@@ -59,8 +58,9 @@ if TYPE_CHECKING:
     from lamina.insight.packages import Inventory
     from lamina.insight.side import Side
     from lamina.layer.entry import Entry
-    from lamina.run.sandbox import Finished, Input, Output
-    from lamina.source import Reader, Writer
+    from lamina.run.library.runs import Finished, Input, Output
+    from lamina.settings import Settings
+    from lamina.source.protocols import LayerHandle, Reader, Writer
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import Changes, ImageConfig
     from lamina.spec.manifest import Manifest
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from lamina.transfer.connect import Network
     from lamina.union.tree import Tree, Union
     from lamina.view.path import ImagePath
-    from lamina.view.unpack import UnpackReport
+    from lamina.view.unpack.directory import UnpackReport
 
 PIPE = -1
 """``subprocess.PIPE``, without loading subprocess."""
@@ -82,18 +82,20 @@ def open(
     platform: str | None = None,
     settings: Settings | None = None,
 ) -> Image:
-    """The image ``name``: a reference, ID or digest in the store, ``docker://REF`` in a registry, ``oci:DIR[:REF]``,
-    ``oci-archive:FILE[:REF]`` or ``docker-archive:FILE[:REF]``; with ``~N`` or ``~N:M`` a range of its layers.
+    """Open an image.
 
-    ``root`` is the store's directory, ``platform`` like ``linux/arm64``; both default to the settings.
-    Raises ReferenceNotFound, NotFound (platform), InvalidContent, UsageError, Unsupported.
+    ``name``: a reference, ID or digest in the store; ``docker://REF`` in a registry; ``oci:DIR[:REF]``, ``dir:DIR``,
+    ``oci-archive:FILE[:REF]`` or ``docker-archive:FILE[:REF]``. With ``~N`` at the end, only the lowest N layers;
+    with ``~N:M`` layers N to M. ``root``: the directory of the store. ``platform``: like ``linux/arm64``. Both
+    default to ``settings``, or to the current settings. Raises ReferenceNotFound, NotFound (no such platform),
+    InvalidContent, UsageError, Unsupported.
     """
     return open_with(name, settings or settings_of(root, platform))
 
 
 def open_with(name: str, settings: Settings, network: Network | None = None) -> Image:
-    """As ``open``, with settings that were loaded already. ``network``: how a registry is reached, where not as they
-    say."""
+    """Open an image like ``open``, with these settings. ``network``: access to registries (default: as in the
+    settings)."""
     return Image(open_named(name, settings, network), settings)
 
 
@@ -104,9 +106,12 @@ def images(
     platform: str | None = None,
     settings: Settings | None = None,
 ) -> list[Image]:
-    """The images of the store, newest first: all, or those whose names fit ``pattern`` (like "my/*"), one for each
-    name. What can't be opened for the platform is left out: an artifact, an image of other platforms or a damaged one
-    (``lamina images`` shows those too). No store, no images. Raises SystemFailure, StoreDamaged."""
+    """List the images in the store, newest first, one for each name; [] if there is no store.
+
+    ``pattern``: list only names that match, like "my/*". The other arguments are as in ``open``. Artifacts, images
+    for other platforms and damaged images are skipped (``lamina images`` shows them). Raises SystemFailure,
+    StoreDamaged.
+    """
     import logging
 
     from lamina.insight.images import select_images, summaries
@@ -133,7 +138,7 @@ def images(
 
 
 class Image:
-    """An image, or a range of its layers: an immutable value. Nothing is unpacked to look into it."""
+    """An image, or a range of its layers. It is an immutable value; looking into it unpacks nothing."""
 
     def __init__(self, stack: Stack, settings: Settings | None = None) -> None:
         self.stack = stack
@@ -141,34 +146,37 @@ class Image:
 
     @property
     def name(self) -> str:
+        """The name that the image was opened with."""
         return self.stack.name
 
     @property
     def digest(self) -> Digest:
-        """Of the manifest."""
+        """The digest of the manifest."""
         return self.stack.manifest.descriptor.digest
 
     @property
     def id(self) -> Digest:
-        """The config's digest: docker's image ID."""
+        """The digest of the config, which docker calls the image ID."""
         return self.stack.manifest.config.digest
 
     @property
     def size(self) -> int:
-        """Bytes of manifest, config and layers as they are stored and sent; of a range of layers, of these alone."""
+        """The size in bytes of manifest, config and compressed layers; for a range of layers, of these layers
+        only."""
         manifest, layers = self.stack.manifest, sum(layer.descriptor.size for layer in self.stack.layers)
         return layers if self._is_range else manifest.descriptor.size + manifest.config.size + layers
 
     @property
     def created(self) -> datetime | None:
-        """When the image was made, as its config says; None where it does not."""
+        """The time in the config when the image was made, or None (OCI image-spec config.md, ``created``)."""
         from lamina.spec.image_config import parse_time
 
         return parse_time(self.config.created)
 
     @property
     def history(self) -> tuple[Step, ...]:
-        """The build steps, oldest first, each with the number of the layer that it made (None for none)."""
+        """The build steps, oldest first, each with the number of the layer that it made, or None (OCI image-spec
+        config.md, ``history``)."""
         from lamina.insight.history import aligned
 
         stack, count = self.stack, len(self.config.diff_ids)
@@ -176,15 +184,17 @@ class Image:
 
     @property
     def manifest(self) -> Manifest:
+        """The manifest (OCI image-spec manifest.md)."""
         return self.stack.manifest
 
     @property
     def config(self) -> ImageConfig:
+        """The config (OCI image-spec config.md)."""
         return self.stack.config
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Bottom first."""
+        """The layers, bottom first."""
         return tuple(
             Layer(handle, self.stack.first + number, self.stack.steps[number], self.stack)
             for number, handle in enumerate(self.stack.layers)
@@ -192,44 +202,45 @@ class Image:
 
     @property
     def tree(self) -> Tree:
-        """The union of the layers, merged on first need."""
+        """The union of the layers (OCI image-spec layer.md), merged at the first use. Raises InvalidContent."""
         return self.stack.tree()
 
     @property
     def union(self) -> Union:
-        """The union for a few questions: read from where it was written before, else merged as ``tree``."""
+        """The union, for a few questions: read from a stored form if there is one, else merged like ``tree``."""
         return self.stack.union()
 
     @property
     def fs(self) -> LaminaFileSystem:
-        """A read-only fsspec filesystem over the union."""
+        """A read-only fsspec file system over the union."""
         from lamina.filesystem import LaminaFileSystem
 
         return LaminaFileSystem.of(self.stack)
 
     def path(self, path: str | os.PathLike[str] = "/") -> ImagePath:
-        """A path in the union as importlib.resources takes one (``Traversable``), with pathlib's methods.
-        Nothing is looked up yet. Raises InvalidPath for what no path can be."""
+        """Return a path in the union: a ``Traversable`` of importlib.resources with the methods of ``pathlib.Path``.
+        The path need not exist. Raises InvalidPath for an invalid path."""
         from lamina.view.path import ImagePath
 
         return ImagePath(self.stack, path)
 
     def stat(self, path: str | ImagePath, *, follow: bool = False) -> Entry:
-        """What the union has at ``path``. Raises PathNotFound, which is a FileNotFoundError."""
+        """Return the entry at ``path``. ``follow``: follow a symlink at its end. Raises PathNotFound, which is a
+        FileNotFoundError."""
         tree, node = self.stack.lookup(to_bytes(path), follow=follow)
         return tree.entry(node)
 
     def listdir(self, path: str | ImagePath = "/") -> list[str]:
-        """The names in a directory, in byte order. Raises PathNotFound (FileNotFoundError), NotADirectory
-        (NotADirectoryError)."""
+        """Return the names in a directory, in byte order. Raises PathNotFound (a FileNotFoundError), NotADirectory (a
+        NotADirectoryError)."""
         tree, node = self.stack.listing(to_bytes(path), links=False)
         if not tree.is_directory(node):
             raise NotADirectory(f"{str(path)!r:.200} in {self.name} is not a directory")
         return [os.fsdecode(name) for name in sorted(tree.children(node))]
 
     def read_bytes(self, path: str | ImagePath) -> bytes:
-        """A file's content; symlinks are followed inside the image. Raises PathNotFound (FileNotFoundError),
-        IsADirectory (IsADirectoryError), NotAFile (OSError)."""
+        """Return the content of a file; symlinks are followed inside the image. Raises PathNotFound (a
+        FileNotFoundError), IsADirectory (an IsADirectoryError), NotAFile (an OSError)."""
         from lamina.layer.entry import Kind
 
         tree, node = self.stack.lookup(to_bytes(path), follow=True)
@@ -241,8 +252,8 @@ class Image:
             return stream.read()
 
     def packages(self) -> Inventory:
-        """The packages in the union, each with the layer that brought it: dpkg, apk, rpm, pip, npm, Rust and Go.
-        Raises InvalidContent, SystemFailure."""
+        """Find the packages in the image, each with the layer that brought it: Debian, Alpine, RPM, Python, npm,
+        Ruby, PHP, Java, Rust, Go, and well-known programs. Raises InvalidContent, SystemFailure."""
         from lamina.insight.packages import packages
 
         return packages(self.stack)
@@ -275,26 +286,31 @@ class Image:
         name: str = "",
         keep: bool = False,
     ) -> RunResult:
-        """Run a program in a new container of the image and wait for its end. Any number of threads may do so at
-        once; a plain user needs no rights. Linux, with runc, crun or bubblewrap.
+        """Run a program in a new container of the image and wait until it ends. Thread-safe; needs no root rights.
+        Linux only, with crun, runc or bubblewrap.
 
-        The options are those of `lamina run`; without ``command`` and ``entrypoint`` the image's own program runs.
-        ``env``: a mapping, or words like "KEY=VALUE". ``mounts``: paths in the container, each with the directory or
-        file of this machine that it shows, or words as -v takes them ("./data:/data:ro", "name:/data").
-        ``network``: pasta, none or host; by default pasta where it is installed, else none. ``memory``: bytes or text
-        like "512m". ``stdin``: bytes or text, or an open file; by default there is none. ``stdout``, ``stderr``:
-        captured by default (``subprocess.PIPE``); else ``subprocess.DEVNULL``, an open file, or a function that gets
-        each piece of bytes as it comes; for ``stderr`` also ``subprocess.STDOUT`` (runc copies each of the two by
-        itself, so their lines may change places). ``timeout``: seconds after which the container is killed.
-        ``check``: raise ProgramFailed where the exit code is not 0.
+        The options are those of `lamina run`. Without ``command`` and ``entrypoint`` the command of the image runs.
 
-        The container and what it wrote are removed when nothing refers to the result any more, at the end of its
-        ``with`` block or by its ``remove()``; with ``keep`` they stay in the store, as ``name``. Raises
-        ContainerFailure (the program can't be started), TimedOut (also a TimeoutError), ProgramFailed, UsageError,
+        - ``env``: a mapping, or words like "KEY=VALUE".
+        - ``mounts``: a path in the container for each directory or file of this machine; or words as for -v
+          ("./data:/data:ro", "name:/data").
+        - ``network``: pasta, none or host; default: pasta if it is installed, else none.
+        - ``memory``: bytes, or text like "512m". ``cpus``: processors. ``pids``: processes.
+        - ``stdin``: bytes, text, or an open file; default: no standard input.
+        - ``stdout``, ``stderr``: ``subprocess.PIPE`` (captured, the default), ``subprocess.DEVNULL``, an open file,
+          or a function that is called with each piece of bytes. ``stderr`` may also be ``subprocess.STDOUT``; runc
+          copies the two streams separately, so lines may change places.
+        - ``timeout``: seconds; after that the container is killed and TimedOut is raised.
+        - ``check``: raise ProgramFailed if the exit code is not 0.
+
+        The container and everything that it wrote are removed at the end of a ``with`` block, by ``remove()``, or
+        when the result is garbage-collected. With ``keep`` they stay in the store, under ``name``.
+
+        Raises ContainerFailure (the program can't be started), TimedOut (a TimeoutError), ProgramFailed, UsageError,
         NotFound, Conflict, Unsupported, SystemFailure.
         """
-        from lamina.run import sandbox
-        from lamina.run.jobs import Asked, Place
+        from lamina.run.library import runs
+        from lamina.run.library.jobs import Asked, Place
 
         store = self._store_of_image()
         settings = self._settings or load_settings()
@@ -302,7 +318,7 @@ class Image:
             Place(store.paths.root, store.max_layer, store.keep, store.view),
             self.manifest.descriptor,
             self.name,
-            sandbox.wanted(
+            runs.wanted(
                 command,
                 entrypoint=entrypoint,
                 env=env,
@@ -327,7 +343,7 @@ class Image:
             settings.upper_dir or "",
             keep,
         )
-        finished = sandbox.run(asked, stdin=stdin, stdout=stdout, stderr=stderr, timeout=timeout)
+        finished = runs.run(asked, stdin=stdin, stdout=stdout, stderr=stderr, timeout=timeout)
         result = RunResult(self, asked.wanted.command, finished)
         if check and result.exit_code != 0:
             words = " ".join(result.command) or "the program"
@@ -335,7 +351,7 @@ class Image:
             result.remove()
             error = ProgramFailed(
                 f"{words!r:.200} in {self.name} ended with exit code {result.exit_code}",
-                hint=f"it said: {last!r:.200}" if last else None,
+                hint=f"its last output: {last!r:.200}" if last else None,
                 code=result.exit_code,
             )
             error.stdout, error.stderr = result.stdout, result.stderr
@@ -343,13 +359,13 @@ class Image:
         return result
 
     def _store_of_image(self) -> Store:
-        """The store that has the whole image. Raises NotFound, UsageError (a range of layers)."""
+        """Return the store if it has the whole image. Raises NotFound, UsageError (a range of layers)."""
         if self._is_range:
-            raise UsageError(f"{self.name} is a range of layers here", hint="take the whole image")
+            raise UsageError(f"{self.name} is a range of layers", hint="use the whole image")
         store = open_store(self._settings, create=False)
         if not store.blobs.has(self.manifest.descriptor):
             raise NotFound(
-                f"{self.name} is not in {store.location}", hint="lamina.pull() or `lamina copy` brings it in"
+                f"{self.name} is not in {store.location}", hint="pull it with lamina.pull() or `lamina pull`"
             )
         return store
 
@@ -358,8 +374,8 @@ class Image:
         return len(self.stack.layers) != len(self.manifest.layers)
 
     def tag(self, name: str) -> Image:
-        """Give the image another name in its store; the image by that name. A name that is taken moves. Raises
-        UsageError, NotFound."""
+        """Give the image another name in its store; return the image by that name. If the name exists, it moves to
+        this image. Raises UsageError, NotFound."""
         from lamina.spec.reference import Reference
 
         store = self._store_of_image()
@@ -389,8 +405,12 @@ class Image:
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> Digest:
-        """Give the image to a registry as ``target`` ("": under its own name): only what is not there yet. The digest
-        that it has there. ``creds``: "user:password". Raises UsageError, AccessDenied, RemoteFailure, Cancelled."""
+        """Push the image to a registry; only blobs that the registry lacks are sent (OCI distribution-spec, "Push").
+
+        ``target``: the reference in the registry (default: the name of the image). The other arguments are as in
+        ``lamina.push``. Returns the digest of the manifest in the registry. Raises UsageError, AccessDenied,
+        RemoteFailure, Cancelled.
+        """
         from lamina.transfer.connect import Network
 
         settings = self._known_settings
@@ -422,8 +442,8 @@ class Image:
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> None:
-        """Write the image to ``path``: a ``kind`` of "docker-archive" (for `docker load`), "oci-archive" or "oci-dir"
-        (digests stay). ``name``: what it is called in there; by default as in the store, "" for none. Raises
+        """Write the image to ``path``. ``kind``: "docker-archive" (for `docker load`), "oci-archive" or "oci-dir"
+        (these keep the digests). ``name``: the name in the archive (default: as in the store; "": none). Raises
         UsageError, BlobNotFound, SystemFailure, Cancelled."""
         from lamina.transfer.connect import Network
 
@@ -443,10 +463,10 @@ class Image:
         )
 
     def export(self, target: str | os.PathLike[str] | IO[bytes]) -> int:
-        """Write the union as one plain tar into the file ``target``, a path or open for bytes; how many entries it
-        has. Same image, same bytes. Raises InvalidLayer, SystemFailure."""
+        """Write the union as one plain tar to ``target``, a path or a file that is open for bytes. Returns the number
+        of entries. The same image gives the same bytes. Raises InvalidLayer, SystemFailure."""
         from lamina.edit.export import export
-        from lamina.files import reported, whole_file
+        from lamina.host.files import reported, whole_file
 
         if not isinstance(target, (str, os.PathLike)):
             return export(self.stack, target.write)
@@ -456,7 +476,7 @@ class Image:
 
     @property
     def _is_elsewhere(self) -> bool:
-        """Whether the image was opened in a registry, a layout or an archive."""
+        """Whether the image was opened from a registry, a layout or an archive."""
         return self.stack.again is not None and bool(self.stack.again[1][0])
 
     @property
@@ -464,12 +484,12 @@ class Image:
         return self._settings or load_settings()
 
     def _own_name(self) -> str:
-        """Raises UsageError for an image without a name."""
+        """Return the name of the image in its place. Raises UsageError if it has none."""
         from lamina.spec.name import parse_name
 
         name = parse_name(self.name).name
         if not name or (not self._is_elsewhere and not self._is_named(name)):
-            raise UsageError(f"{self.name} is not a name", hint="say which name it is to have, like ghcr.io/me/app:1")
+            raise UsageError(f"{self.name} has no name", hint="give a name, like ghcr.io/me/app:1")
         return name
 
     def _is_named(self, name: str) -> bool:
@@ -478,12 +498,12 @@ class Image:
         return canonical(name) in {known for known, _ in self._store_of_image().names()}
 
     def _source(self, network: Network, *, by_name: bool) -> tuple[Reader, str]:
-        """The place that has the image, and what it is called there: by name where its index is meant."""
+        """Return the place of the image and its name there. ``by_name``: the name, so that its index is used."""
         from lamina.spec.name import parse_name
         from lamina.transfer.connect import WithOrigins
 
         if self._is_range:
-            raise UsageError(f"{self.name} is a range of layers here", hint="only whole images are moved")
+            raise UsageError(f"{self.name} is a range of layers", hint="use the whole image")
         if not self._is_elsewhere:
             return WithOrigins(self._store_of_image(), network), self.name if by_name else str(self.digest)
         assert self.stack.again is not None
@@ -498,7 +518,8 @@ class Image:
         return copy(reader, writer, [(name, target)], platform=self.config.platform, **how)[0].descriptor.digest
 
     def blame(self, path: str) -> Blame:
-        """The layer and build step of the winning entry, what it shadows, and what hid it. Raises PathNotFound."""
+        """Return the history of a path: the layer and build step of each of its entries, and what hides it. Raises
+        PathNotFound."""
         from lamina.insight.blame import blame
 
         return blame(self.stack, to_bytes(path))
@@ -512,15 +533,19 @@ class Image:
         renames: bool = True,
         on_warning: Callable[[str], object] = lambda text: None,
     ) -> Diff:
-        """What differs in ``other``, file by file at ``path`` and below; nothing is unpacked. ``other``: an image,
-        what ``run`` gave, a container (``store.containers.get``), or the path of a directory of this machine.
-        ``ignore``: names of ``insight.compare.ASPECTS``, like "time". ``renames``: as one change. ``on_warning``
-        hears of what a directory has and no image can. Raises PathNotFound, NotFound, UsageError, InvalidContent,
-        SystemFailure."""
+        """Compare this image with ``other``, file by file; nothing is unpacked.
+
+        ``other``: an image, a result of ``run``, a container (``store.containers.get``), or the path of a directory
+        of this machine. ``path``: compare only files at and below it. ``ignore``: names of
+        ``insight.compare.ASPECTS``, like "time". ``renames``: report a renamed file as one change. ``on_warning`` is
+        called with a message for files of a directory that an image can't have. Raises PathNotFound, NotFound,
+        UsageError, InvalidContent, SystemFailure.
+        """
         from lamina.insight.compare import ASPECTS, compare
         from lamina.insight.diff import parse_fields
         from lamina.insight.side import Side
 
+        _refuse_text("ignore", ignore)
         ignored = parse_fields(",".join(ignore), ASPECTS)
         if isinstance(other, RunResult):
             other = self._store().containers.get(other.container)
@@ -531,36 +556,39 @@ class Image:
         from lamina.store.containers import Container
 
         if isinstance(other, Container):
-            from lamina.run.side import container_side
+            from lamina.run.container.side import container_side
 
             return container_side(self._store(), other, on_warning=on_warning)
         from lamina.insight.directory import directory_side
 
         path = os.fspath(other)
         if not os.path.isdir(path):
-            raise NotFound(f"no directory {path!r:.300}", hint="an image is given as lamina.open(...)")
+            raise NotFound(f"{path!r:.300} is not a directory", hint="pass an image as lamina.open(...)")
         return directory_side(path, on_warning=on_warning)
 
     def unpack(self, target: str | os.PathLike[str], *, cancel: Cancel | None = None) -> UnpackReport:
-        """Write the union into the new or empty directory ``target``. Raises Conflict, SystemFailure."""
-        from lamina.view.unpack import unpack
+        """Write the union into ``target``, a new or empty directory; it appears when it is complete. Raises Conflict,
+        SystemFailure, Cancelled."""
+        from lamina.view.unpack.directory import unpack
 
         return unpack(self.stack, os.fsencode(target), cancel=cancel)
 
     @contextmanager
     def mount(self, target: str | os.PathLike[str] = "") -> Iterator[str]:
-        """The union as a read-only directory while the block runs; its path. Without ``target`` it is a new directory
-        in the store: several threads and processes may mount the same image at once. Linux; for an image that is not
-        in the store, and where plain users get no user namespace, with lamina[fuse]. Raises Conflict, SystemFailure,
-        Unsupported."""
-        from lamina.view.mount import mount, unmount
+        """Mount the union as a read-only directory while the block runs; yields the path. Linux only.
+
+        ``target``: the directory (default: a new directory in the store). Several threads and processes may mount the
+        same image at the same time. Images that are not in the store, and machines that forbid user namespaces to
+        plain users, need lamina[fuse]. Raises Conflict, SystemFailure, Unsupported.
+        """
+        from lamina.view.overlay.mount import mount, unmount
 
         store = open_store(self._settings, create=False)
         mounted = mount(store, self.stack, os.fspath(target))
         try:
             yield mounted.target
         finally:
-            with suppress(NotFound):  # `lamina umount --all` was first
+            with suppress(NotFound):  # `lamina umount --all` has unmounted it
                 unmount(store, mounted.target)
 
     def append(
@@ -589,13 +617,18 @@ class Image:
         healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
         on_build: Iterable[str] | EllipsisType | None = ...,
     ) -> Image:
-        """A new image of the store with one layer on top. ``files``: paths in the image, each with the file or
-        directory of this machine that shall be there (owned by 0:0, or with ``keep_owner`` as here); ``remove``:
-        paths to hide; what else is given changes the config as ``with_config`` does. Without ``files`` and ``remove``
-        there is no new layer. Raises PathNotFound, NotFound, UsageError, BlobNotFound, SystemFailure."""
+        """Make a new image in the store with one more layer on top.
+
+        ``files``: a path in the image for each file or directory of this machine. ``remove``: paths to hide with
+        whiteouts. ``keep_owner``: keep the owners of the files (default: 0:0). ``step``: the text of the build step.
+        ``name``: the name in the store (default: untagged). ``epoch``: seconds, as SOURCE_DATE_EPOCH. The other
+        arguments change the config, as in ``with_config``. Without ``files`` and ``remove`` there is no new layer.
+        Raises PathNotFound, NotFound, UsageError, BlobNotFound, SystemFailure.
+        """
         from lamina.edit.append import append, files_of
 
         changes = _given(locals())
+        _refuse_text("remove", remove)
         sources = [(fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
         owner = None if keep_owner else (0, 0)
         items = files_of(sources, map(to_bytes, remove), self.stack, owner=owner)
@@ -636,8 +669,11 @@ class Image:
         healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
         on_build: Iterable[str] | EllipsisType | None = ...,
     ) -> Image:
-        """A new image of the store with the same layers and these fields of its config; None removes a field, ...
-        leaves it. ``name``: what the store shall call it, or nothing. Raises UsageError, BlobNotFound."""
+        """Make a new image in the store with the same layers and a changed config (OCI image-spec config.md).
+
+        None removes a field of the config; ``...`` (the default) leaves it as it is. ``name``: the name in the store
+        (default: untagged). ``epoch``: seconds, as SOURCE_DATE_EPOCH. Raises UsageError, BlobNotFound.
+        """
         from lamina.edit.configure import with_config
 
         changes = _given(locals())
@@ -645,8 +681,9 @@ class Image:
         return self._new(name, with_config(self.stack, self._store(), name, changes, created_by=step, epoch=epoch))
 
     def squash(self, low: int, high: int | None = None, *, name: str = "", epoch: int | None = None) -> Image:
-        """A new image of the store in which layers ``low`` to ``high`` (from 1; None: the top) are one, with the same
-        union. Raises UsageError (out of range), BlobNotFound (the image is not this store's)."""
+        """Make a new image in the store in which layers ``low`` to ``high`` (from 1; None: the top) are joined into
+        one; the union stays the same. ``name``, ``epoch``: as in ``with_config``. Raises UsageError (out of range),
+        BlobNotFound (the image is not in the store)."""
         from lamina.edit.squash import squash
 
         high = len(self) if high is None else high
@@ -655,24 +692,26 @@ class Image:
         return self._new(name, made)
 
     def flatten(self, *, name: str = "", epoch: int | None = None) -> Image:
-        """A new image of the store with one layer and the same union. Raises BlobNotFound."""
+        """Make a new image in the store with one layer and the same union. ``name``, ``epoch``: as in
+        ``with_config``. Raises BlobNotFound."""
         from lamina.edit.squash import flatten
 
         made = flatten(self.stack, self._store(), name, created_by="flatten", packing=self._packing(epoch))
         return self._new(name, made)
 
     def erase(self, *paths: str, name: str = "", epoch: int | None = None) -> Image:
-        """A new image of the store none of whose layers has these paths, or anything below them. Raises PathNotFound,
-        UsageError, BlobNotFound."""
+        """Make a new image in the store without these paths, and everything below them, in any layer. ``name``,
+        ``epoch``: as in ``with_config``. Raises PathNotFound, UsageError, BlobNotFound."""
         from lamina.edit.erase import erase, plan_erase
 
         plan = plan_erase(self.stack, [to_bytes(path) for path in paths])
-        step, packing = "erase " + " ".join(paths), self._packing(epoch)
+        step, packing = "erase " + " ".join(map(fsdecode, paths)), self._packing(epoch)
         return self._new(name, erase(self.stack, plan, self._store(), name, created_by=step, packing=packing))
 
     def plan_rebase(self, onto: Image, old_base: Image | None = None) -> RebasePlan:
-        """What ``rebase`` would do, and what that breaks. Raises NotFound (no base in the store), UsageError."""
-        from lamina.edit.base import find_base
+        """Return what ``rebase`` would do, and the conflicts. ``old_base``: default: found in the store. Raises
+        NotFound (no base in the store), UsageError."""
+        from lamina.edit.find_base import find_base
         from lamina.edit.rebase import plan_rebase
 
         old = old_base.stack if old_base else find_base(self.stack, self._store())
@@ -687,8 +726,9 @@ class Image:
         force: bool = False,
         epoch: int | None = None,
     ) -> Image:
-        """A new image of the store: this one's own layers upon those of ``onto``. Raises Conflict unless ``force``,
-        and as ``plan_rebase``."""
+        """Make a new image in the store: the layers of ``onto``, and this image's own layers on top. ``force``: make
+        it in spite of conflicts. ``name``, ``epoch``: as in ``with_config``. Raises Conflict, and the errors of
+        ``plan_rebase``."""
         from lamina.edit.rebase import rebase
 
         plan, packing = self.plan_rebase(onto, old_base), self._packing(epoch)
@@ -708,7 +748,7 @@ class Image:
         return Image(stack, self._settings)
 
     def to_json(self) -> dict[str, Any]:
-        """What the image is, for JSON: names and digests as text, sizes in bytes."""
+        """Describe the image for JSON: names and digests as text, sizes in bytes."""
         config, first = self.config, self.stack.first
         return {
             "name": self.name,
@@ -728,19 +768,21 @@ class Image:
         }
 
     def __reduce__(self) -> tuple[type[Image], tuple[Stack, Settings | None]]:
-        """Pickled by where it is. Raises TypeError for an image that was not opened by a name."""
+        """Pickle the place of the image, not its bytes. Raises TypeError if it was not opened by a name."""
         return Image, (self.stack, self._settings)
 
     def __getitem__(self, layers: builtins.slice) -> Image:
-        """A range of layers, as Python slices: ``image[:2]`` is the union of the lowest two."""
+        """Return a range of layers as an image: ``image[:2]`` has the lowest two layers. Raises UsageError."""
         if not isinstance(layers, slice) or layers.step not in (None, 1):
-            raise UsageError("layers are taken as image[low:high]", hint="image[:2] is the union of the lowest two")
+            raise UsageError(
+                "not a slice of layers", hint="write image[low:high]; image[:2] has the lowest two layers"
+            )
         low, high, _ = layers.indices(len(self.stack.layers))
         first = self.stack.first
         return Image(self.stack.slice(first + low, first + max(high, low) - 1), self._settings)
 
     def __len__(self) -> int:
-        """How many layers."""
+        """The number of layers."""
         return len(self.stack.layers)
 
     def __eq__(self, other: object) -> bool:
@@ -762,45 +804,45 @@ class Image:
 
 
 class Layer:
-    """One layer of an image: an immutable set of changes."""
+    """One layer of an image: a list of file system changes (OCI image-spec layer.md). It is an immutable value."""
 
     def __init__(self, handle: LayerHandle, number: int, step: Any = None, stack: Stack | None = None) -> None:
-        """``stack``: whose layer it is, for pickling."""
+        """``stack``: the stack that the layer belongs to, needed for pickling."""
         self._stack = stack
         self.handle = handle
         self.number = number
-        """From 1 at the bottom."""
+        """The number of the layer, from 1 at the bottom."""
         self.step = step
         """The build step that made it (``History``), or None."""
 
     @property
     def digest(self) -> Digest:
-        """Of the blob, as it is stored and sent."""
+        """The digest of the (compressed) blob."""
         return self.handle.descriptor.digest
 
     @property
     def diff_id(self) -> Digest:
-        """Of the uncompressed tar."""
+        """The digest of the uncompressed tar (OCI image-spec config.md, ``diff_ids``)."""
         return self.handle.diff_id
 
     @property
     def size(self) -> int:
-        """Bytes of the blob."""
+        """The size of the blob in bytes."""
         return self.handle.descriptor.size
 
     @property
     def tar_size(self) -> int:
-        """Bytes of the uncompressed tar."""
+        """The size of the uncompressed tar in bytes."""
         return self.handle.index().tar_size
 
     def __reduce__(self) -> tuple[Callable[..., Layer], tuple[Stack, int]]:
-        """Pickled with its image. Raises TypeError for a layer without one."""
+        """Pickle the layer with its image. Raises TypeError if it belongs to none."""
         if self._stack is None:
             raise TypeError(f"layer {self.number} can't be pickled: it belongs to no image")
         return _layer_of, (self._stack, self.number)
 
     def to_json(self) -> dict[str, Any]:
-        """What the layer is, for JSON."""
+        """Describe the layer for JSON: digests as text, sizes in bytes."""
         return {
             "number": self.number,
             "digest": str(self.digest),
@@ -817,11 +859,11 @@ class Layer:
         return hash((self.digest, self.diff_id))
 
     def __len__(self) -> int:
-        """How many entries."""
+        """The number of entries."""
         return len(self.handle.index())
 
     def __iter__(self) -> Iterator[Entry]:
-        """The entries in archive order, whiteouts among them."""
+        """Iterate over the entries in archive order, including whiteouts."""
         return iter(self.handle.index())
 
     def __repr__(self) -> str:
@@ -835,33 +877,33 @@ class Layer:
 
 
 class RunResult:
-    """A container whose program has ended: what ``Image.run`` gives. It stays, with what it wrote, as long as this
-    value is used; ``remove()`` or the end of a ``with`` block removes it, unless it was run with ``keep``."""
+    """The result of ``Image.run``: a container whose program has ended. The container is removed by ``remove()``, at
+    the end of a ``with`` block, or when this object is garbage-collected, unless it was run with ``keep``."""
 
     def __init__(self, image: Image, command: Sequence[str], finished: Finished) -> None:
         self.image = image
         self.command = tuple(command)
-        """As it was given: () where the image's own program ran."""
+        """The command as it was given; () if the command of the image ran."""
         self.exit_code = finished.code
-        """128 + the signal's number where a signal ended the program."""
+        """The exit code of the program; 128 + the signal number if a signal ended it."""
         self.stdout = finished.stdout
         self.stderr = finished.stderr
-        """Bytes that were captured; b"" for what went elsewhere."""
+        """The captured bytes; b"" if the stream was not captured."""
         self.container = finished.identity
-        """The container's ID."""
+        """The ID of the container."""
         self.warnings = finished.warnings
-        """What lamina has to say of how the container was run, in sentences."""
+        """Warnings of lamina about the container, as sentences."""
         self._finished = finished
 
     @property
     def text(self) -> str:
-        """The captured standard output as text; what is not UTF-8 is replaced."""
+        """The captured standard output as text; bytes that are not UTF-8 are replaced."""
         return self.stdout.decode("utf-8", "replace")
 
     @cached_property
     def changes(self) -> tuple[Change, ...]:
-        """What the program changed in the container, in byte order of the paths: ``how`` is "A" (added), "C"
-        (changed) or "D" (deleted). Raises NotFound (it was removed), SystemFailure."""
+        """The changes in the container, in byte order of the paths; ``how`` is "A" (added), "C" (changed) or "D"
+        (deleted). Raises NotFound (the container was removed), SystemFailure."""
         from lamina.edit.changes import Change
 
         return tuple(Change(how, path) for how, path in self._finished.changes())
@@ -889,17 +931,19 @@ class RunResult:
         healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
         on_build: Iterable[str] | EllipsisType | None = ...,
     ) -> Image:
-        """A new image of the store: the container's image with one more layer of what it changed. ``name``: what the
-        store calls it. ``comment``: the new step's. ``epoch``: SOURCE_DATE_EPOCH, for the same digest each time. What
-        else is given changes the config; None removes a field, ... leaves it. Raises NotFound, UsageError,
-        SystemFailure."""
+        """Make a new image in the store: the image of the container plus one layer with its changes.
+
+        ``name``: the name in the store (default: untagged). ``comment``: the comment of the new build step.
+        ``epoch``: seconds, as SOURCE_DATE_EPOCH; the same changes then give the same digest. The other arguments
+        change the config, as in ``Image.with_config``. Raises NotFound, UsageError, SystemFailure.
+        """
         packing = self.image._packing(epoch)
         changes = _given(locals())
         made = self._finished.call("commit", name, comment, epoch, packing.compression, changes)
         return self.image._new(name, made)
 
     def remove(self) -> None:
-        """Remove the container now, with what it wrote. Raises SystemFailure."""
+        """Remove the container now, and everything that it wrote. Raises SystemFailure."""
         self._finished.remove()
 
     def __enter__(self) -> Self:
@@ -918,16 +962,22 @@ def _layer_of(stack: Stack, number: int) -> Layer:
     return Image(stack).layers[number - stack.first]
 
 
-def _given(arguments: Mapping[str, object]) -> Changes:
-    """Those arguments of a call that are fields of a config and were given a value."""
-    from lamina.spec.image_config import Changes
+def _refuse_text(name: str, value: object) -> None:
+    """Raises UsageError if ``value`` is one string and not a list of them."""
+    if isinstance(value, (str, bytes)):
+        raise UsageError(f"{name} is one text: {value!r:.100}", hint=f"give a list, like {name}=[{value!r:.100}]")
 
-    given = {field: arguments.get(field, ...) for field in Changes.__annotations__}
+
+def _given(arguments: Mapping[str, object]) -> Changes:
+    """Return the arguments that are fields of a config and are not ``...``."""
+    from lamina.spec.image_config import CHANGEABLE
+
+    given = {field: arguments.get(field, ...) for field in CHANGEABLE}
     return {field: value for field, value in given.items() if value is not ...}  # type: ignore[return-value]
 
 
 def _archive(kind: str, path: str) -> Writer:
     transport = {"docker-archive": "docker-archive", "oci-archive": "oci-archive", "oci-dir": "oci"}.get(kind)
     if transport is None:
-        raise UsageError(f"no kind of archive {kind!r:.60}", hint="docker-archive, oci-archive or oci-dir")
+        raise UsageError(f"unknown kind of archive {kind!r:.60}", hint="use docker-archive, oci-archive or oci-dir")
     return writer_for(transport, path)

@@ -1,8 +1,8 @@
-"""What each module can have without ``typing``, ``dataclasses`` and ``re`` (floor 0): those take longer to load than
-Python itself, and few commands need what they are good at. Values, protocols, patterns; for a type checker they are
-the originals.
+"""``Value`` and ``pattern``: frozen dataclasses and regular expressions without ``dataclasses``, ``typing`` and
+``re``, which take longer to load than Python itself. A type checker sees the originals.
 
-Modules that most commands load take these; whoever makes values by the hundred thousand takes a dataclass.
+Use them in modules that `run`, `images`, `ls`, `tags`, `digest` and `manifest` load at their start. Everywhere else,
+and for types that are created in large numbers, use a dataclass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
     from inspect import Signature
-    from typing import Any, AnyStr, Protocol, TypedDict, TypeVar, dataclass_transform, runtime_checkable
+    from typing import Any, AnyStr, TypeVar, dataclass_transform
 
     _V = TypeVar("_V", bound="Value")
 else:
@@ -25,35 +25,14 @@ else:
     def dataclass_transform(**_):
         return lambda kind: kind
 
-    class _Shape(type):
-        def __instancecheck__(cls, one):
-            names = cls.__dict__.get("_names")
-            return super().__instancecheck__(one) if names is None else all(hasattr(one, name) for name in names)
-
-    class Protocol(metaclass=_Shape):
-        """``typing.Protocol``, as far as programs that run see it."""
-
-    def runtime_checkable(kind):
-        kind._names = tuple(name for one in kind.__mro__[:-2] for name in vars(one) if not name.startswith("_"))
-        return kind
-
-    class TypedDict(dict):
-        """``typing.TypedDict``, likewise."""
-
-        def __init_subclass__(cls, total=True):
-            pass
-
 
 __all__ = [
     "TYPE_CHECKING",
-    "Protocol",
-    "TypedDict",
     "Value",
     "as_dict",
     "field",
     "pattern",
     "replace",
-    "runtime_checkable",
     "signal",
 ]
 

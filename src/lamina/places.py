@@ -1,4 +1,4 @@
-"""Images by name, wherever they are: in the store, a registry, a layout or an archive."""
+"""Open images by name, in any place: the store, a registry, a layout or an archive."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from functools import partial
 
 from lamina.errors import NoStore, NotFound, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, replace
-from lamina.source import Reader, Stack, Writer
+from lamina.source.stack import Stack
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
-    from lamina.config import Settings
+    from lamina.settings import Settings
+    from lamina.source.protocols import Reader, Writer
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
@@ -21,26 +22,26 @@ if TYPE_CHECKING:
     from lamina.union.tree import Union
 
 _MOST = 4
-"""Stacks that are kept for the next value that is unpickled: a whole merge takes longer than all else."""
+"""Number of opened stacks that are kept for values that are unpickled later: merging them again is slow."""
 _opened: OrderedDict[tuple[object, ...], Stack] = OrderedDict()
 
 
 def load_settings(flags: Mapping[str, str] | None = None) -> Settings:
-    """The settings as they are now: defaults, files, environment, then ``flags``."""
-    from lamina.config import Settings
+    """Read the current settings: defaults, files, environment, then ``flags``. Raises UsageError, SystemFailure."""
+    from lamina.settings import Settings
 
     return Settings.load(flags=flags or {})
 
 
 def settings_of(root: str | os.PathLike[str] | None = None, platform: str | None = None) -> Settings:
-    """The settings with these two as flags, where they are given."""
+    """Read the settings; ``root`` and ``platform`` override them. Raises UsageError, SystemFailure."""
     given = (("root", root), ("platform", platform))
     return load_settings({key: os.fspath(value) for key, value in given if value is not None})
 
 
 def adapted(settings: Settings, **given: object) -> Settings:
-    """The settings with these values, where they are not None: paths, or true and false."""
-    from lamina.config import Setting, Settings
+    """Return the settings with these values (paths, or booleans); None leaves a value as it is."""
+    from lamina.settings import Setting, Settings
 
     values = {
         key: Setting(value if isinstance(value, bool) else os.path.abspath(os.fspath(value)), "flag")  # type: ignore[call-overload]
@@ -51,8 +52,9 @@ def adapted(settings: Settings, **given: object) -> Settings:
 
 
 def open_store(settings: Settings | None = None, *, create: bool = True) -> Store:
-    """The store of these settings, or of those that are set now. Raises NotFound (none there, without ``create``),
-    Unsupported (another format), StoreDamaged, SystemFailure."""
+    """Open the store of the settings (default: the current ones). ``create``: create it if it does not exist. Raises
+    NotFound (it does not exist, and ``create`` is false), Unsupported (another format), StoreDamaged,
+    SystemFailure."""
     from lamina.store.store import Store
 
     settings = settings or load_settings()
@@ -60,7 +62,8 @@ def open_store(settings: Settings | None = None, *, create: bool = True) -> Stor
 
 
 def reader_for(name: ImageName, network: Network) -> Reader:
-    """The place that a transport and location name. Raises UsageError, NotFound."""
+    """Open the place of an image for reading: a registry, layout, directory or archive. Raises UsageError,
+    NotFound."""
     if name.transport == "docker":
         return network.repository(name.name)
     if name.transport == "oci":
@@ -68,26 +71,30 @@ def reader_for(name: ImageName, network: Network) -> Reader:
 
         return LayoutReader(name.location)
     if name.transport == "dir":
-        from lamina.archive.directory import DirectoryReader
+        from lamina.archive.dir_layout import DirectoryReader
 
         return DirectoryReader(name.location)
     if name.transport == "oci-archive":
         from lamina.archive.oci import OciArchiveReader
 
         return OciArchiveReader(name.location)
-    from lamina.archive.docker import DockerArchiveReader
+    if name.transport == "docker-archive":
+        from lamina.archive.docker import DockerArchiveReader
 
-    return DockerArchiveReader(name.location)
+        return DockerArchiveReader(name.location)
+    raise UsageError(
+        f"can't read from {name.transport!r:.60}", hint="use docker, oci, dir, oci-archive or docker-archive"
+    )
 
 
 def writer_for(transport: str, location: str) -> Writer:
-    """The layout, directory or archive to write to. Raises UsageError (another transport), SystemFailure."""
+    """Open a layout, directory or archive for writing. Raises UsageError (another transport), SystemFailure."""
     if transport == "oci":
         from lamina.archive.layout import LayoutWriter
 
         return LayoutWriter(location)
     if transport == "dir":
-        from lamina.archive.directory import DirectoryWriter
+        from lamina.archive.dir_layout import DirectoryWriter
 
         return DirectoryWriter(location)
     if transport == "oci-archive":
@@ -98,12 +105,12 @@ def writer_for(transport: str, location: str) -> Writer:
         from lamina.archive.docker import DockerArchiveWriter
 
         return DockerArchiveWriter(location)
-    raise UsageError(f"{transport!r:.60} is not written to a file or directory", hint="use oci, dir or an archive")
+    raise UsageError(f"can't write to {transport!r:.60}", hint="use oci, dir, oci-archive or docker-archive")
 
 
 def open_named(name: str, settings: Settings, network: Network | None = None) -> Stack:
-    """The image ``name`` as ``lamina.open`` takes it. ``network``: how a registry is reached, where not as the
-    settings say. Raises as that."""
+    """Open an image by a name as in ``lamina.open``. ``network``: access to registries (default: as in the settings).
+    Raises the errors of ``lamina.open``."""
     parsed = parse_name(name)
     platform = settings.wanted_platform()
     if parsed.transport:
@@ -115,7 +122,7 @@ def open_named(name: str, settings: Settings, network: Network | None = None) ->
 
 def _elsewhere(parsed: ImageName, settings: Settings, platform: Platform, network: Network | None = None) -> Stack:
     from lamina.transfer.connect import Network
-    from lamina.transfer.open import open_stack
+    from lamina.transfer.open_stack import open_stack
 
     network = network or Network(settings)
     reader = reader_for(parsed, network)
@@ -128,11 +135,11 @@ def _elsewhere(parsed: ImageName, settings: Settings, platform: Platform, networ
 
 
 def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
-    """An image of the store; a short name that registries.conf gives another meaning is tried in that too."""
+    """Open an image in the store. If the name is not found, it is tried as an alias of registries.conf."""
     try:
         store = open_store(settings, create=False)
     except NoStore as error:
-        hint = f"`lamina pull {name:.200}` brings it in"
+        hint = f"pull it with `lamina pull {name:.200}`"
         raise ReferenceNotFound(f"no image {name!r:.300}: {error.message} yet", hint=hint) from None
     try:
         found = store.stack(name, platform)
@@ -147,14 +154,14 @@ def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
 
 
 def of_store(store: Store, stack: Stack, settings: Settings) -> Stack:
-    """A stack of the store that knows the shorter ways to its union, and can be pickled."""
+    """Return the stack of an image in the store with faster ways to its union; it can be pickled."""
     again = (reopen, ("", settings, stack.manifest.descriptor, stack.name))
     return replace(stack, look=partial(_look, store), kept=partial(_kept, store), again=again)
 
 
 def reopen(source: str, settings: Settings, descriptor: Descriptor, name: str) -> Stack:
-    """The image with this manifest, in another process or later: in the store, or where ``source`` says. Raises
-    NotFound where it is not there any more, and as ``open_named``."""
+    """Open the image with this manifest again, in another process or later: in the store, or in the place ``source``.
+    Raises NotFound if it is not there any more, and the errors of ``open_named``."""
     key = (source, settings.root, settings.view, settings.keep, settings.platform, descriptor.digest, name)
     found = _opened.pop(key, None)
     if found is None:
@@ -165,7 +172,7 @@ def reopen(source: str, settings: Settings, descriptor: Descriptor, name: str) -
         else:
             found = replace(_elsewhere(parse_name(source), settings, platform), name=name)
         if found.manifest.descriptor.digest != descriptor.digest:
-            raise NotFound(f"{source} is another image now, not {descriptor.digest}", hint="open it by its name")
+            raise NotFound(f"{source} is now another image, not {descriptor.digest}", hint="open it by name again")
     _opened[key] = found
     while len(_opened) > _MOST:
         _opened.popitem(last=False)
@@ -173,7 +180,7 @@ def reopen(source: str, settings: Settings, descriptor: Descriptor, name: str) -
 
 
 def options_of(stack: Stack) -> dict[str, str]:
-    """The root and platform with which ``open_named`` finds the image of an opened stack."""
+    """Return the root and platform with which ``open_named`` finds the image of an opened stack."""
     if stack.again is None:
         return {}
     source, settings = stack.again[1][:2]
@@ -182,21 +189,23 @@ def options_of(stack: Stack) -> dict[str, str]:
 
 
 def _look(store: Store, stack: Stack) -> Union:
-    from lamina.view.look import look
+    from lamina.view.erofs.open_stored import look
 
     return look(store, stack)
 
 
 def _kept(store: Store, stack: Stack) -> Union | None:
-    from lamina.view.look import kept
+    from lamina.view.erofs.open_stored import kept
 
     return kept(store, stack)
 
 
 def to_bytes(path: str | os.PathLike[str]) -> bytes:
-    """A path that a person typed, as the floors below have it: relative, no slash at its ends, ``.`` and ``..``
-    resolved as text (never above the root)."""
+    """Convert a path of a user to the form of the packages below: relative, without slashes at its ends; ``.`` and
+    ``..`` are resolved as text, never above the root. Raises TypeError."""
     parts: list[bytes] = []
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"a path is str, bytes or os.PathLike, not {type(path).__name__}: {path!r:.100}")
     text = path if isinstance(path, (str, bytes)) else getattr(path, "as_posix", path.__fspath__)()
     for part in os.fsencode(text).split(b"/"):
         if part == b"..":

@@ -1,4 +1,4 @@
-"""The facade of registries (floor 10): ``Registry``, ``pull`` and ``push`` as people script them. It delegates."""
+"""The public functions and classes for registries: ``Registry``, ``pull`` and ``push``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lamina.places import adapted, open_store, settings_of
 from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:
-    from lamina.config import Settings
     from lamina.remote.repository import Repository
-    from lamina.source import Stream
+    from lamina.settings import Settings
+    from lamina.source.protocols import Stream
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.manifest import Index, Manifest
@@ -36,12 +36,17 @@ def pull(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> Image:
-    """Bring an image from a registry into the store and open it: the manifest first, then what is not there yet.
+    """Pull an image from a registry into the store and open it. Only blobs that the store lacks are fetched (OCI
+    distribution-spec, "Pull").
 
-    ``tls_verify``, ``authfile``, ``cert_dir``, ``creds`` ("user:password") as the flags of `lamina pull`.
-    Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent, SystemFailure, Cancelled.
+    ``name``: a reference like ``debian:12``. ``root``: the directory of the store; ``platform``: like
+    ``linux/arm64``; the defaults are in the settings. ``all_platforms``: also fetch the other platforms of a
+    multi-platform image. ``referrers``: also fetch signatures, attestations and SBOMs. ``tls_verify``, ``authfile``,
+    ``cert_dir``, ``creds`` ("user:password"): as the flags of `lamina pull`. ``on_event`` and ``cancel``: see
+    ``lamina.events``. Returns the image. Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent,
+    SystemFailure, Cancelled.
     """
-    from lamina.transfer.wire import pull as fetch
+    from lamina.transfer.pull_push import pull as fetch
 
     settings, network = _network(root, platform, tls_verify, authfile, cert_dir, creds, on_event, cancel)
     done = fetch(
@@ -72,9 +77,13 @@ def push(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> Digest:
-    """Give an image of the store to a registry, as ``target`` or under its own name: only what is not there yet.
-    The digest that it has there. The rest, and errors, as ``pull``."""
-    from lamina.transfer.wire import push as give
+    """Push an image from the store to a registry. Only blobs that the registry lacks are sent (OCI distribution-spec,
+    "Push").
+
+    ``name``: the image in the store. ``target``: its reference in the registry (default: ``name``). The other
+    arguments and the errors are those of ``pull``. Returns the digest of the manifest in the registry.
+    """
+    from lamina.transfer.pull_push import push as give
 
     settings, network = _network(root, platform, tls_verify, authfile, cert_dir, creds, on_event, cancel)
     store = open_store(settings, create=False)
@@ -92,10 +101,10 @@ def push(
 
 
 class Registry:
-    """A registry's host: ``Registry("ghcr.io").tags("me/app")``. References may leave the host out.
+    """A registry: ``Registry("ghcr.io").tags("me/app")``. References may leave out the host.
 
-    How it is reached is said as to ``pull``. Every method raises NotFound, AccessDenied, RemoteFailure,
-    InvalidContent.
+    ``tls_verify``, ``authfile``, ``cert_dir`` and ``creds`` are as in ``pull``. Every method raises NotFound,
+    AccessDenied, RemoteFailure, InvalidContent.
     """
 
     def __init__(
@@ -115,22 +124,24 @@ class Registry:
         self._repositories: dict[str, Repository] = {}
 
     def catalog(self) -> Iterator[str]:
-        """All repositories, where the registry tells."""
+        """Iterate over the names of all repositories. Raises NotFound or AccessDenied if the registry has no
+        catalog."""
         from lamina.remote.list import catalog
 
         return catalog(self._network.client(self.host))
 
     def tags(self, repository: str) -> Iterator[str]:
-        """In the registry's order."""
+        """Iterate over the tags of a repository, in the order of the registry (OCI distribution-spec, "Listing
+        Tags")."""
         return self._repository(repository)[0].tags()
 
     def digest(self, reference: str) -> Digest:
-        """Of the manifest or index that a tag points to now."""
+        """Return the digest of the manifest or index that the reference points to now."""
         repository, name = self._repository(reference)
         return repository.head(name).digest
 
     def manifest(self, reference: str) -> Manifest | Index:
-        """The document itself: an index stays one."""
+        """Return the manifest, or the index of a multi-platform image."""
         from lamina.spec.manifest import parse
 
         repository, name = self._repository(reference)
@@ -138,24 +149,27 @@ class Registry:
         return parse(repository.manifest(descriptor), descriptor.media_type, name)
 
     def config(self, reference: str) -> ImageConfig:
-        """Of the platform's image. Raises Unsupported for an artifact."""
-        from lamina.source import find_manifest, read_config
+        """Return the config of the image for the platform. Raises Unsupported for an artifact."""
+        from lamina.source.select import find_manifest, read_config
 
         repository, name = self._repository(reference)
         manifest = find_manifest(repository, repository.resolve(name), self._platform, name)
         return read_config(repository, manifest, name)
 
     def referrers(self, reference: str) -> list[Descriptor]:
-        """What has this as its subject: signatures, attestations, SBOMs."""
+        """Return the descriptors of manifests whose subject is this one: signatures, attestations, SBOMs (OCI
+        distribution-spec, "Listing Referrers")."""
         repository, name = self._repository(reference)
         return repository.referrers(repository.head(name).digest)
 
     def blob(self, repository: str, descriptor: Descriptor, start: int = 0, end: int | None = None) -> Stream:
-        """Bytes of a blob, as they come: not verified (``lamina.source.verified`` does that)."""
+        """Open a blob from byte ``start`` to before byte ``end``. The bytes are not verified; use
+        ``lamina.source.verify.verified`` for that."""
         return self._repository(repository)[0].blob(descriptor).open(start, end)
 
     def delete(self, reference: str) -> None:
-        """The tag, or with a digest the manifest and all its tags."""
+        """Delete a tag; with a digest, delete the manifest and all its tags (OCI distribution-spec, "Content
+        Management")."""
         repository, name = self._repository(reference)
         if repository.reference(name).digest is not None:
             repository.delete(repository.resolve(name))
@@ -163,15 +177,16 @@ class Registry:
             repository.untag(name)
 
     def validate(self, reference: str, *, all_platforms: bool = False) -> list[Checked]:
-        """Every digest, size and diff_id of an image, proved where it is; ``problem`` says what is wrong."""
+        """Check every digest, size and diff_id of an image in the registry. Returns one value for each object; its
+        ``problem`` says what is wrong, or is ""."""
         from lamina.transfer.validate import validate
 
         repository, name = self._repository(reference)
         return validate(repository, name, platform=self._platform, all_platforms=all_platforms)
 
     def image(self, reference: str) -> Image:
-        """The image, looked into without storing it."""
-        from lamina.transfer.open import open_stack
+        """Open an image without storing it; blobs are fetched when they are needed."""
+        from lamina.transfer.open_stack import open_stack
 
         repository, name = self._repository(reference)
         return Image(open_stack(repository, name, self._platform, name))

@@ -12,12 +12,11 @@ from upath import UPath
 
 from lamina.errors import ReadOnly
 
-get_filesystem_class("lamina")  # so that universal-pathlib reads URLs as it does
+get_filesystem_class("lamina")  # universal-pathlib then parses URLs with it
 
 
 class LaminaPath(UPath):
-    """A path in an image. The image stands in ``storage_options``; the path is absolute in it. What writes raises
-    ReadOnly (EROFS)."""
+    """An absolute path in an image, which is in ``storage_options``. Methods that write raise ReadOnly (EROFS)."""
 
     __slots__ = ()
 

@@ -1,5 +1,5 @@
-"""One grid: every verb that takes an image or a path meets every kind of bad input, and answers with one clear line,
-the documented exit code, a terminal as it was, and JSON that parses.
+"""Every verb that takes an image or a path gets every kind of bad input. It must print one clear line, end with the
+documented exit code, send no control sequence to a terminal, and print valid JSON.
 
 Run in this process (``cli.run``): a traceback would come through as the exception that it is.
 """
@@ -20,8 +20,8 @@ import pytest
 
 from e2e.test_cli_insight import load_artifact
 from lamina.cli import run
-from lamina.cli.app import VERBS
-from lamina.run.container import create
+from lamina.cli.verbs import VERBS
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
@@ -71,7 +71,7 @@ OTHER = {"config": {"Env": ["\x1b[31mX=\x1b"], "Labels": {"\u202e": "\x1b["}, "W
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with "one" (a layer), "app" (that and another), whose names and texts are hostile, and an artifact."""
+    """A store with "one" (one layer), "app" (two layers, with hostile names and texts), and an artifact."""
     top = tmp_path_factory.mktemp("hostile")
     write_layout(top / "l", "one", [BASE])
     write_layout(top / "l", "app", [BASE, TOP], config=CONFIG)
@@ -95,7 +95,7 @@ Call = Callable[..., Said]
 def call(
     root: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Call:
-    """The command line in this process, in an empty directory, with no registry anywhere."""
+    """Call the command line in this process, in an empty directory, without any registry."""
     (tmp_path / "registries.conf").write_text(
         '[[registry]]\nprefix = "docker.io"\nlocation = "127.0.0.1:1"\ninsecure = true\n'
     )
@@ -113,12 +113,13 @@ def call(
 
 
 def is_plain(data: bytes) -> bool:
-    """UTF-8, and nothing in it that a terminal takes for an order."""
+    """Decode UTF-8, and check that it has no control characters."""
     return all(character.isprintable() or character in "\n\t" for character in data.decode())
 
 
 def check_refusal(said: Said, code: int) -> str:
-    """One line on stderr that says what is wrong, nothing on stdout, the code of docs/exit-codes.md."""
+    """Check an error: one line on stderr, nothing on stdout, the exit code of docs/exit-codes.md. Returns the
+    line."""
     assert said.code == code, said
     assert said.out == b""
     assert is_plain(said.err), said
@@ -241,7 +242,7 @@ def words_of(line: str, image: str = "app", path: str = "/etc/conf") -> list[str
     [(line, image) for line in GRID for image in IMAGES if image != ARTIFACT or line not in WHOLE],
     ids=ascii,
 )
-def test_an_image_that_is_none(call: Call, tmp_path: Path, line: str, image: str) -> None:
+def test_an_invalid_image_is_refused(call: Call, tmp_path: Path, line: str, image: str) -> None:
     if line in CONTAINER + PLACE:
         require_root()
     check_refusal(call(*words_of(line, image)), code_for(line, image))
@@ -250,7 +251,7 @@ def test_an_image_that_is_none(call: Call, tmp_path: Path, line: str, image: str
 
 @pytest.mark.parametrize("path", ["/nope\x1b[2J\x9b", "/etc/caf\udce9/x\udcff", "/etc/conf/below"], ids=ascii)
 @pytest.mark.parametrize("line", [line for line in GRID if "{path}" in line])
-def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
+def test_a_missing_path_is_refused(call: Call, line: str, path: str) -> None:
     said = check_refusal(call(*words_of(line, path=path)), 3)
     assert "/nope\\x1b[2J" in said or "/etc/caf\\xe9" in said or "/etc/conf" in said
 
@@ -268,7 +269,7 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
         ("cat app /device\x07", "char"),
         ("ghosts app --recover /etc", "directory"),
         ("ghosts app --recover 9 /etc/conf", "layers 1 to 2"),
-        ("ghosts app --recover -- -1 /etc/conf", "recovered"),
+        ("ghosts app --recover -- -1 /etc/conf", "needs a path"),
         ("squash app --from 2 --to 9 -t new", "1 to 2"),
         ("squash app --from 0 -t new", "1 to 2"),
         ("squash app --from x -t new", "'x'"),
@@ -288,7 +289,7 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
         ("find --type z", "'z'"),
         ("find --digest sha256:00", "digest"),
         ("find -E (", "("),
-        ("find", "what"),
+        ("find", "no pattern"),
         ("diff app one --ignore \x1b[1m", "ignored"),
         ("waste app --min-efficiency nan", "nan"),
         ("packages app --kind \x1b", "kind"),
@@ -305,7 +306,7 @@ def test_a_path_that_is_not_there(call: Call, line: str, path: str) -> None:
     ],
     ids=ascii,
 )
-def test_a_call_that_cannot_be_meant(call: Call, tmp_path: Path, line: str, word: str) -> None:
+def test_an_invalid_command_line_is_refused(call: Call, tmp_path: Path, line: str, word: str) -> None:
     words = line.split(" ") if "range" not in line else [*line.split(" ")[:3], " ".join(line.split(" ")[3:])]
     assert word in check_refusal(call(*words), 2)
     assert os.listdir(tmp_path / "here") == []
@@ -321,13 +322,15 @@ def test_a_call_that_cannot_be_meant(call: Call, tmp_path: Path, line: str, word
         ("run --pull never --env-file {file} app true", 125),
     ],
 )
-def test_binary_where_an_archive_or_a_list_is_asked(call: Call, tmp_path: Path, line: str, code: int) -> None:
+def test_binary_input_instead_of_an_archive_or_a_list_is_refused(
+    call: Call, tmp_path: Path, line: str, code: int
+) -> None:
     file = tmp_path / "binary\x1b[1m"
     file.write_bytes(b"\x7fELF\0\xff\x1b[31m" * 200)
     check_refusal(call(*(word.format(file=file) for word in line.split(" "))), code)
 
 
-def test_binaries_are_told_by_size_and_digest(call: Call) -> None:
+def test_diff_shows_size_and_digest_of_binary_files(call: Call) -> None:
     said = call("diff", "-u", "one", "app", "/bin")
     assert said.code == 1
     assert is_plain(said.out)
@@ -338,7 +341,7 @@ def test_binaries_are_told_by_size_and_digest(call: Call) -> None:
 
 
 def on_a_terminal(root: Path, *words: str) -> tuple[int, bytes]:
-    """The exit code, and what the terminal got."""
+    """Return the exit code, and the output on the terminal."""
     head, end = pty.openpty()
     env = {**os.environ, "LAMINA_ROOT": str(root), "PYTHONWARNINGS": "error", "TERM": "xterm"}
     command = [sys.executable, "-m", "lamina", *words]
@@ -355,7 +358,7 @@ def on_a_terminal(root: Path, *words: str) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("words", [("cat", "app", "/bin"), ("ghosts", "app", "--recover", "/bin")])
-def test_a_binary_is_not_put_on_a_terminal(root: Path, call: Call, words: tuple[str, ...]) -> None:
+def test_binary_content_is_not_written_to_a_terminal(root: Path, call: Call, words: tuple[str, ...]) -> None:
     assert b"\0" in call(*words).out  # but where it is piped to
     code, got = on_a_terminal(root, *words)
     assert code == 2
@@ -363,14 +366,14 @@ def test_a_binary_is_not_put_on_a_terminal(root: Path, call: Call, words: tuple[
     assert is_plain(got)
 
 
-def test_control_characters_of_a_text_are_shown_on_a_terminal_not_obeyed(root: Path, call: Call) -> None:
+def test_control_characters_are_escaped_on_a_terminal(root: Path, call: Call) -> None:
     path = "/etc/\x1b[31mred\n"
     assert call("cat", "app", path).out == b"two\x1b[2J\ttab\n"
     assert on_a_terminal(root, "cat", "app", path) == (0, b"two\\x1b[2J\ttab\n")
     assert on_a_terminal(root, "cat", "app", "/etc/caf\udce9", "/etc/conf") == (0, b"newtwo\n")
 
 
-def test_raw_names_are_not_put_on_a_terminal(root: Path, call: Call) -> None:
+def test_raw_names_are_not_written_to_a_terminal(root: Path, call: Call) -> None:
     assert b"\x1b[31mred\n\0" in call("ls", "-0", "app", "/etc").out
     code, got = on_a_terminal(root, "ls", "-0", "app", "/etc")
     assert code == 2
@@ -378,7 +381,7 @@ def test_raw_names_are_not_put_on_a_terminal(root: Path, call: Call) -> None:
 
 
 @pytest.mark.parametrize(("image", "code"), [(UNKNOWN, 3), (RANGE, 2), (ARTIFACT, 7), ("a\x1b[31m", 2)])
-def test_explore_says_what_is_wrong_before_it_draws(root: Path, image: str, code: int) -> None:
+def test_explore_reports_errors_before_it_draws(root: Path, image: str, code: int) -> None:
     pytest.importorskip("textual")
     said, got = on_a_terminal(root, "explore", image)
     assert said == code
@@ -442,7 +445,7 @@ def test_hostile_names_and_texts_in_json(call: Call, line: str) -> None:
 
 
 def check_paths(value: Any) -> None:
-    """Each text of JSON that stands for bytes which are no UTF-8 has the bytes beside it."""
+    """Check that each text of JSON for bytes that are not UTF-8 has a field with the bytes."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key in ("path", "target", "by") and isinstance(item, str):
@@ -461,7 +464,7 @@ NO_TEMPLATE = ("erase", "rebase", "fsck", "df")
 
 @pytest.mark.parametrize("line", [line for line in TOLD if line.split()[0] not in NO_TEMPLATE and "-u" not in line])
 def test_hostile_names_and_texts_in_templates(call: Call, line: str) -> None:
-    """``{{json .}}`` is JSON whatever a text has in it."""
+    """``{{json .}}`` is valid JSON for any text."""
     said = call(*words_with(line, "--format", "{{json .}}"))
     assert said.code == (line.startswith("diff")), said.err
     assert is_plain(said.out)
@@ -473,14 +476,14 @@ def test_hostile_names_and_texts_in_templates(call: Call, line: str) -> None:
     assert is_plain(said.out)
 
 
-def test_json_of_a_template_says_what_a_label_is(call: Call) -> None:
+def test_json_in_a_template_has_the_value_of_a_label(call: Call) -> None:
     labels = json.loads(call("inspect", "app", "--format", "{{json .Config.Labels}}").out)
     assert labels == CONFIG["config"]["Labels"]  # type: ignore[index]
     (env, *_) = call("inspect", "app", "--format", "{{range .Config.Env}}{{.}}\n{{end}}").out.decode().splitlines()
     assert env == "\\x1b[31mX=\\x07"
 
 
-def test_a_terminal_that_has_not_all_letters(root: Path) -> None:
+def test_characters_that_the_terminal_lacks_are_escaped(root: Path) -> None:
     done = lamina("tree", "app", root=root, PYTHONIOENCODING="latin-1")
     assert done.returncode == 0, done.stderr
     assert rb"\u251c\u2500\u2500 bin  [2]" in done.stdout
@@ -506,7 +509,7 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
                 code = 2 if line.startswith("export") and name != "nothing" else 3
                 check_refusal(call(*line.format(name).split(" ")), code)
         assert "nope\\x1b" in check_refusal(call("cp", "web:/nope\x1b[2J", "."), 3)
-        assert "it is an image (lamina diff app OTHER)" in check_refusal(call("diff", "app"), 3)
+        assert "but an image (compare it with another one: lamina diff app" in check_refusal(call("diff", "app"), 3)
         upper = Path(store.containers.path(one.id, "upper"))
         (upper / "new\x1b[1m").write_bytes(b"")
         (upper / os.fsdecode(b"caf\xff")).write_bytes(b"")
@@ -528,7 +531,7 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
             ("run", "-it", "app"),
             (0,),
             1,
-            (b"", b"lamina: standard input is not a terminal (leave out -t, or -i)\n"),
+            (b"", b"lamina: standard input is not a terminal (leave out -t or -i)\n"),
         ),
         (("ls", "nothing"), (2,), 3, (b"", b"")),
         (("run", "--pull", "never", "nothing"), (2,), 125, (b"", b"")),
@@ -536,10 +539,10 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
         (("ls", "app", "/etc/conf"), (0, 2), 0, (b"/etc/conf\n", b"")),
     ],
 )
-def test_a_stream_that_the_caller_has_closed(
+def test_closed_standard_streams_do_no_harm(
     root: Path, words: tuple[str, ...], closed: tuple[int, ...], code: int, said: tuple[bytes, bytes]
 ) -> None:
-    """What would go there goes nowhere, and to no other stream."""
+    """The output is lost; it does not go to another stream."""
     shut = "".join(f"{number}>&- " for number in closed)
     command = ["sh", "-c", f'exec "$@" {shut}', "sh", sys.executable, "-m", "lamina", "--root", str(root), *words]
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)

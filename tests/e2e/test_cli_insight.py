@@ -1,4 +1,4 @@
-"""diff, ghosts, waste, du and history as people use them; `diff` beside the real diff(1)."""
+"""diff, ghosts, waste, du and history from the command line; `diff` is compared with diff(1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lamina.run.container import create
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
@@ -92,7 +92,7 @@ A /var/cache/apk/x
 """
 
 
-def test_diff_tells_every_kind_of_change(tmp_path: Path) -> None:
+def test_diff_shows_every_kind_of_change(tmp_path: Path) -> None:
     top = [
         (".wh.link", b""),
         *[member for member in TOP if member[0] != "link"],
@@ -168,7 +168,7 @@ def real_diff(one: Path, other: Path) -> set[tuple[str, str]]:
 
 
 def our_diff(root: Path, one: str, other: str) -> set[tuple[str, str]]:
-    """Without what diff(1) does not look at, and without what is below something else that it names."""
+    """Remove changes that diff(1) does not compare, and changes below a path that it reports."""
     ignore = "mode,owner,mtime,xattrs,links,device,config,history"
     done = lamina("diff", "--json", "--no-renames", "--ignore", ignore, one, other, root=root)
     assert done.returncode in (0, 1), done.stderr
@@ -181,7 +181,7 @@ def our_diff(root: Path, one: str, other: str) -> set[tuple[str, str]]:
     }
 
 
-def test_diff_is_diff_of_unpacked_trees(root: Path, tmp_path: Path) -> None:
+def test_diff_agrees_with_diff_of_unpacked_trees(root: Path, tmp_path: Path) -> None:
     require_tool("diff")
     for name in ("old", "app"):
         out(lamina("unpack", name, str(tmp_path / name), root=root))
@@ -202,8 +202,8 @@ def real_diff_of_unpacked(root: Path, tmp_path: Path) -> set[tuple[str, str]]:
     return found
 
 
-def test_an_unpacked_image_is_the_image(root: Path, tmp_path: Path) -> None:
-    """Owners, modes, times, links and all; the root, which the image does not state, does not count."""
+def test_an_unpacked_image_equals_the_image(root: Path, tmp_path: Path) -> None:
+    """Including owners, modes, times and links. The root is excluded, because the image does not state it."""
     require_root()
     out(lamina("unpack", "app", str(tmp_path / "app"), root=root))
     assert out(lamina("diff", "app", str(tmp_path / "app"), root=root)) == ""
@@ -217,7 +217,7 @@ def test_an_unpacked_image_is_the_image(root: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_a_container_is_its_image_and_what_it_changed(root: Path) -> None:
+def test_diff_of_an_image_and_its_container_shows_the_changes(root: Path) -> None:
     require_root()
     store = Store.open(str(root))
     one = create(store, store.stack("app", Platform.host()), Wanted(name="web"))
@@ -239,7 +239,7 @@ def test_a_container_is_its_image_and_what_it_changed(root: Path) -> None:
     )
 
 
-def test_ghosts_are_shown_recovered_and_suspected(root: Path) -> None:
+def test_ghosts_shows_and_recovers_hidden_files_and_suspects_secrets(root: Path) -> None:
     told = out(lamina("ghosts", "app", root=root))
     assert TOKEN not in told
     assert "hunter22" not in told
@@ -276,7 +276,7 @@ def test_ghosts_are_shown_recovered_and_suspected(root: Path) -> None:
     assert out(lamina("ghosts", "app", "--recover", "2", "/etc/conf", root=root)) == "one\n2\nthree\n"
 
 
-def test_waste_tells_copies_rewrites_and_caches(root: Path) -> None:
+def test_waste_shows_copies_rewrites_and_caches(root: Path) -> None:
     found = json.loads(out(lamina("waste", "app", "--format", "json", root=root)))
     assert found["rewrites"] == [{"path": "/data/kept", "size": 4, "layer": 2, "below": 1, "changed": ["owner"]}]
     assert found["copies"] == [{"size": 3, "wasted": 3, "paths": [{"path": "/copy"}, {"path": "/new"}]}]
@@ -285,11 +285,11 @@ def test_waste_tells_copies_rewrites_and_caches(root: Path) -> None:
     assert found["hidden"] == {"size": hidden["size"], "layers": {"2": hidden["size"]}}
     assert 0 < found["efficiency"] < 1
     told = out(lamina("waste", "app", "--min-efficiency", "0.99", root=root), 1)
-    assert "layer 2 as 1   for its owner   /data/kept" in told
+    assert "layer 2 as 1   changed only owner   /data/kept" in told
     assert out(lamina("waste", "old", "--min-efficiency", "1", root=root)).startswith("efficiency: 100.00 %")
 
 
-def test_du_has_a_column_a_layer(root: Path) -> None:
+def test_du_has_one_column_for_each_layer(root: Path) -> None:
     rows = [line.split() for line in out(lamina("du", "app", root=root)).splitlines()]
     assert rows[0] == ["SIZE", "LAYER", "1", "LAYER", "2", "PATH"]
     assert rows[-1] == ["58", "8", "50", "/"]
@@ -300,7 +300,7 @@ def test_du_has_a_column_a_layer(root: Path) -> None:
     assert out(lamina("du", "-h", "-d", "0", "app", "/data", root=root)).split()[-1] == "/data"
 
 
-def test_history_stays_in_step_with_layers(tmp_path: Path) -> None:
+def test_history_assigns_steps_to_layers(tmp_path: Path) -> None:
     steps: list[dict[str, Any]] = [
         {"created_by": "arg", "empty_layer": True},
         {"created_by": "one"},
@@ -334,7 +334,7 @@ def test_history_stays_in_step_with_layers(tmp_path: Path) -> None:
         (("diff", "app", "app~9"), 2, "layers 1 to 2"),
         (("diff", "app", "UPPER"), 2, "lower case"),
         (("diff", "app", "old", "--ignore", "kind"), 2, "kind"),
-        (("diff", "app", "--stat"), 2, "one side"),
+        (("diff", "app", "--stat"), 2, "need two sides"),
         (("diff", "app", "artifact"), 7, "artifact"),
         (("ghosts", "artifact"), 7, "artifact"),
         (("ghosts", "app", "--recover"), 2, "--recover"),
@@ -367,18 +367,18 @@ def test_bad_input_is_one_line_and_a_documented_code(
 
 def load_artifact(root: Path, tmp_path: Path) -> None:
     from lamina.archive.layout import LayoutWriter
-    from lamina.source import BytesBlob
+    from lamina.source.verify import BytesBlob
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.manifest import build_manifest
 
     writer = LayoutWriter(str(tmp_path / "a"))
-    with writer.session("test"):
+    with writer.session("test") as session:
         empty, text = Descriptor.of("application/vnd.oci.empty.v1+json", b"{}"), Descriptor.of("text/plain", b"hi")
         for descriptor, data in ((empty, b"{}"), (text, b"hi")):
-            writer.put_blob(descriptor, BytesBlob(descriptor, data))
+            session.put_blob(descriptor, BytesBlob(descriptor, data))
         manifest = build_manifest(empty, [text], artifact_type="text/plain")
-        writer.put_manifest(manifest.descriptor, manifest.raw)
-        writer.tag("artifact", manifest.descriptor)
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag("artifact", manifest.descriptor)
     out(lamina("load", "-i", str(tmp_path / "a"), root=root))
 
 
@@ -427,7 +427,7 @@ def test_hostile_names_are_escaped_and_json_stays_valid(tmp_path: Path) -> None:
     assert {change.get("path_b64") for change in found["changes"]} == {None, "L2NhZuk="}
 
 
-def test_a_remote_image_is_compared_without_a_pull(root: Path, tmp_path: Path) -> None:
+def test_an_image_in_a_registry_is_compared_without_a_pull(root: Path, tmp_path: Path) -> None:
     from lamina.archive.layout import LayoutReader
     from lamina.serve.server import RegistryServer
 

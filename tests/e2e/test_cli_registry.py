@@ -1,4 +1,4 @@
-"""The verbs around registries as a user meets them: words, exit codes, help, progress, the short way."""
+"""The verbs about registries from the command line: output, exit codes, help, progress, and answers without click."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from pathlib import Path
 import click
 import pytest
 
-from lamina import quick
 from lamina.archive.layout import LayoutReader
-from lamina.cli.app import VERBS, load
 from lamina.cli.session import Session
+from lamina.cli.verbs import VERBS, load
 from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import lamina, write_layout
+from support import lamina, loaded, write_layout
 from unruly import Answer, Seen, Unruly
 
 CONTENT = random.Random(11).randbytes(400_000)
@@ -44,7 +43,7 @@ def ok(*words: str, root: Path, **environment: str) -> str:
     return done.stdout.decode()
 
 
-NEW = [verb for verb, (module, _, _) in VERBS.items() if module in ("wire", "registry", "many", "login", "serve")]
+NEW = [verb for verb, (module, _, _) in VERBS.items() if module.partition(".")[0] in ("registry", "move")]
 
 
 @pytest.mark.parametrize("verb", NEW)
@@ -65,15 +64,15 @@ def test_help_has_an_example(verb: str, tmp_path: Path) -> None:
         (["pull", "--tls-verify=maybe", "x"], 2, "neither true nor false"),
         (["push", "nothing"], 3, "no store at"),
         (["digest", "127.0.0.1:1/x:1"], 8, "can't be reached"),
-        (["delete", "127.0.0.1:1/x"], 2, "neither a tag nor a digest"),
+        (["delete", "127.0.0.1:1/x"], 2, "has no tag and no digest"),
         (["blob", "127.0.0.1:1/x:1", "-o", "f"], 2, "no digest"),
         (["search", "a/b"], 2, "not a host"),
         (["sync", "missing.yaml"], 6, "missing.yaml"),
         (["login", "127.0.0.1:1", "-u", "x"], 2, "password"),
-        (["login", "127.0.0.1:1", "-u", "x", "-p", "y", "--password-stdin"], 2, "one of the two"),
+        (["login", "127.0.0.1:1", "-u", "x", "-p", "y", "--password-stdin"], 2, "give one of them"),
         (["logout", "nowhere.example.com"], 3, "not logged in"),
         (["serve", "--host", "0.0.0.0"], 3, "no store"),
-        (["serve", "docker://x"], 2, "not a place with images"),
+        (["serve", "docker://x"], 2, "can't serve"),
         (["index", "create", "x"], 2, "IMAGE"),
     ],
 )
@@ -112,7 +111,7 @@ def test_all_tags_quiet_and_json(host: str, tmp_path: Path) -> None:
     assert (tmp_path / "d").read_text() == digests[0]
 
 
-def test_tags_as_json_are_what_skopeo_prints(host: str, tmp_path: Path) -> None:
+def test_tags_as_json_are_the_same_as_in_skopeo(host: str, tmp_path: Path) -> None:
     expected = {"Repository": f"{host}/app", "Tags": ["1", "2"]}
     for words in (("tags", "--format", "json"), ("list-tags",), ("list-tags", "--format", "json")):
         assert json.loads(ok(*words, f"docker://{host}/app", root=tmp_path)) == expected
@@ -216,7 +215,7 @@ def test_index_of_two_platforms(host: str, tmp_path: Path) -> None:
 
 
 def terminal(*words: str, root: Path, output: bool = False, **environment: str) -> str:
-    """What a terminal would show; with ``output`` it shows that too."""
+    """Return what a terminal would show. ``output``: standard output goes to the terminal too."""
     parent, child = pty.openpty()
     env = {**os.environ, "LAMINA_ROOT": str(root), "TERM": "xterm", **environment}
     env.pop("CI", None)
@@ -237,7 +236,7 @@ def terminal(*words: str, root: Path, output: bool = False, **environment: str) 
     return shown.decode()
 
 
-def test_bars_on_a_terminal_only(host: str, tmp_path: Path) -> None:
+def test_progress_bars_are_drawn_only_on_a_terminal(host: str, tmp_path: Path) -> None:
     shown = terminal("pull", f"{host}/app:1", root=tmp_path / "a")
     assert "layer" in shown
     assert "━" in shown
@@ -248,20 +247,45 @@ def test_bars_on_a_terminal_only(host: str, tmp_path: Path) -> None:
     assert b"fetched" in done.stderr
 
 
-def test_short_way_says_what_the_long_way_says(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("XDG_CONFIG_HOME", *quick._SETTINGS):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(quick, "_unset", lambda: True)
-    for verb, name in (("tags", "app"), ("digest", "app:1"), ("manifest", "app:1"), ("digest", "library/app:2")):
-        short = quick.answer([verb, f"{host}/{name}"])
-        assert short is not None
-        # an option makes it go the long way
-        long = lamina(verb, f"{host}/{name}", "--tls-verify=false", root=tmp_path)
-        assert long.stdout == short
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tags", "app"],
+        ["digest", "app:1"],
+        ["digest", "--full-ref", "app:1"],
+        ["digest", "library/app:2"],
+        ["digest", "app:missing"],
+        ["digest", "UPPER"],
+        ["digest", "--local", "app:1"],
+        ["manifest", "app:1"],
+        ["manifest", "app"],
+        ["tags", "missing"],
+    ],
+)
+def test_output_with_and_without_click_is_the_same(host: str, tmp_path: Path, words: list[str]) -> None:
+    """An option that only click parses selects the other parser."""
+    *first, name = words
+    short, long = (lamina(*first, f"{host}/{name}", *more, root=tmp_path) for more in ([], ["--tls-verify=false"]))
+    assert (short.returncode, short.stdout, short.stderr) == (long.returncode, long.stdout, long.stderr)
+    assert bool(short.stdout) == (short.returncode == 0)
 
 
-def test_short_way_does_not_drive_a_terminal(tmp_path: Path) -> None:
+def test_no_tag_of_a_truncated_list_is_printed(tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "app", [[("a", b"1")]])
+
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        if "tags/list" not in seen.path:
+            return None
+        if "last" in seen.path:
+            return Answer(404)
+        return Answer(200, {"Link": '</v2/app/tags/list?last=a>; rel="next"'}, b'{"tags": ["a"]}')
+
+    with Unruly(tmp_path / "l", rule=rule) as server:
+        done = lamina("tags", f"{server.name}/app", root=tmp_path)
+    assert (done.returncode != 0, done.stdout) == (True, b"")
+
+
+def test_control_characters_of_a_manifest_are_escaped(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
     with Unruly(tmp_path / "l") as server:
         media_type, raw = server.manifests["1"]
@@ -274,98 +298,18 @@ def test_short_way_does_not_drive_a_terminal(tmp_path: Path) -> None:
     assert "\x9b" not in shown
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        [],
-        ["images"],
-        ["tags"],
-        ["tags", "debian"],
-        ["tags", "127.0.0.1/x"],
-        ["tags", "example.com:5000/x"],
-        ["tags", "127.0.0.1:5000/x:1"],
-        ["digest", "127.0.0.1:5000/x@sha256:" + "0" * 64],
-        ["digest", "127.0.0.1:5000/UPPER"],
-        ["digest", "127.0.0.1:5000/../x"],
-        ["digest", "127.0.0.1:5000/x y:1"],
-        ["digest", "127.0.0.1:5000/x\r\nA: b:1"],
-        ["digest", "127.0.0.1:5000/x:-1"],
-        ["digest", "127.0.0.1:99999/x:1"],
-        ["digest", "127.0.0.1:5000/x", "--platform=linux/arm64"],
-    ],
-)
-def test_odd_questions_go_the_long_way(words: list[str]) -> None:
-    assert quick.answer(words) is None
-
-
-def test_odd_answers_go_the_long_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick, "_unset", lambda: True)
+def test_control_characters_of_a_tag_are_escaped(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
-    answers = [
-        Answer(404),
-        Answer(401, {"WWW-Authenticate": "Basic"}),
-        Answer(302, {"Location": "/x"}),
-        Answer(200, {"Content-Type": "text/html"}, b"<html>"),
-        Answer(
-            200,
-            {
-                "Content-Type": "application/vnd.oci.image.manifest.v1+json",
-                "Docker-Content-Digest": "sha256:" + "0" * 64,
-            },
-            b"{}",
-        ),
-        Answer(200, {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}, b"{}"),
-        Answer(200, {"Link": '</v2/x>; rel="next"'}, b'{"tags": ["a"]}'),
-        Answer(200, {}, b'{"tags": ["a\\u001b[31m"]}'),
-        Answer(200, {}, b'{"tags": 5}'),
-        Answer(200, {}, b'{"tags": null}'),
-        Answer(200, {}, b"[" * 10_000),
-        Answer(200, {}, b'{"tags": ["a"]}', cut=5),
-    ]
-    for made in answers:
 
-        def rule(server: Unruly, seen: Seen, made: Answer = made) -> Answer:
-            return made
+    def rule(server: Unruly, seen: Seen) -> Answer | None:
+        return Answer(200, {}, b'{"tags": ["a\\u001b[31m"]}') if "tags/list" in seen.path else None
 
-        with Unruly(tmp_path / "l", rule=rule) as server:
-            assert quick.answer(["tags", f"{server.name}/app"]) is None
-            assert quick.answer(["manifest", f"{server.name}/app:1"]) is None
+    with Unruly(tmp_path / "l", rule=rule) as server:
+        assert b"\x1b" not in lamina("tags", f"{server.name}/app", root=tmp_path).stdout
 
 
-def test_settings_make_it_go_the_long_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    for name in quick._SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-    before = quick._unset()
-    conf = tmp_path / ".config/containers/registries.conf"
-    conf.parent.mkdir(parents=True)
-    conf.write_text('# [[registry]]\nunqualified-search-registries = ["docker.io"]\n')
-    assert quick._unset() == before
-    conf.write_text('  [[registry]]\nlocation = "127.0.0.1:5000"\nblocked = true\n')
-    assert not quick._unset()
-    conf.unlink()
-    (tmp_path / ".config/lamina").mkdir()
-    (tmp_path / ".config/lamina/config.toml").touch()
-    assert not quick._unset()
-    (tmp_path / ".config/lamina/config.toml").unlink()
-    monkeypatch.setenv("LAMINA_TLS_VERIFY", "true")
-    assert not quick._unset()
-
-
-def test_short_way_loads_next_to_nothing(host: str, tmp_path: Path) -> None:
-    code = (
-        "import sys; before = set(sys.modules)\n"
-        "from lamina import quick\n"
-        "found = quick.answer(['digest', sys.argv[1]])\n"
-        "print(found is not None, len(set(sys.modules) - before))"
-    )
-    env = {
-        **{k: v for k, v in os.environ.items() if k not in quick._SETTINGS},
-        "HOME": str(tmp_path),
-        "XDG_CONFIG_HOME": str(tmp_path),
-    }
-    done = subprocess.run([sys.executable, "-c", code, f"{host}/app:1"], capture_output=True, env=env, check=True)
-    went, modules = done.stdout.decode().split()
-    assert int(modules) < 10
-    assert went == "True"
+@pytest.mark.parametrize("words", [("tags", "app"), ("digest", "app:1"), ("manifest", "app:1")])
+def test_tags_digest_and_manifest_import_few_modules(host: str, tmp_path: Path, words: tuple[str, str]) -> None:
+    verb, name = words
+    found = loaded(tmp_path, verb, f"{host}/{name}")
+    assert found & {"click", "dataclasses", "inspect", "subprocess", "rich", "lamina.store.store"} == set()

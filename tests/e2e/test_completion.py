@@ -1,4 +1,4 @@
-"""Completion as a user has it: a real shell on a terminal, the key pressed, and the line that comes of it."""
+"""Completion in a real shell on a terminal: press the key and compare the line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from lamina.cli.completion import script, split, told
 from lamina.cli.session import Session
-from lamina.run.container import create
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def candidates(
     root: Path, line: str, *, breaks: str = " \t\n\"'><=;|&(:", shell: str = "bash", input: bytes | None = None
 ) -> list[str]:
-    """What a shell is told."""
+    """Return the candidates for a shell."""
     words, word, _ = split(line)
     environment = {
         "LAMINA_LINE": line,
@@ -118,7 +118,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("line", "wanted"), CASES)
-def test_bash_is_told_what_may_follow(root: Path, line: str, wanted: list[str]) -> None:
+def test_bash_gets_the_candidates(root: Path, line: str, wanted: list[str]) -> None:
     assert candidates(root, line) == wanted
 
 
@@ -129,8 +129,8 @@ def test_other_shells_get_whole_words(root: Path, shell: str) -> None:
     assert candidates(root, "lamina ls zoo /odd/", shell=shell) == ["/odd/a b$(touch pwned)"]
 
 
-def test_only_what_is_on_this_machine_is_opened(root: Path, tmp_path: Path) -> None:
-    """No registry is asked and nothing is read from the terminal while somebody types."""
+def test_completion_opens_only_local_images(root: Path, tmp_path: Path) -> None:
+    """Completion asks no registry and reads nothing from the terminal."""
     write_layout(tmp_path / "l", "app", [LAYER])
     assert lamina("copy", f"oci:{tmp_path}/l:app", f"oci-archive:{tmp_path}/a.tar", root=root).returncode == 0
     assert candidates(root, f"lamina ls oci-archive:{tmp_path}/a.tar /us") == ["/usr/"]
@@ -143,7 +143,7 @@ def test_only_what_is_on_this_machine_is_opened(root: Path, tmp_path: Path) -> N
         assert len(server.seen) == asked
 
 
-def test_without_a_store_nothing_is_said(tmp_path: Path) -> None:
+def test_completion_without_a_store_is_silent(tmp_path: Path) -> None:
     assert candidates(tmp_path / "none", "lamina run de") == []
     assert candidates(tmp_path / "none", "lamina rm w") == []
     assert candidates(tmp_path / "none", "lamina ls a /e") == []
@@ -166,17 +166,17 @@ def test_words_of_a_line(line: str, words: list[str], word: str, quote: str) -> 
     assert split(line) == (words, word, quote)
 
 
-def test_inside_quotes_only_what_is_safe_there_is_offered() -> None:
+def test_inside_quotes_only_safe_candidates_are_offered() -> None:
     assert list(told("bash", ["safe", "$(x)", 'a"b', "~x"], "", '"', "")) == ["safe "]
     assert list(told("bash", ["$(x)", "a'b", "~x", "-x"], "", "", "")) == [r"\$\(x\) ", r"a\'b ", r"\~x ", "-x "]
 
 
-def test_there_is_a_limit() -> None:
+def test_the_number_of_candidates_is_limited() -> None:
     assert len(list(told("fish", map(str, range(9999)), "", "", ""))) == 2000
 
 
 class Terminal:
-    """A shell at work on a terminal."""
+    """A shell that runs on a terminal."""
 
     def __init__(self, command: list[str], environment: dict[str, str], cwd: Path) -> None:
         self._head, end = pty.openpty()
@@ -190,7 +190,7 @@ class Terminal:
         os.write(self._head, text.encode())
 
     def await_text(self, pattern: str) -> re.Match[str]:
-        """What matches, once it was printed; what came before is forgotten."""
+        """Wait until the output matches; return the match and drop the output before it."""
         until = time.monotonic() + 60
         while (found := re.search(pattern, self._seen)) is None:
             ready, _, _ = select.select([self._head], [], [], max(0, until - time.monotonic()))
@@ -240,7 +240,7 @@ def environment(root: Path, tmp_path: Path) -> dict[str, str]:
 
 
 def pressed(command: list[str], environment: dict[str, str], place: Path, lines: list[str]) -> list[str]:
-    """Type each line and press the key: what the line is then. Another key prints it."""
+    """Type each line and press the key for completion; return the lines. Another key prints the line."""
     terminal = Terminal(command, environment, place)
     found = []
     try:

@@ -1,5 +1,5 @@
-"""Every block of Python in README and docs/ runs, and every line of README's console, in a directory, a store and a
-registry made for it: no network."""
+"""Every Python block in README and docs/, and every console line of README, runs in a temporary directory with a
+store and a registry; without network."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ import pytest
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-from lamina import rights
 from lamina.archive.docker import DockerArchiveWriter
 from lamina.archive.layout import LayoutReader
-from lamina.cli.app import VERBS
+from lamina.cli.verbs import VERBS
+from lamina.host import privileges
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -42,7 +42,7 @@ STATUS = b"Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVe
 
 
 def base(version: bytes) -> list[Any]:
-    """A distribution's layer. Where the machine has a static shell, it can be run."""
+    """Return the entries of a base layer. If the machine has a static busybox, the layer can be run."""
     shell = shutil.which("busybox")
     return [
         ("bin/", None),
@@ -86,7 +86,7 @@ insecure = true
 
 
 def images(layout: Path) -> None:
-    """debian:12, a newer one, and two versions of an app upon it."""
+    """Write debian:12, debian:12.6, and two versions of an app on top."""
     app = [
         ("etc/motd", b"hello, app\n"),
         ("root/.netrc", b"machine host login me password pass\n"),
@@ -117,7 +117,7 @@ def images(layout: Path) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
-    """What the pages take for granted; and the names that their conditions ask for."""
+    """Prepare what the pages assume; yields the names for their conditions."""
     monkeypatch.chdir(tmp_path)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
@@ -137,7 +137,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     with RegistryServer(there, writable=True) as registry:
         (tmp_path / "registries.conf").write_text(CONF.format(port=registry.port))
         yield {
-            "can_mount": os.geteuid() == 0 or not rights.refusal() or _has_fuse(),
+            "can_mount": os.geteuid() == 0 or not privileges.refusal() or _has_fuse(),
             "can_run": os.geteuid() == 0
             and shutil.which("busybox")
             and (shutil.which("runc") or shutil.which("crun")),
@@ -149,7 +149,7 @@ def _has_fuse() -> bool:
 
 
 def _skip(why: str) -> NoReturn:
-    """Visibly; where CI says that nothing may be missing, it fails."""
+    """Skip the test; fail if CI says that nothing may be missing."""
     if os.environ.get("LAMINA_TEST_REQUIRE"):
         pytest.fail(f"skipped: {why}")
     pytest.skip(why)
@@ -176,21 +176,21 @@ def test_blocks_run(page: Path, world: dict[str, object], subtests: pytest.Subte
 
 
 def console_lines() -> list[str]:
-    """What README shows after a prompt, without the remarks."""
+    """Return the console lines of README, without prompts and comments."""
     text = (TOP / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line.removeprefix("$ ").partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
 
 
 OTHER_CODES = {"diff": 1}
-"""Verbs whose answer is told by the exit code too."""
+"""Verbs that end with another exit code than 0 here."""
 NEEDS_RUN = ("run", "commit", "cp", "diff try", "rm")
 
 
 def test_the_console_lines_of_readme_run(
     world: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    """In order: what follows builds upon what stands before."""
+    """In order: later lines need the results of earlier ones."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/lamina"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -W error -m lamina "$@"\n')

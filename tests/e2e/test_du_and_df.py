@@ -53,7 +53,7 @@ def held(tar: Path) -> int:
 
 
 @pytest.mark.parametrize("compress", [True, False], ids=["gzip", "tar"])
-def test_hidden_columns_of_du_and_the_frames_of_tars_are_what_df_says(tmp_path: Path, compress: bool) -> None:
+def test_hidden_columns_of_du_and_tar_headers_add_up_to_df(tmp_path: Path, compress: bool) -> None:
     for name, layers in IMAGES.items():
         write_layout(tmp_path / "l", name, layers, compress=compress)
     root = tmp_path / "s"
@@ -100,7 +100,7 @@ def test_hidden_columns_of_du_and_the_frames_of_tars_are_what_df_says(tmp_path: 
     assert base["shared"] >= sum(of_tars[diff_id] for diff_id in needs["base"])
 
 
-def test_what_du_shows_and_what_ghosts_tell_are_all_that_the_layers_hold(tmp_path: Path) -> None:
+def test_du_and_ghosts_together_cover_all_content_of_the_layers(tmp_path: Path) -> None:
     for name, layers in IMAGES.items():
         write_layout(tmp_path / "l", name, layers)
     root = tmp_path / "s"

@@ -1,4 +1,4 @@
-"""What a newcomer types in the first hour, as docker and podman have it."""
+"""Commands of the first hour of a newcomer who knows docker and podman."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lamina.cli import run
-from lamina.run.container import create
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
@@ -24,7 +24,7 @@ FILES += [(f"etc/f{number:04}", b"") for number in range(3000)]
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one image that has nine names, and layouts beside it."""
+    """A store with one image that has nine names, and layouts."""
     top = tmp_path_factory.mktemp("hour")
     write_layout(top / "one", "app:1", [FILES])
     for name in ("app:2", "lib/other"):
@@ -39,7 +39,7 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def told(top: Path, capfd: pytest.CaptureFixture[str]) -> Any:
-    """(exit code, stdout, stderr) of a command on this store, or on the one at ``root``."""
+    """Run a command on this store, or on the one at ``root``; returns (exit code, stdout, stderr)."""
 
     def call(*words: str, root: Path | None = None) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -50,8 +50,8 @@ def told(top: Path, capfd: pytest.CaptureFixture[str]) -> Any:
     return call
 
 
-def test_docker_colon_slashes_names_an_image_of_the_store(told: Any) -> None:
-    """Where nothing else can be meant, as with podman."""
+def test_docker_prefix_means_an_image_in_the_store(told: Any) -> None:
+    """Where only the store is possible, as in podman."""
     assert told("tag", "docker://app:1", "gone")[0] == 0
     assert told("image", "exists", "docker://gone")[0] == 0
     assert told("image", "exists", "docker://nothing")[0] == 1
@@ -60,7 +60,7 @@ def test_docker_colon_slashes_names_an_image_of_the_store(told: Any) -> None:
     code, _, err = told("run", "--pull", "never", "docker://nothing", "true")
     assert (code, "no image 'nothing'" in err) == (125, True), err
     code, _, err = told("tag", "app:1", "docker://new")
-    assert (code, "leave out what stands before //" in err) == (2, True)
+    assert (code, "leave out the part up to //" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_docker_colon_slashes_names_an_image_of_the_store(told: Any) -> None:
         ("dir:{here}/dir", [None]),
     ],
 )
-def test_pull_takes_what_lies_on_this_machine(
+def test_pull_loads_layouts_and_archives(
     top: Path, told: Any, tmp_path: Path, place: str, names: list[str | None]
 ) -> None:
     kind = place.partition(":")[0]
@@ -86,12 +86,12 @@ def test_pull_takes_what_lies_on_this_machine(
     assert sorted(row["name"] or "" for row in found) == [name or "" for name in names]
 
 
-def test_pull_of_all_tags_is_for_registries(told: Any, top: Path) -> None:
+def test_pull_all_tags_needs_a_registry(told: Any, top: Path) -> None:
     code, out, err = told("pull", "-a", f"oci:{top}/two")
     assert (code, out, "--all-tags is for registries" in err) == (2, "", True)
 
 
-def test_a_layer_that_many_share_names_a_few(told: Any) -> None:
+def test_long_lists_of_sharing_images_are_shortened(told: Any) -> None:
     (row,) = told("layers", "next", "--format", "{{.Number}} {{.SharedWith}}")[1].splitlines()[:1]
     assert row == "1 app:1, app:2, app:3 and 6 more"
     whole = told("layers", "next", "--no-trunc", "--format", "{{.SharedWith}}")[1].splitlines()[0]
@@ -117,8 +117,8 @@ READERS = [
 
 
 @pytest.mark.parametrize("line", READERS)
-def test_a_reader_that_has_gone_is_no_failure_to_talk_about(top: Path, line: str) -> None:
-    """git's and docker's programs are ended by SIGPIPE there: a shell says 141."""
+def test_a_closed_pipe_ends_with_141_and_no_message(top: Path, line: str) -> None:
+    """SIGPIPE ends git and docker in this case; a shell reports 141."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -130,11 +130,11 @@ def test_a_reader_that_has_gone_is_no_failure_to_talk_about(top: Path, line: str
 
 
 @pytest.mark.parametrize("verb", ["run -it app:1 sh", "exec -it nothing sh"])
-def test_no_terminal_to_connect_is_docker_s_exit_code(top: Path, verb: str) -> None:
+def test_it_without_a_terminal_has_the_exit_code_of_docker(top: Path, verb: str) -> None:
     done = lamina(*verb.split(), root=top / "s", input=b"")
     assert (done.returncode, done.stderr) == (
         1,
-        b"lamina: standard input is not a terminal (leave out -t, or -i)\n",
+        b"lamina: standard input is not a terminal (leave out -t or -i)\n",
     )
 
 
@@ -143,10 +143,10 @@ def test_no_terminal_to_connect_is_docker_s_exit_code(top: Path, verb: str) -> N
     [
         ("app:1:etc/x", ""),
         ("app:1:/etc/x", ""),
-        ("app:1:etc/none", "no /etc/none in the image"),
-        ("none:etc/x", "no container and no image 'none' "),
-        ("lib/none:etc/x", "after an image with a / in its name the path is absolute"),
-        ("lib/none:/etc/x", "no container and no image 'lib/none' "),
+        ("app:1:etc/none", "/etc/none was not found in the image"),
+        ("none:etc/x", "no container or image 'none' "),
+        ("lib/none:etc/x", "if the name of the image has a /, write an absolute path"),
+        ("lib/none:/etc/x", "no container or image 'lib/none' "),
         ("docker://127.0.0.1:1/none:/etc/x", "127.0.0.1:1 can't be reached"),
         ("x", "like `lamina cp web:/etc/hosts .`"),
     ],
@@ -158,8 +158,8 @@ def test_cp_out_of_an_image_with_and_without_a_slash(told: Any, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["a/.wh.b", "a/.wh..wh..opq", ".wh.c"])
-def test_a_tar_with_a_whiteout_s_name_is_refused_by_cp(top: Path, name: str) -> None:
-    """docker writes a file of that name, which no image could hold."""
+def test_cp_refuses_a_tar_with_the_name_of_a_whiteout(top: Path, name: str) -> None:
+    """docker writes such a file, which an image can't contain."""
     store = Store.open(str(top / "s"))
     made = create(store, store.stack("app:1", Platform.host()), Wanted(), image="app:1")
     try:
@@ -172,19 +172,19 @@ def test_a_tar_with_a_whiteout_s_name_is_refused_by_cp(top: Path, name: str) -> 
         assert lamina("rm", made.id, root=top / "s").returncode == 0
 
 
-def test_files_with_a_whiteout_s_name_are_left_out_of_a_layer_and_said(top: Path, tmp_path: Path) -> None:
+def test_new_layers_skip_files_named_like_whiteouts_with_a_warning(top: Path, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     for name in (".wh.motd", "kept"):
         (tmp_path / "d" / name).write_bytes(b"")
     done = lamina("append", "app:1", f"{tmp_path}/d:/etc", "-t", "more", root=top / "s")
     assert done.returncode == 0
-    assert b".wh.motd' is left out" in done.stderr
+    assert b".wh.motd' is skipped" in done.stderr
     assert done.stderr.startswith(b"lamina: warning: ")
     names = lamina("ls", "more", "/etc", root=top / "s").stdout.split()
     assert {b"motd", b"kept"} <= set(names)
 
 
-def test_each_blob_is_listed_once_where_there_is_no_terminal(top: Path, tmp_path: Path) -> None:
+def test_without_a_terminal_each_blob_is_listed_once(top: Path, tmp_path: Path) -> None:
     told = lamina("copy", "app:1", f"oci:{tmp_path}/l:app", root=top / "s")
     lines = told.stderr.decode().splitlines()
     assert (told.stdout, sorted(line.split()[0] for line in lines[:-1])) == (b"", ["config", "layer", "manifest"])
@@ -194,8 +194,8 @@ def test_each_blob_is_listed_once_where_there_is_no_terminal(top: Path, tmp_path
 
 
 @pytest.mark.parametrize("words", ["push app:1 {host}/x/app:1", "copy app:1 docker://{host}/x/app:1"])
-def test_a_push_that_fails_names_the_image_the_registry_and_why(told: Any, words: str) -> None:
-    for host, why in (("127.0.0.1:1", "Connection refused"), ("nothing.invalid", "no such host is known")):
+def test_a_failed_push_names_the_image_the_registry_and_the_reason(told: Any, words: str) -> None:
+    for host, why in (("127.0.0.1:1", "Connection refused"), ("nothing.invalid", "host not found")):
         code, out, err = told(*words.format(host=host).split())
         assert (code, out) == (8, "")
         (line,) = err.splitlines()
@@ -207,13 +207,13 @@ def test_a_push_that_fails_names_the_image_the_registry_and_why(told: Any, words
 @pytest.mark.parametrize(
     "words", ["pack sh -t A:b:c", "append app:1 {top}/one:/x -t A:b:c", "import {top}/one A:b:c"]
 )
-def test_a_name_that_is_none_is_said_before_anything_is_written(told: Any, top: Path, words: str) -> None:
+def test_an_invalid_name_is_refused_before_anything_is_written(told: Any, top: Path, words: str) -> None:
     code, _, err = told(*words.format(top=top).split())
     assert (code, "not a reference: 'A:b:c'" in err) == (2, True)
     assert told("prune", "--dry-run")[1] == "would be freed: 0B (0 bytes)\n"
 
 
-def test_pull_newer_takes_what_is_here_where_the_registry_is_away(told: Any) -> None:
+def test_pull_newer_uses_the_stored_image_if_the_registry_is_unreachable(told: Any) -> None:
     require_root()
     require_tool("runc")
     code, _, err = told("run", "--rm", "--pull", "newer", "127.0.0.1:1/nothing", "true")
@@ -224,22 +224,35 @@ def test_pull_newer_takes_what_is_here_where_the_registry_is_away(told: Any) -> 
     assert told("rmi", "127.0.0.1:1/app:1")[0] == 0
 
 
+def test_run_of_a_name_that_can_not_be_pulled_suggests_the_nearest_image(told: Any) -> None:
+    require_root()
+    require_tool("runc")
+    assert told("tag", "app:1", "127.0.0.1:1/base")[0] == 0
+    code, _, err = told("run", "--rm", "127.0.0.1:1/bse", "true")
+    assert code == 125
+    assert "Connection refused" in err
+    assert "did you mean '127.0.0.1:1/base' of the store?" in err
+    code, _, err = told("run", "--rm", "--pull", "always", "127.0.0.1:1/base", "true")
+    assert (code, "Connection refused" in err, "did you mean" in err) == (125, True, False)
+    assert told("rmi", "127.0.0.1:1/base")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
         ("load", 4, "standard input is neither a docker-archive nor an oci-archive"),
         ("rmi", 2, "Missing argument 'IMAGE...'"),
-        ("run --annotation a=b app:1", 125, "--annotation: containers have labels"),
+        ("run --annotation a=b app:1", 125, "--annotation: annotations are not supported"),
         ("run -v ./nothing:/x app:1 true", 125, "check the path of --volume or --mount"),
     ],
 )
-def test_what_goes_wrong_in_the_first_hour_is_one_line(top: Path, line: str, code: int, said: str) -> None:
+def test_common_mistakes_get_one_clear_line(top: Path, line: str, code: int, said: str) -> None:
     done = lamina(*line.split(), root=top / "s", input=b"")
     (told,) = done.stderr.decode().splitlines()
     assert (done.returncode, done.stdout, said in told) == (code, b"", True), told
 
 
-def test_tree_takes_the_letter_of_tree(told: Any) -> None:
+def test_tree_accepts_L_for_depth(told: Any) -> None:
     assert told("tree", "-L", "1", "app:1") == told("tree", "--depth", "1", "app:1")
 
 

@@ -1,4 +1,4 @@
-"""Lines that people type (``habits.ROWS``) do what they must, with real images, a registry and containers."""
+"""The command lines of ``habits.ROWS`` give the expected results, with real images, a registry and containers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lamina.archive.layout import LayoutReader
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.view.upper import refusal
+from lamina.view.upper_check import refusal
 from support import busybox, lamina, require_root, require_tool, write_layout
 from unruly import Answer, Seen, Unruly
 
@@ -110,7 +110,7 @@ def images(layout: Path) -> None:
 
 
 class World(NamedTuple):
-    """What the module makes once: a store to copy, a shared one, registries, archives, and the shell's variables."""
+    """Prepared once: a store to copy, a shared store, registries, archives, and shell variables."""
 
     top: Path
     store: Path
@@ -202,7 +202,7 @@ def copied(store: Path, to: Path, in_store: bool) -> None:
 
 
 def cleared(store: Path) -> None:
-    """Nothing stays mounted."""
+    """Remove all mounts at the end."""
     if str(store) in Path("/proc/self/mountinfo").read_text():
         lamina("rm", "--all", "--force", root=store)
         lamina("umount", "--all", root=store)
@@ -238,7 +238,7 @@ Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 @contextmanager
 def shell(world: World, tmp_path: Path, row: Row) -> Iterator[Shell]:
-    """Runs lines one after the other, in a directory made for them."""
+    """Return a function that runs lines one after the other, in a temporary directory."""
     place = tmp_path / "here"
     place.mkdir()
     for file in (world.top / "files").iterdir():
@@ -310,7 +310,7 @@ def test_line(row: Row, world: World, tmp_path: Path) -> None:
 
 
 def check_not_yet(row: Row, done: subprocess.CompletedProcess[str]) -> None:
-    """One line that says so, and names what it is."""
+    """Check that one line says so and names the feature."""
     assert done.returncode == (125 if row.theirs.startswith("docker run ") else 2), done
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -331,14 +331,14 @@ SPOKEN = ("lamina serve",)
 
 
 def shown() -> tuple[list[str], list[tuple[str, str]]]:
-    """What the page says of lines: those that are the same, and theirs beside ours."""
+    """Return the lines of the page: those that are the same, and pairs of theirs and ours."""
     text = PAGE.read_text(encoding="utf-8")
     same = [line for block in re.findall(r"^```console\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
     beside = re.findall(r"^\| `(.+?)` \| `(.+?)` \| ", text, re.MULTILINE)
     return same, [(theirs.replace(r"\|", "|"), ours.replace(r"\|", "|")) for theirs, ours in beside]
 
 
-def test_the_page_shows_no_line_that_is_not_in_the_table_and_works() -> None:
+def test_every_line_of_the_page_is_in_the_table() -> None:
     works = {(row.theirs, row.line) for row in ROWS if not row.yet and (row.instead or not row.todo)}
     same, beside = shown()
     assert len(same) > 40

@@ -1,4 +1,4 @@
-"""ls as GNU's has its flags; inspect, images and history as docker has their words."""
+"""ls with the flags of GNU ls; inspect, images and history with the fields of docker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lamina.cli import run
-from lamina.run.container import create
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
@@ -45,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(root: Path, capfd: pytest.CaptureFixture[str]) -> Any:
-    """stdout of a command that must succeed."""
+    """Run a command that must succeed; returns its standard output."""
 
     def call(*words: str, code: int = 0) -> str:
         capfd.readouterr()
@@ -72,11 +72,11 @@ def out(root: Path, capfd: pytest.CaptureFixture[str]) -> Any:
         ("-R -S", ["big", "old", "new", "twin", ".hidden"]),
     ],
 )
-def test_ls_sorts_and_takes_gnu_s_flags(out: Any, flags: str, names: list[str]) -> None:
+def test_ls_sorts_and_accepts_the_flags_of_gnu_ls(out: Any, flags: str, names: list[str]) -> None:
     assert out("ls", *flags.split(), "app:1", "/d").split() == names
 
 
-def test_ls_shows_sizes_for_people_and_hard_links(out: Any) -> None:
+def test_ls_shows_readable_sizes_and_hardlinks(out: Any) -> None:
     rows = {line.split()[-1]: line.split() for line in out("ls", "-la", "app:1", "/d").splitlines()}
     assert rows["big"][3] == "123456"
     for flags in ("-lh", "-lah", "-hl"):
@@ -97,7 +97,7 @@ def test_ls_of_a_template_has_no_json_in_its_json(out: Any) -> None:
     assert "json" not in rows[0]
 
 
-def test_inspect_has_docker_s_names(out: Any) -> None:
+def test_inspect_has_the_fields_of_docker(out: Any) -> None:
     (value,) = json.loads(out("inspect", "app:1"))
     assert value["RepoTags"] == ["app:1", "host.example:5000/app:one"]
     assert value["RepoDigests"] == [f"{name}@{value['Digest']}" for name in ("app", "host.example:5000/app")]
@@ -123,7 +123,7 @@ def test_inspect_has_docker_s_names(out: Any) -> None:
         ('{{if eq .Os "linux"}}yes{{else if .Os}}no{{end}}', "yes"),
     ],
 )
-def test_inspect_takes_templates_that_docker_takes(out: Any, template: str, text: str | None) -> None:
+def test_inspect_accepts_templates_of_docker(out: Any, template: str, text: str | None) -> None:
     told = out("inspect", "-f", template, "app:1").removesuffix("\n")
     assert told == (text if text is not None else json.loads(out("inspect", "app:1"))[0]["Id"])
 
@@ -132,28 +132,28 @@ def test_inspect_takes_templates_that_docker_takes(out: Any, template: str, text
     ("words", "code", "err"),
     [
         (("inspect", "-f", "{{.Config.Nonsense}}", "app:1"), 2, "no field .Nonsense"),
-        (("inspect", "-f", "{{.Nonsense}}", "app:1"), 2, "there are: Annotations, Architecture, Author, "),
-        (("images", "--format", "jsn"), 2, "no format 'jsn' (json, table, or a template"),
-        (("inspect", "app:1", "--format", "yaml"), 2, "no format 'yaml' (json, table, or a template"),
-        (("copy", "app:1", "x", "--format", "yaml"), 2, "no format 'yaml' (json, table, oci, v2s1, v2s2, or"),
+        (("inspect", "-f", "{{.Nonsense}}", "app:1"), 2, "known fields: Annotations, Architecture, Author, "),
+        (("images", "--format", "jsn"), 2, "unknown format 'jsn' (use json, table, or a template"),
+        (("inspect", "app:1", "--format", "yaml"), 2, "unknown format 'yaml' (use json, table, or a template"),
+        (("copy", "app:1", "x", "--format", "yaml"), 2, "unknown format 'yaml' (use json, table, oci, v2s1, v2s2"),
         (("images", "--format", "{{.ID"), 2, "not closed, at character 1"),
         (("images", "--format", "{{.Name}"), 2, "at character"),
         (("images", "--format", "table {{nope .ID}}"), 2, "'nope' is not a field or function"),
         (("inspect", "--type", "container", "app:1"), 3, "no container 'app:1'"),
-        (("inspect", "--type", "image", "apq:1"), 3, "is it 'app:1'? `lamina pull apq:1` brings it in"),
-        (("inspect", "nothing"), 3, "no container and no image 'nothing'"),
-        (("ls", "smal"), 3, "is it 'small'?"),
-        (("tag", "smal", "x"), 3, "is it 'small'?"),
-        (("inspect", "--type", "container", "--raw", "x"), 2, "leave --raw"),
+        (("inspect", "--type", "image", "apq:1"), 3, "did you mean 'app:1'? else pull it with `lamina pull apq:1`"),
+        (("inspect", "nothing"), 3, "no container or image 'nothing'"),
+        (("ls", "smal"), 3, "did you mean 'small'?"),
+        (("tag", "smal", "x"), 3, "did you mean 'small'?"),
+        (("inspect", "--type", "container", "--raw", "x"), 2, "--raw and --config are for images"),
     ],
 )
-def test_what_is_wrong_is_one_line(out: Any, words: tuple[str, ...], code: int, err: str) -> None:
+def test_an_error_is_one_clear_line(out: Any, words: tuple[str, ...], code: int, err: str) -> None:
     told = out(*words, code=code)
     assert err in told
     assert told.count("\n") == 1
 
 
-def test_json_of_images_is_docker_s(out: Any) -> None:
+def test_json_of_images_has_the_fields_of_docker(out: Any) -> None:
     (row,) = [json.loads(line) for line in out("images", "app:2", "--format", "{{json .}}").splitlines()]
     assert set(row) == {
         *("Containers", "CreatedAt", "CreatedSince", "Digest", "ID", "Repository"),
@@ -188,7 +188,7 @@ def test_images_sorts_and_filters(out: Any, words: list[str], names: list[str]) 
     assert out("images", *words, "--format", "{{.Name}}").splitlines() == names
 
 
-def test_before_and_since_take_an_id_too(out: Any) -> None:
+def test_before_and_since_accept_an_id(out: Any) -> None:
     ident = out("images", "-q", "app:1").strip()
     assert out("images", "--filter", f"since={ident}", "--format", "{{.Name}}") == "app:2\n"
 
@@ -242,7 +242,7 @@ def test_inspect_of_a_container_that_never_ran(root: Path, out: Any) -> None:
     assert out("rm", one.id) == "job\n"
 
 
-def test_inspect_tells_what_the_runtime_was_told(root: Path, tmp_path: Path) -> None:
+def test_inspect_shows_the_options_of_the_container(root: Path, tmp_path: Path) -> None:
     require_root()
     require_tool("runc", "busybox")
     from support import busybox

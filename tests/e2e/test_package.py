@@ -1,4 +1,4 @@
-"""What `pip install` brings besides the modules: manual pages, completion scripts, and what PyPI shows."""
+"""Files that `pip install` brings besides the modules: manual pages, completion scripts; and the page on PyPI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import click
 import pytest
 
 from lamina.cli import manual
-from lamina.cli.app import VERBS, cli, load
+from lamina.cli.app import cli
+from lamina.cli.verbs import VERBS, load
 
 TOP = Path(__file__).parents[2]
 REQUESTS = (".TH ", ".SH ", ".TP", ".PP", ".nf", ".fi", ".EX", ".EE")
@@ -32,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def shared(wheel: zipfile.ZipFile) -> dict[str, str]:
-    """What is installed below share/."""
+    """Return the files that are installed below share/."""
     inside = {name: name.partition(".data/data/share/")[2] for name in wheel.namelist()}
     return {short: wheel.read(name).decode() for name, short in inside.items() if short}
 
@@ -57,10 +58,10 @@ def test_every_verb_has_a_manual_page(wheel: zipfile.ZipFile) -> None:
         assert rf"\fBlamina\-{verb}\fR(1)" in pages["lamina.1"]
     assert "LAMINA_ROOT" in pages["lamina.1"]
     assert re.search(r"^\\fBlamina image\\fR VERB\n.*\bls\b", pages["lamina.1"], re.MULTILINE)
-    assert ".TP\n127\nrun, exec: the program does not exist" in pages["lamina.1"]
+    assert ".TP\n127\nrun, exec: the program was not found" in pages["lamina.1"]
 
 
-def test_a_page_has_each_option_of_its_verb(wheel: zipfile.ZipFile) -> None:
+def test_a_manual_page_has_each_option_of_its_verb(wheel: zipfile.ZipFile) -> None:
     files = shared(wheel)
     for verb in VERBS:
         command = cli.get_command(click.Context(cli), verb)
@@ -84,7 +85,7 @@ def test_shells_find_their_completion(wheel: zipfile.ZipFile, tmp_path: Path) ->
     assert re.search(r"-F _lamina\w+ lamina$", done.stdout)
 
 
-def test_pypi_shows_no_link_that_breaks(wheel: zipfile.ZipFile) -> None:
+def test_links_on_pypi_are_absolute(wheel: zipfile.ZipFile) -> None:
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
     metadata = email.message_from_bytes(wheel.read(name))
     assert metadata["Description-Content-Type"] == "text/markdown"
@@ -102,7 +103,7 @@ def test_pypi_shows_no_link_that_breaks(wheel: zipfile.ZipFile) -> None:
 
 
 def test_pages_are_made_with_click_alone(tmp_path: Path) -> None:
-    """A build has click and nothing else, and may run on Windows."""
+    """The build environment has only click, and may be on Windows."""
     code = (
         "import os, sys\n"
         "for name in ('fcntl', 'pwd', 'grp', 'termios', 'tty', 'pty', 'resource'): sys.modules[name] = None\n"
@@ -118,7 +119,7 @@ def test_pages_are_made_with_click_alone(tmp_path: Path) -> None:
     assert set(done.stdout.split()) <= {"click", "lamina"}
 
 
-def test_what_roff_would_take_for_its_own_is_text() -> None:
+def test_text_with_roff_control_characters_is_escaped() -> None:
     @click.command("odd", short_help="Take odd words.")
     @click.option("--to-root", metavar="A-B", help=r"C:\dir, .hidden, ~ and ^; 'quoted'")
     def odd() -> None:

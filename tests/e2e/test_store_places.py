@@ -1,4 +1,4 @@
-"""Every verb over a store that can't be written to, that is another user's, or in which one thing is broken.
+"""Every verb on a store that is read-only, belongs to another user, or has a damaged file.
 
 Run in this process (``cli.run``): a traceback would come through as the exception that it is.
 """
@@ -19,10 +19,10 @@ import pytest
 import lamina as library
 from lamina.archive.layout import LayoutReader
 from lamina.cli import run
-from lamina.cli.app import VERBS
+from lamina.cli.verbs import VERBS
 from lamina.errors import SystemFailure
-from lamina.mountinfo import mounts
-from lamina.run.container import create
+from lamina.host.mountinfo import mounts
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
@@ -133,7 +133,7 @@ class Said(NamedTuple):
 
 
 class World:
-    """A store with images and a container, and a way to call the command line over it, or over another."""
+    """A store with images and a container, and a function that runs the command line on it or on another store."""
 
     def __init__(self, top: Path, registry: str, read: Callable[[], tuple[str, str]]) -> None:
         self.root = top / "s"
@@ -154,7 +154,7 @@ class World:
 
 
 def check_said(said: Said, code: int | set[int]) -> None:
-    """The code that is expected; where it is a failure, stderr says why in our words."""
+    """Check the exit code; on failure stderr must have a message of lamina."""
     assert said.code in ({code} if isinstance(code, int) else code), said
     assert "[Errno" not in said.err + said.out, said
     assert "Traceback" not in said.err, said
@@ -204,7 +204,7 @@ def world(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest
 
 @pytest.fixture
 def read_only(world: World, tmp_path: Path) -> Path:
-    """The store again, as a file system that nobody can write to."""
+    """The store on a read-only file system."""
     place = tmp_path / "ro"
     place.mkdir()
     subprocess.run(["mount", "--bind", world.root, place], check=True)
@@ -212,7 +212,7 @@ def read_only(world: World, tmp_path: Path) -> Path:
     return place
 
 
-def test_a_read_only_store_is_looked_into_and_pushed(world: World, read_only: Path) -> None:
+def test_a_read_only_store_can_be_read_and_pushed(world: World, read_only: Path) -> None:
     for line, code in (LOOKS | OUT).items():
         if line.startswith("cp "):
             continue  # a container's root is mounted for it, which needs a work directory
@@ -223,7 +223,7 @@ def test_a_read_only_store_is_looked_into_and_pushed(world: World, read_only: Pa
             assert said.out == world(line).out
 
 
-def test_changes_of_a_read_only_store_say_so_in_one_line(world: World, read_only: Path) -> None:
+def test_changing_a_read_only_store_fails_with_one_line(world: World, read_only: Path) -> None:
     for line, code in CHANGES.items():
         if line in (
             "rmi new",
@@ -345,7 +345,7 @@ def scatter(place: Path) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_stray_things_in_a_store_stand_in_nobodys_way(world: World, place: str) -> None:
+def test_stray_files_in_a_store_do_no_harm(world: World, place: str) -> None:
     scatter(world.root / place)
     found = "one", "app"
     for line, code in (LOOKS | OUT | CHANGES).items():
@@ -381,7 +381,7 @@ VERB_LINES = list({line.split()[0]: line for line in (*LOOKS, *OUT, *CHANGES)}.v
 
 
 @pytest.mark.parametrize(("what", "kind"), BROKEN)
-def test_a_broken_piece_of_a_store_is_one_line_and_nothing_else_is_lost(world: World, what: str, kind: str) -> None:
+def test_one_damaged_file_is_reported_and_the_rest_works(world: World, what: str, kind: str) -> None:
     store = Store.open(str(world.root))
     (box,) = store.containers
     root = store.roots.create("a test")
@@ -427,7 +427,7 @@ ROOTS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", ROOTS)
-def test_where_no_store_is(world: World, tmp_path: Path, kind: str) -> None:
+def test_commands_without_a_store(world: World, tmp_path: Path, kind: str) -> None:
     place = tmp_path / "other"
     ROOTS[kind](place)
     root = tmp_path / "file" / "s" if kind == "below a file" else place
@@ -444,7 +444,7 @@ def test_where_no_store_is(world: World, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "what", ["blobs", "ingest", "roots", "containers", "volumes", "layers", "unions", "index.json"]
 )
-def test_what_its_own_user_may_not_enter_is_told_in_one_line(what: str) -> None:
+def test_a_store_without_permission_is_reported_in_one_line(what: str) -> None:
     require_root()
     with plain_user("59999") as (top, call):
         write_layout(top / "l", "app", [[("etc/conf", b"two\n")], [("b", b"")]])

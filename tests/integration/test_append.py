@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from lamina.errors import SystemFailure
-from lamina.files import WRITE_FLAGS
-from lamina.store.append import BLOCK, Appender
+from lamina.host.files import WRITE_FLAGS
+from lamina.store.direct_io import BLOCK, Appender
 from lamina.store.unfinished import Pace
 from support import require_root
 
@@ -135,10 +135,10 @@ class SlowDisk:
         self.now, self.seconds, self.busy, self.writes = 0.0, seconds, busy, 0
         self.hasher = hashlib.sha256()
         self.pwrite = os.pwrite
-        monkeypatch.setattr("lamina.store.append.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("lamina.store.direct_io.time.monotonic", lambda: self.now)
         monkeypatch.setattr(os, "pwrite", self.write)
         # the next pieces wait whenever one is written
-        monkeypatch.setattr("lamina.store.append.queue.Queue.qsize", lambda _: 4)
+        monkeypatch.setattr("lamina.store.direct_io.queue.Queue.qsize", lambda _: 4)
 
     def update(self, data: bytes) -> None:
         self.now += self.busy

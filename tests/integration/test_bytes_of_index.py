@@ -11,11 +11,11 @@ import pytest
 from lamina.image import Image
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
-from lamina.union.glance import Glance
 from lamina.union.merge import merge
-from lamina.union.trail import trail
+from lamina.union.partial import PartialMerge
+from lamina.union.path_history import path_history
 
 ENTRIES = 46_000
 
@@ -32,9 +32,9 @@ def test_one_path_of_46000_entries_reads_few_names(monkeypatch: pytest.MonkeyPat
     for name in ("basename", "_basenames", "directory_name", "directory_paths", "_fetch"):
         _count(monkeypatch, name, read)
     path = b"usr/lib/modules/package01000/module_0020007.js"
-    tree, node = Glance().lookup([layer, layer], path, follow=True)
+    tree, node = PartialMerge().lookup([layer, layer], path, follow=True)
     assert tree.entry(node).size == 20007
-    assert len(trail(tree, path).states) == 2
+    assert len(path_history(tree, path).states) == 2
     glanced = sum(read)
     assert glanced < 1 << 20
     read.clear()
@@ -70,7 +70,7 @@ def test_the_first_look_at_one_path_merges_nothing(monkeypatch: pytest.MonkeyPat
     for name in ("basename", "_basenames", "directory_name", "directory_path", "directory_paths", "_fetch"):
         _count(monkeypatch, name, read)
     monkeypatch.setattr("lamina.union.merge.merge", None)  # nobody may
-    monkeypatch.setattr("lamina.union.glance.merge", None)
+    monkeypatch.setattr("lamina.union.partial.merge", None)
     stack: Any = Stack("made", None, None, tuple(layers), (None, None))  # type: ignore[arg-type]
     image = Image(stack)
     last = f"/usr/lib/package01149/module_{ENTRIES // 2 - 1:07}.js"
@@ -80,7 +80,7 @@ def test_the_first_look_at_one_path_merges_nothing(monkeypatch: pytest.MonkeyPat
         (lambda: len(image.listdir("/")), 1),
         (lambda: image.stat(first).size, 20_000),
         (lambda: len(image.read_bytes(first)), 20_000),
-        (lambda: len(trail(stack.glance([first[1:].encode()]), first[1:].encode()).states), 2),
+        (lambda: len(path_history(stack.partial([first[1:].encode()]), first[1:].encode()).states), 2),
         (lambda: [union.links(node) for union, node in [stack.listing(last[1:].encode(), into=False)]], [2]),
     ]
     for look, expected in looks:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from lamina.archive.directory import DirectoryReader, DirectoryWriter
+from lamina.archive.dir_layout import DirectoryReader, DirectoryWriter
 from lamina.archive.layout import LayoutReader, LayoutWriter
-from lamina.cli.access import credentials, seconds
+from lamina.cli.access import seconds
+from lamina.cli.session import credentials
 from lamina.errors import (
     Conflict,
     DigestMismatch,
@@ -24,17 +25,19 @@ from lamina.errors import (
     Unsupported,
     UsageError,
 )
-from lamina.lock import acquire
+from lamina.host.lock import acquire
+from lamina.host.temporary import Temporary
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import Blob, BytesBlob, find_manifest
+from lamina.source.protocols import Blob
+from lamina.source.select import find_manifest
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-from lamina.temporary import Temporary
 from lamina.transfer.convert import Converted
 from lamina.transfer.copy import copy
 from lamina.transfer.sync import Named, image_directories, named_in
@@ -59,9 +62,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entries.append(Descriptor(made.media_type, made.digest, made.size, {"k": "v"}, platform))
     index = build_index(entries, annotations={"of": "all"})
     writer = LayoutWriter(str(directory))
-    with writer.session("test"):
-        writer.put_manifest(index.descriptor, index.raw)
-        writer.tag("many", index.descriptor)
+    with writer.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag("many", index.descriptor)
     return directory
 
 
@@ -86,16 +89,16 @@ def test_a_list_of_referrers_under_a_tag_is_copied_whole(tmp_path: Path, count: 
     source, target = LayoutWriter(str(tmp_path / "from")), LayoutWriter(str(tmp_path / "to"))
     empty = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
     subject = write_layout(tmp_path / "from", "app", [[("a", b"1")]])
-    with source.session("test"):
-        source.put_blob(empty, BytesBlob(empty, b"{}"))
+    with source.session("test") as session:
+        session.put_blob(empty, BytesBlob(empty, b"{}"))
         made = [
             build_manifest(empty, [empty], subject=subject, artifact_type=f"a/{number}") for number in range(count)
         ]
         for one in made:
-            source.put_manifest(one.descriptor, one.raw)
+            session.put_manifest(one.descriptor, one.raw)
         index = build_index([one.as_referrer() for one in made])
-        source.put_manifest(index.descriptor, index.raw)
-        source.tag("sha256-of", index.descriptor)
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag("sha256-of", index.descriptor)
     copy(LayoutReader(str(tmp_path / "from")), target, [("sha256-of", "sha256-of")], platform=OTHER)
     reader = LayoutReader(str(tmp_path / "to"))
     assert [reader.manifest(one.descriptor) for one in made] == [one.raw for one in made]
@@ -239,9 +242,9 @@ def test_artifact_has_no_docker_form(tmp_path: Path) -> None:
     writer = LayoutWriter(str(tmp_path / "l"))
     config = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
     manifest = build_manifest(config, [], artifact_type="x/y")
-    with writer.session("test"):
-        writer.put_manifest(manifest.descriptor, manifest.raw)
-        writer.tag("x", manifest.descriptor)
+    with writer.session("test") as session:
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag("x", manifest.descriptor)
     with pytest.raises(Unsupported, match="artifact"):
         Converted(LayoutReader(str(tmp_path / "l")), True, platform=None).resolve("x")
 

@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from lamina import lock
 from lamina.archive.layout import LayoutReader
 from lamina.errors import DiskFull, InvalidContent, SystemFailure
+from lamina.host import lock
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
-from lamina.store import lasting
+from lamina.store import derived
 from lamina.store.fsck import fsck
 from lamina.store.ingest import Ingest
-from lamina.store.keep import apply_keep
+from lamina.store.retention import apply_keep
 from lamina.store.roots import boot_id
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -100,7 +100,7 @@ def test_a_tar_that_is_all_that_is_kept_is_on_the_disk_before_its_name_and_befor
         origins = calls.named(store.paths.origins(layer.diff_id))
         assert any(at < origins for at in calls.synced(calls.inode(origins)))
         assert origins < removed
-        assert lasting.trust(store.paths.tar(layer.diff_id)) == lasting.ON_DISK
+        assert derived.trust(store.paths.tar(layer.diff_id)) == derived.ON_DISK
 
 
 def test_prune_keep_tar_waits_for_the_tar_before_the_blob_goes(
@@ -110,12 +110,12 @@ def test_prune_keep_tar_waits_for_the_tar_before_the_blob_goes(
         store = pulled(server, tmp_path / "s")
     layer = store.stack("app", Platform.host()).layers[0]
     tar, blob = store.paths.tar(layer.diff_id), store.blobs.path(layer.descriptor.digest)
-    assert lasting.trust(tar) == lasting.IN_THIS_BOOT
+    assert derived.trust(tar) == derived.IN_THIS_BOOT
     calls = Calls(monkeypatch)
     assert len(apply_keep(store, "tar", grace=0).removed) == 2
     monkeypatch.undo()
     assert any(at < calls.removed(blob) for at in calls.synced(os.stat(tar).st_ino))
-    assert lasting.trust(tar) == lasting.ON_DISK
+    assert derived.trust(tar) == derived.ON_DISK
 
 
 def test_a_disk_that_fails_to_take_the_tar_keeps_the_blob(
@@ -124,7 +124,7 @@ def test_a_disk_that_fails_to_take_the_tar_keeps_the_blob(
     with Unruly(layout) as server:
         store = pulled(server, tmp_path / "s")
     layer = store.stack("app", Platform.host()).layers[0]
-    monkeypatch.setattr("lamina.store.lasting.sync_file", failing)
+    monkeypatch.setattr("lamina.store.derived.sync_file", failing)
     with pytest.raises(SystemFailure, match="failed to store the tar of layer"):
         apply_keep(store, "tar", grace=0)
     assert store.blobs.has(layer.descriptor)
@@ -154,8 +154,8 @@ def test_a_blob_with_another_algorithm_comes_in(tmp_path: Path) -> None:
     data = b"sha512"
     descriptor = Descriptor("application/octet-stream", Digest.of(data, "sha512"), len(data))
     store = Store.open(str(tmp_path / "s"))
-    with store.session("test"):
-        assert store.put_blob(descriptor, BytesBlob(descriptor, data))
+    with store.session("test") as session:
+        assert session.put_blob(descriptor, BytesBlob(descriptor, data))
     assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
 
 
@@ -173,8 +173,8 @@ def test_a_blob_that_does_not_fit_is_refused_before_a_byte_moves(tmp_path: Path)
         def open(self, start: int = 0, end: int | None = None) -> Any:
             raise AssertionError("asked for")
 
-    with store.session("test"), pytest.raises(DiskFull):
-        store.put_blob(descriptor, Never())
+    with store.session("test") as session, pytest.raises(DiskFull):
+        session.put_blob(descriptor, Never())
     assert os.listdir(store.paths.ingest) == []
 
 
@@ -202,8 +202,8 @@ def test_a_blob_is_taken_from_its_finished_part(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
     part = Path(store.paths.part(descriptor.digest))
     part.write_bytes(data)
-    with store.session("test"):
-        assert store.put_blob(descriptor, Silent(descriptor, data), diff_id=Digest.of(tar))
+    with store.session("test") as session:
+        assert session.put_blob(descriptor, Silent(descriptor, data), diff_id=Digest.of(tar))
     assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
     assert not part.exists()
     part.write_bytes(data[:100])  # of one who was late
@@ -220,8 +220,8 @@ def test_a_large_blob_and_its_tar_are_written_around_the_page_cache(tmp_path: Pa
     descriptor = Descriptor.of(OCI_LAYER_GZIP, data)
     store = Store.open(str(tmp_path / "s"))
     Path(store.paths.part(descriptor.digest)).write_bytes(data[:had])
-    with store.session("test"):
-        store.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
+    with store.session("test") as session:
+        session.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
     assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
     assert Path(store.paths.tar(Digest.of(tar))).read_bytes() == tar
     assert os.listdir(store.paths.ingest) == []
@@ -237,14 +237,14 @@ def test_where_there_are_no_hard_links_the_tar_is_a_copy(
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refused)
-    monkeypatch.setattr("lamina.store.lasting.boot_id", lambda: boot)
+    monkeypatch.setattr("lamina.store.derived.boot_id", lambda: boot)
     calls = Calls(monkeypatch)
     store = loaded(tmp_path / "l", tmp_path / "s")
     (layer,) = store.stack("app", Platform.host()).layers
     tar = store.paths.tar(layer.diff_id)
     assert Path(tar).read_bytes() == Path(store.blobs.path(layer.descriptor.digest)).read_bytes()
     assert bool(calls.synced(os.stat(tar).st_ino)) == (not boot)
-    assert lasting.trust(tar) == (lasting.IN_THIS_BOOT if boot else lasting.ON_DISK)
+    assert derived.trust(tar) == (derived.IN_THIS_BOOT if boot else derived.ON_DISK)
 
 
 def failing(_: object) -> None:
@@ -287,12 +287,12 @@ def test_after_a_crash_a_tar_is_compared_with_its_digest_before_it_is_used(
     with store.stack("app", Platform.host()).layers[0].open() as stream:
         assert Digest.of(stream.read()) == layer.diff_id
     assert (os.stat(tar).st_ino == inode) == (damage is unharmed)  # what was whole is not made again
-    assert lasting.trust(tar) == (lasting.ON_DISK if damage is unharmed else lasting.IN_THIS_BOOT)
+    assert derived.trust(tar) == (derived.ON_DISK if damage is unharmed else derived.IN_THIS_BOOT)
 
 
 def test_a_tar_of_this_boot_is_not_hashed(layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = loaded(layout, tmp_path / "s")
-    monkeypatch.setattr("lamina.store.lasting.hash_of", failing)
+    monkeypatch.setattr("lamina.store.derived.hash_of", failing)
     with store.stack("app", Platform.host()).layers[0].open() as stream:
         assert stream.read(1)
 
@@ -303,7 +303,7 @@ def test_a_note_of_another_file_is_not_believed(layout: Path, tmp_path: Path) ->
     data = Path(tar).read_bytes()
     os.unlink(tar)
     Path(tar).write_bytes(data)
-    assert lasting.trust(tar) == lasting.DOUBTFUL
+    assert derived.trust(tar) == derived.DOUBTFUL
 
 
 def long_ago(path: str) -> None:
@@ -318,18 +318,18 @@ def test_a_later_command_notes_that_the_tar_is_on_the_disk(
     layer = loaded(layout, tmp_path / "s").stack("app", Platform.host()).layers[0]
     tar = Store.open(str(tmp_path / "s")).paths.tar(layer.diff_id)
     synced: list[str] = []
-    monkeypatch.setattr("lamina.store.lasting.sync_file", synced.append)
+    monkeypatch.setattr("lamina.store.derived.sync_file", synced.append)
 
     def read() -> None:
         with Store.open(str(tmp_path / "s")).stack("app", Platform.host()).layers[0].open():
             pass
 
     read()
-    assert (synced, lasting.trust(tar)) == ([], lasting.IN_THIS_BOOT)
+    assert (synced, derived.trust(tar)) == ([], derived.IN_THIS_BOOT)
     long_ago(tar)
     read()
     read()
-    assert (synced, lasting.trust(tar)) == ([tar], lasting.ON_DISK)
+    assert (synced, derived.trust(tar)) == ([tar], derived.ON_DISK)
 
 
 def test_a_later_sync_that_fails_takes_the_tar_away_and_says_so(
@@ -339,7 +339,7 @@ def test_a_later_sync_that_fails_takes_the_tar_away_and_says_so(
     store = Store.open(str(tmp_path / "s"))
     tar = store.paths.tar(layer.diff_id)
     long_ago(tar)
-    monkeypatch.setattr("lamina.store.lasting.sync_file", failing)
+    monkeypatch.setattr("lamina.store.derived.sync_file", failing)
     with pytest.raises(SystemFailure, match=f"{layer.diff_id}.*it was removed") as raised:
         store.layers.open_tar(layer.descriptor, layer.diff_id)
     assert "makes it again" in (raised.value.hint or "")
@@ -352,20 +352,20 @@ def test_a_later_sync_that_fails_takes_the_tar_away_and_says_so(
 def test_where_nothing_tells_one_boot_from_another_tars_are_waited_for(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lamina.store.lasting.boot_id", lambda: "")
+    monkeypatch.setattr("lamina.store.derived.boot_id", lambda: "")
     calls = Calls(monkeypatch)
     store = loaded(layout, tmp_path / "s")
     for diff_id in store.layers.diff_ids():
         named = calls.named(store.paths.tar(diff_id))
         assert min(calls.synced(calls.inode(named)), default=named) < named
-        assert lasting.trust(store.paths.tar(diff_id)) == lasting.ON_DISK
+        assert derived.trust(store.paths.tar(diff_id)) == derived.ON_DISK
 
 
 def test_the_tar_of_an_uncompressed_layer_is_its_blob_and_lasts_with_it(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [LAYER], compress=False)
     store = loaded(tmp_path / "l", tmp_path / "s")
     (layer,) = store.stack("app", Platform.host()).layers
-    assert lasting.trust(store.paths.tar(layer.diff_id)) == lasting.ON_DISK
+    assert derived.trust(store.paths.tar(layer.diff_id)) == derived.ON_DISK
 
 
 class Cut(BytesBlob):
@@ -416,13 +416,13 @@ def test_a_part_stays_only_where_it_saves_something(
     descriptor = Descriptor.of(OCI_LAYER_GZIP, data)
     store = Store.open(str(tmp_path / "s"))
     opened = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(type(error)), store.session("test"):
-        store.put_blob(descriptor, Cut(descriptor, data, error, origin), diff_id=Digest.of(tar))
+    with pytest.raises(type(error)), store.session("test") as session:
+        session.put_blob(descriptor, Cut(descriptor, data, error, origin), diff_id=Digest.of(tar))
     assert len(os.listdir("/proc/self/fd")) == opened
     left = [Path(store.paths.part(descriptor.digest)).name] if kept else []
     assert os.listdir(store.paths.ingest) == left
-    with store.session("test"):
-        store.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
+    with store.session("test") as session:
+        session.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=Digest.of(tar))
     assert store.blobs.has(descriptor)
     assert os.listdir(store.paths.ingest) == []
 

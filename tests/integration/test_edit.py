@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 
 import lamina
 from lamina.archive.layout import LayoutReader
-from lamina.edit.base import find_base
 from lamina.edit.elf import parse_elf
+from lamina.edit.find_base import find_base
 from lamina.errors import Conflict, InvalidLayer, NotFound, PathNotFound, UsageError
 from lamina.image import load_settings, open_store
 from lamina.layer.entry import Kind
-from lamina.run.commit import commit
-from lamina.run.container import create
+from lamina.run.container.commit import commit
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
@@ -473,7 +473,7 @@ def test_config_asks_the_registry_and_then_the_store(root: Path, tmp_path: Path)
     with RegistryServer(there) as server:
         done = config("app", server.port)
         assert (done.returncode, done.stdout) == (0, ours)
-        assert done.stderr.decode().endswith(": this is the store's\n")
+        assert done.stderr.decode().endswith("; this is the config of the image in the store\n")
         assert done.stderr.startswith(b"lamina: ")
         nowhere = config("nothing", server.port)
         assert (nowhere.returncode, nowhere.stdout) == (3, b"")
@@ -484,7 +484,7 @@ def test_config_asks_the_registry_and_then_the_store(root: Path, tmp_path: Path)
         assert config("app", server.port, "--local").stdout == ours
     done = config("app", free_port())  # nobody listens
     assert (done.returncode, done.stdout) == (0, ours)
-    assert done.stderr.decode().endswith(": this is the store's\n")
+    assert done.stderr.decode().endswith("; this is the config of the image in the store\n")
     assert config("nothing", free_port()).returncode == 8
 
 

@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import pytest
@@ -96,7 +98,7 @@ def test_layers_of_a_layout_are_verified_when_read(tmp_path: Path) -> None:
     image = lamina.open(f"oci:{tmp_path}/l", root=tmp_path / "none")
     blob = tmp_path / "l/blobs/sha256" / image.manifest.layers[0].digest.encoded
     blob.write_bytes(blob.read_bytes().replace(b"one\n", b"two\n"))
-    with pytest.raises(LaminaError, match="other bytes"):
+    with pytest.raises(LaminaError, match="does not match its digest"):
         image.listdir("/")
     assert descriptor.digest == image.digest
 
@@ -167,7 +169,30 @@ def test_append_is_a_new_image_and_the_same_one_again(image: lamina.Image, tmp_p
     assert image.append(files, remove=["/link"], step="the site", epoch=0, cmd=["serve"]).digest == made.digest
     assert lamina.open("site", root=tmp_path / "s") == made
     assert len(image.append(labels={"a": "b"})) == 2
-    with pytest.raises(NotFound, match="no file"):
+    with pytest.raises(NotFound, match="was not found"):
         image.append({"/x": tmp_path / "none"})
     with pytest.raises(PathNotFound, match="nothing to remove"):
         image.append(remove=["/none"])
+
+
+def test_a_wrong_type_in_the_place_of_a_path_is_named(image: lamina.Image) -> None:
+    wrong: Any = ["/etc/conf"]
+    calls: list[Callable[[], object]] = [
+        lambda: image.erase(wrong),
+        lambda: image.append(remove=[wrong]),
+        lambda: image.append({wrong[0]: "/x", None: "/y"}),  # type: ignore[dict-item]
+        lambda: image.listdir(wrong),
+        lambda: image.stat(wrong),
+        lambda: image.blame(wrong),
+        lambda: image.diff(image, wrong),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"a path is str, bytes or os\.PathLike, not (list|NoneType)"):
+            call()
+    with pytest.raises(UsageError, match="remove is one text: '/etc/conf'"):
+        image.append(remove="/etc/conf")
+    with pytest.raises(UsageError, match="ignore is one text: 'time'"):
+        image.diff(image, ignore="time")
+    if image.name.startswith("app"):
+        erased: Any = PurePosixPath("/etc/conf")
+        assert not image.erase(erased).path("/etc/conf").exists()

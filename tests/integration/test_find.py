@@ -22,7 +22,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.find import Query, _Search
 from lamina.store.fsck import fsck
-from lamina.store.members import Members
+from lamina.store.layer_map import Members
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.union.merge import merge
@@ -158,7 +158,7 @@ def test_all_images_with_the_same_layers_are_told_in_order(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        ([], 2, "find what?"),
+        ([], 2, "no pattern and no condition"),
         (["-E", "("], 2, "not a regular expression"),
         (["-E", "--type", "f"], 2, "-E needs a pattern"),
         (["--size", "ten"], 2, "not a size"),
@@ -168,8 +168,8 @@ def test_all_images_with_the_same_layers_are_told_in_order(tmp_path: Path) -> No
         (["--digest", "abc"], 2, "not a digest"),
         (["--digest", "sha512:" + "0" * 128], 7, "by sha256"),
         (["x", "--in", "none"], 3, "no image"),
-        (["x", "--in", "oci:x"], 2, "of the store"),
-        (["x", "--in", "app~1"], 2, "of the store"),
+        (["x", "--in", "oci:x"], 2, "in the store"),
+        (["x", "--in", "app~1"], 2, "in the store"),
         ([""], 2, "a pattern has"),
     ],
 )
@@ -243,7 +243,7 @@ def test_images_that_are_not_whole_are_named(root: Path) -> None:
     Path(store.blobs.path(manifest.digest)).write_bytes(b"{}")
     done = lamina("find", "*.pem", root=root)
     assert done.returncode == 1
-    assert b"warning: top:latest was left out" in done.stderr
+    assert b"warning: top:latest was skipped" in done.stderr
     assert done.stdout.count(b"key.pem") == 2
     layer = store.stack("app", Platform.host()).layers[1]
     os.unlink(store.blobs.path(layer.descriptor.digest))
@@ -253,7 +253,7 @@ def test_images_that_are_not_whole_are_named(root: Path) -> None:
     os.unlink(store.paths.tar(layer.diff_id))
     done = lamina("find", "*.pem", root=root)
     assert (done.returncode, done.stdout.count(b"key.pem")) == (1, 1)
-    assert b"warning: app:latest was left out" in done.stderr
+    assert b"warning: app:latest was skipped" in done.stderr
 
 
 @pytest.mark.parametrize(("many", "at_hand"), [(1000, 500), (1, 500), (2, 1)])

@@ -11,7 +11,7 @@ from fsspec.tests.abstract import AbstractFixtures, AbstractGetTests
 
 import lamina
 from lamina.filesystem import LaminaFileSystem
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from support import write_layout
 
 

@@ -19,17 +19,18 @@ import pytest
 
 from lamina.archive.layout import LayoutReader
 from lamina.errors import BlobNotFound, Conflict, DiskFull, LaminaError, StoreDamaged
-from lamina.files import failure
+from lamina.host.files import failure
+from lamina.host.lock import acquire
 from lamina.light import as_dict
-from lamina.lock import acquire
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import write_own
 from lamina.spec.manifest import build_index, build_manifest
 from lamina.spec.platform import Platform
-from lamina.store import clock, gc, leftovers, refs, write
+from lamina.store import clock, gc, leftovers, refs
+from lamina.store import session as session_module
 from lamina.store.containers import Container
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, delete_images, prune
@@ -97,7 +98,7 @@ def test_a_pull_that_ends_between_the_two_looks_of_gc_loses_nothing(
     """The first look finds a manifest that is listed in a root but not written yet: that must not be remembered."""
     ours, theirs = Store.open(str(tmp_path / "s")), Store.open(str(tmp_path / "s"))
     at_manifest, go_on = threading.Event(), threading.Event()
-    before = write.parse
+    before = session_module.parse
 
     def waits(*words: object, **more: object) -> object:
         if not at_manifest.is_set():
@@ -105,7 +106,7 @@ def test_a_pull_that_ends_between_the_two_looks_of_gc_loses_nothing(
             go_on.wait(20)
         return before(*words, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(write, "parse", waits)
+    monkeypatch.setattr(session_module, "parse", waits)
     pull = threading.Thread(target=lambda: copy(LayoutReader(str(layout)), theirs, [("app", "app")]))
 
     def pull_ends() -> None:
@@ -205,9 +206,9 @@ def test_a_damaged_child_of_an_index_stops_gc_whoever_else_needs_it(layout: Path
     store = store_with(layout, tmp_path / "s", "app")
     child = manifest_of(store, "app").descriptor
     index = build_index([child])
-    with store.session("test"):
-        store.put_manifest(index.descriptor, index.raw)
-        store.tag("multi", index.descriptor)
+    with store.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag("multi", index.descriptor)
     store.untag("docker.io/library/app:latest")
     prune(store)
     assert len(list(store.blobs)) == 5  # an index needs what it lists
@@ -243,15 +244,15 @@ def test_a_damaged_blob_in_a_root_stops_gc_unless_a_manifest_says_that_it_is_a_l
     store = store_with(layout, tmp_path / "s", "app", "app2")
     layer = manifest_of(store, "app").layers[1].digest
     loose = Descriptor.of("application/json", b'{"some": "document"}')
-    with store.session("test"):
-        store.put_blob(loose, BytesBlob(loose, b'{"some": "document"}'))
+    with store.session("test") as session:
+        session.put_blob(loose, BytesBlob(loose, b'{"some": "document"}'))
     root = store.roots.create("pull of x")
     store.roots.extend(root, [layer])
     change(store, layer, "other")
     store.untag("docker.io/library/app2:latest")
     assert len(prune(store).deleted) == 5  # with the loose one
-    with store.session("test"):
-        store.put_blob(loose, BytesBlob(loose, b'{"some": "document"}'))
+    with store.session("test") as session:
+        session.put_blob(loose, BytesBlob(loose, b'{"some": "document"}'))
         store.roots.extend(root, [loose.digest])
     change(store, loose.digest, "cut")
     with pytest.raises(StoreDamaged, match=r"of a running process \(pull of x\) is damaged") as caught:
@@ -267,7 +268,7 @@ def test_a_damaged_config_of_what_a_process_works_with_stops_gc(layout: Path, tm
     store = store_with(layout, tmp_path / "s", "app")
     manifest = manifest_of(store, "app")
     store.roots.extend(store.roots.create("pull of x"), [manifest.descriptor.digest])
-    store.drop(["docker.io/library/app:latest"])
+    store.refs.unset(["docker.io/library/app:latest"], keep_untagged=False)
     if how == "directory":  # the disk fails
         change(store, manifest.config.digest, "lost")
         os.mkdir(store.blobs.path(manifest.config.digest))
@@ -285,11 +286,11 @@ def test_an_image_whose_config_is_none_needs_its_blobs_and_stops_nothing(tmp_pat
     config, layer = b'{"some": "thing"}', b"no tar"
     descriptors = [Descriptor.of(mediatype.OCI_CONFIG, config), Descriptor.of(mediatype.OCI_LAYER, layer)]
     manifest = build_manifest(descriptors[0], descriptors[1:])
-    with store.session("push"):
+    with store.session("push") as session:
         for descriptor, data in zip(descriptors, (config, layer), strict=True):
-            store.put_blob(descriptor, BytesBlob(descriptor, data))
-        store.put_manifest(manifest.descriptor, manifest.raw)
-        store.tag("odd", manifest.descriptor)
+            session.put_blob(descriptor, BytesBlob(descriptor, data))
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag("odd", manifest.descriptor)
     assert collect(store).deleted == ()
     assert set(delete_images(store, ["odd"]).deleted) == {
         *(one.digest for one in descriptors),
@@ -305,9 +306,9 @@ def test_what_an_index_lists_beside_documents_stops_nothing(layout: Path, tmp_pa
     hostile = Descriptor(mediatype.OCI_MANIFEST, layer.digest, layer.size)
     absent = Descriptor(mediatype.OCI_MANIFEST, Digest.of(b"elsewhere"), 9)
     index = build_index([hostile, absent, manifest])
-    with store.session("test"):
-        store.put_manifest(index.descriptor, index.raw)
-        store.tag("multi", index.descriptor)
+    with store.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag("multi", index.descriptor)
     store.untag("docker.io/library/app:latest")
     assert prune(store).deleted == ()
     assert whole(store)
@@ -464,10 +465,10 @@ def test_a_gc_that_is_killed_leaves_no_document_without_what_it_names(
 ) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
     index = build_index([manifest_of(store, name).descriptor for name in ("app", "app2")])
-    with store.session("test"):
-        store.put_manifest(index.descriptor, index.raw)
-        store.tag("multi", index.descriptor)
-    store.drop(["docker.io/library/app:latest", "docker.io/library/app2:latest"])
+    with store.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag("multi", index.descriptor)
+    store.refs.unset(["docker.io/library/app:latest", "docker.io/library/app2:latest"], keep_untagged=False)
     done = lamina("rmi", "multi", root=tmp_path / "s", LAMINA_FAULT=point)
     assert done.returncode == -signal.SIGKILL
     assert "docker.io/library/multi:latest" not in {name for name, _ in store.names()}
@@ -487,8 +488,8 @@ def test_documents_are_told_from_other_blobs(layout: Path, tmp_path: Path) -> No
     store = store_with(layout, tmp_path / "s", "app", "app2")
     manifests = [manifest_of(store, name) for name in ("app", "app2")]
     index = build_index([one.descriptor for one in manifests])
-    with store.session("test"):
-        store.put_manifest(index.descriptor, index.raw)
+    with store.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
     garbage = gc._garbage(store, [], 0)
     assert set(garbage.documents) == {index.descriptor.digest, *(one.descriptor.digest for one in manifests)}
     assert set(garbage.blobs) == set(store.blobs) - set(garbage.documents)
@@ -529,7 +530,7 @@ def test_nothing_is_rewritten_where_no_name_changes(layout: Path, tmp_path: Path
     before = os.stat(store.paths.index).st_ino
     store.tag("app", store.resolve("app"))
     prune(store)
-    store.drop(["docker.io/library/none:latest"])
+    store.refs.unset(["docker.io/library/none:latest"], keep_untagged=False)
     assert os.stat(store.paths.index).st_ino == before
 
 
@@ -557,7 +558,7 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
 def test_df_tells_what_is_held_from_what_prune_deletes(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
     contained(store, store.resolve("app"))
-    store.drop(["docker.io/library/app:latest", "docker.io/library/app2:latest"])
+    store.refs.unset(["docker.io/library/app:latest", "docker.io/library/app2:latest"], keep_untagged=False)
     used = usage(store)
     assert (used.images, used.per_image) == (0, ())
     assert used.held > 0
@@ -574,7 +575,7 @@ def killed_maker(store: Store) -> Path:
     """A temporary file of a process that is gone."""
     code = (
         "import os, sys, signal\n"
-        "from lamina.temporary import Temporary\n"
+        "from lamina.host.temporary import Temporary\n"
         "file = Temporary(sys.argv[1], 'layer.tar')\n"
         "os.write(file.descriptor, b'x' * 5000)\n"
         "print(file.path, flush=True)\n"
@@ -604,7 +605,7 @@ def test_temporary_files_of_a_killed_process_go_with_the_next_session_and_with_p
 
 
 def test_a_temporary_file_of_a_living_process_stays_whatever_its_date(tmp_path: Path) -> None:
-    from lamina.temporary import Temporary
+    from lamina.host.temporary import Temporary
 
     store = Store.open(str(tmp_path / "s"))
     with Temporary(store.paths.ingest, "layer.tar") as file:
@@ -662,8 +663,8 @@ def test_a_pull_that_wants_a_part_waits_for_the_prune_that_removes_it(
 
     def pull() -> None:
         try:
-            with theirs.session("pull"):
-                out.append(theirs.put_blob(descriptor, BytesBlob(descriptor, data)))
+            with theirs.session("pull") as session:
+                out.append(session.put_blob(descriptor, BytesBlob(descriptor, data)))
         except LaminaError as error:
             out.append(error)
 

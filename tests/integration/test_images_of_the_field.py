@@ -21,7 +21,8 @@ from lamina.errors import DigestMismatch, InvalidDocument, LimitExceeded, NotFou
 from lamina.events import Event, Warned
 from lamina.layer.codec import zstd
 from lamina.serve.server import RegistryServer
-from lamina.source import BytesBlob, find_manifest, read_config
+from lamina.source.select import find_manifest, read_config
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -58,18 +59,18 @@ def layout_of(
     writer = LayoutWriter(str(directory))
     value = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar))]}}
     raw = json.dumps({**value, **config}).encode()
-    with writer.session("test"):
+    with writer.session("test") as session:
         found = []
         for data, kind in ((raw, config_type), (blob, layer_type)):
             descriptor = Descriptor.of(kind or "x/y", data)
-            writer.put_blob(descriptor, BytesBlob(descriptor, data))
+            session.put_blob(descriptor, BytesBlob(descriptor, data))
             found.append({**descriptor.to_json(), "mediaType": kind})
         if config_type is None:
             del found[0]["mediaType"]
         kind = mediatype.DOCKER_MANIFEST if docker else mediatype.OCI_MANIFEST
         document = dump({"schemaVersion": 2, "mediaType": kind, "config": found[0], "layers": found[1:]})
-        writer.put_manifest(Descriptor.of(kind, document), document)
-        writer.tag("app", Descriptor.of(kind, document))
+        session.put_manifest(Descriptor.of(kind, document), document)
+        session.tag("app", Descriptor.of(kind, document))
     return LayoutReader(str(directory))
 
 
@@ -218,10 +219,8 @@ def test_image_of_one_platform_is_taken_with_a_warning(
     events: list[Event] = []
     platform = Platform.parse(asked) if asked else None
     copy(source, Store.open(str(tmp_path / "s")), [("app", "app")], platform=platform, on_event=events.append)
-    assert [event.message for event in events if isinstance(event, Warned) and "asked for" in event.message] == (
-        [f"app: {read_config_of(source).platform} is the image's one platform, and {platform} was asked for"]
-        if warned
-        else []
+    assert [event.message for event in events if isinstance(event, Warned) and "requested" in event.message] == (
+        [f"app: the image is for {read_config_of(source).platform}, and {platform} was requested"] if warned else []
     )
 
 
@@ -236,7 +235,7 @@ def test_verbs_warn_of_the_platform_on_stderr(tmp_path: Path) -> None:
         ("config", "--platform", "arm64", f"oci:{tmp_path}/l:app"),
     ):
         done = lamina(*words, root=tmp_path / "none")
-        assert (done.returncode, b"linux/arm64 was asked for" in done.stderr) == (0, True), words
+        assert (done.returncode, b"linux/arm64 was requested" in done.stderr) == (0, True), words
         done = lamina(*words[:1], *words[3:], root=tmp_path / "none")
         assert (done.returncode, done.stderr) == (0, b""), words
 
@@ -410,7 +409,7 @@ def test_layer_that_is_a_link_to_another_member(tmp_path: Path, link: str) -> No
 
 
 def test_archive_that_inflates_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.archive.members._MAX_ARCHIVE", 1 << 20)
+    monkeypatch.setattr("lamina.archive.tar_members._MAX_ARCHIVE", 1 << 20)
     for pack in (lzma.compress, bz2.compress, PACKERS["zstd"]):
         (tmp_path / "bomb").write_bytes(pack(bytes(4 << 20)))
         with pytest.raises(LimitExceeded, match="unpacks to more than"):

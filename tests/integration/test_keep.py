@@ -19,15 +19,15 @@ from urllib.request import urlopen
 import pytest
 
 from lamina.archive.layout import LayoutReader, LayoutWriter
-from lamina.config import KEEPS, Settings
 from lamina.errors import BlobNotFound, UsageError
 from lamina.events import Event, Warned
-from lamina.layer import libz
+from lamina.layer.checkpoints import libz
 from lamina.layer.codec import encoder
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import BytesBlob
+from lamina.settings import KEEPS, Settings
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -37,7 +37,7 @@ from lamina.spec.platform import Platform
 from lamina.store.fault import KEEP_POINTS
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, delete_images, prune
-from lamina.store.keep import apply_keep
+from lamina.store.retention import apply_keep
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.transfer.copy import copy
@@ -334,8 +334,8 @@ def test_damaged_checkpoints_are_made_again(layout: Path, tmp_path: Path, place:
 
 
 def test_checkpoints_of_another_blob_are_found_by_fsck(layout: Path, tmp_path: Path) -> None:
-    from lamina.layer.mark import Mark
-    from lamina.layer.seek import SeekIndex, dump
+    from lamina.layer.checkpoints.file import SeekIndex, dump
+    from lamina.layer.checkpoints.marks import Mark
 
     store = loaded(layout, tmp_path / "s", "blob")
     path = Path(store.paths.seek(store.stack("", Platform.host()).layers[0].diff_id))
@@ -368,7 +368,7 @@ import sys
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.store.keep import apply_keep
+from lamina.store.retention import apply_keep
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 image, root, first, then = sys.argv[1:]
@@ -477,7 +477,7 @@ def test_a_tar_that_another_image_lives_on_stays(registry: Unruly, tmp_path: Pat
 def packed_otherwise(directory: Path) -> Path:
     """The same layers packed in another way, in an image of its own."""
     writer = LayoutWriter(str(directory))
-    with writer.session("test"):
+    with writer.session("test") as session:
         diff_ids, layers = [], []
         for members in (BASE, TOP):
             tar = make_tar(members)
@@ -486,20 +486,20 @@ def packed_otherwise(directory: Path) -> Path:
                 made = encoder("zstd")
                 blob += made.compress(tar[at : at + (1 << 20)]) + made.flush()
             descriptor = Descriptor.of(mediatype.layer_type("zstd"), blob)
-            writer.put_blob(descriptor, BytesBlob(descriptor, blob))
+            session.put_blob(descriptor, BytesBlob(descriptor, blob))
             layers.append(descriptor)
             diff_ids.append(Digest.of(tar))
         raw = json.dumps(ImageConfig.build(Platform.host(), diff_ids=diff_ids, cmd=["/other"]).json).encode()
         config = Descriptor.of(mediatype.OCI_CONFIG, raw)
-        writer.put_blob(config, BytesBlob(config, raw))
+        session.put_blob(config, BytesBlob(config, raw))
         manifest = build_manifest(config, layers)
-        writer.put_manifest(manifest.descriptor, manifest.raw)
-        writer.tag("app", manifest.descriptor)
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag("app", manifest.descriptor)
     return directory
 
 
 def test_zstd_is_read_by_its_frames(tmp_path: Path) -> None:
-    from lamina.layer.seek import SeekIndex
+    from lamina.layer.checkpoints.file import SeekIndex
 
     store = loaded(packed_otherwise(tmp_path / "l"), tmp_path / "s", "blob")
     assert what_is_kept(store) == {"blob", "seek"}
@@ -525,7 +525,7 @@ def test_an_uncompressed_blob_is_the_tar(tmp_path: Path, keep: str) -> None:
 def test_without_libz_files_are_read_from_the_start(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lamina.layer.seek import SeekIndex
+    from lamina.layer.checkpoints.file import SeekIndex
 
     monkeypatch.setattr(libz, "_library", lambda: None)
     store = loaded(layout, tmp_path / "s", "blob")
@@ -561,7 +561,7 @@ def test_the_setting(tmp_path: Path) -> None:
         environ = {"LAMINA_KEEP": keep, "HOME": str(tmp_path)}
         found = Settings.load(environ=environ, system_file=str(tmp_path / "none"))
         assert found.keep == keep
-    with pytest.raises(UsageError, match=r"LAMINA_KEEP: keep: .*not known"):
+    with pytest.raises(UsageError, match=r"LAMINA_KEEP: keep: unknown value"):
         Settings.load(environ={"LAMINA_KEEP": "all", "HOME": str(tmp_path)}, system_file=str(tmp_path / "none"))
 
 

@@ -16,9 +16,9 @@ from lamina.layer.entry import Entry, Kind
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.run import top
-from lamina.run.commit import commit
-from lamina.run.container import create
+from lamina.run import writable
+from lamina.run.container.commit import commit
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
@@ -74,7 +74,7 @@ def prepare(verb: str, root: Path, image: str, layout: Path) -> None:
     if verb == "commit":
         require_root()
         container = create(store, store.stack("base", Platform.host()), Wanted(command=("sh",), name="c"))
-        (Path(top.path(store, container, top.UPPER)) / "new").write_bytes(b"new\n")
+        (Path(writable.path(store, container, writable.UPPER)) / "new").write_bytes(b"new\n")
     if verb in ("rmi", "prune"):
         do("pull", root, image, layout)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lamina.archive.layout import LOCK, LayoutWriter
-from lamina.lock import acquire
+from lamina.archive import layout as layout_module
+from lamina.archive.layout import LOCK, LayoutSession, LayoutWriter
+from lamina.host.lock import acquire
 from lamina.spec.descriptor import Descriptor
 from support import lamina, write_layout
 
@@ -60,17 +61,18 @@ def test_four_processes_on_a_new_layout_lose_no_name(tmp_path: Path) -> None:
 
 def test_a_second_tag_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     top = write_layout(tmp_path, "app", [[("a", b"1")]])
-    first, second = LayoutWriter(str(tmp_path)), LayoutWriter(str(tmp_path))
+    first, second = LayoutSession(str(tmp_path)), LayoutSession(str(tmp_path))
     other = threading.Thread(target=second.tag, args=("second", top))
-    before = first._replace
+    before = layout_module._replace_index
 
-    def slow(entries: list[Descriptor]) -> None:
+    def slow(directory: str, entries: list[Descriptor]) -> None:
+        monkeypatch.undo()
         other.start()
         other.join(0.2)
         assert other.is_alive()
-        before(entries)
+        before(directory, entries)
 
-    monkeypatch.setattr(first, "_replace", slow)
+    monkeypatch.setattr(layout_module, "_replace_index", slow)
     first.tag("first", top)
     other.join()
     assert names(tmp_path) == {"app", "first", "second"}
@@ -83,7 +85,7 @@ def test_a_lock_that_its_holder_removed_is_no_lock(tmp_path: Path) -> None:
     path = tmp_path / LOCK
     with open(path, "w") as theirs:
         assert acquire(theirs.fileno(), str(path))
-        waits = threading.Thread(target=LayoutWriter(str(tmp_path)).tag, args=("ours", top))
+        waits = threading.Thread(target=LayoutSession(str(tmp_path)).tag, args=("ours", top))
         waits.start()
         waits.join(0.2)
         assert waits.is_alive()

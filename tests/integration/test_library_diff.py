@@ -9,8 +9,8 @@ import pytest
 import lamina
 from lamina.errors import NotFound, PathNotFound, UsageError
 from lamina.image import load_settings, open_store
-from lamina.insight.diff import Change
-from lamina.run.container import create
+from lamina.insight.change import Change
+from lamina.run.container.life import create
 from lamina.run.options import Wanted
 from support import lamina as cli
 from support import write_layout
@@ -99,9 +99,9 @@ def test_the_other_side_may_be_a_directory_or_a_container(root: Path, tmp_path: 
 
 def test_what_can_not_be_compared_says_so(root: Path, tmp_path: Path) -> None:
     image = lamina.open("new", root=root)
-    with pytest.raises(NotFound, match="no directory 'old'"):
+    with pytest.raises(NotFound, match="'old' is not a directory"):
         image.diff("old")
-    with pytest.raises(PathNotFound, match="neither side"):
+    with pytest.raises(PathNotFound, match="not found on either side"):
         image.diff(image, "/none")
     with pytest.raises(UsageError, match="can't be ignored"):
         image.diff(image, ignore=["weather"])

@@ -22,21 +22,23 @@ from lamina.archive.detect import open_any
 from lamina.archive.layout import LayoutReader
 from lamina.errors import Cancelled, DigestMismatch, LaminaError, SystemFailure
 from lamina.events import BlobStarted, Event, Tagged
+from lamina.host.temporary import TemporaryDirectory
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
-from lamina.source import BytesBlob
+from lamina.source.protocols import Writer
+from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
-from lamina.store import gather, lasting
+from lamina.store import derived, gather
+from lamina.store.completeness import fetched
 from lamina.store.fsck import fsck
 from lamina.store.gc import prune
 from lamina.store.leftovers import leftovers
 from lamina.store.store import Store
-from lamina.temporary import TemporaryDirectory
-from lamina.transfer.copy import copy
+from lamina.transfer.copy import Into, copy
 from support import Calls, lamina, make_tar, write_layout
 from unruly import Unruly
 
@@ -59,7 +61,7 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "s"))
 
 
-def load(layout: Path, store: Store, names: list[str] = NAMES, **how: Any) -> None:
+def load(layout: Path, store: Writer, names: list[str] = NAMES, **how: Any) -> None:
     copy(LayoutReader(str(layout)), store, [(name, name) for name in names], **how)
 
 
@@ -104,7 +106,7 @@ def test_blobs_are_on_the_disk_before_their_places_and_these_before_the_names(
     assert own < tars
     waited = {calls.inode(at) for at, (what, _, _) in enumerate(calls.seen) if what == "sync"}
     assert waited & (tars - own) == set()  # what can be made again is not waited for
-    assert {lasting.trust(store.paths.tar(one)) for one in plain} == {lasting.ON_DISK}
+    assert {derived.trust(store.paths.tar(one)) for one in plain} == {derived.ON_DISK}
 
 
 @pytest.mark.parametrize("limit", ["of its own", "of the process"])
@@ -148,8 +150,8 @@ def test_what_is_kept_of_a_layer_is_kept_of_many(layout: Path, tmp_path: Path, k
     with Unruly(layout, NAMES[0]) as server:
         name = server.image
         repository = Repository(name, Access(first_wait=0.001), Registries())
-        with store.together("test"):
-            copy(repository, store, [(name, "one"), (name, "two")])
+        with store.session("test") as session, session.gathering():
+            copy(repository, Into(session), [(name, "one"), (name, "two")])
     assert named(store) == ["one", "two"]
     check_whole(store)
     for layer in store.stack("one", Platform.host()).layers:
@@ -177,7 +179,7 @@ def test_a_tar_that_another_process_put_in_place_meanwhile_is_not_noted_as_synce
     monkeypatch.setattr(gather, "sync_together", then_replaced)
     load(layout, store)
     assert replaced
-    assert {lasting.trust(tar) for tar in replaced} == {lasting.DOUBTFUL}
+    assert {derived.trust(tar) for tar in replaced} == {derived.DOUBTFUL}
     check_whole(store)
 
 
@@ -189,7 +191,7 @@ def test_where_there_are_no_hard_links_a_tar_beside_its_blob_is_not_noted_as_syn
 
     monkeypatch.setattr(os, "link", refused)
     load(layout, store)
-    assert {lasting.trust(store.paths.tar(one)) for one in store.layers.diff_ids()} == {lasting.IN_THIS_BOOT}
+    assert {derived.trust(store.paths.tar(one)) for one in store.layers.diff_ids()} == {derived.IN_THIS_BOOT}
     check_whole(store)
 
 
@@ -275,7 +277,10 @@ def test_an_image_that_can_not_be_named_leaves_those_before_it_named(layout: Pat
     nowhere = Descriptor(first.media_type, Digest.of(b"nowhere"), 7)
     load(layout, store, NAMES[:2])
     with pytest.raises(LaminaError, match="not in the store"):
-        store.refs.set_all([("a", first), ("b", nowhere), ("c", second)], store._fetched)
+        store.refs.set_all(
+            [("a", first), ("b", nowhere), ("c", second)],
+            lambda top, known: fetched(top, known, store.blobs, store.layers),
+        )
     assert named(store) == [*NAMES[:2], "a"]
 
 
@@ -303,15 +308,15 @@ def test_a_blob_that_waits_is_read_and_its_layer_is_made_of_it(store: Store) -> 
     tar = make_tar([("file", b"x")])
     data = gzip.compress(tar)
     descriptor, diff_id = Descriptor.of(OCI_LAYER_GZIP, data), Digest.of(tar)
-    with store.session("test"), store.gathering():
-        assert store.put_blob(descriptor, BytesBlob(descriptor, data))  # as something unknown
-        assert store.has(descriptor)
+    with store.session("test") as session, session.gathering():
+        assert session.put_blob(descriptor, BytesBlob(descriptor, data))  # as something unknown
+        assert session.has(descriptor)
         assert not os.path.exists(store.blobs.path(descriptor.digest))
-        with store.blob(descriptor).open(2, 9) as stream:
+        with session.reader.blob(descriptor).open(2, 9) as stream:
             assert stream.read() == data[2:9]
-        assert not store.has(descriptor, diff_id)
-        assert not store.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=diff_id)
-        assert store.has(descriptor, diff_id)
+        assert not session.has(descriptor, diff_id)
+        assert not session.put_blob(descriptor, BytesBlob(descriptor, data), diff_id=diff_id)
+        assert session.has(descriptor, diff_id)
     assert Path(store.paths.tar(diff_id)).read_bytes() == tar
 
 
@@ -453,12 +458,12 @@ def test_what_comes_after_the_disk_failed_is_refused(
 ) -> None:
     """With `sync --keep-going` the next image begins all the same."""
     monkeypatch.setattr(gather, "sync_directory", failing)
-    with pytest.raises(SystemFailure, match="failed to take"), store.together("test"):
+    with pytest.raises(SystemFailure, match="failed to take"), store.session("test") as session, session.gathering():
         with pytest.raises(SystemFailure, match="input/output error"):
-            load(layout, store, NAMES[:1])
-            store.give_names()
+            load(layout, Into(session), NAMES[:1])
+            session.give_names()
         monkeypatch.undo()
-        load(layout, store, NAMES[1:])
+        load(layout, Into(session), NAMES[1:])
     assert named(store) == []
     assert os.listdir(store.paths.ingest) == []
 

@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 def test_each_package_has_the_layer_that_brought_its_version(root: Path) -> None:
     done = lamina("packages", "app", "--format", "json", root=root)
     assert done.returncode == 0, done.stderr
-    assert b"warning: /var/lib/rpm/Packages: this form of rpm's database is not read" in done.stderr
+    assert b"warning: /var/lib/rpm/Packages: this form of rpm's database is not supported" in done.stderr
     found = [(one["kind"], one["name"], one["version"], one["layer"]) for one in json.loads(done.stdout)]
     assert found == [
         ("deb", "curl", "8", 3),
@@ -118,7 +118,7 @@ def test_programs_are_looked_at_up_to_a_limit(root: Path, monkeypatch: pytest.Mo
     found = packages(stack)
     assert not any(one.kind == "binary" for one in found.packages)
     assert [note for note in found.notes if "programs" in note] == [
-        "of more than 1048576 bytes of programs the rest is not looked at"
+        "programs have more than 1048576 bytes: the rest was not searched"
     ]
 
 

@@ -282,7 +282,7 @@ def test_document_in_drips_is_given_up(layout: Path, tmp_path: Path, monkeypatch
             return answer
         return None
 
-    with Unruly(layout, rule=rule) as server, pytest.raises(RemoteFailure, match="next to nothing"):
+    with Unruly(layout, rule=rule) as server, pytest.raises(RemoteFailure, match="too slowly"):
         fetch(server, tmp_path)
 
 
@@ -585,7 +585,7 @@ def test_realm_on_plain_http_elsewhere_gets_nothing(layout: Path, tmp_path: Path
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(401, {"WWW-Authenticate": 'Bearer realm="http://192.0.2.1/token",service="x"'})
 
-    with Unruly(layout, rule=rule) as server, pytest.raises(InvalidContent, match="https only"):
+    with Unruly(layout, rule=rule) as server, pytest.raises(InvalidContent, match="only sent by https"):
         fetch(server, tmp_path, credential=lambda host, path: Credential("me", "pw"))
 
 

@@ -18,7 +18,7 @@ from lamina.remote.credentials import Credential
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
 from lamina.remote.upload import SMALL
-from lamina.source import BytesBlob
+from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import build_manifest
@@ -113,7 +113,7 @@ def test_413_falls_back_to_chunks(layout: Path) -> None:
 
 def test_proxy_that_takes_nothing(layout: Path) -> None:
     with Unruly(rule=lambda server, seen: Answer(413) if seen.method == "PATCH" else None) as server:
-        with pytest.raises(RemoteFailure, match="takes not even 1048576 bytes"):
+        with pytest.raises(RemoteFailure, match="does not even accept 1048576 bytes"):
             give(layout, server)
 
 
@@ -214,7 +214,7 @@ def test_damaged_source_is_found_here(tmp_path: Path) -> None:
     data[1_000_000] ^= 1
     large.write_bytes(data)
     with Unruly() as server:
-        with pytest.raises(InvalidContent, match="other bytes"):
+        with pytest.raises(InvalidContent, match="does not match its digest"):
             give(tmp_path, server)
         assert not server.manifests
 
@@ -312,9 +312,9 @@ def test_referrers_without_the_api_are_kept_by_tag() -> None:
         empty = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
         subject = build_manifest(empty, [], artifact_type="application/x.subject")
         made = []
-        with repository.session("test"):
-            repository.put_blob(empty, BytesBlob(empty, b"{}"))
-            repository.put_manifest(subject.descriptor, subject.raw)
+        with repository.session("test") as session:
+            session.put_blob(empty, BytesBlob(empty, b"{}"))
+            session.put_manifest(subject.descriptor, subject.raw)
             for number in range(2):
                 referrer = build_manifest(
                     empty,
@@ -323,7 +323,7 @@ def test_referrers_without_the_api_are_kept_by_tag() -> None:
                     subject=subject.descriptor,
                     annotations={"n": str(number)},
                 )
-                repository.put_manifest(referrer.descriptor, referrer.raw)
+                session.put_manifest(referrer.descriptor, referrer.raw)
                 made.append(referrer)
         tag = str(subject.descriptor.digest).replace(":", "-")
         assert len(json.loads(server.manifests[tag][1])["manifests"]) == 2

@@ -274,7 +274,7 @@ def test_list_of_pages_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
         return Answer(200, {"Link": link}, page) if "/tags/" in seen.path else None
 
     with Unruly(rule=rule) as server:
-        with pytest.raises(LimitExceeded, match="list of more than 1 MiB"):
+        with pytest.raises(LimitExceeded, match="list has more than 1 MiB"):
             list(repository(server).tags())
         assert len(server.requests(part="/tags/")) == (1 << 20) // len(page) + 1
 

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
-from lamina import mountinfo
+from lamina.errors import UsageError
+from lamina.host import mountinfo
+from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store import roots
+from lamina.store.gc import prune
 from lamina.store.roots import Root, boot_id, started
 from lamina.store.store import Store
 
@@ -175,6 +178,79 @@ def test_a_mounts_root_is_held_on_only_where_the_mount_goes_with_the_process(sto
     assert [one.name for one in store.roots] == [name]
     if own:  # also where the process runs another program, as a holder does
         assert os.get_inheritable(store.roots._held[name].descriptor)
+
+
+PINNED = """
+import sys
+from lamina.spec.digest import Digest
+from lamina.store.store import Store
+Store.open(sys.argv[1]).roots.pin("step-1", "build cache", [Digest.parse(sys.argv[2])], lasts=float(sys.argv[3]))
+"""
+DAY = 86_400.0
+
+
+def test_a_pin_keeps_its_objects_without_a_process_until_it_is_removed(store: Store) -> None:
+    data = b"the result of a build step"
+    descriptor = Descriptor.of("application/octet-stream", data)
+    store.blobs.write(descriptor, data)
+    words = [sys.executable, "-c", PINNED, store.paths.root, str(descriptor.digest), str(DAY)]
+    subprocess.run(words, check=True)
+    (pin,) = store.roots.pins("build cache")
+    assert (pin.pin, pin.purpose, pin.alive, pin.lasts) == ("step-1", "build cache", True, DAY)
+    assert pin.digests == {descriptor.digest}
+    assert store.roots.pins("another purpose") == []
+    prune(store, all=True)
+    assert store.blobs.has(descriptor)
+    assert store.roots.unpin("step-1")
+    assert not store.roots.unpin("step-1")
+    prune(store, all=True)
+    assert not store.blobs.has(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("lasts", "age", "used", "counts"),
+    [
+        (DAY, DAY / 2, False, True),
+        (DAY, 2 * DAY, False, False),
+        (DAY, 2 * DAY, True, True),
+        (60.0, 120.0, False, False),  # no hour more, as an interrupted pull has
+        (None, 1000 * DAY, False, True),
+    ],
+)
+def test_a_pin_counts_while_it_is_used_often_enough(
+    store: Store, lasts: float | None, age: float, used: bool, counts: bool
+) -> None:
+    store.roots.pin("cache", "build cache", [ONE], lasts=lasts)
+    path = Path(store.paths.roots, "pin-cache")
+    then = path.stat().st_mtime - age
+    os.utime(path, (then, then))
+    if used:
+        assert store.roots.use("cache")
+    assert bool(store.roots.protected()) == counts
+    assert [root.alive for root in store.roots] == [counts]
+    assert store.roots.drop_dead() == (not counts)
+    assert path.exists() == counts
+    assert store.roots.use("cache") == counts
+
+
+def test_a_pin_that_is_made_again_lists_only_what_it_is_given(store: Store) -> None:
+    store.roots.pin("cache", "build cache", [ONE])
+    store.roots.pin("cache", "another purpose", [TWO])
+    (root,) = store.roots
+    assert (root.purpose, root.digests) == ("another purpose", {TWO})
+
+
+@pytest.mark.parametrize("name", ["", "../x", "A", "a.b", "-a", "a/b", "x" * 101])
+def test_a_strange_name_of_a_pin_is_refused(store: Store, name: str) -> None:
+    for ask in (store.roots.use, store.roots.unpin, lambda name: store.roots.pin(name, "test", [])):
+        with pytest.raises(UsageError, match="name of a pin"):
+            ask(name)
+    assert list(store.roots) == []
+
+
+def test_what_calls_itself_a_pin_under_another_name_is_none(store: Store) -> None:
+    root = written(store, head(pid=0, held=False, pin="cache"))
+    assert (root.pin, root.alive) == ("", False)
 
 
 def test_started_tells_processes_from_those_that_ended() -> None:

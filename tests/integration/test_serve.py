@@ -245,9 +245,9 @@ def test_children_of_an_index_are_found_where_it_is(store: Store, tmp_path: Path
     target = Store.open(str(tmp_path / "t"))
     copy(store, target, [("app:1", "other:1")])
     index = build_index([child])
-    with target.session("test"):
-        target.put_manifest(index.descriptor, index.raw)
-        target.tag("app:all", index.descriptor)
+    with target.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag("app:all", index.descriptor)
     with RegistryServer(target) as server:
         assert ask(server, "GET", f"/v2/app/manifests/{child.digest}")[0] == 200
         assert ask(server, "GET", f"/v2/third/manifests/{child.digest}")[0] == 404

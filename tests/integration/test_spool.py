@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from lamina import spool
 from lamina.archive.detect import open_any
-from lamina.archive.members import Members
+from lamina.archive.tar_members import Members
 from lamina.edit.rootfs import archive_items
 from lamina.errors import DiskFull, LimitExceeded
+from lamina.host import spool
 from support import lamina, make_tar, require_root, write_layout
 
 TAR = make_tar([(f"f{number}", os.urandom(1000) * 1000) for number in range(3)])
@@ -31,7 +31,7 @@ class Room:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
         self.free = free
-        monkeypatch.setattr(spool, "LOOK_EVERY", 1 << 20)
+        monkeypatch.setattr(spool, "CHECK_EVERY", 1 << 20)
         monkeypatch.setattr(spool, "_free", lambda path: (self.free, 1 << 20))
 
 
@@ -47,8 +47,8 @@ def test_an_archive_that_fills_the_disk_is_given_up_in_time(
         with pytest.raises(DiskFull) as raised:
             Members(str(tmp_path / "a.tar"))
         assert raised.value.message.startswith(f"{tmp_path}/a.tar does not fit into {tmp_path} uncompressed: ")
-        assert "1.05MB stay so" in raised.value.message
-        assert raised.value.hint == "set TMPDIR to a directory with more room, or free some there"
+        assert "1.05MB are reserved" in raised.value.message
+        assert raised.value.hint == "set TMPDIR to a directory with more space, or free some there"
     assert len(os.listdir("/proc/self/fd")) == opened
     assert os.listdir(tmp_path) == ["a.tar"]
     monkeypatch.undo()
@@ -62,7 +62,7 @@ def test_the_free_space_is_looked_at_again_while_the_archive_is_inflated(monkeyp
         file.write(bytes(100))
         room.free = 0  # others write too
         file.write(bytes(1000))
-        with pytest.raises(DiskFull, match=r"behind the first 1\.1kB"):
+        with pytest.raises(DiskFull, match=r"after the first 1\.1kB"):
             file.write(bytes(1 << 20))
 
 
@@ -123,7 +123,7 @@ def test_a_file_on_standard_input_is_read_in_place(tmp_path: Path, start: int, s
     assert lamina("load", "-q", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
     assert lamina("save", "-q", "-o", str(tmp_path / "a.tar"), "app", root=tmp_path / "s").returncode == 0
     (tmp_path / "b.tar").write_bytes(bytes(start) + (tmp_path / "a.tar").read_bytes())
-    code = "import os, lamina.archive.members as m; os.lseek(0, int(os.environ['START']), 0)\n"
+    code = "import os, lamina.archive.tar_members as m; os.lseek(0, int(os.environ['START']), 0)\n"
     code += "class No:\n    def __init__(self, what): raise SystemExit(9)\n"
     code += "m.Spool = No\nfrom lamina.cli import main\nmain()"
     words = [sys.executable, "-c", code, "--root", str(tmp_path / "t"), "load", "-q"]
@@ -152,5 +152,5 @@ def test_xz_may_ask_for_what_real_packers_do(tmp_path: Path, dictionary: int, ta
     if taken:
         assert len(Members(str(tmp_path / "a.tar.xz")).names()) == 3
         return
-    with pytest.raises(LimitExceeded, match=r"a\.tar\.xz: its xz data ask for more than 320 MiB of memory"):
+    with pytest.raises(LimitExceeded, match=r"a\.tar\.xz: its xz data needs more than 320 MiB of memory"):
         open_any(str(tmp_path / "a.tar.xz"))

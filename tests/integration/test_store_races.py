@@ -25,11 +25,11 @@ from lamina.store import clock, gc, leftovers, roots
 from lamina.store.blobs import Blobs
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, delete_images, prune
-from lamina.store.keep import apply_keep
 from lamina.store.layers import Layers
 from lamina.store.mark import Needs, state_of
 from lamina.store.paths import Paths
 from lamina.store.refs import FETCHED
+from lamina.store.retention import apply_keep
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.transfer.copy import copy
@@ -59,7 +59,7 @@ def test_a_manifest_protects_all_that_it_names_before_it_looks(
         for layer, diff_id in zip(old.layers, diff_ids, strict=True):
             store.layers.note_origin(layer, Digest.parse(diff_id), "example.org/app")
             Path(store.blobs.path(layer.digest)).unlink()
-    store.drop([NAME])
+    store.refs.unset([NAME], keep_untagged=False)
     before = Blobs.write
 
     def write(self: Blobs, descriptor: Descriptor, data: bytes) -> None:
@@ -67,9 +67,9 @@ def test_a_manifest_protects_all_that_it_names_before_it_looks(
         before(self, descriptor, data)
 
     monkeypatch.setattr(Blobs, "write", write)
-    with store.session("test"):
-        store.put_manifest(new.descriptor, new.raw)
-        store.tag("new", new.descriptor)
+    with store.session("test") as session:
+        session.put_manifest(new.descriptor, new.raw)
+        session.tag("new", new.descriptor)
     assert [one.what for one in fsck(store) if one.severity == "error"] == []
     assert all(store.blobs.has(layer) or layer.digest in store.layers.origins() for layer in new.layers)
 
@@ -80,13 +80,13 @@ def test_a_registry_protects_what_a_manifest_names_while_another_one_gets_its_na
     store, other = store_with(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
     old = manifest_of(store, "app")
     new = build_manifest(old.config, list(old.layers), annotations={"new": "one"})
-    store.drop([NAME])
+    store.refs.unset([NAME], keep_untagged=False)
     before = Blobs.write
     with RegistryServer(store, writable=True) as server:
 
         def write(self: Blobs, descriptor: Descriptor, data: bytes) -> None:
-            assert server.api._store is not None
-            server.api._named(server.api._store, Reference.parse("example.org/another"), ())
+            assert server.api._session is not None
+            server.api._named(server.api._session, Reference.parse("example.org/another"), ())
             collect(other, grace=0)
             before(self, descriptor, data)
 
@@ -110,7 +110,7 @@ def test_rmi_by_id_leaves_a_name_that_was_given_to_another_image_meanwhile(
     def rename(*words: object, **more: object) -> None:
         other = Store.open(str(tmp_path / "s"))
         other.tag("app", new)
-        other.drop([OTHER_NAME])
+        other.refs.unset([OTHER_NAME], keep_untagged=False)
         before(*words, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(gc, "_rename", rename)
@@ -168,9 +168,9 @@ def test_a_child_that_lost_a_layer_stays_fetched_under_a_further_name(layout: Pa
     store = store_with(layout, tmp_path / "s", "app")
     image = manifest_of(store, "app")
     index = build_index([replace(image.descriptor, platform=Platform.host())])
-    with store.session("test"):
-        store.put_manifest(index.descriptor, index.raw)
-        store.tag("multi", index.descriptor)
+    with store.session("test") as session:
+        session.put_manifest(index.descriptor, index.raw)
+        session.tag("multi", index.descriptor)
     Path(store.blobs.path(image.layers[0].digest)).unlink()
     store.tag("further", index.descriptor)
     assert store.resolve("further").annotations[FETCHED] == str(image.descriptor.digest)

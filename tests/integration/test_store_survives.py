@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-from lamina import lock
 from lamina.archive.layout import LayoutReader
 from lamina.errors import (
     BlobNotFound,
@@ -33,17 +32,19 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.events import BlobStarted, Event
-from lamina.files import failure
-from lamina.source import BytesBlob
+from lamina.host import lock
+from lamina.host.files import failure
+from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
-from lamina.store.append import Appender
 from lamina.store.blobs import DAMAGED
+from lamina.store.direct_io import Appender
 from lamina.store.fault import POINTS
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect, prune
+from lamina.store.session import StoreSession
 from lamina.store.store import Store
 from lamina.store.unfinished import Unfinished
 from lamina.store.usage import usage
@@ -82,7 +83,9 @@ store = Store.open(sys.argv[2])
 copy(LayoutReader(sys.argv[1]), store, [("app", "app")])
 copy(LayoutReader(sys.argv[1]), store, [("app2", "app2"), ("app3", "app3")])  # many: they wait for each other
 store.find(digest="sha256:" + "0" * 64)  # which makes what stands beside the indexes
+store.roots.pin("cache", "build cache", [store.resolve("app2").digest], lasts=3600)
 delete_images(store, ["app2", "app3"])
+store.roots.unpin("cache")
 prune(store)
 print("done")
 """
@@ -247,7 +250,7 @@ def test_wrong_diff_id_never_enters(tmp_path: Path) -> None:
     wrong = {"rootfs": {"type": "layers", "diff_ids": [str(Digest.of(b"wrong"))]}}
     write_layout(tmp_path / "l", "app", [BASE], config=wrong)
     store = Store.open(str(tmp_path / "s"))
-    with pytest.raises(LaminaError, match="the config says"):
+    with pytest.raises(LaminaError, match="the config states"):
         copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app")])
     assert list(store.names()) == []
     assert not (tmp_path / "s/layers/sha256").exists()
@@ -286,9 +289,9 @@ def test_no_part_stays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written.append(os.write(descriptor, piece))
 
-    monkeypatch.setattr("lamina.store.append.write_all", full)
-    with store.session("test"), pytest.raises(SystemFailure, match="the disk is full"):
-        store.put_blob(blob.descriptor, blob)
+    monkeypatch.setattr("lamina.store.direct_io.write_all", full)
+    with store.session("test") as session, pytest.raises(SystemFailure, match="the disk is full"):
+        session.put_blob(blob.descriptor, blob)
     assert sum(written) > 0
     assert os.listdir(store.paths.ingest) == []
 
@@ -318,10 +321,10 @@ def test_on_a_full_disk_the_parts_of_siblings_go_too_but_none_that_somebody_has(
     parts = [Path(store.paths.part(blob.descriptor.digest)) for blob in blobs]
 
     def fails(error: LaminaError) -> None:
-        with pytest.raises(type(error)), store.session("test"):
+        with pytest.raises(type(error)), store.session("test") as session:
             for blob in blobs:
                 with pytest.raises(Cancelled):
-                    store.put_blob(blob.descriptor, blob)
+                    session.put_blob(blob.descriptor, blob)
             raise error
 
     fails(Cancelled("for another reason"))
@@ -370,13 +373,13 @@ def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
             interrupted.wait(20)
         finish(self)
 
-    def write() -> None:
+    def write(session: StoreSession) -> None:
         with suppress(SystemFailure):  # its file is gone
-            store.put_blob(descriptor, BytesBlob(descriptor, gzip.compress(tar)), diff_id=Digest.of(tar))
+            session.put_blob(descriptor, BytesBlob(descriptor, gzip.compress(tar)), diff_id=Digest.of(tar))
 
-    monkeypatch.setattr("lamina.store.append.Appender.finish", slow)
-    thread = threading.Thread(target=write)
-    with pytest.raises(KeyboardInterrupt), store.session("test"):
+    monkeypatch.setattr("lamina.store.direct_io.Appender.finish", slow)
+    with pytest.raises(KeyboardInterrupt), store.session("test") as session:
+        thread = threading.Thread(target=write, args=(session,))
         thread.start()
         assert syncing.wait(20)
         assert any(".tar." in name for name in os.listdir(store.paths.ingest))
@@ -386,8 +389,8 @@ def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
     thread.join()
     assert errors(store) == []
     monkeypatch.undo()
-    with store.session("again"):
-        write()
+    with store.session("again") as session:
+        write(session)
     assert store.layers.has_tar(Digest.of(tar))
     assert errors(store) == []
 

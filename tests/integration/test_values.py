@@ -97,7 +97,7 @@ def test_what_was_deleted_or_replaced_is_not_mistaken(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "moving", [BASE])
     moving = pickle.dumps(lamina.open(f"oci:{tmp_path}/l:moving", root=tmp_path / "none"))
     write_layout(tmp_path / "l", "moving", [TOP])
-    with pytest.raises(NotFound, match="another image now"):
+    with pytest.raises(NotFound, match="now another image"):
         pickle.loads(moving)
 
 
@@ -212,7 +212,7 @@ def test_urls_open_images_of_the_store_registries_and_layouts(stored: lamina.Ima
         assert pandas.read_csv(urls[2])["b"].tolist() == [2]
         remote = lamina.open(f"docker://{host}/me/app:1")
         assert elsewhere(remote, "it.path('/etc/conf').read_text().strip()", tmp_path) == "other"
-    with pytest.raises(ReferenceNotFound, match="two slashes end the image"):
+    with pytest.raises(ReferenceNotFound, match="write two slashes after the image"):
         fsspec.open("lamina://my/etc/passwd").open()
 
 
@@ -351,7 +351,7 @@ def test_an_image_is_tagged_saved_exported_and_told(stored: lamina.Image, tmp_pa
     assert lamina.open(f"oci-archive:{tmp_path}/b.tar:x:1").digest == stored.digest
     stored.save(tmp_path / "c", kind="oci-dir", name="")
     assert lamina.open(f"oci:{tmp_path}/c").digest == stored.digest
-    with pytest.raises(UsageError, match="no kind of archive"):
+    with pytest.raises(UsageError, match="unknown kind of archive"):
         stored.save(tmp_path / "d", kind="zip")
     entries = stored.export(tmp_path / "union.tar")
     with tarfile.open(tmp_path / "union.tar") as tar:
@@ -368,7 +368,7 @@ def test_an_image_is_tagged_saved_exported_and_told(stored: lamina.Image, tmp_pa
         with pytest.raises(UsageError, match="range of layers"):
             work()
     by_id = lamina.open(str(stored.id)[7:19])
-    with pytest.raises(UsageError, match="is not a name"):
+    with pytest.raises(UsageError, match="has no name"):
         by_id.push()
     by_id.save(tmp_path / "e.tar")
     assert lamina.open(f"docker-archive:{tmp_path}/e.tar").id == stored.id

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from docker_engine import Docker
-from lamina.cli.launch import OPTIONS
+from lamina.cli.containers.launch import OPTIONS
 from support import busybox, lamina, require_tool, write_layout
 
 pytestmark = pytest.mark.peer

@@ -22,12 +22,12 @@ import pytest
 
 from docker_engine import Docker
 from lamina.archive.layout import LayoutReader
-from lamina.config import VIEWS
 from lamina.serve.server import RegistryServer
+from lamina.settings import VIEWS
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.view.mount import mount, unmount
+from lamina.view.overlay.mount import mount, unmount
 from support import lamina, podman_command, require_root, require_tool, write_layout
 
 pytestmark = pytest.mark.peer

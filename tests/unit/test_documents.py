@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.documents import Absent, Damaged, Found, Known, Unread, below, listed, look, looking, walk
 from lamina.errors import BlobNotFound, DigestMismatch, InvalidDocument, SystemFailure, Unsupported
-from lamina.source import MAX_NESTING, Blob
+from lamina.source.protocols import Blob
+from lamina.source.select import MAX_NESTING
+from lamina.source.walk import Absent, Damaged, Found, Known, Unread, below, listed, look, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

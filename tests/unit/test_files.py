@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.files import sync_directory
+from lamina.host.files import sync_directory
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows opens no directories")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lamina.light import Protocol, TypedDict, Value, as_dict, field, pattern, replace, runtime_checkable
+from lamina.light import Value, as_dict, field, pattern, replace
 from lamina.spec.digest import Digest
 
 
@@ -123,24 +123,6 @@ def test_pickled_whole() -> None:
     again = pickle.loads(pickle.dumps(point))
     assert again == point
     assert as_dict(again) == as_dict(point)
-
-
-@runtime_checkable
-class Closing(Protocol):
-    def close(self) -> None: ...
-
-
-class Given(TypedDict, total=False):
-    one: int
-
-
-def test_shapes() -> None:
-    class Door:
-        def close(self) -> None: ...
-
-    assert isinstance(Door(), Closing)
-    assert not isinstance(object(), Closing)
-    assert Given(one=1) == {"one": 1}
 
 
 def test_a_pattern_is_res() -> None:

@@ -10,8 +10,8 @@ HEAD = """
 import os, sys, threading, time
 from lamina.errors import Cancelled, InvalidLayer, SystemFailure
 from lamina.events import Cancel
-from lamina.view import share
-share._cores = lambda: 3
+from lamina.view.unpack import workers
+workers._cores = lambda: 3
 me = os.getpid()
 
 def both(numbers):  # nobody ends before another process has had a piece
@@ -43,7 +43,7 @@ def script(text: str, file: object) -> str:
 
 def test_each_piece_is_done_once_by_several_processes(tmp_path: object) -> None:
     text = """
-answers = share.shared(1000, both)
+answers = workers.shared(1000, both)
 assert sorted(n for _, found in answers for n in found) == list(range(1000))
 assert len({process for process, _ in answers}) == 3 and answers[0][0] == me
 assert nobody_left()
@@ -59,7 +59,7 @@ def work(numbers):
             raise InvalidLayer("bad", hint="so it is")
         time.sleep(0.01)
 try:
-    share.shared(200, work)
+    workers.shared(200, work)
 except InvalidLayer as error:
     assert (error.message, error.hint) == ("bad", "so it is")
 else:
@@ -77,7 +77,7 @@ def work(numbers):
             os.kill(os.getpid(), 9)
         time.sleep(0.01)
 try:
-    share.shared(200, work)
+    workers.shared(200, work)
 except SystemFailure as error:
     assert "was killed" in error.message
 else:
@@ -98,7 +98,7 @@ def work(numbers):
     for number in numbers:
         time.sleep(1000)
 try:
-    share.shared(10, work, cancel)
+    workers.shared(10, work, cancel)
 except Cancelled:
     pass
 else:
@@ -112,7 +112,7 @@ def test_who_has_threads_works_alone(tmp_path: object) -> None:
     text = """
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()
-assert share.shared(10, lambda numbers: [os.getpid(), list(numbers)]) == [[me, list(range(10))]]
+assert workers.shared(10, lambda numbers: [os.getpid(), list(numbers)]) == [[me, list(range(10))]]
 stop.set()
 """
     script(text, f"{tmp_path}/x")

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.config import Settings, parse_size
 from lamina.errors import (
     DigestMismatch,
     InvalidDocument,
@@ -19,6 +18,7 @@ from lamina.errors import (
     Unsupported,
     UsageError,
 )
+from lamina.settings import Settings, parse_size
 from lamina.spec import json as spec_json
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -126,8 +126,8 @@ def descriptor(media: str = mediatype.OCI_CONFIG) -> dict[str, Any]:
     ("raw", "media_type", "word"),
     [
         (doc(config=descriptor(), layers=[], manifests=[]), None, "both"),
-        (doc(config=descriptor(), layers=[]), mediatype.OCI_INDEX, "holds config"),
-        (doc(manifests=[]), mediatype.OCI_MANIFEST, "holds manifests"),
+        (doc(config=descriptor(), layers=[]), mediatype.OCI_INDEX, "has config"),
+        (doc(manifests=[]), mediatype.OCI_MANIFEST, "has manifests"),
         (doc(mediaType=mediatype.OCI_INDEX, config=descriptor(), layers=[]), mediatype.OCI_MANIFEST, "announced"),
         (b'{"schemaVersion":2,"config":{},"config":{},"layers":[]}', None, "twice"),
         (b'{"schemaVersion":2,"Config":{},"layers":[]}', None, "Config"),

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lamina import temporary
-from lamina.archive.output import ArchiveFile
-from lamina.files import replace_file, whole_file
-from lamina.lock import locked, unheld
+from lamina.archive.tar_output import ArchiveFile
+from lamina.host import temporary
+from lamina.host.files import replace_file, whole_file
+from lamina.host.lock import locked, unheld
+from lamina.host.temporary import Temporary, TemporaryDirectory, is_temporary
 from lamina.store.ingest import link_or_copy
 from lamina.store.paths import write_new
-from lamina.temporary import Temporary, TemporaryDirectory, is_temporary
 
 
 def is_free(path: str) -> bool:
@@ -42,7 +42,7 @@ def test_a_file_is_held_until_it_is_put_or_closed(tmp_path: Path) -> None:
 def test_a_killed_makers_files_are_free_at_once(tmp_path: Path) -> None:
     code = (
         "import sys, os, signal\n"
-        "from lamina.temporary import Temporary, TemporaryDirectory\n"
+        "from lamina.host.temporary import Temporary, TemporaryDirectory\n"
         "a, b = Temporary(sys.argv[1], 'file'), TemporaryDirectory(sys.argv[1], 'tree')\n"
         "print(flush=True); sys.stdin.read(1)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

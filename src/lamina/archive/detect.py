@@ -1,4 +1,4 @@
-"""Which kind of place a path is, for `load`."""
+"""Detection of what a path holds, for `load`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 
 from lamina.archive.docker import DockerArchiveReader
 from lamina.archive.layout import LayoutReader
-from lamina.archive.members import Members
 from lamina.archive.oci import OciArchiveReader
+from lamina.archive.tar_members import Members
 from lamina.errors import InvalidDocument
 
 AnyReader = LayoutReader | OciArchiveReader | DockerArchiveReader
 
 
 def open_any(path: str) -> AnyReader:
-    """A reader of the layout directory or archive at ``path`` (``-``: an archive from standard input).
+    """Open the layout directory or archive at ``path``; ``-`` is an archive on standard input.
 
-    Raises NotFound, InvalidDocument where it is none of them.
+    Raises NotFound; InvalidDocument if it is neither.
     """
     if path != "-" and os.path.isdir(path):
         return LayoutReader(path)
@@ -27,5 +27,6 @@ def open_any(path: str) -> AnyReader:
         return OciArchiveReader(path, members)
     shown = "standard input" if path == "-" else path
     raise InvalidDocument(
-        f"{shown} is neither a docker-archive nor an oci-archive", hint="it has no manifest.json and no index.json"
+        f"{shown} is neither a docker-archive nor an oci-archive",
+        hint="check the file: it has no manifest.json and no index.json",
     )

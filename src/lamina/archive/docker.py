@@ -1,8 +1,8 @@
-"""docker-archive: what ``docker save`` writes, read (every generation of it) and written (podman's and skopeo's form:
-uncompressed layers, named by diff_id).
+"""docker-archive, the format of ``docker save``: reads every version of it, and writes podman's and skopeo's form
+(uncompressed layers, named by diff_id).
 
-The archive holds no manifests: one is made of what is there. Archives that are an OCI layout too (docker 25 and
-later) keep their own manifests, and so their digests.
+The archive holds no manifest, so one is made from its content. An archive that is an OCI layout too (docker 25 and
+later) keeps its own manifests, and so its digests.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from json import dumps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lamina.archive.members import Members
 from lamina.archive.oci import MemberBlob, OciArchiveReader
-from lamina.archive.output import ArchiveFile
+from lamina.archive.tar_members import Members
+from lamina.archive.tar_output import ArchiveFile
 from lamina.archive.unwrapped import UnwrappedBlob, unwrapped
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidContent, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
 from lamina.events import BlobProgress, Cancel, Event, OnEvent, ignore
-from lamina.files import reported
+from lamina.host.files import CHUNK, reported
+from lamina.layer.archive_codec import sniff_archive
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
-from lamina.layer.wrapped import shown
-from lamina.source import CHUNK, Blob, PieceStream, verified
+from lamina.source.presence import Presence, here_if
+from lamina.source.takes import Takes
+from lamina.source.verify import PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest, new_hasher
@@ -32,24 +34,28 @@ from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import Manifest, build_manifest, parse
 from lamina.spec.reference import Reference, canonical
 
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
+
 
 class DockerArchiveReader:
     """``Reader`` and ``Lister`` of a docker-archive."""
 
     def __init__(self, path: str, members: Members | None = None) -> None:
-        """Raises NotFound, InvalidDocument, LimitExceeded."""
+        """Open the archive. Raises NotFound, InvalidDocument, LimitExceeded."""
         self.location = f"docker-archive:{path}"
         self.path = path
         self._members = members or Members(path)
         if "manifest.json" not in self._members:
-            raise InvalidDocument(f"{path} has no manifest.json", hint="is it an oci-archive?")
+            raise InvalidDocument(f"{path} has no manifest.json", hint="check the file: it may be an oci-archive")
         self._oci = OciArchiveReader(path, self._members) if "index.json" in self._members else None
         self._images = self._read_list()
         self._documents: dict[Digest, bytes] = {}
         self._places: dict[Digest, str] = {}  # blob -> member
-        self._wrapped: dict[Digest, str] = {}  # plain layer -> the member that is it, compressed
+        # diff_id -> the compressed member, of compressions that no media type names
+        self._wrapped: dict[Digest, str] = {}
         self._made: dict[int, Descriptor] = {}
-        self._numbers: dict[str, int] | None = None  # made on first need, as the next
+        self._numbers: dict[str, int] | None = None  # this and the next are made on first need
         self._digests: dict[str, Descriptor] | None = None
         self._own: _Own | None = None
 
@@ -73,7 +79,8 @@ class DockerArchiveReader:
         raise ReferenceNotFound(f"{self.location} holds no image {name!r:.200}", hint=self._there())
 
     def _numbered(self) -> dict[str, int]:
-        """Which image each name means, as it is written or as docker reads it: an archive may hold thousands."""
+        """Map each name to the number of its image, as written and as docker normalises it. A map, because an archive
+        may hold thousands of images."""
         found: dict[str, int] = {}
         for number, image in enumerate(self._images):
             for name in (f"@{number}", *image["RepoTags"]):
@@ -101,7 +108,9 @@ class DockerArchiveReader:
             return MemberBlob(descriptor, self._members, place)
         if self._oci is not None:
             return self._oci.blob(descriptor)
-        raise BlobNotFound(f"{self.location} has no blob {descriptor.digest}", hint="the archive is not complete")
+        raise BlobNotFound(
+            f"{self.location} has no blob {descriptor.digest}", hint="get the archive again: it is not complete"
+        )
 
     def names(self) -> Iterator[tuple[str, Descriptor]]:
         for number, image in enumerate(self._images):
@@ -109,7 +118,7 @@ class DockerArchiveReader:
                 yield name, self._image(number)
 
     def check_names(self) -> None:
-        """Raises InvalidDocument for a name that no image can have, as `docker load` does."""
+        """Raise InvalidDocument for a name that no image can have, as `docker load` does."""
         for number, image in enumerate(self._images):
             for name in image["RepoTags"]:
                 try:
@@ -127,7 +136,7 @@ class DockerArchiveReader:
         return made
 
     def _own_manifest(self, number: int) -> Descriptor | None:
-        """The manifest of an archive that is a layout as well: the one with this config."""
+        """Return the manifest with this config, in an archive that is an OCI layout as well."""
         if self._oci is None:
             return None
         if self._own is None:
@@ -135,7 +144,7 @@ class DockerArchiveReader:
         return self._own.of(self._images[number])
 
     def _make(self, number: int) -> Descriptor:
-        """A manifest of the config and the layers as they are in the archive."""
+        """Make a manifest from the config and the layers in the archive."""
         image = self._images[number]
         what = f"{self.path}: image {number + 1}"
         raw = self._read(image["Config"], what)
@@ -152,11 +161,12 @@ class DockerArchiveReader:
         return manifest.descriptor
 
     def _layer(self, name: str, diff_id: Digest, what: str) -> Descriptor:
-        """An uncompressed layer's digest is its diff_id (proved when it is copied); a compressed one is hashed. One
-        by bzip2, xz or lzma is what is in it: no media type has a word for these."""
+        """Describe a layer. The digest of an uncompressed layer is its diff_id (verified when it is copied); a gzip
+        or zstd layer is hashed. A layer in bzip2, xz or lzma is described as its uncompressed tar, because no media
+        type names these."""
         try:
             with self._members.open(name) as stream:
-                compression = shown(stream.read(BLOCK))
+                compression = sniff_archive(stream.read(BLOCK))
             if compression not in COMPRESSIONS:
                 self._wrapped[diff_id] = name
                 size = sum(map(len, unwrapped(self._members, name)))
@@ -171,7 +181,8 @@ class DockerArchiveReader:
                 digest = Digest("sha256", hasher.hexdigest())
         except KeyError:
             raise InvalidDocument(
-                f"{what} names the layer {name!r:.200}, which is not there", hint="truncated?"
+                f"{what} names the layer {name!r:.200}, which was not found in the archive",
+                hint="get the archive again",
             ) from None
         self._places[digest] = name
         return Descriptor(mediatype.layer_type(compression, docker=compression != "zstd"), digest, size)
@@ -181,35 +192,45 @@ class DockerArchiveReader:
         raw = self._members.read("manifest.json")
         listed = json.load(b'{"images":' + raw + b"}", what, limit=64 << 20).get("images")
         if not isinstance(listed, list) or not listed:
-            raise InvalidDocument(f"{what} is not a list of images", hint="is it what `docker save` wrote?")
+            raise InvalidDocument(
+                f"{what} is not a list of images", hint="check that `docker save` wrote the archive"
+            )
         for image in listed:
             if not isinstance(image, dict) or not isinstance(image.get("Config"), str):
-                raise InvalidDocument(f"{what}: an image without Config", hint="is it what `docker save` wrote?")
+                raise InvalidDocument(
+                    f"{what}: an image without Config", hint="check that `docker save` wrote the archive"
+                )
             for key in ("RepoTags", "Layers"):
                 values = image[key] = image.get(key) or []
                 if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-                    raise InvalidDocument(f"{what}: {key} is not a list of strings", hint="the archive is malformed")
+                    raise InvalidDocument(
+                        f"{what}: {key} is not a list of strings", hint="get the archive again: it is malformed"
+                    )
         return listed
 
     def _read(self, name: str, what: str) -> bytes:
         try:
             return self._members.read(name)
         except KeyError:
-            raise InvalidDocument(f"{what} names {name!r:.200}, which is not there", hint="truncated?") from None
+            raise InvalidDocument(
+                f"{what} names {name!r:.200}, which was not found in the archive", hint="get the archive again"
+            ) from None
 
     def _there(self) -> str:
         names = [name for image in self._images for name in image["RepoTags"]]
-        return "name one of: " + ", ".join(names[:20]) if names else "take @0, @1, ... by position"
+        return "name one of: " + ", ".join(names[:20]) if names else "name one by position: @0, @1, ..."
 
 
 class _Own:
-    """Which manifest of a layout each image of docker's list is: looked up, for both may have thousands."""
+    """Maps each image of docker's list to a manifest of the layout. It uses dictionaries, because both lists may have
+    thousands of entries."""
 
     def __init__(self, oci: OciArchiveReader) -> None:
         self._entries: list[Descriptor] = []
-        self._by_config: dict[str, int] = {}  # digits of the config's digest -> number of the first entry with it
-        self._by_name: dict[str, int] = {}  # of the indexes
-        self._failed: tuple[int, InvalidContent] | None = None  # whoever is looked for behind it is not found
+        self._by_config: dict[str, int] = {}  # hex digits of the config's digest -> number of the first entry with it
+        self._by_name: dict[str, int] = {}  # name -> number of an index
+        # the first damaged manifest; an image with a later number can't be found
+        self._failed: tuple[int, InvalidContent] | None = None
         indexes: dict[Digest, int] = {}
         names = list(oci.names())
         for number, (_, entry) in enumerate(names):
@@ -232,7 +253,8 @@ class _Own:
                 self._by_name[key] = min(number, self._by_name.get(key, number))
 
     def of(self, image: Mapping[str, Any]) -> Descriptor | None:
-        """Raises InvalidContent where a manifest before it is damaged."""
+        """Return the manifest of an image in docker's list, or None. Raises InvalidContent if an earlier manifest is
+        damaged."""
         found = [self._by_config.get(image["Config"][-size:]) for size in _DIGITS]
         found += [self._by_name.get(canonical(tag) or tag) for tag in image["RepoTags"]]
         first = min((number for number in found if number is not None), default=None)
@@ -242,37 +264,51 @@ class _Own:
 
 
 _DIGITS = (64, 128)
-"""How long digests are in hexadecimal digits: sha256, sha512."""
+"""Lengths of digests in hex digits: sha256, sha512."""
 
 
 class DockerArchiveWriter:
-    """``Writer`` of a docker-archive: a new file, or ``-``. Layers are written uncompressed, each once."""
+    """``Writer`` of a docker-archive: a new file, or ``-`` for standard output. Layers are written uncompressed, each
+    once."""
 
-    takes_indexes = False
-    takes_sparse = False
-    reads_back = False
-    takes_foreign = True
+    takes = Takes(indexes=False, sparse=False)
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self.location = f"docker-archive:{path}"
-        self._archive = ArchiveFile(path)
-        self._diff_ids: dict[Digest, Digest] = {}  # layer's blob -> what it is named by
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[DockerArchiveSession]:
+        archive = ArchiveFile(self.path)
+        with archive.writing():
+            session = DockerArchiveSession(archive)
+            yield session
+            session.finish()
+
+
+class DockerArchiveSession:
+    """``Session`` of a docker-archive, and ``TarWriter``."""
+
+    takes = DockerArchiveWriter.takes
+    reader = None
+
+    def __init__(self, archive: ArchiveFile) -> None:
+        self.location = f"docker-archive:{archive.path}"
+        self._archive = archive
+        self._diff_ids: dict[Digest, Digest] = {}  # digest of the layer's blob -> diff_id, which names its member
         self._configs: dict[Digest, str] = {}
         self._images: dict[Digest, dict[str, Any]] = {}
 
-    @contextmanager
-    def session(self, purpose: str) -> Iterator[None]:
-        self._images = {}
-        with self._archive.writing():
-            yield
-            images = list(self._images.values())
-            self._archive.add("manifest.json", dumps(images, separators=(",", ":")).encode())
-            self._archive.add("repositories", dumps(self._repositories(), separators=(",", ":")).encode())
+    def finish(self) -> None:
+        """Write the lists of images and names."""
+        images = list(self._images.values())
+        self._archive.add("manifest.json", dumps(images, separators=(",", ":")).encode())
+        self._archive.add("repositories", dumps(self._repositories(), separators=(",", ":")).encode())
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
-        if descriptor.digest in self._configs:
-            return True
-        return descriptor.digest in self._diff_ids and _layer_name(self._diff_ids[descriptor.digest]) in self._archive
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        diff_id = self._diff_ids.get(descriptor.digest)
+        is_layer = diff_id is not None and _layer_name(diff_id) in self._archive
+        return here_if(is_layer or descriptor.digest in self._configs)
 
     def put_blob(
         self,
@@ -308,7 +344,8 @@ class DockerArchiveWriter:
         self, layer: Descriptor, tar: Blob, *, on_event: OnEvent = ignore, cancel: Cancel | None = None
     ) -> None:
         def told(event: Event) -> None:
-            if isinstance(event, BlobProgress):  # of the layer's blob, as its start and its end are
+            # report it as progress of the layer's blob, as the first and last events do
+            if isinstance(event, BlobProgress):
                 event = BlobProgress(layer.digest, layer.size * event.done // max(1, event.size), layer.size)
             on_event(event)
 
@@ -326,13 +363,15 @@ class DockerArchiveWriter:
             )
         missing = [layer.digest for layer in document.layers if layer.digest not in self._diff_ids]
         if missing or document.config.digest not in self._configs:
-            raise BlobNotFound(f"{self.location}: {(missing or [document.config.digest])[0]} was not written")
+            raise BlobNotFound(
+                f"{self.location}: {(missing or [document.config.digest])[0]} was not found in the archive"
+            )
         image = {
             "Config": self._configs[document.config.digest],
             "RepoTags": [],
             "Layers": [_layer_name(self._diff_ids[layer.digest]) for layer in document.layers],
         }
-        self._images.setdefault(descriptor.digest, image)  # it may come again under another name
+        self._images.setdefault(descriptor.digest, image)  # it may come again with another name
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         tags = self._images[descriptor.digest]["RepoTags"]

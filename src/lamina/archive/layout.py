@@ -1,4 +1,4 @@
-"""An OCI image layout directory (image-spec image-layout.md), read and written."""
+"""OCI image layout directories (image-spec image-layout.md): reading and writing."""
 
 from __future__ import annotations
 
@@ -11,40 +11,45 @@ from lamina.archive.names import annotated, exactly, find, names_of
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.files import FileRange, replace_file, reported, whole_file
-from lamina.lock import locked_for_now
-from lamina.source import Blob
+from lamina.host.files import FileRange, replace_file, reported, whole_file
+from lamina.host.lock import locked_for_now
+from lamina.light import TYPE_CHECKING
+from lamina.source.presence import ABSENT, Presence, here_if
+from lamina.source.takes import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, parse
 
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
+
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 LOCK = "index.json.lock"
-"""Held while index.json is changed, and removed then. BuildKit's exporters take a lock of the same name."""
+"""The lock file while index.json is changed; removed afterwards. BuildKit's exporters use the same lock file."""
 _MAX_INDEX = 64 << 20
 
 
 def check_layout_file(raw: bytes, where: str) -> None:
-    """Raises InvalidDocument, Unsupported (another version)."""
+    """Check the version in the file ``oci-layout``. Raises InvalidDocument, Unsupported (another version)."""
     version = json.load(raw, f"{where}/oci-layout").get("imageLayoutVersion")
     if not isinstance(version, str) or not version.startswith("1."):
-        raise Unsupported(f"{where} is a layout of version {version!r:.40}", hint="lamina reads version 1.0.0")
+        raise Unsupported(f"{where} has the layout version {version!r:.40}", hint="use a layout of version 1.0.0")
 
 
 def parse_index(raw: bytes, where: str) -> Index:
-    """The layout's index.json. Raises InvalidDocument."""
+    """Parse the layout's index.json. Raises InvalidDocument."""
     document = parse(raw, mediatype.OCI_INDEX, f"{where}/index.json", limit=_MAX_INDEX)
     assert isinstance(document, Index)
     return document
 
 
 class IndexedReader:
-    """``Reader`` and ``Lister`` of a place with an index.json; how a blob is opened is the place's own."""
+    """``Reader`` and ``Lister`` of a place with an index.json; subclasses open the blobs."""
 
     location: str
     index: Index
-    _exactly: dict[str, Descriptor] | None = None  # made on first need: an archive may hold thousands
+    _exactly: dict[str, Descriptor] | None = None  # made on first need: an archive may hold thousands of images
 
     def blob(self, descriptor: Descriptor) -> Blob:
         raise NotImplementedError
@@ -66,37 +71,39 @@ class IndexedReader:
 
 
 class LayoutReader(IndexedReader):
-    """A layout directory."""
+    """``Reader`` and ``Lister`` of a layout directory."""
 
     def __init__(self, directory: str) -> None:
-        """Raises NotFound (no layout there), InvalidDocument, SystemFailure."""
+        """Open the layout. Raises NotFound (no layout there), InvalidDocument, SystemFailure."""
         self.directory = directory
         self.location = f"oci:{directory}"
         try:
             check_layout_file(read_document(directory, "oci-layout", 64 << 10, "OCI layout"), directory)
             self.index = parse_index(read_document(directory, "index.json", _MAX_INDEX, "OCI layout"), directory)
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{directory} is not an OCI layout", hint="it has no oci-layout and index.json") from None
+            raise NotFound(
+                f"{directory} is not an OCI layout", hint="check the path: it has no oci-layout and index.json"
+            ) from None
 
     def blob(self, descriptor: Descriptor) -> LayoutBlob:
         return LayoutBlob(descriptor, blob_path(self.directory, descriptor.digest))
 
 
 def read_document(directory: str, name: str, limit: int, kind: str) -> bytes:
-    """A file of at most ``limit`` bytes in a directory that should be a ``kind``. Raises FileNotFoundError,
+    """Read a file of at most ``limit`` bytes from a directory that should be a ``kind``. Raises FileNotFoundError,
     NotADirectoryError, InvalidDocument, SystemFailure."""
     path = os.path.join(directory, name)
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise InvalidDocument(f"{path} is not a regular file", hint=f"this is not an {kind}")
+        raise InvalidDocument(f"{path} is not a regular file", hint=f"check the path: this is not an {kind}")
     with reported(path), open(path, "rb") as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
-        raise InvalidDocument(f"{path} has more than {limit} bytes", hint="refused")
+        raise InvalidDocument(f"{path} is too large: more than {limit} bytes", hint="check the file")
     return raw
 
 
 class LayoutBlob:
-    """A ``Blob`` in a layout; only regular files count."""
+    """A ``Blob`` in a layout; only a regular file counts."""
 
     origin = ""
 
@@ -110,39 +117,47 @@ class LayoutBlob:
                 return FileRange(self._path, start, end)
         except (FileNotFoundError, NotADirectoryError):
             pass
-        raise BlobNotFound(f"no blob {self.descriptor.digest} ({self._path})", hint="the layout is not complete")
+        raise BlobNotFound(f"blob {self.descriptor.digest} was not found ({self._path})", hint="check the layout")
 
 
 class LayoutWriter:
-    """``Writer`` of a layout directory, made where it is missing; what is in it stays."""
+    """``Writer`` of a layout directory, which is created if it does not exist; its content is kept."""
 
-    takes_indexes = True
-    takes_sparse = True
-    reads_back = False
-    takes_foreign = True
+    takes = Takes()
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.location = f"oci:{directory}"
 
     @contextmanager
-    def session(self, purpose: str) -> Iterator[None]:
+    def session(self, purpose: str) -> Iterator[LayoutSession]:
         with reported(self.directory):
             os.makedirs(os.path.join(self.directory, "blobs", "sha256"), exist_ok=True)
             path = os.path.join(self.directory, "oci-layout")
             if not os.path.exists(path):
-                with self._locked():
+                with _locked_index(self.directory):
                     if not os.path.exists(os.path.join(self.directory, "index.json")):
-                        self._replace([])
-                    replace_file(path, [LAYOUT_FILE])  # last: who sees it finds an index.json
+                        _replace_index(self.directory, [])
+                    replace_file(path, [LAYOUT_FILE])  # last: readers of it need index.json
             LayoutReader(self.directory)
-            yield
+            yield LayoutSession(self.directory)
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
+
+class LayoutSession:
+    """``Session`` of a layout directory."""
+
+    takes = LayoutWriter.takes
+    reader = None
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.location = f"oci:{directory}"
+
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
         try:
-            return os.lstat(blob_path(self.directory, descriptor.digest)).st_size == descriptor.size
+            return here_if(os.lstat(blob_path(self.directory, descriptor.digest)).st_size == descriptor.size)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return ABSENT
 
     def put_blob(
         self,
@@ -169,24 +184,26 @@ class LayoutWriter:
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         new = annotated(descriptor, name)
-        with reported(self.directory), self._locked():
+        with reported(self.directory), _locked_index(self.directory):
             kept = [
                 entry
                 for entry in LayoutReader(self.directory).index.manifests
                 if (name not in names_of(entry) if name else (names_of(entry) or entry.digest != descriptor.digest))
             ]
-            self._replace([*kept, new])
+            _replace_index(self.directory, [*kept, new])
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return locked_for_now(os.path.join(self.directory, LOCK))
 
-    def _replace(self, entries: list[Descriptor]) -> None:
-        path = os.path.join(self.directory, "index.json")
-        value: dict[str, object] = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX}
-        if os.path.exists(path):
-            value = dict(LayoutReader(self.directory).index.json)  # unknown fields survive
-        value["manifests"] = [entry.to_json() for entry in entries]
-        replace_file(path, [json.dump(value)])
+def _locked_index(directory: str) -> AbstractContextManager[None]:
+    return locked_for_now(os.path.join(directory, LOCK))
+
+
+def _replace_index(directory: str, entries: list[Descriptor]) -> None:
+    path = os.path.join(directory, "index.json")
+    value: dict[str, object] = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX}
+    if os.path.exists(path):
+        value = dict(LayoutReader(directory).index.json)  # unknown fields survive
+    value["manifests"] = [entry.to_json() for entry in entries]
+    replace_file(path, [json.dump(value)])
 
 
 def blob_path(directory: str, digest: Digest) -> str:

@@ -1,7 +1,7 @@
-"""Names of images in layouts and archives, as the different tools write them (pure).
+"""Names of images in layouts and archives, as different tools write them (pure).
 
-``org.opencontainers.image.ref.name`` is a tag (umoci, skopeo), or a full name (podman); containerd and docker put
-the full name into ``io.containerd.image.name``; BuildKit writes both. All are read, both are written.
+``org.opencontainers.image.ref.name`` is a tag (umoci, skopeo) or a full name (podman); containerd and docker put the
+full name into ``io.containerd.image.name``; BuildKit writes both. lamina reads all of them and writes both.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from lamina.spec.reference import CONTAINERD_NAME, REF_NAME, canonical
 
 
 def names_of(entry: Descriptor) -> list[str]:
-    """The names that an entry of index.json states, the fuller one first."""
+    """Return the names in an entry of index.json, the fuller one first."""
     found = (entry.annotations.get(CONTAINERD_NAME, ""), entry.annotations.get(REF_NAME, ""))
     return [name for name in dict.fromkeys(found) if name]
 
 
 def exactly(entries: Sequence[Descriptor]) -> dict[str, Descriptor]:
-    """The entry that each name means exactly as written, or each digest: of several the first."""
+    """Map each name as written, and each digest, to its entry; the first of several."""
     found: dict[str, Descriptor] = {}
     for entry in entries:
         for name in (*names_of(entry), str(entry.digest)):
@@ -29,8 +29,8 @@ def exactly(entries: Sequence[Descriptor]) -> dict[str, Descriptor]:
 
 
 def find(entries: Sequence[Descriptor], name: str, where: str) -> Descriptor:
-    """The entry that ``name`` means: exactly as written, else as docker reads it. "" is the only image.
-    Raises ReferenceNotFound, which lists what is there."""
+    """Find the entry for ``name``: exactly as written, else as docker normalises it. "" means the only image. Raises
+    ReferenceNotFound, which lists the names."""
     if not name:
         if len({entry.digest for entry in entries}) == 1:
             return entries[0]
@@ -46,10 +46,10 @@ def find(entries: Sequence[Descriptor], name: str, where: str) -> Descriptor:
 
 
 def annotated(descriptor: Descriptor, name: str) -> Descriptor:
-    """``descriptor`` under ``name`` ("" for none)."""
+    """Return ``descriptor`` with the annotations for ``name`` ("" for none)."""
     return descriptor.with_annotations({REF_NAME: name or None, CONTAINERD_NAME: canonical(name) or None})
 
 
 def _there(entries: Sequence[Descriptor]) -> str:
     names = [name for entry in entries for name in names_of(entry)[:1]]
-    return "name one of: " + ", ".join(sorted(names)[:20]) if names else "it names none"
+    return "name one of: " + ", ".join(sorted(names)[:20]) if names else "leave out the name: the images have none"

@@ -1,4 +1,4 @@
-"""oci-archive: an OCI layout in one tar, read in place and written in one go."""
+"""oci-archive: an OCI layout in one tar, read in place and written in one pass."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lamina.archive.layout import LAYOUT_FILE, IndexedReader, check_layout_file, parse_index
-from lamina.archive.members import Members
 from lamina.archive.names import annotated
-from lamina.archive.output import ArchiveFile
+from lamina.archive.tar_members import Members
+from lamina.archive.tar_output import ArchiveFile
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.files import SharedRange, reported
-from lamina.source import Blob
+from lamina.host.files import SharedRange, reported
+from lamina.light import TYPE_CHECKING
+from lamina.source.presence import Presence, here_if
+from lamina.source.takes import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
+
 
 class OciArchiveReader(IndexedReader):
-    """An oci-archive."""
+    """``Reader`` and ``Lister`` of an oci-archive."""
 
     def __init__(self, path: str, members: Members | None = None) -> None:
-        """Raises NotFound, InvalidDocument (no tar, no layout), LimitExceeded."""
+        """Open the archive. Raises NotFound, InvalidDocument (no tar, no layout), LimitExceeded."""
         self.location = f"oci-archive:{path}"
         self._members = members or Members(path)
         if "oci-layout" not in self._members or "index.json" not in self._members:
-            raise InvalidDocument(f"{path} holds no OCI layout", hint="is it a docker-archive?")
+            raise InvalidDocument(f"{path} holds no OCI layout", hint="check the file: it may be a docker-archive")
         check_layout_file(self._members.read("oci-layout"), path)
         self.index = parse_index(self._members.read("index.json"), path)
 
@@ -51,35 +56,47 @@ class MemberBlob:
             return self._members.open(self._name, start, end)
         except KeyError:
             raise BlobNotFound(
-                f"{self._members.path} has no member {self._name!r:.200}", hint="the archive is not complete"
+                f"{self._members.path} has no member {self._name!r:.200}", hint="get the archive again"
             ) from None
 
 
 class OciArchiveWriter:
     """``Writer`` of an oci-archive: a new file, or ``-`` for standard output."""
 
-    takes_indexes = True
-    takes_sparse = True
-    reads_back = False
-    takes_foreign = True
+    takes = Takes()
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self.location = f"oci-archive:{path}"
-        self._archive = ArchiveFile(path)
-        self._entries: list[Descriptor] = []
 
     @contextmanager
-    def session(self, purpose: str) -> Iterator[None]:
-        self._entries = []
-        with self._archive.writing():
-            self._archive.add("oci-layout", LAYOUT_FILE)
-            yield
-            entries = [entry.to_json() for entry in self._entries]
-            value = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries}
-            self._archive.add("index.json", json.dump(value))
+    def session(self, purpose: str) -> Iterator[OciArchiveSession]:
+        archive = ArchiveFile(self.path)
+        with archive.writing():
+            session = OciArchiveSession(archive)
+            archive.add("oci-layout", LAYOUT_FILE)
+            yield session
+            archive.add("index.json", session.index())
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
-        return member_name(descriptor.digest) in self._archive
+
+class OciArchiveSession:
+    """``Session`` of an oci-archive."""
+
+    takes = OciArchiveWriter.takes
+    reader = None
+
+    def __init__(self, archive: ArchiveFile) -> None:
+        self.location = f"oci-archive:{archive.path}"
+        self._archive = archive
+        self._entries: list[Descriptor] = []
+
+    def index(self) -> bytes:
+        """The index.json of what was tagged."""
+        entries = [entry.to_json() for entry in self._entries]
+        return json.dump({"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries})
+
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        return here_if(member_name(descriptor.digest) in self._archive)
 
     def put_blob(
         self,
@@ -90,7 +107,7 @@ class OciArchiveWriter:
         on_event: OnEvent = ignore,
         cancel: Cancel | None = None,
     ) -> bool:
-        # verified before it is written: what stands in a tar can't be taken back
+        # verify the blob before writing it: a tar can't take back a member
         with tempfile.TemporaryFile(prefix="lamina-") as spool:
             with reported(tempfile.gettempdir()):
                 copy_verified(descriptor, blob, spool.write, diff_id=diff_id, on_event=on_event, cancel=cancel)

@@ -1,22 +1,23 @@
-"""A member of an archive whose compression no manifest can name (bzip2, xz, lzma): read as the plain tar in it, which
-is what docker and podman make of it too."""
+"""Members of an archive in a compression that no manifest can name (bzip2, xz, lzma): read as the uncompressed tar,
+as docker and podman do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lamina.archive.members import Members
-from lamina.config import MAX_LAYER
+from lamina.archive.tar_members import Members
 from lamina.errors import LaminaError
+from lamina.host.files import CHUNK
+from lamina.layer.archive_codec import archive_decoder
 from lamina.layer.codec import check_inflated
 from lamina.layer.tarheader import BLOCK
-from lamina.layer.wrapped import unwrapping
-from lamina.source import CHUNK, PieceStream
+from lamina.settings import MAX_LAYER
+from lamina.source.verify import PieceStream
 from lamina.spec.descriptor import Descriptor
 
 
 class UnwrappedBlob:
-    """A ``Blob``. It is decompressed anew each time that it is opened."""
+    """A ``Blob`` that is decompressed anew each time it is opened."""
 
     origin = ""
 
@@ -30,11 +31,11 @@ class UnwrappedBlob:
 
 
 def unwrapped(members: Members, name: str) -> Iterator[bytes]:
-    """The member without its compression. Raises KeyError, InvalidLayer, LimitExceeded."""
+    """Yield the member decompressed. Raises KeyError, InvalidLayer, LimitExceeded."""
     fed = written = 0
     try:
         with members.open(name) as stream:
-            decoder = unwrapping(stream.read(BLOCK))
+            decoder = archive_decoder(stream.read(BLOCK))
         with members.open(name) as stream:
             while data := stream.read(CHUNK):
                 fed += len(data)

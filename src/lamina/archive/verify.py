@@ -1,14 +1,18 @@
-"""Copying a blob with proof: size, digest and, of a layer, diff_id. For every writer that is not the store."""
+"""Copying of a blob with verification: size, digest and, of a layer, diff_id. Used by all writers but the store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from lamina.events import Cancel, OnEvent
-from lamina.layer.codec import inflating
-from lamina.source import Blob, prove_diff_id, told_of, verified
+from lamina.layer.codec import layer_decoder
+from lamina.light import TYPE_CHECKING
+from lamina.source.verify import damage_reported, prove_diff_id, verified
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
 
 
 def copy_verified(
@@ -21,14 +25,14 @@ def copy_verified(
     cancel: Cancel | None,
     write_plain: Callable[[bytes], object] | None = None,
 ) -> None:
-    """Give the blob's bytes to ``write`` and, of a layer, the uncompressed ones to ``write_plain``.
+    """Pass the blob's bytes to ``write`` and, of a layer, the uncompressed ones to ``write_plain``.
 
-    Raises InvalidContent where they are not what the descriptor and ``diff_id`` say: what was written is to be
-    thrown away then.
+    Raises InvalidContent if they don't match the descriptor or ``diff_id``; the caller must then discard what was
+    written.
     """
     plain_hasher = diff_id.hasher() if diff_id else None
-    inflate = inflating(descriptor, diff_id) if diff_id or write_plain else None
-    with told_of(blob):
+    inflate = layer_decoder(descriptor, diff_id) if diff_id or write_plain else None
+    with damage_reported(blob):
         for data in verified(blob, on_event=on_event, cancel=cancel):
             write(data)
             for piece in inflate.feed(data) if inflate is not None else ():

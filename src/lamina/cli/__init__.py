@@ -1,5 +1,5 @@
-"""The command line (floor 9): verbs, formats, progress drawing. One module a group of verbs, each loaded only when
-it is called. All meaning lives below; here are words, flags, exit codes and nothing else.
+"""The command line. It only parses, calls and prints. Each group of verbs has its own module, which is imported only
+when one of its verbs is called.
 """
 
 from __future__ import annotations
@@ -14,25 +14,15 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 EXIT_INTERRUPTED, EXIT_UNREAD = 130, 141
-"""As a shell has them for a program that SIGINT or SIGPIPE has ended, which is what git's and docker's do."""
+"""The same as a shell reports for a program that SIGINT or SIGPIPE has ended, as for git and docker."""
 _SELDOM = 50_000
-"""Objects between two looks for garbage in circles: what is loaded at the start is none, and little else is."""
+"""New objects between two runs of the cyclic garbage collector. The default is lower, and costs time at the start."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and end the process: one clear line on stderr and the documented code on failure."""
+    """Run the command line and end the process. A failure prints one line on stderr and sets the documented exit
+    code."""
     gc.set_threshold(_SELDOM, 20, 20)
-    if arguments is None and len(sys.argv) == 3:
-        from lamina import quick
-
-        try:
-            if quick.main():
-                sys.exit(0)
-        except KeyboardInterrupt:
-            _say("lamina: interrupted")
-            sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            sys.exit(_unread())
     _expect_children()
     code = run(arguments)
     if "click" not in sys.modules:
@@ -41,7 +31,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _expect_children() -> None:
-    """Who started us may have left it so that children go unnoticed: then none of ours would tell how it ended."""
+    """Reset SIGCHLD if the caller ignores it: with SIG_IGN, the exit codes of child processes would be lost."""
     from lamina.light import signal
 
     if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
@@ -49,26 +39,25 @@ def _expect_children() -> None:
 
 
 def _leave(code: int) -> None:
-    """End at once: to take apart what was loaded takes as long as a third of loading it, and of what went the short
-    way nothing has an end of its own."""
+    """Skip interpreter teardown: it takes a third as long as the imports, and nothing on this path needs cleanup."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
-        return  # Python says what is to be said
+        return  # sys.exit reports the error
     os._exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code is returned (docs/exit-codes.md)."""
+    """Run the command line and return the exit code (docs/exit-codes.md)."""
     from lamina.cli import plain
     from lamina.errors import LaminaError
 
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # the caller closed it: nothing comes, and what is said goes nowhere
+        if getattr(sys, name) is None:  # the caller has closed it
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding can't say is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")  # escape what the encoding lacks
     try:
         code = plain.answer(sys.argv[1:] if arguments is None else arguments)
         if code is None:
@@ -95,14 +84,14 @@ def run(arguments: list[str] | None = None) -> int:
         _say(f"lamina: {error} (raise the limit of processes: ulimit -u, --pids-limit)")
         return 6
     except OSError as error:
-        from lamina.files import failure
+        from lamina.host.files import failure
 
         say(str(failure(error)))
         return 6
 
 
 def _unread() -> int:
-    """The reader of standard output (head, less) has gone: nothing more to say, and Python must not try at exit."""
+    """Handle a closed pipe (head, less): make sure that Python does not write to it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_UNREAD
 
@@ -116,7 +105,7 @@ def _by_click(arguments: list[str] | None) -> int:
     if "_LAMINA_COMPLETE" in os.environ:
         from lamina.cli import completion
 
-        return completion.answer(os.environ["_LAMINA_COMPLETE"])
+        return completion.answer(os.environ["_LAMINA_COMPLETE"], cli)
     streams = sys.stdout, sys.stderr
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
@@ -128,7 +117,7 @@ def _by_click(arguments: list[str] | None) -> int:
     except SystemExit:
         if sys.stdout is streams[0]:
             raise
-        sys.stdout, sys.stderr = streams  # click has wrapped them, and has an exit code of its own for this
+        sys.stdout, sys.stderr = streams  # click has wrapped them, and uses another exit code
         raise BrokenPipeError from None
     except click.ClickException as error:
         at = error.ctx if isinstance(error, click.UsageError) else None
@@ -137,26 +126,26 @@ def _by_click(arguments: list[str] | None) -> int:
 
 
 def say(text: str) -> None:
-    """One line to stderr; names from outside may stand in it."""
-    from lamina.cli.text import clean
+    """Print one line to stderr; control characters in it are escaped."""
+    from lamina.cli.format.text import clean
 
     _say(f"lamina: {clean(text)}")
 
 
 def warn(text: str) -> None:
-    """As ``say``."""
+    """Print a warning to stderr."""
     _say(warning(text))
 
 
 def warning(text: str) -> str:
-    """The line of a warning, as all of them are (pure)."""
-    from lamina.cli.text import clean
+    """Return the line of a warning (pure)."""
+    from lamina.cli.format.text import clean
 
     return f"lamina: warning: {clean(text)}"
 
 
 def _say(line: str) -> None:
     try:
-        print(line, file=sys.stderr)  # noqa: T201  (the one place that speaks of failures, without click)
+        print(line, file=sys.stderr)  # noqa: T201  (the one place that prints failures, without click)
     except OSError:
         pass

@@ -1,4 +1,4 @@
-"""Verbs about lamina itself: info, version, completion."""
+"""Verbs about lamina itself: info, version, help, completion."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from lamina.cli.app import command
+from lamina.cli.format.output import emit_json, emit_template, table, write
+from lamina.cli.format.text import clean, counted
 from lamina.cli.options import format_option
-from lamina.cli.output import emit_json, emit_template, table, write
 from lamina.cli.session import Session
-from lamina.cli.text import clean, counted
+from lamina.cli.verbs import command
 from lamina.errors import LaminaError
 from lamina.version import __version__
 
@@ -24,8 +24,8 @@ SHELLS = ("bash", "zsh", "fish")
 @format_option
 @click.pass_obj
 def info(session: Session, format: str | None) -> None:
-    """Show the settings, where each comes from, and what this machine has."""
-    from lamina.config import meaning
+    """Show the settings, where each comes from, and what this machine supports: the runtime, views, checkpoints."""
+    from lamina.settings import meaning
     from lamina.spec.platform import Platform
 
     settings = session.settings
@@ -62,12 +62,12 @@ def info(session: Session, format: str | None) -> None:
             for line in runtime["missing"]:
                 write(f"  {clean(line)}")
             for other in runtime["others"]:
-                words = f"{other['name']} ({other['program']}) is not taken: {other['why']}"
+                words = f"{other['name']} ({other['program']}) is not used: {other['why']}"
                 write(f"  {clean(words)}")
         for what in ("views", "containers", "checkpoints"):
             for name, refusal in value[what].items():
                 if name == "runtime" and not refusal:
-                    continue  # named above
+                    continue  # printed above
                 name = "checkpoints of gzip layers (keep=blob)" if what == "checkpoints" else name
                 write(f"{name}: {'works' if not refusal else 'no: ' + clean(refusal)}")
         write("")
@@ -75,18 +75,18 @@ def info(session: Session, format: str | None) -> None:
             [name, "" if setting.value is None else str(setting.value), setting.origin, meaning(name)]
             for name, setting in settings.values.items()
         ]
-        table(rows, ["SETTING", "VALUE", "FROM", "WHAT IT IS"])
+        table(rows, ["SETTING", "VALUE", "FROM", "MEANING"])
 
 
 def _checkpoints() -> str:
-    """Why gzip layers have none, "" where they have."""
-    from lamina.layer.libz import refusal
+    """Return "" if gzip layers can have checkpoints, else the reason why not."""
+    from lamina.layer.checkpoints.libz import refusal
 
     return refusal()
 
 
 def _views(root: str) -> dict[str, str]:
-    """Each way to mount an image, with "" or why it does not work here."""
+    """Return for each view "" if it works here, else the reason why not."""
     from lamina.view.probe import probe
 
     directory = root
@@ -97,8 +97,8 @@ def _views(root: str) -> dict[str, str]:
 
 
 def _containers() -> dict[str, str]:
-    """What running containers needs, with "" or why it is missing."""
-    from lamina.run.bpf import load
+    """Return for each part that containers need "" if it is available, else the reason why not."""
+    from lamina.run.bubblewrap.bpf import load
     from lamina.run.network import choose
     from lamina.run.runtime import find_runtime
 
@@ -127,7 +127,7 @@ def _runtime(wanted: str) -> dict[str, Any]:
 @command("version", "lamina version --format json")
 @format_option
 def version(format: str | None) -> None:
-    """Show lamina's version and those of the parts that shape its results."""
+    """Show the version of lamina, of Python and of the libraries that lamina uses."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -149,14 +149,14 @@ def version(format: str | None) -> None:
 @click.argument("verbs", nargs=-1, metavar="[VERB]...")
 @click.pass_context
 def help_(ctx: click.Context, verbs: tuple[str, ...]) -> None:
-    """Show the help of lamina, or of a verb, as VERB --help does."""
+    """Show the help of lamina, or of a verb (the same as VERB --help)."""
     at = ctx.find_root()
     words = list(verbs)
     while words:
         group = at.command
         if not isinstance(group, click.Group):
             break  # `help run debian` is about `run`
-        # a word behind it, as a noun that is a verb too has one
+        # append a word, because a noun that is also a verb is recognized by the words after it
         name, found, rest = group.resolve_command(at, [*words, "--help"])
         assert found is not None
         words = [word for word in rest if word != "--help" and not word.startswith("-")]
@@ -169,10 +169,10 @@ def help_(ctx: click.Context, verbs: tuple[str, ...]) -> None:
 )
 @click.argument("shell", type=click.Choice(SHELLS), required=False)
 def completion(shell: str | None) -> None:
-    """Print the completion script of a shell (default: the one that $SHELL names)."""
+    """Print the completion script for a shell (default: the shell in $SHELL)."""
     from lamina.cli.completion import script
 
     name = shell or os.path.basename(os.environ.get("SHELL", ""))
     if name not in SHELLS:
-        raise click.UsageError(f"no completion for {name or 'an unknown shell'!r}; known: {', '.join(SHELLS)}")
+        raise click.UsageError(f"no completion for {name or 'an unknown shell'!r}; use {', '.join(SHELLS)}")
     click.echo(script(name), nl=False)

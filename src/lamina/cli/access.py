@@ -1,8 +1,8 @@
-"""Options that say how registries are reached, in skopeo's words: for a whole call, or for one side of a copy."""
+"""Options for the access to registries, named as in skopeo: for the whole call, or for one side of a copy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -13,18 +13,18 @@ from lamina.errors import UsageError
 
 SIDES = {"src": "SOURCE", "dest": "TARGET"}
 _OPTIONS = (
-    # flag, metavar (None for a flag, "" for true or false), help; first those of ``options.registry_options``
-    ("tls-verify", "", "As --tls-verify"),
-    ("cert-dir", "DIR", "As --cert-dir"),
-    ("authfile", "FILE", "As --authfile"),
-    ("creds", "USER[:PASSWORD]", "As --creds"),
+    # name, metavar (None: a flag, "": true or false), help; those of ``options.registry_options`` come first
+    ("tls-verify", "", "Like --tls-verify"),
+    ("cert-dir", "DIR", "Like --cert-dir"),
+    ("authfile", "FILE", "Like --authfile"),
+    ("creds", "USER[:PASSWORD]", "Like --creds"),
     ("username", "NAME", "User name for this call"),
     ("password", "TEXT", "Password for this call"),
-    ("registry-token", "TOKEN", "Bearer token to send instead of a login"),
-    ("no-creds", None, "Send no login, whatever is stored"),
+    ("registry-token", "TOKEN", "Send this bearer token instead of a login"),
+    ("no-creds", None, "Send no login, even if one is stored"),
 )
 _OF_REGISTRY_OPTIONS = 4
-MAX_WAIT = 60.0  # as ``remote.client`` has it
+MAX_WAIT = 60.0  # the same as in ``remote.client``
 
 
 def _keep(side: str, key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -46,14 +46,14 @@ def _option(side: str, flag: str, metavar: str | None, text: str) -> Decorator:
 
 
 def identity_options(function: Any) -> Any:
-    """Who asks: a name and password apart, a token, nobody."""
+    """Add the options for the identity: user name and password, a token, or no login."""
     for option in reversed(_OPTIONS[_OF_REGISTRY_OPTIONS:]):
         function = _option("", *option)(function)
     return function
 
 
 def sided_options(function: Any) -> Any:
-    """Each option once for the source and once for the target."""
+    """Add each option twice: for the source and for the target."""
     for side in reversed(SIDES):
         for option in reversed(_OPTIONS):
             function = _option(side, *option)(function)
@@ -66,13 +66,13 @@ def _delay(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 
 
 def retry_options(function: Any) -> Any:
-    """How often and how fast what may pass is tried again."""
+    """Add the options for retries: how often, and how long to wait."""
     function = click.option(
         "--retry-delay",
         metavar="TIME",
         expose_value=False,
         callback=_delay,
-        help="Pause between attempts, like 2s (default: growing pauses).",
+        help="Wait this long between attempts, like 2s (default: growing pauses).",
     )(function)
     return click.option(
         "--retry-times",
@@ -81,28 +81,15 @@ def retry_options(function: Any) -> Any:
         metavar="N",
         expose_value=False,
         callback=_keep("", "retry_times"),
-        help="Attempts after the first when a registry fails or a connection breaks (default: 4).",
+        help="Try again this often if a registry fails or a connection breaks (default: 4).",
     )(function)
 
 
 def seconds(text: str) -> float:
-    """``2s``, ``1m30s``, ``500ms`` or a number of seconds. Raises UsageError."""
-    from lamina.cli.configure import duration
+    """Return the seconds of ``2s``, ``1m30s``, ``500ms`` or a plain number. Raises UsageError."""
+    from lamina.cli.config_options import duration
 
     found = (duration(f"{text}s" if text.isdigit() else text, "--retry-delay") or 0) / 1_000_000_000
     if found > MAX_WAIT:
-        raise UsageError(f"{text!r:.60} is too long a pause", hint=f"{MAX_WAIT:.0f} seconds are the most")
+        raise UsageError(f"--retry-delay {text!r:.60} is too long", hint=f"give at most {MAX_WAIT:.0f} seconds")
     return found
-
-
-def credentials(given: Mapping[str, str]) -> str | None:
-    """USER:PASSWORD of the options, where they name a user. Raises UsageError for what contradicts itself."""
-    named = [key for key in ("creds", "username", "registry_token", "no_creds") if key in given]
-    if len(named) > 1:
-        first, second = (key.replace("_", "-") for key in named[:2])
-        raise UsageError(f"--{first} and --{second}", hint="choose one of the two")
-    if "password" in given and "username" not in given:
-        raise UsageError("a password without a user name", hint="give both --username and --password")
-    if "username" in given:
-        return f"{given['username']}:{given.get('password', '')}"
-    return given.get("creds")

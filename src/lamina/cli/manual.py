@@ -1,5 +1,5 @@
-"""The manual pages of all verbs, in roff, and the completion scripts of shells. Both are made of the click commands,
-when the package is built (``hatch_build.py``): what they say can't differ from ``--help``.
+"""The manual pages of all verbs, in roff, and the completion scripts for shells. Both are made from the click
+commands when the package is built (``hatch_build.py``), so they always agree with ``--help``.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ COMPLETION_FILES = {
     "zsh": "zsh/site-functions/_lamina",
     "fish": "fish/vendor_completions.d/lamina.fish",
 }
-"""Where each shell looks for the script, below share/."""
+"""The path of the script for each shell, below share/."""
 _FLAG = re.compile(r"(?<![\w\\])((?:\\-){1,2}\w(?:\w|\\-)*)")
 _SPECIAL = {"\\": r"\e", "-": r"\-", "^": r"\(ha", "~": r"\(ti", "`": r"\(ga", "'": r"\(aq"}
 
 
 def completion(shell: str) -> str:
-    """The script that makes ``shell`` ask lamina how a line goes on."""
+    """Return the completion script for ``shell``."""
     from lamina.cli.completion import script
 
     return script(shell)
 
 
 def pages(codes: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
-    """File name (``lamina-run.1``) and page of ``lamina`` and each of its verbs. ``codes``: exit codes, with what
-    they mean."""
+    """Return the manual pages of ``lamina`` and of each verb by file name (``lamina-run.1``). ``codes``: exit codes
+    and their meanings."""
     from lamina.cli.app import cli
 
     context = click.Context(cli, info_name="lamina", **cli.context_settings)
@@ -43,13 +43,13 @@ def pages(codes: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
 
 
 def exit_codes(markdown: str) -> list[tuple[str, str]]:
-    """The rows of the table in docs/exit-codes.md: code, and meaning."""
+    """Return (code, meaning) for each row of the table in docs/exit-codes.md."""
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in markdown.splitlines() if "|" in line]
     return [(row[0], row[1].replace("`", "")) for row in rows if row[0].isdigit()]
 
 
 def _contexts(context: click.Context) -> Iterator[click.Context]:
-    """That of each command below a group."""
+    """Yield the context of each command below a group."""
     group = context.command
     assert isinstance(group, click.Group)
     for name in group.list_commands(context):
@@ -101,8 +101,8 @@ def _below(context: click.Context) -> Iterator[list[str]]:
 def _overview(codes: Iterable[tuple[str, str]]) -> Iterator[str]:
     """What stands in lamina(1) alone."""
     from lamina.cli.app import cli
-    from lamina.cli.nouns import NOUNS
-    from lamina.config import SYSTEM_FILE, settings
+    from lamina.cli.noun_table import NOUNS
+    from lamina.settings import SYSTEM_FILE, settings
 
     nouns = [line for noun, (about, verbs) in NOUNS.items() for line in _noun(noun, about, sorted(verbs))]
     yield from _section("Other names of the verbs", nouns)
@@ -123,7 +123,7 @@ def _noun(noun: str, about: str, verbs: Sequence[str]) -> list[str]:
 
 
 def _meaning(name: str) -> str:
-    from lamina.config import meaning
+    from lamina.settings import meaning
 
     return f"The setting {name}: {meaning(name)}."
 

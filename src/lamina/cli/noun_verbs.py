@@ -1,4 +1,4 @@
-"""Verbs that lamina has for the hands of others only: docker's `container prune`, podman's `image exists`, skopeo's
+"""Verbs that exist only for compatibility: docker's `container prune` and `system prune`, podman's `exists`, skopeo's
 `list-tags`."""
 
 from __future__ import annotations
@@ -7,14 +7,14 @@ import click
 
 from lamina.cli import say
 from lamina.cli.access import identity_options, retry_options
-from lamina.cli.app import command
+from lamina.cli.format.output import ask, tell_deleted, write
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
-from lamina.cli.output import ask, tell_deleted, write
 from lamina.cli.session import Session
+from lamina.cli.verbs import command
 from lamina.errors import LaminaError, NotFound
 from lamina.store.store import Store
 
-_FORCE = click.option("-f", "--force", is_flag=True, help="Do not ask.")
+_FORCE = click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 
 
 @command(
@@ -25,7 +25,7 @@ _FORCE = click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @_FORCE
 @click.pass_obj
 def container_prune(session: Session, force: bool) -> None:
-    """Remove all containers that do not run, with what they wrote (as `lamina rm --all`)."""
+    """Remove all containers that are not running, with everything that they wrote (the same as `lamina rm --all`)."""
     store = session.store_if_any
     if store is None:
         return
@@ -39,12 +39,13 @@ def container_prune(session: Session, force: bool) -> None:
     "lamina system prune\nlamina system prune -af",
     short_help="Remove ended containers, and delete what no image needs.",
 )
-@click.option("-a", "--all", "all_", is_flag=True, help="Also images that have a name.")
-@click.option("--volumes", is_flag=True, help="Accepted as docker has it: named volumes stay.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Also delete images that have a name.")
+@click.option("--volumes", is_flag=True, help="Accepted as in docker; named volumes stay.")
 @_FORCE
 @click.pass_obj
 def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> None:
-    """Remove all containers that do not run, untagged images, and what no image needs. Named volumes stay."""
+    """Remove all containers that are not running, untagged images, and everything that no image needs. Named volumes
+    stay."""
     from lamina.store.gc import Deleted, prune
 
     store = session.store_if_any
@@ -59,12 +60,14 @@ def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> No
     _fail(failed)
 
 
-@command("exists", "lamina image exists debian:12 || lamina pull debian:12", short_help="Tell whether there is one.")
+@command(
+    "exists", "lamina image exists debian:12 || lamina pull debian:12", short_help="Check whether an image exists."
+)
 @image_argument("name")
 @platform_option
 @click.pass_obj
 def image_exists(session: Session, name: str) -> int:
-    """Say by the exit code whether the store has an image: 0, else 1."""
+    """Check whether the store has an image: exit code 0 if it has, else 1."""
     from lamina.spec.name import parse_stored
 
     try:
@@ -74,11 +77,11 @@ def image_exists(session: Session, name: str) -> int:
     return 0
 
 
-@command("exists", "lamina container exists web && lamina rm web", short_help="Tell whether there is one.")
+@command("exists", "lamina container exists web && lamina rm web", short_help="Check whether a container exists.")
 @click.argument("name", metavar="CONTAINER")
 @click.pass_obj
 def container_exists(session: Session, name: str) -> int:
-    """Say by the exit code whether there is a container: 0, else 1."""
+    """Check whether a container exists: exit code 0 if it does, else 1."""
     store = session.store_if_any
     try:
         if store is not None:
@@ -101,15 +104,15 @@ def container_exists(session: Session, name: str) -> int:
 @format_option
 @click.pass_obj
 def list_tags(session: Session, repository: str, format: str | None) -> None:
-    """List the tags of a repository in its registry as skopeo does: one JSON object with Repository and Tags.
-    (`lamina tags` prints a line each.)"""
-    from lamina.cli.registry import print_tags
+    """List the tags of a repository in its registry, as skopeo does: one JSON object with Repository and Tags.
+    (`lamina tags` prints one tag per line.)"""
+    from lamina.cli.registry.look import print_tags
 
     print_tags(session, repository, format or "json")
 
 
 def _remove_ended(store: Store) -> list[LaminaError]:
-    from lamina.run.ending import clear, remove
+    from lamina.run.container.ending import clear, remove
 
     failed: list[LaminaError] = list(clear(store))
     for one in store.containers.every():
@@ -124,7 +127,7 @@ def _remove_ended(store: Store) -> list[LaminaError]:
 
 
 def _fail(errors: list[LaminaError]) -> None:
-    """Raise the first, and say the others before that."""
+    """Print all errors but the first, then raise the first."""
     for more in errors[1:]:
         say(str(more))
     if errors:

@@ -1,6 +1,5 @@
-"""docker's other words for lamina's verbs: ``image ls``, ``container rm``, ``system df``; and the verbs that other
-engines have and lamina has not yet. Everything follows from the tables.
-"""
+"""docker's names for the verbs of lamina: nouns as groups, other names of verbs, and the error for an unknown
+verb."""
 
 from __future__ import annotations
 
@@ -8,151 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from lamina.cli.noun_table import ABSENT, INSTEAD, NOUNS, OTHERS, Verbs
 from lamina.errors import UsageError
-
-Verbs = dict[str, str]
-
-NOUNS: dict[str, tuple[str, Verbs]] = {
-    # noun: (what it is about, {its verb: lamina's verb, and options that go with it; :name is in noun_verbs})
-    "image": (
-        "Images of the store.",
-        {
-            "cp": "copy",
-            "diff": "diff",
-            "exists": ":image_exists",
-            "history": "history",
-            "import": "import",
-            "inspect": "inspect --type image",
-            "list": "images",
-            "load": "load",
-            "ls": "images",
-            "mount": "mount",
-            "prune": "prune",
-            "pull": "pull",
-            "push": "push",
-            "remove": "rmi",
-            "rm": "rmi",
-            "save": "save",
-            "search": "search",
-            "tag": "tag",
-            "tree": "layers",
-            "umount": "umount",
-            "unmount": "umount",
-        },
-    ),
-    "container": (
-        "Containers.",
-        {
-            "commit": "commit",
-            "cp": "cp",
-            "diff": "diff",
-            "exec": "exec",
-            "export": "export",
-            "inspect": "inspect --type container",
-            "kill": "kill",
-            "list": "ps",
-            "ls": "ps",
-            "exists": ":container_exists",
-            "prune": ":container_prune",
-            "ps": "ps",
-            "rm": "rm",
-            "remove": "rm",
-            "run": "run",
-            "stop": "stop",
-        },
-    ),
-    "system": (
-        "The store and this machine.",
-        {"check": "fsck", "df": "df", "info": "info", "prune": ":system_prune"},
-    ),
-    "manifest": (
-        "Manifests and indexes (`lamina manifest REF` prints one).",
-        {
-            "add": "index add",
-            "create": "index create",
-            "inspect": "manifest",
-            "push": "push",
-            "rm": "rmi",
-        },
-    ),
-    "registry": (
-        "What registries have.",
-        {
-            "blob": "blob",
-            "catalog": "search",
-            "config": "config",
-            "delete": "delete",
-            "digest": "digest",
-            "login": "login",
-            "logout": "logout",
-            "ls": "search",
-            "manifest": "manifest",
-            "rm": "delete",
-            "rmi": "delete",
-            "search": "search",
-            "serve": "serve",
-            "tags": "tags",
-            "validate": "validate",
-        },
-    ),
-}
-OTHERS: Verbs = {"catalog": "search", "list-tags": ":list_tags", "mutate": "config", "unmount": "umount"}
-"""Verbs of podman, skopeo and crane that have another name here."""
-INSTEAD: Verbs = {"auth": "`lamina login` and `lamina logout`", "context": "`--root DIR`, which chooses a store"}
-"""Verbs of theirs whose words mean something else here, and what to type."""
-
-_DETACHED = "containers run in the foreground: `lamina run` ends with its program"
-_BUILDING = "`lamina append`, `commit` and `import` make images"
-_NETWORKS = "`lamina run --network pasta|none|host` is what there is"
-ABSENT: dict[str, str] = {
-    # verb of another engine: why, or what does it here
-    "attach": _DETACHED,
-    "auto-update": "`lamina pull` gets the newest image",
-    "bake": _BUILDING,
-    "build": _BUILDING,
-    "builder": _BUILDING,
-    "buildx": _BUILDING,
-    "cache": "`lamina prune` frees what no image needs",
-    "checkpoint": _DETACHED,
-    "compose": "start each container with `lamina run`",
-    "create": "`lamina run` makes a container and starts it",
-    "events": "`lamina ps -a` shows how containers ended",
-    "exists": "`lamina image exists` and `lamina container exists` say it",
-    "export-cache": _BUILDING,
-    "farm": _BUILDING,
-    "generate": "there are no pods",
-    "healthcheck": "`lamina exec CONTAINER COMMAND` runs a check",
-    "init": "`lamina run` does it",
-    "kube": "there are no pods",
-    "logs": "a container's output goes to the terminal of its `lamina run`",
-    "machine": "there is no virtual machine: containers run on this one",
-    "network": _NETWORKS,
-    "node": "there is no cluster",
-    "pause": "`lamina stop` and `lamina kill` are what there is",
-    "play": "there are no pods",
-    "plugin": "there are no plugins",
-    "pod": "there are no pods",
-    "port": "no ports are published; `lamina run --network host` shares the machine's",
-    "rename": "`lamina run --name` names a container",
-    "restart": "`lamina stop` it, and `lamina run` a new one",
-    "restore": _DETACHED,
-    "scout": "`lamina packages` lists what is installed, and makes SBOMs",
-    "secret": "`lamina run -v FILE:PATH:ro` gives a file",
-    "service": "there is no cluster",
-    "sign": "`lamina copy --referrers` carries signatures along",
-    "stack": "there is no cluster",
-    "start": "a container runs once: `lamina run` makes a new one, `lamina commit` keeps what one changed",
-    "stats": "`top` and `ps` of this machine show its processes",
-    "swarm": "there is no cluster",
-    "top": "`ps` of this machine shows its processes",
-    "trust": "`lamina copy --referrers` carries signatures along",
-    "unpause": "`lamina stop` and `lamina kill` are what there is",
-    "unshare": "`lamina mount` and `lamina run` make their namespaces themselves",
-    "untag": "`lamina rmi NAME` takes a name away",
-    "update": "limits are given to `lamina run`",
-    "volume": "`lamina run -v NAME:PATH` makes one and keeps it",
-    "wait": _DETACHED,
-}
 
 
 class Noun(click.Group):
@@ -192,9 +48,9 @@ def _help(ctx: click.Context) -> None:
 
 
 def find(words: Sequence[str], verbs: Mapping[str, object]) -> tuple[str, click.Command] | None:
-    """What the first of the words is another name of, or the noun that it is, with what it is called in messages;
-    None where it is neither. A word that is a verb too is the noun where one of the noun's verbs follows, and
-    something behind that."""
+    """Find the noun, or the verb with another name, that the first word means: its name for messages, and the
+    command. None: it is neither. If the word is also a verb, it counts as a noun only if one of the noun's verbs and
+    a further word follow."""
     name = words[0]
     if name in NOUNS:
         about, mine = NOUNS[name]
@@ -207,8 +63,8 @@ def find(words: Sequence[str], verbs: Mapping[str, object]) -> tuple[str, click.
 
 
 def _target(verb: str) -> tuple[click.Command, list[str]]:
-    """The command, and the words that go before its own."""
-    from lamina.cli.app import load
+    """Return the command of a table entry, and the words to put before those of the user."""
+    from lamina.cli.verbs import load
 
     name, *words = verb.split()
     if name.startswith(":"):
@@ -222,21 +78,25 @@ def _target(verb: str) -> tuple[click.Command, list[str]]:
 
 
 def _about(verb: str) -> str:
-    """A line for the noun's help."""
-    from lamina.cli.app import VERBS
+    """Return the short help of a verb for the help of its noun."""
+    from lamina.cli.verbs import VERBS
 
     name = verb.split(maxsplit=1)[0]
     return f"`lamina {verb}`: {VERBS[name][2]}" if name in VERBS else _target(verb)[0].get_short_help_str()
 
 
 def unknown(name: str, verbs: Mapping[str, object], *, noun: str = "") -> UsageError | click.UsageError:
-    """The error for a word that is no verb: one that lamina has not yet, else what it is near to."""
+    """Return the error for an unknown verb: not supported yet, or similar to known verbs."""
     if name in ABSENT:
-        return UsageError(f"lamina has no `{noun + ' ' if noun else ''}{name}` yet: {ABSENT[name]}")
+        return UsageError(f"lamina does not support `{noun + ' ' if noun else ''}{name}` yet: {ABSENT[name]}")
     if name in INSTEAD and not noun:
-        return UsageError(f"no verb {name!r}", hint=f"here it is {INSTEAD[name]}")
+        return UsageError(f"unknown verb {name!r}", hint=f"use {INSTEAD[name]}")
     from lamina.text import nearest
 
-    near = nearest(name, verbs, most=3)
-    more = f"; did you mean {' or '.join(near)}?" if near else ""
-    return click.UsageError(f"no verb {name!r:.60}" + (f" of {noun!r}" if noun else "") + more)
+    near = nearest(name, {**verbs, **ABSENT}, most=3)
+    absent = near[0] if near and near[0] not in verbs else ""
+    near = [absent] if absent else nearest(name, verbs, most=3)
+    more = f"; did you mean {', '.join([*near[:-2], ' or '.join(near[-2:])])}?" if near else ""
+    if absent:
+        more += f" lamina does not support it yet: {ABSENT[absent]}"
+    return click.UsageError(f"unknown verb {name!r:.60}" + (f" of {noun!r}" if noun else "") + more)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli import plain
+from lamina.cli import option_table
 from lamina.cli.session import Session
-from lamina.config import KEEPS, VIEWS
 from lamina.errors import UsageError
+from lamina.settings import KEEPS, VIEWS
 
 Decorator = Callable[[Any], Any]
 if TYPE_CHECKING:
@@ -26,28 +26,29 @@ class _Text(_Param):
         try:
             value.encode()
         except UnicodeEncodeError:
-            self.fail(f"{value!r:.200} is not UTF-8, which is all that an image's config can hold", param, ctx)
+            self.fail(f"{value!r:.200} is not UTF-8; the config of an image can hold only UTF-8", param, ctx)
         return value
 
 
 TEXT = _Text()
-"""What becomes part of an image's config."""
+"""The type of options whose value goes into the config of an image."""
 
 
 FORMATS = ("json", "table")
 
 
 def check_format(value: str | None, more: Sequence[str] = ()) -> str | None:
-    """``--format`` as it is given, before anything is done; ``more`` words are known. Raises UsageError for what is
-    neither a known word nor a template, or a template that does not parse."""
+    """Check the value of ``--format`` before anything is done; return it. ``more``: further words that are allowed.
+    Raises UsageError if it is neither an allowed word nor a valid template."""
     if value is None or value in FORMATS or value in more:
         return value
     if "{{" not in value:
         raise UsageError(
-            f"no format {value!r:.100}", hint=f"{', '.join((*FORMATS, *more))}, or a template like '{{{{.ID}}}}'"
+            f"unknown format {value!r:.100}",
+            hint=f"use {', '.join((*FORMATS, *more))}, or a template like '{{{{.ID}}}}'",
         )
-    from lamina.cli.output import table_template
-    from lamina.cli.template import Template
+    from lamina.cli.format.output import table_template
+    from lamina.cli.format.template import Template
 
     Template(table_template(value)[1])
     return value
@@ -63,18 +64,18 @@ def _format_option(*names: str) -> Decorator:
         "--format",
         metavar="json|table|TEMPLATE",
         callback=_format,
-        help="json, table, or a Go template like '{{.Field}}' ('table {{...}}': under headings).",
+        help="Print json, a table, or a Go template like '{{.Field}}' ('table {{...}}' adds headings).",
     )
 
 
 format_option = _format_option()
-short_format_option = _format_option("-f")  # where docker has it
+short_format_option = _format_option("-f")  # for verbs where docker has -f
 report_option: Decorator = click.option(
-    "--format", type=click.Choice(["json", "table"]), help="json, or a report for people (the default)."
+    "--format", type=click.Choice(["json", "table"]), help="Print json, or a report (the default)."
 )
-"""For verbs whose answer is no list of like things, which a template could go through."""
-no_trunc_option: Decorator = click.option("--no-trunc", is_flag=True, help="Whole digests and commands.")
-quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+"""For verbs whose output is not a list of similar rows, so that a template does not fit."""
+no_trunc_option: Decorator = click.option("--no-trunc", is_flag=True, help="Show full digests and commands.")
+quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 
 
 referrers_option: Decorator = click.option(
@@ -92,14 +93,14 @@ platform_option: Decorator = click.option(
     metavar="OS/ARCH[/VARIANT]",
     expose_value=False,
     callback=_platform,
-    help="Take this platform of a multi-platform image (default: this machine's).",
+    help="Use this platform of a multi-platform image (default: this machine's).",
 )
 
 
 view_option: Decorator = click.option(
     "--view",
     type=click.Choice(VIEWS),
-    help="How to show the union (default: the setting, else the first that works here; see `lamina info`).",
+    help="How to mount the image (default: the setting, else the first that works here; see `lamina info`).",
 )
 
 
@@ -116,8 +117,8 @@ keep_option: Decorator = click.option(
     type=click.Choice(KEEPS),
     expose_value=False,
     callback=_setting("keep"),
-    help="What to keep of each layer: the compressed blob, the uncompressed tar (lamina then fetches the blob from "
-    "its registry when it is needed), or both.",
+    help="What to keep of each layer: the compressed blob, the uncompressed tar (lamina fetches the blob from its "
+    "registry again when it is needed), or both.",
 )
 
 
@@ -126,8 +127,8 @@ def _credentials(ctx: click.Context, parameter: click.Parameter, value: str | No
 
 
 class Switch(click.Option):
-    """An option that is true where it stands alone, as skopeo's and podman's programs read theirs: a value is behind
-    ``=``, and never the next word."""
+    """An option that is true without a value, as in skopeo and podman. A value needs ``=``; the next word is never
+    its value."""
 
     def __init__(self, *names: Any, **settings: Any) -> None:
         super().__init__(*names, metavar="[=true|false]", **settings)
@@ -138,49 +139,53 @@ _TLS = click.option(
     cls=Switch,
     expose_value=False,
     callback=_setting("tls_verify"),
-    help="With =false: accept any certificate, and plain http (default: true, and http for loopback).",
+    help="=false: do not check certificates, and allow plain http (default: true; http for loopback hosts).",
 )
 _AUTHFILE = click.option(
-    "--authfile", metavar="FILE", expose_value=False, callback=_setting("authfile"), help="File with credentials."
+    "--authfile",
+    metavar="FILE",
+    expose_value=False,
+    callback=_setting("authfile"),
+    help="Read credentials from this file.",
 )
 _CERT_DIR = click.option(
     "--cert-dir",
     metavar="DIR",
     expose_value=False,
     callback=_setting("cert_dir"),
-    help="Directory with CAs (*.crt) and client certificates (*.cert with *.key).",
+    help="Read CAs (*.crt) and client certificates (*.cert with *.key) from this directory.",
 )
 _CREDS = click.option(
     "--creds",
     metavar="USER[:PASSWORD]",
     expose_value=False,
     callback=_credentials,
-    help="Credentials for this call (others see them in the process list: `lamina login` is better).",
+    help="Credentials for this call. Others can see them in the process list; `lamina login` is safer.",
 )
 
 
 def registry_options(function: Any) -> Any:
-    """What every verb that asks a registry takes."""
+    """Add the options of every verb that asks a registry."""
     for option in (_CREDS, _CERT_DIR, _AUTHFILE, _TLS):
         function = option(function)
     return function
 
 
 def web_options(function: Any) -> Any:
-    """What a verb takes that fetches from any web server."""
+    """Add the options of a verb that downloads from a web server."""
     return _CERT_DIR(_TLS(function))
 
 
 _TYPES: dict[str, dict[str, Any]] = {
-    plain.FLAG: {"is_flag": True},
-    plain.MANY: {"multiple": True},
-    plain.WHOLE: {"type": int},
-    plain.NUMBER: {"type": float},
+    option_table.FLAG: {"is_flag": True},
+    option_table.MANY: {"multiple": True},
+    option_table.WHOLE: {"type": int},
+    option_table.NUMBER: {"type": float},
 }
 
 
-def options_of(table: Sequence[plain.Option]) -> Decorator:
-    """The options of a table that is read without click too."""
+def options_of(table: Sequence[option_table.Option]) -> Decorator:
+    """Add the options of ``table``, which ``cli.plain`` reads too."""
 
     def decorate(function: Any) -> Any:
         for one in reversed(table):
@@ -194,17 +199,17 @@ def options_of(table: Sequence[plain.Option]) -> Decorator:
 
 
 def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from lamina.cli.completion import image_words
+    from lamina.cli.candidates import image_words
 
     return image_words(ctx, incomplete)
 
 
 def checked_name(name: str) -> str:
-    """A name that an image can get: said before anything is written. Raises UsageError."""
+    """Check, before anything is written, that an image can have this name. Raises UsageError."""
     from lamina.spec.reference import Reference
 
     if Reference.parse(name).digest is not None:
-        raise UsageError(f"{name!r:.200} has a digest", hint="give the new image a name, like app:2")
+        raise UsageError(f"a new image can't be named by digest: {name!r:.200}", hint="give it a name like app:2")
     return name
 
 
@@ -213,12 +218,12 @@ def _checked_name(ctx: click.Context, parameter: click.Parameter, value: str) ->
 
 
 new_name_option: Decorator = click.option(
-    "-t", "--tag", "tag", required=True, metavar="REF", callback=_checked_name, help="The new image's name."
+    "-t", "--tag", "tag", required=True, metavar="REF", callback=_checked_name, help="Name of the new image."
 )
 
 
 def image_argument(name: str = "image", **options: Any) -> Decorator:
-    """An argument that takes an image, completed from the store's names."""
+    """Add an argument for an image; the shell completes it with the names in the store."""
     if options.get("nargs") == -1:
         options.setdefault("metavar", "IMAGE...")
     return click.argument(name, shell_complete=_complete, **options)

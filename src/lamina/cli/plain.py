@@ -1,61 +1,65 @@
-"""Command lines that need no click, whose loading takes thrice as long as Python's own start: `run` with options that
-are spelt out. Whatever is not plainly one of those (another verb, an abbreviation, a typing error, --help) goes
-click's way, which knows all and says what is wrong; a verb's options stand in one table that both ways read.
+"""Answer command lines without click, which takes three times as long to load as Python: `run` with options that are
+spelt out, and `tags`, `digest` and `manifest`, which scripts call in loops. Everything else (another verb, an
+abbreviation, an error, --help) is left to click. The options of a verb are in one table that both read, and both call
+the same function.
 """
 
 from __future__ import annotations
 
 import os
 
-from lamina.light import TYPE_CHECKING, Value
+from lamina.cli.option_table import FLAG, MANY, TEXT, Option
+from lamina.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-FLAG, TEXT, MANY, WHOLE, NUMBER = "flag", "text", "many", "whole", "number"
-
-
-class Option(Value):
-    """One option of a verb. ``kind``: FLAG, TEXT, MANY (texts, as often as it is given); WHOLE and NUMBER are left to
-    click, as are options with ``choices``."""
-
-    names: tuple[str, ...]
-    argument: str
-    help: str
-    metavar: str | None = None
-    kind: str = TEXT
-    default: str | None = ""
-    choices: tuple[str, ...] = ()
-
-    @property
-    def start(self) -> Any:
-        """The value where it is not given."""
-        return {FLAG: False, MANY: (), WHOLE: None, NUMBER: None}.get(self.kind, self.default)
+_ASKED = ("tags", "digest", "manifest")
 
 
 def answer(words: Sequence[str]) -> int | None:
-    """The exit code of a command that went this way, or None: go click's. Raises LaminaError."""
+    """Run the command line and return its exit code, or return None: click must parse it. Raises LaminaError."""
     root, at = None, 0
     if words[:1] == ["--root"] and len(words) > 1:
         root, at = words[1], 2
     elif words and words[0].startswith("--root="):
         root, at = words[0].removeprefix("--root="), 1
-    if words[at : at + 1] != ["run"] or "_LAMINA_COMPLETE" in os.environ:
+    flags = {"root": root} if root is not None else {}
+    verb, rest = (words[at] if len(words) > at else ""), words[at + 1 :]
+    if "_LAMINA_COMPLETE" in os.environ:
         return None
-    from lamina.cli import launch
+    if verb == "run":
+        return _run(rest, flags)
+    return _ask(verb, rest, flags) if verb in _ASKED else None
+
+
+def _run(words: Sequence[str], flags: dict[str, str]) -> int | None:
+    from lamina.cli.containers import launch
     from lamina.cli.session import Session
 
-    parsed = parse(words[at + 1 :], launch.OPTIONS)
+    parsed = parse(words, launch.OPTIONS)
     if parsed is None:
         return None
     given, (image, *command) = parsed
-    return launch.launch(Session({"root": root} if root is not None else {}), image, tuple(command), **given)
+    return launch.launch(Session(flags), image, tuple(command), **given)
+
+
+def _ask(verb: str, words: Sequence[str], flags: dict[str, str]) -> int | None:
+    from lamina.cli.registry import ask
+    from lamina.cli.session import Session
+
+    parsed = parse(words, ask.OPTIONS[verb])
+    if parsed is None or len(parsed[1]) != 1:
+        return None
+    given, (name,) = parsed
+    ask.ANSWERS[verb](Session(flags), name, **given)
+    return 0
 
 
 def parse(words: Sequence[str], options: Sequence[Option]) -> tuple[dict[str, Any], list[str]] | None:
-    """What click makes of the words (pure): the options' values, and the arguments, which begin with the first word
-    that is no option. None where click is to say."""
+    """Parse the words as click would (pure): the values of the options, and the arguments, which begin with the first
+    word that is not an option. None: click must parse them."""
     known = {name: option for option in options for name in option.names}
     given = {option.argument: option.start for option in options}
     at = 0

@@ -1,4 +1,4 @@
-"""What the verbs of one run share: settings, the store, opening images, the listener."""
+"""What all verbs share in one call: settings, the store, access to registries, opening images."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 
-from lamina.errors import NoStore
+from lamina.errors import NoStore, UsageError
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.light import TYPE_CHECKING
 from lamina.places import load_settings, open_named, open_store
 
 if TYPE_CHECKING:
-    from lamina.config import Settings
     from lamina.image import Image
-    from lamina.source import Reader, Stack, Writer
+    from lamina.settings import Settings
+    from lamina.source.protocols import Reader, Writer
+    from lamina.source.stack import Stack
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One run of the command line. ``flags`` are the settings that were given as flags."""
+    """One call of the command line. ``flags``: settings that were given as flags."""
 
     def __init__(self, flags: Mapping[str, str] | None = None) -> None:
         self.flags = dict(flags or {})
         self.credentials: str | None = None
-        """USER[:PASSWORD] for registries, where given for this call."""
+        """USER[:PASSWORD] for registries, if given for this call."""
         self.access: dict[str, dict[str, str]] = {}
-        """What ``cli.access`` was told: "" for the whole call, "src" and "dest" for the sides of a copy."""
+        """Options of ``cli.access``: under "" for the whole call, under "src" and "dest" for one side of a copy."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -38,12 +39,12 @@ class Session:
 
     @cached_property
     def store(self) -> Store:
-        """The store to look into: it must be there."""
+        """The store for reading. Raises NoStore if it does not exist."""
         return open_store(self.settings, create=False)
 
     @cached_property
     def store_if_any(self) -> Store | None:
-        """The store to list: None where there is none yet, as on a fresh machine."""
+        """The store for lists; None if it does not exist yet."""
         try:
             return self.store
         except NoStore:
@@ -51,7 +52,7 @@ class Session:
 
     @cached_property
     def writable_store(self) -> Store:
-        """The store to write to: made where it is not there yet."""
+        """The store for writing; created if it does not exist."""
         return open_store(self.settings)
 
     def network(
@@ -60,8 +61,8 @@ class Session:
         side: str = "",
         more: Mapping[str, str] | None = None,
     ) -> Network:
-        """How registries are reached: as the whole call says, then as one ``side`` of a copy does; ``more`` goes
-        before both."""
+        """Return the access to registries with the options of the whole call. Options of one ``side`` of a copy
+        override them; ``more`` overrides both."""
         from lamina.transfer.connect import Network
 
         whole = self.access.get("", {})
@@ -70,8 +71,6 @@ class Session:
         settings = load_settings({**self.flags, **flags}) if flags else self.settings
         creds, token, anonymous = self.credentials, "", False
         for one in filter(None, (whole, given)):
-            from lamina.cli.access import credentials
-
             found = credentials({**one, **({"creds": creds} if one is whole and creds else {})})
             if found or one.keys() & {"registry_token", "no_creds"}:
                 creds, token, anonymous = found, one.get("registry_token", ""), "no_creds" in one
@@ -97,7 +96,7 @@ class Session:
         index_only: bool = False,
         referrers: bool = False,
     ) -> list[Copied]:
-        """``transfer.copy`` with what this run has set; an interrupt cancels it."""
+        """Call ``transfer.copy`` with the settings of this call. Ctrl-C cancels it."""
         from lamina.transfer.copy import copy
 
         with self.interruptible():
@@ -115,7 +114,7 @@ class Session:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Ctrl-C inside wakes whatever waits for the network."""
+        """Let Ctrl-C inside the block cancel what waits for the network."""
         try:
             yield
         except KeyboardInterrupt:
@@ -124,7 +123,7 @@ class Session:
 
     @cached_property
     def cancel(self) -> Cancel:
-        """Set when the run is interrupted."""
+        """Set when the call is interrupted."""
         return Cancel()
 
     @property
@@ -137,18 +136,31 @@ class Session:
         return Image(self.stack(name), self.settings)
 
     def stack(self, name: str) -> Stack:
-        """The image, without what a library has besides: `run` starts sooner."""
+        """Open an image as a ``Stack``, without importing ``lamina.image``, so that `run` starts faster."""
         found = open_named(name, self.settings, self.network() if name.startswith("docker://") else None)
         self.check_platform(found.config, name)
         return found
 
     def check_platform(self, config: ImageConfig, name: str) -> None:
-        """Warn where an image of one platform is for another than the one that was asked for."""
+        """Warn if the image is for another platform than the requested one."""
         asked = self.settings.asked_platform()
         if asked is not None:
             from lamina.cli import warn
-            from lamina.source import not_as_asked
+            from lamina.source.select import not_as_asked
 
             warning = not_as_asked(config, asked)
             if warning:
                 warn(f"{name}: {warning}")
+
+
+def credentials(given: Mapping[str, str]) -> str | None:
+    """Return USER:PASSWORD of the options, or None. Raises UsageError if options contradict each other."""
+    named = [key for key in ("creds", "username", "registry_token", "no_creds") if key in given]
+    if len(named) > 1:
+        first, second = (key.replace("_", "-") for key in named[:2])
+        raise UsageError(f"--{first} can't be combined with --{second}", hint="give one of them")
+    if "password" in given and "username" not in given:
+        raise UsageError("--password needs --username", hint="give both")
+    if "username" in given:
+        return f"{given['username']}:{given.get('password', '')}"
+    return given.get("creds")

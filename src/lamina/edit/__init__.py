@@ -1,3 +1,2 @@
-"""New images out of old ones (floor 7): layers put on top, programs packed. Old images are never touched: an edit
-is a new manifest, a new config, and the blobs that they add. Must not know its siblings or the command line.
-"""
+"""New images made from old ones: layers added, removed or replaced, config changed, programs packed. The old image is
+not changed. Must not know its siblings (transfer, view, insight) or the command line."""

@@ -1,4 +1,4 @@
-"""A layer put on top of an image, or the first layer of a new one."""
+"""Adds a layer on top of an image, or makes the first layer of a new one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ from lamina.edit.publish import (
 )
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.write import Item
+from lamina.layer.tar_write import Item
+from lamina.light import TYPE_CHECKING
 from lamina.scan.directory import OnWarning, scan, scan_file
-from lamina.source import Stack, Writer
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
-from lamina.spec.image_config import Changes, History, ImageConfig
+from lamina.spec.image_config import History, ImageConfig
 from lamina.spec.mediatype import OCI_CONFIG, is_docker
 from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
+    from lamina.spec.image_config import Changes
 
 
 def append(
@@ -41,12 +46,12 @@ def append(
     changes: Changes | None = None,
     platform: Platform | None = None,
 ) -> Descriptor:
-    """Put ``items`` as one layer on ``base`` (None: a new image for ``platform``) and name the result at
+    """Add ``items`` as one layer on top of ``base`` (None: a new image for ``platform``), and name the result at
     ``target``, which must have the base's layers. Without items only the config changes.
 
-    ``epoch`` (SOURCE_DATE_EPOCH, seconds) makes it reproducible: same arguments, same digest. Returns the
-    manifest's descriptor. Raises PathNotFound (a whiteout of what is not there), InvalidLayer (a path twice),
-    UsageError, BlobNotFound (the target lacks a layer), SystemFailure.
+    ``epoch`` (SOURCE_DATE_EPOCH, seconds) makes it reproducible: the same arguments give the same digest. Returns the
+    manifest's descriptor. Raises PathNotFound (the path of a whiteout was not found), InvalidLayer (a path occurs
+    twice), UsageError, BlobNotFound (the target lacks a layer), SystemFailure.
     """
     if base is not None:
         require_bottom(base)
@@ -82,26 +87,32 @@ def files_of(
     owner: tuple[int, int] | None = (0, 0),
     on_warning: OnWarning = lambda text: None,
 ) -> list[Item]:
-    """What ``append`` puts on ``base``: files and directories of this machine as (path here, path in the image), a
-    directory's content in the place of its own; whiteouts of ``removed``; directories that are missing above them.
-    ``owner``: the ids that all get; None keeps this machine's. Raises NotFound, UsageError, SystemFailure."""
+    """Collect the items that ``append`` puts on ``base``: files and directories of this machine as (path here, path
+    in the image), where a directory stands for its content; whiteouts of ``removed`` (symlinks on the way to such a
+    path are followed, one at its end is not); missing parent directories.
+    ``owner`` is given to all items; None keeps this machine's ids. Raises NotFound, UsageError, SystemFailure."""
     items: list[Item] = []
     for source, target in sources:
         if os.path.isdir(source) and not os.path.islink(source):
             items += scan(source, to=target, owner=owner, on_warning=on_warning)
         else:
             items.append(scan_file(source, target, owner=owner))
-    items += [whiteout(path) for path in removed]
+    items += map(whiteout, dict.fromkeys(_literal(base, path) for path in removed))
     return with_parents(items, base) if items else []
 
 
+def _literal(base: Stack | None, path: bytes) -> bytes:
+    found = base.leads_to(path) if base else None
+    return path if found is None else found
+
+
 def whiteout(path: bytes) -> Item:
-    """An item that hides ``path`` of the layers below."""
+    """Return an item that hides ``path`` of the layers below."""
     return Entry(path, Kind.WHITEOUT), None
 
 
 def with_parents(items: Sequence[Item], base: Stack | None) -> list[Item]:
-    """``items`` and the directories above them that neither they nor the base state: 0755, 0:0."""
+    """Return ``items`` with the parent directories that neither they nor the base state: 0755, 0:0."""
     tree = base.tree() if base else None
     stated = {entry.path for entry, _ in items if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE)}
     missing: dict[bytes, Entry] = {}
@@ -124,8 +135,9 @@ def _check_whiteouts(base: Stack | None, items: Sequence[Item]) -> None:
     tree = base.tree() if base else None
     for path in hidden:
         if not path:
-            raise UsageError("the root can't be removed", hint="name what is in it")
+            raise UsageError("the root can't be removed", hint="name a path in it")
         if tree is None or tree.find(path) is None:
             raise PathNotFound(
-                f"nothing to remove at /{path.decode('utf-8', 'backslashreplace')}", hint="see `lamina ls`"
+                f"nothing to remove: /{path.decode('utf-8', 'backslashreplace')} was not found",
+                hint="list with `lamina ls`",
             )

@@ -1,4 +1,4 @@
-"""What a writable layer changed, seen against the union below it (pure)."""
+"""The changes of a writable layer against the union below it (pure)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.write import Item
+from lamina.layer.tar_write import Item
 from lamina.text import clean
 from lamina.union.tree import Tree
 
@@ -15,24 +15,24 @@ ADDED, CHANGED, DELETED = "A", "C", "D"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """``how``: A, C or D, as docker's diff has them. ``path`` as in ``Entry``."""
+    """One change. ``how`` is A, C or D, as in docker diff; ``path`` as in ``Entry``."""
 
     how: str
     path: bytes
 
     def __str__(self) -> str:
-        """The line that `diff` prints."""
+        """Return the line that `diff` prints."""
         return f"{self.how} /{clean(self.path)}"
 
 
 def real_items(tree: Tree, items: Iterable[Item], made: Container[bytes] = ()) -> list[Item]:
-    """``items`` without what changes nothing: directories that were only passed through (an overlay copies them up
-    as they are), paths in ``made``, which somebody made to put mounts there."""
+    """Return ``items`` without those that change nothing: directories that an overlay only copied up, and the paths
+    in ``made``, which were created as mount points."""
     return [item for item in items if item[0].path not in made and not _is_as_below(tree, item[0])]
 
 
 def changes(tree: Tree, items: Iterable[Item], made: Container[bytes] = ()) -> list[Change]:
-    """docker's list: names in byte order; a directory in which something changed is changed."""
+    """Return the list of docker diff: sorted by name; a directory in which something changed counts as changed."""
     found: dict[bytes, str] = {}
     for entry, _ in real_items(tree, items, made):
         path = entry.path
@@ -55,7 +55,7 @@ def changes(tree: Tree, items: Iterable[Item], made: Container[bytes] = ()) -> l
 def _is_as_below(tree: Tree, entry: Entry) -> bool:
     node = tree.find(entry.path)
     if entry.kind == Kind.OPAQUE:
-        return node is None or not tree.children(node)  # overlay marks new directories too
+        return node is None or not tree.children(node)  # overlayfs marks new directories too
     if entry.kind != Kind.DIRECTORY:
         return False
     if node is None or not tree.is_directory(node):

@@ -1,12 +1,17 @@
-"""A new image of the same layers with another config."""
+"""Makes a new image of the same layers with another config."""
 
 from __future__ import annotations
 
 from lamina.edit.publish import docker_format, kept_annotations, own_config, publish, require_bottom, timestamp
 from lamina.errors import UsageError
-from lamina.source import Stack, Writer
+from lamina.light import TYPE_CHECKING
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
-from lamina.spec.image_config import Changes, History
+from lamina.spec.image_config import History
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
+    from lamina.spec.image_config import Changes
 
 
 def with_config(
@@ -19,11 +24,11 @@ def with_config(
     comment: str = "",
     epoch: int | None = None,
 ) -> Descriptor:
-    """``changes`` as ``ImageConfig.with_`` takes them; all layers stay. The history tells it as a step without a
-    layer. Raises UsageError, BlobNotFound (``target`` lacks a layer), SystemFailure."""
+    """Make an image with ``changes``, as ``ImageConfig.with_`` takes them; all layers are kept. The history gets a
+    step without a layer. Raises UsageError, BlobNotFound (``target`` lacks a layer), SystemFailure."""
     require_bottom(base)
     if not changes:
-        raise UsageError("nothing to change", hint="say what to set or to remove")
+        raise UsageError("nothing to change", hint="name a field to set or remove")
     created = timestamp(epoch)
     config = own_config(base)
     step = History(created=created, created_by=created_by, comment=comment, empty_layer=True)

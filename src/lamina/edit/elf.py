@@ -1,7 +1,7 @@
-"""What a program needs to start: its interpreter and shared libraries, found as the dynamic loader finds them.
+"""The loader and shared libraries that a program needs, found as the dynamic loader finds them.
 
-Nothing is run. ELF is read with pyelftools; search order: RPATH (without RUNPATH) of the object and of who loaded
-it, RUNPATH, /etc/ld.so.conf, the default directories.
+Nothing is executed; ELF files are read with pyelftools. Search order: RPATH (unless there is RUNPATH) of the object
+and of those that loaded it, RUNPATH, /etc/ld.so.conf, the default directories.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _MUSL_CONF = "/etc/ld-musl-*.path"
 
 @dataclass(frozen=True, slots=True)
 class Elf:
-    """What the loader reads of an object. ``machine`` and ``bits`` must agree between all of them."""
+    """What the loader reads from an ELF object. ``machine`` and ``bits`` must be the same in all objects of a
+    program."""
 
     path: str
     machine: str
@@ -34,7 +35,7 @@ class Elf:
 
 
 def is_elf(path: str) -> bool:
-    """Whether a file begins as ELF does."""
+    """Whether a file begins with the ELF magic number."""
     try:
         with open(path, "rb") as file:
             return file.read(4) == _MAGIC
@@ -43,24 +44,26 @@ def is_elf(path: str) -> bool:
 
 
 def read_elf(path: str) -> Elf | None:
-    """None for what is no ELF object. Raises InvalidContent for a malformed one."""
+    """Read an ELF object; None if it is not one. Raises InvalidContent for a malformed one."""
     with open(path, "rb") as file:
         return parse_elf(path, file)
 
 
 def parse_elf(path: str, file: Seekable) -> Elf | None:
-    """As ``read_elf``, of a file that is open; ``path`` is its name in messages."""
+    """Parse an open ELF file; ``path`` names it in errors. Returns and raises as ``read_elf``."""
     if file.read(4) != _MAGIC:
         return None
     file.seek(0)
     try:
         return _parse(path, file)
-    except Exception as error:  # noqa: BLE001  (pyelftools raises what it meets: struct, construct, assert)
-        raise InvalidContent(f"{path} is a malformed ELF file: {error!r:.100}", hint="is it damaged?") from None
+    except Exception as error:  # noqa: BLE001  (pyelftools raises many types)
+        raise InvalidContent(
+            f"{path} is a malformed ELF file: {error!r:.100}", hint="check whether it is damaged"
+        ) from None
 
 
 class Seekable(Protocol):
-    """A file to be read at any place."""
+    """A seekable file."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -83,7 +86,7 @@ def _parse(path: str, file: Seekable) -> Elf:
         if isinstance(segment, InterpSegment):
             interpreter = segment.get_interp_name()
         elif isinstance(segment, DynamicSegment):
-            for tag in segment.iter_tags():  # what a tag offers depends on its kind
+            for tag in segment.iter_tags():  # the attributes of a tag depend on its kind
                 if tag.entry.d_tag == "DT_NEEDED":
                     needed.append(tag.needed)  # type: ignore[attr-defined]
                 elif tag.entry.d_tag == "DT_RPATH":
@@ -94,9 +97,11 @@ def _parse(path: str, file: Seekable) -> Elf:
 
 
 def closure(programs: Iterable[str]) -> list[str]:
-    """The absolute paths of all objects that these need, interpreters among them, themselves left out.
+    """Return the absolute paths of all objects that the programs need, with interpreters, without the programs
+    themselves.
 
-    A path is as the loader names it: links on it are not resolved. Raises NotFound naming object and library.
+    Each path is as the loader names it: symlinks are not resolved. Raises NotFound, which names the object and the
+    library.
     """
     directories = library_directories()
     found: dict[str, None] = {}
@@ -113,7 +118,9 @@ def closure(programs: Iterable[str]) -> list[str]:
             continue
         if elf.interpreter and elf.interpreter not in found:
             if not os.path.exists(elf.interpreter):
-                raise NotFound(f"{path} needs the loader {elf.interpreter}, which is not here", hint="install it")
+                raise NotFound(
+                    f"{path} needs the loader {elf.interpreter}, which was not found", hint="install the loader"
+                )
             found[elf.interpreter] = None
             pending.append((elf.interpreter, ()))
         own = _expand(elf.rpath, elf) if not elf.runpath else ()
@@ -121,7 +128,7 @@ def closure(programs: Iterable[str]) -> list[str]:
         for name in elf.needed:
             library = _find(name, search, elf)
             if library is None:
-                raise NotFound(f"{path} needs {name}, which is not here", hint="install the library that has it")
+                raise NotFound(f"{path} needs {name}, which was not found", hint="install that library")
             found[library] = None
             pending.append((library, (*own, *inherited)))
     return list(found)
@@ -152,7 +159,7 @@ def _expand(directories: Iterable[str], elf: Elf) -> tuple[str, ...]:
 
 
 def library_directories() -> tuple[str, ...]:
-    """Where the loader looks: LD_LIBRARY_PATH is left out on purpose, the image won't have it."""
+    """Return the directories in which the loader searches, without LD_LIBRARY_PATH, which the image will not have."""
     found: dict[str, None] = {}
     for path in sorted(glob.glob(_MUSL_CONF)):
         found.update(dict.fromkeys(line for line in _lines(path) if line.startswith("/")))

@@ -1,7 +1,7 @@
-"""Paths taken out of every layer that has them: no bytes of them are left in the new image.
+"""Removes paths from every layer that has them, so that the new image contains none of their bytes.
 
-A layer is written again only where it must be: because it states a path, hides it, or links to it. A file that
-also has another name keeps its data there.
+A layer is rewritten only if it states a path, hides it, or has a hard link to it. A file that also has another name
+keeps its data there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lamina.edit.paths import below, speaks_of, stated_rows
+from lamina.edit.layer_rows import below, speaks_of, stated_rows
 from lamina.edit.publish import (
     Layer,
     Packing,
@@ -26,18 +26,23 @@ from lamina.edit.squash import items_of
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.source import Stack, Writer
+from lamina.light import TYPE_CHECKING
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History
-from lamina.union.glance import through_symlinks
+from lamina.union.partial import through_symlinks
 from lamina.union.squashed import squashed
 from lamina.union.tree import Tree
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
 
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """``layers``: numbers (from 1) of those that are written again. ``entries`` that went, ``size`` in bytes of
-    their files. ``elsewhere``: other names of the same files, which keep the data."""
+    """The plan of an erase. ``layers`` are the numbers (from 1) of the layers to rewrite, ``entries`` the number of
+    entries to remove, ``size`` the bytes of their files. ``elsewhere`` are other hard links of the same files, which
+    keep the data."""
 
     paths: tuple[bytes, ...]
     layers: tuple[int, ...]
@@ -47,7 +52,7 @@ class Erased:
 
 
 def plan_erase(base: Stack, paths: Sequence[bytes]) -> Erased:
-    """What ``erase`` would do. A path that no layer has is looked up in the union, symlinks on its way followed.
+    """Plan what ``erase`` does. A path that no layer has is looked up in the union, following symlinks on the way.
     Raises PathNotFound, UsageError (the root)."""
     require_bottom(base)
     indexes = [handle.index() for handle in base.layers]
@@ -73,8 +78,8 @@ def erase(
     comment: str = "",
     packing: Packing = Packing(),  # noqa: B008  (frozen)
 ) -> Descriptor:
-    """Write what ``plan_erase`` found; the union of the new image is the old one without these paths. The history
-    says so in a step without a layer. Raises as ``squash``."""
+    """Write the image that ``plan_erase`` planned: its union is the old one without these paths. The history gets a
+    step without a layer. Raises as ``squash``."""
     indexes = [handle.index() for handle in base.layers]
     config, created = own_config(base), timestamp(packing.epoch)
     docker = docker_format([base], packing)
@@ -101,17 +106,15 @@ def erase(
 
 def _literal(base: Stack, indexes: Sequence[LayerIndex], path: bytes) -> bytes:
     if not path:
-        raise UsageError("the root can't be erased", hint="name what is in it")
+        raise UsageError("the root can't be erased", hint="name a path in it")
     if any(stated_rows(index, (path,)) for index in indexes):
         return path
-    tree = base.tree()
-    try:
-        found = tree.path(tree.lookup(path))
-    except PathNotFound:
+    found = base.leads_to(path)
+    if found is None:
         text = path.decode("utf-8", "backslashreplace")
-        raise PathNotFound(f"no layer of {base.name} has /{text:.300}", hint="see `lamina ls`") from None
+        raise PathNotFound(f"/{text:.300} was not found in any layer of {base.name}", hint="list with `lamina ls`")
     if not found:
-        raise UsageError("the root can't be erased", hint="name what is in it")
+        raise UsageError("the root can't be erased", hint="name a path in it")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The union as one plain tar: no whiteouts, every directory stated, nothing that is hidden."""
+"""Exports the union as one plain tar: without whiteouts and hidden entries, with every directory stated."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from lamina.layer.build import index_of
-from lamina.layer.content import Contents
-from lamina.layer.write import Item, Write, write_layer
-from lamina.source import Stack
+from lamina.layer.file_content import FileContents
+from lamina.layer.tar_write import Item, Write, write_layer
+from lamina.source.stack import Stack
 from lamina.union.squashed import squashed
 
 
 def export(stack: Stack, write: Write, top: Sequence[Item] = ()) -> int:
-    """Give the tar to ``write`` in pieces as it is read; how many entries it has. ``top``: one more layer upon the
-    stack. Same stack, same bytes. Raises InvalidLayer, UsageError (``top`` changed meanwhile)."""
+    """Write the tar to ``write`` in pieces; returns the number of entries. ``top`` is one more layer on top of the
+    stack. The same stack gives the same bytes. Raises InvalidLayer, UsageError (``top`` changed meanwhile)."""
     indexes = [handle.index() for handle in stack.layers]
-    contents = [Contents(index, handle.open) for index, handle in zip(indexes, stack.layers, strict=True)]
+    contents = [FileContents(index, handle.open) for index, handle in zip(indexes, stack.layers, strict=True)]
     if top:
         indexes.append(index_of(entry for entry, _ in top))
     count = 0

@@ -1,5 +1,5 @@
-"""Which names of the store still lead to what was erased: by the layers that had it, and by other layers that state
-the same entry (path, kind, size, time, target), as those do that were made of them."""
+"""Finds the names in the store under which erased content can still be reached: through the layers that had it, and
+through other layers with the same entry (path, kind, size, time, target), such as copies."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lamina.documents import Found, Known, listed, looking, walk
-from lamina.edit.paths import stated_rows
+from lamina.edit.layer_rows import stated_rows
 from lamina.errors import LaminaError
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.source import read_config
+from lamina.source.select import read_config
+from lamina.source.walk import Found, Known, listed, looking, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, is_selectable
 
 if TYPE_CHECKING:
-    from lamina.source import Stack
+    from lamina.source.stack import Stack
     from lamina.store.store import Store
 
 Sign = tuple[bytes, int, int, int, int, bytes]
 
 
 def holders(store: Store, erased: Stack, paths: Sequence[bytes]) -> list[str]:
-    """Names whose image, for any platform that is here, has an entry that ``erased`` has at these paths or below
-    them; an image without a name by its digest. Only directories in common don't count, unless there is nothing
-    else. What can't be read has none."""
+    """Return the names of images that, for any platform in the store, have an entry which ``erased`` has at or below
+    these paths; an image without a name is given by its digest. Common directories don't count unless there is
+    nothing else. Unreadable images are skipped."""
     signs: set[Sign] = set()
     for handle in erased.layers:
         signs |= _signs(handle.index(), paths)

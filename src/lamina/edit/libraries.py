@@ -1,5 +1,5 @@
-"""What programs in a union need to start, and whether it is there: shared libraries by name, the loader, and the
-interpreter of a script. Symbol versions are not looked at."""
+"""Checks that programs in a union can start: shared libraries by name, the loader, and the interpreter of a script.
+Symbol versions are not checked."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ OpenFile = Callable[[int], File]
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """``path`` needs ``name``: a library's name, or the path of an interpreter. ``search``: directories of the
-    object's own to look for libraries in."""
+    """A dependency: ``path`` needs ``name``, a library's name or the path of an interpreter. ``search`` are the
+    directories that the object itself gives for libraries."""
 
     path: bytes
     name: str
@@ -41,7 +41,7 @@ class Need:
 
 
 def needs(tree: Tree, node: int, open_file: OpenFile) -> list[Need]:
-    """What the regular file ``node`` needs; nothing where it is no program, or a malformed one."""
+    """Return what the regular file ``node`` needs; [] if it is not a program, or a malformed one."""
     path = tree.path(node)
     file = open_file(node)
     try:
@@ -66,7 +66,7 @@ def needs(tree: Tree, node: int, open_file: OpenFile) -> list[Need]:
 
 
 class Loader:
-    """Where a union's dynamic loader looks: RPATH and RUNPATH of the object, LD_LIBRARY_PATH (``extra``),
+    """The search path of a union's dynamic loader: RPATH and RUNPATH of the object, LD_LIBRARY_PATH (``extra``),
     /etc/ld.so.conf, musl's path file, the default directories."""
 
     def __init__(self, tree: Tree, open_file: OpenFile, extra: str = "") -> None:
@@ -135,7 +135,7 @@ class Loader:
 
 
 def _expanded(elf: Elf, path: str) -> tuple[str, ...]:
-    """RUNPATH, or else RPATH, as this object means it."""
+    """Return the object's RUNPATH, or else its RPATH, with variables expanded."""
     lib = "lib64" if elf.bits == 64 else "lib"
     found = []
     for directory in elf.runpath or elf.rpath:

@@ -1,7 +1,7 @@
-"""`pack`: programs of this machine with all the files that they need, as a layer.
+"""`pack`: programs of this machine with all files that they need, as a layer.
 
-Files keep their paths; symlinks on the way to them (merged /usr, python3 -> python3.11) go along as symlinks, so
-that everything is found in the image as it is here. With a base, what the base has already is left out.
+Files keep their paths. Symlinks on the way to them (merged /usr, python3 -> python3.11) are included as symlinks, so
+that everything is found in the image as on this machine. With a base, what the base already has is left out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from lamina.edit.elf import closure, is_elf
 from lamina.errors import NotFound, UsageError
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.write import Item
+from lamina.layer.tar_write import Item
 from lamina.scan.directory import scan, scan_file
-from lamina.source import Stack
+from lamina.source.stack import Stack
 
 _MAX_LINKS = 40
 _PYTHON = re.compile(r"python(\d+\.\d+)[a-z]*")
@@ -36,11 +36,11 @@ def pack_items(
     stdlib: bool = True,
     accounts: bool = True,
 ) -> tuple[list[Item], list[str]]:
-    """The layer's items, and the programs' paths in the image.
+    """Return the items of the layer, and the paths of the programs in the image.
 
-    ``programs``: names on PATH, or paths. ``files``: (host path, path in the image), directories with all that is
-    in them. ``stdlib``: a CPython interpreter brings its standard library. ``accounts``: without a base, /tmp and
-    minimal passwd and group files are added. Raises NotFound (program, library), UsageError.
+    ``programs`` are names in PATH, or paths. ``files`` are (path here, path in the image); a directory is included
+    with its content. ``stdlib``: include the standard library of a CPython interpreter. ``accounts``: without a base,
+    add /tmp and minimal passwd and group files. Raises NotFound (program, library), UsageError.
     """
     collected: dict[bytes, Item] = {}
     paths = [_program(name) for name in programs]
@@ -70,7 +70,8 @@ def pack_items(
 
 
 def _add_merged_links(collected: dict[bytes, Item]) -> None:
-    """/bin, /lib and the like where they are symlinks here (merged /usr): scripts name /bin/sh."""
+    """Add /bin, /lib and others as symlinks if they are symlinks on this machine (merged /usr), because scripts use
+    /bin/sh."""
     for name in (b"bin", b"sbin", b"lib", b"lib64"):
         host = b"/" + name
         if os.path.islink(host):
@@ -82,14 +83,15 @@ def _add_merged_links(collected: dict[bytes, Item]) -> None:
 def _program(name: str) -> str:
     path = os.path.abspath(name) if "/" in name else shutil.which(name)
     if path is None or not os.path.exists(path):
-        raise NotFound(f"no program {name!r:.200} on this machine", hint="give its path, or check PATH")
+        raise NotFound(f"the program {name!r:.200} was not found", hint="give its path, or check PATH")
     if not os.path.isfile(path):
-        raise UsageError(f"{path!r:.200} is not a program", hint="directories are packed with --file")
+        raise UsageError(f"{path!r:.200} is not a program", hint="use --file for directories")
     return path
 
 
 def _interpreters(path: str) -> list[str]:
-    """What a script's first line names, as long as that is a script too."""
+    """Return the interpreters that the first line of a script names; repeated while the interpreter is a
+    script too."""
     found: list[str] = []
     for _ in range(4):
         with open(path, "rb") as file:
@@ -110,7 +112,7 @@ def _interpreters(path: str) -> list[str]:
 
 
 def _add(collected: dict[bytes, Item], path: str) -> None:
-    """A file under its path, with every symlink on the way."""
+    """Add a file under its path, with every symlink on the way."""
     pending, at = [part for part in path.split("/") if part][::-1], ""
     for _ in range(_MAX_LINKS * 8):
         if not pending:
@@ -134,11 +136,12 @@ def _add(collected: dict[bytes, Item], path: str) -> None:
             key = os.fsencode(here[1:])
             collected.setdefault(key, scan_file(here, key))
         at = here
-    raise UsageError(f"{path!r:.200}: too many symlinks", hint="they lead in a circle")
+    raise UsageError(f"{path!r:.200}: too many symlinks", hint="check the symlinks: they form a loop")
 
 
 def _add_stdlib(collected: dict[bytes, Item], path: str) -> list[str]:
-    """The standard library of a CPython; the ELF objects in it. Found by its place, never by running it."""
+    """Add the standard library of a CPython and return the ELF objects in it. It is found by its location; the
+    interpreter is not run."""
     real = os.path.realpath(path)
     match = _PYTHON.fullmatch(os.path.basename(real))
     if not match or not is_elf(real):
@@ -146,7 +149,9 @@ def _add_stdlib(collected: dict[bytes, Item], path: str) -> list[str]:
     prefix = os.path.dirname(os.path.dirname(real))
     library = os.path.join(prefix, "lib", f"python{match[1]}")
     if not os.path.isfile(os.path.join(library, "os.py")):
-        raise NotFound(f"the standard library of {path} is not at {library}", hint="use --no-stdlib and --file")
+        raise NotFound(
+            f"the standard library of {path} was not found in {library}", hint="use --no-stdlib and --file"
+        )
 
     def left_out(inner: bytes) -> bool:
         first = inner.split(b"/", 1)[0]
@@ -172,7 +177,7 @@ def _add_files(collected: dict[bytes, Item], source: str, target: bytes) -> None
 
 
 def _add_parents(collected: dict[bytes, Item]) -> None:
-    """Directories as this machine has them, or 0755."""
+    """Add parent directories with the attributes of this machine's, or with mode 0755."""
     for path in list(collected):
         parent = path.rpartition(b"/")[0]
         while parent and parent not in collected:
@@ -185,7 +190,7 @@ def _add_parents(collected: dict[bytes, Item]) -> None:
 
 
 def _missing_from(base: Stack, items: Iterable[Item]) -> list[Item]:
-    """Items that the base does not have just so, and only the directories that it lacks."""
+    """Return the items that the base does not have in the same form, and only the directories that it lacks."""
     tree = base.tree()
     kept = []
     for entry, content in items:

@@ -1,4 +1,4 @@
-"""A new image written to a place: blobs first, the manifest, the name last. What all edits end with."""
+"""Writes a new image to a place: blobs, manifest, and the name last. All edits end here."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from lamina.errors import UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.layer.build import BuiltLayer, build_layer
-from lamina.layer.write import Item
-from lamina.source import BytesBlob, Stack, Writer
+from lamina.layer.tar_write import Item
+from lamina.source.stack import Stack
+from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.mediatype import compression, is_docker
 
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
+
 BASE_NAME, BASE_DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How new layers are compressed; ``epoch``: SOURCE_DATE_EPOCH, seconds."""
+    """How to compress new layers. ``epoch`` is SOURCE_DATE_EPOCH in seconds."""
 
     compression: str = "gzip"
     level: int | None = None
@@ -55,8 +59,8 @@ Layer = Descriptor | MadeLayer
 def made_layer(
     items: Iterable[Item], packing: Packing, *, docker: bool, clamp: bool = False, ordered: bool = False
 ) -> Iterator[MadeLayer]:
-    """The layer in a temporary file, which is gone afterwards. ``clamp``: no time later than the epoch.
-    ``ordered`` as in ``write_layer``. Raises as ``build_layer``; SystemFailure."""
+    """Build a layer in a temporary file, which exists while the block runs. ``clamp``: no modification time is later
+    than the epoch. ``ordered`` as in ``write_layer``. Raises as ``build_layer``; SystemFailure."""
     with reported(tempfile.gettempdir()):
         blob = tempfile.TemporaryFile(prefix="lamina-")  # noqa: SIM115  (closed below)
     with blob:
@@ -84,58 +88,58 @@ def publish(
     purpose: str,
     annotations: Mapping[str, str] | None = None,
 ) -> Descriptor:
-    """Write the image and name it; the manifest's descriptor. Layers that are not new must be at ``target``.
-    Raises BlobNotFound where one is not, UsageError, SystemFailure."""
+    """Write the image and name it; returns the manifest's descriptor. Layers that are not new must be at ``target``.
+    Raises BlobNotFound if one is missing, UsageError, SystemFailure."""
     descriptors = [layer.descriptor if isinstance(layer, MadeLayer) else layer for layer in layers]
     manifest = build_manifest(
         config.descriptor, descriptors, docker=docker, annotations=None if docker else annotations or None
     )
-    with target.session(f"{purpose} {name}"):
+    with target.session(f"{purpose} {name}") as session:
         for layer in layers:
             if isinstance(layer, Descriptor):
-                target.has(layer)  # protects it; put_manifest says which one is missing
-            elif not target.has(layer.descriptor):
-                target.put_blob(layer.descriptor, _FileBlob(layer), diff_id=layer.diff_id)
-        if not target.has(config.descriptor):
-            target.put_blob(config.descriptor, BytesBlob(config.descriptor, config.raw))
-        target.put_manifest(manifest.descriptor, manifest.raw)
-        target.tag(name, manifest.descriptor)
+                session.has(layer)  # protects it; put_manifest says which one is missing
+            elif not session.has(layer.descriptor):
+                session.put_blob(layer.descriptor, _FileBlob(layer), diff_id=layer.diff_id)
+        if not session.has(config.descriptor):
+            session.put_blob(config.descriptor, BytesBlob(config.descriptor, config.raw))
+        session.put_manifest(manifest.descriptor, manifest.raw)
+        session.tag(name, manifest.descriptor)
     return manifest.descriptor
 
 
 def require_bottom(stack: Stack) -> None:
-    """Raises UsageError for a range that lacks the lowest layer: no image can be made of it."""
+    """Raise UsageError for a range without the lowest layer, because no image can be made of it."""
     if stack.first != 1:
-        raise UsageError(f"{stack.name} lacks its lower layers", hint="a range must begin at layer 1 to build on it")
+        raise UsageError(f"{stack.name} lacks its lower layers", hint="use a range that begins at layer 1")
 
 
 def docker_format(stacks: Sequence[Stack], packing: Packing | None = None) -> bool:
-    """Whether the new image is written as docker's: if the first of them is, and no layer is zstd."""
+    """Whether to write the new image in docker's format: if the first stack has it and no layer is zstd."""
     if not is_docker(stacks[0].manifest.media_type) or (packing is not None and packing.compression == "zstd"):
         return False
     return not any(compression(layer.descriptor.media_type) == "zstd" for stack in stacks for layer in stack.layers)
 
 
 def own_config(stack: Stack) -> ImageConfig:
-    """The image's config, of a range only the part up to its highest layer."""
+    """Return the image's config; for a range, up to its highest layer."""
     return stack.config.keep_layers(len(stack.layers))
 
 
 def kept_annotations(stack: Stack) -> dict[str, str]:
-    """The annotations of an image whose layers all stay, with more on top. Of a range without the upper layers
-    nothing is known of its base."""
+    """Return the annotations for an image that keeps all layers, with more on top. For a range without the upper
+    layers, annotations about the base are dropped."""
     annotations = stack.manifest.annotations
     whole = len(stack.layers) == len(stack.config.diff_ids)
     return dict(annotations) if whole else without_base(annotations)
 
 
 def without_base(annotations: Mapping[str, str]) -> dict[str, str]:
-    """Annotations of an image whose lowest layers are no longer those of its base."""
+    """Return annotations without those about the base, for an image whose lowest layers changed."""
     return {key: text for key, text in annotations.items() if key not in (BASE_NAME, BASE_DIGEST)}
 
 
 def timestamp(epoch: int | None) -> str:
-    """RFC 3339, now or at SOURCE_DATE_EPOCH."""
+    """Return an RFC 3339 timestamp: of SOURCE_DATE_EPOCH, or of now."""
     moment = (
         datetime.datetime.now(datetime.UTC) if epoch is None else datetime.datetime.fromtimestamp(epoch, datetime.UTC)
     )
@@ -157,7 +161,7 @@ class _FileBlob:
 
 
 class _Borrowed:
-    """Reads a file that somebody else closes."""
+    """A stream over a file that its owner closes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -166,7 +170,7 @@ class _Borrowed:
         return self._file.read(size)
 
     def close(self) -> None:
-        """Not ours."""
+        """Do nothing: the owner closes the file."""
 
     def __enter__(self) -> _Borrowed:
         return self

@@ -1,15 +1,15 @@
-"""An image's own layers upon another base, with a report of what that breaks before anything is written."""
+"""Puts an image's own layers on another base, and reports conflicts before anything is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lamina.edit.base import check_base
-from lamina.edit.compare import difference, difference_below
-from lamina.edit.drift import Drift, carried_over
+from lamina.edit.config_drift import Drift, carried_over
+from lamina.edit.find_base import check_base
+from lamina.edit.path_compare import difference, difference_below
 from lamina.edit.publish import (
     BASE_DIGEST,
     BASE_NAME,
@@ -26,28 +26,32 @@ from lamina.edit.publish import (
 from lamina.edit.squash import items_of
 from lamina.errors import Conflict, InvalidLayer, UsageError
 from lamina.layer.build import index_of
-from lamina.layer.content import Content, open_content
 from lamina.layer.entry import Kind
+from lamina.layer.file_content import Content, open_content
 from lamina.layer.index import LayerIndex
-from lamina.source import Stack, Writer
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.union.merge import LayerMerge
-from lamina.union.squashed import Stated, squashed
-from lamina.union.tree import How, Tree
+from lamina.union.squashed import SquashedEntry, squashed
+from lamina.union.tree import HiddenBy, Tree
 
-# what a finding is about
-CHANGED = "changed"  # the image replaces or removes what the base has changed
-ADDED = "added"  # the image replaces or removes what the new base brings
-GONE = "gone"  # the image replaces what the new base no longer has
-LINK = "link"  # a hardlink to a file of the base that changed or is gone
-WHITEOUT = "whiteout"  # removes what the new base no longer has
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
+
+# values of Finding.what
+CHANGED = "changed"  # the image replaces or removes something that changed in the base
+ADDED = "added"  # the image replaces or removes something that the new base adds
+GONE = "gone"  # the image replaces something that the new base no longer has
+LINK = "link"  # a hard link to a file of the base that changed or is gone
+WHITEOUT = "whiteout"  # the image removes something that the new base no longer has
 LIBRARY = "library"
 INTERPRETER = "interpreter"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``what`` as above, ``path`` in the image, ``detail`` for people."""
+    """One finding: ``what`` is one of the constants above, ``path`` is in the image, ``detail`` is a text
+    for people."""
 
     what: str
     path: bytes
@@ -57,8 +61,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class RebasePlan:
-    """What ``rebase`` would do. ``config``: how the new image runs; ``rewritten``: own layers (numbers from 1 in the
-    old image) that can't go upon the new base as they are, with their new entries."""
+    """The plan of a rebase. ``config`` is the run config of the new image. ``rewritten`` are the image's own layers
+    (numbers from 1 in the old image) that can't be used unchanged on the new base, with their new entries."""
 
     image: Stack
     old: Stack
@@ -66,7 +70,7 @@ class RebasePlan:
     findings: tuple[Finding, ...]
     drift: tuple[Drift, ...]
     config: Mapping[str, Any]
-    rewritten: Mapping[int, Sequence[Stated]] = field(default_factory=dict)
+    rewritten: Mapping[int, Sequence[SquashedEntry]] = field(default_factory=dict)
 
     @property
     def conflicts(self) -> int:
@@ -74,18 +78,20 @@ class RebasePlan:
 
 
 def plan_rebase(image: Stack, old: Stack, new: Stack) -> RebasePlan:
-    """Look at ``image``, which stands on ``old``, upon ``new``. Nothing is written.
+    """Plan moving ``image`` from the base ``old`` to ``new``. Nothing is written.
 
-    Raises UsageError (it does not stand on ``old``; the new base is of another platform, or the same), InvalidLayer.
+    Raises UsageError (``old`` is not its base; the new base has another platform, or is the same), InvalidLayer.
     """
     for stack in (image, old, new):
         require_bottom(stack)
     check_base(image, old)
     if new.diff_ids == old.diff_ids:
-        raise UsageError(f"{image.name} stands on the layers of {new.name} already", hint="there is nothing to do")
+        raise UsageError(f"{new.name} is already the base of {image.name}", hint="choose another base, or do nothing")
     mine, theirs = image.config.platform, new.config.platform
     if (mine.os, mine.architecture) != (theirs.os, theirs.architecture):
-        raise UsageError(f"{new.name} is for {theirs}, {image.name} for {mine}", hint="choose a base of its platform")
+        raise UsageError(
+            f"{new.name} is for {theirs}, {image.name} for {mine}", hint="choose a base for the same platform"
+        )
     run, drift = _carried_over(image, old, new)
     look = _Look(image, old, new)
     found = [*look.findings(), *_lost(look, run)]
@@ -102,9 +108,9 @@ def rebase(
     force: bool = False,
     packing: Packing = Packing(),  # noqa: B008  (frozen)
 ) -> Descriptor:
-    """Write what was planned: the new base's layers, the image's own upon them, by digest. A layer with hardlinks
-    that lost their target is written again with the old data. Annotations name the new base: its digest, and
-    ``base_name``. Raises Conflict where the plan has conflicts, unless ``force``."""
+    """Write the planned image: the new base's layers, then the image's own, by digest. A layer with hard links whose
+    target is gone is rewritten with the old data. Annotations name the new base: its digest, and ``base_name``.
+    Raises Conflict if the plan has conflicts, unless ``force``."""
     if plan.conflicts and not force:
         raise refusal(plan)
     image, first = plan.image, len(plan.old.layers)
@@ -132,10 +138,10 @@ def rebase(
 
 
 def refusal(plan: RebasePlan) -> Conflict:
-    """Why the plan is not carried out."""
+    """Return the error for a plan with conflicts."""
     return Conflict(
         f"{plan.image.name} has {plan.conflicts} conflicts with {plan.new.name}",
-        hint="look at them; --force writes it all the same, and the image's own files win",
+        hint="check them; use --force to write the image anyway: its own files win",
     )
 
 
@@ -146,12 +152,13 @@ def _carried_over(image: Stack, old: Stack, new: Stack) -> tuple[dict[str, Any],
 
 
 def _is_whole(stack: Stack) -> bool:
-    """Whether the config is that of just these layers: of a range it is the whole image's."""
+    """Whether the config belongs to exactly these layers: a range has the config of the whole image."""
     return len(stack.layers) == len(stack.config.diff_ids)
 
 
 def _history(plan: RebasePlan) -> list[dict[str, Any]]:
-    """The new base's steps, then the image's own: those behind the old base's, or behind its last layer."""
+    """Return the new base's steps, then the image's own: those after the old base's steps, or after its
+    last layer."""
     base = own_config(plan.new).aligned_history()
     steps, below = own_config(plan.image).aligned_history(), own_config(plan.old).aligned_history()
     if _is_whole(plan.old) and steps[: len(below)] == below:
@@ -165,7 +172,7 @@ def _history(plan: RebasePlan) -> list[dict[str, Any]]:
 
 
 class _Look:
-    """The image before and after, side by side."""
+    """The image on the old base and on the new one, side by side."""
 
     def __init__(self, image: Stack, old: Stack, new: Stack) -> None:
         self.image = image
@@ -174,7 +181,7 @@ class _Look:
         self.depth = len(old.layers)
         self.indexes = [handle.index() for handle in image.layers]
         self.before = _Upon(self.indexes[: self.depth], self.indexes[self.depth :])
-        self.rewritten: dict[int, list[Stated]] = {}
+        self.rewritten: dict[int, list[SquashedEntry]] = {}
         self.after = self._after()
 
     def findings(self) -> Iterator[Finding]:
@@ -186,7 +193,8 @@ class _Look:
         yield from self._links()
 
     def _after(self) -> _Upon:
-        """The image's layers upon the new base; what can't be is written again, as it is upon the old one."""
+        """Merge the image's layers on the new base; a layer that does not fit is rewritten as it is on the
+        old base."""
         base = [handle.index() for handle in self.new.layers]
         while True:
             own: list[LayerIndex] = []
@@ -204,7 +212,7 @@ class _Look:
                 )
 
     def _hidden(self) -> Iterator[Finding]:
-        """What the image hides of the new base, where that is not what it hid of the old one."""
+        """Yield what the image hides of the new base, unless it hid the same of the old one."""
         tree = self.after.tree
         for node, _ in self.after.hidden():
             path = tree.path(node)
@@ -219,26 +227,28 @@ class _Look:
                 yield Finding(CHANGED, path, how)
 
     def _is_as_new(self, path: bytes, there: int) -> bool:
-        """Whether what the image has at the path is what the new base has there."""
+        """Whether the image has the same at the path as the new base."""
         own = self.image.tree().find(path)
         if own is None or self.image.tree().is_directory(own):
             return False
         return not difference(self.image, own, self.new, there)
 
     def _gone(self) -> Iterator[Finding]:
-        """What the image hid of the old base, and the new one has not got."""
+        """Yield what the image hid of the old base and the new base does not have."""
         tree = self.before.tree
         for node, how in self.before.hidden():
             path = tree.path(node)
             if self.new.tree().find(path) is not None:
                 continue
-            if how == How.REPLACED or tree.find(path) is not None:
-                yield Finding(GONE, path, "the image replaces it, the new base has it no longer")
+            if how == HiddenBy.REPLACED or tree.find(path) is not None:
+                yield Finding(GONE, path, "the image replaces it, but the new base does not have it")
             else:
-                yield Finding(WHITEOUT, path, "the image removes it, the new base has it no longer", conflict=False)
+                yield Finding(
+                    WHITEOUT, path, "the image removes it, but the new base does not have it", conflict=False
+                )
 
     def _restated(self) -> Iterator[Finding]:
-        """Directories of the base that the image states with attributes of its own."""
+        """Yield directories of the base to which the image gives its own attributes."""
         tree = self.before.tree
         for node in range(1, self.before.limit):
             if not tree.is_directory(node) or not tree.is_alive(node):
@@ -254,18 +264,18 @@ class _Look:
                 yield Finding(CHANGED, path, how)
 
     def _links(self) -> Iterator[Finding]:
-        """Names that the image gave to files of its base."""
+        """Yield hard links of the image to files of its base."""
         tree = self.before.tree
         for node, inode in tree.hardlinks.items():
             if node < self.before.limit or inode >= self.before.limit:
                 continue
             layer = tree.origin_layers[node]
             target = self.indexes[layer].link(tree.rows[node])
-            there = self.new.tree().named_by(target)
+            there = self.new.tree().hardlink_target(target)
             shown = "/" + target.decode("utf-8", "backslashreplace")
             if layer + 1 in self.rewritten:
                 if there is None:
-                    yield Finding(LINK, tree.path(node), f"links to {shown}, which the new base has not got")
+                    yield Finding(LINK, tree.path(node), f"links to {shown}, which was not found in the new base")
             elif there is not None:
                 how = difference(self.old, inode, self.new, there)
                 if how:
@@ -286,10 +296,10 @@ class _Look:
 
 
 class _Upon:
-    """Layers merged upon those of a base: nodes below ``limit`` are the base's."""
+    """Layers merged on top of a base: nodes below ``limit`` belong to the base."""
 
     def __init__(self, base: Sequence[LayerIndex], own: Sequence[LayerIndex]) -> None:
-        """Raises _Misfit."""
+        """Merge them. Raises _Misfit."""
         self.tree = Tree([*base, *own])
         for number, index in enumerate(base):
             LayerMerge(self.tree, number, index).apply()
@@ -301,15 +311,15 @@ class _Upon:
             except InvalidLayer as error:
                 raise _Misfit(number, error) from None
 
-    def hidden(self) -> Iterator[tuple[int, How]]:
-        """What the layers hid of the base, without what is below something that they hid."""
+    def hidden(self) -> Iterator[tuple[int, HiddenBy]]:
+        """Yield what the layers hid of the base, without what is below something hidden."""
         for ending in self.tree.endings[self._before :]:
             if ending.node < self.limit and self.tree.is_alive(self.tree.parent(ending.node)):
                 yield ending.node, ending.how
 
 
 class _Misfit(Exception):
-    """A layer (from 0) can't go upon this base."""
+    """A layer (number from 0) does not fit on this base."""
 
     def __init__(self, own: int, error: InvalidLayer) -> None:
         super().__init__(error.message)
@@ -322,7 +332,7 @@ def _opened(stack: Stack, layer: int, row: int) -> Content:
 
 
 def _lost(look: _Look, run: Mapping[str, Any]) -> Iterator[Finding]:
-    """Libraries and interpreters that the image's own programs find now, and would not find any more."""
+    """Yield libraries and interpreters that the image's own programs find now, and would not find afterwards."""
     from lamina.edit.libraries import LIBRARY_PATH, Loader, needs
 
     tree = look.before.tree
@@ -339,4 +349,4 @@ def _lost(look: _Look, run: Mapping[str, Any]) -> Iterator[Finding]:
                 known[key] = before.has(need) and not after.has(need)
             if known[key]:
                 what = LIBRARY if need.is_library else INTERPRETER
-                yield Finding(what, need.path, f"needs {need.name}, which is not there any more")
+                yield Finding(what, need.path, f"needs {need.name}, which would not be found any more")

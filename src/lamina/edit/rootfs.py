@@ -1,4 +1,4 @@
-"""A root file system becomes an image of one layer: a tar (also compressed), or a directory. Owners are kept."""
+"""Makes an image of one layer from a root file system: a tar (also compressed) or a directory. Owners are kept."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO, Protocol
 
-from lamina.config import MAX_LAYER
 from lamina.errors import InvalidLayer, NotFound, UsageError
-from lamina.files import CHUNK, SharedRange, reported
-from lamina.layer.content import Content, open_content
+from lamina.host.files import CHUNK, SharedRange, reported
+from lamina.host.spool import Spool
+from lamina.layer.archive_codec import archive_decoder
+from lamina.layer.decode import LayerReader
 from lamina.layer.entry import Kind
+from lamina.layer.file_content import Content, open_content
 from lamina.layer.index import LayerIndex
-from lamina.layer.read import LayerReader
+from lamina.layer.tar_write import Item
 from lamina.layer.tarheader import BLOCK
 from lamina.layer.whiteout import opaque_path_for, path_for
-from lamina.layer.wrapped import unwrapping
-from lamina.layer.write import Item
 from lamina.scan.directory import scan, scan_file
-from lamina.spool import Spool
+from lamina.settings import MAX_LAYER
 from lamina.union.squashed import squashed
 
 OnWarning = Callable[[str], object]
@@ -40,10 +40,10 @@ def archive_items(
     files_only: bool = False,
     on_warning: OnWarning = lambda text: None,
 ) -> Iterator[list[Item]]:
-    """The entries of a tar (plain, gzip, zstd, bzip2, xz or lzma), each path once, hardlinks bound, usable while the
-    block runs: the tar lies in a temporary file. ``what`` names it in messages. ``implied``: with the directories
-    that it does not state, as entries of their own. ``files_only``: what has the name of a whiteout is refused, not
-    left out.
+    """Read the entries of a tar (plain, gzip, zstd, bzip2, xz or lzma), each path once, with hard links resolved.
+    They can be used while the block runs, because the tar is in a temporary file. ``what`` names it in errors.
+    ``implied``: add entries for directories that the tar does not state. ``files_only``: raise an error for names of
+    whiteouts instead of dropping them.
 
     Raises InvalidLayer, LimitExceeded (``max_layer`` bytes), UsageError (a whiteout), SystemFailure.
     """
@@ -55,9 +55,9 @@ def archive_items(
         if files_only:
             _check_whiteouts(index, what)
         if not len(index):
-            raise InvalidLayer(f"{what} has no entries", hint="is it a tar of a root file system?")
+            raise InvalidLayer(f"{what} has no entries", hint="check that it is a tar of a root file system")
         if implied and _is_image_archive(index):
-            on_warning(f"{what} looks like an archive of images, not of files: `lamina load` reads these")
+            on_warning(f"{what} looks like an archive of images, not of files: use `lamina load` for it")
         yield [
             (one.entry, None if one.content is None else partial(_open, index, one.content[1], spool))
             for one in squashed([index], 0, implied=implied)
@@ -70,16 +70,16 @@ def _check_whiteouts(index: LayerIndex, what: str) -> None:
         return
     name = (opaque_path_for if index.kind[row] == Kind.OPAQUE else path_for)(index.path(row))
     raise UsageError(
-        f"{what} has {os.fsdecode(name)!r:.300}: in an image that name is not a file's, it hides one",
+        f"{what} has {os.fsdecode(name)!r:.300}: in an image this name is a whiteout, which hides a file",
         hint="leave it out: tar --exclude='.wh.*'",
     )
 
 
 def directory_items(path: str, *, on_warning: OnWarning = lambda text: None) -> list[Item]:
-    """Everything in a directory of this machine with its owners, and the directory itself as the root. Raises
-    NotFound, SystemFailure."""
+    """Scan a directory of this machine with its owners; the directory itself becomes the root. Raises NotFound,
+    SystemFailure."""
     if not os.path.isdir(path):
-        raise NotFound(f"no directory {path!r:.300}", hint="check the path")
+        raise NotFound(f"{path!r:.300} is not a directory", hint="check the path")
     real = os.path.realpath(path)
     return [scan_file(real, b"", owner=None), *scan(real, owner=None, on_warning=on_warning)]
 
@@ -87,10 +87,10 @@ def directory_items(path: str, *, on_warning: OnWarning = lambda text: None) -> 
 def _spooled(source: Source, spool: Spool, what: str, max_layer: int) -> LayerIndex:
     head = _read(source, what)
     if not head:
-        raise InvalidLayer(f"{what} is empty", hint="is it a tar of a root file system?")
+        raise InvalidLayer(f"{what} is empty", hint="check that it is a tar of a root file system")
     while len(head) < BLOCK and (more := _read(source, what)):
         head += more
-    reader = LayerReader(max_layer=max_layer, what=what, inflate=unwrapping(head))
+    reader = LayerReader(max_layer=max_layer, what=what, inflate=archive_decoder(head))
     data = head
     while data:
         for piece in reader.feed(data):

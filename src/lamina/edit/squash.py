@@ -1,10 +1,10 @@
-"""Several layers made one. Those below stay shared by digest, those above stay as they are."""
+"""Merges several layers into one. Layers below stay shared by digest; layers above are unchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina.edit.publish import (
     Layer,
@@ -18,12 +18,15 @@ from lamina.edit.publish import (
     without_base,
 )
 from lamina.errors import UsageError
-from lamina.layer.content import Contents
-from lamina.layer.write import Item
-from lamina.source import Stack, Writer
+from lamina.layer.file_content import FileContents
+from lamina.layer.tar_write import Item
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History, ImageConfig
-from lamina.union.squashed import Stated, squashed
+from lamina.union.squashed import SquashedEntry, squashed
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Writer
 
 Steps = list[dict[str, Any]]
 
@@ -39,17 +42,17 @@ def squash(
     comment: str = "",
     packing: Packing = Packing(),  # noqa: B008  (frozen)
 ) -> Descriptor:
-    """Layers ``low`` to ``high`` (from 1 at the bottom) become one; what the union shows stays. The new image is
-    named ``name`` at ``target``, which must have the other layers. Times of files stay, whatever the epoch.
+    """Merge the layers ``low`` to ``high`` (from 1 at the bottom) into one; the union stays the same. The new image
+    is named ``name`` at ``target``, which must have the other layers. Times of files are kept, whatever the epoch.
 
-    Raises UsageError (a range that is none, or lacks the bottom), InvalidLayer, BlobNotFound, SystemFailure.
+    Raises UsageError (invalid range, or without the lowest layer), InvalidLayer, BlobNotFound, SystemFailure.
     """
     require_bottom(base)
     count = len(base.layers)
     if not 1 <= low <= high <= count:
         raise UsageError(
             f"{base.name} has layers 1 to {count}, not {low} to {high}",
-            hint="layers are counted from 1 at the bottom; see `lamina layers`",
+            hint="see `lamina layers`: layers are counted from 1 at the bottom",
         )
     return _squash(base, low, high, target, name, created_by, comment, packing)
 
@@ -63,7 +66,7 @@ def flatten(
     comment: str = "",
     packing: Packing = Packing(),  # noqa: B008
 ) -> Descriptor:
-    """All layers become one, as ``squash``; also an image without layers gets one."""
+    """Merge all layers into one, as ``squash`` does; an image without layers gets one as well."""
     require_bottom(base)
     return _squash(base, 1, len(base.layers), target, name, created_by, comment, packing)
 
@@ -94,9 +97,9 @@ def _squash(
         )
 
 
-def items_of(stack: Stack, stated: Iterable[Stated]) -> Iterator[Item]:
-    """Entries with a way to open the content, which stays where it is until it is written."""
-    layers = [Contents(handle.index(), handle.open) for handle in stack.layers]
+def items_of(stack: Stack, stated: Iterable[SquashedEntry]) -> Iterator[Item]:
+    """Return items whose content is opened from its layer when it is written."""
+    layers = [FileContents(handle.index(), handle.open) for handle in stack.layers]
     return (
         (one.entry, None if one.content is None else partial(layers[one.content[0]].open, one.content[1]))
         for one in stated
@@ -104,8 +107,8 @@ def items_of(stack: Stack, stated: Iterable[Stated]) -> Iterator[Item]:
 
 
 def joined_steps(steps: Sequence[Mapping[str, Any]], low: int, high: int, step: History) -> Steps:
-    """The history with the steps of layers ``low`` to ``high`` as one, in the place of the last of them; steps
-    between them that made no layer stand before it."""
+    """Return the history with the steps of layers ``low`` to ``high`` merged into one, in the place of the last of
+    them; steps between them without a layer come before it."""
     found: Steps = []
     made, placed = 0, False
     for old in steps:

@@ -1,5 +1,2 @@
-"""What people ask of images (floor 7): which images are there, what each layer does, who put a path there.
-
-Reads a ``Stack`` or the store, computes values, and prints nothing. Must not know the command line, nor its
-siblings (transfer, view, edit), and must not decide again what the union has decided.
-"""
+"""Answers to questions about images: which there are, what each layer does, which layer a path comes from, what
+differs. Returns values and prints nothing. Must not apply rules of the union again."""

@@ -1,4 +1,4 @@
-"""Blame: the story of a path told with the layers' digests and the build steps that made them."""
+"""Blame: the history of a path, with the layers' digests and the build steps that made them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lamina.layer.entry import Entry, Kind
-from lamina.source import Stack
-from lamina.union.trail import State, Trail, summaries_under, trail, trails_under
+from lamina.source.stack import Stack
+from lamina.union.path_history import (
+    PathHistory,
+    State,
+    has_history,
+    histories_under,
+    path_history,
+    summaries_under,
+)
+from lamina.union.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What ended a state: ``layer`` counts from 1; ``path`` is the path itself or a parent of it."""
+    """How a state ended. ``layer`` counts from 1; ``path`` is the path itself or a parent."""
 
     how: str
     layer: int
@@ -23,8 +31,8 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A state of the path in layer ``layer`` (from 1); ``changed`` names what differs from the state below,
-    "content" where two files of one length have other bytes."""
+    """A state of the path in ``layer`` (from 1). ``changed`` lists what differs from the state before, with "content"
+    if two files of the same size have different bytes."""
 
     layer: int
     stated: bool
@@ -37,8 +45,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """``states`` newest first; the first is what the union shows unless ``hidden``. ``whiteouts``: (layer from 1,
-    path) of whiteouts of this path that hide nothing."""
+    """The history of a path. ``states`` are newest first; the first is what the union shows, unless ``hidden``.
+    ``whiteouts`` are (layer from 1, path) of whiteouts of this path that hide nothing."""
 
     path: bytes
     hidden: bool
@@ -47,19 +55,25 @@ class Blame:
 
 
 def blame(stack: Stack, path: bytes) -> Blame:
-    """Raises PathNotFound where no layer ever had the path."""
-    return _told(stack, trail(stack.glance([path]), path), _names(stack))
+    """Return the history of ``path``. If no layer has or had that very path, it is the history of what the path names
+    in the union, with symlinks on the way followed. Raises PathNotFound."""
+    tree = stack.partial([path])
+    literal = _literal(stack, tree, path)
+    if literal != path:
+        tree = stack.partial([literal])
+    return _told(stack, path_history(tree, literal), _names(stack))
 
 
 def blame_under(stack: Stack, path: bytes) -> Iterator[Blame]:
-    """``path`` and everything below it that is or ever was. Raises PathNotFound."""
-    names = _names(stack)
-    for item in trails_under(stack.tree(), path):
+    """Yield the history of ``path`` (found as ``blame`` finds it) and of everything below it that exists or existed.
+    Raises PathNotFound."""
+    names, tree = _names(stack), stack.tree()
+    for item in histories_under(tree, _literal(stack, tree, path)):
         yield _told(stack, item, names)
 
 
 class Line(NamedTuple):
-    """A ``Blame`` in short: what its newest state says, and how many older states it shadows."""
+    """A ``Blame`` in short: its newest state, and the number of older states that it hides."""
 
     path: bytes
     hidden: bool
@@ -71,10 +85,10 @@ class Line(NamedTuple):
 
 
 def lines_under(stack: Stack, path: bytes) -> Iterator[Line]:
-    """As ``blame_under``, without a value for each state: for many paths. Raises PathNotFound."""
+    """Yield short histories, without creating each state: for many paths. Raises PathNotFound."""
     tree, names = stack.tree(), _names(stack)
     layers = tree.origin_layers
-    for at, hidden, node, states in summaries_under(tree, path):
+    for at, hidden, node, states in summaries_under(tree, _literal(stack, tree, path)):
         number = layers[node]
         yield Line(at, hidden, tree.kind(node), stack.first + number, *names[number], states - (not hidden))
 
@@ -85,7 +99,15 @@ def line_of(item: Blame) -> Line:
     return Line(item.path, item.hidden, newest.entry.kind, newest.layer, newest.digest, newest.step, shadows)
 
 
-def _told(stack: Stack, item: Trail, names: _Names) -> Blame:
+def _literal(stack: Stack, tree: Tree, path: bytes) -> bytes:
+    """Return ``path`` if a layer has or had it, else the path of what it names in the union, if there is any."""
+    if has_history(tree, path):
+        return path
+    found = stack.leads_to(path)
+    return path if found is None else found
+
+
+def _told(stack: Stack, item: PathHistory, names: _Names) -> Blame:
     stages = tuple(
         _stage(stack, item.path, state, item.states[number + 1] if number + 1 < len(item.states) else None, names)
         for number, state in enumerate(item.states)
@@ -118,7 +140,7 @@ _Names = list[tuple[str, str | None]]
 
 
 def _names(stack: Stack) -> _Names:
-    """The digest and the build step of each layer; of an image without layers those of its root directory."""
+    """Return digest and build step of each layer; for an image without layers, of its root directory."""
     found = [(str(handle.descriptor.digest), _step(stack, number)) for number, handle in enumerate(stack.layers)]
     return found or [("", None)]
 
@@ -144,8 +166,8 @@ def _same_length(entry: Entry, below: Entry) -> bool:
 
 
 def _differ(stack: Stack, state: State, below: State) -> bool:
-    """Whether two files of one length have other bytes: read side by side, up to the first difference."""
-    from lamina.layer.content import Content
+    """Whether two files of the same size have different bytes: read in parallel, up to the first difference."""
+    from lamina.layer.file_content import Content
 
     def opened(of: State) -> Content:
         return Content(of.entry.size, of.entry.offset, of.entry.sparse, stack.layers[of.holder].open)

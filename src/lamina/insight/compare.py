@@ -1,16 +1,19 @@
-"""Two sides compared in all that they are: files, config, history."""
+"""Compares two sides completely: files, config, history."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
+from lamina.insight.as_json import file_size
+from lamina.insight.change import FIELDS, LETTERS, Change
+from lamina.insight.compare_content import SideContents
 from lamina.insight.config_diff import ConfigChange, StepChange, diff_configs, diff_histories
-from lamina.insight.content import SideContents
-from lamina.insight.diff import FIELDS, Change, diff_trees
+from lamina.insight.diff import diff_trees
 from lamina.insight.history import aligned
 from lamina.insight.side import Side
-from lamina.light import TYPE_CHECKING, Value, field
-from lamina.text import clean
+from lamina.light import TYPE_CHECKING
+from lamina.text import clean, json_path
 
 if TYPE_CHECKING:
     from typing import Any
@@ -18,12 +21,13 @@ if TYPE_CHECKING:
     from lamina.spec.image_config import History, ImageConfig
 
 ASPECTS = (*FIELDS, "config", "created", "history")
-"""What can be ignored. ``created``: when config and history say that they were made."""
+"""What can be ignored. ``created``: the creation times in config and history."""
 
 
-class Diff(Value):
-    """What differs between ``before`` and ``after``, at ``path`` and below. It iterates over ``changes``, and is true
-    where anything differs; two are equal where the same differs."""
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """The differences between ``before`` and ``after``, at ``path`` and below. Iterates over ``changes``; true if
+    anything differs. Two are equal if they have the same differences."""
 
     before: Side = field(compare=False)
     after: Side = field(compare=False)
@@ -43,24 +47,59 @@ class Diff(Value):
         return iter(self.changes)
 
     def __len__(self) -> int:
-        """How many paths differ."""
+        """The number of paths that differ."""
         return len(self.changes)
 
     def to_json(self, *, content: bool = False) -> dict[str, Any]:
-        """As `diff --format json` prints it; with ``content`` also changed texts line by line. Raises as ``text``."""
-        from lamina.insight.as_json import diff_json
+        """Return what `diff --format json` prints; with ``content`` also line differences of changed texts. Raises as
+        ``text``."""
+        counts = dict.fromkeys(LETTERS, 0)
+        came = went = 0
+        for change in self.changes:
+            counts[change.how] += 1
+            came += file_size(change.after)
+            went += file_size(change.before)
+        return {
+            "before": _side_json(self.before),
+            "after": _side_json(self.after),
+            **json_path(self.path),
+            "differ": self.differ,
+            "summary": {**counts, "bytes_before": went, "bytes_after": came, "bytes_delta": came - went},
+            "changes": [self._change_json(change, content) for change in self.changes],
+            "config": [
+                {"field": change.field, "before": change.before, "after": change.after} for change in self.config
+            ],
+            "history": [{"change": change.how, **change.step.to_json()} for change in self.history],
+        }
 
-        return diff_json(self, content=content)
+    def _change_json(self, change: Change, content: bool) -> dict[str, Any]:
+        from lamina.insight.as_json import content_sum, entry_json
+
+        value: dict[str, Any] = {"change": change.how, **json_path(change.path), "fields": list(change.fields)}
+        for key, entry, side, node in (
+            ("before", change.before, self.before, change.before_node),
+            ("after", change.after, self.after, change.after_node),
+        ):
+            value[key] = None if entry is None else {**entry_json(entry), "layer": side.layer_of(node)}
+        if content and "content" in change.fields:
+            value["text"] = self.text(change)
+            if value["text"] is None:
+                for key, side, node in (
+                    ("before", self.before, change.before_node),
+                    ("after", self.after, change.after_node),
+                ):
+                    value[key]["digest"] = content_sum(side, node)[1]
+        return value
 
     def _repr_html_(self) -> str:
-        """For notebooks: the first changes, and how many more there are."""
+        """Return a table for notebooks: the first changes, and how many more there are."""
         from lamina.insight.html import diff_html
 
-        return diff_html(self)
+        return diff_html((self.before.name, self.after.name), self.changes, self.config, self.history)
 
     def text(self, change: Change) -> list[str] | None:
-        """The lines of a unified diff of a changed file's two contents, as they are (not cleaned); None where one is
-        not there, too large, or no text. Raises InvalidContent, SystemFailure."""
+        """Return a unified diff of a changed file's contents, not cleaned; None if one is missing, too large, or not
+        text. Raises InvalidContent, SystemFailure."""
         from lamina.insight.text_diff import MAX_TEXT, unified
 
         if change.before is None or change.after is None or max(change.before.size, change.after.size) > MAX_TEXT:
@@ -74,12 +113,21 @@ class Diff(Value):
         return unified(old, new, (f"a/{clean(change.old_path)}", f"b/{clean(change.path)}"))
 
 
+def _side_json(side: Side) -> dict[str, Any]:
+    return {
+        "name": side.name,
+        "kind": side.kind,
+        "digest": None if side.digest is None else str(side.digest),
+        "layers": [side.first, side.first + side.depth - 1] if side.kind != "directory" else None,
+    }
+
+
 def compare(
     before: Side, after: Side, path: bytes = b"", *, ignore: Collection[str] = (), renames: bool = True
 ) -> Diff:
-    """Files at ``path`` and below; config and history where the whole of both sides is compared, and both have them:
-    of a range of layers the steps that made them, and the config that their image has.
-    ``ignore``: of ``ASPECTS``. Raises PathNotFound, InvalidContent, SystemFailure."""
+    """Compare the files at ``path`` and below. Config and history are compared if both sides are compared completely
+    and have them; for a range of layers, the history steps that made them and the config of their image. ``ignore``:
+    of ``ASPECTS``. Raises PathNotFound, InvalidContent, SystemFailure."""
     layers = ([layer.diff_id for layer in before.layers], [layer.diff_id for layer in after.layers])
     before.merge_with(after)
     changes = diff_trees(
@@ -103,7 +151,7 @@ def compare(
 
 
 def _steps(side: Side, config: ImageConfig) -> Sequence[History]:
-    """The whole history; of a range of layers what made these."""
+    """Return the whole history; for a range of layers, the steps that made them."""
     layers = len(config.diff_ids)
     if len(side.layers) >= layers:
         return config.history

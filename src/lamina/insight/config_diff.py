@@ -1,34 +1,38 @@
-"""Configs and histories of two images compared (pure)."""
+"""Compares the configs and histories of two images (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lamina.light import Value, replace
+from lamina.light import replace
 from lamina.spec.image_config import History, ImageConfig
 
-_APART = frozenset({"history", "rootfs"})  # told as steps and as files
-_MAX_WORK = 1_000_000  # pairs of steps; histories with more between their ends are not aligned
+_APART = frozenset({"history", "rootfs"})  # compared as history steps and as files
+_MAX_WORK = 1_000_000  # pairs of steps; histories with more differing pairs are not aligned
 
 
-class ConfigChange(Value):
-    """``field`` like ``config.Env.PATH``; ``before`` and ``after`` as JSON has them, None where not set."""
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """A changed field, such as ``config.Env.PATH``; ``before`` and ``after`` are JSON values, None if not set."""
 
     field: str
     before: Any
     after: Any
 
 
-class StepChange(Value):
-    """``how``: "added" or "removed"."""
+@dataclass(frozen=True, slots=True)
+class StepChange:
+    """A changed history step; ``how`` is "added" or "removed"."""
 
     how: str
     step: History
 
 
 def diff_configs(before: ImageConfig, after: ImageConfig, *, created: bool = True) -> list[ConfigChange]:
-    """Field by field, fields that lamina doesn't know among them; ``Env`` by variable. Null counts as absent."""
+    """Compare field by field, including fields that lamina doesn't know; ``Env`` by variable. Null counts
+    as absent."""
     ours, theirs = _flat(before), _flat(after)
     if not created:
         ours.pop("created", None)
@@ -41,7 +45,7 @@ def diff_configs(before: ImageConfig, after: ImageConfig, *, created: bool = Tru
 
 
 def diff_histories(before: Sequence[History], after: Sequence[History], *, created: bool = True) -> list[StepChange]:
-    """Steps that went and came, in order."""
+    """Return removed and added steps, in order."""
     ours, theirs = list(before), list(after)
     if not created:
         ours = [replace(step, created=None) for step in ours]

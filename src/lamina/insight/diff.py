@@ -1,75 +1,33 @@
-"""Diff: two trees file by file (pure; whoever calls says how bytes are compared).
+"""Compares two trees file by file (pure; the caller provides the comparison of contents).
 
-What two sides have from the same entry of the same layer is equal and never looked at; of all other files, only pairs
-of equal size are asked for.
+Files that both sides have from the same entry of the same layer are equal and not compared. Of all others, only pairs
+of the same size are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from lamina.errors import PathNotFound, UsageError
+from lamina.insight.change import ADDED, CHANGED, FIELDS, REMOVED, Change, Contents, differences
 from lamina.layer.entry import Entry, Kind
 from lamina.union.tree import UNSTATED, Tree
 
-ADDED, REMOVED, CHANGED, RENAMED = "added", "removed", "changed", "renamed"
-FIELDS = ("kind", "content", "target", "device", "mode", "owner", "time", "xattrs", "links")
-"""What a change can be of. ``target``: a symlink's; ``links``: which other paths are the same file."""
 _FILE, _DIRECTORY = int(Kind.FILE), int(Kind.DIRECTORY)
+
+
 _ALSO = {"mtime": "time", "xattr": "xattrs", "link": "target", "hardlinks": "links", "hardlink": "links"}
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """``path`` as in ``Entry``, the new one of what was renamed; ``before`` and ``after`` are None where it is not
-    there, ``before_node`` and ``after_node`` its nodes. ``fields`` (of ``FIELDS``): what differs."""
-
-    how: str
-    path: bytes
-    before: Entry | None
-    after: Entry | None
-    fields: tuple[str, ...] = ()
-    before_node: int = -1
-    after_node: int = -1
-
-    @property
-    def old_path(self) -> bytes:
-        """Where it was before it was renamed."""
-        return self.path if self.before is None else self.before.path
-
-    def __str__(self) -> str:
-        """The line that `diff` prints."""
-        from lamina.insight.words import line
-
-        return line(self)
-
-
-class Contents(Protocol):
-    """How bytes are compared."""
-
-    def expect(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """These pairs will be asked for, with ``same``."""
-        ...
-
-    def same(self, before: int, after: int) -> bool:
-        """Whether two regular files of one size have the same bytes."""
-        ...
-
-    def digest(self, node: int, *, after: bool) -> bytes:
-        """Of a regular file, before or after."""
-        ...
-
-
 def parse_fields(words: str, known: Collection[str] = FIELDS) -> frozenset[str]:
-    """``mtime,mode`` as names of ``known``. Raises UsageError."""
+    """Parse ``mtime,mode`` as names in ``known``. Raises UsageError."""
     found = set()
     for word in filter(None, (part.strip() for part in words.split(","))):
         name = _ALSO.get(word, word)
         if name not in known or name == "kind":
             allowed = ", ".join(name for name in known if name != "kind")
-            raise UsageError(f"{word!r:.60} can't be ignored", hint=f"what can be: {allowed}")
+            raise UsageError(f"{word!r:.60} can't be ignored", hint=f"use one of: {allowed}")
         found.add(name)
     return frozenset(found)
 
@@ -84,11 +42,11 @@ def diff_trees(
     ignore: Collection[str] = (),
     renames: bool = True,
 ) -> list[Change]:
-    """Every path that is not the same, in order of the paths' components; of ``path`` and below.
+    """Return every path at or below ``path`` that differs, sorted by component.
 
-    ``layers``: for each side what each layer is; layers that are equal hold the same. ``ignore``: of ``FIELDS``.
-    ``renames``: tell a file that went and one that came with the same content as one change. Raises PathNotFound
-    where neither side has the path.
+    ``layers`` identifies the layers of each side; equal layers have the same content. ``ignore``: of ``FIELDS``.
+    ``renames``: report a removed and an added file with the same content as one rename. Raises PathNotFound if
+    neither side has the path.
     """
     found = _Comparison(before, after, contents, layers, frozenset(ignore)).run(path)
     if renames and "content" not in ignore:
@@ -99,7 +57,7 @@ def diff_trees(
 
 
 _Pair = tuple[bytes, int | None, int | None]
-"""A path with its node before and after."""
+"""A path with its nodes before and after."""
 
 
 class _Comparison:
@@ -120,14 +78,14 @@ class _Comparison:
             len(numbers) + number for number in range(len(after.layers))
         ]
         self.our_links = before.hardlinks.keys() | before.hardlinks.values()
-        """Nodes that are one file with others."""
+        """Nodes that are hard links of a file with several names."""
         self.their_links = after.hardlinks.keys() | after.hardlinks.values()
 
     def run(self, path: bytes) -> list[Change]:
         one, other = _start(self.before, path), _start(self.after, path)
         if one is None and other is None:
             text = path.decode("utf-8", "backslashreplace")
-            raise PathNotFound(f"neither side has /{text:.300}", hint="see `lamina ls`")
+            raise PathNotFound(f"/{text:.300} was not found on either side", hint="list with `lamina ls`")
         pairs = self._walk(path, one, other)
         unlinked = set() if "links" in self.ignore else self._links_that_differ(pairs)
         pairs, plain = self._plain(pairs, unlinked)
@@ -147,8 +105,8 @@ class _Comparison:
         return found
 
     def _walk(self, path: bytes, one: int | None, other: int | None) -> list[_Pair]:
-        """Paths of both sides together: parents first, names in byte order. Those that are the very same entry of one
-        layer are left out, unless they are directories or have other names."""
+        """Return the paths of both sides: parents first, names in byte order. Identical entries of the same layer are
+        left out, unless they are directories or have several hard links."""
         found: list[_Pair] = []
         pending: list[_Pair] = [(path, one, other)]
         before, after = self.before, self.after
@@ -180,8 +138,8 @@ class _Comparison:
         return found
 
     def _plain(self, pairs: list[_Pair], unlinked: set[int]) -> tuple[list[_Pair], set[int]]:
-        """Without pairs that are plainly alike; and of those left the nodes (of before) of which only the contents
-        may differ."""
+        """Drop pairs that are equal in all columns. Returns the others, and the nodes (of before) of which only the
+        content may differ."""
         left: list[_Pair] = []
         plain: set[int] = set()
         before, after = self.before, self.after
@@ -220,7 +178,7 @@ class _Comparison:
         return row == other_row != UNSTATED and self.before_ids[layer] == self.after_ids[other_layer]
 
     def _contents_that_differ(self, pairs: list[_Pair]) -> set[int]:
-        """Nodes (of before) of files with other bytes; what has to be read is read in the order of the archives."""
+        """Return nodes (of before) of files with different content; contents are read in archive order."""
         if "content" in self.ignore:
             return set()
         unlike, unsure = set(), []
@@ -246,7 +204,8 @@ class _Comparison:
         return unlike
 
     def _links_that_differ(self, pairs: list[_Pair]) -> set[int]:
-        """Nodes (of before) that are one file with other paths than after, among paths of one kind on both sides."""
+        """Return nodes (of before) whose hard links are other paths than after, among paths with the same kind on
+        both sides."""
         if not self.before.hardlinks and not self.after.hardlinks:
             return set()
         ours: dict[int, set[int]] = {}
@@ -270,7 +229,7 @@ class _Comparison:
         if self._is_same_entry(one, other):
             return ("links",) if unlinked else ()
         if not path and UNSTATED in (self.before.rows[one], self.after.rows[other]):
-            return ()  # a root that no layer states is like any other
+            return ()  # a root that no layer states equals any other
         found = differences(self.before.entry(one), self.after.entry(other))
         if found == ["kind"]:
             return ("kind",)
@@ -286,7 +245,7 @@ class _Comparison:
 
 
 def _start(tree: Tree, path: bytes) -> int | None:
-    """The node that a person means by ``path``: a symlink at its end counts as itself unless it leads to a
+    """Return the node for a path that a person typed: a symlink at its end is followed only if it leads to a
     directory."""
     try:
         node = tree.lookup(path)
@@ -299,24 +258,3 @@ def _start(tree: Tree, path: bytes) -> int | None:
     except PathNotFound:
         return node
     return there if tree.is_directory(there) else node
-
-
-def differences(one: Entry, other: Entry) -> list[str]:
-    """Which of ``FIELDS`` differ, contents and hardlinks left out."""
-    if one.kind != other.kind:
-        return ["kind"]
-    found = []
-    if one.kind == Kind.SYMLINK:
-        if one.link != other.link:
-            found.append("target")
-    elif one.mode != other.mode:  # no file system lets a symlink have one
-        found.append("mode")
-    if one.rdev != other.rdev:
-        found.append("device")
-    if (one.uid, one.gid) != (other.uid, other.gid):
-        found.append("owner")
-    if one.mtime != other.mtime:
-        found.append("time")
-    if one.xattrs != other.xattrs:
-        found.append("xattrs")
-    return found

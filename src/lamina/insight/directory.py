@@ -10,9 +10,9 @@ from lamina.scan.layer import ScannedLayer
 
 
 def directory_side(path: str, *, on_warning: OnWarning = lambda text: None) -> Side:
-    """All that is in it, as its owner sees it; nothing is followed. Raises NotFound, SystemFailure."""
+    """Return everything in the directory, with owners; symlinks are not followed. Raises NotFound, SystemFailure."""
     where = os.path.abspath(path)
     items = scan(where, owner=None, on_warning=on_warning)
-    first = next(items, None)  # it must be a directory before it is looked at as a file
+    first = next(items, None)  # fails for anything but a directory, before scan_file reads it
     rest = () if first is None else (first, *items)
     return Side(path, [ScannedLayer([scan_file(where, b"", owner=None), *rest], where)], kind="directory")

@@ -1,6 +1,6 @@
-"""Du: what directories hold, and which layer's bytes they are (pure).
+"""Sizes of directories, by layer (pure).
 
-Bytes of content, each file once however many hardlinks it has: at the first name that the walk comes to.
+Sizes are bytes of content. A file with several hard links counts once, at the first name in the walk.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from lamina.insight.ghosts import hidden_sizes
 from lamina.layer.entry import Kind
 from lamina.union.tree import Tree
 
-_LAST = b"\xff" * 256  # behind every name: directories come after what is in them
+_LAST = b"\xff" * 256  # sorts after every name: directories come after their content
 
 
 @dataclass
 class Weight:
-    """``sizes``: bytes for each layer (from 0) that has any; ``files``: how many have them."""
+    """The size of a path. ``sizes`` maps layers (from 0) to bytes; ``files`` is the number of files."""
 
     path: bytes
     is_directory: bool
@@ -33,10 +33,9 @@ class Weight:
 def weigh(
     tree: Tree, path: bytes = b"", *, depth: int | None = 1, files: bool = False, hidden: bool = False
 ) -> list[Weight]:
-    """``path`` and what is at most ``depth`` levels below it (None: everything), directories after what is in them.
-    ``files``: files too, not only directories. ``hidden``: what the union hides counts where it was, so that all
-    layers add up to what they hold. Raises PathNotFound.
-    """
+    """Return the sizes of ``path`` and of paths at most ``depth`` levels below (None: all), directories after their
+    content. ``files``: also list files. ``hidden``: count what the union hides where it was, so that the sum is the
+    content of all layers. Raises PathNotFound."""
     top, start = _top(tree, path, hidden)
     found: dict[bytes, Weight] = {}
     if start is not None:
@@ -61,7 +60,7 @@ def weigh(
 
 
 def _top(tree: Tree, path: bytes, hidden: bool) -> tuple[bytes, int | None]:
-    """The path that is meant, symlinks followed, and its node; None for one that is hidden."""
+    """Return the path with symlinks followed, and its node; None for a hidden path."""
     try:
         node = tree.lookup(path, follow=True)
     except PathNotFound:
@@ -75,7 +74,7 @@ def _top(tree: Tree, path: bytes, hidden: bool) -> tuple[bytes, int | None]:
 
 
 def _contents(tree: Tree, top: bytes, start: int | None, hidden: bool) -> Iterator[tuple[bytes, int, int]]:
-    """(path below ``top``, layer, bytes) of each file."""
+    """Yield (path below ``top``, layer, bytes) of each file."""
     counted: set[int] = set()
     if start is not None:
         for node in tree.walk(start):

@@ -1,4 +1,4 @@
-"""Secrets that an image gives away: in files, seen or hidden, in its config and its history."""
+"""Search for secrets that an image exposes: in visible and hidden files, in its config and its history."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 
 from lamina.insight.secrets import Sieve, Suspect, in_file, in_words, is_binary
 from lamina.insight.side import Side
-from lamina.layer.content import SMALL
 from lamina.layer.entry import Kind
-from lamina.source import Stack
+from lamina.layer.file_content import SMALL
+from lamina.source.stack import Stack
 
 MAX_FILE = 1 << 20
-"""Bytes that are looked at of one file."""
+"""The most bytes of one file that are searched."""
 MOST = 10_000  # findings of one image
 _FIRST = 8192
-_BATCH = 1 << 20  # bytes of files, and files, that go through one sieve
+_BATCH = 1 << 20  # bytes of files, and below the number of files, in one batch
 _MANY = 2000
 _FILE = int(Kind.FILE)
 
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """``where``: "file", "env", "label", "history", or a field of the config; ``name`` the variable, label, or step's
-    number (from 1). ``layer`` (from 1) holds it; ``hidden_by`` is the layer that hides the file, None where it is
-    visible."""
+    """A finding. ``where`` is "file", "env", "label", "history", or a field of the config; ``name`` is the variable,
+    the label, or the number of the step (from 1). ``layer`` (from 1) contains it. ``hidden_by`` is the layer that
+    hides the file, None if it is visible."""
 
     suspect: Suspect
     where: str
@@ -36,8 +36,8 @@ class Exposed:
 
 @dataclass
 class Search:
-    """``files`` were looked into, ``size`` bytes of them; ``binary`` were not text, ``cut`` were looked at only as
-    far as ``MAX_FILE``."""
+    """The result of a search: ``files`` were searched, ``size`` bytes of them; ``binary`` were not text, ``cut`` were
+    searched only up to ``MAX_FILE``."""
 
     found: list[Exposed] = field(default_factory=list)
     files: int = 0
@@ -47,7 +47,7 @@ class Search:
 
 
 def search_secrets(stack: Stack, *, entropy: bool = False, max_file: int = MAX_FILE) -> Search:
-    """Hidden files first. Raises InvalidContent, SystemFailure."""
+    """Search an image; hidden files come first. Raises InvalidContent, SystemFailure."""
     search = Search()
     _search_files(stack, search, entropy, max_file)
     search.found.sort(key=lambda one: (one.hidden_by is None, one.path, one.suspect.line))
@@ -58,11 +58,11 @@ def search_secrets(stack: Stack, *, entropy: bool = False, max_file: int = MAX_F
 def _search_files(stack: Stack, search: Search, entropy: bool, max_file: int) -> None:
     side = Side.of(stack)
     tree = side.tree
-    names: dict[int, int] = {}  # inode -> a visible name of it
+    names: dict[int, int] = {}  # inode -> a visible name
     for link, inode in tree.hardlinks.items():
         if tree.is_alive(link):
             names.setdefault(inode, link)
-    directories: dict[int, bytes] = {0: b""}  # of the files, with a slash at its end
+    directories: dict[int, bytes] = {0: b""}  # directories of the files, with a slash at the end
 
     def path_of(node: int) -> bytes:
         parent = tree.parents[node]
@@ -72,7 +72,7 @@ def _search_files(stack: Stack, search: Search, entropy: bool, max_file: int) ->
 
     for batch in _batches(side, max_file):
         sieve = Sieve([data for _, _, data in batch if not is_binary(data)])
-        for layer, node, data in batch:  # the same data as a large file's start: that is looked at again
+        for layer, node, data in batch:  # for a large file the data is only its start, and is read again
             if len(search.found) >= MOST:
                 return
             path = path_of(names.get(node, node) if tree.endings_of[node] else node)
@@ -97,8 +97,8 @@ def _search_files(stack: Stack, search: Search, entropy: bool, max_file: int) ->
 
 
 def _batches(side: Side, max_file: int) -> Iterator[list[tuple[int, int, bytes]]]:
-    """(layer from 0, node, data) of each regular file that is not empty, each archive from front to back; of a large
-    file the data is its start."""
+    """Yield batches of (layer from 0, node, data) of the non-empty regular files, in archive order; for a large file
+    the data is its start."""
     tree = side.tree
     hardlinks, kids, rows, layers = tree.hardlinks, tree.kids, tree.rows, tree.origin_layers
     places: list[list[tuple[int, int]]] = [[] for _ in tree.layers]

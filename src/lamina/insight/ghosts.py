@@ -1,6 +1,6 @@
-"""Ghosts: what ships in the layers though the union hides it, and how to get it back.
+"""Ghosts: files that are in the layers although the union hides them, and how to recover them.
 
-Reads the endings that the merge has recorded; no rule of whiteouts stands here.
+It reads the endings that the merge recorded; it applies no rules of whiteouts.
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lamina.errors import PathNotFound, UsageError
-from lamina.layer.content import Content
 from lamina.layer.entry import Kind
-from lamina.source import Stack
-from lamina.union.trail import State, trail
+from lamina.layer.file_content import Content
+from lamina.source.stack import Stack
+from lamina.union.path_history import State, path_history
 from lamina.union.tree import Ending, Tree
 
 
 @dataclass(frozen=True, slots=True)
 class Ghost:
-    """Something hidden, with all below it that went at once: ``paths`` of them, ``size`` bytes of content that no
-    visible path has. ``layers`` (from 1, rising) brought them, ``hidden_by`` hid them; ``how`` as in ``blame``."""
+    """Something hidden, with everything below it that was hidden at the same time: ``paths`` is their number,
+    ``size`` the bytes of content that no visible path has. ``layers`` (from 1, ascending) added them, ``hidden_by``
+    hid them; ``how`` as in ``blame``."""
 
     path: bytes
     kind: Kind
@@ -30,7 +31,7 @@ class Ghost:
 
 
 def ghosts(stack: Stack, *, each: bool = False) -> list[Ghost]:
-    """Most bytes first. ``each``: every path on its own, not only what was hidden at the top of others."""
+    """List what is hidden, the largest first. ``each``: every path by itself, instead of only the topmost ones."""
     tree = stack.tree()
     sizes = hidden_sizes(tree)
     groups: dict[int, list[int]] = {}
@@ -59,7 +60,7 @@ def _ghost(stack: Stack, tree: Tree, ending: Ending, top: int, members: list[int
 
 
 def hidden_sizes(tree: Tree) -> dict[int, int]:
-    """For each hidden regular file that no visible path is a hardlink of, its bytes; each file once."""
+    """Return the bytes of each hidden regular file without a visible hard link; each file once."""
     linked = {inode for link, inode in tree.hardlinks.items() if tree.is_alive(link)}
     found = {}
     for node, ended in enumerate(tree.endings_of):
@@ -70,25 +71,31 @@ def hidden_sizes(tree: Tree) -> dict[int, int]:
 
 
 def recover(stack: Stack, path: bytes, *, layer: int | None = None, hidden_first: bool = True) -> Content:
-    """The content that ``path`` had: in layer ``layer`` (from 1), else the newest that is hidden, else what is
-    visible; ``hidden_first`` False: what is visible before what is hidden.
+    """Return content that ``path`` had: in ``layer`` (from 1), else the newest hidden one, else the visible one; with
+    ``hidden_first`` False, visible before hidden.
 
-    Raises PathNotFound, UsageError (a layer out of range, no regular file).
+    Raises PathNotFound, UsageError (a layer out of range, not a regular file).
     """
     top = stack.first + len(stack.layers) - 1
     if layer is not None and not stack.first <= layer <= top:
-        raise UsageError(f"{stack.name} has layers {stack.first} to {top}, not {layer}", hint="see `lamina layers`")
-    states = trail(stack.tree(), path).states
+        raise UsageError(
+            f"{stack.name} has layers {stack.first} to {top}, not {layer}", hint="list them with `lamina layers`"
+        )
+    states = path_history(stack.tree(), path).states
     text = path.decode("utf-8", "backslashreplace")
     if layer is not None:
         having = sorted({stack.first + state.layer for state in states})
         states = tuple(state for state in states if stack.first + state.layer == layer)
         if not states:
-            raise PathNotFound(f"layer {layer} has no /{text:.300}", hint=f"it is in {', '.join(map(str, having))}")
+            raise PathNotFound(
+                f"layer {layer} has no /{text:.300}", hint=f"use layer {' or '.join(map(str, having))}"
+            )
     files = [state for state in states if state.entry.kind == Kind.FILE]
     if not files:
         kind = states[0].entry.kind.name.lower()
-        raise UsageError(f"/{text:.300} was a {kind}, no regular file", hint="`lamina blame` tells its story")
+        raise UsageError(
+            f"/{text:.300} was a {kind}, not a regular file", hint="show its history with `lamina blame`"
+        )
     files.sort(key=lambda state: _is_hidden(state) != hidden_first)
     entry, holder = files[0].entry, stack.layers[files[0].holder]
     return Content(entry.size, entry.offset, entry.sparse, holder.open)

@@ -1,7 +1,7 @@
-"""History: an image's build steps, each beside the layer that it made (pure).
+"""The build steps of an image, each with the layer that it made (pure).
 
-image-spec config.md leaves the history optional, and it is often out of step with the layers: steps that claim a
-layer are counted off from the bottom, surplus ones are left out, and layers that no step claims come at the end.
+image-spec config.md makes the history optional, and it often does not match the layers. Steps with a layer are
+assigned to layers from the bottom, surplus ones are left out, and layers without a step come at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from lamina.spec.image_config import History
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``layer`` (from 1) is None for a step that made none; ``recorded`` is False for a layer without a step."""
+    """A build step. ``layer`` (from 1) is None for a step without a layer; ``recorded`` is False for a layer without
+    a step."""
 
     layer: int | None
     history: History
@@ -22,8 +23,9 @@ class Step:
 
 
 def aligned(history: Sequence[History], layers: int, *, low: int = 1, high: int | None = None) -> list[Step]:
-    """Oldest first. ``layers``: how many the image has. ``low`` to ``high``: the layers that are asked for; steps
-    without a layer are those after the layer ``low`` - 1 and before the layer ``high`` + 1."""
+    """Return the steps, oldest first. ``layers`` is the number of layers in the image. ``low`` to ``high`` is the
+    range of layers; of steps without a layer, those after layer ``low`` - 1 and before layer ``high`` + 1 are
+    included."""
     high = layers if high is None else high
     found, number = [], 0
     for step in history:

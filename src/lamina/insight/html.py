@@ -1,7 +1,7 @@
-"""Images, layers and diffs as small pieces of HTML, for notebooks (pure).
+"""Images, layers and diffs as short HTML for notebooks (pure).
 
-Every word that is shown goes through ``text.clean`` and is escaped, and there is a most of everything: a piece is a
-few kilobytes, whatever the image says. Nothing is read for it: no index, no content.
+Every shown text goes through ``text.clean`` and is escaped, and sizes are limited: the HTML has a few kilobytes,
+whatever the image contains. Neither indexes nor contents are read.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ from html import escape
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
-from lamina.insight.words import LETTERS, details
+from lamina.insight.change import LETTERS, details
 from lamina.text import clean, human_size
 
 if TYPE_CHECKING:
-    from lamina.insight.compare import Diff
-    from lamina.insight.diff import Change
-    from lamina.source import LayerHandle, Stack
+    from lamina.insight.change import Change
+    from lamina.insight.config_diff import ConfigChange, StepChange
+    from lamina.source.protocols import LayerHandle
+    from lamina.source.stack import Stack
     from lamina.spec.image_config import History
 
 MOST_CHANGES = 100
 MOST_LAYERS = 100
 MOST_OTHERS = 20
 MOST_LETTERS = 200
-"""Of one word."""
-_OPEN = '<div class="tex2jax_ignore mathjax_ignore">'  # a name is no formula, though it has dollar signs
+"""Limit of one text."""
+_OPEN = '<div class="tex2jax_ignore mathjax_ignore">'  # a name with dollar signs is not a formula
 _RIGHT = ' style="text-align:right"'
 
 
 def stack_html(stack: Stack) -> str:
-    """The image, and its layers bottom first."""
+    """Return a table of the image and its layers, bottom first."""
     top = stack.first + len(stack.layers) - 1
     whole = len(stack.layers) == len(stack.manifest.layers)
     size = sum(layer.descriptor.size for layer in stack.layers)
@@ -51,7 +52,7 @@ def stack_html(stack: Stack) -> str:
 
 
 def layer_html(handle: LayerHandle, number: int, step: History | None) -> str:
-    """One layer, by what its image says of it."""
+    """Return a table of one layer, from the image's documents."""
     facts = [
         ("digest", str(handle.descriptor.digest)),
         ("diff_id", str(handle.diff_id)),
@@ -62,26 +63,31 @@ def layer_html(handle: LayerHandle, number: int, step: History | None) -> str:
     return _piece(f"layer {number}", _facts(facts))
 
 
-def diff_html(diff: Diff) -> str:
-    """What differs: how much of each kind, and the first of it."""
+def diff_html(
+    names: tuple[str, str],
+    changes: Sequence[Change],
+    config: Sequence[ConfigChange],
+    history: Sequence[StepChange],
+) -> str:
+    """Return the number of differences by kind, and the first of them."""
     counts = dict.fromkeys(LETTERS, 0)
-    for change in diff:
+    for change in changes:
         counts[change.how] += 1
     told = [f"{count:,} {how}" for how, count in counts.items() if count] or ["the same files"]
-    if diff.config:
-        told.append(f"{len(diff.config):,} differences of config")
-    if diff.history:
-        told.append(f"{len(diff.history):,} steps of history")
+    if config:
+        told.append(f"{len(config):,} differences of config")
+    if history:
+        told.append(f"{len(history):,} steps of history")
     parts = [f"<p>{_text(', '.join(told))}</p>"]
-    if diff.changes:
-        parts.append(_table(("", "path", "what"), map(_change, diff), len(diff), MOST_CHANGES))
-    if diff.config:
-        config = ([change.field, _value(change.before), _value(change.after)] for change in diff.config)
-        parts.append(_table(("config", "before", "after"), config, len(diff.config), MOST_OTHERS))
-    if diff.history:
-        steps = (["-" if change.how == "removed" else "+", _step(change.step)] for change in diff.history)
-        parts.append(_table(("", "history"), steps, len(diff.history), MOST_OTHERS))
-    return _piece(f"{_short(diff.before.name)} \N{RIGHTWARDS ARROW} {_short(diff.after.name)}", *parts)
+    if changes:
+        parts.append(_table(("", "path", "what"), map(_change, changes), len(changes), MOST_CHANGES))
+    if config:
+        rows = ([change.field, _value(change.before), _value(change.after)] for change in config)
+        parts.append(_table(("config", "before", "after"), rows, len(config), MOST_OTHERS))
+    if history:
+        steps = (["-" if change.how == "removed" else "+", _step(change.step)] for change in history)
+        parts.append(_table(("", "history"), steps, len(history), MOST_OTHERS))
+    return _piece(f"{_short(names[0])} \N{RIGHTWARDS ARROW} {_short(names[1])}", *parts)
 
 
 def _change(change: Change) -> list[str | bytes]:
@@ -111,7 +117,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
 def _table(
     heads: Sequence[str], rows: Iterable[Sequence[str | bytes]], count: int, most: int, right: Sequence[int] = ()
 ) -> str:
-    """The first ``most`` of ``count`` rows, and how many more there are."""
+    """Return a table of the first ``most`` of ``count`` rows, and how many more there are."""
     side = [_RIGHT if column in right else ' style="text-align:left"' for column in range(len(heads))]
     head = "".join(f"<th{at}>{_text(word)}</th>" for at, word in zip(side, heads, strict=True))
     body = "".join(

@@ -1,4 +1,4 @@
-"""The store's images as a list: one summary an image, from its manifest and config alone."""
+"""The list of images in the store: a summary of each, from its manifest and config only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
-from lamina.source import find_manifest, read_config
+from lamina.source.select import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
@@ -22,8 +22,8 @@ FILTERS = ("reference", "dangling", "label", "before", "since", "until")
 
 @dataclass(frozen=True, slots=True)
 class ImageSummary:
-    """``name`` is canonical, "" for an untagged image; ``size`` the bytes of manifest, config and layers as they
-    are stored; ``id`` the config's digest (None: the platform's manifest was never fetched)."""
+    """One image. ``name`` is canonical, "" for an untagged image. ``size`` is the bytes of manifest, config and
+    layers as stored. ``id`` is the config's digest (None: the manifest for the platform was never fetched)."""
 
     name: str
     digest: Digest
@@ -41,14 +41,14 @@ class ImageSummary:
 
 
 def summaries(store: Store, platform: Platform) -> Iterator[ImageSummary]:
-    """One for each name, and one for each untagged image. What can't be read shows as an image without an ID:
-    `lamina fsck` says why."""
+    """Yield a summary for each name and each untagged image. What can't be read is an image without an ID: `lamina
+    fsck` reports why."""
     for name, descriptor in store.names():
         yield summarise(store, name, descriptor, platform)
 
 
 def summarise(store: Store, name: str, descriptor: Descriptor, platform: Platform) -> ImageSummary:
-    """An image that is not all there or damaged is told without an ID. Raises SystemFailure."""
+    """Summarise one image; a damaged or incomplete one has no ID. Raises SystemFailure."""
     try:
         manifest = find_manifest(store, descriptor, platform, name or str(descriptor.digest))
     except (NotFound, InvalidContent, Unsupported):
@@ -88,7 +88,9 @@ def select_images(
     for text in filters:
         key, equals, value = text.partition("=")
         if key not in FILTERS or not equals:
-            raise UsageError(f"not a filter: {text!r:.200}", hint="known: " + ", ".join(f"{k}=..." for k in FILTERS))
+            raise UsageError(
+                f"not a filter: {text!r:.200}", hint="use one of: " + ", ".join(f"{k}=..." for k in FILTERS)
+            )
         if key == "reference":
             globs.append(value)
         else:
@@ -110,8 +112,8 @@ def select_images(
 
 
 def sort_images(found: list[ImageSummary], by: str) -> list[ImageSummary]:
-    """In podman's orders: "created" (the newest first), "size" (the largest first), "id", "repository" or "tag"; what
-    is alike, by name."""
+    """Sort images in podman's orders: "created" (newest first), "size" (largest first), "id", "repository" or "tag";
+    then by name."""
     found = sorted(found, key=lambda image: image.name)
     if by == "created":
         return sorted(found, key=lambda image: image.created or "", reverse=True)
@@ -136,7 +138,7 @@ def _matches(image: ImageSummary, pattern: str) -> bool:
 
 
 def _is_meant(image: ImageSummary, word: str) -> bool:
-    """Whether a word names an image: as a name, or as the beginning of its ID or digest."""
+    """Whether a word means this image: a name, or the beginning of its ID or digest."""
     if image.name and _matches(image, word):
         return True
     digits = word.removeprefix("sha256:")
@@ -154,7 +156,7 @@ def _by_time(key: str, value: str, kept: list[ImageSummary], images: list[ImageS
     else:
         base = next((image for image in images if _is_meant(image, value)), None)
         if base is None:
-            raise NotFound(f"{key}={value}: no such image", hint="see `lamina images`")
+            raise NotFound(f"{key}={value}: no such image", hint="list images with `lamina images`")
         limit = parse_time(base.created)
     out = []
     for image in kept:

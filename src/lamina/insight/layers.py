@@ -1,4 +1,4 @@
-"""What each layer of a stack does to the union: adds, replaces, hides; and who shares it."""
+"""What each layer of a stack does to the union: what it adds, replaces and hides, and which images share it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
-from lamina.source import Stack, find_manifest, read_config
+from lamina.source.select import find_manifest, read_config
+from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
-from lamina.union.tree import How, Tree
+from lamina.union.tree import HiddenBy, Tree
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """One layer, counted from 1 at the bottom. ``size`` is the blob's, ``tar_size`` the uncompressed tar's,
-    ``content_size`` that of the files in it, in bytes. ``adds``: new paths; ``replaces``: paths that had something
-    below, directories whose attributes are stated again left out (``restates``); ``hides``: paths gone through
-    whiteouts. ``shared_with``: names of other images that have it."""
+    """One layer, counted from 1 at the bottom. In bytes: ``size`` of the blob, ``tar_size`` of the uncompressed tar,
+    ``content_size`` of the files in it. ``adds`` are new paths; ``replaces`` are paths that existed below, without
+    directories whose attributes are stated again (``restates``); ``hides`` are paths removed by whiteouts.
+    ``shared_with`` are names of other images with this layer."""
 
     number: int
     digest: Digest
@@ -43,7 +44,8 @@ class LayerReport:
 
 
 def report_layers(stack: Stack, sharers: Mapping[Digest, tuple[str, ...]] | None = None) -> list[LayerReport]:
-    """Bottom first. ``sharers``: for each diff_id the other images that have it, see ``layer_sharers``."""
+    """Return a report for each layer, bottom first. ``sharers`` maps each diff_id to other images with it
+    (``layer_sharers``)."""
     tree = stack.tree()
     counts = _counts(tree)
     reports = []
@@ -76,8 +78,8 @@ def report_layers(stack: Stack, sharers: Mapping[Digest, tuple[str, ...]] | None
 
 
 def layer_sharers(store: Store, platform: Platform, leave_out: Digest) -> dict[Digest, tuple[str, ...]]:
-    """For each diff_id the names of the local images that have it; the image whose manifest is ``leave_out`` does
-    not count. Images that can't be read are left out."""
+    """Map each diff_id to the names of local images with it, except the image whose manifest is ``leave_out``.
+    Unreadable images are skipped."""
     found: dict[Digest, dict[str, None]] = {}
     for name, descriptor in store.names():
         try:
@@ -93,10 +95,10 @@ def layer_sharers(store: Store, platform: Platform, leave_out: Digest) -> dict[D
 
 
 def _counts(tree: Tree) -> list[tuple[int, int, int, int]]:
-    """(adds, replaces, restates, hides) of each layer."""
+    """Return (adds, replaces, restates, hides) of each layer."""
     count = len(tree.layers)
     made, replaced, restated, hidden = [0] * count, [0] * count, [0] * count, [0] * count
-    latest: dict[int, int] = {}  # node -> layer of its state after the restatement looked at
+    latest: dict[int, int] = {}  # node -> layer of its state after the current restatement
     for node, layer, _ in reversed(tree.restatements):
         if node:
             restated[latest.get(node, tree.origin_layers[node])] += 1
@@ -106,7 +108,7 @@ def _counts(tree: Tree) -> list[tuple[int, int, int, int]]:
         ending = tree.ending(node)
         if ending is None:
             continue
-        if ending.how == How.REPLACED:
+        if ending.how == HiddenBy.REPLACED:
             replaced[ending.layer] += ending.node == node
         else:
             hidden[ending.layer] += 1

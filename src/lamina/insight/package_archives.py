@@ -1,8 +1,7 @@
-"""Reader of what Java archives say about packages (pure): the coordinates that Maven writes into each, also into
-archives in archives.
+"""Reads package information in Java archives (pure): the Maven coordinates in each archive and in nested archives.
 
-Zip's directory and single members are read here, not by ``zipfile``: that takes the whole directory into memory, and
-one of a hostile archive may have millions of entries.
+Zip's directory and members are parsed here and not by ``zipfile``, which loads the whole directory into memory: that
+of a hostile archive may have millions of entries.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from lamina.insight.package_texts import Named, maven_properties
 MAX_DIRECTORY = 16 << 20
 MAX_TEXT = 64 << 10
 MAX_INNER = 128 << 20
-"""Bytes of an archive in an archive, packed or not."""
+"""Limit in bytes of a nested archive, compressed or not."""
 DEPTH = 2
-_LEAST = 4096  # what a read costs, however little it gives
+_LEAST = 4096  # the cost of a read in bytes, however little it returns
 _END = struct.Struct("<12xII2x")
 _ENTRY = struct.Struct("<4s6xH8xIIHHH8xI")
 _LOCAL = struct.Struct("<26xHH")
@@ -29,19 +28,19 @@ _INNER = re.compile(rb".+\.(?:jar|war|ear)")
 
 
 def is_archive(name: bytes) -> bool:
-    """Whether a file of this name is worth a look."""
+    """Whether a file of this name may be a Java archive."""
     return _INNER.fullmatch(name) is not None
 
 
 class JavaArchives:
-    """Reads archives until ``left`` bytes of members have been inflated, of all archives together: a megabyte of them
-    may hold a gigabyte, and say so a thousand times."""
+    """Reads archives until ``left`` bytes of members were inflated in total: a megabyte of archives may contain a
+    gigabyte, a thousand times."""
 
     def __init__(self, left: int) -> None:
         self.left = left
 
     def packages(self, read: ReadAt, size: int, depth: int = 0) -> Iterator[Named]:
-        """What the archive of this size says; nothing for what is none, or malformed."""
+        """Yield the packages of an archive of this size; none if it is not an archive, or malformed."""
         directory, moved = _directory(read, size)
         self.left -= len(directory)
         at = 0
@@ -84,8 +83,8 @@ def _reader(data: bytes) -> ReadAt:
 
 
 def _directory(read: ReadAt, size: int) -> tuple[bytes, int]:
-    """The archive's directory, and how far its members stand behind where it says: a script may stand before them.
-    Empty for what is no archive, and for zip64."""
+    """Return the archive's directory, and the offset of its members from their stated position, because a script may
+    precede them. Empty if it is not an archive, or zip64."""
     before = max(0, size - _END.size - 0xFFFF)
     tail = read(before, size - before)
     at = tail.rfind(b"PK\5\6")

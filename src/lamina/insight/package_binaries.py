@@ -1,7 +1,7 @@
-"""Readers of what binary files say about packages (pure): rpm's database, and what Rust and Go put into programs.
+"""Reads package information in binary files (pure): rpm's database, and what Rust and Go embed in programs.
 
-Only rpm's sqlite form is read (rpm 4.16 and later): its headers are a short table of numbered fields. The older forms
-(Berkeley DB, ndb) are not.
+Of rpm's databases only the sqlite form is read (rpm 4.16 and later), whose headers are a short table of numbered
+fields. The older forms (Berkeley DB, ndb) are not supported.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MAX_SECTION = 8 << 20
 MAX_SECTIONS = 4096
 _SQLITE = b"SQLite format 3\0"
 _MOST_FILES = 1_000_000
-"""Files or directories of one rpm package: the largest have some 100,000."""
-_STEPS = 200_000  # times 1000 instructions of sqlite, after which a database is a bomb
+"""Limit of files or directories in one rpm package: the largest have about 100,000."""
+_STEPS = 200_000  # times 1000 instructions of sqlite; a database that needs more is a bomb
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SOURCE = 1000, 1001, 1002, 1003, 1022, 1044
 _STRING, _INT32, _I18N, _STRINGS = 6, 4, 9, 8
 _DIRINDEXES, _BASENAMES, _DIRNAMES = 1116, 1117, 1118
@@ -27,16 +27,17 @@ _FILE_TAGS = {_DIRINDEXES: _INT32, _BASENAMES: _STRINGS, _DIRNAMES: _STRINGS}
 _GO_MAGIC = b"\xff Go buildinf:"
 
 ReadAt = Callable[[int, int], bytes]
-"""Bytes of a file: from where, how many; fewer at its end."""
+"""Reads bytes of a file: offset, size; fewer at its end."""
 
 
 def rpm_database(data: bytes) -> Iterator[Named]:
-    """``rpmdb.sqlite``. Raises InvalidContent where it is none."""
+    """Yield the packages in ``rpmdb.sqlite``. Raises InvalidContent if it is not such a database."""
     return (found for found in map(rpm_header, _rpm_headers(data)) if found)
 
 
 def rpm_files(data: bytes, wanted: Set[bytes]) -> set[bytes]:
-    """Which of these paths are of packages in ``rpmdb.sqlite``. Raises InvalidContent where it is none."""
+    """Return which of these paths belong to packages in ``rpmdb.sqlite``. Raises InvalidContent if it is not such a
+    database."""
     names = {path.rpartition(b"/")[2] for path in wanted}
     found: set[bytes] = set()
     for blob in _rpm_headers(data):
@@ -48,8 +49,10 @@ def _rpm_headers(data: bytes) -> Iterator[bytes]:
     import sqlite3
 
     if not data.startswith(_SQLITE):
-        raise InvalidContent("no sqlite database", hint="older forms of rpm's database are not read")
-    # a database in memory has no log beside it: it is read as one that never had
+        raise InvalidContent(
+            "not an sqlite database", hint="use rpm 4.16 or later: older forms of its database are not supported"
+        )
+    # a database in memory has no write-ahead log: mark it as one without
     data = data[:18] + b"\1\1" + data[20:]
     steps = 0
 
@@ -64,26 +67,30 @@ def _rpm_headers(data: bytes) -> Iterator[bytes]:
         connection.set_progress_handler(count, 1000)
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute("PRAGMA cell_size_check=ON")
-        # whatever a database computes takes time and memory as it likes: only what it holds is read
+        # computed columns could take any time and memory: read only stored values
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, len(data))
         if any(hidden for *_, hidden in connection.execute("PRAGMA table_xinfo(Packages)")):
-            raise InvalidContent("its packages are computed", hint="it is damaged, or hostile")
+            raise InvalidContent("its packages are computed", hint="don't use it: it is damaged, or hostile")
         connection.set_authorizer(_reads_a_table)
         for (blob,) in connection.execute("SELECT blob FROM Packages"):
             if not isinstance(blob, bytes):
                 continue
             left -= len(blob)
             if left < 0:  # a small file can name the same pages for each of a million packages
-                raise InvalidContent("its packages are larger than the database", hint="it is damaged, or hostile")
+                raise InvalidContent(
+                    "its packages are larger than the database", hint="don't use it: it is damaged, or hostile"
+                )
             yield blob
     except (sqlite3.Error, MemoryError, OverflowError) as error:
-        raise InvalidContent(f"no database of rpm: {error!s:.100}", hint="it is damaged, or hostile") from None
+        raise InvalidContent(
+            f"not an rpm database: {error!s:.100}", hint="don't use it: it is damaged, or hostile"
+        ) from None
     finally:
         connection.close()
 
 
 def _reads_a_table(action: int, _: str | None, __: str | None, ___: str | None, view: str | None) -> int:
-    """SQLite's question about each step of a statement: whether it only reads, and no view's statement at that."""
+    """Authorize a step of an SQLite statement: only reading, and not through a view."""
     import sqlite3
 
     allowed = view is None and action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ)
@@ -91,7 +98,8 @@ def _reads_a_table(action: int, _: str | None, __: str | None, ___: str | None, 
 
 
 def _rpm_paths(blob: bytes, names: Set[bytes]) -> Iterator[bytes]:
-    """The files of one package that have one of these base names: directories stand once, and by number."""
+    """Yield the files of one package with one of these base names. Directories are stored once and referred to by
+    number."""
     store, rows = _rpm_fields(blob)
     where = {tag: (offset, number) for tag, kind, offset, number in rows if _FILE_TAGS.get(tag) == kind}
     if len(where) < len(_FILE_TAGS) or any(number > _MOST_FILES for _, number in where.values()):
@@ -110,7 +118,7 @@ def _rpm_strings(store: bytes, offset: int, number: int) -> list[bytes]:
 
 
 def _rpm_fields(blob: bytes) -> tuple[bytes, list[tuple[int, int, int, int]]]:
-    """The data of a header, and its fields: tag, type, where in the data, how many. Empty where it is malformed."""
+    """Return the data of a header, and its fields: tag, type, offset in the data, count. Empty if it is malformed."""
     if len(blob) < 8:
         return b"", []
     count, size = struct.unpack_from(">II", blob)
@@ -121,7 +129,8 @@ def _rpm_fields(blob: bytes) -> tuple[bytes, list[tuple[int, int, int, int]]]:
 
 
 def rpm_header(blob: bytes) -> Named | None:
-    """One package's header as the database has it: counts, then (tag, type, offset, count), then the data."""
+    """Parse one package's header as stored in the database: counts, then (tag, type, offset, count), then
+    the data."""
     store, rows = _rpm_fields(blob)
     fields = {}
     for tag, kind, offset, _ in rows:
@@ -132,7 +141,7 @@ def rpm_header(blob: bytes) -> Named | None:
         elif tag == _EPOCH and kind == _INT32 and offset + 4 <= len(store):
             fields[tag] = str(struct.unpack_from(">i", store, offset)[0])
     if fields.get(_NAME) == "gpg-pubkey":
-        return None  # a key that was imported stands there as a package
+        return None  # an imported key is stored like a package
     if not fields.get(_VERSION) or not fields.get(_RELEASE):
         return None
     version = f"{fields[_VERSION]}-{fields[_RELEASE]}"
@@ -142,7 +151,8 @@ def rpm_header(blob: bytes) -> Named | None:
 
 
 def program(read: ReadAt) -> Iterator[Named]:
-    """The crates and modules that an ELF program says it was made of; nothing for what is no ELF, or malformed."""
+    """Yield the crates and modules that an ELF program says it was built from; none if it is not ELF, or
+    malformed."""
     wanted = sections(read, (b".dep-v0", b".go.buildinfo"))
     crates, modules = wanted.get(b".dep-v0"), wanted.get(b".go.buildinfo")
     if crates:
@@ -164,8 +174,8 @@ def program(read: ReadAt) -> Iterator[Named]:
 
 
 def go_build(section: bytes) -> tuple[str, str]:
-    """The version of Go and the module lines in ``.go.buildinfo`` as linkers from Go 1.18 on write it; "" for the
-    older pointers."""
+    """Return the Go version and the module lines in ``.go.buildinfo``, as linkers from Go 1.18 on write it; "" for
+    the older pointers."""
     if not section.startswith(_GO_MAGIC) or len(section) < 33 or not section[15] & 2:
         return "", ""
     at, version = 32, ""
@@ -185,12 +195,12 @@ def go_build(section: bytes) -> tuple[str, str]:
         if number == 0:
             version = text[:100].decode("utf-8", "replace")
         elif len(text) >= 33:
-            return version, text[16:-16].decode("utf-8", "replace")  # between two marks of sixteen bytes
+            return version, text[16:-16].decode("utf-8", "replace")  # between two marks of 16 bytes
     return version, ""
 
 
 def sections(read: ReadAt, names: tuple[bytes, ...]) -> dict[bytes, bytes]:
-    """These sections of an ELF file, at most 8 MiB of each; empty where it is none."""
+    """Return these sections of an ELF file, at most 8 MiB of each; empty if it is not ELF."""
     head = read(0, 64)
     if len(head) < 52 or not head.startswith(b"\x7fELF") or head[4] not in (1, 2) or head[5] not in (1, 2):
         return {}

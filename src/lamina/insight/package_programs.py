@@ -1,7 +1,7 @@
-"""Programs that no package manager installed, told by the version that they hold themselves (pure).
+"""Detects programs that no package manager installed, by the version string inside them (pure).
 
-A file is meant by its name, and believed where it is an ELF file that holds the program's own words for its version.
-Files are read in pieces, and no further than where that is found.
+Candidates are selected by file name, and accepted if they are ELF files with the version string of that program.
+Files are read in pieces, up to that string.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from itertools import islice
 from lamina.insight.package_texts import Named, named
 
 MAX_READ = 512 << 20
-"""Bytes of one file that are looked at."""
+"""The most bytes of one file that are searched."""
 _PIECE = 1 << 20
-_OVERLAP = 512  # bytes: what tells a version, and eight bytes before it, are shorter
+_OVERLAP = 512  # bytes; a version string with the eight bytes before it is shorter
 _BEFORE = 8
 _ELF = b"\x7fELF"
 
 Read = Callable[[int], bytes]
-"""The next bytes of a file: how many; fewer at its end."""
+"""Reads the next bytes of a file; fewer at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """``file``: the whole base name. ``version``: what the file must hold, less than 500 bytes; its groups are the
-    version, one of them. ``sole``: nothing beside the version says whose it is, so it is believed only where the
-    whole file holds no second one."""
+    """How to detect a program. ``file`` matches the whole base name. ``version`` matches less than 500 bytes; one of
+    its groups is the version. ``sole``: the version string does not name the program, so it is accepted only if the
+    file contains no second one."""
 
     name: str
     file: bytes
@@ -45,11 +45,11 @@ _SHORT = rb"(\d{1,2}\.\d{1,3}(?:\.\d{1,3})?)"  # two or three numbers
 _SO = rb"\.so(?:\.[0-9.]+)?"
 _HAPROXY = rb"(\d\.\d{1,2}(?:\.\d{1,3}|-dev\d{1,3}|-rc\d{1,3}))(?=[^\d])"
 _JAVA = rb"(\d{1,3}+(?:\.\d{1,3}+){0,4}+(?:_\d{1,3}+)?+(?:-ea)?+(?:\+\d{1,3}|-b\d{1,3})?+)"
-_BUILT = rb"1\d{9}\d[0-9a-f]{8}\0"  # redis: seconds, changes, and commit of the build stand right behind the host
+_BUILT = rb"1\d{9}\d[0-9a-f]{8}\0"  # redis: seconds, changes, and commit of the build follow the host name directly
 _REDIS = (
     rb"(\d{1,2}\.\d{1,2}\.\d{1,3}?)(?:"
-    + _BUILT  # no host
-    + rb"|[0-9a-f]{12}-"  # a container's: its first digits are not the version's last
+    + _BUILT  # without a host name
+    + rb"|[0-9a-f]{12}-"  # a container's host name: its first digits do not belong to the version
     + _BUILT
     + rb"|[A-Za-z][A-Za-z0-9.-]{0,63}-"
     + _BUILT
@@ -165,12 +165,12 @@ _MEANT = re.compile(b"|".join([_PYTHON.pattern, *(one.file for one in PROGRAMS)]
 
 
 def is_meant(name: bytes) -> bool:
-    """Whether a file of this base name is worth a look."""
+    """Whether a file with this base name is a candidate."""
     return _MEANT.fullmatch(name) is not None
 
 
 def programs(name: bytes, read: Read) -> Iterator[Named]:
-    """What a file of this base name says that it is; at most one."""
+    """Yield the program in a file with this base name; at most one."""
     start = read(_PIECE)
     if not start.startswith(_ELF):
         return
@@ -196,7 +196,7 @@ def programs(name: bytes, read: Read) -> Iterator[Named]:
                 return
         if any(len(versions) > 1 for versions in alone.values()):
             return
-        at = _BEFORE  # what stands earlier was in the piece before, with what precedes it
+        at = _BEFORE  # everything before was in the previous piece, with what precedes it
     for program, versions in alone.items():
         for version in versions:
             found = named("binary", program, version.decode("ascii"))
@@ -205,8 +205,8 @@ def programs(name: bytes, read: Read) -> Iterator[Named]:
 
 
 def _pieces(start: bytes, read: Read) -> Iterator[bytes]:
-    """The file in pieces that overlap. A zero byte stands behind the last one, so that a number that ends with a
-    piece is not taken for whole, but in the last."""
+    """Yield the file in overlapping pieces. A zero byte follows the last one, so that a number at the end of a piece
+    only counts as complete in the last."""
     piece, size = start, len(start)
     while True:
         more = read(_PIECE) if size < MAX_READ else b""
@@ -218,8 +218,8 @@ def _pieces(start: bytes, read: Read) -> Iterator[bytes]:
 
 
 def _python(release: bytes | None, pieces: Iterator[bytes]) -> Named | None:
-    """The interpreter's version is one among others of libraries: it is that of the release in the file's name, or
-    else of the directory in which it looks for its modules."""
+    """Return the interpreter. Its version is one of several, with those of libraries: it belongs to the release in
+    the file's name, or else in the directory of its modules."""
     candidates: dict[bytes, bytes] = {}
     for piece in pieces:
         for match in _PYTHON_VERSION.finditer(piece):

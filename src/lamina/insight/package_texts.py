@@ -1,7 +1,7 @@
-"""Readers of what package managers write down as text (pure): bytes in, names and versions out.
+"""Parsers for the text databases of package managers (pure): bytes in, names and versions out.
 
-The files come from images and may be anything: what can't be a package's name or version is left out, and nothing is
-evaluated. The limits stand in ``packages``.
+The files come from images and may contain anything: invalid names and versions are left out, and nothing is
+evaluated. ``packages`` has the limits.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _NAME = re.compile(r"@?[^\s@?#]+")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A package as its manager names it. ``architecture`` may be ""; ``source`` the source package where it has
-    another name, as Debian's and Alpine's have."""
+    """A package as its manager names it. ``architecture`` may be "". ``source`` is the source package if its name
+    differs, as in Debian and Alpine."""
 
     kind: str
     name: str
@@ -36,7 +36,7 @@ class Named:
 
 
 def named(kind: str, name: Any, version: Any, architecture: Any = "", source: Any = "") -> Named | None:
-    """None where these can't be a package's."""
+    """Return a package, or None if the name or version is invalid."""
     words = (name, version, architecture, source)
     if not all(isinstance(word, str) and len(word) <= _MAX_WORD and word.isprintable() for word in words):
         return None
@@ -46,8 +46,8 @@ def named(kind: str, name: Any, version: Any, architecture: Any = "", source: An
 
 
 def dpkg_status(data: bytes) -> Iterator[Named]:
-    """``/var/lib/dpkg/status`` (deb-control(5)), and the pieces of it below ``status.d`` that distroless images have:
-    packages whose files are there."""
+    """Parse ``/var/lib/dpkg/status`` (deb-control(5)), or a file in ``status.d`` of distroless images: the installed
+    packages."""
     for fields in _paragraphs(data):
         state = fields.get("Status", "install ok installed").split()
         if state and state[-1] not in _GONE:
@@ -58,7 +58,7 @@ def dpkg_status(data: bytes) -> Iterator[Named]:
 
 
 def apk_installed(data: bytes) -> Iterator[Named]:
-    """Alpine's ``/lib/apk/db/installed``: one letter a field, an empty line between packages."""
+    """Parse Alpine's ``/lib/apk/db/installed``: fields with one-letter names, an empty line between packages."""
     for fields in _paragraphs(data):
         found = named("apk", fields.get("P"), fields.get("V"), fields.get("A", ""), fields.get("o", ""))
         if found:
@@ -66,17 +66,18 @@ def apk_installed(data: bytes) -> Iterator[Named]:
 
 
 def dpkg_list(data: bytes) -> set[bytes]:
-    """The paths in ``/var/lib/dpkg/info/*.list``."""
+    """Parse the paths in ``/var/lib/dpkg/info/*.list``."""
     return {line[1:] for line in data.split(b"\n") if line.startswith(b"/")}
 
 
 def dpkg_sums(data: bytes) -> set[bytes]:
-    """The paths in distroless' ``/var/lib/dpkg/status.d/*.md5sums``: a sum, two spaces, a path without a slash."""
+    """Parse the paths in distroless' ``/var/lib/dpkg/status.d/*.md5sums``: a checksum, two spaces, a
+    relative path."""
     return {line.partition(b"  ")[2].removeprefix(b"./") for line in data.split(b"\n")}
 
 
 def apk_files(data: bytes, wanted: Set[bytes]) -> set[bytes]:
-    """Which of these paths Alpine's database names: ``F:`` is a directory, ``R:`` a file in it."""
+    """Return which of these paths are in Alpine's database: ``F:`` is a directory, ``R:`` a file in it."""
     found, directory = set(), b""
     for line in map(bytes.rstrip, BytesIO(data)):
         if line.startswith(b"F:"):
@@ -87,7 +88,7 @@ def apk_files(data: bytes, wanted: Set[bytes]) -> set[bytes]:
 
 
 def python_metadata(data: bytes) -> Iterator[Named]:
-    """``*.dist-info/METADATA`` and ``*.egg-info/PKG-INFO``: the header up to the first empty line."""
+    """Parse ``*.dist-info/METADATA`` and ``*.egg-info/PKG-INFO``: the header up to the first empty line."""
     for fields in _paragraphs(data):
         found = named("pypi", fields.get("Name"), fields.get("Version"))
         if found:
@@ -96,7 +97,7 @@ def python_metadata(data: bytes) -> Iterator[Named]:
 
 
 def npm_package(data: bytes) -> Iterator[Named]:
-    """A ``package.json`` that states a name and a version: of an installed package, or of one that was copied."""
+    """Parse a ``package.json`` with a name and a version, of an installed or copied package."""
     value = _object(data)
     found = named("npm", value.get("name"), value.get("version"))
     if found:
@@ -104,14 +105,15 @@ def npm_package(data: bytes) -> Iterator[Named]:
 
 
 def gem_specification(data: bytes) -> Iterator[Named]:
-    """``specifications/*.gemspec`` as RubyGems writes it for an installed gem: Ruby, of which two literals count."""
+    """Parse ``specifications/*.gemspec`` as RubyGems writes it for an installed gem: two literals in Ruby code."""
     found = named("gem", *(word and word[1].decode("utf-8", "replace") for word in (p.search(data) for p in _GEM)))
     if found:
         yield found
 
 
 def composer_installed(data: bytes) -> Iterator[Named]:
-    """``vendor/composer/installed.json``: all packages of one PHP program; before composer 2 the list alone."""
+    """Parse ``vendor/composer/installed.json``: all packages of a PHP program; before composer 2 it is only
+    the list."""
     value = _value(data)
     packages = value.get("packages") if isinstance(value, dict) else value
     for item in packages if isinstance(packages, list) else ():
@@ -121,17 +123,17 @@ def composer_installed(data: bytes) -> Iterator[Named]:
 
 
 def maven_properties(data: bytes) -> Iterator[Named]:
-    """``pom.properties`` in a Java archive: group, artifact and version, each on its line."""
+    """Parse ``pom.properties`` in a Java archive: group, artifact and version, each on a line."""
     fields = dict(line.partition("=")[::2] for line in reversed(data.decode("utf-8", "replace").splitlines()))
     words = [fields.get(key, "").strip() for key in ("groupId", "artifactId", "version")]
-    if all(words) and "${" not in "".join(words):  # a word that Maven did not replace
+    if all(words) and "${" not in "".join(words):  # a variable that Maven did not replace
         found = named("maven", f"{words[0]}:{words[1]}", words[2])
         if found:
             yield found
 
 
 def erlang_release(data: bytes) -> Iterator[Named]:
-    """``releases/*/OTP_VERSION``: the version alone."""
+    """Parse ``releases/*/OTP_VERSION``, which contains only the version."""
     version = _OTP.fullmatch(data)
     found = version and named("binary", "erlang", version[1].decode())
     if found:
@@ -139,7 +141,7 @@ def erlang_release(data: bytes) -> Iterator[Named]:
 
 
 def cargo_audit(data: bytes) -> Iterator[Named]:
-    """What `cargo auditable` puts into a binary, inflated: all crates that went in, build tools left out."""
+    """Parse what `cargo auditable` puts into a binary, inflated: all crates in it, without build dependencies."""
     packages = _object(data).get("packages")
     for item in packages if isinstance(packages, list) else ():
         if isinstance(item, dict) and item.get("kind") != "build":
@@ -149,8 +151,8 @@ def cargo_audit(data: bytes) -> Iterator[Named]:
 
 
 def go_modules(text: str) -> Iterator[Named]:
-    """The module lines that Go's linker puts into a binary (debug/buildinfo). A replaced module is told as what it
-    was replaced by."""
+    """Parse the module lines that Go's linker puts into a binary (debug/buildinfo). A replaced module is reported as
+    its replacement."""
     before: Named | None = None
     for line in text.split("\n"):
         words = line.split("\t")
@@ -163,7 +165,7 @@ def go_modules(text: str) -> Iterator[Named]:
 
 
 def os_release(data: bytes) -> dict[str, str]:
-    """os-release(5), quotes taken off; nothing is expanded."""
+    """Parse os-release(5), without quotes; nothing is expanded."""
     found = {}
     for line in data.decode("utf-8", "replace").split("\n"):
         key, equals, value = line.strip().partition("=")
@@ -173,10 +175,10 @@ def os_release(data: bytes) -> dict[str, str]:
 
 
 def _paragraphs(data: bytes) -> Iterator[Mapping[str, str]]:
-    """``Name: value`` lines, an empty line between paragraphs; what goes on in the next line is left out. The first
-    of two fields of one name counts."""
+    """Yield paragraphs of ``Name: value`` lines, separated by empty lines. Continuation lines are skipped; the first
+    field of a name counts."""
     fields: dict[str, str] = {}
-    for raw in BytesIO(data):  # a list of all lines takes nine times the file where all are empty
+    for raw in BytesIO(data):  # a list of all lines takes nine times the size of the file if all are empty
         line = raw.decode("utf-8", "replace").rstrip("\r\n")
         if not line:
             if fields:

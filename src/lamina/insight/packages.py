@@ -1,6 +1,6 @@
-"""The packages in an image, with the layer that brought each: dpkg, apk, rpm, pip, npm, gem, composer, Maven, what
-Rust and Go programs say that they were made of, and well-known programs by their own version. Read from the union;
-nothing of the image is run."""
+"""Lists the packages in an image, with the layer that added each: dpkg, apk, rpm, pip, npm, gem, composer, Maven, the
+dependencies recorded in Rust and Go programs, and well-known programs by their version strings. It reads the union
+and runs nothing of the image."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from urllib.parse import quote
 from lamina.errors import InvalidContent
 from lamina.insight import package_archives, package_binaries, package_programs, package_texts
 from lamina.insight.package_texts import Named
-from lamina.layer.content import Content
 from lamina.layer.entry import Entry, Kind
-from lamina.source import Stack
-from lamina.union.trail import trail
+from lamina.layer.file_content import Content
+from lamina.source.stack import Stack
+from lamina.union.path_history import path_history
 
 MAX_DATABASE = 256 << 20
 MAX_FILE = 4 << 20
 MAX_PROGRAMS = 2 << 30
-"""Bytes of all programs together that are looked at for their own version: holes cost a hostile layer nothing."""
+"""The most bytes of all programs that are searched for version strings: holes cost a hostile layer nothing."""
 MAX_ARCHIVES = 1 << 30
-"""Bytes of all that is read in Java archives."""
+"""The most bytes that are read in Java archives."""
 MAX_PACKAGES = 200_000
 MAX_NOTES = 100
 KINDS = ("deb", "apk", "rpm", "pypi", "npm", "gem", "composer", "maven", "cargo", "golang", "binary")
@@ -48,19 +48,19 @@ _LISTS: tuple[tuple[bytes, bytes, Callable[[bytes], Set[bytes]]], ...] = (
     (b"var/lib/dpkg/info", b".list", package_texts.dpkg_list),
     (b"var/lib/dpkg/status.d", b".md5sums", package_texts.dpkg_sums),
 )
-"""One file a package, which names the package's files: where, how they are called, and what reads them."""
+"""Lists of the files of one package: directory, suffix, and parser."""
 _FILES_IN: dict[bytes, Callable[[bytes, Set[bytes]], Set[bytes]]] = {
     path: package_texts.apk_files if b"apk" in path else package_binaries.rpm_files
     for path in _DATABASES
     if b"dpkg" not in path
 }
-"""Databases that name the files of all packages: which of those that are asked for they name."""
+"""Databases with the files of all packages: functions that return which of the given files are in them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """``path``: the file that says so. ``layer`` (from 1) is the one in which the package first stands there with
-    this version; ``diff_id`` and ``step`` are that layer's."""
+    """A package. ``path`` is the file that states it. ``layer`` (from 1) is where it first appears in this version;
+    ``diff_id`` and ``step`` belong to that layer."""
 
     named: Named
     purl: str
@@ -84,7 +84,8 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """``notes``: what could not be read, and why. ``distribution``: os-release's ID and VERSION_ID, "" for none."""
+    """The packages of an image. ``notes`` list what could not be read, and why. ``distribution`` is ID and VERSION_ID
+    of os-release, "" for none."""
 
     packages: tuple[Package, ...]
     notes: tuple[str, ...]
@@ -92,14 +93,13 @@ class Inventory:
 
 
 def packages(stack: Stack, *, programs: bool = True) -> Inventory:
-    """All packages that the union shows, by kind, name and version. ``programs``: look into ELF programs too (a few
-    reads of each; into well-known ones up to where they tell their version). Raises InvalidLayer, and what
-    ``stack.tree`` raises."""
+    """List all packages in the union, by kind, name and version. ``programs``: also read ELF programs (a few reads of
+    each; well-known ones up to their version string). Raises InvalidLayer, and what ``stack.tree`` raises."""
     return _Looking(stack).run(programs)
 
 
 def purl_of(named: Named, distribution: tuple[str, str] = ("", "")) -> str:
-    """The package URL (purl-spec): with the distribution where the kind is one of a distribution's."""
+    """Return the package URL (purl-spec), with the distribution for packages of a distribution."""
     name, namespace, qualifiers = named.name, "", {}
     if named.kind in ("deb", "apk", "rpm"):
         namespace = distribution[0] or {"deb": "debian", "apk": "alpine"}.get(named.kind, "")
@@ -119,7 +119,7 @@ def purl_of(named: Named, distribution: tuple[str, str] = ("", "")) -> str:
     if kind == "binary":
         kind = "generic"
     elif kind == "golang" and version == "(devel)":
-        version = ""  # Go's word for none: built from a directory
+        version = ""  # Go's word for no version: built from a directory
     elif kind == "golang" and name == "stdlib":
         version = version.removeprefix("go")
     if named.kind == "rpm" and ":" in version:
@@ -142,9 +142,9 @@ class _Looking:
         self.stack = stack
         self.tree = stack.tree()
         self.notes: list[str] = []
-        self.found: dict[tuple[Named, bytes], int] = {}  # -> the layer, from 0
-        self._own: dict[bytes, tuple[Named, int]] = {}  # programs by their own version: path -> and the layer
-        self._told: set[tuple[int, int]] = set()  # the files of these: layer and row
+        self.found: dict[tuple[Named, bytes], int] = {}  # -> layer, from 0
+        self._own: dict[bytes, tuple[Named, int]] = {}  # programs detected by version string: path -> package, layer
+        self._told: set[tuple[int, int]] = set()  # (layer, row) of their files
         self._left = MAX_PROGRAMS
         self._archives = package_archives.JavaArchives(MAX_ARCHIVES)
 
@@ -154,11 +154,11 @@ class _Looking:
                 self._by_states(path, reader, MAX_DATABASE)
         for path in _NOT_READ:
             if self._is_file(self.tree.find(path)):
-                self.notes.append(f"/{path.decode()}: this form of rpm's database is not read")
+                self.notes.append(f"/{path.decode()}: this form of rpm's database is not supported")
         for path in _DATABASES:
             log = self.tree.find(path + b"-wal")
             if log is not None and self._is_file(log) and self.tree.entry(log).size:
-                self.notes.append(f"/{path.decode()}-wal: what stands only in this log is not read")
+                self.notes.append(f"/{path.decode()}-wal: entries that are only in this log are not read")
         self._files(programs)
         self._programs_of_nobody()
         distribution = self._distribution()
@@ -180,7 +180,7 @@ class _Looking:
         return Inventory(tuple(every), tuple(self.notes), distribution)
 
     def _files(self, programs: bool) -> None:
-        """One file a package: told by their names, or, of programs, by what they say."""
+        """Find packages with one file each: by their names or, for programs, by their content."""
         tree = self.tree
         hidden = {
             tree.path(node)
@@ -204,7 +204,7 @@ class _Looking:
                 self._program(node, path)
 
     def _content_layer(self, node: int) -> tuple[int, int]:
-        """The layer that has the name, and the one that has the content."""
+        """Return the layer with the name, and the layer with the content."""
         return self.tree.origin_layers[node], self.tree.content(node)[0]
 
     def _java_archive(self, node: int, path: bytes) -> None:
@@ -219,11 +219,11 @@ class _Looking:
             for named in self._archives.packages(read, self.stack.layers[layer].index().size[row]):
                 self._add(named, path, layer)
         if self._archives.left <= 0:
-            self._note(f"of more than {MAX_ARCHIVES} bytes in Java archives the rest is not looked at")
+            self._note(f"Java archives have more than {MAX_ARCHIVES} bytes: the rest was not searched")
 
     def _program(self, node: int, path: bytes) -> None:
-        """Of a file with several names the first tells what it was made of, and the first that is a program's tells
-        its version."""
+        """Read a program. For a file with several hard links, the first name reports its dependencies, and the first
+        name that is a candidate reports its version."""
         layer, row = self.tree.content(node)
         index = self.stack.layers[layer].index()
         first = self.tree.inode(node) == node
@@ -250,16 +250,16 @@ class _Looking:
                     self._told.add((layer, row))
                     self._add_or_ask(named, path, layer)
                 if not self._left:
-                    self.notes.append(f"of more than {MAX_PROGRAMS} bytes of programs the rest is not looked at")
+                    self.notes.append(f"programs have more than {MAX_PROGRAMS} bytes: the rest was not searched")
 
     def _programs_of_nobody(self) -> None:
-        """Adds the programs whose files no package of the distribution brought: what it did bring stands there under
-        its name and version already. A file that a later layer wrote than the one that says whose it is, is not the
-        package's any more."""
+        """Add the programs whose files belong to no package of the distribution; the others are already listed as
+        packages. A file that was rewritten in a later layer than the package database does not belong to the package
+        any more."""
         if not self._own:
             return
         listed = {path: path for path in self._own}
-        for path in self._own:  # dpkg may know /usr/bin/x as /bin/x, from before these were one directory
+        for path in self._own:  # dpkg may list /usr/bin/x as /bin/x, from before the directories were merged
             short = path.removeprefix(b"usr/")
             top = self.tree.find(short.partition(b"/")[0])
             if short != path and top is not None and self.tree.kind(top) == Kind.SYMLINK:
@@ -272,7 +272,7 @@ class _Looking:
                 self._add(named, path, layer)
 
     def _lists(self, wanted: Set[bytes]) -> Iterator[tuple[int, Set[bytes]]]:
-        """Which of these files packages of the distribution brought, and the layer that says so."""
+        """Yield which of these files belong to packages of the distribution, with the layer that states it."""
         left = MAX_DATABASE
         for directory, suffix, reader in _LISTS:
             parent = self.tree.find(directory)
@@ -292,9 +292,9 @@ class _Looking:
                     yield self.tree.content(database)[0], files(stream.read(), wanted)
 
     def _by_states(self, path: bytes, reader: Reader, limit: int) -> None:
-        """A file that layers rewrite: each package belongs to the layer in which it came to have its version."""
+        """Read a file that layers rewrite: each package belongs to the layer in which it got its version."""
         since: dict[Named, int] = {}
-        for state in reversed(trail(self.tree, path).states):
+        for state in reversed(path_history(self.tree, path).states):
             if state.entry.kind != Kind.FILE:
                 since = {}
                 continue
@@ -310,7 +310,7 @@ class _Looking:
     def _read(self, reader: Reader, path: bytes, entry: Entry, holder: int, limit: int) -> list[Named]:
         shown = path.decode("utf-8", "backslashreplace")
         if entry.size > limit:
-            self._note(f"/{shown}: {entry.size} bytes are too many to be read, the limit is {limit}")
+            self._note(f"/{shown}: the file is too large: {entry.size} bytes, the limit is {limit}")
             return []
         with Content(entry.size, entry.offset, entry.sparse, self.stack.layers[holder].open) as stream:
             data = stream.read()
@@ -326,7 +326,7 @@ class _Looking:
         return found
 
     def _add_or_ask(self, named: Named, path: bytes, layer: int) -> None:
-        """Of a program it is asked first whose file it is."""
+        """Add a package; for a program, first find out whose file it is."""
         if named.kind == "binary" and len(self._own) < MAX_PACKAGES:
             self._own[path] = (named, layer)
         else:
@@ -360,7 +360,7 @@ def _word(text: str) -> str:
 
 
 def _reader_of(path: bytes) -> Reader | None:
-    """What reads this file, by its place alone."""
+    """Return the parser for this path, or None."""
     if path.startswith(_STATUS_D):
         return None if path.endswith(b".md5sums") else package_texts.dpkg_status
     parts = path.rsplit(b"/", 4)

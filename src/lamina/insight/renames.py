@@ -1,11 +1,11 @@
-"""Renames: a file that went and one that came with the same content, told as one change (pure)."""
+"""Detects renames: a removed and an added file with the same content are reported as one change (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from lamina.insight.diff import ADDED, REMOVED, RENAMED, Change, Contents, differences
+from lamina.insight.change import ADDED, REMOVED, RENAMED, Change, Contents, differences
 from lamina.layer.entry import Entry, Kind
 from lamina.union.tree import Tree
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def with_renames(
     found: list[Change], before: Tree, after: Tree, contents: Contents, ignore: frozenset[str]
 ) -> list[Change]:
-    """``found`` with each pair as one change, at the new path. Who kept its base name is served first, then in order.
-    Only files of a size that both went and came are read; empty ones are too alike to say."""
+    """Return ``found`` with each pair as one change, at the new path. Files with the same base name are paired first,
+    then in order. Only files of a size that was both removed and added are read; empty files are too similar to pair.
+    """
     gone = [change for change in found if change.how == REMOVED and _has_bytes(change.before)]
     came = [change for change in found if change.how == ADDED and _has_bytes(change.after)]
     sizes = {_size(change.before) for change in gone} & {_size(change.after) for change in came}
@@ -44,7 +45,7 @@ def with_renames(
 def _paired(
     gone: list[Change], came: list[Change], old: dict[int, bytes], new: dict[int, bytes]
 ) -> dict[int, Change]:
-    """For nodes that came, who they were."""
+    """Map added nodes to the change that removed their old path."""
     pairs: dict[int, Change] = {}
     taken: set[int] = set()
     for with_name in (True, False):
@@ -69,7 +70,7 @@ def _queue(waiting: dict[tuple[bytes, bytes], deque[Change]], key: tuple[bytes, 
 
 
 def _digests(tree: Tree, nodes: Iterable[int], contents: Contents, *, after: bool) -> dict[int, bytes]:
-    """Read in the order of the archives."""
+    """Return the digests of nodes, read in archive order."""
 
     def place(node: int) -> tuple[int, int]:
         layer, row = tree.content(node)

@@ -1,5 +1,5 @@
-"""The packages of an image as a bill of materials: SPDX 2.3 or CycloneDX 1.6, as JSON. Written by the formats' own
-libraries, which come with the extra ``sbom``. The same image gives the same bytes."""
+"""Writes the packages of an image as a software bill of materials: SPDX 2.3 or CycloneDX 1.6, as JSON, with the
+formats' own libraries (extra ``sbom``). The same image gives the same bytes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 from lamina.errors import Unsupported
 from lamina.insight.packages import Inventory, Package
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.image_config import parse_time
 from lamina.version import __version__
 
 FORMATS = ("spdx", "cyclonedx")
-_HINT = "pip install 'lamina[sbom]'"
+_HINT = "run `pip install 'lamina[sbom]'`"
 
 
 def bill(stack: Stack, found: Inventory, format: str) -> str:
-    """``format``: one of FORMATS. Raises Unsupported where the extra is not installed."""
+    """Return the SBOM in one of FORMATS. Raises Unsupported if the extra is not installed."""
     return _spdx(stack, found) if format == "spdx" else _cyclonedx(stack, found)
 
 
 def _when(stack: Stack) -> datetime:
-    """The image's own time: a bill of the same image is the same."""
+    """Return the image's creation time, so that the SBOM of an image is reproducible."""
     made = parse_time(stack.config.created)
     made = datetime(1970, 1, 1, tzinfo=UTC) if made is None else made.astimezone(UTC)
     return made.replace(microsecond=0)

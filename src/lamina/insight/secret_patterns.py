@@ -1,4 +1,4 @@
-"""What secrets look like (data only). Expressions repeat single characters within bounds, so that none is slow."""
+"""Patterns of secrets (data only). Expressions repeat only single characters, with limits, so that none is slow."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """``anchors``: one of them (lower case where ``fold``) must be there. The first group is the secret, of which
-    ``shown`` characters may be shown. ``where``: only in files with such a path, written with a slash before it. All
-    these expressions begin with a slash, so that they are tried only where one stands: that is fast."""
+    """A pattern. One of the ``anchors`` (in lower case with ``fold``) must occur in the text. The first group is the
+    secret, of which ``shown`` characters may be shown. ``where`` restricts it to files with such a path, written with
+    a leading slash; these expressions begin with a slash, which makes them fast."""
 
     name: str
     anchors: tuple[bytes, ...]
@@ -86,7 +86,7 @@ ANYWHERE = (
         3,
     ),
 )
-"""In every text: secrets that say what they are."""
+"""For every text: secrets with a recognisable format."""
 
 IN_FILES = (
     _pattern(
@@ -135,7 +135,7 @@ IN_FILES = (
         where=rb"\.kube/config|kubeconfig|admin\.conf|kubelet\.conf",
     ),
 )
-"""In files of these names, where the format says what is secret."""
+"""For files with these names, whose format tells what is secret."""
 
 ASSIGNED = _pattern(
     "password",
@@ -145,7 +145,7 @@ ASSIGNED = _pattern(
     rb"['\"]?([^\s'\"$\\;,&|<>(){}][^\s'\"\\;,&|<>(){}]{2,2000})",
     fold=True,
 )
-"""``DB_PASSWORD=...``: in words, and in .env files."""
+"""``DB_PASSWORD=...``: in texts, and in .env files."""
 
 IN_WORDS = (
     ASSIGNED,
@@ -164,14 +164,14 @@ IN_WORDS = (
     ),
     _pattern("url-password", "://", rb"://[^\s:@/'\"]{0,255}:([^\s@/'\"$]{1,500})@"),
 )
-"""In variables, labels and build steps."""
+"""For variables, labels and build steps."""
 
 DOTENV = re.compile(rb"/(?:\.env(?:\.[^/]{1,40})?|[^/]{1,200}\.env)$")
 KEY_STORE = re.compile(rb"\.(?:p12|pfx|jks|kdbx|ppk)$")
 HARMLESS_NAME = re.compile(
     rb"_(?:FILE|PATH|DIR|URL|URI|NAME|TYPE|LENGTH|VERSION|SHA\d{0,3}|ENABLED)['\"]?\s{0,2}=", re.IGNORECASE
 )
-"""``DB_PASSWORD_FILE=`` says where, not what."""
+"""``DB_PASSWORD_FILE=`` gives a location, not a secret."""
 HARMLESS_VALUE = re.compile(
     rb"(?:true|false|yes|no|none|null|undefined|changeme|example|placeholder|x{3,}|\*{3,}|\.{3,}|/.*|\d{1,5}"
     rb"|<.*|\[.*|your[-_].*|[a-z_]{1,10}\(.*)$",

@@ -1,7 +1,7 @@
-"""Secrets suspected in bytes and words, by well-known patterns (pure).
+"""Finds suspected secrets in files and texts, by well-known patterns (pure).
 
-A pattern is looked for only where one of its anchors stands in the data: a plain search, many times faster than the
-expression. What is found is never given away: a ``Suspect`` holds the secret masked.
+A pattern is only applied if one of its anchors occurs in the data: that is a plain search, many times faster than the
+expression. Secrets are never exposed: a ``Suspect`` contains the masked secret.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from lamina.insight.secret_patterns import (
 )
 
 MOST_A_FILE = 20
-"""Findings of one file; what has more is told with so many."""
+"""The most findings in one file."""
 MASK = "********"
-_BINARY = 8192  # bytes looked at for zeros
+_BINARY = 8192  # bytes that are checked for zeros
 _B64 = rb"[A-Za-z0-9+/=]"
 _WORD = rb"[A-Za-z0-9_-]"
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """``line`` counts from 1, 0 where a name alone is suspect; ``masked`` shows at most what names the kind."""
+    """A suspected secret. ``line`` counts from 1; it is 0 if only the file name is suspect. ``masked`` shows at most
+    the prefix that names the kind."""
 
     pattern: str
     line: int
@@ -45,12 +46,13 @@ _HEX = re.compile(rb"[0-9a-fA-F-]+$")
 
 
 def is_binary(data: bytes) -> bool:
-    """As git sees it: a zero byte near the beginning."""
+    """Whether it is binary, as git decides: a zero byte near the beginning."""
     return b"\0" in data[:_BINARY]
 
 
 def in_file(path: bytes, data: bytes, *, entropy: bool = False) -> list[Suspect]:
-    """What a file's name and text give away. ``entropy``: also long words that look random (many are harmless)."""
+    """Find secrets by a file's name and content. ``entropy``: also long random-looking words, of which many are
+    harmless."""
     named = b"/" + path
     found = [Suspect("key-store", 0, "")] if KEY_STORE.search(named) else []
     if not is_binary(data):
@@ -68,22 +70,23 @@ _FOLDED_ANCHORS = tuple(dict.fromkeys(anchor for one in ANYWHERE if one.fold for
 _NAMES = re.compile(
     b"/(?:%b)" % b"|".join(one.pattern[1:] for one in (*(one.where for one in IN_FILES if one.where), DOTENV))
 )
-"""All of them in one; KEY_STORE is faster by itself."""
+"""All path patterns in one expression; KEY_STORE is faster separately."""
 
 
 class Sieve:
-    """Many small files at once: which of them may give something away. What it passes is looked into by
-    ``in_file``; what it holds back has nothing there."""
+    """Preselects many small files at once: those that pass are searched with ``in_file``, the others
+    contain nothing."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
-        """``texts``: what the files hold; anchors have no zero bytes, so none goes from one into the next."""
+        """``texts`` are the contents of the files. Anchors contain no zero byte, so none spans two files."""
         joined = b"\0".join(texts)
         self._plain = [anchor for anchor in _PLAIN_ANCHORS if anchor in joined]
         folded = joined.lower()
         self._folded = [anchor for anchor in _FOLDED_ANCHORS if anchor in folded]
 
     def passes(self, path: bytes, data: bytes) -> bool:
-        """``data`` is one of the texts, or b"" for a file that is not looked into."""
+        """Whether a file must be searched. ``data`` is one of the texts, or b"" for a file whose content is not
+        searched."""
         named = b"/" + path
         if _NAMES.search(named) or KEY_STORE.search(named):
             return True
@@ -97,7 +100,7 @@ class Sieve:
 
 
 def in_words(text: str, *, entropy: bool = False) -> list[Suspect]:
-    """What a variable (``NAME=value``), a label, or a build step gives away."""
+    """Find secrets in a variable (``NAME=value``), a label, or a build step."""
     data = text.encode("utf-8", "backslashreplace")
     found = list(_search((*ANYWHERE, *IN_WORDS), data))
     if entropy:
@@ -107,7 +110,7 @@ def in_words(text: str, *, entropy: bool = False) -> list[Suspect]:
 
 def _search(patterns: tuple[Pattern, ...] | list[Pattern], data: bytes) -> Iterator[Suspect]:
     folded: bytes | None = None
-    taken: set[int] = set()  # where findings begin: the first pattern names it
+    taken: set[int] = set()  # where findings begin: the first pattern counts
     for pattern in patterns:
         text = data
         if pattern.fold:
@@ -143,7 +146,7 @@ def _random_words(data: bytes) -> Iterator[Suspect]:
     for match in _TOKEN.finditer(data):
         word = match[0]
         if _HEX.match(word) or _bits(word) < 4.5:
-            continue  # hex digits are digests, in images nearly always
+            continue  # in images, hex digits are nearly always digests
         yield Suspect("high-entropy", data.count(b"\n", 0, match.start()) + 1, MASK)
         count += 1
         if count == MOST_A_FILE:
@@ -151,5 +154,5 @@ def _random_words(data: bytes) -> Iterator[Suspect]:
 
 
 def _bits(word: bytes) -> float:
-    """Shannon's entropy, in bits a character."""
+    """Return the Shannon entropy in bits per character."""
     return -sum(share * math.log2(share) for share in (word.count(character) / len(word) for character in set(word)))

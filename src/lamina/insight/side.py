@@ -6,19 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lamina.errors import Unsupported
-from lamina.layer.content import SMALL, Ahead, Content, open_content
-from lamina.source import Stack, Stream
+from lamina.layer.file_content import SMALL, Content, ReadAhead, open_content
+from lamina.source.stack import Stack
 from lamina.union.merge import merge, merge_both
 from lamina.union.tree import Tree
 
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
+    from lamina.source.protocols import Stream
     from lamina.spec.digest import Digest
     from lamina.spec.image_config import ImageConfig
 
 
 class SideLayer(Protocol):
-    """What is needed of a layer. Two layers of one ``diff_id`` hold the same bytes."""
+    """The parts of a layer that a comparison needs. Layers with the same ``diff_id`` have the same bytes."""
 
     @property
     def diff_id(self) -> Digest: ...
@@ -29,8 +30,8 @@ class SideLayer(Protocol):
 
 
 class Side:
-    """``kind`` is "image", "container" or "directory"; ``config`` and ``digest`` (the manifest's) are None where
-    there is none; ``first`` is the number (from 1) of ``layers[0]``."""
+    """One side. ``kind`` is "image", "container" or "directory". ``config`` and ``digest`` (of the manifest) are None
+    if there is none. ``first`` is the number of ``layers[0]``, from 1."""
 
     def __init__(
         self,
@@ -50,13 +51,13 @@ class Side:
         self.digest = digest
         self.first = first
         self._stack = stack
-        """What the layers are, where they are an image's: it knows whether they were merged before."""
+        """The stack of an image's layers, which knows whether they were merged before."""
         self._tree: Tree | None = None
-        self._ahead: dict[int, Ahead] = {}
+        self._ahead: dict[int, ReadAhead] = {}
 
     @classmethod
     def of(cls, stack: Stack) -> Side:
-        """An image, or a range of its layers."""
+        """Make a side from an image or a range of its layers."""
         return cls(
             stack.name,
             stack.layers,
@@ -67,24 +68,25 @@ class Side:
         )
 
     def __reduce__(self) -> tuple[Callable[..., Side], tuple[object, ...]]:
-        """An image is opened again where it is; of a container or a directory only the description is pickled."""
+        """Pickle the side. An image is opened again by its name; of a container or a directory only the description
+        is pickled."""
         if self._stack is not None and self._stack.again is not None:
             return Side.of, (self._stack,)
         return ToldSide, (self.name, self.kind, self.config, self.digest, self.first, self.depth)
 
     @property
     def depth(self) -> int:
-        """How many layers."""
+        """The number of layers."""
         return len(self.layers)
 
     def layer_of(self, node: int) -> int | None:
-        """The number of the layer that states the node; None for what no layer states, or is not there (-1)."""
+        """Return the number of the layer that states the node; None if no layer does, or for -1."""
         origin = None if node < 0 else self.tree.origin(node)
         return None if origin is None else self.first + origin[0]
 
     @property
     def tree(self) -> Tree:
-        """The union of the layers, merged on first need."""
+        """The union of the layers, merged on the first access."""
         if self._tree is None:
             self._tree = self._stack.tree() if self._stack else merge([layer.index() for layer in self.layers])
         return self._tree
@@ -98,8 +100,8 @@ class Side:
             self._stack.remember(tree)
 
     def merge_with(self, other: Side) -> None:
-        """Merge both sides; what they have alike at the bottom only once, and nothing where one was merged before
-        (then the other is, when it is asked). Raises InvalidLayer, LimitExceeded."""
+        """Merge both sides, and common lowest layers only once. Does nothing if one side was merged before; the other
+        is then merged when needed. Raises InvalidLayer, LimitExceeded."""
         shared = 0
         for layer, twin in zip(self.layers, other.layers, strict=False):
             if layer.diff_id != twin.diff_id:
@@ -112,25 +114,25 @@ class Side:
             other._remember(another)
 
     def size(self, node: int) -> int:
-        """Bytes of the regular file ``node``."""
+        """Return the size of the regular file ``node`` in bytes."""
         layer, row = self.tree.content(node)
         size: int = self.tree.layers[layer].size[row]
         return size
 
     def open(self, node: int) -> Content:
-        """The content of the regular file ``node``, seen or hidden."""
+        """Open the content of the regular file ``node``, visible or hidden."""
         layer, row = self.tree.content(node)
         return open_content(self.layers[layer].index(), row, self.layers[layer].open)
 
     def read(self, node: int, limit: int = SMALL) -> bytes:
-        """The content of the regular file ``node``, at most the first ``limit`` bytes. Cheap for many small files in
-        the order of their archive. Raises InvalidContent, SystemFailure."""
+        """Read at most the first ``limit`` bytes of the regular file ``node``. Cheap for many small files in archive
+        order. Raises InvalidContent, SystemFailure."""
         layer, row = self.tree.content(node)
         index = self.layers[layer].index()
         size = min(index.size[row], limit)
         if 0 < size <= SMALL and index.sparse(row) is None:
             if layer not in self._ahead:
-                self._ahead[layer] = Ahead(index.tar_size, self.layers[layer].open)
+                self._ahead[layer] = ReadAhead(index.tar_size, self.layers[layer].open)
             data = self._ahead[layer].read(index.offset[row], size)
             if len(data) == size:
                 return data
@@ -139,7 +141,7 @@ class Side:
 
 
 class ToldSide(Side):
-    """A side that was pickled: what it was called, but not its files."""
+    """A side that was unpickled: its description without its files."""
 
     def __init__(
         self,
@@ -170,5 +172,5 @@ class ToldSide(Side):
     def _absent(self) -> Unsupported:
         return Unsupported(
             f"the files of the {self.kind} {self.name} were not pickled with the difference",
-            hint="ask for texts and layers where it was made",
+            hint="read texts and layers in the process that made the difference",
         )

@@ -1,14 +1,14 @@
-"""Two contents as a unified diff (pure)."""
+"""Makes a unified diff of two contents (pure)."""
 
 from __future__ import annotations
 
 MAX_TEXT = 4 << 20  # bytes of one side
-_MAX_WORK = 4_000_000  # pairs of equal lines that difflib would look at in one step
-_POPULAR = 200  # from this many lines on, difflib leaves out lines that are more than 1 % of all
+_MAX_WORK = 4_000_000  # pairs of equal lines that difflib may compare in one step
+_POPULAR = 200  # from this many lines on, difflib ignores lines that make up more than 1 % of all
 
 
 def decoded(data: bytes) -> str | None:
-    """The text, or None for what is none: zero bytes, or not UTF-8."""
+    """Return the text, or None if it has zero bytes or is not UTF-8."""
     if b"\0" in data:
         return None
     try:
@@ -18,8 +18,8 @@ def decoded(data: bytes) -> str | None:
 
 
 def unified(before: bytes, after: bytes, names: tuple[str, str], *, context: int = 3) -> list[str] | None:
-    """The lines of a unified diff, without line ends; None where a side is no text, or comparing would take too long.
-    A last line without its end is followed by git's remark."""
+    """Return the lines of a unified diff, without line ends; None if a side is not text, or the comparison would take
+    too long. git's remark follows a last line without an end."""
     old, new = decoded(before), decoded(after)
     if old is None or new is None:
         return None
@@ -37,14 +37,14 @@ def unified(before: bytes, after: bytes, names: tuple[str, str], *, context: int
 
 
 def _lines(text: str) -> list[str]:
-    """Lines with their ends, cut at line feeds only."""
+    """Split into lines with their ends, at line feeds only."""
     lines = [line + "\n" for line in text.split("\n")]
     last = lines.pop().removesuffix("\n")
     return [*lines, last] if last else lines
 
 
 def _work(ours: list[str], theirs: list[str]) -> int:
-    """How many pairs of equal lines there are between the ends that are alike; bounds difflib's time."""
+    """Return the number of pairs of equal lines between the common start and the end; it limits difflib's time."""
     start = 0
     while start < min(len(ours), len(theirs)) and ours[start] == theirs[start]:
         start += 1

@@ -1,4 +1,4 @@
-"""Waste: bytes that an image need not have. Copies, files rewritten unchanged, what a later layer hides, caches."""
+"""Finds wasted bytes in an image: copies, files rewritten unchanged, hidden files, caches."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from lamina.insight.content import SideContents
-from lamina.insight.diff import differences
+from lamina.insight.change import differences
+from lamina.insight.compare_content import SideContents
 from lamina.insight.ghosts import hidden_sizes
 from lamina.insight.side import Side
 from lamina.layer.entry import Kind
-from lamina.source import Stack
-from lamina.union.tree import How, Tree
+from lamina.source.stack import Stack
+from lamina.union.tree import HiddenBy, Tree
 
 _CACHES = (
     ("apt lists", rb"^var/lib/apt/lists/(?!partial$|lock$)"),
@@ -38,7 +38,7 @@ _PYCACHE = ("python bytecode", rb"(?:^|/)__pycache__/")
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Several visible files with the same content; ``size`` of one. Hardlinks are one file."""
+    """Several visible files with the same content; ``size`` is that of one. Hard links count as one file."""
 
     size: int
     paths: tuple[bytes, ...]
@@ -50,8 +50,8 @@ class Copies:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """Layer ``layer`` (from 1) brings a file again that layer ``below`` has with the same content. ``changed`` names
-    attributes that differ, for which the content had to come along."""
+    """``layer`` (from 1) contains a file again that layer ``below`` has with the same content. ``changed`` lists
+    attributes that differ, for which the content had to be stored again."""
 
     path: bytes
     size: int
@@ -62,7 +62,7 @@ class Rewrite:
 
 @dataclass
 class Cache:
-    """Visible files that a package manager could fetch or make again. ``layers`` (from 1) hold them."""
+    """Visible files that a package manager can fetch or create again. ``layers`` (from 1) contain them."""
 
     name: str
     files: int = 0
@@ -72,9 +72,9 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Waste:
-    """Bytes, all of content before compression. A rewritten file counts as hidden as well, and a cache may hold
-    copies: the kinds don't add up. ``content``: all that the layers hold; ``hidden``: for each layer (from 1) that
-    hides some, what it hides of the layers below or of itself."""
+    """Wasted bytes of content before compression. The kinds overlap: a rewritten file also counts as hidden, and a
+    cache may contain copies. ``content`` is the total of all layers. ``hidden`` maps each layer (from 1) to the bytes
+    that it hides of lower layers or of itself."""
 
     efficiency: float
     content: int
@@ -85,8 +85,8 @@ class Waste:
 
 
 def find_waste(stack: Stack, *, smallest: int = 1, pycache: bool = False) -> Waste:
-    """``smallest``: files of fewer bytes are not compared. ``pycache``: Python's bytecode counts as a cache.
-    Most bytes first. Raises InvalidContent, SystemFailure."""
+    """Find waste, the largest first. ``smallest``: files with fewer bytes are not compared. ``pycache``: Python's
+    bytecode counts as a cache. Raises InvalidContent, SystemFailure."""
     side = Side.of(stack)
     contents = SideContents(side, side)
     hidden: dict[int, int] = {}
@@ -106,19 +106,20 @@ def find_waste(stack: Stack, *, smallest: int = 1, pycache: bool = False) -> Was
 
 
 def efficiency(tree: Tree) -> float:
-    """dive's score: over all paths, the least that a path has had in bytes by all that it has had. 1.0: no layer
-    hides a byte. What a whiteout removes has a least of 0. Unlike dive, all that is in a removed directory is
-    removed, an opaque mark removes too, and a file that a hardlink keeps visible is not lost."""
+    """Return dive's score: the sum over all paths of the smallest size that a path had, divided by the sum of all its
+    sizes. 1.0 means that no layer hides a byte; a removed path has the smallest size 0. Unlike dive, everything in a
+    removed directory counts as removed, an opaque mark removes too, and a file that a hard link keeps visible is not
+    lost."""
     gone = hidden_sizes(tree)
     every = sum(index.content_size for index in tree.layers)
-    least = every - sum(gone.values())  # of what is visible, each path has had at least this
+    least = every - sum(gone.values())  # the smallest sizes of visible files; each path had at least this
     paths: dict[bytes, list[int]] = {}
     for node in gone:
         paths.setdefault(tree.path(node), []).append(node)
     for path, nodes in paths.items():
         now = tree.find(path)
         if now is None or tree.kids[now] is not None or now in tree.hardlinks or tree.kind(now) != Kind.FILE:
-            continue  # its least is 0, and nothing of it was counted
+            continue  # its smallest size is 0, and nothing of it was counted
         layer, row = tree.content(now)
         size = tree.layers[layer].size[row]
         was = min(gone[node] if _is_replaced(tree, node) else 0 for node in nodes)
@@ -127,13 +128,13 @@ def efficiency(tree: Tree) -> float:
 
 
 def _is_replaced(tree: Tree, node: int) -> bool:
-    """Whether another entry of its own path hid it."""
+    """Whether another entry of the same path hid it."""
     ending = tree.ending(node)
-    return ending is not None and ending.how == How.REPLACED and ending.node == node
+    return ending is not None and ending.how == HiddenBy.REPLACED and ending.node == node
 
 
 def _files(tree: Tree) -> Iterator[tuple[int, int, int]]:
-    """(layer, row, node) of every visible file, hardlinks once: the node of a visible name."""
+    """Yield (layer, row, node) of every visible file; of hard links, the node of one visible name."""
     seen: set[int] = set()
     for node in tree.walk():
         inode = tree.inode(node)

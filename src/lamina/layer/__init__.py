@@ -1,5 +1,2 @@
-"""One layer as a set of changes (floor 3): tar in, tar out, codecs, the columnar index, whiteouts.
-
-Streams only: bytes come in and go out through what the caller gives. Must not know other layers, the union, a
-store or a network.
-"""
+"""One layer as a list of file system changes: read from a tar, written to a tar, compressed, indexed. Works on
+streams. Must not know other layers, the union, a store or a network."""

@@ -1,4 +1,4 @@
-"""A layer made: entries through writer, hashes and compression into a file, in one pass."""
+"""Build a layer in one pass: entries are written as a tar, hashed, compressed and hashed again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 from lamina.layer.codec import encoder
 from lamina.layer.entry import Entry
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.layer.write import Item, write_layer
+from lamina.layer.tar_write import Item, write_layer
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
 from lamina.spec.mediatype import layer_type
@@ -23,7 +23,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BuiltLayer:
-    """The blob's descriptor, the tar's digest and size in bytes."""
+    """Descriptor of the compressed blob, digest of the tar, size of the tar in bytes."""
 
     descriptor: Descriptor
     diff_id: Digest
@@ -31,7 +31,7 @@ class BuiltLayer:
 
 
 def index_of(entries: Iterable[Entry]) -> LayerIndex:
-    """The index of entries that are in no tar yet: row n is entry n. Raises LimitExceeded."""
+    """Index entries that are not in a tar: row n is entry n. Raises LimitExceeded."""
     builder = IndexBuilder()
     for entry in entries:
         builder.add_entry(entry)
@@ -48,10 +48,10 @@ def build_layer(
     docker: bool = False,
     ordered: bool = False,
 ) -> BuiltLayer:
-    """Write the layer to ``sink``. Same items, epoch, level and library version: same bytes. ``ordered`` as in
-    ``write_layer``.
+    """Write a layer to ``sink``. The same items, epoch, level and library version give the same bytes. ``ordered`` as
+    in ``write_layer``.
 
-    Raises UsageError, InvalidLayer (a path twice), Unsupported.
+    Raises UsageError, InvalidLayer (a path occurs twice), Unsupported.
     """
     packer = encoder(compression, level)
     plain = _Gathered()
@@ -59,7 +59,7 @@ def build_layer(
 
     def write(data: bytes) -> None:
         plain.write(data)
-        packed.write(packer.compress(data))  # piece by piece: what it makes depends on them
+        packed.write(packer.compress(data))  # not in larger pieces: the output depends on where the input is cut
 
     write_layer(items, write, epoch=epoch, ordered=ordered)
     packed.write(packer.flush())
@@ -68,7 +68,7 @@ def build_layer(
 
 
 class _Gathered:
-    """Small pieces as few large ones, hashed and handed on."""
+    """A buffer that collects small pieces, then hashes them and passes them on as large ones."""
 
     def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
         self.size = 0
@@ -94,6 +94,6 @@ class _Gathered:
             self._write(data)
 
     def finish(self) -> Digest:
-        """Hand on the rest; the digest of all."""
+        """Flush the buffer and return the digest of everything."""
         self._flush()
         return Digest(CANONICAL, self._hasher.hexdigest())

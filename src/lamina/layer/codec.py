@@ -1,8 +1,8 @@
-"""Compression of layers: gzip (many members), zstd (many frames), none. bzip2 and xz are read too (``streams``), as
-docker and podman do: old archives hold them, under any media type.
+"""Compression of layers: gzip (several members), zstd (several frames), none. bzip2 and xz are read too
+(``streams``), as docker and podman do, because old archives contain them, with any media type.
 
-A decoder gives its output in pieces of at most 1 MiB, so that a bomb never sits in memory whole. Encoders write
-neither name nor time: the bytes depend on the input and the library's version only.
+A decoder yields pieces of at most 1 MiB, so that a bomb is never in memory as a whole. Encoders write neither name
+nor time: the output depends only on the input and the library's version.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
 COMPRESSIONS = ("gzip", "zstd", "none")
-"""What layers are written with."""
-ODD = ("bzip2", "xz")
-"""What layers are only read with: containerd and the specification know them not."""
+"""Compressions in which layers are written."""
+READ_ONLY = ("bzip2", "xz")
+"""Compressions that are only read: containerd and the specification don't know them."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_SKIPPABLE_MAGIC = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f
+_SKIPPABLE_MAGIC = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f
 _XZ_MAGIC = b"\xfd7zXZ\0"
 _BZIP2_MAGIC = b"BZh"
-_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # a first block, or none: three letters alone begin names of files too
-SHOWS = 10
-"""Bytes that ``sniff`` needs."""
+# the first block, or the end of an empty file: the three letters alone may also begin a file name
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
+SNIFF_SIZE = 10
+"""Number of bytes that ``sniff`` needs."""
 _SKIPPABLE = struct.Struct("<II")
-"""A skippable frame's head: the magic number and the length of what follows (RFC 8878, 3.1.2)."""
+"""Header of a skippable frame: magic number and length of the rest (RFC 8878, 3.1.2)."""
 
 
 class Decoder(Protocol):
     @property
     def compression(self) -> str:
-        """One of ``COMPRESSIONS``, or of ``ODD``."""
+        """One of ``COMPRESSIONS`` or ``READ_ONLY``."""
         ...
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decompressed pieces of what this chunk adds. Raises InvalidLayer for corrupt data."""
+        """Yield what this chunk decompresses to, in pieces. Raises InvalidLayer for corrupt data."""
         ...
 
     def finish(self) -> None:
-        """Raises InvalidLayer where the stream is not at its end."""
+        """Check the end. Raises InvalidLayer if the stream is not complete."""
         ...
 
 
@@ -56,58 +57,61 @@ class Encoder(Protocol):
 
 
 def check_inflated(compression: str, inflated: int, fed: int, most: int) -> None:
-    """Raise LimitExceeded for a bomb: more than ``most`` bytes, or more than ``compression`` can honestly give.
+    """Raise LimitExceeded for a decompression bomb: more than ``most`` bytes, or more than ``compression`` can
+    produce from ``fed`` bytes.
 
-    Deflate gives at most 1032 bytes for each byte of input. The others have no such bound (zstd's zeros reach
-    31,000): there ``most`` and the free disk are the limits.
+    Deflate produces at most 1032 bytes from each input byte. The others have no such bound (zstd reaches 31,000 for
+    zeros): for them ``most`` and the free disk space are the limits.
     """
     if inflated > most or (compression in ("gzip", "none") and inflated > fed * 1032 + (1 << 20)):
         raise LimitExceeded(
             f"it unpacks to more than {inflated} bytes from {fed}",
-            hint="refused as a bomb; raise max_layer if it is a layer that is meant so",
+            hint="raise max_layer if the layer is meant to be that large; otherwise it is a bomb",
         )
 
 
 def sniff(start: bytes) -> str:
-    """The compression that the first ``SHOWS`` bytes show; skippable zstd frames count as zstd."""
+    """Detect the compression from the first ``SNIFF_SIZE`` bytes. A skippable zstd frame counts as zstd."""
     if start.startswith(_GZIP_MAGIC):
         return "gzip"
     if start.startswith(_ZSTD_MAGIC) or (len(start) >= 4 and _is_skippable(start, 0)):
         return "zstd"
     if start.startswith(_XZ_MAGIC):
         return "xz"
-    if start.startswith(_BZIP2_MAGIC) and start[4:SHOWS] in _BZIP2_BLOCKS:
+    if start.startswith(_BZIP2_MAGIC) and start[4:SNIFF_SIZE] in _BZIP2_BLOCKS:
         return "bzip2"
     return "none"
 
 
 def _is_skippable(data: bytes, at: int) -> bool:
-    """Whether a skippable zstd frame begins there: 0x184D2A50 to 0x184D2A5F, little-endian."""
+    """Whether a skippable zstd frame begins at ``at``: 0x184D2A50 to 0x184D2A5F, little-endian."""
     return data[at] >> 4 == 5 and data.startswith(_SKIPPABLE_MAGIC, at + 1)
 
 
 def decoder(compression: str) -> Decoder:
-    """Raises Unsupported for a compression that is not known."""
+    """Return a decoder. Raises Unsupported for an unknown compression."""
     if compression == "gzip":
         return GzipDecoder()
     if compression == "zstd":
         return ZstdDecoder()
     if compression == "none":
         return PlainDecoder()
-    if compression in ODD:
+    if compression in READ_ONLY:
         from lamina.layer import streams
 
         return streams.decoder(compression)
-    raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS + ODD))
+    known = ", ".join(COMPRESSIONS + READ_ONLY)
+    raise Unsupported(f"compression {compression!r:.60} is not known", hint=f"known: {known}")
 
 
 def encoder(compression: str, level: int | None = None) -> Encoder:
-    """``level``: gzip 0 to 3 (default 1), zstd -7 to 19 (default 3). Raises UsageError, Unsupported."""
+    """Return an encoder. ``level``: gzip 0 to 3 (default 1), zstd -7 to 19 (default 3). Raises UsageError,
+    Unsupported."""
     if compression == "gzip":
         from isal import isal_zlib
 
         if level is not None and not 0 <= level <= 3:
-            raise UsageError(f"gzip level {level} is not known", hint="0 (fast) to 3 (small)")
+            raise UsageError(f"gzip level {level} is not known", hint="use 0 (fast) to 3 (small)")
         gzip_with_empty_header = 31
         made: Encoder = isal_zlib.compressobj(
             1 if level is None else level, isal_zlib.DEFLATED, gzip_with_empty_header
@@ -115,7 +119,7 @@ def encoder(compression: str, level: int | None = None) -> Encoder:
         return made
     if compression == "zstd":
         if level is not None and not -7 <= level <= 19:
-            raise UsageError(f"zstd level {level} is not known", hint="-7 (fast) to 19 (small)")
+            raise UsageError(f"zstd level {level} is not known", hint="use -7 (fast) to 19 (small)")
         packed: Encoder = zstd().ZstdCompressor(level=3 if level is None else level)
         return packed
     if compression == "none":
@@ -123,8 +127,8 @@ def encoder(compression: str, level: int | None = None) -> Encoder:
     raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS))
 
 
-def inflating(layer: Descriptor, diff_id: Digest | None) -> Decoder:
-    """A decoder for a layer's blob that is to unpack to ``diff_id`` (None: not known)."""
+def layer_decoder(layer: Descriptor, diff_id: Digest | None) -> Decoder:
+    """Return a decoder for a layer's blob; ``diff_id`` is the digest of its tar, or None if it is not known."""
     if layer.digest == diff_id:
         return PlainDecoder()
     return SniffingDecoder(mediatype.compression(layer.media_type) or "none")
@@ -138,7 +142,7 @@ class PlainDecoder:
             yield data
 
     def finish(self) -> None:
-        """A plain stream ends where it ends; the tar in it says whether it is whole."""
+        """Do nothing: a plain stream has no end of its own; the tar parser checks for completeness."""
 
 
 class _PlainEncoder:
@@ -150,7 +154,8 @@ class _PlainEncoder:
 
 
 class GzipDecoder(ManyPieces):
-    """RFC 1952: members follow each other; zeros after the last are padding, anything else is an error."""
+    """A decoder for gzip (RFC 1952). Members follow each other; zeros after the last are padding, anything else is an
+    error."""
 
     compression = "gzip"
 
@@ -160,10 +165,10 @@ class GzipDecoder(ManyPieces):
         self._zlib: Any = isal_zlib
         self._error: Any = isal_zlib.error
         self._member: Any = None
-        self._rest = b""  # too few bytes to say whether a member begins
+        self._rest = b""  # too few bytes to tell whether a member begins
 
     def has_begun(self) -> None:
-        """The stream's first member was read elsewhere."""
+        """Note that the first member of the stream was read elsewhere."""
         self._seen = max(self._seen, 1)
 
     def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
@@ -178,7 +183,7 @@ class GzipDecoder(ManyPieces):
             if not data.startswith(_GZIP_MAGIC):
                 raise InvalidLayer(
                     "garbage after the gzip data" if self._seen else "not gzip data",
-                    hint="the blob is damaged or its media type is wrong",
+                    hint="fetch the blob again: it is damaged, or its media type is wrong",
                 )
             self._member = self._zlib.decompressobj(31)
             self._seen += 1
@@ -198,20 +203,20 @@ class GzipDecoder(ManyPieces):
 
     def finish(self) -> None:
         if self._member is not None or self._rest or not self._seen:
-            raise InvalidLayer("the gzip data ends too early", hint="the blob is truncated: fetch it again")
+            raise InvalidLayer("the gzip data ends too early", hint="fetch the blob again: it is truncated")
 
 
 class ZstdDecoder(ManyPieces):
-    """RFC 8878: frames follow each other, skippable ones among them. These are read here: to make a decompressor for
-    each costs five times what a gzip member does."""
+    """A decoder for zstd (RFC 8878). Frames follow each other, skippable ones among them. Skippable frames are parsed
+    here: a decompressor for each would cost five times as much as a gzip member."""
 
     compression = "zstd"
 
     def __init__(self) -> None:
         self._module = zstd()
         self._frame: Any = None
-        self._rest = b""  # too few bytes to say what frame begins
-        self._skip = 0  # bytes of a skippable frame still to come
+        self._rest = b""  # too few bytes to tell what frame begins
+        self._skip = 0  # bytes of a skippable frame that are still to come
 
     def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
         if self._frame is None:
@@ -239,7 +244,7 @@ class ZstdDecoder(ManyPieces):
         return rest
 
     def _behind_skippable(self, data: bytes) -> bytes:
-        """What is left of ``data`` behind skippable frames: empty, or it begins with a whole magic number."""
+        """Return ``data`` without leading skippable frames: empty, or beginning with a complete magic number."""
         if self._rest:
             data, self._rest = self._rest + data, b""
         at, end = 0, len(data)
@@ -260,24 +265,24 @@ class ZstdDecoder(ManyPieces):
             self._seen += 1
 
     def _begins(self, left: int) -> None:
-        """A frame begins, ``left`` bytes before the end of the piece at hand."""
+        """Hook for subclasses: a frame begins, ``left`` bytes before the end of the current piece."""
 
     def finish(self) -> None:
         if self._frame is not None or self._rest or self._skip or not self._seen:
-            raise InvalidLayer("the zstd data ends too early", hint="the blob is truncated: fetch it again")
+            raise InvalidLayer("the zstd data ends too early", hint="fetch the blob again: it is truncated")
 
 
 class SniffingDecoder:
-    """Decodes what its first bytes show, and what ``said`` says where they show nothing. Media types of layers are
-    often wrong (tools copied them from elsewhere); what comes out is proved by the layer's diff_id.
+    """A decoder that detects the compression from the first bytes; ``said`` counts if they show nothing. Media types
+    of layers are often wrong, because tools copy them; the diff_id verifies the result.
 
-    Not for a layer that is known to be a plain tar: its first name may begin with any bytes.
+    Don't use it for a layer that is known to be a plain tar: the first name in it may begin with any bytes.
     """
 
     def __init__(self, said: str, make: Callable[[str], Decoder] = decoder) -> None:
         self.compression = said
         self._make = make
-        self._start = b""  # too few bytes to say what this is
+        self._start = b""  # too few bytes to detect the compression
         self.chosen: Decoder | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -295,10 +300,10 @@ class SniffingDecoder:
         if self.chosen is None:
             if self._start and self.compression == "none":
                 raise InvalidLayer(
-                    f"{len(self._start)} bytes are not a tar archive", hint="the blob is truncated: fetch it again"
+                    f"{len(self._start)} bytes are not a tar archive", hint="fetch the blob again: it is truncated"
                 )
             for _ in self._choose(self.compression).feed(self._start):
-                pass  # it raises: these are not its first bytes
+                pass  # it raises: the bytes do not begin a stream
         assert self.chosen is not None
         self.chosen.finish()
 
@@ -310,11 +315,11 @@ class SniffingDecoder:
 
 
 def _shown(start: bytes, said: str) -> str:
-    """The compression of a layer by its first bytes; "" where more of them are needed."""
+    """Detect the compression of a layer from its first bytes; "" if more bytes are needed."""
     found = sniff(start)
     if found != "none":
         return found
-    if len(start) < SHOWS:
+    if len(start) < SNIFF_SIZE:
         return ""
     if said == "none":
         return said
@@ -324,7 +329,7 @@ def _shown(start: bytes, said: str) -> str:
 
 
 def zstd() -> Any:
-    """The module: of the standard library where it has one."""
+    """Import the zstd module: the standard library's if there is one."""
     import sys
 
     if sys.version_info >= (3, 14):

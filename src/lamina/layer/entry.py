@@ -1,4 +1,4 @@
-"""One entry of a layer, as a value (pure)."""
+"""One entry of a layer as a value (pure)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class Kind(IntEnum):
-    """What an entry is. The numbers are stored in index files: never renumber."""
+    """The type of an entry. The numbers are stored in index files: never renumber them."""
 
     FILE = 0
     DIRECTORY = 1
@@ -30,20 +30,20 @@ FORMATS = {
     Kind.BLOCK: stat.S_IFBLK,
     Kind.FIFO: stat.S_IFIFO,
 }
-"""What file systems call the kinds of what stands in them (the format bits of st_mode)."""
+"""The format bits of st_mode for each kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry as its layer states it.
+    """An entry as stated in its layer.
 
-    ``path`` is relative to the root, without leading or trailing slash, components joined by ``/``; the root
-    itself is ``b""``. For a WHITEOUT it is the path that is hidden (not the ``.wh.`` name); for an OPAQUE the
-    directory whose lower content is hidden. ``size`` in bytes of content; ``mtime`` in nanoseconds since 1970
-    (may be negative); ``mode`` holds the twelve permission bits only; ``link`` is a symlink's target (literal)
-    or a hardlink's (normalised like ``path``); ``rdev`` is (major, minor). ``offset`` is where the content
-    starts in the uncompressed tar; ``sparse`` the data segments (offset in the file, length) of a sparse
-    member, whose stored bytes lie one after the other from ``offset``; None for an ordinary file.
+    ``path`` is relative to the root, without leading or trailing slash; the root itself is ``b""``. For a WHITEOUT it
+    is the hidden path (not the ``.wh.`` name), for an OPAQUE the directory whose lower content is hidden. ``size`` is
+    in bytes of content; ``mtime`` in nanoseconds since 1970 (may be negative). ``mode`` has only the twelve
+    permission bits. ``link`` is the target of a symlink (literal) or of a hard link (normalised like ``path``).
+    ``rdev`` is (major, minor). ``offset`` is where the content starts in the uncompressed tar. ``sparse`` lists the
+    data segments (offset in the file, length) of a sparse file, stored one after the other from ``offset``; None for
+    an ordinary file.
     """
 
     path: bytes

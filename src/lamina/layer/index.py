@@ -1,9 +1,9 @@
-"""The columnar index of one layer: all its entries in archive order, in one buffer that can be mapped.
+"""The columnar index of one layer: all its entries in archive order, in one buffer that can be memory-mapped.
 
-Fixed-width columns (54 bytes an entry), a heap of base names, a table of directories (parent and name, so that a
-path's directory is stored once), a heap of link targets, sparse maps and xattrs. Built in one pass while the layer
-streams by; an ``Entry`` is made only on access. The file is derived data in this machine's byte order: whatever
-does not check out is ``StoreDamaged`` and made again from the blob.
+It has fixed-width columns (54 bytes an entry), a heap of base names, a table of directories (parent and name, so that
+each directory's path is stored once), and a heap of link targets, sparse maps and xattrs. It is built in one pass
+while the layer streams; an ``Entry`` is only made on access. The file is derived data in this machine's byte order: a
+damaged one raises ``StoreDamaged`` and is made again from the blob.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lamina.layer.entry import Entry, Kind
 
 VERSION = 1
 MAX_ENTRIES = 4_000_000
-MAX_HEAP = 1 << 30  # bytes of names, of links and xattrs together
+MAX_HEAP = 1 << 30  # bytes of names; likewise of links and xattrs together
 
 _MAGIC = b"LAMINDEX"
 _ORDER = 0x01020304
@@ -51,13 +51,13 @@ _BATCH = 4096
 _LARGE = 100_000  # entries
 
 _KINDS = tuple(Kind)
-FLAG_SPARSE = 1  # the link heap holds this file's segments instead of a target
+FLAG_SPARSE = 1  # the link heap holds the file's segments instead of a target
 
 Row = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 
 
 class IndexBuilder:
-    """Takes entries in archive order; ``finish`` gives the index."""
+    """Builds an index: takes entries in archive order; ``finish`` returns the index."""
 
     def __init__(self) -> None:
         self._columns = [array(code) for _, code in _ROW_COLUMNS]
@@ -69,7 +69,7 @@ class IndexBuilder:
         self._dir_parent = array("I", [0])
         self._dir_names = bytearray()
         self._dir_name_at = array("I", [0, 0])
-        self._heap = bytearray(1)  # position 0 means "nothing"
+        self._heap = bytearray(1)  # position 0 means "none"
         self._xattr_positions: dict[bytes, int] = {}
         self._notes: dict[str, None] = {}
         self._rows = 0
@@ -79,7 +79,7 @@ class IndexBuilder:
         return self._rows
 
     def directory(self, path: bytes) -> int:
-        """The id of the directory with this normalised path, made (with its parents) where it is new."""
+        """Return the id of the directory with this normalised path; add it and its parents if they are new."""
         known = self._directories.get(path)
         if known is not None:
             return known
@@ -96,11 +96,13 @@ class IndexBuilder:
             known = len(self._directories)
             self._directories[path] = known
         if known > MAX_ENTRIES or len(self._dir_names) > MAX_HEAP:
-            raise LimitExceeded(f"the layer names more than {MAX_ENTRIES} directories", hint="refused as a bomb")
+            raise LimitExceeded(
+                f"the layer names more than {MAX_ENTRIES} directories", hint="report it to the publisher of the image"
+            )
         return known
 
     def note(self, text: str) -> None:
-        """A warning that belongs to the layer, kept once."""
+        """Keep a warning about the layer, once."""
         if len(self._notes) < 100:
             self._notes[text] = None
 
@@ -119,7 +121,7 @@ class IndexBuilder:
         xattrs: Mapping[bytes, bytes] | None = None,
         sparse: Iterable[tuple[int, int]] | None = None,
     ) -> None:
-        """One entry. ``path`` and ``link`` are normalised already; ``mtime`` in seconds; ``offset`` is that of the
+        """Add an entry. ``path`` and ``link`` must be normalised; ``mtime`` is in seconds; ``offset`` is that of the
         content, or ``major << 32 | minor`` of a device. For OPAQUE, ``path`` is the directory itself."""
         if kind == Kind.OPAQUE:
             directory, name = self.directory(path), b""
@@ -150,7 +152,7 @@ class IndexBuilder:
             self._flush()
 
     def add_entry(self, entry: Entry, offset: int | None = None) -> None:
-        """``entry`` as one row; ``offset`` where its content lies elsewhere than it says."""
+        """Add ``entry``; ``offset`` overrides the offset of its content."""
         if entry.kind in (Kind.CHAR, Kind.BLOCK):
             offset = entry.rdev[0] << 32 | entry.rdev[1]
         elif offset is None:
@@ -174,7 +176,9 @@ class IndexBuilder:
     def _store(self, data: bytes) -> int:
         position = len(self._heap)
         if position + len(data) + 4 > MAX_HEAP:
-            raise LimitExceeded("the layer's links and xattrs exceed 1 GiB", hint="refused as a bomb")
+            raise LimitExceeded(
+                "the layer's links and xattrs exceed 1 GiB", hint="report it to the publisher of the image"
+            )
         self._heap += len(data).to_bytes(4, "little")
         self._heap += data
         return position
@@ -193,14 +197,17 @@ class IndexBuilder:
         self._batch.clear()
         self._names.clear()
         if self._rows > MAX_ENTRIES or position > MAX_HEAP:
-            raise LimitExceeded(f"the layer has more than {MAX_ENTRIES} entries", hint="refused as a bomb")
+            raise LimitExceeded(
+                f"the layer has more than {MAX_ENTRIES} entries", hint="report it to the publisher of the image"
+            )
 
     def finish(self, tar_size: int) -> LayerIndex:
-        """The index, in memory. ``tar_size`` is that of the whole uncompressed archive, in bytes."""
+        """Return the index, in memory. ``tar_size`` is the size of the whole uncompressed archive in bytes."""
         return LayerIndex(b"".join(self.chunks(tar_size)))
 
     def chunks(self, tar_size: int) -> list[memoryview]:
-        """What an index file holds, in pieces that share the builder's memory: write them, then drop the builder."""
+        """Return the content of the index file in pieces that share the builder's memory: write them, then drop the
+        builder."""
         self._flush()
         notes = "\n".join(self._notes).encode("utf-8", "backslashreplace")
         parts = [
@@ -228,7 +235,8 @@ class IndexBuilder:
 
 
 class LayerIndex:
-    """All entries of one layer. The column attributes are memoryviews with one value a row, in archive order."""
+    """All entries of one layer. The column attributes are memoryviews with one value for each row, in
+    archive order."""
 
     kind: memoryview
     flags: memoryview
@@ -247,7 +255,7 @@ class LayerIndex:
     dir_name_at: memoryview
 
     def __init__(self, buffer: bytes | bytearray | mmap.mmap, what: str = "layer index") -> None:
-        """Raises StoreDamaged where the buffer is not a whole index of this version."""
+        """Raises StoreDamaged if the buffer is not a complete index of this version."""
         self._buffer = buffer
         view = memoryview(buffer)
         if len(view) < _BODY:
@@ -262,7 +270,7 @@ class LayerIndex:
         self.tar_size: int = tar_size
         self.content_size: int = content
         self.checksum: int = crc
-        """Of all that the index says (crc32)."""
+        """CRC-32 of the whole index."""
         parts = [
             view[at : at + length]
             for at, length in (
@@ -273,11 +281,11 @@ class LayerIndex:
             setattr(self, name, parts[number].cast(code))  # type: ignore[call-overload]
         self._names, self._dir_names, self._heap, notes = parts[-4:]
         self.warnings: tuple[str, ...] = tuple(bytes(notes).decode().split("\n")) if len(notes) else ()
-        self.rest()  # the sum has read every page
+        self.release_pages()  # the checksum has read every page
 
     @classmethod
     def load(cls, path: str) -> LayerIndex:
-        """Map an index file. Raises StoreDamaged; OSError where it can't be opened."""
+        """Memory-map an index file. Raises StoreDamaged; OSError if it can't be opened."""
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
         try:
             if os.fstat(descriptor).st_size < _HEADER.size:
@@ -287,15 +295,15 @@ class LayerIndex:
             os.close(descriptor)
         return cls(mapped, path)
 
-    def rest(self) -> None:
-        """Give back the memory of what was read so far, where the index is a large mapped file: the kernel maps its
-        pages again when they are asked for."""
+    def release_pages(self) -> None:
+        """Release the memory of the pages read so far, if the index is a large mapped file. The kernel maps them
+        again on access."""
         if self._rows > _LARGE and isinstance(self._buffer, mmap.mmap) and hasattr(self._buffer, "madvise"):
             self._buffer.madvise(mmap.MADV_DONTNEED)
 
     @property
     def buffer(self) -> bytes | bytearray | mmap.mmap:
-        """What an index file holds."""
+        """The content of the index file."""
         return self._buffer
 
     def __len__(self) -> int:
@@ -305,7 +313,7 @@ class LayerIndex:
         return map(self.entry, range(self._rows))
 
     def rows_of(self, kind: int) -> Iterator[int]:
-        """The rows of one kind, in order; cheap where there are few."""
+        """Yield the rows of one kind, in order; cheap if there are few."""
         kinds = bytes(self.kind)
         row = kinds.find(kind)
         while row >= 0:
@@ -316,11 +324,11 @@ class LayerIndex:
         return bytes(self._names[self.name_at[row] : self.name_at[row + 1]])
 
     def each_basename(self) -> Iterator[bytes]:
-        """The base names of all rows, made in pieces as they are asked for."""
+        """Yield the base names of all rows; they are made in batches."""
         return itertools.chain.from_iterable(map(self._basenames, range(0, self._rows, _BATCH)))
 
     def _basenames(self, row: int) -> list[bytes]:
-        """Those of the rows from ``row`` on, as many as make a piece."""
+        """Return the base names of one batch of rows, from ``row`` on."""
         at = self.name_at[row : row + _BATCH + 1].tolist()
         first = at[0]
         heap = bytes(self._names[first : at[-1]])
@@ -328,12 +336,12 @@ class LayerIndex:
 
     @property
     def names(self) -> memoryview:
-        """The base names of all rows, one after the other: that of ``row`` begins at ``name_at[row]``."""
+        """The base names of all rows in one buffer: that of ``row`` begins at ``name_at[row]``."""
         return self._names
 
     @property
     def directory_count(self) -> int:
-        """How many directories the entries lie in, the root (number 0) included. Parents have lower numbers."""
+        """Number of directories that contain entries, with the root (number 0). Parents have lower numbers."""
         return self._directories
 
     def directory_parent(self, number: int) -> int:
@@ -351,11 +359,11 @@ class LayerIndex:
         return b"/".join(reversed(names))
 
     def has_directory_with(self, text: bytes) -> bool:
-        """False where certainly no directory's name holds it."""
+        """Whether a directory name may contain ``text``; False is certain."""
         return text in bytes(self._dir_names)
 
     def directory_paths(self) -> list[bytes]:
-        """The paths of all directories at once."""
+        """Return the paths of all directories, by number."""
         heap, at = bytes(self._dir_names), self.dir_name_at.tolist()
         found = [b""]
         for number in range(1, self._directories):
@@ -364,19 +372,19 @@ class LayerIndex:
         return found
 
     def path(self, row: int) -> bytes:
-        """The entry's path; for an OPAQUE that of its directory."""
+        """Return the entry's path; for an OPAQUE, its directory's."""
         parent = self.directory_path(self.directory[row])
         name = self.basename(row)
         return parent + b"/" + name if parent and name else parent or name
 
     def link(self, row: int) -> bytes:
-        """A symlink's target, or a hardlink's; empty for everything else."""
+        """Return the target of a symlink or a hard link; empty for everything else."""
         if self.flags[row] & FLAG_SPARSE:
             return b""
         return self._fetch(self.link_at[row])
 
     def sparse(self, row: int) -> tuple[tuple[int, int], ...] | None:
-        """The data segments (offset in the file, length) of a sparse file, else None."""
+        """Return the data segments (offset in the file, length) of a sparse file, else None."""
         if not self.flags[row] & FLAG_SPARSE:
             return None
         numbers = array("Q", self._fetch(self.link_at[row]))
@@ -386,14 +394,14 @@ class LayerIndex:
         return _unpack_xattrs(self._fetch(self.xattr_at[row]))
 
     def rdev(self, row: int) -> tuple[int, int]:
-        """(major, minor) of a device, (0, 0) of everything else."""
+        """Return (major, minor) of a device, (0, 0) for everything else."""
         if self.kind[row] not in (Kind.CHAR, Kind.BLOCK):
             return (0, 0)
         both: int = self.offset[row]
         return both >> 32, both & 0xFFFFFFFF
 
     def entry(self, row: int, path: bytes | None = None) -> Entry:
-        """The row as a value; ``path`` where the caller knows it, or has it at another one."""
+        """Return the row as an ``Entry``. ``path`` overrides its path, if the caller knows it or wants another."""
         kind, link_at, xattr_at = _KINDS[self.kind[row]], self.link_at[row], self.xattr_at[row]
         return Entry(
             self.path(row) if path is None else path,
@@ -436,6 +444,4 @@ def _unpack_xattrs(packed: bytes) -> dict[bytes, bytes]:
 
 
 def _damaged(what: str) -> StoreDamaged:
-    return StoreDamaged(
-        f"{what} is not a whole index of version {VERSION}", hint="`lamina fsck --repair` makes it again"
-    )
+    return StoreDamaged(f"{what} is not a complete index of version {VERSION}", hint="run `lamina fsck --repair`")

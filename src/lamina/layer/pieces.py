@@ -1,22 +1,22 @@
-"""What decoders of compressed data share: several members, frames or streams behind each other, given in pieces."""
+"""Base of decoders: several members, frames or streams in a row, decoded in pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
 PIECE = 1 << 20
-"""Bytes that a decoder gives out at once, at most."""
+"""The most bytes that a decoder yields at once."""
 _WINDOW = 1 << 14
-"""Behind the first member or frame the input is given in pieces of this size: each end of one copies what is left of
-its piece, so that a million tiny ones would cost the square of their number."""
+"""After the first member or frame, input is decoded in windows of this size. The end of a member copies the rest of
+the input, so that a million tiny members would otherwise take quadratic time."""
 
 
 class ManyPieces:
-    """A decoder that is fed, and gives the pieces one by one to ``_decode``."""
+    """A decoder that passes its input to ``_decode`` window by window."""
 
-    _seen = 0  # members or frames begun
+    _seen = 0  # members or frames that have begun
     _fed = 0  # bytes given so far
-    _behind = 0  # of them, those behind the piece that ``_decode`` has
+    _behind = 0  # of these, the bytes after the window that ``_decode`` has
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         self._fed += len(data)
@@ -30,9 +30,9 @@ class ManyPieces:
                 piece = yield from self._decode(piece)
 
     def position(self, left: int) -> int:
-        """The byte of the whole stream before which ``left`` bytes of the piece at hand are left."""
+        """Return the offset in the stream at which ``left`` bytes of the current window remain."""
         return self._fed - self._behind - left
 
     def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
-        """Up to the end of one member or frame; what is left of ``data``."""
+        """Yield the output up to the end of one member or frame; return the rest of ``data``."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""bzip2, xz and lzma, as Python's own library decompresses them."""
+"""bzip2, xz and lzma, decompressed with the standard library."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from lamina.layer.pieces import PIECE, ManyPieces
 
 BZIP2 = b"BZh"
 XZ = b"\xfd7zXZ\0"
-LZMA = b"\x5d\0\0"  # the properties that every encoder takes by default, and a dictionary of at least 64 KiB
+LZMA = b"\x5d\0\0"  # the default properties of all encoders, and a dictionary of at least 64 KiB
 _MOST_MEMORY = 320 << 20
-"""Bytes that an xz stream may ask for: `xz -9` needs 65 MiB, 7-Zip's highest level 257 MiB."""
+"""The most memory in bytes that an xz stream may need: `xz -9` needs 65 MiB, 7-Zip's highest level 257 MiB."""
 
-_TOO_MUCH = "Memory usage limit exceeded"  # Python has no number for it
+_TOO_MUCH = "Memory usage limit exceeded"  # Python reports it only as text
 
 
 def decoder(name: str) -> Streams:
-    """``name``: bzip2, xz or lzma."""
+    """Return a decoder for bzip2, xz or lzma."""
     if name == "bzip2":
         import bz2
 
@@ -30,7 +30,8 @@ def decoder(name: str) -> Streams:
 
 
 class Streams(ManyPieces):
-    """What Python's library decompresses: streams follow each other, zeros after the last are padding."""
+    """A decoder for compressions of the standard library. Streams follow each other; zeros after the last are
+    padding."""
 
     def __init__(self, compression: str, magic: bytes, make: Any) -> None:
         import lzma
@@ -40,7 +41,7 @@ class Streams(ManyPieces):
         self._make = make
         self._errors = (OSError, EOFError, ValueError, lzma.LZMAError)
         self._stream: Any = None
-        self._rest = b""  # too few bytes to say whether a stream begins
+        self._rest = b""  # too few bytes to tell whether a stream begins
 
     def _decode(self, data: bytes) -> Generator[bytes, None, bytes]:
         if self._stream is None:
@@ -67,8 +68,8 @@ class Streams(ManyPieces):
         except self._errors as error:
             if str(error) == _TOO_MUCH:
                 raise LimitExceeded(
-                    f"its {self.compression} data ask for more than {_MOST_MEMORY >> 20} MiB of memory",
-                    hint="compress it anew, with a smaller dictionary",
+                    f"its {self.compression} data needs more than {_MOST_MEMORY >> 20} MiB of memory",
+                    hint="compress it again with a smaller dictionary",
                 ) from None
             raise InvalidLayer(f"corrupt {self.compression} data: {error}", hint="get the archive again") from None
         if not stream.eof:
@@ -79,4 +80,6 @@ class Streams(ManyPieces):
 
     def finish(self) -> None:
         if self._stream is not None or self._rest or not self._seen:
-            raise InvalidLayer(f"the {self.compression} data ends too early", hint="the archive is truncated")
+            raise InvalidLayer(
+                f"the {self.compression} data ends too early", hint="get the archive again: it is truncated"
+            )

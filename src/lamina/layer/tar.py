@@ -1,24 +1,24 @@
-"""The streaming tar parser: bytes are fed as they come, entries go to an ``IndexBuilder``.
+"""The streaming tar parser: it is fed bytes as they come, and adds entries to an ``IndexBuilder``.
 
-Reads v7, ustar, PAX, GNU and star archives: long names, base-256 numbers, xattrs, sparse members of all four
-kinds. Header-only types (links, directories, devices, fifos) have no content whatever size they state, as Go's
-and Python's readers have it. Global PAX headers are ignored, as every container engine does. Bytes after the end
-mark belong to the archive, but are not looked at.
+It reads v7, ustar, PAX, GNU and star archives: long names, base-256 numbers, xattrs, sparse members of all four
+formats. Types that have only a header (links, directories, devices, fifos) have no content whatever size they state,
+as in Go's and Python's readers. Global PAX headers are ignored, as in every container engine. Bytes after the
+end-of-archive blocks belong to the archive, but are not parsed.
 """
 
 from __future__ import annotations
 
 from lamina.errors import InvalidLayer, LaminaError, LimitExceeded
+from lamina.host.privileges import MAX_ID
 from lamina.layer import tarheader
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder
-from lamina.layer.path import normalise
+from lamina.layer.safe_path import normalise
 from lamina.layer.tarheader import BLOCK, HEADER, MAX_NUMBER, MAX_PAX
 from lamina.layer.whiteout import PREFIX, classify, is_aufs_link, is_aufs_own
-from lamina.rights import MAX_ID
 
 _ZEROS = bytes(BLOCK)
-_HINT = "the layer is malformed; fetch or build it again"
+_HINT = "fetch or build the layer again: it is malformed"
 _FILE, _DIRECTORY = int(Kind.FILE), int(Kind.DIRECTORY)
 _KINDS = {
     b"0": _FILE,
@@ -39,16 +39,17 @@ MAX_AUFS_LINKS = 100_000
 
 
 class TarParser:
-    """Feed it the uncompressed archive in chunks of any size, then ``finish``."""
+    """The parser: ``feed`` it the uncompressed archive in chunks of any size, then call ``finish``."""
 
     def __init__(self, builder: IndexBuilder) -> None:
         self.builder = builder
         self.position = 0
         """Bytes fed so far."""
-        self._carry = bytearray()  # the beginning of what is not whole yet
-        self._skip = 0  # bytes of content (and padding) still to come
-        self._padding = 0  # how many of these are padding, which a truncated archive may lack
-        self._payload: tuple[bytes, int] | None = None  # an extension header's type and size, not read yet
+        self._carry = bytearray()  # the beginning of an incomplete block or extension
+        self._skip = 0  # bytes of content and padding that are still to come
+        self._padding = 0  # padding among these bytes, which a truncated archive may lack
+        # type and size of an extension header whose payload was not read yet
+        self._payload: tuple[bytes, int] | None = None
         self._records: list[tuple[bytes, bytes]] = []
         self._long_name: bytes | None = None
         self._long_link: bytes | None = None
@@ -58,7 +59,7 @@ class TarParser:
         self._numbers: dict[bytes, int] = {}
 
     def feed(self, chunk: bytes) -> None:
-        """Raises InvalidLayer, LimitExceeded: the parser is then of no more use."""
+        """Parse a chunk. After an error (InvalidLayer, LimitExceeded) the parser can't be used any more."""
         start = self.position - len(self._carry)  # archive offset of data[0]
         self.position += len(chunk)
         if self._zero_blocks >= 2:
@@ -71,7 +72,7 @@ class TarParser:
         if self._carry:
             self._carry += chunk
             if len(self._carry) < self._wanted():
-                return  # looked at once it is whole: tiny chunks must not cost a copy each
+                return  # wait until it is complete: tiny chunks must not cost a copy each
             data = bytes(self._carry)
         try:
             used = self._parse(data, start)
@@ -81,24 +82,24 @@ class TarParser:
         self._carry = bytearray(data[used:])
 
     def _wanted(self) -> int:
-        """How many bytes the next step needs: an extension's whole payload, else a block."""
+        """Return how many bytes the next step needs: the whole payload of an extension, else a block."""
         if self._payload is None:
             return BLOCK
         size = self._payload[1]
         return size + (-size % BLOCK)
 
     def skippable(self) -> int:
-        """How many of the next bytes are content that need not be fed: a reader that can seek may leave them out
-        and say so with ``skipped``."""
+        """Return how many of the next bytes are content that need not be fed: a reader that can seek may skip them
+        and call ``skipped``."""
         return 0 if self._carry else self._skip
 
     def skipped(self, count: int) -> None:
-        """``count`` bytes of content, at most ``skippable()``, were left out."""
+        """Note that ``count`` bytes of content, at most ``skippable()``, were not fed."""
         self._skip -= count
         self.position += count
 
     def finish(self) -> None:
-        """The end of the archive. Raises InvalidLayer where something is missing."""
+        """Check the end of the archive. Raises InvalidLayer if it is truncated."""
         if self._zero_blocks >= 2:
             return
         in_header = self._carry.strip(b"\0") if self._zero_blocks else self._carry
@@ -109,7 +110,7 @@ class TarParser:
             )
 
     def _parse(self, data: bytes, start: int) -> int:
-        """Handle all that is whole in ``data``; return how much of it was used."""
+        """Parse everything that is complete in ``data``; return how much of it was used."""
         at, end = 0, len(data)
         unpack, cached, add = HEADER.unpack_from, self._number, self.builder.add
         while True:
@@ -147,7 +148,9 @@ class TarParser:
             fields = unpack(header)
             name, mode, uid, gid, size_field, mtime, checksum, flag, _, magic, _, _, prefix = fields
             if self._zero_blocks or not tarheader.checksum_fits(header, checksum):
-                raise InvalidLayer("no tar header where one must be", hint="the layer is not a tar, or damaged")
+                raise InvalidLayer(
+                    "invalid tar header (wrong checksum)", hint="fetch the layer again: it is damaged, or not a tar"
+                )
             size = cached(size_field, "size")
             if size < 0:
                 raise InvalidLayer(f"a member states the size {size}", hint=_HINT)
@@ -172,7 +175,7 @@ class TarParser:
             ):
                 self._member(fields, header, name, kind_number, size, start + at)
                 continue
-            # the ordinary case: a file or a directory that its header says all of
+            # the common case: a file or directory described by its header alone
             if kind_number == _DIRECTORY or (flag == b"\0" and name.endswith(b"/")):
                 kind_number = _DIRECTORY
                 if flag != b"D":
@@ -217,7 +220,7 @@ class TarParser:
 
     def _begin_extension(self, flag: bytes, size: int) -> None:
         if size > MAX_PAX:
-            raise LimitExceeded(f"an extension header of {size} bytes", hint="refused: the limit is 1 MiB")
+            raise LimitExceeded(f"an extension header has {size} bytes", hint="rebuild the layer: the limit is 1 MiB")
         self._payload = (flag, size)
 
     def _extension(self, flag: bytes, payload: bytes) -> None:
@@ -232,7 +235,7 @@ class TarParser:
 
     def _no_dangling_extension(self) -> None:
         if self._records or self._long_name is not None or self._long_link is not None:
-            raise InvalidLayer("an extension header with no member after it", hint=_HINT)
+            raise InvalidLayer("an extension header has no member after it", hint=_HINT)
 
     def _unknown(self, flag: bytes, name: bytes, size: int) -> None:
         self.builder.note(f"members of type {flag!r} are skipped ({name.partition(bytes(1))[0]!r:.100})")
@@ -242,7 +245,7 @@ class TarParser:
     def _member(
         self, fields: tuple[bytes, ...], header: bytes, name: bytes, kind: int, size: int, offset: int
     ) -> None:
-        """A member in full: with extensions, links, devices, whiteouts, sparse maps."""
+        """Parse a member in full: extensions, links, devices, whiteouts, sparse maps."""
         _, mode_field, uid_field, gid_field, _, mtime_field, _, flag, link, _, major, minor, _ = fields
         records, self._records = self._records, []
         target = link.partition(b"\0")[0] if self._long_link is None else self._long_link
@@ -302,14 +305,16 @@ class TarParser:
     ) -> None:
         path, kind, add = normalise(member.name), member.kind, self.builder.add
         if not path and kind != _DIRECTORY:
-            raise InvalidLayer(f"the root directory is stated as something else ({member.name!r:.100})", hint=_HINT)
+            raise InvalidLayer(
+                f"the root directory is stated as something other than a directory ({member.name!r:.100})", hint=_HINT
+            )
         parent, slash, name = path.rpartition(b"/")
         if is_aufs_own(path):
             if kind == _FILE and is_aufs_link(path):
                 self._keep_aufs_link(path, _AufsLink(member, size, offset, sparse))
             return
         if PREFIX in parent and any(part.startswith(PREFIX) for part in parent.split(b"/")):
-            self.builder.note(f"{path!r:.200} lies below a whiteout's name and is skipped")
+            self.builder.note(f"{path!r:.200} is below a whiteout name and is skipped")
             return
         whiteout = classify(name)
         if whiteout is not None:
@@ -324,7 +329,7 @@ class TarParser:
         if kind == Kind.HARDLINK:
             link = normalise(member.target)
             if not link:
-                raise InvalidLayer(f"the hardlink {path!r:.200} names no file", hint=_HINT)
+                raise InvalidLayer(f"the hard link {path!r:.200} has no target", hint=_HINT)
             held = self._aufs_links.get(link)
             if held is not None and held.shown:
                 link = held.shown
@@ -334,13 +339,13 @@ class TarParser:
         elif kind == Kind.SYMLINK:
             link = member.target
             if not link or b"\0" in link or len(link) > 4095:
-                raise InvalidLayer(f"the symlink {path!r:.200} has an impossible target", hint=_HINT)
+                raise InvalidLayer(f"the symlink {path!r:.200} has an invalid target", hint=_HINT)
         elif kind in (Kind.CHAR, Kind.BLOCK):
             major, minor = member.device
             if not (0 <= major <= _MAX_DEVICE and 0 <= minor <= _MAX_DEVICE):
-                raise InvalidLayer(f"{path!r:.200} states the device {major}, {minor}", hint=_HINT)
+                raise InvalidLayer(f"{path!r:.200} has the invalid device number {major}, {minor}", hint=_HINT)
             if kind == Kind.CHAR and major == minor == 0:
-                self.builder.note(f"the 0/0 character device {path!r:.200} is overlay's own sign and is dropped")
+                self.builder.note(f"the 0/0 character device {path!r:.200} is overlayfs's whiteout and is dropped")
                 return
             offset = major << 32 | minor
         add(
@@ -359,15 +364,18 @@ class TarParser:
         )
 
     def _keep_aufs_link(self, path: bytes, file: _AufsLink) -> None:
-        """A file that only AUFS saw: its first hardlink is the file, the others are links to that."""
+        """Keep a file that only AUFS could see: its first hard link becomes the file, the others become links to
+        that."""
         if len(self._aufs_links) >= MAX_AUFS_LINKS:
-            raise LimitExceeded(f"more than {MAX_AUFS_LINKS} files in .wh..wh.plnk", hint="refused as a bomb")
+            raise LimitExceeded(
+                f"more than {MAX_AUFS_LINKS} files in .wh..wh.plnk", hint="report it to the publisher of the image"
+            )
         self._aufs_links[path] = file
 
     def _clean_xattrs(self, xattrs: dict[bytes, bytes], name: bytes) -> dict[bytes, bytes]:
         kept = {key: value for key, value in xattrs.items() if not key.startswith(tarheader.OVERLAY_XATTRS)}
         if len(kept) < len(xattrs):
-            self.builder.note(f"overlay's own xattrs on {name!r:.200} are dropped")
+            self.builder.note(f"overlayfs's own xattrs on {name!r:.200} are dropped")
         return kept
 
     def _pax_sparse(
@@ -383,7 +391,7 @@ class TarParser:
             wanted = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
             numbers = [tarheader.decimal(value, "sparse map") for key, value in records if key in wanted]
         if len(numbers) % 2:
-            raise InvalidLayer(f"the sparse map of {member.name!r:.200} is not in pairs", hint=_HINT)
+            raise InvalidLayer(f"the sparse map of {member.name!r:.200} has an odd number of values", hint=_HINT)
         real = tarheader.decimal(
             pax.get(b"GNU.sparse.size", b"") or pax.get(b"GNU.sparse.realsize", b""), "real size"
         )
@@ -392,13 +400,15 @@ class TarParser:
         self._finish_sparse(offset)
 
     def _continue_sparse(self, block: bytes, offset: int) -> None:
-        """A block of the sparse map that stands behind the header: old GNU's, or PAX 1.0's text."""
+        """Parse a block of the sparse map after the header: old GNU's, or the text of PAX 1.0."""
         sparse = self._sparse
         assert sparse is not None
         if sparse.old:
             sparse.pairs += tarheader.gnu_sparse_entries(block, 21)
             if len(sparse.pairs) * 24 > MAX_PAX:
-                raise LimitExceeded("a sparse map of more than 1 MiB", hint="refused as a bomb")
+                raise LimitExceeded(
+                    "a sparse map is larger than 1 MiB", hint="report it to the publisher of the image"
+                )
             if not block[504]:
                 self._finish_sparse(offset + BLOCK)
             return
@@ -406,13 +416,14 @@ class TarParser:
         sparse.text += block
         if len(sparse.text) > MAX_PAX or sparse.stored < 0:
             raise LimitExceeded(
-                "a sparse map of more than 1 MiB, or longer than its member", hint="refused as a bomb"
+                "a sparse map is larger than 1 MiB, or longer than its member",
+                hint="report it to the publisher of the image",
             )
         sparse.lines += block.count(b"\n")
         if sparse.count < 0 and sparse.lines:
             sparse.count = tarheader.decimal(bytes(sparse.text.partition(b"\n")[0]), "sparse map")
             if not 0 <= sparse.count <= MAX_PAX:
-                raise InvalidLayer(f"a sparse map of {sparse.count} entries", hint=_HINT)
+                raise InvalidLayer(f"a sparse map has {sparse.count} entries", hint=_HINT)
         count = sparse.count
         if count < 0 or sparse.lines < 2 * count + 1:
             return
@@ -432,7 +443,7 @@ class TarParser:
 
 
 class _Member:
-    """What a header and its extensions say of one member."""
+    """The properties of one member, from its header and extensions."""
 
     __slots__ = ("device", "gid", "kind", "mode", "name", "nanoseconds", "seconds", "target", "uid", "xattrs")
 
@@ -455,7 +466,7 @@ class _Member:
 
 
 class _AufsLink:
-    """A file in ``.wh..wh.plnk``; ``shown``: its first name elsewhere, once it has one."""
+    """A file in ``.wh..wh.plnk``. ``shown`` is its first name elsewhere, once it has one."""
 
     __slots__ = ("member", "offset", "shown", "size", "sparse")
 
@@ -464,15 +475,16 @@ class _AufsLink:
 
 
 class _SparseMember:
-    """A sparse member whose map is not read to its end yet."""
+    """A sparse member whose map is not complete yet."""
 
     __slots__ = ("count", "lines", "member", "old", "pairs", "real", "stored", "text")
 
     def __init__(self, member: _Member, stored: int, real: int, pairs: list[tuple[int, int]], *, old: bool) -> None:
         self.member, self.stored, self.real, self.pairs, self.old = member, stored, real, pairs, old
-        self.text = bytearray()  # of a PAX 1.0 map, with so many whole lines, and the pairs that it promises
+        # of a PAX 1.0 map; below, the number of complete lines, and of the pairs that it announces
+        self.text = bytearray()
         self.lines, self.count = 0, -1
 
 
 def _bad_ids(name: bytes, uid: int, gid: int) -> InvalidLayer:
-    return InvalidLayer(f"{name!r:.200} states the owner {uid}:{gid}", hint=f"ids go from 0 to {MAX_ID}")
+    return InvalidLayer(f"{name!r:.200} has the invalid owner {uid}:{gid}", hint=f"use ids from 0 to {MAX_ID}")

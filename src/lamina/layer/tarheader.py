@@ -1,6 +1,6 @@
 """Fields of tar headers and PAX records as values (pure): numbers, checksums, times, xattrs, sparse maps.
 
-ustar and PAX are POSIX.1-1988 and -2001; base-256 and long names are GNU's and star's.
+ustar is POSIX.1-1988 and PAX POSIX.1-2001; base-256 numbers and long names are extensions of GNU and star.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
 MAX_PAX = 1 << 20
 MAX_XATTRS = 64 << 10
 MAX_NUMBER = (1 << 63) - 1
-_HINT = "the layer is malformed; fetch or build it again"
+_HINT = "fetch or build the layer again: it is malformed"
 
 SCHILY_XATTR = b"SCHILY.xattr."
 LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
@@ -25,9 +25,12 @@ Segments = tuple[tuple[int, int], ...]
 
 
 def checksum_fits(header: bytes, stated: bytes) -> bool:
-    """Whether the sum over the header, its own field counted as spaces, is what it states. Historic tars summed
-    signed bytes: accepted too. adler32's lower half is 1 + the sum of all bytes mod 65521, a hundred times faster
-    than summing in Python."""
+    """Whether the header's checksum is right: the sum of its bytes, with the checksum field itself as spaces. The sum
+    of signed bytes, as historic tars computed it, is accepted too.
+
+    The lower half of adler32 is 1 + the sum of all bytes mod 65521; it is a hundred times faster than summing in
+    Python.
+    """
     text = stated.strip(b"\0 ")
     if not text.isdigit():
         return False
@@ -42,12 +45,12 @@ def checksum_fits(header: bytes, stated: bytes) -> bool:
 
 
 def is_header(block: bytes) -> bool:
-    """Whether a tar can begin with this block: a header whose checksum fits, or the zeros that an empty one is."""
+    """Whether a tar can begin with this block: a header with the right checksum, or zeros (an empty archive)."""
     return not block.strip(b"\0") or checksum_fits(block, block[148:156])
 
 
 def number(field: bytes, what: str) -> int:
-    """An octal field (blank counts as 0), or base-256 where the top bit is set. Raises InvalidLayer."""
+    """Parse an octal field (blank counts as 0), or a base-256 one if the top bit is set. Raises InvalidLayer."""
     if field and field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=False) & ((1 << (8 * len(field) - 1)) - 1)
         if field[0] & 0x40:  # two's complement
@@ -65,7 +68,8 @@ def number(field: bytes, what: str) -> int:
 
 
 def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The records ``length key=value\\n`` in order, by length: values may hold anything. Raises InvalidLayer."""
+    """Parse the records ``length key=value\\n``, in order. They are split by length, because values may contain
+    anything. Raises InvalidLayer."""
     records, at, end = [], 0, len(data)
     while at < end:
         if data[at] == 0:  # some writers pad the block
@@ -78,7 +82,7 @@ def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
             raise InvalidLayer("a PAX record has no length", hint=_HINT)
         stop = at + int(digits)
         if stop > end or stop <= space + 1 or data[stop - 1] != 0x0A:
-            raise InvalidLayer(f"a PAX record states the length {digits.decode()}, which can't be", hint=_HINT)
+            raise InvalidLayer(f"a PAX record has the impossible length {digits.decode()}", hint=_HINT)
         key, equals, value = data[space + 1 : stop - 1].partition(b"=")
         if not equals or not key:
             raise InvalidLayer("a PAX record has no key", hint=_HINT)
@@ -88,7 +92,7 @@ def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def decimal(value: bytes, what: str) -> int:
-    """A decimal number of a PAX record. Raises InvalidLayer."""
+    """Parse a decimal number in a PAX record. Raises InvalidLayer."""
     digits = value[1:] if value[:1] == b"-" else value
     if not digits.isdigit() or len(digits) > 20:
         raise InvalidLayer(f"the {what} {value!r:.60} is not a number", hint=_HINT)
@@ -96,7 +100,8 @@ def decimal(value: bytes, what: str) -> int:
 
 
 def pax_time(value: bytes) -> tuple[int, int]:
-    """(seconds, nanoseconds 0 to 999,999,999); digits beyond nanoseconds are cut off, never rounded."""
+    """Parse a time as (seconds, nanoseconds from 0 to 999,999,999). Digits beyond nanoseconds are cut off, not
+    rounded."""
     whole, _, fraction = value.partition(b".")
     if fraction and not fraction.isdigit():
         raise InvalidLayer(f"the time {value!r:.60} is not a number", hint=_HINT)
@@ -113,8 +118,8 @@ def is_xattr(key: bytes) -> bool:
 
 
 def xattrs_of(records: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Extended attributes; where SCHILY (raw) and LIBARCHIVE (encoded) both state one, SCHILY's counts.
-    Raises InvalidLayer, LimitExceeded above 64 KiB."""
+    """Return the extended attributes. If SCHILY (raw) and LIBARCHIVE (encoded) state the same one, SCHILY's counts.
+    Raises InvalidLayer; LimitExceeded above 64 KiB."""
     found: dict[bytes, bytes] = {}
     for key, value in records:
         if key.startswith(LIBARCHIVE_XATTR):
@@ -130,14 +135,16 @@ def xattrs_of(records: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         if key.startswith(SCHILY_XATTR):
             found[key[len(SCHILY_XATTR) :]] = value
     if sum(len(key) + len(value) for key, value in found.items()) > MAX_XATTRS:
-        raise LimitExceeded("an entry has more than 64 KiB of xattrs", hint="refused: no Linux file can have them")
+        raise LimitExceeded(
+            "an entry has more than 64 KiB of xattrs", hint="rebuild the layer: no Linux file can have that many"
+        )
     if any(not name or b"\0" in name or len(name) > 255 for name in found):
-        raise InvalidLayer("an xattr has an impossible name", hint=_HINT)
+        raise InvalidLayer("an xattr has an invalid name", hint=_HINT)
     return found
 
 
 def gnu_sparse_entries(data: bytes, count: int) -> list[tuple[int, int]]:
-    """Old GNU sparse: up to ``count`` pairs of 12-byte numbers; the first empty one ends the list."""
+    """Parse an old GNU sparse map: up to ``count`` pairs of 12-byte numbers; the first empty pair ends it."""
     pairs = []
     for at in range(0, count * 24, 24):
         if not data[at] and not data[at + 12]:
@@ -147,14 +154,14 @@ def gnu_sparse_entries(data: bytes, count: int) -> list[tuple[int, int]]:
 
 
 def check_segments(segments: list[tuple[int, int]], size: int, stored: int) -> Segments:
-    """Segments in order, inside ``size``, and as long as what is ``stored``; empty ones left out.
-    Raises InvalidLayer."""
+    """Check a sparse map: the segments must be in order, within ``size``, and have ``stored`` bytes in total. Returns
+    the non-empty ones. Raises InvalidLayer."""
     position = total = 0
     for offset, length in segments:
         if offset < position or length < 0 or offset + length > size:
-            raise InvalidLayer("a sparse file's map overlaps or leaves the file", hint=_HINT)
+            raise InvalidLayer("a sparse file's map overlaps or exceeds the file", hint=_HINT)
         position = offset + length
         total += length
     if total != stored:
-        raise InvalidLayer(f"a sparse file's map names {total} bytes, {stored} are stored", hint=_HINT)
+        raise InvalidLayer(f"a sparse file's map has {total} bytes, but {stored} are stored", hint=_HINT)
     return tuple((offset, length) for offset, length in segments if length)

@@ -1,5 +1,2 @@
-"""Registries (floor 5): pull and push after the OCI distribution-spec, on the protocols of ``lamina.source``.
-
-``http`` moves bytes and can be stopped, ``auth`` holds tokens, ``client`` is one registry host, ``repository`` the
-bundle of ``read``, ``write``, ``delete`` and ``list`` over one repository and its mirrors.
-"""
+"""Registries: pull and push by the OCI distribution-spec, as the protocols of ``lamina.source``. Must not know the
+store."""

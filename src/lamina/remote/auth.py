@@ -1,7 +1,7 @@
-"""Tokens and credentials of one host: from a challenge to an Authorization header.
+"""Authentication to one host: from a challenge to an Authorization header, with tokens and credentials.
 
-After docker's token protocol (distribution: token authentication, scope) and RFC 7617. A token is asked for once,
-however many threads want it, and again before it ends.
+It follows docker's token protocol (distribution: token authentication, scope) and RFC 7617. A token is requested
+once, however many threads need it, and again before it expires.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from lamina.remote.credentials import Credential
 from lamina.remote.http import MOVED, Answer, joined
 from lamina.remote.site import how_to_tell, may_have_login
 
-MARGIN = 10.0  # seconds before its end in which a token is not used any more
+MARGIN = 10.0  # seconds before its expiry from which a token is not used any more
 _CLIENT_ID = "lamina"
 _MAX_REDIRECTS = 5
 
 
 class Exchange(Protocol):
-    """Sends a request as it is, with retries and without authentication."""
+    """Sends a request unchanged, with retries and without authentication."""
 
     def __call__(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer: ...
 
 
 class Authorizer:
-    """``find`` gives the credential for this host, asked once; ``plain`` says whether http is spoken to it. ``told``:
-    where the user has said that logins may go, as (registry, host)."""
+    """Authorizes requests to one host. ``find`` returns the credential for the host and is called once; ``plain``
+    says whether the host is accessed by plain http. ``told`` are (registry, host) pairs where the user allows logins
+    to be sent."""
 
     def __init__(
         self,
@@ -63,7 +64,8 @@ class Authorizer:
         return self._found[0]
 
     def header(self, scopes: Sequence[str]) -> str:
-        """What is known to open these scopes now; "" for nothing. A token near its end is renewed first."""
+        """Return the Authorization header for these scopes; "" if none is known. A token close to its expiry is
+        renewed first."""
         if self._bearer:
             return f"Bearer {self._bearer}"
         if self._basic:
@@ -76,8 +78,8 @@ class Authorizer:
             return f"Bearer {token.value}" if token is not None else ""
 
     def answer(self, challenges: Sequence[Challenge], scopes: Sequence[str], rejected: str) -> bool:
-        """Make of a 401 what opens these scopes. False where nothing more can be done: the 401 stands.
-        Raises AccessDenied (the token server refuses the credential), RemoteFailure, InvalidContent."""
+        """Handle a 401. Returns False if there is nothing more to try. Raises AccessDenied (the token server refuses
+        the credential), RemoteFailure, InvalidContent."""
         if self._bearer:
             return False
         with self._guard:
@@ -95,7 +97,7 @@ class Authorizer:
         return False
 
     def _token(self, challenge: Challenge, scopes: Sequence[str]) -> Token:
-        """A fresh token for what is wanted, and for what the challenge names on top."""
+        """Request a new token for ``scopes`` and for those in the challenge."""
         realm = challenge.parameters.get("realm", "")
         wanted = [*scopes, *challenge.parameters.get("scope", "").split()]
         asked = [("service", challenge.parameters["service"])] if challenge.parameters.get("service") else []
@@ -111,10 +113,10 @@ class Authorizer:
             raw = answer.read_all(1 << 20, place)
             if answer.status in (401, 403):
                 raise AccessDenied(
-                    f"{place} refuses the credential for {self._host}"
+                    f"{place} access denied: {place} refuses the credential for {self._host}"
                     if credential is not None
                     else f"{place} gives no anonymous token for {self._host}",
-                    hint=f"`lamina login {self._host}`",
+                    hint=f"run `lamina login {self._host}`",
                 )
             if not 200 <= answer.status < 300:
                 raise RemoteFailure(
@@ -134,7 +136,7 @@ class Authorizer:
         return self._send("GET", urlunsplit(parts._replace(query=query)), headers)
 
     def _by_identity(self, realm: str, asked: list[tuple[str, str]], credential: Credential) -> Answer | None:
-        """OAuth2's way, for identity tokens; None where the server has it not."""
+        """Request a token by OAuth2, for identity tokens; None if the server does not support it."""
         form = [
             ("grant_type", "refresh_token"),
             ("refresh_token", credential.identity_token),
@@ -150,7 +152,7 @@ class Authorizer:
         return answer
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
-        """Ask a token server, and the one that it redirects to: each must be one that the login may go to."""
+        """Send a request to a token server and follow its redirects; each host must be one that may get the login."""
         for _ in range(_MAX_REDIRECTS):
             self._check(url)
             answer = self._exchange(method, url, headers, body)
@@ -162,7 +164,7 @@ class Authorizer:
         return answer
 
     def _check(self, url: str) -> None:
-        """That a token may be asked for there. Raises InvalidContent, AccessDenied."""
+        """Check that a token may be requested from ``url``. Raises InvalidContent, AccessDenied."""
         check_realm(url, self._host, self._plain)
         place = urlsplit(url).netloc
         if self.credential is not None and not may_have_login(self._host, place, self._told):
@@ -173,6 +175,6 @@ class Authorizer:
 
 
 def basic(credential: Credential) -> str:
-    """RFC 7617."""
+    """Return the header for basic authentication (RFC 7617)."""
     pair = f"{credential.username}:{credential.password}".encode()
     return f"Basic {base64.b64encode(pair).decode('ascii')}"

@@ -1,40 +1,38 @@
-"""What a registry asks for when it answers 401, and what a token server answers (pure).
+"""Parsing of challenges in 401 answers, and of a token server's answers (pure).
 
-RFC 9110 11.6.1 (WWW-Authenticate); distribution's token authentication and scope documents.
+RFC 9110, section 11.6.1 (WWW-Authenticate); distribution's documents on token authentication and scope.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from lamina.errors import InvalidContent, InvalidDocument, LaminaError
+from lamina.light import Value, pattern
 from lamina.remote.loopback import is_loopback
 from lamina.spec.json import load
 
 MAX_HEADER = 16 << 10
 MAX_TOKEN = 1 << 20
-DEFAULT_LIFE = 60  # seconds, where the server says nothing, and the least there is
+DEFAULT_LIFE = 60  # seconds; used if the server states nothing, and the minimum
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_GAP = re.compile(r"[\s,]*")
-_SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)\s*")
-_PARAMETER = re.compile(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)(?:"|$)|([^\s,"]*))')
-_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*(?=\s*(?:,|$))")
+_GAP = pattern(r"[\s,]*")
+_SCHEME = pattern(rf"({_TOKEN})(?=\s|,|$)\s*")
+_PARAMETER = pattern(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)(?:"|$)|([^\s,"]*))')
+_TOKEN68 = pattern(r"[A-Za-z0-9._~+/-]+=*(?=\s*(?:,|$))")
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
-    """``scheme`` and the keys of ``parameters`` in lower case."""
+class Challenge(Value):
+    """A challenge; ``scheme`` and the keys of ``parameters`` are in lower case."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """``expires`` on the clock that ``now`` was taken from, in seconds. It is a secret: its repr is not."""
+class Token(Value):
+    """A token. ``expires`` is in seconds on the clock of ``now``. The value is secret, so it is not in the repr."""
 
     value: str
     expires: float
@@ -44,8 +42,8 @@ class Token:
 
 
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
-    """All challenges of all WWW-Authenticate headers, several in one among them. What can't be read is passed over:
-    registries are sloppy here."""
+    """Return all challenges of all WWW-Authenticate headers; a header may have several. Unreadable ones are skipped,
+    because registries are sloppy here."""
     found: list[Challenge] = []
     for header in headers:
         if len(header) <= MAX_HEADER:
@@ -60,7 +58,7 @@ def _parse(header: str) -> list[Challenge]:
         at = gap.end()
         scheme = _SCHEME.match(header, at)
         if scheme is None:
-            at = header.find(",", at)  # junk: what follows it may be good
+            at = header.find(",", at)  # junk: what follows may be good
             if at < 0:
                 break
             continue
@@ -79,28 +77,31 @@ def _parse(header: str) -> list[Challenge]:
 
 
 def parse_token(raw: bytes, now: float, what: str) -> Token:
-    """A token server's answer: ``token`` or ``access_token``, with its life counted from ``now`` (our clock: theirs
-    may be wrong). Raises InvalidDocument."""
+    """Parse a token server's answer: ``token`` or ``access_token``, with its lifetime counted from ``now`` on our
+    clock (theirs may be wrong). Raises InvalidDocument."""
     try:
         value = load(raw, what, limit=MAX_TOKEN)
     except LaminaError as error:
-        raise InvalidDocument(f"{what} can't be read: {error.message}", hint="is that a token server?") from None
+        raise InvalidDocument(
+            f"{what} can't be read: {error.message}", hint="check the realm: it may not be a token server"
+        ) from None
     token = value.get("token") or value.get("access_token")
-    # printable ASCII only: it goes into a header
+    # printable ASCII only, because it is sent in a header
     if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
-        raise InvalidDocument(f"{what} holds no token", hint="is that a token server?")
+        raise InvalidDocument(f"{what} has no token", hint="check the realm: it may not be a token server")
     life = value.get("expires_in")
     seconds = life if type(life) is int and DEFAULT_LIFE <= life < 10**9 else DEFAULT_LIFE
     return Token(token, now + seconds)
 
 
 def scope(kind: str, name: str, actions: str) -> str:
-    """``repository:library/debian:pull``."""
+    """Return a scope such as ``repository:library/debian:pull``."""
     return f"{kind}:{name}:{actions}"
 
 
 def merge_scopes(scopes: Iterable[str]) -> list[str]:
-    """One scope a resource, its actions together, in the order in which they came. Names may hold colons."""
+    """Merge scopes to one for each resource, with all its actions, in their original order. Names may
+    contain colons."""
     actions: dict[str, dict[str, None]] = {}
     for text in scopes:
         resource, colon, what = text.rpartition(":")
@@ -110,12 +111,12 @@ def merge_scopes(scopes: Iterable[str]) -> list[str]:
 
 
 def check_realm(realm: str, host: str, plain: bool) -> None:
-    """That credentials may go to ``realm``: https, or plain http on a loopback host, or (``plain``: the registry is
-    spoken to in plain http, because the user said so) on the registry's own host. Raises InvalidContent."""
+    """Check that credentials may be sent to ``realm``: by https, by plain http to a loopback host, or with ``plain``
+    (the user allowed plain http to the registry) by plain http to the registry's own host. Raises InvalidContent."""
     if not _safe(realm, host, plain):
         raise InvalidContent(
-            f"{host} sends for a token to {realm[:200]!r}",
-            hint="credentials go to https only; ask the registry's makers",
+            f"{host} names an unsafe token server: {realm[:200]!r}",
+            hint="report it to the registry's operator: credentials are only sent by https",
         )
 
 
@@ -125,9 +126,10 @@ def _safe(realm: str, host: str, plain: bool) -> bool:
     try:
         parts = urlsplit(realm)
         name, own = parts.hostname, urlsplit(f"//{host}").hostname
-        _ = parts.port  # read for its check
-    except ValueError:  # brackets that are no IPv6 address, a port beyond 65535
+        _ = parts.port  # checks the port
+    except ValueError:  # brackets without an IPv6 address, a port beyond 65535
         return False
-    if not name or parts.username is not None or "\\" in parts.netloc:  # where it ends, not all are agreed
+    # programs disagree about where such a host ends
+    if not name or parts.username is not None or "\\" in parts.netloc:
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(name) or (plain and name == own)))

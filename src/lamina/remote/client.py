@@ -1,16 +1,14 @@
-"""One registry host: where it is, authentication, redirects, retries, and its errors in words.
+"""One registry host: its URL, authentication, redirects, retries, and its errors as LaminaErrors.
 
-distribution-spec "API", "Error Codes". Credentials go to the host that they are for and nowhere else.
+distribution-spec, "API" and "Error Codes". Credentials are sent only to the host that they are for.
 """
 
 from __future__ import annotations
 
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 
 from lamina.errors import AccessDenied, InvalidContent, LaminaError, NotFound, RemoteFailure, Unsupported
 from lamina.events import Cancel, Event, OnEvent, Warned, ignore
+from lamina.light import Value, field, pattern
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import parse_challenges
 from lamina.remote.credentials import Credential
@@ -29,23 +28,25 @@ from lamina.spec.json import load
 from lamina.spec.mediatype import essence
 
 ATTEMPTS = 5
-MAX_WAIT = 60.0  # seconds that a Retry-After may ask for before it is an error
+MAX_WAIT = 60.0  # seconds; a longer Retry-After is an error
 MAX_REDIRECTS = 10
-_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses of errors that may pass: the request is worth repeating."""
 MAX_ERROR = 64 << 10
 _PAGES = ("text/html", "application/xhtml+xml")
 Body = bytes | Callable[[], Iterable[bytes]]
-_WARNING = re.compile(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
+_WARNING = pattern(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
 
 
-@dataclass(frozen=True)
-class Access:
-    """How registries are reached. ``credential`` finds the one for (host, repository); ``given`` is for the registry
-    that is asked and for no other host, be it a mirror or one that is redirected to; so is ``token``, a bearer token
-    that is sent instead of any login. ``told``: hosts of another site that get the login of a registry all the same,
-    as (registry, host): token servers, and who is redirected to. ``tls_verify``: None is true, but plain http
-    for loopback hosts. ``attempts`` at what fails for reasons that pass; ``every_wait``: seconds between them,
-    instead of growing pauses."""
+class Access(Value):
+    """How to access registries.
+
+    ``credential`` finds the credential for (host, repository). ``given`` is only for the registry itself, not for
+    mirrors or redirect targets; so is ``token``, a bearer token that replaces any login. ``told`` are (registry,
+    host) pairs on other sites that may get the login of a registry: token servers and redirect targets.
+    ``tls_verify``: None means true, but plain http is allowed for loopback hosts. ``attempts`` limits tries after
+    temporary errors; ``every_wait`` is the pause between them in seconds, instead of growing pauses.
+    """
 
     credential: Callable[[str, str], Credential | None] = lambda host, path: None
     given: Credential | None = None
@@ -62,14 +63,17 @@ class Access:
 
 
 class Client:
-    """``host`` as references have it (docker.io); ``insecure``: certificates unchecked, plain http accepted."""
+    """A client for one host. ``host`` is as in references (docker.io). ``insecure``: certificates are not checked,
+    plain http is accepted."""
 
     def __init__(self, host: str, access: Access, *, path: str = "", insecure: bool = False) -> None:
         self.host = host
         self._path = path
         self._api = api_host(host)
         self._access = access
-        name = self._api.rpartition(":")[0] if re.search(r":\d+$", self._api) else self._api
+        name, _, port = self._api.rpartition(":")
+        if not name or not port.isdigit():
+            name = self._api
         self._loopback = is_loopback(name)
         self._insecure = insecure or access.tls_verify is False
         self._transport = Transport(verify=not self._insecure, cert_dirs=access.cert_dirs, cert_dir=access.cert_dir)
@@ -78,12 +82,12 @@ class Client:
         self._base_url = ""
         self._reached = False
         self._warned: set[str] = set()
-        self._without_login = ""  # the host that was redirected to, asked for a login and got none
+        self._without_login = ""  # host of a redirect that wanted a login and got none
 
     @property
     def base(self) -> str:
-        """``https://host``; a loopback or insecure host is asked first which of http and https it speaks.
-        Raises RemoteFailure."""
+        """The base URL, ``https://host``. A loopback or insecure host is probed for http and https. Raises
+        RemoteFailure."""
         with self._guard:
             if not self._base_url:
                 self._base_url = f"{self._scheme()}://{self._api}"
@@ -95,14 +99,14 @@ class Client:
             return "https"
         order = ("http", "https") if self._loopback else ("https", "http")
         failed: Broken | None = None
-        refused = ""  # speaks it, but perhaps only to say that it wants the other one
+        refused = ""  # answers, but perhaps only to say that it wants the other scheme
         for scheme in order:
             try:
                 answer = self._transport.send("GET", f"{scheme}://{self._api}/v2/", {}, cancel=self._access.cancel)
             except Broken as error:
                 failed = failed or error
                 if error.fatal and not error.tls:
-                    break  # nobody listens: no scheme helps
+                    break  # nobody listens: another scheme does not help
                 continue
             answer.release()
             if scheme == "https" or answer.status != 400:
@@ -125,10 +129,11 @@ class Client:
         what: str = "",
         cancel: Cancel | None = None,
     ) -> Answer:
-        """The answer to a request, whose status is one of ``ok``. ``path`` is below the host, or a whole URL that the
-        registry gave. ``body``: bytes, or what makes an iterator anew for each try (with a Content-Length header).
+        """Send a request and return the answer, whose status is one of ``ok``. ``path`` is relative to the host, or a
+        URL that the registry gave. ``body`` is bytes, or a function that returns a new iterator for each try (with a
+        Content-Length header).
 
-        Raises NotFound (404), AccessDenied (401, 403), RemoteFailure (the rest, after retries), Cancelled.
+        Raises NotFound (404), AccessDenied (401, 403), RemoteFailure (others, after retries), Cancelled.
         """
         url = absolute(self.base, path)
         what = what or f"{method} {path.partition('?')[0]}"
@@ -150,13 +155,14 @@ class Client:
         limit: int,
         what: str,
     ) -> tuple[Answer, bytes]:
-        """A GET and its whole body of at most ``limit`` bytes; again where it is cut off. Raises as ``request``;
-        LimitExceeded, RemoteFailure for a web page instead."""
+        """GET a document with a body of at most ``limit`` bytes; retry if it is cut off. Raises as ``request``;
+        LimitExceeded; RemoteFailure if a web page comes instead."""
         for number in count(1):
             with self.request("GET", path, scopes=scopes, headers=headers, what=what) as answer:
                 if essence(answer.headers.get("Content-Type", "")) in _PAGES:
                     raise RemoteFailure(
-                        f"{what}: {self.host} sends a web page", hint="no registry there, or a login page in between"
+                        f"{what}: {self.host} sends a web page",
+                        hint="check the host: it is not a registry, or a login page intercepts the request",
                     )
                 try:
                     return answer, answer.read_all(limit, f"{what} at {self.host}")
@@ -167,7 +173,7 @@ class Client:
         raise AssertionError("unreachable")
 
     def failure(self, answer: Answer, what: str) -> LaminaError:
-        """What an answer that is not ok means, in words; the answer is used up."""
+        """Return the error for an answer that is not ok; the answer is consumed."""
         with answer:
             codes, said = _said(answer)
             said = f": {said}" if said else ""
@@ -176,16 +182,17 @@ class Client:
         if status == 401 and self._without_login and urlsplit(answer.url).netloc == self._without_login:
             return AccessDenied(
                 f"{what}: {self.host} sends us to {self._without_login}, which wants a login{said}",
-                hint=f"if it is to get one, set {how_to_tell(self.host, self._without_login)}",
+                hint=f"to send it a login, set {how_to_tell(self.host, self._without_login)}",
             )
         if status in (401, 403):
             return AccessDenied(
-                f"{what}: {self.host} refuses{said or f' (status {status})'}", hint=f"`lamina login {self.host}`"
+                f"{what}: {self.host} denies access{said or f' (status {status})'}",
+                hint=f"run `lamina login {self.host}`",
             )
         if status == 404:
             return NotFound(
                 f"{what}: not found at {self.host}{said}",
-                hint=f"check the name; if it is private: `lamina login {self.host}`",
+                hint=f"check the name; if it is private, run `lamina login {self.host}`",
             )
         if status == 429:
             again = f"try again in {wait:.0f} s" if wait else "try again later"
@@ -195,13 +202,16 @@ class Client:
             )
         if status in (405, 501) or "UNSUPPORTED" in codes:
             return Unsupported(
-                f"{what}: {self.host} does not do this{said}", hint="the registry is set up without it"
+                f"{what}: {self.host} does not support this{said}", hint="ask the registry's operator to enable it"
             )
         if status in MOVED:
-            return RemoteFailure(f"{what}: {self.host} redirects without end or to nowhere", hint="ask its makers")
+            return RemoteFailure(
+                f"{what}: {self.host} redirects without end or to nowhere",
+                hint="report it to the registry's operator",
+            )
         return RemoteFailure(
             f"{what}: {self.host} answers with status {status}{said}",
-            hint="try again later" if status >= 500 else "ask the registry's makers",
+            hint="try again later" if status >= 500 else "report it to the registry's operator",
         )
 
     @property
@@ -213,32 +223,33 @@ class Client:
         return self._access.attempts
 
     def tell(self, event: Event) -> None:
-        """To whoever listens."""
+        """Send an event to the listener."""
         self._access.on_event(event)
 
     def close(self) -> None:
         self._transport.close()
 
     def check_login(self) -> None:
-        """Prove the credential. Raises AccessDenied, RemoteFailure."""
+        """Check the credential. Raises AccessDenied, RemoteFailure."""
         self.request("GET", "/v2/", what=f"login to {self.host}").release()
 
     def _persistent(self, attempt: Callable[[], Answer], retry: bool, what: str, cancel: Cancel | None) -> Answer:
-        """Again after what passes: cut connections, 408, 429, 5xx; with growing pauses, or as long as told."""
+        """Retry after temporary errors (cut connections, 408, 429, 5xx), with growing pauses or as long as the server
+        asks."""
         attempts = self._access.attempts if retry else 1
         for number in count(1):
             try:
                 answer = attempt()
             except Broken as error:
-                restarts = error.refused and self._reached  # it was there, and comes back in a moment
+                restarts = error.refused and self._reached  # it was reached before, so it may come back in a moment
                 if (error.fatal and not restarts) or number >= attempts:
-                    # a host that is not there, or not trusted, is so for every blob of an image
+                    # an unreachable or untrusted host fails for every blob of an image
                     said = str(error) if error.fatal and what.startswith("blob ") else f"{what}: {error}"
                     raise RemoteFailure(said, hint=_TRUST if error.tls else _REACH) from None
                 self.pause(number, None, cancel)
                 continue
             self._reached = True
-            if answer.status not in _AGAIN or number >= attempts:
+            if answer.status not in TEMPORARY or number >= attempts:
                 return answer
             wait = retry_after(answer.headers)
             if wait is not None and wait > MAX_WAIT:
@@ -262,7 +273,7 @@ class Client:
         body: Body | None,
         cancel: Cancel | None,
     ) -> Answer:
-        """One request: redirects followed, a 401 answered once on each host."""
+        """Send a request, follow redirects, and answer a 401 once for each host."""
         answered: set[str] = set()
         for _ in range(MAX_REDIRECTS * 2):
             authorizer = self._authorizer(url)
@@ -295,7 +306,8 @@ class Client:
         return new
 
     def _authorizer(self, url: str) -> Authorizer:
-        """Of the host of ``url``: credentials of this registry are never for another one."""
+        """Return the authorizer for the host of ``url``: credentials of this registry are never sent to
+        another one."""
         origin = _origin(url)
         with self._guard:
             authorizer = self._authorizers.get(origin)
@@ -304,10 +316,11 @@ class Client:
             return authorizer
 
     def _new_authorizer(self, url: str, own: bool) -> Authorizer:
-        """``own``: ``url`` is this registry's. Who is redirected to is asked without any login, with that which the
-        user has for that host neither: where we are sent is the registry's choice. The user may choose otherwise."""
+        """Make an authorizer. ``own``: ``url`` belongs to this registry. The target of a redirect gets no login, not
+        even the one that the user has for that host, because the registry chooses the target. The user can allow it
+        (``told``)."""
         access, netloc = self._access, urlsplit(url).netloc
-        # plain http to this registry is what the user allowed, not to whom it sends us
+        # the user allowed plain http to this registry, not to the target of a redirect
         open_wire = not own and url.startswith("http:") and not is_loopback(urlsplit(url).hostname or "")
 
         def mine() -> Credential | None:
@@ -336,7 +349,7 @@ class Client:
         )
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
-        """For the token server: retries, redirects to nowhere."""
+        """Send a request to a token server, with retries."""
         cancel = self._access.cancel
         return self._persistent(
             lambda: self._transport.send(method, url, headers, body, cancel=cancel),
@@ -354,7 +367,7 @@ class Client:
 
 
 _REACH = "check the name, the network and the proxy settings"
-_TRUST = "put its CA into certs.d, or use --tls-verify=false if you know why"
+_TRUST = "put its CA into certs.d, or use --tls-verify=false if you trust the network"
 
 
 def _origin(url: str) -> str:
@@ -363,7 +376,7 @@ def _origin(url: str) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from either form of Retry-After (RFC 9110 10.2.3); None where there is none."""
+    """Return the seconds of a Retry-After header in either form (RFC 9110, section 10.2.3); None if there is none."""
     text = headers.get("Retry-After", "").strip()
     if not text:
         return None
@@ -377,7 +390,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _said(answer: Answer) -> tuple[set[str], str]:
-    """The registry's own codes, and its words on one bounded line (distribution-spec "Error Codes")."""
+    """Return the registry's error codes, and its messages in one short line (distribution-spec, "Error Codes")."""
     try:
         raw = answer.read_all(MAX_ERROR, "error")
     except (Broken, InvalidContent, Unsupported):

@@ -1,5 +1,5 @@
-"""urllib3's connections and their pools as lamina needs them: each can be cut off from another thread, sends an
-address byte for byte, and goes straight to a host, through an HTTP proxy or through a SOCKS proxy."""
+"""urllib3's connections and pools with three changes: a connection can be cut off from another thread, sends a URL
+unchanged, and goes directly, through an HTTP proxy or through a SOCKS proxy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 _HTTP = ("http", "https")
 _SOCKS = ("socks5", "socks5h")
-"""The proxy resolves names for both, as for Go's clients: in many networks nobody else can."""
+"""For both schemes the proxy resolves host names, as with Go's clients: in many networks only the proxy can."""
 
 
 class Slot(threading.local):
-    """The connection that this thread's request is on."""
+    """The connection of this thread's current request."""
 
     connection: HTTPConnection | None = None
     socket: socket.socket | None = None
-    target: str = ""  # path and query as they are to be sent: urllib3 would quote them anew
+    target: str = ""  # path and query to send unchanged: urllib3 would quote them again
 
 
 slot = Slot()
@@ -38,7 +38,7 @@ slot = Slot()
 class _Tracked:
     def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
         slot.connection = self  # type: ignore[assignment]
-        if slot.target:  # a proxy is sent the whole address, all others the part behind the host
+        if slot.target:  # a proxy gets the whole URL, other hosts the part after the host
             url = slot.target if url.startswith("/") else url[: host_end(url)] + slot.target
         super().request(method, url, *arguments, **options)  # type: ignore[misc]
         slot.socket = self.sock  # type: ignore[attr-defined]
@@ -61,14 +61,14 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 def host_end(url: str) -> int:
-    """Where in an address the host is over (pure)."""
+    """Return the position in a URL where the host ends (pure)."""
     start = url.find("://") + 3
     return min((at for at in (url.find(mark, start) for mark in "/?#") if at >= 0), default=len(url))
 
 
 def manager(proxy: str | None, options: dict[str, Any]) -> urllib3.PoolManager:
-    """Connections through the proxy at this address, or straight. ``options``: of urllib3's pools. Raises UsageError
-    for what is no address, Unsupported for a proxy of a kind that is not known or not installed."""
+    """Return a connection manager for the proxy at this URL, or without one. ``options`` are those of urllib3's
+    pools. Raises UsageError for an invalid URL, Unsupported for a kind of proxy that is unknown or not installed."""
     if proxy is None:
         made = urllib3.PoolManager(**options)
         made.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
@@ -76,14 +76,14 @@ def manager(proxy: str | None, options: dict[str, Any]) -> urllib3.PoolManager:
     try:
         parts = urlsplit(proxy)
         if parts.scheme in _HTTP + _SOCKS:
-            _ = parts.port  # read for its check
+            _ = parts.port  # checks the port
             if not parts.hostname:
                 raise ValueError
             return _by_http(parts, options) if parts.scheme in _HTTP else _by_socks(parts, options)
     except (HTTPError, ValueError):
-        # what is set is not told: a password may stand in it
-        raise UsageError("the proxy setting is not an address", hint=_HINT) from None
-    raise Unsupported(f"a proxy by {parts.scheme}: is not known", hint=_HINT)
+        # don't show the setting: it may contain a password
+        raise UsageError("the proxy setting is not a valid URL", hint=_HINT) from None
+    raise Unsupported(f"the proxy scheme {parts.scheme}: is not supported", hint=_HINT)
 
 
 _HINT = "set HTTPS_PROXY to http://HOST:PORT or socks5://HOST:PORT"
@@ -103,13 +103,13 @@ def _by_http(proxy: SplitResult, options: dict[str, Any]) -> urllib3.PoolManager
 
 
 def _by_socks(proxy: SplitResult, options: dict[str, Any]) -> urllib3.PoolManager:
-    """urllib3's own support: PySocks speaks the protocol."""
+    """Use urllib3's SOCKS support, for which PySocks speaks the protocol."""
     try:
-        import socks  # noqa: F401  (urllib3 warns in many words where it is missing)
+        import socks  # noqa: F401  (urllib3 prints a long warning if it is missing)
     except ImportError:
         raise Unsupported(
-            "the proxy that is set is a SOCKS proxy, for which PySocks is not installed",
-            hint="pip install 'lamina[socks]'",
+            "a SOCKS proxy is set, but PySocks is not installed",
+            hint="run `pip install 'lamina[socks]'`",
         ) from None
     from urllib3.contrib.socks import (
         SOCKSConnection,
@@ -139,7 +139,7 @@ def _by_socks(proxy: SplitResult, options: dict[str, Any]) -> urllib3.PoolManage
 
 class _ThroughSocks(_Tracked):
     def _new_conn(self) -> Any:
-        """Say of a connection that was not made that it is the proxy's failure, as for an HTTP proxy."""
+        """Report a failed connection as the proxy's failure, as for an HTTP proxy."""
         try:
             return super()._new_conn()  # type: ignore[misc]
         except (NewConnectionError, ConnectTimeoutError) as error:

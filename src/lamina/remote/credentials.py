@@ -1,6 +1,6 @@
-"""Where the secrets of registries are: containers' auth.json, docker's config.json and their helpers.
+"""Stored credentials of registries: containers' auth.json, docker's config.json and credential helpers.
 
-containers-auth.json(5); docker login. Secrets are never printed, nor part of a repr or a message.
+containers-auth.json(5); docker login. Secrets are never printed, and never part of a repr or a message.
 """
 
 from __future__ import annotations
@@ -9,41 +9,41 @@ import base64
 import binascii
 import json
 import os
-import re
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, SystemFailure, UsageError
-from lamina.files import remove, replace_file, reported
+from lamina.host.files import remove, replace_file, reported
+from lamina.light import Value, pattern
 from lamina.spec.json import read_own
 
 DOCKER_HUB = "https://index.docker.io/v1/"
-"""The key under which docker keeps what is for docker.io."""
-_HELPER = re.compile(r"[a-z0-9-]+")
-_TIMEOUT = 30  # seconds a helper may take
+"""The key that docker uses for docker.io."""
+_HELPER = pattern(r"[a-z0-9-]+")
+_TIMEOUT = 30  # seconds that a helper may take
 _PATIENCE = 10  # seconds to wait for another login
-_STALE = 60.0  # seconds after which a lock is nobody's
+_STALE = 60.0  # seconds after which a lock counts as abandoned
 _MAX_FILE = 1 << 20
 _NOT_FOUND = "credentials not found"
 IDENTITY = "<token>"
-"""The user name by which a helper says that its secret is an identity token."""
+"""The user name with which a helper marks its secret as an identity token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Value):
     """A user name and a password, or an identity token (OAuth2 refresh token)."""
 
     username: str
-    password: str = field(repr=False)
-    identity_token: str = field(default="", repr=False)
+    password: str
+    identity_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credential(username={self.username!r})"
 
 
 def auth_files(authfile: str | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
-    """The files that may hold credentials, the first that knows a host wins."""
+    """List the files that may have credentials; the first one with the host wins."""
     environ = os.environ if environ is None else environ
     if authfile:
         return [authfile]
@@ -64,9 +64,8 @@ def auth_files(authfile: str | None = None, environ: Mapping[str, str] | None = 
 def find(
     host: str, path: str = "", *, authfile: str | None = None, environ: Mapping[str, str] | None = None
 ) -> Credential | None:
-    """The credential for a repository. In each file: a helper for the host, then the longest entry that fits, then
-    the file's store of credentials. Raises UsageError (a file or helper that can't be understood), RemoteFailure
-    (a helper that fails)."""
+    """Find the credential for a repository. Within each file: a helper for the host, then the longest matching entry,
+    then the file's default helper. Raises UsageError (invalid file or helper), RemoteFailure (the helper fails)."""
     for file in auth_files(authfile, environ):
         found = _find_in(file, host, path, environ)
         if found is not None:
@@ -77,11 +76,11 @@ def find(
 def save(
     host: str, credential: Credential, *, authfile: str | None = None, environ: Mapping[str, str] | None = None
 ) -> str:
-    """Keep a credential, in the helper that the file names, else in the file; where it was kept. Raises UsageError,
+    """Store a credential in the helper that the file names, else in the file; returns where. Raises UsageError,
     RemoteFailure (the helper fails), Conflict (another login does not end), SystemFailure."""
     file = _writable(host, authfile, environ)
     helper = _helper(_read(file, must=True), host, file)
-    entry: dict[str, Any] = {}  # docker's way to say that the helper knows
+    entry: dict[str, Any] = {}  # an empty entry is docker's mark for "the helper has it"
     place = file
     if helper:
         secret = {
@@ -98,7 +97,7 @@ def save(
             entry["identitytoken"] = credential.identity_token
     with _locked(file):
         value = _read(file, must=True)
-        # whatever else is kept for the host, under another of its names too, would be found first
+        # remove other entries for the host: one of them would be found first
         auths = {key: kept for key, kept in _object(value, "auths", file).items() if not _is_for(key, host)}
         value["auths"] = {**auths, _key(host): entry}
         _write(file, value)
@@ -108,8 +107,8 @@ def save(
 def erase(
     host: str, *, authfile: str | None = None, environ: Mapping[str, str] | None = None, everything: bool = False
 ) -> list[str]:
-    """Forget the credential of ``host``, or with ``everything`` all of them; the files and helpers that had it.
-    Raises NotFound where none had."""
+    """Remove the credential of ``host``, or with ``everything`` all credentials; returns the files and helpers that
+    had one. Raises NotFound if none had."""
     places: list[str] = []
     failed: LaminaError | None = None
     for file in auth_files(authfile, environ):
@@ -124,7 +123,7 @@ def erase(
                 helper = _helper(value, name, file)
                 if helper and _erase_from(helper, name, wanted, environ):
                     places.append(f"the helper docker-credential-{helper}")
-            except LaminaError as error:  # the rest is forgotten all the same
+            except LaminaError as error:  # remove the others all the same
                 failed = failed or error
         if any(key in auths for key in wanted):
             with _locked(file):
@@ -136,12 +135,12 @@ def erase(
     if failed is not None:
         raise failed
     if not places and not everything:
-        raise NotFound(f"not logged in to {host}", hint="nothing was changed")
+        raise NotFound(f"not logged in to {host}", hint="check the host: nothing was changed")
     return list(dict.fromkeys(places))
 
 
 def _erase_from(helper: str, host: str, written: list[str], environ: Mapping[str, str] | None) -> bool:
-    """Under every name that the host has; whether there was one."""
+    """Erase under every name of the host; returns whether there was one."""
     found = False
     for key in dict.fromkeys((*_keys(host), *(key for key in written if _host_of(key) == host))):
         if _ask_helper(helper, "get", key, environ) is not None:
@@ -169,7 +168,7 @@ def _find_in(file: str, host: str, path: str, environ: Mapping[str, str] | None)
 
 
 def _entry(entry: dict[str, Any], file: str, key: str) -> Credential | None:
-    """None for an empty one: it means that the helper knows."""
+    """Read an entry. None for an empty one, which means that the helper has the credential."""
     token = entry.get("identitytoken")
     token = token if isinstance(token, str) else ""
     auth = entry.get("auth")
@@ -188,7 +187,7 @@ def _entry(entry: dict[str, Any], file: str, key: str) -> Credential | None:
 
 
 def _candidates(host: str, path: str) -> Iterator[str]:
-    """host/a/b, host/a, host: the longest first."""
+    """Yield host/a/b, host/a, host: the longest first."""
     for name in _names(host):
         parts = path.split("/") if path else []
         for count in range(len(parts), 0, -1):
@@ -209,7 +208,7 @@ def _key(host: str) -> str:
 
 
 def _bare(key: str) -> str:
-    """``https://host/v1/`` -> ``host``; docker wrote keys in both forms."""
+    """Normalise ``https://host/v1/`` to ``host``; docker wrote keys in both forms."""
     for scheme in ("https://", "http://"):
         if key.startswith(scheme):
             return key.removeprefix(scheme).partition("/")[0]
@@ -222,7 +221,7 @@ def _host_of(key: str) -> str:
 
 
 def _is_for(key: str, host: str) -> bool:
-    """Whether an entry is for a host as a whole."""
+    """Whether an entry is for the host as a whole."""
     return _host_of(key) == host and "/" not in _bare(key)
 
 
@@ -231,7 +230,7 @@ def _object(value: dict[str, Any], key: str, file: str) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise UsageError(f"{file}: {key} must be an object", hint="mend it, or name another with --authfile")
+        raise UsageError(f"{file}: {key} must be an object", hint="fix it, or name another with --authfile")
     return found
 
 
@@ -246,7 +245,7 @@ def _helper(value: dict[str, Any], host: str, file: str) -> str:
 def _checked_helper(name: object, file: str) -> str:
     if not isinstance(name, str) or not _HELPER.fullmatch(name):
         raise UsageError(
-            f"{file}: {name!r:.100} is not the name of a credential helper", hint="expected a-z, 0-9 and -"
+            f"{file}: {name!r:.100} is not the name of a credential helper", hint="use only a-z, 0-9 and -"
         )
     return name
 
@@ -260,17 +259,21 @@ def _from_helper(helper: str, host: str, environ: Mapping[str, str] | None) -> C
             value = read_own(raw)
             name, secret = value["Username"], value["Secret"]
         except (ValueError, KeyError, TypeError):
-            raise UsageError(f"docker-credential-{helper} gave no credential for {host}", hint="mend it") from None
+            raise UsageError(
+                f"docker-credential-{helper} gave no credential for {host}", hint="check the helper"
+            ) from None
         if not isinstance(name, str) or not isinstance(secret, str):
-            raise UsageError(f"docker-credential-{helper} gave no credential for {host}", hint="mend it")
+            raise UsageError(f"docker-credential-{helper} gave no credential for {host}", hint="check the helper")
         if not name and not secret:
-            continue  # some helpers say so that they know nothing
+            continue  # the answer of some helpers for an unknown host
         return Credential("", "", secret) if name == IDENTITY else Credential(name, secret)
     return None
 
 
 def _ask_helper(helper: str, action: str, text: str, environ: Mapping[str, str] | None) -> str | None:
-    """What it prints; None where it knows nothing of the host."""
+    """Run a credential helper; returns its output, or None if it does not know the host."""
+    import subprocess
+
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run(
@@ -286,17 +289,17 @@ def _ask_helper(helper: str, action: str, text: str, environ: Mapping[str, str] 
             f"the credential helper {program} is not installed", hint="install it, or log in again"
         ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RemoteFailure(f"{program} {action}: {type(error).__name__}", hint="try it by hand") from None
+        raise RemoteFailure(f"{program} {action}: {type(error).__name__}", hint="run it by hand") from None
     if done.returncode == 0:
         return done.stdout[:_MAX_FILE].decode("utf-8", "replace")
     said = (done.stdout or done.stderr)[:200].decode("utf-8", "replace").strip()
     if _NOT_FOUND in said.lower():
         return None
-    raise RemoteFailure(f"{program} {action} failed: {said or done.returncode}", hint="try it by hand")
+    raise RemoteFailure(f"{program} {action} failed: {said or done.returncode}", hint="run it by hand")
 
 
 def _writable(host: str, authfile: str | None, environ: Mapping[str, str] | None) -> str:
-    """Where a login goes: docker's file, unless another one that is looked into first has the host already."""
+    """Return the file for a login: docker's, unless another file that is searched first already has the host."""
     environ = os.environ if environ is None else environ
     files = auth_files(authfile, environ)
     for file in files:
@@ -312,7 +315,7 @@ def _docker_file(environ: Mapping[str, str]) -> str:
 
 @contextmanager
 def _locked(file: str) -> Iterator[None]:
-    """Alone between reading a file and writing it, among lamina's own processes and threads. Raises Conflict."""
+    """Lock a file between reading and writing it, among processes and threads of lamina. Raises Conflict."""
     lock = f"{os.path.realpath(file)}.lock"
     end = time.monotonic() + _PATIENCE
     with reported(lock):
@@ -323,7 +326,7 @@ def _locked(file: str) -> Iterator[None]:
                 break
             except FileExistsError:
                 if _age(lock) > _STALE:
-                    remove(lock)  # of a login that was killed: writing takes no time
+                    remove(lock)  # left by a killed login: writing takes no time
                     continue
                 if time.monotonic() > end:
                     raise Conflict(
@@ -345,7 +348,8 @@ def _age(path: str) -> float:
 
 
 def _read(file: str, *, must: bool = False) -> dict[str, Any]:
-    """``must``: one that may not be read is an error, not an empty one: it would be written over."""
+    """Read a file of credentials. ``must``: a file that can't be read for lack of permission is an error, because
+    treating it as empty would overwrite it."""
     try:
         with open(file, "rb") as stream:
             raw = stream.read(_MAX_FILE + 1)
@@ -354,10 +358,12 @@ def _read(file: str, *, must: bool = False) -> dict[str, Any]:
     except PermissionError:
         if not must:
             return {}
-        raise SystemFailure(f"{file} may not be read", hint="whose is it? or name another with --authfile") from None
+        raise SystemFailure(
+            f"{file} can't be read: permission denied", hint="check owner and mode, or name another with --authfile"
+        ) from None
     except OSError as error:
         raise UsageError(
-            f"{file} can't be read: {error.strerror}", hint="mend it, or name another with --authfile"
+            f"{file} can't be read: {error.strerror}", hint="fix it, or name another with --authfile"
         ) from None
     if not raw.strip():
         return {}
@@ -367,13 +373,13 @@ def _read(file: str, *, must: bool = False) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict) or len(raw) > _MAX_FILE:
         raise UsageError(
-            f"{file} is not a JSON object of credentials", hint="mend it, or name another with --authfile"
+            f"{file} is not a JSON object of credentials", hint="fix it, or name another with --authfile"
         )
     return value
 
 
 def _write(file: str, value: dict[str, Any]) -> None:
-    target = os.path.realpath(file)  # a config that is a link to somewhere stays one
+    target = os.path.realpath(file)  # a symlink stays one
     with reported(target):
         os.makedirs(os.path.dirname(target) or ".", mode=0o700, exist_ok=True)
         replace_file(target, [json.dumps(value, indent="\t").encode() + b"\n"], mode=0o600)

@@ -1,4 +1,4 @@
-"""Deleting from a repository (distribution-spec "Content Management")."""
+"""Deletion from a repository (distribution-spec, "Content Management")."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class RemoteDeleter(RemoteReader):
     """``Deleter`` of a repository."""
 
     def untag(self, name: str) -> Descriptor:
-        """Remove the tag; what it pointed to stays. Raises ReferenceNotFound, Unsupported, AccessDenied."""
+        """Remove a tag; the manifest that it points to is kept. Raises ReferenceNotFound, Unsupported,
+        AccessDenied."""
         reference = self.reference(name)
         descriptor = self.head(name)
         site = self.sites()[-1]
@@ -21,15 +22,15 @@ class RemoteDeleter(RemoteReader):
         except NotFound as error:
             raise ReferenceNotFound(error.message, hint=error.hint) from None
         answer.release()
-        if answer.status in (400, 405):  # registries from before distribution-spec 1.1 know digests only
+        if answer.status in (400, 405):  # registries before distribution-spec 1.1 can only delete digests
             raise Unsupported(
-                f"{what}: {site.client.host} deletes no tags",
-                hint=f"`lamina delete {self.repository}@{descriptor.digest}` deletes the image and all its tags",
+                f"{what}: {site.client.host} can't delete tags",
+                hint=f"run `lamina delete {self.repository}@{descriptor.digest}` to delete it with all its tags",
             )
         return descriptor
 
     def delete(self, descriptor: Descriptor) -> None:
-        """Remove the manifest or index and all tags of it. Raises BlobNotFound, Unsupported, AccessDenied."""
+        """Remove a manifest or index with all its tags. Raises BlobNotFound, Unsupported, AccessDenied."""
         site = self.sites()[-1]
         what = f"{self.repository}@{descriptor.digest}"
         try:

@@ -1,9 +1,8 @@
-"""A file of a web server, by its address. It is no registry: no credentials are sent, and none are asked for."""
+"""Downloads a file from a web server by its URL. It is not a registry: no credentials are sent or asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,32 +15,32 @@ from lamina.errors import (
     Unsupported,
     UsageError,
 )
-from lamina.light import pattern
+from lamina.light import pattern, replace
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import Challenge
 from lamina.remote.client import Access, Client
 from lamina.remote.http import Answer, Broken, digits
 from lamina.spec.mediatype import essence
 
-_LIKE = "like https://HOST/rootfs.tar.gz, escaped with % where need be"
+_LIKE = "use a URL like https://HOST/rootfs.tar.gz, percent-encoded if needed"
 _URL = pattern(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def is_url(text: str) -> bool:
-    """Whether it is an address, of whatever kind, and no path of this machine."""
+    """Whether it is a URL of any scheme, not a local path."""
     return _URL.match(text) is not None
 
 
 def shown(url: str) -> str:
-    """An address for messages and histories: without what follows ``?``, where signed ones have their secret."""
+    """Return a URL for messages and histories, without the query, in which signed URLs have their secret."""
     return url.partition("#")[0].partition("?")[0]
 
 
 class Download:
-    """The bytes at ``url``, as they come, once; a stream. More than ``limit`` of them are an error, and so are fewer
-    than the server said. Redirects are followed, but for those from https to http.
+    """The bytes at ``url`` as a stream, read once. More than ``limit`` bytes are an error, and so are fewer than the
+    server announced. Redirects are followed, except from https to http.
 
-    Opening it raises UsageError (no address), Unsupported (neither http nor https), NotFound, AccessDenied,
+    Opening it raises UsageError (invalid URL), Unsupported (neither http nor https), NotFound, AccessDenied,
     RemoteFailure, Cancelled.
     """
 
@@ -53,13 +52,13 @@ class Download:
         base = f"{parts.scheme.lower()}://{parts.netloc}"
         self._server = _Server(base, parts.netloc, access)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        # whole: a path that begins with two slashes would be taken for another host
+        # the whole URL: a path that begins with two slashes would be taken for a host
         self._answer = self._server.request("GET", base + target, what=self._what)
         try:
             if essence(self._answer.headers.get("Content-Type", "")) in ("text/html", "application/xhtml+xml"):
                 raise RemoteFailure(
                     f"{self._what}: {self._server.host} sends a web page",
-                    hint="is it the address of the file itself?",
+                    hint="check the URL: it must be that of the file itself",
                 )
             self._size = digits(self._answer.headers.get("Content-Length"))
             self._check_limit(self._size or 0)
@@ -69,7 +68,7 @@ class Download:
         self._at = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        """Raises LimitExceeded, RemoteFailure (cut off), Cancelled."""
+        """Read up to ``size`` bytes. Raises LimitExceeded, RemoteFailure (cut off), Cancelled."""
         pieces: list[bytes] = []
         while size != 0:
             data = self._some(min(size, 1 << 20) if size > 0 else 1 << 20)
@@ -86,21 +85,21 @@ class Download:
         except Broken as error:
             self._cancel.check()
             raise RemoteFailure(
-                f"{self._what} broke off at byte {self._at}: {error}", hint="nothing was made of it: try again"
+                f"{self._what} broke off at byte {self._at}: {error}", hint="try again: nothing was stored"
             ) from None
         self._cancel.check()
         self._at += len(data)
         self._check_limit(self._at)
         if not data and self._size is not None and self._at != self._size:
             raise RemoteFailure(
-                f"{self._what} broke off at byte {self._at} of {self._size}", hint="nothing was made of it: try again"
+                f"{self._what} broke off at byte {self._at} of {self._size}", hint="try again: nothing was stored"
             )
         return data
 
     def _check_limit(self, size: int) -> None:
         if size > self._limit:
             raise LimitExceeded(
-                f"{self._what} has more than {self._limit} bytes", hint="refused; the setting max_layer is the limit"
+                f"{self._what} is too large: more than {self._limit} bytes", hint="raise the setting max_layer"
             )
 
     def close(self) -> None:
@@ -117,23 +116,23 @@ class Download:
 def _checked(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # read for its check
+        _ = parts.port  # checks the port
     except ValueError as error:
-        raise UsageError(f"{shown(url)!r:.300} is not an address: {error}", hint=_LIKE) from None
+        raise UsageError(f"{shown(url)!r:.300} is not a valid URL: {error}", hint=_LIKE) from None
     if parts.scheme.lower() not in ("http", "https"):
-        raise Unsupported(f"nothing is fetched by {parts.scheme}:", hint="http and https are known")
+        raise Unsupported(f"the scheme {parts.scheme}: is not supported", hint="use http or https")
     if not parts.hostname or not url.isascii() or not url.isprintable() or " " in url:
-        raise UsageError(f"{shown(url)!r:.300} is not an address", hint=_LIKE)
+        raise UsageError(f"{shown(url)!r:.300} is not a valid URL", hint=_LIKE)
     if parts.username is not None:
         raise UsageError(
-            f"the address of {parts.hostname} has a password in it",
-            hint="everybody sees it in the process list: fetch the file another way, and pipe it in",
+            f"the URL of {parts.hostname} contains a password",
+            hint="download the file in another way: everybody can see a password in the process list",
         )
     return parts
 
 
 class _Server(Client):
-    """A web server: a host that speaks what the address says, and that nobody has a login for."""
+    """A web server, with the scheme of the URL and without a login."""
 
     def __init__(self, base: str, netloc: str, access: Access) -> None:
         super().__init__(netloc, replace(access, credential=lambda host, path: None, given=None, token=""))
@@ -144,10 +143,11 @@ class _Server(Client):
             status = answer.status
         if status in (401, 403):
             return AccessDenied(
-                f"{what}: {self.host} refuses (status {status})", hint="fetch it another way, and pipe it in"
+                f"{what}: {self.host} denies access (status {status})",
+                hint="download the file in another way and pipe it in",
             )
         if status in (404, 410):
-            return NotFound(f"{what}: not found at {self.host}", hint="check the address")
+            return NotFound(f"{what}: not found at {self.host}", hint="check the URL")
         return RemoteFailure(f"{what}: {self.host} answers with status {status}", hint="try again later")
 
     def _authorizer(self, url: str) -> Authorizer:
@@ -155,7 +155,7 @@ class _Server(Client):
 
 
 class _Nobody(Authorizer):
-    """Has no credentials, and gets no token."""
+    """An authorizer without credentials and tokens."""
 
     def __init__(self) -> None:
         super().__init__("", lambda: None, _no_exchange, plain=False)

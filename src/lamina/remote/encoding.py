@@ -1,4 +1,4 @@
-"""Content-Encoding undone: what a proxy between made of an answer, though nobody has asked for it (RFC 9110, 8.4)."""
+"""Decoding of a Content-Encoding that a proxy added although it was not requested (RFC 9110, section 8.4)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from lamina.errors import InvalidLayer, Unsupported
 if TYPE_CHECKING:
     from lamina.layer.codec import Decoder
 
-_PIECE = 1 << 20  # bytes that are given out at once
+_PIECE = 1 << 20  # bytes that are yielded at once
 _NAMES = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
 
 
 def encoding_of(header: str) -> str:
-    """What a Content-Encoding header says in small letters; "" where the body is as it is (pure)."""
+    """Return the Content-Encoding in lower case; "" if the body is not encoded (pure)."""
     stated = (word.strip() for word in header.lower().split(","))
     return ", ".join(word for word in stated if word not in ("", "identity"))
 
 
 def decoder_for(encoding: str, what: str) -> Decoder:
-    """Raises Unsupported for a Content-Encoding that is not known, and for several of them."""
+    """Return a decoder. Raises Unsupported for an unknown Content-Encoding, and for several of them."""
     if encoding == "deflate":
         return Inflating()
     if encoding not in _NAMES:
         raise Unsupported(
-            f"{what} comes with Content-Encoding {encoding!r:.60}, which nobody asked for",
+            f"{what} comes with Content-Encoding {encoding!r:.60}, which was not requested",
             hint="turn compression off in the proxy before the registry",
         )
     from lamina.layer.codec import decoder
@@ -36,12 +36,12 @@ def decoder_for(encoding: str, what: str) -> Decoder:
 
 
 class Inflating:
-    """The encoding "deflate": zlib's format (RFC 1950), or as some servers send it bare deflate data (RFC 1951)."""
+    """A decoder for "deflate": zlib's format (RFC 1950) or, as some servers send it, raw deflate data (RFC 1951)."""
 
     compression = "deflate"
 
     def __init__(self) -> None:
-        self._start = b""  # too few bytes to say which
+        self._start = b""  # too few bytes to detect the format
         self._stream: Any = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:

@@ -1,10 +1,9 @@
-"""HTTP exchanges that can be stopped: urllib3 with nothing automatic. No redirects, no retries, no decoding, no
-meaning: those are ``client``'s."""
+"""HTTP requests that can be cancelled: urllib3 without redirects, retries or decoding, which are done in
+``client``."""
 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import ssl
 import threading
@@ -19,22 +18,22 @@ import urllib3
 
 from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure
 from lamina.events import Cancel, started
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.remote import connection
 from lamina.remote.connection import Slot, host_end, slot
 from lamina.remote.encoding import decoder_for, encoding_of
 from lamina.remote.proxy import proxy_for
 from lamina.version import __version__
 
-CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; reading: between two pieces
-DOCUMENT_TIME = 120.0  # seconds that a document may take in all
+CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; when reading, between two pieces
+DOCUMENT_TIME = 120.0  # seconds that a whole document may take
 AGENT = f"lamina/{__version__}"
-_DRAIN_TIME = 1.0  # seconds that draining may take
-_DRAIN = 64 << 10  # bytes of an unread body that are worth reading to keep the connection
+_DRAIN_TIME = 1.0  # seconds that reading the rest of a body may take
+_DRAIN = 64 << 10  # bytes of an unread body that are read to keep the connection
 
 
 def decoded(data: bytes, encoding: str, limit: int, what: str) -> bytes:
-    """A body without its Content-Encoding. Raises LimitExceeded over ``limit`` bytes, Unsupported, Broken."""
+    """Decode a body with a Content-Encoding. Raises LimitExceeded above ``limit`` bytes, Unsupported, Broken."""
     from lamina.errors import InvalidLayer
 
     pieces, size = [], 0
@@ -43,7 +42,9 @@ def decoded(data: bytes, encoding: str, limit: int, what: str) -> bytes:
         for piece in decoder.feed(data):
             size += len(piece)
             if size > limit:
-                raise LimitExceeded(f"{what}: an answer of more than {limit} bytes", hint="refused as a bomb")
+                raise LimitExceeded(
+                    f"{what}: the answer has more than {limit} bytes", hint="report it to the registry's operator"
+                )
             pieces.append(piece)
         decoder.finish()
     except InvalidLayer as error:
@@ -52,20 +53,19 @@ def decoded(data: bytes, encoding: str, limit: int, what: str) -> bytes:
 
 
 def digits(text: str | None) -> int | None:
-    """A header's number, or None: ASCII digits only (``isdigit`` takes superscripts, ``int`` does not)."""
+    """Parse a number in a header, or return None. Only ASCII digits count (``isdigit`` accepts superscripts, ``int``
+    does not)."""
     text = (text or "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
-_WHOLE = re.compile(r"https?://", re.IGNORECASE)
 MOVED = frozenset({301, 302, 303, 307, 308})
 """Statuses of redirects."""
 
 
 class Broken(Exception):
-    """The exchange did not come to an answer, or the answer was cut off. ``fatal``: trying again changes nothing.
-    ``tls``: TLS failed; ``untrusted``: it works, but the host has no certificate that is trusted here. ``refused``:
-    nobody listens there, at the moment."""
+    """A request got no answer, or the answer was cut off. ``fatal``: a retry does not help. ``tls``: TLS failed.
+    ``untrusted``: TLS works, but the certificate is not trusted. ``refused``: connection refused."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Broken(Exception):
 
 
 class Answer:
-    """A response whose body is still on the wire. ``headers`` are case-insensitive."""
+    """A response whose body was not read yet. ``headers`` are case-insensitive."""
 
     def __init__(
         self, raw: urllib3.BaseHTTPResponse, connected: socket.socket | None, url: str, method: str = "GET"
@@ -97,24 +97,23 @@ class Answer:
         self._socket = connected
 
     def all(self, name: str) -> list[str]:
-        """Every value of a header that may stand several times."""
+        """Return every value of a header that may occur several times."""
         values: list[str] = self._raw.headers.getlist(name)
         return values
 
     def read1(self, size: int) -> bytes:
-        """Some bytes, as they come; b"" at the end. Raises Broken."""
+        """Read some bytes as they come; b"" at the end. Raises Broken."""
         with _broken(self.url):
             return self._raw.read1(size)
 
     @property
     def encoding(self) -> str:
-        """The Content-Encoding, which nobody has asked for; "" where there is none."""
+        """The Content-Encoding, which was not requested; "" if there is none."""
         return encoding_of(self.headers.get("Content-Encoding", ""))
 
     def read_all(self, limit: int, what: str) -> bytes:
-        """The whole body of a document, its Content-Encoding undone. Raises LimitExceeded over ``limit`` bytes,
-        Unsupported (encoding), Broken (also where it comes in drips: each of them arrives in time, all of them never
-        do)."""
+        """Read the whole body of a document and decode its Content-Encoding. Raises LimitExceeded above ``limit``
+        bytes, Unsupported (encoding), Broken (also if it comes so slowly that it would never end)."""
         raw = self._read_all(limit, what)
         return decoded(raw, self.encoding, limit, f"{what} from {_host(self.url)}") if self.encoding else raw
 
@@ -132,14 +131,16 @@ class Answer:
             size += len(data)
             if time.monotonic() > deadline:
                 self.close()
-                raise Broken(f"{_host(self.url)} sends next to nothing")
+                raise Broken(f"{_host(self.url)} sends too slowly")
         self.close()
-        raise LimitExceeded(f"{what}: an answer of more than {limit} bytes", hint="refused; is this a registry?")
+        raise LimitExceeded(
+            f"{what}: the answer has more than {limit} bytes", hint="check that the host is a registry"
+        )
 
     def release(self) -> None:
-        """Give the connection back; read what little is left of the body first."""
+        """Return the connection to the pool, after reading a short rest of the body."""
         stated = digits(self.headers.get("Content-Length"))
-        timer = threading.Timer(_DRAIN_TIME, self.abort)  # a drip would hold us for ever
+        timer = threading.Timer(_DRAIN_TIME, self.abort)  # a slow server would hold us forever
         timer.daemon = True
         try:
             left = _DRAIN
@@ -163,7 +164,7 @@ class Answer:
             self._raw.close()
 
     def abort(self) -> None:
-        """Wake whoever reads, from any thread."""
+        """Wake up a reader in any thread."""
         _shut(self._socket)
 
     def __enter__(self) -> Self:
@@ -174,8 +175,8 @@ class Answer:
 
 
 class Transport:
-    """Connections to any host, kept alive. ``verify`` False: certificates are not checked. ``cert_dirs``: where
-    directories named after hosts hold own CAs (*.crt) and client certificates (*.cert with *.key)."""
+    """Connections to any host, kept alive. ``verify`` False: certificates are not checked. ``cert_dirs`` contain
+    directories named after hosts, with CAs (*.crt) and client certificates (*.cert with *.key)."""
 
     def __init__(self, *, verify: bool = True, cert_dirs: Iterable[str] = (), cert_dir: str | None = None) -> None:
         self._verify = verify
@@ -194,7 +195,7 @@ class Transport:
         cancel: Cancel | None = None,
         timeout: float = READ_TIMEOUT,
     ) -> Answer:
-        """One exchange; the body of the answer is not read yet. Raises Broken, Cancelled, SystemFailure."""
+        """Send one request; the body of the answer is not read yet. Raises Broken, Cancelled, SystemFailure."""
         manager = self._manager(url)
         mine = _Exchange()
         with cancel.calling(mine.abort) if cancel is not None else nullcontext(), _broken(url):
@@ -214,7 +215,7 @@ class Transport:
                 )
             except Exception:
                 if cancel is not None:
-                    cancel.check()  # whatever broke, broke because it was to end
+                    cancel.check()  # after a cancel, report that instead of the error it caused
                 raise
             finally:
                 connected, slot.connection, slot.socket, slot.target = slot.socket, None, None, ""
@@ -243,7 +244,7 @@ class Transport:
             options["ssl_context"] = self._context(netloc)
             if not self._verify:
                 options["assert_hostname"] = False
-                # the user said so; a line a connection on stderr is no use to him
+                # the user asked for it: a warning for each connection is no help
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         proxy = proxy_for(scheme, host, urlsplit(f"//{netloc}").port)
         return connection.manager(proxy, options)
@@ -263,13 +264,13 @@ class Transport:
 
 
 class _Exchange:
-    """What a cancel needs to know of a request under way in another thread."""
+    """What a cancel needs to know of a request in another thread."""
 
     def __init__(self) -> None:
         self._slot: dict[str, Any] = {}
 
     def slot_of(self, slot: Slot) -> None:
-        self._slot = slot.__dict__  # of the thread that asks: a thread-local's dict is one a thread
+        self._slot = slot.__dict__  # each thread has its own dict of a thread-local
 
     def abort(self) -> None:
         _shut(getattr(self._slot.get("connection"), "sock", None))
@@ -285,12 +286,14 @@ def _load_certificates(context: ssl.SSLContext, directory: str) -> None:
                 elif name.endswith(".cert"):
                     key = path.removesuffix(".cert") + ".key"
                     if not os.path.exists(key):
-                        raise SystemFailure(f"{path} has no key beside it: {key}", hint="a client needs both")
+                        raise SystemFailure(
+                            f"{path} has no key: {key} was not found", hint="add the key: a client needs both"
+                        )
                     context.load_cert_chain(path, key)
             except ssl.SSLError as error:
                 raise SystemFailure(
                     f"{path} is not a certificate that can be used: {error.reason or error}",
-                    hint="PEM is expected: NAME.crt a CA, NAME.cert with NAME.key the client's",
+                    hint="use PEM files: NAME.crt for a CA, NAME.cert with NAME.key for a client",
                 ) from None
 
 
@@ -301,7 +304,7 @@ def _shut(connected: Any) -> None:
 
 
 class _broken:  # noqa: N801  (a context manager by use, not by kind)
-    """Turns what urllib3 and the system raise into Broken, with the reason in words."""
+    """Turns errors of urllib3 and the system into Broken, with the reason in words."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -318,27 +321,28 @@ class _broken:  # noqa: N801  (a context manager by use, not by kind)
 
 
 def target_of(url: str) -> str:
-    """Path and query of an address byte for byte: signatures are over what was sent, not over what means the same."""
+    """Return path and query of a URL unchanged: signatures cover the exact bytes."""
     rest = url[host_end(url) :].partition("#")[0]
     return rest if rest.startswith("/") else f"/{rest}"
 
 
 def absolute(base: str, target: str) -> str:
-    """``target`` seen from ``base``; a whole address is taken byte for byte."""
-    return target if _WHOLE.match(target) else urljoin(base, target)
+    """Resolve ``target`` relative to ``base``; an absolute URL is returned unchanged."""
+    whole = target[:8].lower().startswith(("http://", "https://"))
+    return target if whole else urljoin(base, target)
 
 
 def joined(base: str, target: str) -> str:
-    """The address that a registry gives. Raises Broken for what is none."""
+    """Resolve a URL that a registry gave. Raises Broken if it is invalid."""
     try:
         url = absolute(base, target)
         parts = urlsplit(url)
-        _ = parts.port  # read for its check
+        _ = parts.port  # checks the port
     except ValueError:
         parts = None
-    # a backslash ends the host for those who connect, and does not for urlsplit, by which it is judged
+    # HTTP clients end the host at a backslash, but urlsplit, which judges it, does not
     if parts is None or not url.isascii() or not url.isprintable() or " " in url or "\\" in parts.netloc:
-        raise Broken(f"{_host(base)} leads to {target[:200]!r}", fatal=True)
+        raise Broken(f"{_host(base)} gives an invalid URL: {target[:200]!r}", fatal=True)
     return url
 
 
@@ -352,7 +356,7 @@ def _in_words(error: BaseException, url: str) -> Broken:
     if isinstance(error, exceptions.ProxyError):
         return Broken(f"{host}: the proxy fails: {_reason(error)}")
     if isinstance(error, exceptions.NameResolutionError):
-        return Broken(f"{host}: no such host is known", fatal=True)
+        return Broken(f"{host}: host not found", fatal=True)
     if isinstance(error, (exceptions.SSLError, ssl.SSLError)):
         text = _reason(error)
         untrusted = isinstance(_innermost(error), ssl.SSLCertVerificationError)
@@ -365,14 +369,14 @@ def _in_words(error: BaseException, url: str) -> Broken:
     if isinstance(error, exceptions.ConnectTimeoutError):
         return Broken(f"{host} can't be reached: no answer within {CONNECT_TIMEOUT:.0f} s")
     if isinstance(error, exceptions.ReadTimeoutError):
-        return Broken(f"{host} says nothing any more")
+        return Broken(f"{host} stopped sending data")
     if isinstance(error, exceptions.IncompleteRead):
         return Broken(f"{host} cut the connection off")
     return Broken(f"{host}: the connection broke: {_reason(error)}")
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The error that others wrap."""
+    """Return the innermost of wrapped errors."""
     seen: BaseException = error
     for _ in range(8):
         inner = getattr(seen, "reason", None) or getattr(seen, "original_error", None) or seen.__cause__
@@ -385,7 +389,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost words of an error that wraps others."""
+    """Return the message of the innermost of wrapped errors."""
     seen = _innermost(error)
     if isinstance(seen, OSError) and seen.strerror:
         return str(seen.strerror)

@@ -1,22 +1,22 @@
-"""The header ``Link`` of lists in pages, as RFC 8288 has it and as registries write it (pure)."""
+"""The ``Link`` header of paginated lists, by RFC 8288 and as registries write it (pure)."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from lamina.errors import RemoteFailure
+from lamina.light import pattern
 
-MAX_LINK = 8 << 10  # characters of a header that are looked at
-_TARGET = re.compile(r"[\s,]*(?:<([^>]*)>|([^\s;<>]+))\s*")
-_PARAMETER = re.compile(r';\s*([A-Za-z0-9!#$&+.^_`|~*-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*)))?\s*')
+MAX_LINK = 8 << 10  # characters of a header that are parsed
+_TARGET = pattern(r"[\s,]*(?:<([^>]*)>|([^\s;<>]+))\s*")
+_PARAMETER = pattern(r';\s*([A-Za-z0-9!#$&+.^_`|~*-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*)))?\s*')
 
 
 def next_page(headers: Iterable[str], what: str) -> str | None:
-    """The address of the page after this one, as it is written; None where this is the last.
+    """Return the URL of the next page as written; None if this is the last.
 
-    Some registries leave the angle brackets out, some the relation: an address that states none is the next page.
-    Raises RemoteFailure for a header that can't be read: a list is never cut short in silence.
+    Some registries omit the angle brackets, some the relation: a URL without a relation counts as the next page.
+    Raises RemoteFailure for an unreadable header, because a list must not be cut short silently.
     """
     for header in headers:
         if len(header) > MAX_LINK:
@@ -28,7 +28,7 @@ def next_page(headers: Iterable[str], what: str) -> str | None:
 
 
 def _links(header: str, what: str) -> Iterator[tuple[str, list[str] | None]]:
-    """Each address with its relations, in lower case; None where it states none."""
+    """Yield each URL with its relations in lower case; None if it has none."""
     at = 0
     while header[at:].strip(" \t,"):
         found = _TARGET.match(header, at)
@@ -48,6 +48,6 @@ def _links(header: str, what: str) -> Iterator[tuple[str, list[str] | None]]:
 
 def _unread(header: str, what: str) -> RemoteFailure:
     return RemoteFailure(
-        f"{what}: the list goes on at {header[:200]!r}, which can't be read",
+        f"{what}: the link to the next page is invalid: {header[:200]!r}",
         hint="report it to the registry's operator",
     )

@@ -1,6 +1,6 @@
-"""What a repository and a registry hold: tags, referrers, repositories.
+"""Lists of repositories and registries: tags, referrers, repositories.
 
-distribution-spec "Content Discovery". Pages are followed by their Link, not counted.
+distribution-spec, "Content Discovery". The next page is taken from the Link header, not counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lamina.spec.json import load
 from lamina.spec.manifest import Index, parse
 
 MAX_PAGES = 10_000
-MAX_BYTES = 256 << 20  # of all pages of one list: names of a million tags are a tenth of it
+MAX_BYTES = 256 << 20  # of all pages of a list; the names of a million tags take a tenth
 _LIMIT = 4 << 20
 
 
@@ -28,7 +28,8 @@ class RemoteLister(RemoteReader):
     """``Lister`` and ``Referrers`` of a repository."""
 
     def tags(self) -> Iterator[str]:
-        """Every tag, in the registry's order. Raises NotFound (no such repository), AccessDenied, RemoteFailure."""
+        """Yield every tag, in the registry's order. Raises NotFound (repository not found), AccessDenied,
+        RemoteFailure."""
         site = self.sites()[-1]
         what = f"the tags of {self.repository}"
         for page in pages(site.client, site.url("tags/list"), site.pull, what):
@@ -40,8 +41,8 @@ class RemoteLister(RemoteReader):
             yield name, self.head(name)
 
     def referrers(self, subject: Digest) -> list[Descriptor]:
-        """By the referrers API, or by the tag that stands for it where the registry has it not (distribution-spec
-        "Listing Referrers"). Raises AccessDenied, RemoteFailure, InvalidDocument."""
+        """List the referrers with the referrers API, or with the tag that replaces it at registries without the API
+        (distribution-spec, "Listing Referrers"). Raises AccessDenied, RemoteFailure, InvalidDocument."""
         site = self.sites()[-1]
         what = f"referrers of {subject}"
         found: dict[Digest, Descriptor] = {}
@@ -49,7 +50,9 @@ class RemoteLister(RemoteReader):
             for page in pages(site.client, site.url(f"referrers/{subject}"), site.pull, what):
                 listed = page.get("manifests") or []
                 if not isinstance(listed, list):
-                    raise InvalidDocument(f"{what}: no list came", hint="ask the registry's makers")
+                    raise InvalidDocument(
+                        f"{what}: the answer is not a list", hint="report it to the registry's operator"
+                    )
                 for value in listed:
                     descriptor = Descriptor.from_json(value, what)
                     found.setdefault(descriptor.digest, descriptor)
@@ -58,7 +61,7 @@ class RemoteLister(RemoteReader):
         return list(found.values())
 
     def referrers_tag(self, subject: Digest) -> tuple[str, tuple[Descriptor, ...]]:
-        """The tag that stands for the referrers API, and the descriptors that its index lists."""
+        """Return the tag that replaces the referrers API, and the descriptors in its index."""
         tag = f"{subject.algorithm[:32]}-{subject.encoded[:64]}"
         try:
             descriptor = self.resolve(f"{self.repository}:{tag}")
@@ -69,15 +72,15 @@ class RemoteLister(RemoteReader):
 
 
 def catalog(client: Client) -> Iterator[str]:
-    """Every repository of a registry, where it tells. Raises NotFound, AccessDenied, RemoteFailure."""
+    """Yield every repository of a registry that lists them. Raises NotFound, AccessDenied, RemoteFailure."""
     what = f"the repositories of {client.host}"
     for page in pages(client, "/v2/_catalog", ("registry:catalog:*",), what):
         yield from _texts(page.get("repositories"), what)
 
 
 def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterator[dict[str, Any]]:
-    """Each page of a list as JSON; the next one is where Link says, at the host that was asked: registries behind
-    proxies name themselves by names and schemes that nobody else knows."""
+    """Yield each page of a list as JSON. The next page is fetched from the path in the Link header, but from the same
+    host: registries behind proxies state host names and schemes that work only internally."""
     url = urljoin(client.base, path)
     seen = {url}
     size = 0
@@ -85,7 +88,9 @@ def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterat
         answer, raw = client.document(url, scopes=scopes, limit=_LIMIT, what=what)
         size += len(raw)
         if size > MAX_BYTES:
-            raise LimitExceeded(f"{what}: a list of more than {MAX_BYTES >> 20} MiB", hint="refused")
+            raise LimitExceeded(
+                f"{what}: the list has more than {MAX_BYTES >> 20} MiB", hint="report it to the registry's operator"
+            )
         yield load(raw, what)
         found = next_page(answer.all("Link"), what)
         if found is None:
@@ -93,16 +98,22 @@ def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterat
         try:
             url = client.base + target_of(joined(url, found))
         except Broken as error:
-            raise RemoteFailure(f"{what}: the next page: {error}", hint="ask the registry's makers") from None
+            raise RemoteFailure(
+                f"{what}: the next page: {error}", hint="report it to the registry's operator"
+            ) from None
         if url in seen:
-            raise RemoteFailure(f"{what}: the next page is at {url[:200]!r}", hint="ask the registry's makers")
+            raise RemoteFailure(
+                f"{what}: the next page is at {url[:200]!r}", hint="report it to the registry's operator"
+            )
         seen.add(url)
-    raise RemoteFailure(f"{what}: more than {MAX_PAGES} pages", hint="given up")
+    raise RemoteFailure(f"{what}: more than {MAX_PAGES} pages", hint="report it to the registry's operator")
 
 
 def _texts(value: object, what: str) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise InvalidDocument(f"{what}: no list of names came", hint="ask the registry's makers")
+        raise InvalidDocument(
+            f"{what}: the answer is not a list of names", hint="report it to the registry's operator"
+        )
     return value

@@ -1,4 +1,4 @@
-"""Which hosts are this machine (pure): plain http and serving without a password are allowed to them only."""
+"""Detection of loopback hosts (pure): only they may use plain http and servers without a password."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """localhost, 127.0.0.0/8 and ::1; no name is looked up."""
+    """Whether it is localhost, 127.0.0.0/8 or ::1; names are not resolved."""
     host = host.strip("[]").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True

@@ -1,5 +1,5 @@
-"""Which proxy a host is reached through: HTTPS_PROXY, HTTP_PROXY and NO_PROXY as Go's clients (docker, podman, crane)
-read them, in golang.org/x/net/http/httpproxy."""
+"""The proxy for a host: HTTPS_PROXY, HTTP_PROXY and NO_PROXY as Go's clients (docker, podman, crane) read them
+(golang.org/x/net/http/httpproxy)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, str] | None = None) -> str | None:
-    """The proxy's address; None where there is none, and for loopback. ``environ``: instead of the environment, and
-    of the settings that Windows and macOS have where that names no proxy."""
+    """Return the proxy's URL; None if there is none, and for loopback hosts. ``environ`` replaces the environment,
+    and the system settings of Windows and macOS."""
     if is_loopback(host):
         return None
     port = port or _PORTS.get(scheme, 0)
     variables = os.environ if environ is None else environ
     proxy = _named(variables, f"{scheme}_proxy") or _named(variables, "all_proxy")
     if scheme == "http" and variables.get("REQUEST_METHOD"):
-        proxy = ""  # a CGI script gets HTTP_PROXY from whoever sends a header "Proxy"
+        proxy = ""  # a CGI script gets HTTP_PROXY from a request header "Proxy"
     if proxy:
         return None if is_direct(_named(variables, "no_proxy"), host, port) else _with_scheme(proxy)
     if environ is None:
@@ -31,9 +31,9 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
 
 
 def is_direct(no_proxy: str, host: str, port: int) -> bool:
-    """Whether NO_PROXY names this host: ``*``, an address, a range of addresses (10.0.0.0/8), a domain with all below
-    it (example.com), only what is below it (.example.com, *.example.com); each but the first two perhaps with a port
-    (pure)."""
+    """Whether NO_PROXY contains this host (pure): ``*``, an IP address, a range of addresses (10.0.0.0/8), a domain
+    with its subdomains (example.com), only subdomains (.example.com, *.example.com); all but the first two may have a
+    port."""
     host = host.strip("[]").rstrip(".").lower()
     address = _address(host)
     for entry in no_proxy.lower().split(","):
@@ -65,7 +65,7 @@ def _fits(entry: str, host: str, address: _Address | None, port: int) -> bool:
 
 
 def _split(entry: str) -> tuple[str, str | None]:
-    """Host and port; an IPv6 address has its port behind brackets."""
+    """Split host and port; an IPv6 address with a port has brackets."""
     if entry.startswith("["):
         name, _, rest = entry[1:].partition("]")
         return name, rest[1:] if rest.startswith(":") else None
@@ -85,7 +85,7 @@ def _address(text: str) -> _Address | None:
 
 
 def _named(environ: Mapping[str, str], name: str) -> str:
-    """Go takes the name in capitals first."""
+    """Look up a variable, in capitals first, as Go does."""
     return environ.get(name.upper()) or environ.get(name) or ""
 
 
@@ -94,7 +94,7 @@ def _with_scheme(proxy: str) -> str:
 
 
 def _of_the_system(scheme: str, host: str) -> str | None:
-    """What Windows and macOS have in their settings."""
+    """Return the proxy of the system settings of Windows and macOS."""
     from urllib.request import getproxies, proxy_bypass
 
     proxy = getproxies().get(scheme)

@@ -1,12 +1,12 @@
-"""Reading a repository: names, documents and blobs, from its mirrors in order and then from itself.
+"""Reading from a repository: names, documents and blobs, from its mirrors in order and then from the repository
+itself.
 
-distribution-spec "Pull". A blob that is cut off goes on where it stopped (Range); what comes is not verified here:
-``source.verified`` does that, for every place alike.
+distribution-spec, "Pull". A blob that is cut off is resumed (Range). It is not verified here: ``source.verify`` does
+that for every place.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self, TypeVar
@@ -27,6 +27,7 @@ from lamina.errors import (
     UsageError,
 )
 from lamina.events import Cancel, Warned
+from lamina.light import pattern
 from lamina.remote.challenge import scope
 from lamina.remote.client import Client
 from lamina.remote.encoding import decoder_for
@@ -39,18 +40,18 @@ from lamina.spec.manifest import parse
 from lamina.spec.reference import Reference
 
 ACCEPT = ", ".join(mediatype.ACCEPT)
-PIECE = 256 << 10  # bytes that are handed on at once
-PROGRESS = 64 << 10  # bytes after which a cut connection counts as a fresh trouble
-SLOW_WINDOW, SLOW_BYTES = 30.0, 30 << 10  # fewer bytes in so many seconds: the connection is given up
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")  # of a 416: the size that the server knows
+PIECE = 256 << 10  # bytes that are passed on at once
+PROGRESS = 64 << 10  # bytes after which a cut connection counts as a new failure
+SLOW_WINDOW, SLOW_BYTES = 30.0, 30 << 10  # fewer bytes in so many seconds: give up the connection
+_CONTENT_RANGE = pattern(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_UNSATISFIED = pattern(r"bytes \*/(\d{1,19})")  # in a 416: the size that the server has
 _NO_HEAD = (400, 403, 405, 501)
-"""What registries, and proxies before them, say to HEAD where they only do GET; 404 too, but that is mostly true."""
+"""Answers of registries and proxies that don't support HEAD; some answer 404, but a 404 is mostly true."""
 T = TypeVar("T")
 
 
 class Site:
-    """A repository at one host: ``path`` there; ``mirror`` if it only stands in for another."""
+    """A repository at one host: ``path`` there; ``mirror`` if it stands in for another."""
 
     def __init__(self, client: Client, path: str, *, mirror: bool = False) -> None:
         self.client = client
@@ -81,12 +82,12 @@ class RemoteReader:
     _documents: dict[Digest, bytes]
 
     def sites(self, reference: Reference | None = None) -> Sequence[Site]:
-        """Where to ask for ``reference``, in order; the repository itself is the last."""
+        """Return the sites to ask for ``reference``, in order; the repository itself is the last."""
         raise NotImplementedError
 
     def resolve(self, name: str) -> Descriptor:
-        """``name``: a reference of this repository, with a tag or a digest. The document is fetched with it.
-        Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent."""
+        """Resolve a reference of this repository with a tag or a digest; the document is fetched with it. Raises
+        ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent."""
         reference = self.reference(name)
         descriptor, raw = self._each(
             self.sites(reference), lambda site: _get_manifest(site, reference), str(reference)
@@ -95,24 +96,24 @@ class RemoteReader:
         return descriptor
 
     def head(self, name: str) -> Descriptor:
-        """As ``resolve``, but the document stays there: one HEAD, which rate limits don't count. Falls back to
-        ``resolve`` where the registry refuses HEAD, or does not say the digest."""
+        """Resolve a name without fetching the document: one HEAD, which rate limits don't count. Falls back to
+        ``resolve`` if the registry does not support HEAD or does not state the digest."""
         reference = self.reference(name)
         try:
             found = self._each(self.sites(reference), lambda site: _head_manifest(site, reference), str(reference))
-        except (NotFound, AccessDenied):  # some, and proxies before them, say so to every HEAD
+        except (NotFound, AccessDenied):  # some registries and proxies answer every HEAD like this
             found = None
         return found or self.resolve(name)
 
     def reference(self, name: str) -> Reference:
-        """``name`` as a reference; it must be of this repository. Raises UsageError."""
+        """Parse ``name`` as a reference of this repository. Raises UsageError."""
         reference = Reference.parse(name).with_default_tag()
         if reference.repository != self.repository:
-            raise UsageError(f"{reference} is not in {self.repository}", hint="one repository at a time")
+            raise UsageError(f"{reference} is not in {self.repository}", hint="use references of one repository")
         return reference
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        """Verified. Raises BlobNotFound, InvalidContent, RemoteFailure."""
+        """Return a verified document. Raises BlobNotFound, InvalidContent, RemoteFailure."""
         raw = self._documents.get(descriptor.digest)
         if raw is None:
             if descriptor.data is not None:
@@ -124,18 +125,24 @@ class RemoteReader:
                 raise BlobNotFound(error.message, hint=error.hint) from None
             if found.media_type != descriptor.media_type and mediatype.is_known_document(found.media_type):
                 raise InvalidDocument(
-                    f"{pinned} is announced as {descriptor.media_type} and comes as {found.media_type}",
-                    hint="one of the two was changed to mislead; don't use it",
+                    f"{pinned} is inconsistent: it was announced as {descriptor.media_type}, "
+                    f"but its type is {found.media_type}",
+                    hint="don't use this image; report it to its publisher",
                 )
             self._documents[descriptor.digest] = raw
         descriptor.check(raw)
         return raw
 
+    def remember(self, descriptor: Descriptor, raw: bytes) -> None:
+        """The document is known: it need not be asked for."""
+        self._documents[descriptor.digest] = raw
+
     def blob(self, descriptor: Descriptor) -> RemoteBlob:
         return RemoteBlob(self, descriptor)
 
     def stat_blob(self, digest: Digest) -> Descriptor:
-        """What is known of a blob by its digest alone: its size. Raises BlobNotFound, RemoteFailure, AccessDenied."""
+        """Return the descriptor of a blob, with its size, from its digest. Raises BlobNotFound, RemoteFailure,
+        AccessDenied."""
         site = self.sites()[-1]
         what = f"blob {digest}"
         status, size = _head_blob(site, digest)
@@ -143,29 +150,30 @@ class RemoteReader:
             size = _size_by_get(site, digest)
         if size is None:
             raise RemoteFailure(
-                f"{what}: {site.client.host} does not say its size",
+                f"{what}: {site.client.host} does not state its size",
                 hint="report it to the registry's operator",
             )
         return Descriptor("application/octet-stream", digest, size)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether the repository itself has it, as far as it says. Raises SizeMismatch, RemoteFailure."""
+        """Whether the repository itself has the blob, as far as it says. Raises SizeMismatch, RemoteFailure."""
         site = self.sites()[-1]
         try:
             status, size = _head_blob(site, descriptor.digest)
             if status in _NO_HEAD:
                 status, size = 200, _size_by_get(site, descriptor.digest)
         except (BlobNotFound, AccessDenied):
-            return False  # a repository that is not made yet may be refused to readers: the upload says what is true
+            return False  # readers may be denied access to a repository that does not exist yet: the upload will tell
         if status == 200 and size not in (None, descriptor.size):
             raise SizeMismatch(
                 f"{self.location} has blob {descriptor.digest} with {size} bytes, not {descriptor.size}",
-                hint="one of the two is damaged",
+                hint="check both: one of the two is damaged",
             )
         return status == 200
 
     def _each(self, sites: Sequence[Site], ask: Callable[[Site], T], what: str) -> T:
-        """The first answer; what a mirror lacks or fails at, the next one is asked."""
+        """Ask each site in turn and return the first answer; if a mirror lacks something or fails, the next one is
+        asked."""
         for site in sites[:-1]:
             try:
                 return ask(site)
@@ -189,7 +197,7 @@ def _get_manifest(site: Site, reference: Reference) -> tuple[Descriptor, bytes]:
     for digest in filter(None, (reference.digest, stated)):
         if digest.supported and Digest.of(raw, digest.algorithm) != digest:
             raise DigestMismatch(
-                f"{what} has other bytes than its digest {digest} says", hint="the registry is damaged, or lies"
+                f"{what} does not match its digest {digest}", hint="report it to the registry's operator"
             )
     digest = reference.digest or (stated if stated is not None and stated.supported else None) or Digest.of(raw)
     if not media_type:
@@ -215,16 +223,16 @@ def _head_manifest(site: Site, reference: Reference) -> Descriptor | None:
 
 
 def _head_blob(site: Site, digest: Digest) -> tuple[int, int | None]:
-    """The status (200, 404, or what a registry says that refuses HEAD), and the size that was stated."""
+    """Return the status (200, 404, or that of a registry without HEAD), and the stated size."""
     url = site.url(f"blobs/{digest}")
     answer = site.client.request("HEAD", url, scopes=site.pull, ok=(200, 404, *_NO_HEAD), what=f"blob {digest}")
     answer.release()
-    # proxies between state 0 where they know nothing
+    # some proxies state 0 if they don't know the size
     return answer.status, None if answer.encoding else digits(answer.headers.get("Content-Length")) or None
 
 
 def _size_by_get(site: Site, digest: Digest) -> int | None:
-    """By the first byte of it: the size, or None where that is not stated. Raises BlobNotFound, AccessDenied,
+    """Return the size, from a GET of the first byte; None if it is not stated. Raises BlobNotFound, AccessDenied,
     RemoteFailure."""
     try:
         answer = site.client.request(
@@ -249,7 +257,7 @@ def _size_by_get(site: Site, digest: Digest) -> int | None:
 
 
 def _document_type(answer: Answer) -> str:
-    """The media type from the header; "" where the document must say it itself."""
+    """Return the media type from the header; "" if only the document can tell."""
     media_type = mediatype.essence(answer.headers.get("Content-Type", ""))
     return "" if media_type in ("", "application/json", "text/plain", "application/octet-stream") else media_type
 
@@ -270,15 +278,16 @@ class RemoteBlob:
         self._reader = reader
 
     def open(self, start: int = 0, end: int | None = None) -> RemoteStream:
-        """Nothing is asked before the first read; that raises BlobNotFound, AccessDenied, RemoteFailure and so on."""
+        """Open the blob. No request is sent before the first read, which raises BlobNotFound, AccessDenied,
+        RemoteFailure and others."""
         pinned = Reference.parse(f"{self._reader.repository}@{self.descriptor.digest}")
         stop = self.descriptor.size if end is None else min(end, self.descriptor.size)
         return RemoteStream(self._reader.sites(pinned), self.descriptor, start, stop)
 
 
 class RemoteStream:
-    """Bytes ``start`` to ``end`` of a blob from the first of ``sites`` that gives them; cut off, it asks for the
-    rest, and the next site where one fails. ``abort`` may come from another thread, at any time."""
+    """The bytes ``start`` to ``end`` of a blob, from the first of ``sites`` that has them. After a cut it requests
+    the rest, and after a failure it asks the next site. ``abort`` may be called from another thread at any time."""
 
     def __init__(self, sites: Sequence[Site], descriptor: Descriptor, start: int, end: int) -> None:
         self._site, self._others = sites[0], list(sites[1:])
@@ -287,14 +296,14 @@ class RemoteStream:
         self._start = start
         self._what = f"blob {descriptor.digest}"
         self._failures, self._last_cut = 0, start
-        self._whole = False  # this site refuses the range that is missing: ask for the whole blob
+        self._whole = False  # this site refuses ranges: request the whole blob
         self._cancel = Cancel(self._site.client.cancel)
         self._window = (time.monotonic(), start)
         self._answer: Answer | None = None
         self._encoded: _Encoded | None = None
 
     def read(self, size: int = -1, /) -> bytes:
-        """Raises RemoteFailure where trying again does not help, SizeMismatch, Cancelled."""
+        """Read up to ``size`` bytes. Raises RemoteFailure if retries don't help, SizeMismatch, Cancelled."""
         if size < 0:
             return b"".join(iter(lambda: self.read(PIECE), b""))
         want = min(size, PIECE, self._end - self._at)
@@ -307,14 +316,14 @@ class RemoteStream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _some(self, want: int) -> bytes:
-        """At least one byte, over as many connections as it takes."""
+        """Return at least one byte, over as many connections as needed."""
         while True:
             try:
                 if self._answer is None:
                     self._answer = self._ask()
                 data = (self._encoded or self._answer).read1(want)
                 if not data:
-                    raise Broken(f"{self._site.client.host} cut it off")
+                    raise Broken(f"{self._site.client.host} cut the connection off")
                 self._watch_speed()
                 return data
             except Broken as error:
@@ -326,7 +335,7 @@ class RemoteStream:
                 self._next_site(error)
 
     def _next_site(self, error: LaminaError) -> None:
-        """Go on at the next one. Raises ``error`` where there is none."""
+        """Continue at the next site. Raises ``error`` if there is none."""
         if not self._others:
             raise error
         if not isinstance(error, NotFound):
@@ -347,12 +356,12 @@ class RemoteStream:
             raise RemoteFailure(
                 f"{self._what} from {client.host} broke off at byte {self._at} of {self._descriptor.size}, "
                 f"{self._failures} times: {error}",
-                hint="try again: what has come is kept",
+                hint="try again: the received bytes are kept",
             )
         client.tell(
             Warned(
                 f"{self._what}: {error} at byte {self._at} of {self._descriptor.size}; "
-                + ("beginning anew" if self._whole else "going on from there")
+                + ("starting over" if self._whole else "resuming there")
             )
         )
         client.pause(self._failures, None, self._cancel)
@@ -368,7 +377,7 @@ class RemoteStream:
         now = time.monotonic()
         if now - since >= SLOW_WINDOW:
             if self._at - at < SLOW_BYTES:
-                raise Broken(f"{self._site.client.host} sends next to nothing")
+                raise Broken(f"{self._site.client.host} sends too slowly")
             self._window = (now, self._at)
 
     def _ask(self) -> Answer:
@@ -397,13 +406,14 @@ class RemoteStream:
         return answer
 
     def _check(self, answer: Answer) -> None:
-        """That the answer is of the blob that was asked for, and stands where it should."""
+        """Check that the answer is for the requested blob and range."""
         host, size = self._site.client.host, self._descriptor.size
         length = digits(answer.headers.get("Content-Length"))
         page = mediatype.essence(answer.headers.get("Content-Type", "")) == "text/html"
         if page and (answer.status != 200 or length != size):  # else it is a blob that is labelled so
             raise RemoteFailure(
-                f"{self._what}: {host} sends a web page", hint="no registry there, or a login page in between"
+                f"{self._what}: {host} sends a web page",
+                hint="check the host: it is not a registry, or a login page intercepts the request",
             )
         if answer.status == 206:
             found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
@@ -411,7 +421,7 @@ class RemoteStream:
                 self._whole = True
                 raise Broken(f"{host} sends a range of encoded bytes")
             if found is None or int(found[1]) != self._at:
-                raise Broken(f"{host} sends another range than was asked for")
+                raise Broken(f"{host} sends another range than requested")
             if found[3] != "*" and int(found[3]) != size:
                 raise self._other_size(found[3])
             return
@@ -421,9 +431,9 @@ class RemoteStream:
                 raise self._other_size(stated[1])
             if self._whole or self._at == self._start:
                 raise self._other_size("fewer")
-            self._whole = True  # it gave bytes of the blob before: begin anew, and skip those
+            self._whole = True  # it gave bytes of the blob before: start over and skip these
             raise Broken(f"{host} refuses the rest")
-        if answer.encoding and length != size:  # else the label is for what the blob itself is
+        if answer.encoding and length != size:  # else the header describes the blob itself
             self._encoded = _Encoded(answer, self._what, size)
             self._skip(self._encoded, self._at)
             return
@@ -432,23 +442,23 @@ class RemoteStream:
         self._skip(answer, self._at)
 
     def _skip(self, answer: Answer | _Encoded, size: int) -> None:
-        """A server that ignores Range begins anew: what has come already is read past."""
+        """Skip what was received before, for a server that ignores Range."""
         since, got = time.monotonic(), 0
         while size > 0:
             data = answer.read1(min(size, PIECE))
             if not data:
-                raise Broken(f"{self._site.client.host} cut it off")
+                raise Broken(f"{self._site.client.host} cut the connection off")
             size -= len(data)
             got += len(data)
             if time.monotonic() - since >= SLOW_WINDOW:
                 if got < SLOW_BYTES:
-                    raise Broken(f"{self._site.client.host} sends next to nothing")
+                    raise Broken(f"{self._site.client.host} sends too slowly")
                 since, got = time.monotonic(), 0
 
     def _other_size(self, found: str) -> SizeMismatch:
         return SizeMismatch(
             f"{self._what} at {self._site.client.host} has {found} bytes instead of {self._descriptor.size}",
-            hint="the registry is damaged, or lies: get the image from another one",
+            hint="get the image from another registry: this one is damaged",
         )
 
     def abort(self) -> None:
@@ -461,7 +471,7 @@ class RemoteStream:
         self._cancel.close()
         if self._answer is not None:
             if self._at >= self._end and self._end == self._descriptor.size:
-                self._answer.release()  # whole: the connection can be used again
+                self._answer.release()  # complete: the connection can be reused
             else:
                 self._answer.close()
             self._answer = self._encoded = None
@@ -474,17 +484,17 @@ class RemoteStream:
 
 
 class _Encoded:
-    """The body of an answer, its Content-Encoding undone as it comes. ``size``: what comes out, at most."""
+    """The body of an answer, with its Content-Encoding decoded as it comes. ``size`` is the largest decoded size."""
 
     def __init__(self, answer: Answer, what: str, size: int) -> None:
         self._answer = answer
-        self._left = 2 * size + PIECE  # of what may come in: frames of nothing can follow each other for ever
+        self._left = 2 * size + PIECE  # bytes that may come in: empty frames could follow each other forever
         self._decoder = decoder_for(answer.encoding, what)
         self._pieces: Iterator[bytes] = iter(())
         self._piece = b""
 
     def read1(self, size: int) -> bytes:
-        """Raises Broken."""
+        """Read some decoded bytes. Raises Broken."""
         try:
             while not self._piece:
                 self._piece = next(self._pieces, b"")

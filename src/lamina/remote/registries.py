@@ -1,25 +1,24 @@
-"""Where a repository is asked for: registries.conf with its mirrors, rewritten places, blocked ones and short names.
+"""Endpoints of a repository by registries.conf: mirrors, rewritten locations, blocked registries and short names.
 
-containers-registries.conf(5), version 2. Without such a file: the host that the reference names.
+containers-registries.conf(5), version 2. Without such a file, the host of the reference is asked.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.errors import SystemFailure, UsageError
+from lamina.light import Value, field
 from lamina.spec.reference import Reference
 
 _PULL_FROM = ("all", "digest-only", "tag-only")
 _MAX_FILE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """``host`` (with port) and repository ``path`` to ask there; ``insecure``: certificates unchecked, or http."""
+class Endpoint(Value):
+    """A host (with port) and repository ``path`` to ask; ``insecure``: certificates are not checked, or http."""
 
     host: str
     path: str
@@ -27,15 +26,13 @@ class Endpoint:
     mirror: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Mirror:
+class _Mirror(Value):
     location: str
     insecure: bool
     pull: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Value):
     prefix: str
     location: str
     insecure: bool
@@ -44,9 +41,8 @@ class _Rule:
     file: str
 
 
-@dataclass(frozen=True)
-class Registries:
-    """What the files say."""
+class Registries(Value):
+    """The content of the registries.conf files."""
 
     rules: tuple[_Rule, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -54,7 +50,7 @@ class Registries:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, files: Sequence[str] | None = None) -> Registries:
-        """Raises UsageError naming the file and the key."""
+        """Read the files. Raises UsageError, which names the file and the key."""
         rules: dict[str, _Rule] = {}
         aliases: dict[str, str] = {}
         search: tuple[str, ...] = ()
@@ -63,25 +59,26 @@ class Registries:
             if not value:
                 continue
             if "registries" in value:
-                raise UsageError(f"{file} is of version 1, which was retired", hint="write [[registry]] tables")
+                raise UsageError(f"{file} has version 1, which is not supported", hint="use [[registry]] tables")
             for number, table in enumerate(_list(value, "registry", file)):
                 rule = _rule(table, f"{file}: registry {number + 1}", file)
-                rules[rule.prefix] = rule  # a later file's table replaces an earlier one's
+                rules[rule.prefix] = rule  # a table in a later file replaces one in an earlier file
             if "unqualified-search-registries" in value:
                 search = tuple(_texts(value, "unqualified-search-registries", file))
             aliases.update(_aliases(value, file))
-        # the empty ones took away what earlier files said
+        # an empty alias removes that of an earlier file
         return cls(tuple(rules.values()), {short: full for short, full in aliases.items() if full}, search)
 
     def endpoints(self, reference: Reference, *, push: bool = False) -> tuple[Endpoint, ...]:
-        """Mirrors in their order, then the place itself; only that to ``push``. Raises UsageError (blocked)."""
+        """Return the mirrors in their order, then the location itself; for ``push`` only the latter. Raises
+        UsageError (blocked)."""
         name = reference.repository
         rule = self._rule_for(reference)
         if rule is None:
             return (Endpoint(reference.domain, reference.path),)
         if rule.blocked:
-            raise UsageError(f"{name} is blocked", hint=f"by {rule.file}")
-        # a wildcard stands for the host; of a prefix with a tag the name is the whole repository
+            raise UsageError(f"{name} is blocked", hint=f"see {rule.file}")
+        # a wildcard stands for the host; with a prefix that has a tag, the name is the whole repository
         wild = rule.prefix.startswith("*.")
         rest = f"/{reference.path}" if wild else name.removeprefix(_split_tag(rule.prefix)[0])
         own = rule.location + rest if rule.location else name
@@ -94,16 +91,17 @@ class Registries:
         return (*found, _endpoint(own, rule.insecure, False))
 
     def alias(self, short: str) -> str | None:
-        """The full name of a short one: "debian" -> "docker.io/library/debian"."""
+        """Return the full name for a short one: "debian" -> "docker.io/library/debian"."""
         return self.aliases.get(short)
 
     def insecure(self, host: str) -> bool:
-        """Whether a table for the whole host says so."""
+        """Whether a table for the whole host sets insecure."""
         fitting = [rule for rule in self.rules if rule.prefix == host or _wild_fits(rule.prefix, host)]
         return bool(fitting) and max(fitting, key=lambda rule: (rule.prefix == host, len(rule.prefix))).insecure
 
     def _rule_for(self, reference: Reference) -> _Rule | None:
-        """The longest prefix that ends where a component ends; then the longest wildcard of hosts."""
+        """Return the rule with the longest prefix that ends at the end of a component; then the longest wildcard of
+        hosts."""
         full, best = str(reference), None
         for rule in self.rules:
             prefix = rule.prefix
@@ -116,7 +114,7 @@ class Registries:
 
 
 def registries_files(environ: Mapping[str, str]) -> list[str]:
-    """The main file, then the drop-ins of the system and of the user, each in the order of their names."""
+    """List the main file, then the drop-in files of the system and of the user, each sorted by name."""
     home = environ.get("HOME") or os.path.expanduser("~")
     user = os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), "containers")
     stated = environ.get("CONTAINERS_REGISTRIES_CONF")
@@ -124,7 +122,7 @@ def registries_files(environ: Mapping[str, str]) -> list[str]:
     main = stated or (own if os.path.exists(own) else "/etc/containers/registries.conf")
     files = [main]
     if not stated:
-        # containers-registries.conf.d(5): where the user has a main file, the system's drop-ins don't count either
+        # containers-registries.conf.d(5): with a main file of the user, the system's drop-in files are ignored too
         system = [] if main == own else ["/etc/containers/registries.conf.d"]
         for directory in (*system, os.path.join(user, "registries.conf.d")):
             try:
@@ -136,7 +134,7 @@ def registries_files(environ: Mapping[str, str]) -> list[str]:
 
 
 def api_host(domain: str) -> str:
-    """Where the API of a domain is: docker.io's has another name."""
+    """Return the API host of a domain: docker.io's has another name."""
     return "registry-1.docker.io" if domain == "docker.io" else domain
 
 
@@ -145,7 +143,7 @@ def _wild_fits(prefix: str, domain: str) -> bool:
 
 
 def _split_tag(text: str) -> tuple[str, str]:
-    """``host/name`` and ``:tag`` or ``@digest``; a host's port is none."""
+    """Split into ``host/name`` and ``:tag`` or ``@digest``; the port of a host is not a tag."""
     head, slash, tail = text.rpartition("/")
     ends = [at for at in (tail.find(":"), tail.find("@")) if at >= 0] if slash else []
     end = min(ends, default=len(tail))
@@ -153,13 +151,13 @@ def _split_tag(text: str) -> tuple[str, str]:
 
 
 def _place(table: Mapping[str, Any], key: str, tag: str, what: str) -> str:
-    """A host and path; the tag that stands there must be the prefix's."""
+    """Return host and path; a tag in them must be that of the prefix."""
     text = _text(table, key, what).rstrip("/")
     if "://" in text:
-        raise UsageError(f"{what}: {key} {text!r:.200} has a scheme", hint="write host[:port][/path]")
+        raise UsageError(f"{what}: {key} {text!r:.200} has a scheme", hint="use host[:port][/path]")
     name, own_tag = _split_tag(text)
     if own_tag not in ("", tag):
-        raise UsageError(f"{what}: {key} {text!r:.200} names another tag than the prefix", hint="leave the tag away")
+        raise UsageError(f"{what}: {key} {text!r:.200} has another tag than the prefix", hint="leave out the tag")
     return name
 
 
@@ -199,7 +197,7 @@ def _rule(table: Mapping[str, Any], what: str, file: str) -> _Rule:
 def _aliases(value: Mapping[str, Any], file: str) -> dict[str, str]:
     table = value.get("aliases") or {}
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise UsageError(f"{file}: aliases must be texts", hint="see containers-registries.conf(5)")
+        raise UsageError(f"{file}: aliases must be strings", hint="see containers-registries.conf(5)")
     return table
 
 
@@ -210,14 +208,16 @@ def _read(file: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise SystemFailure(f"{file} can't be read: {error.strerror}", hint="check its rights") from None
+        raise SystemFailure(f"{file} can't be read: {error.strerror}", hint="check owner and mode") from None
     if len(raw) > _MAX_FILE:
-        raise UsageError(f"{file} is larger than {_MAX_FILE} bytes", hint="see containers-registries.conf(5)")
+        raise UsageError(
+            f"{file} is too large: more than {_MAX_FILE} bytes", hint="see containers-registries.conf(5)"
+        )
     import tomllib
 
     try:
         return tomllib.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         raise UsageError(f"{file} is not TOML: {error}", hint="see containers-registries.conf(5)") from None
 
 
@@ -231,14 +231,14 @@ def _list(table: Mapping[str, Any], key: str, what: str) -> list[Mapping[str, An
 def _texts(table: Mapping[str, Any], key: str, what: str) -> list[str]:
     value = table.get(key) or []
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise UsageError(f"{what}: {key} must be a list of texts", hint="see containers-registries.conf(5)")
+        raise UsageError(f"{what}: {key} must be a list of strings", hint="see containers-registries.conf(5)")
     return value
 
 
 def _text(table: Mapping[str, Any], key: str, what: str) -> str:
     value = table.get(key, "")
     if not isinstance(value, str):
-        raise UsageError(f"{what}: {key} must be a text", hint="see containers-registries.conf(5)")
+        raise UsageError(f"{what}: {key} must be a string", hint="see containers-registries.conf(5)")
     return value
 
 

@@ -1,25 +1,29 @@
-"""A repository as one object: a bundle of the four families over its sites."""
+"""A repository as one object that implements all four protocols over its sites."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from lamina.light import replace
 from lamina.remote.client import Access, Client
 from lamina.remote.delete import RemoteDeleter
+from lamina.remote.list import RemoteLister
 from lamina.remote.read import Site
 from lamina.remote.registries import Registries
 from lamina.remote.upload import Journal, NoJournal
-from lamina.remote.write import RemoteWriter
+from lamina.remote.write import TAKES, RemoteSession
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.reference import Reference
 
 
-class Repository(RemoteWriter, RemoteDeleter):
-    """Reader, Writer, Deleter, Lister and Referrers of ``host/path``, with its mirrors after registries.conf.
-    Nothing is asked before the first need. ``journal`` remembers uploads; see ``RemoteWriter`` for ``mount_from``."""
+class Repository(RemoteLister, RemoteDeleter):
+    """Reader, Writer, Deleter, Lister and Referrers of ``host/path``, with its mirrors from registries.conf. No
+    request is sent before it is needed. ``journal`` records uploads; ``mount_from`` as in ``RemoteWriter``."""
+
+    takes = TAKES
 
     def __init__(
         self,
@@ -30,7 +34,7 @@ class Repository(RemoteWriter, RemoteDeleter):
         journal: Journal | None = None,
         mount_from: Callable[[Descriptor], Sequence[str]] = lambda descriptor: (),
     ) -> None:
-        """Raises UsageError for what is no repository name."""
+        """Raises UsageError for an invalid repository name."""
         self._reference = Reference.parse(repository)
         self.repository = self._reference.repository
         self.location = f"docker://{self.repository}"
@@ -39,12 +43,11 @@ class Repository(RemoteWriter, RemoteDeleter):
         self._access = access or Access()
         self._registries = registries or Registries.load()
         self._documents: dict[Digest, bytes] = {}
-        self._held = None
         self._known: dict[tuple[str, str, bool], Site] = {}
         self._guard = threading.Lock()
 
     def sites(self, reference: Reference | None = None) -> Sequence[Site]:
-        """As ``RemoteReader.sites``; without a reference only the repository itself."""
+        """Return the sites, as ``RemoteReader.sites``; without a reference only the repository itself."""
         endpoints = self._registries.endpoints(reference or self._reference, push=reference is None)
         found = []
         with self._guard:
@@ -57,6 +60,13 @@ class Repository(RemoteWriter, RemoteDeleter):
                     site = self._known[key] = Site(client, endpoint.path, mirror=endpoint.mirror)
                 found.append(site)
         return found
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[RemoteSession]:
+        """As ``Writer.session``."""
+        session = RemoteSession(self)
+        yield session
+        session.flush()
 
     def close(self) -> None:
         """Close the connections."""

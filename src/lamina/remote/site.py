@@ -1,9 +1,9 @@
-"""Which hosts belong together (pure): where the login of a registry may go without its user having said so.
+"""Sites (pure): hosts that belong together, so that the login of a registry may be sent from one to the other.
 
 A site is what one party has registered: the name below a public suffix. The list of all public suffixes is long and
-changes weekly. Here stands what the registries of this world need: generic second levels of country domains, and
-suffixes below which everybody may have a name. An unknown shared suffix would make strangers one site, so hosts below
-those that sell names are best added here; a site that is torn apart by this list needs the setting ``login_hosts``.
+changes weekly, so only a part is included: generic second levels of country domains, and suffixes below which
+everybody can get a name. An unknown shared suffix would make strangers one site, so hosts that sell names should be
+added here. If this list splits a site wrongly, the user can set ``login_hosts``.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_STRANGE = pattern(r"[^a-z0-9._:%-]|^[^:]*%")  # where a host ends, not all who read such an address are agreed
+_STRANGE = pattern(r"[^a-z0-9._:%-]|^[^:]*%")  # programs disagree about where such a host ends
 _SECOND_LEVELS = _names(
     "ac biz co com ed edu fin firm gen go gob gouv gov govt gv id ind inf info jus kr lg ltd mil ne net nhs nic nom "
     "or org plc police priv pro res sch tm web"
 )
-"""What country domains of two letters have below them that is no site: co.uk, com.au, or.jp."""
+"""Second levels of two-letter country domains that are not sites: co.uk, com.au, or.jp."""
 _SHARED = _names(
-    # pages and applications of their users
+    # pages and applications of users
     "github.io gitlab.io bitbucket.io codeberg.page pages.dev workers.dev netlify.app vercel.app now.sh surge.sh "
     "readthedocs.io web.app firebaseapp.com blogspot.com wordpress.com github.dev githubpreview.dev herokuapp.com "
     "onrender.com fly.dev railway.app up.railway.app koyeb.app deno.dev ondigitalocean.app repl.co replit.app "
     "amplifyapp.com zeabur.app lovable.app webflow.io pythonanywhere.com northflank.app "
     "glitch.me gitpod.io csb.app stackblitz.io platform.sh platformsh.site hf.space streamlit.app "
-    # names for whoever asks
+    # names for anybody
     "ngrok.io ngrok.app ngrok.dev ngrok-free.app ngrok-free.dev trycloudflare.com loca.lt localtunnel.me serveo.net "
     "ts.net duckdns.org dyndns.org ddns.net no-ip.org hopto.org dynv6.net freeddns.org afraid.org mooo.com "
     "traefik.me localhost.run myfritz.net synology.me dedyn.io cloudns.cc homelinux.org homelinux.net homeip.net "
     "eu.org us.org ae.org br.com cn.com co.com de.com eu.com gr.com jpn.com mex.com ru.com sa.com uk.com us.com "
     "za.com gb.net hu.net in.net jp.net se.net uk.net com.de service.gov.uk"
 )
-"""Below these everybody may have a name."""
+"""Everybody can get a name below these."""
 _APART = _names(
     "amazonaws.com amazonaws.com.cn cloudfront.net elasticbeanstalk.com awsapprunner.com on.aws "
     "azurecr.io azurecr.cn azurewebsites.net azure-api.net azurecontainer.io azurecontainerapps.io azureedge.net "
@@ -49,18 +49,18 @@ _APART = _names(
     "oraclecloud.com ocir.io appdomain.cloud cloud.ovh.net hosting.ovh.net openshiftapps.com rhcloud.com "
     "jfrog.io cloudsmith.io nip.io sslip.io xip.io"
 )
-"""Below these are machines and services of many customers, at any depth: each host is a site."""
+"""Machines and services of many customers are below these, at any depth: each host is a site."""
 _TOGETHER = (
     ({"docker.io", "docker.com", "dhi.io"}, "auth.docker.io"),
     ({"scw.cloud"}, "api.scaleway.com"),
 )
-"""Registries below the first, whose token server is the second: theirs, at another name."""
+"""Registries below the first names use the second as their token server, although its name differs."""
 
 
 def same_site(host: str, other: str) -> bool:
-    """Whether the host ``other`` is of the same site as the registry ``host`` (each may have a port, which does not
-    count): the same name, or both below one name that somebody has registered. Addresses and names without a dot are
-    a site each; all that is this machine is one."""
+    """Whether the host ``other`` is on the same site as the registry ``host`` (ports are ignored): the same name, or
+    both below one registered name. Each IP address and each name without a dot is a site; all loopback hosts are one
+    site."""
     mine, theirs = _name(host), _name(other)
     if not mine or not theirs:
         return False
@@ -73,24 +73,25 @@ def same_site(host: str, other: str) -> bool:
 
 
 def may_have_login(host: str, other: str, told: Collection[tuple[str, str]]) -> bool:
-    """Whether the login of the registry ``host`` may go to ``other`` (a host, with its port if it has one): of the
-    same site, or among what the user ``told``, as (registry, host)."""
+    """Whether the login of the registry ``host`` may be sent to ``other`` (a host, with its port if any): on the same
+    site, or allowed by the user in ``told``, as (registry, host)."""
     return same_site(host, other) or is_told(host, other, told)
 
 
 def is_told(host: str, other: str, told: Collection[tuple[str, str]]) -> bool:
-    """Whether the user has said that the login of ``host`` may go to ``other``. A host without a port means each."""
+    """Whether the user allowed the login of ``host`` to be sent to ``other``. A host without a port means
+    all ports."""
     host, other = host.lower(), other.lower()
     return bool(other) and ((host, other) in told or (host, _name(other)) in told)
 
 
 def how_to_tell(host: str, other: str) -> str:
-    """The setting by which the user says so."""
+    """Return the setting with which the user can allow it."""
     return f"login_hosts = '{host}={other[:200]}'"
 
 
 def _name(host: str) -> str:
-    """Without port and brackets, in lower case; "" for what is no host."""
+    """Return the host name without port and brackets, in lower case; "" if it is invalid."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -99,7 +100,7 @@ def _name(host: str) -> str:
 
 
 def _site(name: str) -> str:
-    """The registered name that ``name`` is, or is below; "" where it has none of its own."""
+    """Return the registered name that ``name`` equals or is below; "" if it has none of its own."""
     labels = name.split(".")
     if len(labels) < 2 or not all(labels) or ":" in name or labels[-1].isdigit():
         return ""

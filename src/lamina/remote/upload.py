@@ -1,38 +1,41 @@
-"""One blob on its way into a repository: mounted, sent in one piece, or in chunks; gone on with after a cut, or after
+"""The upload of one blob into a repository: mounted, sent in one request, or in chunks; resumed after a cut, or after
 the process was killed.
 
-distribution-spec "Pushing Blobs". The registry proves the digest of what it gets. Where it finds another one, our own
-bytes are proved, which says who is to blame: to prove them each time costs much of the push.
+distribution-spec, "Pushing Blobs". The registry verifies the digest. Only if it reports a mismatch is the source
+hashed again, to tell local damage from a fault of the registry: hashing each time would cost much of the push.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from lamina.errors import Cancelled, DigestMismatch, InvalidContent, LaminaError, NotFound, RemoteFailure
 from lamina.events import BlobProgress, Cancel, OnEvent, Warned
+from lamina.host.files import CHUNK
+from lamina.light import pattern
 from lamina.remote.challenge import scope
-from lamina.remote.client import MAX_WAIT, retry_after
+from lamina.remote.client import MAX_WAIT, TEMPORARY, retry_after
 from lamina.remote.http import Answer, Broken, digits, joined
 from lamina.remote.read import Site
-from lamina.source import CHUNK, Blob, verified
+from lamina.source.verify import verified
 from lamina.spec.descriptor import Descriptor
 
-SMALL = 256 << 10  # bytes up to which a blob goes in the request that ends the session
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
+
+SMALL = 256 << 10  # bytes; a blob up to this size is sent in the request that ends the session
 FIRST_CHUNK, LEAST_CHUNK = 32 << 20, 1 << 20
 MOUNTS = 3  # repositories that are tried as the source of a mount
-_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
-_AGAIN = (408, 429, 500, 502, 503, 504)
-_STATUSES = (200, 201, 202, 204, 400, 404, 409, 413, 416, *_AGAIN)
+_RANGE = pattern(r"(?:bytes=)?0-(\d{1,19})")
+_STATUSES = (200, 201, 202, 204, 400, 404, 409, 413, 416, *TEMPORARY)
 
 
 class Note(Protocol):
-    """The address of an upload session, kept for the next process; "" for none."""
+    """The URL of an upload session, kept for the next process; "" for none."""
 
     def get(self) -> str: ...
 
@@ -40,20 +43,21 @@ class Note(Protocol):
 
 
 class Journal(Protocol):
-    """Where upload sessions are noted. A note is one push's alone; None where another one has it."""
+    """Where upload sessions are recorded. A note belongs to one push; None if another one has it."""
 
     def note(self, key: str) -> AbstractContextManager[Note | None]: ...
 
 
 class NoJournal:
-    """Forgets."""
+    """A journal that records nothing."""
 
     def note(self, key: str) -> AbstractContextManager[None]:
         return nullcontext()
 
 
 class _Unfinished(RemoteFailure):
-    """All bytes went, and the end was not confirmed. ``wait``: seconds that the registry asks for, if it does."""
+    """All bytes were sent, but the end was not confirmed. ``wait``: seconds that the registry asks to wait,
+    if any."""
 
     def __init__(self, message: str, *, hint: str | None = None, wait: float | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -86,11 +90,11 @@ class Upload:
         self._what = f"blob {blob.descriptor.digest}"
         self._location = ""
         self._least = 0
-        self._chunk = 0  # bytes; 0 sends what is left in one request
+        self._chunk = 0  # bytes; 0 sends the rest in one request
 
     def run(self) -> bool:
-        """False where the registry took the blob from another repository of its own. Raises InvalidContent (the
-        source is not what it should be), AccessDenied, RemoteFailure, Cancelled: then the next run goes on."""
+        """Upload the blob. Returns False if the registry mounted it from another of its repositories. Raises
+        InvalidContent (the source is damaged), AccessDenied, RemoteFailure, Cancelled; the next run resumes it."""
         small = self._descriptor.size <= SMALL
         with nullcontext() if small else self._journal.note(self._key) as self._note:
             return self._run()
@@ -110,11 +114,11 @@ class Upload:
                     raise RemoteFailure(error.message, hint=error.hint) from None
                 self._client.pause(number, error.wait, self._cancel)
                 state = self._state() if self._descriptor.size > SMALL else None
-            except NotFound:  # the session was lost there
+            except NotFound:  # the registry lost the session
                 if number >= self._client.attempts:
                     raise
                 state = None
-            except InvalidContent:  # our own bytes are bad: nobody will go on with this
+            except InvalidContent:  # the source is damaged: nobody can resume this
                 self._give_up()
                 raise
             if state is None:
@@ -135,7 +139,7 @@ class Upload:
             self._end(b"")
 
     def _taken_up(self) -> int | None:
-        """How many bytes an earlier run's session has; None where there is none."""
+        """Return how many bytes an earlier run's session has; None if there is no session."""
         location = self._note.get() if self._note is not None else ""
         if not location or urlsplit(location)[:2] != urlsplit(self._client.base)[:2]:
             return None
@@ -144,7 +148,7 @@ class Upload:
             at = self._state(retry=False)
         except Cancelled:
             raise
-        except LaminaError:  # whatever it says, it is no session to go on with
+        except LaminaError:  # whatever the error, the session can't be resumed
             at = None
         if at is None:
             self._keep("")
@@ -167,7 +171,7 @@ class Upload:
                 )
             except Cancelled:
                 raise
-            except LaminaError:  # refused, not there, not done here: then it is sent
+            except LaminaError:  # refused, not found or not supported: send it instead
                 continue
             answer.release()
             if answer.status == 201:
@@ -187,7 +191,7 @@ class Upload:
         return 0
 
     def _send(self, at: int) -> None:
-        """All bytes from ``at`` on, over as many requests as it takes."""
+        """Send all bytes from ``at`` on, in as many requests as needed."""
         size, failures = self._descriptor.size, 0
         while at < size:
             end = size if not self._chunk else min(size, at + self._chunk)
@@ -203,7 +207,7 @@ class Upload:
                     self._follow(answer)
                     at, failures = self._confirmed(answer, at, end), 0
                     continue
-                if status not in (409, 413, 416, *_AGAIN):
+                if status not in (409, 413, 416, *TEMPORARY):
                     raise self._refused(answer)
                 wait = retry_after(answer.headers)
                 failure = self._client.failure(answer, self._what)
@@ -212,7 +216,9 @@ class Upload:
                 problem = failure.message
             failures += status != 413
             if failures >= self._client.attempts:
-                raise RemoteFailure(f"{self._what}: {problem}", hint="try again: what the registry has is kept")
+                raise RemoteFailure(
+                    f"{self._what}: {problem}", hint="try again: the registry keeps what it has received"
+                )
             had = at
             if status == 413 or (status == 0 and failures > 1):
                 self._smaller(problem)
@@ -224,7 +230,7 @@ class Upload:
             at = state
             if at > had:
                 failures = 0
-            self._on_event(Warned(f"{self._what}: {problem}; going on from byte {at} of {size}"))
+            self._on_event(Warned(f"{self._what}: {problem}; resuming at byte {at} of {size}"))
 
     def _patch(self, at: int, end: int) -> Answer:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - at)}
@@ -240,29 +246,31 @@ class Upload:
                     self._cancel.check()
                 data = stream.read(min(CHUNK, end - at))
                 if not data:
-                    raise InvalidContent(f"{self._what} ends at byte {at} of {size}", hint="its source is damaged")
+                    raise InvalidContent(
+                        f"{self._what} ends at byte {at} of {size}", hint="check the source: it is damaged"
+                    )
                 at += len(data)
                 yield data
                 self._on_event(BlobProgress(self._descriptor.digest, at, size))
 
     def _confirmed(self, answer: Answer, at: int, end: int) -> int:
-        """The position that the registry confirms: what it says it has, where it says."""
+        """Return the position that the registry confirms in its Range header, else ``end``."""
         found = _RANGE.fullmatch(answer.headers.get("Range", "").strip())
         return int(found[1]) + 1 if found and at <= int(found[1]) + 1 < end and int(found[1]) > 0 else end
 
     def _smaller(self, problem: str) -> None:
-        """What sits before the registry takes no body that large, or dies of it: chunks then, each time smaller."""
+        """Send smaller chunks, because a proxy before the registry rejects large bodies or fails on them."""
         least = max(self._least, LEAST_CHUNK)
         smaller = min(FIRST_CHUNK, self._descriptor.size // 2) if not self._chunk else self._chunk // 4
         if self._chunk and self._chunk <= least:
             raise RemoteFailure(
-                f"{self._what}: {self._client.host} takes not even {self._chunk} bytes at once: {problem}",
+                f"{self._what}: {self._client.host} does not even accept {self._chunk} bytes at once: {problem}",
                 hint="raise the limit of the proxy before the registry",
             )
         self._chunk = max(smaller, least)
 
     def _state(self, *, retry: bool = True) -> int | None:
-        """How many bytes the session has; None where it is gone."""
+        """Return how many bytes the session has; None if it is gone."""
         try:
             answer = self._ask("GET", self._location, ok=(200, 202, 204, 400, 404, 405, 416), retry=retry)
         except NotFound:
@@ -274,7 +282,7 @@ class Upload:
         if answer.headers.get("Location"):
             self._follow(answer)
         if found is None or int(found[1]) == 0:
-            # most registries say 0-0 for a session without bytes and for one with a single byte: a new one is sure
+            # most registries say 0-0 both without bytes and with a single byte: start a new session
             self._give_up()
             return None
         return min(int(found[1]) + 1, self._descriptor.size)
@@ -286,8 +294,8 @@ class Upload:
         headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"}
         wait = None
         try:
-            answer = self._ask("PUT", url, headers=headers, body=data, ok=(200, 201, 202, 204, 400, 416, *_AGAIN))
-            if answer.status in _AGAIN:
+            answer = self._ask("PUT", url, headers=headers, body=data, ok=(200, 201, 202, 204, 400, 416, *TEMPORARY))
+            if answer.status in TEMPORARY:
                 wait = retry_after(answer.headers)
                 raise self._client.failure(answer, self._what)
         except RemoteFailure as error:
@@ -299,9 +307,9 @@ class Upload:
         if answer.status in (400, 416):
             failure = self._client.failure(answer, self._what)
             for _ in verified(self._blob, cancel=self._cancel):
-                pass  # raises where it is our bytes that are not what they should be
+                pass  # raises if the source is damaged
             raise DigestMismatch(
-                f"{self._client.host} does not take {self._what} as what was sent: {failure.message}",
+                f"{self._client.host} rejects the digest of {self._what}: {failure.message}",
                 hint="push again",
             )
         answer.release()
@@ -317,7 +325,7 @@ class Upload:
         return self._client.failure(answer, self._what)
 
     def _give_up(self) -> None:
-        """End the session there; nothing depends on it."""
+        """Cancel the session at the registry; failures don't matter."""
         self._keep("")
         try:
             self._ask("DELETE", self._location, ok=(200, 202, 204, 404, 405)).release()
@@ -325,31 +333,32 @@ class Upload:
             pass
 
     def _follow(self, answer: Answer) -> None:
-        """Each answer may give the session a new address."""
+        """Take the session's new URL from an answer."""
         location = answer.headers.get("Location")
         if not location:
             if not self._location:
                 raise RemoteFailure(
-                    f"{self._what}: {self._client.host} opens an upload without saying where",
-                    hint="ask the registry's makers",
+                    f"{self._what}: {self._client.host} opens an upload without a Location",
+                    hint="report it to the registry's operator",
                 )
             return
         try:
             url = joined(answer.url, location)
         except Broken as error:
-            raise RemoteFailure(f"{self._what}: {error}", hint="ask the registry's makers") from None
+            raise RemoteFailure(f"{self._what}: {error}", hint="report it to the registry's operator") from None
         parts, home = urlsplit(url), urlsplit(self._client.base)
         if parts.scheme not in ("http", "https") or parts.username is not None:
             raise RemoteFailure(
-                f"{self._what}: {self._client.host} wants the upload at {url[:200]!r}", hint="refused"
+                f"{self._what}: {self._client.host} gives an unsafe upload URL: {url[:200]!r}",
+                hint="report it to the registry's operator",
             )
         if home.scheme == "https" and parts.scheme == "http":
             if parts.hostname != home.hostname:
                 raise RemoteFailure(
-                    f"{self._what}: {self._client.host} wants the upload by plain http at {url[:200]!r}",
-                    hint="refused",
+                    f"{self._what}: {self._client.host} gives an upload URL with plain http: {url[:200]!r}",
+                    hint="report it to the registry's operator",
                 )
-            url = urlunsplit(parts._replace(scheme="https"))  # a registry behind a proxy that ends TLS
+            url = urlunsplit(parts._replace(scheme="https"))  # a registry behind a proxy that terminates TLS
         self._location = url
         self._keep(url)
 

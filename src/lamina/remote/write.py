@@ -1,44 +1,65 @@
-"""Writing to a repository (distribution-spec "Push"): blobs first, then documents, the name last."""
+"""Writing to a repository (distribution-spec, "Push"): blobs, then documents, then the name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from lamina.errors import Conflict, InvalidContent, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
+from lamina.light import TYPE_CHECKING
 from lamina.remote.http import Answer
-from lamina.remote.list import RemoteLister
+from lamina.remote.read import Site
 from lamina.remote.upload import Journal, Upload
-from lamina.source import Blob
+from lamina.source.presence import Presence, here_if
+from lamina.source.takes import Takes
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_index, parse
+from lamina.spec.reference import Reference
+
+TAKES = Takes(sparse=False, foreign=False)
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from lamina.source.protocols import Blob
+
+    class Target(Protocol):
+        """The repository that a session writes to. ``mount_from`` names repositories of the same registry that may
+        have a blob; ``journal`` remembers uploads. The rest as in ``RemoteReader``."""
+
+        location: str
+        journal: Journal
+        mount_from: Callable[[Descriptor], Sequence[str]]
+
+        def sites(self) -> Sequence[Site]: ...
+
+        def reference(self, name: str) -> Reference: ...
+
+        def manifest(self, descriptor: Descriptor) -> bytes: ...
+
+        def has_blob(self, descriptor: Descriptor) -> bool: ...
+
+        def remember(self, descriptor: Descriptor, raw: bytes) -> None: ...
+
+        def referrers_tag(self, subject: Digest) -> tuple[str, tuple[Descriptor, ...]]: ...
 
 
-class RemoteWriter(RemoteLister):
-    """``Writer`` of a repository. ``mount_from`` names repositories of the same registry that may have a blob."""
+class RemoteSession:
+    """``Session`` of a repository. A document waits for its name: sent under its tag it takes one request instead of
+    two."""
 
-    takes_indexes = True
-    takes_sparse = False
-    reads_back = False
-    takes_foreign = False
+    takes = TAKES
+    reader = None
 
-    journal: Journal
-    mount_from: Callable[[Descriptor], Sequence[str]]
-    _held: tuple[Descriptor, bytes] | None
+    def __init__(self, repository: Target) -> None:
+        self.location = repository.location
+        self._repository = repository
+        self._held: tuple[Descriptor, bytes] | None = None
 
-    @contextmanager
-    def session(self, purpose: str) -> Iterator[None]:
-        """A document waits for its name: sent under its tag it takes one request instead of two."""
-        try:
-            yield
-            self._flush()
-        finally:
-            self._held = None
-
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
-        return self.has_blob(descriptor) if not _is_document(descriptor) else self._has_document(descriptor)
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        is_document = _is_document(descriptor)
+        return here_if(self._has_document(descriptor) if is_document else self._repository.has_blob(descriptor))
 
     def put_blob(
         self,
@@ -51,11 +72,11 @@ class RemoteWriter(RemoteLister):
     ) -> bool:
         if diff_id not in (None, descriptor.digest) and not blob.origin:
             _check_compression(descriptor, blob)
-        mounts = [blob.origin, *self.mount_from(descriptor)]
+        mounts = [blob.origin, *self._repository.mount_from(descriptor)]
         upload = Upload(
-            self.sites()[-1],
+            self._repository.sites()[-1],
             blob,
-            journal=self.journal,
+            journal=self._repository.journal,
             mount_from=[place for place in mounts if place],
             on_event=on_event,
             cancel=cancel,
@@ -66,30 +87,32 @@ class RemoteWriter(RemoteLister):
         descriptor.check(raw)
         if self._held is not None and self._held[0].digest == descriptor.digest:
             return
-        self._flush()
+        self.flush()
         self._held = (descriptor, raw)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """``name``: a reference of this repository; "" or one without a tag leaves the document at its digest."""
-        reference = self.reference(name) if name else None
+        """Tag a document. ``name`` is a reference of this repository; "" or one without a tag stores the document
+        under its digest."""
+        reference = self._repository.reference(name) if name else None
         if reference is not None and reference.digest not in (None, descriptor.digest):
-            raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
+            raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave out the digest of the target")
         if reference is None or reference.tag is None:
-            self._flush()
+            self.flush()
             return
         if self._held is not None and self._held[0].digest == descriptor.digest:
             held, self._held = self._held, None
             self._put(held[0], held[1], reference.tag)
         else:
-            self._put(descriptor, self.manifest(descriptor), reference.tag)
+            self._put(descriptor, self._repository.manifest(descriptor), reference.tag)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send the document that waits, without a name."""
         if self._held is not None:
             held, self._held = self._held, None
             self._put(held[0], held[1], str(held[0].digest))
 
     def _put(self, descriptor: Descriptor, raw: bytes, where: str) -> None:
-        site = self.sites()[-1]
+        site = self._repository.sites()[-1]
         what = f"manifest {descriptor.digest}"
         answer = site.client.request(
             "PUT",
@@ -102,33 +125,33 @@ class RemoteWriter(RemoteLister):
         )
         if answer.status == 400:
             raise InvalidContent(
-                site.client.failure(answer, what).message, hint="the registry does not take this manifest"
+                site.client.failure(answer, what).message, hint="check the manifest: the registry rejects it"
             )
         answer.release()
-        self._documents[descriptor.digest] = raw
+        self._repository.remember(descriptor, raw)
         self._refer(descriptor, raw, answer)
 
     def _refer(self, descriptor: Descriptor, raw: bytes, answer: Answer) -> None:
-        """A registry that does not confirm the subject leaves the list of referrers to the client (distribution-spec
-        "Pushing Manifests with Subject")."""
+        """Update the referrers tag, if the registry does not confirm the subject and so leaves the list of referrers
+        to the client (distribution-spec, "Pushing Manifests with Subject")."""
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
         if document.subject is None or answer.headers.get("OCI-Subject"):
             return
-        tag, known = self.referrers_tag(document.subject.digest)
+        tag, known = self._repository.referrers_tag(document.subject.digest)
         if any(entry.digest == descriptor.digest for entry in known):
             return
         index = build_index([*known, document.as_referrer()])
         self._put(index.descriptor, index.raw, tag)
 
     def _has_document(self, descriptor: Descriptor) -> bool:
-        site = self.sites()[-1]
+        site = self._repository.sites()[-1]
         url = site.url(f"manifests/{descriptor.digest}")
         answer = site.client.request(
             "HEAD",
             url,
             scopes=site.push,
             headers={"Accept": descriptor.media_type},
-            ok=(200, 400, 403, 404, 405, 501),  # where HEAD is refused it is sent again, and that does no harm
+            ok=(200, 400, 403, 404, 405, 501),  # if HEAD is refused it is sent again, which does no harm
             what=f"manifest {descriptor.digest}",
         )
         answer.release()
@@ -136,15 +159,15 @@ class RemoteWriter(RemoteLister):
 
 
 def _check_compression(layer: Descriptor, blob: Blob) -> None:
-    """Raise Unsupported for a layer of this machine that containerd and others could not unpack."""
-    from lamina.layer.codec import ODD, SHOWS, sniff
+    """Raise Unsupported for a local layer that containerd and others can't unpack."""
+    from lamina.layer.codec import READ_ONLY, SNIFF_SIZE, sniff
 
-    with blob.open(0, SHOWS) as stream:
-        found = sniff(stream.read(SHOWS))
-    if found in ODD:
+    with blob.open(0, SNIFF_SIZE) as stream:
+        found = sniff(stream.read(SNIFF_SIZE))
+    if found in READ_ONLY:
         raise Unsupported(
             f"layer {layer.digest} is compressed with {found}, which not every client of a registry can unpack",
-            hint="make an image of other layers and push that: `lamina flatten IMAGE -t NEW --compression gzip`",
+            hint="push a recompressed image: `lamina flatten IMAGE -t NEW --compression gzip`",
         )
 
 

@@ -1,3 +1,3 @@
-"""Containers from images (floor 8): the OCI runtime spec from an image's config and what the caller asks, a runtime
-that runs it, and what can be done with the writable layer afterwards.
+"""Containers: the OCI runtime spec from an image and options, a runtime that runs it, and the changes afterwards.
+Must not know the command line.
 """

@@ -1,4 +1,4 @@
-"""Capabilities of a container: docker's default set, and what is added or dropped (pure)."""
+"""The capabilities of a container: docker's default set, with additions and removals (pure)."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ ALL = (
     "CAP_BPF",
     "CAP_CHECKPOINT_RESTORE",
 )
-"""In the kernel's order: their places are its numbers (linux/capability.h)."""
+"""In the order of their numbers (linux/capability.h)."""
 EVERY = (1 << len(ALL)) - 1
 
 
 def capabilities(add: Iterable[str] = (), drop: Iterable[str] = (), here: int = EVERY) -> tuple[str, ...]:
-    """The set, sorted. Names with or without ``CAP_``, in any case; ``ALL`` is all. ``here``: the bits of those that
-    this process can give away: what nobody named is left out where it is not among them. Raises UsageError."""
+    """The set, sorted. Names with or without ``CAP_``, in any case; ``ALL`` means all. ``here``: the bits of the
+    capabilities that this process can give away; others are left out unless they are named. Raises UsageError."""
     added, dropped = [_full(name) for name in add], [_full(name) for name in drop]
     held = set(ALL if "ALL" in added else DEFAULT)
     if "ALL" in dropped:
@@ -87,5 +87,5 @@ def _full(name: str) -> str:
         return upper
     full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
     if full not in ALL:
-        raise UsageError(f"no capability {name!r:.60}", hint="like NET_ADMIN, or ALL; see capabilities(7)")
+        raise UsageError(f"no capability {name!r:.60}", hint="write it like NET_ADMIN, or ALL; see capabilities(7)")
     return full

@@ -1,17 +1,18 @@
 """Devices by name: the Container Device Interface (cncf-tags/container-device-interface, SPEC.md).
 
-Files in /etc/cdi and /var/run/cdi say what a device ``VENDOR/CLASS=NAME`` adds to a container: device nodes, mounts,
-variables, hooks, groups. A file of the later directory is believed before one of the earlier.
+Files in /etc/cdi and /var/run/cdi define what a device ``VENDOR/CLASS=NAME`` adds to a container: device nodes,
+mounts, variables, hooks, groups. Files in /var/run/cdi take precedence.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from lamina.errors import InvalidDocument, LaminaError, NotFound, UsageError
-from lamina.files import reported
-from lamina.light import TYPE_CHECKING, Value, pattern
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING, pattern
 from lamina.run.options import Edits, Hook, Mount, Node
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "pos
 _ALL_GPUS = "nvidia.com/gpu"
 
 
-class Described(Value):
-    """A CDI file: what every device of it adds, and what each of them adds besides, by name."""
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A CDI file: what all of its devices add, and what each device adds in addition, by name."""
 
     path: str
     kind: str
@@ -39,7 +41,7 @@ class Described(Value):
 
 
 def is_name(word: str) -> bool:
-    """Whether a value of ``--device`` is a CDI device's name (pure)."""
+    """Whether a value of ``--device`` is the name of a CDI device (pure)."""
     kind, equals, name = word.partition("=")
     return bool(equals and _KIND.fullmatch(kind) and _NAME.fullmatch(name))
 
@@ -62,16 +64,20 @@ def gpus(word: str) -> list[str]:
         elif key in ("device", "devices"):
             names.append(value)
         elif key not in ("capabilities", "driver", "options"):
-            raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
+            raise UsageError(
+                f"--gpus {word!r:.100} does not say which GPUs", hint="write all, a number, or device=0,1"
+            )
     if chosen and chosen != "all":
         if not (chosen.isascii() and chosen.isdigit()) or len(chosen) > 3:
-            raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
+            raise UsageError(
+                f"--gpus {word!r:.100} does not say which GPUs", hint="write all, a number, or device=0,1"
+            )
         names += [str(number) for number in range(int(chosen))]
     elif chosen:
         names.append(chosen)
     found = [f"{_ALL_GPUS}={name}" for name in names]
     if not found or not all(map(is_name, found)):
-        raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="all, a number, or device=0,1")
+        raise UsageError(f"--gpus {word!r:.100} does not say which GPUs", hint="write all, a number, or device=0,1")
     return found
 
 
@@ -80,9 +86,9 @@ def edits_of(
     directories: Sequence[str] = DIRECTORIES,
     on_warning: Callable[[str], object] = lambda text: None,
 ) -> Edits:
-    """What the named devices add to a container. A file that is malformed is no reason to refuse what others have: it
-    is warned of. Raises NotFound, InvalidDocument (a malformed file, where the device is in no other), UsageError
-    (two files have it), SystemFailure."""
+    """What the named devices add to a container. A malformed file is a warning if other files define the devices.
+    Raises NotFound, InvalidDocument (a malformed file, and no other file has the device), UsageError (two files
+    have it), SystemFailure."""
     found, malformed = _read_all(directories)
     wanted = list(dict.fromkeys(names))
     parts: list[Edits] = []
@@ -154,7 +160,7 @@ def _load(path: str) -> object:
     with reported(path), open(path, "rb", opener=_opened) as file:
         data = file.read(_MAX_FILE + 1)
     if len(data) > _MAX_FILE:
-        raise InvalidDocument(f"the CDI file {path} is larger than {_MAX_FILE >> 20} MiB", hint="make it anew")
+        raise InvalidDocument(f"the CDI file {path} is larger than {_MAX_FILE >> 20} MiB", hint="make it smaller")
     if path.endswith(".json"):
         from lamina.spec.json import load
 
@@ -165,7 +171,7 @@ def _load(path: str) -> object:
         return yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = " ".join(str(error).split())
-        raise InvalidDocument(f"the CDI file {path} is not YAML: {where:.200}", hint="make it anew") from None
+        raise InvalidDocument(f"the CDI file {path} is not YAML: {where:.200}", hint="write the file again") from None
 
 
 def _opened(path: str, flags: int) -> int:
@@ -203,7 +209,7 @@ def _edits(at: _At, value: object, where: str) -> Edits:
     env = tuple(at.texts(given, "env", where))
     for item in env:
         if "=" not in item[1:] or "\0" in item:
-            raise at.wrong(f"{where}.env", "NAME=VALUE")
+            raise at.wrong(f"{where}.env", "a list of NAME=VALUE")
     return Edits(
         env,
         tuple(_node(at, item, f"{where}.deviceNodes[{n}]") for n, item in enumerate(at.list(given, "deviceNodes"))),
@@ -268,14 +274,15 @@ def _group(at: _At, value: object, where: str) -> int:
 
 
 class _At:
-    """Reads the fields of one file, and says which of them is wrong."""
+    """Reads the fields of one file. Errors name the field."""
 
     def __init__(self, file: str) -> None:
         self._file = file
 
     def wrong(self, where: str, expected: str) -> InvalidDocument:
         return InvalidDocument(
-            f"the CDI file {self._file} is malformed: {where} must be {expected}", hint="make it anew, or correct it"
+            f"the CDI file {self._file} is malformed: {where} must be {expected}",
+            hint="correct the file",
         )
 
     def map(self, value: object, where: str) -> Mapping[str, Any]:
@@ -294,13 +301,13 @@ class _At:
     def text(self, given: Mapping[str, Any], key: str, where: str = "", default: str | None = None) -> str:
         value = given.get(key, default)
         if not isinstance(value, str) or "\0" in value:
-            raise self.wrong(f"{where}.{key}" if where else key, "a text")
+            raise self.wrong(f"{where}.{key}" if where else key, "a string")
         return value
 
     def texts(self, given: Mapping[str, Any], key: str, where: str) -> Sequence[str]:
         found = self.list(given, key)
         if not all(isinstance(item, str) and "\0" not in item for item in found):
-            raise self.wrong(f"{where}.{key}", "a list of texts")
+            raise self.wrong(f"{where}.{key}", "a list of strings")
         return found
 
     def path(self, given: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Devices of this machine for a container."""
+"""Devices of this host for a container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lamina.run.options import Device, Node
 _DEV = "/dev"
 _NOT_GIVEN = ("pts", "shm", "mqueue", "hugepages", "fd", ".lxc", ".lxd-mounts", ".udev")
 _OWN = ("console", "full", "null", "ptmx", "random", "tty", "urandom", "zero")
-"""What every container has of its own, whatever it is given."""
+"""Every container has these of its own."""
 _MOST = 10_000
 
 
@@ -27,15 +27,17 @@ def parse_device(word: str) -> Device:
         target = rest.pop(0)
         access = rest.pop(0) if rest else access
     if rest or not source.startswith("/") or not access or set(access) - set("rwm") or len(set(access)) < len(access):
-        raise UsageError(f"{word!r:.200} is not a device", hint="like /dev/fuse, /dev/sda:/dev/xvda:r, or a CDI name")
+        raise UsageError(
+            f"{word!r:.200} is not a device", hint="write it like /dev/fuse, /dev/sda:/dev/xvda:r, or a CDI name"
+        )
     for path in (source, target):
         if "/../" in f"{path}/" or path.strip("/") == "":
-            raise UsageError(f"{word!r:.200} is not a device", hint="an absolute path without ..")
+            raise UsageError(f"{word!r:.200} is not a device", hint="give an absolute path without ..")
     return Device(source, target, access)
 
 
 def nodes_of(devices: Iterable[Device]) -> list[Node]:
-    """What stands on this machine for ``devices``: one, or all below a directory. Raises NotFound, UsageError."""
+    """The device files of ``devices``: each one, or all below a directory. Raises NotFound, UsageError."""
     found: list[Node] = []
     for one in devices:
         place = os.path.realpath(one.source)
@@ -50,14 +52,14 @@ def nodes_of(devices: Iterable[Device]) -> list[Node]:
 
 
 def every_node() -> list[Node]:
-    """All devices of this machine that a privileged container gets."""
+    """All devices of this host that a privileged container gets."""
     own = {os.path.join(_DEV, name) for name in _OWN}
     return [node for node in _below(_DEV, _DEV, "rwm") if node.path not in own]
 
 
 def check_places(nodes: Iterable[Node], *, guarded: bool, plain: bool) -> None:
-    """Raises Unsupported where a device could not be used in its place. ``guarded``: by a device cgroup. ``plain``:
-    for a plain user, who can't make devices: those of the machine are shown, with their own permissions."""
+    """Raise Unsupported if a device could not be used at its path. ``guarded``: a device cgroup guards devices.
+    ``plain``: device files can't be made; the host's are bind-mounted, with their own permissions."""
     for node in nodes:
         if not node.path.startswith(f"{_DEV}/") and not guarded:
             raise Unsupported(
@@ -95,7 +97,7 @@ def _node(device: Device, place: str) -> Node:
             f"no device {device.source!r:.200}: {error.strerror}", hint="check the path of --device"
         ) from None
     if not (stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode)):
-        raise UsageError(f"{device.source!r:.200} is not a device", hint="take --volume for files and directories")
+        raise UsageError(f"{device.source!r:.200} is not a device", hint="use --volume for files and directories")
     return _of(state, device, place)
 
 
@@ -114,7 +116,7 @@ def _of(state: os.stat_result, device: Device, place: str) -> Node:
 
 
 def completed(node: Node) -> Node:
-    """A CDI node with what its file left out, as this machine has it. Raises NotFound, UsageError, SystemFailure."""
+    """A CDI node, completed from this host's device file. Raises NotFound, UsageError, SystemFailure."""
     is_numbered = bool(node.major or node.minor)
     if node.kind and is_numbered and node.mode is not None:
         return node
@@ -123,7 +125,7 @@ def completed(node: Node) -> Node:
     if (node.kind or here.kind, *numbers) != (here.kind, here.major, here.minor):
         raise SystemFailure(
             f"{node.source} is another device than its CDI file says: {here.kind} {here.major}:{here.minor}",
-            hint="make the CDI file anew",
+            hint="write the CDI file again",
         )
     return replace(
         here,

@@ -1,4 +1,4 @@
-"""What ``--dns`` and its like put into a container's resolv.conf (pure)."""
+"""``--dns``, ``--dns-search`` and ``--dns-option``, and a container's resolv.conf with them (pure)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ def parse_server(word: str) -> str:
     try:
         ipaddress.ip_address(word.partition("%")[0])
     except ValueError:
-        raise UsageError(f"--dns {word!r:.100} is not an address", hint="like 10.0.0.53 or fd00::53") from None
+        raise UsageError(
+            f"--dns {word!r:.100} is not an address", hint="write it like 10.0.0.53 or fd00::53"
+        ) from None
     if set(word.partition("%")[2]) - set(_WORD):
-        raise UsageError(f"--dns {word!r:.100} is not an address", hint="like 10.0.0.53 or fd00::53")
+        raise UsageError(f"--dns {word!r:.100} is not an address", hint="write it like 10.0.0.53 or fd00::53")
     return word
 
 
 def parse_word(word: str, flag: str) -> str:
     """A search domain, or an option of resolv.conf(5). Raises UsageError."""
     if not word or set(word) - set(_WORD):
-        raise UsageError(f"{flag} {word!r:.100} can't stand in resolv.conf", hint="letters, digits, . - _ and :")
+        raise UsageError(f"{flag} {word!r:.100} is not valid in resolv.conf", hint="use letters, digits, . - _ and :")
     return word
 
 
 def with_dns(text: str, servers: Sequence[str], search: Sequence[str], options: Sequence[str]) -> str:
-    """The resolv.conf ``text`` with what was asked for in the place of its own, kind by kind, as docker has it. A
-    search domain ``.`` is none."""
+    """The resolv.conf ``text`` with the given values instead of its own. As with docker, a kind that is not given is
+    kept. The search domain ``.`` means no search domain."""
     given = {"nameserver": servers, "search": search, "options": options}
     kept = [line for line in text.splitlines() if not _replaced(line, given)]
     kept += [f"nameserver {one}" for one in servers]

@@ -1,4 +1,4 @@
-"""Limits and the kernel's settings of a container, as docker spells them (pure)."""
+"""Resource limits and sysctls of a container, in docker's syntax (pure)."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _MOST_SECONDS = 1 << 31
 
 
 def parse_ulimit(word: str) -> Ulimit:
-    """``NAME=SOFT[:HARD]``; -1 is no limit. Raises UsageError."""
+    """``NAME=SOFT[:HARD]``; -1 means unlimited. Raises UsageError."""
     name, _, rest = word.partition("=")
     name = name.lower().removeprefix("rlimit_")
     soft, colon, hard = rest.partition(":")
     if name not in ULIMITS:
-        raise UsageError(f"no limit {name!r:.60}", hint=f"one of {', '.join(ULIMITS)}")
+        raise UsageError(f"no limit {name!r:.60}", hint=f"choose one of {', '.join(ULIMITS)}")
     low = _limit(soft, word)
     high = _limit(hard, word) if colon else low
     if low > high:
@@ -51,12 +51,12 @@ def _limit(text: str, word: str) -> int:
     if text in ("-1", "unlimited"):
         return UNLIMITED
     if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) > UNLIMITED:
-        raise UsageError(f"{word!r:.100} is no limit", hint="like nofile=1024:2048; -1 is no limit")
+        raise UsageError(f"{word!r:.100} is not a limit", hint="write it like nofile=1024:2048; -1 means unlimited")
     return int(text)
 
 
 def parse_memory_swap(word: str, memory: int | None) -> int | None:
-    """Memory and swap together, in bytes; -1 is no limit, 0 the kernel's default. Raises UsageError."""
+    """Memory and swap together, in bytes; -1 means unlimited, 0 the kernel's default. Raises UsageError."""
     if word == "-1":
         return -1
     if parse_size(word) == 0:
@@ -66,7 +66,8 @@ def parse_memory_swap(word: str, memory: int | None) -> int | None:
     size = parse_size(word)
     if size < memory:
         raise UsageError(
-            f"--memory-swap {word} is less than --memory", hint="it is memory and swap together; the same is no swap"
+            f"--memory-swap {word} is less than --memory",
+            hint="give memory and swap together; the same number means no swap",
         )
     return size
 
@@ -93,14 +94,14 @@ def parse_oom_score(word: str) -> int:
 
 
 def parse_stop_timeout(word: str) -> int:
-    """Seconds; -1 is for ever. Raises UsageError."""
+    """Seconds; -1 means forever. Raises UsageError."""
     return parse_whole(word, "--stop-timeout", -1, _MOST_SECONDS)
 
 
 def parse_cpus_set(word: str, flag: str) -> str:
     """A list of processors or memory nodes: ``0-3,7``. Raises UsageError."""
     if word and not _CPUS.fullmatch(word):
-        raise UsageError(f"{flag} {word!r:.60} is not a list of numbers", hint="like 0-3 or 0,2")
+        raise UsageError(f"{flag} {word!r:.60} is not a list of numbers", hint="write it like 0-3 or 0,2")
     return word
 
 
@@ -108,13 +109,13 @@ def parse_sysctl(word: str) -> tuple[str, str]:
     """``NAME=VALUE``, dots or slashes between the parts. Raises UsageError."""
     name, equals, value = word.partition("=")
     if not equals or not _SYSCTL.fullmatch(name) or ".." in name:
-        raise UsageError(f"{word!r:.100} is not a kernel setting", hint="like net.core.somaxconn=1024")
+        raise UsageError(f"{word!r:.100} is not a kernel setting", hint="write it like net.core.somaxconn=1024")
     return name, value
 
 
 def check_sysctls(wanted: Wanted, network: str) -> None:
-    """Only what belongs to a namespace of the container's own can be set there: else it would be the machine's.
-    ``network``: as ``network.choose`` has it. Raises UsageError."""
+    """Refuse sysctls that no namespace of the container's own has: setting them would change the host. ``network`` as
+    ``network.choose`` returns it. Raises UsageError."""
     for name, _ in wanted.sysctls:
         dotted = name.replace("/", ".")
         if dotted.startswith("net."):
@@ -124,11 +125,11 @@ def check_sysctls(wanted: Wanted, network: str) -> None:
         elif dotted in ("kernel.domainname", "kernel.hostname"):
             shared = "--uts host" if wanted.uts == "host" else ""
             if dotted == "kernel.hostname":
-                raise UsageError("kernel.hostname is set by --hostname", hint="take --hostname")
+                raise UsageError("kernel.hostname is set by --hostname", hint="use --hostname")
         else:
             raise UsageError(
-                f"{name} can't be set for one container: it is the machine's",
-                hint="net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are a container's own",
+                f"{name} can't be set for one container: it belongs to the host",
+                hint="choose one of net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.*",
             )
         if shared:
-            raise UsageError(f"{name} can't be set with {shared}: it is the machine's", hint="leave one of them out")
+            raise UsageError(f"{name} can't be set with {shared}: it belongs to the host", hint="leave one out")

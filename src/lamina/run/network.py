@@ -1,25 +1,27 @@
-"""What a container sees of the network, and the files that docker puts into it: hosts, hostname, resolv.conf."""
+"""A container's network, and the files that docker puts into it: hosts, hostname, resolv.conf."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from lamina.errors import NotFound, SystemFailure, UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.light import Value, signal
+from lamina.run.child import output_of
 from lamina.run.options import NETWORKS, OWN_NETWORK
-from lamina.run.runtime import asked, find_program
+from lamina.run.runtime import find_program
 from lamina.text import clean
 
 _TUN = "/dev/net/tun"
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
-"""Else pasta looks every second which ports are open, and passes them on: a container's to all who reach this
-machine, and to the container what listens for this machine alone."""
+"""Without these, pasta forwards all open ports: the container's to everyone who reaches this host, and the host's
+loopback ports to the container."""
 _LOCAL = ("127.", "::1", "0.0.0.0")
 _RESOLV, _UPSTREAM = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
 _FORWARDER = "169.254.1.1"
-"""The name server that pasta plays; podman's address too. It is link-local: no real server has it."""
+"""The address of pasta's own name server, as with podman. It is link-local: no real server has it."""
 _HOSTS = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
 fe00::0\tip6-localnet
@@ -30,26 +32,26 @@ ff02::2\tip6-allrouters
 
 
 def choose(wanted: str, on_warning: Callable[[str], object] = lambda text: None) -> str:
-    """One of NETWORKS: the wanted one; for a word of OWN_NETWORK pasta where it works, else none. ``on_warning`` is
-    told of that. Raises UsageError, NotFound."""
+    """One of NETWORKS: ``wanted`` or, for a name of OWN_NETWORK, pasta where it works, else none, with a warning.
+    Raises UsageError, NotFound."""
     if wanted in OWN_NETWORK:
         reason = refusal()
         if reason:
             on_warning(f"the container has no network: {reason}")
         return "none" if reason else "pasta"
     if wanted not in NETWORKS:
-        raise UsageError(f"no network {wanted!r:.60}", hint=f"one of {', '.join(NETWORKS)}")
+        raise UsageError(f"no network {wanted!r:.60}", hint=f"choose one of {', '.join(NETWORKS)}")
     if wanted == "pasta" and (reason := refusal()):
-        raise NotFound(reason, hint="or take --network host or none")
+        raise NotFound(reason, hint="use --network host or none")
     return wanted
 
 
 def refusal() -> str:
-    """Why there is no pasta, or ""."""
+    """Why pasta does not work here; "" if it works."""
     if not find_program("pasta"):
         return "pasta is not installed: install the package passt"
     if not os.access(_TUN, os.R_OK | os.W_OK):
-        return f"pasta needs {_TUN}, which is not there, or not for this user"
+        return f"pasta needs {_TUN}, which does not exist, or is closed to this user"
     return ""
 
 
@@ -59,16 +61,17 @@ def hosts_file(hostname: str, more: Iterable[tuple[str, str]]) -> str:
 
 
 class Resolver(Value):
-    """A container's resolv.conf. ``forwarded``: the machine's name servers that only pasta reaches for it."""
+    """A container's resolv.conf. ``forwarded``: name servers that only this host reaches: pasta forwards queries
+    to them."""
 
     text: str
     forwarded: tuple[str, ...] = ()
 
 
 def resolver(text: str, upstream: str, network: str) -> Resolver:
-    """The container's resolv.conf (pure), from the machine's (``text``) and the one in which systemd-resolved lists
-    the servers that it asks (``upstream``). A server on a loopback address is this machine's alone: it is left out;
-    where no other is left, upstream's are taken, else pasta is to forward queries."""
+    """The container's resolv.conf (pure), from the host's (``text``) and systemd-resolved's list of the servers
+    behind it (``upstream``). A server on a loopback address is only reachable from the host, so it is left out. If
+    no other server is left, those of ``upstream`` are used; if there are none, pasta forwards the queries."""
     if network == "host":
         return Resolver(text)
     if network == "none":
@@ -92,7 +95,7 @@ def _is_local(server: str) -> bool:
 
 
 def machine_resolver(network: str, on_warning: Callable[[str], object]) -> Resolver:
-    """The resolv.conf for a container on this machine. ``on_warning`` is told where pasta is to forward."""
+    """The resolv.conf of a container on this host. A warning says if pasta forwards queries."""
     found = resolver(_read(_RESOLV), _read(_UPSTREAM), network)
     if found.forwarded:
         servers = ", ".join(clean(server) for server in found.forwarded)
@@ -108,12 +111,36 @@ def _read(path: str) -> str:
         return ""
 
 
+class Network(Value):
+    """A container's network. ``kind``: one of NETWORKS. ``namespace``: the path of its network namespace, if that
+    exists already. ``resolv``: the text of its resolv.conf."""
+
+    kind: str
+    namespace: str = ""
+    resolv: str = ""
+
+
+@contextmanager
+def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[Network]:
+    """The network ``kind``, as ``choose`` returns it, while the block runs. ``directory``: for the files of a new
+    network namespace. Raises SystemFailure."""
+    if kind != "pasta":
+        yield Network(kind, "", resolver.text)
+        return
+    pasta = Pasta(directory, forward=bool(resolver.forwarded))
+    try:
+        yield Network(kind, pasta.plain_path, resolver.text)
+    finally:
+        pasta.close()
+
+
 class Pasta:
-    """A network namespace with a way out of it through this process's own sockets. It lives as a file, because pasta
-    lets go of its rights before it opens it; ``close`` ends both."""
+    """A network namespace that is connected through sockets of this process's user, by pasta(1). It is a file,
+    because pasta opens it after it has dropped its privileges. ``close`` ends both."""
 
     def __init__(self, directory: str, *, forward: bool = False) -> None:
-        """``directory``: for the file. ``forward``: play a name server too (``resolver``). Raises SystemFailure."""
+        """``directory``: for the file. ``forward``: run a name server for the container (see ``resolver``). Raises
+        SystemFailure."""
         self.path = os.path.join(directory, "netns")
         self._opened = -1
         self.close_left(directory)
@@ -121,7 +148,7 @@ class Pasta:
             pass
         _check(["unshare", f"--net={self.path}", "true"])
         try:
-            # root stays root: else pasta becomes nobody, and may not enter the namespace
+            # by default pasta of root becomes nobody, who may not enter the namespace
             words = ["pasta", "--runas", "0", "--config-net", "--quiet", "--no-map-gw", *_NO_PORTS]
             words += ["--dns-forward", _FORWARDER] if forward else []
             _check([*words, "--pid", os.path.join(directory, "pasta.pid"), "--netns", self.path])
@@ -131,7 +158,7 @@ class Pasta:
 
     @property
     def plain_path(self) -> str:
-        """A path of the namespace without the comma that runc takes in none."""
+        """A path of the namespace without a comma: runc takes no path with one."""
         if "," not in self.path:
             return self.path
         if self._opened < 0:
@@ -147,7 +174,8 @@ class Pasta:
 
     @staticmethod
     def close_left(directory: str) -> None:
-        """Take away what one of these left in ``directory``, if one did. pasta ends with its namespace's file."""
+        """Remove what a killed process has left in ``directory``, if anything. pasta ends when the namespace's
+        file is unmounted."""
         from lamina.view import kernel
 
         path, pid = os.path.join(directory, "netns"), os.path.join(directory, "pasta.pid")
@@ -157,7 +185,7 @@ class Pasta:
             held = os.pidfd_open(number)
             try:
                 with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
-                    if file.read().startswith("pasta"):  # the number may have been another's before we held it
+                    if file.read().startswith("pasta"):  # pidfd_open may have got another process with the same pid
                         signal.pidfd_send_signal(held, signal.SIGTERM)
             finally:
                 os.close(held)
@@ -170,7 +198,7 @@ class Pasta:
 
 
 def _is_namespace(path: str) -> bool:
-    """Whether a namespace is mounted upon the file: they all stand on one device of the kernel's."""
+    """Whether a namespace is mounted on the file: all namespaces have the same device number."""
     try:
         return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
     except OSError:
@@ -178,7 +206,7 @@ def _is_namespace(path: str) -> bool:
 
 
 def _check(words: list[str]) -> None:
-    code, said = asked(words)
+    code, said = output_of(words)
     if code:
         last = said.rpartition("\n")[2]
-        raise SystemFailure(f"{words[0]}: {last:.300}", hint="take --network none or host")
+        raise SystemFailure(f"{words[0]}: {last:.300}", hint="use --network none or host")

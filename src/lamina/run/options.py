@@ -1,4 +1,4 @@
-"""What a caller may ask of a container (pure): docker's words, parsed and checked."""
+"""The options of a container (pure): docker's syntax, parsed and checked."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _NAME = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _HOSTNAME = pattern(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
 _FEWEST, _MOST = 0.01, 1e6
-_LEAST_MEMORY = 6 << 20  # bytes: docker's; with less the runtimes themselves are killed
+_LEAST_MEMORY = 6 << 20  # bytes, as docker: with less the runtimes themselves are killed
 _MOST_BYTES = 1 << 63  # the runtimes count in signed numbers of 64 bits
 NETWORKS = ("pasta", "none", "host")
 OWN_NETWORK = ("", "default", "bridge", "private")
-"""Words for one of its own that reaches the outside: docker's default is called bridge, podman's private."""
+"""Names of the default network: docker calls it bridge, podman private."""
 
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _BY_DEFAULT = ("rw", "z", "Z", "cached", "delegated", "consistent", "copy", "rbind")
-"""Options of a volume that ask for what happens anyway, or mean nothing on this machine."""
+"""Options of a volume that ask for the default, or have no meaning on this host."""
 
 
 class Mount(Value):
-    """``source`` is a path of this machine, a volume's name, or "" for an anonymous volume. ``kind``: bind, volume
-    or tmpfs. ``options``: of a tmpfs the mount's own; else of "ro", "nocopy" (a new volume begins empty), "bind" (not
-    what is mounted below the source) and PROPAGATIONS."""
+    """``kind``: bind, volume or tmpfs. ``source``: a path of this host, the name of a volume, or "" for an anonymous
+    volume. ``options``: of a tmpfs its mount options; else of "ro", "nocopy" (a new volume starts empty), "bind"
+    (without the mounts below the source) and PROPAGATIONS."""
 
     kind: str
     source: str
@@ -45,8 +45,8 @@ class Mount(Value):
 
 
 class Userns(Value):
-    """``kind``: "" (no user namespace of its own), "auto" or "keep-id". ``uid``, ``gid``: who the caller is inside,
-    where keep-id is to be another id than outside."""
+    """``kind``: "" (no user namespace of its own), "auto" or "keep-id". ``uid``, ``gid``: the caller's ids inside, if
+    keep-id maps them to other ids than outside."""
 
     kind: str = ""
     uid: int | None = None
@@ -62,7 +62,7 @@ class Ulimit(Value):
 
 
 class Device(Value):
-    """``source``: a device of this machine, or a directory of them. ``access``: of r, w and m (mknod)."""
+    """``source``: a device of this host, or a directory of devices. ``access``: of r, w and m (mknod)."""
 
     source: str
     target: str
@@ -70,7 +70,7 @@ class Device(Value):
 
 
 class Hook(Value):
-    """A program that the runtime calls. ``name``: when, as the runtime spec calls it. ``timeout`` in seconds."""
+    """A program that the runtime calls. ``name``: the runtime spec's name of the hook. ``timeout`` in seconds."""
 
     name: str
     path: str
@@ -80,8 +80,8 @@ class Hook(Value):
 
 
 class Node(Value):
-    """A device as the container gets it. ``path``: in the container; ``source``: on this machine. ``kind``: c, b or p
-    (mknod(2)). ``mode``: the permission bits; ``uid``, ``gid``: None where nobody said."""
+    """A device as the container gets it. ``path``: in the container; ``source``: on this host. ``kind``: c, b or p
+    (mknod(2)). ``mode``: the permission bits. ``mode``, ``uid``, ``gid``: None if they were not given."""
 
     path: str
     source: str
@@ -105,10 +105,12 @@ class Edits(Value):
 
 
 class Wanted(Value):
-    """All that was asked of one container. None and empty mean: as the image says, or docker's default. ``memory``,
-    ``memory_swap`` (both together, -1: no limit), ``memory_reservation`` and ``shm_size`` in bytes, ``cpus`` in
-    processors, ``stop_timeout`` in seconds. ``ipc``, ``pid``, ``uts``, ``cgroupns``: "" for a namespace of its own,
-    or "host"; ``ipc`` "none" has no /dev/shm. ``edits``: of CDI devices. ``dns_search`` "." is none."""
+    """All options of one container. None and empty mean: as the image says, or docker's default. ``memory``,
+    ``memory_swap`` (memory and swap together, -1: no limit), ``memory_reservation`` and ``shm_size`` in bytes,
+    ``cpus`` in processors, ``stop_timeout`` in seconds. ``ipc``, ``pid``, ``uts``, ``cgroupns``: "" for a
+    namespace of its own, or "host"; with ``ipc`` "none" there is no /dev/shm. ``edits``: from CDI devices.
+    ``dns_search`` ".": no search domain. A new field needs a default: the records of containers hold these
+    (``run.container.record``)."""
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None
@@ -165,18 +167,18 @@ class Wanted(Value):
 
     @property
     def limited(self) -> bool:
-        """Whether it needs a cgroup."""
+        """Whether these limits need a cgroup."""
         numbers = (self.memory, self.cpus, self.pids, self.cpu_shares, self.memory_swap, self.memory_reservation)
         return any(number is not None for number in numbers) or bool(self.cpuset_cpus or self.cpuset_mems)
 
 
 def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, str]]:
-    """``KEY=VALUE``, or ``KEY`` for this process's own value (left out where it has none). Raises UsageError."""
+    """``KEY=VALUE``, or ``KEY`` for the value in ``host`` (left out if there is none). Raises UsageError."""
     found = []
     for word in words:
         key, equals, value = word.partition("=")
         if not key or "\0" in word or any(character.isspace() for character in key):
-            raise UsageError(f"{word!r:.80} is not a variable", hint="KEY=VALUE, or KEY for this shell's value")
+            raise UsageError(f"{word!r:.80} is not a variable", hint="write KEY=VALUE, or KEY for this shell's value")
         if equals:
             found.append((key, value))
         elif key in host:
@@ -185,24 +187,24 @@ def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, 
 
 
 def parse_env_file(text: str, host: Mapping[str, str]) -> list[tuple[str, str]]:
-    """A line each, ``#`` begins a comment line; a byte order mark is no part of the first. Raises UsageError."""
+    """One variable a line; ``#`` begins a comment line; a byte order mark is skipped. Raises UsageError."""
     text = text.removeprefix("\ufeff")
     lines = (line.removesuffix("\r").lstrip() for line in text.split("\n"))
     return parse_env((line for line in lines if line and not line.startswith("#")), host)
 
 
 def parse_volume(word: str) -> Mount:
-    """``[SOURCE:]TARGET[:OPTIONS]``, options of ro, rw, nocopy, a propagation, and those that mean nothing here.
-    Raises UsageError."""
+    """``[SOURCE:]TARGET[:OPTIONS]``, with the options ro, rw, nocopy, a propagation, and those without a meaning
+    here. Raises UsageError."""
     parts = word.split(":")
     if len(parts) > 3 or not all(parts):
-        raise UsageError(f"{word!r:.200} is not a volume", hint="SOURCE:TARGET[:ro], or TARGET for a new one")
+        raise UsageError(f"{word!r:.200} is not a volume", hint="write SOURCE:TARGET[:ro], or TARGET for a new one")
     options: tuple[str, ...] = ()
     if len(parts) == 3:
         given = parts.pop().split(",")
         unknown = set(given) - {"ro", "nocopy", *PROPAGATIONS, *_BY_DEFAULT}
         if unknown:
-            raise UsageError(f"no volume option {min(unknown)!r:.60}", hint="ro or rw")
+            raise UsageError(f"no volume option {min(unknown)!r:.60}", hint="use ro or rw")
         if {"ro", "rw"} <= set(given):
             raise UsageError(f"{word!r:.200} is to be both ro and rw", hint="choose one of them")
         options = tuple(one for one in given if one not in _BY_DEFAULT)
@@ -216,7 +218,7 @@ def parse_volume(word: str) -> Mount:
 def parse_volume_name(word: str) -> str:
     """Raises UsageError."""
     if not _NAME.fullmatch(word):
-        raise UsageError(f"{word!r:.100} is not a volume name", hint="a path has a / or . at its start")
+        raise UsageError(f"{word!r:.100} is not a volume name", hint="begin a path with / or .")
     return word
 
 
@@ -231,30 +233,32 @@ def parse_size(word: str) -> int:
     """Bytes: ``512m``, ``1.5g``. Raises UsageError."""
     match = _SIZE.fullmatch(word)
     if not match:
-        raise UsageError(f"{word!r:.60} is not a size", hint="like 512m or 2g")
+        raise UsageError(f"{word!r:.60} is not a size", hint="write it like 512m or 2g")
     size = float(match[1]) * _UNITS[match[2].lower()]
     if size >= _MOST_BYTES:
-        raise UsageError(f"{word!r:.60} is more than any size", hint="like 512m or 2g")
+        raise UsageError(f"{word!r:.60} is more than any size", hint="write it like 512m or 2g")
     return int(size)
 
 
 def parse_memory(word: str) -> int | None:
-    """A limit in bytes; 0 is none, as with docker. Raises UsageError."""
+    """A limit in bytes; 0 is no limit, as with docker. Raises UsageError."""
     size = parse_size(word)
     if 0 < size < _LEAST_MEMORY:
-        raise UsageError(f"{word!r:.60} is too little memory for any program", hint="at least 6m; 0 is no limit")
+        raise UsageError(
+            f"{word!r:.60} is too little memory for any program", hint="give at least 6m, or 0 for no limit"
+        )
     return size or None
 
 
 def parse_name(word: str) -> str:
     if not _NAME.fullmatch(word) or len(word) > 200:
-        raise UsageError(f"{word!r:.100} is not a container name", hint="letters, digits, _ . and -")
+        raise UsageError(f"{word!r:.100} is not a container name", hint="use letters, digits, _ . and -")
     return word
 
 
 def parse_host(word: str, network: str = "") -> tuple[str, str]:
-    """``NAME:ADDRESS`` or ``NAME=ADDRESS``; host-gateway is the machine's address, in the ``network`` that has one.
-    Raises UsageError."""
+    """``NAME:ADDRESS`` or ``NAME=ADDRESS``. The address host-gateway means this host; only the host's own ``network``
+    has one. Raises UsageError."""
     import ipaddress
 
     name, sign, address = word.partition("=")
@@ -264,7 +268,7 @@ def parse_host(word: str, network: str = "") -> tuple[str, str]:
         if network != "host":
             raise UsageError(
                 f"--add-host {word!r:.100}: this machine has no address in the container's network",
-                hint="take --network host, or give an address",
+                hint="use --network host, or give an address",
             )
         address = "127.0.0.1"
     try:
@@ -272,7 +276,7 @@ def parse_host(word: str, network: str = "") -> tuple[str, str]:
             return name, str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
         pass
-    raise UsageError(f"{word!r:.100} is not NAME:ADDRESS", hint="like db:10.0.0.5") from None
+    raise UsageError(f"{word!r:.100} is not NAME:ADDRESS", hint="write it like db:10.0.0.5") from None
 
 
 def parse_port(word: str) -> str:
@@ -282,7 +286,7 @@ def parse_port(word: str) -> str:
     ends = [first, last] if dash else [first]
     fine = all(end.isascii() and end.isdigit() and len(end) < 6 and 0 < int(end) < 1 << 16 for end in ends)
     if not fine or protocol not in ("", "tcp", "udp", "sctp") or int(ends[0]) > int(ends[-1]):
-        raise UsageError(f"{word!r:.60} is not a port", hint="like 80, 53/udp or 8000-8010/tcp")
+        raise UsageError(f"{word!r:.60} is not a port", hint="write it like 80, 53/udp or 8000-8010/tcp")
     return word
 
 
@@ -292,7 +296,7 @@ def parse_labels(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         name, _, value = word.partition("=")
         if not name or "\0" in word:
-            raise UsageError(f"{word!r:.80} is not a label", hint="NAME=VALUE")
+            raise UsageError(f"{word!r:.80} is not a label", hint="write NAME=VALUE")
         found[name] = value
     return found
 
@@ -312,26 +316,30 @@ _NAMESPACES = {
 
 
 def parse_namespace(word: str, kind: str) -> str:
-    """``kind``: pid, ipc, uts or cgroupns. "" is one of the container's own. Raises UsageError."""
+    """``kind``: pid, ipc, uts or cgroupns. Returns "" for a namespace of the container's own. Raises UsageError."""
     found = "" if word == "private" or (kind == "ipc" and word == "shareable") else word
     if found not in _NAMESPACES[kind]:
         if word.startswith(("container:", "ns:", "pod")):
-            raise UsageError(f"--{kind} {word!r:.80}: containers can't share namespaces yet", hint="private, or host")
-        raise UsageError(f"no --{kind} {word!r:.60}", hint="private, or host")
+            raise UsageError(
+                f"--{kind} {word!r:.80}: containers can't share namespaces yet", hint="choose private or host"
+            )
+        raise UsageError(f"no --{kind} {word!r:.60}", hint="choose private or host")
     return found
 
 
 def parse_workdir(word: str) -> str:
     """An absolute path, or "" for the image's. Raises UsageError."""
     if word and not word.startswith("/"):
-        raise UsageError(f"{word!r:.200} is not a working directory", hint="an absolute path")
+        raise UsageError(f"{word!r:.200} is not a working directory", hint="give an absolute path")
     return word
 
 
 def parse_hostname(word: str) -> str:
     """Raises UsageError."""
     if word and not _HOSTNAME.fullmatch(word):
-        raise UsageError(f"{word!r:.100} is not a host name", hint="letters, digits, - and ., at most 64 of them")
+        raise UsageError(
+            f"{word!r:.100} is not a host name", hint="use letters, digits, - and ., at most 64 characters"
+        )
     return word
 
 
@@ -339,7 +347,7 @@ def parse_cpus(number: float | None) -> float | None:
     """A number of processors; 0 is no limit, as with docker. Raises UsageError."""
     if number is not None and number != 0 and not _FEWEST <= number <= _MOST:
         raise UsageError(
-            f"{number} is not a possible number of processors", hint=f"at least {_FEWEST}, or 0 for no limit"
+            f"{number} is not a possible number of processors", hint=f"give at least {_FEWEST}, or 0 for no limit"
         )
     return number or None
 
@@ -347,31 +355,33 @@ def parse_cpus(number: float | None) -> float | None:
 def parse_pids(number: int | None) -> int | None:
     """A number of processes; 0 and -1 are no limit, as with docker. Raises UsageError."""
     if number is not None and not -1 <= number < 1 << 31:
-        raise UsageError(f"{number} is not a possible number of processes", hint="at least 1, or -1 for no limit")
+        raise UsageError(
+            f"{number} is not a possible number of processes", hint="give at least 1, or -1 for no limit"
+        )
     return None if number in (0, -1) else number
 
 
 def parse_userns(word: str) -> Userns:
-    """ "host" (no further user namespace; also for ""), "auto" (one with ids of its own), or
-    "keep-id[:uid=N,gid=N]" (the caller has the same id inside, or these). Raises UsageError."""
+    """ "host" (no further user namespace; also for ""), "auto" (one with ids of its own), or "keep-id[:uid=N,gid=N]"
+    (the caller has the same ids inside, or the given ones). Raises UsageError."""
     kind, colon, rest = word.partition(":")
     if kind not in ("", "host", "auto", "keep-id") or (colon and kind != "keep-id"):
-        raise UsageError(f"no user namespace {word!r:.60}", hint="host (the default), auto or keep-id")
+        raise UsageError(f"no user namespace {word!r:.60}", hint="choose host (the default), auto or keep-id")
     ids: dict[str, int] = {}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
         number = parse_id(value, key) if key in ("uid", "gid") else None
         if number is None:
-            raise UsageError(f"keep-id has no option {item!r:.60}", hint="like keep-id:uid=1000,gid=1000")
+            raise UsageError(f"keep-id has no option {item!r:.60}", hint="write it like keep-id:uid=1000,gid=1000")
         ids[key] = number
     return Userns("" if kind == "host" else kind, **ids)
 
 
 def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> tuple[str, ...]:
-    """What is run: docker's rule (an entrypoint that was given, even an empty one, drops the image's command). Raises
-    NotFound."""
+    """The command line by docker's rule: an entrypoint that was given, even an empty one, drops the image's command.
+    Raises NotFound."""
     entrypoint = tuple(entrypoint)
-    if entrypoint == ("",):  # how a Dockerfile takes away the entrypoint of its base: docker takes it for none
+    if entrypoint == ("",):  # how a Dockerfile removes the entrypoint of its base image
         entrypoint = ()
     if wanted.entrypoint is not None:
         words = (*((wanted.entrypoint,) if wanted.entrypoint else ()), *wanted.command)
@@ -383,6 +393,8 @@ def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> t
 
 
 def check_target(target: str) -> None:
-    """Raises UsageError where nothing can be mounted at this path of a container."""
+    """Raises UsageError if nothing can be mounted at this path of a container."""
     if not target.startswith("/") or "/.." in target or target.strip("/") == "":
-        raise UsageError(f"{target!r:.200} is not a path in the container", hint="an absolute path, not the root")
+        raise UsageError(
+            f"{target!r:.200} is not a path in the container", hint="give an absolute path, not the root"
+        )

@@ -1,23 +1,25 @@
-"""What runs containers on this machine, and what they lack with it: for `info`."""
+"""The runtimes of this host, and what containers can't have with them: for `info`."""
 
 from __future__ import annotations
 
 import os
 
-from lamina import rights
 from lamina.errors import LaminaError
+from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
-from lamina.run import cgroup, network
-from lamina.run.runtime import BUBBLEWRAP, NAMES, Runtime, asked, find_program, find_runtime, is_hybrid
+from lamina.run import network
+from lamina.run.bubblewrap import cgroup
+from lamina.run.child import output_of
+from lamina.run.runtime import BUBBLEWRAP, NAMES, Runtime, find_program, find_runtime, is_hybrid
 
 if TYPE_CHECKING:
     from typing import Any
 
 
 def described(wanted: str = "") -> dict[str, Any]:
-    """The runtime: ``name``, ``version``, ``program`` (its path), and ``missing``: a line for each thing that can't
-    be had with it here; ``others`` that are installed and not taken, with ``why``. ``wanted``: its name or path.
-    Raises NotFound."""
+    """The runtime: ``name``, ``version``, ``program`` (its path), ``missing`` (a line for each feature that
+    containers lack with it on this host) and ``others`` (as the function returns them). ``wanted``: its name or
+    path. Raises NotFound."""
     runtime = find_runtime(wanted)
     return {
         "name": os.path.basename(runtime.program),
@@ -29,7 +31,7 @@ def described(wanted: str = "") -> dict[str, Any]:
 
 
 def others(taken: Runtime) -> list[dict[str, str]]:
-    """Runtimes that are here too: ``name``, ``program``, and ``why`` they are not taken."""
+    """The other installed runtimes: ``name``, ``program``, and ``why`` they are not used."""
     found = []
     for name in (*NAMES, BUBBLEWRAP):
         program = find_program(name)
@@ -46,9 +48,9 @@ def others(taken: Runtime) -> list[dict[str, str]]:
 
 
 def version(program: str) -> str:
-    """As the program tells it; "" where it does not."""
+    """As the program prints it; "" if it prints none."""
     try:
-        code, said = asked([program, "--version"])
+        code, said = output_of([program, "--version"])
     except LaminaError:
         return ""
     words = said.partition("\n")[0].split()
@@ -57,18 +59,18 @@ def version(program: str) -> str:
 
 def missing(runtime: Runtime) -> list[str]:
     found = []
-    reason = cgroup.refusal() if rights.is_root() else "a plain user has no cgroup of its own"
+    reason = cgroup.refusal() if privileges.is_root() else "a plain user has no cgroup of its own"
     if reason or not (runtime.cgroups or runtime.is_bubblewrap):
         found.append(f"no limits (--memory, --cpus, --pids-limit): {reason or 'it can keep no cgroup here'}")
     if runtime.is_bubblewrap:
-        from lamina.run.bpf import load
+        from lamina.run.bubblewrap.bpf import load
 
         try:
             load()
         except LaminaError as error:
             found.append(f"no filter of system calls: {error.hint}")
         found.append("no set-user-ID programs: bubblewrap lets no program gain rights")
-        if rights.is_root():
+        if privileges.is_root():
             found.append("no user ids of its own (--userns auto): install runc or crun")
     if reason := network.refusal():
         found.append(f"no network but the machine's (--network host): {reason}")

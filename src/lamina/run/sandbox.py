@@ -1,341 +1,212 @@
-"""Containers for a program that uses lamina as a library: run from any thread, their output captured or passed on.
+"""A sandbox: the union of an image with a writable layer on top, and processes in it.
 
-The work is done by other processes (``helper``, ``jobs``). This one only waits for them: no signal handler is set, no
-child is left to wait for, and the process stays the user that it is.
+A caller mounts it, starts a program in it, waits for the program, and ends it; meanwhile anyone may send signals and
+run further programs. Directories, ids and streams are the caller's. A sandbox knows no record and no name of a
+container: ``run.container`` builds containers on it (decision 0031).
 """
 
 from __future__ import annotations
 
 import os
-import selectors
-import subprocess
-import threading
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from typing import IO, TYPE_CHECKING, Any, TypedDict, Unpack
+from contextlib import contextmanager, suppress
 
-from lamina.errors import LaminaError, SystemFailure, TimedOut, UsageError
-from lamina.light import replace
-from lamina.run import options
-from lamina.run.helper import FAILED, Helper
-from lamina.run.jobs import CREATED, ENDED, Asked, Place
-from lamina.run.message import receive
-from lamina.run.options import Mount, Wanted
-from lamina.text import counted
+from lamina.errors import NotFound
+from lamina.host import privileges
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING, Value
+from lamina.run import network, runtime
+from lamina.run.rootfs import Inside, close_way, open_way
+from lamina.run.runtime import BUBBLEWRAP, Runtime, find_runtime
+from lamina.spec.json import write_own
+from lamina.store.fault import point
+from lamina.view import kernel
+from lamina.view.overlay.mount import Top, mount_union, unmap
+from lamina.view.owners import AS_STATED, Owners
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from lamina.run.child import ExitStatus, Streams
+    from lamina.source.stack import Stack
+    from lamina.store.store import Store
 
 
-class Rest(TypedDict, total=False):
-    """What of ``Wanted`` is taken as it is."""
+class Directories(Value):
+    """``rootfs``: the mount point of the union. ``bundle``: the runtime's files of this sandbox. ``states``: the
+    runtime's own directory, which all sandboxes of a store share."""
 
-    user: str
-    network: str
-    read_only: bool
-    init: bool
-    interactive: bool
-    name: str
-    remove: bool
+    rootfs: str
+    bundle: str
+    states: str
 
 
-Input = bytes | str | int | IO[Any] | None
-Output = int | IO[Any] | Callable[[bytes], object]
-_PIECE = 1 << 16
-_starting = threading.Lock()
-_helper: Helper | None = None
+def states_of(store: Store) -> str:
+    """The runtime's directory of states. It is empty after a reboot, as no container runs then."""
+    return os.path.join("/run" if privileges.is_root() else store.paths.root, "lamina-runtime")
 
 
-class Finished:
-    """A container whose program has ended. It stays, with what it wrote, until ``remove``, or until nothing refers
-    to this value any more; ``kept`` ones stay in the store."""
-
-    def __init__(self, place: Place, identity: str, code: int, warnings: tuple[str, ...], owner: int) -> None:
-        self.place = place
-        self.identity = identity
-        self.code = code
-        self.warnings = warnings
-        self.stdout = self.stderr = b""
-        self.known: list[tuple[str, bytes]] | None = None
-        """The changes, where they were told with the end."""
-        self._last = weakref.finalize(self, _dropped, place, identity, owner, os.getpid()) if owner >= 0 else None
-
-    @property
-    def is_kept(self) -> bool:
-        return self._last is None
-
-    def changes(self) -> list[tuple[str, bytes]]:
-        """A, C or D, and the path. Raises NotFound (it was removed), SystemFailure."""
-        if self.known is None:
-            self.known = self.call("changes")
-        return self.known
-
-    def call(self, job: str, *arguments: object) -> Any:
-        """What a function of ``jobs`` says of this container."""
-        return call(self.place, job, self.identity, *arguments)
-
-    def remove(self) -> None:
-        """Remove the container now. Raises SystemFailure."""
-        last = self._last.detach() if self._last is not None else None
-        try:
-            self.call("remove")
-        finally:
-            if last is not None:
-                os.close(last[2][2])
-
-
-def _dropped(place: Place, identity: str, owner: int, maker: int) -> None:
-    """Let the container go, without waiting for it."""
-    if os.getpid() != maker:
-        return  # a forked copy of the process that it belongs to
-    with suppress(LaminaError, OSError):
-        if _helper is not None and _helper.is_mine:
-            _helper.start("remove", (place, identity), place.root).close()
-    os.close(owner)  # the next command clears up what nobody holds
-
-
-def wanted(
-    command: Sequence[str],
-    *,
-    entrypoint: str | None,
-    env: Mapping[str, str] | Sequence[str],
-    mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str],
-    tmpfs: Sequence[str],
-    workdir: str,
-    hostname: str,
-    memory: int | str | None,
-    cpus: float | None,
-    pids: int | None,
-    cap_add: Sequence[str],
-    cap_drop: Sequence[str],
-    **rest: Unpack[Rest],
-) -> Wanted:
-    """What a caller asks of a container, in Python's types. Raises UsageError."""
-    given = {
-        "command": command,
-        "env": env,
-        "mounts": mounts,
-        "tmpfs": tmpfs,
-        "cap_add": cap_add,
-        "cap_drop": cap_drop,
-    }
-    for what, words in given.items():
-        if isinstance(words, (str, bytes)):
-            hint = "give a list of words, like ['sh', '-c', 'ls']"
-            raise UsageError(f"{what} is one text: {words!r:.100}", hint=hint)
-    variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env
-    if isinstance(mounts, Mapping):
-        shown = [
-            replace(options.parse_tmpfs(target), kind="bind", source=_absolute(source))
-            for target, source in mounts.items()
-        ]
-    else:
-        shown = [_from_here(options.parse_volume(word)) for word in mounts]
-    return Wanted(
-        command=tuple(map(os.fspath, command)),
-        entrypoint=entrypoint,
-        env=tuple(options.parse_env(variables, os.environ)),
-        mounts=(*shown, *map(options.parse_tmpfs, tmpfs)),
-        workdir=options.parse_workdir(workdir),
-        hostname=options.parse_hostname(hostname),
-        memory=None if memory is None else options.parse_memory(str(memory)),
-        cpus=options.parse_cpus(cpus),
-        pids=options.parse_pids(pids),
-        cap_add=tuple(cap_add),
-        cap_drop=tuple(cap_drop),
-        **rest,
-    )
-
-
-def _from_here(mount: Mount) -> Mount:
-    return replace(mount, source=_absolute(mount.source)) if mount.kind == "bind" else mount
-
-
-def _absolute(source: str | os.PathLike[str]) -> str:
-    """The path as the process sees it that runs the container: that has another working directory."""
-    return os.path.abspath(os.path.expanduser(os.fspath(source)))
-
-
-def call(place: Place, job: str, *arguments: object) -> Any:
-    """Let a function of ``jobs`` work, and wait for its answer. Raises what it raises, and SystemFailure."""
-    with _start(job, (place, *arguments), place.root, ()) as connection:
-        try:
-            (kind, value), _ = receive(connection)
-        except (EOFError, OSError):
-            raise _killed() from None
-    if kind == FAILED:
-        raise value
-    return value
-
-
-def run(asked: Asked, *, stdin: Input, stdout: Output, stderr: Output, timeout: float | None = None) -> Finished:
-    """Run a container to its end. ``stdin``: bytes or text for its standard input, an open file, None for none.
-    ``stdout``, ``stderr``: subprocess.PIPE to capture it, DEVNULL, an open file, or a function that gets each piece
-    of it; ``stderr`` also STDOUT. ``timeout`` in seconds. Raises ContainerFailure where the program can't be started,
-    TimedOut, UsageError, SystemFailure, and as ``run.container.create``."""
-    with ExitStack() as opened:
-        return _Run(asked, opened, stdin, stdout, stderr, timeout).finished()
-
-
-class _Run:
-    """One container, from its start to its end."""
-
+class Sandbox:
     def __init__(
         self,
-        asked: Asked,
-        opened: ExitStack,
-        stdin: Input,
-        stdout: Output,
-        stderr: Output,
-        timeout: float | None,
+        identity: str,
+        directories: Directories,
+        *,
+        runtime: Runtime | str = "",
+        owners: Owners = AS_STATED,
     ) -> None:
-        self._asked = asked
-        self._opened = opened
-        self._timeout = timeout
-        self._until = None if timeout is None else time.monotonic() + timeout
-        self._waiting = opened.enter_context(selectors.DefaultSelector())
-        self._heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-        self._identity = ""
-        self._owner = -1
-        self._ended: dict[str, Any] | None = None
-        with ExitStack() as given:
-            files = [_input(stdin, given), self._output("stdout", stdout, given)]
-            both = isinstance(stderr, int) and stderr == subprocess.STDOUT
-            files.append(files[1] if both else self._output("stderr", stderr, given))
-            self._connection = opened.enter_context(_start("run", (asked,), asked.place.root, files))
-        self._waiting.register(self._connection, selectors.EVENT_READ, self._hear)
+        """``identity``: unique on this host, for the runtime and for cgroups. ``runtime``: what runs it, by name or
+        path where it was not looked up yet. ``owners``: the ids of its user namespace."""
+        self.identity = identity
+        self.directories = directories
+        self.owners = owners
+        self.way = directories.rootfs
+        """The path at which the sandbox's root reaches the root file system, once it is mounted."""
+        self._runtime = runtime
 
-    def _output(self, name: str, wanted: Output, given: ExitStack) -> int:
-        """The descriptor that the program writes to."""
-        if isinstance(wanted, int) and wanted == subprocess.DEVNULL:
-            return _closed_later(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), given)
-        if not callable(wanted) and wanted != subprocess.PIPE:
-            return _descriptor(wanted)
-        take = wanted if callable(wanted) else self._heard[name].append
-        reading, writing = os.pipe()
-        _closed_later(writing, given)
-        _closed_later(reading, self._opened)
+    @property
+    def runtime(self) -> Runtime:
+        """Raises NotFound (it is not installed)."""
+        if isinstance(self._runtime, str):
+            self._runtime = find_runtime(self._runtime)
+        return self._runtime
 
-        def read() -> None:
-            data = os.read(reading, _PIECE)
-            if data:
-                take(data)
-            else:
-                self._waiting.unregister(reading)
+    @property
+    def is_bubblewrap(self) -> bool:
+        """Whether bubblewrap runs it, even if that is not installed any more."""
+        if self._runtime and isinstance(self._runtime, str):
+            return os.path.basename(self._runtime) == BUBBLEWRAP
+        return self.runtime.is_bubblewrap
 
-        self._waiting.register(reading, selectors.EVENT_READ, read)
-        return writing
+    def mount(
+        self,
+        store: Store,
+        stack: Stack,
+        upper: str,
+        work: str,
+        *,
+        view: str = "",
+        devices: bool = False,
+        volatile: bool = False,
+    ) -> str:
+        """Mount the union at ``rootfs``; the view that was used. ``upper`` takes all changes; ``work`` is the
+        kernel's, on the same file system. ``devices``: device nodes of the image work. ``volatile``: the changes need
+        not survive a crash of the host. Raises as ``mount_union``."""
+        top = Top(
+            upper,
+            work,
+            devices=devices and not self.owners,
+            volatile=volatile,
+            owners=self.owners,
+            scratch=self.directories.bundle,
+        )
+        return mount_union(store, stack, self.directories.rootfs, view=view, top=top)
 
-    def finished(self) -> Finished:
-        late = False
-        try:
-            while self._waiting.get_map():
-                left = None if self._until is None else self._until - time.monotonic()
-                if left is not None and left <= 0:
-                    late, self._until = True, None
-                    self._kill()
-                    continue
-                for key, _ in self._waiting.select(left):
-                    key.data()
-        except BaseException:
-            self._give_up()
-            raise
-        assert self._ended is not None
-        done = Finished(self._asked.place, self._identity, self._ended["code"], self._ended["warnings"], self._owner)
-        done.known = self._ended["changes"]
-        done.stdout, done.stderr = (b"".join(self._heard[name]) for name in ("stdout", "stderr"))
-        if late:
-            done.remove()
-            command = " ".join(self._asked.wanted.command) or "the program"
-            error = TimedOut(
-                f"{command!r:.200} ran longer than {counted(self._timeout or 0, 'second')}", hint="it was killed"
+    def open_way(self) -> None:
+        """Make the mounted root file system reachable for the sandbox's root, at ``way``. Raises SystemFailure."""
+        self.way = open_way(self.identity, self.owners, self.directories.rootfs)
+
+    def unmount(self) -> None:
+        """Raises SystemFailure."""
+        close_way(self.identity, self.way)
+        kernel.unmount(self.directories.rootfs)
+        unmap(self.directories.bundle)
+
+    @contextmanager
+    def started(
+        self,
+        spec: Mapping[str, Any],
+        streams: Streams,
+        *,
+        init: bool = False,
+        must_filter: bool = False,
+        inherited: Sequence[int] = (),
+        on_warning: Callable[[str], object] = lambda text: None,
+    ) -> Iterator[Callable[[], ExitStatus]]:
+        """Start the first program; the block gets the function that waits for its end. ``spec``: the runtime spec.
+        ``init``: the spec names no init, and the runtime is to bring one. ``must_filter``: fail where system calls
+        can't be filtered. ``inherited``: descriptors that the runtime keeps open. Raises SystemFailure, NotFound,
+        Unsupported."""
+        bundle = self.directories.bundle
+        for name in ("pid", "runtime.log"):
+            if os.path.exists(os.path.join(bundle, name)):
+                os.unlink(os.path.join(bundle, name))
+        path = os.path.join(bundle, "config.json")
+        with reported(path), open(path, "wb") as file:
+            file.write(write_own(spec).encode())
+        point("container.described")
+        if self.is_bubblewrap:
+            from lamina.run.bubblewrap import launch
+
+            what = launch.Launch(
+                self.runtime.program, bundle, self.identity, spec, streams, init=init, must_filter=must_filter
             )
-            error.stdout, error.stderr = done.stdout, done.stderr
-            raise error
-        return done
-
-    def _hear(self) -> None:
-        """Take what the process says that runs the container."""
-        try:
-            (kind, value), files = receive(self._connection)
-        except (EOFError, OSError):
-            if self._ended is None:
-                raise _killed() from None
-            self._waiting.unregister(self._connection)
+            with Inside(self.directories.rootfs) as inside, launch.started(what, inside, on_warning) as wait:
+                yield wait
             return
-        if kind == CREATED:
-            self._identity = value
-            self._owner = files[0] if files else -1
-        elif kind == ENDED:
-            self._ended = value
-        elif kind == FAILED:
-            self._identity = ""  # it has been removed
-            raise value
+        states = self._states()
+        try:
+            with runtime.started(self.runtime, states, bundle, self.identity, streams, inherited) as wait:
+                yield wait
+        finally:
+            if os.path.isdir(os.path.join(states, self.identity)):
+                runtime.delete(self.runtime, states, self.identity)
 
-    def _kill(self) -> None:
-        """Kill the container, as soon as there is one."""
-        while not self._identity:
-            self._hear()
-        call(self._asked.place, "stop", self._identity)
+    def execute(self, process: Mapping[str, Any], streams: Streams) -> int:
+        """Run a further program; its exit code. ``process``: as the runtime spec has it. If it can't start, a line on
+        standard error says why, and the exit code is docker's. Raises SystemFailure."""
+        if self.is_bubblewrap:
+            from lamina.run.bubblewrap import launch
 
-    def _give_up(self) -> None:
-        """Leave nothing behind: the process that runs the container removes it when nobody hears of its end."""
-        self._connection.close()
-        if self._identity:
-            with suppress(LaminaError):
-                call(self._asked.place, "stop", self._identity)
-        if self._owner >= 0:
-            os.close(self._owner)
+            return launch.execute(self.directories.bundle, self.identity, process, streams)
+        described = write_own(process).encode()
+        return runtime.execute(self.runtime, self._states(), self.identity, described, streams)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the first program. Raises SystemFailure (there is none)."""
+        if self.is_bubblewrap:
+            from lamina.run.bubblewrap import program
 
-def _start(job: str, arguments: Sequence[object], root: str, files: Sequence[int]) -> socket.socket:
-    global _helper
-    with _starting:
-        if _helper is None or not _helper.is_mine:
-            _helper = Helper()
-        helper = _helper
-    try:
-        return helper.start(job, arguments, root, files)
-    except SystemFailure:  # somebody has killed the helper
-        with _starting:
-            if _helper is helper:
-                helper.close()
-                _helper = Helper()
-            helper = _helper
-        return helper.start(job, arguments, root, files)
+            program.kill(self.directories.bundle, str(number))
+        else:
+            runtime.command(self.runtime, self._states(), "kill", self.identity, str(number))
 
+    @property
+    def can_pause(self) -> bool:
+        return not self.is_bubblewrap and self.runtime.cgroups
 
-def _killed() -> SystemFailure:
-    return SystemFailure("the process that worked for this one was killed", hint="try again")
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Freeze all programs while the block runs. Raises SystemFailure."""
+        states = self._states()
+        runtime.command(self.runtime, states, "pause", self.identity)
+        try:
+            yield
+        finally:
+            runtime.command(self.runtime, states, "resume", self.identity)
 
+    def end(self) -> bool:
+        """End what a killed run has left: processes, network, cgroups, mounts. Returns whether the union was
+        mounted."""
+        rootfs, bundle, states = self.directories.rootfs, self.directories.bundle, self.directories.states
+        network.Pasta.close_left(bundle)
+        if os.path.isdir(os.path.join(states, self.identity)):
+            with suppress(NotFound):  # the runtime was uninstalled
+                runtime.delete(self.runtime, states, self.identity)
+        if self._runtime and self.is_bubblewrap:
+            from lamina.run.bubblewrap import cgroup
 
-def _input(given: Input, opened: ExitStack) -> int:
-    if given is None:
-        return _closed_later(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), opened)
-    if isinstance(given, (bytes, bytearray, memoryview, str)):
-        from lamina.run.runtime import in_memory
+            cgroup.remove(self.identity)
+        close_way(self.identity)
+        unmap(bundle)
+        was_mounted = False
+        while os.path.ismount(rootfs):
+            kernel.unmount(rootfs)
+            was_mounted = True
+        point("container.settled")
+        return was_mounted
 
-        data = given.encode("utf-8", "surrogateescape") if isinstance(given, str) else bytes(given)
-        return _closed_later(in_memory(data), opened)
-    return _descriptor(given)
-
-
-def _descriptor(file: int | IO[Any]) -> int:
-    if isinstance(file, int):
-        if file < 0:
-            raise UsageError(f"{file} is not an open file", hint="PIPE, DEVNULL, an open file or a function")
-        return file
-    try:
-        with suppress(AttributeError):
-            file.flush()
-        return file.fileno()
-    except (AttributeError, OSError, ValueError):
-        hint = "give an open file of this machine, a function that takes bytes, or PIPE"
-        raise UsageError(f"{type(file).__name__} has no descriptor", hint=hint) from None
-
-
-def _closed_later(descriptor: int, opened: ExitStack) -> int:
-    opened.callback(os.close, descriptor)
-    return descriptor
+    def _states(self) -> str:
+        with reported(self.directories.states):
+            os.makedirs(self.directories.states, mode=0o700, exist_ok=True)
+        return self.directories.states

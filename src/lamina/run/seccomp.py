@@ -1,4 +1,6 @@
-"""The seccomp part of a runtime spec, from a profile in docker's form (pure but for reading our own data)."""
+"""The seccomp part of a runtime spec, from a profile in docker's form (pure, except that it reads a file of this
+package).
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,12 @@ _ARCHITECTURES = {
 }
 _X32 = "SCMP_ARCH_X32"
 _IN_RULES = {"386": "x86"}
-"""What rules of docker's profile call an architecture where it is not Go's name."""
+"""The names of architectures in the rules of docker's profile, where they differ from Go's."""
 
 
 def default_profile() -> dict[str, Any]:
-    """The profile that comes with lamina (see NOTICE beside it), without the rules for x32: hardly a kernel has those
-    calls, and to compile a filter for them takes runc half as long as all that it does besides."""
+    """lamina's own profile (see the file NOTICE beside it), without x32: hardly any kernel has these system calls,
+    and their filter would take a third of runc's start time."""
     with open(os.path.join(os.path.dirname(__file__), "seccomp.json"), encoding="utf-8") as file:
         profile: dict[str, Any] = read_own(file.read())
     for one in profile["archMap"]:
@@ -37,9 +39,8 @@ def default_profile() -> dict[str, Any]:
 
 
 def seccomp(profile: Mapping[str, Any], held: Collection[str], architecture: str) -> dict[str, Any]:
-    """``linux.seccomp`` of the runtime spec: the rules for these capabilities and this architecture (GOARCH). That is
-    the machine's: a filter is for the kernel that it runs in, whatever the image says that it is made for.
-    Raises InvalidDocument."""
+    """``linux.seccomp`` of the runtime spec: the rules for these capabilities and this architecture (GOARCH): the
+    host's, not the image's, because the host's kernel applies the filter. Raises InvalidDocument."""
     try:
         ours = _ARCHITECTURES.get(architecture, "")
         found: dict[str, Any] = {"defaultAction": profile["defaultAction"]}
@@ -54,7 +55,9 @@ def seccomp(profile: Mapping[str, Any], held: Collection[str], architecture: str
         word = _IN_RULES.get(architecture, architecture)
         found["syscalls"] = [_rule(rule) for rule in profile.get("syscalls") or () if _applies(rule, held, word)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidDocument(f"the seccomp profile is malformed: {error!s:.100}", hint="see docker's docs") from None
+        raise InvalidDocument(
+            f"the seccomp profile is malformed: {error!s:.100}", hint="write it in docker's form"
+        ) from None
     return found
 
 

@@ -1,4 +1,4 @@
-"""Signals as docker's users and images spell them (pure)."""
+"""Signals by name or number, as docker and images write them (pure)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lamina.errors import UsageError
 from lamina.light import signal
 
 TERM, KILL = 15, 9
-_RTMIN, _RTMAX = 34, 64  # as glibc, musl and Go count them on Linux: the first two belong to the C library
+_RTMIN, _RTMAX = 34, 64  # as glibc, musl and Go count them on Linux; the C library uses 32 and 33
 
 
 def parse_signal(word: str) -> int:

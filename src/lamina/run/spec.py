@@ -39,13 +39,12 @@ _OF_BINDS = ("nosuid", "nodev", "noexec", "rro")
 
 
 class Place(Value):
-    """What the machine gives to a container. ``files``: of this machine, by place in the container (hosts, hostname,
-    resolv.conf). ``mounts``: binds whose sources are absolute, and tmpfs. ``devices``: whether a device cgroup
-    guards the machine's devices. ``owners``: the ids of the container's user namespace, if it has one of its own.
-    ``network``: "" for a namespace of its own, "host", or the path of one. ``plain``: a
-    plain user's: nothing of the machine is ours. ``tty_group``: whether the group of terminals, 5, is there.
-    ``capabilities``: the bits of those that can be given away here. ``nodes``: devices that were asked for; with
-    ``bind_nodes`` the machine's own are shown, because nobody here can make others."""
+    """What the host gives to a container. ``files``: paths of this host, by path in the container (hosts,
+    hostname, resolv.conf). ``mounts``: binds with absolute sources, and tmpfs. ``devices``: a device cgroup guards
+    the host's devices. ``owners``: the ids of the container's user namespace, if it has one. ``network``: "" for a
+    new namespace, "host", or the path of one. ``plain``: for a plain user. ``tty_group``: the group of terminals,
+    5, exists. ``capabilities``: the bits of those that can be given away. ``nodes``: the devices that were asked
+    for; with ``bind_nodes`` the host's device files are bind-mounted, because this user can't make device files."""
 
     rootfs: str
     hostname: str
@@ -65,24 +64,24 @@ class Place(Value):
 
 
 def check_words(image: str, words: Iterable[str]) -> None:
-    """Refuse what an image wants to give to a program and no program can be given: a NUL ends a word, and what stands
-    behind it would be another one, an option of the runtime's say. Raises InvalidContent."""
+    """Refuse a NUL in what an image gives to a program: the NUL ends a word, and the rest would be another word,
+    such as an option of the runtime. Raises InvalidContent."""
     for word in words:
         if "\0" in word:
             raise InvalidContent(
                 f"the config of {image} holds a NUL: {word!r:.100}",
-                hint="no program can be given that; it was made to mislead",
+                hint="report it to the publisher of the image",
             )
 
 
 def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) -> list[str]:
-    """docker's order: defaults, the image's, the caller's; the last word about a name counts."""
+    """docker's order: defaults, the image's, the caller's; the last value of a name counts."""
     values = {"PATH": PATH, "HOSTNAME": hostname}
     if wanted.tty:
         values["TERM"] = "xterm"
     for item in (*image, *wanted.edits.env):
         key, _, value = item.partition("=")
-        if key:  # no program can be given one without a name
+        if key:  # a variable needs a name
             values[key] = value
     values.update(wanted.env)
     values.setdefault("HOME", home)
@@ -90,14 +89,13 @@ def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) 
 
 
 def name_of(process: Mapping[str, Any]) -> str:
-    """The program of a runtime spec's process, as it was named (pure)."""
+    """The program of a runtime spec's process, as it was given (pure)."""
     words: list[str] = process["args"]
     return words[words.index("--") + 1] if words[0] == INIT else words[0]
 
 
 def places(process: Mapping[str, Any]) -> list[str]:
-    """Where the program of a runtime spec's process may be in the image, in the order in which it is looked for
-    (pure)."""
+    """The paths in the image at which the program of a runtime spec's process is looked up, in order (pure)."""
     name = name_of(process)
     if "/" in name:
         return [os.path.join(process["cwd"], name)]
@@ -106,16 +104,16 @@ def places(process: Mapping[str, Any]) -> list[str]:
 
 
 def is_alike(head: bytes, own: bytes) -> bool:
-    """Whether two ELF files that begin so are for the same machine: class, byte order and e_machine (pure). Most
-    programs are for that of the interpreter that runs us, and need no further look."""
+    """Whether two ELF files with these first bytes are for the same machine: class, byte order and e_machine
+    (pure). Most programs are for that of this Python, and need no further check."""
     return head[:4] == b"\x7fELF" and (head[:6], head[18:20]) == (own[:6], own[18:20])
 
 
 def guarded(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]:
-    """The spec with a hook that closes the root file system's devices again. crun mounts it anew, and forgets that
-    they were closed. ``shell``, ``program``: sh(1) and mount(8)."""
+    """The spec with a hook that mounts the root file system with nodev again: crun loses that option. ``shell``,
+    ``program``: the paths of sh(1) and mount(8)."""
     options = ["remount", "bind", "nodev", *(["ro"] if spec["root"]["readonly"] else [])]
-    # crun writes the container's state to a hook, and takes it for a failure where nobody reads that
+    # crun writes the container's state to the hook, and fails if the hook does not read it
     script = 'while read -r _; do :; done; exec "$0" -o "$1" "$2"'
     hook = {"path": shell, "args": ["sh", "-c", script, program, ",".join(options), spec["root"]["path"]]}
     hooks = spec.get("hooks", {})
@@ -123,8 +121,8 @@ def guarded(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]
 
 
 def held(wanted: Wanted, devices: bool, here: int = EVERY) -> tuple[str, ...]:
-    """The capabilities: without a device cgroup nobody makes devices, unless the container is privileged. ``here``:
-    as ``capabilities`` has it."""
+    """The capabilities. Without a device cgroup MKNOD is dropped, unless the container is privileged. ``here`` as
+    ``capabilities`` takes it."""
     if wanted.privileged:
         return capabilities((*wanted.cap_add, "ALL"), wanted.cap_drop, here)
     drop = wanted.cap_drop if devices else (*wanted.cap_drop, "MKNOD")
@@ -136,11 +134,11 @@ def runtime_spec(
 ) -> dict[str, Any]:
     """``config.json`` of the bundle."""
     caps = list(held(wanted, place.devices, place.capabilities))
-    # a user other than root starts with none, and gets those that files give within the bounding set
+    # users other than root start with none; files may give them those of the bounding set
     mine = caps if user.uid == 0 else []
     process: dict[str, Any] = {
         "terminal": wanted.tty,
-        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
+        "user": user_of(user),
         "args": [INIT, "--", *words] if place.init else list(words),
         "env": list(env),
         "cwd": cwd,
@@ -164,10 +162,15 @@ def runtime_spec(
         "linux": _linux(wanted, place),
     }
     if wanted.uts == "host":
-        del found["hostname"]  # it is the machine's
+        del found["hostname"]  # the host's is used
     if wanted.edits.hooks:
         found["hooks"] = _hooks(wanted)
     return found
+
+
+def user_of(user: User) -> dict[str, Any]:
+    """The ``user`` of a runtime spec's process."""
+    return {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
 
 
 def _hooks(wanted: Wanted) -> dict[str, Any]:
@@ -213,7 +216,7 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
         else:
             more = ["ro"] if mount.read_only else ["rw"]
             more += [option for option in mount.options if option in _OF_BINDS]
-            # a device in a volume would work: a plain user's are the kernel's
+            # a device file in a volume would work; in a user namespace the kernel forbids that
             if not (place.devices or place.plain or wanted.privileged or "nodev" in more):
                 more.append("nodev")
             depth = "bind" if "bind" in mount.options else "rbind"
@@ -222,14 +225,14 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
 
 
 def _proc(wanted: Wanted, place: Place) -> dict[str, Any]:
-    """procfs belongs to a namespace of processes: without one of its own a user namespace may only bind it."""
+    """A procfs needs a new pid namespace: without one a user namespace may only bind-mount the host's."""
     if wanted.pid == "host" and (place.plain or place.owners):
         return _mount("/proc", "bind", "/proc", ["rbind", "nosuid", "noexec", "nodev"])
     return _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"])
 
 
 def _shared(wanted: Wanted, quiet: list[str]) -> list[dict[str, Any]]:
-    """Where programs share memory and messages."""
+    """The mounts for shared memory and message queues."""
     if wanted.ipc == "host":
         return [_mount(path, "bind", path, ["rbind", *quiet]) for path in ("/dev/shm", "/dev/mqueue")]
     found = [_mount("/dev/mqueue", "mqueue", "mqueue", quiet)]
@@ -240,7 +243,7 @@ def _shared(wanted: Wanted, quiet: list[str]) -> list[dict[str, Any]]:
 
 
 def _sys(wanted: Wanted, place: Place) -> dict[str, Any]:
-    """sysfs belongs to a network namespace: without one of its own a user namespace may only bind it."""
+    """A sysfs needs a new network namespace: without one a user namespace may only bind-mount the host's."""
     theirs = place.network == "host" or (place.network and place.owners)
     options = ["nosuid", "noexec", "nodev", *([] if wanted.privileged else ["ro"])]
     if theirs and (place.plain or place.owners):
@@ -286,7 +289,7 @@ def _linux(wanted: Wanted, place: Place) -> dict[str, Any]:
         found["sysctl"] = sysctls
     propagations = {mount.propagation.removeprefix("r") for mount in place.mounts if mount.kind == "bind"}
     for kind in ("shared", "slave"):
-        if kind in propagations:  # what is mounted below must reach the container's root at all
+        if kind in propagations:  # mounts only propagate into the container if its root allows it
             found["rootfsPropagation"] = f"r{kind}"
             break
     if place.seccomp is not None:
@@ -307,7 +310,9 @@ def _resources(wanted: Wanted, place: Place) -> dict[str, Any]:
     if place.devices and wanted.privileged:
         found["devices"] = [{"allow": True, "access": "rwm"}]
     elif place.devices:
-        found["devices"] = [{"allow": False, "access": "rwm"}]  # the runtime adds null, zero, tty and their like
+        found["devices"] = [
+            {"allow": False, "access": "rwm"}
+        ]  # the runtime allows null, zero, tty and similar devices
         found["devices"] += [
             {"allow": True, "type": one.kind, "major": one.major, "minor": one.minor, "access": one.access}
             for one in place.nodes

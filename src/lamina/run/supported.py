@@ -1,11 +1,11 @@
-"""Whether the runtime at hand can do what is asked of it: said in one line before anything is made."""
+"""Whether this host and its runtime support the options, checked before anything is made."""
 
 from __future__ import annotations
 
 import os
 
-from lamina import rights
 from lamina.errors import Unsupported, UsageError
+from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
 from lamina.run.options import Wanted
 
@@ -20,7 +20,7 @@ _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 
 
 def check_flags(wanted: Wanted) -> None:
-    """Refuse flags that contradict each other, or what this machine has. Raises UsageError."""
+    """Refuse flags that contradict each other or the host. Raises UsageError."""
     if wanted.uts == "host" and (wanted.hostname or wanted.domainname):
         raise UsageError("a host name of its own together with --uts host", hint="leave one of them out")
     if wanted.ipc in ("host", "none") and wanted.shm_size is not None:
@@ -38,8 +38,8 @@ def check_flags(wanted: Wanted) -> None:
 
 
 def _check_set(flag: str, word: str, online: str) -> None:
-    """Raises UsageError where this machine has not what a list of processors or memory nodes names. ``online``: those
-    that it has, as the kernel lists them; "" where it does not tell (pure)."""
+    """Refuse a list of processors or memory nodes that this host lacks. ``online``: those that it has, as the
+    kernel lists them; "" if that is unknown (pure). Raises UsageError."""
     there = _ranges(online)
     for first, last in _ranges(word):
         if there and not any(low <= first <= last <= high for low, high in there):
@@ -60,7 +60,7 @@ def _read(path: str) -> str:
 
 
 def tight(wanted: Wanted) -> str:
-    """The limits of a container that may have kept it from starting, as they were asked for; "" for none (pure)."""
+    """The limits, as flags, that may have prevented a container from starting; "" for none (pure)."""
     words = [f"--ulimit {one.name}={one.soft}" for one in wanted.ulimits]
     words += [f"--memory {wanted.memory}"] if wanted.memory is not None else []
     words += [f"--pids-limit {wanted.pids}"] if wanted.pids is not None else []
@@ -73,7 +73,7 @@ def check_supported(wanted: Wanted, runtime: Runtime) -> None:
     if os.path.basename(runtime.program) == "crun" and _read("/sys/fs/cgroup/unified/cgroup.controllers").strip():
         raise Unsupported(
             "crun can't run here: this machine's cgroups are of both versions, with controllers in version 2",
-            hint="take --runtime runc or --runtime bwrap",
+            hint="use --runtime runc or --runtime bwrap",
         )
     if not runtime.cgroups and wanted.limited:
         raise Unsupported(
@@ -92,12 +92,12 @@ def check_supported(wanted: Wanted, runtime: Runtime) -> None:
             raise Unsupported(f"bubblewrap can't do {flag}", hint="leave it out, or install runc or crun")
     if wanted.apparmor and not _has_apparmor():
         raise Unsupported("this machine has no AppArmor", hint="leave --security-opt apparmor= out")
-    if not rights.is_root():
+    if not privileges.is_root():
         _check_plain(wanted)
 
 
 def lacking(wanted: Wanted) -> str:
-    """The first flag that bubblewrap has no word for, "" where there is none (pure)."""
+    """The first flag that bubblewrap has no option for, "" if there is none (pure)."""
     asked = {
         "--pid host": wanted.pid == "host",
         "--sysctl": wanted.sysctls,
@@ -120,7 +120,7 @@ def lacking(wanted: Wanted) -> str:
 
 
 def _check_plain(wanted: Wanted) -> None:
-    """What a plain user may not have. Raises Unsupported."""
+    """Refuse what a plain user may not have. Raises Unsupported."""
     if wanted.oom_score is not None and wanted.oom_score < _own_score():
         raise Unsupported(
             f"--oom-score-adj {wanted.oom_score}: only root may go below this process's own, {_own_score()}",

@@ -1,4 +1,4 @@
-"""A terminal of lamina's own for a program that is to have one, where the caller has none: in a pipe, or in cron."""
+"""A pseudo terminal for a program that needs one while the caller has none: in a pipe, or in cron."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ import threading
 from collections.abc import Callable
 
 from lamina.events import started
-from lamina.files import write_all
+from lamina.host.files import write_all
 
 _CHUNK = 1 << 16
 _STREAMS = (0, 1, 2)
 _SECONDS = 10
 
 
-def is_needed() -> bool:
-    """Whether none of this process's streams is a terminal."""
-    return not any(os.isatty(number) for number in _STREAMS)
-
-
 class Terminal:
-    """What is said at it goes to standard output; ``path``: what a child opens as its
-    streams. ``raw``: for a child that only passes on what it reads, to another terminal."""
+    """What is written to it goes to the descriptor ``output``. ``path``: the file that a child opens as its streams.
+    ``raw``: for a child that only passes its input on to another terminal."""
 
-    def __init__(self, *, raw: bool = False) -> None:
-        self._head, self._end = os.openpty()  # the kernel hangs up where nobody has opened its end
+    def __init__(self, output: int, *, raw: bool = False) -> None:
+        self._output = output
+        self._head, self._end = os.openpty()  # our copy of the end keeps the terminal open until a child opens it
         self.path = os.ttyname(self._end)
         if raw:
             import tty
@@ -33,24 +29,24 @@ class Terminal:
         self._thread: threading.Thread | None = None
 
     def start(self, lost: Callable[[], object]) -> None:
-        """Call it when the child has started: a process with threads does not fork. ``lost`` is called when nobody
-        reads our output any more."""
+        """Pass output on, in a thread. Call it after the child has started: a process with threads must not fork.
+        ``lost`` is called when the output can't be written any more."""
         self._thread = threading.Thread(target=self._pass_on, args=(lost,), daemon=True)
         started([self._thread])
 
     def close(self) -> None:
-        """Pass the rest on. Call it when the child has ended."""
+        """Pass the rest of the output on. Call it when the child has ended."""
         os.close(self._end)
         if self._thread is None:
             os.close(self._head)
         else:
-            self._thread.join(_SECONDS)  # longer only where somebody whom the child left behind still has it
+            self._thread.join(_SECONDS)  # a process that the child left behind may keep the terminal open
 
     def _pass_on(self, lost: Callable[[], object]) -> None:
         try:
             while data := self._read():
                 try:
-                    write_all(1, data)
+                    write_all(self._output, data)
                 except OSError:
                     lost()
                     return
@@ -60,12 +56,12 @@ class Terminal:
     def _read(self) -> bytes:
         try:
             return os.read(self._head, _CHUNK)
-        except OSError:  # the kernel's word for the end
+        except OSError:  # EIO: the other end is closed
             return b""
 
 
 def take(path: str) -> None:
-    """Make the terminal this process's own, and its streams. In a child."""
+    """Make the terminal the controlling terminal of this process, and its three streams. Call it in a child."""
     os.setsid()
     opened = os.open(path, os.O_RDWR)
     for number in _STREAMS:

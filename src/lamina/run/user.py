@@ -1,7 +1,7 @@
-"""Who a container runs as: names resolved in the image's own passwd and group (pure).
+"""The user of a container: names looked up in the image's passwd and group (pure).
 
-What is written as a number is an id, never a name, as moby/sys/user has it: else an image with a line named ``1000``
-could turn ``--user 1000`` into root (CVE-2026-46680 was of that kind).
+A number is always an id, never a name, as in moby/sys/user: else an image with a user named ``1000`` could turn
+``--user 1000`` into root (CVE-2026-46680 was of that kind).
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lamina.errors import NotFound, UsageError
+from lamina.host.privileges import MAX_ID
 from lamina.light import Value
-from lamina.rights import MAX_ID
 
-_MAX_DIGITS = 20  # more than any id has: a longer number is out of range whatever it is
+_MAX_DIGITS = 20  # more than any id has: longer numbers are out of range
 
 
 class User(Value):
@@ -76,8 +76,8 @@ def resolve_group(wanted: str, group: bytes) -> int:
 
 
 def misnamed(groups: Iterable[int], table: bytes) -> frozenset[int]:
-    """Those of ``groups`` whose number is the name of another group in the image's ``table``: runc takes the numbers
-    that it is given for names first, and would give the program that other group."""
+    """Those of ``groups`` whose number is the name of another group in the image's ``table``: runc looks numbers
+    up as names first, and would give the program that other group."""
     numbers = {str(gid).encode(): gid for gid in groups}
     return frozenset(
         numbers[one.name] for one in _groups(table) if one.name in numbers and one.gid != numbers[one.name]
@@ -85,8 +85,8 @@ def misnamed(groups: Iterable[int], table: bytes) -> frozenset[int]:
 
 
 def parse_id(text: str, what: str) -> int | None:
-    """The number that ``text`` is, None where it is a name. A sign makes no name of it. Raises UsageError where no
-    ``what`` can have this id."""
+    """The id that ``text`` states, None if it is a name. A number with a sign is not a name. Raises UsageError if
+    the number is out of range for ``what``."""
     digits = text[1:] if text[:1] in ("+", "-") else text
     if not (digits.isascii() and digits.isdigit()):
         return None
@@ -97,12 +97,12 @@ def parse_id(text: str, what: str) -> int | None:
 
 def _checked(number: int, what: str) -> int:
     if not 0 <= number <= MAX_ID:
-        raise UsageError(f"{what} is out of range", hint=f"ids go from 0 to {MAX_ID}")
+        raise UsageError(f"{what} is out of range", hint=f"choose one from 0 to {MAX_ID}")
     return number
 
 
 def _account(name: str, number: int | None, passwd: bytes) -> _Account | None:
-    """The line of a uid, or of a name. Raises NotFound where a name has none."""
+    """The line of a uid, or of a name. Raises NotFound if no line has the name."""
     for one in _accounts(passwd):
         if one.uid == number if number is not None else one.name == _bytes(name):
             return one
@@ -126,8 +126,8 @@ def _groups(group: bytes) -> Iterator[_Group]:
 
 
 def _lines(text: bytes) -> Iterator[list[bytes]]:
-    """The columns of each line. Those that a line lacks at its end are empty, as other engines read them; but a line
-    without an id is nobody's (they read it as root's)."""
+    """The columns of each line. Missing columns at its end are empty, as in other engines. A line without an id is
+    skipped (other engines take the id for 0)."""
     for line in text.split(b"\n"):
         line = line.strip()
         if line and not line.startswith(b"#"):
@@ -140,5 +140,5 @@ def _number(fields: list[bytes], column: int) -> int | None:
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes that a name of the command line or of a config has in the image's files."""
+    """The bytes of a name, as the image's files have it."""
     return text.encode("utf-8", "surrogateescape")

@@ -1,1 +1,1 @@
-"""Files of this machine as a layer's entries (floor 6). Never follows a link. Must not know images."""
+"""Files of this machine as entries of a layer. Symlinks are never followed. Must not know images."""

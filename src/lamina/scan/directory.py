@@ -1,4 +1,4 @@
-"""A directory becomes entries: names in byte order, hardlinks found, nothing followed."""
+"""Scan a directory into entries: sorted by name, with hard links detected, without following symlinks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from lamina.errors import NotFound, UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.layer.entry import FORMATS, Entry, Kind
-from lamina.layer.path import normalise
+from lamina.layer.safe_path import normalise
+from lamina.layer.tar_write import Item
 from lamina.layer.whiteout import PREFIX
-from lamina.layer.write import Item
 
 _KINDS = {format: kind for kind, format in FORMATS.items()}
 _LEFT_OUT = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"system.nfs4_acl")
@@ -27,16 +27,15 @@ def scan(
     exclude: Callable[[bytes], bool] = lambda path: False,
     on_warning: OnWarning = lambda text: None,
 ) -> Iterator[Item]:
-    """Everything below the directory ``source`` as it shall stand below ``to`` in the image, ``to`` itself first
-    (where it is not the root). ``owner``: the ids that all entries get; None keeps the host's.
+    """Yield everything below the directory ``source``, as entries below ``to`` in the image. ``to`` itself comes
+    first unless it is the root. ``owner`` is given to all entries; None keeps the ids of the host.
 
-    ``exclude`` gets paths relative to ``source``. Sockets, and what has the name of a whiteout, are left out with a
-    warning. Raises NotFound (no such
-    directory), SystemFailure.
+    ``exclude`` gets paths relative to ``source``. Sockets and names that are whiteouts are skipped with a warning.
+    Raises NotFound (no such directory), SystemFailure.
     """
     top = os.fsencode(source)
     if not os.path.isdir(top):
-        raise NotFound(f"no directory {os.fsdecode(top)!r:.300}", hint="check the path")
+        raise NotFound(f"{os.fsdecode(top)!r:.300} is not a directory", hint="check the path")
     first: dict[tuple[int, int], bytes] = {}
     prefix = normalise(to)
     if prefix:
@@ -56,11 +55,11 @@ def scan(
             with reported(path):
                 state = os.lstat(path)
             if stat.S_ISSOCK(state.st_mode):
-                on_warning(f"the socket {os.fsdecode(path)!r:.200} is left out")
+                on_warning(f"the socket {os.fsdecode(path)!r:.200} is skipped")
                 continue
             if name.startswith(PREFIX):
                 on_warning(
-                    f"{os.fsdecode(path)!r:.200} is left out: in a layer that name is not a file's, it hides one"
+                    f"{os.fsdecode(path)!r:.200} is skipped: in a layer this name is a whiteout, which hides a file"
                 )
                 continue
             key = (state.st_dev, state.st_ino)
@@ -76,10 +75,11 @@ def scan(
 
 
 def scan_file(source: str | bytes, to: bytes, *, owner: tuple[int, int] | None = (0, 0)) -> Item:
-    """One file, link or empty directory of the host as ``to``. Raises NotFound, UsageError (a socket)."""
+    """Return one file, symlink or empty directory of the host as the entry ``to``. Raises NotFound, UsageError (a
+    socket)."""
     path = os.fsencode(source)
     if not os.path.lexists(path):
-        raise NotFound(f"no file {os.fsdecode(path)!r:.300}", hint="check the path")
+        raise NotFound(f"{os.fsdecode(path)!r:.300} was not found", hint="check the path")
     return _item(path, normalise(to), owner)
 
 
@@ -88,7 +88,9 @@ def _item(path: bytes, target: bytes, owner: tuple[int, int] | None, state: os.s
         state = state or os.lstat(path)
         kind = _KINDS.get(stat.S_IFMT(state.st_mode))
         if kind is None:
-            raise UsageError(f"{os.fsdecode(path)!r:.200} is a socket", hint="a layer can't hold one")
+            raise UsageError(
+                f"{os.fsdecode(path)!r:.200} is a socket", hint="leave it out: a layer can't hold a socket"
+            )
         uid, gid = owner if owner is not None else (state.st_uid, state.st_gid)
         device = (os.major(state.st_rdev), os.minor(state.st_rdev)) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0)
         entry = Entry(
@@ -116,7 +118,7 @@ def _opener(path: bytes, seen: os.stat_result) -> Callable[[], IO[bytes]]:
         if not os.path.samestat(os.fstat(file.fileno()), seen):
             file.close()
             raise UsageError(
-                f"{os.fsdecode(path)!r:.200} changed while it was read", hint="try again when it is quiet"
+                f"{os.fsdecode(path)!r:.200} changed while it was read", hint="try again when nothing writes to it"
             )
         return file
 
@@ -129,12 +131,12 @@ def _xattrs(path: bytes) -> dict[bytes, bytes]:
     try:
         names = [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=False)]
     except OSError:
-        return {}  # the file system has none
+        return {}  # the file system has no xattrs
     found = {}
     for name in names:
         if not name.startswith(_LEFT_OUT):
             try:
                 found[name] = os.getxattr(path, name, follow_symlinks=False)
             except OSError:
-                continue  # not for us to read
+                continue  # this user may not read it
     return found

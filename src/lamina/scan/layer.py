@@ -1,4 +1,4 @@
-"""Files of this machine as one layer that is never written: its index in memory, its contents where they are."""
+"""Files of this machine as a layer that is never written: its index is in memory, its contents stay in place."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Self
 from lamina.errors import UsageError
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.layer.write import Content, Item, Readable
+from lamina.layer.tar_write import Content, Item, Readable
 from lamina.spec.digest import Digest
 
 
 class ScannedLayer:
-    """What a ``LayerHandle`` is to readers of a tree. The files are laid out one behind the other in an archive that
-    is only imagined, so that offsets mean what they mean in a tar.
+    """A ``LayerHandle`` over scanned files. Offsets are those of an imaginary archive with all file contents in a
+    row.
 
-    ``where`` names the place, absolute. ``diff_id`` stands for this scan and is the digest of no archive: only the
-    same names, sizes and times at the same place have it again.
+    ``where`` is the absolute path that was scanned. ``diff_id`` identifies the scan; it is not the digest of an
+    archive. Only a scan of the same path with the same names, sizes and times has the same one.
     """
 
     def __init__(self, items: Iterable[Item], where: str, *, keep: object = None) -> None:
-        """``keep`` is kept alive as long as this is."""
+        """Index the items. ``keep`` is an object to keep alive as long as this layer."""
         self._keep = keep
         builder, end = IndexBuilder(), 0
         self._starts: list[int] = []
@@ -46,7 +46,7 @@ class ScannedLayer:
         return self._index
 
     def open(self, start: int = 0, end: int | None = None) -> _Part:
-        """Bytes of one file. Raises UsageError where it is not what it was when it was scanned, SystemFailure."""
+        """Open the bytes of one file. Raises UsageError if the file changed since the scan, SystemFailure."""
         number = bisect_right(self._starts, start) - 1
         if number < 0:
             return _Part(io.BytesIO(), 0, self._where)
@@ -75,7 +75,8 @@ class _Part:
         data = self._file.read(size)
         if not data:
             raise UsageError(
-                f"a file in {self._where!r:.200} got shorter while it was read", hint="try again when it is quiet"
+                f"a file in {self._where!r:.200} was truncated while it was read",
+                hint="try again when nothing writes to it",
             )
         self._left -= len(data)
         return data

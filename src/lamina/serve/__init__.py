@@ -1,5 +1,2 @@
-"""A registry over any source (floor 8), first form: distribution-spec pull and push, on loopback, without users.
-
-``message``, ``routes`` and ``ranges`` are pure; ``api``, ``read`` and ``write`` answer from the source's protocols;
-``uploads`` holds what is on its way in; ``server`` speaks HTTP.
-"""
+"""A registry server over any place that implements the protocols of ``lamina.source``: pull and push of the
+distribution-spec. Must not know the store."""

@@ -1,27 +1,38 @@
-"""Answers of the registry, from a place that holds images. Knows requests and protocols, no sockets.
+"""The registry's API: answers requests from a place of images. Knows requests and protocols, no sockets.
 
-distribution-spec; the names that repositories have on the wire are references as docker normalises them, or with
-``?ns=HOST`` (mirrors) those of that host. All repositories share one pool of blobs: what the place has, each has.
+It implements the distribution-spec. Repository names in URLs are references in docker's normalisation or, with
+``?ns=HOST`` (mirrors), names at that host. All repositories share one pool of blobs: a blob of the place is in every
+repository.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from lamina.serve.message import Request, Response
+from lamina.errors import Conflict, NotFound
+from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
 from lamina.serve.write import WriteApi
 
 
 class Api(WriteApi):
-    """Answers for ``source``. ``store`` is given where clients may write: it is the same place then."""
+    """Answers for ``source``. ``writing`` is given where clients may write: it is the same place then."""
 
-    def session(self) -> AbstractContextManager[None]:
-        """Around the server's life: what clients have sent is not collected before it has a name."""
-        return self._store.session("serve") if self._store is not None else nullcontext()
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Open a session for the server's life, so that gc keeps what clients have sent until it has a name."""
+        if self._place is None:
+            yield
+            return
+        with self._place.session("serve") as self._session:
+            try:
+                yield
+            finally:
+                self._session = None
 
     def answer(self, request: Request) -> Response:
-        """Raises ApiError; LaminaError where the place itself fails."""
+        """Answer a request. Raises ApiError; LaminaError if the place itself fails."""
         kind, method = request.route.kind, request.method
         reading = method in ("GET", "HEAD")
         if kind == "base" and reading:
@@ -44,8 +55,13 @@ class Api(WriteApi):
                 return self._blob(request)
             if method == "DELETE":
                 return self._delete_blob(request)
-        if kind == "uploads" and method == "POST":
-            return self._begin(request)
-        if kind == "upload":
-            return self._upload(request)
-        raise ApiError(405, "UNSUPPORTED", f"{method} is not done here", Allow="GET, HEAD")
+        try:
+            if kind == "uploads" and method == "POST":
+                return self._begin(request)
+            if kind == "upload":
+                return self._upload(request)
+        except Conflict as error:
+            raise ApiError(409, "BLOB_UPLOAD_INVALID", error.message) from None
+        except NotFound as error:
+            raise ApiError(404, "BLOB_UPLOAD_UNKNOWN", error.message) from None
+        raise ApiError(405, "UNSUPPORTED", f"{method} is not supported here", Allow="GET, HEAD")

@@ -1,6 +1,6 @@
-"""Range and Content-Range as registries use them (pure).
+"""Parsing of Range and Content-Range as registries use them (pure).
 
-RFC 9110 14; distribution-spec "Pushing a blob in chunks".
+RFC 9110 section 14; distribution-spec, "Pushing a blob in chunks".
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ _CHUNK = re.compile(r"(?:bytes[ =])?\s*(\d{1,19})-(\d{1,19})(?:/\S*)?")
 
 
 class Unsatisfiable(ValueError):
-    """The range lies outside: 416."""
+    """The range is outside of the content (status 416)."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Start and end (exclusive) of a Range header; None for none, and for what may be ignored (several ranges, other
-    units). Raises Unsatisfiable."""
+    """Return start and end (exclusive) of a Range header; None if there is none or it may be ignored (several ranges,
+    other units). Raises Unsatisfiable."""
     if not header:
         return None
     found = _RANGE.fullmatch(header)
@@ -37,7 +37,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def parse_chunk(header: str | None) -> tuple[int, int] | None:
-    """First and last byte of an upload's Content-Range; None where it is not stated. Raises ValueError."""
+    """Return the first and last byte of an upload's Content-Range; None if it is not stated. Raises ValueError."""
     if not header:
         return None
     found = _CHUNK.fullmatch(header.strip())

@@ -1,34 +1,41 @@
-"""Answers to those who read: manifests, blobs, lists, from any place that can be read and listed."""
+"""The reading half of the registry's API: manifests, blobs and lists, from any place that can be read and listed."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 
-from lamina.documents import Known, below, listed, looking, walk
 from lamina.errors import LaminaError, NotFound, UsageError
-from lamina.light import Protocol
-from lamina.serve.message import Request, Response, as_json, digest_of, digest_or_none, no_manifest, repository_of
+from lamina.light import TYPE_CHECKING
+from lamina.serve.http_message import (
+    Request,
+    Response,
+    as_json,
+    digest_of,
+    digest_or_none,
+    no_manifest,
+    repository_of,
+)
 from lamina.serve.ranges import Unsatisfiable, parse_range
-from lamina.serve.routes import TAG, ApiError, page
-from lamina.source import Lister, Reader
+from lamina.serve.routes import ApiError, page
+from lamina.source.abilities import takes_pushes
+from lamina.source.walk import Known, below, listed, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import dump
 from lamina.spec.manifest import parse
-from lamina.spec.reference import Reference
+from lamina.spec.reference import Reference, is_tag
+
+if TYPE_CHECKING:
+    from lamina.source.served import Readable
 
 MAX_REFERRERS = 10_000
 
 
-class Readable(Reader, Lister, Protocol):
-    """What can be served."""
-
-
 class ReadApi:
-    """``hidden``: what was deleted from a repository though the pool of blobs has it; ``emptied``: repositories that
-    may have lost their last name, which are there all the same."""
+    """Answers to reading requests. ``hidden`` is what was deleted from a repository although the pool still has it;
+    ``emptied`` are repositories that may have lost their last name, but still exist."""
 
     def __init__(self, source: Readable) -> None:
         self._source = source
@@ -52,7 +59,7 @@ class ReadApi:
                 reference = Reference.parse(name)
             except UsageError:
                 continue
-            if ":" not in reference.domain:  # such a host can't stand in a path; ?ns= reaches it
+            if ":" not in reference.domain:  # a path can't contain such a host; it is reached with ?ns=
                 found.add(Reference.parse(reference.repository).familiar)  # as it was pushed: app, not library/app
         shown, link = page(sorted(found), request.route.query, "/v2/_catalog")
         return as_json({"repositories": shown}, link)
@@ -61,7 +68,7 @@ class ReadApi:
         repository = repository_of(request.route)
         entries = [reference for reference, _ in self._entries(repository)]
         if not entries and repository.repository not in self._emptied:
-            raise ApiError(404, "NAME_UNKNOWN", f"no repository {request.route.name}")
+            raise ApiError(404, "NAME_UNKNOWN", f"repository {request.route.name} not found")
         tags = sorted({reference.tag for reference in entries if reference.tag is not None})
         shown, link = page(tags, request.route.query, f"{request.target}/tags/list")
         return as_json({"name": request.route.name, "tags": shown}, link)
@@ -85,7 +92,7 @@ class ReadApi:
     def _found(self, repository: Reference, name: str) -> Descriptor:
         digest = digest_or_none(name)
         if digest is None:
-            if not TAG.fullmatch(name):
+            if not is_tag(name):
                 raise ApiError(404, "MANIFEST_UNKNOWN", f"{name[:150]!r} is neither a tag nor a digest")
             for reference, descriptor in self._entries(repository):
                 if reference.tag == name:
@@ -93,7 +100,7 @@ class ReadApi:
             raise no_manifest(name)
         if (repository.repository, digest) in self._hidden:
             raise no_manifest(name)
-        # not what only another repository names: a client that copies takes it for copied, and would not send it
+        # not if only another repository names it: a client would take it for copied, and not send it
         own = [entry for entry in self._source.names() if self._is_of(repository, entry[0])]
         for _, descriptor in own:
             if descriptor.digest == digest:
@@ -105,17 +112,15 @@ class ReadApi:
 
     @staticmethod
     def _is_of(repository: Reference, name: str) -> bool:
-        """Whether a name is one of the repository's; what has no name belongs to all."""
+        """Whether a name belongs to the repository; an image without a name belongs to all."""
         try:
             return not name or Reference.parse(name).repository == repository.repository
         except UsageError:
             return True
 
     def _size(self, digest: Digest) -> int | None:
-        sizes = getattr(self._source, "blobs", None)
-        if sizes is not None:
-            size: int | None = sizes.size(digest)
-            return size
+        if takes_pushes(self._source):  # it has blobs by their digests
+            return self._source.blobs.size(digest)
         for _, top in self._source.names():
             for known in below(self._source, top):
                 if known.digest == digest:
@@ -127,7 +132,7 @@ class ReadApi:
         digest = digest_of(request.route.rest)
         size = None if (repository.repository, digest) in self._hidden else self._size(digest)
         if size is None:
-            raise ApiError(404, "BLOB_UNKNOWN", f"no blob {digest}")
+            raise ApiError(404, "BLOB_UNKNOWN", f"blob {digest} not found")
         headers = {
             "Content-Type": "application/octet-stream",
             "Docker-Content-Digest": str(digest),
@@ -137,7 +142,9 @@ class ReadApi:
         try:
             wanted = parse_range(request.headers.get("Range"), size)
         except Unsatisfiable:
-            raise ApiError(416, "SIZE_INVALID", "the range lies outside", Content_Range=f"bytes */{size}") from None
+            raise ApiError(
+                416, "SIZE_INVALID", "the range is outside of the blob", Content_Range=f"bytes */{size}"
+            ) from None
         blob = self._source.blob(Descriptor("application/octet-stream", digest, size))
         if wanted is None:
             return Response(200, headers, blob=blob, start=0, end=size)
@@ -156,7 +163,7 @@ class ReadApi:
             try:
                 document = parse(self._source.manifest(descriptor), descriptor.media_type)
             except LaminaError:
-                continue  # a damaged document refers to nothing, and must not hide the others
+                continue  # a damaged document has no subject, and must not hide the others
             if document.subject is not None and document.subject.digest == subject:
                 referrer = document.as_referrer()
                 if not wanted or referrer.artifact_type == wanted:

@@ -1,4 +1,4 @@
-"""What a request line asks for (pure). distribution-spec "API" and "Error Codes"."""
+"""Parsing of request lines (pure): distribution-spec, "API" and "Error Codes"."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAIL = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<rest>.*)")
-TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 MAX_NAME = 255
 MAX_PAGE = 10_000
 MAX_BATCH = 100
 
 
 class ApiError(Exception):
-    """An answer that is an error: status, the spec's code, words, and further headers."""
+    """An error response: status, the spec's error code, a message, and more headers."""
 
     def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
         super().__init__(message)
@@ -31,8 +30,8 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``kind``: "base", "catalog", "manifest", "blob", "uploads", "upload", "tags" or "referrers"; ``rest``: the tag,
-    digest or upload's id."""
+    """A parsed request line. ``kind`` is "base", "catalog", "manifest", "blob", "uploads", "upload", "tags" or
+    "referrers"; ``rest`` is the tag, the digest or the id of the upload."""
 
     kind: str
     name: str = ""
@@ -40,17 +39,17 @@ class Route:
     query: dict[str, list[str]] = field(default_factory=dict)
 
     def one(self, key: str) -> str:
-        """The first value of a query parameter; "" where there is none."""
+        """Return the first value of a query parameter; "" if it is missing."""
         return self.query.get(key, [""])[0]
 
 
 def parse_target(target: str) -> Route:
-    """Raises ApiError (404 for what is no path of the API, 400 NAME_INVALID)."""
+    """Parse the target of a request. Raises ApiError (404 if it is not a path of the API, 400 NAME_INVALID)."""
     try:
         parts = urlsplit(target)
         fields = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=MAX_BATCH)
     except ValueError:
-        raise ApiError(400, "UNSUPPORTED", "the address can't be read") from None
+        raise ApiError(400, "UNSUPPORTED", "the URL is invalid") from None
     path = unquote(parts.path)
     query: dict[str, list[str]] = {}
     for key, value in fields:
@@ -78,7 +77,7 @@ def parse_target(target: str) -> Route:
 
 
 def page(names: list[str], query: dict[str, list[str]], path: str) -> tuple[list[str], str]:
-    """One page of a sorted list, and the Link to the next ("" for the last). Raises ApiError."""
+    """Return one page of a sorted list, and the Link header to the next page ("" for the last). Raises ApiError."""
     last = query.get("last", [""])[0]
     left = [name for name in names if name > last] if last else names
     text = query.get("n", [""])[0]

@@ -1,4 +1,5 @@
-"""HTTP around ``Api``: one thread a connection, bodies by sendfile where the system has it, loopback only."""
+"""The HTTP server around ``Api``: one thread for each connection, bodies sent by sendfile where available, loopback
+addresses only."""
 
 from __future__ import annotations
 
@@ -16,48 +17,43 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lamina.errors import DiskFull, LaminaError, UsageError
 from lamina.events import started
-from lamina.files import Extent, failure
+from lamina.host.files import failure, has_extent
 from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api
-from lamina.serve.message import Request, Response
+from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.routes import ApiError, parse_target
+from lamina.source.abilities import takes_pushes
 from lamina.version import __version__
 
 if TYPE_CHECKING:
-    from lamina.serve.read import Readable
-    from lamina.store.store import Store
+    from lamina.source.served import Readable
 
 CHUNK = 256 << 10
-IDLE = 75.0  # seconds a connection may say nothing
-_DRAIN = 16 << 20  # bytes of an unread body that are worth reading to keep the connection
+IDLE = 75.0  # seconds that a connection may be idle
+_DRAIN = 16 << 20  # bytes of an unread body that are read to keep the connection
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,12})(?:;.*)?\r?\n")
 _log = logging.getLogger("lamina.serve")
 
 
 class RegistryServer:
-    """A registry over ``source`` on a loopback address. ``writable`` needs a store. ``start`` returns at once; a
-    context manager starts and closes.
+    """A registry over ``source`` on a loopback address. ``writable`` needs a place that takes pushes
+    (``source.served.Served``). ``start`` returns at once; a context manager starts and closes.
 
     Raises UsageError (an address that others reach, a place that can't be written to), SystemFailure (a taken port).
     """
 
-    def __init__(
-        self, source: Readable | Store, *, host: str = "127.0.0.1", port: int = 0, writable: bool = False
-    ) -> None:
-        from lamina.store.store import Store
-
+    def __init__(self, source: Readable, *, host: str = "127.0.0.1", port: int = 0, writable: bool = False) -> None:
         if not is_loopback(host):
             raise UsageError(
                 f"{host} is not a loopback address",
-                hint="this registry has no users yet: it serves this machine only",
+                hint="use a loopback address: this registry has no user accounts, so it serves this machine only",
             )
-        if writable and not isinstance(source, Store):
-            raise UsageError(f"{source.location} can't be written to", hint="only the store can")
-        store = None
-        if writable and isinstance(source, Store):
-            # an object of its own: its session lasts as long as the server, and others write meanwhile
-            source = store = Store(source.paths, max_layer=source.max_layer, keep=source.keep)
-        self.api = Api(source, store)
+        writing = None
+        if writable:
+            if not takes_pushes(source):
+                raise UsageError(f"{source.location} can't be written to", hint="only the store can")
+            writing = source
+        self.api = Api(source, writing)
         self.host = host
         try:
             self._server = _Server((host, port), self.api)
@@ -73,7 +69,7 @@ class RegistryServer:
 
     @property
     def name(self) -> str:
-        """``host:port``, as references have it."""
+        """``host:port``, for use in references."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def start(self) -> None:
@@ -84,7 +80,7 @@ class RegistryServer:
         started([self._thread])
 
     def close(self) -> None:
-        """Stop at once; what clients are in the middle of is cut off."""
+        """Stop at once; requests in progress are cut off."""
         if self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -116,7 +112,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer's asks the resolver for this machine's name, which may take long
+        # HTTPServer's version looks up the host name of this machine, which may take long
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
@@ -153,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = _Body(self)
         try:
             route = parse_target(self.path)
-            request = Request(self.command, route, self.headers, body.pieces(), body.length)  # type: ignore[arg-type]
+            asker = Asker(str(self.client_address[0]))
+            request = Request(self.command, route, self.headers, body.pieces(), body.length, asker)  # type: ignore[arg-type]
             body.check()
             self._check_origin()
             response = self.server.api.answer(request)
@@ -176,11 +173,16 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
     def _check_origin(self) -> None:
-        """A web page that has its name resolved to this machine must not reach what only this machine may."""
+        """Refuse web pages whose domain resolves to this machine (DNS rebinding): only this machine may use the
+        registry."""
         host = self.headers.get("Host", "localhost").strip()
         name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
         if not is_loopback(name) or self.headers.get("Origin"):
-            raise ApiError(403, "DENIED", "this registry answers to names of this machine, and to no web page")
+            raise ApiError(
+                403,
+                "DENIED",
+                "this registry only answers requests to names of this machine that are not from a web page",
+            )
 
     def _send(self, response: Response) -> None:
         length = response.end - response.start if response.blob is not None else len(response.body)
@@ -197,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_blob(response)
 
     def end_headers_with(self, body: bytes) -> None:
-        """Head and body in one packet where they fit."""
+        """Send head and body in one packet if they fit."""
         lines: list[bytes] = getattr(self, "_headers_buffer", [])
         self._headers_buffer: list[bytes] = []
         self.wfile.write(b"".join([*lines, b"\r\n", body]))
@@ -205,17 +207,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_blob(self, response: Response) -> None:
         assert response.blob is not None
         with response.blob.open(response.start, response.end) as stream:
-            if isinstance(stream, Extent) and hasattr(os, "sendfile"):
+            if has_extent(stream) and hasattr(os, "sendfile"):
                 descriptor, at, end = stream.extent()
                 out = self.connection.fileno()
                 while at < end:
                     try:
                         sent = os.sendfile(out, descriptor, at, min(end - at, 1 << 30))
-                    except BlockingIOError:  # the connection has a time-out, so its descriptor does not block
+                    except BlockingIOError:  # the connection has a timeout, so its descriptor does not block
                         self._wait_until_writable()
                         continue
                     if not sent:
-                        raise OSError("the file ended before its time")
+                        raise OSError("the file is shorter than expected")
                     at += sent
                 return
             while data := stream.read(CHUNK):
@@ -233,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         _log.debug("%s " + format, self.address_string(), *arguments)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server itself refuses: bad request lines, too many headers."""
+        """Answer what http.server itself refuses: bad request lines, too many headers."""
         self.close_connection = True
         error = ApiError(code, "UNSUPPORTED", message or "bad request")
         with suppress(OSError):
@@ -242,11 +244,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _CutOff(Exception):
-    """The client is gone."""
+    """The client has closed the connection."""
 
 
 class _Body:
-    """The body of a request, read at most once: by Content-Length, or in chunks (RFC 9112 7.1)."""
+    """The body of a request, read at most once: by Content-Length, or in chunks (RFC 9112, section 7.1)."""
 
     def __init__(self, handler: _Handler) -> None:
         self._handler = handler
@@ -262,7 +264,7 @@ class _Body:
 
     def check(self) -> None:
         if self._bad:
-            raise ApiError(400, "SIZE_INVALID", "Content-Length is none")
+            raise ApiError(400, "SIZE_INVALID", "Content-Length is invalid")
 
     def pieces(self) -> Iterator[bytes]:
         if self._chunked:
@@ -279,7 +281,7 @@ class _Body:
             line = self._line()
             found = _CHUNK_SIZE.fullmatch(line)
             if found is None:
-                raise ApiError(400, "SIZE_INVALID", "a chunk without a length")
+                raise ApiError(400, "SIZE_INVALID", "a chunk has no length")
             left = int(found[1], 16)
             if left == 0:
                 while self._line() not in (b"\r\n", b"\n"):
@@ -293,7 +295,7 @@ class _Body:
             self._line()
 
     def drained(self) -> bool:
-        """Whether the connection can be used again: what little is left of the body is read for it."""
+        """Whether the connection can be reused; a short rest of the body is read for that."""
         if self._done:
             return True
         if self._bad or self._chunked or self._left > _DRAIN:

@@ -1,4 +1,4 @@
-"""Descriptors (image-spec descriptor.md): what a blob is, how large, and by which digest it is found."""
+"""Descriptors (image-spec descriptor.md): the media type, size and digest of a blob."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ MAX_SIZE = 2**63 - 1
 
 
 class Descriptor(Value):
-    """``size`` in bytes. ``raw`` is the object that it was read from, so that unknown fields survive."""
+    """What a document says about a blob. ``size`` is in bytes. ``raw`` is the JSON object that it was read from; it
+    is kept so that unknown fields survive an edit."""
 
     media_type: str
     digest: Digest
@@ -32,14 +33,19 @@ class Descriptor(Value):
 
     @classmethod
     def of(cls, media_type: str, data: bytes, algorithm: str = "sha256") -> Descriptor:
-        """The descriptor of these bytes."""
+        """Describe these bytes: media type, digest and size."""
         return cls(media_type, Digest.of(data, algorithm), len(data))
 
     @classmethod
     def from_json(cls, value: object, what: str, *, untyped: bool = False) -> Descriptor:
-        """Raises InvalidDocument that names ``what`` and the field; null counts as absent. Inline ``data`` is
-        verified (DigestMismatch, SizeMismatch), and left out where its algorithm is unknown here. ``untyped``: the
-        media type may be missing; it is "" then."""
+        """Read a descriptor from a decoded JSON value; null counts as absent.
+
+        ``what`` names the document in errors. With ``untyped`` the media type may be missing; it is "" then. Inline
+        ``data`` is checked against digest and size; it is ignored if the digest's algorithm is unknown here.
+
+        Raises InvalidDocument, which names ``what`` and the field; DigestMismatch or SizeMismatch for wrong inline
+        data.
+        """
         if type(value) is not dict:
             raise _invalid(what, "descriptor", "an object", value)
         if not value.keys() <= KNOWN_KEYS:
@@ -65,7 +71,8 @@ class Descriptor(Value):
         return replace(descriptor, data=_inline(encoded, descriptor, what))
 
     def to_json(self) -> dict[str, Any]:
-        """``raw`` with this descriptor's fields over it. Fields that say the same stay as they were written."""
+        """Write ``raw`` with this descriptor's fields over it. A field whose value did not change keeps its original
+        form."""
         value = dict(self.raw)
         value["mediaType"] = self.media_type
         value["digest"] = str(self.digest)
@@ -82,13 +89,13 @@ class Descriptor(Value):
         return value
 
     def with_annotations(self, annotations: Mapping[str, str | None]) -> Descriptor:
-        """These added or changed; those with None removed."""
+        """Return a copy with these annotations added or changed; a value of None removes the annotation."""
         merged: dict[str, str | None] = {**self.annotations, **annotations}
         return replace(self, annotations={key: text for key, text in merged.items() if text is not None})
 
     def check(self, data: bytes) -> None:
-        """Raises SizeMismatch or DigestMismatch where these are not the bytes; Unsupported for an algorithm
-        that can't be computed here. The size first: it costs nothing."""
+        """Raise SizeMismatch or DigestMismatch if ``data`` is not this blob; Unsupported if its digest algorithm
+        can't be computed here. The size is checked first because that costs nothing."""
         if len(data) != self.size:
             raise SizeMismatch(
                 f"{self.digest} has {len(data)} bytes instead of {self.size}", hint="fetch it again from its source"
@@ -100,11 +107,11 @@ class Descriptor(Value):
             )
 
 
-_HINT = "the document breaks its specification; ask whoever made it"
+_HINT = "the document breaks its specification; report it to the publisher of the image"
 
 
 def string_map(value: object, what: str) -> dict[str, str]:
-    """A map of strings to strings ({} for null). Raises InvalidDocument."""
+    """Return a JSON map of strings to strings ({} for null). Raises InvalidDocument."""
     if value is None:
         return {}
     if type(value) is not dict:
@@ -119,7 +126,7 @@ def _media_type(value: Mapping[str, Any], key: str, what: str) -> str:
     text = value.get(key)
     if type(text) is not str:
         raise _invalid(what, key, "a string", text)
-    # RFC 6838 says less; what is refused here is what could forge a header or a terminal's line
+    # stricter than RFC 6838: refuse whatever could forge a header or a line on a terminal
     if not 0 < len(text) <= 255 or not (text.isascii() and text.isprintable()) or text != text.strip(" "):
         raise InvalidDocument(f"{what}: {key} {text!r:.100} is not a media type", hint=_HINT)
     return text
@@ -135,7 +142,7 @@ def _digest(text: object, what: str) -> Digest:
 
 
 def _platform(value: Mapping[str, Any], what: str) -> Platform | None:
-    """None also for the empty platform that Go writes where there is none."""
+    """Read the platform, if there is one. The empty platform that Go writes for "none" counts as none."""
     stated = value.get("platform")
     if stated is None:
         return None

@@ -1,4 +1,4 @@
-"""Digests (image-spec descriptor.md, "Digests"): the one place that parses, computes and compares them."""
+"""Digests (image-spec descriptor.md, "Digests"): the only place that parses, computes and compares them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from collections.abc import Callable
 from functools import cache
 
 from lamina.errors import Unsupported, UsageError
-from lamina.light import Protocol, Value, pattern
+from lamina.light import TYPE_CHECKING, Value, pattern
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Hasher(Protocol):
+        """What ``hashlib`` objects offer."""
+
+        def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
+
+        def hexdigest(self) -> str: ...
+
 
 # algorithm ::= component (separator component)*; encoded ::= [a-zA-Z0-9=_-]+
 _GRAMMAR = pattern(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
@@ -18,26 +29,18 @@ _FEW = 1 << 15
 CANONICAL = "sha256"
 
 
-class Hasher(Protocol):
-    """What ``hashlib`` objects offer."""
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
-
-
 class Digest(Value):
-    """``algorithm:encoded``. Registered algorithms are checked for length and lower case; unknown ones that fit
-    the grammar are carried, but ``hasher`` refuses them."""
+    """A digest, written ``algorithm:encoded``. Registered algorithms are checked for length and lower case. An
+    unknown algorithm that fits the grammar is kept, but ``hasher`` raises Unsupported for it."""
 
     algorithm: str
     encoded: str
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Raises UsageError where ``text`` is not a digest."""
+        """Parse a digest. Raises UsageError if ``text`` is not one."""
         if isinstance(text, str) and len(text) == 71 and text[:7] == "sha256:" and not text[7:].strip(_DIGITS):
-            return cls(CANONICAL, text[7:])  # nearly all
+            return cls(CANONICAL, text[7:])  # fast path: nearly all digests
         if not isinstance(text, str) or len(text) > 512 or not _GRAMMAR.fullmatch(text):
             raise UsageError(f"not a digest: {text!r:.200}", hint="expected like sha256:<64 hex digits>")
         algorithm, encoded = text.split(":", 1)
@@ -50,24 +53,24 @@ class Digest(Value):
 
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview, algorithm: str = CANONICAL) -> Digest:
-        """The digest of these bytes."""
+        """Compute the digest of these bytes."""
         hasher = new_hasher(algorithm, len(data))
         hasher.update(data)
         return cls(algorithm, hasher.hexdigest())
 
     @property
     def supported(self) -> bool:
-        """Whether this machine can verify it."""
+        """Whether this machine can compute digests of this algorithm."""
         return self.algorithm in _HEX_LENGTH
 
     def hasher(self, size: int | None = None) -> Hasher:
-        """A fresh hash object of this algorithm, for ``size`` bytes where that is known. Raises Unsupported for one
-        that can't be verified here."""
+        """Return a new hash object of this algorithm. ``size`` is the number of bytes to hash, if known. Raises
+        Unsupported for an algorithm that can't be computed here."""
         return new_hasher(self.algorithm, size)
 
     @property
     def short(self) -> str:
-        """The first twelve digits, as docker shows an ID."""
+        """The first twelve hex digits, as docker shows an ID."""
         return self.encoded[:12]
 
     def __lt__(self, other: Digest) -> bool:
@@ -83,8 +86,8 @@ class Digest(Value):
 
 
 def new_hasher(algorithm: str = CANONICAL, size: int | None = None) -> Hasher:
-    """``size``: of what will be hashed, where that is known. Raises Unsupported for an algorithm that can't be
-    computed here."""
+    """Return a new hash object. ``size`` is the number of bytes to hash, if known: for a few bytes OpenSSL is not
+    loaded. Raises Unsupported for an algorithm that can't be computed here."""
     if algorithm not in _HEX_LENGTH:
         raise Unsupported(
             f"digest algorithm {algorithm!r:.60} can't be verified", hint="known: " + ", ".join(sorted(_HEX_LENGTH))
@@ -100,8 +103,8 @@ def new_hasher(algorithm: str = CANONICAL, size: int | None = None) -> Hasher:
 
 @cache
 def _own_sha256() -> Callable[[], Hasher] | None:
-    """Python's own: hashlib loads OpenSSL, which takes longer than a few bytes do."""
-    for name in ("_sha2", "_sha256"):  # the latter before Python 3.12
+    """Return Python's built-in sha256. hashlib loads OpenSSL, which takes longer than hashing a few bytes."""
+    for name in ("_sha2", "_sha256"):  # _sha256 is its name before Python 3.12
         try:
             found: Callable[[], Hasher] = __import__(name).sha256
         except ImportError:

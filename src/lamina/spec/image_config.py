@@ -1,6 +1,6 @@
-"""Image configs (image-spec config.md; docker's are the same with more fields): a typed view over the raw bytes.
+"""Image configs (image-spec config.md; docker's have the same form and more fields): a typed view over the raw bytes.
 
-Edits go to the decoded object, so that fields which lamina doesn't know (Healthcheck, OnBuild, Shell, ...)
+Edits change the decoded JSON object, so that fields which lamina doesn't know (Healthcheck, OnBuild, Shell, ...)
 survive. Null counts as absent.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from lamina.errors import InvalidDocument, UsageError
-from lamina.light import TYPE_CHECKING, TypedDict, Value
+from lamina.light import TYPE_CHECKING, Value
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -19,7 +19,29 @@ from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from typing import Any, Unpack
+    from typing import Any, TypedDict, Unpack
+
+    class Changes(TypedDict, total=False):
+        """What ``with_`` and ``build`` can set; None removes the field."""
+
+        created: str | None
+        author: str | None
+        architecture: str
+        variant: str | None
+        os: str
+        os_version: str | None
+        user: str | None
+        exposed_ports: Iterable[str] | None
+        env: Iterable[str] | None
+        entrypoint: Iterable[str] | None
+        cmd: Iterable[str] | None
+        volumes: Iterable[str] | None
+        working_dir: str | None
+        labels: Mapping[str, str] | None
+        stop_signal: str | None
+        healthcheck: Mapping[str, Any] | None
+        on_build: Iterable[str] | None
+
 
 _TOP = (
     "created",
@@ -34,7 +56,7 @@ _TOP = (
     "history",
 )
 _KNOWN = frozenset(_TOP)
-# keyword of with_() -> key in the document; the order is the one that build() writes
+# keyword of with_() -> key in the document, in the order in which build() writes them
 _TOP_KEYS = {
     "created": "created",
     "author": "author",
@@ -56,36 +78,16 @@ _RUN_KEYS = {
     "healthcheck": "Healthcheck",
     "on_build": "OnBuild",
 }
+CHANGEABLE = (*_TOP_KEYS, *_RUN_KEYS)
+"""The fields that ``Changes`` has."""
 _RUN_KNOWN = frozenset(_RUN_KEYS.values())
 _HISTORY_KNOWN = frozenset({"created", "created_by", "author", "comment", "empty_layer"})
-_HINT = "the config breaks its specification; ask whoever made it"
-
-
-class Changes(TypedDict, total=False):
-    """What ``with_`` and ``build`` can set; None removes the field."""
-
-    created: str | None
-    author: str | None
-    architecture: str
-    variant: str | None
-    os: str
-    os_version: str | None
-    user: str | None
-    exposed_ports: Iterable[str] | None
-    env: Iterable[str] | None
-    entrypoint: Iterable[str] | None
-    cmd: Iterable[str] | None
-    volumes: Iterable[str] | None
-    working_dir: str | None
-    labels: Mapping[str, str] | None
-    stop_signal: str | None
-    healthcheck: Mapping[str, Any] | None
-    on_build: Iterable[str] | None
+_HINT = "the config breaks its specification; report it to the publisher of the image"
 
 
 class History(Value):
-    """One build step. ``empty_layer`` steps made no layer. ``created_by`` may name files: bytes that are not UTF-8
-    (surrogate escapes) are written as ``\\xff``, as JSON can't hold them."""
+    """One step of the build history. A step with ``empty_layer`` made no layer. ``created_by`` may contain file
+    names: bytes that are not UTF-8 (surrogate escapes) are written as ``\\xff``, because JSON can't hold them."""
 
     created: str | None = None
     created_by: str = ""
@@ -95,7 +97,7 @@ class History(Value):
 
     @classmethod
     def from_json(cls, value: object, what: str) -> History:
-        """Raises InvalidDocument."""
+        """Read one step from a decoded JSON value. Raises InvalidDocument, which names ``what``."""
         if type(value) is not dict:
             raise _invalid(what, "a step", "an object", value)
         refuse_twins(value, _HISTORY_KNOWN, what)
@@ -129,13 +131,13 @@ def _utf8(text: str) -> str:
 
 
 class ImageConfig:
-    """Immutable: ``with_`` and ``add_layer`` return new ones. Don't change ``json``.
+    """An image config. Immutable: ``with_`` and ``add_layer`` return new ones. Don't change ``json``.
 
-    Command lines are tuples of arguments, () where not set; ``env`` holds ``NAME=value`` lines in order.
+    Command lines are tuples of arguments, () if not set. ``env`` holds ``NAME=value`` lines in order.
     """
 
     def __init__(self, raw: bytes, value: dict[str, Any], what: str, media_type: str) -> None:
-        """Internal; use ``parse`` or ``build``."""
+        """Internal: use ``parse`` or ``build``."""
         self.raw = raw
         self.json = value
         self.media_type = media_type
@@ -165,7 +167,7 @@ class ImageConfig:
 
     @classmethod
     def parse(cls, raw: bytes, what: str = "image config", media_type: str = mediatype.OCI_CONFIG) -> ImageConfig:
-        """Raises InvalidDocument naming ``what`` and the field."""
+        """Parse a config from its bytes. Raises InvalidDocument, which names ``what`` and the field."""
         return cls(raw, load(raw, what, known=_KNOWN), what, media_type)
 
     @classmethod
@@ -178,7 +180,7 @@ class ImageConfig:
         media_type: str = mediatype.OCI_CONFIG,
         **changes: Unpack[Changes],
     ) -> ImageConfig:
-        """A new config: same arguments, same bytes (fields in a fixed order)."""
+        """Make a new config. The same arguments give the same bytes: fields have a fixed order."""
         steps = [step.to_json() for step in history]
         value: dict[str, Any] = {
             "architecture": platform.architecture,
@@ -194,13 +196,15 @@ class ImageConfig:
         return cls(dump(ordered), ordered, "image config", media_type)
 
     def with_(self, **changes: Unpack[Changes]) -> ImageConfig:
-        """With these fields set (None: removed); all others, known or not, as they were."""
+        """Return a copy with these fields set (None removes one); all other fields, known or not, are kept."""
         return self._edited(_changed(self.json, changes))
 
     def add_layer(self, diff_id: Digest, history: History | None = None) -> ImageConfig:
-        """With one more layer on top. Where ``history`` is given and the steps below don't match the layers, they
-        are brought into line first, so that the new step is the new layer's: missing ones are added, and
-        surplus ones marked as empty."""
+        """Return a copy with one more layer on top.
+
+        If ``history`` is given and the steps below don't match the layers, they are aligned first, so that the new
+        step belongs to the new layer: missing steps are added, and surplus ones are marked as empty.
+        """
         rootfs = {**(self.json.get("rootfs") or {})}
         rootfs["diff_ids"] = [*map(str, self.diff_ids), str(diff_id)]
         value = {**self.json, "rootfs": rootfs}
@@ -210,7 +214,7 @@ class ImageConfig:
         return self._edited(value)
 
     def keep_layers(self, count: int) -> ImageConfig:
-        """With the lowest ``count`` layers only, and the steps up to the last of them."""
+        """Return a copy with only the lowest ``count`` layers, and the history up to the last of them."""
         if count >= len(self.diff_ids):
             return self
         steps, made = [], 0
@@ -225,7 +229,7 @@ class ImageConfig:
     def with_layers(
         self, diff_ids: Iterable[Digest], history: Iterable[Mapping[str, Any]] | None = None
     ) -> ImageConfig:
-        """With these layers, and where given these steps (as ``aligned_history`` has them)."""
+        """Return a copy with these layers and, if given, these history steps (in the form of ``aligned_history``)."""
         rootfs = {**(self.json.get("rootfs") or {}), "diff_ids": [str(diff_id) for diff_id in diff_ids]}
         value = {**self.json, "rootfs": rootfs}
         if history is not None:
@@ -235,11 +239,12 @@ class ImageConfig:
         return self._edited(value)
 
     def with_run(self, run: Mapping[str, Any]) -> ImageConfig:
-        """With this object as ``config``: how it runs."""
+        """Return a copy with this object as ``config``, the defaults for running."""
         return self._edited({**self.json, "config": dict(run)})
 
     def aligned_history(self) -> list[dict[str, Any]]:
-        """The steps as objects, in line with the layers: surplus ones marked as empty, missing ones added."""
+        """Return the history steps as objects, one non-empty step a layer: surplus steps are marked as empty, missing
+        ones are added."""
         steps: list[dict[str, Any]] = [dict(step) for step in self.json.get("history") or ()]
         made = [step for step in steps if not step.get("empty_layer")]
         for surplus in made[len(self.diff_ids) :]:
@@ -249,38 +254,40 @@ class ImageConfig:
 
     @cached_property
     def descriptor(self) -> Descriptor:
-        """Of the raw bytes, by sha256; its digest is the image ID."""
+        """The descriptor of the raw bytes (sha256); its digest is the image ID."""
         return Descriptor.of(self.media_type, self.raw)
 
     @property
     def platform(self) -> Platform:
-        """As stated, normalised; an operating system that is not stated counts as linux."""
+        """The platform, normalised; a missing operating system counts as linux."""
         return self.stated_platform.normalized()
 
     @property
     def stated_platform(self) -> Platform:
-        """As written, but for an operating system that is not stated."""
+        """The platform as written; a missing operating system counts as linux."""
         features = self.json.get("os.features")
         stated = tuple(item for item in features if type(item) is str) if type(features) is list else ()
         return Platform(self.os or "linux", self.architecture, self.variant, self.os_version, stated)
 
     @property
     def created_time(self) -> datetime | None:
-        """``created`` as a point in time (UTC if no zone is stated); None where absent or not RFC 3339."""
+        """``created`` as a point in time (UTC if no zone is stated); None if absent or not RFC 3339."""
         return parse_time(self.created)
 
     @property
     def environment(self) -> dict[str, str]:
-        """``env`` as a map; the last of several lines for a name wins, lines without ``=`` are empty."""
+        """``env`` as a map. If a name occurs several times, the last line wins; a line without ``=`` has an empty
+        value."""
         return {name: value for name, _, value in (line.partition("=") for line in self.env)}
 
     def steps(self) -> tuple[History | None, ...]:
-        """For each layer the step that made it. Steps beyond the layers are ignored, missing ones None."""
+        """Return for each layer the step that made it, or None if there is no such step. Steps beyond the layers are
+        ignored."""
         made = [step for step in self.history if not step.empty_layer][: len(self.diff_ids)]
         return (*made, *[None] * (len(self.diff_ids) - len(made)))
 
     def check_layers(self, count: int, what: str = "image") -> None:
-        """Raise InvalidDocument unless the manifest's number of layers is that of the diff_ids."""
+        """Raise InvalidDocument unless the manifest has as many layers as the config has diff_ids."""
         if count != len(self.diff_ids):
             raise InvalidDocument(
                 f"{what}: the manifest has {count} layers, but the config names {len(self.diff_ids)} diff_ids",
@@ -301,7 +308,7 @@ class ImageConfig:
 
 
 def chain_ids(diff_ids: Sequence[Digest]) -> tuple[Digest, ...]:
-    """The ChainID of each layer upon those below it (config.md, "Layer ChainID")."""
+    """Compute the ChainID of each layer, bottom first (config.md, "Layer ChainID")."""
     chain: list[Digest] = []
     for diff_id in diff_ids:
         chain.append(Digest.of(f"{chain[-1]} {diff_id}".encode("ascii")) if chain else diff_id)
@@ -309,8 +316,8 @@ def chain_ids(diff_ids: Sequence[Digest]) -> tuple[Digest, ...]:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """An RFC 3339 time, with a zone always; None where there is none that can be read. Go's nanoseconds are
-    cut to microseconds."""
+    """Parse an RFC 3339 time; the result always has a zone (UTC if none is stated). Returns None if it can't be read.
+    Nanoseconds, as Go writes them, are cut to microseconds."""
     from datetime import UTC, datetime
 
     try:
@@ -380,7 +387,7 @@ def _labels(run: Mapping[str, Any], what: str) -> dict[str, str]:
 
 
 def _command(value: Mapping[str, Any], key: str, what: str) -> tuple[str, ...]:
-    """Docker before 1.10 wrote a command of one word as a string, and still reads it."""
+    """Read a command line. Docker before 1.10 wrote a command of one word as a string, and still reads it."""
     return (value[key],) if type(value.get(key)) is str else _strings(value, key, what)
 
 

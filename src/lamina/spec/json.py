@@ -1,8 +1,8 @@
-"""The one reader and writer of JSON documents from outside (manifests, indexes, configs, layout files).
+"""The only reader and writer of JSON documents from outside (manifests, indexes, configs, layout files).
 
-Two parsers that read one document differently are how a signed image becomes another one, so everything that
-parsers are known to disagree about is refused: duplicate keys, keys that equal a known one but for case (Go's
-decoder takes them for it), bytes that are not UTF-8, numbers beyond 64 bits, NaN, deep nesting.
+Two parsers that read one document differently let an attacker swap a signed image for another. So everything that
+parsers are known to disagree about is refused: duplicate keys, keys that differ from a known key only in case (Go's
+decoder accepts them), bytes that are not UTF-8, numbers beyond 64 bits, NaN, deep nesting.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_DOCUMENT = 4 * 1024 * 1024
 
 MAX_DEPTH = 32
 _OWN_DEPTH = 100
-"""Levels of what ``read_own`` takes: far from what the decoder's recursion can reach."""
+"""The deepest nesting that ``read_own`` accepts: well below the limit of the decoder's recursion."""
 _INT_LIMIT = 2**63
 _SURROGATE_ESCAPE = pattern(rb"\\u[dD][89a-fA-F]")
 
@@ -33,15 +33,15 @@ class _Refused(Exception):
 
 
 def load(data: bytes, what: str, *, known: frozenset[str] = frozenset(), limit: int = MAX_DOCUMENT) -> dict[str, Any]:
-    """Decode a JSON object. ``what`` names the document in messages; ``known`` are the top-level keys whose
-    case twins are refused; ``limit`` is the size in bytes that is still accepted.
+    """Decode a JSON object. ``what`` names the document in errors; ``known`` are its top-level keys: other keys that
+    differ from them only in case are refused; ``limit`` is the largest accepted size in bytes.
 
-    Raises InvalidDocument (LimitExceeded where it is too large).
+    Raises InvalidDocument; LimitExceeded if the document is too large.
     """
     if len(data) > limit:
         raise LimitExceeded(
             f"{what} is too large: {len(data)} bytes, the limit is {limit}",
-            hint="no tool should make such a document; ask whoever made it",
+            hint="report it to the publisher of the image",
         )
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         _refuse(what, "it starts with a byte order mark")
@@ -73,9 +73,10 @@ def load(data: bytes, what: str, *, known: frozenset[str] = frozenset(), limit: 
 
 
 def dump(value: Mapping[str, Any]) -> bytes:
-    """Compact JSON in insertion order, UTF-8, nothing escaped that need not be: same value, same bytes.
+    """Encode as compact JSON in UTF-8, in insertion order, with only the necessary escapes: the same value gives the
+    same bytes.
 
-    Raises InvalidDocument for what JSON can't say: NaN, lone surrogates, values that are no JSON.
+    Raises InvalidDocument for what JSON can't express: NaN, lone surrogates, values of other types.
     """
     try:
         return _encoder().encode(value).encode("utf-8")
@@ -87,8 +88,8 @@ def dump(value: Mapping[str, Any]) -> bytes:
 
 
 def read_own(text: str | bytes) -> Any:
-    """A value that lamina, or another program, wrote down: read as ``json.loads`` reads it, bytes in any of Unicode's
-    encodings. Raises ValueError, also for deep nesting."""
+    """Decode JSON that lamina or another local program wrote, as ``json.loads`` does; bytes may be in any Unicode
+    encoding. Raises ValueError, also for deep nesting."""
     if isinstance(text, bytes):
         from json import detect_encoding
 
@@ -99,26 +100,26 @@ def read_own(text: str | bytes) -> Any:
 
 
 def nests_deeper(data: bytes, limit: int) -> bool:
-    """Whether lists and objects nest deeper than ``limit`` levels (pure). Decide it before the decoder runs: the
-    decoder recurses, so that deep input fails or not by the caller's own depth, and a finalizer that happens to run
-    down there fails in its place.
+    """Whether lists and objects are nested deeper than ``limit`` levels (pure).
 
-    Exact for JSON, and for what is JSON up to the byte where the decoder stops.
+    This is checked before the decoder runs, because the decoder recurses: deep input would fail depending on the
+    depth of the caller, and a finalizer that happens to run at that depth would fail instead of the decoder. The
+    answer is exact for JSON, and for input that is JSON up to the byte where the decoder stops.
     """
     if data.count(b"[") + data.count(b"{") <= limit:
         return False
-    if b"\\" in data:  # only inside strings; each one takes the next byte with it
+    if b"\\" in data:  # a backslash occurs only inside strings; it escapes the next byte
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # two quotes side by side hold nothing, or join two strings: what is between other quotes stays there
+    # two adjacent quotes are an empty string, or the border of two strings: what is between other quotes stays there
     marks = data.translate(_BRACKETS, _NO_MARKS).replace(b'""', b"")
     if b'"' in marks:
         marks = b"".join(marks.split(b'"')[::2])
     left = marks
-    for _ in range(limit):  # each round takes the innermost level away
+    for _ in range(limit):  # each round removes the innermost level
         left = left.replace(b"[]", b"")
         if not left:
             return False
-    depth = 0  # too deep, or not JSON
+    depth = 0  # it is too deep, or not JSON
     for mark in marks:
         depth += 1 if mark == _OPEN else -1
         if depth > limit:
@@ -129,7 +130,7 @@ def nests_deeper(data: bytes, limit: int) -> bool:
 
 
 def write_own(value: object) -> str:
-    """As ``json.dumps``."""
+    """Encode as ``json.dumps`` does."""
     if _C is None:
         from json import dumps
 
@@ -139,19 +140,19 @@ def write_own(value: object) -> str:
 
 
 def refuse_twins(value: Iterable[str], known: frozenset[str], what: str) -> None:
-    """Raise InvalidDocument if one of the keys equals a known one but for case."""
+    """Raise InvalidDocument if a key differs from a known key only in case."""
     strange = [key for key in value if key not in known]
     if strange and known:
         folded = {key.casefold(): key for key in known}
         for key in strange:
-            # casefold, as Go does: the Kelvin sign and the long s count as k and s
+            # casefold, as Go's decoder does: the Kelvin sign counts as k, the long s as s
             twin = folded.get(key.casefold())
             if twin is not None:
                 _refuse(what, f"key {key!r:.80} differs from {twin!r} only in case")
 
 
 def kind_of(value: object) -> str:
-    """What JSON calls the type of a decoded value, for messages."""
+    """Return JSON's name for the type of a decoded value, for messages."""
     if value is None:
         return "null"
     return {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}.get(type(value), "a number")
@@ -159,7 +160,7 @@ def kind_of(value: object) -> str:
 
 def _refuse(what: str, why: str, cause: BaseException | None = None) -> NoReturn:
     raise InvalidDocument(
-        f"{what} is not a valid document: {why}", hint="it was damaged or made to mislead; fetch it again"
+        f"{what} is not a valid document: {why}", hint="fetch it again: it may be damaged"
     ) from cause
 
 
@@ -175,7 +176,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _int(text: str) -> int:
-    # the length first: int() of a million digits is slow, and refused by Python with another error
+    # check the length first: int() of a million digits is slow, and Python refuses it with another error
     if len(text) <= 20 and -_INT_LIMIT <= (number := int(text)) < _INT_LIMIT:
         return number
     raise _Refused(f"number {text[:24]} does not fit in 64 bits")
@@ -193,11 +194,11 @@ def _constant(text: str) -> NoReturn:
 
 
 def _unknown(value: object) -> NoReturn:
-    raise TypeError(f"a {type(value).__name__} is nothing that JSON can say")
+    raise TypeError(f"a {type(value).__name__} can't be written as JSON")
 
 
 class _Strict:
-    """The decoder's hooks for documents from outside, by json's names for them."""
+    """The decoder's hooks for documents from outside; json looks them up by these names."""
 
     strict = True
     object_hook = None
@@ -208,22 +209,22 @@ class _Strict:
 
 
 class _Plain:
-    """Those of ``json.loads``."""
+    """The decoder's hooks as ``json.loads`` sets them."""
 
     strict = True
     object_hook = None
     object_pairs_hook = None
     parse_int = int
     parse_float = float
-    parse_constant = float  # it knows NaN and Infinity by these names
+    parse_constant = float  # parse_constant is called for NaN and Infinity
 
 
 def _accelerated() -> Any:
-    """What json itself works with, or None. json loads re for its error messages: that takes as long as half of
-    Python's own start."""
+    """Return the C accelerator of json, or None. The json module itself loads re for its error messages, which takes
+    half as long as the start of Python."""
     try:
         import _json
-    except ImportError:  # no CPython
+    except ImportError:  # not CPython
         return None
     return _json
 
@@ -232,11 +233,12 @@ _C = _accelerated()
 
 
 def _decoded(text: str, hooks: type[_Strict] | type[_Plain]) -> Any:
-    """``json.JSONDecoder(...).decode``, without loading it where the text is right. Raises as that does."""
+    """Decode as ``json.JSONDecoder(...).decode`` does, but load that only if the text is invalid. Raises the same
+    errors."""
     if _C is not None:
         try:
             value, end = _C.make_scanner(hooks)(text, len(text) - len(text.lstrip(_BLANKS)))
-        except Exception:  # noqa: BLE001  (where json is not loaded it fails without a word: the decoder has one)
+        except Exception:  # noqa: BLE001  (without json loaded the error has no message: the decoder below gives one)
             pass
         else:
             if not text[end:].strip(_BLANKS):

@@ -1,7 +1,7 @@
 """Manifests and indexes (image-spec manifest.md, image-index.md; docker v2 schema 2): typed views over raw bytes.
 
-What a document is taken for must never depend on who reads it (CVE-2021-41190): its shape, its ``mediaType``
-and the type that it was announced with have to agree.
+What a document is must never depend on who reads it (CVE-2021-41190). So its shape, its ``mediaType`` and the type
+under which it was announced have to agree.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_LAYERS = 10_000
-"""Far beyond what any kernel or tool can stack; bounds the work that one manifest can ask for."""
+"""More layers than any kernel or tool can stack; this limits the work that one manifest can cause."""
 
 ATTESTATION = "vnd.docker.reference.type"
-"""The annotation by which BuildKit marks an index entry as metadata of another entry."""
+"""The annotation with which BuildKit marks an index entry as metadata of another entry."""
 
 _KNOWN = frozenset(
     {"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations"}
 )
-_HINT = "the document breaks its specification; ask whoever made it"
+_HINT = "the document breaks its specification; report it to the publisher of the image"
 
 
 class Document:
-    """What a manifest and an index share. Immutable: don't change ``json``."""
+    """What manifests and indexes have in common. Immutable: don't change ``json``."""
 
     def __init__(self, raw: bytes, value: dict[str, Any], media_type: str, what: str) -> None:
         self.raw = raw
@@ -46,12 +46,13 @@ class Document:
 
     @cached_property
     def descriptor(self) -> Descriptor:
-        """Of the raw bytes, by sha256."""
+        """The descriptor of the raw bytes (sha256)."""
         return Descriptor.of(self.media_type, self.raw)
 
     def as_referrer(self) -> Descriptor:
-        """As it stands in the list of its subject's referrers (distribution-spec "Listing Referrers"): with its
-        annotations and artifact type, which of an image is the config's type."""
+        """Return the descriptor for the list of referrers of its subject (distribution-spec, "Listing Referrers"):
+        with the annotations and the artifact type. If the manifest has no artifact type, the config's media type
+        takes its place."""
         artifact_type = self.artifact_type
         config = self.json.get("config")
         if artifact_type is None and isinstance(config, dict):
@@ -72,7 +73,7 @@ class Document:
 
 
 class Manifest(Document):
-    """One image, or one artifact: ``layers`` are bottom first, and the same may stand there several times."""
+    """One image or one artifact. ``layers`` are listed bottom first; a layer may occur several times."""
 
     def __init__(self, raw: bytes, value: dict[str, Any], media_type: str, what: str) -> None:
         super().__init__(raw, value, media_type, what)
@@ -84,18 +85,18 @@ class Manifest(Document):
 
     @property
     def is_image(self) -> bool:
-        """Whether the config is an image config and may be parsed; artifacts have others (manifest.md)."""
+        """Whether the config is an image config and may be parsed; artifacts have other types (manifest.md)."""
         return mediatype.is_image_config(self.config.media_type, in_docker=mediatype.is_docker(self.media_type))
 
     @property
     def config_type(self) -> str:
-        """The config's media type; the right one where an old docker wrote another."""
+        """The config's media type, corrected where an old docker wrote a wrong one."""
         stated = self.config.media_type
         return mediatype.DOCKER_CONFIG if self.is_image and not mediatype.is_image_config(stated) else stated
 
 
 class Index(Document):
-    """A list of manifests, mostly one for each platform; entries may be indexes themselves."""
+    """A list of manifests, usually one for each platform; entries may be indexes themselves."""
 
     def __init__(self, raw: bytes, value: dict[str, Any], media_type: str, what: str) -> None:
         super().__init__(raw, value, media_type, what)
@@ -105,8 +106,8 @@ class Index(Document):
 def parse(
     raw: bytes, media_type: str | None = None, what: str = "manifest", *, limit: int = MAX_DOCUMENT
 ) -> Manifest | Index:
-    """A manifest or an index from its bytes. ``media_type`` is what it was announced as (by a descriptor or a
-    Content-Type); ``limit`` in bytes.
+    """Parse a manifest or an index from its bytes. ``media_type`` is the type given by a descriptor or a Content-Type
+    header; ``limit`` is in bytes.
 
     Raises InvalidDocument (types or shape that don't agree, bad fields), Unsupported (schema 1, other types).
     """
@@ -120,15 +121,15 @@ def parse(
         raise InvalidDocument(f"{what}: schemaVersion must be 2, not {shown}", hint=_HINT)
     if announced and stated and announced != stated:
         raise InvalidDocument(
-            f"{what} calls itself {stated!r:.100} but was announced as {announced!r:.100}",
-            hint="one of the two was changed to mislead; don't use it",
+            f"{what} is inconsistent: its mediaType is {stated!r:.100}, but it was announced as {announced!r:.100}",
+            hint="don't use this image; report it to its publisher",
         )
     looks_like_index = value.get("manifests") is not None
     looks_like_manifest = value.get("config") is not None or value.get("layers") is not None
     if looks_like_index and looks_like_manifest:
         raise InvalidDocument(
-            f"{what} is both an index (manifests) and a manifest (config, layers)",
-            hint="it was made to mislead; don't use it",
+            f"{what} is inconsistent: it is both an index (manifests) and a manifest (config, layers)",
+            hint="don't use this image; report it to its publisher",
         )
     effective = announced or stated or (mediatype.OCI_INDEX if "manifests" in value else mediatype.OCI_MANIFEST)
     if mediatype.is_index(effective):
@@ -148,11 +149,11 @@ def parse(
 def select(
     index: Index, platform: Platform, what: str = "the index", *, known: Mapping[Digest, Platform] | None = None
 ) -> Descriptor:
-    """The entry for ``platform``: for each of its candidates in turn the first entry that fits
-    (image-index.md). Attestations are skipped; an entry without a platform counts if it is the only one.
-    ``known``: the platforms of entries that state none. The result may be an index again.
+    """Select the entry for ``platform`` (image-index.md): the first entry that fits the best candidate. Attestations
+    are skipped. An entry without a platform counts if it is the only one. ``known`` holds the platforms of entries
+    that state none. The result may be an index again.
 
-    Raises NotFound, which lists the platforms that are there.
+    Raises NotFound, which lists the available platforms.
     """
     entries = [entry for entry in index.manifests if is_selectable(entry)]
     offered = [entry.platform or (known or {}).get(entry.digest) for entry in entries]
@@ -173,12 +174,12 @@ def select(
 
 
 def is_selectable(entry: Descriptor) -> bool:
-    """Whether an index entry is something to choose: a manifest or index that is no attestation and no artifact."""
+    """Whether an index entry can be selected: a manifest or an index that is neither attestation nor artifact."""
     if not (mediatype.is_manifest(entry.media_type) or mediatype.is_index(entry.media_type)):
         return False
     platform = entry.platform
     if platform is None and entry.artifact_type and not mediatype.is_image_config(entry.artifact_type):
-        return False  # as in the list of referrers that a registry without their API has under a tag
+        return False  # such entries are in the tag that lists referrers at a registry without the referrers API
     return ATTESTATION not in entry.annotations and not (
         platform is not None and platform.os == "unknown" and platform.architecture == "unknown"
     )
@@ -193,8 +194,8 @@ def build_manifest(
     subject: Descriptor | None = None,
     artifact_type: str | None = None,
 ) -> Manifest:
-    """A manifest with these parts: same arguments, same bytes. Config and layer types are translated between
-    docker and OCI. Raises Unsupported or UsageError for what docker's format can't hold."""
+    """Build a manifest. The same arguments give the same bytes. Config and layer types are translated between docker
+    and OCI. Raises Unsupported or UsageError for what docker's format can't hold."""
     if docker and (annotations or subject or artifact_type):
         raise UsageError(
             "docker's manifest format has no annotations, subject or artifactType", hint="write OCI instead"
@@ -224,7 +225,7 @@ def build_index(
     subject: Descriptor | None = None,
     artifact_type: str | None = None,
 ) -> Index:
-    """An index of these entries: same arguments, same bytes."""
+    """Build an index of these entries. The same arguments give the same bytes."""
     if docker and (annotations or subject or artifact_type):
         raise UsageError("docker's manifest list has no annotations, subject or artifactType", hint="write OCI")
     value: dict[str, Any] = {
@@ -242,8 +243,8 @@ def build_index(
 
 
 def translate(descriptor: Descriptor, docker: bool) -> Descriptor:
-    """The same blob as docker or as OCI calls it; types that only one side has stay as they are.
-    Raises Unsupported for a zstd layer in docker's format."""
+    """Translate a descriptor's media type to docker's or to OCI's; types that exist on one side only are kept. Raises
+    Unsupported for a zstd layer in docker's format."""
     media_type = descriptor.media_type
     if mediatype.is_image_config(media_type):
         new = mediatype.DOCKER_CONFIG if docker else mediatype.OCI_CONFIG
@@ -275,7 +276,7 @@ def _refuse_schema1(value: Mapping[str, Any], announced: str | None, stated: str
         or any(mediatype.is_schema1(media_type) for media_type in (announced, stated) if media_type)
     ):
         raise Unsupported(
-            f"{what} is in docker's schema 1, a format that was retired in 2017",
+            f"{what} is in docker's manifest schema 1, which is not supported (deprecated since 2017)",
             hint="pull and push it again with a docker older than 26, or ask for a newer tag",
         )
 
@@ -289,5 +290,6 @@ def _optional_text(value: Mapping[str, Any], key: str, what: str) -> str | None:
 
 def _shape(what: str, media_type: str, found: str) -> InvalidDocument:
     return InvalidDocument(
-        f"{what} is of type {media_type} but holds {found}", hint="it was made to mislead; don't use it"
+        f"{what} is inconsistent: its type is {media_type}, but it has {found}",
+        hint="don't use this image; report it to its publisher",
     )

@@ -1,4 +1,4 @@
-"""What a person types where an image is taken: transport, place, name, and a range of layers (pure)."""
+"""Image names as people type them: transport, location, name, and a range of layers (pure)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from lamina.spec.reference import Reference
 ARCHIVES = ("oci", "oci-archive", "docker-archive", "dir")
 _REFUSED = {
     "containers-storage": "save it with podman or skopeo to an oci: layout first",
-    "docker-daemon": "lamina needs no daemon: `docker save` it and take docker-archive:FILE",
-    "atomic": "it was retired by its makers",
-    "ostree": "it was retired by its makers",
-    "tarball": "take `lamina append` to make a layer of an archive's files",
+    "docker-daemon": "run `docker save` and use docker-archive:FILE",
+    "atomic": "copy it to a registry or an oci: layout first: this transport was discontinued",
+    "ostree": "copy it to a registry or an oci: layout first: this transport was discontinued",
+    "tarball": "use `lamina append` to make a layer from the files of an archive",
 }
 _RANGE = pattern(r"~(\d{1,9})(?::(\d{1,9}))?$")
 
 
 class ImageName(Value):
-    """``transport`` is "" for the store (then a registry), "docker" for a registry, or one of ``ARCHIVES`` with
-    the place in ``location``. Layers ``low`` to ``high`` count from 1 at the bottom; None is the top."""
+    """The parts of an image name. ``transport`` is "" for the store (then a registry), "docker" for a registry, or
+    one of ``ARCHIVES``; then ``location`` is the path of the archive. Layers ``low`` to ``high`` count from 1 at the
+    bottom; None is the top."""
 
     transport: str
     location: str
@@ -34,7 +35,7 @@ class ImageName(Value):
 
     @property
     def whole(self) -> bool:
-        """Whether all layers are meant."""
+        """Whether the name covers all layers."""
         return self.low == 1 and self.high is None
 
     def __str__(self) -> str:
@@ -49,16 +50,16 @@ class ImageName(Value):
 
 
 def parse_stored(text: str) -> ImageName:
-    """As ``parse_name``, where only an image of the store can be meant: ``docker://REF`` is REF, as podman has it.
-    Raises as that."""
+    """Parse the name of an image in the store: ``docker://REF`` means REF here, as in podman. Raises as
+    ``parse_name``."""
     name = parse_name(text)
     return replace(name, transport="") if name.transport == "docker" else name
 
 
 def parse_name(text: str) -> ImageName:
-    """Raises UsageError, or Unsupported for a transport that other tools have and lamina has not."""
+    """Parse an image name. Raises UsageError; Unsupported for a transport of other tools that lamina lacks."""
     if not text or "\0" in text:
-        raise UsageError("an empty image name" if not text else "a zero byte in an image name")
+        raise UsageError("an empty image name" if not text else "an image name can't contain a zero byte")
     low, high = 1, None
     found = _RANGE.search(text) if "~" in text else None
     if found:
@@ -66,18 +67,19 @@ def parse_name(text: str) -> ImageName:
         low, high = (1, first) if second is None else (first, int(second))
         if low < 1 or high < low - 1 or (second is not None and high < low):
             raise UsageError(
-                f"not a range of layers: {found[0]}", hint="~N is layers 1 to N, ~N:M layers N to M, from the bottom"
+                f"not a range of layers: {found[0]}",
+                hint="use ~N for layers 1 to N, ~N:M for layers N to M (from the bottom)",
             )
         text = text[: found.start()]
     transport, colon, rest = text.partition(":")
     if colon and transport in _REFUSED:
-        raise Unsupported(f"images are not taken from {transport}:", hint=_REFUSED[transport])
+        raise Unsupported(f"the transport {transport}: is not supported", hint=_REFUSED[transport])
     if colon and transport == "docker" and rest.startswith("//"):
         return ImageName("docker", "", rest[2:], low, high)
     if colon and transport in ARCHIVES:
-        # a directory holds one image, and `skopeo sync` writes the tag into the directory's name
+        # a directory holds one image, and `skopeo sync` puts the tag into the directory's name
         location, _, name = (rest, "", "") if transport == "dir" else rest.partition(":")
         if not location:
-            raise UsageError(f"{text!r:.200} names no place", hint=f"expected {transport}:PATH[:REFERENCE]")
+            raise UsageError(f"{text!r:.200} has no path", hint=f"expected {transport}:PATH[:REFERENCE]")
         return ImageName(transport, location, name, low, high)
     return ImageName("", "", text, low, high)

@@ -1,4 +1,4 @@
-"""Platforms (image-spec image-index.md, "platform"): parsing, normalising and falling back.
+"""Platforms (image-spec image-index.md, "platform"): parsing, normalisation, and fallback to compatible ones.
 
 Variants follow containerd/platforms: arm64 ``v8`` is "", arm "" is ``v7``, amd64 ``v1`` is "".
 """
@@ -37,7 +37,7 @@ _OSES = frozenset(
     }
     | {"plan9", "solaris", "wasip1", "windows"}
 )
-# every name that uname, Debian, Windows or people use -> (GOARCH, variant)
+# names that uname, Debian, Windows or people use -> (GOARCH, variant)
 _ARCHITECTURES = {
     "386": ("386", ""),
     "i386": ("386", ""),
@@ -78,7 +78,8 @@ _MAX_VARIANT = 64
 
 
 class Platform(Value):
-    """What an image runs on. Compare ``normalized()`` values; documents are carried as they are written."""
+    """The operating system and CPU that an image is for. Compare ``normalized()`` values; documents keep the form in
+    which they were written."""
 
     os: str
     architecture: str
@@ -88,7 +89,8 @@ class Platform(Value):
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """``os/architecture[/variant]``, or an OS or an architecture alone; normalised. Raises UsageError."""
+        """Parse ``os/architecture[/variant]``, or an OS or an architecture alone; the result is normalised. Raises
+        UsageError."""
         parts = text.split("/")
         match = _OS_PART.fullmatch(parts[0])
         if match is None or len(parts) > 3 or not all(_PART.fullmatch(part) for part in parts[1:]):
@@ -106,7 +108,7 @@ class Platform(Value):
 
     @classmethod
     def host(cls) -> Platform:
-        """This machine's; the operating system is ``linux`` everywhere, for that is what images are made for."""
+        """Return this machine's platform. The operating system is always ``linux``: images are made for it."""
         if hasattr(os, "uname"):
             machine = os.uname().machine
         else:
@@ -117,7 +119,7 @@ class Platform(Value):
 
     @classmethod
     def from_json(cls, value: object, what: str) -> Platform:
-        """Raises InvalidDocument. Absent and null fields are empty."""
+        """Read a platform from a decoded JSON value; absent and null fields are empty. Raises InvalidDocument."""
         if type(value) is not dict:
             raise _invalid(what, "platform", "an object", value)
         if not value.keys() <= KNOWN_KEYS:
@@ -146,7 +148,7 @@ class Platform(Value):
         return value
 
     def normalized(self) -> Platform:
-        """Aliases resolved, lower case, and one spelling for each variant."""
+        """Return a copy with aliases resolved, in lower case, with one spelling for each variant."""
         system = self.os.lower()
         name = self.architecture.lower()
         variant = self.variant.lower()
@@ -163,8 +165,8 @@ class Platform(Value):
         return replace(self, os="darwin" if system == "macos" else system, architecture=architecture, variant=variant)
 
     def candidates(self) -> tuple[Platform, ...]:
-        """Itself (normalised), then what it also runs, best first:
-        arm64 vN..v8, then arm v8..v5; amd64 vN..v1, then 386; arm vN..v5."""
+        """List this platform (normalised), then the platforms whose images it can run as well, best first: arm64
+        vN..v8, then arm v8..v5; amd64 vN..v1, then 386; arm vN..v5."""
         first = self.normalized()
         found = [first]
         for architecture, variant in _fallbacks(first.architecture, first.variant):
@@ -174,9 +176,9 @@ class Platform(Value):
         return tuple(found)
 
     def accepts(self, offered: Platform) -> bool:
-        """Whether ``offered`` is this very platform. An ``os_version`` that is asked for must be met to the
-        point where it ends (10.0.17763 takes 10.0.17763.1); features that are offered must all be asked for,
-        unless none is."""
+        """Whether ``offered`` is the same platform. If an ``os_version`` was asked for, the offered one must begin
+        with it, component by component (10.0.17763 accepts 10.0.17763.1). If features were asked for, the offered
+        ones must be among them."""
         mine, other = self.normalized(), offered.normalized()
         return (
             (mine.os, mine.architecture, mine.variant) == (other.os, other.architecture, other.variant)
@@ -185,8 +187,8 @@ class Platform(Value):
         )
 
     def runs(self, offered: Platform) -> bool:
-        """Whether what is made for ``offered`` is what was asked for, or runs there too. A config that leaves the
-        variant or the architecture out is taken at its word."""
+        """Whether this platform can run images made for ``offered``. A config that leaves out the variant or the
+        architecture fits any."""
         other = offered.normalized()
         return not offered.architecture or any(
             (one.os, one.architecture) == (other.os, other.architecture)
@@ -213,7 +215,7 @@ def _fallbacks(architecture: str, variant: str) -> list[tuple[str, str]]:
 
 
 def _level(variant: str) -> int | None:
-    """``v9.3`` -> 9; None where the variant is no such number, or an absurd one."""
+    """Return the number in a variant (``v9.3`` -> 9); None if there is none, or an absurdly large one."""
     major = variant.removeprefix("v").partition(".")[0]
     if variant.startswith("v") and major.isascii() and major.isdigit() and len(major) <= 2:
         return min(int(major), _MAX_VARIANT)
@@ -232,5 +234,5 @@ def _text(value: Mapping[str, Any], key: str, what: str) -> str:
 def _invalid(what: str, field: str, wanted: str, found: object) -> InvalidDocument:
     return InvalidDocument(
         f"{what}: {field} must be {wanted}, not {kind_of(found)}",
-        hint="the document breaks its specification; ask whoever made it",
+        hint="the document breaks its specification; report it to the publisher of the image",
     )

@@ -1,5 +1,5 @@
 """References (``debian:12``, ``host:5000/a/b@sha256:...``) with docker's normalisation and limits
-(distribution/reference). Pure; the canonical form is what names are stored under."""
+(distribution/reference). Pure. The canonical form is the one that the store writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lamina.spec.digest import Digest
 
 DEFAULT_DOMAIN = "docker.io"
 DEFAULT_TAG = "latest"
-MAX_REPOSITORY = 255  # of the path, as distribution/reference counts since 0.6
+MAX_REPOSITORY = 255  # characters of the path without the domain, as distribution/reference counts since 0.6
 MAX_TAG = 128
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -23,7 +23,7 @@ _DIGEST = pattern(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA
 
 
 class Reference(Value):
-    """A name in a registry. ``str()`` is canonical and parses to the same value again."""
+    """A name in a registry. ``str()`` gives the canonical form, which parses to an equal value."""
 
     domain: str
     path: str
@@ -32,27 +32,27 @@ class Reference(Value):
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Raises UsageError for what docker would refuse."""
+        """Parse a reference. Raises UsageError for what docker would refuse."""
         if not text:
             raise UsageError("an empty reference", hint="expected like debian:12 or host:5000/path/name:tag")
         if _is_id(text):
             raise _bad(text, "64 hex digits can't be a repository name: they are taken for an ID")
         if "://" in text:
-            raise _bad(text, "leave out what stands before //, and the //")
+            raise _bad(text, "it has a URL scheme; leave out the part up to //")
         rest, at, digest_text = text.partition("@")
         digest = None
         if at:
             if not _DIGEST.fullmatch(digest_text):
-                raise _bad(text, "what follows the @ is not a digest")
+                raise _bad(text, "the part after @ is not a digest")
             digest = Digest.parse(digest_text)
         head, slash, tail = rest.rpartition("/")
         tail, colon, tag = tail.partition(":")
         name = head + slash + tail
         if colon and not is_tag(tag):
-            raise _bad(text, f"a tag is 1 to {MAX_TAG} of A-Z a-z 0-9 _ . - and starts with none of the last two")
+            raise _bad(text, f"a tag has 1 to {MAX_TAG} characters of A-Z a-z 0-9 _ . - and starts with none of . -")
         domain, path = _split_domain(name)
         if not is_domain(domain):
-            raise _bad(text, f"{domain!r:.100} is not a host")
+            raise _bad(text, f"{domain!r:.100} is not a host name")
         if not is_path(path):
             why = "a repository name must be lower case" if path != path.lower() else "not a repository name"
             raise _bad(text, why)
@@ -66,12 +66,12 @@ class Reference(Value):
         return f"{self.domain}/{self.path}"
 
     def with_default_tag(self) -> Reference:
-        """With ``latest`` where neither a tag nor a digest is stated."""
+        """Return a copy with the tag ``latest`` if there is neither a tag nor a digest."""
         return self if self.tag or self.digest else replace(self, tag=DEFAULT_TAG)
 
     @property
     def familiar(self) -> str:
-        """The shortest form that means the same: what people type."""
+        """The shortest form with the same meaning: what people type."""
         name = self.repository
         if self.domain == DEFAULT_DOMAIN:
             name = self.path.removeprefix("library/") if self.path.count("/") == 1 else self.path
@@ -89,7 +89,7 @@ class Reference(Value):
 
 
 def canonical(name: str) -> str:
-    """docker's full form with a tag; "" for what is no reference."""
+    """Return docker's full form, with a tag; "" if ``name`` is not a reference."""
     try:
         return str(Reference.parse(name).with_default_tag())
     except UsageError:
@@ -101,7 +101,7 @@ def is_tag(text: str) -> bool:
 
 
 def is_domain(text: str) -> bool:
-    """A host name, or an address with brackets if it has colons; a port may follow."""
+    """Whether it is a host name, or an address (in brackets if it has colons), with an optional port."""
     if text.startswith("["):
         address, bracket, port = text[1:].partition("]")
         right = bracket and _only(address, "0123456789abcdefABCDEF:") and port[:1] in ("", ":")
@@ -114,7 +114,7 @@ def is_domain(text: str) -> bool:
 
 
 def is_path(text: str) -> bool:
-    """Components of lower-case letters and digits, which ``.``, ``_``, ``__`` or dashes may separate."""
+    """Whether all components are lower-case letters and digits, separated by ``.``, ``_``, ``__`` or dashes."""
     return all(_is_component(part) for part in text.split("/"))
 
 
@@ -141,7 +141,8 @@ def _only(text: str, letters: str) -> bool:
 
 
 def _split_domain(name: str) -> tuple[str, str]:
-    """The first component is a host if it looks like one: a dot, a port, localhost, or an upper-case letter."""
+    """Split off the host. The first component is a host if it has a dot, a port or an upper-case letter, or is
+    localhost."""
     first, slash, rest = name.partition("/")
     is_host = slash and ("." in first or ":" in first or first == "localhost" or first != first.lower())
     domain, path = (first, rest) if is_host else (DEFAULT_DOMAIN, name)

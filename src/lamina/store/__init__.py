@@ -1,5 +1,4 @@
-"""The store (floor 6): images of this host, each layer once. ``store.store.Store`` bundles blobs, refs, layers and
-roots; what it can do stands in read, write, delete and list, as in every place that holds images.
+"""The store: the images of this host, with each layer kept once. ``store.Store`` offers everything that it can do.
 
-Must not know transports, views or the command line.
+It must not know registries, mounts or running containers.
 """

@@ -6,19 +6,27 @@ import os
 from collections.abc import Iterator
 
 from lamina.errors import BlobNotFound, InvalidContent, UsageError
-from lamina.files import FileRange, make_directory, names_of_directories, names_of_files, replace_file, reported
+from lamina.host.files import (
+    FileRange,
+    make_directory,
+    names_of_directories,
+    names_of_files,
+    remove,
+    replace_file,
+    reported,
+)
 from lamina.light import TYPE_CHECKING
-from lamina.source import Blob, BytesBlob, with_hint
+from lamina.source.verify import with_hint
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.store.paths import Paths
+from lamina.store.paths import READ_ONLY, Paths
 
 if TYPE_CHECKING:
-    from lamina.store.gather import Gathering
+    from lamina.source.protocols import Blob
 
-READ_ONLY = 0o444
 DAMAGED = "run `lamina fsck --repair`, then load or pull the image again"
-"""The hint where an object of the store is not what it was: until the first, the second finds it "already here"."""
+"""The hint for a damaged object of the store. Repair comes first: before that, a pull reports that the object is
+already here."""
 
 
 class StoredBlob:
@@ -44,49 +52,34 @@ class StoredBlob:
 class Blobs:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self.waiting: Gathering | None = None
-        """What a session has brought in that is not in its place yet: it counts as there."""
 
     def path(self, digest: Digest) -> str:
         return self._paths.blob(digest)
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes, or None where it is not there."""
-        waiting = self.waiting  # another thread's session may end meanwhile
-        size = None if waiting is None else waiting.size(digest)
-        if size is not None:
-            return size
+        """The size in bytes; None if the blob is not here."""
         try:
             return os.stat(self._paths.blob(digest), follow_symlinks=False).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def descriptor(self, digest: Digest) -> Descriptor:
-        """What is known of a blob by its digest alone. Raises BlobNotFound."""
+        """The descriptor of a blob, as far as its digest tells. Raises BlobNotFound."""
         size = self.size(digest)
         if size is None:
             raise BlobNotFound(f"blob {digest} is not in the store", hint="leave --local out to ask the registry")
         return Descriptor("application/octet-stream", digest, size)
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Whether it is there with this size. Its bytes were verified when it came in; `fsck` does so again."""
+        """Whether the blob is here with this size. Its bytes were verified when it came in; `fsck` verifies them
+        again."""
         return self.size(descriptor.digest) == descriptor.size
 
     def get(self, descriptor: Descriptor) -> Blob:
-        data = self._of_waiting(descriptor)
-        if data is not None:
-            return BytesBlob(descriptor, data)
         return StoredBlob(descriptor, self._paths.blob(descriptor.digest))
 
-    def _of_waiting(self, descriptor: Descriptor) -> bytes | None:
-        waiting = self.waiting
-        if waiting is None:
-            return None
-        with reported(self._paths.ingest):
-            return waiting.read(descriptor.digest)
-
     def read(self, descriptor: Descriptor) -> bytes:
-        """A small blob whole, verified. Raises BlobNotFound, InvalidContent."""
+        """Read a small blob completely, and verify it. Raises BlobNotFound, InvalidContent."""
         with reported(self._paths.blob(descriptor.digest)), self.get(descriptor).open() as stream:
             data = stream.read(descriptor.size + 1)
         try:
@@ -96,21 +89,26 @@ class Blobs:
         return data
 
     def write(self, descriptor: Descriptor, data: bytes) -> None:
-        """A small blob whole: verified, then there at once or not at all. Raises InvalidContent, SystemFailure."""
+        """Verify and write a small blob; it appears with all its bytes or not at all. Raises InvalidContent,
+        SystemFailure."""
         descriptor.check(data)
         path = self._paths.blob(descriptor.digest)
         with reported(path):
-            if self.waiting is not None:
-                with self.waiting.taking(descriptor.digest, data):
-                    return
             self.make_directory(descriptor.digest)
             replace_file(path, [data], mode=READ_ONLY, within=self._paths.ingest)
+
+    def delete(self, digest: Digest) -> bool:
+        """Remove a blob that nothing needs; returns False if it is not here. Only ``gc`` knows what is needed:
+        nothing else may call this while other processes use the store. Raises SystemFailure."""
+        path = self._paths.blob(digest)
+        with reported(path):
+            return remove(path)
 
     def make_directory(self, digest: Digest) -> None:
         make_directory(os.path.dirname(self._paths.blob(digest)))
 
     def __iter__(self) -> Iterator[Digest]:
-        """All that is there, in no order; files whose name is no digest are left out."""
+        """All blobs, in no order; files whose name is not a digest are left out."""
         for algorithm in names_of_directories(self._paths.blobs):
             for encoded in names_of_files(os.path.join(self._paths.blobs, algorithm)):
                 try:

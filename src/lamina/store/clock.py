@@ -1,6 +1,7 @@
-"""What time it is for the store's file system, which need not be this machine's clock.
+"""The time of the store's file system, which may differ from the clock of this machine.
 
-Ages of files are told by the clock that dated them, and a date in the future (a clock that was wrong) counts as old.
+The age of a file is measured with the clock that set its date. A date in the future (from a wrong clock) counts as
+old.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from lamina.store.paths import Paths
 
 
 def now(paths: Paths) -> int:
-    """Nanoseconds since 1970 as the store's file system dates a file that changes now. Needs no room on the disk; on
-    a store that can't be written to it is this machine's clock."""
+    """The time, in nanoseconds since 1970, that the store's file system gives to a file that changes now. Needs no
+    free space. If the store can't be written to, the time is that of this machine's clock."""
     try:
         os.utime(paths.lock)
         return os.stat(paths.lock).st_mtime_ns
@@ -22,5 +23,5 @@ def now(paths: Paths) -> int:
 
 
 def is_younger(then: int, seconds: float, now: int) -> bool:
-    """Whether what has the date ``then`` is younger than ``seconds``."""
+    """Whether the time ``then`` is less than ``seconds`` ago."""
     return 0 <= now - then < seconds * 1e9

@@ -1,39 +1,40 @@
-"""Containers: people's data. One directory each, with a record of what it was made of and how it ended.
+"""Containers. Each has a directory with the data that it wrote and a record: what it was made of, and how it ended.
 
-A record protects its image from gc for as long as the container is there. It is written whole each time (temporary
-file, rename). Two locks in a container's directory say who works with it, in any pid namespace and whatever the clock
-says:
+A record protects its image from gc for as long as the container exists. It is always rewritten as a whole (temporary
+file, rename). Two locks in a container's directory tell which processes work with it. They work across pid
+namespaces, and they do not depend on the clock:
 
-- ``lock`` (a file): held by the process that looks after the running container, and by the runtime that it started,
-  so that a container whose lamina was killed still counts as running. The file holds the first record, so that gc
-  and ``rm`` know what a container with a damaged record needs.
-- the directory itself: held shared by who reads what the container wrote, exclusively by who mounts or removes it.
+- ``lock`` (a file): held by the process that looks after the running container, and by the runtime that it started.
+  So a container still counts as running after its lamina was killed. The file holds the first record, so that gc and
+  ``rm`` know what a container with a damaged record needs.
+- the directory itself: held shared by processes that read what the container wrote, and exclusively by processes that
+  mount or remove it.
 
-A third one, ``owner``, is there for a container that a library has run: as long as the library's process holds it,
-the container is kept although it has ended and is to be removed.
+A third lock, ``owner``, exists for containers that were run through the library: as long as the process of the
+library holds it, the container is kept, even if it has ended and is to be removed.
 
-A directory is made and removed under a temporary name: one with a container's name is whole.
+A directory is made and removed under a temporary name: a directory with a container's name is complete.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
-from lamina.files import replace_file, reported, sync_directory, write_all
-from lamina.light import TYPE_CHECKING, Value, as_dict, replace
-from lamina.lock import acquire, is_same, locked, release, share, unheld
+from lamina.host.files import replace_file, reported, sync_directory, write_all
+from lamina.host.lock import acquire, is_same, locked, release, share, unheld
+from lamina.host.temporary import SUFFIX, TemporaryDirectory, is_temporary
+from lamina.light import TYPE_CHECKING, Value, as_dict, field, replace
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
 from lamina.store.fault import pieces, point
+from lamina.store.foreign_trees import remove_tree
 from lamina.store.paths import Paths
 from lamina.store.roots import boot_id, started
-from lamina.store.trees import remove_tree
-from lamina.temporary import SUFFIX, TemporaryDirectory, is_temporary
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -41,23 +42,24 @@ if TYPE_CHECKING:
 CREATED, RUNNING, EXITED, DAMAGED = "created", "running", "exited", "damaged"
 _RECORD, _LOCK, _OWNER = "container.json", "lock", "owner"
 _WRITTEN = ("upper", "volumes", "memory")
-_STEM = 16  # digits of an ID in a temporary name
+_STEM = 16  # length of an ID in a temporary name
 _LEFT = object()
 _MAX_RECORD = 16 << 20
 _LATEST = 1 << 37  # seconds: some thousand years
 
 
 class Container(Value):
-    """``image``: the name it was made from; ``manifest``, ``media_type`` and
-    ``size`` its manifest's descriptor, ``layers`` the diff_ids. ``created``,
-    ``finished``: seconds since 1970. ``view`` as in ``view.mount``, "" until it was mounted. ``made``: paths that
-    stand in the upper directory only as places for mounts. ``users``, ``groups``: the ids of its user namespace,
-    (inside, outside, count); none: the image's own. ``top``: the directory that its upper directory is in, "" for its
-    own (``run.top``). ``volumes``: names of its volumes, and the places of its mounts. ``stop_signal``,
-    ``stop_timeout`` (seconds): as they were asked for; "" and None are the image's and the default. ``pid``,
-    ``started`` and ``namespace`` (of processes) name the process that looks after it; whether it lives, the lock
-    says. ``remove``: it is to go when it ends. ``status`` DAMAGED: its record can't be read, and all else is what is
-    known from its first one, if that is there."""
+    """``image``: the name it was made from. ``manifest``, ``media_type``, ``size``: the descriptor of its manifest.
+    ``layers``: the diff_ids. ``created``, ``finished``: seconds since 1970. ``view``: as in ``view.mount``, "" until
+    it was mounted. ``made``: paths in the upper directory that exist only as mount points. ``users``, ``groups``: the
+    ids of its user namespace (inside, outside, count); empty: those of the image. ``top``: the directory that holds
+    its upper directory, "" for its own (``run.writable``). ``volumes``: names of its volumes, and its mount points.
+    ``stop_signal``, ``stop_timeout`` (seconds): as requested; "" and None mean the image's value and the default.
+    ``pid``, ``started`` and ``namespace`` (pid namespace) identify the process that looks after it; the lock tells
+    whether that process lives. ``remove``: remove it when it ends. ``status`` DAMAGED: its record can't be read, and
+    the other fields come from its first record, if that can be read. ``wanted``: the options that it was created with
+    (``run.container.record``); None in records of an older lamina. ``unknown``: fields that only a newer lamina
+    knows."""
 
     id: str
     name: str
@@ -86,10 +88,12 @@ class Container(Value):
     labels: tuple[tuple[str, str], ...] = ()
     stop_signal: str = ""
     stop_timeout: int | None = None
+    wanted: Mapping[str, Any] | None = field(default_factory=lambda: None, hash=False, repr=False)
+    unknown: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     @property
     def descriptor(self) -> Descriptor:
-        """Of the manifest."""
+        """The descriptor of the manifest."""
         return Descriptor(self.media_type, Digest.parse(self.manifest), self.size)
 
     @property
@@ -98,11 +102,11 @@ class Container(Value):
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether it runs in another namespace of processes, where its numbers mean nothing here."""
+        """Whether it runs in another pid namespace; then its pid means nothing here."""
         return self.namespace not in (0, pid_namespace())
 
     def looked_after(self) -> Container:
-        """With this process as the one that looks after it."""
+        """A copy that names this process as the one that looks after the container."""
         pid = os.getpid()
         return replace(self, status=RUNNING, pid=pid, started=started(pid), namespace=pid_namespace(), view="")
 
@@ -114,6 +118,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("size", "created", "pid", "remove", "namespace"), _NUMBER),
     **dict.fromkeys(("layers", "command", "made", "volumes", "users", "groups", "labels"), _LIST),
     **dict.fromkeys(("top", "stop_signal"), _TEXT),
+    "wanted": (dict, *_NONE),
     "stop_timeout": (*_NUMBER, *_NONE),
     "exit_code": (*_NUMBER, *_NONE),
     "finished": (*_NUMBER, *_NONE),
@@ -124,10 +129,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
 class Containers:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._held: dict[str, int] = {}  # the locks of the containers that this process looks after
+        self._held: dict[str, int] = {}  # locks of the containers that this process looks after
 
     def path(self, identity: str, *names: str) -> str:
-        """``identity``: hex digits, as ``create`` gave them."""
+        """A path in the container's directory. ``identity``: hex digits, as ``create`` gave them."""
         return os.path.join(self._top, identity, *names)
 
     @property
@@ -143,12 +148,15 @@ class Containers:
         lasting: bool,
         undo: Callable[[str], None] = lambda directory: None,
     ) -> Iterator[str]:
-        """A directory with this record, for the block to fill; it gets its place when the block ends, and protects
-        the image from there on: a gc takes the lock before it deletes, and looks again. A RUNNING container is looked
-        after by this process. ``known``: those that were there before. ``lasting`` as in ``write``. ``undo`` is
-        called with the directory if that does not get its place; it removes what the block made outside, or mounted.
+        """Yield a directory with this record, for the block to fill. It gets its final name when the block ends, and
+        protects the image from then on: a gc takes the lock before it deletes, and reads all records again. This
+        process looks after a RUNNING container.
 
-        Raises Conflict (the name is taken), NotFound (the image was deleted meanwhile), SystemFailure."""
+        ``known``: the containers that existed before. ``lasting``: as in ``write``. ``undo``: called with the
+        directory if it does not get its final name; removes what the block made outside of it, or mounted.
+
+        Raises Conflict (the name is taken), NotFound (the image was deleted meanwhile), SystemFailure.
+        """
         names = {one.id: one.name for one in known}
         directory = self._paths.root
         with (
@@ -157,7 +165,7 @@ class Containers:
         ):
             directory = made.path
             point("container.directory-made")
-            text = write_own(as_dict(container)).encode()
+            text = _record(container)
             lock = os.path.join(directory, _LOCK)
             held = _new(lock, text, lasting)
             try:
@@ -200,23 +208,24 @@ class Containers:
                 )
 
     def write(self, container: Container, *, lasting: bool = True) -> None:
-        """Not ``lasting``: the container is removed when it ends, and need not outlive the machine."""
-        text = pieces([write_own(as_dict(container)).encode()], "container.record-rewritten")
+        """Rewrite the record. ``lasting``: False for a container that is removed when it ends, and need not survive a
+        crash."""
+        text = pieces([_record(container)], "container.record-rewritten")
         replace_file(self.path(container.id, _RECORD), text, lasting=lasting)
 
     def look_after(self, container: Container) -> Container:
-        """Let this process look after the container. Raises Conflict (it runs), NotFound (it was removed)."""
+        """Make this process look after the container. Raises Conflict (it runs), NotFound (it was removed)."""
         path = self.path(container.id, _LOCK)
         with reported(path):
             try:
-                with suppress(FileExistsError):  # it is not there in a container of an older lamina
-                    os.close(_new(path, write_own(as_dict(container)).encode(), lasting=True))
+                with suppress(FileExistsError):  # missing in a container of an older lamina
+                    os.close(_new(path, _record(container), lasting=True))
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 raise _gone(container.name) from None
             try:
                 while not acquire(descriptor, path, wait=False):
-                    with unheld(path) as free:  # then somebody only looks whether it is held
+                    with unheld(path) as free:  # if it is free, a process only tested the lock
                         if not free:
                             raise Conflict(f"the container {container.name} runs", hint="see `lamina ps`")
                 if not is_same(descriptor, path):
@@ -228,20 +237,21 @@ class Containers:
         return container.looked_after()
 
     def lock_of(self, identity: str) -> int:
-        """The descriptor of the lock of a container that this process looks after, for its runtime; else -1."""
+        """The descriptor of the container's lock, to pass to its runtime; -1 if this process does not look after
+        it."""
         return self._held.get(identity, -1)
 
     def let_go(self, identity: str) -> None:
-        """This process no longer looks after the container: its runtime has ended."""
+        """Stop looking after the container: its runtime has ended."""
         descriptor = self._held.pop(identity, -1)
         if descriptor >= 0:
-            release(descriptor, self.path(identity, _LOCK))  # a process that was forked meanwhile has it too
+            release(descriptor, self.path(identity, _LOCK))  # a forked process may have a copy of the descriptor
             os.close(descriptor)
 
     def is_running(self, container: Container) -> bool:
-        """Whether somebody looks after it: a lamina, or the runtime that one has started before it was killed."""
+        """Whether a process looks after it: a lamina, or the runtime that a killed lamina had started."""
         path = self.path(container.id, _LOCK)
-        if not os.path.exists(path):  # of an older lamina: its process is all there is to ask
+        if not os.path.exists(path):  # of an older lamina: only its pid can be checked
             pid = container.pid
             return pid > 0 and container.boot == boot_id() and started(pid) == container.started is not None
         with reported(path), unheld(path) as free:
@@ -249,7 +259,7 @@ class Containers:
 
     @contextmanager
     def owning(self, container: Container) -> Iterator[int]:
-        """The descriptor of a file whose lock keeps the container after its end. The lock lasts as long as any
+        """Yield the descriptor of a file whose lock keeps the container after its end. The lock lasts as long as any
         process has a copy of the descriptor. Raises SystemFailure."""
         path = self.path(container.id, _OWNER)
         with reported(path):
@@ -261,7 +271,7 @@ class Containers:
                 os.close(descriptor)
 
     def is_left(self, container: Container) -> bool:
-        """Whether the container has ended, is to be removed, and nobody keeps it."""
+        """Whether the container has ended, is to be removed, and no process keeps it."""
         if not container.remove or container.status != EXITED:
             return False
         path = self.path(container.id, _OWNER)
@@ -269,7 +279,7 @@ class Containers:
             return free or not os.path.exists(path)
 
     def state(self, container: Container) -> str:
-        """RUNNING, CREATED, EXITED or DAMAGED, as it is now."""
+        """The current state: RUNNING, CREATED, EXITED or DAMAGED."""
         if container.is_damaged:
             return DAMAGED
         if container.status == CREATED:
@@ -277,14 +287,15 @@ class Containers:
         return RUNNING if container.status == RUNNING and self.is_running(container) else EXITED
 
     def using(self, container: Container, *, shared: bool = False, wait: bool = True) -> Use:
-        """Keep others from what the container wrote, and from its mount, while the block runs: all of them, or with
-        ``shared`` those who would change it. Waits for them, unless ``wait`` is False: then Conflict. Raises NotFound
-        where the container is gone, SystemFailure."""
+        """Lock what the container wrote, and its mount, while the block runs: against all others, or with ``shared``
+        only against processes that change it. Waits for the lock; with ``wait=False`` raises Conflict instead. Raises
+        NotFound if the container is gone, SystemFailure."""
         return Use(self.path(container.id), container.name, shared=shared, wait=wait)
 
     def set_aside(self, container: Container) -> str:
-        """Give the container's directory a temporary name, for its removal; the new path. From here on there is no
-        such container. Call it in a block of ``using``: that holds the directory, so that nobody else removes it."""
+        """Rename the container's directory to a temporary name, for its removal; returns the new path. From then on
+        the container does not exist. Call it in a block of ``using``, which locks the directory, so that no other
+        process removes it."""
         path = self.path(container.id)
         aside = os.path.join(self._top, f"{container.id[:_STEM]}.{os.urandom(6).hex()}{SUFFIX}")
         with reported(path):
@@ -293,15 +304,16 @@ class Containers:
         return aside
 
     def __iter__(self) -> Iterator[Container]:
-        """Those whose records can be read, oldest first."""
+        """The containers whose records can be read, oldest first."""
         return (one for one in self.every() if not one.is_damaged)
 
     def every(self) -> list[Container]:
-        """All, oldest first; DAMAGED are those whose records can't be read."""
+        """All containers, oldest first; those whose records can't be read are DAMAGED."""
         return self.look()[0]
 
     def look(self) -> tuple[list[Container], list[str]]:
-        """As ``every``; and the directories of containers whose making or removal was killed, absolute."""
+        """Like ``every``; also the absolute paths of directories that were left when making or removing a container
+        was killed."""
         found, left = [], []
         for name in self._names():
             if is_temporary(name):
@@ -316,26 +328,27 @@ class Containers:
         return found, left
 
     def known_of(self, directory: str) -> Container | None:
-        """What the record says in a directory of ``look``, or else the first one, if either can be read."""
+        """The record in a directory that ``look`` found; the first record if that can't be read; None if neither
+        can."""
         for name in (_RECORD, _LOCK):
             with suppress(FileNotFoundError, _Unreadable):
                 return _parsed(os.path.join(directory, name), "")
         return None
 
     def killed(self, known: Iterable[Container]) -> Iterator[Container]:
-        """Those of ``known`` that run by their records, and that nobody looks after."""
+        """The containers of ``known`` that run by their records, but that no process looks after."""
         return (one for one in known if one.status == RUNNING and not self.is_running(one))
 
     def strangers(self) -> Iterator[str]:
-        """What stands among the containers and is none, absolute."""
+        """Absolute paths of everything among the containers that is not a container."""
         for name in self._names():
             path = os.path.join(self._top, name)
             if not is_temporary(name) and not (_is_identity(name) and os.path.isdir(path)):
                 yield path
 
     def get(self, word: str, *, damaged: bool = False) -> Container:
-        """By name, or by an ID's first digits. Raises NotFound, Conflict (several begin so), and StoreDamaged where
-        its record is ``damaged``, unless that is all right."""
+        """Find a container by name, or by the first digits of its ID. Raises NotFound, Conflict (several match), and
+        StoreDamaged if its record is damaged, unless ``damaged`` is True."""
         found = self._found(word)
         if found.is_damaged and not damaged:
             raise damage(found)
@@ -358,8 +371,8 @@ class Containers:
         return found[0]
 
     def digests(self) -> frozenset[Digest]:
-        """What containers need: their manifests, and their layers. Raises StoreDamaged where that can't be known:
-        then nothing may be deleted."""
+        """The manifests and layers that containers need. Raises StoreDamaged if these can't be read: then nothing may
+        be deleted."""
         found = set()
         for one in self.every():
             if not one.manifest:
@@ -377,7 +390,7 @@ class Containers:
             return sorted(os.listdir(self._top))
 
     def _get(self, identity: str) -> Container | object | None:
-        """_LEFT where a container's making or removal was killed; None where there is none at all."""
+        """The container; _LEFT if making or removing it was killed; None if there is none."""
         try:
             return _parsed(self.path(identity, _RECORD), identity)
         except (FileNotFoundError, _Unreadable):
@@ -392,8 +405,8 @@ class Containers:
         return _LEFT if self._is_left(found) else found
 
     def _is_left(self, container: Container) -> bool:
-        """Whether a directory without a record that can be read holds nothing of anybody's: the container was to go
-        when it ended (then nobody waited for its record to reach the disk before a crash), or wrote nothing."""
+        """Whether a directory without a readable record holds no user data: the container was to be removed at its
+        end (its record was then never synced, so a crash may lose it), or wrote nothing."""
         lock = self.path(container.id, _LOCK)
         unwritten = os.path.exists(lock) and os.stat(lock).st_size == 0
         if unwritten or container.remove:
@@ -403,7 +416,7 @@ class Containers:
 
 
 class Use:
-    """That nobody else works with the directory of a container, until the block ends or ``close``."""
+    """A lock on the directory of a container, until the block ends or ``close`` is called."""
 
     _descriptor = -1
 
@@ -426,7 +439,7 @@ class Use:
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            release(descriptor, self._path)  # a process that was forked meanwhile has it too
+            release(descriptor, self._path)  # a forked process may have a copy of the descriptor
             os.close(descriptor)
 
     def __enter__(self) -> Self:
@@ -440,7 +453,7 @@ class Use:
 
 
 class _Unreadable(Exception):
-    """A record that is none."""
+    """A file that is not a valid record."""
 
 
 def damage(container: Container) -> StoreDamaged:
@@ -455,7 +468,7 @@ def _gone(name: str) -> NotFound:
 
 
 def _new(path: str, text: bytes, lasting: bool) -> int:
-    """A new file with this text; a descriptor that can only read it, as a runtime inherits it."""
+    """Create a file with this text; returns a read-only descriptor, which a runtime may inherit."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         write_all(descriptor, text)
@@ -467,7 +480,7 @@ def _new(path: str, text: bytes, lasting: bool) -> int:
 
 
 def pid_namespace() -> int:
-    """What tells this process's namespace of processes from others; 0 where nothing does."""
+    """The identifier of this process's pid namespace; 0 if the system has none."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -479,13 +492,15 @@ def _is_identity(name: str) -> bool:
 
 
 def _parsed(path: str, identity: str) -> Container:
-    """``identity``: whose it must be, "" for anybody's. Raises _Unreadable, FileNotFoundError."""
+    """Read a record. ``identity``: the ID that it must have, "" for any. Raises _Unreadable, FileNotFoundError."""
     try:
         value = read_own(_text_of(path).decode())
         values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in _KINDS}
-        container = Container(**values)
-        for key, item in as_dict(container).items():
-            if not isinstance(item, _KINDS[key]) or (isinstance(item, float) and not 0 <= item < _LATEST):
+        unknown = {key: item for key, item in value.items() if key not in _KINDS}
+        container = Container(**values, unknown=unknown)
+        for key, kinds in _KINDS.items():
+            item = getattr(container, key)
+            if not isinstance(item, kinds) or (isinstance(item, float) and not 0 <= item < _LATEST):
                 raise TypeError(key)
         for text in (container.manifest, *container.layers):
             Digest.parse(text)
@@ -502,12 +517,18 @@ def _parsed(path: str, identity: str) -> Container:
 
 
 def _text_of(path: str) -> bytes:
-    """Of a small regular file: what somebody has put in its place may never end, or never begin. Raises OSError."""
+    """Read a small regular file. Another kind of file in its place could block or never end. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise IsADirectoryError(path)
         return file.read(_MAX_RECORD)
+
+
+def _record(container: Container) -> bytes:
+    """The text of a record, in the form that ``_parsed`` reads."""
+    known = as_dict(container)
+    return write_own({**known.pop("unknown"), **known}).encode()
 
 
 def _tuples(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Removing from the store: names, and documents with their names. What nothing needs any more is left to gc."""
+"""Removing names from the store, and documents together with their names. gc removes what nothing needs any more."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ from lamina.light import TYPE_CHECKING
 from lamina.spec.descriptor import Descriptor
 
 if TYPE_CHECKING:
-    from lamina.spec.digest import Digest
     from lamina.store.refs import Entries, Refs
 
 
 class StoreDeleter:
     """``Deleter`` of the store."""
 
-    refs: Refs
+    def __init__(self, refs: Refs) -> None:
+        self._refs = refs
 
     def untag(self, name: str) -> Descriptor:
-        descriptor = self.refs.get(name)
-        self.refs.unset([name], keep_untagged=True)
+        descriptor = self._refs.get(name)
+        self._refs.unset([name], keep_untagged=True)
         return descriptor
-
-    def drop(self, names: list[str], *, keep_untagged: bool = False, untagged: Digest | None = None) -> None:
-        """Remove names, and the document ``untagged`` where it stands without one. With ``keep_untagged`` a document
-        that has no name left stays without one; else what only they held is left to gc."""
-        self.refs.unset(names, keep_untagged=keep_untagged, untagged=untagged)
 
     def delete(self, descriptor: Descriptor) -> None:
         def change(entries: Entries) -> Entries:
@@ -33,4 +28,4 @@ class StoreDeleter:
                 raise BlobNotFound(f"no image {descriptor.digest} in the store", hint="see `lamina images`")
             return kept
 
-        self.refs.update(change)
+        self._refs.update(change)

@@ -1,4 +1,5 @@
-"""Named fault points: where a test lets the process die as by kill -9. One comparison each, nothing else."""
+"""Fault points: named places where a test makes the process die as by kill -9. Otherwise each costs one
+comparison."""
 
 from __future__ import annotations
 
@@ -25,6 +26,8 @@ POINTS = (
     "root.created",
     "root.extended",
     "root.removed",
+    "pin.written",
+    "pin.renamed",
     "refs.locked",
     "refs.written",
     "refs.renamed",
@@ -38,7 +41,7 @@ POINTS = (
     "prune.parts-removed",
 )
 KEEP_POINTS = ("ingest.seek-renamed", "ingest.origin-noted", "keep.tar-removed", "keep.blob-removed")
-"""What is passed only where not all of a layer is kept."""
+"""Points that are passed only if not everything of a layer is kept."""
 RUN_POINTS = (
     "container.directory-made",
     "container.lock-written",
@@ -59,7 +62,7 @@ RUN_POINTS = (
     "container.top-removed",
     "container.removed",
 )
-"""What `run`, `cp` and `rm` pass."""
+"""Points that `run`, `cp` and `rm` pass."""
 _CHOSEN = os.environ.get("LAMINA_FAULT", "")
 
 
@@ -72,6 +75,7 @@ def point(name: str) -> None:
 
 
 def pieces(data: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """``data``, and the point behind it: a file that is written of it stands there whole, but not in its place."""
+    """``data``, and then the point: a file that is written from it is complete then, but does not have its name
+    yet."""
     yield from data
     point(name)

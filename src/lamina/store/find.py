@@ -1,7 +1,7 @@
-"""Finding files in all images of the store at once: names, attributes and contents, visible or hidden.
+"""Finding files in all images of the store at once, by name, attributes and content, whether visible or hidden.
 
-Each distinct layer is looked through once, on its columns and its heap of names; only the images whose layers have a
-hit are looked at, and of those only the paths in question are merged (``union.glance``).
+Each distinct layer is searched once, in its columns and its heap of names. Only images whose layers have a hit are
+examined, and only the paths of these hits are merged (``union.partial``).
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
+from lamina.layer.attribute_filter import Filter, parse_kinds, parse_owner, parse_perm, parse_size
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.filter import Filter, parse_kinds, parse_owner, parse_perm, parse_size
-from lamina.source import find_manifest, read_config
+from lamina.source.select import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.findings import VISIBLE, Findings, Found, LayerHits, Member, Sighting, Special, Stories
-from lamina.store.members import Members, members
+from lamina.store.layer_map import Members, members
 from lamina.store.refs import name_of
-from lamina.union.glance import MANY, Glance, through_symlinks
 from lamina.union.merge import merge
+from lamina.union.partial import MANY, PartialMerge, through_symlinks
 from lamina.union.tree import UNSTATED
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lamina.layer.digests import LayerDigests
+    from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
-    from lamina.layer.search import Pattern
-    from lamina.store.store import Store
+    from lamina.layer.name_search import Pattern
+    from lamina.store.read import StoreReader
 
 _MANY_OPEN = 500
-"""Mapped indexes after which the next image starts afresh: each holds a descriptor."""
+"""After this number of mapped indexes all are closed before the next image: each holds a file descriptor."""
 _MANY_ROWS = 1000
-"""Rows of a layer from which on it is cheaper to make the paths of all directories, and entries only when they are
-asked for."""
+"""From this number of rows on it is faster to compute the paths of all directories of a layer, and to make entries
+only on demand."""
 _DIRECTORY, _HARDLINK, _WHITEOUT = int(Kind.DIRECTORY), int(Kind.HARDLINK), int(Kind.WHITEOUT)
 
 
@@ -46,23 +46,23 @@ _ALL = Filter()
 
 
 class Words(TypedDict, total=False):
-    """What `find` is asked besides a pattern, as people write it; see ``layer.filter``."""
+    """The options of `find` besides the pattern, as users write them; see ``layer.filter``."""
 
     regex: bool
     """The pattern is a regular expression, not a glob."""
     digest: str
-    """sha256:HEX of the content."""
+    """The sha256:HEX digest of the content."""
     type: str
     size: str
     perm: str
     owner: str
     ghosts: bool
-    """Also what the images ship but hide."""
+    """Also find files that the images contain but hide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """``digest`` is of the content (sha256). ``ghosts``: also what the images ship but hide."""
+    """``digest``: of the content (sha256). ``ghosts``: also find files that the images contain but hide."""
 
     pattern: Pattern | None = None
     filter: Filter = _ALL
@@ -71,10 +71,10 @@ class Query:
 
     @classmethod
     def of(cls, pattern: str | None = None, **words: Unpack[Words]) -> Query:
-        """From the words that `find` takes: a glob on the base name (with a slash in it on the path), or a regular
-        expression; an empty word is as none. Raises UsageError; Unsupported (another digest); TypeError (a word that
-        there is not)."""
-        from lamina.layer.search import expression, glob
+        """Build a query from the options of `find`. The pattern is a glob on the base name (on the whole path if it
+        contains a slash), or a regular expression; an empty text means no option. Raises UsageError; Unsupported
+        (another digest algorithm); TypeError (an unknown option)."""
+        from lamina.layer.name_search import expression, glob
 
         unknown = words.keys() - Words.__annotations__.keys()
         if unknown:
@@ -106,8 +106,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The answer: ``found`` in order of path and layer, and what it iterates over; its values are made as they are
-    asked for. ``unread``: images that could not be looked into, and why."""
+    """The result of a search. ``found``: the hits in order of path and layer, made on demand; iterating over this
+    iterates over them. ``unread``: images that could not be searched, and why."""
 
     found: Sequence[Found]
     unread: tuple[tuple[str, str], ...]
@@ -116,10 +116,11 @@ class Search:
         return iter(self.found)
 
 
-def find(store: Store, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
-    """``images``: names to look into; empty for all of the store. Of an index the platform's image is taken.
+def find(store: StoreReader, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
+    """Search images. ``images``: the names to search; if empty, all images of the store. Of an index, the platform's
+    image is searched.
 
-    Raises, for a name of ``images``, ReferenceNotFound, Unsupported (an artifact), NotFound (platform); StoreDamaged
+    Raises, for a name in ``images``, ReferenceNotFound, Unsupported (an artifact), NotFound (platform); StoreDamaged
     (index.json), SystemFailure.
     """
     chosen = [store.resolve(name) for name in images]
@@ -131,18 +132,20 @@ def find(store: Store, query: Query, platform: Platform, images: Sequence[str] =
     return Search(found, (*known.unread, *search.unread))
 
 
-def _check_looked_into(store: Store, known: Members, platform: Platform, name: str, descriptor: Descriptor) -> None:
-    """Of all images, artifacts are passed by; where one was named, that is no answer."""
+def _check_looked_into(
+    store: StoreReader, known: Members, platform: Platform, name: str, descriptor: Descriptor
+) -> None:
+    """Raise an error if an image that was named can't be searched, because it is an artifact. In a search of all
+    images, artifacts are skipped."""
     told = {digest for names in known.stacks.values() for _, digest in names} | {what for what, _ in known.unread}
     if told.isdisjoint((str(descriptor.digest), name_of(descriptor))):
         read_config(store, find_manifest(store, descriptor, platform, name), name)
 
 
 class _Concern:
-    """Which layers of a stack can matter to what was found in others of it: those that have hits, and those that
-    state or hide the path of one, put something in the place of a directory above it, or go through it. All others
-    leave of such a path what they find. Where a hit is a hardlink, or a directory that nothing states, all layers
-    matter."""
+    """Which layers of a stack can affect the hits in it: layers with hits, and layers that state or hide the path of
+    a hit, replace a directory above it, or go through it. All other layers leave these paths unchanged. If a hit is a
+    hardlink, or a directory that no layer states, all layers matter."""
 
     def __init__(self, opened: Callable[[int], LayerIndex], hits: Mapping[int, LayerHits]) -> None:
         self._opened = opened
@@ -151,7 +154,7 @@ class _Concern:
         self._matters: dict[tuple[int, frozenset[int]], bool] = {}
 
     def of(self, stack: Sequence[int]) -> Sequence[int]:
-        """Numbers (from 0) of the layers that matter, bottom first."""
+        """The numbers (from 0) of the layers that matter, bottom first."""
         having = frozenset(number for number in stack if number in self._hits)
         if having.issuperset(stack):
             return range(len(stack))
@@ -176,7 +179,7 @@ class _Concern:
 
 
 class _Ways:
-    """Some paths and all directories above them."""
+    """A set of paths and of all directories above them."""
 
     def __init__(self, paths: set[bytes]) -> None:
         self._paths = paths
@@ -185,7 +188,7 @@ class _Ways:
             while path not in self._all:
                 self._all.add(path)
                 path = path.rpartition(b"/")[0]
-        self._names = {path.rpartition(b"/")[2] for path in self._all}  # b"" is that of opaque marks too
+        self._names = {path.rpartition(b"/")[2] for path in self._all}  # b"" is also the name of opaque marks
 
     def meet(self, index: LayerIndex) -> bool:
         names, kinds = self._names, index.kind
@@ -201,14 +204,14 @@ class _Ways:
 
 
 class _Search:
-    def __init__(self, store: Store, query: Query, platform: Platform, known: Members) -> None:
+    def __init__(self, store: StoreReader, query: Query, platform: Platform, known: Members) -> None:
         self._store = store
         self._query = query
         self._platform = platform
         self._layers = known.layers
         self._stacks = known.stacks
         self._indexes: dict[int, LayerIndex] = {}
-        self._glance = Glance()
+        self._partial_merge = PartialMerge()
         self._stories = Stories()
         self._special: dict[tuple[int, int, tuple[int, int]], Special] = {}
         self._at_hand = 0
@@ -229,12 +232,12 @@ class _Search:
             images = [(name, Digest.parse(digest)) for name, digest in names]
             numbers = concern.of(stack)
             groups.setdefault(tuple(stack[number] for number in numbers), []).append((numbers, images))
-        for stack, alike in groups.items():  # images that differ only in layers that don't matter are told together
+        for stack, alike in groups.items():  # images that differ only in other layers are handled together
             self._tell(stack, alike, hits)
         return Findings(self._layers, hits, tuple(self._special.values()), self._stories)
 
     def _hits(self) -> tuple[dict[int, LayerHits], dict[int, str]]:
-        """What fits in each distinct layer, whatever the images make of it; and the layers that can't be read."""
+        """The hits in each distinct layer, before images are considered; and the layers that can't be read."""
         hits, broken = {}, {}
         for number in sorted(set().union(*self._stacks)):
             try:
@@ -247,7 +250,7 @@ class _Search:
         return hits, broken
 
     def _hits_of(self, number: int, index: LayerIndex) -> LayerHits:
-        from lamina.layer.search import rows_that_fit
+        from lamina.layer.name_search import rows_that_fit
 
         query, kinds = self._query, index.kind
         named = None if query.pattern is None else list(rows_that_fit(index, query.pattern))
@@ -267,12 +270,12 @@ class _Search:
     def _linked(
         self, number: int, index: LayerIndex, rows: Sequence[int]
     ) -> tuple[Sequence[int], dict[int, int | None]]:
-        """The rows without hardlinks to what does not fit; for each other hardlink, by its place among the rows, the
-        row that it leads to, or None where that is in another layer."""
+        """The rows without hardlinks to files that do not match; and for each other hardlink, by its position among
+        the rows, the row that it links to, or None if that is in another layer."""
         kinds = index.kind
         if not any(kinds[row] == _HARDLINK for row in rows):
             return rows, {}
-        # a target that leads through a symlink is looked for in the union
+        # a target whose path leads through a symlink is looked up in the union
         known = () if through_symlinks([index]) else enumerate(kinds)
         files = {index.path(other): other for other, kind in known if kind < _WHITEOUT}
         left: list[int] = []
@@ -292,20 +295,22 @@ class _Search:
         return self._query.digest is None or self._digests(number, index).of(row) == self._query.digest.encoded
 
     def _tell(self, stack: tuple[int, ...], members: Sequence[Member], hits: Mapping[int, LayerHits]) -> None:
-        """Say of each hit in a stack of layers what has become of it there."""
+        """Record for each hit in a stack of layers whether it is visible there, or what hides it."""
         if len(self._indexes) > _MANY_OPEN:
             self._indexes.clear()
-            self._glance = Glance()
+            self._partial_merge = PartialMerge()
         layers = [self._open(number, keep=True) for number in stack]
         having = [hits.get(number) for number in stack]
         if any(found is not None and len(found) > MANY for found in having):
             tree = merge(layers)
         else:
-            tree = self._glance.tree(layers, {path for found in having if found is not None for path in found.paths})
+            tree = self._partial_merge.tree(
+                layers, {path for found in having if found is not None for path in found.paths}
+            )
         sightings: dict[tuple[int, int, int], Sighting] = {}
 
         def seen(story: int, node: int, layer: int) -> int:
-            """The story of a hit that is this node; 0 where it is not asked for."""
+            """The story of a hit at this node; 0 if it was not asked for."""
             ending = tree.ending(node)
             if ending is not None and not self._query.ghosts:
                 return story
@@ -317,7 +322,8 @@ class _Search:
             return self._stories.after(story, sighting)
 
         for node, (layer, row) in enumerate(zip(tree.origin_layers, tree.rows, strict=True)):
-            # a row without a node is a directory that is stated again, or a link to itself: the other one is told
+            # A row without a node is a directory that is stated twice, or a link to itself: the other row is
+            # recorded.
             found = having[layer]
             if found is None or row == UNSTATED or (position := found.position(row)) < 0:
                 continue
@@ -369,14 +375,14 @@ class _Search:
         return self._store.layers.digests(partial(self._descriptor, number), self._layers[number], index)
 
     def _descriptor(self, number: int) -> Descriptor:
-        """The blob of a layer, as the first image that has it says."""
+        """The descriptor of a layer's blob, from the first image that has the layer."""
         stack, (name, digest) = next((stack, names[0]) for stack, names in self._stacks.items() if number in stack)
         descriptor = next(entry for entry in self._store.refs.entries() if str(entry.digest) == digest)
         return find_manifest(self._store, descriptor, self._platform, name or digest).layers[stack.index(number)]
 
 
 def _paths_of(index: LayerIndex) -> Callable[[int], bytes]:
-    """``index.path``, for many rows."""
+    """Like ``index.path``, for many rows."""
     directories, numbers, basename = index.directory_paths(), index.directory, index.basename
 
     def path_of(row: int) -> bytes:
@@ -387,7 +393,8 @@ def _paths_of(index: LayerIndex) -> Callable[[int], bytes]:
 
 
 def _target(index: LayerIndex, files: dict[bytes, int], row: int) -> int | None:
-    """The row of the same layer that a hardlink leads to, over other hardlinks; each lies further in front."""
+    """The row of the same layer that a hardlink links to, directly or through other hardlinks. Each target must be in
+    an earlier row."""
     while True:
         found = files.get(index.link(row))
         if found is None or found >= row:
@@ -398,7 +405,7 @@ def _target(index: LayerIndex, files: dict[bytes, int], row: int) -> int | None:
 
 
 def _directories(index: LayerIndex, pattern: Pattern | None) -> list[bytes]:
-    """The paths of directories that the layer goes through and that fit."""
+    """The matching paths of directories in the layer, including those that only occur as parents."""
     if pattern is not None and pattern.literal and not index.has_directory_with(pattern.literal):
         return []
     paths = index.directory_paths()[1:]

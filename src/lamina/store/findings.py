@@ -1,8 +1,8 @@
-"""What a search has found, kept in columns (pure): a few numbers for each hit. Values are made when they are asked
-for, so that hundreds of thousands of hits can be printed one after the other.
+"""Findings: the results of a search, stored in columns with a few numbers for each hit (pure). Values are made on
+demand, so that hundreds of thousands of hits can be printed one by one.
 
-Many hits have the same places, such as all files of a layer that fifty images share. A *story* is a number that
-stands for a list of places; a hit that is seen once more goes on to the next story.
+Many hits have the same places, for example all files of a layer that fifty images share. A *story* is a number for a
+list of places; when a hit is seen once more, it gets the story with that place added.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 VISIBLE = "visible"
 _OF_THEIR_OWN = 0xFFFFFFFF
-"""Stands for the layer's number where a hit is one of ``Findings.special``."""
+"""Used as the layer's number for a hit that is in ``Findings.special``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an image has a hit: ``name`` is canonical ("" for an untagged image), ``digest`` what it stands for,
-    ``layer`` counts from 1 at the bottom. ``state``: "visible", or what hides it: "whiteout", "opaque" or "replaced",
-    by layer ``by``."""
+    """An image that has a hit. ``name`` is canonical ("" for an untagged image); ``digest``: what the name points to;
+    ``layer`` counts from 1 at the bottom. ``state``: "visible", or what hides the hit: "whiteout", "opaque" or
+    "replaced", by layer ``by``."""
 
     name: str
     digest: Digest
@@ -41,8 +41,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One entry of one layer that fits, and all images that have it there. A hardlink has the kind and attributes of
-    the file that it names, and ``entry.link`` that name. Entries with the same places share the tuple."""
+    """One entry of one layer that matches, and all images that have it there. A hardlink has the kind and attributes
+    of the file that it links to; ``entry.link`` is the name of that file. Entries with the same places share the
+    tuple."""
 
     entry: Entry
     diff_id: Digest
@@ -50,10 +51,10 @@ class Found:
 
 
 class LayerHits:
-    """What fits in one layer: ``rows`` of its index, rising, with their ``paths``; then the paths of the directories
-    that it only goes through (``implied`` of them). ``targets``: for a hardlink (by its position in ``rows``) the row
-    that it leads to, None where that is in another layer. ``index``: entries are made from it when they are asked
-    for; where it is None they are kept in ``entries``."""
+    """The hits in one layer. First ``rows`` of its index, in rising order, with their ``paths``; then the paths of
+    directories that only occur as parents of other paths (``implied`` of them). ``targets``: for a hardlink (by its
+    position in ``rows``) the row that it links to, None if that is in another layer. ``index``: entries are made from
+    it on demand; if it is None, they are kept in ``entries``."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class LayerHits:
         self.stories = array("I", bytes(4 * len(rows)))
         self.entries: dict[int, Entry] = {}
         self.position: Callable[[int], int] = self._sought
-        """The position of a row, -1 where it is no hit."""
+        """The position of a row; -1 if it is not a hit."""
         self._index = index
         if index is not None:
             table = array("i", [-1]) * len(index)
@@ -83,7 +84,7 @@ class LayerHits:
 
     @property
     def stand_alone(self) -> bool:
-        """Whether no other layer says what an entry of these is."""
+        """Whether the entries of these hits do not depend on other layers."""
         return not self.targets and not self.implied
 
     def _sought(self, row: int) -> int:
@@ -91,7 +92,7 @@ class LayerHits:
         return found if found < len(self.rows) and self.rows[found] == row else -1
 
     def keep(self, position: int, index: LayerIndex) -> None:
-        """Make the entry now, unless its index stays at hand."""
+        """Make the entry now, unless the index stays open."""
         if self._index is None and position not in self.entries:
             self.entries[position] = index.entry(self.rows[position], self.paths[position])
 
@@ -103,12 +104,13 @@ class LayerHits:
 
 
 Member = tuple[Sequence[int], Sequence[tuple[str, Digest]]]
-"""A stack's layers that matter (numbers from 0, bottom first), and the names and digests of the images made so."""
+"""The layers of a stack that matter (numbers from 0, bottom first), and the names and digests of the images that have
+this stack."""
 
 
 class Sighting:
-    """Where images have a hit: ``members`` are stacks in whose layers that matter it is number ``layer`` (from 0), in
-    this ``state``, hidden by number ``by`` of them."""
+    """One place of a hit, for a group of images. ``members``: stacks and their images; among the layers of each stack
+    that matter, the hit is in number ``layer`` (from 0), in this ``state``, hidden by number ``by``."""
 
     def __init__(self, members: Sequence[Member], layer: int, state: str, by: int | None) -> None:
         self._members = members
@@ -116,7 +118,7 @@ class Sighting:
         self._state = state
         self._by = by
         self.following: dict[int, int] = {}
-        """For a story, the one that goes on with this sighting."""
+        """From a story to the story with this sighting added."""
 
     def places(self) -> Iterator[Place]:
         for numbers, images in self._members:
@@ -126,16 +128,16 @@ class Sighting:
 
 
 class Stories:
-    """All lists of places, by number; 0 is the empty one."""
+    """All lists of places, by number; number 0 is the empty list."""
 
     def __init__(self) -> None:
         self._before = array("I", [0])
         self._sightings: list[Sighting | None] = [None]
         self.places = lru_cache(maxsize=1000)(self._places)
-        """The places of a story, by name, digest and layer."""
+        """The places of a story, sorted by name, digest and layer."""
 
     def after(self, story: int, sighting: Sighting) -> int:
-        """The story that goes on with this sighting."""
+        """The story with this sighting added."""
         following = sighting.following.get(story)
         if following is None:
             following = sighting.following[story] = len(self._before)
@@ -154,8 +156,8 @@ class Stories:
 
 @dataclass(slots=True)
 class Special:
-    """A hit whose entry other layers make what it is: a hardlink, or a directory that no layer states. The same hit
-    can be several of these."""
+    """A hit whose entry depends on other layers: a hardlink, or a directory that no layer states. One hit may have
+    several of these."""
 
     entry: Entry
     diff_id: Digest
@@ -163,20 +165,20 @@ class Special:
 
 
 class Findings(Sequence[Found]):
-    """Everything found, in order of path, layer and diff_id. Each value is made when it is asked for."""
+    """All hits, in the order of path, layer and diff_id. Each value is made on demand."""
 
     def __init__(
         self,
         diff_ids: Sequence[Digest],
         hits: Mapping[int, LayerHits],
         special: Sequence[Special],
-        stories: Stories,
+        nodes_by_path: Stories,
     ) -> None:
-        """``hits``: by the number of the layer in ``diff_ids``."""
+        """``hits``: by the position of the layer in ``diff_ids``."""
         self._diff_ids = diff_ids
         self._hits = hits
         self._special = special
-        self._stories = stories
+        self._stories = nodes_by_path
         self._order = self._ordered()
 
     def __len__(self) -> int:
@@ -208,7 +210,8 @@ class Findings(Sequence[Found]):
         return Found(hits.entry(position), self._diff_ids[number], self._stories.places(hits.stories[position]))
 
     def _ordered(self) -> array[int]:
-        """The layer's number and the position of each hit that an image has, as one number."""
+        """All hits that an image has, in order. Each is one number: the layer's number, and the position of the
+        hit."""
         which = array("Q")
         paths: list[bytes] = []
         for number, hits in self._hits.items():
@@ -226,7 +229,7 @@ class Findings(Sequence[Found]):
         return ordered
 
     def _rank(self, which: int) -> tuple[int, str]:
-        """Among hits of one path."""
+        """The sort key of a hit among the hits with the same path."""
         number, position = which >> 32, which & 0xFFFFFFFF
         if number == _OF_THEIR_OWN:
             diff_id, story = self._special[position].diff_id, self._special[position].story

@@ -1,7 +1,8 @@
-"""Writing to the disk early: what was written goes out while more comes in, so that the fsync at the end is short.
-Many small files at once. And how much of a file the disk does not have yet.
+"""Writing to the disk early, so that the fsync at the end is short; syncing many small files at once; and measuring
+how much of a file is not on the disk yet.
 
-All but ``sync_together`` are hints. Linux has calls for them that Python lacks; elsewhere nothing happens.
+Everything but ``sync_together`` is a hint. Linux has system calls for it that Python lacks; on other systems nothing
+happens.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ _CACHESTAT = 451  # the number of the system call, on every architecture but alp
 
 
 def start_writing(descriptor: int, start: int, size: int) -> None:
-    """Begin to write these bytes of an open file to its disk."""
+    """Start writing these bytes of an open file to its disk."""
     call = _call()
     if call is not None:
         call(descriptor, start, size, _WRITE)
 
 
 def unwritten(path: str) -> int:
-    """Bytes of the file that are in the page cache only (Linux from 6.5; elsewhere 0). Raises OSError where it can't
+    """The bytes of the file that are only in the page cache (Linux from 6.5; otherwise 0). Raises OSError if it can't
     be opened."""
     if sys.platform != "linux":
         return 0
     import ctypes
 
-    from lamina.files import READ_FLAGS
-    from lamina.libc import libc
+    from lamina.host.files import READ_FLAGS
+    from lamina.host.libc import libc
 
     descriptor = os.open(path, READ_FLAGS)
     try:
@@ -42,15 +43,15 @@ def unwritten(path: str) -> int:
         if libc().syscall(ctypes.c_long(_CACHESTAT), ctypes.c_int(descriptor), whole, found, ctypes.c_uint(0)) != 0:
             return 0
         return (found[1] + found[2]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # no C library to ask
+    except OSError:  # there is no C library
         return 0
     finally:
         os.close(descriptor)
 
 
 def sync_together(descriptors: Sequence[int]) -> None:
-    """Wait until the disk has these open files. Several threads ask at once: a file system answers many requests
-    with one commit of its journal. Raises OSError, of the first that failed, when all are through."""
+    """Wait until the disk has these open files. Several threads sync at once, because a file system handles many
+    requests with one commit of its journal. After all are done, raises the first OSError."""
     import threading
 
     from lamina.events import join, started
@@ -84,7 +85,7 @@ def _call() -> Callable[[int, int, int, int], int] | None:
         return None
     import ctypes
 
-    from lamina.libc import libc
+    from lamina.host.libc import libc
 
     try:
         call = libc().sync_file_range

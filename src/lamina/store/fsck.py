@@ -1,6 +1,6 @@
-"""Checking the store, byte by byte; and repairing what can be made again.
+"""fsck: check the store byte by byte, and repair what can be made again.
 
-Truth (names, blobs) is only ever reported or moved aside, derived data is made again, leftovers are removed.
+Names and blobs are only reported or moved aside; derived data is made again; leftovers are removed.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamina.documents import Absent, Damaged, Found, Unread, listed, look, walk
 from lamina.errors import LaminaError
-from lamina.files import FileRange, make_directory, remove, reported
+from lamina.host.files import CHUNK, FileRange, make_directory, remove, reported
+from lamina.host.temporary import is_temporary
 from lamina.layer.index import LayerIndex
-from lamina.source import CHUNK, read_config
+from lamina.source.select import read_config
+from lamina.source.walk import Absent, Damaged, Found, Unread, listed, look, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
-from lamina.store.lasting import hash_of
+from lamina.store.completeness import lacking
+from lamina.store.derived import hash_of
+from lamina.store.layer_map import members_right
 from lamina.store.leftovers import leftovers
-from lamina.store.members import members_right
 from lamina.store.refs import FETCHED
-from lamina.temporary import is_temporary
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -33,9 +34,9 @@ LOST_AND_FOUND = "lost+found"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``severity``: "error" (an image is not whole), "derived" (can be made again), "leftover" (harmless),
-    "elsewhere" (not kept here as ``keep`` wants it, but in a registry).
-    ``repaired`` where ``--repair`` mended it. ``blob``: the damaged one, where the finding is about one."""
+    """``severity``: "error" (an image is incomplete or damaged), "derived" (can be made again), "leftover"
+    (harmless), "elsewhere" (not kept here as ``keep`` says, but in a registry). ``repaired``: whether ``--repair``
+    repaired it. ``blob``: the damaged blob, if the finding is about one."""
 
     severity: str
     what: str
@@ -46,8 +47,8 @@ class Finding:
 def fsck(
     store: Store, *, repair: bool = False, on_blob: Callable[[Digest], None] = lambda digest: None
 ) -> list[Finding]:
-    """Re-hash every blob, follow every name, check every layer's derived data. ``on_blob`` is called for each blob
-    that is looked at. Raises StoreDamaged where index.json itself can't be read."""
+    """Hash every blob again, follow every name, and check every layer's derived data. ``on_blob`` is called for each
+    blob that is checked. Raises StoreDamaged if index.json itself can't be read."""
     with reported(store.paths.root):
         findings = list(_blobs(store, repair, on_blob))
         broken = {finding.blob for finding in findings if finding.blob is not None}
@@ -108,7 +109,7 @@ def _image(
     layers: dict[Digest, Descriptor],
     elsewhere: Mapping[Digest, str],
 ) -> Iterator[Finding]:
-    """What one name needs. Children of an index that were never fetched are no loss."""
+    """Check what one name needs. Children of an index that were never fetched are not reported."""
     fetched = set(top.annotations.get(FETCHED, "").split(","))
 
     def wanted(found: Found) -> list[Descriptor]:
@@ -126,8 +127,9 @@ def _image(
             if digest == top.digest or str(digest) in fetched:
                 yield Finding("error", f"image {name}: {found.error.message}")
         elif isinstance(found.document, Manifest):
-            if digest != top.digest and str(digest) not in fetched and store.lacking(found.document) is not None:
-                continue  # it lies here as something else
+            whole = digest == top.digest or str(digest) in fetched
+            if not whole and lacking(found.document, store.blobs, store.layers) is not None:
+                continue  # it is here for another reason, and was not fetched as a child
             yield from _manifest(store, name, found.document, broken, layers, elsewhere)
 
 
@@ -144,7 +146,7 @@ def _manifest(
     for needed in (manifest.config, *manifest.layers):
         if needed.digest in broken or not store.blobs.has(needed):
             if needed.digest in elsewhere and needed.digest not in broken:
-                # its tar is here, checked as derived data
+                # its tar is here, and is checked as derived data
                 where = elsewhere[needed.digest]
                 yield Finding("elsewhere", f"blob {needed.digest} of image {name} is not kept here: it is at {where}")
                 continue
@@ -169,26 +171,26 @@ def _derived(store: Store, layers: dict[Digest, Descriptor], repair: bool) -> It
     for diff_id in store.layers.diff_ids():
         descriptor = layers.get(diff_id)
         if descriptor is None:
-            continue  # of no image: prune's
+            continue  # no image has it: prune removes it
         problem = _layer_problem(store, descriptor, diff_id)
         if problem:
             yield _mended(store, descriptor, diff_id, problem, repair)
         elif not _digests_right(store, descriptor, diff_id):
             yield _dropped(store.paths.digests(diff_id), f"the content digests of layer {diff_id} are wrong", repair)
-    if not members_right(store):
+    if not members_right(store.reader):
         yield _dropped(store.paths.members, "the record of the images' layers is wrong", repair)
 
 
 def _dropped(path: str, problem: str, repair: bool) -> Finding:
-    """Of what is made again when it is next asked for."""
+    """Report a damaged file that is made again on its next use; with ``repair`` also remove it."""
     if repair:
         remove(path)
     return Finding("derived", problem, repair)
 
 
 def _digests_right(store: Store, descriptor: Descriptor, diff_id: Digest) -> bool:
-    """Whether they are those of the layer's tar, or were never asked for."""
-    from lamina.layer.digests import LayerDigests
+    """Whether the kept content digests agree with the layer's tar, or were never made."""
+    from lamina.layer.file_digests import LayerDigests
 
     path = store.paths.digests(diff_id)
     if not os.path.exists(path):
@@ -219,9 +221,9 @@ def _layer_problem(store: Store, descriptor: Descriptor, diff_id: Digest) -> str
 
 
 def _problem_without_tar(store: Store, descriptor: Descriptor, diff_id: Digest) -> str:
-    """The same, of a layer that is read through its blob: that is inflated once more."""
-    from lamina.layer.read import LayerReader
-    from lamina.layer.seek import SeekIndex, SniffingMarks
+    """Check a layer without a tar: decompress its blob once more, and compare."""
+    from lamina.layer.checkpoints.file import SeekIndex, SniffingMarks
+    from lamina.layer.decode import LayerReader
 
     index, seek = LayerIndex.load(store.paths.layer_index(diff_id)), SeekIndex.load(store.paths.seek(diff_id))
     if not store.blobs.has(descriptor):
@@ -259,7 +261,7 @@ def _mended(store: Store, descriptor: Descriptor, diff_id: Digest, problem: str,
         store.layers.make_again(descriptor, diff_id)
     except LaminaError as error:
         if not store.blobs.has(descriptor) and store.layers.has_tar(diff_id):
-            # it was all that there is of the layer: with it out of the way, the next pull brings the layer anew
+            # The tar was the only copy. Once it is moved aside, the next pull fetches the layer again.
             _move_aside(store, store.paths.tar(diff_id), f"{diff_id.encoded}.tar")
             return Finding(
                 "error", f"{problem}, and can't be made again: its blob is not here, `lamina pull` brings it"
@@ -289,6 +291,8 @@ def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:
     for root in store.roots:
         if not root.alive:
             what = f"root {root.name} ({root.purpose}) of a process that is gone"
+            if root.pin:
+                what = f"pin {root.pin} ({root.purpose}), which nobody has used for its time"
             if root.name in counting:
                 yield Finding(
                     "leftover",

@@ -1,11 +1,11 @@
-"""Many images at once: what is small waits for the disk together, and the names are given together
+"""Gathering: small blobs, documents and names of many images, brought to the disk together
 (docs/decisions/0028-many-images.md).
 
-A fsync after each file costs milliseconds, whatever the file holds; of 200 files at once hardly more. So a small blob
-or document is verified and written to a directory in ``ingest/`` and stays there, without its place in ``blobs/``.
-``settle`` syncs all of them, moves them to their places and syncs these directories; only then ``flush`` writes their
-images' names into index.json. Whenever the process or the machine stops, a name is there with all of its bytes, or
-not there.
+A fsync after each file costs milliseconds, whatever its size; one sync of 200 files costs hardly more. So a small
+blob or document is verified, written to a directory in ``ingest/`` and kept there, outside ``blobs/``. ``settle``
+syncs all of these files, moves them to their places and syncs the directories; only then ``flush`` writes the names
+of their images into index.json. Whenever the process or the machine stops, a name either exists with all of its
+bytes, or does not exist.
 """
 
 from __future__ import annotations
@@ -15,37 +15,39 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from lamina.errors import Cancelled, SystemFailure
-from lamina.files import make_directory, remove, sync_directory, write_all
-from lamina.light import Value
-from lamina.lock import is_same
+from lamina.host.files import make_directory, remove, sync_directory, write_all
+from lamina.host.lock import is_same
+from lamina.host.temporary import TemporaryDirectory
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.store.blobs import READ_ONLY
+from lamina.store.derived import note
 from lamina.store.fault import point
 from lamina.store.flush import sync_together
-from lamina.store.lasting import note
-from lamina.store.paths import Paths
-from lamina.temporary import TemporaryDirectory
+from lamina.store.paths import READ_ONLY, Paths
 
 SMALL = 1 << 20
-"""Bytes of the largest blob that waits: to sync a larger one takes time of its own."""
+"""Size in bytes of the largest blob that is gathered; the sync of a larger blob takes time of its own."""
 MOST = 192
-"""Files that wait at once. Each is open: a disk that fails to take one tells that only to who has it open."""
+"""Number of files that wait at once, in all sessions of the process. Each is kept open, because the kernel reports a
+failed write only to those who have the file open."""
 _OF_OPEN_FILES = 5
-"""And at most this part of the files that the process may have open."""
+"""The files that wait take at most this part (1/5) of the files that the process may have open."""
 EVERY = 1.0
 """Seconds between two rewrites of index.json."""
 _SHARE = 8
-"""And at least so many times what the last one took: a rewrite costs more the more images there are."""
+"""The time between two rewrites is at least this many times the duration of the last one: a rewrite takes longer the
+more images there are."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 Names = list[tuple[str, Descriptor]]
 
 
-class _File(Value):
-    """A verified blob that waits. ``tar``: the tar that is a second name of it, "" for none."""
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A verified blob that waits for the disk. ``tar``: the tar that is a hard link to it, "" for none."""
 
     descriptor: int
     path: str
@@ -54,7 +56,7 @@ class _File(Value):
 
 
 class Gathering:
-    """Blobs, documents and names of one session that are not on the disk yet. Safe from threads."""
+    """The blobs, documents and names of one session that are not on the disk yet. Thread-safe."""
 
     def __init__(self, paths: Paths, give: Callable[[Names], None]) -> None:
         """``give`` writes names into index.json."""
@@ -65,20 +67,20 @@ class Gathering:
         self._names: Names = []
         self._directory: TemporaryDirectory | None = None
         self._count = 0
-        self._most = _most()
         self._due = time.monotonic() + EVERY
         self._closed = False
         self.failed = False
-        """Whether the disk failed to take something that waited: then nothing here gets a name any more."""
+        """Whether the disk failed to store a file that waited: from then on no name is written."""
         self._guard = threading.RLock()
+        _open.add(self)
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes of a blob that waits; None where it does not."""
+        """The size of a blob that waits; None if it does not wait here."""
         found = self._files.get(digest)
         return None if found is None else found.size
 
     def read(self, digest: Digest) -> bytes | None:
-        """The bytes of a blob that waits; None where it does not. Raises OSError."""
+        """The bytes of a blob that waits; None if it does not wait here. Raises OSError."""
         with self._guard:
             found = self._files.get(digest)
             if found is None:
@@ -91,8 +93,8 @@ class Gathering:
 
     @contextmanager
     def taking(self, digest: Digest, data: bytes, tar: str = "") -> Iterator[str]:
-        """Write a verified blob to a file that waits; its path. It counts when the block has ended well, and is gone
-        otherwise. ``tar``: what the block makes a second name of it. Raises OSError."""
+        """Write a verified blob to a file that waits for the disk, and yield its path. The file is removed if the
+        block fails. ``tar``: the hard link to it that the block makes. Raises OSError."""
         path = self._new_path(digest)
         descriptor = os.open(path, _FLAGS, 0o600)
         try:
@@ -111,12 +113,15 @@ class Gathering:
                 remove(path)
                 return
             self._files[digest] = _File(descriptor, path, len(data), tar)
-            if len(self._files) >= self._most:
+            if len(self._files) >= _most():
                 self.settle()
 
     def settle(self) -> None:
-        """Wait until all that waits is on the disk, and give it its place in ``blobs/``. Raises OSError; and at each
-        later call SystemFailure: a second sync would not tell what the first has lost."""
+        """Sync all files that wait, and move them to their places in ``blobs/``.
+
+        Raises OSError if that fails, and SystemFailure at each later call: a second sync would not report what the
+        first one lost.
+        """
         with self._guard:
             if self.failed:
                 raise SystemFailure(
@@ -146,22 +151,22 @@ class Gathering:
         point("gather.blob-renamed")
         del self._files[digest]
         try:
-            with suppress(OSError):  # without the note the tar is doubtful, and compared with its digest
-                # meanwhile another process may have put a tar of its own there, which nobody has synced
+            with suppress(OSError):  # without the note the tar is doubtful: it is compared with its digest
+                # Another process may have put its own tar there meanwhile, and nobody has synced that one.
                 if file.tar and is_same(file.descriptor, file.tar):
                     note(file.tar, within=self._paths.ingest, on_disk=True)
         finally:
             os.close(file.descriptor)
 
     def name(self, name: str, descriptor: Descriptor) -> None:
-        """Give ``name`` to a document that waits or is in its place: soon, and in the order of the calls. Raises as
-        ``flush``."""
+        """Queue ``name`` for a document that waits or is in its place. Names are written soon, and in the order of
+        the calls. Raises what ``flush`` raises."""
         self._names.append((name, descriptor))
         if time.monotonic() >= self._due:
             self.flush()
 
     def flush(self) -> None:
-        """Give all names that are due. Raises as ``settle``, and what ``give`` raises."""
+        """Settle, then write all queued names. Raises what ``settle`` and ``give`` raise."""
         self.settle()
         if not self._names:
             return
@@ -172,7 +177,8 @@ class Gathering:
         self._due = ended + max(EVERY, _SHARE * (ended - began))
 
     def close(self) -> None:
-        """Drop what still waits."""
+        """Drop the files that still wait."""
+        _open.discard(self)
         with self._guard:
             self._closed = True
             for file in self._files.values():
@@ -184,7 +190,7 @@ class Gathering:
 
     def _new_path(self, digest: Digest) -> str:
         with self._guard:
-            if self._closed:  # a thread that was left behind by an interrupt
+            if self._closed:  # this thread was left running by an interrupt
                 raise Cancelled("cancelled")
             if self._directory is None:
                 self._directory = TemporaryDirectory(self._paths.ingest, "many")
@@ -192,11 +198,17 @@ class Gathering:
             return os.path.join(self._directory.path, f"{self._count}-{digest.encoded}")
 
 
+_open: set[Gathering] = set()
+"""All gatherings of this process: they share the number of files that it may have open."""
+
+
 def _most() -> int:
-    """Files that may wait at once in this process."""
+    """The number of files that may wait at once in one gathering."""
     try:
         import resource
     except ImportError:  # Windows
-        return MOST
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST if limit == resource.RLIM_INFINITY else min(MOST, max(1, limit // _OF_OPEN_FILES))
+        most = MOST
+    else:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = MOST if limit == resource.RLIM_INFINITY else min(MOST, limit // _OF_OPEN_FILES)
+    return max(1, most // max(1, len(_open)))

@@ -1,8 +1,9 @@
-"""What is needed and what is not: deleting images, pruning.
+"""Garbage collection: delete images, and prune what nothing needs.
 
-Nothing is deleted that a name, an untagged entry, a container, or the root of a working process needs. Mark first,
-then again under the lock with fresh names and roots, and only then unlink. Documents go first, then derived data,
-then the other blobs: where that is cut off, a document that is here still has all that it names.
+Nothing is deleted that is needed by a name, an untagged entry, a container, or the root file of a running process.
+First mark without the lock; then mark again under the lock, with fresh names and roots; only then unlink. Documents
+are unlinked first, then derived data, then the other blobs: if this is interrupted, each remaining document still has
+everything that it names.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lamina.errors import Conflict, DiskFull, StoreDamaged, UsageError
-from lamina.files import names_of_files, remove, reported
-from lamina.lock import locked
+from lamina.host.files import names_of_files, remove, reported
+from lamina.host.lock import locked
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.reference import canonical
 from lamina.store import clock, reserve
 from lamina.store.fault import point
+from lamina.store.foreign_trees import disk_bytes
 from lamina.store.leftovers import leftovers
 from lamina.store.mark import Holder, Memory, Needs, mark, of_containers, of_names, of_roots, state_of, steady
 from lamina.store.refs import Entries, name_of, unnamed
 from lamina.store.roots import GRACE
-from lamina.store.trees import disk_bytes
 from lamina.store.unions import collect_unions
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Deleted:
-    """``freed`` in bytes of disk; ``deleted`` blobs and layers' diff_ids; ``notes``: what stays and why, a line
+    """``freed``: bytes of disk. ``deleted``: blobs, and diff_ids of layers. ``notes``: what stays and why, one line
     each."""
 
     untagged: tuple[str, ...] = ()
@@ -47,18 +48,19 @@ class Deleted:
 def delete_images(
     store: Store, names: Sequence[str], *, dry_run: bool = False, force: bool = False, keep_untagged: bool = False
 ) -> Deleted:
-    """Remove names; with its last name an image goes, and what only it had (unless ``keep_untagged``). A name
-    given as ID or digest means the image: refused where several names have it, unless ``force``.
+    """Remove names. An image is deleted with its last name, together with what only that image needs (unless
+    ``keep_untagged``). An ID or a digest means the image itself: refused if several names point to it, unless
+    ``force``.
 
-    Raises ReferenceNotFound, Conflict, UsageError (an empty name). With ``dry_run`` nothing changes, and the answer
-    is the same.
+    Raises ReferenceNotFound, Conflict, UsageError (an empty name). With ``dry_run`` nothing changes; the result is
+    the same.
     """
     entries = store.refs.entries()
     gone_names: list[str] = []
     gone: set[Digest] = set()
-    pairs: set[tuple[str, Digest]] = set()  # meanwhile a name may have come to mean another image
+    pairs: set[tuple[str, Digest]] = set()  # a name may point to another image by then
     for name in names:
-        if not name:  # which elsewhere means the only image
+        if not name:  # in other commands an empty name means the only image
             raise UsageError("an empty image name", hint="say which image is to go")
         descriptor = store.resolve(name)
         has = [name_of(entry) for entry in entries if entry.digest == descriptor.digest]
@@ -94,7 +96,8 @@ def delete_images(
 
 
 def _kept_where_damaged(work: Callable[[], Deleted]) -> Deleted:
-    """The names are gone, whatever is the matter with another image."""
+    """Run ``work``. If another image is damaged, report that as a note and not as an error: the names are removed
+    already."""
     try:
         return work()
     except StoreDamaged as error:
@@ -102,11 +105,12 @@ def _kept_where_damaged(work: Callable[[], Deleted]) -> Deleted:
 
 
 def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: float = GRACE) -> Deleted:
-    """Delete untagged images (``all``: also every named one), blobs and derived data that nothing needs, and
-    leftovers of interrupted work: temporary files at once, what can be taken up again after ``grace`` seconds
-    (``all``: at once). What a container or a working process needs stays.
+    """Delete untagged images (``all``: also every named one), blobs and derived data that nothing needs, and the
+    leftovers of interrupted work. Temporary files are removed at once; leftovers that can be resumed are removed
+    after ``grace`` seconds (``all``: at once). What a container or a running process needs stays.
 
-    Raises StoreDamaged (what an image needs can't be told: only leftovers were removed), DiskFull."""
+    Raises StoreDamaged (what an image needs can't be read; only leftovers were removed), DiskFull.
+    """
     grace = 0 if all else grace
     entries = store.refs.entries()
 
@@ -137,7 +141,7 @@ def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: floa
 
 
 def _stay(store: Store, size: int, grace: float) -> tuple[str, ...]:
-    """What is said of interrupted work that can still be taken up."""
+    """The note about interrupted work that can still be resumed."""
     ended = sum(not root.alive for root in store.roots.counting(grace=grace))
     what = [f"{size} bytes of interrupted downloads"] * bool(size)
     what += [f"the objects of interrupted commands ({ended})"] * bool(ended)
@@ -145,13 +149,14 @@ def _stay(store: Store, size: int, grace: float) -> tuple[str, ...]:
 
 
 def _rename(store: Store, change: Callable[[Entries], Entries], *, grace: float = GRACE) -> None:
-    """Rewrite index.json. Where the disk has no room for that, first delete what needs no name to go."""
+    """Rewrite index.json. If the disk is too full for that, first delete files that can be deleted before the names
+    are."""
     for make_room in (_drop_unneeded, _drop_indexes):
         try:
             store.refs.update(change)
             return
         except DiskFull:
-            with reported(store.paths.root), suppress(StoreDamaged):  # the damaged image may be the one that goes
+            with reported(store.paths.root), suppress(StoreDamaged):  # the damaged image may be one to remove
                 make_room(store, change, grace)
     try:
         store.refs.update(change)
@@ -169,8 +174,8 @@ def _drop_unneeded(store: Store, change: Callable[[Entries], Entries], grace: fl
 
 
 def _drop_indexes(store: Store, change: Callable[[Entries], Entries], grace: float) -> None:
-    """Of the layers that go with these names what is made again from blob or tar: so the names stay whole until they
-    are gone. Where no layer goes, of all layers."""
+    """Free space by removing files that can be made again from a blob or a tar: the indexes of the layers that go
+    with these names, or of all layers if no layer goes. So the images stay complete until their names are removed."""
     layers = _garbage(store, change(store.refs.entries()), grace).layers or store.layers.diff_ids()
     for diff_id in layers:
         remove(store.paths.digests(diff_id))
@@ -178,12 +183,13 @@ def _drop_indexes(store: Store, change: Callable[[Entries], Entries], grace: flo
 
 
 def collect(store: Store, *, grace: float = GRACE) -> Deleted:
-    """Delete what neither a name nor a container nor a root needs. Safe while others pull. Raises StoreDamaged,
+    """Delete everything that no name, container or root needs. Safe while other processes pull. Raises StoreDamaged,
     SystemFailure."""
     with reported(store.paths.root):
         memory: Memory = {}
         began = clock.now(store.paths)
-        # what was read whole is remembered; what seems to be damaged or lost may only be in somebody's hands
+        # Remember the documents that were read completely. Do not report damaged or missing ones yet (strict=False):
+        # another process may be removing or replacing them; the second mark, under the lock, decides.
         mark(store, _holders(store, store.refs.entries(), grace), memory=memory, strict=False)
         point("gc.marked")
         with locked(store.paths.lock):
@@ -196,7 +202,7 @@ def collect(store: Store, *, grace: float = GRACE) -> Deleted:
 
 
 def _planned(store: Store, change: Callable[[Entries], Entries], grace: float) -> Deleted:
-    """What ``collect`` would do if ``change`` were made to the names."""
+    """The result of ``collect`` if ``change`` were made to the names; nothing is deleted."""
 
     def plan(entries: Entries) -> Deleted:
         garbage = _garbage(store, change(entries), grace)
@@ -212,7 +218,7 @@ def _holders(store: Store, entries: Entries, grace: float) -> list[Holder]:
 
 @dataclass(frozen=True, slots=True)
 class _Garbage:
-    """What goes, in the order in which it goes. ``needed``: the layers that stay."""
+    """What will be deleted, in the order of deletion. ``needed``: the layers that stay."""
 
     documents: tuple[Digest, ...]
     layers: tuple[Digest, ...]
@@ -227,11 +233,12 @@ class _Garbage:
 def _garbage(
     store: Store, entries: Entries, grace: float, *, memory: Memory | None = None, began: int | None = None
 ) -> _Garbage:
-    """What nothing needs, and (``began``: when the first look did) is not newer than that look."""
+    """Find what nothing needs. With ``began`` (when the first mark began) skip everything that changed after that
+    time."""
     marked = mark(store, _holders(store, entries, grace), memory=memory)
     blobs = {one: _changed([store.blobs.path(one)]) for one in store.blobs if one not in marked.blobs}
     layers = {one: _changed(_files(store, one)) for one in store.layers.diff_ids() if one not in marked.diff_ids}
-    now = clock.now(store.paths)  # no earlier: what came meanwhile must not seem to come from the future
+    now = clock.now(store.paths)  # read last: a file that has just changed must not have a date after it
 
     def old(changes: Sequence[int]) -> bool:
         return began is None or not any(began < change <= now for change in changes)
@@ -259,7 +266,7 @@ def _files(store: Store, diff_id: Digest) -> list[str]:
 
 
 def _changed(paths: Sequence[str]) -> list[int]:
-    """When each file got its name or its bytes: nobody can date that back."""
+    """The ctime of each file: when it got its name or its bytes. No program can set it back."""
     found = []
     for path in paths:
         with suppress(FileNotFoundError):
@@ -268,7 +275,7 @@ def _changed(paths: Sequence[str]) -> list[int]:
 
 
 def _delete(store: Store, garbage: _Garbage, *, dry_run: bool) -> int:
-    """Unlink it; the bytes of disk that come free."""
+    """Unlink the garbage; returns the bytes of disk that become free."""
     links: dict[tuple[int, int], int] = {}
     freed = 0
     for digest in garbage.documents:
@@ -288,7 +295,8 @@ def _delete(store: Store, garbage: _Garbage, *, dry_run: bool) -> int:
 
 
 def _remove_empty(directory: str) -> None:
-    """Unless somebody who still looks into the image has just put something there: that goes with the next gc."""
+    """Remove the directory if it is empty. A process that still reads the image may just have put a file there; the
+    next gc removes that."""
     try:
         os.rmdir(directory)
     except OSError as error:
@@ -297,7 +305,7 @@ def _remove_empty(directory: str) -> None:
 
 
 def _unlink(path: str, links: dict[tuple[int, int], int], dry_run: bool) -> int:
-    """Unlink a file; the bytes of disk that come free (with the last of its names)."""
+    """Unlink a file; returns the bytes of disk that become free (0 while the file has another name)."""
     try:
         state = os.lstat(path)
     except FileNotFoundError:

@@ -1,5 +1,7 @@
-"""Bytes on their way into the store: hashed, inflated, parsed and written in one pass, and there only when all of
-it was verified. Two threads a layer with a bounded queue between them: hashing and inflating release the GIL.
+"""Ingest of blobs into the store: one pass hashes, decompresses, parses and writes the bytes of a blob.
+
+A blob gets its place in the store only after all of it was verified. Two threads work on each layer, with a bounded
+queue between them, because hashing and decompressing release the GIL.
 """
 
 from __future__ import annotations
@@ -12,44 +14,39 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from lamina import rights
 from lamina.errors import InvalidContent, SystemFailure
 from lamina.events import Cancel, OnEvent, started
-from lamina.files import (
-    WRITE_FLAGS,
-    SharedRange,
-    make_directory,
-    remove,
-    replace_file,
-    reported,
-    sync_directory,
-)
-from lamina.layer.codec import inflating
-from lamina.layer.read import LayerReader
-from lamina.lock import acquire, is_same
-from lamina.source import Abortable, Blob, Stream, is_plain, prove_diff_id, verified
+from lamina.host import privileges
+from lamina.host.files import WRITE_FLAGS, SharedRange, make_directory, remove, replace_file, reported, sync_directory
+from lamina.host.lock import acquire, is_same
+from lamina.host.spool import CHECK_EVERY, check_free_space
+from lamina.host.temporary import Temporary, TemporaryDirectory
+from lamina.layer.codec import layer_decoder
+from lamina.layer.decode import LayerReader
+from lamina.source.abilities import can_abort
+from lamina.source.verify import is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spool import LOOK_EVERY, look_at_free_space
-from lamina.store.append import BLOCK, Appender
-from lamina.store.blobs import READ_ONLY, Blobs
+from lamina.store.blobs import Blobs
+from lamina.store.derived import must_wait, note, sync_file
+from lamina.store.direct_io import BLOCK, Appender
 from lamina.store.fault import point
-from lamina.store.lasting import must_wait, note, sync_file
-from lamina.store.paths import Paths
+from lamina.store.paths import READ_ONLY, Paths
 from lamina.store.unfinished import Pace, Unfinished
-from lamina.temporary import Temporary, TemporaryDirectory
 
 if TYPE_CHECKING:
-    from lamina.layer.mark import Marking
+    from lamina.layer.checkpoints.marks import Marking
+    from lamina.source.protocols import Blob, Stream
     from lamina.store.gather import Gathering
 
 _QUEUED = 4  # chunks between the threads
-_LARGE = 8 << 20  # bytes of a blob from which on it is worth to write it around the page cache
+_LARGE = 8 << 20  # bytes; from this size on, writing a blob around the page cache pays
 
 
 class Ingest:
-    """Takes one blob into the store. ``diff_id`` is given for a layer: its tar and index are made on the way."""
+    """Bring one blob into the store. For a layer (``diff_id`` is given) also make its tar and its index on the
+    way."""
 
     def __init__(
         self,
@@ -66,9 +63,10 @@ class Ingest:
         unkept: Callable[[], None] | None = None,
         unfinished: Unfinished | None = None,
     ) -> None:
-        """``tar``: whether the layer's tar is kept. ``view``: how it is going to be shown, "" for the best that is
-        here. ``known``: the layer's tar is here and sound, so the blob is only hashed. ``unkept``: the blob is not
-        kept; this notes where it can be had. ``unfinished``: is told of what is being made."""
+        """``tar``: whether the layer's tar is kept. ``view``: how the layer will be shown, "" for the best view that
+        works here. ``known``: the layer's tar is in the store and correct, so the blob is only hashed. ``unkept``:
+        the blob itself is not kept; this function notes where it can be fetched. ``unfinished``: records the files
+        that are being made."""
         self._unfinished = unfinished or Unfinished()
         self._paths = paths
         self._descriptor = descriptor
@@ -78,16 +76,19 @@ class Ingest:
         self._unkept = unkept
         apart = (
             tar and diff_id is not None and not is_plain(descriptor, diff_id)
-        )  # the tar is what is read here, not the blob
+        )  # later reads use the tar, not the blob
         self._cached = unkept is not None or not apart or descriptor.size < _LARGE
         self._max_layer = max_layer
         self._on_event = on_event
         self._cancel = cancel
 
     def run(self, blob: Blob, path: str = "") -> bool:
-        """False where another process has brought the blob in meanwhile. Raises InvalidContent, SystemFailure,
-        Cancelled, RemoteFailure; then nothing is left but what the next run takes up: the part file, whose bytes
-        count once they were hashed again. ``path``: another part file, received elsewhere."""
+        """Bring the blob in. Returns False if another process has brought it in meanwhile.
+
+        Raises InvalidContent, SystemFailure, Cancelled, RemoteFailure. After an error only the part file is left; the
+        next run resumes from it, after it has hashed these bytes again. ``path``: another part file, received
+        elsewhere.
+        """
         path = path or self._paths.part(self._descriptor.digest)
         self._unfinished.parts.add(path)
         with reported(path):
@@ -101,7 +102,8 @@ class Ingest:
                     with reported(path):
                         layer = self._received(blob, part)
                 except BaseException as error:
-                    # bad bytes are of no use, nor is a part on a full disk, or of what can be read again for nothing
+                    # Remove the part file if the next run can't use it: its bytes are wrong, the disk is full or
+                    # fails, or the source can be read again at no cost.
                     useless = isinstance(error, (InvalidContent, SystemFailure)) or not blob.origin
                     if useless or not os.fstat(part).st_size:
                         remove(path)
@@ -122,7 +124,8 @@ class Ingest:
             os.close(descriptor)
 
     def _received(self, blob: Blob, part: int) -> LayerFiles | None:
-        """What an earlier run left is gone on with; where it proves wrong (a power cut tears files), all anew."""
+        """Resume from the bytes that an earlier run left. If they are wrong (a power cut can damage files), start
+        over."""
         had = os.fstat(part).st_size
         if had > self._descriptor.size:
             os.ftruncate(part, 0)
@@ -152,7 +155,7 @@ class Ingest:
             self._pump(blob, part, layer)
             point("ingest.part-written")
             if self._unkept is None:
-                os.fsync(part)  # while the other thread comes to its end
+                os.fsync(part)  # the other thread still works meanwhile
             point("ingest.part-synced")
             if layer is not None:
                 layer.finish()
@@ -163,17 +166,17 @@ class Ingest:
         return layer
 
     def _pump(self, blob: Blob, part: int, layer: LayerFiles | None) -> None:
-        """Read, hash and write the blob here, while the other thread inflates and parses."""
+        """Read, hash and write the blob in this thread, while the other thread decompresses and parses it."""
         size, done, looked = self._descriptor.size, 0, 0
         had = os.fstat(part).st_size
-        look_at_free_space(self._paths.root, size - had)
+        check_free_space(self._paths.root, size - had)
         if layer is not None:
             layer.start()
             self._unfinished.tars.add(layer.tar_path)
         file: Appender | None = None
         try:
             for data in verified(blob, on_event=self._on_event, cancel=self._cancel):
-                if done >= had:  # what the part file had is read by now
+                if done >= had:  # before this, the bytes come from the part file
                     file = file or Appender(
                         part,
                         cached=self._cached,
@@ -185,10 +188,10 @@ class Ingest:
                 if layer is not None:
                     layer.feed(data)
                 done += len(data)
-                if done - looked >= LOOK_EVERY:
-                    look_at_free_space(self._paths.root, size - done)
+                if done - looked >= CHECK_EVERY:
+                    check_free_space(self._paths.root, size - done)
                     looked = done
-        finally:  # also where it was cut off: the next run goes on from there
+        finally:  # also after an interruption: the next run resumes there
             if file is not None:
                 try:
                     file.finish()
@@ -196,7 +199,7 @@ class Ingest:
                     file.close()
 
     def _keep(self, part: int, path: str, layer: LayerFiles | None) -> None:
-        """Everything is verified: give it its names, the blob last."""
+        """Move the files to their final names after all of them were verified; the blob comes last."""
         target = self._paths.blob(self._descriptor.digest)
         Blobs(self._paths).make_directory(self._descriptor.digest)
         if layer is not None:
@@ -226,10 +229,13 @@ def gather(
     tar: bool,
     unfinished: Unfinished,
 ) -> None:
-    """As ``Ingest``, of a small blob that may wait for the disk together with others. ``diff_id``: of a layer whose
-    derived files are to be made; ``tar``: whether it has one. Raises as ``Ingest.run``; then nothing is left."""
+    """Bring in a small blob that may wait for the disk together with others; otherwise like ``Ingest``.
+
+    ``diff_id``: given for a layer whose derived files are to be made. ``tar``: whether the layer gets a tar. Raises
+    what ``Ingest.run`` raises; then no file is left.
+    """
     descriptor = blob.descriptor
-    look_at_free_space(paths.root, descriptor.size)
+    check_free_space(paths.root, descriptor.size)
     data = b"".join(verified(blob, on_event=on_event, cancel=cancel))
     if diff_id is None:
         with gathering.taking(descriptor.digest, data):
@@ -250,7 +256,7 @@ def gather(
 
 
 class Resumed:
-    """A ``Blob`` whose first bytes are in the part file already: only the rest is asked of its source."""
+    """A ``Blob`` whose first bytes are already in the part file: only the rest is read from its source."""
 
     def __init__(self, blob: Blob, part: int) -> None:
         self.descriptor = blob.descriptor
@@ -265,7 +271,8 @@ class Resumed:
 
 
 class _PartThenRest:
-    """Never gives bytes of both in one piece: whoever reads can tell them apart by their position."""
+    """Read the part file, then the source. One piece never holds bytes of both, so the position of a piece tells
+    which it is."""
 
     def __init__(self, blob: Blob, part: int) -> None:
         self._blob = blob
@@ -290,7 +297,7 @@ class _PartThenRest:
     def abort(self) -> None:
         self._aborted.set()
         rest: object = self._rest
-        if isinstance(rest, Abortable):
+        if can_abort(rest):
             rest.abort()
 
     def close(self) -> None:
@@ -305,10 +312,11 @@ class _PartThenRest:
 
 
 class LayerFiles:
-    """The derived files of one layer in the making: index, and tar or (``tar`` is False) checkpoints, from the blob's
-    bytes as they come.
+    """Make the derived files of one layer from the blob's bytes as they arrive: the index, and the tar or (if ``tar``
+    is False) checkpoints.
 
-    ``start``, ``feed`` each chunk, ``finish`` (verifies diff_id), then ``keep`` or ``discard``.
+    Call ``start``, then ``feed`` for each chunk, then ``finish`` (which verifies diff_id), then ``keep`` or
+    ``discard``.
     """
 
     def __init__(
@@ -324,9 +332,9 @@ class LayerFiles:
         pace: Pace | None = None,
         threaded: bool = True,
     ) -> None:
-        """``tar``: whether a tar is made. ``cached``: whether it is read through the page cache soon. ``lasting``:
-        whether the tar is all that is kept, so that the disk must have it before it gets its name. ``threaded``:
-        whether a thread of its own takes the bytes; for few of them it costs more than it brings."""
+        """``tar``: whether a tar is made. ``cached``: whether the tar will soon be read through the page cache.
+        ``lasting``: the blob is not kept, so the tar must be on the disk before it gets its name. ``threaded``:
+        whether a separate thread takes the bytes; for a small layer a thread costs more time than it saves."""
         self._lasting = lasting or must_wait()
         self._pace = pace
         self._paths = paths
@@ -336,7 +344,7 @@ class LayerFiles:
         self._cached = cached
         self._marking: Marking | None = None
         if not tar and not self._plain:
-            from lamina.layer.seek import SniffingMarks
+            from lamina.layer.checkpoints.file import SniffingMarks
 
             said = mediatype.compression(descriptor.media_type) or "none"
             self._marking = SniffingMarks(said, descriptor.size)
@@ -345,18 +353,18 @@ class LayerFiles:
             max_layer=max_layer,
             what=f"layer {descriptor.digest}",
             algorithm=diff_id.algorithm,
-            inflate=self._marking or inflating(descriptor, diff_id),
+            inflate=self._marking or layer_decoder(descriptor, diff_id),
             hashes=not self._makes_tar,
         )
         self.tar_path = ""
-        """The temporary file of the tar, from ``start`` on; "" where none is made."""
+        """The path of the temporary file of the tar, set by ``start``; "" if no tar is made."""
         self._index: list[memoryview] = []
         self._seek: list[bytes] = []
         self._tar: Appender | None = None
         self._file: Temporary | None = None
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._error: BaseException | None = None
-        self._looked = 0  # bytes of the tar when the free space was looked at
+        self._looked = 0  # size of the tar at the last check of free space
         self._thread: threading.Thread | None = None
         if threaded:
             self._thread = threading.Thread(target=self._work, name="lamina-layer", daemon=True)
@@ -376,7 +384,7 @@ class LayerFiles:
             started([self._thread])
 
     def feed(self, data: bytes) -> None:
-        """Raises what went wrong with what was fed before."""
+        """Take the next chunk. Raises the error of an earlier chunk, if there was one."""
         if self._error is not None:
             raise self._error
         if self._thread is None:
@@ -397,7 +405,7 @@ class LayerFiles:
         prove_diff_id(self._digest, self._diff_id, summary.diff_id)
         self._index = summary.chunks()
         if self._marking is not None:
-            from lamina.layer.seek import dump
+            from lamina.layer.checkpoints.file import dump
 
             self._seek = dump(self._digest, self._marking.compression, summary.tar_size, self._marking.marks)
             self._marking.marks.clear()
@@ -409,13 +417,16 @@ class LayerFiles:
 
     @property
     def is_link(self) -> bool:
-        """Whether the tar is going to be a second name of the blob."""
+        """Whether the tar will be a hard link to the blob."""
         return self._plain
 
     def keep(self, *, blob: str, noted: bool = True) -> None:
-        """Give tar and index their names. ``blob``: the file that an uncompressed tar is a link of; unless ``noted``
-        it is not on the disk yet, and who brings it there makes the link's note. Nothing waits for the disk but a tar
-        that is all that is kept (docs/decisions/0024-durable.md)."""
+        """Give the tar and the index their final names.
+
+        ``blob``: the file that an uncompressed tar is a hard link to. ``noted``: False if that file is not on the
+        disk yet; the caller that syncs it then writes the note for the link. Only a tar without a kept blob is synced
+        here (docs/decisions/0024-durable.md).
+        """
         directory, tar, within = self._paths.layer(self._diff_id), self._paths.tar(self._diff_id), self._paths.ingest
         make_directory(directory)
         index = self._paths.layer_index(self._diff_id)
@@ -446,7 +457,7 @@ class LayerFiles:
         point("ingest.tar-renamed")
 
     def discard(self) -> None:
-        """Stop, and leave nothing."""
+        """Stop, and remove all files of this layer."""
         self._error = self._error or InvalidContent("given up")
         while self._thread is not None and self._thread.is_alive():
             with suppress(queue.Full):
@@ -475,22 +486,23 @@ class LayerFiles:
                 if self._tar is None:
                     continue
                 self._tar.write(piece)
-                if self._tar.written - self._looked >= LOOK_EVERY:
+                if self._tar.written - self._looked >= CHECK_EVERY:
                     self._looked = self._tar.written
-                    look_at_free_space(self._paths.root, 0)
+                    check_free_space(self._paths.root, 0)
 
 
 def is_mounted(view: str) -> bool:
-    """Whether tars are likely to be mounted (view/attach), around their page cache: all others read them through it,
-    and soon."""
+    """Whether tars are likely to be mounted (view/erofs/attach). A mount reads them around the page cache; all other
+    views soon read them through it."""
     if view not in ("", "erofs", "erofs-merged"):
         return False
-    return rights.is_root() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 12)
+    return privileges.is_root() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 12)
 
 
 def link_or_copy(source: str, target: str, *, within: str) -> bool:
-    """A second name for a file, or a copy (False) where the file system has no hard links; in place of what
-    ``target`` is. ``within``: a directory on the same file system to make it in."""
+    """Put a hard link to ``source``, or a copy of it, at ``target``, and replace what is there. Returns False for a
+    copy: the file system then has no hard links. ``within``: a directory on the same file system, for temporary
+    files."""
     with suppress(OSError):
         os.link(source, target)
         return True

@@ -1,5 +1,5 @@
-"""Layers of the store: the derived tar, index and checkpoints of each diff_id, made again where they are gone: from
-the blob, or the index from the tar where only that is kept."""
+"""Layers of the store: the derived tar, index and checkpoints of each diff_id. Missing ones are made again from the
+blob; the index also from the tar, if only that is kept."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from lamina.config import KEEP
 from lamina.errors import InvalidContent, StoreDamaged, SystemFailure, UsageError
-from lamina.files import CHUNK, FileRange, failure, names_of_directories, remove, replace_file, reported
+from lamina.host.files import (
+    CHUNK,
+    FileRange,
+    failure,
+    make_directory,
+    names_of_directories,
+    remove,
+    replace_file,
+    reported,
+)
+from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
-from lamina.lock import locked
-from lamina.source import Stream, is_plain, prove_diff_id, told_of, verified
+from lamina.settings import KEEP
+from lamina.source.presence import HERE, Presence, elsewhere
+from lamina.source.verify import damage_reported, is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -21,19 +31,20 @@ from lamina.store.fault import pieces, point
 from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
-    from lamina.layer.digests import LayerDigests
+    from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
-    from lamina.store.through import Through
+    from lamina.source.protocols import Stream
+    from lamina.store.seekable import Through
 
 
 def blob_stays(form: Descriptor, diff_id: Digest) -> bool:
-    """Whether the blob is the tar, or one that registries need not have."""
+    """Whether the blob must be kept: it is the tar itself, or registries may not have it (a foreign layer)."""
     return is_plain(form, diff_id) or mediatype.is_foreign(form.media_type)
 
 
 def _has_digest(path: str, digest: Digest) -> bool:
-    """Whether the file has these bytes; a file that can't be read has not. Raises FileNotFoundError."""
-    from lamina.store.lasting import hash_of
+    """Whether the file has these bytes; False if it can't be read. Raises FileNotFoundError."""
+    from lamina.store.derived import hash_of
 
     try:
         return hash_of(path, digest.algorithm) == digest.encoded
@@ -47,8 +58,13 @@ def _load(path: str) -> LayerIndex:
     return LayerIndex.load(path)
 
 
+IndexSource = Callable[[Descriptor, Digest], "bytes | None"]
+"""Returns the index of a layer whose bytes are elsewhere, in the format of an index file; None if it has none. It
+can't be compared with the layer, so it is only as trustworthy as its source."""
+
+
 class StoredLayer:
-    """A ``LayerHandle`` of the store."""
+    """The ``LayerHandle`` of the store."""
 
     def __init__(self, layers: Layers, descriptor: Descriptor, diff_id: Digest) -> None:
         self.descriptor = descriptor
@@ -57,13 +73,16 @@ class StoredLayer:
         self._index: LayerIndex | None = None
         self._through: Through | None = None
 
+    def presence(self) -> Presence:
+        return self._layers.presence(self.descriptor, self.diff_id)
+
     def index(self) -> LayerIndex:
         if self._index is None:
             self._index = self._layers.index(self.descriptor, self.diff_id)
         return self._index
 
     def open(self, start: int = 0, end: int | None = None) -> Stream:
-        """Bytes of the uncompressed tar: of its file, or where only the blob is kept through that."""
+        """Bytes of the uncompressed tar: from its file or, if only the blob is kept, through the blob."""
         layers = self._layers
         if layers.has_tar(self.diff_id) or not layers.without_tar(self.descriptor, self.diff_id):
             return layers.open_tar(self.descriptor, self.diff_id, start, end)
@@ -77,11 +96,11 @@ class StoredLayer:
             return self._through.open(start, end)
 
     def digests(self) -> LayerDigests:
-        """The content digests of the regular files, made on first need. Raises as ``index``."""
+        """The content digests of the regular files; made on first use. Raises what ``index`` raises."""
         return self._layers.digests(lambda: self.descriptor, self.diff_id, self.index())
 
     def kept_digests(self) -> LayerDigests | None:
-        """As ``digests``, but none are made. Raises as ``index``."""
+        """Like ``digests``, but only if they were made before. Raises what ``index`` raises."""
         return self._layers.kept_digests(self.diff_id, self.index())
 
 
@@ -92,30 +111,56 @@ class Layers:
         self._keep = keep
         self._view = view
         self._believed: set[Digest] = set()
+        self.index_source: IndexSource = lambda descriptor, diff_id: None
+        """Called for the index of a layer whose bytes are elsewhere."""
 
     def path(self, diff_id: Digest) -> str:
         """The directory of a layer's derived data."""
         return self._paths.layer(diff_id)
 
     def tar_path(self, diff_id: Digest) -> str:
-        """The file of a layer's tar, there or not."""
+        """The path of a layer's tar, whether it exists or not."""
         return self._paths.tar(diff_id)
 
     def get(self, descriptor: Descriptor, diff_id: Digest) -> StoredLayer:
         return StoredLayer(self, descriptor, diff_id)
 
     def index(self, descriptor: Descriptor, diff_id: Digest) -> LayerIndex:
-        """Raises BlobNotFound, InvalidContent (the blob is not what it was), SystemFailure."""
+        """The index of a layer; made if it is missing. Raises BlobNotFound, InvalidContent (the blob is damaged),
+        SystemFailure."""
         path = self._paths.layer_index(diff_id)
         try:
             return _load(path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
-            self.make_again(descriptor, diff_id)
+            if not self._index_from_elsewhere(descriptor, diff_id):
+                self.make_again(descriptor, diff_id)
         with reported(path):
             return _load(path)
 
+    def _index_from_elsewhere(self, descriptor: Descriptor, diff_id: Digest) -> bool:
+        """Keep the index that ``index_source`` returns for a layer whose bytes are elsewhere; returns whether it
+        returned one. Raises StoreDamaged if it is not an index."""
+        presence = self.presence(descriptor, diff_id)
+        data = self.index_source(descriptor, diff_id) if presence.origin else None
+        if data is None:
+            return False
+        from lamina.layer.index import LayerIndex
+
+        LayerIndex(data, f"the index of layer {descriptor.digest}, which does not come from the layer itself")
+        path = self._paths.layer_index(diff_id)
+        with reported(path):
+            make_directory(self._paths.layer(diff_id))
+            replace_file(path, [data], mode=0o444, within=self._paths.ingest, lasting=False)
+        return True
+
+    def presence(self, descriptor: Descriptor, diff_id: Digest) -> Presence:
+        """Whether the bytes of a layer are here, in its blob or its tar. Does not check that they are correct."""
+        if self.has_tar(diff_id) or Blobs(self._paths).has(descriptor):
+            return HERE
+        return elsewhere(self.origin(descriptor, diff_id))
+
     def kept_index(self, diff_id: Digest) -> LayerIndex | None:
-        """The index where it is there and whole; nothing is made. Raises SystemFailure."""
+        """The index, if it exists and is complete; it is not made. Raises SystemFailure."""
         path = self._paths.layer_index(diff_id)
         try:
             return _load(path)
@@ -128,9 +173,9 @@ class Layers:
         return os.path.exists(self._paths.tar(diff_id))
 
     def is_sound(self, diff_id: Digest) -> bool:
-        """Whether the tar is there and can be believed: it was written in this boot, or is known to be on the disk,
-        or it is compared with its digest now. Raises SystemFailure where the disk failed to take it."""
-        from lamina.store.lasting import DOUBTFUL, is_due, settle, trust
+        """Whether the tar exists and can be trusted: it was written in this boot, or is known to be on the disk, or
+        its digest, computed now, is correct. Raises SystemFailure if the disk failed to store it."""
+        from lamina.store.derived import DOUBTFUL, is_due, settle, trust
 
         path = self._paths.tar(diff_id)
         if diff_id in self._believed:
@@ -151,9 +196,9 @@ class Layers:
         return True
 
     def settle(self, diff_id: Digest) -> None:
-        """Wait until the tar is on the disk; nothing where that is known. Raises SystemFailure where the disk failed
-        to take it, and removes it then; FileNotFoundError."""
-        from lamina.store.lasting import ON_DISK, settle, trust
+        """Wait until the tar is on the disk; return at once if that is known. Raises SystemFailure if the disk failed
+        to store it, and removes it then; FileNotFoundError."""
+        from lamina.store.derived import ON_DISK, settle, trust
 
         path = self._paths.tar(diff_id)
         if trust(path) == ON_DISK:
@@ -171,8 +216,8 @@ class Layers:
             ) from error
 
     def is_on_disk(self, diff_id: Digest) -> bool:
-        """Whether the tar is there, and known to outlast a crash."""
-        from lamina.store.lasting import ON_DISK, trust
+        """Whether the tar exists and is known to survive a crash."""
+        from lamina.store.derived import ON_DISK, trust
 
         try:
             return trust(self._paths.tar(diff_id)) == ON_DISK
@@ -180,22 +225,21 @@ class Layers:
             return False
 
     def need_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
-        """Make the tar where it is not there or not what it was: what is mounted points into it. Raises as
-        ``index``."""
+        """Make the tar if it is missing or damaged: mounts point into it. Raises what ``index`` raises."""
         if not self.is_sound(diff_id):
             self.make(descriptor, diff_id)
 
     def without_tar(self, descriptor: Descriptor, diff_id: Digest) -> bool:
-        """Whether a layer without a tar is to be so: it came in as a blob alone, or the setting wants that."""
+        """Whether a layer is meant to have no tar: it came in as a blob only, or the setting says so."""
         if is_plain(descriptor, diff_id):
             return False
         return self._keep == "blob" or os.path.exists(self._paths.seek(diff_id))
 
     def through(self, descriptor: Descriptor, diff_id: Digest, *, anew: bool = False) -> Through:
-        """The tar, read through a blob that is here; the checkpoints are made where they are not there or (``anew``)
-        have proved wrong. Raises as ``index``."""
-        from lamina.layer.seek import SeekIndex
-        from lamina.store.through import Through
+        """The tar, read through a blob that is here. Makes the checkpoints if they are missing or (``anew``) were
+        found to be wrong. Raises what ``index`` raises."""
+        from lamina.layer.checkpoints.file import SeekIndex
+        from lamina.store.seekable import Through
 
         path = self._paths.seek(diff_id)
         if not anew:
@@ -204,7 +248,7 @@ class Layers:
                 if os.path.exists(self._paths.blob(index.blob)):
                     return Through(index, self._paths.blob(index.blob))
             except (FileNotFoundError, NotADirectoryError, StoreDamaged):
-                pass  # made again, as any derived data
+                pass  # make them again, like any derived data
         self.make(descriptor, diff_id, tar=False)
         with reported(path):
             return Through(SeekIndex.load(path), self._paths.blob(descriptor.digest))
@@ -220,9 +264,9 @@ class Layers:
             return FileRange(path, start, end)
 
     def digests(self, descriptor: Callable[[], Descriptor], diff_id: Digest, index: LayerIndex) -> LayerDigests:
-        """The content digests of the layer's regular files: read, or made in one pass over its tar and kept.
-        ``descriptor`` is asked for only then. Raises as ``index``."""
-        from lamina.layer.digests import LayerDigests
+        """The content digests of the layer's regular files: read from their file, or computed in one pass over the
+        tar and kept. ``descriptor`` is called only to compute them. Raises what ``index`` raises."""
+        from lamina.layer.file_digests import LayerDigests
 
         kept = self.kept_digests(diff_id, index)
         if kept is not None:
@@ -234,18 +278,18 @@ class Layers:
                 data = pieces([made.buffer], "digests.written")
                 replace_file(path, data, within=self._paths.ingest, lasting=False)
             point("digests.renamed")
-        except SystemFailure as error:  # a store that is only read is looked into all the same
+        except SystemFailure as error:  # the store may be read-only: the digests are then not kept
             import logging
 
             logging.getLogger("lamina.store").debug("%s", error)
         return made
 
     def kept_digests(self, diff_id: Digest, index: LayerIndex) -> LayerDigests | None:
-        """The content digests where they are there and whole; nothing is made. Raises SystemFailure."""
+        """The content digests, if their file exists and is complete; they are not computed. Raises SystemFailure."""
         path = self._paths.digests(diff_id)
         try:
             with open(path, "rb") as file:
-                from lamina.layer.digests import LayerDigests
+                from lamina.layer.file_digests import LayerDigests
 
                 return LayerDigests(index, file.read(), path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
@@ -254,7 +298,7 @@ class Layers:
             raise failure(error, path) from error
 
     def make_again(self, descriptor: Descriptor, diff_id: Digest) -> None:
-        """What belongs to the layer as it is kept, verified. Raises as ``index``."""
+        """Make the derived files of the layer that are to be kept, verified. Raises what ``index`` raises."""
         if self.has_tar(diff_id):
             try:
                 self._index_of_tar(descriptor, diff_id)
@@ -265,7 +309,7 @@ class Layers:
         self.make(descriptor, diff_id, tar=self.has_tar(diff_id) or not self.without_tar(descriptor, diff_id))
 
     def _index_of_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
-        from lamina.layer.read import LayerReader
+        from lamina.layer.decode import LayerReader
 
         path = self._paths.tar(diff_id)
         with reported(path), FileRange(path) as tar:
@@ -281,19 +325,20 @@ class Layers:
             replace_file(index, summary.chunks(), mode=0o444, within=self._paths.ingest, lasting=False)
 
     def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
-        """Derive index, and tar or (``tar`` is False) checkpoints, from the blob, verified. Raises as ``index``."""
-        from lamina.spool import look_at_free_space
+        """Make the index, and the tar or (if ``tar`` is False) checkpoints, from the blob, verified. Raises what
+        ``index`` raises."""
+        from lamina.host.spool import check_free_space
         from lamina.store.ingest import LayerFiles, is_mounted
 
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):
-            look_at_free_space(self._paths.root, descriptor.size)
+            check_free_space(self._paths.root, descriptor.size)
             files = LayerFiles(
                 self._paths, descriptor, diff_id, self._max_layer, tar=tar, cached=not is_mounted(self._view)
             )
             stored = Blobs(self._paths).get(descriptor)
             try:
-                with told_of(stored):
+                with damage_reported(stored):
                     files.start()
                     for data in verified(stored):
                         files.feed(data)
@@ -305,34 +350,34 @@ class Layers:
             self._believed.add(diff_id)
 
     def there(self, diff_id: Digest) -> bool:
-        """Whether both derived files are there (not whether they are right: see fsck)."""
+        """Whether both derived files exist. Does not check that they are correct: fsck does."""
         return os.path.exists(self._paths.layer_index(diff_id)) and os.path.exists(self._paths.tar(diff_id))
 
     def note_origin(self, descriptor: Descriptor, diff_id: Digest, origin: str, *, kept: bool = False) -> None:
-        """Remember the repository that has this blob of the layer: only its tar is here; or (``kept``) the blob too,
-        for the day when it is to go. Raises SystemFailure."""
+        """Note the repository that has this blob of the layer, because only its tar is here; or (``kept``) the blob
+        is here too, and may be removed later. Raises SystemFailure."""
         with reported(self._paths.origins(diff_id)), locked(self._paths.lock):
             self.note_origin_locked(descriptor, diff_id, origin, kept=kept)
 
     def note_origin_locked(self, descriptor: Descriptor, diff_id: Digest, origin: str, *, kept: bool) -> None:
-        """As ``note_origin``; the caller holds the store's lock."""
+        """Like ``note_origin``; the caller holds the store's lock."""
         path = self._paths.origins(diff_id)
         known = _read_origins(path)
         if known.get(descriptor.digest) == (origin, kept):
             return
         known[descriptor.digest] = (origin, kept)
         text = "".join(f"{digest} {place}{_KEPT * here}\n" for digest, (place, here) in known.items()).encode()
-        # a hint while the blob is here: it need not outlast a power cut
+        # While the blob is here, this is only a hint, and a power cut may lose it.
         lasting = not all(here for _, here in known.values())
         replace_file(path, [text], within=self._paths.ingest, lasting=lasting)
 
     def origin(self, descriptor: Descriptor, diff_id: Digest) -> str:
-        """The repository that is known to have this blob, kept here or not; "" for none."""
+        """The repository that is known to have this blob, whether it is kept here or not; "" if none is known."""
         return _read_origins(self._paths.origins(diff_id)).get(descriptor.digest, ("", False))[0]
 
     def origins(self, *, kept: bool = False) -> dict[Digest, str]:
-        """Of every layer blob that is not kept here but known by its tar: the repository that has it. ``kept``: of
-        all blobs whose repository was noted, here or lost."""
+        """The repository of every layer blob that is not kept here but whose layer has its tar here. ``kept``: of all
+        blobs whose repository was noted, whether they are here or lost."""
         found: dict[Digest, str] = {}
         for diff_id in self.diff_ids():
             if kept or self.has_tar(diff_id):
@@ -341,7 +386,7 @@ class Layers:
         return found
 
     def diff_ids(self) -> list[Digest]:
-        """All layers that have derived data."""
+        """The diff_ids of all layers that have derived data."""
         found = []
         for algorithm in names_of_directories(self._paths.layers):
             for encoded in names_of_directories(os.path.join(self._paths.layers, algorithm)):
@@ -354,7 +399,7 @@ _KEPT = " kept"
 
 
 def _read_origins(path: str) -> dict[Digest, tuple[str, bool]]:
-    """Of each blob the repository, and whether the blob was here as well when that was noted."""
+    """For each blob its repository, and whether the blob was here too when that was noted."""
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.read(1 << 20).split("\n")

@@ -1,8 +1,8 @@
-"""What interrupted work has left in ``ingest/``, ``roots/`` and the store's top: found and removed in one place, so
-that what `prune`, `fsck` and `df` say is what happens.
+"""Leftovers of interrupted work in ``ingest/``, ``roots/`` and the top of the store: find and remove them.
 
-A temporary file is of no use without its maker: it goes at once. A part of a download, an upload and a note about a
-push can be taken up again: they stay for the grace time. Whatever somebody holds stays.
+Only this module does that, so that `prune`, `fsck` and `df` report the same files. A temporary file is of no use
+without the process that made it: it is removed at once. A part of a download, an upload and a note about a push can
+be resumed: they stay for the grace time. A file that is locked by a process stays.
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 
-from lamina.files import remove
-from lamina.light import Value, pattern
-from lamina.lock import unheld
+from lamina.host.files import remove
+from lamina.host.lock import unheld
+from lamina.host.temporary import is_temporary
+from lamina.light import pattern
 from lamina.store import clock
+from lamina.store.foreign_trees import disk_bytes, freed_bytes, remove_tree
 from lamina.store.paths import Paths
 from lamina.store.roots import GRACE, Roots, started
-from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
-from lamina.temporary import is_temporary
 
 TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload on its way in", "note about a push"
 _DIRECTORY = pattern(r".+\.[0-9a-f]{12}\.tmp")
 _OLDER = pattern(r".*\.(\d{1,9})-\d+\.tmp")
 SERVING = "serve"
-"""The purpose of a registry server's session: while one lives, uploads that nobody writes to at the moment go on."""
+"""The purpose of the session of a registry server. While such a session lives, uploads stay for the grace time, even
+if nobody writes to them at the moment."""
 
 
-class Leftover(Value):
-    """``kind``: one of the four above; ``size`` in bytes of disk; ``due``: nothing keeps it for later."""
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """``kind``: one of the four above. ``size``: bytes of disk. ``due``: the file may be removed now."""
 
     path: str
     kind: str
@@ -38,8 +41,8 @@ class Leftover(Value):
 
 
 def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iterator[Leftover]:
-    """What nobody holds. ``take``: those that are due are removed while nobody else can take them up.
-    Raises OSError."""
+    """Find the leftovers that no process holds. ``take``: remove those that are due, under their lock, so that no
+    process can resume them meanwhile. Raises OSError."""
     serving = any(root.alive and root.purpose == SERVING for root in Roots(paths))
     for path in _files(paths):
         kind = _kind(os.path.basename(path))
@@ -54,7 +57,7 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
                 continue
             stays = GRACE if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
             stays = GRACE if _is_of_an_older(path) else stays
-            # asked now: what is being written to must not seem to come from the future
+            # Read the clock last: the time of a file that is being written must not be after it.
             due = not clock.is_younger(state.st_mtime_ns, stays, clock.now(paths))
             size = freed_bytes(path) if stat.S_ISDIR(state.st_mode) else disk_bytes(state)
             if due and take and not _remove(path):
@@ -63,7 +66,8 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
 
 
 def sweep_temporaries(paths: Paths) -> None:
-    """Remove the temporary files whose makers are gone, as far as that can be. Raises OSError."""
+    """Remove the temporary files whose processes have ended; skip those that this user may not remove. Raises
+    OSError."""
     for path in _files(paths):
         if is_temporary(path):
             with _unheld(path) as free, suppress(PermissionError):
@@ -72,10 +76,10 @@ def sweep_temporaries(paths: Paths) -> None:
 
 
 def _remove(path: str) -> bool:
-    """Unlink a file, or a directory with all that is in it; False where it was not there."""
+    """Unlink a file, or remove a directory with its contents. Returns False if the path did not exist."""
     try:
         return remove(path)
-    except (IsADirectoryError, PermissionError):  # macOS says the latter
+    except (IsADirectoryError, PermissionError):  # macOS raises the latter
         if not os.path.isdir(path) or os.path.islink(path):
             raise
         remove_tree(path)
@@ -83,14 +87,15 @@ def _remove(path: str) -> bool:
 
 
 def _is_of_an_older(path: str) -> bool:
-    """Whether a lamina that held no locks may be at work on a temporary file: it put its process into the name."""
+    """Whether a running process of an older lamina may use this temporary file. Such a lamina took no locks, but put
+    its pid into the name."""
     found = _OLDER.fullmatch(os.path.basename(path))
     return found is not None and started(int(found[1])) is not None
 
 
 def _files(paths: Paths) -> Iterator[str]:
-    """Regular files, and temporary directories of ``ingest/``: what fsck moved aside is people's data, and other
-    things are not lamina's."""
+    """All regular files, and the temporary directories of ``ingest/``. Other directories are left alone: what fsck
+    moved aside is user data, and anything else was not made by lamina."""
     for directory in (paths.ingest, paths.roots, paths.root):
         with os.scandir(directory) as found:
             names = sorted(
@@ -106,7 +111,7 @@ def _files(paths: Paths) -> Iterator[str]:
 
 @contextmanager
 def _unheld(path: str) -> Iterator[bool]:
-    """As ``unheld``; what may not be opened here (another user's) counts as held."""
+    """Like ``unheld``; a file that may not be opened (of another user) counts as held."""
     with ExitStack() as stack:
         try:
             free = stack.enter_context(unheld(path))

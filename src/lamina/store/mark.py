@@ -1,8 +1,8 @@
-"""Marking: what names, containers and working processes need. Nothing is deleted here.
+"""Marking: find what names, containers and running processes need. Nothing is deleted here.
 
-A document is read by its digest alone, and what it needs is remembered only where all of it was read whole: the
-document, and the config of an image. Absence is never remembered: what was not there a moment ago may be there now.
-Where something that must be there is damaged or lost, nobody can say what it needs: marking then ends with an error.
+A document is read by its digest alone. Its needs are remembered only if everything was read completely: the document,
+and the config of an image. That something is missing is never remembered, because it may arrive at any moment. If a
+document that must exist is damaged or lost, its needs are unknown: marking then fails.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lamina.documents import Absent, Damaged, Known, Unread, blobs, look, walk
 from lamina.errors import DigestMismatch, InvalidContent, LimitExceeded, NotFound, StoreDamaged, SystemFailure
 from lamina.light import replace
+from lamina.source.walk import Absent, Damaged, Known, Unread, blobs, look, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
@@ -21,7 +21,7 @@ from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index
 from lamina.spec.reference import Reference
 from lamina.store.blobs import DAMAGED
-from lamina.store.lasting import hash_of
+from lamina.store.derived import hash_of
 from lamina.store.refs import FETCHED, Entries, name_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-IMAGE, CONTAINER, PROCESS = "image", "container", "process"
+IMAGE, CONTAINER, PROCESS, PIN = "image", "container", "process", "pin"
 ANY = "application/octet-stream"
 
 
@@ -45,8 +45,11 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who needs things: an IMAGE (``name`` is canonical, "" for none), a CONTAINER or a PROCESS. ``tops``: documents.
-    ``promised``: the documents that must be there. ``loose``: digests of any kind, which need not be there."""
+    """Something that needs objects: an IMAGE (``name`` is canonical, "" for none), a CONTAINER, a PROCESS or a PIN.
+
+    ``tops``: its documents. ``promised``: the documents that must exist. ``loose``: digests of any kind, which need
+    not exist.
+    """
 
     kind: str
     name: str
@@ -57,8 +60,8 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one document needs directly, read whole. It never changes: a digest's bytes don't. ``flaw``: the config is
-    not there or damaged; then it is not whole, and the diff_ids are not known."""
+    """What one document needs directly. This never changes, because the bytes of a digest never change. ``flaw``: the
+    config is missing or damaged; then the diff_ids are unknown and this must not be remembered."""
 
     documents: tuple[Descriptor, ...] = ()
     blobs: tuple[Digest, ...] = ()
@@ -68,11 +71,11 @@ class Needs:
 
 State = Needs | Absent | Damaged | Unread
 Memory = dict[Digest, Needs | Unread]
-"""What was read whole: a second look, under the lock, reads only what is new."""
+"""Documents that were read completely. The second mark, under the lock, reads only what is new."""
 
 
 def of_names(entries: Entries) -> list[Holder]:
-    """The entries of index.json. What an entry says was fetched must be there."""
+    """One holder per entry of index.json. The documents that an entry records as fetched must exist."""
     found = []
     for entry in entries:
         fetched = entry.annotations.get(FETCHED, "")
@@ -82,20 +85,24 @@ def of_names(entries: Entries) -> list[Holder]:
 
 
 def of_containers(store: Store) -> list[Holder]:
-    """Each container needs its manifest, and its layers whatever that says."""
+    """Each container needs its manifest; it also needs its layers, whatever the manifest says."""
     manifests = [(one.name, Digest.parse(one.manifest)) for one in store.containers.every() if one.manifest]
     found = [Holder(CONTAINER, name, (digest,), frozenset([digest])) for name, digest in manifests]
     return [*found, Holder(CONTAINER, "", loose=tuple(store.containers.digests()))]
 
 
 def of_roots(store: Store, grace: float) -> list[Holder]:
-    """The processes that work with the store, or were killed less than ``grace`` seconds ago."""
-    return [Holder(PROCESS, root.purpose, loose=tuple(root.digests)) for root in store.roots.counting(grace=grace)]
+    """One holder per pin, and per process that uses the store or was killed less than ``grace`` seconds ago."""
+    return [
+        Holder(PIN if root.pin else PROCESS, root.pin or root.purpose, loose=tuple(root.digests))
+        for root in store.roots.counting(grace=grace)
+    ]
 
 
 def steady(store: Store, work: Callable[[Entries], T]) -> T:
-    """What ``work`` makes of the names, for who does not hold the lock: what it finds lost or gone may have been
-    removed with its name meanwhile. Raises as ``work`` where the names stayed."""
+    """Call ``work`` with the names, without the lock. If it finds something damaged or missing, and the names have
+    changed meanwhile, call it again: another process may have removed that image. Raises what ``work`` raises if the
+    names did not change."""
     while True:
         entries = store.refs.entries()
         try:
@@ -106,17 +113,17 @@ def steady(store: Store, work: Callable[[Entries], T]) -> T:
 
 
 def mark(store: Store, holders: Iterable[Holder], *, memory: Memory | None = None, strict: bool = True) -> Marked:
-    """Everything that these need. What is not there and need not be there needs nothing.
+    """Find everything that these holders need. A missing object that need not exist needs nothing.
 
-    Raises SystemFailure; StoreDamaged where a document or config that somebody needs is damaged, or one that must be
-    there is lost. Where it is not ``strict``, that needs nothing.
+    Raises SystemFailure; StoreDamaged if a needed document or config is damaged, or if one that must exist is lost.
+    If ``strict`` is False, a damaged or lost document needs nothing.
     """
     marked, memory = Marked(), {} if memory is None else memory
-    parts: set[Digest] = set()  # what manifests name: these are no documents
+    parts: set[Digest] = set()  # blobs that manifests name: these are not documents
     doubtful: list[tuple[Holder, Damaged]] = []
     for holder in holders:
         loose = set(holder.loose)
-        marked.diff_ids |= loose  # a layer on its way in has derived data before any manifest names it
+        marked.diff_ids |= loose  # a layer that is being pulled has derived data before a manifest names it
         tops = [Descriptor(ANY, digest, 0) for digest in (*holder.tops, *sorted(loose))]
         for digest, state in walk(_Looking(store, memory), tops, into=_children, deepest=None):
             marked.blobs.add(digest)
@@ -138,7 +145,7 @@ def mark(store: Store, holders: Iterable[Holder], *, memory: Memory | None = Non
 
 
 def state_of(store: Store, digest: Digest) -> State:
-    """What a blob is as a document, read and verified. Raises SystemFailure."""
+    """Read and verify a blob as a document. Raises SystemFailure."""
     size = store.blobs.size(digest)
     descriptor = Descriptor(ANY, digest, size or 0)
     if size is None:
@@ -164,12 +171,12 @@ def state_of(store: Store, digest: Digest) -> State:
     try:
         return Needs(blobs=named, diff_ids=ImageConfig.parse(raw).diff_ids)
     except InvalidContent:
-        return Needs(blobs=named)  # whole, but no image config: nobody can look into its layers
+        return Needs(blobs=named)  # complete, but without an image config nobody can use its layers
 
 
 def _config(store: Store, descriptor: Descriptor) -> bytes:
-    """By its digest alone: a manifest that states another size lies, and is no damage. "" for what is too large for
-    a config. Raises NotFound, InvalidContent."""
+    """Read a config by its digest alone: if a manifest states another size, the manifest is wrong and the blob is not
+    damaged. Returns b"" if the blob is too large for a config. Raises NotFound, InvalidContent."""
     size = store.blobs.size(descriptor.digest)
     if size is None or size <= MAX_DOCUMENT:
         return store.blobs.read(replace(descriptor, size=size or 0))
@@ -196,7 +203,7 @@ class _Looking:
 def _is_whole(state: State) -> TypeGuard[Needs | Unread]:
     if isinstance(state, Needs):
         return state.flaw is None
-    return isinstance(state, Unread) and not isinstance(state.error, LimitExceeded)  # which was not read
+    return isinstance(state, Unread) and not isinstance(state.error, LimitExceeded)  # it was not read
 
 
 def _children(found: tuple[Digest, State]) -> tuple[Descriptor, ...]:
@@ -212,6 +219,8 @@ def _refused(holder: Holder, what: str, found: State) -> StoreDamaged:
         how = "no document that lamina reads"
     if holder.kind == PROCESS:
         who, hint = f"a running process ({holder.name})", "wait for it to end, then run `lamina fsck --repair`"
+    elif holder.kind == PIN:
+        who, hint = f"the pin {holder.name}", "run `lamina fsck --repair`"
     elif holder.kind == CONTAINER:
         who = f"the container {holder.name}" if holder.name else "a container"
         hint = f"`lamina rm {holder.name or 'CONTAINER'}` removes it"
@@ -219,7 +228,6 @@ def _refused(holder: Holder, what: str, found: State) -> StoreDamaged:
         name = Reference.parse(holder.name).familiar if holder.name else str(digest)
         who = f"the image {name}" if holder.name else f"the untagged image {digest.short}"
         hint = f"`lamina rmi {name}` removes it"
-    return StoreDamaged(
-        f"nothing was deleted: the {what} {digest} of {who} is {how}",
-        hint=hint if holder.kind == PROCESS else f"{hint}; to keep it, run `lamina fsck --repair` and pull it again",
-    )
+    if holder.kind in (IMAGE, CONTAINER):
+        hint += "; to keep it, run `lamina fsck --repair` and pull it again"
+    return StoreDamaged(f"nothing was deleted: the {what} {digest} of {who} is {how}", hint=hint)

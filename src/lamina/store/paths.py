@@ -1,4 +1,4 @@
-"""Where things are in a store (docs/store.md), and making or checking its frame."""
+"""The paths of files in a store (docs/store.md), and making or checking its frame."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import os
 from contextlib import suppress
 
 from lamina.errors import NoStore, NotFound, StoreDamaged, SystemFailure, Unsupported
-from lamina.files import make_directory, replace_file, reported, write_all
+from lamina.host.files import make_directory, replace_file, reported, write_all
+from lamina.host.temporary import Temporary, is_temporary
 from lamina.spec.digest import Digest
-from lamina.temporary import Temporary, is_temporary
 
 FORMAT = 2
-"""In 1, tars and trees were synced before they had their names. A lamina that knows only 1 believes them after a
-crash without the notes of ``store.lasting``: it must not open a store in which nothing waits for them."""
+"""The number of the store's format. In format 1, tars and trees were synced before they got their names. A lamina
+that knows only format 1 trusts them after a crash, without the notes of ``store.derived``: it must not open a store
+whose tars and trees were not synced."""
+READ_ONLY = 0o444
+"""The mode of a blob's file."""
 _TEXT = b'{"imageLayoutVersion":"1.0.0"}'
 _EMPTY_INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 _DIRECTORIES = ("blobs", "ingest", "roots", "containers", "volumes", "layers", "unions")
 
 
 class Paths:
-    """File names below ``root``. Digests are checked values, so none of them can lead out."""
+    """The paths of files below ``root``. Digests are checked values, so no path can lead outside."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -43,7 +46,7 @@ class Paths:
         return os.path.join(self.layers, diff_id.algorithm, diff_id.encoded)
 
     def union(self, key: str) -> str:
-        """``key``: hex digits."""
+        """The directory of a union. ``key``: hex digits."""
         return os.path.join(self.unions, key)
 
     def tar(self, diff_id: Digest) -> str:
@@ -63,11 +66,11 @@ class Paths:
 
 
 def open_frame(root: str, *, create: bool) -> Paths:
-    """The store's frame, made where it is missing and ``create``.
+    """The frame of the store; made if it is missing and ``create`` is True.
 
     Raises NotFound (no store there), Unsupported (another format), StoreDamaged, SystemFailure.
     """
-    paths = Paths(os.path.realpath(root))  # runtimes and the kernel tell paths without links
+    paths = Paths(os.path.realpath(root))  # runtimes and the kernel report paths without symlinks
     with reported(root):
         _check_owner(paths.root)
         try:
@@ -84,19 +87,19 @@ def open_frame(root: str, *, create: bool) -> Paths:
 
 
 def _check_owner(root: str) -> None:
-    """Raises SystemFailure where the store is another user's: root would leave files in it that its owner can't
-    remove, with ids that are not those of the owner's namespace; anybody else may not even look."""
+    """Raise SystemFailure if the store belongs to another user. Root would leave files that the owner can't remove,
+    with ids outside the owner's namespace; other users may not even read it."""
     if not hasattr(os, "geteuid"):
         return
     try:
         owner = os.stat(root).st_uid
     except OSError:
-        return  # there is no store, or reading it says why not
+        return  # there is no store, or reading it reports the error
     user = os.geteuid()
     if owner == user:
         return
     if user == 0:
-        from lamina.rights import is_root
+        from lamina.host.privileges import is_root
 
         if is_root():
             name = _name_of(owner)
@@ -121,8 +124,8 @@ def _name_of(uid: int) -> str:
 
 
 def _raise_format(paths: Paths) -> None:
-    """Say that a store is of this format from now on; nothing else in it changes. A store that is read-only, or on a
-    full disk, stays as it is."""
+    """Set the store's format number to this one; nothing else changes. A store that is read-only, or on a full disk,
+    keeps its number."""
     with suppress(OSError):
         replace_file(os.path.join(paths.root, "format"), [b"%d\n" % FORMAT])
 
@@ -139,7 +142,7 @@ def _checked_format(text: bytes, root: str) -> int:
 
 
 def _make(paths: Paths) -> None:
-    """Safe to run twice and at once: ``format`` is written last."""
+    """Make the frame. Safe to run twice, and at the same time: ``format`` is written last."""
     root = paths.root
     os.makedirs(os.path.dirname(root), exist_ok=True)
     make_directory(root)
@@ -160,7 +163,8 @@ def _make(paths: Paths) -> None:
 
 
 def _strangers(root: str) -> list[str]:
-    """What stands at the place of a store and belongs to none; what a killed making left does. Raises OSError."""
+    """What is at the place of a store and does not belong to one. What a killed ``_make`` left does belong. Raises
+    OSError."""
     try:
         present = set(os.listdir(root))
     except FileNotFoundError:
@@ -172,7 +176,7 @@ def _strangers(root: str) -> list[str]:
 
 
 def write_new(path: str, content: bytes) -> None:
-    """Write ``path`` unless it has come to be meanwhile: whoever is first wins. Raises OSError."""
+    """Write ``path`` unless it exists by now: the first writer wins. Raises OSError."""
     with Temporary(*os.path.split(path)) as file:
         write_all(file.descriptor, content)
         os.fsync(file.descriptor)

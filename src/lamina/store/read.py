@@ -7,7 +7,9 @@ from functools import partial
 
 from lamina.errors import LaminaError, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, pattern
-from lamina.source import Blob, Stack, find_manifest, is_plain, read_config
+from lamina.source.select import find_manifest, read_config
+from lamina.source.stack import Stack
+from lamina.source.verify import is_plain
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -18,23 +20,29 @@ from lamina.store.blobs import Blobs, StoredBlob
 from lamina.store.refs import name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lamina.source.protocols import Blob
     from lamina.store.layers import Layers
+    from lamina.store.paths import Paths
     from lamina.store.refs import Refs
 
 _PREFIX = pattern(r"(?:sha256:)?([0-9a-f]{4,64})")
 
 
 class StoreReader:
-    """``Reader`` of the store."""
+    """``Reader``, ``Referrers`` and ``TarReader`` of the store."""
 
-    blobs: Blobs
-    refs: Refs
-    layers: Layers
-    location: str
+    def __init__(self, paths: Paths, blobs: Blobs, refs: Refs, layers: Layers) -> None:
+        self.paths = paths
+        self.blobs = blobs
+        self.refs = refs
+        self.layers = layers
+        self.location = f"the store {paths.root}"
 
     def resolve(self, name: str) -> Descriptor:
-        """``name``: a reference, a digest, or four and more digits of an image ID or manifest digest; "" is the
-        only image there. Raises ReferenceNotFound, UsageError (several fit)."""
+        """The document that ``name`` points to. ``name``: a reference, a digest, or at least four digits of an image
+        ID or manifest digest; "" means the only image. Raises ReferenceNotFound, UsageError (several match)."""
         entries = self.refs.entries()
         if not name:
             if len({entry.digest for entry in entries}) == 1:
@@ -64,7 +72,7 @@ class StoreReader:
         return self.blobs.get(descriptor)
 
     def tar(self, layer: Descriptor, diff_id: Digest) -> StoredBlob | None:
-        """The layer's tar, where it is here and sound."""
+        """The layer's tar, if it is here and correct."""
         if is_plain(layer, diff_id) or not self.layers.is_sound(diff_id):
             return None
         path = self.layers.tar_path(diff_id)
@@ -75,24 +83,24 @@ class StoreReader:
         return StoredBlob(Descriptor(mediatype.OCI_LAYER, diff_id, size), path)
 
     def referrers(self, subject: Digest) -> list[Descriptor]:
-        """Named and untagged documents whose ``subject`` is this one."""
+        """The named and untagged documents whose ``subject`` is this one."""
         found = []
         for entry in {entry.digest: entry for entry in self.refs.entries()}.values():
             try:
                 document = parse(self.manifest(entry), entry.media_type)
             except LaminaError:
-                continue  # a damaged image refers to nothing, and must not hide the others
+                continue  # a damaged image has no subject, and must not hide the others
             if document.subject is not None and document.subject.digest == subject:
                 found.append(document.as_referrer())
         return found
 
     def stack(self, name: str, platform: Platform) -> Stack:
-        """The image ``name`` ready to be looked into. Raises as ``resolve``; NotFound (platform), Unsupported
+        """The image ``name`` as a stack of layers. Raises what ``resolve`` raises; NotFound (platform), Unsupported
         (artifact), InvalidContent."""
         return self.stack_at(self.resolve(name), platform, name)
 
     def stack_at(self, descriptor: Descriptor, platform: Platform, name: str) -> Stack:
-        """As ``stack``, of a document that is here, named or not; ``name`` is for messages."""
+        """Like ``stack``, for a document that is here, named or not; ``name`` is for messages."""
         manifest = find_manifest(self, descriptor, platform, name)
         config = read_config(self, manifest, name)
         layers = tuple(
@@ -102,7 +110,7 @@ class StoreReader:
         return Stack(name, manifest, config, layers, config.steps())
 
     def _by_prefix(self, digits: str, entries: list[Descriptor]) -> Descriptor | None:
-        """By the start of a manifest's digest or of an image ID."""
+        """Find an image by the first digits of its manifest's digest or of its ID."""
         found: dict[Digest, Descriptor] = {}
         for entry in entries:
             idents = [entry.digest.encoded]
@@ -113,7 +121,7 @@ class StoreReader:
                 else:
                     idents += [child.digest.encoded for child in document.manifests]
             except LaminaError:
-                pass  # a damaged image can't be named by its ID, but must not hide the others
+                pass  # a damaged image has no ID, and must not hide the others
             if any(ident.startswith(digits) for ident in idents):
                 found.setdefault(entry.digest, entry)
         if len(found) > 1:
@@ -123,15 +131,21 @@ class StoreReader:
 
 
 def _near(name: str, entries: list[Descriptor]) -> str:
-    """What to do where no image has a name: the name that is most like it, else pull."""
+    """The hint for a name that no image has: the most similar name, or a pull."""
+    near = nearest_name(name, entries)
+    pulled = f"pull it with `lamina pull {name:.200}`, or see `lamina images`"
+    return f"did you mean {near!r}? else {pulled}" if near else pulled
+
+
+def nearest_name(name: str, entries: Iterable[Descriptor]) -> str | None:
+    """Return the name of an image that is most like ``name``; None if none is like it."""
     from lamina.text import nearest
 
     known: dict[str, None] = {}
     for stored in filter(None, map(name_of, entries)):
         familiar = Reference.parse(stored).familiar
         known |= dict.fromkeys((familiar, familiar.removesuffix(":latest")))
-    near = nearest(name, known)
-    return (f"is it {near[0]!r}? " if near else "") + f"`lamina pull {name:.200}` brings it in; see `lamina images`"
+    return next(iter(nearest(name, known)), None)
 
 
 def _reference(name: str) -> tuple[Reference | None, UsageError | None]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 
-from lamina.errors import LaminaError, ReferenceNotFound, StoreDamaged
-from lamina.files import replace_file, reported
+from lamina.errors import Conflict, LaminaError, ReferenceNotFound, StoreDamaged
+from lamina.host.files import replace_file, reported
+from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
-from lamina.lock import locked
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.json import dump
 from lamina.spec.manifest import Index, parse
-from lamina.spec.reference import CONTAINERD_NAME, REF_NAME
+from lamina.spec.reference import CONTAINERD_NAME, REF_NAME, Reference
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from lamina.store.paths import Paths
 
 FETCHED = "dev.lamina.fetched"
-"""Which children of an index were fetched: digests, comma-separated. So fsck tells "lost" from "not fetched"."""
+"""Which children of an index were fetched: digests, comma-separated. With this, fsck can tell "lost" from "not
+fetched"."""
 _MAX_INDEX = 256 << 20
 _OURS: dict[str, str | None] = {REF_NAME: None, CONTAINERD_NAME: None, FETCHED: None}
 
@@ -30,13 +31,13 @@ Fetched = Callable[[Descriptor, frozenset[str]], str]
 
 
 class Refs:
-    """A name is there at most once; a document without a name stands there once."""
+    """The entries of index.json. A name occurs at most once; so does a document without a name."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
 
     def entries(self) -> Entries:
-        """Raises StoreDamaged where index.json is not what it must be."""
+        """Read index.json. Raises StoreDamaged if it is not valid."""
         path = self._paths.index
         with reported(path), open(path, "rb") as file:
             raw = file.read(_MAX_INDEX + 1)
@@ -52,20 +53,21 @@ class Refs:
             yield name_of(entry), entry
 
     def get(self, name: str) -> Descriptor:
-        """Raises ReferenceNotFound."""
+        """The document that a name points to. Raises ReferenceNotFound."""
         for entry in self.entries():
             if name_of(entry) == name:
                 return entry
         raise ReferenceNotFound(f"no image {name!r:.300} in the store", hint="see `lamina images`")
 
     def set(self, name: str, descriptor: Descriptor, fetched: Fetched = lambda *_: "") -> None:
-        """Point ``name`` ("" for none) to a document. What it pointed to before stays, without a name. ``fetched`` is
-        asked under the store's lock which children are here, and told which were fetched under other names of the
-        same document; it raises where the document itself is not here."""
+        """Make ``name`` ("" for none) point to a document. The document that it pointed to before stays, without a
+        name. ``fetched`` is called under the store's lock: it gets the children that were fetched under other names
+        of the same document, and returns those that are here; it raises if the document itself is not here."""
         self.set_all([(name, descriptor)], fetched)
 
     def set_all(self, names: Sequence[tuple[str, Descriptor]], fetched: Fetched = lambda *_: "") -> None:
-        """As ``set``, of many in one rewrite. Where ``fetched`` raises, those before it have their names."""
+        """Like ``set``, for many names in one rewrite. If ``fetched`` raises for one, the names before it are
+        written, and no others."""
         failed: list[Exception] = []
 
         def change(entries: Entries) -> Entries:
@@ -73,7 +75,7 @@ class Refs:
             for name, descriptor in names:
                 try:
                     editing.set(name, descriptor, fetched)
-                except Exception as error:  # noqa: BLE001  (raised again when the others are written)
+                except Exception as error:  # noqa: BLE001  (raised again after the others are written)
                     failed.append(error)
                     break
             return editing.entries()
@@ -82,9 +84,33 @@ class Refs:
         if failed:
             raise failed[0]
 
+    def swap(self, name: str, old: Digest | None, new: Descriptor | None, fetched: Fetched = lambda *_: "") -> bool:
+        """Compare and swap: if ``name`` points to ``old`` (None: does not exist), make it point to ``new`` as ``set``
+        does, or remove it (None). The old document stays, without a name. If ``name`` points to something else,
+        returns False and changes nothing."""
+        swapped = False
+
+        def change(entries: Entries) -> Entries:
+            nonlocal swapped
+            there = [entry for entry in entries if name_of(entry) == name]
+            if (there[0].digest if there else None) != old:
+                return entries
+            if new is None:
+                kept = [entry for entry in entries if name_of(entry) != name]
+                changed = kept + unnamed(there, kept)
+            else:
+                editing = _Editing(entries)
+                editing.set(name, new, fetched)
+                changed = editing.entries()
+            swapped = True
+            return changed
+
+        self.update(change)
+        return swapped
+
     def unset(self, names: list[str], *, keep_untagged: bool, untagged: Digest | None = None) -> None:
-        """Remove names, and the entry of ``untagged`` that has none; a document that has none left stays without a
-        name if ``keep_untagged``."""
+        """Remove names, and the entry without a name of ``untagged``. With ``keep_untagged`` a document that loses
+        its last name stays, without a name."""
         wanted = set(names)
 
         def change(entries: Entries) -> Entries:
@@ -98,8 +124,8 @@ class Refs:
         self.update(change)
 
     def update(self, change: Callable[[Entries], Entries]) -> None:
-        """Replace index.json by what ``change`` makes of it, under the store's lock. Where that is nothing new, the
-        file stays as it is."""
+        """Replace index.json by the result of ``change``, under the store's lock. If nothing changed, the file is not
+        written."""
         with reported(self._paths.index), locked(self._paths.lock):
             point("refs.locked")
             entries = self.entries()
@@ -108,7 +134,7 @@ class Refs:
                 self.replace(changed)
 
     def replace(self, entries: Entries) -> None:
-        """Write index.json. The caller holds the lock. A full disk has the reserve for it."""
+        """Write index.json. The caller holds the lock. If the disk is full, the space of the reserve is used."""
         from lamina.store import reserve
 
         value = {
@@ -132,7 +158,7 @@ class Refs:
 
 
 class _Editing:
-    """Entries in the making, found by name and by digest: there may be thousands of both."""
+    """Entries that are being changed, indexed by name and by digest, because there may be thousands of both."""
 
     def __init__(self, entries: Entries) -> None:
         self._rows = dict(enumerate(entries))
@@ -179,12 +205,23 @@ class _Editing:
 
 
 def name_of(entry: Descriptor) -> str:
-    """The canonical name of an entry, "" for none."""
+    """The canonical name of an entry; "" for none."""
     return entry.annotations.get(REF_NAME, "")
 
 
+def name_for(name: str, descriptor: Descriptor) -> str:
+    """The canonical form of a name ("" for none) for a document. Raises UsageError; Conflict if the name contains the
+    digest of another document."""
+    if not name:
+        return ""
+    reference = Reference.parse(name).with_default_tag()
+    if reference.digest not in (None, descriptor.digest):
+        raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
+    return str(reference)
+
+
 def unnamed(gone: Entries, kept: Entries) -> Entries:
-    """What lost its name and has no other entry, once each, without a name."""
+    """The documents that lost their name and have no other entry, once each, as entries without a name."""
     there = {entry.digest for entry in kept}
     left = {}
     for entry in gone:

@@ -1,19 +1,19 @@
-"""A file that holds some room of the disk, so that names can be rewritten where no byte is free."""
+"""The reserve: a file that occupies disk space, so that index.json can be rewritten when the disk is full."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 
-from lamina.files import remove
+from lamina.host.files import remove
+from lamina.host.temporary import Temporary
 from lamina.store.paths import Paths
-from lamina.temporary import Temporary
 
 _LEAST = 64 << 10  # bytes
 
 
 def fill(paths: Paths, index_size: int) -> None:
-    """Let the reserve hold at least what an index.json twice as large takes, as far as there is room."""
+    """Make the reserve large enough for an index.json of twice the size, as far as the disk has space."""
     wanted = max(_LEAST, 1 << (2 * index_size).bit_length())
     try:
         if os.stat(paths.reserve).st_size >= wanted:
@@ -27,5 +27,5 @@ def fill(paths: Paths, index_size: int) -> None:
 
 
 def release(paths: Paths) -> bool:
-    """Give the room back; whether there was any."""
+    """Remove the reserve; returns whether there was one."""
     return remove(paths.reserve)

@@ -1,39 +1,48 @@
-"""Roots: what must not be collected now because somebody works with it.
+"""Root files: lists of the objects that gc must keep because a process works with them.
 
-One file a session: a line about the process, then a digest a line, appended before the store is looked at. The
-process holds a lock on its root: nobody holds that of a process that is gone, in any pid namespace. What such a root
-lists counts for an hour more, so that an interrupted pull can go on where it stopped.
+Each session has one file: a line about the process, then one digest a line. A process appends a digest before it
+checks whether the store has that object, and holds a lock on its root file. The kernel releases that lock when the
+process ends, in whatever pid namespace it ran. After that, the root file still counts for one hour, so that an
+interrupted pull can resume.
+
+A *pin* is a root without a process. It has a name and a purpose; it stays until it is removed, or until nobody has
+used it for the time that it states.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from lamina.errors import UsageError
-from lamina.files import names_of_files, remove, write_all
-from lamina.light import TYPE_CHECKING, Value
-from lamina.lock import fcntl, locked, unheld
+from lamina.host.files import names_of_files, remove, replace_file, write_all
+from lamina.host.lock import fcntl, locked, unheld
+from lamina.host.temporary import Temporary, is_temporary
+from lamina.light import TYPE_CHECKING, Value, pattern, replace
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
-from lamina.store.fault import point
+from lamina.store import clock
+from lamina.store.fault import pieces, point
 from lamina.store.paths import Paths
-from lamina.temporary import Temporary, is_temporary
 
 if TYPE_CHECKING:
-    from lamina import mountinfo
+    from lamina.host import mountinfo
 
 GRACE = 3600.0  # seconds
 _VIEW = "view "
 _STANDS = "stands "
+_PIN = "pin-"
+_PIN_NAME = pattern(r"[a-z0-9][a-z0-9_-]{0,99}")
 
 
 class Root(Value):
-    """``alive``: its process holds it, or its mount is there. ``changed`` in nanoseconds since 1970, by the clock of
-    the store's file system. ``mount``: a root that lives as long as this is a mount, not a process; ``view``: what
-    was mounted there, ``stands`` how that is told from what others mount over it ("" where nothing was noted)."""
+    """``alive``: its process holds it, or its mount exists. ``changed``: nanoseconds since 1970, by the clock of the
+    store's file system. ``mount``: set if the root lives as long as this mount, and not as long as a process;
+    ``view``: what was mounted there; ``stands``: how to tell that from a later mount over it ("" if nothing was
+    noted). ``pin``: the name of a pin, "" for other roots; ``lasts``: the seconds without use after which it no
+    longer counts (None: it always counts)."""
 
     name: str
     pid: int
@@ -44,6 +53,8 @@ class Root(Value):
     mount: str = ""
     view: str = ""
     stands: str = ""
+    pin: str = ""
+    lasts: float | None = None
 
 
 class Roots:
@@ -52,17 +63,17 @@ class Roots:
         self._held: dict[str, Temporary] = {}
 
     def create(self, purpose: str, *, mount: str = "") -> str:
-        """A new root of this process, or of what is going to be mounted at ``mount``; its name. This process holds it
-        until ``remove`` or ``let_go``."""
+        """Create a root of this process, or of what will be mounted at ``mount``; returns its name. This process
+        holds the root until ``remove`` or ``let_go``."""
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
         pid = os.getpid()
         head = {"pid": pid, "started": started(pid), "boot": boot_id(), "purpose": purpose, "held": True}
         if mount:
-            from lamina import mountinfo
+            from lamina.host import mountinfo
 
             head["mount"] = self._within(mount)
             head["namespace"] = mountinfo.namespace()
-        held = Temporary(self._paths.roots, name)  # under another name until it is held and whole
+        held = Temporary(self._paths.roots, name)  # a temporary name until it is locked and complete
         try:
             write_all(held.descriptor, write_own(head).encode() + b"\n")
             held.put(self._path(name))
@@ -75,8 +86,8 @@ class Roots:
 
     @contextmanager
     def mounting(self, purpose: str, digests: list[Digest], *, mount: str) -> Iterator[str]:
-        """A root that protects ``digests`` while this block mounts something, and goes on as long as that stays
-        mounted. Gone where the block fails."""
+        """Create a root that protects ``digests`` while this block mounts something, and then as long as the mount
+        exists. Removed if the block fails."""
         name = self.create(purpose, mount=mount)
         try:
             self.extend(name, digests)
@@ -84,19 +95,47 @@ class Roots:
         except BaseException:
             self.remove(name)
             raise
-        if mount.startswith(f"/proc/{os.getpid()}/"):  # goes with this process, whatever program it runs
+        if mount.startswith(f"/proc/{os.getpid()}/"):  # the mount lives as long as this process, also after an exec
             os.set_inheritable(self._held[name].descriptor, True)
         else:
             self.let_go(name)
 
+    def pin(self, name: str, purpose: str, digests: Iterable[Digest], *, lasts: float | None = None) -> None:
+        """Protect these digests, and no others, under this name: until ``unpin``, or until nobody has used the pin
+        for ``lasts`` seconds. A pin outlives the process and a reboot. Raises UsageError, OSError."""
+        path = self._path(_pinned(name))
+        head = {"pid": 0, "started": None, "boot": "", "purpose": purpose, "pin": name, "lasts": lasts}
+        text = "".join(f"{line}\n" for line in (write_own(head), *digests))
+        with locked(self._paths.lock):  # a gc has either seen the pin or has not begun
+            replace_file(path, pieces([text.encode()], "pin.written"))
+        point("pin.renamed")
+
+    def use(self, name: str) -> bool:
+        """Record that the pin was used just now. Returns False if there is no such pin. Raises UsageError,
+        OSError."""
+        try:
+            with locked(self._paths.lock):
+                os.utime(self._path(_pinned(name)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def unpin(self, name: str) -> bool:
+        """Remove the pin. Returns False if there is no such pin. Raises UsageError, OSError."""
+        return remove(self._path(_pinned(name)))
+
+    def pins(self, purpose: str = "") -> list[Root]:
+        """The pins with this purpose ("" for all), including those that no longer count. Raises OSError."""
+        return [root for root in self if root.pin and purpose in ("", root.purpose)]
+
     def let_go(self, name: str) -> None:
-        """Hold the root no more: it counts as one of a process that is gone."""
+        """Release the lock of the root: from now on it counts like the root of a process that has ended."""
         held = self._held.pop(name, None)
         if held is not None:
             held.close()
 
     def renew(self, name: str, purpose: str, digests: list[Digest]) -> str:
-        """A new root of this process in place of this one, which lists only these; its name."""
+        """Replace this root with a new root of this process that lists only these digests; returns the new name."""
         new = self.create(purpose)
         try:
             self.extend(new, digests)
@@ -107,13 +146,13 @@ class Roots:
         return new
 
     def extend(self, name: str, digests: list[Digest]) -> None:
-        """Protect these from now on. Under the store's lock: a gc has either seen them or has not begun."""
+        """Protect these digests from now on. Takes the store's lock: a gc has either seen them or has not begun."""
         with locked(self._paths.lock):
             self._append(name, "".join(f"{digest}\n" for digest in digests))
         point("root.extended")
 
     def note_view(self, name: str, view: str, stands: str = "") -> None:
-        """Say what stands at the root's mount."""
+        """Record which view is mounted at the root's mount."""
         self._append(name, f"{_VIEW}{view}\n{_STANDS}{stands}\n")
 
     def _append(self, name: str, text: str) -> None:
@@ -129,20 +168,26 @@ class Roots:
         point("root.removed")
 
     def __iter__(self) -> Iterator[Root]:
-        from lamina import mountinfo
+        from lamina.host import mountinfo
 
-        seen = mountinfo.Seen()
+        seen = mountinfo.MountCache()
         for name in names_of_files(self._paths.roots):
             if is_temporary(name) or name.endswith(".held"):
-                continue  # being made; where there is no flock, the lock of a root
+                continue  # not complete yet; or a lock file of a root, where there is no flock
             found = self._read(self._path(name))
             if found is not None:
                 lines, changed, held = found
-                yield _parse(name, lines, changed, held, self._paths.root, seen)
+                root = _parse(name, lines, changed, held, self._paths.root, seen)
+                if root.pin and root.lasts is not None and not clock.is_younger(changed, root.lasts, self._now()):
+                    root = replace(root, alive=False)
+                yield root
+
+    def _now(self) -> int:
+        return clock.now(self._paths)
 
     def _read(self, path: str) -> tuple[list[str], int, bool] | None:
-        """The lines of a root, when it changed, and whether somebody holds it; None for what is no regular file, or
-        gone. Raises OSError: what a root lists that may not be read, nobody knows."""
+        """The lines of a root, when it changed, and whether a process holds it. None if it is gone or is not a
+        regular file. Raises OSError if it can't be read: what it lists is then unknown."""
         try:
             state = os.lstat(path)
             if not stat.S_ISREG(state.st_mode):
@@ -155,32 +200,30 @@ class Roots:
             return None
 
     def counting(self, *, grace: float = GRACE) -> list[Root]:
-        """The roots of what lives, or died less than ``grace`` seconds ago."""
-        from lamina.store import clock
-
-        roots, now = list(self), clock.now(self._paths)  # in this order: none changed after now
-        return [root for root in roots if root.alive or clock.is_younger(root.changed, grace, now)]
+        """The roots that protect objects now: of running processes and mounts, of those that ended less than
+        ``grace`` seconds ago, and pins (the grace time does not apply to pins)."""
+        roots, now = list(self), clock.now(self._paths)  # in this order, so that no root changed after now
+        return [root for root in roots if _counts(root, grace, now)]
 
     def protected(self, *, grace: float = GRACE) -> frozenset[Digest]:
-        """All digests that these list."""
+        """All digests that the counting roots list."""
         return frozenset().union(*(root.digests for root in self.counting(grace=grace)))
 
     def dead(self, *, grace: float = GRACE) -> list[Root]:
         """The roots that no longer count."""
-        from lamina.store import clock
-
         roots, now = list(self), clock.now(self._paths)
-        return [root for root in roots if not root.alive and not clock.is_younger(root.changed, grace, now)]
+        return [root for root in roots if not _counts(root, grace, now)]
 
     def drop_dead(self, *, grace: float = GRACE) -> int:
-        """Remove the roots that no longer count; how many."""
+        """Remove the roots that no longer count; returns how many."""
         dead = self.dead(grace=grace)
         for root in dead:
             self.remove(root.name)
         return len(dead)
 
     def _within(self, mount: str) -> str:
-        """A place in the store is told from the store's top: the store may be moved."""
+        """Return a path inside the store relative to the store's top directory (the store may be moved); other paths
+        unchanged."""
         top = self._paths.root + os.sep
         return mount.removeprefix(top) if mount.startswith(top) else mount
 
@@ -188,14 +231,17 @@ class Roots:
         return os.path.join(self._paths.roots, name)
 
 
-def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen: mountinfo.Seen) -> Root:
+def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen: mountinfo.MountCache) -> Root:
     try:
         head = read_own(lines[0])
         pid, began, boot = int(head["pid"]), head["started"], head["boot"]
         purpose, mount, space = str(head["purpose"]), str(head.get("mount", "")), str(head.get("namespace", ""))
         locks = fcntl is not None and head.get("held") is True
+        pin, lasts = str(head.get("pin", "")), head.get("lasts")
+        lasts = None if lasts is None else float(lasts)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         pid, began, boot, purpose, mount, space, locks = 0, None, None, "unreadable", "", "", False
+        pin, lasts = "", None
     digests, view, stands = set(), "", ""
     for line in lines[1:]:
         if line.startswith(_VIEW):
@@ -207,18 +253,33 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
         try:
             digests.add(Digest.parse(line))
         except UsageError:
-            continue  # the last line of a process that died while it wrote
-    # whether it is held was asked before: who lets go of it has mounted by then, and that is looked for only now.
-    # A process of an older lamina holds nothing: its number is all there is to ask
+            continue  # the last line, cut off when its process died
+    # The lock was checked before this. A process that releases its root has mounted by then, so look for the mount
+    # only now. A process of an older lamina holds no lock: then only its pid can be checked.
     alive = held or (not locks and pid > 0 and boot == boot_id() and started(pid) == began is not None)
     mount = os.path.join(top, mount) if mount else ""
-    if mount and not mount.startswith(f"/proc/{pid}/"):  # that one goes with its process
-        alive = boot == boot_id() and (alive or seen.stands(mount, space))
-    return Root(name, pid, purpose, alive, changed, frozenset(digests), mount, view, stands)
+    if mount and not mount.startswith(f"/proc/{pid}/"):  # such a mount goes with its process
+        alive = boot == boot_id() and (alive or seen.is_mounted_in(mount, space))
+    if pin and name != _PIN + pin:
+        pin, lasts = "", None  # nobody could remove it by that name
+    return Root(name, pid, purpose, alive or bool(pin), changed, frozenset(digests), mount, view, stands, pin, lasts)
+
+
+def _counts(root: Root, grace: float, now: int) -> bool:
+    return root.alive or (not root.pin and clock.is_younger(root.changed, grace, now))
+
+
+def _pinned(name: str) -> str:
+    """The file name of the root of a pin. Raises UsageError."""
+    if not _PIN_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r:.150} is not a name of a pin", hint="use small letters, digits, - and _, at most 100"
+        )
+    return _PIN + name
 
 
 def boot_id() -> str:
-    """What tells this boot of the machine from others; "" where nothing does."""
+    """An identifier of this boot of the machine; "" if the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
@@ -227,11 +288,11 @@ def boot_id() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process started, in a form that only compares; None where there is no such process."""
+    """When a process started, as a text that can only be compared; None if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
-        return None if fields[0] in ("Z", "X") else fields[19]  # ended, and nobody has asked how
+        return None if fields[0] in ("Z", "X") else fields[19]  # it has ended; its parent has not waited for it
     except (OSError, IndexError):
         pass
     if os.path.exists("/proc/self/stat") or os.name == "nt":

@@ -1,56 +1,74 @@
-"""The store as one object: a bundle without logic of its own."""
+"""The store as one object, composed of its parts; it has no logic of its own."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from lamina.config import KEEP, MAX_LAYER
 from lamina.light import TYPE_CHECKING
+from lamina.settings import KEEP, MAX_LAYER
+from lamina.source.takes import Takes
 from lamina.store.blobs import Blobs
 from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
-from lamina.store.list import StoreLister
 from lamina.store.paths import Paths, open_frame
 from lamina.store.read import StoreReader
 from lamina.store.refs import Refs
 from lamina.store.roots import Roots
-from lamina.store.write import StoreWriter
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import Unpack
 
-    from lamina.config import Settings
+    from lamina.settings import Settings
+    from lamina.source.protocols import Blob, Deleter, Writer
+    from lamina.source.served import Served, ServingSession
+    from lamina.source.stack import Stack
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.digest import Digest
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
     from lamina.store.find import Search, Words
+    from lamina.store.push_journal import PushJournal
+    from lamina.store.session import StoreSession
+    from lamina.store.tags import Tags
     from lamina.store.uploads import Uploads
 
+    def _fits(store: Store, session: StoreSession) -> tuple[Served, Writer, Deleter, ServingSession]:
+        """Let the type checker verify what the store implements."""
+        return store, store, store, session
 
-class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
-    """Reader, Writer, Deleter and Lister over ``blobs``, ``refs``, ``layers``, ``roots`` and
-    ``containers``."""
+
+class Store:
+    """``Reader``, ``Writer``, ``Deleter`` and ``Lister``: each call is passed to the part that does the work."""
+
+    takes = Takes()
 
     def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = "") -> None:
         self.paths = paths
         self.max_layer = max_layer
         self.keep = keep
         self.view = view
-        self.location = f"the store {paths.root}"
         self.blobs = Blobs(paths)
         self.refs = Refs(paths)
         self.layers = Layers(paths, max_layer, keep, view)
         self.roots = Roots(paths)
-        self._session = None
-        self._guard = threading.Lock()
-        self._listing = threading.Lock()
+        self.reader = StoreReader(paths, self.blobs, self.refs, self.layers)
+        self.deleter = StoreDeleter(self.refs)
+        self.location = self.reader.location
 
     @property
     def is_writable(self) -> bool:
-        """Whether this process may write to the store, and its file system lets anybody."""
+        """Whether this process may write to the store, and its file system is writable."""
         return os.access(self.paths.root, os.W_OK)
+
+    @cached_property
+    def tags(self) -> Tags:
+        """Reads and changes the names."""
+        from lamina.store.tags import Tags
+
+        return Tags(self.refs, self.blobs, self.layers)
 
     @cached_property
     def containers(self) -> Containers:
@@ -60,11 +78,69 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         return Containers(self.paths)
 
     @cached_property
+    def push_journal(self) -> PushJournal:
+        """The upload sessions of pushes from this store."""
+        from lamina.store.push_journal import PushJournal
+
+        return PushJournal(self.paths)
+
+    @cached_property
     def uploads(self) -> Uploads:
-        """The upload sessions of pushes."""
+        """The unfinished uploads from clients of a server of this store."""
         from lamina.store.uploads import Uploads
 
         return Uploads(self.paths)
+
+    def resolve(self, name: str) -> Descriptor:
+        """As ``StoreReader.resolve``."""
+        return self.reader.resolve(name)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """As ``Reader.manifest``."""
+        return self.reader.manifest(descriptor)
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        """As ``Reader.blob``."""
+        return self.reader.blob(descriptor)
+
+    def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
+        """As ``TarReader.tar``."""
+        return self.reader.tar(layer, diff_id)
+
+    def referrers(self, subject: Digest) -> list[Descriptor]:
+        """As ``Referrers.referrers``."""
+        return self.reader.referrers(subject)
+
+    def stack(self, name: str, platform: Platform) -> Stack:
+        """As ``StoreReader.stack``."""
+        return self.reader.stack(name, platform)
+
+    def stack_at(self, descriptor: Descriptor, platform: Platform, name: str) -> Stack:
+        """As ``StoreReader.stack_at``."""
+        return self.reader.stack_at(descriptor, platform, name)
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        """As ``Lister.names``."""
+        return self.refs.names()
+
+    def session(self, purpose: str) -> AbstractContextManager[StoreSession]:
+        """As ``Writer.session``. A process may have several sessions at once."""
+        from lamina.store.session import Parts, open_session
+
+        parts = Parts(self.paths, self.refs, self.layers, self.roots, self.max_layer, self.keep, self.view)
+        return open_session(parts, purpose)
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """As ``Tags.give``. A name for a document that is already here needs no session."""
+        self.tags.give(name, descriptor)
+
+    def untag(self, name: str) -> Descriptor:
+        """As ``Deleter.untag``."""
+        return self.deleter.untag(name)
+
+    def delete(self, descriptor: Descriptor) -> None:
+        """As ``Deleter.delete``."""
+        self.deleter.delete(descriptor)
 
     def find(
         self,
@@ -74,18 +150,18 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
         platform: Platform | None = None,
         **words: Unpack[Words],
     ) -> Search:
-        """Files of all images, or of ``images``, by name, attributes or content, in the words of the command:
-        ``for one in store.find("*.pem", perm="/077", ghosts=True)``. It iterates over ``Found`` values: an entry of a
-        layer, and each ``Place`` where an image has it. ``words``: ``store.find.Words``, as the command's
-        options. Raises what ``Query.of`` and ``find`` there do."""
+        """Find files in all images, or in ``images``, by name, attributes or content: ``for one in
+        store.find("*.pem", perm="/077", ghosts=True)``. Yields ``Found`` values: an entry of a layer, and each
+        ``Place`` where an image has it. ``words``: see ``store.find.Words``; they are the options of the command.
+        Raises what ``Query.of`` and ``store.find.find`` raise."""
         from lamina.spec.platform import Platform
         from lamina.store.find import Query, find
 
-        return find(self, Query.of(pattern, **words), platform or Platform.host(), images)
+        return find(self.reader, Query.of(pattern, **words), platform or Platform.host(), images)
 
     @classmethod
     def of(cls, settings: Settings, *, create: bool = True) -> Store:
-        """The store that the settings name. Raises as ``open``."""
+        """The store that the settings name. Raises what ``open`` raises."""
         return cls.open(
             settings.root, create=create, max_layer=settings.max_layer, keep=settings.keep, view=settings.view
         )
@@ -94,7 +170,7 @@ class Store(StoreReader, StoreWriter, StoreDeleter, StoreLister):
     def open(
         cls, root: str, *, create: bool = True, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = ""
     ) -> Store:
-        """The store at ``root``, made there if ``create``; ``keep``: what stays of layers that come in
-        (``config.KEEPS``); ``view``: how unions are shown (``config.VIEWS``), "" for the first that works. Raises
-        NotFound, Unsupported (another format), StoreDamaged, SystemFailure."""
+        """Open the store at ``root``; make it if ``create``. ``keep``: what is kept of new layers (``config.KEEPS``).
+        ``view``: how unions are mounted (``config.VIEWS``), "" for the first that works. Raises NotFound, Unsupported
+        (another format), StoreDamaged, SystemFailure."""
         return cls(open_frame(os.path.abspath(root), create=create), max_layer=max_layer, keep=keep, view=view)

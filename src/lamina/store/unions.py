@@ -1,7 +1,9 @@
-"""The directories of ``unions/``: what views derive from the layers of one part or stack. Each goes with its layers.
+"""The directories in ``unions/``: what views derive from the layers of a stack or of a part of it. Each is removed
+with its layers.
 
-A directory says in ``layers`` what it was made of. It is made under the store's lock, which a collection holds too: a
-collection never meets one that is half made. An unpacked tree that any overlay shows, in any mount namespace, stays.
+The file ``layers`` in a directory lists the layers that it was made from. A directory is made under the store's lock,
+which a collection holds too, so a collection never sees one that is half made. An unpacked tree that an overlay
+shows, in any mount namespace, is kept.
 """
 
 from __future__ import annotations
@@ -10,31 +12,31 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 
-from lamina import mountinfo
 from lamina.errors import UsageError
-from lamina.files import make_directory, remove, replace_file
+from lamina.host import mountinfo
+from lamina.host.files import make_directory, remove, replace_file
+from lamina.host.lock import locked, unheld
+from lamina.host.temporary import is_temporary
 from lamina.light import TYPE_CHECKING
-from lamina.lock import locked, unheld
 from lamina.spec.digest import Digest
+from lamina.store.foreign_trees import disk_bytes, freed_bytes, remove_tree
 from lamina.store.paths import Paths
-from lamina.store.trees import disk_bytes, freed_bytes, remove_tree
-from lamina.temporary import is_temporary
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
 OWN_PLACE = "union-"
-"""How the places of mounts in a union's directory begin."""
+"""The prefix of mount points in a union's directory."""
 _DIGITS = frozenset("0123456789abcdef")
 _UNIONS = "/unions/"
 _LAYERS = "layers"
 _UNKNOWN = "/proc/self/fd/"
-"""A lower directory that was named by a descriptor: nobody can tell which one it was."""
+"""The prefix of a lower directory that was given as a file descriptor: which directory it was can't be told."""
 
 
 def make_union(paths: Paths, key: str, layers: Iterable[Digest]) -> str:
-    """The directory of something derived from ``layers``, made where it is missing. What is in it is safe from a
-    collection only while a root, a container or a name needs the layers. Raises OSError."""
+    """The directory for data derived from ``layers``; made if it is missing. A collection keeps it only while a root,
+    a container or a name needs the layers. Raises OSError."""
     directory = paths.union(key)
     if os.path.exists(os.path.join(directory, _LAYERS)):
         return directory
@@ -46,7 +48,7 @@ def make_union(paths: Paths, key: str, layers: Iterable[Digest]) -> str:
 
 
 def union_keys(paths: Paths) -> list[str]:
-    """The directories that are there. What lamina did not make is left out. Raises OSError."""
+    """The keys of the existing directories, without those that lamina did not make. Raises OSError."""
     with os.scandir(paths.unions) as found:
         return sorted(one.name for one in found if _is_key(one.name) and one.is_dir(follow_symlinks=False))
 
@@ -56,8 +58,9 @@ def _is_key(name: str) -> bool:
 
 
 def collect_unions(store: Store, needed: set[Digest], *, dry_run: bool) -> int:
-    """Remove what was derived from a layer that is not ``needed``, and what killed processes have left beside the
-    rest; the bytes of disk that come free. Call it with the store's lock held. Raises OSError, SystemFailure."""
+    """Remove what was derived from a layer that is not ``needed``, and what killed processes left in the other
+    directories. Returns the bytes of disk that become free. The caller holds the store's lock. Raises OSError,
+    SystemFailure."""
     freed = 0
     shown: set[str] | None = None
     for key in union_keys(store.paths):
@@ -73,7 +76,7 @@ def collect_unions(store: Store, needed: set[Digest], *, dry_run: bool) -> int:
 
 
 def _remove_leftovers(store: Store, directory: str, dry_run: bool) -> int:
-    """Temporary files that nobody holds, and places of mounts that no root tells of."""
+    """Remove temporary files that no process holds, and mount points that no root lists."""
     freed = 0
     for name in sorted(os.listdir(directory)):
         path = os.path.join(directory, name)
@@ -81,7 +84,7 @@ def _remove_leftovers(store: Store, directory: str, dry_run: bool) -> int:
             with unheld(path) as free:
                 freed += _remove_any(path, dry_run) if free else 0
         elif name.startswith(OWN_PLACE) and not dry_run and not any(root.mount == path for root in store.roots):
-            with suppress(OSError):  # something is mounted there, or in it
+            with suppress(OSError):  # it is a mount point, or contains one
                 os.rmdir(path)
     return freed
 
@@ -107,7 +110,8 @@ def _layers(directory: str) -> set[Digest]:
 
 
 def _remove(directory: str, shown: set[str], dry_run: bool) -> int:
-    """``layers`` goes last, so that what a killed collection has left is still known by what it was made of."""
+    """Remove a directory. The file ``layers`` is removed last: if this is interrupted, the next collection still
+    knows what the rest was made from."""
     freed = 0
     key = os.path.basename(directory)
     here = {one.target for one in mountinfo.mounts()}
@@ -124,20 +128,20 @@ def _remove(directory: str, shown: set[str], dry_run: bool) -> int:
 
 
 def is_shown(paths: Paths, directory: str) -> bool:
-    """Whether a mount in any namespace shows this directory of a union, or may show it."""
+    """Whether a mount in any namespace uses this directory of a union, or may use it."""
     shown = _shown(paths)
     return _UNKNOWN in shown or os.sep.join(directory.split(os.sep)[-2:]) in shown
 
 
 def _shown(paths: Paths) -> set[str]:
-    """The directories of unions, as KEY/NAME, that a mount in any namespace shows, or may show: an overlay tells its
-    lower directories as they were called when it was mounted, and the store may have been moved since."""
+    """The directories of unions, as KEY/NAME, that a mount in any namespace uses, or may use. An overlay reports its
+    lower directories by the paths that they had when it was mounted; the store may have been moved since."""
     found: set[str] = set()
-    for _, process, mounts in mountinfo.everywhere():
+    for _, process, mounts in mountinfo.all_namespaces():
         for mount in mounts:
             named = [(path, path) for path in mount.lowers]
             if _UNIONS in mount.root:
-                named.append((mount.root, mount.target))  # shown again as it is
+                named.append((mount.root, mount.target))  # a bind mount of it
             for path, place in named:
                 key, name = path.split(os.sep)[-2:] if path.count(os.sep) > 1 else ("", "")
                 if path.startswith(_UNKNOWN):
@@ -148,7 +152,7 @@ def _shown(paths: Paths) -> set[str]:
 
 
 def _may_be(process: str, place: str, ours: str) -> bool:
-    """Whether what a process has at ``place`` is our directory, as far as that can be told."""
+    """Whether what a process sees at ``place`` is this directory, as far as that can be known."""
     try:
         own = os.lstat(ours)
     except OSError:

@@ -1,66 +1,102 @@
-"""Upload sessions of pushes from this store, so that one that was killed goes on where it stopped.
-
-A file a session below ``ingest``: addresses of sessions open them to whoever knows them, so the files are the
-owner's alone. They are leftovers as any other there: ``prune`` removes what is old.
-"""
+"""Uploads: blobs that clients of a registry server are sending. Each is a file, which survives a lost connection and
+a restart of the server."""
 
 from __future__ import annotations
 
-import hashlib
+import io
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lamina.files import WRITE_FLAGS, remove, reported, write_all
-from lamina.lock import acquire, release
+from lamina.errors import BlobNotFound, Conflict, NotFound
+from lamina.host.files import remove, reported, write_all
+from lamina.light import TYPE_CHECKING, pattern
+from lamina.spec.descriptor import Descriptor
 from lamina.store.paths import Paths
 
-_MAX = 64 << 10
+if TYPE_CHECKING:
+    from lamina.source.protocols import Stream
+
+_IDENT = pattern(r"[0-9a-f]{32}")
 
 
 class Uploads:
-    """A journal: what goes where, and the address of the session."""
+    """``UploadPlace`` of the store."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._busy: set[str] = set()
+        self._guard = threading.Lock()
 
-    @contextmanager
-    def note(self, key: str) -> Iterator[UploadNote | None]:
-        """The note for ``key``, for this push alone; None where another push of the same thing has it."""
-        path = os.path.join(self._paths.ingest, f"push-{hashlib.sha256(key.encode()).hexdigest()}")
+    def create(self) -> str:
+        ident = os.urandom(16).hex()
+        path = self.path(ident)
         with reported(path):
-            descriptor = os.open(path, WRITE_FLAGS, 0o600)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+        return ident
+
+    def size(self, ident: str) -> int:
+        """The bytes received so far. Raises NotFound."""
+        try:
+            return os.stat(self.path(ident), follow_symlinks=False).st_size
+        except FileNotFoundError:
+            raise _unknown(ident) from None
+
+    def append(self, ident: str, pieces: Iterable[bytes]) -> int:
+        """Append bytes; returns the number of bytes received in all. Received bytes stay, also if ``pieces`` fails.
+        Raises NotFound, SystemFailure."""
+        path = self.path(ident)
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            raise _unknown(ident) from None
+        with reported(path):
             try:
-                if not acquire(descriptor, path, wait=False):
-                    yield None
-                    return
-                note = UploadNote(descriptor, key)
-                try:
-                    yield note
-                finally:
-                    if not note.get():
-                        remove(path)
-                    release(descriptor, path)
+                for piece in pieces:
+                    write_all(descriptor, piece)
+                return os.fstat(descriptor).st_size
             finally:
                 os.close(descriptor)
 
+    def cancel(self, ident: str) -> None:
+        if not remove(self.path(ident)):
+            raise _unknown(ident)
 
-class UploadNote:
-    """One line about the key, one with the session's address. Written in place: a torn one is no address."""
+    @contextmanager
+    def held(self, ident: str) -> Iterator[None]:
+        """Lock an upload, because only one request at a time may write to it. Raises Conflict if it is locked."""
+        with self._guard:
+            if ident in self._busy:
+                raise Conflict("another request writes to this upload", hint="wait until it ends")
+            self._busy.add(ident)
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._busy.discard(ident)
 
-    def __init__(self, descriptor: int, key: str) -> None:
-        self._descriptor = descriptor
-        self._key = key
+    def path(self, ident: str) -> str:
+        """The path of an upload's file, whether it exists or not. Raises NotFound for a malformed ``ident``."""
+        if not _IDENT.fullmatch(ident):
+            raise _unknown(ident)
+        return os.path.join(self._paths.ingest, f"upload-{ident}")
 
-    def get(self) -> str:
-        """ "" where there is none."""
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        text = os.read(self._descriptor, _MAX).decode("utf-8", "replace")
-        known, _, value = text.partition("\n")
-        return value.removesuffix("\n") if known == self._key and value.endswith("\n") else ""
 
-    def set(self, value: str) -> None:
-        os.ftruncate(self._descriptor, 0)
-        if value:
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            write_all(self._descriptor, f"{self._key}\n{value}\n".encode())
+class Received:
+    """A ``Blob`` whose bytes are all in the file that received them; nothing more can be read from its source."""
+
+    origin = ""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+
+    def open(self, start: int = 0, end: int | None = None) -> Stream:
+        if self.descriptor.size == 0:
+            return io.BytesIO()
+        raise BlobNotFound(f"what was sent is not {self.descriptor.digest}", hint="send it again")
+
+
+def _unknown(ident: str) -> NotFound:
+    return NotFound(f"no upload {ident[:64]!r}", hint="begin another one")

@@ -1,6 +1,6 @@
-"""What the store's bytes are for. Every byte on the disk is counted once: the parts add up to the whole.
+"""Disk usage of the store, by purpose. Every byte on the disk is counted once, so the parts add up to the whole.
 
-Bytes are those of the disk (blocks), so holes of sparse tars cost nothing and hard links count once.
+Bytes are disk blocks, so the holes of sparse tars cost nothing, and a file with several hard links counts once.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamina.files import names_of_files
+from lamina.host.files import names_of_files
 from lamina.spec.digest import Digest
+from lamina.store.foreign_trees import disk_bytes, tree_bytes
 from lamina.store.mark import Marked, Memory, mark, of_containers, of_names, of_roots
 from lamina.store.refs import name_of
 from lamina.store.roots import GRACE
-from lamina.store.trees import disk_bytes, tree_bytes
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageUsage:
-    """``size``: all that the image needs; ``shared`` of it with other images; ``unique``: what deleting this image
-    alone frees. ``names`` that it has."""
+    """``size``: everything that the image needs. ``shared``: the part of it that other images need too. ``unique``:
+    the bytes that deleting only this image frees. ``names``: its names."""
 
     digest: Digest
     names: tuple[str, ...]
@@ -36,10 +36,10 @@ class ImageUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes on disk: ``images`` (what some image needs), ``held`` (what no image needs, but a container, or a command
-    that runs or ended less than an hour ago), ``unneeded`` (what prune deletes), ``ingest``, ``containers``,
-    ``frame`` (index.json, roots and the like). They add up to ``total``. The first three are, seen otherwise,
-    ``blobs`` (an uncompressed layer is one), ``tars`` and ``indexes`` (checkpoints among them)."""
+    """Bytes on disk: ``images`` (needed by an image), ``held`` (needed by no image, but by a container, or by a
+    command that runs or ended less than an hour ago), ``unneeded`` (what prune deletes), ``ingest``, ``containers``,
+    ``frame`` (index.json, roots and the like). They add up to ``total``. The first three can also be split into
+    ``blobs`` (including uncompressed layers), ``tars`` and ``indexes`` (including checkpoints)."""
 
     per_image: tuple[ImageUsage, ...]
     images: int
@@ -58,11 +58,11 @@ class Usage:
 
 
 NOTHING = Usage((), 0, 0, 0, 0, 0, 0, 0, 0, 0)
-"""Of a store that is not there yet."""
+"""The usage of a store that does not exist yet."""
 
 
 def usage(store: Store) -> Usage:
-    """Look at everything once. Raises SystemFailure, StoreDamaged."""
+    """Measure everything once. Raises SystemFailure, StoreDamaged."""
     names: dict[Digest, list[str]] = {}
     entries = store.refs.entries()
     for entry in entries:
@@ -109,7 +109,7 @@ def usage(store: Store) -> Usage:
 
 
 def _by_kind(store: Store, sizes: dict[tuple[int, int], int]) -> tuple[int, int]:
-    """Bytes of blobs, and of tars that are no blob at the same time."""
+    """Bytes of blobs, and of tars that are not hard links to a blob."""
 
     def seen(paths: Iterable[str]) -> set[tuple[int, int]]:
         found = set()
@@ -125,7 +125,7 @@ def _by_kind(store: Store, sizes: dict[tuple[int, int], int]) -> tuple[int, int]
 
 
 def _files(store: Store) -> tuple[dict[tuple[int, int], int], dict[Digest, list[tuple[int, int]]]]:
-    """Bytes of each file (by device and inode), and the files of each blob and of each layer's diff_id."""
+    """The bytes of each file (by device and inode), and the files of each blob and of each layer's diff_id."""
     sizes: dict[tuple[int, int], int] = {}
     owners: dict[Digest, list[tuple[int, int]]] = {}
 

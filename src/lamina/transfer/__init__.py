@@ -1,3 +1,2 @@
-"""Images on their way from one place to another (floor 7): one engine under load, save, copy, and later pull and
-push; and an image at any place opened without storing it. Knows protocols, not places.
-"""
+"""Images copied between places: one engine under pull, push, load, save, copy and sync. Must not know what is in a
+layer."""

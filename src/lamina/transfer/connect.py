@@ -1,4 +1,5 @@
-"""Registries as the settings say they are to be reached, and the store with what it knows to be in registries."""
+"""Access to registries according to the settings, and the store together with the registries that its images came
+from."""
 
 from __future__ import annotations
 
@@ -6,10 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lamina.documents import Known, blobs, listed, looking, walk
 from lamina.errors import UsageError
 from lamina.events import Cancel, OnEvent, ignore
-from lamina.source import Blob, Reader
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
@@ -18,21 +17,22 @@ from lamina.spec.reference import Reference
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lamina.config import Settings
     from lamina.remote.client import Access, Client
     from lamina.remote.credentials import Credential
     from lamina.remote.download import Download
     from lamina.remote.registries import Registries
     from lamina.remote.repository import Repository
+    from lamina.settings import Settings
+    from lamina.source.protocols import Blob, Reader
     from lamina.store.store import Store
 
 CERT_DIRS = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 
 
 class Network:
-    """How this user reaches registries. ``credentials`` as "USER[:PASSWORD]" override what is stored, and so does
-    ``token`` (a bearer token), or ``anonymous`` (none). ``retries``: attempts after the first at what may pass;
-    ``retry_delay``: seconds between them."""
+    """How this user accesses registries. ``credentials`` ("USER[:PASSWORD]"), ``token`` (a bearer token) or
+    ``anonymous`` (no login) override stored credentials. ``retries`` is the number of attempts after the first for
+    temporary errors; ``retry_delay`` the seconds between them."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Network:
     ) -> None:
         self._settings = settings
         self._credentials = credentials
-        if not token.isascii() or not token.isprintable() or " " in token:  # it goes into a header
-            raise UsageError("the registry token has spaces, control characters or letters beyond ASCII")
+        if not token.isascii() or not token.isprintable() or " " in token:  # it is sent in a header
+            raise UsageError("the registry token contains spaces, control characters or non-ASCII characters")
         self._token = token
         self._anonymous = anonymous
         self._retries = retries
@@ -87,8 +87,8 @@ class Network:
         return Registries.load()
 
     def full(self, name: str) -> Reference:
-        """What a person typed as a reference with its tag; short names after registries.conf.
-        Raises UsageError."""
+        """Return what a person typed as a reference with its tag; short names follow registries.conf. Raises
+        UsageError."""
         head, slash, tail = name.partition("@")[0].rpartition("/")
         short = head + slash + tail.partition(":")[0]
         alias = self.registries.alias(short)
@@ -97,7 +97,8 @@ class Network:
         return Reference.parse(name).with_default_tag()
 
     def repository(self, name: str, *, store: Store | None = None) -> Repository:
-        """The repository of ``name``; a ``store`` lends its memory of uploads and of what is where."""
+        """Return the repository of ``name``. ``store`` provides the journal of uploads, and which repositories have a
+        blob."""
         from lamina.remote.repository import Repository
 
         reference = self.full(name)
@@ -107,22 +108,23 @@ class Network:
             reference.repository,
             self.access,
             self.registries,
-            journal=store.uploads,
+            journal=store.push_journal,
             mount_from=mounts(store, reference),
         )
 
     def download(self, url: str) -> Download:
-        """A file of a web server, at most as large as a layer may be. Raises what ``Download`` does."""
+        """Return a download of a file from a web server, limited to the largest layer size. Raises as
+        ``Download``."""
         from lamina.remote.download import Download
 
         return Download(url, self.access, limit=self._settings.max_layer)
 
     def client(self, host: str) -> Client:
-        """A registry's host alone. Raises UsageError."""
+        """Return a client for a registry's host. Raises UsageError."""
         from lamina.remote.client import Client
 
         if "/" in host:
-            raise UsageError(f"{host!r:.200} is not a host", hint="expected like ghcr.io or localhost:5000")
+            raise UsageError(f"{host!r:.200} is not a host name", hint="expected like ghcr.io or localhost:5000")
         return Client(
             Reference.parse(f"{host}/x").domain if host != "docker.io" else host,
             self.access,
@@ -146,8 +148,8 @@ class Network:
 
 
 class WithOrigins:
-    """``Reader`` of a store that also gives the blobs which are known here only by their tar: from the registry that
-    they came from."""
+    """``Reader`` of a store that also provides blobs of which the store only has the tar, from the registry that they
+    came from."""
 
     def __init__(self, store: Store, network: Network) -> None:
         self._store = store
@@ -181,7 +183,8 @@ class WithOrigins:
 
 
 def mounts(store: Store, target: Reference) -> Callable[[Descriptor], Sequence[str]]:
-    """Which repositories of the target's registry may have a blob already: those of images here that have it."""
+    """Return a function that lists repositories of the target's registry that may already have a blob: those of local
+    images with that blob."""
     found: dict[Digest, dict[str, None]] = {}
     looked: list[bool] = []
 
@@ -202,9 +205,11 @@ def mounts(store: Store, target: Reference) -> Callable[[Descriptor], Sequence[s
 
 
 def blobs_of(store: Reader, top: Descriptor) -> set[Digest]:
-    """Configs and layers of an image, of all its platforms that are there."""
+    """Return the configs and layers of an image, for all its platforms that are present."""
+    from lamina.source.walk import Known, blobs, listed, looking, walk
+
     found: set[Digest] = set()
     for one in walk(looking(store), [top], into=listed, deepest=None):
         if isinstance(one, Known) and isinstance(one.document, Manifest):
             found.update(blob.digest for blob in blobs(one.document))
-    return found  # of what is not here, or damaged, nothing is known
+    return found  # absent or damaged documents are skipped

@@ -1,27 +1,31 @@
-"""An image in the other manifest format: docker's as OCI's, or OCI's as docker's. Blobs stay as they are, so config
-and layers keep their digests; the manifest gets another one."""
+"""Converts an image to the other manifest format, docker's or OCI's. Blobs are unchanged, so config and layers keep
+their digests; the manifest gets a new one."""
 
 from __future__ import annotations
 
 from lamina.errors import Conflict, InvalidDocument, NotFound, Unsupported, UsageError
-from lamina.light import replace
-from lamina.source import MAX_NESTING, Blob, Reader, TarReader, choose
+from lamina.light import TYPE_CHECKING, replace
+from lamina.source.abilities import gives_tars
+from lamina.source.select import MAX_NESTING, choose
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, build_index, build_manifest, parse
 from lamina.spec.platform import Platform
 
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob, Reader
+
 FORMATS = {"oci": False, "v2s2": True, "docker": True}
-"""What a format is called, and whether it is docker's."""
+"""Name of a format -> whether it is docker's."""
 
 
 class Converted:
     """``Reader`` of ``source`` whose documents are all in one format. Of an index only the image for ``platform`` is
-    there, with None every one."""
+    there; None means all images."""
 
     def __init__(self, source: Reader, docker: bool, *, platform: Platform | None, preserve: bool = False) -> None:
-        """``preserve``: a document that would change is an error (Conflict)."""
+        """``preserve``: raise Conflict for a document that would change."""
         self.location = source.location
         self._source = source
         self._docker = docker
@@ -43,7 +47,7 @@ class Converted:
         return self._source.blob(descriptor)
 
     def tar(self, layer: Descriptor, diff_id: Digest) -> Blob | None:
-        return self._source.tar(layer, diff_id) if isinstance(self._source, TarReader) else None
+        return self._source.tar(layer, diff_id) if gives_tars(self._source) else None
 
     def _converted(self, top: Descriptor, what: str, depth: int = 0) -> Descriptor:
         key = (top.digest, top.media_type)
@@ -55,7 +59,8 @@ class Converted:
     def _convert(self, top: Descriptor, what: str, depth: int) -> Descriptor:
         if depth > MAX_NESTING:
             raise InvalidDocument(
-                f"{what[:300]}: indexes are nested more than {MAX_NESTING} deep", hint="refused as a bomb"
+                f"{what[:300]}: indexes are nested more than {MAX_NESTING} deep",
+                hint="report it to the publisher of the image",
             )
         document = parse(self._source.manifest(top), top.media_type, what)
         if isinstance(document, Index) and self._platform is not None:
@@ -66,7 +71,7 @@ class Converted:
         if self._preserve:
             raise Conflict(
                 f"{what} would get another digest in the other format",
-                hint="leave --format or --preserve-digests out",
+                hint="leave out --format or --preserve-digests",
             )
         self._documents[made.descriptor.digest] = made.raw
         return made.descriptor
@@ -75,12 +80,14 @@ class Converted:
         if mediatype.is_docker(manifest.media_type) == self._docker:
             return manifest
         if not manifest.is_image:
-            raise Unsupported(f"{what} is an artifact: docker's format has none", hint="leave --format out")
+            raise Unsupported(
+                f"{what} is an artifact, which docker's format can't express", hint="leave out --format"
+            )
         config = replace(manifest.config, media_type=manifest.config_type)
         layers = [
             replace(layer, media_type=layer.media_type or mediatype.DOCKER_LAYER_GZIP) for layer in manifest.layers
         ]
-        if self._docker:  # which has no annotations either
+        if self._docker:  # docker's format has no annotations
             return build_manifest(_bare(config), [_bare(layer) for layer in layers], docker=True)
         return build_manifest(config, layers, annotations=manifest.annotations)
 
@@ -94,8 +101,8 @@ class Converted:
                 new = self._converted(entry, f"{what}: {entry.digest}", depth + 1)
             except NotFound:  # a sparse index
                 raise UsageError(
-                    f"{what} lists {entry.digest}, which is not here, so the index can't be converted",
-                    hint="fetch it with `lamina pull --all-platforms`, or leave --all-platforms out",
+                    f"{what} lists {entry.digest}, which was not found, so the index can't be converted",
+                    hint="fetch it with `lamina pull --all-platforms`, or leave out --all-platforms",
                 ) from None
             changed = changed or new.digest != entry.digest
             raw = {key: value for key, value in entry.raw.items() if key != "data"}
@@ -107,6 +114,6 @@ class Converted:
 
 
 def _bare(descriptor: Descriptor) -> Descriptor:
-    """Without what docker's format has no place for."""
+    """Return the descriptor without fields that docker's format lacks."""
     raw = {key: value for key, value in descriptor.raw.items() if key in ("platform", "urls")}
     return replace(descriptor, annotations={}, data=None, artifact_type=None, raw=raw)

@@ -1,33 +1,22 @@
-"""The one engine that moves images: manifest first, then what is missing, in parallel; the name last.
+"""Copying images between places: the manifest first, then the missing blobs in parallel, and the name last.
 
-Documents are copied byte for byte, so digests stay. A blob that the target has is not touched, one that stands
-several times in a manifest moves once.
+Documents are copied byte for byte, so their digests stay the same. A blob that the target has is not copied; a blob
+that a manifest names several times is copied once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import cast
+from typing import TYPE_CHECKING
 
-from lamina.documents import Absent, Found, Known, Look, listed, look, walk
 from lamina.errors import AccessDenied, BlobNotFound, Conflict, InvalidDocument, NotFound, RemoteFailure, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
-from lamina.source import (
-    Gatherer,
-    Knower,
-    Maker,
-    Reader,
-    Referrers,
-    TarReader,
-    TarWriter,
-    Writer,
-    choose,
-    not_as_asked,
-    read_config,
-)
+from lamina.source.abilities import gathers, gives_tars, knows_images, lists_referrers, makes_manifests, takes_tars
+from lamina.source.select import choose, not_as_asked, read_config
+from lamina.source.walk import Absent, Found, Known, Look, listed, look, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -37,6 +26,9 @@ from lamina.spec.manifest import Index, Manifest, is_selectable, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.transfer.parallel import each
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Reader, Session, Writer
 
 _FEW = 1 << 20  # bytes
 
@@ -61,12 +53,43 @@ class Copied:
 
 @dataclass
 class Plan:
-    """What one image needs, in the order in which it is written. Of use within this room only."""
+    """What one image needs, in the order in which it is written. Only for use in this package."""
 
     top: Descriptor
     documents: list[tuple[Descriptor, bytes, str]] = field(default_factory=list)  # children before parents
     blobs: dict[Digest, tuple[Descriptor, str, Digest | None]] = field(default_factory=dict)
-    moved: dict[Digest, Moved] = field(default_factory=dict)  # what is at the target already, since planning
+    moved: dict[Digest, Moved] = field(default_factory=dict)  # copied to the target during planning
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a copy will bring to its target under one name, before anything is copied.
+
+    The ``name`` at the source, the name at the target, the descriptor that it will point to, the documents
+    (descriptor, bytes, "index" or "manifest"; children before parents), and the blobs (descriptor, "config", "layer"
+    or "blob").
+    """
+
+    source: Reader
+    name: str
+    target: Session
+    target_name: str
+    top: Descriptor
+    documents: tuple[tuple[Descriptor, bytes, str], ...]
+    blobs: tuple[tuple[Descriptor, str, Digest | None], ...]
+
+    def moves(self) -> list[Descriptor]:
+        """The blobs that the target does not have. A registry is asked about each blob."""
+        return [blob for blob, _, diff_id in self.blobs if not self.target.has(blob, diff_id)]
+
+
+Admission = Callable[[Proposal], bool]
+"""Called for each image, and each referrer, after planning and before copying. False leaves the image out. An
+exception ends the copy; a policy raises AccessDenied."""
+
+
+def _all(proposal: Proposal) -> bool:
+    return True
 
 
 def copy(
@@ -78,52 +101,69 @@ def copy(
     all_platforms: bool = False,
     index_only: bool = False,
     referrers: bool = False,
+    admit: Admission = _all,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Copied]:
-    """Copy each (name at the source, name at the target). Of an index, the platform's child is fetched (``platform``
-    or this machine's), or every one with ``all_platforms``; an image of one platform comes with a warning where
-    ``platform`` is another; with ``index_only`` none of what the index lists; the name keeps the index's digest where
-    the target can hold an index. With ``referrers`` also what refers to it: signatures, attestations, SBOMs.
+    """Copy each pair (name at the source, name at the target).
+
+    Of an index, the manifest of the platform is copied (``platform``, or this machine's), with ``all_platforms``
+    every manifest, with ``index_only`` none. If the target can hold an index, the name keeps the digest of the index.
+    An image for another platform than ``platform`` is copied with a warning. ``referrers``: also copy what refers to
+    the image (signatures, attestations, SBOMs). ``admit`` decides which images are copied; the others are not in the
+    result.
 
     Raises ReferenceNotFound, NotFound (platform), InvalidContent, SystemFailure, RemoteFailure, AccessDenied,
-    Cancelled. Nothing is named then.
+    Cancelled. Then no image gets a name.
     """
     wanted = platform or Platform.host()
     stop = Cancel(cancel)
-    copied = []
+    copied: list[Copied] = []
     try:
-        tops = [source.resolve(name) for name, _ in pairs]  # a target is not even made for what is not there
-        with target.session(f"copy from {source.location}"), _gathering(source, target, tops):
+        tops = [source.resolve(name) for name, _ in pairs]  # before the target is made: a name may not exist
+        with target.session(f"copy from {source.location}") as session, _gathering(source, session, tops):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
                 what = name or source.location
-                job = Job(source, target, wanted, all_platforms, what, on_event, stop)
-                job = replace(job, asked=platform is not None, index_only=index_only)
+                job = Job(source, session, wanted, all_platforms, what, on_event, stop)
+                job = replace(job, asked=platform is not None, index_only=index_only, admit=admit)
                 with _named(what, target_name):
-                    copied.append(_copied(job, top, name, target_name, referrers=referrers))
+                    done = _copied(job, top, name, target_name, referrers=referrers)
+                    copied += [done] if done is not None else []
     finally:
         stop.close()
     return copied
 
 
-def _gathering(source: Reader, target: Writer, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
-    """Several images of this machine come in together. What comes from a registry may take minutes, in which no other
-    image should wait for its name."""
-    if len(tops) > 1 and isinstance(target, Gatherer) and _is_here(source, tops[0]):
+class Into:
+    """A ``Writer`` that returns one open session again and again, so that several copies write together."""
+
+    def __init__(self, session: Session) -> None:
+        self.location = session.location
+        self.takes = session.takes
+        self._session = session
+
+    def session(self, purpose: str) -> AbstractContextManager[Session]:
+        return nullcontext(self._session)
+
+
+def _gathering(source: Reader, target: Session, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
+    """Gather if several images come from this machine. From a registry, one image may take minutes, and the others
+    should not wait for it to get their names."""
+    if len(tops) > 1 and gathers(target) and _is_here(source, tops[0]):
         return target.gathering()
     return nullcontext()
 
 
 def _is_here(source: Reader, *blobs: Descriptor) -> bool:
     """Whether the blobs are on this machine."""
-    with suppress(NotFound):  # who copies it says so; an archive makes its manifests
+    with suppress(NotFound):  # the copy reports what is missing; an archive makes its manifests
         return not any(source.blob(blob).origin for blob in blobs)
     return True
 
 
 @contextmanager
 def _named(what: str, target_name: str) -> Iterator[None]:
-    """What a registry answers of a blob says which image that is of."""
+    """Add the name of the image to errors that a registry returns for a blob."""
     try:
         yield
     except (RemoteFailure, AccessDenied) as error:
@@ -133,13 +173,15 @@ def _named(what: str, target_name: str) -> Iterator[None]:
         raise type(error)(f"{whole}: {error.message}", hint=error.hint) from error
 
 
-def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers: bool) -> Copied:
+def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers: bool) -> Copied | None:
+    """Copy one image; None if it was not admitted."""
     target, on_event = job.target, job.on_event
-    known = _known(job, top, target_name)
-    if known is not None:
-        on_event(Tagged(target_name, known.descriptor.digest))
-        return known
+    same = _same_image(job, top, target_name)
+    if same is not None:
+        return _named_again(job, same, name, target_name)
     plan = job.planned(top)
+    if not job.admits(plan, name, target_name):
+        return None
     blobs = job.run(plan)
     job.cancel.check()
     if referrers:
@@ -149,27 +191,34 @@ def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers
     return Copied(target_name, plan.top, tuple(blobs))
 
 
-def _known(job: Job, top: Descriptor, target_name: str) -> Copied | None:
-    """The image under its name at the target, where it is there already and its source has only made a manifest of
-    it: an archive of `docker save` is no second image."""
+def _same_image(job: Job, top: Descriptor, target_name: str) -> Descriptor | None:
+    """The same image at the target, if it is there and the source has only made its manifest: an archive of `docker
+    save` must not become a second image."""
     source, target = job.source, job.target
-    if not isinstance(source, Maker) or not isinstance(target, Knower) or not source.makes(top):
+    if not makes_manifests(source) or not knows_images(target) or not source.makes(top):
         return None
     manifest = parse(source.manifest(top), top.media_type, job.what)
     if not isinstance(manifest, Manifest):
         return None
     same = target.same_image(manifest, target_name)
-    if same is None:
+    if same is not None:
+        job.check_platform(read_config(source, manifest, job.what))
+    return same
+
+
+def _named_again(job: Job, same: Descriptor, name: str, target_name: str) -> Copied | None:
+    """Give another name to an image that is at the target; None if that was not admitted."""
+    if not job.admits(Plan(same), name, target_name):
         return None
-    job.check_platform(read_config(source, manifest, job.what))
-    target.tag(target_name, same)
+    job.target.tag(target_name, same)
     job.on_event(BlobDone(same.digest, same.size, "manifest", reused=True))
+    job.on_event(Tagged(target_name, same.digest))
     return Copied(target_name, same, (Moved(same, "manifest", True),))
 
 
 def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]:
-    """What refers to the image's documents, and what refers to that: by the referrers of the source, and by the
-    tags that cosign derives from a digest."""
+    """Copy what refers to the image's documents, and what refers to that. The source lists referrers, and cosign
+    derives tags from a digest."""
     moved: list[Moved] = []
     seen: set[Digest] = set()
     pending = [descriptor.digest for descriptor, _, _ in plan.documents]
@@ -179,14 +228,16 @@ def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]
             continue
         seen.add(subject)
         found: list[tuple[str, Descriptor]] = []
-        if isinstance(job.source, Referrers):
-            # named by its digest: without a name `prune` would take it for a leftover
+        if lists_referrers(job.source):
+            # Name it by its digest: `prune` deletes documents without a name.
             here = _repository(target_name)
             listed = job.source.referrers(subject)
             found += [(f"{here}@{descriptor.digest}" if here else "", descriptor) for descriptor in listed]
         found += _digest_tags(job.source, name, target_name, subject)
         for tag, descriptor in found:
             inner = job.planned(descriptor)
+            if not job.admits(inner, name, tag):
+                continue
             moved += job.run(inner)
             job.target.tag(tag, inner.top)
             pending += [document.digest for document, _, _ in inner.documents]
@@ -194,7 +245,7 @@ def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]
 
 
 def _digest_tags(source: Reader, name: str, target_name: str, subject: Digest) -> list[tuple[str, Descriptor]]:
-    """What the source has under tags made of the digest, and the names for it at the target."""
+    """The descriptors that the source has under tags made from the digest, with their names at the target."""
     there, here = _repository(name), _repository(target_name)
     found = []
     for suffix in ("sig", "att", "sbom"):
@@ -215,23 +266,29 @@ def _repository(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image on its way."""
+    """The copy of one image."""
 
     source: Reader
-    target: Writer
+    target: Session
     platform: Platform
     all_platforms: bool
     what: str
     on_event: OnEvent
     cancel: Cancel
-    asked: bool = False  # the platform is not just this machine's
-    index_only: bool = False  # what an index lists stays behind
+    asked: bool = False  # whether the caller asked for the platform
+    index_only: bool = False  # copy the index without the manifests that it lists
+    admit: Admission = _all
+
+    def admits(self, plan: Plan, name: str, target_name: str) -> bool:
+        """Whether the image may be copied."""
+        documents, blobs = tuple(plan.documents), tuple(plan.blobs.values())
+        return self.admit(Proposal(self.source, name, self.target, target_name, plan.top, documents, blobs))
 
     def run(self, plan: Plan) -> list[Moved]:
-        """Blobs, then documents, children first; what was moved, in manifest order, parents first."""
+        """Copy blobs, then documents, children first. Returns what was copied, in manifest order, parents first."""
         moved = {**plan.moved, **_move_blobs(self, plan)}
         for descriptor, raw, what in plan.documents:
-            reused = self.target.has(descriptor)
+            reused = bool(self.target.has(descriptor))
             self.target.put_manifest(descriptor, raw)
             moved[descriptor.digest] = Moved(descriptor, what, reused)
             self.on_event(BlobDone(descriptor.digest, descriptor.size, what, reused))
@@ -243,8 +300,8 @@ class Job:
         plan = Plan(self._single(top, look_once))
         for found in walk(look_once, [plan.top], into=self._wanted, children_first=True, what=self.what):
             if isinstance(found, Absent) and self.all_platforms and found.descriptor != plan.top:
-                # a sparse index: what the source lacks can't be copied
-                if self.target.takes_sparse or self.target.has(found.descriptor):
+                # A sparse index: what the source does not have can't be copied.
+                if self.target.takes.sparse or self.target.has(found.descriptor):
                     continue
                 raise BlobNotFound(
                     f"{self.what} lists {found.descriptor.digest}, which is not at {self.source.location}",
@@ -259,16 +316,16 @@ class Job:
         return look(self.source.manifest, descriptor, what=self.what)
 
     def _single(self, top: Descriptor, look: Look) -> Descriptor:
-        """``top``, or the one manifest that stands for it where the target takes no index, or not this one: a
-        registry refuses an index that lists what it lacks."""
-        if self.target.takes_indexes and (self.target.takes_sparse or self.all_platforms or self.index_only):
+        """``top``; or one manifest of it, if the target takes no index, or does not take this one: a registry refuses
+        an index that lists manifests which it lacks."""
+        if self.target.takes.indexes and (self.target.takes.sparse or self.all_platforms or self.index_only):
             return top
 
         def chosen(found: Found) -> tuple[Descriptor, ...]:
             if not (isinstance(found, Known) and isinstance(found.document, Index)):
                 return ()
-            if self.target.takes_indexes and not any(map(is_selectable, found.document.manifests)):
-                return ()  # of artifacts: all of it
+            if self.target.takes.indexes and not any(map(is_selectable, found.document.manifests)):
+                return ()  # an index of artifacts: copy all of it
             if self.all_platforms:
                 raise Conflict(
                     f"{self.target.location} holds one platform an image", hint="write an oci-archive instead"
@@ -279,7 +336,7 @@ class Job:
         if not below:
             return top
         one = below[-1].descriptor
-        if self.target.takes_indexes:
+        if self.target.takes.indexes:
             if all(child.digest == one.digest or self.target.has(child) for child in listed(first)):
                 return top
             self.on_event(Warned(f"{self.what}: only its image for {self.platform} is copied; --all-platforms: all"))
@@ -303,13 +360,14 @@ class Job:
         plan.documents.append((descriptor, document.raw, "manifest"))
 
     def check_platform(self, config: ImageConfig) -> None:
-        """Warn where an image of one platform is for another than the one that was asked for."""
+        """Warn if a single-platform image is for another platform than the one that was asked for."""
         warning = not_as_asked(config, self.platform) if self.asked else ""
         if warning:
             self.on_event(Warned(f"{self.what}: {warning}"))
 
     def _wanted(self, found: Found) -> Iterable[Descriptor]:
-        """Of an index every document, or the platform's; of one that is no image (artifacts, referrers) every one."""
+        """The documents of an index to copy: all, or that of the platform; all if the index is not an image
+        (artifacts, referrers)."""
         if self.index_only:
             return ()
         documents = listed(found)
@@ -320,14 +378,15 @@ class Job:
         return documents
 
     def _config(self, plan: Plan, manifest: Manifest) -> ImageConfig:
-        """The config, which says what the layers unpack to. Where the target can be read it goes there first: it is
-        fetched once, however many processes want it."""
+        """Read the config, which lists the diff_ids of the layers. If the target can be read, copy the config there
+        first: then it is fetched once, however many processes want it."""
         descriptor = manifest.config
-        if self.target.reads_back and descriptor.size <= MAX_DOCUMENT:
+        reader = self.target.reader if self.admit is _all else None  # nothing is copied before it is admitted
+        if reader is not None and descriptor.size <= MAX_DOCUMENT:
             moved = _move(self, descriptor, "config", None, self.cancel)
             if moved is not None:
                 plan.moved[descriptor.digest] = moved
-            return read_config(cast(Reader, self.target), manifest, self.what)
+            return read_config(reader, manifest, self.what)
         return read_config(self.source, manifest, self.what)
 
 
@@ -351,11 +410,11 @@ def _add_blob(plan: Plan, descriptor: Descriptor, kind: str, diff_id: Digest | N
         raise InvalidDocument(
             f"{what} states {descriptor.digest} as its config and as a layer", hint="the manifest is malformed"
         )
-    plan.blobs[descriptor.digest] = (descriptor, kind, diff_id)  # stated before as something of an unknown type
+    plan.blobs[descriptor.digest] = (descriptor, kind, diff_id)  # it was named before with an unknown type
 
 
 def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
-    """All blobs, several at once; the largest is taken first: it decides when all is done."""
+    """Copy all blobs, several at once. The largest starts first, because it takes the longest."""
     moved: dict[Digest, Moved] = {}
 
     def work(wanted: tuple[Descriptor, str, Digest | None], cancel: Cancel) -> None:
@@ -370,20 +429,21 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
             job.cancel.check()
             work(blob, job.cancel)
         return moved
-    if isinstance(job.target, Gatherer):
+    if gathers(job.target):
         job.target.give_names()
     each(sorted(waiting, key=lambda blob: -blob[0].size), work, job.cancel)
     return moved
 
 
 def _is_at_hand(job: Job, blobs: Sequence[Descriptor]) -> bool:
-    """Whether to start threads takes longer than to copy these blobs: few bytes, from this machine to this one."""
-    return job.target.reads_back and sum(blob.size for blob in blobs) <= _FEW and _is_here(job.source, *blobs)
+    """Whether the blobs are so few bytes, and all on this machine, that starting threads would take longer than the
+    copy."""
+    return job.target.reader is not None and sum(blob.size for blob in blobs) <= _FEW and _is_here(job.source, *blobs)
 
 
 def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
     on_event = job.on_event
-    if mediatype.is_foreign(descriptor.media_type) and not job.target.takes_foreign:
+    if mediatype.is_foreign(descriptor.media_type) and not job.target.takes.foreign:
         on_event(Warned(f"layer {descriptor.digest} is not distributable: {job.target.location} goes without it"))
         return None
     if job.target.has(descriptor, diff_id):
@@ -406,8 +466,9 @@ def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, c
 
 
 def _move_tar(job: Job, layer: Descriptor, diff_id: Digest | None, cancel: Cancel) -> bool:
-    """Where the target keeps plain tars and the source has this one, nothing is fetched and inflated for it."""
-    if diff_id is None or not isinstance(job.source, TarReader) or not isinstance(job.target, TarWriter):
+    """Copy the plain tar if the target keeps tars and the source has this one; then nothing is fetched or
+    decompressed."""
+    if diff_id is None or not gives_tars(job.source) or not takes_tars(job.target):
         return False
     tar = job.source.tar(layer, diff_id)
     if tar is not None:

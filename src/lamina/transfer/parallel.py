@@ -1,4 +1,4 @@
-"""Several blobs at once: threads, the first failure, and an interrupt that ends them."""
+"""Runs work on several blobs at once: threads, the first error, and an interrupt that ends them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from lamina.events import Cancel, join, started
-from lamina.files import first_error
+from lamina.host.files import first_error
 
 T = TypeVar("T")
-PATIENCE = 0.7  # seconds that workers have to stop in after an interrupt
+PATIENCE = 0.7  # seconds that workers have to stop after an interrupt
 
 
 def each(items: Iterable[T], work: Callable[[T, Cancel], None], cancel: Cancel | None) -> None:
-    """Call ``work`` for every item, in threads, twice as many as there are cores at most. The first failure sets the
-    cancel that the others got, and is raised when they have ended."""
+    """Call ``work`` for every item, in at most twice as many threads as there are cores. The first error sets the
+    Cancel that all calls got; it is raised when they have ended."""
     waiting = list(items)[::-1]
     errors: list[BaseException] = []
     guard = threading.Lock()
@@ -32,7 +32,7 @@ def each(items: Iterable[T], work: Callable[[T, Cancel], None], cancel: Cancel |
             try:
                 stop.check()
                 work(item, stop)
-            except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
+            except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
                 errors.append(error)
                 stop.set()
 
@@ -43,7 +43,8 @@ def each(items: Iterable[T], work: Callable[[T, Cancel], None], cancel: Cancel |
     except BaseException:
         stop.set()
         deadline = time.monotonic() + PATIENCE
-        for thread in threads:  # one that waits for another process's lock is left behind: it dies with us
+        # a thread that waits for another process's lock is left behind; it ends with this process
+        for thread in threads:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
         raise

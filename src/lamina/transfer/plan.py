@@ -1,4 +1,4 @@
-"""What a pull would move, before anything is moved."""
+"""Plans a pull: what would be moved, before anything is moved."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamina.documents import Found, Known, listed, looking, walk
 from lamina.errors import LaminaError
-from lamina.source import Reader, choose, read_config
+from lamina.source.select import choose, read_config
+from lamina.source.walk import Found, Known, listed, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -19,17 +19,18 @@ from lamina.store.layers import blob_stays
 from lamina.transfer.connect import Network, blobs_of
 
 if TYPE_CHECKING:
+    from lamina.source.protocols import Reader
     from lamina.store.store import Store
 
 FETCH, HERE, KNOWN = "to fetch", "already here", "known by diff_id"
-_TYPICAL = 3.0  # tar bytes a gzip byte, where nothing better is known
+_TYPICAL = 3.0  # bytes of tar for each gzip byte, if nothing better is known
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedBlob:
-    """``state``: "to fetch", "already here", or "known by diff_id" (with ``keep = tar``: its tar is here under
-    another compressed digest, so it is not fetched). ``tar_size`` in bytes, None for what is no layer; ``shared``:
-    images here that have it."""
+    """One blob of a plan. ``state`` is "to fetch", "already here", or "known by diff_id" (with ``keep = tar``: the
+    store has its tar under another compressed digest, so it is not fetched). ``tar_size`` in bytes, None if it is not
+    a layer. ``shared`` are local images that have it."""
 
     descriptor: Descriptor
     what: str
@@ -40,8 +41,8 @@ class PlannedBlob:
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """``fetch`` and ``here`` in bytes of blobs; ``disk``: bytes the store grows by, ``estimated`` where a layer's
-    tar is not known before it is there."""
+    """The plan of a pull. ``fetch`` and ``here`` are in bytes of blobs. ``disk`` is the growth of the store in bytes;
+    it is ``estimated`` if the tar size of a layer is not known in advance."""
 
     name: str
     descriptor: Descriptor
@@ -55,8 +56,8 @@ class PullPlan:
 def plan_pull(
     name: str, store: Store, network: Network, *, platform: Platform, all_platforms: bool = False
 ) -> PullPlan:
-    """Ask for manifests and configs only, plus a few bytes at the end of each missing layer that say how large it
-    unpacks to. Raises as ``pull``; nothing is written."""
+    """Plan a pull: request only manifests, configs, and the last bytes of each missing layer, which tell its inflated
+    size. Nothing is written. Raises as ``pull``."""
     repository = network.repository(name)
     reference = network.full(name)
     top = repository.resolve(str(reference))
@@ -119,7 +120,7 @@ def _small(store: Store, descriptor: Descriptor, what: str, shared: dict[Digest,
 
 
 def _shared(store: Store) -> dict[Digest, tuple[str, ...]]:
-    """Which named images of the store have a blob."""
+    """Map each blob to the named images of the store that have it."""
     found: dict[Digest, list[str]] = {}
     for name, top in store.names():
         if name:
@@ -129,8 +130,8 @@ def _shared(store: Store) -> dict[Digest, tuple[str, ...]]:
 
 
 def _unpacked(reader: Reader, layer: Descriptor) -> tuple[int, bool]:
-    """Bytes of a layer's tar, and whether that is sure. A gzip file ends with its length modulo 2**32, if it has one
-    member: believed where it is plausible, never relied on."""
+    """Return the tar size of a layer in bytes, and whether it is exact. A gzip file with one member ends with its
+    length modulo 2**32: used if plausible, never relied on."""
     compression = mediatype.compression(layer.media_type)
     if compression == "none":
         return layer.size, True

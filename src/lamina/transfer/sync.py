@@ -1,4 +1,4 @@
-"""Many references at once: what a list or a pattern names, from one place to another."""
+"""Selection of many references, by a list or a pattern, for copying from one place to another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lamina.errors import UsageError
-from lamina.files import reported
+from lamina.host.files import reported
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.reference import Reference
 from lamina.transfer.connect import Network
@@ -22,23 +22,23 @@ _HINT = "see docs/sync.md"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Images of a repository: these ``tags`` and digests, those that match ``pattern``, or with neither all. In
-    ``repository`` the path may have * and ?: all that fit in the registry's catalog."""
+    """Images of a repository to copy: these ``tags`` and digests, those that match ``pattern``, or all if neither is
+    given. The path in ``repository`` may contain * and ?; then it means all matches in the registry's catalog."""
 
     repository: str
     tags: tuple[str, ...] = ()
     pattern: re.Pattern[str] | None = None
     access: Mapping[str, str] = field(default_factory=dict)
-    """Settings of this registry alone: "tls_verify", "cert_dir", "creds"."""
+    """Settings for this registry: "tls_verify", "cert_dir", "creds"."""
 
 
 def parse_list(raw: bytes, what: str) -> list[Wanted]:
-    """A YAML list of references, or skopeo's form: hosts with ``images`` (repository to list of tags and digests) and
-    ``images-by-tag-regex``. Raises UsageError naming the place."""
+    """Parse a YAML list of references, or skopeo's form: hosts with ``images`` (repository -> list of tags and
+    digests) and ``images-by-tag-regex``. Raises UsageError, which names the place."""
     import yaml
 
     if len(raw) > MAX_FILE:
-        raise UsageError(f"{what} has more than {MAX_FILE} bytes", hint=_HINT)
+        raise UsageError(f"{what} is too large: more than {MAX_FILE} bytes", hint=_HINT)
     try:
         value = yaml.safe_load(raw)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -46,12 +46,13 @@ def parse_list(raw: bytes, what: str) -> list[Wanted]:
     if isinstance(value, list):
         return [one for text in value for one in parse_pattern(_text(text, what))]
     if not isinstance(value, dict):
-        raise UsageError(f"{what} holds neither a list of references nor hosts", hint=_HINT)
+        raise UsageError(f"{what} is neither a list of references nor a map of hosts", hint=_HINT)
     return [one for host, server in value.items() for one in _server(_text(host, what), server, what)]
 
 
 def parse_pattern(text: str) -> list[Wanted]:
-    """``host/repository:tag`` with ``*`` and ``?`` in the tag; without a tag: all of them. Raises UsageError."""
+    """Parse ``host/repository:tag`` with ``*`` and ``?`` in the tag; without a tag it means all tags. Raises
+    UsageError."""
     text = text.removeprefix("docker://")
     if "@" not in text:
         head, slash, tail = text.rpartition("/")
@@ -66,8 +67,8 @@ def parse_pattern(text: str) -> list[Wanted]:
 
 
 def expand(wanted: Wanted, network: Network) -> Iterator[Reference]:
-    """The references, tags asked for where a pattern or a whole repository is wanted.
-    Raises NotFound, AccessDenied, RemoteFailure."""
+    """Yield the references. For a pattern or a whole repository the registry is asked for its tags. Raises NotFound,
+    AccessDenied, RemoteFailure."""
     host, _, path = wanted.repository.partition("/")
     if any(letter in path for letter in "*?["):
         from lamina.remote.list import catalog
@@ -89,8 +90,8 @@ def expand(wanted: Wanted, network: Network) -> Iterator[Reference]:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An image to copy: ``inside`` is its name at its place, ``full`` the whole one; ``short`` and ``scoped`` are
-    what stands below a target's prefix, with a colon first where only a tag is known."""
+    """An image to copy. ``inside`` is its name at its place, ``full`` the full name. ``short`` and ``scoped`` are the
+    names below a target's prefix; they begin with a colon if only a tag is known."""
 
     inside: str
     full: str
@@ -99,13 +100,15 @@ class Named:
 
     @classmethod
     def of(cls, reference: Reference, inside: str = "") -> Named:
-        """Under the last part of its name, or its whole name, in which the colon of a port becomes a dash."""
+        """Make the names from a reference: ``short`` from the last part of its name, ``scoped`` from its whole name,
+        with the colon of a port replaced by a dash."""
         end = f"@{reference.digest}" if reference.digest else f":{reference.tag or 'latest'}"
         scoped = f"{reference.domain}/{reference.path}".replace(":", "-")
         return cls(inside or str(reference), str(reference), reference.path.rpartition("/")[2] + end, scoped + end)
 
     def below(self, prefix: str, *, scoped: bool, suffix: str = "") -> str:
-        """Its name below ``prefix`` (host, or host and path, or a directory); ``suffix`` is added to the tag."""
+        """Return its name below ``prefix`` (host, host and path, or a directory); ``suffix`` is appended to
+        the tag."""
         name = self.scoped if scoped else self.short
         if suffix and "@" not in name:
             name += suffix
@@ -113,15 +116,15 @@ class Named:
 
 
 def named_in(names: Iterable[tuple[str, Descriptor]], where: str) -> Iterator[Named]:
-    """What a layout or an archive holds. Raises UsageError for an image without a name, or with one that is no
-    reference."""
+    """Yield the images of a layout or an archive. Raises UsageError for an image without a name, or whose name is not
+    a reference."""
     for name, descriptor in names:
         if not name:
             raise UsageError(
                 f"{where} holds {descriptor.digest} without a name",
-                hint="give it one with `lamina copy`, or copy it alone",
+                hint="give it a name with `lamina copy`, or copy it alone",
             )
-        if "/" not in name and ":" not in name and "@" not in name:  # image-spec: a tag alone
+        if "/" not in name and ":" not in name and "@" not in name:  # image-spec: a tag without a repository
             Reference.parse(f"x:{name}")
             yield Named(name, name, f":{name}", f":{name}")
         else:
@@ -129,8 +132,8 @@ def named_in(names: Iterable[tuple[str, Descriptor]], where: str) -> Iterator[Na
 
 
 def image_directories(top: str) -> Iterator[tuple[str, Named]]:
-    """The image directories (dir:) in a directory, as `skopeo sync` writes them: ``app:1/manifest.json``. Raises
-    UsageError, SystemFailure."""
+    """Yield the image directories (dir:) below a directory, as `skopeo sync` writes them: ``app:1/manifest.json``.
+    Raises UsageError, SystemFailure."""
     base = os.path.basename(os.path.abspath(top))
     with reported(top):
         if os.path.isfile(os.path.join(top, "manifest.json")):
@@ -149,7 +152,8 @@ def _raise(error: OSError) -> None:
 
 
 def _repository(text: str) -> str:
-    """Its full name, where the path may be a pattern: that needs its host said. Raises UsageError."""
+    """Return the full name of a repository whose path may be a pattern, which needs an explicit host. Raises
+    UsageError."""
     host, _, path = text.partition("/")
     if not any(letter in text for letter in "*?["):
         return Reference.parse(text).repository
@@ -166,7 +170,7 @@ def _server(host: str, server: object, what: str) -> Iterator[Wanted]:
     unknown = set(map(str, server)) - _SERVER_KEYS
     if unknown:
         raise UsageError(
-            f"{where}: unknown {sorted(unknown)[0]!r:.100}", hint="known: " + ", ".join(sorted(_SERVER_KEYS))
+            f"{where}: unknown {sorted(unknown)[0]!r:.100}", hint="use one of: " + ", ".join(sorted(_SERVER_KEYS))
         )
     access = _access(server, where)
     for repository, tags in _map(server, "images", where).items():

@@ -1,17 +1,19 @@
-"""Proving an image where it is: every digest, every size, every diff_id, nothing kept."""
+"""Validates an image in its place: every digest, size and diff_id; nothing is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lamina.config import MAX_LAYER
-from lamina.documents import Absent, Found, Known, Unread, looking, walk
 from lamina.errors import BlobNotFound, Cancelled, LaminaError, NotFound
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, ignore
-from lamina.layer.codec import inflating
-from lamina.layer.read import LayerReader
-from lamina.source import Reader, choose, prove_diff_id, read_config, verified
+from lamina.layer.codec import layer_decoder
+from lamina.layer.decode import LayerReader
+from lamina.light import TYPE_CHECKING
+from lamina.settings import MAX_LAYER
+from lamina.source.select import choose, read_config
+from lamina.source.verify import prove_diff_id, verified
+from lamina.source.walk import Absent, Found, Known, Unread, looking, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -19,10 +21,13 @@ from lamina.spec.manifest import Index, Manifest
 from lamina.spec.platform import Platform
 from lamina.transfer.parallel import each
 
+if TYPE_CHECKING:
+    from lamina.source.protocols import Reader
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One document or blob; ``problem`` is "" where it is what it should be."""
+    """One checked document or blob; ``problem`` is "" if it is right."""
 
     descriptor: Descriptor
     what: str
@@ -39,7 +44,7 @@ def validate(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Checked]:
-    """Read all that the image has and prove it. A problem does not end it; what can't be reached at all does.
+    """Read and verify everything that the image has. A problem does not stop it, but an unreachable place does.
     Raises ReferenceNotFound, AccessDenied, RemoteFailure, Cancelled."""
     top = reader.resolve(name)
     checked: list[Checked] = []
@@ -70,7 +75,7 @@ def validate(
 def _documents(
     reader: Reader, top: Descriptor, platform: Platform, all_platforms: bool
 ) -> Iterator[tuple[Descriptor, Manifest | Index | None, str]]:
-    unmet: dict[Descriptor, str] = {}  # indexes that have nothing for the platform
+    unmet: dict[Descriptor, str] = {}  # indexes without an entry for the platform
 
     def wanted(found: Found) -> Iterable[Descriptor]:
         if not (isinstance(found, Known) and isinstance(found.document, Index)):
@@ -88,7 +93,7 @@ def _documents(
         if isinstance(found, Known):
             yield descriptor, None if descriptor in unmet else found.document, unmet.get(descriptor, "")
         elif isinstance(found, Absent) and all_platforms and descriptor != top:
-            continue  # an index may name what was never fetched
+            continue  # an index may list images that were never fetched
         elif not isinstance(found, Unread) or mediatype.is_known_document(descriptor.media_type):
             yield descriptor, None, found.error.message
 
@@ -110,7 +115,7 @@ def _one(
                 max_layer=max_layer,
                 what=f"layer {descriptor.digest}",
                 algorithm=diff_id.algorithm,
-                inflate=inflating(descriptor, diff_id),
+                inflate=layer_decoder(descriptor, diff_id),
             )
         for data in verified(reader.blob(descriptor), on_event=on_event, cancel=cancel):
             for _ in layer.feed(data) if layer is not None else ():

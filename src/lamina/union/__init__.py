@@ -1,3 +1,2 @@
-"""The union of layers (floor 4): ``merge`` applies them by the image-spec's rules, ``Tree`` is the result, ``trail``
-says what happened to a path on the way. Pure: indexes in, values out; no disk, no names of images, no registry.
-"""
+"""The union of layers: ``merge`` applies the rules of the image-spec, ``Tree`` is the result. Pure: it takes indexes
+and returns values. Must not know a disk, a network, or how the result is shown."""

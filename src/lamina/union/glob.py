@@ -1,5 +1,5 @@
-"""Shell patterns over the union, component by component, as pathlib has them (pure): ``*``, ``?``, ``[...]`` within
-a name, ``**`` for any number of directories. `find` has patterns over whole paths (``layer.search``)."""
+"""Shell patterns over the union, matched component by component as pathlib does (pure): ``*``, ``?``, ``[...]``
+within a name, ``**`` for any number of directories. `find` matches whole paths instead (``layer.name_search``)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MAGIC = re.compile(rb"[*?\[]")
 
 
 def glob(union: Union, start: int, parts: Sequence[bytes]) -> list[bytes]:
-    """The paths that fit, below the node ``start`` and relative to it, ordered by their components; each once.
+    """Return the paths below the node ``start`` that match, relative to it, sorted by component, each once.
 
-    Symlinks to directories are gone through inside the image, but not by ``**``, which would never come to an end.
-    ``..`` stays in the path and never leads above the root.
+    Symlinks to directories are followed inside the image, but not by ``**``, which might never end. ``..`` is kept in
+    the path and never leads above the root.
     """
     found: dict[tuple[bytes, ...], int] = {(): start}
     for number, part in enumerate(parts):
@@ -44,7 +44,7 @@ def _fitting(union: Union, node: int, part: bytes) -> Iterator[tuple[bytes, int]
         if child is not None:
             yield part, child
     else:
-        # as text, so that `?` is a character and not a byte
+        # as text, so that `?` matches a character, not a byte
         fits = re.compile(fnmatch.translate(_text(part))).match
         for name, child in union.children(node).items():
             if fits(_text(name)):
@@ -52,7 +52,7 @@ def _fitting(union: Union, node: int, part: bytes) -> Iterator[tuple[bytes, int]
 
 
 def _below(union: Union, node: int, at: tuple[bytes, ...], *, files: bool) -> dict[tuple[bytes, ...], int]:
-    """The directory and all directories below it; with ``files`` everything."""
+    """Return the directory and all directories below it; with ``files`` everything below it."""
     found, pending = {at: node}, [(at, node)]
     while pending:
         at, node = pending.pop()

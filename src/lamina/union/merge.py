@@ -1,15 +1,16 @@
-"""The union: layers applied one upon the other (image-spec layer.md). The one place where these rules stand.
+"""The union of layers: each layer is applied to those below it (image-spec layer.md). The rules are here;
+``partial`` applies the same rules to a few paths, and is tested against this.
 
-1. A layer's whiteouts and opaque marks act first, wherever in the archive they stand, and only on what is below.
-   One that hides nothing does nothing; none of them makes a directory.
-2. Then its entries, in archive order. A directory over a directory takes only attributes; any other pair replaces
-   the whole subtree. A hardlink binds to the file that its target names at that moment, in this layer or below;
-   later changes of the other name don't touch it. Symlinks among the target's directories are followed inside the
-   image, whichever layer states them; a symlink at its end is itself the file. Attributes stated with a hardlink are
-   ignored: they are the file's.
-3. A directory that is not stated keeps what it has below; a path below something else makes a directory of it.
+1. The whiteouts and opaque marks of a layer are applied first, wherever they are in the archive, and only to lower
+layers. One that hides nothing has no effect; none of them creates a directory. 2. Then its entries are applied in
+archive order. A directory over a directory only replaces attributes; any other pair replaces the whole subtree. A
+hard link binds to the file that its target names at that moment, in this layer or below; later changes of the
+target's name don't affect it. Symlinks among the target's directories are followed inside the image, whichever layer
+has them; a symlink at its end is itself the file. Attributes stated with a hard link are ignored: the file has its
+own. 3. A directory that is not stated keeps the attributes from below; a path below something that is not a directory
+replaces it with a directory.
 
-``tests/oracles.md`` says rule by rule what other engines do.
+``tests/oracles.md`` lists for each rule what other engines do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from lamina.errors import InvalidLayer, LimitExceeded
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.union.tree import UNSTATED, Ending, How, Restatement, Tree
+from lamina.union.tree import UNSTATED, Ending, HiddenBy, Restatement, Tree
 
 MAX_LAYERS = 10_000
 MAX_WARNINGS = 100
@@ -31,14 +32,14 @@ _DIRECTORY, _HARDLINK, _WHITEOUT, _OPAQUE = (
     int(Kind.OPAQUE),
 )
 
-Stated = tuple[int, int, int, bytes]
-"""An index's row: its number, kind, directory and base name."""
+IndexRow = tuple[int, int, int, bytes]
+"""A row of an index: number, kind, directory, base name."""
 
 
 def merge(layers: Sequence[LayerIndex]) -> Tree:
-    """The union of ``layers``, bottom first.
+    """Merge ``layers``, bottom first.
 
-    Raises InvalidLayer for a hardlink whose target is not there or is a directory, LimitExceeded.
+    Raises InvalidLayer if the target of a hard link is not found or is a directory, LimitExceeded.
     """
     tree = Tree(layers)
     _apply(tree, 0)
@@ -46,7 +47,7 @@ def merge(layers: Sequence[LayerIndex]) -> Tree:
 
 
 def merge_both(one: Sequence[LayerIndex], other: Sequence[LayerIndex], shared: int) -> tuple[Tree, Tree]:
-    """The unions of two stacks whose lowest ``shared`` layers are the same, which are merged once. Raises as
+    """Merge two stacks whose lowest ``shared`` layers are the same; these are merged only once. Raises as
     ``merge``."""
     tree = merge(one[:shared])
     twin = tree.fork(other)
@@ -57,25 +58,27 @@ def merge_both(one: Sequence[LayerIndex], other: Sequence[LayerIndex], shared: i
 
 
 def _apply(tree: Tree, first: int) -> None:
-    """All layers of the tree from ``first`` on."""
+    """Apply the layers of the tree from number ``first`` on."""
     if len(tree.layers) > MAX_LAYERS:
-        raise LimitExceeded(f"{len(tree.layers)} layers", hint=f"the limit is {MAX_LAYERS}")
+        raise LimitExceeded(
+            f"too many layers: {len(tree.layers)}", hint=f"flatten the image: the limit is {MAX_LAYERS}"
+        )
     for number in range(first, len(tree.layers)):
         LayerMerge(tree, number, tree.layers[number]).apply()
 
 
 class LayerMerge:
-    """One layer on its way into the tree."""
+    """Applies one layer to the tree."""
 
     def __init__(self, tree: Tree, number: int, index: LayerIndex) -> None:
         self.tree = tree
         self.number = number
         self.index = index
-        self.resolved: dict[int, int] = {0: 0}  # the index's directory -> node
+        self.resolved: dict[int, int] = {0: 0}  # directory of the index -> node
 
     def apply(self, names: Iterable[bytes] | None = None) -> None:
-        """``names``: the index's base names, where the caller has them: trees that are merged of the same ones share
-        them."""
+        """Apply the whole layer. ``names`` are the index's base names, if the caller has them already, so that
+        several trees can share them."""
         kinds = bytes(self.index.kind)
         if kinds and max(kinds) >= _WHITEOUT:
             for row, kind in enumerate(kinds):
@@ -83,7 +86,7 @@ class LayerMerge:
                     self._hide(row, kind)
         names = self.index.each_basename() if names is None else names
         self._entries(zip(itertools.count(), kinds, self.index.directory, names))
-        self.index.rest()
+        self.index.release_pages()
 
     def _hide(self, row: int, kind: int) -> None:
         directory = self._existing(self.index.directory[row])
@@ -95,14 +98,14 @@ class LayerMerge:
         if kind == _WHITEOUT:
             hidden = children.pop(self.index.basename(row), None)
             if hidden is not None:
-                self._end(hidden, How.WHITEOUT, row)
+                self._end(hidden, HiddenBy.WHITEOUT, row)
         else:
             for hidden in children.values():
-                self._end(hidden, How.OPAQUE, row)
+                self._end(hidden, HiddenBy.OPAQUE, row)
             children.clear()
 
     def _existing(self, directory: int) -> int | None:
-        """The node of one of the index's directories, or None where the tree has none (nothing is made)."""
+        """Return the node of a directory of the index, or None if the tree has none; nothing is created."""
         names = []
         while directory:
             names.append(self.index.directory_name(directory))
@@ -116,8 +119,8 @@ class LayerMerge:
             node = found
         return node
 
-    def _entries(self, entries: Iterable[Stated]) -> None:
-        """Rows in archive order."""
+    def _entries(self, entries: Iterable[IndexRow]) -> None:
+        """Apply rows in archive order."""
         tree, number = self.tree, self.number
         parents, layers, rows, ended = tree.parents, tree.origin_layers, tree.rows, tree.endings_of
         names, kids, resolved = tree.names, tree.kids, self.resolved
@@ -152,7 +155,7 @@ class LayerMerge:
             if inode >= 0:
                 tree.hardlinks[node] = inode
             if old is not None:
-                self._end(old, How.REPLACED, row)
+                self._end(old, HiddenBy.REPLACED, row)
             children[name] = node
 
     def _restate(self, node: int, row: int) -> None:
@@ -162,7 +165,7 @@ class LayerMerge:
         tree.rows[node] = row
 
     def _directory(self, directory: int) -> int:
-        """The node of one of the index's directories, made where the tree has none."""
+        """Return the node of a directory of the index; create it if the tree has none."""
         tree, index, resolved = self.tree, self.index, self.resolved
         missing = []
         while True:
@@ -181,7 +184,7 @@ class LayerMerge:
                 if found is not None:
                     if len(tree.warnings) < MAX_WARNINGS:
                         tree.warnings.append(self._literal_warning(found))
-                    self._end(found, How.REPLACED, UNSTATED)
+                    self._end(found, HiddenBy.REPLACED, UNSTATED)
                 children[name] = found = new
             resolved[directory] = node = found
         return node
@@ -204,24 +207,24 @@ class LayerMerge:
         )
 
     def _target(self, row: int) -> int:
-        """The inode that a hardlink names at this moment."""
+        """Return the inode that the target of a hard link names at this moment."""
         link = self.index.link(row)
-        node = self.tree.named_by(link)
+        node = self.tree.hardlink_target(link)
         if node is None:
             raise InvalidLayer(
-                f"layer {self.number + 1}: the hardlink {self.index.path(row)!r:.300} names {link!r:.300}, "
-                "which is not there",
-                hint="the layer was made for another base, or is malformed",
+                f"layer {self.number + 1}: the hard link {self.index.path(row)!r:.300} names {link!r:.300}, "
+                "which was not found",
+                hint="check the base image: the layer was made for another base, or is malformed",
             )
         if self.tree.kids[node] is not None:
             raise InvalidLayer(
-                f"layer {self.number + 1}: hardlink {self.index.path(row)!r:.200} names the directory {link!r:.200}",
-                hint="no file system has links to directories; the layer is malformed",
+                f"layer {self.number + 1}: hard link {self.index.path(row)!r:.200} names the directory {link!r:.200}",
+                hint="fetch or build the layer again: hard links to directories are not allowed",
             )
         return self.tree.inode(node)
 
-    def _end(self, node: int, how: How, row: int) -> None:
-        """Hide ``node`` and all below it. Each node ends once: linear in all."""
+    def _end(self, node: int, how: HiddenBy, row: int) -> None:
+        """Hide ``node`` and everything below it. Each node is hidden once, so that the total cost is linear."""
         tree = self.tree
         tree.endings.append(Ending(how, node, self.number, row))
         number = len(tree.endings)

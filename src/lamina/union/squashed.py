@@ -1,9 +1,9 @@
-"""What some layers do to those below them, as the entries of one layer (pure).
+"""Several layers of a stack as the entries of one layer on top of those below them (pure).
 
-Read off the merge: whatever the layers make that the union still has, a whiteout for each path of those below that
-it lost, an opaque mark where a new directory stands in the place of an old one. Nothing that the layers hid among
-themselves is left. The result is closed: a hardlink to a file of the layers below becomes that file, and its names
-below are stated anew as links to it, so that all of them stay one file.
+The entries are derived from the merge: everything the layers add that the union still has, a whiteout for each path
+below that is gone, an opaque mark where a new directory replaces an old one. What the layers hid among themselves is
+dropped. The result is self-contained: a hard link to a file of the layers below becomes that file, and its names
+below are stated again as links to it, so that all of them stay one file.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge
-from lamina.union.tree import UNSTATED, How, Tree
+from lamina.union.tree import UNSTATED, HiddenBy, Tree
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
-    """An entry of the one layer; ``content``: (layer from 0, row) that holds a regular file's bytes."""
+class SquashedEntry:
+    """An entry of the squashed layer. ``content`` is the (layer from 0, row) that has a regular file's bytes."""
 
     entry: Entry
     content: tuple[int, int] | None = None
 
 
 def nothing(path: bytes) -> bool:
-    """The ``left_out`` that leaves nothing out."""
+    """The default for ``left_out``: leave nothing out."""
     return False
 
 
@@ -38,17 +38,16 @@ def squashed(
     relink: int = 0,
     implied: bool = False,
     marks: bool = False,
-) -> Iterator[Stated]:
-    """``layers[low:]`` as one layer upon ``layers[:low]``, parents before children, a file before its links:
-    the marks, then all else in the order that ``layer.write`` gives it. The layers are merged at once, and values are
-    made as they are asked for.
+) -> Iterator[SquashedEntry]:
+    """Squash ``layers[low:]`` into one layer on top of ``layers[:low]``. Yields parents before children and a file
+    before its links: first the marks, then everything else in the order of ``layer.tar_write``. The layers are merged
+    at once; entries are made as they are asked for.
 
-    ``left_out`` paths are as if no layer ever had them, and all below them. Names that ``layers[:relink]`` gave to
-    a file stay theirs, though one of its names is made here. A directory that no layer states is left to be implied
-    (its time follows its parent's), unless nothing else makes it; with ``implied`` each is stated as the union has
-    it. With ``marks``, whiteouts and opaque marks of the highest layer that hide nothing here stay too: upon other
-    layers they may.
-    Raises InvalidLayer as ``merge``.
+    ``left_out`` selects paths that are treated as if no layer ever had them, with everything below. Names that
+    ``layers[:relink]`` gave to a file stay unchanged even if another of its names is made here. A directory that no
+    layer states stays implied (its time follows its parent's) unless nothing else creates it; with ``implied`` each
+    is stated as in the union. With ``marks``, whiteouts and opaque marks of the highest layer are kept even if they
+    hide nothing here, because they may on top of other layers. Raises InvalidLayer as ``merge``.
     """
     union = Tree(layers)
     limit, before = 1, 0
@@ -75,25 +74,25 @@ class _Squash:
     ) -> None:
         self.union = union
         self.low = low
-        self.limit = limit  # nodes below this number are those of the layers below
+        self.limit = limit  # nodes below this number belong to the layers below
         self.endings = union.endings[before:]
         self.left_out = left_out
         self.relink = relink
         self.implied = implied
         self.marks = marks
-        self.replaced: set[int] = set()  # directories in the place of something
+        self.replaced: set[int] = set()  # directories that replace something
 
-    def entries(self) -> Iterator[Stated]:
+    def entries(self) -> Iterator[SquashedEntry]:
         union = self.union
         yield from self._hidden()
         relinked = self._relinked()
-        carriers: dict[int, bytes] = {}  # of files that have or had several names
+        carriers: dict[int, bytes] = {}  # first path of each file that has or had several names
         shared = set(union.hardlinks.values())
         for node, path in self._walk():
             content = union.content(node)
             if union.is_directory(node):
                 if self._is_stated(node):
-                    yield Stated(union.state(node, *content, path))
+                    yield SquashedEntry(union.state(node, *content, path))
                 continue
             inode = union.inode(node)
             if node < self.limit and (inode not in relinked or union.origin_layers[node] < self.relink):
@@ -101,17 +100,17 @@ class _Squash:
             carrier = carriers.setdefault(inode, path) if inode in shared else path
             entry = union.state(node, *content, path)
             if carrier != path:
-                yield Stated(_link(entry, carrier))
+                yield SquashedEntry(_link(entry, carrier))
             else:
-                yield Stated(entry, content if entry.kind == Kind.FILE else None)
+                yield SquashedEntry(entry, content if entry.kind == Kind.FILE else None)
 
-    def _hidden(self) -> Iterator[Stated]:
-        """Whiteouts and opaque marks for what the layers below lost."""
+    def _hidden(self) -> Iterator[SquashedEntry]:
+        """Yield whiteouts and opaque marks for what the layers below lost."""
         union = self.union
         emptied = {
             union.parent(ending.node)
             for ending in self.endings
-            if ending.how == How.OPAQUE and ending.node < self.limit
+            if ending.how == HiddenBy.OPAQUE and ending.node < self.limit
         }
         emptied = {node for node in emptied if union.is_alive(node) and not self._keeps_some(node)}
         marks = {node: union.path(node) for node in emptied}
@@ -121,7 +120,7 @@ class _Squash:
                 continue
             parent, name = union.parent(ending.node), union.name(ending.node)
             if not union.is_alive(parent):
-                continue  # that one was hidden itself
+                continue  # the parent was hidden itself
             now = union.children(parent).get(name)
             path = union.path(ending.node)
             if now is not None and union.is_directory(now):
@@ -135,14 +134,14 @@ class _Squash:
             self._kept_marks(opaque, hidden)
         for path in opaque:
             if not self.left_out(path):
-                yield Stated(Entry(path, Kind.OPAQUE))
+                yield SquashedEntry(Entry(path, Kind.OPAQUE))
         for path in hidden:
             if not self.left_out(path):
-                yield Stated(Entry(path, Kind.WHITEOUT))
+                yield SquashedEntry(Entry(path, Kind.WHITEOUT))
 
     def _kept_marks(self, opaque: dict[bytes, None], hidden: dict[bytes, None]) -> None:
-        """The marks of the highest layer, whatever they hide here. What the layer itself puts in the place of
-        something that it hides takes that place by itself, but for a directory, which would join the old one."""
+        """Add the marks of the highest layer, whatever they hide here. If the layer itself replaces what a mark
+        hides, the mark is not needed, except for a directory, which would merge with the old one."""
         union = self.union
         index = union.layers[-1]
         for row in (*index.rows_of(Kind.OPAQUE), *index.rows_of(Kind.WHITEOUT)):
@@ -154,7 +153,7 @@ class _Squash:
                 opaque.setdefault(path)
 
     def _nearest(self, path: bytes) -> int:
-        """The node of the path, or of the nearest of its parents that is there."""
+        """Return the node of the path, or of its nearest existing parent."""
         node = 0
         for name in path.split(b"/"):
             child = self.union.child(node, name)
@@ -167,7 +166,7 @@ class _Squash:
         return any(child < self.limit for child in self.union.children(node).values())
 
     def _walk(self) -> Iterator[tuple[int, bytes]]:
-        """Every node that is not left out with its path, in the order of ``Tree.walk``."""
+        """Yield every node that is not left out, with its path, in the order of ``Tree.walk``."""
         union = self.union
         pending = [(0, b"")]
         while pending:
@@ -182,7 +181,7 @@ class _Squash:
                     pending.append((children[name], inside + name))
 
     def _relinked(self) -> set[int]:
-        """Files of the layers below that got a name here."""
+        """Return the files of the layers below that got a new name in these layers."""
         links = {link: inode for link, inode in self.union.hardlinks.items() if inode < self.limit <= link}
         return {links[node] for node, _ in self._walk() if node in links} if links else set()
 

@@ -1,11 +1,11 @@
-"""Each layer of a stack as a tree of its own, in the form that the kernel's overlay stacks (pure).
+"""Each layer of a stack as a tree of its own, in the form that overlayfs can stack (pure).
 
-A layer alone does not say everything: a directory that it only passes through takes its attributes from below, a
-whiteout counts only where it hides something, and a directory that replaces one has to say so. These come from the
-merge of the layers up to it; ``context`` tells them apart, so that a layer upon the same base is one tree.
+A layer alone is not sufficient: a directory that it only passes through has its attributes from below, a whiteout
+must be kept only if it hides something, and a directory that replaces one must be opaque. These come from the merge
+of the layers up to it; ``context`` identifies them, so that a layer on the same base needs only one tree.
 
 The kernel ignores an opaque mark on the root of a lower directory. So the stack begins at the topmost layer that has
-one (``lowest``): the layers below it show nothing but the attributes of their root, and the merge says these.
+one (``lowest``): the layers below it contribute only the attributes of their root, which the merge provides.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lamina.errors import InvalidLayer, Unsupported
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge
-from lamina.union.tree import UNSTATED, Ending, How, Tree
+from lamina.union.tree import UNSTATED, Ending, HiddenBy, Tree
 
 
 @dataclass
 class Stacked:
     """The tree of one layer (``layer``, from 0). Its nodes may be of Kind.WHITEOUT; ``opaque`` directories hide what
-    is below them. ``context``: hex digits of all that came from below."""
+    is below them. ``context`` is a hex digest of everything taken from lower layers."""
 
     tree: Tree
     layer: int
@@ -33,7 +33,7 @@ class Stacked:
 
 
 def lowest(layers: Sequence[LayerIndex]) -> int:
-    """The number (from 0) of the lowest layer that shows anything: the topmost one whose root is opaque."""
+    """Return the number (from 0) of the lowest layer that is visible: the topmost one with an opaque root."""
     for number in range(len(layers) - 1, 0, -1):
         index = layers[number]
         if any(not index.directory[row] for row in index.rows_of(Kind.OPAQUE)):
@@ -42,9 +42,9 @@ def lowest(layers: Sequence[LayerIndex]) -> int:
 
 
 def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
-    """One tree a layer, bottom first, from the ``lowest`` on; the overlay of them is the union.
+    """Return one tree for each layer, bottom first, from ``lowest`` on; an overlay of them is the union.
 
-    Raises Unsupported where a layer has a hardlink to a file of a lower one: no overlay can say that.
+    Raises Unsupported if a layer has a hard link to a file of a lower layer, which an overlay can't express.
     """
     union = Tree(layers)
     found = []
@@ -64,7 +64,7 @@ def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
             LayerMerge(own, number, index).apply(names)
         except InvalidLayer as error:
             raise Unsupported(
-                f"layer {number + 1} links to a file of a lower layer", hint="the merged form says it"
+                f"layer {number + 1} has a hard link to a file of a lower layer", hint="use the merged form"
             ) from error
         found.append(_Layer(union, own, number, [] if number == bottom else union.endings[before:]).finish())
     return found
@@ -72,8 +72,8 @@ def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
 
 class _Layer:
     def __init__(self, union: Tree, own: Tree, number: int, endings: Sequence[Ending]) -> None:
-        """``endings``: what the layer hid; none for the lowest one. It is shown alone too, where overlay's marks
-        would be seen."""
+        """``endings``: what the layer hid; empty for the lowest layer, which is also shown alone, where overlayfs's
+        marks would be visible."""
         self.union = union
         self.own = own
         self.number = number
@@ -92,10 +92,10 @@ class _Layer:
         return Stacked(self.own, self.number, self.opaque, said.hexdigest())
 
     def _opaque(self) -> set[int]:
-        """Directories that don't merge with what is below: marked so, or put in the place of something."""
+        """Return directories that don't merge with those below: marked opaque, or in the place of something else."""
         for ending in self.endings:
             path = self.union.path(ending.node)
-            if ending.how == How.OPAQUE:
+            if ending.how == HiddenBy.OPAQUE:
                 node = self._made(path.rpartition(b"/")[0])
             else:
                 node = self.own.find(path)
@@ -104,10 +104,10 @@ class _Layer:
         return self.opaque
 
     def _whiteouts(self) -> list[bytes]:
-        """Add a node for each whiteout that hid something and is not covered by an opaque directory."""
+        """Add a node for each whiteout that hid something and is not inside an opaque directory."""
         own, made = self.own, []
         for ending in self.endings:
-            if ending.how != How.WHITEOUT:
+            if ending.how != HiddenBy.WHITEOUT:
                 continue
             path = self.union.path(ending.node)
             if own.find(path) is not None:
@@ -120,7 +120,7 @@ class _Layer:
         return made
 
     def _timed(self) -> list[bytes]:
-        """Add the directories that no layer states below one that this layer states: their time is that one's now."""
+        """Add the unstated directories below a directory that this layer states: they take their time from it."""
         made, pending = [], [(0, 0, False)]
         while pending:
             node, there, stated = pending.pop()
@@ -144,7 +144,7 @@ class _Layer:
         return True
 
     def _made(self, path: bytes) -> int | None:
-        """The layer's directory at ``path``, made where the union has one there; else None."""
+        """Return the layer's directory at ``path``, created if the union has one there; else None."""
         node, at = 0, 0
         for name in path.split(b"/") if path else ():
             there = self.union.children(at).get(name)
@@ -170,7 +170,7 @@ class _Layer:
         return node
 
     def _take_attributes(self, say: object) -> None:
-        """Directories that the layer does not state are as the union has them."""
+        """Copy the attributes from the union for directories that the layer does not state."""
         own, union = self.own, self.union
         pending = [(0, 0)]
         while pending:

@@ -1,7 +1,7 @@
-"""The result of a merge: one file system in columns, and what was hidden on the way.
+"""The result of a merge: one file system in columns, with a record of what was hidden.
 
 Nodes are numbers; 0 is the root. A node that a later layer hides keeps its number and its columns, so that
-``trail`` can tell the whole story. Everything that shows the union is a reader of this.
+``path_history`` can report it. Everything that shows the union reads this.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lamina.layer.index import LayerIndex
 
 UNSTATED = 0xFFFFFFFF
 """The row of a directory that its layer does not state but has entries below."""
-MAX_LINKS = 40  # symlinks in one lookup, as Linux has it
+MAX_LINKS = 40  # symlinks followed in one lookup, as in Linux
 _NONE: Mapping[bytes, int] = {}
 
 
-class How(IntEnum):
-    """How a node ended."""
+class HiddenBy(IntEnum):
+    """How a node was hidden."""
 
     WHITEOUT = 1
     OPAQUE = 2
@@ -31,17 +31,17 @@ class How(IntEnum):
 
 
 class Ending(NamedTuple):
-    """Something that hid ``node`` and all below it: the entry in ``row`` of layer ``layer`` (from 0). ``row`` is
-    UNSTATED where a path below made a directory of it."""
+    """A record of what hid ``node`` and everything below it: the entry in ``row`` of ``layer`` (from 0). ``row`` is
+    UNSTATED if an implied directory replaced it."""
 
-    how: How
+    how: HiddenBy
     node: int
     layer: int
     row: int
 
 
 class Restatement(NamedTuple):
-    """A directory's attributes before a later layer stated them again."""
+    """The attributes of a directory before a later layer stated them again: ``row`` of ``layer``."""
 
     node: int
     layer: int
@@ -49,7 +49,7 @@ class Restatement(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Where a regular file's bytes are: in the tar of ``layer`` (from 0), from ``offset`` on. ``sparse`` as in
+    """Where the bytes of a regular file are: in the tar of ``layer`` (from 0), from ``offset`` on. ``sparse`` as in
     ``Entry``."""
 
     layer: int
@@ -59,12 +59,12 @@ class Stored(NamedTuple):
 
 
 class Union(ABC):
-    """What is asked of a union, whether it was merged just now (``Tree``) or is read from where it was written.
-    Nodes are numbers, good for this union only; 0 is the root."""
+    """The interface of a union, merged in memory (``Tree``) or read from a file. Nodes are numbers, valid in this
+    union only; 0 is the root."""
 
     @abstractmethod
     def children(self, node: int) -> Mapping[bytes, int]:
-        """Name to node; empty for everything that is no directory."""
+        """Return a map of names to nodes; empty if the node is not a directory."""
 
     @abstractmethod
     def child(self, node: int, name: bytes) -> int | None: ...
@@ -77,36 +77,36 @@ class Union(ABC):
 
     @abstractmethod
     def parent(self, node: int) -> int:
-        """The root is its own parent."""
+        """Return the parent; the root is its own parent."""
 
     @abstractmethod
     def inode(self, node: int) -> int:
-        """A number that all hardlinks of one file share."""
+        """Return a number that all hard links of one file share."""
 
     @abstractmethod
     def links(self, node: int) -> int:
-        """How many visible names the file has; 1 for a directory."""
+        """Return the number of visible names (hard links) of the file; 1 for a directory."""
 
     @abstractmethod
     def kind(self, node: int) -> Kind:
-        """What it is in the union: never HARDLINK, WHITEOUT or OPAQUE."""
+        """Return the kind: never HARDLINK, WHITEOUT or OPAQUE."""
 
     @abstractmethod
     def link_target(self, node: int) -> bytes:
-        """A symlink's target."""
+        """Return the target of a symlink."""
 
     @abstractmethod
     def entry(self, node: int) -> Entry:
-        """The node as an entry: its own path, attributes and content of its inode. A directory that no layer
-        states is 0755, 0:0, with the time of its nearest stated parent."""
+        """Return the node as an entry: its own path, with the attributes and content of its inode. A directory that
+        no layer states has mode 0755, owner 0:0, and the time of its nearest stated parent."""
 
     @abstractmethod
     def layer(self, node: int) -> int | None:
-        """The layer (from 0) that states the name now; None for a directory that no layer states."""
+        """Return the layer (from 0) that states the name; None for a directory that no layer states."""
 
     @abstractmethod
     def stored(self, node: int) -> Stored:
-        """Where the content of a regular file is."""
+        """Return where the content of a regular file is."""
 
     def path(self, node: int) -> bytes:
         parts = []
@@ -116,7 +116,7 @@ class Union(ABC):
         return b"/".join(reversed(parts))
 
     def walk(self, node: int = 0) -> Iterator[int]:
-        """``node`` and all below it: depth first, names in byte order, parents before children."""
+        """Yield ``node`` and everything below it: depth first, names in byte order, parents before children."""
         pending = [node]
         while pending:
             node = pending.pop()
@@ -126,7 +126,7 @@ class Union(ABC):
                 pending += [children[name] for name in sorted(children, reverse=True)]
 
     def lookup(self, path: bytes, *, follow: bool = False) -> int:
-        """The node at ``path``; symlinks on the way are followed inside the image, the last one only with
+        """Return the node at ``path``. Symlinks on the way are followed inside the image, the last one only with
         ``follow``. ``..`` never leads above the root. Raises PathNotFound."""
         pending = path.split(b"/")[::-1]
         node, links = 0, 0
@@ -139,11 +139,13 @@ class Union(ABC):
                 continue
             found = self.child(node, name)
             if found is None:
-                raise PathNotFound(f"no /{_text(path)} in the image", hint=self._nearest(node, name))
+                raise PathNotFound(f"/{_text(path)} was not found in the image", hint=self._nearest(node, name))
             if (pending or follow) and self.kind(found) == Kind.SYMLINK:
                 links += 1
                 if links > MAX_LINKS:
-                    raise PathNotFound(f"/{_text(path)}: too many symlinks", hint="they lead in a circle")
+                    raise PathNotFound(
+                        f"/{_text(path)}: too many symlinks", hint="check the symlinks: they form a loop"
+                    )
                 target = self.link_target(found)
                 pending += target.split(b"/")[::-1]
                 if target.startswith(b"/"):
@@ -158,14 +160,14 @@ class Union(ABC):
 
 
 class Tree(Union):
-    """Read it; only ``merge`` writes it."""
+    """The merged union in memory. Only ``merge`` writes it."""
 
     def __init__(self, layers: Sequence[LayerIndex]) -> None:
         self.layers = tuple(layers)
         self.parents = array("I", [0])
         self.origin_layers = array("H", [0])
         self.rows = array("I", [UNSTATED])
-        self.endings_of = array("I", [0])  # 0: alive, else 1 + number of the ending
+        self.endings_of = array("I", [0])  # 0: visible, else 1 + number of the ending
         self.names: list[bytes] = [b""]
         self.kids: list[dict[bytes, int] | None] = [{}]
         self.hardlinks: dict[int, int] = {}  # node -> the node whose inode it shares
@@ -175,7 +177,7 @@ class Tree(Union):
         self._links: dict[int, int] | None = None
 
     def fork(self, layers: Sequence[LayerIndex]) -> Tree:
-        """One that is the same so far and can grow by itself; the lowest of ``layers`` are those merged so far."""
+        """Return an independent copy to merge further; the lowest of ``layers`` are those merged so far."""
         twin = Tree(layers)
         twin.parents, twin.origin_layers = self.parents[:], self.origin_layers[:]
         twin.rows, twin.endings_of = self.rows[:], self.endings_of[:]
@@ -187,11 +189,11 @@ class Tree(Union):
         return twin
 
     def __len__(self) -> int:
-        """How many paths the union has, the root left out."""
+        """The number of paths in the union, without the root."""
         return len(self.names) - 1 - sum(1 for ended in self.endings_of if ended)
 
     def find(self, path: bytes) -> int | None:
-        """The node at this literal path (no symlinks followed), or None."""
+        """Return the node at this literal path (without following symlinks), or None."""
         node = 0
         if path:
             for name in path.split(b"/"):
@@ -202,9 +204,9 @@ class Tree(Union):
                 node = found
         return node
 
-    def named_by(self, target: bytes) -> int | None:
-        """The node that a hardlink's target names: symlinks on its way are followed inside the image, one at its end
-        is not. None where there is none."""
+    def hardlink_target(self, target: bytes) -> int | None:
+        """Return the node that the target of a hard link names; symlinks on its way are followed inside the image,
+        one at its end is not. None if it does not exist."""
         node = self.find(target)
         if node is None:
             try:
@@ -214,7 +216,7 @@ class Tree(Union):
         return node
 
     def children(self, node: int) -> Mapping[bytes, int]:
-        """Name to node; empty for everything that is no directory."""
+        """Return a map of names to nodes; empty if the node is not a directory."""
         return self.kids[node] or _NONE
 
     def child(self, node: int, name: bytes) -> int | None:
@@ -229,7 +231,7 @@ class Tree(Union):
         return not self.endings_of[node]
 
     def ending(self, node: int) -> Ending | None:
-        """What hid it; None where it is visible."""
+        """Return what hid the node; None if it is visible."""
         number = self.endings_of[node]
         return self.endings[number - 1] if number else None
 
@@ -237,11 +239,11 @@ class Tree(Union):
         return self.names[node]
 
     def parent(self, node: int) -> int:
-        """The root is its own parent."""
+        """Return the parent; the root is its own parent."""
         return self.parents[node]
 
     def origin(self, node: int) -> tuple[int, int] | None:
-        """(layer from 0, row) of the entry that states it now; None for a directory that no layer states."""
+        """Return (layer from 0, row) of the entry that states the node; None for a directory that no layer states."""
         row = self.rows[node]
         return None if row == UNSTATED else (self.origin_layers[node], row)
 
@@ -249,11 +251,11 @@ class Tree(Union):
         return None if self.rows[node] == UNSTATED else self.origin_layers[node]
 
     def inode(self, node: int) -> int:
-        """The node that all hardlinks of one file share (it may itself be hidden meanwhile)."""
+        """Return the node that all hard links of one file share (it may itself be hidden)."""
         return self.hardlinks.get(node, node)
 
     def links(self, node: int) -> int:
-        """How many visible names the file has; 1 for a directory."""
+        """Return the number of visible names (hard links) of the file; 1 for a directory."""
         if self.kids[node] is not None:
             return 1
         if self._links is None:
@@ -268,12 +270,12 @@ class Tree(Union):
         return self._links.get(self.inode(node), 1)
 
     def content(self, node: int) -> tuple[int, int]:
-        """(layer from 0, row) of the entry that holds attributes and content of the file."""
+        """Return (layer from 0, row) of the entry with the attributes and content of the file."""
         inode = self.inode(node)
         return self.origin_layers[inode], self.rows[inode]
 
     def kind(self, node: int) -> Kind:
-        """What it is in the union: never HARDLINK, WHITEOUT or OPAQUE."""
+        """Return the kind: never HARDLINK, WHITEOUT or OPAQUE."""
         if self.kids[node] is not None:
             return Kind.DIRECTORY
         layer, row = self.content(node)
@@ -285,19 +287,19 @@ class Tree(Union):
         return Stored(layer, index.offset[row], index.size[row], index.sparse(row))
 
     def link_target(self, node: int) -> bytes:
-        """A symlink's target."""
+        """Return the target of a symlink."""
         layer, row = self.content(node)
         return self.layers[layer].link(row)
 
     def entry(self, node: int) -> Entry:
-        """The node as an entry: its own path, attributes and content of its inode. A directory that no layer
-        states is 0755, 0:0, with the time of its nearest stated parent."""
+        """Return the node as an entry: its own path, with the attributes and content of its inode. A directory that
+        no layer states has mode 0755, owner 0:0, and the time of its nearest stated parent."""
         layer, row = self.content(node)
         return self.state(node, layer, row)
 
     def state(self, node: int, layer: int, row: int, path: bytes | None = None) -> Entry:
-        """The node as layer ``layer`` states it in ``row`` (UNSTATED: implied); ``path``: its path, where the caller
-        has it."""
+        """Return the node as ``layer`` states it in ``row`` (UNSTATED: implied). ``path`` is the node's path, if the
+        caller knows it."""
         path = self.path(node) if path is None else path
         if row == UNSTATED:
             return Entry(path, Kind.DIRECTORY, 0o755, mtime=self._implied_time(node))

@@ -1,3 +1,2 @@
-"""The union as something to use (floor 7): an fsspec filesystem, an unpacked directory. Thin readers of the
-``Tree``: what is where was decided by the merge. Must not know its siblings.
-"""
+"""The union as files: mounted, unpacked, or through fsspec and pathlib-like paths. Everything here reads the merged
+tree. Must not decide what the union is, and must not know the command line."""

@@ -1,5 +1,5 @@
-"""Checking what views keep in the store (``unions/``), for fsck: an image that is not as it was written is found, and
-removed: it is made again when it is next wanted. Of unpacked trees: ``check_trees``."""
+"""Checks of derived data of the views (``unions/`` in the store), for fsck. A damaged EROFS image is reported and
+removed; it is made again when it is needed. ``check_trees`` checks unpacked trees."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
-from lamina.files import remove, reported
+from lamina.host.files import remove, reported
 from lamina.store.fsck import Finding
 from lamina.store.unions import union_keys
-from lamina.view.check_trees import check_trees
-from lamina.view.erofs_read import ErofsImage
+from lamina.view.erofs.read import ErofsImage
+from lamina.view.unpack.check import check_trees
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
 
 def check_unions(store: Store, *, repair: bool = False) -> Iterator[Finding]:
-    """Every EROFS image and every unpacked tree, byte by byte. Raises SystemFailure."""
+    """Check every EROFS image and every unpacked tree, byte by byte. Raises SystemFailure."""
     with reported(store.paths.unions):
         for key in union_keys(store.paths):
             path = os.path.join(store.paths.union(key), "erofs")

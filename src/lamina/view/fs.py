@@ -1,8 +1,8 @@
-"""The union as a read-only fsspec filesystem: what pandas, pyarrow and the like read files through.
+"""The union as a read-only fsspec file system, through which pandas, pyarrow and others read files.
 
-Paths are ``str`` here, bytes that are not UTF-8 as surrogate escapes. Content comes straight from the layers' tars.
-Links are links, as in fsspec's local file system: what walks the tree (``find``, ``walk``, ``**``, ``du``) does not
-follow them; a path that is named is followed.
+Paths are ``str`` here; bytes that are not UTF-8 are surrogate escapes. Content comes straight from the layers' tars.
+Symlinks behave as in fsspec's local file system: walks (``find``, ``walk``, ``**``, ``du``) don't follow them; a path
+that is passed is followed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from lamina.errors import IsADirectory, NotAFile, PathNotFound, ReadOnly
-from lamina.layer.content import Content
 from lamina.layer.entry import Kind
-from lamina.source import Stack
+from lamina.layer.file_content import Content
+from lamina.source.stack import Stack
 from lamina.union.tree import Tree
 
 _TYPES = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "link"}
 
 
 class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
-    """The file system of a stack, without a way to find one."""
+    """The fsspec file system of a stack."""
 
     root_marker = "/"
     cachable = False
@@ -47,7 +47,7 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return self._info(node, self._strip_protocol(path), follow=True)
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
-        """What stands in a directory; of anything else its own info. A symlink in the directory is told as a link,
+        """List a directory; for anything else return its own info. A symlink in the directory is reported as a link,
         with its own size. Raises FileNotFoundError."""
         stripped = self._strip_protocol(path)
         node = self._node(path, follow=True)
@@ -64,8 +64,8 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def du(
         self, path: str, total: bool = True, maxdepth: int | None = None, withdirs: bool = False, **options: Any
     ) -> int | dict[str, int]:
-        """The bytes of the files below ``path``, as du(1) counts them: of a symlink its own, and in the ``total`` a
-        file of several names once."""
+        """Return the sizes of the files below ``path``, as du(1) counts them: symlinks with their own size and, in
+        the ``total``, a file with several hard links once."""
         found = self.find(path, maxdepth=maxdepth, withdirs=withdirs, detail=True, **options)
         infos = {name: one or self.info(name) for name, one in found.items()}
         if total:
@@ -74,7 +74,7 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return {name: one["size"] for name, one in infos.items()}
 
     def lexists(self, path: str, **options: Any) -> bool:
-        """Whether there is anything at the path, a dangling link too."""
+        """Whether the path exists; True for a dangling symlink too."""
         try:
             self._node(path, follow=False)
         except PathNotFound:
@@ -86,11 +86,11 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return self.lexists(path) and self._tree.kind(self._node(path, follow=False)) == Kind.SYMLINK
 
     def created(self, path: str) -> datetime.datetime:
-        """Images state no creation time of files: the modification time."""
+        """Return the modification time: images have no creation time."""
         return self.modified(path)
 
     def modified(self, path: str) -> datetime.datetime:
-        """UTC."""
+        """Return the modification time in UTC."""
         seconds = self.info(path)["mtime"]
         return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
@@ -103,14 +103,14 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise IsADirectory(f"{stripped!r:.300} in {self.stack.name} is a directory")
         if self._tree.kind(node) != Kind.FILE:
             raise NotAFile(f"{stripped!r:.300} in {self.stack.name} is not a regular file")
-        for name in ("cache_options", "size"):  # which fsspec gives when it opens a pickled file again
+        for name in ("cache_options", "size"):  # fsspec passes these when it opens a pickled file again
             options.pop(name, None)
         size = self._tree.entry(node).size
         return _File(self, stripped, node, size, **options)
 
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        """A file to read, "rb", or "r" for text. Raises FileNotFoundError, IsADirectoryError, and OSError for other
-        modes: an image is read-only."""
+        """Open a file for reading, "rb", or "r" for text. Raises FileNotFoundError, IsADirectoryError; OSError for
+        other modes, because an image is read-only."""
         if set(mode) - set("rbt"):
             self._refuse(path)
         return super().open(path, mode, **options)
@@ -124,12 +124,12 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return data
 
     def get(self, rpath: Any, lpath: Any, recursive: bool = False, **options: Any) -> None:
-        """As fsspec's. Of a whole tree the links that lead nowhere, devices and the like are left out: a directory of
-        this machine gets files and directories only."""
+        """Copy files to this machine, as fsspec does. Of a whole tree, dangling symlinks, devices and the like are
+        skipped: only files and directories are copied."""
         super().get(rpath, lpath, recursive=recursive, lenient=recursive, **options)
 
     def get_file(self, rpath: str, lpath: Any = None, lenient: bool = False, **options: Any) -> None:
-        """One file; a directory is made empty. Raises FileNotFoundError, OSError."""
+        """Copy one file; a directory is created empty. Raises FileNotFoundError, OSError."""
         if lenient:
             try:
                 kind = self._tree.kind(self._node(rpath, follow=True))
@@ -141,7 +141,8 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def _refuse(self, path: object = "", *_: object, **__: object) -> NoReturn:
         raise ReadOnly(
-            f"{str(path)!r:.300} in {self.stack.name}: an image is read-only", hint="image.append() makes a new one"
+            f"{str(path)!r:.300} in {self.stack.name}: an image is read-only",
+            hint="make a new image with image.append()",
         )
 
     mkdir = makedirs = rmdir = rm = rm_file = _rm = cp_file = copy = mv = put_file = put = _refuse
@@ -163,7 +164,7 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
                     entry = tree.entry(node)
                     size = entry.size
             except PathNotFound:
-                pass  # a dangling link is told as the link itself
+                pass  # a dangling link is reported as the link itself
         origin = tree.origin(node)
         value = {
             "name": name,
@@ -184,10 +185,10 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
 
 class _File(AbstractBufferedFile):  # type: ignore[misc]
-    """A file of the union, read through fsspec's own cache."""
+    """A file of the union, read through fsspec's cache."""
 
     DEFAULT_BLOCK_SIZE = 128 << 10
-    """Bytes that are read ahead: fsspec's own 5 MiB are for networks, and are more than a column of most tables."""
+    """Bytes to read ahead. fsspec's default of 5 MiB is for networks, and is larger than a column of most tables."""
 
     def __init__(self, fs: UnionFileSystem, path: str, node: int, size: int, **options: Any) -> None:
         self._stack = fs.stack
@@ -197,7 +198,7 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
         super().__init__(fs, path, mode="rb", size=size, **options)
 
     def content_range(self, start: int, end: int) -> bytes:
-        """Bytes ``start`` to ``end``."""
+        """Read the bytes ``start`` to ``end``."""
         if self._content is None:
             stream = self._stack.open_file(self._node)
             assert isinstance(stream, Content)

@@ -1,16 +1,16 @@
-"""Whose the files of an image are where they stand, when the ids of the image are others' outside (pure)."""
+"""Mapping of the owners of an image's files to the ids of a user namespace (pure)."""
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
 
+from lamina.host.privileges import MAX_ID, Range
 from lamina.light import Value
-from lamina.rights import MAX_ID, Range
 
 
 class Owners(Value):
-    """A user namespace's ids of users and of groups; none of them: the image's ids as they are."""
+    """The id maps of a user namespace, for users and for groups; empty: the image's ids are used unchanged."""
 
     users: tuple[Range, ...] = ()
     groups: tuple[Range, ...] = ()
@@ -20,7 +20,7 @@ class Owners(Value):
 
     @property
     def word(self) -> str:
-        """The same for the same ids, "" where they are the image's own."""
+        """An identifier for the mapping; "" if there is none."""
         if not self:
             return ""
         import hashlib
@@ -32,11 +32,12 @@ class Owners(Value):
         return self.outside(0, 0)
 
     def has(self, uid: int, gid: int) -> bool:
-        """Whether both ids exist inside."""
+        """Whether both ids are mapped."""
         return _moved(uid, self.users or _ALL) is not None and _moved(gid, self.groups or _ALL) is not None
 
     def outside(self, uid: int, gid: int) -> tuple[int, int]:
-        """Who a user and group of the image are outside; root of the namespace where it does not have them."""
+        """Return the uid and gid on the outside for those of the image; those of the namespace's root if they are not
+        mapped."""
         user, group = _moved(uid, self.users or _ALL), _moved(gid, self.groups or _ALL)
         return (
             _moved(0, self.users) or 0 if user is None else user,
@@ -44,12 +45,12 @@ class Owners(Value):
         )
 
     def inside(self, uid: int, gid: int) -> tuple[int, int]:
-        """The way back; root where nobody inside has that id outside."""
+        """Return the uid and gid of the image for those on the outside; root's if they are not mapped."""
         users, groups = _turned(self.users or _ALL), _turned(self.groups or _ALL)
         return _moved(uid, users) or 0, _moved(gid, groups) or 0
 
     def has_outside(self, uid: int, gid: int) -> tuple[bool, bool]:
-        """Whether somebody inside is this user outside, and whether a group is this group."""
+        """Whether the uid and the gid on the outside are mapped."""
         users, groups = _turned(self.users or _ALL), _turned(self.groups or _ALL)
         return _moved(uid, users) is not None, _moved(gid, groups) is not None
 
@@ -59,8 +60,8 @@ AS_STATED = Owners()
 
 
 def kept_mode(mode: int, *, user: bool, group: bool) -> int:
-    """The mode of a file without the set-id bit of an owner that it could not get: as another user's or group's,
-    often root's, the program would get rights that the image did not give it. ``user``, ``group``: whether it got
+    """Return the mode of a file without the set-id bits of an owner that it could not get: with another owner, often
+    root, the program would get rights that the image did not give it. ``user`` and ``group`` say whether the file got
     them."""
     return mode & ~(0 if user else stat.S_ISUID) & ~(0 if group else stat.S_ISGID)
 

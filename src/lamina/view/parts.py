@@ -1,8 +1,8 @@
-"""Which directories the kernel's overlay makes a union of: one a layer, or one for all (derived data of the store).
+"""Parts: the lower directories of which an overlay makes a union, one for each layer or one for all (derived data).
 
-A part is a tree and the layers whose tars hold its files. One a layer is the rule: then images that share layers
-share their page cache too. All layers merged into one part is for what layers can't say (a hardlink to a file of a
-lower layer) and for deep stacks, whose lookups an overlay makes slow.
+A part is a tree and the layers whose tars have its files. Usually each layer is a part, so that images with common
+layers share their page cache. All layers are merged into one part if a layer can't be expressed alone (a hard link to
+a file of a lower layer), and for deep stacks, in which an overlay makes lookups slow.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Set
 
 from lamina.errors import Unsupported
-from lamina.files import replace_file
+from lamina.host.files import replace_file
 from lamina.light import TYPE_CHECKING, Value
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from lamina.union.tree import Tree
 
 VERSION = 4
-"""Of what is derived here and in ``erofs``: part of every key."""
+"""Version of the data that is derived here and in ``erofs``; it is part of every key."""
 DEEPEST = 100
-"""A stack of more layers becomes one part (the kernel's own limit is 500)."""
+"""A stack of more layers becomes one part (the kernel's limit is 500)."""
 
 _ONE_FOR_ALL = "-"
 _UNSEEN = "."
-"""Instead of the key of a layer that an opaque root hides: it is no part."""
+"""Stands for the key of a layer that an opaque root hides: it is not a part."""
 
 
 class Part(Value):
-    """``key``: hex digits, its place in the store. ``layers``: whose tars it needs. ``made``: its tree, as a layer
-    of an overlay; its opaque directories; the numbers that ``layers`` have in the tree."""
+    """A part. ``key`` (hex digits) names its directory in the store. ``layers`` are those whose tars it needs.
+    ``made`` returns its tree as a layer of an overlay, its opaque directories, and the numbers of ``layers`` in the
+    tree."""
 
     key: str
     layers: tuple[Digest, ...]
@@ -40,20 +41,21 @@ class Part(Value):
 
     @property
     def uuid(self) -> bytes:
-        """Of its image."""
+        """The UUID of its EROFS image."""
         return bytes.fromhex(self.key)[:16]
 
 
 def image_of(store: Store, part: Part) -> str:
-    """The file of the part's EROFS image."""
+    """Return the path of the part's EROFS image."""
     return os.path.join(store.paths.union(part.key), "erofs")
 
 
 def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[Part]:
-    """The parts of the stack's union, bottom first, from the lowest layer that shows anything on.
+    """Return the parts of the stack's union, bottom first, from the lowest visible layer on.
 
-    ``merged`` forces one, or one a layer (Unsupported where that can't be). The choice is kept, so that a mount of
-    what was mounted before merges nothing."""
+    ``merged`` True forces one part, False one for each layer (Unsupported if that is impossible). The choice is
+    stored, so that the next mount of the stack needs no merge.
+    """
     if merged or not stack.layers or (merged is None and is_deep(len(stack.layers))):
         return [merged_part(stack)]
     trees = _Trees(stack)
@@ -75,13 +77,13 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
 
 
 def is_deep(layers: int) -> bool:
-    """Whether a stack of so many layers is shown as one part of them all."""
+    """Whether a stack of so many layers becomes one part."""
     return layers > DEEPEST
 
 
 def noted_parts(store: Store, stack: Stack) -> list[Part]:
-    """What was made of the stack so far, or could have been: one part for all, and one a layer where that was chosen
-    before. Nothing is made or merged for it."""
+    """Return the parts that may exist for the stack: one for all layers, and one for each layer if that was chosen
+    before. Nothing is written or merged."""
     keys = _noted(os.path.join(store.paths.union(_stack_key(stack)), "parts"))
     if keys == [_ONE_FOR_ALL] or len(keys) != len(stack.layers):
         return [merged_part(stack)]
@@ -89,8 +91,8 @@ def noted_parts(store: Store, stack: Stack) -> list[Part]:
 
 
 def layer_parts(stack: Stack) -> list[Part]:
-    """One part a layer that is seen, bottom first: they stay the same whatever comes on top. Nothing is noted. Raises
-    Unsupported where that can't be."""
+    """Return one part for each visible layer, bottom first: they don't depend on the layers above. Nothing is stored.
+    Raises Unsupported if that is impossible."""
     return _layer_parts(stack, _Trees(stack).keys())
 
 
@@ -104,21 +106,21 @@ def _layer_parts(stack: Stack, keys: list[str]) -> list[Part]:
 
 
 def place_of(store: Store, stack: Stack) -> str:
-    """The directory of what belongs to the whole stack, made where it is missing."""
+    """Return the directory of data of the whole stack; it is created if it does not exist."""
     from lamina.store.unions import make_union
 
     return make_union(store.paths, _stack_key(stack), stack.diff_ids)
 
 
 def own_place(store: Store, stack: Stack) -> str:
-    """A new path in the directory of the stack for one mount of it. Nothing is made."""
+    """Return a new mount point in the directory of the stack; it is not created."""
     from lamina.store.unions import OWN_PLACE
 
     return os.path.join(store.paths.union(_stack_key(stack)), f"{OWN_PLACE}{os.urandom(6).hex()}")
 
 
 def merged_part(stack: Stack) -> Part:
-    """All layers as one part."""
+    """Return all layers as one part."""
 
     def made() -> tuple[Tree, Set[int], list[int]]:
         return stack.tree(), frozenset(), list(range(len(stack.layers)))
@@ -155,7 +157,7 @@ def _key(*words: str) -> str:
 
 
 def _noted(path: str) -> list[str]:
-    """The keys that were noted; none where the note is not whole: a crash may have cut it."""
+    """Read the stored keys; [] if there are none or the file was truncated by a crash."""
     try:
         with open(path, encoding="utf-8") as file:
             keys = file.read().split()

@@ -1,5 +1,5 @@
-"""A path in the union as Python's own libraries take one: ``importlib.resources.abc.Traversable``, and what pathlib's
-users miss beside it. Paths are ``str`` here, bytes that are not UTF-8 as surrogate escapes."""
+"""Paths in the union for Python's libraries: ``importlib.resources.abc.Traversable``, with pathlib-style methods.
+Paths are ``str`` here; bytes that are not UTF-8 are surrogate escapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lamina.errors import (
     ReadOnly,
 )
 from lamina.layer.entry import FORMATS, Kind
-from lamina.source import Stack, Stream
+from lamina.source.stack import Stack
 from lamina.text import json_path
 
 if TYPE_CHECKING:
@@ -32,19 +32,20 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from lamina.layer.entry import Entry
+    from lamina.source.protocols import Stream
     from lamina.union.tree import Union
 
 
 class NoSuchOwner(NotFound, KeyError):
-    """The image's tables of users and groups have no name for a number; pathlib raises KeyError there."""
+    """The image's /etc/passwd or /etc/group has no name for an id. It is a KeyError as well, as in pathlib."""
 
 
 _shown: WeakValueDictionary[str, Stack] = WeakValueDictionary()
-"""Images of this process that a path has been shown of, by their names in URLs."""
+"""Images of this process for which a URL was made by ``__fspath__``, by their names in URLs."""
 
 
 def uri_of(stack: Stack) -> str:
-    """The name of just this image, or range of layers, in a URL: by digest where the store has it."""
+    """Return the name in a URL of exactly this image or range of layers: by digest if it is in the store."""
     source = stack.again[1][0] if stack.again is not None else ""
     name = str(source or stack.manifest.descriptor.digest)
     top = stack.first + len(stack.layers) - 1
@@ -53,37 +54,35 @@ def uri_of(stack: Stack) -> str:
 
 
 def shown(uri: str) -> Stack | None:
-    """The image of this process that ``uri_of`` has named so, if it is still open."""
+    """Return the open image of this process that ``uri_of`` gave this name, if there is one."""
     return _shown.get(uri)
 
 
 class ImagePath:
-    """``image.path("/etc/os-release")``: an absolute path in an image, to read from; never one of this machine.
+    """``image.path("/etc/os-release")``: an absolute path in an image, for reading; never a path of this machine.
 
     The methods are those of ``pathlib.Path``; those that write raise ReadOnly (EROFS). Symlinks are followed inside
-    the image, ``..`` as the kernel does, never above the root. Paths are equal where image, range of layers and text
-    are. Errors are lamina's and at once those of ``open`` and ``os.listdir``: PathNotFound is a FileNotFoundError.
-    InvalidContent, SystemFailure as with every reading of an image.
+    the image; ``..`` works as in the kernel and never leads above the root. Paths are equal if image, range of layers
+    and text are. Errors are lamina's and also those of ``open`` and ``os.listdir``: PathNotFound is a
+    FileNotFoundError. Reading may also raise InvalidContent and SystemFailure.
     """
 
     __slots__ = ("_pure", "_stack")
 
     def __init__(self, stack: Stack, path: str | os.PathLike[str] = "/") -> None:
-        """Raises InvalidPath for text that no path can have."""
+        """Raises InvalidPath for text that can't be a path."""
         text = text_of(path)
         try:
             os.fsencode(text)
         except UnicodeEncodeError:
-            raise InvalidPath(
-                f"{text!r:.200} is not a path", hint="bytes are given as os.fsdecode has them"
-            ) from None
+            raise InvalidPath(f"{text!r:.200} is not a path", hint="pass bytes through os.fsdecode") from None
         self._stack = stack
         self._pure = PurePosixPath("/" + text.lstrip("/"))
 
     def __reduce__(self) -> tuple[type[ImagePath], tuple[Stack, str]]:
         return type(self), (self._stack, str(self))
 
-    # what the text says
+    # the text of the path
 
     @property
     def name(self) -> str:
@@ -120,35 +119,35 @@ class ImagePath:
 
     @property
     def parent(self) -> ImagePath:
-        """The root is its own parent."""
+        """The parent; the root is its own parent."""
         return ImagePath(self._stack, self._pure.parent)
 
     @property
     def parents(self) -> Sequence[ImagePath]:
-        """The directories above, nearest first."""
+        """The parents, nearest first."""
         return tuple(ImagePath(self._stack, one) for one in self._pure.parents)
 
     def joinpath(self, *segments: str | os.PathLike[str]) -> ImagePath:
-        """Each may have several components; an absolute one starts again at the image's root."""
+        """Append components. Each segment may have several; an absolute one starts again at the image's root."""
         return ImagePath(self._stack, self._pure.joinpath(*map(text_of, segments)))
 
     def __truediv__(self, segment: str | os.PathLike[str]) -> ImagePath:
         return self.joinpath(segment)
 
     def with_segments(self, *segments: str | os.PathLike[str]) -> ImagePath:
-        """A path of the same image."""
+        """Return a path in the same image."""
         return ImagePath(self._stack, PurePosixPath("/", *map(text_of, segments)))
 
     def with_name(self, name: str) -> ImagePath:
-        """With another last component. Raises InvalidPath."""
+        """Return the path with another last component. Raises InvalidPath."""
         return self._with(lambda: self._pure.with_name(name))
 
     def with_stem(self, stem: str) -> ImagePath:
-        """With another last component and the same suffix. Raises InvalidPath."""
+        """Return the path with another last component but the same suffix. Raises InvalidPath."""
         return self._with(lambda: self._pure.with_stem(stem))
 
     def with_suffix(self, suffix: str) -> ImagePath:
-        """With another suffix, or with "" none. Raises InvalidPath."""
+        """Return the path with another suffix; "" removes it. Raises InvalidPath."""
         return self._with(lambda: self._pure.with_suffix(suffix))
 
     def _with(self, changed: Callable[[], PurePosixPath]) -> ImagePath:
@@ -160,8 +159,8 @@ class ImagePath:
             raise InvalidPath(f"{str(self)!r:.300}: {error}") from None
 
     def relative_to(self, other: ImagePath | str, *, walk_up: bool = False) -> PurePosixPath:
-        """The path from ``other`` to this one. Raises InvalidPath, which is a ValueError, where this one does not
-        begin with ``other``, unless ``walk_up`` allows ``..``."""
+        """Return the path from ``other`` to this one. Raises InvalidPath (a ValueError) if this path does not begin
+        with ``other``, unless ``walk_up`` allows ``..``."""
         top = ImagePath(self._stack, other)._pure
         ups: list[str] = []
         while not self._pure.is_relative_to(top):
@@ -175,7 +174,8 @@ class ImagePath:
         return self._pure.is_relative_to(ImagePath(self._stack, other)._pure)
 
     def match(self, pattern: str, *, case_sensitive: bool = True) -> bool:
-        """Whether the end of the path fits the pattern; a pattern with a ``/`` first must fit the whole."""
+        """Whether the end of the path matches the pattern; a pattern that starts with ``/`` must match the whole
+        path."""
         if not pattern:
             raise InvalidPath("an empty pattern")
         ours, wanted = (
@@ -187,7 +187,7 @@ class ImagePath:
         return len(ours) >= len(wanted) and all(map(fnmatchcase, ours[len(ours) - len(wanted) :], wanted))
 
     def full_match(self, pattern: str, *, case_sensitive: bool = True) -> bool:
-        """Whether the whole path fits the pattern; ``**`` stands for any number of components."""
+        """Whether the whole path matches the pattern; ``**`` stands for any number of components."""
         wanted = _folded(PurePosixPath("/", pattern).parts[1:], case_sensitive)
         return _is_match(_folded(self._pure.parts[1:], case_sensitive), wanted)
 
@@ -201,16 +201,18 @@ class ImagePath:
         return str(self)
 
     def as_uri(self) -> str:
-        """A URL that fsspec, pandas and universal-pathlib open: of just this image, whatever its name means later."""
+        """Return a URL that fsspec, pandas and universal-pathlib can open. It always means this image, even if its
+        name is later given to another."""
         return f"lamina://{uri_of(self._stack)}/{self}"
 
     def __fspath__(self) -> str:
-        """The URL, for libraries that take URLs. What takes only paths of this machine finds no such file there."""
+        """Return the URL, for libraries that accept URLs. Those that accept only paths of this machine don't find
+        such a file."""
         _shown[uri_of(self._stack)] = self._stack
         return self.as_uri()
 
     def to_json(self) -> dict[str, Any]:
-        """Image, layers and path, for JSON."""
+        """Return image, layers and path for JSON."""
         stack = self._stack
         return {
             "image": stack.name,
@@ -219,10 +221,10 @@ class ImagePath:
             **json_path(self._bytes),
         }
 
-    # what is there
+    # what exists
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """False for a symlink that leads nowhere, unless the link itself is meant."""
+        """Whether the path exists; False for a dangling symlink unless the link itself is meant."""
         return self._kind(follow=follow_symlinks) is not None
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
@@ -244,19 +246,19 @@ class ImagePath:
         return self._kind() == Kind.BLOCK
 
     def is_socket(self) -> bool:
-        """False: layers hold no sockets."""
+        """False: layers have no sockets."""
         return False
 
     def is_mount(self) -> bool:
-        """Only the image's root is."""
+        """Whether it is the image's root, the only mount point."""
         return not self._bytes
 
     def is_junction(self) -> bool:
-        """False: junctions are Windows'."""
+        """False: junctions exist on Windows only."""
         return False
 
     def samefile(self, other: ImagePath | str) -> bool:
-        """Whether both are the same file of the same image: by a link, or by hard links. Raises PathNotFound."""
+        """Whether both are the same file of the same image, through symlinks or hard links. Raises PathNotFound."""
         there = other if isinstance(other, ImagePath) else ImagePath(self._stack, other)
         if self._image != there._image:
             return False
@@ -264,17 +266,17 @@ class ImagePath:
         return union.inode(self._found(union)) == union.inode(there._found(union))
 
     def owner(self, *, follow_symlinks: bool = True) -> str:
-        """The user's name in the image's own /etc/passwd. Raises NoSuchOwner, which is a KeyError, PathNotFound."""
+        """Return the user's name from the image's /etc/passwd. Raises NoSuchOwner (a KeyError), PathNotFound."""
         return self._named("passwd", self.entry(follow=follow_symlinks).uid)
 
     def group(self, *, follow_symlinks: bool = True) -> str:
-        """The group's name in the image's own /etc/group. Raises as ``owner``."""
+        """Return the group's name from the image's /etc/group. Raises as ``owner``."""
         return self._named("group", self.entry(follow=follow_symlinks).gid)
 
     def _named(self, table: str, number: int) -> str:
         try:
             lines = ImagePath(self._stack, f"/etc/{table}").read_bytes().split(b"\n")
-        except OSError:  # no such file, or something else in its place
+        except OSError:  # it does not exist, or is not a regular file
             lines = []
         for line in lines:
             name, *more = line.split(b":")
@@ -283,12 +285,13 @@ class ImagePath:
         raise NoSuchOwner(f"/etc/{table} of {self._stack.name} has no {number}")
 
     def entry(self, *, follow: bool = True) -> Entry:
-        """As lamina has it: also xattrs, and the time in nanoseconds."""
+        """Return lamina's entry, which has xattrs and the time in nanoseconds."""
         union, node = self._node(follow=follow)
         return union.entry(node)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """As ``os.stat``. No device (0); of the times images state only the one of modification."""
+        """Return what ``os.stat`` would. The device is 0; all times are the modification time, because images have no
+        other."""
         union = self._stack.union()
         node = self._found(union, follow=follow_symlinks)
         entry, inode, links = union.entry(node), union.inode(node), union.links(node)
@@ -307,14 +310,15 @@ class ImagePath:
         return self.stat(follow_symlinks=False)
 
     def readlink(self) -> str:
-        """A symlink's target as it stands there, as ``os.readlink`` gives it. Raises UsageError for anything else."""
+        """Return the target of a symlink unchanged, as ``os.readlink`` does. Raises UsageError for anything else."""
         union, node = self._node(follow=False)
         if union.kind(node) != Kind.SYMLINK:
             raise NotAFile(f"{str(self)!r:.300} in {self._stack.name} is not a symlink")
         return os.fsdecode(union.link_target(node))
 
     def resolve(self, strict: bool = True) -> ImagePath:
-        """Without symlinks and ``..``. Raises PathNotFound; without ``strict``, what is missing at the end stays."""
+        """Return the path without symlinks and ``..``. Raises PathNotFound; without ``strict``, missing components at
+        the end are kept."""
         rest: list[str] = []
         path = self
         while True:
@@ -329,7 +333,7 @@ class ImagePath:
             return ImagePath(self._stack, os.fsdecode(union.path(node))).joinpath(*reversed(rest))
 
     def iterdir(self) -> Iterator[ImagePath]:
-        """In byte order of the names."""
+        """Yield the entries of the directory, in byte order of their names."""
         union = self._stack.union()
         node = self._found(union)
         if not union.is_directory(node):
@@ -342,9 +346,9 @@ class ImagePath:
         on_error: Callable[[OSError], object] | None = None,
         follow_symlinks: bool = False,
     ) -> Iterator[tuple[ImagePath, list[str], list[str]]]:
-        """(directory, names of directories in it, names of all else) of this directory and all below it, as pathlib
-        has it: with ``top_down`` the caller may take directories out of the list. Links to directories are not
-        entered unless ``follow_symlinks``, which never ends where they lead upwards."""
+        """Yield (directory, names of directories in it, names of other entries) for this directory and all below it,
+        as pathlib does. With ``top_down`` the caller may remove directories from the list. Symlinks to directories
+        are entered only with ``follow_symlinks``; a loop of symlinks then never ends."""
         pending: list[ImagePath | tuple[ImagePath, list[str], list[str]]] = [self]
         while pending:
             path = pending.pop()
@@ -366,11 +370,14 @@ class ImagePath:
             pending += [path / name for name in reversed(directories)]
 
     def glob(self, pattern: str) -> Iterator[ImagePath]:
-        """What fits a relative pattern, as pathlib has them; ``**`` goes through no symlinks. Raises InvalidPath."""
+        """Yield the paths that match a relative pattern, as in pathlib; ``**`` does not follow symlinks. Raises
+        InvalidPath."""
         from lamina.union.glob import glob
 
         if not pattern or pattern.startswith("/"):
-            raise InvalidPath(f"{pattern!r:.200} is not a relative pattern", hint="like '*.conf' or '**/*.so'")
+            raise InvalidPath(
+                f"{pattern!r:.200} is not a relative pattern", hint="use a pattern like '*.conf' or '**/*.so'"
+            )
         parts = [os.fsencode(part) for part in ImagePath(self._stack, pattern).parts[1:]]
         union = self._stack.union()
         return (self / os.fsdecode(path) for path in glob(union, self._found(union), parts))
@@ -378,7 +385,7 @@ class ImagePath:
     def rglob(self, pattern: str) -> Iterator[ImagePath]:
         return self.glob("**/" + pattern.lstrip("/"))
 
-    # what is in it
+    # content
 
     @overload
     def open(
@@ -401,12 +408,12 @@ class ImagePath:
         errors: str | None = None,
         newline: str | None = None,
     ) -> IO[Any]:
-        """A regular file to read, "r" (UTF-8 by default) or "rb". Raises ReadOnly (EROFS) for modes that write,
-        InvalidPath (a ValueError) for what is no mode."""
+        """Open a regular file for reading, "r" (UTF-8 by default) or "rb". Raises ReadOnly (EROFS) for modes that
+        write; InvalidPath (a ValueError) for an invalid mode."""
         if sorted(mode) not in (["r"], ["r", "t"], ["b", "r"]):
             if set(mode) & set("wax+"):
                 self._refuse()
-            raise InvalidPath(f"mode {mode!r:.60} is not r or rb", hint="an image is read-only")
+            raise InvalidPath(f"mode {mode!r:.60} is not r or rb", hint="use r or rb: an image is read-only")
         raw = _RawFile(self._content())
         if buffering == 0 and "b" in mode:
             return raw  # type: ignore[return-value]
@@ -418,16 +425,17 @@ class ImagePath:
             return stream.read()
 
     def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
-        """UTF-8 by default."""
+        """Read the whole file as text, UTF-8 by default."""
         with self.open("r", encoding=encoding, errors=errors, newline=newline) as file:
             return file.read()
 
-    # what an image does not take
+    # an image is read-only
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        """Raises ReadOnly: images are read-only, ``image.append`` makes a new one."""
+        """Raise ReadOnly: an image can't be changed; ``image.append`` makes a new one."""
         raise ReadOnly(
-            f"{str(self)!r:.300} in {self._stack.name}: an image is read-only", hint="image.append() makes a new one"
+            f"{str(self)!r:.300} in {self._stack.name}: an image is read-only",
+            hint="make a new image with image.append()",
         )
 
     write_text = write_bytes = touch = mkdir = rmdir = unlink = rename = replace = _refuse
@@ -449,7 +457,7 @@ class ImagePath:
         return union.kind(node)
 
     def _node(self, *, follow: bool = True) -> tuple[Union, int]:
-        """In as little of the union as that takes."""
+        """Look up the path in as little of the union as needed."""
         return self._stack.lookup(self._bytes, follow=follow)
 
     def _found(self, union: Union, *, follow: bool = True) -> int:
@@ -472,14 +480,14 @@ class ImagePath:
         return self._key == other._key if isinstance(other, ImagePath) else NotImplemented
 
     def __lt__(self, other: ImagePath) -> bool:
-        """By their text, for sorted lists."""
+        """Compare by text, for sorted lists."""
         return self._pure < other._pure
 
     def __hash__(self) -> int:
         return hash(self._key)
 
     def __str__(self) -> str:
-        """The path in the image."""
+        """Return the path in the image."""
         return str(self._pure)
 
     def __repr__(self) -> str:
@@ -487,7 +495,7 @@ class ImagePath:
 
 
 def text_of(path: str | os.PathLike[str]) -> str:
-    """A path as text, that of an ``ImagePath`` in its image."""
+    """Return a path as text; for an ``ImagePath``, its path in the image."""
     return str(path) if isinstance(path, ImagePath) else os.fspath(path)
 
 
@@ -496,8 +504,9 @@ def _folded(parts: Sequence[str], case_sensitive: bool) -> list[str]:
 
 
 def _is_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path's components fit a pattern's, in time that grows with both lengths only."""
-    reached = {0}  # how much of the pattern may be used up
+    """Whether the components of a path match those of a pattern. The time is bounded by the product of
+    their lengths."""
+    reached = {0}  # numbers of pattern components that may be matched so far
     for part in (*parts, None):
         for at in range(len(pattern)):
             if at in reached and pattern[at] == "**":
@@ -513,10 +522,10 @@ def _is_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 class _RawFile(io.RawIOBase):
-    """A file's content as Python's buffers read it."""
+    """The content of a file as a raw stream for Python's buffered readers."""
 
     def __init__(self, content: Stream) -> None:
-        from lamina.layer.content import Content
+        from lamina.layer.file_content import Content
 
         assert isinstance(content, Content)
         self._content = content
@@ -539,7 +548,7 @@ class _RawFile(io.RawIOBase):
 
     def _read(self, size: int) -> bytes:
         if self.closed:
-            raise ValueError("I/O operation on closed file")  # what every file says
+            raise ValueError("I/O operation on closed file")  # the message of every Python file
         if self._at >= self._content.size:
             return b""
         self._content.seek(self._at)
@@ -550,8 +559,8 @@ class _RawFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0, /) -> int:
         at = (0, self._at, self._content.size)[whence] + offset
         if at < 0:
-            raise NotAFile(f"there is no byte {at}", hint="files begin at 0")
-        self._at = at  # behind the end nothing is read, as with every file
+            raise NotAFile(f"can't seek to byte {at}", hint="use an offset of 0 or more")
+        self._at = at  # beyond the end nothing is read, as in every file
         return at
 
     def tell(self) -> int:
@@ -567,10 +576,10 @@ _as_any_file = resources.as_file.dispatch(object)  # type: ignore[attr-defined]
 
 @resources.as_file.register(ImagePath)  # type: ignore[attr-defined, untyped-decorator]
 def _as_file(path: ImagePath) -> AbstractContextManager[Path]:
-    """A copy for as long as the block runs. Directories are refused: importlib would follow every symlink in them,
-    and two that lead upwards are enough to fill a disk."""
+    """Return a temporary copy of the file. Directories are refused: importlib would follow every symlink in them, and
+    two symlinks to parents are enough to fill a disk."""
     if path.is_dir():
-        raise IsADirectory(f"{str(path)!r:.300} is a directory", hint="image.mount() gives a real one")
+        raise IsADirectory(f"{str(path)!r:.300} is a directory", hint="mount the image with image.mount()")
     found: AbstractContextManager[Path] = _as_any_file(path)
     return found
 

@@ -1,34 +1,34 @@
-"""Which views of a union this machine has for this user, tried for real in a directory; one line for each refusal."""
+"""Tests which views work on this machine for this user, by mounting in a directory; one line for each refusal."""
 
 from __future__ import annotations
 
 import os
 from functools import partial
 
-from lamina import rights
 from lamina.errors import LaminaError
+from lamina.host import privileges
 from lamina.view import kernel
-from lamina.view.attach import FILES, LOOPS, mount_erofs
-from lamina.view.upper import attempt, tried
+from lamina.view.erofs.attach import FILES, LOOPS, mount_erofs
+from lamina.view.upper_check import attempt, tried
 
 
 def probe(directory: str) -> dict[str, str]:
-    """View to "" (it works), or why not; "erofs-loop" is the erofs view from loop devices, which is taken where the
-    files themselves are refused; "upper" whether the store can hold what containers write. ``directory``: of the
-    store, for which it is asked. A plain user's are tried in a user namespace, but for FUSE."""
+    """Map each view to "" if it works, else to the reason. "erofs-loop" is the erofs view from loop devices, used
+    where files can't be mounted directly; "upper" is whether the store can hold what containers write. ``directory``
+    is in the store. For an unprivileged user, all but FUSE are tried in a user namespace."""
 
     def mounts() -> dict[str, str]:
         ways = {"erofs": FILES, "erofs-loop": LOOPS}
-        if rights.is_root():
+        if privileges.is_root():
             found = {name: tried(partial(_erofs, source=source), directory) for name, source in ways.items()}
         else:
-            found = dict.fromkeys(ways, "only the machine's root may mount it")
+            found = dict.fromkeys(ways, "only root of the machine may mount it")
         writable = attempt(directory)
-        # without the marks of layers upon layers, one tree of all of them is shown
+        # if layers can't be stacked, one tree of all of them is used
         return {**found, "overlay": writable and attempt(directory, writable=False), "upper": writable}
 
     try:
-        found: dict[str, str] = rights.as_root(mounts)
+        found: dict[str, str] = privileges.as_root(mounts)
     except LaminaError as error:
         found = dict.fromkeys(("erofs", "erofs-loop", "overlay", "upper"), f"{error.message} ({error.hint})")
     return {**found, "fuse": tried(_fuse, directory)}
@@ -37,7 +37,7 @@ def probe(directory: str) -> dict[str, str]:
 def _erofs(scratch: str, source: str) -> None:
     from lamina.layer.index import IndexBuilder
     from lamina.union.merge import merge
-    from lamina.view.erofs import write_erofs
+    from lamina.view.erofs.write import write_erofs
 
     tar, image, target = (os.path.join(scratch, name) for name in ("tar", "image", "mnt"))
     tree = merge([IndexBuilder().finish(1024)])
@@ -52,12 +52,12 @@ def _erofs(scratch: str, source: str) -> None:
 def _fuse(scratch: str) -> None:
     from lamina.layer.index import IndexBuilder
     from lamina.union.merge import merge
-    from lamina.view import fuse
+    from lamina.view.fuse import fuse_mount
 
     target = os.path.join(scratch, "mnt")
     os.mkdir(target)
-    fuse.serve(merge([IndexBuilder().finish(1024)]), (), target)
+    fuse_mount.serve(merge([IndexBuilder().finish(1024)]), (), target)
     try:
         os.listdir(target)
     finally:
-        fuse.unmount(target)
+        fuse_mount.unmount(target)

@@ -15,9 +15,13 @@ from pathlib import Path
 import pytest
 
 from integration.run.test_run import LOWER, make_store, members, mounts_of, out, run, wait_for
-from lamina.run import container as containers
-from lamina.run.commit import commit, container_changes
-from lamina.run.copy import copy_in, copy_out
+from lamina.errors import Conflict
+from lamina.run.container.commit import commit, container_changes
+from lamina.run.container.copy_files import copy_in, copy_out
+from lamina.run.container.life import create
+from lamina.run.container.life import run as run_container
+from lamina.run.container.mount import opened
+from lamina.run.container.record import stack_of
 from lamina.run.options import Wanted
 from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck
@@ -75,13 +79,13 @@ def test_threads_of_one_process_work_in_one_container(root: Path, tmp_path: Path
     def work(number: int) -> list[str]:
         store = Store.open(str(root))
         one = store.containers.get("c")
-        stack = containers.stack_of(store, one)
+        stack = stack_of(store, one)
         gate.wait()
-        with containers.opened(store, stack, one) as inside:
+        with opened(store, stack, one) as inside:
             copy_in(str(tmp_path / "file"), inside, f"/new{number}")
         if number % 2:
             commit(store, stack, one, f"made:{number}", epoch=0)
-        with containers.opened(store, stack, one) as inside:
+        with opened(store, stack, one) as inside:
             copy_out(inside, f"/new{number}", str(tmp_path / f"out{number}"))
         return [os.fsdecode(change.path) for change in container_changes(store, stack, one)]
 
@@ -99,15 +103,15 @@ def test_a_container_is_not_started_twice(root: Path) -> None:
     store = Store.open(str(root))
     stack = store.stack("app", Platform.host())
     words = Wanted(command=("sh", "-c", "echo x >> /x"), network="none")
-    made = containers.create(store, stack, words)
+    made = create(store, stack, words)
     gate = threading.Barrier(4)
 
     def start(_: int) -> str:
         mine = Store.open(str(root))
         gate.wait()
         try:
-            return f"ended {containers.run(mine, stack, mine.containers.get(made.id), words).code}"
-        except containers.Conflict as error:
+            return f"ended {run_container(mine, stack, mine.containers.get(made.id)).code}"
+        except Conflict as error:
             return error.message
 
     with ThreadPoolExecutor(4) as pool:
@@ -115,7 +119,7 @@ def test_a_container_is_not_started_twice(root: Path) -> None:
     count = said.count("ended 0")
     assert count >= 1
     assert said.count(f"the container {made.name} runs") == 4 - count
-    with containers.opened(store, stack, made) as inside:
+    with opened(store, stack, made) as inside:
         assert inside.read("/x") == b"x\n" * count
 
 
@@ -126,8 +130,8 @@ def test_the_end_of_a_container_waits_for_a_cp_that_works_in_it(root: Path, tmp_
         wait_for(process, b"up\n")
         store = Store.open(str(root))
         one = store.containers.get("c")
-        stack = containers.stack_of(store, one)
-        with containers.opened(store, stack, one) as inside:
+        stack = stack_of(store, one)
+        with opened(store, stack, one) as inside:
             assert process.stdin is not None
             process.stdin.close()  # the program ends
             while not waits(process.pid):

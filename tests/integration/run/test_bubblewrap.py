@@ -19,7 +19,7 @@ import pytest
 from integration.run.test_run import GROUP, LOWER, make_store, members, mounts_of, wait_for
 from lamina.errors import NotFound
 from lamina.run import runtime
-from lamina.run.bubblewrap import process_of
+from lamina.run.bubblewrap.program import process_of
 from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, running, write_layout
 
 
@@ -199,8 +199,8 @@ PATCHED = """
 import sys
 from lamina.cli import run
 from lamina.errors import SystemFailure
-from lamina.run import bpf, bubblewrap
-mount = bubblewrap.kernel.mount
+from lamina.run.bubblewrap import bpf, launch
+mount = launch.kernel.mount
 def no_sysfs(kind, *words, **more):
     if kind == "sysfs":
         raise SystemFailure("mounting sysfs: refused")
@@ -234,7 +234,7 @@ def test_without_libseccomp_somebody_says_so(root: Path, tmp_path: Path) -> None
 
 def test_where_no_sysfs_can_be_mounted_the_machines_is_not_shown(root: Path) -> None:
     words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "app", "sh", "-c", "ls -R /sys; echo ran")
-    done = patched(root, "bubblewrap.kernel.mount = no_sysfs", *words)
+    done = patched(root, "launch.kernel.mount = no_sysfs", *words)
     assert (done.returncode, b"ran" in done.stdout, b"class" in done.stdout) == (0, True, False), done.stderr
     assert done.stderr.count(b"\n") == 1
     assert b"warning: the container's /sys is empty: mounting sysfs: refused" in done.stderr
@@ -311,14 +311,16 @@ def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
     assert subprocess.run(["pgrep", "-f", "sleep 986"], capture_output=True, check=False).stdout == b""
 
 
-@pytest.mark.parametrize("call", ["rights.nested()", "namespace.owned(rights.nested(), 33, 44)"])
+@pytest.mark.parametrize(
+    "call", ["privileges.nested_namespace()", "namespace.owned(privileges.nested_namespace(), 33, 44)"]
+)
 def test_who_holds_a_namespace_open_ends_with_a_killed_lamina(call: str) -> None:
     """Killed where it has just got the namespace: whoever lives on has our standard output still."""
     require_root()
     code = f"""
 import os
-from lamina import rights
-from lamina.run import namespace
+from lamina.host import privileges
+from lamina.run.bubblewrap import namespace
 real = os.open
 def killed(path, *more):
     if str(path).endswith("/ns/user") and {call.count("(")} - 1 == sum(counted):
@@ -375,7 +377,7 @@ def test_other_users_of_a_plain_user() -> None:
         for program in ("bwrap", "runc"):
             done = call(*words[:-1], program, "-u", "web", "app", "true")
             assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
-            assert b"there is no user 33:44 here" in done.stderr
+            assert b"user 33:44 does not exist in this user namespace" in done.stderr
 
 
 @pytest.mark.parametrize("name", [PLAIN_USER, "59999"])

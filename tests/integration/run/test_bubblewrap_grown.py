@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+import lamina as lamina_package
 from integration.run.test_run import make_store, members, mounts_of, wait_for
-from lamina.run import bubblewrap, cgroup
+from lamina.run.bubblewrap import cgroup, launch
 from support import PLAIN_USER, PlainUser, lamina, plain_user, require_root, require_tool, running, write_layout
 
 UP = "echo up; exec sleep 600"
@@ -128,11 +129,11 @@ def test_exec_sees_what_the_program_has_mounted_and_written(root: Path) -> None:
 def test_exec_loads_nothing_from_the_container(root: Path, tmp_path: Path) -> None:
     """Once it is in there, Python's own directories are the container's."""
     (tmp_path / "planted.py").write_text("print('planted', flush=True)\n")
-    package = Path(bubblewrap.__file__).parents[2]
+    package = Path(lamina_package.__file__).parents[1]
     starter = f"""
 import os
 import re
-from lamina.run import within
+from lamina.run.bubblewrap import within
 def look(order):
     assert os.path.exists("{package}/planted.py")
     try:
@@ -142,13 +143,14 @@ def look(order):
     return 5
 within._run = look
 """
-    starter = bubblewrap._STARTER.replace("main(int", f"{starter}main(int")
+    starter = launch._STARTER.replace("main(int", f"{starter}main(int")
     with up(root, "-v", f"{tmp_path}:{package}"):
         (bundle,) = root.glob("containers/*/bundle")
         program = f"""
-from lamina.run import bubblewrap
-bubblewrap._STARTER = {starter!r}
-code = bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, interactive=False)
+from lamina.run.bubblewrap import launch
+from lamina.run.child import Streams
+launch._STARTER = {starter!r}
+code = launch.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, Streams(interactive=False))
 raise SystemExit(code)
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -193,9 +195,10 @@ def test_what_is_started_outside_can_not_be_written_to_from_inside(root: Path, t
     with up(root):
         (bundle,) = root.glob("containers/*/bundle")
         program = f"""
-from lamina.run import bubblewrap
-bubblewrap._STARTER = {starter!r}
-bubblewrap.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, interactive=False)
+from lamina.run.bubblewrap import launch
+from lamina.run.child import Streams
+launch._STARTER = {starter!r}
+launch.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, Streams(interactive=False))
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert done.stdout == f"{os.ST_RDONLY | os.ST_NOSUID}\n", done.stderr
@@ -309,7 +312,10 @@ def test_exec_as_a_plain_user(name: str) -> None:
         if name == PLAIN_USER:
             assert done.stdout == b"uid=33(web) gid=44(web) groups=44(web),55(extra)\n", done.stderr
         else:
-            assert (done.returncode, b"there is no user 33:44 here" in done.stderr) == (7, True), done.stderr
+            assert (done.returncode, b"user 33:44 does not exist in this user namespace" in done.stderr) == (
+                7,
+                True,
+            ), done.stderr
 
 
 def test_a_bubblewrap_in_a_closed_directory_runs_other_users_too(root: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_what_a_crash_of_the_machine_leaves_of_a_container_that_was_to_go_is_a_l
     assert f"containers/{directory.name}".encode() in lamina("fsck", root=root).stdout
     assert lamina("prune", root=root).returncode == 0
     assert os.listdir(root / "containers") == [container(root, "good").name]
-    assert lamina("fsck", root=root).stdout.endswith(b"the store is whole\n")
+    assert lamina("fsck", root=root).stdout.endswith(b"the store is intact\n")
 
 
 @pytest.mark.parametrize("content", [(), ("container.json.7.tmp",), ("rootfs", "bundle", "volumes", "upper")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from integration.run.test_run import make_store, members, mounts_of
-from lamina.run import cgroup
+from lamina.run.bubblewrap import cgroup
 from support import lamina, require_root, require_tool
 
 
@@ -25,9 +25,9 @@ def root(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("-m", "1"), "'1' is too little memory for any program (at least 6m"),
+        (("-m", "1"), "'1' is too little memory for any program (give at least 6m"),
         (("-m", "4k"), "'4k' is too little memory for any program"),
-        (("--cpus", "0.0001"), "0.0001 is not a possible number of processors (at least 0.01"),
+        (("--cpus", "0.0001"), "0.0001 is not a possible number of processors (give at least 0.01"),
         (("--ulimit", "nofile=0"), "did not start, perhaps because of its limits: --ulimit nofile=0"),
     ],
 )

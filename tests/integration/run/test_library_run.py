@@ -28,7 +28,7 @@ from lamina.errors import (
     TimedOut,
     UsageError,
 )
-from lamina.run import sandbox
+from lamina.run.library import runs
 from lamina.store.store import Store
 from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, write_layout
 
@@ -174,7 +174,7 @@ def test_errors_of_start_and_of_the_program_are_two_things(image: library.Image)
     assert refused.value.exit_code == 126
     assert run(image, "sh", "-c", "exit 127").exit_code == 127
     assert run(image, "sh", "-c", "sh -c 'kill -9 $$'; exit $?").exit_code == 137
-    with pytest.raises(ProgramFailed, match=r"exit code 5 \(it said: 'worse'\)") as failed:
+    with pytest.raises(ProgramFailed, match=r"exit code 5 \(its last output: 'worse'\)") as failed:
         run(image, "sh", "-c", "echo half; echo bad >&2; echo worse >&2; exit 5", check=True)
     assert (failed.value.code, failed.value.stdout, failed.value.stderr) == (5, b"half\n", b"bad\nworse\n")
     assert run(image, "true", check=True).exit_code == 0
@@ -208,7 +208,7 @@ def test_only_whole_images_of_the_store_run(image: library.Image, tmp_path: Path
     with pytest.raises(UsageError, match="range of layers"):
         image[:0].run(["true"])
     Store.open(str(tmp_path / "store2"))
-    with pytest.raises(NotFound, match="brings it in"):
+    with pytest.raises(NotFound, match=r"pull it with lamina\.pull\(\)"):
         library.open(f"oci:{tmp_path}/layout:app", root=tmp_path / "store2").run(["true"])
 
 
@@ -336,11 +336,11 @@ def test_eight_threads_run_one_image_at_once(image: library.Image) -> None:
 
 def test_the_next_run_works_when_somebody_has_killed_the_helper(image: library.Image) -> None:
     run(image, "true").remove()
-    helper = sandbox._helper
+    helper = runs._helper
     assert helper is not None
     helper._control.shutdown(2)  # as it is when its process is gone
     assert run(image, "echo", "again").text == "again\n"
-    assert sandbox._helper is not helper
+    assert runs._helper is not helper
 
 
 def test_programs_are_found_by_the_environment_of_the_moment(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from integration.run.test_run import members
-from lamina import rights
-from lamina.config import Settings
 from lamina.errors import SystemFailure
+from lamina.host import privileges
+from lamina.settings import Settings
 from support import PLAIN_USER, PlainUser, plain_user, require_root, require_tool, write_layout
 
 SHOW = ("run", "--rm", "--network", "none", "app", "cat", "/proc/self/uid_map")
@@ -41,7 +41,7 @@ def test_one_program_that_fails_leaves_the_own_id_and_is_named(user: tuple[Path,
     assert (done.returncode, done.stdout.split()[2:]) == (0, [b"1"]), done.stderr
     done = call("run", "--rm", "--network", "none", "-u", "33", "app", "true", PATH=path)
     assert done.returncode == 125
-    assert b"there is no user 33" in done.stderr
+    assert b"user 33" in done.stderr
     assert f"{program}: write failed: Invalid argument".encode() in done.stderr
     assert call("mount", "app", PATH=path).returncode == 0
 
@@ -58,7 +58,7 @@ def test_one_program_that_fails_leaves_the_own_id_and_is_named(user: tuple[Path,
     ],
 )
 def test_ranges_that_can_stand_in_one_map(given: list[tuple[int, int]], expected: list[tuple[int, int]]) -> None:
-    assert rights.distinct(given, 1000) == expected
+    assert privileges.without_overlaps(given, 1000) == expected
 
 
 def test_a_home_that_cannot_be_read_has_no_settings(user: tuple[Path, PlainUser]) -> None:
@@ -71,7 +71,7 @@ def test_a_home_that_cannot_be_read_has_no_settings(user: tuple[Path, PlainUser]
     closed.mkdir(parents=True)
     (closed / "config.toml").write_text('view = "fuse"')
     (closed / "config.toml").chmod(0)
-    assert b"can't be read" in call("images", HOME=f"{top}/home").stderr  # there it is, and what it says counts
+    assert b"can't read the settings" in call("images", HOME=f"{top}/home").stderr  # it exists, so it counts
 
 
 def test_settings_of_a_closed_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_settings_of_a_closed_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
     environ = {"HOME": str(tmp_path / "no"), "LAMINA_ROOT": "/x"}
     assert Settings.load(environ=environ, system_file=str(tmp_path / "none")).root == "/x"
     (tmp_path / "none").touch()
-    with pytest.raises(SystemFailure, match="can't be read"):
+    with pytest.raises(SystemFailure, match="can't read the settings"):
         Settings.load(environ=environ, system_file=str(tmp_path / "none"))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from integration.run.test_run import members
-from lamina import rights
+from lamina.host import privileges
 from support import PLAIN_USER, PlainUser, plain_user, require_root, require_tool, write_layout
 
 ALONE = "59999"
@@ -271,7 +271,7 @@ def test_no_namespace_is_one_clear_line() -> None:
         for words, code in ((("mount", "--view", "overlay", "app"), 6), (("run", "--rm", "app", "true"), 125)):
             done = call(*words, before=inside)
             assert done.returncode == code, done.stderr
-            assert done.stderr.startswith(b"lamina: no user namespace: ")
+            assert done.stderr.startswith(b"lamina: can't create a user namespace: ")
             assert done.stderr.count(b"\n") == 1
         assert call("mounts", "--format", "json").stdout.strip() == b"[]"
         assert call("ps", "-aq").stdout == b""
@@ -286,7 +286,7 @@ def test_no_namespace_is_one_clear_line() -> None:
     ],
 )
 def test_ids_are_spread(given: list[tuple[int, int]], expected: list[tuple[int, int, int]]) -> None:
-    assert rights.spread(given, 1000) == expected
+    assert privileges.map_ranges(given, 1000) == expected
 
 
 def test_fsck_looks_into_trees_that_are_only_their_roots(user: tuple[Path, PlainUser]) -> None:
@@ -298,8 +298,21 @@ def test_fsck_looks_into_trees_that_are_only_their_roots(user: tuple[Path, Plain
     (secret,) = top.glob("store/unions/*/tree*/data/secret")
     secret.write_bytes(b"0nly mine")
     said = call("fsck")
-    assert (said.returncode, b"/data/secret has other bytes" in said.stdout) == (1, True)
+    assert (said.returncode, b"/data/secret has different content" in said.stdout) == (1, True)
     assert call("fsck", "--repair").returncode == 0
     assert not secret.exists()
     assert call("fsck").returncode == 0
     assert call("run", "--rm", "--network", "none", "app", "cat", "/data/secret").stdout == b"only mine"
+
+
+def test_sizes_are_of_the_users_own_default_store(user: tuple[Path, PlainUser]) -> None:
+    """Sizes need the IDs of a user namespace, and who enters one is root there: the store is chosen before."""
+    top, call = user
+    home = {"LAMINA_ROOT": "", "HOME": str(top), "XDG_DATA_HOME": str(top / "data")}
+    os.mkdir(top / "data")
+    os.chown(top / "data", top.stat().st_uid, top.stat().st_gid)
+    assert call("load", "-i", str(top / "layout"), **home).returncode == 0
+    assert call("run", "--name", "job", "app", "sh", "-c", "echo 123 > /new", **home).returncode == 0
+    done = call("ps", "-as", "--format", "{{.Names}} {{.Size}}", **home)
+    assert (done.returncode, done.stdout.split()[0]) == (0, b"job"), done.stderr
+    assert call("rm", "job", **home).returncode == 0

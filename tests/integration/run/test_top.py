@@ -15,8 +15,8 @@ import pytest
 
 import lamina as lamina_library
 from integration.run.test_run import members, mounts_of
-from lamina.run import top
-from lamina.view.upper import refusal
+from lamina.run import writable
+from lamina.view.upper_check import refusal
 from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, write_layout
 
 SAID = (
@@ -157,7 +157,7 @@ def test_a_store_that_can_hold_them_does(overlay: Path) -> None:
         assert lamina("load", "-i", f"{place}/layout", root=f"{place}/s").returncode == 0
         done = lamina(*RUN, "--name", "c", "app", "true", root=f"{place}/s")
         assert (done.returncode, done.stderr) == (0, b"")
-        assert len(list(Path(place).glob(f"s/containers/*/{top.UPPER}"))) == 1
+        assert len(list(Path(place).glob(f"s/containers/*/{writable.UPPER}"))) == 1
         assert lamina("rm", "c", root=f"{place}/s").returncode == 0
 
 

@@ -104,16 +104,16 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("-d",), "containers in the background are not there yet"),
-        (("-dit",), "containers in the background are not there yet"),
-        (("--restart", "always"), "containers in the background are not there yet"),
-        (("-p", "80:80"), "ports can't be published yet"),
+        (("-d",), "containers in the background are not supported yet"),
+        (("-dit",), "containers in the background are not supported yet"),
+        (("--restart", "always"), "containers in the background are not supported yet"),
+        (("-p", "80:80"), "--publish is not supported yet"),
         (("--pid", "container:x"), "can't share namespaces yet"),
-        (("--volumes-from", "x"), "can't share volumes yet"),
-        (("--ip", "10.0.0.2"), "networks with names and addresses are not there yet"),
+        (("--volumes-from", "x"), "taking the volumes of another container is not supported yet"),
+        (("--ip", "10.0.0.2"), "networks with names and addresses are not supported yet"),
         (("--runtime", "bwrap", "--pid", "host"), "bubblewrap can't do --pid host"),
         (("--runtime", "bwrap", "--sysctl", "net.core.somaxconn=1"), "bubblewrap can't do --sysctl"),
-        (("--sysctl", "vm.swappiness=1"), "machine's"),
+        (("--sysctl", "vm.swappiness=1"), "belongs to the host"),
         (("--gpus", "all"), "nvidia.com/gpu=all"),
         (("--device", "vendor.com/class=name"), "vendor.com/class=name"),
         (("--device", "/dev/nothing-here"), "/dev/nothing-here"),
@@ -121,7 +121,7 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
         (("--mount", "type=bind,source=/a"), "no target"),
         (("--stop-signal", "NONSENSE"), "no signal"),
         (("--label-file", "/nowhere"), "/nowhere"),
-        (("--security-opt", "what=ever"), "no security option"),
+        (("--security-opt", "what=ever"), "unknown --security-opt"),
         (("--memory-swap", "1g"), "--memory-swap without --memory"),
     ],
 )
@@ -138,7 +138,7 @@ def test_what_asks_for_what_happens_anyway(root: Path) -> None:
     assert out(root, *words, "--security-opt", "label=disable", "app", "echo", "hi") == ["hi"]
     done = lamina("run", "--rm", "--network", "host", "-p", "80:80", "app", "echo", "hi", root=root)
     assert (done.returncode, done.stdout) == (0, b"hi\n")
-    assert b"--publish does nothing" in done.stderr
+    assert b"--publish has no effect" in done.stderr
 
 
 def test_a_file_for_the_id(root: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_file_for_the_id(root: Path, tmp_path: Path) -> None:
     (shown,) = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)
     assert file.read_text() == shown["id"]
     done = run(root, "--cidfile", str(file), "app", "true")
-    assert (done.returncode, b"is there already" in done.stderr) == (125, True)
+    assert (done.returncode, b"already exists" in done.stderr) == (125, True)
     assert run(root, "--name", "c", "--cidfile", str(tmp_path / "new"), "app", "true").returncode == 125
     assert not (tmp_path / "new").exists()
     assert lamina("rm", "--cidfile", str(file), root=root).returncode == 0
@@ -296,7 +296,7 @@ def test_files_out_of_an_image(root: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "new/below")) == ["link", "one", "two"]
     assert (tmp_path / "new/passwd").read_bytes().startswith(b"root:")
     assert names_of(lamina("cp", "app:/data/one", "-", root=root).stdout)["one"].size == 2
-    assert b"no /nothing in the image" in lamina("cp", "app:/nothing", "x", root=root).stderr
+    assert b"/nothing was not found in the image" in lamina("cp", "app:/nothing", "x", root=root).stderr
     assert (cp("app:/nothing", "x"), cp("nothing:/x", "x"), cp("app:/data", "none/x")) == (3, 3, 6)
     assert lamina("cp", str(tmp_path / "new/one"), "app:/x", root=root).returncode == 2
     assert not (tmp_path / "x").exists()

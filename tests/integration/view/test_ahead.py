@@ -13,8 +13,8 @@ import pytest
 
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
-from lamina.view.lower import unpack_parts
-from lamina.view.upper import refusal
+from lamina.view.overlay.lower import unpack_parts
+from lamina.view.upper_check import refusal
 from support import lamina, require_root, running, write_layout
 from unruly import Answer, Seen, Unruly
 

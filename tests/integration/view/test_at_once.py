@@ -13,16 +13,16 @@ import pytest
 
 import lamina as library
 from lamina.archive.layout import LayoutReader
-from lamina.config import VIEWS
 from lamina.errors import SystemFailure
-from lamina.mountinfo import mounts as mountinfo
+from lamina.host.mountinfo import mounts as mountinfo
+from lamina.settings import VIEWS
 from lamina.spec.platform import Platform
 from lamina.store.gc import collect
 from lamina.store.store import Store
 from lamina.store.unions import make_union
 from lamina.transfer.copy import copy
 from lamina.view import kernel
-from lamina.view.mount import mount, mounts, unmount
+from lamina.view.overlay.mount import mount, mounts, unmount
 from support import require_root, write_layout
 
 BASE = [(f"d{number}/f", f"{number}".encode()) for number in range(40)]

@@ -17,11 +17,11 @@ import pytest
 
 from integration.view.test_mount import check_view, loaded, stack_of
 from lamina.errors import SystemFailure, Unsupported
+from lamina.store.derived import note, sync_file
 from lamina.store.flush import unwritten
-from lamina.store.lasting import note, sync_file
-from lamina.view import attach, loop
-from lamina.view.lower import sweep, write_images
-from lamina.view.mount import Top, mount, mount_union, unmount
+from lamina.view.erofs import attach, loop
+from lamina.view.overlay.lower import sweep, write_images
+from lamina.view.overlay.mount import Top, mount, mount_union, unmount
 from lamina.view.parts import image_of, parts_of
 from support import lamina, require_root, require_tool
 
@@ -79,7 +79,7 @@ def gone(below: Path) -> bool:
 @pytest.mark.parametrize("view", ["erofs", "erofs-merged"])
 def test_from_loop_devices_it_is_the_same(tmp_path: Path, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
     forced = partial(attach.mount_erofs, sources=(attach.LOOPS,))
-    monkeypatch.setattr("lamina.view.lower.mount_erofs", forced)
+    monkeypatch.setattr("lamina.view.overlay.lower.mount_erofs", forced)
     store = loaded(tmp_path, LAYERS)
     assert check_view(store, tmp_path / "mnt", view, stack_of(store)) == 6
     mount(store, stack_of(store), str(tmp_path / "again"), view=view)
@@ -109,7 +109,7 @@ def test_a_tar_that_the_disk_does_not_have_yet_is_read_through_its_page_cache(
     """A direct read would make the kernel write what it reads, and wait. The bytes are the same either way."""
     if attach.FILES not in probe_sources(tmp_path):
         pytest.skip("this file system mounts no files")
-    monkeypatch.setattr("lamina.view.lower.mount_erofs", partial(attach.mount_erofs, sources=(source,)))
+    monkeypatch.setattr("lamina.view.overlay.lower.mount_erofs", partial(attach.mount_erofs, sources=(source,)))
     store = loaded(tmp_path, LAYERS)
     stack, options = stack_of(store), []
     tars = [store.paths.tar(diff_id) for diff_id in stack.diff_ids]
@@ -199,7 +199,7 @@ def test_a_killed_process_leaves_no_device(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(8192))
     program = (
-        "import sys, time; from lamina.view.loop import attached\n"
+        "import sys, time; from lamina.view.erofs.loop import attached\n"
         f"with attached([{str(file)!r}] * 3) as found:\n    print(found, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:

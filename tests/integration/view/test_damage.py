@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from integration.view.test_mount import BIG, loaded, stack_of
-from lamina.store import lasting
+from lamina.store import derived
 from lamina.store.fsck import fsck
 from lamina.store.roots import boot_id
 from lamina.store.store import Store
 from lamina.view.check import check_unions
-from lamina.view.lower import unpack_parts, write_images
-from lamina.view.mount import mount, unmount
+from lamina.view.overlay.lower import unpack_parts, write_images
+from lamina.view.overlay.mount import mount, unmount
 from lamina.view.parts import image_of, parts_of
 from support import lamina, require_root
 
@@ -101,14 +101,14 @@ def turned(path: str) -> None:
     [
         (cut, "a", "bytes instead of"),
         (emptied, "a", "has 0 bytes"),
-        (changed, "a", "has other bytes"),
-        (changed, "sparse", "has other bytes"),
+        (changed, "a", "has different content"),
+        (changed, "sparse", "has different content"),
         (os.unlink, "d/x", "is missing"),
-        (grown, "d/x", "/d/more is not the image's"),
+        (grown, "d/x", "/d/more is not in the image"),
         (open_to_all, "d/x", "has the mode 0777 instead of 0644"),
         (open_to_all, "d", "has the mode 0777 instead of 0755"),
         (turned, "d/x", "is not a file"),
-        (turned, "link", "leads elsewhere"),
+        (turned, "link", "has another target"),
         (turned, "fifo", "is not a fifo"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_tree_of_before_a_crash_is_not_trusted(tmp_path: Path, monkeypatch: py
     trees = unpack_parts(store, stack)
     notes = [Path(f"{tree}.written") for tree in trees]
     synced: list[str] = []
-    monkeypatch.setattr(lasting, "sync_files", synced.append)
+    monkeypatch.setattr(derived, "sync_files", synced.append)
     # the machine crashed: the names of files are there, their bytes are not
     for tree, note in zip(trees, notes, strict=True):
         note.write_text(note.read_text().replace(boot_id(), "another-boot"))

@@ -22,13 +22,13 @@ import pytest
 import lamina as library
 from lamina.archive.layout import LayoutReader
 from lamina.errors import SystemFailure, Unsupported
-from lamina.mountinfo import is_mount
+from lamina.host.mountinfo import is_mount
 from lamina.spec.platform import Platform
 from lamina.store.gc import collect
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.view import fuse
-from lamina.view.mount import Top, mount, mount_union, mounts, unmount
+from lamina.view.fuse import fuse_mount
+from lamina.view.overlay.mount import Top, mount, mount_union, mounts, unmount
 from support import lamina, require_root, require_tool, write_layout
 
 NOBODY = 65534
@@ -257,8 +257,8 @@ def test_what_is_missing_is_said(place: Path, target: Path, monkeypatch: pytest.
     stack = store.stack("app", Platform.host())
     for change, words in (
         ((sys.modules, "mfusepy", None), "mfusepy is not installed"),
-        ((fuse, "_LIBRARIES", ("libnothing.so",)), "libfuse3 is not installed"),
-        ((fuse, "DEVICE", "/dev/nothing"), "/dev/nothing is not there"),
+        ((fuse_mount, "_LIBRARIES", ("libnothing.so",)), "libfuse3 is not installed"),
+        ((fuse_mount, "DEVICE", "/dev/nothing"), "/dev/nothing does not exist"),
     ):
         with monkeypatch.context() as patch:
             (patch.setitem if isinstance(change[0], dict) else patch.setattr)(*change)  # type: ignore[operator]
@@ -272,7 +272,7 @@ def test_refusal_of_the_mount_is_one_line_and_leaves_nothing(place: Path) -> Non
     store = loaded(place, [[("a", b"1")]])
     stack = store.stack("app", Platform.host())
     with pytest.raises(SystemFailure) as caught:
-        fuse.mount(stack, str(place / "not there"))
+        fuse_mount.mount(stack, str(place / "not there"))
     assert "not there" in caught.value.message
     assert "\n" not in caught.value.message
     assert servers() == before
@@ -281,10 +281,10 @@ def test_refusal_of_the_mount_is_one_line_and_leaves_nothing(place: Path) -> Non
 @pytest.fixture
 def device_for_all() -> Iterator[None]:
     """As udev has it; not every virtual machine has udev."""
-    mode = stat.S_IMODE(os.stat(fuse.DEVICE).st_mode)
-    os.chmod(fuse.DEVICE, 0o666)
+    mode = stat.S_IMODE(os.stat(fuse_mount.DEVICE).st_mode)
+    os.chmod(fuse_mount.DEVICE, 0o666)
     yield
-    os.chmod(fuse.DEVICE, mode)
+    os.chmod(fuse_mount.DEVICE, mode)
 
 
 def as_nobody(*command: str) -> subprocess.CompletedProcess[bytes]:
@@ -319,14 +319,14 @@ print(test_mount.check_view(store, where / "mnt", "fuse", test_mount.stack_of(st
 
 NO_NAMESPACES = """
 import sys
-from lamina import rights
+from lamina.host import privileges
 from lamina.cli import main
 from lamina.errors import SystemFailure
 
 def refuse(*_, **__):
     raise SystemFailure("no user namespaces here")
 
-rights.as_root = refuse
+privileges.as_root = refuse
 main(sys.argv[1:])
 """
 
@@ -366,7 +366,7 @@ def test_a_plain_user_is_told_what_was_refused(place: Path) -> None:
     assert done.stderr.count(b"\n") == 1
     assert b"no write access to mountpoint" in done.stderr
     assert os.listdir(place / "s" / "roots") == []
-    os.chmod(fuse.DEVICE, 0o600)
+    os.chmod(fuse_mount.DEVICE, 0o600)
     done = as_nobody(
         sys.executable, "-c", NO_NAMESPACES, "--root", str(place / "s"), "mount", "app", str(place / "mnt")
     )

@@ -14,14 +14,14 @@ import pytest
 from integration.view.test_mount import loaded, resident, stack_of
 from lamina.archive.layout import LayoutReader
 from lamina.layer.index import IndexBuilder
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
-from lamina.store import lasting
+from lamina.store import derived
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.view.mount import mount, unmount
+from lamina.view.overlay.mount import mount, unmount
 from lamina.view.parts import parts_of
 from support import require_root, write_layout
 
@@ -72,7 +72,7 @@ def large(store: Store, stack: Stack) -> Stack:
     with open(store.paths.layer_index(diff_id), "wb") as index:
         for piece in builder.chunks(end):
             index.write(piece)
-    lasting.note(store.paths.tar(diff_id), within=store.paths.ingest)  # no blob proves it: it was written just now
+    derived.note(store.paths.tar(diff_id), within=store.paths.ingest)  # no blob proves it: it was written just now
     descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", diff_id, end)
     return replace(stack, layers=(*stack.layers, store.layers.get(descriptor, diff_id)), steps=(), _cache={})
 

@@ -16,18 +16,18 @@ from generated import attributed, numbered, stacks
 from lamina.archive.layout import LayoutReader
 from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.entry import Kind
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
 from lamina.store.gc import collect
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.union.merge import merge
 from lamina.union.tree import Tree, Union
-from lamina.view.erofs import DEEP, write_erofs
-from lamina.view.erofs_read import ErofsImage
-from lamina.view.look import DEEPEST, look, write_merged
+from lamina.view.erofs.open_stored import DEEPEST, look, write_merged
+from lamina.view.erofs.read import ErofsImage
+from lamina.view.erofs.stored_union import StoredUnion
+from lamina.view.erofs.write import DEEP, write_erofs
 from lamina.view.parts import image_of, merged_part
-from lamina.view.stored import StoredUnion
 from support import lamina, rounds, write_layout
 
 LAYERS: list[list[Any] | bytes] = [
@@ -129,7 +129,7 @@ def test_written_after_a_long_merge_and_gone_with_the_image(tmp_path: Path, monk
     asked = replace(stack, look=partial(look, store), _cache={})
     assert isinstance(asked.union(), Tree)
     assert not os.path.exists(path)  # a short one is merged each time
-    monkeypatch.setattr("lamina.view.look.MANY", 5)
+    monkeypatch.setattr("lamina.view.erofs.open_stored.MANY", 5)
     assert isinstance(replace(asked, _cache={}).union(), Tree)
     again = replace(asked, _cache={}).union()
     assert isinstance(again, StoredUnion)
@@ -157,7 +157,7 @@ def test_a_damaged_image_is_not_believed(tmp_path: Path, damage: str, monkeypatc
     os.chmod(path, 0o644)
     data[2100] ^= 1
     Path(path).write_bytes({"cut": data[:2048], "changed": bytes(data), "empty": b""}[damage])
-    monkeypatch.setattr("lamina.view.look.MANY", 5)
+    monkeypatch.setattr("lamina.view.erofs.open_stored.MANY", 5)
     asked = replace(stack, look=partial(look, store), _cache={})
     assert isinstance(asked.union(), Tree)
     assert isinstance(replace(asked, _cache={}).union(), StoredUnion)  # made again
@@ -165,7 +165,7 @@ def test_a_damaged_image_is_not_believed(tmp_path: Path, damage: str, monkeypatc
 
 def test_what_can_not_be_kept_is_answered_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, stack = stored(tmp_path)
-    monkeypatch.setattr("lamina.view.look.MANY", 5)
+    monkeypatch.setattr("lamina.view.erofs.open_stored.MANY", 5)
     os.rmdir(store.paths.unions)
     Path(store.paths.unions).touch()
     assert isinstance(look(store, stack), Tree)

@@ -22,21 +22,21 @@ from hypothesis import strategies as st
 
 import lamina as library
 from lamina.archive.layout import LayoutReader
-from lamina.config import VIEWS
 from lamina.errors import Conflict, InvalidLayer, NotFound, SystemFailure
 from lamina.layer.entry import Kind
-from lamina.source import Stack
+from lamina.settings import VIEWS
+from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
 from lamina.store.gc import collect
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.union.merge import merge
 from lamina.view import kernel
-from lamina.view.erofs import crc32c
-from lamina.view.lower import mounted_at, sweep
-from lamina.view.mount import Top, mount, mount_union, mounts, unmount
+from lamina.view.erofs.write import crc32c
+from lamina.view.overlay.lower import mounted_at, sweep
+from lamina.view.overlay.mount import Top, mount, mount_union, mounts, unmount
 from lamina.view.parts import DEEPEST, parts_of
-from lamina.view.upper import refusal
+from lamina.view.upper_check import refusal
 from support import lamina, layer_index, require_root, require_tool, rounds, write_layout
 
 KINDS = {
@@ -684,7 +684,7 @@ def test_umount_leaves_what_somebody_else_has_mounted_over_an_image(
     subprocess.run(["mount", "-t", "tmpfs", "over", target], check=True)
     done = lamina("umount", "--all", root=tmp_path / "s")
     assert (done.returncode, done.stdout.decode()) == (5, f"{other}\n")
-    assert done.stderr.startswith(f"lamina: {target}: another mount (tmpfs) stands over the image".encode())
+    assert done.stderr.startswith(f"lamina: {target}: another mount (tmpfs) covers the image".encode())
     subprocess.run(["umount", str(target)], check=True)
     assert (target / "a0").read_bytes() == b"1"
     unmount(store, str(target))

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lamina.mountinfo import mounts as mountinfo
+from lamina.host.mountinfo import mounts as mountinfo
 from lamina.store.gc import prune
 from lamina.store.store import Store
-from lamina.view.mount import mounts
+from lamina.view.overlay.mount import mounts
 from support import lamina, require_root, rounds, write_layout
 
 ROUNDS = rounds(12, 4)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from lamina import mountinfo
 from lamina.archive.layout import LayoutReader
+from lamina.host import mountinfo
 from lamina.spec.platform import Platform
 from lamina.store.gc import collect, prune
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.view.mount import mounts, unmount
-from lamina.view.upper import refusal
+from lamina.view.overlay.mount import mounts, unmount
+from lamina.view.upper_check import refusal
 from support import busybox, lamina, require_root, require_tool, write_layout
 
 VIEWS = ("erofs", "overlay", "fuse")

@@ -78,7 +78,7 @@ def test_more_layers_than_a_page_has_room_for_their_paths(place: Path) -> None:
 
 def test_more_layers_than_the_kernel_takes_are_one_clear_line(place: Path) -> None:
     lowers = made(place, [str(number) for number in range(300)])
-    with pytest.raises(Unsupported, match="this kernel takes no stack of so many layers"):
+    with pytest.raises(Unsupported, match="this kernel can't stack so many layers"):
         overlay(place, lowers)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.rights import MAX_ID
-from lamina.source import Stack
+from lamina.host.privileges import MAX_ID
+from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
-from lamina.transfer.open import open_stack
-from lamina.view.check_trees import difference
+from lamina.transfer.open_stack import open_stack
 from lamina.view.owners import Owners
-from lamina.view.unpack import unpack, unpack_tree
+from lamina.view.unpack.check import difference
+from lamina.view.unpack.directory import unpack, unpack_tree
 from support import lamina, make_tar, require_root, write_layout
 
 SET_IDS = [
@@ -54,7 +54,7 @@ def test_no_way_in_takes_the_owner_that_means_unchanged(tmp_path: Path, verb: st
     }[verb]
     done = lamina(*words, root=tmp_path / "s")
     assert done.returncode == 4, done.stderr
-    assert b"states the owner 4294967295:4294967295" in done.stderr
+    assert b"has the invalid owner 4294967295:4294967295" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -25,14 +25,14 @@ from lamina.errors import Cancelled, InvalidLayer
 from lamina.events import Cancel
 from lamina.layer.entry import Kind
 from lamina.serve.server import RegistryServer
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from lamina.transfer.open import open_stack
-from lamina.view.lower import unpack_parts
-from lamina.view.unpack import remove_tree, unpack
-from lamina.view.upper import refusal
+from lamina.transfer.open_stack import open_stack
+from lamina.view.overlay.lower import unpack_parts
+from lamina.view.unpack.directory import remove_tree, unpack
+from lamina.view.upper_check import refusal
 from support import lamina, require_root, rounds, write_layout
 
 KINDS = {
@@ -235,8 +235,8 @@ def test_as_a_plain_user(tmp_path: Path, public: Path) -> None:
     target = public / "out"
     said = as_nobody(lambda: unpack(stack, os.fsencode(target)).warnings)
     assert said == [
-        "/char: only root makes devices; left out",
-        "all of it belongs to you: only root can give files to the owners that the image states",
+        "/char: only root can create devices; left out",
+        "all files belong to you: only root can give them the owners that the image states",
     ]
     check(stack, target, owners=False, without=frozenset({Kind.CHAR}))
     assert {os.lstat(os.path.join(where, name)).st_uid for where, _, names in os.walk(target) for name in names} == {
@@ -302,14 +302,14 @@ KILLED = """
 import os, sys
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
-from lamina.view import content, lower
-write, calls = content.Contents.write, []
+from lamina.view.unpack import copy_content; from lamina.view.overlay import lower
+write, calls = copy_content.ContentCopier.write, []
 def killed(self, *words):
     calls.append(words)
     if len(calls) == 3:
         os.kill(os.getpid(), 9)
     write(self, *words)
-content.Contents.write = killed
+copy_content.ContentCopier.write = killed
 store = Store.open(sys.argv[1])
 lower.unpack_parts(store, store.stack("app", Platform.host()))
 """

@@ -9,9 +9,9 @@ import pytest
 
 from lamina.errors import StoreDamaged
 from lamina.union.merge import merge
-from lamina.view import whole
-from lamina.view.erofs import BLOCK, write_erofs
-from lamina.view.erofs_read import ErofsImage
+from lamina.view.erofs import intact
+from lamina.view.erofs.read import ErofsImage
+from lamina.view.erofs.write import BLOCK, write_erofs
 from support import layer_index
 
 
@@ -24,7 +24,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def settle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole, "_SETTLED", -1.0)
+    monkeypatch.setattr(intact, "_SETTLED", -1.0)
 
 
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,27 +36,27 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_looked_at_once(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
-    found = whole.lengths(str(image))
+    found = intact.lengths(str(image))
     blocks = [count for count, _ in ErofsImage.load(str(image)).devices]
     assert found is not None
     assert [one.stop - 1 for one in found] == [count * BLOCK for count in blocks]
     assert all(len(one) == BLOCK for one in found)
     unread(monkeypatch)
-    assert whole.lengths(str(image)) == found
+    assert intact.lengths(str(image)) == found
 
 
 def test_a_file_of_this_moment_is_looked_at_again(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole, "_SETTLED", 3600.0)
-    assert whole.lengths(str(image)) is not None
+    monkeypatch.setattr(intact, "_SETTLED", 3600.0)
+    assert intact.lengths(str(image)) is not None
     assert os.listdir(image.parent) == ["erofs"]
     monkeypatch.setattr(ErofsImage, "load", lambda path: (_ for _ in ()).throw(StoreDamaged("cut")))
-    assert whole.lengths(str(image)) is None
+    assert intact.lengths(str(image)) is None
 
 
 @pytest.mark.parametrize("how", ["boot", "byte", "size", "another", "note", "no note"])
 def test_looked_at_again(image: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     settle(monkeypatch)
-    found = whole.lengths(str(image))
+    found = intact.lengths(str(image))
     data = image.read_bytes()
     times = image.stat()
     while (
@@ -64,7 +64,7 @@ def test_looked_at_again(image: Path, monkeypatch: pytest.MonkeyPatch, how: str)
     ):
         pass  # the kernel's clock goes on: a file's times tell a change
     if how == "boot":
-        monkeypatch.setattr(whole, "boot_id", lambda: "another")
+        monkeypatch.setattr(intact, "boot_id", lambda: "another")
     elif how == "byte":
         with image.open("r+b") as file:
             file.seek(len(data) // 2)
@@ -84,9 +84,9 @@ def test_looked_at_again(image: Path, monkeypatch: pytest.MonkeyPatch, how: str)
     asked: list[str] = []
     load = ErofsImage.load
     monkeypatch.setattr(ErofsImage, "load", lambda path: asked.append(path) or load(path))
-    assert whole.lengths(str(image)) == (None if how in ("byte", "size") else found)
+    assert intact.lengths(str(image)) == (None if how in ("byte", "size") else found)
     assert asked == [str(image)]
 
 
 def test_not_there(tmp_path: Path) -> None:
-    assert whole.lengths(str(tmp_path / "erofs")) is None
+    assert intact.lengths(str(tmp_path / "erofs")) is None

@@ -1,4 +1,4 @@
-"""The terminal explorer's widgets, driven by textual's pilot; and what the verb refuses."""
+"""The widgets of `explore`, driven by the pilot of textual; and the errors of the verb."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from typing import Any
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.insight.explore import Explorer, Mark
+from lamina.insight.explore_state import Explorer, Mark
 from lamina.layer.index import LayerIndex
 from lamina.spec.platform import Platform
-from lamina.transfer.open import open_stack
+from lamina.transfer.open_stack import open_stack
 from support import lamina, write_layout
 
 pytest.importorskip("textual")
-from lamina.cli import explorer as widgets
-from lamina.cli.explorer import ExplorerApp, LayerList, Union
+from lamina.cli.look import explorer as widgets
+from lamina.cli.look.explorer import ExplorerApp, LayerList, Union
 
 HOSTILE = b"e\x1b[31m\x07\r\xffvil"
 
@@ -144,7 +144,7 @@ def test_hostile_names_and_texts_are_escaped(tmp_path: Path) -> None:
     drive(model, actions)
 
 
-def test_a_big_image_makes_only_the_lines_that_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_visible_lines_of_a_large_image_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = explorer(tmp_path, [(f"d{number % 50}/f{number}", b"") for number in range(20_000)])
     made: list[int] = []
     entry = LayerIndex.entry
@@ -166,7 +166,7 @@ def test_a_big_image_makes_only_the_lines_that_are_seen(tmp_path: Path, monkeypa
     drive(model, actions)
 
 
-def test_a_large_image_is_filtered_when_the_typing_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_is_filtered_after_a_pause_in_typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = explorer(tmp_path, LOWER, UPPER)
     monkeypatch.setattr(widgets, "AT_ONCE", 3)
     monkeypatch.setattr(widgets, "PAUSE", 3600)
@@ -213,7 +213,7 @@ def test_layers_can_be_read_at_every_size(
     drive(model, actions, size)
 
 
-def test_a_directory_in_which_something_changed_is_marked_and_coloured(tmp_path: Path) -> None:
+def test_a_directory_with_changes_in_it_is_marked_and_coloured(tmp_path: Path) -> None:
     model = explorer(tmp_path, [("d/e/a", b"1"), ("f/b", b"2")], [("d/e/a", b"22")])
 
     async def actions(app: ExplorerApp, pilot: Any) -> None:
@@ -236,7 +236,7 @@ COLOUR = re.compile(rb"[34]8;2;(\d+);(\d+);(\d+)")
 
 @pytest.mark.parametrize("colour", [True, False])
 def test_on_a_real_terminal(tmp_path: Path, colour: bool) -> None:
-    """Keys in, screen out, until it ends by itself; without colour nothing is coloured."""
+    """Send keys and read the screen until it ends; without colour nothing is coloured."""
     write_layout(tmp_path / "l", "app", [LOWER, UPPER])
     head, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -286,7 +286,7 @@ def test_on_a_real_terminal(tmp_path: Path, colour: bool) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how Linux tells of a hang-up")
 def test_ends_with_a_terminal_that_is_not_its_controlling_one(tmp_path: Path) -> None:
-    """Nobody sends SIGHUP then; reading says the end over and over."""
+    """Then there is no SIGHUP, and read returns end of file again and again."""
     write_layout(tmp_path / "l", "app", [LOWER, UPPER])
     head, end = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "LAMINA_ROOT": str(tmp_path / "s")}

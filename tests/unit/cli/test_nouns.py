@@ -1,4 +1,4 @@
-"""docker's nouns, and the verbs that lamina has not yet: one table says them, and nothing in it leads nowhere."""
+"""docker's nouns, and verbs that lamina does not support yet: every entry of the tables works."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import click
 import pytest
 
 from lamina.cli import run
-from lamina.cli.app import VERBS, Command, cli
-from lamina.cli.nouns import ABSENT, INSTEAD, NOUNS, OTHERS, Noun
+from lamina.cli.app import cli
+from lamina.cli.noun_table import ABSENT, INSTEAD, NOUNS, OTHERS
+from lamina.cli.nouns import Noun
 from lamina.cli.session import Session
+from lamina.cli.verbs import VERBS, Command
 
 EVERY = [(noun, verb) for noun, (_, verbs) in NOUNS.items() for verb in verbs]
 
@@ -22,7 +24,7 @@ def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 
 @pytest.mark.parametrize(("noun", "verb"), EVERY)
-def test_each_verb_of_a_noun_is_there_and_helps(noun: str, verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_verb_of_a_noun_has_help(noun: str, verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capfd, noun, verb, "--help")
     assert (code, err) == (0, "")
     assert f"lamina {noun} {verb} " in out
@@ -30,7 +32,7 @@ def test_each_verb_of_a_noun_is_there_and_helps(noun: str, verb: str, capfd: pyt
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
-def test_another_name_of_a_verb_helps_under_lamina_s_own(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_another_name_shows_the_verb_of_lamina(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """And a verb that is in no list of lamina's under its only name."""
     code, out, _ = said(capfd, name, "--help")
     assert code == 0
@@ -47,27 +49,27 @@ def test_the_tables_do_not_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize("verb", sorted(ABSENT))
-def test_a_verb_that_is_not_there_yet_says_so_in_one_line(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unsupported_verb_says_so_in_one_line(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capfd, verb, "-f", "x")
     assert (code, out) == (2, "")
-    assert err.startswith(f"lamina: lamina has no `{verb}` yet: ")
+    assert err.startswith(f"lamina: lamina does not support `{verb}` yet: ")
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("words", "err"),
     [
-        (["container", "logs", "web"], "lamina has no `container logs` yet"),
-        (["image", "sl"], "no verb 'sl' of 'image'; did you mean ls?"),
+        (["container", "logs", "web"], "lamina does not support `container logs` yet"),
+        (["image", "sl"], "unknown verb 'sl' of 'image'; did you mean ls?"),
         (["image", "hystory", "x"], "did you mean history?"),
         (["auth", "login"], "`lamina login`"),
         (["imags"], "did you mean images"),
         (["help", "imags"], "did you mean images"),
+        (["bulid", "."], "unknown verb 'bulid'; did you mean build? lamina does not support it yet: "),
+        (["container", "losg"], "of 'container'; did you mean logs? lamina does not support it yet: the output of "),
     ],
 )
-def test_a_verb_that_nobody_has_says_what_is_near(
-    words: list[str], err: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_verb_suggests_similar_ones(words: list[str], err: str, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, told = said(capfd, *words)
     assert (code, out) == (2, "")
     assert err in told
@@ -91,20 +93,22 @@ def test_a_verb_that_nobody_has_says_what_is_near(
         (["--version"], "lamina, version"),
     ],
 )
-def test_help_is_an_answer_and_no_failure(words: list[str], starts: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_goes_to_standard_output_with_exit_code_0(
+    words: list[str], starts: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = said(capfd, *words)
     assert (code, err) == (0, "")
     assert out.startswith(starts)
 
 
-def test_the_overview_names_every_noun(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_overview_lists_every_noun(capfd: pytest.CaptureFixture[str]) -> None:
     _, out, _ = said(capfd, "help")
     for noun in NOUNS:
         assert f"\n  {noun} " in out
 
 
-def test_a_reference_that_is_called_as_a_verb_is_a_reference() -> None:
-    """`lamina manifest inspect` asks for an image of that name; with one more word it is docker's verb."""
+def test_manifest_followed_by_a_verb_name_is_a_reference() -> None:
+    """`lamina manifest inspect` means an image named inspect; with one more word it is the verb of docker."""
     context = click.Context(cli)
     assert not isinstance(cli.resolve_command(context, ["manifest", "inspect"])[1], Noun)
     assert not isinstance(cli.resolve_command(context, ["manifest", "app:1"])[1], Noun)
@@ -128,7 +132,7 @@ def test_options_of_the_table_go_before_the_user_s() -> None:
         (["--", "--all=true"], {"all_": False, "words": ("--all=true",)}),
     ],
 )
-def test_flags_may_have_go_s_booleans(words: list[str], params: dict[str, object]) -> None:
+def test_flags_accept_true_and_false(words: list[str], params: dict[str, object]) -> None:
     command = Command(
         "x",
         params=[
@@ -142,7 +146,7 @@ def test_flags_may_have_go_s_booleans(words: list[str], params: dict[str, object
     assert {key: found[key] for key in params} == params
 
 
-def test_what_stands_behind_a_program_is_the_program_s() -> None:
+def test_words_after_the_program_belong_to_the_program() -> None:
     command = Command("x", params=[click.Option(["--all"], is_flag=True), click.Argument(["words"], nargs=-1)])
     command.allow_interspersed_args = False
     assert command.make_context("x", ["--all=true", "sh", "--all=false"]).params == {
@@ -177,14 +181,16 @@ def test_a_fresh_machine_has_empty_lists(
     assert said(capfd, "--root", str(tmp_path / "empty"), *words) == (0, out, "")
 
 
-def test_a_directory_of_something_else_is_no_fresh_machine(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_foreign_directory_is_an_error_not_an_empty_store(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "letter").write_text("dear store")
     code, out, err = said(capfd, "--root", str(tmp_path), "images")
     assert (code, out) == (3, "")
     assert "no store at" in err
 
 
-def test_df_of_a_fresh_machine_is_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_df_without_a_store_is_zero(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capfd, "--root", str(tmp_path / "none"), "df")
     assert code == 0
-    assert "total on disk                  0B   0 bytes" in out
+    assert "total on disk                       0B   0 bytes" in out

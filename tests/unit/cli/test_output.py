@@ -1,4 +1,4 @@
-"""Lists as JSON: the text is that of the whole list, and nothing is written where a value can't be made."""
+"""Lists as JSON: the text equals that of the whole list, and nothing is written if making a value fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lamina.cli import output
+from lamina.cli.format import output
 from lamina.errors import InvalidContent
 
 VALUES = [{"path": "/a\n\x1b ä\u2028", "n": number, "some": [], "more": [{"x": None}, {}]} for number in range(1001)]
@@ -17,7 +17,7 @@ VALUES = [{"path": "/a\n\x1b ä\u2028", "n": number, "some": [], "more": [{"x": 
 @pytest.mark.parametrize("count", [0, 1, 2, 199, 200, 201, 400, 1001])
 @pytest.mark.parametrize("held", [1, 10_000, 1 << 24])
 @pytest.mark.parametrize("checked", [True, False])
-def test_a_list_is_written_as_json_dumps_has_it(
+def test_a_list_is_written_like_json_dumps(
     count: int, held: int, checked: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(output, "_HELD", held)
@@ -26,7 +26,7 @@ def test_a_list_is_written_as_json_dumps_has_it(
 
 
 @pytest.mark.parametrize("held", [1, 1 << 24])
-def test_nothing_is_written_where_a_value_cannot_be_made(
+def test_nothing_is_written_if_making_a_value_fails(
     held: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(output, "_HELD", held)
@@ -40,7 +40,7 @@ def test_nothing_is_written_where_a_value_cannot_be_made(
     assert capsys.readouterr().out == ""
 
 
-def test_values_that_cannot_fail_are_written_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+def test_checked_values_are_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     read: list[str] = []
 
     def values() -> Iterator[Any]:
@@ -54,16 +54,14 @@ def test_values_that_cannot_fail_are_written_as_they_come(capsys: pytest.Capture
     assert json.loads("".join(read) + capsys.readouterr().out) == VALUES
 
 
-def test_lines_of_a_template_are_made_safe_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_line_of_a_template_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"Path": f"/{number}\t\x1b\n{number}"} for number in range(2500)]
     output.emit(rows, [], "{{.Path}}")
     assert capsys.readouterr().out == "".join(f"/{number}\t\\x1b\n{number}\n" for number in range(2500))
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2001])
-def test_columns_are_as_wide_as_their_widest_cell_wherever_it_stands(
-    count: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_columns_are_as_wide_as_their_widest_cell(count: int, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [["x" * (number % 7), str(number), "end"] for number in range(count)]
     output.table(iter(rows), ["ONE", "N", "LAST"], right=[1])
     first, second = max(3, min(count - 1, 6)), len(str(max(count - 1, 0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -9,8 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lamina.cli import launch, plain
-from lamina.cli.containers import run
+from lamina.cli import plain
+from lamina.cli.containers import launch
+from lamina.cli.containers.verbs import run
+from lamina.cli.option_table import Option
+from lamina.cli.registry import ask, look
 from lamina.cli.session import Session
 
 NAMES = sorted({name for option in launch.OPTIONS for name in option.names})
@@ -31,7 +35,7 @@ def by_click(words: list[str]) -> dict[str, Any]:
 @example(["-it", "--rm", "-e", "A=1", "-e", "B", "--name=x", "app:1", "sh", "-c", "--", "-x"])
 @example(["--entrypoint", "", "app"])
 @example(["-v", "--rm", "app"])
-def test_says_what_click_says(words: list[str]) -> None:
+def test_parses_like_click(words: list[str]) -> None:
     found = plain.parse(words, launch.OPTIONS)
     if found is None:
         return
@@ -47,7 +51,7 @@ def test_says_what_click_says(words: list[str]) -> None:
         ["-it", "--rm", "-v", "/a:/b:ro", "-e", "A=1", "--name=web", "-m", "1g", "--runtime", "runc", "app:1", "sh"],
     ],
 )
-def test_is_taken_for_common_lines(words: list[str]) -> None:
+def test_parses_common_command_lines(words: list[str]) -> None:
     assert plain.parse(words, launch.OPTIONS) is not None
 
 
@@ -65,11 +69,11 @@ def test_is_taken_for_common_lines(words: list[str]) -> None:
         ["--help"],
     ],
 )
-def test_is_left_to_click(words: list[str]) -> None:
+def test_leaves_other_command_lines_to_click(words: list[str]) -> None:
     assert plain.parse(words, launch.OPTIONS) is None
 
 
-def test_only_run_goes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_goes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(launch, "launch", lambda session, *words, **given: asked.append((session.flags, words)) or 3)
     assert plain.answer(["--root", "/s", "run", "app", "a"]) == 3
@@ -82,7 +86,35 @@ def test_only_run_goes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain.answer(["run", "app"]) is None
 
 
-def test_click_has_the_tables_options() -> None:
-    assert isinstance(run, click.Command)
-    known = {name for parameter in run.params for name in parameter.opts}
-    assert set(NAMES) <= known
+def test_questions_to_registries_go_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setitem(
+        ask.ANSWERS, "digest", lambda session, name, **given: asked.append((session.flags, name, given))
+    )
+    assert plain.answer(["--root", "/s", "digest", "app"]) == 0
+    assert plain.answer(["digest", "--full-ref", "app"]) == 0
+    assert asked == [
+        ({"root": "/s"}, "app", {"local": False, "full_ref": False}),
+        ({}, "app", {"local": False, "full_ref": True}),
+    ]
+    for words in (
+        ["digest"],
+        ["digest", "app", "b"],
+        ["digest", "app", "--full-ref"],
+        ["digest", "--platform=linux/arm64", "app"],
+        ["digest", "--help"],
+        ["tags", "--format", "json", "app"],
+        ["delete", "app:1"],
+    ):
+        assert plain.answer(words) is None
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [(run, launch.OPTIONS), *((getattr(look, verb), options) for verb, options in ask.OPTIONS.items())],
+)
+def test_click_has_the_tables_options(verb: click.Command, options: Sequence[Option]) -> None:
+    known = {name: parameter for parameter in verb.params for name in parameter.opts}
+    for option in options:
+        assert {known[name].name for name in option.names} == {option.argument}

@@ -1,4 +1,4 @@
-"""Go templates: what docker's and podman's users write, and what a hostile value makes of it."""
+"""Go templates: what users of docker and podman write, and limits for hostile values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.cli.record import NO_LIST, NO_MAP, Record
-from lamina.cli.template import Template
+from lamina.cli.format.record import NO_LIST, NO_MAP, Record
+from lamina.cli.format.template import Template
 from lamina.errors import LimitExceeded, UsageError
 
 CONFIG = Record(
@@ -101,7 +101,7 @@ VALUE = Record(
         ('{{"}}"}}{{"{{"}}', "}}{{"),
     ],
 )
-def test_says_what_go_says(template: str, text: str) -> None:
+def test_output_is_the_same_as_in_go(template: str, text: str) -> None:
     assert Template(template).render(VALUE) == text
 
 
@@ -137,7 +137,7 @@ def test_says_what_go_says(template: str, text: str) -> None:
         ("one\ntwo {{nope}}", "'nope' is not a field or function", "line 2, character 7"),
     ],
 )
-def test_a_bad_template_is_one_error_that_names_the_place(template: str, why: str, place: str) -> None:
+def test_an_invalid_template_is_an_error_with_the_position(template: str, why: str, place: str) -> None:
     with pytest.raises(UsageError) as said:
         Template(template)
     assert why in said.value.message
@@ -167,16 +167,16 @@ def test_a_bad_template_is_one_error_that_names_the_place(template: str, why: st
         ("{{.Label}}", ".Label takes one argument"),
     ],
 )
-def test_what_the_value_has_not_is_one_error(template: str, why: str) -> None:
+def test_a_missing_field_is_one_error(template: str, why: str) -> None:
     with pytest.raises(UsageError) as said:
         Template(template).render(VALUE)
     assert why in said.value.message
 
 
-def test_an_unknown_field_names_those_that_are_there() -> None:
+def test_an_unknown_field_lists_the_known_fields() -> None:
     with pytest.raises(UsageError) as said:
         Template("{{.Config.Nope}}").render(VALUE)
-    assert said.value.hint == "there are: Cmd, Env, ExposedPorts, Labels, User, Volumes"
+    assert said.value.hint == "known fields: Cmd, Env, ExposedPorts, Labels, User, Volumes"
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_an_unknown_field_names_those_that_are_there() -> None:
         "{{range .Many}}{{$.Long}}{{end}}",
     ],
 )
-def test_a_hostile_value_does_not_make_it_run_for_ever(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.cli.template._STEPS", 5000)
+def test_steps_for_a_hostile_value_are_limited(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.cli.format.template._STEPS", 5000)
     value = {"Big": 10**12, "Many": list(range(100)), "Long": "x" * (1 << 20)}
     with pytest.raises(LimitExceeded):
         Template(template).render(value)
@@ -204,8 +204,8 @@ def test_a_hostile_value_does_not_make_it_run_for_ever(template: str, monkeypatc
         "upper (print $x $x) | json | json",
     ],
 )
-def test_text_that_grows_and_grows(growing: str) -> None:
-    """Doubled forty times it is a TiB."""
+def test_doubled_text_is_limited(growing: str) -> None:
+    """Doubled forty times, it would be a TiB."""
     template = Template('{{$x := "ab"}}{{range 40}}{{$x = ' + growing + "}}{{end}}{{len $x}}")
     tracemalloc.start()
     try:
@@ -220,12 +220,12 @@ def test_text_that_grows_and_grows(growing: str) -> None:
     "template",
     ['{{printf "%*d" .Big 1}}', '{{printf "%99999999d" 1}}', '{{pad "x" .Big 0}}', '{{printf "%.*f" .Big 1.5}}'],
 )
-def test_a_hostile_number_makes_no_text_wide(template: str) -> None:
+def test_the_width_from_a_hostile_number_is_limited(template: str) -> None:
     with pytest.raises(UsageError, match="characters"):
         Template(template).render({"Big": 10**12})
 
 
-def test_a_template_may_not_be_nested_without_end() -> None:
+def test_the_nesting_of_a_template_is_limited() -> None:
     for template in ("{{" + "(" * 500 + "1" + ")" * 500 + "}}", "{{if 1}}" * 500 + "{{end}}" * 500):
         with pytest.raises(UsageError, match="levels deep"):
             Template(template)
@@ -250,7 +250,7 @@ def test_headings_of_a_table(template: str, heading: str) -> None:
     assert Template(template).heading(headings) == heading
 
 
-def test_control_characters_are_escaped_in_json_as_json_has_it() -> None:
+def test_control_characters_are_escaped_as_json() -> None:
     value = {"text": "\x1b[1m\u202e\x9b"}
     told = Template("{{json .}}").render(value)
     assert told.isprintable()
@@ -303,7 +303,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=14).map("".join), JSON)
-def test_whatever_is_written_it_is_a_text_or_one_error(source: str, value: Any) -> None:
+def test_any_template_gives_text_or_one_error(source: str, value: Any) -> None:
     try:
         assert isinstance(Template(source).render({"A": value}), str)
     except (UsageError, LimitExceeded):
@@ -311,6 +311,6 @@ def test_whatever_is_written_it_is_a_text_or_one_error(source: str, value: Any) 
 
 
 @given(JSON)
-def test_every_value_can_be_shown_and_is_its_json(value: Any) -> None:
+def test_every_value_can_be_shown_and_encoded(value: Any) -> None:
     assert json.loads(Template("{{json .A}}").render({"A": value})) == value
     Template('{{.A}} {{printf "%v %s %d %q" .A .A .A .A}}').render({"A": value})

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamina.edit.drift import Drift, carried_over
+from lamina.edit.config_drift import Drift, carried_over
 from support import rounds
 
 

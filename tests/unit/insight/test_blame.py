@@ -11,15 +11,15 @@ from hypothesis import example, given, settings
 from lamina.errors import InvalidLayer, PathNotFound
 from lamina.insight.blame import Blame, blame, blame_under
 from lamina.insight.ghosts import recover
-from lamina.layer.content import Content
 from lamina.layer.entry import Entry, Kind
-from lamina.source import Stack
+from lamina.layer.file_content import Content
+from lamina.source.stack import Stack
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History, ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
-from lamina.union.trail import State, trail
+from lamina.union.path_history import State, path_history
 from sides import MadeLayer, layers
 from support import rounds
 from unit.union.test_union_model import Impossible, Node, apply
@@ -143,12 +143,12 @@ def test_blame_equals_a_replay_layer_by_layer(stack: Any) -> None:
         tree = whole.tree()
     except InvalidLayer:
         return
-    stories = {story.path: story for story in blame_under(whole, b"")}
-    assert {path for seen in after for path in seen} <= stories.keys()
-    for path, story in stories.items():
+    nodes_by_path = {story.path: story for story in blame_under(whole, b"")}
+    assert {path for seen in after for path in seen} <= nodes_by_path.keys()
+    for path, story in nodes_by_path.items():
         if not path:
             continue
-        states = trail(tree, path).states
+        states = path_history(tree, path).states
         every = [told(state.entry, content(made, state)) for state in states]
         assert [told(stage.entry, b"").kind for stage in story.states] == [state.kind for state in every]
         for number, seen in enumerate(after, 1):

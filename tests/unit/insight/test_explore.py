@@ -10,10 +10,10 @@ from hypothesis import given, settings
 
 from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer
-from lamina.insight.explore import Explorer, Mark
+from lamina.insight.explore_state import Explorer, Mark
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

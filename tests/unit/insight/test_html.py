@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.image import Image, Layer
+from lamina.insight.change import Change
 from lamina.insight.compare import Diff
 from lamina.insight.config_diff import ConfigChange, StepChange
-from lamina.insight.diff import Change
 from lamina.insight.html import MOST_CHANGES, MOST_LAYERS, MOST_OTHERS
 from lamina.insight.side import Side
 from lamina.layer.entry import Entry, Kind
-from lamina.source import Stack
+from lamina.source.stack import Stack
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

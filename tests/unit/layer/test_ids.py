@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from lamina.errors import InvalidLayer
-from lamina.rights import MAX_ID
+from lamina.host.privileges import MAX_ID
 from support import index_of, make_tar
 
 FORMS = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
@@ -25,20 +25,20 @@ def test_ids_end_where_chown_takes_them_for_unchanged(form: int, member: tuple[s
         beyond += [-1, -2]  # base-256 has them
     for number in beyond:
         for uid, gid in ((number, 0), (0, number)):
-            with pytest.raises(InvalidLayer, match=rf"states the owner {uid}:{gid}\b") as caught:
+            with pytest.raises(InvalidLayer, match=rf"has the invalid owner {uid}:{gid}\b") as caught:
                 index_of(make_tar([(*member, {"uid": uid, "gid": gid})], form))
-            assert "ids go from 0 to 4294967294" in str(caught.value)
+            assert "use ids from 0 to 4294967294" in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["uid", "gid"])
 def test_negative_ids_of_pax_records(key: str) -> None:
     for text in ("-1", "-4294967294"):
-        with pytest.raises(InvalidLayer, match="states the owner"):
+        with pytest.raises(InvalidLayer, match="has the invalid owner"):
             index_of(make_tar([("file", b"x", {"pax_headers": {key: text}})]))
 
 
 def test_device_numbers_are_no_ids() -> None:
     (entry,) = index_of(make_tar([("c", f"c {MAX_ID + 1} {MAX_ID + 1}")], tarfile.GNU_FORMAT))
     assert entry.rdev == (MAX_ID + 1, MAX_ID + 1)
-    with pytest.raises(InvalidLayer, match="states the device"):
+    with pytest.raises(InvalidLayer, match="has the invalid device number"):
         index_of(make_tar([("c", f"c 1 {MAX_ID + 2}")], tarfile.GNU_FORMAT))

@@ -10,7 +10,7 @@ import pytest
 
 from lamina.errors import InvalidLayer
 from lamina.layer.codec import PIECE, ZstdDecoder, decoder, encoder, sniff
-from lamina.layer.content import open_content
+from lamina.layer.file_content import open_content
 from support import index_of
 
 DATA = bytes(range(256)) * 3

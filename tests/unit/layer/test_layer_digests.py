@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 
-from lamina.layer.digests import MAX_HOLES, LayerDigests
 from lamina.layer.entry import Kind
+from lamina.layer.file_digests import MAX_HOLES, LayerDigests
 from lamina.layer.index import IndexBuilder
 
 

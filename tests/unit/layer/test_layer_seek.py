@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import InvalidLayer, StoreDamaged
-from lamina.layer import libz
+from lamina.layer.checkpoints import libz
+from lamina.layer.checkpoints.file import SeekIndex, dump, marking_decoder
+from lamina.layer.checkpoints.libz import MarkingGzip
+from lamina.layer.checkpoints.marks import Mark, MarkingZstd
+from lamina.layer.checkpoints.resume import align_bits, resumed
 from lamina.layer.codec import PIECE, decoder, encoder
-from lamina.layer.libz import MarkingGzip
-from lamina.layer.mark import Mark, MarkingZstd
-from lamina.layer.resume import led_in, resumed
-from lamina.layer.seek import SeekIndex, dump, marking_decoder
 from lamina.spec.digest import Digest
 from support import rounds
 
@@ -96,7 +96,7 @@ def test_empty_blocks_in_front_change_nothing(shift: int) -> None:
     text = raw.compress(b"hello hello hello") + raw.flush()
     moved = (int.from_bytes(text, "little") << shift).to_bytes(len(text) + 1, "little")
     moved = bytes([moved[0] | ((1 << shift) - 1)]) + moved[1:]  # what is of the block before
-    assert zlib.decompressobj(-15).decompress(led_in(shift, moved)) == b"hello hello hello"
+    assert zlib.decompressobj(-15).decompress(align_bits(shift, moved)) == b"hello hello hello"
 
 
 @settings(max_examples=rounds(30), deadline=None)

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import InvalidLayer, UsageError
+from lamina.host.privileges import MAX_ID
 from lamina.layer.build import build_layer
 from lamina.layer.codec import COMPRESSIONS
+from lamina.layer.decode import LayerReader
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.read import LayerReader
-from lamina.layer.write import write_layer
-from lamina.rights import MAX_ID
+from lamina.layer.tar_write import write_layer
 from support import index_of, rounds
 
 component = st.binary(min_size=1, max_size=60).filter(

@@ -9,7 +9,7 @@ import pytest
 from lamina.errors import InvalidLayer, LimitExceeded
 from lamina.layer import tar
 from lamina.layer.index import IndexBuilder
-from lamina.layer.path import normalise
+from lamina.layer.safe_path import normalise
 from lamina.layer.tar import TarParser
 from lamina.layer.tarheader import checksum_fits
 from support import index_of, make_tar, pax_record, tar_extension, tar_header
@@ -21,7 +21,7 @@ def test_a_checksum_that_is_not_octal_fits_nothing() -> None:
     for stated in (b"", bytes(8), b" " * 8, b"nothing\0", b"-00001\0 ", b"000008\0 ", b"9999999\0"):
         broken = block[:148] + stated.ljust(8, b"\0") + block[156:]
         assert not checksum_fits(broken, broken[148:156])
-        with pytest.raises(InvalidLayer, match="no tar header"):
+        with pytest.raises(InvalidLayer, match="invalid tar header"):
             index_of(broken + bytes(1024))
 
 
@@ -53,7 +53,7 @@ def test_a_block_of_zeros_at_the_end_of_a_chunk_is_no_end_of_the_archive(cut: in
     member = tar_header("a")
     parser = TarParser(IndexBuilder())
     parser.feed(member + bytes(512))
-    with pytest.raises(InvalidLayer, match=r"no tar header|ends too early"):
+    with pytest.raises(InvalidLayer, match=r"invalid tar header|ends too early"):
         for at in range(0, len(member), cut):
             parser.feed(member[at : at + cut])
         parser.finish()
@@ -73,7 +73,7 @@ def test_an_extension_header_may_have_one_mebibyte() -> None:
     payload = pax_record(b"comment", b"c" * ((1 << 20) - empty))
     assert len(payload) == 1 << 20
     assert [entry.path for entry in index_of(tar_extension(b"x", payload) + tar_header("f") + bytes(1024))] == [b"f"]
-    with pytest.raises(LimitExceeded, match="extension header of 1048577 bytes"):
+    with pytest.raises(LimitExceeded, match="extension header has 1048577 bytes"):
         index_of(
             tar_extension(b"x", pax_record(b"comment", b"c" * ((1 << 20) - empty + 1)))
             + tar_header("f")
@@ -96,7 +96,7 @@ def test_an_xattrs_name_may_have_255_bytes() -> None:
     (entry,) = index_of(make_tar([("f", b"", {"pax_headers": {"SCHILY.xattr." + "n" * 255: "v"}})]))
     assert entry.xattrs == {b"n" * 255: b"v"}
     for name in ("n" * 256, ""):
-        with pytest.raises(InvalidLayer, match="impossible name"):
+        with pytest.raises(InvalidLayer, match="invalid name"):
             index_of(make_tar([("f", b"", {"pax_headers": {f"SCHILY.xattr.{name}": "v"}})]))
 
 
@@ -115,7 +115,7 @@ def test_a_path_may_have_4096_bytes() -> None:
         path = (b"y" * 99 + b"/") * 40 + b"z" * (size - 4000)
         assert len(path) == size
         assert normalise(path) == normalise(b"/" + path + b"/") == path
-    with pytest.raises(LimitExceeded, match="path 4096"):
+    with pytest.raises(LimitExceeded, match="a path has at most 4096 bytes"):
         normalise(path + b"z")
 
 
@@ -123,7 +123,7 @@ def test_a_symlinks_target_may_have_4095_bytes() -> None:
     (entry,) = index_of(make_tar([("l", "-> " + "t" * 4095)]))
     assert entry.link == b"t" * 4095
     for target in ("t" * 4096, ""):
-        with pytest.raises(InvalidLayer, match="impossible target"):
+        with pytest.raises(InvalidLayer, match="invalid target"):
             index_of(make_tar([("l", f"-> {target}")]))
 
 
@@ -155,7 +155,7 @@ def test_an_old_sparse_map_may_be_as_large_as_an_extension_header(monkeypatch: p
     monkeypatch.setattr(tar, "MAX_PAX", (4 + 21 + 5) * 24)
     (entry,) = index_of(old_sparse(2, 5) + bytes(1024))
     assert (entry.path, entry.size, entry.sparse) == (b"s", 9, ())
-    with pytest.raises(LimitExceeded, match="sparse map of more than 1 MiB"):
+    with pytest.raises(LimitExceeded, match="sparse map is larger than 1 MiB"):
         index_of(old_sparse(2, 6) + bytes(1024))
 
 
@@ -178,7 +178,7 @@ def test_a_sparse_map_of_text_may_be_as_large_as_an_extension_header(monkeypatch
 
 def test_a_sparse_map_of_text_may_promise_no_more_entries_than_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar, "MAX_PAX", 1024)
-    with pytest.raises(InvalidLayer, match="a sparse map of 1025 entries"):
+    with pytest.raises(InvalidLayer, match="a sparse map has 1025 entries"):
         index_of(text_sparse(b"1025\n".ljust(512, b"\0"), 512) + bytes(1024))
     with pytest.raises(InvalidLayer, match="ends too early"):  # taken at its word
         index_of(text_sparse(b"1024\n".ljust(512, b"\0"), 512))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import LaminaError, UsageError
+from lamina.layer.attribute_filter import LETTERS, Filter, parse_kinds, parse_owner, parse_perm, parse_size
 from lamina.layer.entry import Kind
-from lamina.layer.filter import LETTERS, Filter, parse_kinds, parse_owner, parse_perm, parse_size
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.layer.search import Pattern, expression, glob, rows_holding, rows_that_fit
+from lamina.layer.name_search import Pattern, expression, glob, rows_holding, rows_that_fit
 from support import rounds
 
 names = st.lists(st.sampled_from(["a", "ab", "b", ".", "-", "é", "aab", "*"]), min_size=1, max_size=4).map("".join)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import InvalidLayer, LimitExceeded
+from lamina.host.privileges import MAX_ID
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.layer.tarheader import (
@@ -22,7 +23,6 @@ from lamina.layer.tarheader import (
     xattrs_of,
 )
 from lamina.layer.whiteout import classify, opaque_path_for, path_for
-from lamina.rights import MAX_ID
 from support import index_of, make_tar, pax_record, tar_extension, tar_header
 
 END = bytes(1024)
@@ -130,7 +130,7 @@ def test_an_id_goes_up_to_the_limit_of_linux(extended: bool) -> None:
         entry = single(before, tar_header("f", at108=base256(uid, 8), at116=base256(gid, 8)))
         assert (entry.uid, entry.gid) == (uid, gid)
     for uid, gid in ((MAX_ID + 1, 0), (0, MAX_ID + 1), (-1, 0), (0, -1)):
-        with pytest.raises(InvalidLayer, match=f"b'f' states the owner {uid}:{gid}"):
+        with pytest.raises(InvalidLayer, match=f"b'f' has the invalid owner {uid}:{gid}"):
             index_of(before + tar_header("f", at108=base256(uid, 8), at116=base256(gid, 8)) + END)
 
 
@@ -195,7 +195,9 @@ def test_what_is_behind_the_last_whole_block_must_be_zeros_of_an_end_mark() -> N
 
 
 def test_an_error_says_where_the_archive_is_broken() -> None:
-    with pytest.raises(InvalidLayer, match=r"no tar header where one must be, at or after byte 0 of the archive"):
+    with pytest.raises(
+        InvalidLayer, match=r"invalid tar header \(wrong checksum\), at or after byte 0 of the archive"
+    ):
         index_of(b"x" * 512)
     with pytest.raises(InvalidLayer, match=r"after byte 512 of the archive"):
         index_of(tar_header("f") + b"x" * 512, 512)
@@ -263,7 +265,7 @@ def test_the_root_is_a_directory_whatever_else_is_stated_of_it() -> None:
 
 
 def test_a_symlinks_target_has_no_zero_byte() -> None:
-    with pytest.raises(InvalidLayer, match="impossible target"):
+    with pytest.raises(InvalidLayer, match="invalid target"):
         index_of(pax(("linkpath", "a\0b")) + tar_header("l", b"2") + END)
 
 
@@ -295,7 +297,7 @@ def test_only_a_component_that_begins_as_a_whiteout_hides_what_is_below_it() -> 
 
 @pytest.mark.parametrize("hidden", [b"", b".", b".."])
 def test_a_whiteout_of_nothing_is_refused(hidden: bytes) -> None:
-    with pytest.raises(InvalidLayer, match=r"a whiteout of .* means nothing"):
+    with pytest.raises(InvalidLayer, match=r"invalid whiteout: it hides "):
         classify(b".wh." + hidden)
 
 
@@ -420,7 +422,7 @@ def test_an_xattr_that_is_not_base64_is_refused() -> None:
 
 @pytest.mark.parametrize("key", [b"LIBARCHIVE.xattr.user%00k", b"SCHILY.xattr.user\0k", b"LIBARCHIVE.xattr."])
 def test_an_xattrs_name_has_no_zero_byte(key: bytes) -> None:
-    with pytest.raises(InvalidLayer, match="impossible name"):
+    with pytest.raises(InvalidLayer, match="invalid name"):
         xattrs_of([(key, b"")])
 
 
@@ -430,7 +432,7 @@ def test_only_overlays_own_xattrs_are_dropped_and_told_of() -> None:
     both = pax(("SCHILY.xattr.user.k", "v"), ("SCHILY.xattr.trusted.overlay.opaque", "y"))
     index = index_of(both + tar_header("f") + END)
     assert next(iter(index)).xattrs == {b"user.k": b"v"}
-    assert [text for text in index.warnings if "overlay's own" in text] == list(index.warnings) != []
+    assert [text for text in index.warnings if "overlayfs's" in text] == list(index.warnings) != []
 
 
 # sparse maps
@@ -511,8 +513,8 @@ def test_a_sparse_map_of_pax_0_may_state_its_size_by_either_name(records: list[A
         (MAP_0_0, "the real size b'' is not a number"),
         ([("GNU.sparse.map", "1,2")], "the real size b'' is not a number"),
         ([("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")], "the real size b'' is not a number"),
-        ([*MAP_0_0[:3], ("GNU.sparse.size", "9")], "is not in pairs"),
-        ([("GNU.sparse.map", "1,2,5"), ("GNU.sparse.size", "9")], "is not in pairs"),
+        ([*MAP_0_0[:3], ("GNU.sparse.size", "9")], "has an odd number of values"),
+        ([("GNU.sparse.map", "1,2,5"), ("GNU.sparse.size", "9")], "has an odd number of values"),
         ([("GNU.sparse.map", "1,x"), ("GNU.sparse.size", "9")], "the sparse map b'x' is not a number"),
         ([("GNU.sparse.map", "1,2"), ("GNU.sparse.size", "-1")], "states the size -1"),
     ],
@@ -554,7 +556,7 @@ def test_a_sparse_map_of_text_may_be_empty() -> None:
 def test_a_sparse_map_of_text_has_one_number_a_line(text: bytes) -> None:
     with pytest.raises(InvalidLayer, match=r"the sparse map .* is not a number"):
         index_of(text_sparse(text + b"0\n" * 3, 4) + END)
-    with pytest.raises(InvalidLayer, match="a sparse map of -1 entries"):
+    with pytest.raises(InvalidLayer, match="a sparse map has -1 entries"):
         index_of(text_sparse(b"-1\n", 4) + END)
     with pytest.raises(LimitExceeded, match="longer than its member"):
         index_of(text_sparse(b"1\n0\n", 0) + bytes(512) + END)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from lamina.errors import InvalidLayer
-from lamina.layer.codec import Decoder, SniffingDecoder, inflating, zstd
+from lamina.layer.archive_codec import archive_decoder, sniff_archive
+from lamina.layer.codec import Decoder, SniffingDecoder, layer_decoder, zstd
 from lamina.layer.pieces import PIECE
-from lamina.layer.wrapped import shown, unwrapping
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -40,8 +40,8 @@ def through(decoder: Decoder, data: bytes, step: int) -> bytes:
 @pytest.mark.parametrize("step", [1, 777, 1 << 20])
 def test_archive_by_any_compression_is_unwrapped(name: str, step: int) -> None:
     packed = PACKERS[name](TAR)
-    assert shown(packed[:512]) == name
-    decoder = unwrapping(packed[:512])
+    assert sniff_archive(packed[:512]) == name
+    decoder = archive_decoder(packed[:512])
     assert (decoder.compression, through(decoder, packed, step)) == (name, TAR)
 
 
@@ -50,7 +50,7 @@ def test_streams_follow_each_other_and_zeros_pad_the_last(name: str) -> None:
     pack = PACKERS[name]
     packed = pack(TAR) + pack(b"") + pack(b"more") + bytes(8)
     for step in (1, 1 << 20):
-        assert through(unwrapping(packed[:512]), packed, step) == TAR + b"more"
+        assert through(archive_decoder(packed[:512]), packed, step) == TAR + b"more"
 
 
 @pytest.mark.parametrize("name", ["bzip2", "xz", "lzma"])
@@ -66,20 +66,20 @@ def test_damaged_archives_are_told(name: str, harm: str) -> None:
     if (name, harm) == ("lzma", "flipped"):
         return  # it has no checksum
     with pytest.raises(InvalidLayer, match=name):
-        through(unwrapping(bytes(packed[:512])), bytes(packed), 1 << 20)
+        through(archive_decoder(bytes(packed[:512])), bytes(packed), 1 << 20)
 
 
 def test_a_stream_of_zeros_comes_in_pieces() -> None:
     packed = lzma.compress(bytes(20 << 20))
-    decoder = unwrapping(packed[:512])
+    decoder = archive_decoder(packed[:512])
     assert sum(len(piece) for piece in decoder.feed(packed)) == 20 << 20
-    assert max(map(len, unwrapping(packed[:512]).feed(packed))) <= PIECE
+    assert max(map(len, archive_decoder(packed[:512]).feed(packed))) <= PIECE
 
 
 def test_plain_archive_whose_first_name_looks_compressed_is_plain() -> None:
     for name in (b"\x1f\x8b\x08", b"BZh9", b"]", b"(\xb5/\xfd"):
         tar = make_tar([(name.decode("utf-8", "surrogateescape"), b"x")])
-        assert shown(tar[:512]) == "none"
+        assert sniff_archive(tar[:512]) == "none"
 
 
 def test_layer_whose_first_name_begins_as_bzip2_data_do_is_plain() -> None:
@@ -121,4 +121,4 @@ def test_what_is_no_layer_at_all_is_told(said: str, data: bytes) -> None:
 def test_layer_that_is_its_own_diff_id_is_never_sniffed() -> None:
     tar = make_tar([("\x1f\udc8b", b"x")])
     layer = Descriptor.of(mediatype.OCI_LAYER_GZIP, tar)
-    assert through(inflating(layer, Digest.of(tar)), tar, 1 << 20) == tar
+    assert through(layer_decoder(layer, Digest.of(tar)), tar, 1 << 20) == tar

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -125,7 +124,7 @@ def test_lives_of_tokens(stated: object, life: int) -> None:
 def test_what_was_read_does_not_change() -> None:
     (challenge,) = parse_challenges(["Basic"])
     for value, field in ((challenge, "scheme"), (parse_token(b'{"token":"a"}', 0.0, "t"), "expires")):
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(value, field, "x")
 
 
@@ -180,5 +179,5 @@ def test_realms(realm: str, host: str, plain: bool, allowed: bool) -> None:
     if allowed:
         check_realm(realm, host, plain)
     else:
-        with pytest.raises(InvalidContent, match="https only"):
+        with pytest.raises(InvalidContent, match="only sent by https"):
             check_realm(realm, host, plain)

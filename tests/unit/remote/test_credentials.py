@@ -269,7 +269,7 @@ def test_a_file_that_may_not_be_read_is_not_written_over(
     with monkeypatch.context() as patch:  # root may read everything
         patch.setattr(credentials, "open", refused, raising=False)
         assert find("x", environ=home) is None
-        with pytest.raises(SystemFailure, match="may not be read"):
+        with pytest.raises(SystemFailure, match="permission denied"):
             save("h", Credential("me", "pw"), environ=home)
     assert path.read_bytes() == before
 

@@ -38,5 +38,5 @@ def test_next_page_is_found(headers: list[str], found: str | None) -> None:
     "header", ["<", "<x", '<x> rel="next"', "; rel=next", "<x>; =y", "<" * 100, "x" * (MAX_LINK + 1)]
 )
 def test_header_that_can_not_be_read_is_an_error_and_not_the_end(header: str) -> None:
-    with pytest.raises(RemoteFailure, match="can't be read"):
+    with pytest.raises(RemoteFailure, match="is invalid"):
         next_page([header], "tags")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.config import Settings
 from lamina.errors import UsageError
 from lamina.remote.site import is_told, may_have_login, same_site
+from lamina.settings import Settings
 from lamina.transfer.connect import Network
 
 NEEDED = [

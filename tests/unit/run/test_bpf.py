@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import InvalidDocument, Unsupported
-from lamina.run import bpf
+from lamina.run.bubblewrap import bpf
 from lamina.run.capability import DEFAULT
 from lamina.run.seccomp import default_profile, seccomp
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import Unsupported
-from lamina.run import cgroup
+from lamina.run.bubblewrap import cgroup
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cgroups are Linux's")
 ALL: dict[str, Any] = {

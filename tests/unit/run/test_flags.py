@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from lamina import rights
 from lamina.errors import LaminaError, NotFound, Unsupported, UsageError
+from lamina.host import privileges
 from lamina.run import supported
-from lamina.run.bubblewrap import arguments
+from lamina.run.bubblewrap.arguments import arguments
+from lamina.run.child import apply_limits
 from lamina.run.devices import check_places, parse_device
 from lamina.run.dns import parse_server, parse_word, with_dns
 from lamina.run.limits import (
@@ -27,7 +28,7 @@ from lamina.run.limits import (
     parse_sysctl,
     parse_ulimit,
 )
-from lamina.run.mount_words import parse_mount
+from lamina.run.mount_option import parse_mount
 from lamina.run.options import (
     Device,
     Edits,
@@ -47,7 +48,7 @@ from lamina.run.options import (
     parse_port,
     parse_volume,
 )
-from lamina.run.runtime import Runtime, apply_limits
+from lamina.run.runtime import Runtime
 from lamina.run.spec import MASKED, READ_ONLY, Place, environment, guarded, held, runtime_spec
 from lamina.run.supported import check_flags, check_supported, lacking
 from lamina.run.user import User
@@ -85,7 +86,7 @@ def test_mounts_in_dockers_words(word: str, expected: Mount) -> None:
         ("type=image,source=a,target=/b", "no type 'image'"),
         ("type=tmpfs,source=/a,target=/b", "no source"),
         ("type=tmpfs,target=/b,tmpfs-mode=rw", "mode"),
-        ("type=tmpfs,target=/b,bind-propagation=shared", "option of bind"),
+        ("type=tmpfs,target=/b,bind-propagation=shared", "use it with type=bind"),
         ("type=bind,source=/a,target=/b,bind-propagation=sideways", "sideways"),
         ("type=bind,source=/a,target=/b,readonly=maybe", "neither true nor false"),
         ("type=volume,source=a b,target=/b", "is not a volume name"),
@@ -417,9 +418,9 @@ def test_flags_that_contradict_each_other(wanted: Wanted) -> None:
         ("kernel.domainname", Wanted(), "none", ""),
         ("kernel.domainname", Wanted(uts="host"), "none", "--uts host"),
         ("kernel.hostname", Wanted(), "none", "--hostname"),
-        ("vm.swappiness", Wanted(), "none", "machine's"),
-        ("kernel.panic", Wanted(), "none", "machine's"),
-        ("netfilter.x", Wanted(), "none", "machine's"),
+        ("vm.swappiness", Wanted(), "none", "belongs to the host"),
+        ("kernel.panic", Wanted(), "none", "belongs to the host"),
+        ("netfilter.x", Wanted(), "none", "belongs to the host"),
     ],
 )
 def test_settings_that_are_not_the_containers_own(name: str, wanted: Wanted, network: str, refused: str) -> None:
@@ -433,7 +434,7 @@ def test_settings_that_are_not_the_containers_own(name: str, wanted: Wanted, net
 
 def test_what_a_plain_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
-    monkeypatch.setattr(rights, "is_root", lambda: False)
+    monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(supported, "_own_score", lambda: 100)
     monkeypatch.setattr(resource, "getrlimit", lambda number: (10, 20))
     runc = Runtime("/usr/sbin/runc", False, False)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import SystemFailure, UsageError
-from lamina.run import bubblewrap, network
+from lamina.run import network
+from lamina.run.bubblewrap import program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
 
@@ -27,19 +28,19 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 def test_a_signal_by_name_and_number(
     process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bubblewrap, "process_of", lambda bundle: process.pid)
-    bubblewrap.kill(str(tmp_path), "0")
-    bubblewrap.kill(str(tmp_path), "sigTERM")
+    monkeypatch.setattr(program, "process_of", lambda bundle: process.pid)
+    program.kill(str(tmp_path), "0")
+    program.kill(str(tmp_path), "sigTERM")
     assert process.wait(10) == -signal.SIGTERM
     for word in ("NOTHING", "\u00b2", "-9", ""):
         with pytest.raises(UsageError, match="no signal"):
-            bubblewrap.kill(str(tmp_path), word)
+            program.kill(str(tmp_path), word)
 
 
 def test_a_number_that_has_become_anothers_gets_no_signal(
     process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bubblewrap, "_PATIENCE", 0)
+    monkeypatch.setattr(program, "_PATIENCE", 0)
     answers: list[int] = []
 
     def told(bundle: str) -> int:
@@ -47,11 +48,11 @@ def test_a_number_that_has_become_anothers_gets_no_signal(
             return answers.pop(0)
         raise ProcessLookupError
 
-    monkeypatch.setattr(bubblewrap, "process_of", told)
+    monkeypatch.setattr(program, "process_of", told)
     for numbers in ([process.pid, os.getpid()], [process.pid], []):
         answers[:] = numbers
         with pytest.raises(SystemFailure, match="no process"):
-            bubblewrap.kill(str(tmp_path), "KILL")
+            program.kill(str(tmp_path), "KILL")
         assert answers == []
     assert process.poll() is None
 

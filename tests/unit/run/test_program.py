@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Unsupported
-from lamina.run.inside import Inside
-from lamina.run.program import architecture, check_machine, handled, interpreter, is_dynamic
+from lamina.run.machine import architecture, check_machine, handled, interpreter, is_dynamic
+from lamina.run.rootfs import Inside
 from lamina.run.spec import INIT, is_alike, places
 from lamina.spec.platform import Platform
 from support import require_tool
@@ -184,7 +184,7 @@ def test_what_the_machine_also_runs(image: Path) -> None:
 
 REGISTERED = r"""
 import subprocess, sys
-from lamina.run.program import handled
+from lamina.run.machine import handled
 head, other = map(bytes.fromhex, sys.argv[1:])
 place = "/proc/sys/fs/binfmt_misc"
 if subprocess.run(["mount", "-t", "binfmt_misc", "none", place], capture_output=True).returncode:

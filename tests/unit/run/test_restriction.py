@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-import lamina.libc
-from lamina import rights
+import lamina.host.libc
 from lamina.errors import SystemFailure
+from lamina.host import privileges
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="user namespaces are Linux's")
 SETTING = "kernel/apparmor_restrict_unprivileged_userns"
@@ -25,11 +25,11 @@ def test_a_namespace_without_rights_names_the_setting(
         ctypes.set_errno(errno.EACCES)
         return -1 if refused else 0
 
-    monkeypatch.setattr(rights, "_value_of", lambda name: value if name == SETTING else "")
-    monkeypatch.setattr(lamina.libc, "libc", lambda: SimpleNamespace(mount=mount))
+    monkeypatch.setattr(privileges, "_value_of", lambda name: value if name == SETTING else "")
+    monkeypatch.setattr(lamina.host.libc, "libc", lambda: SimpleNamespace(mount=mount))
     if value != "1" or not refused:
-        rights._check_restriction()
+        privileges._check_restriction()
         return
     with pytest.raises(SystemFailure, match="no rights in a user namespace: Permission denied") as caught:
-        rights._check_restriction()
-    assert caught.value.hint == "the machine's setting kernel.apparmor_restrict_unprivileged_userns is 1"
+        privileges._check_restriction()
+    assert caught.value.hint == "change the machine's setting kernel.apparmor_restrict_unprivileged_userns: it is 1"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lamina import rights
 from lamina.errors import Unsupported
-from lamina.run import bpf, cgroup, network, runtime_info
+from lamina.host import privileges
+from lamina.run import network, runtime_info
+from lamina.run.bubblewrap import bpf, cgroup
 from lamina.run.runtime import Runtime
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
@@ -56,7 +57,7 @@ def no_library() -> None:
 def test_what_is_missing_is_told_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, program: str, root: bool, cgroups: str, pasta: str, starts: list[str]
 ) -> None:
-    monkeypatch.setattr(rights, "is_root", lambda: root)
+    monkeypatch.setattr(privileges, "is_root", lambda: root)
     monkeypatch.setattr(cgroup, "refusal", lambda: cgroups)
     monkeypatch.setattr(network, "refusal", lambda: pasta)
     monkeypatch.setattr(bpf, "load", no_library)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lamina.errors import UsageError
-from lamina.run.ending import stop_signal
+from lamina.run.container.ending import stop_signal
 from lamina.run.signals import parse_signal
 from lamina.store.containers import Container
 
@@ -60,7 +60,7 @@ CONTAINER = Container("0" * 64, "c", "app", "", "", 0, (), 0.0)
         ("", "", "15", ""),
         ("", "SIGRTMIN+3", "37", ""),
         ("INT", "SIGRTMIN+3", "2", ""),
-        ("", "SIGNONSENSE", "15", "image app names no signal: StopSignal 'SIGNONSENSE'; TERM"),
+        ("", "SIGNONSENSE", "15", "image app has an unknown StopSignal 'SIGNONSENSE'; TERM"),
     ],
 )
 def test_what_asks_a_container_to_end(asked: str, of_image: str, number: str, warned: str) -> None:

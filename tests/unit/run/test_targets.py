@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lamina.errors import Unsupported
-from lamina.run.inside import Inside
-from lamina.run.targets import Shown, settled
+from lamina.run.mount_targets import Shown, settled
+from lamina.run.rootfs import Inside
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
 LINKS = {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import LaminaError, NotFound, UsageError
-from lamina.rights import MAX_ID
+from lamina.host.privileges import MAX_ID
 from lamina.run.options import Userns, parse_userns
 from lamina.run.user import User, misnamed, parse_id, resolve_group, resolve_user
 

@@ -10,14 +10,14 @@ from lamina.errors import InvalidLayer, PathNotFound
 from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
-from lamina.union import glance as glance_module
-from lamina.union.glance import Glance, through_symlinks
+from lamina.union import partial as glance_module
 from lamina.union.glob import glob
 from lamina.union.merge import LayerMerge, merge, merge_both
+from lamina.union.partial import PartialMerge, through_symlinks
+from lamina.union.path_history import histories_under
 from lamina.union.squashed import squashed
 from lamina.union.stacked import Stacked, stacked
-from lamina.union.trail import trails_under
-from lamina.union.tree import MAX_LINKS, UNSTATED, How, Tree
+from lamina.union.tree import MAX_LINKS, UNSTATED, HiddenBy, Tree
 from support import layer_index
 
 F, D, L, H, W, OPQ = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK, Kind.WHITEOUT, Kind.OPAQUE)
@@ -56,13 +56,17 @@ def test_a_mark_counts_in_its_own_directory_and_what_it_ended_names_its_row() ->
     tree = merge([layer((F, b"a/b/x"), (F, b"a/b/y"), (F, b"b/x")), layer((F, b"n"), (W, b"a/b/x"), (OPQ, b"a/b"))])
     assert [tree.path(node) for node in tree.walk()] == [b"", b"a", b"a/b", b"b", b"b/x", b"n"]
     told = [(ending.how, tree.path(ending.node), ending.layer, ending.row) for ending in tree.endings]
-    assert told == [(How.WHITEOUT, b"a/b/x", 1, 1), (How.OPAQUE, b"a/b/y", 1, 2)]
+    assert told == [(HiddenBy.WHITEOUT, b"a/b/x", 1, 1), (HiddenBy.OPAQUE, b"a/b/y", 1, 2)]
 
 
 def test_what_was_replaced_names_the_row_that_did_it_if_one_stands_in_its_place() -> None:
     tree = merge([layer((F, b"a"), (F, b"d/x"), (F, b"e")), layer((F, b"n"), (F, b"a"), (F, b"d"), (F, b"e/f"))])
     told = [(ending.how, tree.path(ending.node), ending.layer, ending.row) for ending in tree.endings]
-    assert told == [(How.REPLACED, b"a", 1, 1), (How.REPLACED, b"d", 1, 2), (How.REPLACED, b"e", 1, UNSTATED)]
+    assert told == [
+        (HiddenBy.REPLACED, b"a", 1, 1),
+        (HiddenBy.REPLACED, b"d", 1, 2),
+        (HiddenBy.REPLACED, b"e", 1, UNSTATED),
+    ]
 
 
 def test_a_file_that_becomes_a_directory_is_told_by_its_layer_name_and_kind() -> None:
@@ -84,13 +88,13 @@ def test_a_file_that_becomes_a_directory_is_told_by_its_layer_name_and_kind() ->
     [
         (
             [(H, b"h", b"d/none")],
-            "layer 2: the hardlink b'h' names b'd/none', which is not there",
-            "the layer was made for another base, or is malformed",
+            "layer 2: the hard link b'h' names b'd/none', which was not found",
+            "check the base image: the layer was made for another base, or is malformed",
         ),
         (
             [(H, b"d/h", b"d")],
-            "layer 2: hardlink b'd/h' names the directory b'd'",
-            "no file system has links to directories; the layer is malformed",
+            "layer 2: hard link b'd/h' names the directory b'd'",
+            "fetch or build the layer again: hard links to directories are not allowed",
         ),
     ],
 )
@@ -134,7 +138,10 @@ def test_a_lookup_follows_forty_symlinks_and_no_more(count: int) -> None:
     else:
         with pytest.raises(PathNotFound) as caught:
             tree.lookup(b"l0", follow=True)
-        assert (caught.value.message, caught.value.hint) == ("/l0: too many symlinks", "they lead in a circle")
+        assert (caught.value.message, caught.value.hint) == (
+            "/l0: too many symlinks",
+            "check the symlinks: they form a loop",
+        )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +157,7 @@ def test_a_lookup_follows_forty_symlinks_and_no_more(count: int) -> None:
 def test_a_lookup_of_nothing_says_how_far_it_came(path: bytes, shown: str, hint: str) -> None:
     with pytest.raises(PathNotFound) as caught:
         merge([layer((F, b"d/f"))]).lookup(path)
-    assert (caught.value.message, caught.value.hint) == (f"no /{shown} in the image", hint)
+    assert (caught.value.message, caught.value.hint) == (f"/{shown} was not found in the image", hint)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +177,11 @@ def test_trails_go_in_the_order_of_components_and_stay_below_their_path() -> Non
     paths = [b"a/b", b"a/c/d", b"a-b", b"a.b/c", b"ab"]
     tree = merge([layer(*[(F, path) for path in paths]), layer((W, b"a/b"), (W, b"nothing"))])
     everything = [b"", b"a", b"a/b", b"a/c", b"a/c/d", b"a-b", b"a.b", b"a.b/c", b"ab"]
-    assert [one.path for one in trails_under(tree, b"")] == everything
-    assert [one.path for one in trails_under(tree, b"a")] == everything[1:5]
-    assert [one.path for one in trails_under(tree, b"a/c")] == [b"a/c", b"a/c/d"]
-    assert [one.path for one in trails_under(tree, b"a-b")] == [b"a-b"]
-    assert {one.idle_whiteouts for one in trails_under(tree, b"")} == {()}
+    assert [one.path for one in histories_under(tree, b"")] == everything
+    assert [one.path for one in histories_under(tree, b"a")] == everything[1:5]
+    assert [one.path for one in histories_under(tree, b"a/c")] == [b"a/c", b"a/c/d"]
+    assert [one.path for one in histories_under(tree, b"a-b")] == [b"a-b"]
+    assert {one.idle_whiteouts for one in histories_under(tree, b"")} == {()}
 
 
 # glances
@@ -184,23 +191,23 @@ LISTED = [layer((F, b"d/f"), (F, b"d/g"), (D, b"d/e"), (L, b"l", b"d"), (H, b"d/
 
 
 def test_a_listing_follows_a_symlink_at_its_end_if_not_told_otherwise() -> None:
-    tree, node = Glance().listing(LISTED, b"l")
+    tree, node = PartialMerge().listing(LISTED, b"l")
     assert (tree.path(node), sorted(tree.children(node))) == (b"d", [b"e", b"f", b"g", b"h"])
-    tree, node = Glance().listing(LISTED, b"l", follow=False)
+    tree, node = PartialMerge().listing(LISTED, b"l", follow=False)
     assert (tree.path(node), tree.kind(node)) == (b"l", L)
     assert not tree.children(node)
 
 
 def test_a_listing_goes_into_a_directory_only_if_told_to() -> None:
-    tree, node = Glance().listing(LISTED, b"d", into=False)
+    tree, node = PartialMerge().listing(LISTED, b"d", into=False)
     assert tree.is_directory(node)
     assert not tree.children(node)
-    tree, node = Glance().listing(LISTED, b"d/f")
+    tree, node = PartialMerge().listing(LISTED, b"d/f")
     assert (tree.path(node), len(tree)) == (b"d/f", 2)
 
 
 def test_a_listing_looks_for_other_names_only_if_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    tree, node = Glance().listing(LISTED, b"d", links=True)
+    tree, node = PartialMerge().listing(LISTED, b"d", links=True)
     assert sorted(tree.children(node)) == [b"e", b"f", b"g", b"h"]
     assert tree.links(tree.children(node)[b"f"]) == 2
 
@@ -208,7 +215,7 @@ def test_a_listing_looks_for_other_names_only_if_told_to(monkeypatch: pytest.Mon
         raise AssertionError
 
     monkeypatch.setattr(glance_module, "_other_names", asked)
-    tree, node = Glance().listing(LISTED, b"d")
+    tree, node = PartialMerge().listing(LISTED, b"d")
     assert sorted(tree.children(node)) == [b"e", b"f", b"g", b"h"]
 
 
@@ -314,7 +321,7 @@ def test_the_lowest_layer_has_no_marks() -> None:
     (only,) = stacked(layers)
     assert (only.layer, only.opaque) == (1, set())
     assert [only.tree.path(node) for node in only.tree.walk()] == [b"", b"d", b"d/y"]
-    assert any(ending.how == How.OPAQUE for ending in merge(layers).endings)
+    assert any(ending.how == HiddenBy.OPAQUE for ending in merge(layers).endings)
 
 
 D_AND_E = (("d/", None), ("e/", None))

@@ -17,7 +17,7 @@ from lamina.errors import InvalidLayer
 from lamina.layer.build import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
-from lamina.layer.write import write_layer
+from lamina.layer.tar_write import write_layer
 from lamina.union.merge import merge
 from lamina.union.squashed import squashed
 from lamina.union.tree import UNSTATED, Tree

@@ -11,7 +11,7 @@ from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer
 from lamina.layer.entry import Kind
 from lamina.union.merge import merge
-from lamina.union.trail import summaries_under, trail, trails_under
+from lamina.union.path_history import histories_under, path_history, summaries_under
 from support import rounds
 
 Op = tuple[Kind, bytes, bytes]  # kind, path, hardlink or symlink target
@@ -143,17 +143,17 @@ def test_trails_equal_a_replay_layer_by_layer(stack: Any) -> None:
         return
     prefixes = [merge(indexes[: n + 1]) for n in range(len(indexes))]
     every = {tree.path(node) for node in range(1, len(tree.names))}
-    told = list(trails_under(tree, b""))
+    told = list(histories_under(tree, b""))
     assert [t.path for t in told] == sorted(every | {b""}, key=lambda path: path.split(b"/"))
     for one, short in zip(told, summaries_under(tree, b""), strict=True):
-        assert one.states == trail(tree, one.path).states
+        assert one.states == path_history(tree, one.path).states
         assert (short.path, short.hidden, short.states) == (one.path, one.hidden, len(one.states))
         assert tree.path(short.node) == one.path
     for top in every:
-        below = [t.path for t in trails_under(tree, top)]
+        below = [t.path for t in histories_under(tree, top)]
         assert below == [t.path for t in told if t.path == top or t.path.startswith(top + b"/")]
     for path in every:
-        story = trail(tree, path)
+        story = path_history(tree, path)
         assert story.hidden == (tree.find(path) is None)
         for number, prefix in enumerate(prefixes):
             visible = [

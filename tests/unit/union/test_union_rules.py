@@ -8,12 +8,12 @@ import io
 import pytest
 
 from lamina.errors import InvalidLayer, LimitExceeded, PathNotFound
-from lamina.layer.digests import LayerDigests
 from lamina.layer.entry import Kind
-from lamina.union.glance import through_symlinks
+from lamina.layer.file_digests import LayerDigests
 from lamina.union.merge import merge
+from lamina.union.partial import through_symlinks
+from lamina.union.path_history import StateEnd, path_history
 from lamina.union.stacked import stacked
-from lamina.union.trail import Ended, trail
 from lamina.union.tree import Tree
 from support import layer_index, make_tar
 
@@ -107,10 +107,10 @@ def test_a_link_to_a_link_is_the_file_itself() -> None:
 
 def test_the_story_of_the_root_begins_where_a_layer_states_it() -> None:
     layers = [[("a", b"1")], [("./", None, {"mode": 0o711})], [("./", None, {"mode": 0o700})]]
-    states = trail(union(*layers), b"").states
+    states = path_history(union(*layers), b"").states
     assert [(state.layer, state.entry.mode, state.stated) for state in states] == [(2, 0o700, True), (1, 0o711, True)]
-    assert states[1].ended == Ended("restated", 2, b"")
-    (only,) = trail(union(layers[0]), b"").states
+    assert states[1].ended == StateEnd("restated", 2, b"")
+    (only,) = path_history(union(layers[0]), b"").states
     assert (only.stated, only.entry.mode) == (False, 0o755)
 
 
@@ -213,7 +213,7 @@ def test_what_lies_below_a_whiteouts_name_is_skipped_and_said() -> None:
     index = layer_index(("d/", None), ("d/.wh.x/", None), ("d/.wh.x/y", b"1"), ("d/.wh..wh.plnk/z", b"2"))
     assert paths(merge([index])) == ["d"]
     assert len(index.warnings) == 2
-    assert "'d/.wh.x/y' lies below a whiteout's name" in index.warnings[0]
+    assert "'d/.wh.x/y' is below a whiteout name" in index.warnings[0]
 
 
 def test_too_many_files_that_aufs_keeps_are_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_whiteouts_of_nothing_are_no_end_of_the_marks() -> None:
 def test_a_stack_may_have_ten_thousand_layers() -> None:
     empty = layer_index()
     assert len(merge([empty] * 10_000)) == 0
-    with pytest.raises(LimitExceeded, match="10001 layers") as caught:
+    with pytest.raises(LimitExceeded, match="too many layers: 10001") as caught:
         merge([empty] * 10_001)
     assert "10000" in (caught.value.hint or "")
 

@@ -16,8 +16,8 @@ from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder
 from lamina.union.merge import merge
 from lamina.union.tree import Tree
-from lamina.view.erofs import BLOCK, DEEP, crc32c, erofs_pieces, write_erofs
-from lamina.view.erofs_read import ErofsImage, Name
+from lamina.view.erofs.read import ErofsImage, Name
+from lamina.view.erofs.write import BLOCK, DEEP, crc32c, erofs_pieces, write_erofs
 from support import rounds
 
 
@@ -97,7 +97,7 @@ def test_corners() -> None:
 
 def test_pieces_are_the_image_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = write_erofs(corners())
-    monkeypatch.setattr("lamina.view.erofs._PIECE", 100)
+    monkeypatch.setattr("lamina.view.erofs.write._PIECE", 100)
     pieces = list(erofs_pieces(corners()))
     assert len(pieces) > 100
     assert b"".join(pieces) == whole

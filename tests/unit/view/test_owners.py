@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.rights import MAX_ID
+from lamina.host.privileges import MAX_ID
 from lamina.run.userns import auto, kept, with_caller
 from lamina.view.owners import AS_STATED, Owners, kept_mode
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lamina.files import FileRange
+from lamina.host.files import FileRange
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import merge
-from lamina.view.served import ServedUnion, Tars
+from lamina.view.fuse.operations import ServedUnion, Tars
 from support import index_of, make_tar
 
 

@@ -1,0 +1,248 @@
+"""Candidates for completion: images, containers, paths inside images, values of options. Names come from images and
+archives and may be hostile; ``completion`` quotes them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from lamina.errors import LaminaError
+
+if TYPE_CHECKING:
+    from lamina.cli.session import Session
+
+
+FILES, DIRECTORIES = "#file", "#dir"
+
+
+_FEW = 16
+"""Up to this many symlinks are followed one by one; for more, a merge of the whole image is cheaper."""
+
+
+def verbs(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Return the verbs and nouns that begin with ``incomplete``, without importing any."""
+    from lamina.cli.noun_table import NOUNS
+
+    root = ctx.find_root().command
+    names = sorted({*(root.list_commands(ctx) if isinstance(root, click.Group) else ()), *NOUNS})
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    verb = ctx.command.name or ""
+    name, metavar = parameter.name or "", parameter.metavar or ""
+    if isinstance(parameter, click.Option):
+        for option in parameter.opts:
+            known = _OPTIONS.get((verb, option)) or _OPTIONS.get(("", option))
+            if known is not None:
+                values = known(ctx, incomplete) if callable(known) else known
+                return [value for value in values if value.startswith(incomplete)]
+    elif verb == "cp":
+        return _copied(ctx, incomplete)
+    elif verb == "help":
+        return [item.value for item in verbs(ctx, incomplete)]
+    elif "CONTAINER" in metavar or (verb, name) in _CONTAINERS:
+        return list(containers(ctx, incomplete, running=verb in ("exec", "stop", "kill")))
+    elif name in ("path", "paths") or (verb == "run" and name == "words" and incomplete.startswith("/")):
+        image = ctx.params.get("image") or ctx.params.get("before")
+        return list(inside(session_of(ctx), image, incomplete)) if isinstance(image, str) else []
+    elif verb == "umount":
+        return list(_mounted(ctx, incomplete))
+    elif name in ("image", "images", "patterns") or "IMAGE" in metavar:
+        return image_words(ctx, incomplete)
+    if "FILE" in metavar:
+        return [FILES]
+    return [DIRECTORIES] if "DIR" in metavar or (verb, name) in _PLACES else []
+
+
+_CONTAINERS = {(verb, "names") for verb in ("rm", "stop", "kill")}
+
+
+_PLACES = {("mount", "target"), ("unpack", "directory")}
+
+
+_BOTH = ("diff", "export", "inspect")
+"""Verbs that take images and containers."""
+
+
+def image_words(ctx: click.Context, incomplete: str) -> list[str]:
+    """Return the candidates for an argument that names an image."""
+    found = list(images(ctx, incomplete))
+    return [*found, *containers(ctx, incomplete)] if ctx.command.name in _BOTH else found
+
+
+def _mounted(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    from lamina.view.overlay.mount import mounts
+
+    try:
+        store = session_of(ctx).store_if_any
+        yield from (one.target for one in mounts(store) if one.target.startswith(incomplete)) if store else ()
+    except LaminaError:
+        return
+
+
+def session_of(ctx: click.Context) -> Session:
+    """Return a session for the command line that is being typed."""
+    from lamina.cli.session import Session
+
+    root = ctx.find_root().params.get("root")
+    return Session({"root": root} if root else {})
+
+
+def images(ctx: click.Context, incomplete: str = "") -> Iterator[str]:
+    """Yield the names in the store that begin with ``incomplete``."""
+    from lamina.spec.reference import Reference
+
+    try:
+        store = session_of(ctx).store_if_any
+        names = [Reference.parse(name).familiar for name, _ in store.names() if name] if store else []
+    except LaminaError:
+        return  # a damaged store must not break completion
+    yield from sorted(name for name in names if name.startswith(incomplete))
+
+
+def containers(ctx: click.Context, incomplete: str = "", *, running: bool = False) -> Iterator[str]:
+    """Yield the names of containers that begin with ``incomplete``; if there is none, IDs."""
+    try:
+        store = session_of(ctx).store_if_any
+        every = store.containers.every() if store else []
+        if store and running:
+            every = [one for one in every if store.containers.state(one) == "running"]
+    except LaminaError:
+        return
+    names = [one.name for one in every if one.name.startswith(incomplete)]
+    yield from sorted(names or [one.id[:12] for one in every if incomplete and one.id.startswith(incomplete)])
+
+
+def inside(session: Session, image: str, incomplete: str) -> Iterator[str]:
+    """Yield the paths in an image that begin with ``incomplete``; directories end with a slash. Only images on this
+    machine are read: completion must not download layers or read standard input as an archive."""
+    from lamina.layer.entry import Kind
+    from lamina.places import to_bytes
+    from lamina.spec.name import parse_name
+
+    directory = incomplete[: incomplete.rfind("/") + 1]
+    beginning = os.fsencode(incomplete[len(directory) :])
+    try:
+        place = parse_name(image)
+        if place.transport == "docker" or place.location == "-":
+            return
+        stack = session.image(image).stack
+        union, node = stack.listing(to_bytes(directory or "/"), follow=True, links=False)
+        children = {name: child for name, child in union.children(node).items() if name.startswith(beginning)}
+        links = {name for name, child in children.items() if union.kind(child) == Kind.SYMLINK}
+        if len(links) > _FEW:
+            stack.union()  # later lookups use it
+        for name, child in sorted(children.items()):
+            is_directory = union.is_directory(child)
+            if name in links:
+                with suppress(LaminaError):  # a dangling symlink
+                    found, target = stack.lookup(union.path(child), follow=True)
+                    is_directory = found.is_directory(target)
+            yield directory + os.fsdecode(name) + ("/" if is_directory else "")
+    except LaminaError:
+        return
+
+
+def _copied(ctx: click.Context, incomplete: str) -> list[str]:
+    """Return candidates for a side of `cp`: paths in a container or image after the colon; before it, their names and
+    local files."""
+    name, colon, path = incomplete.partition(":")
+    session = session_of(ctx)
+    if colon and name and "/" not in name:
+        try:
+            one = session.store.containers.get(name)
+            image = one.manifest
+        except LaminaError:
+            image = name
+        return [f"{name}:{found}" for found in inside(session, image, path)]
+    found = [f"{name}:" for name in containers(ctx, incomplete)]
+    return [*found, *_local(incomplete)] if found else [FILES]
+
+
+def _local(incomplete: str) -> Iterator[str]:
+    directory = incomplete[: incomplete.rfind("/") + 1]
+    try:
+        with os.scandir(directory or ".") as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                path = directory + entry.name
+                if path.startswith(incomplete) and (incomplete or not entry.name.startswith(".")):
+                    yield path + ("/" if entry.is_dir() else "")
+    except OSError:
+        return
+
+
+def _image_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    key, equals, value = incomplete.partition("=")
+    if not equals:
+        yield from ("before=", "dangling=", "label=", "reference=", "since=", "until=")
+    elif key == "dangling":
+        yield from ("dangling=false", "dangling=true")
+    elif key in ("before", "since", "reference"):
+        yield from (f"{key}={name}" for name in images(ctx, value))
+
+
+def _container_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    key, equals, value = incomplete.partition("=")
+    if not equals:
+        yield from ("ancestor=", "before=", "exited=", "id=", "label=", "name=", "since=", "status=", "volume=")
+    elif key == "status":
+        yield from (f"status={state}" for state in ("created", "damaged", "exited", "running"))
+    elif key in ("before", "since", "name"):
+        yield from (f"{key}={name}" for name in containers(ctx, value))
+    elif key == "ancestor":
+        yield from (f"{key}={name}" for name in images(ctx, value))
+
+
+def _volumes(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    """Yield sources for -v: names of volumes, and directories of this machine."""
+    if not incomplete.startswith(("/", ".")):
+        try:
+            store = session_of(ctx).store_if_any
+            known = sorted(os.listdir(os.path.join(store.paths.root, "volumes"))) if store else []
+        except (LaminaError, OSError):
+            known = []
+        yield from (f"{name}:" for name in known)
+    yield from _local(incomplete)
+
+
+def _platforms(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    yield from (
+        f"linux/{name}" for name in ("386", "amd64", "arm64", "arm/v6", "arm/v7", "ppc64le", "riscv64", "s390x")
+    )
+
+
+def _capabilities(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    from lamina.run.capability import ALL
+
+    yield "ALL"
+    yield from sorted(name.removeprefix("CAP_") for name in ALL)
+
+
+_Known = Callable[[click.Context, str], Iterable[str]] | tuple[str, ...]
+
+
+_OPTIONS: dict[tuple[str, str], Any] = {
+    # (verb, or "" for any; option): its values
+    ("images", "--filter"): _image_filters,
+    ("ps", "--filter"): _container_filters,
+    ("", "--cap-add"): _capabilities,
+    ("", "--cap-drop"): _capabilities,
+    ("", "--format"): ("json", "table"),
+    ("", "--in"): images,
+    ("", "--network"): ("bridge", "host", "none", "pasta"),
+    ("", "--onto"): images,
+    ("", "--platform"): _platforms,
+    ("", "--runtime"): ("bwrap", "crun", "runc"),
+    ("", "--security-opt"): ("no-new-privileges", "seccomp=", "systempaths=unconfined"),
+    ("", "--signal"): ("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"),
+    ("", "--tls-verify"): ("false", "true"),
+    ("", "--userns"): ("auto", "host", "keep-id"),
+    ("run", "--volume"): _volumes,
+}

@@ -1,0 +1,3 @@
+"""Verbs that make images out of images and files.
+Must not decide anything: rooms below do.
+"""

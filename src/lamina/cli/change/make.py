@@ -1,0 +1,204 @@
+"""Verbs that make an image or a directory: pack, append, unpack."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from lamina.cli import warn
+from lamina.cli.format.output import write
+from lamina.cli.format.text import clean, counted, human_size
+from lamina.cli.image_options import config_changes, config_options, epoch
+from lamina.cli.options import TEXT, image_argument, new_name_option, platform_option, quiet_option
+from lamina.cli.session import Session
+from lamina.cli.verbs import command
+from lamina.errors import UsageError
+from lamina.places import to_bytes
+
+if TYPE_CHECKING:
+    from lamina.layer.tar_write import Item
+    from lamina.source.stack import Stack
+    from lamina.spec.image_config import Changes
+
+
+def split_pair(text: str) -> tuple[str, bytes]:
+    """Split ``SOURCE[:TARGET]``. The default target is the absolute path of the source. Raises UsageError."""
+    source, colon, target = text.partition(":")
+    if not source or (colon and not target):
+        raise UsageError(f"{text!r:.200} is not SOURCE[:TARGET]", hint="write it like app.py:/srv/app.py")
+    return source, to_bytes(target if colon else os.path.abspath(source))
+
+
+def base_stack(session: Session, name: str) -> Stack:
+    """Open an image in the store that another one is made from. Raises UsageError if it is in another place."""
+    from lamina.spec.name import parse_name
+
+    if parse_name(name).transport:
+        raise UsageError(f"{name!r:.200} is not in the store", hint="load it first with `lamina pull`")
+    return session.image(name).stack
+
+
+@command(
+    "pack",
+    "lamina pack sh ls cat -t tools\n"
+    "lamina pack python3 --base tools --file app.py:/srv/app.py --cmd 'python3 /srv/app.py' -t app",
+)
+@click.argument("programs", nargs=-1, metavar="PROGRAM...")
+@new_name_option
+@click.option("--base", metavar="IMAGE", help="Add the files to this image; files that it has already are left out.")
+@click.option(
+    "--file", "files", multiple=True, metavar="SOURCE[:TARGET]", help="Add a file or directory; may be repeated."
+)
+@click.option("--no-stdlib", is_flag=True, help="Add a Python interpreter without its standard library.")
+@click.option("--no-accounts", is_flag=True, help="Do not add /tmp, /etc/passwd and /etc/group to a new image.")
+@config_options
+@quiet_option
+@click.pass_obj
+def pack(
+    session: Session,
+    programs: tuple[str, ...],
+    tag: str,
+    base: str | None,
+    files: tuple[str, ...],
+    no_stdlib: bool,
+    no_accounts: bool,
+    env: tuple[str, ...],
+    cmd: str | None,
+    entrypoint: str | None,
+    workdir: str | None,
+    user: str | None,
+    label: tuple[str, ...],
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Make an image from programs of this machine, with the shared libraries and files that they need.
+
+    The libraries are found by reading the programs; no program is run. The first program becomes the command of the
+    image.
+    """
+    from lamina.edit.pack import pack_items
+
+    if not programs and not files:
+        raise click.UsageError("no program and no --file given")
+    stack = base_stack(session, base) if base is not None else None
+    pairs = [split_pair(text) for text in files]
+    items, paths = pack_items(programs, pairs, base=stack, stdlib=not no_stdlib, accounts=not no_accounts)
+    changes = config_changes(stack.config if stack else None, env, cmd, entrypoint, workdir, user, label)
+    if paths and cmd is None and entrypoint is None:
+        changes["cmd"] = [paths[0]]
+    if stack is None and not env:
+        changes["env"] = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    step = "lamina pack " + " ".join([*programs, *(f"--file {text}" for text in files)])
+    _put_on(session, stack, items, tag, step, changes, compression, quiet)
+
+
+@command(
+    "append",
+    "lamina append my/base app.py:/srv/app.py --remove /etc/motd -t my/app\n"
+    "lamina append my/app --env DEBUG=1 -t my/app:debug",
+)
+@image_argument("image")
+@click.argument("sources", nargs=-1, metavar="SOURCE[:TARGET]...")
+@new_name_option
+@click.option(
+    "--remove", "removed", multiple=True, metavar="PATH", help="Hide a path of the layers below (with a whiteout)."
+)
+@click.option("--keep-owner", is_flag=True, help="Keep the owners of the files instead of 0:0.")
+@click.option("--message", "-m", type=TEXT, metavar="TEXT", help="Text of the new build step.")
+@config_options
+@platform_option
+@quiet_option
+@click.pass_obj
+def append(
+    session: Session,
+    image: str,
+    sources: tuple[str, ...],
+    tag: str,
+    removed: tuple[str, ...],
+    keep_owner: bool,
+    message: str | None,
+    env: tuple[str, ...],
+    cmd: str | None,
+    entrypoint: str | None,
+    workdir: str | None,
+    user: str | None,
+    label: tuple[str, ...],
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Make a new image: IMAGE plus one layer with files and directories of this machine, or with whiteouts. The old
+    image stays as it was. A file becomes TARGET; the content of a directory goes into TARGET."""
+    from lamina.edit.append import files_of
+
+    stack = base_stack(session, image)
+    items = files_of(
+        map(split_pair, sources),
+        map(to_bytes, removed),
+        stack,
+        owner=None if keep_owner else (0, 0),
+        on_warning=warn,
+    )
+    changes = config_changes(stack.config, env, cmd, entrypoint, workdir, user, label)
+    if not items and not changes:
+        raise click.UsageError("nothing to add: give files, --remove, or options that change the config")
+    words = [*sources, *(word for path in removed for word in ("--remove", path))]
+    _put_on(session, stack, items, tag, message or "lamina append " + shlex.join(words), changes, compression, quiet)
+
+
+def _put_on(
+    session: Session,
+    stack: Stack | None,
+    items: list[Item],
+    tag: str,
+    step: str,
+    changes: Changes,
+    compression: str | None,
+    quiet: bool,
+) -> None:
+    """Make the new image and print its digest."""
+    from lamina.edit.append import append as put_on
+
+    settings = session.settings
+    made = put_on(
+        stack,
+        items,
+        session.writable_store,
+        tag,
+        created_by=step,
+        epoch=epoch(),
+        compression=compression or settings.compression,
+        level=settings.compression_level if compression in (None, settings.compression) else None,
+        changes=changes,
+    )
+    if not quiet:
+        click.echo(f"{clean(tag)}: one layer with {counted(len(items), 'entry', 'entries')}", err=True)
+    write(str(made.digest))
+
+
+@command("unpack", "lamina unpack debian:12 ./rootfs\nlamina unpack my/app~2 ./below")
+@image_argument()
+@click.argument("directory")
+@click.option(
+    "--same-owner/--no-same-owner", default=None, help="Keep the owners of the image (default: if run as root)."
+)
+@platform_option
+@quiet_option
+@click.pass_obj
+def unpack(session: Session, image: str, directory: str, same_owner: bool | None, quiet: bool) -> None:
+    """Write all files of the image into DIRECTORY, which must be new or empty. It appears only when it is
+    complete."""
+    from lamina.view.unpack.directory import unpack as write_out
+
+    report = write_out(session.image(image).stack, os.fsencode(directory), same_owner=same_owner)
+    for warning in report.warnings:
+        warn(warning)
+    if not quiet:
+        click.echo(
+            f"{counted(report.entries, 'entry', 'entries')}, {human_size(report.size)} in {clean(directory)}",
+            err=True,
+        )
+    sys.stdout.flush()

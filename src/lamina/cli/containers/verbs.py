@@ -1,0 +1,682 @@
+"""Verbs for containers: run, ps, rm, stop, kill, exec, cp, commit; and the list of changes for `diff CONTAINER`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lamina.cli import say, warn
+from lamina.cli.containers import launch
+from lamina.cli.containers.later import OF_EXEC, OF_RUN, refused
+from lamina.cli.format.output import emit, emit_json_list, emit_template, write
+from lamina.cli.format.record import Record
+from lamina.cli.format.rows import CONTAINER_HEADINGS, moment_text
+from lamina.cli.format.text import ago, clean, human_size
+from lamina.cli.image_options import config_changes, config_options, epoch
+from lamina.cli.options import (
+    TEXT,
+    checked_name,
+    format_option,
+    no_trunc_option,
+    options_of,
+    platform_option,
+    quiet_option,
+    registry_options,
+    view_option,
+)
+from lamina.cli.session import Session
+from lamina.cli.verbs import command
+from lamina.errors import Cancelled, LaminaError, NotFound, ReferenceNotFound, SystemFailure, UsageError
+from lamina.host.files import reported
+from lamina.store.containers import Container
+
+if TYPE_CHECKING:
+    from lamina.layer.entry import Entry
+    from lamina.layer.tar_write import Item
+    from lamina.run.rootfs import Inside
+
+_Thing = TypeVar("_Thing")
+
+
+@command(
+    "run",
+    "lamina run --rm -it debian:12 bash\n"
+    "lamina run --name web -v ./site:/srv:ro --network host nginx\n"
+    "lamina run --rm -m 512m --cpus 1 --read-only --tmpfs /tmp app:1 ./test\n"
+    "lamina run --rm --gpus all --shm-size 1g --ulimit memlock=-1 trainer python train.py",
+)
+@options_of(launch.OPTIONS)
+@refused(OF_RUN)
+@view_option
+@platform_option
+@registry_options
+@click.argument("image")
+@click.argument("words", nargs=-1, metavar="[COMMAND [ARG]...]")
+@click.pass_obj
+def run(session: Session, /, image: str, words: tuple[str, ...], **given: Any) -> int:
+    """Run a program in a new container. The layers of the image are read-only and shared; the container has its own
+    writable layer on top. If the image is not in the store, it is pulled. Options go before IMAGE.
+
+    The exit code is that of the program; 125 if the container can't be made, 126 if the program can't be started, 127
+    if it was not found."""
+    return launch.launch(session, image, words, **given)
+
+
+run.allow_interspersed_args = False
+run.context_settings["help_option_names"] = ["--help"]  # -h is the host name, as in docker
+
+
+_COMMAND = 20  # characters of a command that the table shows
+_FILTERS = "Show only matching ones: ancestor, before, since, exited, id, label, name, status, volume."
+
+
+@command(
+    "ps",
+    "lamina ps\nlamina ps -a --format json\nlamina ps -a --filter status=exited --filter label=job\n"
+    "lamina rm $(lamina ps -aq)",
+)
+@click.option("-a", "--all", "all_", is_flag=True, help="Also show containers that have ended.")
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help=_FILTERS)
+@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Show the N newest, in any state.")
+@click.option("-l", "--latest", is_flag=True, help="Show the newest, in any state.")
+@click.option("-s", "--size", is_flag=True, help="Show how much each container has written.")
+@click.option("-q", "--quiet", is_flag=True, help="Show IDs only.")
+@no_trunc_option
+@format_option
+@click.pass_obj
+def ps(
+    session: Session,
+    all_: bool,
+    filters: tuple[str, ...],
+    last: int,
+    latest: bool,
+    size: bool,
+    quiet: bool,
+    no_trunc: bool,
+    format: str | None,
+) -> None:
+    """List running containers, or all. Containers with a damaged record are always listed; `lamina rm ID` removes
+    them."""
+    from lamina.run.container.listing import Filters, listed, sizes
+
+    chosen = Filters.parse(filters)
+    store = session.store_if_any
+    if size:
+        from lamina.run.container.user_namespace import enter
+
+        enter()  # files in a container may belong to other IDs of this user
+    last = 1 if latest else last
+    found = listed(store, chosen, all_=all_, last=last, digest_of=_digest_of(session)) if store else []
+    if quiet and format is None:
+        for one, _ in found:
+            write(one.id if no_trunc else one.id[:12])
+        return
+    measured = {one.id: sizes(store, one) for one, _ in found} if store and size else {}
+    now = time.time()
+    rows = [_row(one, state, now, no_trunc, measured.get(one.id)) for one, state in found]
+    json_rows = [_json_row(one, state, measured.get(one.id)) for one, state in found]
+    columns = [("ID", "CONTAINER ID"), ("Image", "IMAGE"), ("Command", "COMMAND"), ("RunningFor", "CREATED")]
+    columns += [("Status", "STATUS"), ("Ports", "PORTS"), ("Names", "NAMES")]
+    if size:
+        columns.append(("Size", "SIZE"))
+    emit(rows, columns, format, json_rows=json_rows, headings=CONTAINER_HEADINGS)
+
+
+def _digest_of(session: Session) -> Callable[[str], str]:
+    def digest_of(word: str) -> str:
+        try:
+            return str(session.image(word).stack.manifest.descriptor.digest)
+        except LaminaError:
+            return ""  # containers of a removed image are found by its name
+
+    return digest_of
+
+
+def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple[int, int] | None) -> Record:
+    """The row of a container: docker's fields, and lamina's own."""
+    words = clean(" ".join(one.command))
+    written, image = measured or (0, 0)
+    labels = dict(one.labels)
+    fields = {
+        "Command": f'"{words if no_trunc or len(words) <= _COMMAND else words[: _COMMAND - 1] + "…"}"',
+        "CreatedAt": moment_text(one.created),
+        "ID": one.id if no_trunc else one.id[:12],
+        "Image": clean(one.image),
+        "Labels": clean(",".join(f"{name}={value}" for name, value in one.labels)),
+        "LocalVolumes": str(len(one.volumes)),
+        "Mounts": clean(",".join(one.volumes)),
+        "Names": one.name,
+        "Networks": "",
+        "Ports": "",
+        "RunningFor": ago(now - one.created),
+        "Size": f"{human_size(written)} (virtual {human_size(written + image)})" if measured else "0B",
+        "State": state,
+        "Status": _status(one, state, now),
+    }
+    own = {"Name": one.name, "ExitCode": one.exit_code, "View": one.view}
+    return Record(fields, own, {"Label": lambda name: labels.get(str(name), "")})
+
+
+def _json_row(one: Container, state: str, measured: tuple[int, int] | None) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "name": one.name,
+        "image": one.image,
+        "manifest": one.manifest,
+        "command": list(one.command),
+        "state": state,
+        "exit_code": one.exit_code,
+        "created": one.created,
+        "finished": one.finished,
+        "view": one.view,
+        "labels": dict(one.labels),
+        **({"size_rw": measured[0], "size_image": measured[1]} if measured else {}),
+    }
+
+
+def _status(one: Container, state: str, now: float) -> str:
+    """The state as docker prints it."""
+    if state == "running":
+        return f"Up {ago(now - one.created).removesuffix(' ago')}"
+    if state == "exited":
+        code = "?" if one.exit_code is None else one.exit_code
+        return f"Exited ({code})" + ("" if one.finished is None else f" {ago(now - one.finished)}")
+    return state.capitalize()
+
+
+_cidfile_option = click.option(
+    "--cidfile", "cidfiles", multiple=True, metavar="FILE", help="Read an ID from this file."
+)
+_ignore_option = click.option("-i", "--ignore", is_flag=True, help="Do not fail if a container does not exist.")
+_time_option = click.option(
+    "-t",
+    "--time",
+    "--timeout",
+    "seconds",
+    type=click.FloatRange(min=-1),
+    metavar="SECONDS",
+    help="Seconds to wait before killing; -1: never kill (default: --stop-timeout of `run`, else 10).",
+)
+
+
+@command("rm", "lamina rm web\nlamina rm --force web\nlamina rm --all")
+@click.argument("names", nargs=-1, metavar="[CONTAINER]...")
+@click.option(
+    "-f", "--force", is_flag=True, help="Also remove running containers; do not fail if a container does not exist."
+)
+@click.option("-a", "--all", "all_", is_flag=True, help="Remove all containers that have ended (with --force: all).")
+@click.option("-v", "--volumes", is_flag=True, help="Accepted as in docker; anonymous volumes are always removed.")
+@_time_option
+@_ignore_option
+@_cidfile_option
+@click.pass_obj
+def rm(
+    session: Session,
+    names: tuple[str, ...],
+    force: bool,
+    all_: bool,
+    volumes: bool,
+    seconds: float | None,
+    ignore: bool,
+    cidfiles: tuple[str, ...],
+) -> None:
+    """Remove containers and everything that they wrote. Named volumes stay. If one can't be removed, the others are
+    removed all the same, and the exit code is that of the first failure."""
+    from lamina.run.container.ending import clear, remove
+
+    names = _with_files(names, cidfiles, force or ignore)
+    if all_ == bool(names or cidfiles):
+        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
+    store = session.store
+
+    def remove_one(one: Container) -> None:
+        if force and seconds and store.containers.is_running(one):
+            _end(session, one, None, seconds)
+        remove(store, one, force=force)
+        write(one.name)
+
+    if not all_:
+        _each(names, lambda name: _found(session, name, force or ignore, remove_one, damaged=True))
+        return
+    failed = clear(store)
+    every = [one for one in store.containers.every() if force or not store.containers.is_running(one)]
+    _each(every, remove_one, failed)
+
+
+def _with_files(names: tuple[str, ...], files: tuple[str, ...], ignore: bool) -> tuple[str, ...]:
+    """Return the names, and the IDs in the files of --cidfile. ``ignore``: skip files that do not exist. Raises
+    SystemFailure."""
+    found = list(names)
+    for path in files:
+        if ignore and not os.path.exists(path):
+            continue
+        with reported(path), open(path, "rb") as file:
+            found.append(file.read(200).decode("utf-8", "surrogateescape").strip())
+    return tuple(found)
+
+
+def _found(
+    session: Session, name: str, ignore: bool, work: Callable[[Container], object], *, damaged: bool = False
+) -> None:
+    """Call ``work`` with the container of this name. ``ignore``: do nothing if it does not exist."""
+    try:
+        one = session.store.containers.get(name, damaged=damaged)
+    except NotFound:
+        if ignore:
+            return
+        raise
+    work(one)
+
+
+def _each(things: Iterable[_Thing], work: Callable[[_Thing], object], failed: Sequence[LaminaError] = ()) -> None:
+    """Call ``work`` with each thing, even if it fails for others. At the end print all failures but the first, and
+    raise the first."""
+    errors = list(failed)
+    for one in things:
+        try:
+            work(one)
+        except Cancelled:
+            raise
+        except LaminaError as error:
+            errors.append(error)
+    for other in errors[1:]:
+        say(str(other))
+    if errors:
+        raise errors[0]
+
+
+@command("stop", "lamina stop web\nlamina stop --timeout 2 web\nlamina stop --all")
+@click.argument("names", nargs=-1, metavar="[CONTAINER]...")
+@click.option("-a", "--all", "all_", is_flag=True, help="Stop all running containers.")
+@_time_option
+@click.option(
+    "-s",
+    "--signal",
+    default=None,
+    help="Signal to send (default: --stop-signal of `run`, else the image's, else TERM).",
+)
+@_ignore_option
+@_cidfile_option
+@click.pass_obj
+def stop(
+    session: Session,
+    names: tuple[str, ...],
+    all_: bool,
+    seconds: float | None,
+    signal: str | None,
+    ignore: bool,
+    cidfiles: tuple[str, ...],
+) -> None:
+    """Stop containers: send their stop signal, and kill those that do not end in time."""
+    from lamina.run.container.ending import clear
+    from lamina.run.signals import parse_signal
+
+    names = _with_files(names, cidfiles, ignore)
+    if all_ == bool(names or cidfiles):
+        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
+    number = None if signal is None else str(parse_signal(signal))
+    store = session.store
+
+    def stop_one(one: Container) -> None:
+        _end(session, one, number, seconds)
+        write(one.name)
+
+    if all_:
+        _each([one for one in store.containers if store.containers.is_running(one)], stop_one)
+    else:
+        _each(names, lambda name: _found(session, name, ignore, stop_one))
+    clear(store)  # a container whose lamina was killed has left its mounts
+
+
+def _end(session: Session, one: Container, signal: str | None, seconds: float | None) -> None:
+    """Stop a container. ``signal``, ``seconds``: None means as given to `run`."""
+    from lamina.run.container.ending import stop as end
+    from lamina.run.container.ending import stop_signal
+    from lamina.run.container.record import stack_of
+
+    store = session.store
+    if not store.containers.is_running(one):
+        return
+    if signal is None:
+        signal = stop_signal(one, stack_of(store, one).config.stop_signal, warn)
+    if seconds is None:
+        seconds = 10 if one.stop_timeout is None else one.stop_timeout
+    try:
+        end(store, one, signal, seconds=math.inf if seconds < 0 else seconds)
+    except SystemFailure:
+        end(store, one, "KILL")
+
+
+@command("kill", "lamina kill web\nlamina kill --signal HUP web")
+@click.argument("names", nargs=-1, metavar="[CONTAINER]...")
+@click.option("-a", "--all", "all_", is_flag=True, help="Send it to all running containers.")
+@click.option("-s", "--signal", "number", default="KILL", help="Signal to send (default: KILL).")
+@_cidfile_option
+@click.pass_obj
+def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidfiles: tuple[str, ...]) -> None:
+    """Send a signal to the first process of containers."""
+    from lamina.run.container.ending import signal_container
+
+    names = _with_files(names, cidfiles, ignore=False)
+    if all_ == bool(names):
+        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
+    store = session.store
+
+    def kill_one(one: Container) -> None:
+        signal_container(store, one, number)
+        write(one.name)
+
+    if all_:
+        _each([one for one in store.containers if store.containers.is_running(one)], kill_one)
+    else:
+        _each(names, lambda name: kill_one(store.containers.get(name)))
+
+
+@command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts")
+@options_of(launch.PROCESS_OPTIONS)
+@refused(OF_EXEC)
+@click.argument("name", metavar="CONTAINER")
+@click.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
+@click.pass_obj
+def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) -> int:
+    """Run a program in a running container. The exit code is that of the program."""
+    from lamina.run.container.exec import execute
+    from lamina.run.container.user_namespace import enter
+    from lamina.run.options import Wanted, parse_workdir
+
+    launch.check_terminal(given)
+    wanted = Wanted(
+        command=words,
+        env=launch.environment(given),
+        workdir=parse_workdir(given["workdir"]),
+        user=given["user"],
+        tty=given["tty"],
+        interactive=given["interactive"],
+    )
+    container = session.store.containers.get(name)
+    enter(session.store, container)
+    return execute(session.store, container, wanted)
+
+
+exec_.allow_interspersed_args = False
+
+
+def list_changes(session: Session, name: str, format: str | None) -> None:
+    """Print what a container changed, for `diff CONTAINER`: A added, C changed, D deleted."""
+    from lamina.run.container.commit import container_changes
+    from lamina.run.container.record import stack_of
+    from lamina.run.container.user_namespace import enter
+
+    store = session.store
+    one = store.containers.get(name)
+    enter(store, one)
+    found = container_changes(store, stack_of(store, one), one)
+    rows = [{"Kind": change.how, "Path": "/" + os.fsdecode(change.path)} for change in found]
+    if format in (None, "table"):
+        for row in rows:
+            write(f"{row['Kind']} {clean(row['Path'])}")
+    elif format == "json":
+        from lamina.cli.format.text import json_path
+
+        emit_json_list({"kind": change.how, **json_path(change.path)} for change in found)
+    else:
+        emit_template(rows, {}, format or "")
+
+
+@command(
+    "cp",
+    "lamina cp web:/etc/hosts .\nlamina cp page.html web:/srv/\nlamina cp site/. web:/srv\n"
+    "lamina cp web:/var/log - | tar -tv\ntar -c site | lamina cp - web:/srv\nlamina cp debian:12:/etc/os-release .",
+)
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+@click.option("-a", "--archive", is_flag=True, help="Keep user and group IDs.")
+@click.option("-L", "--follow-link", is_flag=True, help="If SOURCE is a symlink, copy its target.")
+@click.option("-q", "--quiet", is_flag=True, help="Accepted as in docker; cp never shows progress.")
+@platform_option
+@click.pass_obj
+def cp(session: Session, source: str, target: str, archive: bool, follow_link: bool, quiet: bool) -> None:
+    """Copy files between a container and this machine. The container may be running or not. SOURCE or TARGET is
+    CONTAINER:PATH, the other one is a path on this machine. DIR/. means the content of DIR. - means a tar on standard
+    output or input. SOURCE may also be IMAGE:PATH, a file of an image."""
+    (one, inner), (other, outer) = _place(source), _place(target)
+    if bool(one) == bool(other):
+        hint = "write it like `lamina cp web:/etc/hosts .`; begin a local path that has a colon with ./"
+        if any("/" in word.partition(":")[0] and ":" in word for word in (source, target)):
+            hint = "if the name of the image has a /, write an absolute path: IMAGE:/PATH"
+        raise UsageError("exactly one of SOURCE and TARGET must be CONTAINER:PATH or IMAGE:PATH", hint=hint)
+    outside = target if one else source
+    if one and outside == "-" and sys.stdout.isatty():
+        raise UsageError("cp does not write a tar to a terminal", hint="pipe it, or name a directory")
+    if other and outside == "-" and sys.stdin.isatty():
+        raise UsageError("cp does not read a tar from a terminal", hint="pipe it in, or name a file")
+    if outside != "-" and not os.path.isabs(outside) and not os.access(".", os.X_OK):
+        raise SystemFailure(
+            f"permission denied for the working directory, needed for {outside!r:.200}", hint="give an absolute path"
+        )
+    try:
+        container = session.store.containers.get(one or other)
+    except NotFound as error:
+        _copy_from_image(session, source, target, error, is_target=bool(other))
+        return
+    from lamina.run.container.copy_files import copy_in, copy_out
+    from lamina.run.container.mount import opened
+    from lamina.run.container.record import owner_of, stack_of
+    from lamina.run.container.user_namespace import enter
+
+    enter(session.store, container)
+    with opened(session.store, stack_of(session.store, container), container) as inside:
+        if one:
+            if follow_link:
+                inner = inside.target(inner)
+            if target == "-":
+                _write_tar(inside, inner)
+            else:
+                copy_out(inside, inner, target, keep_owners=archive)
+        elif source == "-":
+            _read_tar(session, container, inside, outer)
+        else:
+            source = os.path.realpath(source) if follow_link and os.path.islink(source) else source
+            copy_in(source, inside, outer, owner=None if archive else owner_of(container))
+
+
+def _place(text: str) -> tuple[str, str]:
+    """Split CONTAINER:PATH into (container, path); ("", path) for a path on this machine. A / before the first colon
+    means a path on this machine, or an image if the path in it is absolute and no such file exists here."""
+    name, colon, path = text.partition(":")
+    if not colon or not name or name.startswith("."):
+        return "", text
+    if "/" not in name:
+        return name, path
+    is_image = not text.startswith("/") and ":/" in text and not os.path.lexists(text)
+    return (name, path) if is_image else ("", text)
+
+
+def _write_tar(inside: Inside, path: str) -> None:
+    from lamina.run.container.tar_stream import file_items
+
+    _write_items(file_items(inside, path, warn))
+
+
+def _write_items(items: Iterable[Item]) -> None:
+    from lamina.layer.tar_write import LayerWriter
+
+    writer = LayerWriter(sys.stdout.buffer.write)
+    for entry, content in items:
+        writer.add(entry, content)
+    writer.close()
+    sys.stdout.buffer.flush()
+
+
+def _read_tar(session: Session, container: Container, inside: Inside, path: str) -> None:
+    """Unpack a tar from standard input into a directory of the container. Owners are kept, as in docker, if the
+    container has these IDs; else root owns the files."""
+    from lamina.edit.rootfs import archive_items
+    from lamina.host import privileges
+    from lamina.run.container.record import owner_of, owners_of
+    from lamina.run.container.tar_stream import put
+
+    inside.check_directory(path)
+    owners, root = owners_of(container), owner_of(container)
+
+    def owner_in_it(entry: Entry) -> tuple[int, int]:
+        if not owners.has(entry.uid, entry.gid):
+            return root
+        uid, gid = owners.outside(entry.uid, entry.gid)
+        return (uid, gid) if privileges.has_id(uid) and privileges.has_id(gid, group=True) else root
+
+    limit = session.settings.max_layer
+    with archive_items(sys.stdin.buffer, "standard input", max_layer=limit, implied=False, files_only=True) as items:
+        put(inside, path, items, owner_in_it, set_ids=True)
+
+
+def _copy_from_image(session: Session, source: str, target: str, error: NotFound, *, is_target: bool) -> None:
+    """Copy files out of an image. ``error``: the container was not found; raised if no image is found either."""
+    from lamina.run.container.tar_stream import image_items, put
+    from lamina.run.rootfs import Inside
+
+    text = target if is_target else source
+    name, path = _image_and_path(text)
+    try:
+        image = session.image(name)
+    except (ReferenceNotFound, UsageError):
+        known = text.partition(":")[0]
+        shown = name if "/" in known or "://" in text else known
+        raise NotFound(
+            f"no container or image {shown!r:.200}", hint="see `lamina ps -a` and `lamina images`"
+        ) from error
+    if is_target:
+        raise UsageError(
+            f"{name!r:.200} is an image, and images can't be changed",
+            hint="use `lamina append` to make a new image, or copy into a container",
+        )
+    items = image_items(image.stack, f"/{path}")
+    if target == "-":
+        _write_items(items)
+        return
+    mine = os.geteuid(), os.getegid()
+    into, renamed = _renamed(items, target, content_only=path.rstrip("/").endswith("/.") or path in ("", "."))
+    with Inside(into) as inside:
+        put(inside, "", renamed, lambda entry: mine)
+
+
+def _image_and_path(text: str) -> tuple[str, str]:
+    """Split IMAGE:/PATH or IMAGE:PATH, which starts at the root too, as for containers in docker (pure)."""
+    start = "docker://" if text.startswith("docker://") else ""
+    rest = text.removeprefix(start)
+    name, colon, path = rest.partition(":/")
+    if not colon:
+        name, _, path = rest.rpartition(":")
+    return start + name, path
+
+
+def _renamed(items: Iterator[Item], target: str, *, content_only: bool) -> tuple[str, Iterable[Item]]:
+    """Apply the rule of cp(1): copy into ``target`` if it is a directory, else copy to that name. Returns the
+    directory to write to, and the items with their new names."""
+    first = next(items, None)  # raises if there is no such path, before anything is created
+    rest = itertools.chain(() if first is None else (first,), items)
+    if content_only and not os.path.isdir(target):
+        with reported(target):
+            os.mkdir(target)
+    if content_only or os.path.isdir(target):
+        return target, rest
+    if first is None:
+        return ".", ()
+    above, new = os.path.split(target.rstrip("/"))
+    if target.endswith("/"):
+        raise NotFound(f"no directory {target!r:.200}", hint="create it first")
+    old, name = first[0].path, os.fsencode(new)
+
+    def put_below(path: bytes) -> bytes:
+        return name + path.removeprefix(old) if path == old or path.startswith(old + b"/") else path
+
+    return above or ".", (
+        (dataclasses.replace(entry, path=put_below(entry.path), link=_link(entry, put_below)), content)
+        for entry, content in rest
+    )
+
+
+def _link(entry: Entry, put_below: Callable[[bytes], bytes]) -> bytes:
+    from lamina.layer.entry import Kind
+
+    return put_below(entry.link) if entry.kind == Kind.HARDLINK else entry.link
+
+
+@command(
+    "commit",
+    "lamina commit web app:2\n"
+    "lamina commit --change 'CMD [\"./serve\"]' --change 'ENV MODE=live' -m 'as tested' web app:2",
+)
+@click.argument("name", metavar="CONTAINER")
+@click.argument("image")
+@click.option(
+    "-c",
+    "--change",
+    "instructions",
+    multiple=True,
+    metavar="INSTRUCTION",
+    help="Apply a Dockerfile instruction: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME or "
+    "WORKDIR.",
+)
+@click.option(
+    "-p",
+    "--pause/--no-pause",
+    help="Pause a running container during the commit, so that its files are consistent.",
+)
+@click.option("-m", "--message", type=TEXT, default="", help="Comment of the new build step.")
+@click.option("-a", "--author", type=TEXT, default="", help="Author of the image.")
+@config_options
+@quiet_option
+@click.pass_obj
+def commit(
+    session: Session,
+    /,
+    name: str,
+    image: str,
+    instructions: tuple[str, ...],
+    pause: bool,
+    message: str,
+    author: str,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Make an image from a container: the image of the container plus one layer with its changes. Volumes are not
+    included. With SOURCE_DATE_EPOCH the same changes give the same digest."""
+    from lamina.cli.config_options import instructions as changed
+    from lamina.run.container.commit import commit as make
+    from lamina.run.container.ending import paused
+    from lamina.run.container.record import stack_of
+    from lamina.run.container.user_namespace import enter
+
+    store = session.writable_store
+    one = store.containers.get(name)
+    checked_name(image)
+    enter(store, one)
+    stack = stack_of(store, one)
+    compression = given.pop("compression") or "gzip"
+    changes = config_changes(stack.config, **given)
+    changes = {**changes, **changed(instructions, stack.config.with_(**changes))}
+    if author:
+        changes["author"] = author
+    with paused(store, one) if pause else nullcontext():
+        made = make(
+            store,
+            stack,
+            one,
+            image,
+            epoch=epoch(),
+            compression=compression,
+            changes=changes,
+            comment=message,
+            on_warning=warn,
+        )
+    write(str(made.digest))

@@ -1,0 +1,3 @@
+"""How answers look: tables, JSON, Go templates, progress, text made safe for a terminal.
+Must not know what a verb does.
+"""

@@ -1,0 +1,3 @@
+"""Verbs that move images between places.
+Must not decide anything: rooms below do.
+"""

@@ -1,0 +1,161 @@
+"""Tables of docker's names for the verbs of lamina (pure): ``image ls``, ``container rm``, ``system df``; and of
+verbs that other engines have and lamina does not support yet.
+"""
+
+from __future__ import annotations
+
+Verbs = dict[str, str]
+
+
+NOUNS: dict[str, tuple[str, Verbs]] = {
+    # noun: (help, {its verb: the verb of lamina and its options; :name is a function in noun_verbs})
+    "image": (
+        "Images in the store.",
+        {
+            "cp": "copy",
+            "diff": "diff",
+            "exists": ":image_exists",
+            "history": "history",
+            "import": "import",
+            "inspect": "inspect --type image",
+            "list": "images",
+            "load": "load",
+            "ls": "images",
+            "mount": "mount",
+            "prune": "prune",
+            "pull": "pull",
+            "push": "push",
+            "remove": "rmi",
+            "rm": "rmi",
+            "save": "save",
+            "search": "search",
+            "tag": "tag",
+            "tree": "layers",
+            "umount": "umount",
+            "unmount": "umount",
+        },
+    ),
+    "container": (
+        "Containers.",
+        {
+            "commit": "commit",
+            "cp": "cp",
+            "diff": "diff",
+            "exec": "exec",
+            "export": "export",
+            "inspect": "inspect --type container",
+            "kill": "kill",
+            "list": "ps",
+            "ls": "ps",
+            "exists": ":container_exists",
+            "prune": ":container_prune",
+            "ps": "ps",
+            "rm": "rm",
+            "remove": "rm",
+            "run": "run",
+            "stop": "stop",
+        },
+    ),
+    "system": (
+        "The store and this machine.",
+        {"check": "fsck", "df": "df", "info": "info", "prune": ":system_prune"},
+    ),
+    "manifest": (
+        "Manifests and indexes (`lamina manifest REF` prints one).",
+        {
+            "add": "index add",
+            "create": "index create",
+            "inspect": "manifest",
+            "push": "push",
+            "rm": "rmi",
+        },
+    ),
+    "registry": (
+        "Registries.",
+        {
+            "blob": "blob",
+            "catalog": "search",
+            "config": "config",
+            "delete": "delete",
+            "digest": "digest",
+            "login": "login",
+            "logout": "logout",
+            "ls": "search",
+            "manifest": "manifest",
+            "rm": "delete",
+            "rmi": "delete",
+            "search": "search",
+            "serve": "serve",
+            "tags": "tags",
+            "validate": "validate",
+        },
+    ),
+}
+
+
+OTHERS: Verbs = {"catalog": "search", "list-tags": ":list_tags", "mutate": "config", "unmount": "umount"}
+"""Verbs of podman, skopeo and crane that have another name in lamina."""
+
+
+INSTEAD: Verbs = {"auth": "`lamina login` and `lamina logout`", "context": "`--root DIR`, which chooses a store"}
+"""Verbs of other tools for which there is no single verb, and what to use instead."""
+
+
+_DETACHED = "containers run in the foreground, and `lamina run` ends when the program ends"
+
+
+_BUILDING = "use `lamina append`, `commit` or `import` to make an image"
+
+
+_NETWORKS = "use `lamina run --network pasta|none|host`"
+
+
+ABSENT: dict[str, str] = {
+    # verb of another engine: the reason, or what to use instead
+    "attach": _DETACHED,
+    "auto-update": "use `lamina pull` to get the newest image",
+    "bake": _BUILDING,
+    "build": _BUILDING,
+    "builder": _BUILDING,
+    "buildx": _BUILDING,
+    "cache": "use `lamina prune` to delete what no image needs",
+    "checkpoint": _DETACHED,
+    "compose": "start each container with `lamina run`",
+    "create": "use `lamina run`, which makes a container and starts it",
+    "events": "`lamina ps -a` shows how containers have ended",
+    "exists": "use `lamina image exists` or `lamina container exists`",
+    "export-cache": _BUILDING,
+    "farm": _BUILDING,
+    "generate": "there are no pods",
+    "healthcheck": "use `lamina exec CONTAINER COMMAND` to run a check",
+    "init": "`lamina run` does this itself",
+    "kube": "there are no pods",
+    "logs": "the output of a container goes to the terminal of its `lamina run`",
+    "machine": "lamina uses no virtual machine; containers run on this machine",
+    "network": _NETWORKS,
+    "node": "there is no cluster",
+    "pause": "use `lamina stop` or `lamina kill`",
+    "play": "there are no pods",
+    "plugin": "there are no plugins",
+    "pod": "there are no pods",
+    "port": "ports are not published; `lamina run --network host` uses the ports of this machine",
+    "rename": "use `lamina run --name` to name a container",
+    "restart": "use `lamina stop`, then `lamina run` for a new container",
+    "restore": _DETACHED,
+    "scout": "use `lamina packages` to list what is installed, or to make an SBOM",
+    "secret": "use `lamina run -v FILE:PATH:ro` to pass a file",
+    "service": "there is no cluster",
+    "sign": "`lamina copy --referrers` copies existing signatures",
+    "stack": "there is no cluster",
+    "start": "a container runs once; `lamina run` makes a new one, `lamina commit` keeps its changes",
+    "stats": "`top` and `ps` of this machine show the processes",
+    "swarm": "there is no cluster",
+    "top": "`ps` of this machine shows the processes",
+    "trust": "`lamina copy --referrers` copies existing signatures",
+    "unpause": "use `lamina stop` or `lamina kill`",
+    "unshare": "`lamina mount` and `lamina run` create their namespaces themselves",
+    "untag": "use `lamina rmi NAME` to remove a name",
+    "update": "set limits with `lamina run`",
+    "volume": "`lamina run -v NAME:PATH` creates a volume and keeps it",
+    "wait": _DETACHED,
+}

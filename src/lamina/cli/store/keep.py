@@ -1,0 +1,150 @@
+"""Verbs that maintain the store: df, fsck, prune."""
+
+from __future__ import annotations
+
+import click
+
+from lamina.cli.format.output import ask, emit, emit_json, table, tell_deleted, write
+from lamina.cli.format.text import clean, counted, human_size, some
+from lamina.cli.options import format_option, report_option
+from lamina.cli.session import Session
+from lamina.cli.verbs import command
+from lamina.errors import LaminaError
+from lamina.settings import KEEPS
+from lamina.spec.reference import Reference
+
+
+@command("df", "lamina df\nlamina df --format json")
+@click.option("-v", "--verbose", is_flag=True, help="Accepted as in docker; each image is always shown.")
+@format_option
+@click.pass_obj
+def df(session: Session, verbose: bool, format: str | None) -> None:
+    """Show what uses the disk space of the store. UNIQUE is the space that `lamina rmi` of that image alone would
+    free."""
+    from lamina.store.usage import NOTHING, usage
+
+    store = session.store_if_any
+    used = usage(store) if store else NOTHING
+    parts = {
+        "images": used.images,
+        "held": used.held,
+        "unneeded": used.unneeded,
+        "ingest": used.ingest,
+        "containers": used.containers,
+        "frame": used.frame,
+        "total": used.total,
+    }
+    kinds = {"blobs": used.blobs, "tars": used.tars, "indexes": used.indexes}
+    json_rows = [
+        {"names": list(i.names), "digest": str(i.digest), "size": i.size, "shared": i.shared, "unique": i.unique}
+        for i in used.per_image
+    ]
+    if format == "json":
+        emit_json({**parts, "keep": session.settings.keep, "layers": kinds, "per_image": json_rows})
+        return
+    rows = [
+        {
+            "Image": some([Reference.parse(name).familiar for name in image.names]) or f"<none> {image.digest.short}",
+            "Size": human_size(image.size),
+            "Shared": human_size(image.shared),
+            "Unique": human_size(image.unique),
+        }
+        for image in used.per_image
+    ]
+    columns = [("Image", "IMAGE"), ("Size", "SIZE"), ("Shared", "SHARED"), ("Unique", "UNIQUE")]
+    emit(rows, columns, format, right=("Size", "Shared", "Unique"))
+    if format in (None, "table"):
+        write("")
+        words = {
+            "images": "needed by images",
+            "held": "needed by containers and commands",
+            "unneeded": "not needed (see prune)",
+            "ingest": "partial downloads",
+            "containers": "containers, volumes",
+            "frame": "names, roots, unions",
+            "total": "total on disk",
+        }
+        table([[words[key], human_size(size), f"{size} bytes"] for key, size in parts.items()], right=(1,))
+        shown = ", ".join(f"{key} {human_size(size)}" for key, size in kinds.items())
+        write(f"of these: {shown} (keep = {session.settings.keep})")
+
+
+@command("fsck", "lamina fsck\nlamina fsck --repair")
+@click.option("--repair", is_flag=True, help="Rebuild damaged derived files, and move damaged blobs aside.")
+@report_option
+@click.pass_obj
+def fsck(session: Session, repair: bool, format: str | None) -> int:
+    """Check the store: hash every blob again, and compare names, layers and derived files with the blobs. The exit
+    code is 1 if an image is incomplete or damaged. `lamina pull` fetches a blob that --repair moved aside."""
+    from lamina.store.fsck import fsck as check
+    from lamina.view.check import check_unions
+
+    count = 0
+
+    def looked_at(_: object) -> None:
+        nonlocal count
+        count += 1
+
+    findings = check(session.store, repair=repair, on_blob=looked_at)
+    findings += check_unions(session.store, repair=repair)
+    bad = [f for f in findings if f.severity == "error" or (f.severity == "derived" and not f.repaired)]
+    if format == "json":
+        emit_json(
+            {
+                "blobs": count,
+                "ok": not bad,
+                "findings": [{"severity": f.severity, "what": f.what, "repaired": f.repaired} for f in findings],
+            }
+        )
+    else:
+        for finding in findings:
+            write(f"{finding.severity}: {clean(finding.what)}" + (" (repaired)" if finding.repaired else ""))
+        whole = "" if bad or repair else ": the store is intact"
+        write(f"{counted(count, 'blob')} checked, {counted(len(bad), 'problem')}{whole}")
+    return 1 if bad else 0
+
+
+@command("prune", "lamina prune\nlamina prune --all --dry-run")
+@click.option(
+    "-a",
+    "--all",
+    "all_",
+    is_flag=True,
+    help="Also delete images that have a name, and the parts of interrupted downloads.",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be deleted and how many bytes that frees.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--keep", type=click.Choice(KEEPS), help="Also keep only this of the remaining layers (see the setting keep)."
+)
+@report_option
+@click.pass_obj
+def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | None, format: str | None) -> None:
+    """Delete untagged images, and blobs and derived files that no image needs. Files that a running command needs are
+    kept. Also clean up after containers whose lamina was killed, and remove those of `run --rm`.
+
+    With the setting keep = blob, also delete tars that were made for a mount and that no mount uses now."""
+    from lamina.store.gc import Deleted
+    from lamina.store.gc import prune as sweep
+
+    store = session.store_if_any
+    failed: list[LaminaError] = []
+    if store is None:
+        tell_deleted(Deleted(), dry_run=dry_run, format=format)
+        return
+    if all_ and not (force or dry_run):
+        ask("Delete ALL images of the store?")
+    if not dry_run:
+        from lamina.run.container.ending import clear_all
+
+        failed = clear_all(store)
+    done = sweep(store, all=all_, dry_run=dry_run)
+    if keep is not None or store.keep == "blob":
+        from lamina.store.retention import apply_keep
+
+        kept = apply_keep(store, keep or store.keep, remade_only=keep is None, dry_run=dry_run)
+        deleted, notes = (*done.deleted, *kept.removed), (*done.notes, *kept.notes)
+        done = Deleted(done.untagged, deleted, done.freed + kept.freed, notes)
+    tell_deleted(done, dry_run=dry_run, format=format)
+    if failed:
+        raise failed[0]

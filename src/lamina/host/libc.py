@@ -1,0 +1,20 @@
+"""The C library, for calls that Python lacks. Import this module where it is used: ctypes takes longer to load than
+most calls."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+
+
+@cache
+def libc() -> ctypes.CDLL:
+    """Return the C library, set up to keep errno. Raises as ``ctypes.CDLL`` in a program without one."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def failed(path: str | None = None) -> OSError:
+    """Return an OSError for the C call that just failed, from its errno; ``path`` is the file that it was about."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)

@@ -1,0 +1,271 @@
+"""The bundle of a sandbox: the runtime spec for what was asked, and the files that the spec names."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from lamina.errors import Conflict, NotFound, UsageError
+from lamina.host import privileges
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING, Value
+from lamina.run import network
+from lamina.run.capability import EVERY
+from lamina.run.credentials import Caller, credentials, find_user
+from lamina.run.mount_targets import Shown, settled
+from lamina.run.runtime import find_program
+from lamina.run.seccomp import default_profile, seccomp
+from lamina.run.spec import Place, environment, guarded, held, is_alike, places, runtime_spec
+from lamina.spec.json import read_own
+from lamina.spec.platform import Platform
+from lamina.view import kernel
+from lamina.view.overlay.lower import MAPPED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from lamina.run.network import Network
+    from lamina.run.options import Mount, Node, Wanted
+    from lamina.run.rootfs import Inside
+    from lamina.run.sandbox import Sandbox
+    from lamina.spec.image_config import ImageConfig
+
+_ELF_HEAD = 20  # bytes: up to e_machine
+_INITS = ("tini", "docker-init", "tini-static", "catatonit", "dumb-init")
+
+
+class Task(Value):
+    """A program for a sandbox. ``wanted``: what was asked. ``config``: of the image. ``command``: the words of the
+    command line. ``mounts``: binds with absolute sources, and tmpfs. ``caller`` as in ``credentials``."""
+
+    sandbox: Sandbox
+    wanted: Wanted
+    config: ImageConfig
+    command: tuple[str, ...]
+    network: Network
+    mounts: Sequence[Mount] = ()
+    caller: Caller = None
+
+    @property
+    def hostname(self) -> str:
+        is_hosts = self.network.kind == "host" or self.wanted.uts == "host"
+        return self.wanted.hostname or (os.uname().nodename if is_hosts else self.sandbox.identity[:12])
+
+    @property
+    def path(self) -> str:
+        return self.sandbox.directories.bundle
+
+
+def described(task: Task, inside: Inside) -> tuple[dict[str, Any], list[str]]:
+    """The runtime spec, and the mount points that had to be made in the upper directory. Its files are written into
+    the bundle. Raises UsageError, NotFound, Unsupported, Conflict, SystemFailure."""
+    wanted, runtime, owners = task.wanted, task.sandbox.runtime, task.sandbox.owners
+    cwd = working_directory(wanted, task.config)
+    user, tables = find_user(wanted.user or task.config.user, wanted, task.caller, cwd, inside)
+    user = credentials(user, inside, owners, runtime, wanted.groups, wanted.edits.groups)
+    place = _place(task, tables)
+    env = environment(wanted, task.config.env, user.home, task.hostname)
+    spec = runtime_spec(wanted, task.command, env, cwd, user, place)
+    if wanted.ipc == "host":  # a host may lack one of the two places
+        spec["mounts"] = [one for one in spec["mounts"] if one["type"] != "bind" or os.path.exists(one["source"])]
+    if not inside.is_there(cwd):
+        inside.make(cwd, directory=True, owner=owners.root)
+    spec["mounts"], made = settled(spec["mounts"], inside, owners.root, place.files)
+    files = Shown(inside, spec["mounts"])
+    spec["process"]["cwd"] = files.working_directory(cwd)
+    if runtime.is_bubblewrap:  # other runtimes make it themselves
+        files.make_directory(spec["process"]["cwd"], owners.root)
+    for mount in spec["mounts"]:
+        runtime.check_path(mount["destination"])
+        if mount["type"] == "tmpfs":
+            if mount["destination"] in made:
+                _open_to_all(inside, mount)
+            else:
+                _keep_mode(inside, mount)
+    return _guarded(spec, task), made
+
+
+def check_machine(task: Task, inside: Inside) -> None:
+    """Refuse a program that this host can't run, before anything is made for it. Raises Unsupported."""
+    env = environment(task.wanted, task.config.env, "/", task.sandbox.identity[:12])
+    process = {"args": task.command, "env": env, "cwd": working_directory(task.wanted, task.config)}
+    head = next(filter(None, (inside.program_head(path, _ELF_HEAD) for path in places(process))), b"")
+    with open("/proc/self/exe", "rb", buffering=0) as own:
+        if is_alike(head, own.read(_ELF_HEAD)):
+            return
+    from lamina.run import machine
+
+    machine.check_machine(process, inside, (*(mount.target for mount in task.wanted.mounts), *task.config.volumes))
+
+
+def working_directory(wanted: Wanted, config: ImageConfig) -> str:
+    return wanted.workdir or os.path.join("/", config.working_dir or "")
+
+
+def _place(task: Task, tables: dict[str, bytes]) -> Place:
+    """What this host gives to the program. ``tables``: files for /etc, by name."""
+    wanted, runtime, owners = task.wanted, task.sandbox.runtime, task.sandbox.owners
+    nodes, bound = _nodes(task)
+    # a process has all capabilities in a user namespace of its own
+    here = EVERY if owners or runtime.is_bubblewrap else privileges.capabilities("CapBnd")
+    return Place(
+        rootfs=task.sandbox.way,
+        hostname=task.hostname,
+        files=_files(task, tables),
+        mounts=[*task.mounts, *wanted.edits.mounts],
+        devices=runtime.devices,
+        cgroups=runtime.cgroups,
+        network="host" if task.network.kind == "host" else task.network.namespace,
+        seccomp=_seccomp(task, here),
+        init=_init_program() if wanted.init and not runtime.is_bubblewrap else "",
+        owners=owners,
+        plain=not privileges.is_root(),
+        capabilities=here,
+        tty_group=owners.has(0, 5) and privileges.has_id(owners.outside(0, 5)[1], group=True),
+        nodes=nodes,
+        bind_nodes=bound,
+    )
+
+
+def _nodes(task: Task) -> tuple[list[Node], bool]:
+    """The devices that were asked for; and whether the host's device files are bind-mounted, because nobody can make
+    device files in the container's user namespace. Raises NotFound, UsageError, Unsupported."""
+    wanted, runtime = task.wanted, task.sandbox.runtime
+    plain = runtime.is_bubblewrap or bool(task.sandbox.owners) or not privileges.is_root()
+    if not (wanted.devices or wanted.edits.nodes or wanted.privileged):
+        return [], plain
+    from lamina.run.devices import check_places, completed, every_node, nodes_of
+
+    found = [*nodes_of(wanted.devices), *(completed(node) for node in wanted.edits.nodes)]
+    check_places(found, guarded=runtime.devices and not plain, plain=plain)
+    if wanted.privileged:
+        given = {node.path for node in found}
+        found += [
+            node
+            for node in every_node()
+            if node.path not in given and not (plain and not os.access(node.source, os.R_OK | os.W_OK))
+        ]
+    return found, plain
+
+
+def _guarded(spec: dict[str, Any], task: Task) -> dict[str, Any]:
+    """The spec for a runtime that would give root access to the host's devices. Raises NotFound, SystemFailure."""
+    if not (task.sandbox.runtime.forgets_devices and privileges.is_root()):
+        return spec
+    if "uidMappings" not in spec["linux"]:
+        shell, program = find_program("sh"), find_program("mount")
+        if not (shell and program):
+            raise NotFound("crun leaves devices open here, and mount(8) is not installed", hint="install runc")
+        return guarded(spec, shell, program)
+    # a user namespace opens no device of its root file system; but a bind mount keeps the attributes of its source
+    for number, mount in enumerate(spec["mounts"]):
+        if mount["type"] == "bind" and "nodev" in mount["options"] and os.path.isdir(mount["source"]):
+            place = os.path.join(task.path, f"{MAPPED}volume{number}")  # ``unmap`` unmounts what has this prefix
+            with reported(place):
+                os.mkdir(place)
+            kernel.bind(mount["source"], place, attributes=kernel.NO_DEVICES)
+            mount["source"] = place
+    return spec
+
+
+def _open_to_all(inside: Inside, mount: dict[str, Any]) -> None:
+    """docker's rule for a tmpfs on a new mount point: everyone may write to it, unless a mode was given. The mount
+    point gets the mode too, because runc before 1.2 copies it from there. Raises SystemFailure, UsageError."""
+    options = mount["options"]
+    asked = [option.partition("=")[2] for option in options if option.startswith("mode=")]
+    try:
+        mode = int(asked[-1], 8) if asked else 0o1777
+    except ValueError:
+        raise UsageError(
+            f"{asked[-1]!r:.60} is not a mode for a tmpfs", hint="write it in octal, like 1777"
+        ) from None
+    if not asked:
+        options.append("mode=1777")
+    with reported(mount["destination"]):
+        place = inside.open(mount["destination"], os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fchmod(place, mode & 0o1777)
+        finally:
+            os.close(place)
+
+
+def _keep_mode(inside: Inside, mount: dict[str, Any]) -> None:
+    """docker's rule for a tmpfs over a directory of the image: it gets the directory's mode. Only runc does so by
+    itself."""
+    if any(option.startswith("mode=") for option in mount["options"]):
+        return
+    with suppress(OSError):  # the directory is in a volume
+        place = inside.open(mount["destination"], os.O_PATH | os.O_DIRECTORY, links=False)
+        try:
+            mount["options"].append(f"mode={os.fstat(place).st_mode & 0o7777:o}")
+        finally:
+            os.close(place)
+
+
+def _files(task: Task, tables: dict[str, bytes]) -> dict[str, str]:
+    """Write hosts, hostname, resolv.conf and ``tables`` into the bundle: their paths by their place in the
+    container."""
+    wanted, resolv = task.wanted, task.network.resolv
+    names = f"{task.hostname}.{wanted.domainname} {task.hostname}" if wanted.domainname else task.hostname
+    if wanted.dns or wanted.dns_search or wanted.dns_options:
+        from lamina.run.dns import with_dns
+
+        resolv = with_dns(resolv, wanted.dns, wanted.dns_search, wanted.dns_options)
+    texts = {
+        "hosts": network.hosts_file(names, wanted.add_hosts).encode(),
+        "hostname": task.hostname.encode() + b"\n",
+        "resolv.conf": resolv.encode(),
+        **tables,
+    }
+    found = {}
+    for name, text in texts.items():
+        file = os.path.join(task.path, name)
+        _write(file, text, task.sandbox.owners.root)
+        found[f"/etc/{name}"] = file
+    return found
+
+
+def _write(path: str, text: bytes, owner: tuple[int, int]) -> None:
+    """Without fsync: each start writes the bundle anew."""
+    with reported(path), open(path, "wb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        if owner != (0, 0):
+            os.fchown(file.fileno(), *owner)
+        file.write(text)
+
+
+def _seccomp(task: Task, here: int) -> dict[str, Any] | None:
+    """``here``: the capabilities that this process can give away."""
+    wanted = task.wanted
+    if wanted.seccomp == "unconfined" or (wanted.privileged and not wanted.seccomp):
+        return None
+    if wanted.seccomp:
+        with reported(wanted.seccomp), open(wanted.seccomp, "rb") as file:
+            try:
+                profile = read_own(file.read().decode("utf-8-sig"))
+            except ValueError:
+                raise Conflict(
+                    f"{wanted.seccomp} is not a seccomp profile", hint="write it as JSON, in docker's form"
+                ) from None
+    else:
+        profile = default_profile()
+    return seccomp(profile, held(wanted, task.sandbox.runtime.devices, here), Platform.host().architecture)
+
+
+def _init_program() -> str:
+    """The path of an init that runs in any container: a static program, as the host's libraries are not there. Raises
+    NotFound."""
+    from lamina.run.machine import is_dynamic
+
+    dynamic = ""
+    for name in _INITS:
+        found = find_program(name)
+        if found:
+            with reported(found), open(found, "rb") as file:
+                if not is_dynamic(file):
+                    return found
+            dynamic = dynamic or found
+    if dynamic:
+        raise NotFound(f"{dynamic} can't run in a container: it is not a static program", hint="install catatonit")
+    raise NotFound("no init program here", hint="install tini (its tini-static) or catatonit")

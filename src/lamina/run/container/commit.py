@@ -1,0 +1,97 @@
+"""What a container changed, from its upper directory: as a list, as a layer of a new image, and as one tar with
+its image.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lamina.edit.append import append, with_parents
+from lamina.edit.changes import Change, changes, real_items
+from lamina.layer.entry import Kind
+from lamina.layer.tar_write import Item
+from lamina.run import writable
+from lamina.scan.directory import OnWarning
+from lamina.scan.overlay_upper import scan_upper
+from lamina.source.stack import Stack
+from lamina.spec.descriptor import Descriptor
+from lamina.store.containers import Container
+from lamina.view.owners import Owners, kept_mode
+
+if TYPE_CHECKING:
+    from lamina.layer.tar_write import Write
+    from lamina.spec.image_config import Changes
+    from lamina.store.store import Store
+
+
+def container_changes(store: Store, stack: Stack, container: Container) -> list[Change]:
+    """The changes, as ``edit.changes.changes`` returns them. Raises SystemFailure, NotFound (the container was
+    removed)."""
+    with store.containers.using(container, shared=True):
+        return changes(stack.tree(), _items(store, container), _made(container))
+
+
+def container_items(
+    store: Store, stack: Stack, container: Container, on_warning: OnWarning = lambda text: None
+) -> list[Item]:
+    """The changes as entries of a layer on top of its image. Read them in a block of ``using``. Raises
+    SystemFailure."""
+    return real_items(stack.tree(), _items(store, container, on_warning), _made(container))
+
+
+def commit(
+    store: Store,
+    stack: Stack,
+    container: Container,
+    name: str,
+    *,
+    epoch: int | None = None,
+    compression: str = "gzip",
+    changes: Changes | None = None,
+    comment: str = "",
+    on_warning: OnWarning = lambda text: None,
+) -> Descriptor:
+    """Make an image from the container's image and its changes, named ``name``. Raises as ``edit.append``."""
+    with store.containers.using(container, shared=True):  # nobody may remove it meanwhile
+        return append(
+            stack,
+            with_parents(container_items(store, stack, container, on_warning), stack),
+            store,
+            name,
+            created_by=" ".join(container.command),
+            comment=comment,
+            epoch=epoch,
+            compression=compression,
+            changes=changes,
+        )
+
+
+def export_container(
+    store: Store, stack: Stack, container: Container, write: Write, *, on_warning: OnWarning = lambda text: None
+) -> int:
+    """Write the container's whole file system as one tar, without volumes; the number of entries, as ``edit.export``
+    returns it. ``stack``: its image. Raises SystemFailure, UsageError (it changed meanwhile)."""
+    from lamina.edit.export import export
+
+    with store.containers.using(container, shared=True):
+        return export(stack, write, container_items(store, stack, container, on_warning))
+
+
+def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:
+    found = scan_upper(writable.path(store, container, writable.UPPER), on_warning=on_warning)
+    owners = Owners(container.users, container.groups)
+    if not owners:
+        return list(found)
+    items = []
+    for entry, opened in found:
+        uid, gid = owners.inside(entry.uid, entry.gid)
+        user, group = owners.has_outside(entry.uid, entry.gid)
+        mode = entry.mode if entry.kind == Kind.DIRECTORY else kept_mode(entry.mode, user=user, group=group)
+        items.append((replace(entry, uid=uid, gid=gid, mode=mode), opened))
+    return items
+
+
+def _made(container: Container) -> frozenset[bytes]:
+    return frozenset(os.fsencode(path.strip("/")) for path in container.made)

@@ -1,0 +1,217 @@
+"""How containers end: signals, removal, and clearing up after a killed lamina.
+
+A running container is not removed. A lock says whether it runs: the lamina that looks after a container holds it, and
+so does its runtime (``store.containers``). If both were killed, the runtime is told to end what is left.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported, UsageError
+from lamina.host import mountinfo
+from lamina.host.files import failure, reported
+from lamina.host.temporary import is_temporary
+from lamina.light import TYPE_CHECKING, replace
+from lamina.run import writable
+from lamina.run.container.record import sandbox_of
+from lamina.store.containers import EXITED, RUNNING, Container, Use
+from lamina.store.fault import point
+from lamina.store.foreign_trees import remove_tree
+from lamina.view import kernel
+from lamina.view.overlay.lower import sweep
+
+if TYPE_CHECKING:
+    from lamina.scan.directory import OnWarning
+    from lamina.store.store import Store
+
+_POLL, _AGAIN = 0.02, 0.2  # seconds
+
+
+def remove(store: Store, container: Container, *, force: bool = False) -> None:
+    """Remove the container with all its changes. No error if another process has removed it meanwhile, as `run
+    --rm` does when its program is killed. Raises Conflict if it runs and ``force`` is not given."""
+    mine = store.containers.lock_of(container.id) >= 0
+    if not mine and store.containers.is_running(container):
+        if not force:
+            raise _runs(container)
+        stop(store, container, "KILL", seconds=60)
+    with suppress(NotFound), store.containers.using(container):
+        if not mine and store.containers.is_running(container):
+            raise _runs(container)  # it was started while this process waited
+        settle(store, container)
+        _discard(store, store.containers.set_aside(container), container)
+
+
+def _runs(container: Container) -> Conflict:
+    return Conflict(f"the container {container.name} runs", hint=f"stop it, or `lamina rm --force {container.name}`")
+
+
+def _discard(store: Store, directory: str, container: Container | None) -> None:
+    """Remove a container's directory with everything in it, and what the container has elsewhere. ``container``:
+    None if its record can't be read."""
+    if container is not None:
+        writable.remove(store, container, directory)
+        point("container.top-removed")
+    # volumes may be mounted in there: their files must not be removed
+    with reported(directory):
+        for target in mountinfo.below(directory):
+            kernel.unmount(target)
+    try:
+        remove_tree(directory)
+    except OSError as error:
+        raise failure(error, directory) from error
+    point("container.removed")
+
+
+def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) -> list[LaminaError]:
+    """Clear up after containers whose lamina and program were killed: remove `--rm` ones; unmount others and write
+    their end into the record. Also unmount what a killed `cp` has mounted, and remove what a killed creation or
+    removal has left. Containers that another process uses are left alone. ``found``: what ``Containers.look`` has
+    just returned. Returns the errors."""
+    failed: list[LaminaError] = []
+    every, leftovers = found or store.containers.look()
+    for one in every:
+        try:
+            left = one.status == RUNNING or os.path.ismount(store.containers.path(one.id, "rootfs"))
+            if (left or store.containers.is_left(one)) and not store.containers.is_running(one):
+                with store.containers.using(one, wait=False):
+                    _clear(store, one)
+        except LaminaError as error:
+            failed.append(error)
+    for directory in leftovers:
+        try:
+            with Use(directory, os.path.basename(directory), wait=False):
+                _discard(store, directory, store.containers.known_of(directory))
+        except LaminaError as error:
+            failed.append(error)
+    failed += _clear_volumes(os.path.join(store.paths.root, "volumes"))
+    return [error for error in failed if not isinstance(error, (NotFound, Conflict))]  # another process uses those
+
+
+def clear_all(store: Store) -> list[LaminaError]:
+    """As ``clear``; and unmount the layers that no container uses any more: a command may have been killed between
+    the two. Raises SystemFailure."""
+    failed = clear(store)
+    sweep(store)
+    return failed
+
+
+def _clear_volumes(top: str) -> Iterator[LaminaError]:
+    """Remove volumes whose first copy was killed."""
+    try:
+        with reported(top):
+            for name in os.listdir(top):
+                directory = os.path.join(top, name)
+                if is_temporary(name):
+                    with Use(directory, name, wait=False):
+                        remove_tree(directory)
+    except LaminaError as error:
+        yield error
+
+
+def _clear(store: Store, seen: Container) -> None:
+    one = store.containers.get(seen.id, damaged=True)
+    if store.containers.is_running(one):
+        return
+    settle(store, one)
+    if store.containers.is_left(one):
+        _discard(store, store.containers.set_aside(one), one)
+    if one.status != RUNNING:
+        return
+    if one.remove:
+        _discard(store, store.containers.set_aside(one), one)
+    else:
+        store.containers.write(replace(one, status=EXITED, finished=time.time(), pid=0, started=None))
+
+
+def signal_container(store: Store, container: Container, signal: str) -> None:
+    """Send a signal to the first process. Raises Conflict (the container does not run), SystemFailure."""
+    check_running(store, container)
+    _kill(store, container, signal)
+
+
+def check_running(store: Store, container: Container) -> None:
+    """Raises Conflict if the container does not run, or runs where this process can't reach it."""
+    if not store.containers.is_running(container):
+        raise Conflict(f"the container {container.name} does not run", hint="see `lamina ps -a`")
+    if container.is_elsewhere:
+        raise Conflict(
+            f"the container {container.name} runs in another namespace of processes", hint="run this command there"
+        )
+
+
+def _kill(store: Store, container: Container, signal: str) -> None:
+    """Send a signal to the first process, by number: the runtimes know fewer names than docker. Raises SystemFailure,
+    UsageError."""
+    from lamina.run.signals import parse_signal
+
+    sandbox_of(store, container).signal(parse_signal(signal))
+
+
+def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
+    """Send a signal and wait until no process looks after the container. The signal is sent again while the
+    runtime does not know the container: it is about to start, or about to end. Raises SystemFailure, Conflict."""
+    is_running = store.containers.is_running
+    if container.is_elsewhere and is_running(container):
+        check_running(store, container)
+    end = time.monotonic() + seconds
+    refused = _refused(store, container, signal)
+    tried = time.monotonic()
+    while is_running(container):
+        if time.monotonic() > end:
+            raise refused or SystemFailure(f"{container.name} still runs", hint=f"run `lamina kill {container.name}`")
+        time.sleep(_POLL)
+        if refused is not None and time.monotonic() - tried > _AGAIN:
+            refused = _refused(store, container, signal)
+            tried = time.monotonic()
+
+
+@contextmanager
+def paused(store: Store, container: Container) -> Iterator[None]:
+    """Pause the container while the block runs, if it runs. Raises Unsupported (it has no cgroup), SystemFailure."""
+    if not store.containers.is_running(container):
+        yield
+        return
+    check_running(store, container)
+    sandbox = sandbox_of(store, container)
+    if not sandbox.can_pause:
+        raise Unsupported(
+            f"the container {container.name} can't be paused: it has no cgroup", hint="leave --pause out, or stop it"
+        )
+    with sandbox.paused():
+        yield
+
+
+def stop_signal(container: Container, of_image: str, on_warning: OnWarning) -> str:
+    """The number of the signal that `stop` sends: as ``--stop-signal`` says, else as the image says, else TERM. An
+    unknown signal in the image is a warning."""
+    from lamina.run.signals import TERM, parse_signal
+
+    word = container.stop_signal or of_image
+    try:
+        return str(parse_signal(word))
+    except UsageError:
+        on_warning(f"the image {container.image} has an unknown StopSignal {word!r:.60}; TERM is sent")
+        return str(TERM)
+
+
+def _refused(store: Store, container: Container, signal: str) -> SystemFailure | None:
+    try:
+        _kill(store, container, signal)
+    except SystemFailure as error:
+        return error
+    except LaminaError:
+        if store.containers.is_running(container):
+            raise
+    return None
+
+
+def settle(store: Store, container: Container) -> None:
+    """Clear up what a killed run has left mounted in the container's directory, or elsewhere. Call it in a block of
+    ``using``, when no process looks after the container."""
+    if sandbox_of(store, container).end():
+        sweep(store)

@@ -1,0 +1,41 @@
+"""`exec`: a further program in a running container."""
+
+from __future__ import annotations
+
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING
+from lamina.run.child import Streams
+from lamina.run.container.ending import check_running
+from lamina.run.container.record import owners_of, sandbox_of
+from lamina.run.credentials import credentials
+from lamina.run.rootfs import Inside
+from lamina.run.spec import environment, user_of
+from lamina.run.user import resolve_user
+from lamina.spec.json import read_own
+
+if TYPE_CHECKING:
+    from lamina.run.options import Wanted
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+
+def execute(store: Store, container: Container, wanted: Wanted) -> int:
+    """Run ``wanted.command`` in the running container; its exit code. It gets the container's user, environment and
+    working directory, unless ``wanted`` has others. Raises Conflict (it does not run), NotFound (no such user)."""
+    check_running(store, container)
+    sandbox = sandbox_of(store, container)
+    path = store.containers.path(container.id, "bundle", "config.json")
+    with reported(path), open(path, "rb") as file:
+        process = read_own(file.read().decode())["process"]
+    process |= {"args": list(wanted.command), "terminal": wanted.tty}
+    if wanted.user:
+        with Inside(sandbox.directories.rootfs) as inside:
+            user = resolve_user(wanted.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
+            user = credentials(user, inside, owners_of(container), sandbox.runtime)
+        process["user"] = user_of(user)
+        mine = process["capabilities"]["bounding"] if user.uid == 0 else []
+        process["capabilities"] |= {"effective": mine, "permitted": mine}
+    if wanted.workdir:
+        process["cwd"] = wanted.workdir
+    process["env"] = environment(wanted, process["env"], "/", container.id[:12])
+    return sandbox.execute(process, Streams(interactive=wanted.interactive, terminal=wanted.tty))

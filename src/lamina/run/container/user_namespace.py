@@ -1,0 +1,36 @@
+"""The user namespace in which a plain user works with containers: the running container's, or a new one."""
+
+from __future__ import annotations
+
+from lamina.errors import SystemFailure
+from lamina.host import privileges
+from lamina.light import TYPE_CHECKING
+from lamina.store.roots import started
+
+if TYPE_CHECKING:
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+
+def enter(store: Store | None = None, container: Container | None = None) -> None:
+    """Get the privileges to work with containers, for good: a plain user becomes root of a user namespace, that of
+    the running ``container`` with its mounts, or a new one. Raises as ``privileges.become_root``."""
+    if privileges.may_mount():
+        return
+    if container is not None and started(container.pid) == container.started is not None:
+        privileges.join(container.pid)
+    elif container is not None and store is not None and store.containers.is_running(container):
+        # its lamina was killed: the program is in the same user namespace, but has other mounts
+        privileges.join(_program(store, container), mounts=False)
+    else:
+        privileges.become_root()
+
+
+def _program(store: Store, container: Container) -> int:
+    """The pid of the container's first process. Raises SystemFailure."""
+    path = store.containers.path(container.id, "bundle", "pid")
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        raise SystemFailure(f"the container {container.name} has no process yet", hint="try again") from None

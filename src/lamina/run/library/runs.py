@@ -1,0 +1,341 @@
+"""Containers for a program that uses lamina as a library: run from any thread, with output captured or passed on.
+
+Other processes do the work (``helper``, ``jobs``). This process only waits for them: it sets no signal handler, has
+no child to wait for, and stays the user that it is.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import IO, TYPE_CHECKING, Any, TypedDict, Unpack
+
+from lamina.errors import LaminaError, SystemFailure, TimedOut, UsageError
+from lamina.light import replace
+from lamina.run import options
+from lamina.run.library.helper import FAILED, Helper
+from lamina.run.library.jobs import CREATED, ENDED, Asked, Place
+from lamina.run.library.message import receive
+from lamina.run.options import Mount, Wanted
+from lamina.text import counted
+
+if TYPE_CHECKING:
+    import socket
+
+
+class Rest(TypedDict, total=False):
+    """Fields of ``Wanted`` that are passed through."""
+
+    user: str
+    network: str
+    read_only: bool
+    init: bool
+    interactive: bool
+    name: str
+    remove: bool
+
+
+Input = bytes | str | int | IO[Any] | None
+Output = int | IO[Any] | Callable[[bytes], object]
+_PIECE = 1 << 16
+_starting = threading.Lock()
+_helper: Helper | None = None
+
+
+class Finished:
+    """A container whose program has ended. It is kept, with its changes, until ``remove``, or until this value is
+    garbage-collected; ``kept`` ones stay in the store."""
+
+    def __init__(self, place: Place, identity: str, code: int, warnings: tuple[str, ...], owner: int) -> None:
+        self.place = place
+        self.identity = identity
+        self.code = code
+        self.warnings = warnings
+        self.stdout = self.stderr = b""
+        self.known: list[tuple[str, bytes]] | None = None
+        """The changes, if they came with the end."""
+        self._last = weakref.finalize(self, _dropped, place, identity, owner, os.getpid()) if owner >= 0 else None
+
+    @property
+    def is_kept(self) -> bool:
+        return self._last is None
+
+    def changes(self) -> list[tuple[str, bytes]]:
+        """A, C or D, and the path. Raises NotFound (it was removed), SystemFailure."""
+        if self.known is None:
+            self.known = self.call("changes")
+        return self.known
+
+    def call(self, job: str, *arguments: object) -> Any:
+        """The result of a job for this container."""
+        return call(self.place, job, self.identity, *arguments)
+
+    def remove(self) -> None:
+        """Remove the container now. Raises SystemFailure."""
+        last = self._last.detach() if self._last is not None else None
+        try:
+            self.call("remove")
+        finally:
+            if last is not None:
+                os.close(last[2][2])
+
+
+def _dropped(place: Place, identity: str, owner: int, maker: int) -> None:
+    """Release the container, without waiting for its removal."""
+    if os.getpid() != maker:
+        return  # in a fork of the process that owns it
+    with suppress(LaminaError, OSError):
+        if _helper is not None and _helper.is_mine:
+            _helper.start("remove", (place, identity), place.root).close()
+    os.close(owner)  # the next command removes it
+
+
+def wanted(
+    command: Sequence[str],
+    *,
+    entrypoint: str | None,
+    env: Mapping[str, str] | Sequence[str],
+    mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str],
+    tmpfs: Sequence[str],
+    workdir: str,
+    hostname: str,
+    memory: int | str | None,
+    cpus: float | None,
+    pids: int | None,
+    cap_add: Sequence[str],
+    cap_drop: Sequence[str],
+    **rest: Unpack[Rest],
+) -> Wanted:
+    """The options of a container, from Python values. Raises UsageError."""
+    _refuse_text(command=command, env=env, mounts=mounts, tmpfs=tmpfs, cap_add=cap_add, cap_drop=cap_drop)
+    variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env
+    return Wanted(
+        command=tuple(map(os.fspath, command)),
+        entrypoint=entrypoint,
+        env=tuple(options.parse_env(variables, os.environ)),
+        mounts=(*_binds(mounts), *map(options.parse_tmpfs, tmpfs)),
+        workdir=options.parse_workdir(workdir),
+        hostname=options.parse_hostname(hostname),
+        memory=None if memory is None else options.parse_memory(str(memory)),
+        cpus=options.parse_cpus(cpus),
+        pids=options.parse_pids(pids),
+        cap_add=tuple(cap_add),
+        cap_drop=tuple(cap_drop),
+        **rest,
+    )
+
+
+def _refuse_text(**given: object) -> None:
+    """Raises UsageError for a string in the place of a list."""
+    for what, words in given.items():
+        if isinstance(words, (str, bytes)):
+            hint = "give a list of words, like ['sh', '-c', 'ls']"
+            raise UsageError(f"{what} is one text: {words!r:.100}", hint=hint)
+
+
+def _binds(mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str]) -> list[Mount]:
+    if isinstance(mounts, Mapping):
+        return [
+            replace(options.parse_tmpfs(target), kind="bind", source=_absolute(source))
+            for target, source in mounts.items()
+        ]
+    return [_from_here(options.parse_volume(word)) for word in mounts]
+
+
+def _from_here(mount: Mount) -> Mount:
+    return replace(mount, source=_absolute(mount.source)) if mount.kind == "bind" else mount
+
+
+def _absolute(source: str | os.PathLike[str]) -> str:
+    """The absolute path: the process that runs the container has another working directory."""
+    return os.path.abspath(os.path.expanduser(os.fspath(source)))
+
+
+def call(place: Place, job: str, *arguments: object) -> Any:
+    """Run a job, and wait for its result. Raises what the job raises, and SystemFailure."""
+    with _start(job, (place, *arguments), place.root, ()) as connection:
+        try:
+            (kind, value), _ = receive(connection)
+        except (EOFError, OSError):
+            raise _killed() from None
+    if kind == FAILED:
+        raise value
+    return value
+
+
+def run(asked: Asked, *, stdin: Input, stdout: Output, stderr: Output, timeout: float | None = None) -> Finished:
+    """Run a container to its end. ``stdin``: bytes or text for its standard input, an open file, None for none.
+    ``stdout``, ``stderr``: subprocess.PIPE to capture it, DEVNULL, an open file, or a function that is called with
+    each piece; ``stderr`` also STDOUT. ``timeout`` in seconds. Raises ContainerFailure (the program can't be
+    started), TimedOut, UsageError, SystemFailure, and as ``run.container.life.create``."""
+    with ExitStack() as opened:
+        return _Run(asked, opened, stdin, stdout, stderr, timeout).finished()
+
+
+class _Run:
+    """One container, from its start to its end."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        opened: ExitStack,
+        stdin: Input,
+        stdout: Output,
+        stderr: Output,
+        timeout: float | None,
+    ) -> None:
+        self._asked = asked
+        self._opened = opened
+        self._timeout = timeout
+        self._until = None if timeout is None else time.monotonic() + timeout
+        self._waiting = opened.enter_context(selectors.DefaultSelector())
+        self._heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._identity = ""
+        self._owner = -1
+        self._ended: dict[str, Any] | None = None
+        with ExitStack() as given:
+            files = [_input(stdin, given), self._output("stdout", stdout, given)]
+            both = isinstance(stderr, int) and stderr == subprocess.STDOUT
+            files.append(files[1] if both else self._output("stderr", stderr, given))
+            self._connection = opened.enter_context(_start("run", (asked,), asked.place.root, files))
+        self._waiting.register(self._connection, selectors.EVENT_READ, self._hear)
+
+    def _output(self, name: str, wanted: Output, given: ExitStack) -> int:
+        """The descriptor that the program writes to."""
+        if isinstance(wanted, int) and wanted == subprocess.DEVNULL:
+            return _closed_later(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), given)
+        if not callable(wanted) and wanted != subprocess.PIPE:
+            return _descriptor(wanted)
+        take = wanted if callable(wanted) else self._heard[name].append
+        reading, writing = os.pipe()
+        _closed_later(writing, given)
+        _closed_later(reading, self._opened)
+
+        def read() -> None:
+            data = os.read(reading, _PIECE)
+            if data:
+                take(data)
+            else:
+                self._waiting.unregister(reading)
+
+        self._waiting.register(reading, selectors.EVENT_READ, read)
+        return writing
+
+    def finished(self) -> Finished:
+        late = False
+        try:
+            while self._waiting.get_map():
+                left = None if self._until is None else self._until - time.monotonic()
+                if left is not None and left <= 0:
+                    late, self._until = True, None
+                    self._kill()
+                    continue
+                for key, _ in self._waiting.select(left):
+                    key.data()
+        except BaseException:
+            self._give_up()
+            raise
+        assert self._ended is not None
+        done = Finished(self._asked.place, self._identity, self._ended["code"], self._ended["warnings"], self._owner)
+        done.known = self._ended["changes"]
+        done.stdout, done.stderr = (b"".join(self._heard[name]) for name in ("stdout", "stderr"))
+        if late:
+            done.remove()
+            command = " ".join(self._asked.wanted.command) or "the program"
+            error = TimedOut(
+                f"{command!r:.200} ran longer than {counted(self._timeout or 0, 'second')}, and was killed",
+                hint="give it a longer timeout",
+            )
+            error.stdout, error.stderr = done.stdout, done.stderr
+            raise error
+        return done
+
+    def _hear(self) -> None:
+        """Receive a message of the process that runs the container."""
+        try:
+            (kind, value), files = receive(self._connection)
+        except (EOFError, OSError):
+            if self._ended is None:
+                raise _killed() from None
+            self._waiting.unregister(self._connection)
+            return
+        if kind == CREATED:
+            self._identity = value
+            self._owner = files[0] if files else -1
+        elif kind == ENDED:
+            self._ended = value
+        elif kind == FAILED:
+            self._identity = ""  # it was removed
+            raise value
+
+    def _kill(self) -> None:
+        """Kill the container, as soon as it exists."""
+        while not self._identity:
+            self._hear()
+        call(self._asked.place, "stop", self._identity)
+
+    def _give_up(self) -> None:
+        """Leave nothing behind: the process that runs the container removes it if it can't send its messages."""
+        self._connection.close()
+        if self._identity:
+            with suppress(LaminaError):
+                call(self._asked.place, "stop", self._identity)
+        if self._owner >= 0:
+            os.close(self._owner)
+
+
+def _start(job: str, arguments: Sequence[object], root: str, files: Sequence[int]) -> socket.socket:
+    global _helper
+    with _starting:
+        if _helper is None or not _helper.is_mine:
+            _helper = Helper()
+        helper = _helper
+    try:
+        return helper.start(job, arguments, root, files)
+    except SystemFailure:  # the helper was killed
+        with _starting:
+            if _helper is helper:
+                helper.close()
+                _helper = Helper()
+            helper = _helper
+        return helper.start(job, arguments, root, files)
+
+
+def _killed() -> SystemFailure:
+    return SystemFailure("the helper process was killed", hint="try again")
+
+
+def _input(given: Input, opened: ExitStack) -> int:
+    if given is None:
+        return _closed_later(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), opened)
+    if isinstance(given, (bytes, bytearray, memoryview, str)):
+        from lamina.run.child import in_memory
+
+        data = given.encode("utf-8", "surrogateescape") if isinstance(given, str) else bytes(given)
+        return _closed_later(in_memory(data), opened)
+    return _descriptor(given)
+
+
+def _descriptor(file: int | IO[Any]) -> int:
+    if isinstance(file, int):
+        if file < 0:
+            raise UsageError(f"{file} is not an open file", hint="give PIPE, DEVNULL, an open file or a function")
+        return file
+    try:
+        with suppress(AttributeError):
+            file.flush()
+        return file.fileno()
+    except (AttributeError, OSError, ValueError):
+        hint = "give an open file of this machine, a function that takes bytes, or PIPE"
+        raise UsageError(f"{type(file).__name__} has no descriptor", hint=hint) from None
+
+
+def _closed_later(descriptor: int, opened: ExitStack) -> int:
+    opened.callback(os.close, descriptor)
+    return descriptor

@@ -1,0 +1,67 @@
+"""What only some places and streams can do, asked at run time by the methods that they have. The protocols themselves
+(``source.protocols``) are for type checkers: no program loads ``typing`` for them.
+"""
+
+from __future__ import annotations
+
+from lamina.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+    from lamina.source.protocols import (
+        Abortable,
+        Gatherer,
+        Knower,
+        Lister,
+        Maker,
+        Referrers,
+        TarReader,
+        TarWriter,
+    )
+    from lamina.source.served import Served
+
+
+def can_abort(stream: object) -> TypeIs[Abortable]:
+    """Whether another thread can stop a read of this stream."""
+    return hasattr(stream, "abort")
+
+
+def lists_referrers(place: object) -> TypeIs[Referrers]:
+    """Whether the place knows the signatures and attestations of a manifest."""
+    return hasattr(place, "referrers")
+
+
+def gives_tars(place: object) -> TypeIs[TarReader]:
+    """Whether the place may have the uncompressed tar of a layer."""
+    return hasattr(place, "tar")
+
+
+def takes_tars(place: object) -> TypeIs[TarWriter]:
+    """Whether a layer can be written to the place as an uncompressed tar."""
+    return hasattr(place, "put_tar")
+
+
+def makes_manifests(place: object) -> TypeIs[Maker]:
+    """Whether the place makes manifests for images that have none."""
+    return hasattr(place, "makes")
+
+
+def knows_images(place: object) -> TypeIs[Knower]:
+    """Whether the place finds an image by its config."""
+    return hasattr(place, "same_image")
+
+
+def gathers(place: object) -> TypeIs[Gatherer]:
+    """Whether the place writes many images faster together."""
+    return hasattr(place, "gathering") and hasattr(place, "give_names")
+
+
+def lists_names(place: object) -> TypeIs[Lister]:
+    """Whether the place can list its images."""
+    return hasattr(place, "names")
+
+
+def takes_pushes(place: object) -> TypeIs[Served]:
+    """Whether a registry server can let its clients write to the place."""
+    return all(hasattr(place, name) for name in ("blobs", "tags", "uploads", "session"))

@@ -1,0 +1,358 @@
+"""Sessions of writing to the store. Every write belongs to a session; its root file protects new objects from gc
+until they have a name.
+
+Several sessions in one process are independent. Each has its own root file, which it holds with a lock, and its own
+unfinished files. Like separate processes, they wait for each other only for the lock of a part file, and for the lock
+of the store while index.json is replaced.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from lamina.errors import BlobNotFound, DiskFull, InvalidContent, LaminaError, NotFound
+from lamina.events import Cancel, OnEvent, Warned, ignore
+from lamina.host.files import remove, reported
+from lamina.light import TYPE_CHECKING
+from lamina.source.presence import ABSENT, HERE, Presence, elsewhere
+from lamina.source.takes import Takes
+from lamina.source.verify import is_plain
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.json import MAX_DOCUMENT
+from lamina.spec.manifest import Manifest, parse
+from lamina.spec.reference import Reference
+from lamina.store.completeness import fetched, lacking
+from lamina.store.fault import point
+from lamina.store.layers import Layers, blob_stays
+from lamina.store.paths import Paths
+from lamina.store.read import StoreReader
+from lamina.store.refs import Refs, name_for
+from lamina.store.roots import Roots
+from lamina.store.session_blobs import SessionBlobs
+from lamina.store.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob
+    from lamina.store.gather import Gathering
+    from lamina.store.same_image import ImagesByConfig
+
+TAKES = Takes()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a session works with. ``max_layer`` in bytes; ``keep`` and ``view`` as in ``Store.open``."""
+
+    paths: Paths
+    refs: Refs
+    layers: Layers
+    roots: Roots
+    max_layer: int
+    keep: str
+    view: str
+
+
+@contextmanager
+def open_session(parts: Parts, purpose: str) -> Iterator[StoreSession]:
+    """Open a new session. ``purpose``: what its root file is for. Raises SystemFailure."""
+    with reported(parts.paths.ingest):
+        from lamina.store.leftovers import sweep_temporaries
+
+        sweep_temporaries(parts.paths)
+    with reported(parts.paths.roots):
+        session = StoreSession(parts, purpose)
+    try:
+        yield session
+    except BaseException as error:
+        with suppress(OSError):
+            # Part files could be resumed later; but if the disk is full, remove them to free space.
+            session.unfinished.drop(parts=isinstance(error, DiskFull))
+        raise
+    finally:
+        with reported(parts.paths.roots):
+            session.end()
+
+
+class StoreSession:
+    """The ``Session`` of the store."""
+
+    takes = TAKES
+
+    def __init__(self, parts: Parts, purpose: str) -> None:
+        """Create the root file of the session. Raises OSError."""
+        self._parts = parts
+        self._purpose = purpose
+        self._layers = parts.layers
+        self._blobs = SessionBlobs(parts.paths)
+        self.reader = StoreReader(parts.paths, self._blobs, parts.refs, parts.layers)
+        """It also finds the blobs that still wait for the disk."""
+        self.location = self.reader.location
+        self.unfinished = Unfinished()
+        self._gathering: Gathering | None = None
+        self._images: ImagesByConfig | None = None
+        self._told_of_unkept = False
+        self._listing = threading.Lock()
+        self._listed: set[Digest] = set()
+        self._root: str | None = parts.roots.create(purpose)
+
+    def end(self) -> None:
+        """Remove the root file. Raises OSError."""
+        with self._listing:
+            name, self._root = self._root, None
+        if name is not None:
+            self._parts.roots.remove(name)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Bring the small blobs, documents and names of this block to the disk many at a time, the last ones when the
+        block ends (also with an exception). Until then only this session sees them."""
+        if self._gathering is not None:
+            yield
+            return
+        from lamina.store.gather import Gathering
+
+        def give(names: list[tuple[str, Descriptor]]) -> None:
+            self._parts.refs.set_all(names, self._fetched)
+
+        ingest = self._parts.paths.ingest
+        gathering = self._gathering = self._blobs.waiting = Gathering(self._parts.paths, give)
+        try:
+            try:
+                yield
+            except BaseException:
+                with suppress(LaminaError, OSError):
+                    gathering.flush()  # complete images get their names, as they do without gathering
+                raise
+            with reported(ingest):
+                gathering.flush()
+        finally:
+            self._gathering = self._blobs.waiting = None
+            with reported(ingest):
+                gathering.close()
+
+    def give_names(self) -> None:
+        """Write the names that wait, before something that may take long."""
+        if self._gathering is not None:
+            with reported(self._parts.paths.ingest):
+                self._gathering.flush()
+
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        """Protect the blob first, then check whether it is here."""
+        self._protect(descriptor.digest, *([diff_id] if diff_id else []))
+        if self._blobs.has(descriptor) and (diff_id is None or self._has_derived(descriptor, diff_id)):
+            return HERE
+        return ABSENT if diff_id is None else elsewhere(self._layers.origin(descriptor, diff_id))
+
+    def _has_derived(self, descriptor: Descriptor, diff_id: Digest) -> bool:
+        """Whether the layer's derived files are here too: its tar, or what replaces the tar."""
+        return self._layers.there(diff_id) or self._layers.without_tar(descriptor, diff_id)
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        *,
+        diff_id: Digest | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> bool:
+        """Bring a blob in. If the layer's tar is here and correct (it came with another compression, or a killed
+        process lost the blob), only the blob is fetched. With ``keep = tar`` not even the blob is fetched; its origin
+        is noted."""
+        self._protect(descriptor.digest, *([diff_id] if diff_id else []))
+        if self._blobs.has(descriptor):
+            if diff_id is not None and not self._has_derived(descriptor, diff_id):
+                self._settle()  # the derived files are made from the blob in its place
+                self._layers.make_again(descriptor, diff_id)
+            return False
+        known = diff_id is not None and self._parts.keep != "blob" and not is_plain(descriptor, diff_id)
+        known = known and diff_id is not None and self._layers.is_sound(diff_id)
+        unkept = self._unkept(descriptor, diff_id, blob, on_event) if diff_id and self._parts.keep == "tar" else None
+        if known and unkept is not None and diff_id is not None:
+            with reported(self._layers.path(diff_id)):
+                self._layers.settle(diff_id)  # the tar is the only copy that is kept
+            unkept()
+            return False
+        new = self._taken(descriptor, blob, diff_id, known, unkept, on_event, cancel)
+        if diff_id is not None and blob.origin and unkept is None:
+            self._layers.note_origin(descriptor, diff_id, blob.origin, kept=True)
+        return new
+
+    def _taken(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        diff_id: Digest | None,
+        known: bool,
+        unkept: Callable[[], None] | None,
+        on_event: OnEvent,
+        cancel: Cancel | None,
+    ) -> bool:
+        """Bring the blob in, alone or together with others. Returns False if another process brought it in."""
+        from lamina.store.ingest import Ingest, gather
+
+        if self._gathering is not None and unkept is None:
+            from lamina.store.gather import SMALL
+
+            if descriptor.size <= SMALL:
+                with reported(self._parts.paths.ingest):
+                    gather(
+                        self._gathering,
+                        self._parts.paths,
+                        blob,
+                        None if known else diff_id,
+                        max_layer=self._parts.max_layer,
+                        on_event=on_event,
+                        cancel=cancel,
+                        tar=self._parts.keep != "blob",
+                        unfinished=self.unfinished,
+                    )
+                return True
+        return Ingest(
+            self._parts.paths,
+            descriptor,
+            diff_id,
+            max_layer=self._parts.max_layer,
+            on_event=on_event,
+            cancel=cancel,
+            tar=self._parts.keep != "blob",
+            view=self._parts.view,
+            known=known,
+            unkept=unkept,
+            unfinished=self.unfinished,
+        ).run(blob)
+
+    def _settle(self) -> None:
+        if self._gathering is not None:
+            with reported(self._parts.paths.ingest):
+                self._gathering.settle()
+
+    def _unkept(
+        self, descriptor: Descriptor, diff_id: Digest, blob: Blob, on_event: OnEvent
+    ) -> Callable[[], None] | None:
+        """Return a function that notes where a blob that is not kept can be fetched; None if the blob must be
+        kept."""
+        if blob_stays(descriptor, diff_id):
+            return None
+        origin = blob.origin or self._layers.origin(descriptor, diff_id)
+        if not origin:
+            if not self._told_of_unkept:
+                self._told_of_unkept = True
+                on_event(Warned("keep=tar: blobs stay that no registry is known to have"))
+            return None
+        return lambda: self._layers.note_origin(descriptor, diff_id, origin)
+
+    def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
+        """Like ``put_blob``, from the bytes of an upload: its file is verified and becomes the blob. The upload is
+        removed in any case. Raises what ``put_blob`` raises; NotFound (no such upload)."""
+        self._protect(descriptor.digest)
+        from lamina.store.ingest import Ingest
+        from lamina.store.uploads import Received, Uploads
+
+        path = Uploads(self._parts.paths).path(ident)
+        ingest = Ingest(
+            self._parts.paths, descriptor, None, max_layer=self._parts.max_layer, on_event=ignore, cancel=None
+        )
+        try:
+            return ingest.run(Received(descriptor), path)
+        except BaseException:
+            with reported(path):
+                remove(path)
+            raise
+
+    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
+        """Store a manifest. Raises InvalidContent; BlobNotFound if the config or a layer is missing."""
+        descriptor.check(raw)
+        from lamina.source.walk import blobs
+
+        document = parse(raw, descriptor.media_type, str(descriptor.digest))
+        if isinstance(document, Manifest):
+            # A client of the registry may skip blobs that it found here: nothing has protected those yet.
+            self._protect(descriptor.digest, *(one.digest for one in blobs(document)))
+            if not all(map(self._blobs.has, document.layers)):
+                self._protect_tars(document)
+            missing = self._lacking(document)
+            if missing is not None:
+                raise BlobNotFound(
+                    f"manifest {descriptor.digest} needs blob {missing.digest}, which is not in the store",
+                    hint="blobs are written before the manifest",
+                )
+        else:
+            self._protect(descriptor.digest)
+        if not self._blobs.has(descriptor):
+            self._blobs.write(descriptor, raw)
+            point("manifest.written")
+
+    def _protect_tars(self, manifest: Manifest) -> None:
+        """Protect the tars of the layers whose blob is not kept here."""
+        from lamina.spec.image_config import ImageConfig
+
+        if not manifest.is_image or manifest.config.size > MAX_DOCUMENT:
+            return
+        with suppress(NotFound, InvalidContent):
+            self._protect(*ImageConfig.parse(self._blobs.read(manifest.config)).diff_ids)
+
+    def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
+        """Find the image of the store that ``docker save`` has written as this manifest, so that it is not stored a
+        second time."""
+        from lamina.source.walk import Known, blobs, look
+        from lamina.store.same_image import ImagesByConfig
+
+        self._protect(manifest.config.digest)
+        if not self._blobs.has(manifest.config):
+            return None
+        if self._images is None:
+            self._images = ImagesByConfig(self._blobs, self._parts.refs.names())
+        reference = str(Reference.parse(name).with_default_tag()) if name else ""
+        for known, top, descriptor in self._images.having(manifest.config.digest, reference):
+            self._protect(top.digest, descriptor.digest)
+            found = look(self._blobs.read, descriptor)  # the document may have been removed meanwhile
+            if not isinstance(found, Known) or not isinstance(found.document, Manifest) or not self._blobs.has(top):
+                continue
+            document = found.document
+            self._protect(*(one.digest for one in blobs(document)))
+            self._protect_tars(document)
+            if len(document.layers) == len(manifest.layers) and self._lacking(document) is None:
+                return top if known == reference else descriptor
+        return None
+
+    def _lacking(self, manifest: Manifest) -> Descriptor | None:
+        return lacking(manifest, self._blobs, self._layers)
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """Give the document a name, in any form that docker accepts. Raises UsageError, Conflict (the name contains
+        another digest), BlobNotFound (no such document here)."""
+        full = name_for(name, descriptor)
+        if self._images is not None:
+            self._images.note(full, descriptor)
+        if self._gathering is not None:
+            with reported(self._parts.paths.ingest):
+                self._gathering.name(full, descriptor)
+            return
+        # Checked under the lock: another process may have removed the image since it was found.
+        self._parts.refs.set(full, descriptor, self._fetched)
+
+    def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
+        return fetched(top, known, self._blobs, self._layers)
+
+    def protect_only(self, digests: Iterable[Digest]) -> None:
+        """Replace the session's root by one that lists only these digests: all others have a name by now, or are
+        given up. If that can't be written (a full disk), the root lists more than necessary."""
+        with self._listing, suppress(OSError):
+            if self._root is not None:
+                self._listed = set()
+                self._root = self._parts.roots.renew(self._root, self._purpose, list(digests))
+
+    def _protect(self, *digests: Digest) -> None:
+        with self._listing:
+            if self._root is None:
+                raise RuntimeError("this session has ended: open another one")
+            new = [digest for digest in digests if digest not in self._listed]
+            if new:
+                with reported(self._parts.paths.roots):
+                    self._parts.roots.extend(self._root, new)
+                self._listed.update(new)

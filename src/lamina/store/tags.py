@@ -1,0 +1,45 @@
+"""Changing the names of the store: give, compare and swap, forget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lamina.light import TYPE_CHECKING
+from lamina.store.completeness import fetched
+from lamina.store.refs import Refs, name_for
+
+if TYPE_CHECKING:
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.digest import Digest
+    from lamina.store.blobs import Blobs
+    from lamina.store.layers import Layers
+
+
+class Tags:
+    """``TagPlace`` of the store."""
+
+    def __init__(self, refs: Refs, blobs: Blobs, layers: Layers) -> None:
+        self._refs = refs
+        self._blobs = blobs
+        self._layers = layers
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        """As ``Lister.names``."""
+        return self._refs.names()
+
+    def give(self, name: str, descriptor: Descriptor) -> None:
+        """Make ``name``, in any form that docker accepts ("" for none), point to a document that is here. Raises
+        UsageError, Conflict (the name contains another digest), BlobNotFound."""
+        self._refs.set(name_for(name, descriptor), descriptor, self._fetched)
+
+    def swap(self, name: str, old: Digest | None, new: Descriptor | None) -> bool:
+        """As ``TagPlace.swap``. Raises what ``give`` raises."""
+        full = name_for(name, new) if new is not None else name
+        return self._refs.swap(full, old, new, self._fetched)
+
+    def forget(self, names: list[str], digest: Digest) -> None:
+        """As ``TagPlace.forget``."""
+        self._refs.unset(names, keep_untagged=False, untagged=digest)
+
+    def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
+        return fetched(top, known, self._blobs, self._layers)

@@ -1,0 +1,116 @@
+"""A sandbox without a container: streams that the caller chooses, as a build step has them. And a container that is
+started again from its record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from integration.run.test_run import make_store, members, mounts_of, run
+from lamina.errors import SystemFailure
+from lamina.run.bundle import Task, described
+from lamina.run.child import Streams
+from lamina.run.container import life
+from lamina.run.container.record import stack_of
+from lamina.run.network import Network
+from lamina.run.options import Wanted
+from lamina.run.rootfs import Inside
+from lamina.run.sandbox import Directories, Sandbox, states_of
+from lamina.spec.platform import Platform
+from lamina.store.store import Store
+from lamina.view.overlay.lower import sweep
+from lamina.view.upper_check import refusal
+from support import lamina, require_root, require_tool
+
+RUNTIMES = ("runc", "bwrap")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    require_root()
+    require_tool("runc", "busybox")
+    yield make_store(tmp_path, [members()])
+    lamina("rm", "--all", "--force", root=tmp_path / "store")
+    assert mounts_of(tmp_path / "store") == []
+
+
+@contextmanager
+def mounted(root: Path, tmp_path: Path, runtime: str) -> Iterator[tuple[Sandbox, Task, Path]]:
+    """A mounted sandbox, a task in it, and its upper directory."""
+    require_tool(runtime)
+    store = Store.open(str(root))
+    stack = store.stack("app", Platform.host())
+    top = Path(os.environ.get("LAMINA_TEST_UPPER", tmp_path), os.urandom(8).hex())
+    for name in ("rootfs", "bundle", "upper", "work"):
+        (top / name).mkdir(parents=True)
+    if refusal(str(top)):
+        pytest.skip("no file system for an upper directory")
+    directories = Directories(str(top / "rootfs"), str(top / "bundle"), states_of(store))
+    sandbox = Sandbox(os.urandom(32).hex(), directories, runtime=runtime)
+    sandbox.mount(store, stack, str(top / "upper"), str(top / "work"), volatile=True)
+    try:
+        script = "cat; echo err >&2; echo new > /new; exit 7"
+        task = Task(sandbox, Wanted(network="none"), stack.config, ("sh", "-c", script), Network("none"))
+        yield sandbox, task, top / "upper"
+    finally:
+        sandbox.unmount()
+        sweep(store)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_program_has_the_streams_of_its_caller_and_writes_to_the_upper_directory(
+    root: Path, tmp_path: Path, runtime: str
+) -> None:
+    with mounted(root, tmp_path, runtime) as (sandbox, task, upper):
+        with Inside(sandbox.directories.rootfs) as inside:
+            spec, _ = described(task, inside)
+        given, out, err = os.pipe(), os.pipe(), os.pipe()
+        os.write(given[1], b"in\n")
+        os.close(given[1])
+        with sandbox.started(spec, Streams(given[0], out[1], err[1])) as wait:
+            os.close(out[1])  # the program has its own copies
+            os.close(err[1])
+            assert os.read(out[0], 100) == b"in\n"
+            assert wait().code == 7
+        assert (os.read(out[0], 100), os.read(err[0], 100)) == (b"", b"err\n")
+        assert (upper / "new").read_bytes() == b"new\n"
+        for one in (given[0], out[0], err[0]):
+            os.close(one)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_while_a_program_runs_others_are_executed_and_signals_sent(root: Path, tmp_path: Path, runtime: str) -> None:
+    with mounted(root, tmp_path, runtime) as (sandbox, task, upper):
+        script = "trap 'exit 9' TERM; echo up; while true; do sleep 0.05; done"
+        task = Task(sandbox, task.wanted, task.config, ("sh", "-c", script), task.network)
+        with Inside(sandbox.directories.rootfs) as inside:
+            spec, _ = described(task, inside)
+        reading, writing = os.pipe()
+        with sandbox.started(spec, Streams(0, writing, writing, interactive=False)) as wait:
+            os.close(writing)
+            assert os.read(reading, 100) == b"up\n"
+            process = {**spec["process"], "args": ["sh", "-c", "echo more > /more; exit 3"]}
+            assert sandbox.execute(process, Streams(interactive=False)) == 3
+            assert (upper / "more").read_bytes() == b"more\n"
+            sandbox.signal(15)
+            assert wait().code == 9
+        os.close(reading)
+        with pytest.raises(SystemFailure):
+            sandbox.signal(15)
+
+
+def test_a_container_is_started_again_as_its_record_says(root: Path, tmp_path: Path) -> None:
+    script = 'echo "$WHAT $(hostname)" >> /said; echo "$WHAT" >> /data/said; exit 4'
+    words = ("-e", "WHAT=this", "-h", "box", "-v", "vol:/data", "--network", "none", "app", "sh", "-c", script)
+    assert run(root, "--name", "c", *words).returncode == 4
+    store = Store.open(str(root))
+    one = store.containers.get("c")
+    assert life.run(store, stack_of(store, one), one).code == 4
+    assert lamina("cp", "c:/said", str(tmp_path / "said"), root=root).returncode == 0
+    assert (tmp_path / "said").read_text() == "this box\n" * 2
+    assert (root / "volumes/vol/said").read_text() == "this\n" * 2
+    assert store.containers.get("c").wanted == one.wanted
