@@ -10,17 +10,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem, ShellComplete, _resolve_context, _resolve_incomplete
 
 from lamina.cli.candidates import DIRECTORIES, FILES, values
 from lamina.errors import LaminaError
-
-if TYPE_CHECKING:
-    pass
-
 
 VARIABLE = "_LAMINA_COMPLETE"
 

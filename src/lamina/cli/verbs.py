@@ -6,13 +6,9 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    pass
-
 
 VERBS: dict[str, tuple[str, str, str]] = {
     # verb: (module below lamina.cli, attribute, one line for the overview)

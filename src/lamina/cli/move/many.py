@@ -18,7 +18,7 @@ from lamina.cli.move.copy import COPY_FORMAT, MANIFEST_FORMATS, converted
 from lamina.cli.options import platform_option, quiet_option, referrers_option, registry_options
 from lamina.cli.place_names import source_of, target_of, whole
 from lamina.cli.session import Session
-from lamina.cli.verbs import Command, command
+from lamina.cli.verbs import VERBS, Command, command
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.spec.name import parse_name
 
@@ -37,7 +37,7 @@ _LOCAL = ("oci:", "oci-archive:", "docker-archive:", "dir:")
 """Places on this machine that can hold many images."""
 
 
-@click.group("index", short_help="Make an index of images for several platforms, or add to one.")
+@click.group("index", short_help=VERBS["index"][2])
 def index() -> None:
     """Make an index: images for several platforms under one name.
 
