@@ -29,6 +29,9 @@ _OPENAT2 = 437
 _IN_ROOT, _NO_MAGICLINKS, _NO_SYMLINKS = 0x10, 0x02, 0x04
 _MAX_FILE = 16 << 20
 _MAX_LINKS = 40  # as path_resolution(7) has it
+_ATTEMPTS = 1000
+"""The kernel gives up on a path with ``..`` (EAGAIN) if anything on the host was renamed or mounted meanwhile: openat2(2)
+leaves it to the caller to try again."""
 _WAYS = "/run/lamina-open"
 _NOBODY = 65534  # the id that a namespace shows for ids that it does not map (proc_sys_kernel(5), overflowuid)
 
@@ -58,18 +61,21 @@ class Inside:
         name = os.fsencode(path.lstrip("/") or ".")
         if b"\0" in name:  # the kernel would stop reading at it
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-        result: int = libc().syscall(
-            ctypes.c_long(_OPENAT2),
-            ctypes.c_long(self._descriptor),
-            ctypes.c_char_p(name),
-            ctypes.c_char_p(how),
-            ctypes.c_long(len(how)),
-        )
-        if result < 0:
+        for attempt in range(_ATTEMPTS):
+            result: int = libc().syscall(
+                ctypes.c_long(_OPENAT2),
+                ctypes.c_long(self._descriptor),
+                ctypes.c_char_p(name),
+                ctypes.c_char_p(how),
+                ctypes.c_long(len(how)),
+            )
+            if result >= 0:
+                break
             refused = failed(path)
             if refused.errno == errno.ENOSYS:
                 raise Unsupported("this kernel has no openat2", hint="use Linux 5.6 or later")
-            raise refused
+            if refused.errno != errno.EAGAIN or attempt == _ATTEMPTS - 1:
+                raise refused
         return result
 
     def read(self, path: str) -> bytes:
