@@ -1,0 +1,204 @@
+"""The instructions of a Dockerfile as values (pure).
+
+Words are kept as they were written: ``build.plan`` expands variables, because their values depend on the instructions
+above. ``build.syntax`` makes these values from text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Where an instruction is: its file as messages name it, its first and last line, counted from 1."""
+
+    file: str = "Dockerfile"
+    line: int = 1
+    last: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HereDocument:
+    """``content`` is what stands between the lines, tabs already removed for ``<<-``. ``expand``: variables in it are
+    expanded (the name was not quoted)."""
+
+    name: str
+    content: str
+    expand: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line: a list of words (``is_shell`` false: the JSON form), or one text for the shell."""
+
+    words: tuple[str, ...]
+    is_shell: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """``text``: the instruction on one line, comments and continuations removed, as the history shows it."""
+
+    at: At = field(default=At(), compare=False)
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class From(Instruction):
+    """``name``: after AS, in lower case; "" without."""
+
+    image: str
+    platform: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arg(Instruction):
+    """Pairs of name and default; None: no default was given."""
+
+    items: tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Env(Instruction):
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Label(Instruction):
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Maintainer(Instruction):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copy(Instruction):
+    """``sources`` without the here-documents, which are in ``documents``. ``from_``: "" is the context."""
+
+    sources: tuple[str, ...]
+    target: str
+    documents: tuple[HereDocument, ...] = ()
+    from_: str = ""
+    chown: str = ""
+    chmod: str = ""
+    link: bool = False
+    parents: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Instruction):
+    """As ``Copy``. ``unpack``: None where it was not given (local archives are unpacked, remote ones are not)."""
+
+    sources: tuple[str, ...]
+    target: str
+    documents: tuple[HereDocument, ...] = ()
+    chown: str = ""
+    chmod: str = ""
+    link: bool = False
+    exclude: tuple[str, ...] = ()
+    checksum: str = ""
+    keep_git_dir: bool = False
+    unpack: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Instruction):
+    """``mounts``: the values of ``--mount`` as they were written (they may contain variables). ``documents``: with
+    one document and no command, the document is the script; else the shell reads them."""
+
+    command: Command
+    documents: tuple[HereDocument, ...] = ()
+    mounts: tuple[str, ...] = ()
+    network: str = ""
+    security: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shell(Instruction):
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class User(Instruction):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workdir(Instruction):
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Volume(Instruction):
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expose(Instruction):
+    ports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopSignal(Instruction):
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Healthcheck(Instruction):
+    """``command`` None: NONE. Times as they were written (``30s``), "" where not given."""
+
+    command: Command | None
+    interval: str = ""
+    timeout: str = ""
+    start_period: str = ""
+    start_interval: str = ""
+    retries: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entrypoint(Instruction):
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Cmd(Instruction):
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class OnBuild(Instruction):
+    """``trigger``: the instruction for the next build, as it was written."""
+
+    trigger: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A FROM and the instructions up to the next one."""
+
+    base: From
+    instructions: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """A parser directive: ``# syntax=...``, ``# escape=...``, ``# check=...``."""
+
+    name: str
+    value: str
+    at: At
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """``arguments``: the ARG instructions before the first FROM. ``escape``: the escape character."""
+
+    directives: tuple[Directive, ...]
+    arguments: tuple[Arg, ...]
+    stages: tuple[Stage, ...]
+    escape: str = "\\"

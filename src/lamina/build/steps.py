@@ -1,0 +1,190 @@
+"""The graph of a build (pure): what ``build.plan`` returns and ``build.solve`` works through.
+
+A step makes at most one layer on top of the layers of ``below``. Everything in a step is expanded: no variables are left.
+Steps are compared by identity in the graph, and by their key (``build.keys``) in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lamina.build.instructions import At
+
+if TYPE_CHECKING:
+    from lamina.run.options import Ulimit
+    from lamina.spec.image_config import History, ImageConfig
+    from lamina.spec.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class FromContext:
+    """Files of a context: ``name`` "" is the build's own, else one of ``--build-context``. ``patterns``: paths and
+    globs, relative to its root."""
+
+    name: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FromStep:
+    """Files of a stage or an image: of the union of all layers up to ``step``."""
+
+    step: Step
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A here-document: one file."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file at an address. ``checksum``: a digest, or "" where none was given."""
+
+    url: str
+    checksum: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A git repository: its address, and what to check out. ``keep``: keep the .git directory."""
+
+    url: str
+    ref: str = ""
+    subdirectory: str = ""
+    checksum: str = ""
+    keep: bool = False
+
+
+Source = FromContext | FromStep | Inline | Remote | Repository
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Step:
+    """``below``: the step whose layers are below; None: nothing is below. ``label``: what progress shows, like
+    ``[build 2/5] RUN make``. ``stage``: the stage's name or number."""
+
+    below: Step | None = None
+    at: At = At()
+    text: str = ""
+    label: str = ""
+    stage: str = ""
+    platform: Platform
+    no_cache: bool = False
+
+    def inputs(self) -> Iterator[Step]:
+        """The steps that must be solved first."""
+        if self.below is not None:
+            yield self.below
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class BaseStep(Step):
+    """The layers of an image that exists already. ``name``: its reference. ``digest``: of its manifest."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CopyStep(Step):
+    """COPY and ADD. ``target``: an absolute path; with an ending slash it is a directory. ``owner``: ``user[:group]``, ""
+    is 0:0. ``mode``: octal or symbolic, "" keeps the files'. ``link``: the layer does not depend on what is below.
+    ``unpack``: whether archives are unpacked; None: local ones (ADD). ``is_add``: the instruction is ADD."""
+
+    sources: tuple[Source, ...]
+    target: str
+    owner: str = ""
+    mode: str = ""
+    link: bool = False
+    parents: bool = False
+    exclude: tuple[str, ...] = ()
+    unpack: bool | None = False
+    is_add: bool = False
+
+    def inputs(self) -> Iterator[Step]:
+        if self.below is not None:
+            yield self.below
+        for source in self.sources:
+            if isinstance(source, FromStep):
+                yield source.step
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class DirectoryStep(Step):
+    """WORKDIR: makes a directory and its parents, where they are missing. ``owner`` as in ``CopyStep``."""
+
+    path: str
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunMount:
+    """One ``--mount`` of a RUN, checked and expanded. ``kind``: bind, cache, tmpfs, secret or ssh. ``source``: a path in
+    ``origin`` (bind, cache). ``origin``: None is an empty directory for a cache, and the build's context for a bind.
+    ``id``: of a cache, a secret or an ssh agent. ``sharing``: shared, private or locked. ``mode``: permission bits, None
+    for the kind's default. ``size``: bytes, of a tmpfs. ``variable``: the environment variable that gets a secret."""
+
+    kind: str
+    target: str
+    source: str = ""
+    origin: Step | str | None = None
+    id: str = ""
+    sharing: str = "shared"
+    read_only: bool = False
+    required: bool = False
+    mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+    size: int | None = None
+    variable: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RunStep(Step):
+    """RUN. ``words``: the whole command line (the shell included). ``env``: of the stage and its ARGs, in order; it is
+    not in the image. ``hidden``: variables that the program gets and that are not in the key (proxies). ``stdin``: a
+    here-document that the shell reads. ``network``: "" (the default), none or host. ``insecure``: ``--security=insecure``
+    that was allowed."""
+
+    words: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    hidden: tuple[tuple[str, str], ...] = ()
+    user: str = ""
+    workdir: str = "/"
+    mounts: tuple[RunMount, ...] = ()
+    network: str = ""
+    insecure: bool = False
+    files: tuple[tuple[str, bytes], ...] = ()
+    """Here-documents as files: (path, content), mounted for the program and not in the layer."""
+    add_hosts: tuple[tuple[str, str], ...] = ()
+    shm_size: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
+
+    def inputs(self) -> Iterator[Step]:
+        if self.below is not None:
+            yield self.below
+        for mount in self.mounts:
+            if isinstance(mount.origin, Step):
+                yield mount.origin
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """One stage for one platform, planned. ``step``: its last step that makes a layer; None: the image is empty.
+    ``config``: the image's config without rootfs, history and created. ``history``: of the base and of each instruction;
+    entries that are not ``empty_layer`` belong to the layers in their order. ``secrets``: ids that the steps use."""
+
+    name: str
+    step: Step | None
+    config: ImageConfig
+    history: tuple[History, ...]
+    platform: Platform
+    notes: tuple[str, ...] = field(default=())
+    """What the user should know, a line each (a syntax directive that is ignored)."""
