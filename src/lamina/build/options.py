@@ -1,0 +1,133 @@
+"""What can be asked of a build, and what it gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lamina.errors import NotFound
+from lamina.host.files import reported
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from lamina.build.events import Ran
+    from lamina.run.options import Ulimit
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.image_config import ImageConfig
+    from lamina.spec.platform import Platform
+
+MAX_SECRET = 500 << 10
+"""Bytes: BuildKit's limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """``--secret``: the content of a file, or of an environment variable (``env``), or ``value``."""
+
+    id: str
+    path: str = ""
+    env: str = ""
+    value: bytes | None = field(default=None, repr=False)
+
+    def read(self) -> bytes:
+        """Raises NotFound, SystemFailure."""
+        if self.value is not None:
+            return self.value
+        if self.env:
+            found = os.environb.get(os.fsencode(self.env))
+            if found is None:
+                raise NotFound(f"the secret {self.id}: the environment has no variable {self.env!r:.100}")
+            return found
+        with reported(self.path), open(self.path, "rb") as file:
+            return file.read(MAX_SECRET + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SshAgent:
+    """``--ssh``: the socket of an agent, or key files."""
+
+    id: str = "default"
+    socket: str = ""
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlace:
+    """``--cache-from`` and ``--cache-to``: ``kind`` registry, local or inline; ``attributes`` as they were given
+    (``ref``, ``src``, ``dest``, ``mode``)."""
+
+    kind: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What can be asked of a build.
+
+    ``file``: the path of the Dockerfile, on this host or in the context; "-" is stdin, "" the default names.
+    ``dockerfile``: its text, where the caller has it already. ``tags``: the names that the image gets in the store.
+    ``arguments``: None takes the value from the environment of this process. ``contexts``: name to place, as
+    ``--build-context`` has them. ``platforms``: () is the host's; several make an index. ``network``: default, none or
+    host. ``allow``: ``security.insecure``, ``network.host``. ``compression``: gzip, zstd or none. ``oci``: write OCI
+    documents; None: as the base has them. ``epoch``: SOURCE_DATE_EPOCH. ``annotations``: key (``manifest:k``,
+    ``index:k``, ``manifest[linux/amd64]:k``, or only ``k``) to value. ``keep``: list the image in the store even
+    without a name. ``jobs``: steps that run at the same time, None for the default."""
+
+    file: str = ""
+    dockerfile: bytes | None = None
+    target: str = ""
+    tags: tuple[str, ...] = ()
+    arguments: Mapping[str, str | None] = field(default_factory=dict)
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    platforms: tuple[Platform, ...] = ()
+    pull: bool = False
+    no_cache: bool = False
+    no_cache_filter: tuple[str, ...] = ()
+    cache_from: tuple[CachePlace, ...] = ()
+    cache_to: tuple[CachePlace, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    ssh: tuple[SshAgent, ...] = ()
+    network: str = "default"
+    add_hosts: tuple[tuple[str, str], ...] = ()
+    shm_size: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
+    allow: frozenset[str] = frozenset()
+    squash: bool = False
+    compression: str = "gzip"
+    level: int | None = None
+    oci: bool | None = True
+    epoch: int | None = None
+    keep: bool = True
+    jobs: int | None = None
+    stdin: BinaryIO | None = None
+    """Where ``-`` is read from."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """One platform's image in the store. ``descriptor``: of its manifest."""
+
+    platform: Platform
+    descriptor: Descriptor
+    config: ImageConfig
+
+    @property
+    def id(self) -> str:
+        """The image ID: the digest of its config."""
+        return str(self.config.descriptor.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """``descriptor``: of the manifest, or of the index of several platforms. ``steps``: what ran, in the order of the
+    Dockerfile. ``notes``: what the user should know, a line each."""
+
+    descriptor: Descriptor
+    images: tuple[BuiltImage, ...]
+    steps: tuple[Ran, ...] = ()
+    notes: tuple[str, ...] = ()
