@@ -21,11 +21,13 @@ class At:
 @dataclass(frozen=True, slots=True)
 class HereDocument:
     """``content`` is what stands between the lines, tabs already removed for ``<<-``. ``expand``: variables in it are
-    expanded (the name was not quoted)."""
+    expanded (the name was not quoted; RUN does not expand). ``written``: the content with its tabs, as a shell that
+    reads the here-document itself gets it; None where it equals ``content``."""
 
     name: str
     content: str
     expand: bool = True
+    written: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
-    """``text``: the instruction on one line, comments and continuations removed, as the history shows it."""
+    """``text``: the instruction on one line, comments and continuations removed, as the history shows it.
+    ``comments``: the comments right above it."""
 
     at: At = field(default=At(), compare=False)
     text: str = ""
+    comments: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,18 @@ class Arg(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Env(Instruction):
+    """``old_form``: it was written as ``ENV name value``."""
+
     items: tuple[tuple[str, str], ...]
+    old_form: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Label(Instruction):
+    """``old_form`` as in ``Env``."""
+
     items: tuple[tuple[str, str], ...]
+    old_form: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +118,9 @@ class Add(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Run(Instruction):
-    """``mounts``: the values of ``--mount`` as they were written (they may contain variables). ``documents``: with
-    one document and no command, the document is the script; else the shell reads them."""
+    """``mounts``: the values of ``--mount`` as they were written (they may contain variables). ``network``: none, host
+    or "". ``security``: insecure or "". ``documents``: with one document and no command (``command.words`` is empty),
+    the document is the script; else the shell reads them after the command's line."""
 
     command: Command
     documents: tuple[HereDocument, ...] = ()
@@ -196,9 +207,12 @@ class Directive:
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """``arguments``: the ARG instructions before the first FROM. ``escape``: the escape character."""
+    """``arguments``: the ARG instructions before the first FROM. ``escape``: the escape character. ``source``: the text
+    of the file. ``blanks``: where an empty line is inside an instruction."""
 
     directives: tuple[Directive, ...]
     arguments: tuple[Arg, ...]
     stages: tuple[Stage, ...]
     escape: str = "\\"
+    source: str = field(default="", compare=False, repr=False)
+    blanks: tuple[At, ...] = field(default=(), compare=False)
