@@ -53,13 +53,15 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A git repository: its address, and what to check out. ``keep``: keep the .git directory."""
+    """A git repository: its address (``build.addresses``), and what to check out. ``checksum``: the commit, or its
+    first digits. ``keep``: keep the .git directory. ``submodules``: check them out too."""
 
     url: str
     ref: str = ""
     subdirectory: str = ""
     checksum: str = ""
     keep: bool = False
+    submodules: bool = True
 
 
 Source = FromContext | FromStep | Inline | Remote | Repository
