@@ -74,7 +74,8 @@ class BuildOptions:
     host. ``allow``: ``security.insecure``, ``network.host``. ``compression``: gzip, zstd or none. ``oci``: write OCI
     documents; None: as the base has them. ``epoch``: SOURCE_DATE_EPOCH. ``annotations``: key (``manifest:k``,
     ``index:k``, ``manifest[linux/amd64]:k``, or only ``k``) to value. ``keep``: list the image in the store even
-    without a name. ``jobs``: steps that run at the same time, None for the default."""
+    without a name. ``jobs``: steps that run at the same time, None for the default. ``runtime``, ``upper_dir``: as the
+    settings have them."""
 
     file: str = ""
     dockerfile: bytes | None = None
@@ -104,6 +105,8 @@ class BuildOptions:
     epoch: int | None = None
     keep: bool = True
     jobs: int | None = None
+    runtime: str = ""
+    upper_dir: str = ""
     stdin: BinaryIO | None = None
     """Where ``-`` is read from."""
 

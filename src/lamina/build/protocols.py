@@ -64,6 +64,17 @@ class Inputs(Protocol):
         """SOURCE_DATE_EPOCH. Who writes the layer clamps the times; nobody else needs to."""
         ...
 
+    @property
+    def runtime(self) -> str:
+        """The runtime of the settings; "" for the first that works."""
+        ...
+
+    @property
+    def upper_dir(self) -> str:
+        """The setting upper_dir: where programs write, if the store's file system takes no writable layer; "" for
+        memory."""
+        ...
+
     def context(self, name: str) -> Context:
         """The context ``name`` ("" is the build's own); it is opened on the first call. Raises NotFound."""
         ...

@@ -35,6 +35,9 @@ class Paths:
         self.blobs = os.path.join(root, "blobs")
         self.layers = os.path.join(root, "layers")
         self.unions = os.path.join(root, "unions")
+        self.build = os.path.join(root, "build")
+        """What builds keep: records of finished steps, cache mounts, and the directories of running steps. It is made
+        on first use."""
 
     def blob(self, digest: Digest) -> str:
         return os.path.join(self.blobs, digest.algorithm, digest.encoded)
