@@ -118,9 +118,9 @@ class Add(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Run(Instruction):
-    """``mounts``: the values of ``--mount`` as they were written (they may contain variables). ``network``: none, host
-    or "". ``security``: insecure or "". ``documents``: with one document and no command (``command.words`` is empty),
-    the document is the script; else the shell reads them after the command's line."""
+    """``mounts``: the values of ``--mount`` as they were written (they may contain variables). ``network``: none,
+    host or "". ``security``: insecure or "". ``documents``: with no command (``command.words`` is empty) the first
+    one is the script; else the shell reads them after the line of the command."""
 
     command: Command
     documents: tuple[HereDocument, ...] = ()
@@ -207,8 +207,8 @@ class Directive:
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """``arguments``: the ARG instructions before the first FROM. ``escape``: the escape character. ``source``: the text
-    of the file. ``blanks``: where an empty line is inside an instruction."""
+    """``arguments``: the ARG instructions before the first FROM. ``escape``: the escape character. ``source``: the
+    text of the file. ``blanks``: where an empty line is inside an instruction."""
 
     directives: tuple[Directive, ...]
     arguments: tuple[Arg, ...]
