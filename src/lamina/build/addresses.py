@@ -1,7 +1,7 @@
 """Addresses of git repositories and files, as ADD, contexts and COPY understand them (pure).
 
-A git repository is ``https://host/path.git``, ``git://host/path``, ``ssh://[user@]host/path`` or ``user@host:path``. What
-to check out stands after ``#`` (``#ref:directory``) or in the query (``?ref=v1&subdir=docs``).
+A git repository is ``https://host/path.git``, ``git://host/path``, ``ssh://[user@]host/path`` or ``user@host:path``.
+What to check out stands after ``#`` (``#ref:directory``) or in the query (``?ref=v1&subdir=docs``).
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def _asked(repository: Repository, query: str, fragment: str) -> Repository:
             repository = replace(repository, ref=value)
         elif key == "subdir":
             if repository.subdirectory not in ("", _directory(value)):
-                raise _bad(repository, f"it asks for the directories {repository.subdirectory!r:.100} and {value!r:.100}")
+                raise _bad(
+                    repository, f"it asks for the directories {repository.subdirectory!r:.100} and {value!r:.100}"
+                )
             repository = replace(repository, subdirectory=_directory(value))
         elif key in ("checksum", "commit"):
             repository = replace(repository, checksum=value)

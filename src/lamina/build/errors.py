@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lamina.build.instructions import At
-from lamina.errors import LaminaError
+from lamina.errors import LaminaError, UsageError
 
 
 class ProgramFailed(LaminaError):
@@ -33,3 +35,11 @@ class StepFailed(LaminaError):
         self.label = label
         self.code = code
         self.source = source
+
+
+class DockerfileError(UsageError):
+    """A Dockerfile can't be built as it is written. ``at``: the instruction."""
+
+    def __init__(self, message: str, *, at: At, hint: str | Callable[[], str] | None = None) -> None:
+        super().__init__(f"{at.file}:{at.line}: {message}", hint=hint)
+        self.at = at

@@ -1,7 +1,7 @@
 """What a build tells its listener, besides the events of pulls (``lamina.events``).
 
-A vertex is one line of progress: a base image, a context, a step, the export. Vertices are numbered from 1 in the order
-in which they begin.
+A vertex is one line of progress: a base image, a context, a step, the export. Vertices are numbered from 1 in the
+order in which they begin.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class VertexDone(BuildEvent):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A step of a build, for `--why`. ``key``: its key. ``cached``: its result was there. ``differs``: the named parts
-    that differ from the newest record of the same place: (name, before, now); () where there was no such record, or
-    it was cached. ``reason``: why it ran, in one line."""
+    """A step of a build, for `--why`. ``key``: its key. ``cached``: its result was there. ``differs``: the named
+    parts that differ from the newest record of the same place: (name, before, now); () where there was no such
+    record, or it was cached. ``reason``: why it ran, in one line."""
 
     label: str
     at: At

@@ -119,8 +119,8 @@ class Add(Instruction):
 @dataclass(frozen=True, slots=True)
 class Run(Instruction):
     """``mounts``: the values of ``--mount`` as they were written (they may contain variables). ``network``: none,
-    host or "". ``security``: insecure or "". ``documents``: with no command (``command.words`` is empty) the first
-    one is the script; else the shell reads them after the line of the command."""
+    host or "". ``security``: insecure or "". ``documents``: with one document and no command (``command.words`` is
+    empty), the document is the script; else the shell reads them after the command's line."""
 
     command: Command
     documents: tuple[HereDocument, ...] = ()

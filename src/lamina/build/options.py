@@ -70,12 +70,12 @@ class BuildOptions:
     ``file``: the path of the Dockerfile, on this host or in the context; "-" is stdin, "" the default names.
     ``dockerfile``: its text, where the caller has it already. ``tags``: the names that the image gets in the store.
     ``arguments``: None takes the value from the environment of this process. ``contexts``: name to place, as
-    ``--build-context`` has them. ``platforms``: () is the host's; several make an index. ``network``: default, none or
-    host. ``allow``: ``security.insecure``, ``network.host``. ``compression``: gzip, zstd or none. ``oci``: write OCI
-    documents; None: as the base has them. ``epoch``: SOURCE_DATE_EPOCH. ``annotations``: key (``manifest:k``,
+    ``--build-context`` has them. ``platforms``: () is the host's; several make an index. ``network``: default, none
+    or host. ``allow``: ``security.insecure``, ``network.host``. ``compression``: gzip, zstd or none. ``oci``: write
+    OCI documents; None: as the base has them. ``epoch``: SOURCE_DATE_EPOCH. ``annotations``: key (``manifest:k``,
     ``index:k``, ``manifest[linux/amd64]:k``, or only ``k``) to value. ``keep``: list the image in the store even
-    without a name. ``jobs``: steps that run at the same time, None for the default. ``runtime``, ``upper_dir``: as the
-    settings have them."""
+    without a name. ``jobs``: steps that run at the same time, None for the default. ``runtime``, ``upper_dir``: as
+    the settings have them."""
 
     file: str = ""
     dockerfile: bytes | None = None

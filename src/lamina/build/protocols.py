@@ -1,8 +1,8 @@
 """What ``solve`` calls, and what it gives to those it calls: the seams between the parts of a build that touch disk,
 network and programs. Other modules import this one only under ``TYPE_CHECKING``.
 
-``copy_files`` and ``run_program`` say what is in a new layer, as items. ``solve`` writes these items into the store in
-one pass, and records the layer. They never write to the store themselves.
+``copy_files`` and ``run_program`` say what is in a new layer, as items. ``solve`` writes these items into the store
+in one pass, and records the layer. They never write to the store themselves.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class CopyFiles(Protocol):
     """The module ``copy_files`` offers these functions."""
 
     def digests(self, step: CopyStep, inputs: Inputs) -> dict[str, str]:
-        """For the key: a named digest for each source that is not a stage, such as ``context app/``, or the address of
-        a ``Remote`` (without credentials; its content's digest or etag) or of a ``Repository`` (its commit)."""
+        """For the key: a named digest for each source that is not a stage, such as ``context app/``, or the address
+        of a ``Remote`` (without credentials; its content's digest or etag) or of a ``Repository`` (its commit)."""
         ...
 
     def copied(
@@ -113,5 +113,6 @@ class RunProgram(Protocol):
         """Run the program when the block is entered. The block gets what it changed, as items of a layer ([] where it
         changed nothing), while the upper directory exists; when the block ends, nothing is left.
 
-        Raises ``build.errors.ProgramFailed`` (its exit code is not 0), NotFound (no shell, no such user), Cancelled."""
+        Raises ``build.errors.ProgramFailed`` (its exit code is not 0), NotFound (no shell, no such user),
+        Cancelled."""
         ...

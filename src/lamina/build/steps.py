@@ -1,7 +1,7 @@
 """The graph of a build (pure): what ``build.plan`` returns and ``build.solve`` works through.
 
-A step makes at most one layer on top of the layers of ``below``. Everything in a step is expanded: no variables are left.
-Steps are compared by identity in the graph, and by their key (``build.keys``) in the cache.
+A step makes at most one layer on top of the layers of ``below``. Everything in a step is expanded: no variables are
+left. Steps are compared by identity in the graph, and by their key (``build.keys``) in the cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class FromContext:
     """Files of a context: ``name`` "" is the build's own, else one of ``--build-context``. ``patterns``: paths and
-    globs, relative to its root."""
+    globs below its root, as they are written (``/a``, ``./a`` and ``a`` are the same; ``/./`` counts for
+    ``--parents``)."""
 
     name: str
     patterns: tuple[str, ...]
@@ -73,7 +74,7 @@ class Step:
     ``[build 2/5] RUN make``. ``stage``: the stage's name or number."""
 
     below: Step | None = None
-    at: At = At()
+    at: At = field(default=At())
     text: str = ""
     label: str = ""
     stage: str = ""
@@ -88,7 +89,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class BaseStep(Step):
-    """The layers of an image that exists already. ``name``: its reference. ``digest``: of its manifest."""
+    """The layers of an image that exists already. ``name``: its reference. ``digest``: of its manifest; "" (and the
+    name scratch) stands for no layers at all."""
 
     name: str
     digest: str
@@ -96,9 +98,10 @@ class BaseStep(Step):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CopyStep(Step):
-    """COPY and ADD. ``target``: an absolute path; with an ending slash it is a directory. ``owner``: ``user[:group]``, ""
-    is 0:0. ``mode``: octal or symbolic, "" keeps the files'. ``link``: the layer does not depend on what is below.
-    ``unpack``: whether archives are unpacked; None: local ones (ADD). ``is_add``: the instruction is ADD."""
+    """COPY and ADD. ``target``: an absolute path; with an ending slash it is a directory. ``owner``:
+    ``user[:group]``, "" is 0:0. ``mode``: octal or symbolic, "" keeps the files'. ``link``: the layer does not depend
+    on what is below. ``unpack``: whether archives are unpacked; None: local ones (ADD). ``is_add``: the instruction
+    is ADD."""
 
     sources: tuple[Source, ...]
     target: str
@@ -128,10 +131,11 @@ class DirectoryStep(Step):
 
 @dataclass(frozen=True, slots=True)
 class RunMount:
-    """One ``--mount`` of a RUN, checked and expanded. ``kind``: bind, cache, tmpfs, secret or ssh. ``source``: a path in
-    ``origin`` (bind, cache). ``origin``: None is an empty directory for a cache, and the build's context for a bind.
-    ``id``: of a cache, a secret or an ssh agent. ``sharing``: shared, private or locked. ``mode``: permission bits, None
-    for the kind's default. ``size``: bytes, of a tmpfs. ``variable``: the environment variable that gets a secret."""
+    """One ``--mount`` of a RUN, checked and expanded. ``kind``: bind, cache, tmpfs, secret or ssh. ``source``: a path
+    in ``origin`` (bind, cache). ``origin``: None is an empty directory for a cache, and the build's context for a
+    bind. ``id``: of a cache, a secret or an ssh agent. ``sharing``: shared, private or locked. ``mode``: permission
+    bits, None for the kind's default. ``size``: bytes, of a tmpfs. ``variable``: the environment variable that gets a
+    secret."""
 
     kind: str
     target: str
@@ -150,10 +154,10 @@ class RunMount:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RunStep(Step):
-    """RUN. ``words``: the whole command line (the shell included). ``env``: of the stage and its ARGs, in order; it is
-    not in the image. ``hidden``: variables that the program gets and that are not in the key (proxies). ``stdin``: a
-    here-document that the shell reads. ``network``: "" (the default), none or host. ``insecure``: ``--security=insecure``
-    that was allowed."""
+    """RUN. ``words``: the whole command line (the shell included). ``env``: of the stage and its ARGs, in order; it
+    is not in the image. ``hidden``: variables that the program gets and that are not in the key (proxies). ``stdin``:
+    a here-document that the shell reads. ``network``: "" (the default), none or host. ``insecure``:
+    ``--security=insecure`` that was allowed."""
 
     words: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
@@ -180,8 +184,9 @@ class RunStep(Step):
 @dataclass(frozen=True, slots=True, eq=False)
 class Planned:
     """One stage for one platform, planned. ``step``: its last step that makes a layer; None: the image is empty.
-    ``config``: the image's config without rootfs, history and created. ``history``: of the base and of each instruction;
-    entries that are not ``empty_layer`` belong to the layers in their order. ``secrets``: ids that the steps use."""
+    ``config``: the image's config without rootfs, history and created. ``history``: of the base and of each
+    instruction; entries that are not ``empty_layer`` belong to the layers in their order. ``epoch``:
+    SOURCE_DATE_EPOCH in seconds."""
 
     name: str
     step: Step | None
@@ -190,3 +195,4 @@ class Planned:
     platform: Platform
     notes: tuple[str, ...] = field(default=())
     """What the user should know, a line each (a syntax directive that is ignored)."""
+    epoch: int | None = None
