@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from lamina.build.options import Secret, SshAgent
@@ -32,7 +32,31 @@ class Context(Protocol):
         content; no times and no owners. Raises PathNotFound (a pattern matches nothing), SystemFailure."""
         ...
 
+    def read(self, path: str) -> bytes:
+        """One file, such as the Dockerfile, whatever the ignore file says. Raises PathNotFound, LimitExceeded."""
+        ...
+
     def close(self) -> None: ...
+
+
+class OpenContext(Protocol):
+    """The function ``contexts.open_context``."""
+
+    def __call__(
+        self,
+        place: str,
+        *,
+        store: Store,
+        network: Network,
+        cancel: Cancel,
+        stdin: BinaryIO | None = None,
+        dockerfile: str = "",
+        ignore: bytes | None = None,
+    ) -> Context:
+        """Open a context: a directory, a tar, a git repository, an address, "-" (``stdin``: a tar, or a Dockerfile
+        alone), an empty one (""). ``dockerfile``: where the Dockerfile is in the context, as an ignore file may stand
+        beside it; ``ignore``: the content of an ignore file that stands elsewhere. Raises NotFound, UsageError."""
+        ...
 
 
 class Inputs(Protocol):
