@@ -132,7 +132,7 @@ class Cancel:
         wake()
 
 
-def started(threads: Iterable[threading.Thread], least: int = 1) -> list[threading.Thread]:
+def start_threads(threads: Iterable[threading.Thread], least: int = 1) -> list[threading.Thread]:
     """Start threads, as many as the system lets this process have; those that run. Raises SystemFailure where they
     are fewer than ``least``."""
     running: list[threading.Thread] = []

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from lamina.spec.manifest import Manifest
     from lamina.store.containers import Container
     from lamina.store.store import Store
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
     from lamina.union.tree import Tree, Union
     from lamina.view.path import ImagePath
     from lamina.view.unpack.directory import UnpackReport
@@ -93,7 +93,7 @@ def open(
     return open_with(name, settings or settings_of(root, platform))
 
 
-def open_with(name: str, settings: Settings, network: Network | None = None) -> Image:
+def open_with(name: str, settings: Settings, network: RegistryAccess | None = None) -> Image:
     """Open an image like ``open``, with these settings. ``network``: access to registries (default: as in the
     settings)."""
     return Image(open_named(name, settings, network), settings)
@@ -310,15 +310,15 @@ class Image:
         NotFound, Conflict, Unsupported, SystemFailure.
         """
         from lamina.run.library import runs
-        from lamina.run.library.jobs import Asked, Place
+        from lamina.run.library.jobs import RunRequest, StoreLocation
 
         store = self._store_of_image()
         settings = self._settings or load_settings()
-        asked = Asked(
-            Place(store.paths.root, store.max_layer, store.keep, store.view),
+        request = RunRequest(
+            StoreLocation(store.paths.root, store.max_layer, store.keep, store.view),
             self.manifest.descriptor,
             self.name,
-            runs.wanted(
+            runs.container_options(
                 command,
                 entrypoint=entrypoint,
                 env=env,
@@ -343,8 +343,8 @@ class Image:
             settings.upper_dir or "",
             keep,
         )
-        finished = runs.run(asked, stdin=stdin, stdout=stdout, stderr=stderr, timeout=timeout)
-        result = RunResult(self, asked.wanted.command, finished)
+        finished = runs.run(request, stdin=stdin, stdout=stdout, stderr=stderr, timeout=timeout)
+        result = RunResult(self, request.wanted.command, finished)
         if check and result.exit_code != 0:
             words = " ".join(result.command) or "the program"
             last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
@@ -411,12 +411,12 @@ class Image:
         ``lamina.push``. Returns the digest of the manifest in the registry. Raises UsageError, AccessDenied,
         RemoteFailure, Cancelled.
         """
-        from lamina.transfer.connect import Network
+        from lamina.transfer.connect import RegistryAccess
 
         settings = self._known_settings
         if (tls_verify, authfile, cert_dir) != (None, None, None):
             settings = adapted(settings, tls_verify=tls_verify, authfile=authfile, cert_dir=cert_dir)
-        network = Network(settings, credentials=creds, on_event=on_event, cancel=cancel)
+        network = RegistryAccess(settings, credentials=creds, on_event=on_event, cancel=cancel)
         reader, name = self._source(network, by_name=all_platforms)
         reference = network.full(target or self._own_name())
         store = open_store(settings, create=False) if not self._is_elsewhere else None
@@ -445,9 +445,9 @@ class Image:
         """Write the image to ``path``. ``kind``: "docker-archive" (for `docker load`), "oci-archive" or "oci-dir"
         (these keep the digests). ``name``: the name in the archive (default: as in the store; "": none). Raises
         UsageError, BlobNotFound, SystemFailure, Cancelled."""
-        from lamina.transfer.connect import Network
+        from lamina.transfer.connect import RegistryAccess
 
-        network = Network(self._known_settings, on_event=on_event, cancel=cancel)
+        network = RegistryAccess(self._known_settings, on_event=on_event, cancel=cancel)
         reader, source = self._source(network, by_name=all_platforms)
         if name is None:
             with suppress(UsageError):
@@ -497,7 +497,7 @@ class Image:
 
         return canonical(name) in {known for known, _ in self._store_of_image().names()}
 
-    def _source(self, network: Network, *, by_name: bool) -> tuple[Reader, str]:
+    def _source(self, network: RegistryAccess, *, by_name: bool) -> tuple[Reader, str]:
         """Return the place of the image and its name there. ``by_name``: the name, so that its index is used."""
         from lamina.spec.name import parse_name
         from lamina.transfer.connect import WithOrigins

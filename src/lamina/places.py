@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
     from lamina.union.tree import Union
 
 _MOST = 4
@@ -61,7 +61,7 @@ def open_store(settings: Settings | None = None, *, create: bool = True) -> Stor
     return Store.of(settings, create=create)
 
 
-def reader_for(name: ImageName, network: Network) -> Reader:
+def reader_for(name: ImageName, network: RegistryAccess) -> Reader:
     """Open the place of an image for reading: a registry, layout, directory or archive. Raises UsageError,
     NotFound."""
     if name.transport == "docker":
@@ -108,7 +108,7 @@ def writer_for(transport: str, location: str) -> Writer:
     raise UsageError(f"can't write to {transport!r:.60}", hint="use oci, dir, oci-archive or docker-archive")
 
 
-def open_named(name: str, settings: Settings, network: Network | None = None) -> Stack:
+def open_named(name: str, settings: Settings, network: RegistryAccess | None = None) -> Stack:
     """Open an image by a name as in ``lamina.open``. ``network``: access to registries (default: as in the settings).
     Raises the errors of ``lamina.open``."""
     parsed = parse_name(name)
@@ -120,11 +120,13 @@ def open_named(name: str, settings: Settings, network: Network | None = None) ->
     return stack if parsed.whole else stack.slice(parsed.low, parsed.high)
 
 
-def _elsewhere(parsed: ImageName, settings: Settings, platform: Platform, network: Network | None = None) -> Stack:
-    from lamina.transfer.connect import Network
+def _elsewhere(
+    parsed: ImageName, settings: Settings, platform: Platform, network: RegistryAccess | None = None
+) -> Stack:
+    from lamina.transfer.connect import RegistryAccess
     from lamina.transfer.open_stack import open_stack
 
-    network = network or Network(settings)
+    network = network or RegistryAccess(settings)
     reader = reader_for(parsed, network)
     inside = str(network.full(parsed.name)) if parsed.transport == "docker" else parsed.name
     whole = replace(parsed, low=1, high=None)

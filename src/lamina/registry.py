@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.manifest import Index, Manifest
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
     from lamina.transfer.validate import Checked
 
 
@@ -212,8 +212,8 @@ def _network(
     creds: str | None,
     on_event: OnEvent,
     cancel: Cancel | None,
-) -> tuple[Settings, Network]:
-    from lamina.transfer.connect import Network
+) -> tuple[Settings, RegistryAccess]:
+    from lamina.transfer.connect import RegistryAccess
 
     settings = adapted(settings_of(root, platform), tls_verify=tls_verify, authfile=authfile, cert_dir=cert_dir)
-    return settings, Network(settings, credentials=creds, on_event=on_event, cancel=cancel)
+    return settings, RegistryAccess(settings, credentials=creds, on_event=on_event, cancel=cancel)

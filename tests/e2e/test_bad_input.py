@@ -22,7 +22,7 @@ from e2e.test_cli_insight import load_artifact
 from lamina.cli import run
 from lamina.cli.verbs import VERBS
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from support import Member, lamina, require_root, write_layout
@@ -493,7 +493,7 @@ def test_characters_that_the_terminal_lacks_are_escaped(root: Path) -> None:
 def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> None:
     require_root()
     store = Store.open(str(root))
-    one = create(store, store.stack("app", Platform.host()), Wanted(name="web"))
+    one = create(store, store.stack("app", Platform.host()), ContainerOptions(name="web"))
     try:
         for line in (
             "export {}",

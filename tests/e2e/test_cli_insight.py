@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from support import Member, lamina, made_once, require_root, require_tool, write_layout
@@ -220,7 +220,7 @@ def test_an_unpacked_image_equals_the_image(root: Path, tmp_path: Path) -> None:
 def test_diff_of_an_image_and_its_container_shows_the_changes(root: Path) -> None:
     require_root()
     store = Store.open(str(root))
-    one = create(store, store.stack("app", Platform.host()), Wanted(name="web"))
+    one = create(store, store.stack("app", Platform.host()), ContainerOptions(name="web"))
     assert out(lamina("diff", "app", "web", root=root)) == ""
     upper = Path(store.containers.path(one.id, "upper"))
     (upper / "etc").mkdir(mode=0o755)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from lamina.cli.completion import script, split, told
+from lamina.cli.completion import answer_lines, script, split
 from lamina.cli.session import Session
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from support import Member, lamina, require_tool, write_layout
@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert lamina("load", "-i", str(top / "l"), root=top / "s").returncode == 0
     store = Store.open(str(top / "s"))
     for name in ("web", "worker"):
-        create(store, store.stack("zoo", Platform.host()), Wanted(name=name))
+        create(store, store.stack("zoo", Platform.host()), ContainerOptions(name=name))
     return top / "s"
 
 
@@ -167,12 +167,17 @@ def test_words_of_a_line(line: str, words: list[str], word: str, quote: str) -> 
 
 
 def test_inside_quotes_only_safe_candidates_are_offered() -> None:
-    assert list(told("bash", ["safe", "$(x)", 'a"b', "~x"], "", '"', "")) == ["safe "]
-    assert list(told("bash", ["$(x)", "a'b", "~x", "-x"], "", "", "")) == [r"\$\(x\) ", r"a\'b ", r"\~x ", "-x "]
+    assert list(answer_lines("bash", ["safe", "$(x)", 'a"b', "~x"], "", '"', "")) == ["safe "]
+    assert list(answer_lines("bash", ["$(x)", "a'b", "~x", "-x"], "", "", "")) == [
+        r"\$\(x\) ",
+        r"a\'b ",
+        r"\~x ",
+        "-x ",
+    ]
 
 
 def test_the_number_of_candidates_is_limited() -> None:
-    assert len(list(told("fish", map(str, range(9999)), "", "", ""))) == 2000
+    assert len(list(answer_lines("fish", map(str, range(9999)), "", "", ""))) == 2000
 
 
 class Terminal:
@@ -219,9 +224,9 @@ compinit -u -d {place}/dump
 PS1='ready> '
 unsetopt beep
 setopt no_auto_menu
-told() {{ print -rn -- "<<$BUFFER>>" }}
-zle -N told
-bindkey '^X' told
+answer_lines() {{ print -rn -- "<<$BUFFER>>" }}
+zle -N answer_lines
+bindkey '^X' answer_lines
 bindkey '^U' kill-whole-line
 bindkey '^I' complete-word
 """

@@ -13,7 +13,7 @@ import pytest
 
 from lamina.cli import run
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from support import lamina, make_tar, require_root, require_tool, write_layout
@@ -161,7 +161,7 @@ def test_cp_out_of_an_image_with_and_without_a_slash(told: Any, tmp_path: Path, 
 def test_cp_refuses_a_tar_with_the_name_of_a_whiteout(top: Path, name: str) -> None:
     """docker writes such a file, which an image can't contain."""
     store = Store.open(str(top / "s"))
-    made = create(store, store.stack("app:1", Platform.host()), Wanted(), image="app:1")
+    made = create(store, store.stack("app:1", Platform.host()), ContainerOptions(), image="app:1")
     try:
         tar = make_tar([("a/", None), (name, b"")])
         done = lamina("cp", "-", f"{made.id}:/etc", root=top / "s", input=tar)

@@ -11,7 +11,7 @@ import pytest
 
 from lamina.cli import run
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from support import Member, lamina, require_root, require_tool, write_layout
@@ -214,7 +214,7 @@ def test_history_may_show_bytes_and_times(out: Any, flag: str) -> None:
 
 def test_inspect_of_a_container_that_never_ran(root: Path, out: Any) -> None:
     store = Store.open(str(root))
-    one = create(store, store.stack("app:1", Platform.host()), Wanted(name="job"), image="app:1")
+    one = create(store, store.stack("app:1", Platform.host()), ContainerOptions(name="job"), image="app:1")
     (value,) = json.loads(out("inspect", "job"))
     assert (value["Id"], value["Name"], value["Path"]) == (one.id, "/job", "/bin/sh")
     assert value["State"]["Status"] == "created"

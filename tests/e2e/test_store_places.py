@@ -23,7 +23,7 @@ from lamina.cli.verbs import VERBS
 from lamina.errors import SystemFailure
 from lamina.host.mountinfo import mounts
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
@@ -171,7 +171,7 @@ def made(top: Path) -> None:
     write_layout(top / "l2", "base", [[("other", b"o")]])
     store = Store.open(str(top / "s"))
     stack = store.stack("app", Platform.host())
-    box = create(store, stack, Wanted(name="box", command=("true",)))
+    box = create(store, stack, ContainerOptions(name="box", command=("true",)))
     Path(store.containers.path(box.id, "upper", "written")).write_bytes(b"what people wrote")
 
 

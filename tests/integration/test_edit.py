@@ -29,7 +29,7 @@ from lamina.image import load_settings, open_store
 from lamina.layer.entry import Kind
 from lamina.run.container.commit import commit
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -492,7 +492,7 @@ def test_export_of_a_container_is_its_image_and_what_it_changed(root: Path, tmp_
     store = open_store(load_settings({"root": str(root)}))
     stack = lamina.open("base", root=root).stack
     container = create(
-        store, stack, Wanted(name="base", command=("x",))
+        store, stack, ContainerOptions(name="base", command=("x",))
     )  # a container wins over an image of its name
     upper = Path(store.containers.path(container.id, "upper"))
     (upper / "made").mkdir()
@@ -543,7 +543,7 @@ def test_a_layer_on_top_keeps_the_annotations(root: Path, tmp_path: Path) -> Non
     old = find_base(made.stack, open_store(load_settings({"root": str(root)})))
     assert old.manifest.descriptor.digest == base.digest
     store = open_store(load_settings({"root": str(root)}))
-    container = create(store, image.stack, Wanted(name="noted", command=("x",)))
+    container = create(store, image.stack, ContainerOptions(name="noted", command=("x",)))
     commit(store, image.stack, container, "committed", epoch=0)
     assert lamina.open("committed", root=root).manifest.annotations == notes
     assert image[:1].append({"/f": tmp_path / "f"}).manifest.annotations == {"example.team": "blue"}

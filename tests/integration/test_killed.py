@@ -19,7 +19,7 @@ from lamina.remote.repository import Repository
 from lamina.run import writable
 from lamina.run.container.commit import commit
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.fault import POINTS
@@ -73,7 +73,7 @@ def prepare(verb: str, root: Path, image: str, layout: Path) -> None:
     copy(LayoutReader(str(layout)), store, [("base", "base")])
     if verb == "commit":
         require_root()
-        container = create(store, store.stack("base", Platform.host()), Wanted(command=("sh",), name="c"))
+        container = create(store, store.stack("base", Platform.host()), ContainerOptions(command=("sh",), name="c"))
         (Path(writable.path(store, container, writable.UPPER)) / "new").write_bytes(b"new\n")
     if verb in ("rmi", "prune"):
         do("pull", root, image, layout)

@@ -11,7 +11,7 @@ from lamina.errors import NotFound, PathNotFound, UsageError
 from lamina.image import load_settings, open_store
 from lamina.insight.change import Change
 from lamina.run.container.life import create
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from support import lamina as cli
 from support import write_layout
 
@@ -90,7 +90,7 @@ def test_the_other_side_may_be_a_directory_or_a_container(root: Path, tmp_path: 
     found = list(new.diff(str(tmp_path / "files"), ignore=["owner", "time"]))
     assert [(change.path, change.fields) for change in found] == [(b"etc/conf", ("content",))]
     store = open_store(load_settings({"root": str(root)}))
-    container = create(store, new.stack, Wanted(name="web"))
+    container = create(store, new.stack, ContainerOptions(name="web"))
     assert not new.diff(container)
     upper = Path(store.containers.path(container.id, "upper"))
     (upper / "fresh").write_bytes(b"x")

@@ -18,7 +18,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store import roots
 from lamina.store.gc import prune
-from lamina.store.roots import Root, boot_id, started
+from lamina.store.roots import Root, boot_id, start_time
 from lamina.store.store import Store
 
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
@@ -39,7 +39,13 @@ def written(store: Store, head: bytes, name: str = "1-a") -> Root:
 
 
 def head(**changes: Any) -> bytes:
-    told = {"pid": os.getpid(), "started": started(os.getpid()), "boot": boot_id(), "purpose": "work", "held": True}
+    told = {
+        "pid": os.getpid(),
+        "started": start_time(os.getpid()),
+        "boot": boot_id(),
+        "purpose": "work",
+        "held": True,
+    }
     return json.dumps({**told, **changes}).encode()
 
 
@@ -259,14 +265,14 @@ def test_started_tells_processes_from_those_that_ended() -> None:
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdout.read(1)
-        assert started(child.pid) == started(child.pid) is not None
-        assert (started(child.pid) or "").isdigit()
-        assert int(started(child.pid) or 0) >= int(started(os.getpid()) or 0)
+        assert start_time(child.pid) == start_time(child.pid) is not None
+        assert (start_time(child.pid) or "").isdigit()
+        assert int(start_time(child.pid) or 0) >= int(start_time(os.getpid()) or 0)
         child.stdin.close()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert started(child.pid) is None  # nobody has asked yet how it ended
-    assert started(child.pid) is None
-    assert started(2**22 + 1) is None
+        assert start_time(child.pid) is None  # nobody has asked yet how it ended
+    assert start_time(child.pid) is None
+    assert start_time(2**22 + 1) is None
 
 
 @pytest.mark.parametrize(("place", "noted"), [("s/unions/x", "unions/x"), ("s2/x", None), ("s", None), ("m", None)])
@@ -293,7 +299,7 @@ def test_started_is_the_kernels_time_whatever_a_process_is_called() -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == b"1\n"
         # this process loaded pytest since it started, which takes longer than a tick of the clock
-        assert 0 < int(started(os.getpid()) or 0) < int(started(child.pid) or 0)
+        assert 0 < int(start_time(os.getpid()) or 0) < int(start_time(child.pid) or 0)
     finally:
         child.communicate(b"\n")
     assert child.returncode == 0

@@ -116,10 +116,10 @@ def _containers() -> dict[str, str]:
 
 def _runtime(wanted: str) -> dict[str, Any]:
     """What runs containers here, its version, and what is missing with it; "" and nothing where there is none."""
-    from lamina.run.runtime_info import described
+    from lamina.run.runtime_info import runtime_facts
 
     try:
-        return described(wanted)
+        return runtime_facts(wanted)
     except LaminaError:
         return {"name": "", "version": "", "program": "", "missing": [], "others": []}
 

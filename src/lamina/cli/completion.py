@@ -24,7 +24,7 @@ _OPEN = ("/", ":", "=")
 """No space is added after a candidate that ends with one of these, because more follows. fish has the same rule."""
 
 
-_MOST = 2000
+_MAX_CANDIDATES = 2000
 
 
 _BASH = """\
@@ -115,7 +115,9 @@ def answer(instruction: str, cli: click.Group) -> int:
         found = _Completion(cli, {}, "lamina", VARIABLE).get_completions(words[1:], word)
     except (LaminaError, OSError, click.ClickException):
         return 0
-    for line in told(shell, [str(item.value) for item in found], word, quote, os.environ.get("LAMINA_BREAKS", "")):
+    for line in answer_lines(
+        shell, [str(item.value) for item in found], word, quote, os.environ.get("LAMINA_BREAKS", "")
+    ):
         click.echo(line)
     return 0
 
@@ -147,7 +149,7 @@ def split(line: str) -> tuple[list[str], str, str]:
 _SAFE = re.compile(r"[\w@%+=:,./^~-]*")
 
 
-def told(shell: str, values: Iterable[str], word: str, quote: str, breaks: str) -> Iterator[str]:
+def answer_lines(shell: str, values: Iterable[str], word: str, quote: str, breaks: str) -> Iterator[str]:
     """Yield the lines of the answer for the candidates of ``word`` (pure)."""
     option, equals, _ = word.partition("=")
     head = option + equals if word.startswith("--") and equals else ""
@@ -155,7 +157,7 @@ def told(shell: str, values: Iterable[str], word: str, quote: str, breaks: str) 
     if shell == "bash" and not quote:
         # bash replaces only the part of the word after the last of these characters
         cut = max((number + 1 for number, letter in enumerate(word) if letter in breaks), default=0)
-    for value in list(dict.fromkeys(values))[:_MOST]:
+    for value in list(dict.fromkeys(values))[:_MAX_CANDIDATES]:
         if value in (FILES, DIRECTORIES):
             yield value
             continue

@@ -10,10 +10,10 @@ from lamina.spec.name import ImageName
 if TYPE_CHECKING:
     from lamina.cli.session import Session
     from lamina.source.protocols import Lister, Reader, Writer
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
 
 
-def source_of(session: Session, name: ImageName, network: Network) -> tuple[Reader, str]:
+def source_of(session: Session, name: ImageName, network: RegistryAccess) -> tuple[Reader, str]:
     """Return the place to read from, and the name of the image there."""
     from lamina.places import reader_for
     from lamina.transfer.connect import WithOrigins
@@ -24,7 +24,7 @@ def source_of(session: Session, name: ImageName, network: Network) -> tuple[Read
     return reader_for(name, network), inside
 
 
-def target_of(session: Session, name: ImageName, network: Network) -> tuple[Writer, str]:
+def target_of(session: Session, name: ImageName, network: RegistryAccess) -> tuple[Writer, str]:
     """Return the place to write to, and the name of the image there. Raises UsageError for a range of layers."""
     if not name.whole:
         raise UsageError(f"{name} is a range of layers", hint="give a name without ~ as TARGET")

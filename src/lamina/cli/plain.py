@@ -35,14 +35,14 @@ def answer(words: Sequence[str]) -> int | None:
 
 
 def _run(words: Sequence[str], flags: dict[str, str]) -> int | None:
-    from lamina.cli.containers import launch
+    from lamina.cli.containers import run_command
     from lamina.cli.session import Session
 
-    parsed = parse(words, launch.OPTIONS)
+    parsed = parse(words, run_command.OPTIONS)
     if parsed is None:
         return None
     given, (image, *command) = parsed
-    return launch.launch(Session(flags), image, tuple(command), **given)
+    return run_command.run_container(Session(flags), image, tuple(command), **given)
 
 
 def _ask(verb: str, words: Sequence[str], flags: dict[str, str]) -> int | None:

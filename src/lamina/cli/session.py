@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
     from lamina.transfer.copy import Copied
 
 
@@ -60,10 +60,10 @@ class Session:
         on_event: OnEvent = ignore,
         side: str = "",
         more: Mapping[str, str] | None = None,
-    ) -> Network:
+    ) -> RegistryAccess:
         """Return the access to registries with the options of the whole call. Options of one ``side`` of a copy
         override them; ``more`` overrides both."""
-        from lamina.transfer.connect import Network
+        from lamina.transfer.connect import RegistryAccess
 
         whole = self.access.get("", {})
         given = {**self.access.get(side, {}), **(more or {})} if side or more else {}
@@ -74,7 +74,7 @@ class Session:
             found = credentials({**one, **({"creds": creds} if one is whole and creds else {})})
             if found or one.keys() & {"registry_token", "no_creds"}:
                 creds, token, anonymous = found, one.get("registry_token", ""), "no_creds" in one
-        return Network(
+        return RegistryAccess(
             settings,
             credentials=creds,
             token=token,

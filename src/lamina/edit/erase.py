@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lamina.edit.layer_rows import below, speaks_of, stated_rows
 from lamina.edit.publish import (
     Layer,
     Packing,
@@ -22,6 +21,7 @@ from lamina.edit.publish import (
     timestamp,
     without_base,
 )
+from lamina.edit.rows_at_paths import at_or_below, mentions, stated_rows
 from lamina.edit.squash import items_of
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Kind
@@ -60,12 +60,12 @@ def plan_erase(base: Stack, paths: Sequence[bytes]) -> Erased:
     layers, entries, size = [], 0, 0
     winding = through_symlinks(indexes)
     for number, index in enumerate(indexes):
-        if number in winding or speaks_of(index, tops):
+        if number in winding or mentions(index, tops):
             layers.append(number + 1)
         stated = stated_rows(index, tops)
         entries += len(stated)
         size += sum(index.size[row] for row in stated if index.kind[row] == Kind.FILE)
-    return Erased(tops, tuple(layers), entries, size, _other_names(base.tree(), below(tops)))
+    return Erased(tops, tuple(layers), entries, size, _other_names(base.tree(), at_or_below(tops)))
 
 
 def erase(
@@ -83,7 +83,7 @@ def erase(
     indexes = [handle.index() for handle in base.layers]
     config, created = own_config(base), timestamp(packing.epoch)
     docker = docker_format([base], packing)
-    gone = below(plan.paths)
+    gone = at_or_below(plan.paths)
     layers: list[Layer] = [handle.descriptor for handle in base.layers]
     diff_ids = list(config.diff_ids)
     with ExitStack() as files:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lamina.edit.layer_rows import stated_rows
+from lamina.edit.rows_at_paths import stated_rows
 from lamina.errors import LaminaError
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lamina.edit.config_drift import Drift, carried_over
 from lamina.edit.find_base import check_base
 from lamina.edit.path_compare import difference, difference_below
 from lamina.edit.publish import (
@@ -23,6 +22,7 @@ from lamina.edit.publish import (
     timestamp,
     without_base,
 )
+from lamina.edit.rebase_config import BaseDifference, merged_run_config
 from lamina.edit.squash import items_of
 from lamina.errors import Conflict, InvalidLayer, UsageError
 from lamina.layer.build import index_of
@@ -68,7 +68,7 @@ class RebasePlan:
     old: Stack
     new: Stack
     findings: tuple[Finding, ...]
-    drift: tuple[Drift, ...]
+    drift: tuple[BaseDifference, ...]
     config: Mapping[str, Any]
     rewritten: Mapping[int, Sequence[SquashedEntry]] = field(default_factory=dict)
 
@@ -92,7 +92,7 @@ def plan_rebase(image: Stack, old: Stack, new: Stack) -> RebasePlan:
         raise UsageError(
             f"{new.name} is for {theirs}, {image.name} for {mine}", hint="choose a base for the same platform"
         )
-    run, drift = _carried_over(image, old, new)
+    run, drift = _merged_run_config(image, old, new)
     look = _Look(image, old, new)
     found = [*look.findings(), *_lost(look, run)]
     found.sort(key=lambda one: (not one.conflict, one.path, one.what, one.detail))
@@ -145,10 +145,10 @@ def refusal(plan: RebasePlan) -> Conflict:
     )
 
 
-def _carried_over(image: Stack, old: Stack, new: Stack) -> tuple[dict[str, Any], list[Drift]]:
+def _merged_run_config(image: Stack, old: Stack, new: Stack) -> tuple[dict[str, Any], list[BaseDifference]]:
     before = old.config.json.get("config") if _is_whole(old) else None
     after, mine = (stack.config.json.get("config") for stack in (new, image))
-    return carried_over(before or {}, after or {}, mine or {})
+    return merged_run_config(before or {}, after or {}, mine or {})
 
 
 def _is_whole(stack: Stack) -> bool:

@@ -17,19 +17,19 @@ _MOST_MEMORY = 320 << 20
 _TOO_MUCH = "Memory usage limit exceeded"  # Python reports it only as text
 
 
-def decoder(name: str) -> Streams:
+def decoder(name: str) -> LibraryDecoder:
     """Return a decoder for bzip2, xz or lzma."""
     if name == "bzip2":
         import bz2
 
-        return Streams(name, BZIP2, bz2.BZ2Decompressor)
+        return LibraryDecoder(name, BZIP2, bz2.BZ2Decompressor)
     import lzma
 
     form = lzma.FORMAT_XZ if name == "xz" else lzma.FORMAT_ALONE
-    return Streams(name, XZ if name == "xz" else LZMA, lambda: lzma.LZMADecompressor(form, _MOST_MEMORY))
+    return LibraryDecoder(name, XZ if name == "xz" else LZMA, lambda: lzma.LZMADecompressor(form, _MOST_MEMORY))
 
 
-class Streams(ManyPieces):
+class LibraryDecoder(ManyPieces):
     """A decoder for compressions of the standard library. Streams follow each other; zeros after the last are
     padding."""
 

@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 
 from lamina.errors import LimitExceeded, RemoteFailure, SystemFailure
-from lamina.events import Cancel, started
+from lamina.events import Cancel, start_threads
 from lamina.host.files import reported
 from lamina.remote import connection
 from lamina.remote.connection import Slot, host_end, slot
@@ -145,7 +145,7 @@ class Answer:
         try:
             left = _DRAIN
             has_body = stated != 0 and self._method != "HEAD" and self.status not in (204, 304)
-            if has_body and not started([timer], least=0):
+            if has_body and not start_threads([timer], least=0):
                 self.close()
                 return
             while left > 0 and (data := self._raw.read1(left)):

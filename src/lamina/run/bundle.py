@@ -15,7 +15,7 @@ from lamina.run.credentials import Caller, credentials, find_user
 from lamina.run.mount_targets import Shown, settled
 from lamina.run.runtime import find_program
 from lamina.run.seccomp import default_profile, seccomp
-from lamina.run.spec import Place, environment, guarded, held, is_alike, places, runtime_spec
+from lamina.run.spec import HostResources, environment, guarded, held, is_alike, places, runtime_spec
 from lamina.spec.json import read_own
 from lamina.spec.platform import Platform
 from lamina.view import kernel
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from lamina.run.network import Network
-    from lamina.run.options import Mount, Node, Wanted
+    from lamina.run.network import ContainerNetwork
+    from lamina.run.options import ContainerOptions, Mount, Node
     from lamina.run.rootfs import Inside
     from lamina.run.sandbox import Sandbox
     from lamina.spec.image_config import ImageConfig
@@ -40,10 +40,10 @@ class Task(Value):
     command line. ``mounts``: binds with absolute sources, and tmpfs. ``caller`` as in ``credentials``."""
 
     sandbox: Sandbox
-    wanted: Wanted
+    wanted: ContainerOptions
     config: ImageConfig
     command: tuple[str, ...]
-    network: Network
+    network: ContainerNetwork
     mounts: Sequence[Mount] = ()
     caller: Caller = None
 
@@ -57,21 +57,21 @@ class Task(Value):
         return self.sandbox.directories.bundle
 
 
-def described(task: Task, inside: Inside) -> tuple[dict[str, Any], list[str]]:
+def prepare_spec(task: Task, inside: Inside) -> tuple[dict[str, Any], list[str]]:
     """The runtime spec, and the mount points that had to be made in the upper directory. Its files are written into
     the bundle. Raises UsageError, NotFound, Unsupported, Conflict, SystemFailure."""
     wanted, runtime, owners = task.wanted, task.sandbox.runtime, task.sandbox.owners
     cwd = working_directory(wanted, task.config)
     user, tables = find_user(wanted.user or task.config.user, wanted, task.caller, cwd, inside)
     user = credentials(user, inside, owners, runtime, wanted.groups, wanted.edits.groups)
-    place = _place(task, tables)
+    host = _host_resources(task, tables)
     env = environment(wanted, task.config.env, user.home, task.hostname)
-    spec = runtime_spec(wanted, task.command, env, cwd, user, place)
+    spec = runtime_spec(wanted, task.command, env, cwd, user, host)
     if wanted.ipc == "host":  # a host may lack one of the two places
         spec["mounts"] = [one for one in spec["mounts"] if one["type"] != "bind" or os.path.exists(one["source"])]
     if not inside.is_there(cwd):
         inside.make(cwd, directory=True, owner=owners.root)
-    spec["mounts"], made = settled(spec["mounts"], inside, owners.root, place.files)
+    spec["mounts"], made = settled(spec["mounts"], inside, owners.root, host.files)
     files = Shown(inside, spec["mounts"])
     spec["process"]["cwd"] = files.working_directory(cwd)
     if runtime.is_bubblewrap:  # other runtimes make it themselves
@@ -99,17 +99,17 @@ def check_machine(task: Task, inside: Inside) -> None:
     machine.check_machine(process, inside, (*(mount.target for mount in task.wanted.mounts), *task.config.volumes))
 
 
-def working_directory(wanted: Wanted, config: ImageConfig) -> str:
+def working_directory(wanted: ContainerOptions, config: ImageConfig) -> str:
     return wanted.workdir or os.path.join("/", config.working_dir or "")
 
 
-def _place(task: Task, tables: dict[str, bytes]) -> Place:
+def _host_resources(task: Task, tables: dict[str, bytes]) -> HostResources:
     """What this host gives to the program. ``tables``: files for /etc, by name."""
     wanted, runtime, owners = task.wanted, task.sandbox.runtime, task.sandbox.owners
     nodes, bound = _nodes(task)
     # a process has all capabilities in a user namespace of its own
     here = EVERY if owners or runtime.is_bubblewrap else privileges.capabilities("CapBnd")
-    return Place(
+    return HostResources(
         rootfs=task.sandbox.way,
         hostname=task.hostname,
         files=_files(task, tables),

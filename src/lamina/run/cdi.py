@@ -31,7 +31,7 @@ _ALL_GPUS = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class CdiFile:
     """A CDI file: what all of its devices add, and what each device adds in addition, by name."""
 
     path: str
@@ -94,14 +94,14 @@ def edits_of(
     parts: list[Edits] = []
     for word in wanted:
         kind, _, name = word.partition("=")
-        described = _holder(found, kind, name)
-        if described is None:
+        file = _file_with_device(found, kind, name)
+        if file is None:
             if malformed:
                 raise malformed[0]
             raise _unknown(word, found, directories)
-        if described.common not in parts:
-            parts.append(described.common)
-        parts.append(described.devices[name])
+        if file.common not in parts:
+            parts.append(file.common)
+        parts.append(file.devices[name])
     for error in malformed:
         on_warning(str(error))
     return Edits(
@@ -113,7 +113,7 @@ def edits_of(
     )
 
 
-def _holder(found: Sequence[Sequence[Described]], kind: str, name: str) -> Described | None:
+def _file_with_device(found: Sequence[Sequence[CdiFile]], kind: str, name: str) -> CdiFile | None:
     for directory in reversed(found):
         holders = [one for one in directory if one.kind == kind and name in one.devices]
         if len(holders) > 1:
@@ -126,17 +126,17 @@ def _holder(found: Sequence[Sequence[Described]], kind: str, name: str) -> Descr
     return None
 
 
-def _unknown(word: str, found: Sequence[Sequence[Described]], directories: Sequence[str]) -> NotFound:
+def _unknown(word: str, found: Sequence[Sequence[CdiFile]], directories: Sequence[str]) -> NotFound:
     known = sorted({f"{one.kind}={name}" for directory in found for one in directory for name in one.devices})
     here = f"known: {', '.join(known[:8])}" if known else "no CDI file is there"
     hint = "`nvidia-ctk cdi generate` makes one" if word.startswith(_ALL_GPUS) else "check the name, or make its file"
     return NotFound(f"no CDI device {word!r:.100} in {' or '.join(directories)} ({here:.300})", hint=hint)
 
 
-def _read_all(directories: Sequence[str]) -> tuple[list[list[Described]], list[LaminaError]]:
+def _read_all(directories: Sequence[str]) -> tuple[list[list[CdiFile]], list[LaminaError]]:
     found, malformed = [], []
     for directory in directories:
-        here: list[Described] = []
+        here: list[CdiFile] = []
         for name in _names(directory):
             path = os.path.join(directory, name)
             try:
@@ -178,102 +178,105 @@ def _opened(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def parse(value: object, path: str) -> Described:
+def parse(value: object, path: str) -> CdiFile:
     """A CDI file's content (pure). Raises InvalidDocument."""
-    at = _At(path)
-    top = at.map(value, "the file")
-    if not _VERSION.fullmatch(at.text(top, "cdiVersion")):
-        raise at.wrong("cdiVersion", "a version like 0.8.0")
-    kind = at.text(top, "kind")
+    fields = _FieldReader(path)
+    top = fields.map(value, "the file")
+    if not _VERSION.fullmatch(fields.text(top, "cdiVersion")):
+        raise fields.wrong("cdiVersion", "a version like 0.8.0")
+    kind = fields.text(top, "kind")
     if not _KIND.fullmatch(kind):
-        raise at.wrong("kind", "VENDOR/CLASS")
+        raise fields.wrong("kind", "VENDOR/CLASS")
     devices: dict[str, Edits] = {}
-    for number, item in enumerate(at.list(top, "devices")):
+    for number, item in enumerate(fields.list(top, "devices")):
         where = f"devices[{number}]"
-        one = at.map(item, where)
-        name = at.text(one, "name", where)
+        one = fields.map(item, where)
+        name = fields.text(one, "name", where)
         if not _NAME.fullmatch(name):
-            raise at.wrong(f"{where}.name", "letters, digits, _ . : and -")
+            raise fields.wrong(f"{where}.name", "letters, digits, _ . : and -")
         if name in devices:
-            raise at.wrong(f"{where}.name", "a name that no other device has")
-        devices[name] = _edits(at, one.get("containerEdits"), f"{where}.containerEdits")
+            raise fields.wrong(f"{where}.name", "a name that no other device has")
+        devices[name] = _edits(fields, one.get("containerEdits"), f"{where}.containerEdits")
     if not devices:
-        raise at.wrong("devices", "a list of devices")
-    return Described(path, kind, _edits(at, top.get("containerEdits"), "containerEdits"), devices)
+        raise fields.wrong("devices", "a list of devices")
+    return CdiFile(path, kind, _edits(fields, top.get("containerEdits"), "containerEdits"), devices)
 
 
-def _edits(at: _At, value: object, where: str) -> Edits:
+def _edits(fields: _FieldReader, value: object, where: str) -> Edits:
     if value is None:
         return Edits()
-    given = at.map(value, where)
-    env = tuple(at.texts(given, "env", where))
+    given = fields.map(value, where)
+    env = tuple(fields.texts(given, "env", where))
     for item in env:
         if "=" not in item[1:] or "\0" in item:
-            raise at.wrong(f"{where}.env", "a list of NAME=VALUE")
+            raise fields.wrong(f"{where}.env", "a list of NAME=VALUE")
     return Edits(
         env,
-        tuple(_node(at, item, f"{where}.deviceNodes[{n}]") for n, item in enumerate(at.list(given, "deviceNodes"))),
-        tuple(_mount(at, item, f"{where}.mounts[{n}]") for n, item in enumerate(at.list(given, "mounts"))),
-        tuple(_hook(at, item, f"{where}.hooks[{n}]") for n, item in enumerate(at.list(given, "hooks"))),
-        tuple(_group(at, item, where) for item in at.list(given, "additionalGids")),
+        tuple(
+            _node(fields, item, f"{where}.deviceNodes[{n}]")
+            for n, item in enumerate(fields.list(given, "deviceNodes"))
+        ),
+        tuple(_mount(fields, item, f"{where}.mounts[{n}]") for n, item in enumerate(fields.list(given, "mounts"))),
+        tuple(_hook(fields, item, f"{where}.hooks[{n}]") for n, item in enumerate(fields.list(given, "hooks"))),
+        tuple(_group(fields, item, where) for item in fields.list(given, "additionalGids")),
     )
 
 
-def _node(at: _At, value: object, where: str) -> Node:
-    given = at.map(value, where)
-    path = at.path(given, "path", where)
-    kind = at.text(given, "type", where, "")
+def _node(fields: _FieldReader, value: object, where: str) -> Node:
+    given = fields.map(value, where)
+    path = fields.path(given, "path", where)
+    kind = fields.text(given, "type", where, "")
     if kind not in ("", "b", "c", "u", "p"):
-        raise at.wrong(f"{where}.type", "b, c, u or p")
-    access = at.text(given, "permissions", where, "") or "rwm"
+        raise fields.wrong(f"{where}.type", "b, c, u or p")
+    access = fields.text(given, "permissions", where, "") or "rwm"
     if set(access) - set("rwm"):
-        raise at.wrong(f"{where}.permissions", "of r, w and m")
+        raise fields.wrong(f"{where}.permissions", "of r, w and m")
     return Node(
         path,
-        at.path(given, "hostPath", where, path),
+        fields.path(given, "hostPath", where, path),
         "c" if kind == "u" else kind,
-        at.number(given, "major", where) or 0,
-        at.number(given, "minor", where) or 0,
+        fields.number(given, "major", where) or 0,
+        fields.number(given, "minor", where) or 0,
         access,
-        at.number(given, "fileMode", where),
-        at.number(given, "uid", where),
-        at.number(given, "gid", where),
+        fields.number(given, "fileMode", where),
+        fields.number(given, "uid", where),
+        fields.number(given, "gid", where),
     )
 
 
-def _mount(at: _At, value: object, where: str) -> Mount:
-    given = at.map(value, where)
-    source, target = at.path(given, "hostPath", where), at.path(given, "containerPath", where)
-    options = tuple(at.texts(given, "options", where))
-    kind = at.text(given, "type", where, "")
+def _mount(fields: _FieldReader, value: object, where: str) -> Mount:
+    given = fields.map(value, where)
+    source, target = fields.path(given, "hostPath", where), fields.path(given, "containerPath", where)
+    options = tuple(fields.texts(given, "options", where))
+    kind = fields.text(given, "type", where, "")
     if kind == "tmpfs":
         return Mount("tmpfs", "", target, options)
     if kind not in ("", "bind", "none"):
-        raise at.wrong(f"{where}.type", "bind or tmpfs")
+        raise fields.wrong(f"{where}.type", "bind or tmpfs")
     return Mount("bind", source, target, tuple(one for one in options if one not in ("rbind", "rw")))
 
 
-def _hook(at: _At, value: object, where: str) -> Hook:
-    given = at.map(value, where)
-    name = at.text(given, "hookName", where)
+def _hook(fields: _FieldReader, value: object, where: str) -> Hook:
+    given = fields.map(value, where)
+    name = fields.text(given, "hookName", where)
     if name not in _HOOKS:
-        raise at.wrong(f"{where}.hookName", f"one of {', '.join(_HOOKS)}")
+        raise fields.wrong(f"{where}.hookName", f"one of {', '.join(_HOOKS)}")
     return Hook(
         name,
-        at.path(given, "path", where),
-        tuple(at.texts(given, "args", where)),
-        tuple(at.texts(given, "env", where)),
-        at.number(given, "timeout", where),
+        fields.path(given, "path", where),
+        tuple(fields.texts(given, "args", where)),
+        tuple(fields.texts(given, "env", where)),
+        fields.number(given, "timeout", where),
     )
 
 
-def _group(at: _At, value: object, where: str) -> int:
+def _group(fields: _FieldReader, value: object, where: str) -> int:
     if type(value) is not int or not 0 <= value < 1 << 32:
-        raise at.wrong(f"{where}.additionalGids", "numbers of groups")
+        raise fields.wrong(f"{where}.additionalGids", "numbers of groups")
     return value
 
 
-class _At:
+class _FieldReader:
     """Reads the fields of one file. Errors name the field."""
 
     def __init__(self, file: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND = ContainerFailure.exit_code, 126, 127
 """docker's exit codes for a container that did not start."""
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
+_POLL, _PATIENCE = 0.005, 1.0  # seconds
 OnSignal = Callable[[int, bool], object]
 """Called with the number of a signal, and whether the terminal sent it."""
 
@@ -60,6 +62,15 @@ class ExitStatus(Value):
     reason: str = ""
 
 
+class Program(Value):
+    """A program that was started in a sandbox. ``wait``: wait for its end; it may be called once. ``signal``: send
+    the program a signal, by number, also while another thread waits; raises SystemFailure (it has not started, or has
+    ended)."""
+
+    wait: Callable[[], ExitStatus]
+    signal: Callable[[int], None]
+
+
 class Child:
     """A child process. ``wait`` for it in the block of ``spawned``."""
 
@@ -74,6 +85,13 @@ class Child:
         code = wait_for(self.pid, on_signal or self._forward)
         self._ended = True
         return code
+
+    @property
+    def has_ended(self) -> bool:
+        try:
+            return self._ended or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # another thread has just waited for it
+            return True
 
     def _forward(self, number: int, by_terminal: bool) -> None:
         if self._terminal or not by_terminal:  # the terminal's own go to our whole process group
@@ -219,6 +237,40 @@ def _forwarded() -> list[int]:
     if threading.current_thread() is not threading.main_thread():
         return []
     return [getattr(signal, name) for name in _FORWARDED]
+
+
+def signal_below(runtime: Child, program: Callable[[], int], number: int) -> None:
+    """Send a signal to the program that ``runtime`` has started as its child. ``program`` finds the pid; it raises
+    OSError or ValueError where there is none yet. Raises SystemFailure."""
+    end = time.monotonic() + _PATIENCE
+    while not runtime.has_ended and time.monotonic() < end:
+        try:
+            pid = program()
+            held = os.pidfd_open(pid)
+        except (OSError, ValueError):
+            time.sleep(_POLL)
+            continue
+        try:
+            if _parent_of(pid) == runtime.pid:  # else it has ended, and another process may have its pid
+                signal.pidfd_send_signal(held, number)
+                return
+        except ProcessLookupError:
+            break
+        except OSError as error:
+            raise SystemFailure(f"signal {number} for the program: {error.strerror}") from None
+        finally:
+            os.close(held)
+        time.sleep(_POLL)
+    raise SystemFailure("the program has not started yet, or it has ended", hint="check that it runs, with `ps`")
+
+
+def _parent_of(pid: int) -> int:
+    """Raises ProcessLookupError."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError):
+        raise ProcessLookupError(pid) from None
 
 
 def output_of(command: list[str]) -> tuple[int, str]:

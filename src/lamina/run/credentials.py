@@ -10,7 +10,7 @@ from lamina.run.user import User, misnamed, resolve_group, resolve_user
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from lamina.run.options import Wanted
+    from lamina.run.options import ContainerOptions
     from lamina.run.rootfs import Inside
     from lamina.run.runtime import Runtime
     from lamina.view.owners import Owners
@@ -19,7 +19,9 @@ Caller = tuple[int, int] | None
 """The uid and gid that the caller has inside, if ``--userns keep-id`` was given."""
 
 
-def find_user(word: str, wanted: Wanted, caller: Caller, home: str, inside: Inside) -> tuple[User, dict[str, bytes]]:
+def find_user(
+    word: str, wanted: ContainerOptions, caller: Caller, home: str, inside: Inside
+) -> tuple[User, dict[str, bytes]]:
     """The user ``word`` of the image; and, by name in /etc, the files that the container gets instead of its image's:
     with a line for the ``caller``, whose home is ``home``. Raises NotFound, UsageError."""
     passwd, group = inside.read("/etc/passwd"), inside.read("/etc/group")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lamina.errors import UsageError
 from lamina.light import pattern
-from lamina.run.options import Ulimit, Wanted, parse_size
+from lamina.run.options import ContainerOptions, Ulimit, parse_size
 
 UNLIMITED = (1 << 64) - 1
 """RLIM_INFINITY of setrlimit(2)."""
@@ -113,7 +113,7 @@ def parse_sysctl(word: str) -> tuple[str, str]:
     return name, value
 
 
-def check_sysctls(wanted: Wanted, network: str) -> None:
+def check_sysctls(wanted: ContainerOptions, network: str) -> None:
     """Refuse sysctls that no namespace of the container's own has: setting them would change the host. ``network`` as
     ``network.choose`` returns it. Raises UsageError."""
     for name, _ in wanted.sysctls:

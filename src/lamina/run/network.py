@@ -111,7 +111,7 @@ def _read(path: str) -> str:
         return ""
 
 
-class Network(Value):
+class ContainerNetwork(Value):
     """A container's network. ``kind``: one of NETWORKS. ``namespace``: the path of its network namespace, if that
     exists already. ``resolv``: the text of its resolv.conf."""
 
@@ -121,15 +121,15 @@ class Network(Value):
 
 
 @contextmanager
-def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[Network]:
+def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[ContainerNetwork]:
     """The network ``kind``, as ``choose`` returns it, while the block runs. ``directory``: for the files of a new
     network namespace. Raises SystemFailure."""
     if kind != "pasta":
-        yield Network(kind, "", resolver.text)
+        yield ContainerNetwork(kind, "", resolver.text)
         return
     pasta = Pasta(directory, forward=bool(resolver.forwarded))
     try:
-        yield Network(kind, pasta.plain_path, resolver.text)
+        yield ContainerNetwork(kind, pasta.plain_path, resolver.text)
     finally:
         pasta.close()
 

@@ -104,7 +104,7 @@ class Edits(Value):
     groups: tuple[int, ...] = ()
 
 
-class Wanted(Value):
+class ContainerOptions(Value):
     """All options of one container. None and empty mean: as the image says, or docker's default. ``memory``,
     ``memory_swap`` (memory and swap together, -1: no limit), ``memory_reservation`` and ``shm_size`` in bytes,
     ``cpus`` in processors, ``stop_timeout`` in seconds. ``ipc``, ``pid``, ``uts``, ``cgroupns``: "" for a
@@ -377,7 +377,7 @@ def parse_userns(word: str) -> Userns:
     return Userns("" if kind == "host" else kind, **ids)
 
 
-def argv(wanted: Wanted, entrypoint: Iterable[str], command: Iterable[str]) -> tuple[str, ...]:
+def argv(wanted: ContainerOptions, entrypoint: Iterable[str], command: Iterable[str]) -> tuple[str, ...]:
     """The command line by docker's rule: an entrypoint that was given, even an empty one, drops the image's command.
     Raises NotFound."""
     entrypoint = tuple(entrypoint)

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from lamina.errors import NotFound, SystemFailure, Unsupported
 from lamina.host import privileges
-from lamina.light import TYPE_CHECKING, Value
-from lamina.run.child import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, ExitStatus, in_memory, output_of, spawned
+from lamina.light import TYPE_CHECKING, Value, signal
+from lamina.run.child import (
+    CANNOT_RUN,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    ExitStatus,
+    Program,
+    in_memory,
+    output_of,
+    signal_below,
+    spawned,
+)
 from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lamina.run.child import Streams
 
 NAMES = ("crun", "runc")
 """In order of preference: crun starts in half the time of runc."""
 BUBBLEWRAP = "bwrap"
 """Used if there is no other."""
+EXECUTED = "executed-"
+"""The beginning of the names of files in a bundle that hold the pids of further programs."""
 _CAP_SYS_RESOURCE = 24
 _NOT_THERE = ("executable file", "no such file or directory")
 _REFUSED = ("permission denied", "is a directory", "exec format error", "open executable: operation not permitted")
@@ -123,12 +133,12 @@ def _may_guard() -> bool:
 
 
 @contextmanager
-def started(
+def start(
     runtime: Runtime, state: str, bundle: str, identity: str, streams: Streams, inherited: Sequence[int] = ()
-) -> Iterator[Callable[[], ExitStatus]]:
-    """Start the container of ``bundle``; the block gets the function that waits for its end. ``state``: the runtime's
-    own directory. ``inherited``: descriptors that the runtime keeps open and does not pass on to the program. If the
-    container can't start, the runtime prints why on standard error."""
+) -> Iterator[Program]:
+    """Start the container of ``bundle``. ``state``: the runtime's own directory. ``inherited``: descriptors that the
+    runtime keeps open and does not pass on to the program. If the container can't start, the runtime prints why on
+    standard error."""
     log, pid = os.path.join(bundle, "runtime.log"), os.path.join(bundle, "pid")
     command = [runtime.program, "--root", state, "--log", runtime.log(log), "--log-format", "json", *runtime.options]
     command += ["run", "--bundle", bundle, "--pid-file", pid, identity]
@@ -143,25 +153,51 @@ def started(
                 return ExitStatus(code)
             return ExitStatus(_code_of(message), reason=message or "the runtime could not start the container")
 
-        yield wait
+        yield Program(wait, lambda number: command_for(runtime, state, "kill", identity, str(number)))
 
 
-def execute(runtime: Runtime, state: str, identity: str, process: bytes, streams: Streams) -> int:
-    """Run ``process`` (runtime-spec config.md, "Process") in the container; its exit code. If it can't start, the
-    runtime prints why on standard error, and the exit code is docker's. The process is described in memory: it holds
+@contextmanager
+def execute(
+    runtime: Runtime, state: str, bundle: str, identity: str, process: bytes, streams: Streams
+) -> Iterator[Program]:
+    """Start ``process`` (runtime-spec config.md, "Process") in the container; it is killed if the block ends without
+    a wait. If it can't start, the runtime prints why on standard error. The process is described in memory: it holds
     secrets, and a file would stay behind if this process were killed."""
-    described, log = in_memory(process), in_memory(b"")
-    try:
+    pid = os.path.join(bundle, f"{EXECUTED}{os.urandom(8).hex()}")
+    with ExitStack() as opened:
+        described, log = in_memory(process), in_memory(b"")
+        opened.callback(os.close, described)
+        opened.callback(os.close, log)
+        opened.callback(_forget, pid)
         command = [runtime.program, "--root", state, "--log", runtime.log(f"/proc/self/fd/{log}")]
         command += ["--log-format", "json", *runtime.options]
-        command += ["exec", "--process", f"/proc/self/fd/{described}", identity]
-        with spawned(command, streams, (described, log)) as child:
+        command += ["exec", "--pid-file", pid, "--process", f"/proc/self/fd/{described}", identity]
+        child = opened.enter_context(spawned(command, streams, (described, log)))
+
+        def wait() -> ExitStatus:
             code = child.wait()
-        message = _failure(f"/proc/self/fd/{log}") if code else ""
-    finally:
-        os.close(described)
-        os.close(log)
-    return _code_of(message) if message else code
+            message = _failure(f"/proc/self/fd/{log}") if code else ""
+            return ExitStatus(_code_of(message), reason=message) if message else ExitStatus(code)
+
+        def send(number: int) -> None:
+            signal_below(child, lambda: _number_in(pid), number)
+
+        try:
+            yield Program(wait, send)
+        finally:
+            if not child.has_ended:  # the runtime's end would not end the program
+                with suppress(SystemFailure):
+                    send(signal.SIGKILL)
+
+
+def _number_in(path: str) -> int:
+    with open(path, "rb") as file:
+        return int(file.read())
+
+
+def _forget(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def delete(runtime: Runtime, state: str, identity: str) -> None:
@@ -169,7 +205,7 @@ def delete(runtime: Runtime, state: str, identity: str) -> None:
     output_of([runtime.program, "--root", state, *runtime.options, "delete", "--force", identity])
 
 
-def command(runtime: Runtime, state: str, verb: str, identity: str, *words: str) -> None:
+def command_for(runtime: Runtime, state: str, verb: str, identity: str, *words: str) -> None:
     """Give the runtime a command for a container. Raises SystemFailure."""
     code, said = output_of([runtime.program, "--root", state, *runtime.options, verb, identity, *words])
     if code:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def described(wanted: str = "") -> dict[str, Any]:
+def runtime_facts(wanted: str = "") -> dict[str, Any]:
     """The runtime: ``name``, ``version``, ``program`` (its path), ``missing`` (a line for each feature that
     containers lack with it on this host) and ``others`` (as the function returns them). ``wanted``: its name or
     path. Raises NotFound."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from lamina.run.child import ExitStatus, Streams
+    from lamina.run.child import Program, Streams
     from lamina.source.stack import Stack
     from lamina.store.store import Store
 
@@ -113,7 +113,7 @@ class Sandbox:
         unmap(self.directories.bundle)
 
     @contextmanager
-    def started(
+    def start(
         self,
         spec: Mapping[str, Any],
         streams: Streams,
@@ -122,15 +122,16 @@ class Sandbox:
         must_filter: bool = False,
         inherited: Sequence[int] = (),
         on_warning: Callable[[str], object] = lambda text: None,
-    ) -> Iterator[Callable[[], ExitStatus]]:
-        """Start the first program; the block gets the function that waits for its end. ``spec``: the runtime spec.
+    ) -> Iterator[Program]:
+        """Start the first program; it is ended if the block ends without a wait. ``spec``: the runtime spec.
         ``init``: the spec names no init, and the runtime is to bring one. ``must_filter``: fail where system calls
         can't be filtered. ``inherited``: descriptors that the runtime keeps open. Raises SystemFailure, NotFound,
         Unsupported."""
         bundle = self.directories.bundle
-        for name in ("pid", "runtime.log"):
-            if os.path.exists(os.path.join(bundle, name)):
-                os.unlink(os.path.join(bundle, name))
+        with reported(bundle):
+            for name in os.listdir(bundle):
+                if name in ("pid", "runtime.log") or name.startswith(runtime.EXECUTED):
+                    os.unlink(os.path.join(bundle, name))
         path = os.path.join(bundle, "config.json")
         with reported(path), open(path, "wb") as file:
             file.write(write_own(spec).encode())
@@ -141,26 +142,32 @@ class Sandbox:
             what = launch.Launch(
                 self.runtime.program, bundle, self.identity, spec, streams, init=init, must_filter=must_filter
             )
-            with Inside(self.directories.rootfs) as inside, launch.started(what, inside, on_warning) as wait:
-                yield wait
+            with Inside(self.directories.rootfs) as inside, launch.start(what, inside, on_warning) as program:
+                yield program
             return
         states = self._states()
         try:
-            with runtime.started(self.runtime, states, bundle, self.identity, streams, inherited) as wait:
-                yield wait
+            with runtime.start(self.runtime, states, bundle, self.identity, streams, inherited) as program:
+                yield program
         finally:
             if os.path.isdir(os.path.join(states, self.identity)):
                 runtime.delete(self.runtime, states, self.identity)
 
-    def execute(self, process: Mapping[str, Any], streams: Streams) -> int:
-        """Run a further program; its exit code. ``process``: as the runtime spec has it. If it can't start, a line on
-        standard error says why, and the exit code is docker's. Raises SystemFailure."""
+    @contextmanager
+    def execute(self, process: Mapping[str, Any], streams: Streams) -> Iterator[Program]:
+        """Start a further program; it is killed if the block ends without a wait. ``process``: as the runtime spec
+        has it. If it can't start, a line on standard error says why, and the exit code is docker's. Raises
+        SystemFailure."""
+        bundle = self.directories.bundle
         if self.is_bubblewrap:
             from lamina.run.bubblewrap import launch
 
-            return launch.execute(self.directories.bundle, self.identity, process, streams)
-        described = write_own(process).encode()
-        return runtime.execute(self.runtime, self._states(), self.identity, described, streams)
+            with launch.execute(bundle, self.identity, process, streams) as program:
+                yield program
+            return
+        described, states = write_own(process).encode(), self._states()
+        with runtime.execute(self.runtime, states, bundle, self.identity, described, streams) as program:
+            yield program
 
     def signal(self, number: int) -> None:
         """Send a signal to the first program. Raises SystemFailure (there is none)."""
@@ -169,7 +176,7 @@ class Sandbox:
 
             program.kill(self.directories.bundle, str(number))
         else:
-            runtime.command(self.runtime, self._states(), "kill", self.identity, str(number))
+            runtime.command_for(self.runtime, self._states(), "kill", self.identity, str(number))
 
     @property
     def can_pause(self) -> bool:
@@ -179,11 +186,11 @@ class Sandbox:
     def paused(self) -> Iterator[None]:
         """Freeze all programs while the block runs. Raises SystemFailure."""
         states = self._states()
-        runtime.command(self.runtime, states, "pause", self.identity)
+        runtime.command_for(self.runtime, states, "pause", self.identity)
         try:
             yield
         finally:
-            runtime.command(self.runtime, states, "resume", self.identity)
+            runtime.command_for(self.runtime, states, "resume", self.identity)
 
     def end(self) -> bool:
         """End what a killed run has left: processes, network, cgroups, mounts. Returns whether the union was

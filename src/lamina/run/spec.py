@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lamina.errors import InvalidContent
 from lamina.light import TYPE_CHECKING, Value, field
 from lamina.run.capability import EVERY, capabilities
-from lamina.run.options import Mount, Node, Wanted
+from lamina.run.options import ContainerOptions, Mount, Node
 from lamina.run.user import User
 from lamina.view.owners import AS_STATED, Owners
 
@@ -38,7 +38,7 @@ _SHM_SIZE = "65536k"
 _OF_BINDS = ("nosuid", "nodev", "noexec", "rro")
 
 
-class Place(Value):
+class HostResources(Value):
     """What the host gives to a container. ``files``: paths of this host, by path in the container (hosts,
     hostname, resolv.conf). ``mounts``: binds with absolute sources, and tmpfs. ``devices``: a device cgroup guards
     the host's devices. ``owners``: the ids of the container's user namespace, if it has one. ``network``: "" for a
@@ -74,7 +74,7 @@ def check_words(image: str, words: Iterable[str]) -> None:
             )
 
 
-def environment(wanted: Wanted, image: Sequence[str], home: str, hostname: str) -> list[str]:
+def environment(wanted: ContainerOptions, image: Sequence[str], home: str, hostname: str) -> list[str]:
     """docker's order: defaults, the image's, the caller's; the last value of a name counts."""
     values = {"PATH": PATH, "HOSTNAME": hostname}
     if wanted.tty:
@@ -120,7 +120,7 @@ def guarded(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]
     return {**spec, "hooks": {**hooks, "createContainer": [*hooks.get("createContainer", ()), hook]}}
 
 
-def held(wanted: Wanted, devices: bool, here: int = EVERY) -> tuple[str, ...]:
+def held(wanted: ContainerOptions, devices: bool, here: int = EVERY) -> tuple[str, ...]:
     """The capabilities. Without a device cgroup MKNOD is dropped, unless the container is privileged. ``here`` as
     ``capabilities`` takes it."""
     if wanted.privileged:
@@ -130,16 +130,16 @@ def held(wanted: Wanted, devices: bool, here: int = EVERY) -> tuple[str, ...]:
 
 
 def runtime_spec(
-    wanted: Wanted, words: Sequence[str], env: Sequence[str], cwd: str, user: User, place: Place
+    wanted: ContainerOptions, words: Sequence[str], env: Sequence[str], cwd: str, user: User, host: HostResources
 ) -> dict[str, Any]:
     """``config.json`` of the bundle."""
-    caps = list(held(wanted, place.devices, place.capabilities))
+    caps = list(held(wanted, host.devices, host.capabilities))
     # users other than root start with none; files may give them those of the bounding set
     mine = caps if user.uid == 0 else []
     process: dict[str, Any] = {
         "terminal": wanted.tty,
         "user": user_of(user),
-        "args": [INIT, "--", *words] if place.init else list(words),
+        "args": [INIT, "--", *words] if host.init else list(words),
         "env": list(env),
         "cwd": cwd,
         "capabilities": {"bounding": caps, "effective": mine, "permitted": mine},
@@ -156,10 +156,10 @@ def runtime_spec(
     found = {
         "ociVersion": "1.0.2",
         "process": process,
-        "root": {"path": place.rootfs, "readonly": wanted.read_only},
-        "hostname": place.hostname,
-        "mounts": _mounts(wanted, place),
-        "linux": _linux(wanted, place),
+        "root": {"path": host.rootfs, "readonly": wanted.read_only},
+        "hostname": host.hostname,
+        "mounts": _mounts(wanted, host),
+        "linux": _linux(wanted, host),
     }
     if wanted.uts == "host":
         del found["hostname"]  # the host's is used
@@ -173,7 +173,7 @@ def user_of(user: User) -> dict[str, Any]:
     return {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
 
 
-def _hooks(wanted: Wanted) -> dict[str, Any]:
+def _hooks(wanted: ContainerOptions) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for one in wanted.edits.hooks:
         hook: dict[str, Any] = {"path": one.path}
@@ -187,29 +187,29 @@ def _hooks(wanted: Wanted) -> dict[str, Any]:
     return found
 
 
-def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
+def _mounts(wanted: ContainerOptions, host: HostResources) -> list[dict[str, Any]]:
     quiet = ["nosuid", "noexec", "nodev"]
     pts = [*quiet[:2], "newinstance", "ptmxmode=0666", "mode=0620"]
     found = [
-        _proc(wanted, place),
+        _proc(wanted, host),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount("/dev/pts", "devpts", "devpts", [*pts, "gid=5"] if place.tty_group else pts),
+        _mount("/dev/pts", "devpts", "devpts", [*pts, "gid=5"] if host.tty_group else pts),
         *_shared(wanted, quiet),
-        _sys(wanted, place),
+        _sys(wanted, host),
     ]
-    if place.cgroups:
+    if host.cgroups:
         more = [] if wanted.privileged else ["ro"]
         found.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", [*quiet, "relatime", *more]))
-    if place.bind_nodes:
-        found += [_mount(one.path, "bind", one.source, ["bind", "nosuid", "noexec", "dev"]) for one in place.nodes]
-    given = {posixpath.normpath(mount.target) for mount in place.mounts}
-    for target, source in place.files.items():
+    if host.bind_nodes:
+        found += [_mount(one.path, "bind", one.source, ["bind", "nosuid", "noexec", "dev"]) for one in host.nodes]
+    given = {posixpath.normpath(mount.target) for mount in host.mounts}
+    for target, source in host.files.items():
         if target not in given:
             more = ["ro"] if wanted.read_only else []
             found.append(_mount(target, "bind", source, ["rbind", "rprivate", *more]))
-    if place.init:
-        found.append(_mount(INIT, "bind", place.init, ["bind", "ro"]))
-    for mount in sorted(place.mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):
+    if host.init:
+        found.append(_mount(INIT, "bind", host.init, ["bind", "ro"]))
+    for mount in sorted(host.mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):
         if mount.kind == "tmpfs":
             options = ["nosuid", "nodev", "noexec", *mount.options]
             found.append(_mount(mount.target, "tmpfs", "tmpfs", options))
@@ -217,21 +217,21 @@ def _mounts(wanted: Wanted, place: Place) -> list[dict[str, Any]]:
             more = ["ro"] if mount.read_only else ["rw"]
             more += [option for option in mount.options if option in _OF_BINDS]
             # a device file in a volume would work; in a user namespace the kernel forbids that
-            if not (place.devices or place.plain or wanted.privileged or "nodev" in more):
+            if not (host.devices or host.plain or wanted.privileged or "nodev" in more):
                 more.append("nodev")
             depth = "bind" if "bind" in mount.options else "rbind"
             found.append(_mount(mount.target, "bind", mount.source, [depth, mount.propagation, *more]))
     return found
 
 
-def _proc(wanted: Wanted, place: Place) -> dict[str, Any]:
+def _proc(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
     """A procfs needs a new pid namespace: without one a user namespace may only bind-mount the host's."""
-    if wanted.pid == "host" and (place.plain or place.owners):
+    if wanted.pid == "host" and (host.plain or host.owners):
         return _mount("/proc", "bind", "/proc", ["rbind", "nosuid", "noexec", "nodev"])
     return _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"])
 
 
-def _shared(wanted: Wanted, quiet: list[str]) -> list[dict[str, Any]]:
+def _shared(wanted: ContainerOptions, quiet: list[str]) -> list[dict[str, Any]]:
     """The mounts for shared memory and message queues."""
     if wanted.ipc == "host":
         return [_mount(path, "bind", path, ["rbind", *quiet]) for path in ("/dev/shm", "/dev/mqueue")]
@@ -242,11 +242,11 @@ def _shared(wanted: Wanted, quiet: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _sys(wanted: Wanted, place: Place) -> dict[str, Any]:
+def _sys(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
     """A sysfs needs a new network namespace: without one a user namespace may only bind-mount the host's."""
-    theirs = place.network == "host" or (place.network and place.owners)
+    theirs = host.network == "host" or (host.network and host.owners)
     options = ["nosuid", "noexec", "nodev", *([] if wanted.privileged else ["ro"])]
-    if theirs and (place.plain or place.owners):
+    if theirs and (host.plain or host.owners):
         return _mount("/sys", "bind", "/sys", ["rbind", *options])
     return _mount("/sys", "sysfs", "sysfs", options)
 
@@ -255,24 +255,24 @@ def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str,
     return {"destination": target, "type": kind, "source": source, "options": options}
 
 
-def _linux(wanted: Wanted, place: Place) -> dict[str, Any]:
+def _linux(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
     shared = {kind for kind in ("pid", "ipc", "uts") if getattr(wanted, kind) == "host"}
     namespaces: list[dict[str, str]] = [
         {"type": kind} for kind in ("pid", "ipc", "uts", "mount") if kind not in shared
     ]
-    if place.network != "host":
-        namespaces.append({"type": "network", **({"path": place.network} if place.network else {})})
+    if host.network != "host":
+        namespaces.append({"type": "network", **({"path": host.network} if host.network else {})})
     found: dict[str, Any] = {"namespaces": namespaces}
-    if place.owners:
+    if host.owners:
         namespaces.append({"type": "user"})
-        for key, ranges in (("uidMappings", place.owners.users), ("gidMappings", place.owners.groups)):
+        for key, ranges in (("uidMappings", host.owners.users), ("gidMappings", host.owners.groups)):
             found[key] = [
                 {"containerID": inside, "hostID": outside, "size": count} for inside, outside, count in ranges
             ]
-    if place.cgroups:
+    if host.cgroups:
         if wanted.cgroupns != "host":
             namespaces.append({"type": "cgroup"})
-        found["resources"] = _resources(wanted, place)
+        found["resources"] = _resources(wanted, host)
     if not (wanted.unmask or wanted.privileged):
         found |= {
             "maskedPaths": [*(path for path in MASKED if path not in wanted.unmasked), *wanted.masked],
@@ -280,20 +280,20 @@ def _linux(wanted: Wanted, place: Place) -> dict[str, Any]:
         }
     elif wanted.masked:
         found["maskedPaths"] = list(wanted.masked)
-    if place.nodes and not place.bind_nodes:
-        found["devices"] = [_device(one) for one in place.nodes]
+    if host.nodes and not host.bind_nodes:
+        found["devices"] = [_device(one) for one in host.nodes]
     sysctls = dict(wanted.sysctls)
     if wanted.domainname:
         sysctls["kernel.domainname"] = wanted.domainname
     if sysctls:
         found["sysctl"] = sysctls
-    propagations = {mount.propagation.removeprefix("r") for mount in place.mounts if mount.kind == "bind"}
+    propagations = {mount.propagation.removeprefix("r") for mount in host.mounts if mount.kind == "bind"}
     for kind in ("shared", "slave"):
         if kind in propagations:  # mounts only propagate into the container if its root allows it
             found["rootfsPropagation"] = f"r{kind}"
             break
-    if place.seccomp is not None:
-        found["seccomp"] = dict(place.seccomp)
+    if host.seccomp is not None:
+        found["seccomp"] = dict(host.seccomp)
     return found
 
 
@@ -305,17 +305,17 @@ def _device(node: Node) -> dict[str, Any]:
     return found
 
 
-def _resources(wanted: Wanted, place: Place) -> dict[str, Any]:
+def _resources(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if place.devices and wanted.privileged:
+    if host.devices and wanted.privileged:
         found["devices"] = [{"allow": True, "access": "rwm"}]
-    elif place.devices:
+    elif host.devices:
         found["devices"] = [
             {"allow": False, "access": "rwm"}
         ]  # the runtime allows null, zero, tty and similar devices
         found["devices"] += [
             {"allow": True, "type": one.kind, "major": one.major, "minor": one.minor, "access": one.access}
-            for one in place.nodes
+            for one in host.nodes
             if one.kind in "bc"
         ]
     memory = {"limit": wanted.memory, "swap": wanted.memory_swap, "reservation": wanted.memory_reservation}

@@ -7,7 +7,7 @@ import os
 from lamina.errors import Unsupported, UsageError
 from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 
 if TYPE_CHECKING:
     from lamina.run.runtime import Runtime
@@ -19,7 +19,7 @@ _OF_TMPFS = (
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 
 
-def check_flags(wanted: Wanted) -> None:
+def check_flags(wanted: ContainerOptions) -> None:
     """Refuse flags that contradict each other or the host. Raises UsageError."""
     if wanted.uts == "host" and (wanted.hostname or wanted.domainname):
         raise UsageError("a host name of its own together with --uts host", hint="leave one of them out")
@@ -59,7 +59,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def tight(wanted: Wanted) -> str:
+def tight(wanted: ContainerOptions) -> str:
     """The limits, as flags, that may have prevented a container from starting; "" for none (pure)."""
     words = [f"--ulimit {one.name}={one.soft}" for one in wanted.ulimits]
     words += [f"--memory {wanted.memory}"] if wanted.memory is not None else []
@@ -67,7 +67,7 @@ def tight(wanted: Wanted) -> str:
     return ", ".join(words)
 
 
-def check_supported(wanted: Wanted, runtime: Runtime) -> None:
+def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
     """Raises UsageError, Unsupported."""
     check_flags(wanted)
     if os.path.basename(runtime.program) == "crun" and _read("/sys/fs/cgroup/unified/cgroup.controllers").strip():
@@ -96,7 +96,7 @@ def check_supported(wanted: Wanted, runtime: Runtime) -> None:
         _check_plain(wanted)
 
 
-def lacking(wanted: Wanted) -> str:
+def lacking(wanted: ContainerOptions) -> str:
     """The first flag that bubblewrap has no option for, "" if there is none (pure)."""
     asked = {
         "--pid host": wanted.pid == "host",
@@ -119,7 +119,7 @@ def lacking(wanted: Wanted) -> str:
     return next((flag for flag, given in asked.items() if given), "")
 
 
-def _check_plain(wanted: Wanted) -> None:
+def _check_plain(wanted: ContainerOptions) -> None:
     """Refuse what a plain user may not have. Raises Unsupported."""
     if wanted.oom_score is not None and wanted.oom_score < _own_score():
         raise Unsupported(

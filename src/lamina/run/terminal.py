@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from lamina.events import started
+from lamina.events import start_threads
 from lamina.host.files import write_all
 
 _CHUNK = 1 << 16
@@ -32,7 +32,7 @@ class Terminal:
         """Pass output on, in a thread. Call it after the child has started: a process with threads must not fork.
         ``lost`` is called when the output can't be written any more."""
         self._thread = threading.Thread(target=self._pass_on, args=(lost,), daemon=True)
-        started([self._thread])
+        start_threads([self._thread])
 
     def close(self) -> None:
         """Pass the rest of the output on. Call it when the child has ended."""

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lamina.errors import DiskFull, LaminaError, UsageError
-from lamina.events import started
+from lamina.events import start_threads
 from lamina.host.files import failure, has_extent
 from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api
@@ -77,7 +77,7 @@ class RegistryServer:
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="lamina-serve", daemon=True
         )
-        started([self._thread])
+        start_threads([self._thread])
 
     def close(self) -> None:
         """Stop at once; requests in progress are cut off."""

@@ -34,7 +34,7 @@ from lamina.spec.json import read_own, write_own
 from lamina.store.fault import pieces, point
 from lamina.store.foreign_trees import remove_tree
 from lamina.store.paths import Paths
-from lamina.store.roots import boot_id, started
+from lamina.store.roots import boot_id, start_time
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -108,7 +108,7 @@ class Container(Value):
     def looked_after(self) -> Container:
         """A copy that names this process as the one that looks after the container."""
         pid = os.getpid()
-        return replace(self, status=RUNNING, pid=pid, started=started(pid), namespace=pid_namespace(), view="")
+        return replace(self, status=RUNNING, pid=pid, started=start_time(pid), namespace=pid_namespace(), view="")
 
 
 _TEXT, _NUMBER, _LIST = (str,), (int, float), (tuple,)
@@ -253,7 +253,7 @@ class Containers:
         path = self.path(container.id, _LOCK)
         if not os.path.exists(path):  # of an older lamina: only its pid can be checked
             pid = container.pid
-            return pid > 0 and container.boot == boot_id() and started(pid) == container.started is not None
+            return pid > 0 and container.boot == boot_id() and start_time(pid) == container.started is not None
         with reported(path), unheld(path) as free:
             return not free and os.path.exists(path)
 

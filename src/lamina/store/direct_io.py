@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 
-from lamina.events import started
+from lamina.events import start_threads
 from lamina.host.files import write_all
 from lamina.light import TYPE_CHECKING
 from lamina.store.flush import EVERY, start_writing
@@ -138,7 +138,7 @@ class Appender:
                 self._take(piece, size)
                 return
             thread = threading.Thread(target=self._work, name="lamina-disk", daemon=True)
-            started([thread])
+            start_threads([thread])
             self._thread = thread  # set only after the start: ``_end`` joins it
         self._full.put((piece, size))
 

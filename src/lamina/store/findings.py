@@ -27,7 +27,7 @@ _OF_THEIR_OWN = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Occurrence:
     """An image that has a hit. ``name`` is canonical ("" for an untagged image); ``digest``: what the name points to;
     ``layer`` counts from 1 at the bottom. ``state``: "visible", or what hides the hit: "whiteout", "opaque" or
     "replaced", by layer ``by``."""
@@ -47,7 +47,7 @@ class Found:
 
     entry: Entry
     diff_id: Digest
-    places: tuple[Place, ...]
+    places: tuple[Occurrence, ...]
 
 
 class LayerHits:
@@ -120,11 +120,11 @@ class Sighting:
         self.following: dict[int, int] = {}
         """From a story to the story with this sighting added."""
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[Occurrence]:
         for numbers, images in self._members:
             layer, by = numbers[self._layer] + 1, None if self._by is None else numbers[self._by] + 1
             for name, digest in images:
-                yield Place(name, digest, layer, self._state, by)
+                yield Occurrence(name, digest, layer, self._state, by)
 
 
 class Stories:
@@ -145,8 +145,8 @@ class Stories:
             self._sightings.append(sighting)
         return following
 
-    def _places(self, story: int) -> tuple[Place, ...]:
-        found: list[Place] = []
+    def _places(self, story: int) -> tuple[Occurrence, ...]:
+        found: list[Occurrence] = []
         while sighting := self._sightings[story]:
             found += sighting.places()
             story = self._before[story]

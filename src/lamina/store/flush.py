@@ -54,7 +54,7 @@ def sync_together(descriptors: Sequence[int]) -> None:
     requests with one commit of its journal. After all are done, raises the first OSError."""
     import threading
 
-    from lamina.events import join, started
+    from lamina.events import join, start_threads
 
     for descriptor in descriptors:
         start_writing(descriptor, 0, 0)
@@ -72,7 +72,7 @@ def sync_together(descriptors: Sequence[int]) -> None:
                 errors.append(error)
 
     threads = [threading.Thread(target=run, name="lamina-sync", daemon=True) for _ in descriptors[1:_AT_ONCE]]
-    running = started(threads, least=0)
+    running = start_threads(threads, least=0)
     run()
     join(running)
     if errors:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from lamina.errors import InvalidContent, SystemFailure
-from lamina.events import Cancel, OnEvent, started
+from lamina.events import Cancel, OnEvent, start_threads
 from lamina.host import privileges
 from lamina.host.files import WRITE_FLAGS, SharedRange, make_directory, remove, replace_file, reported, sync_directory
 from lamina.host.lock import acquire, is_same
@@ -381,7 +381,7 @@ class LayerFiles:
                 pace=self._pace,
             )
         if self._thread is not None:
-            started([self._thread])
+            start_threads([self._thread])
 
     def feed(self, data: bytes) -> None:
         """Take the next chunk. Raises the error of an earlier chunk, if there was one."""

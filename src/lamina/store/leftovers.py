@@ -20,7 +20,7 @@ from lamina.light import pattern
 from lamina.store import clock
 from lamina.store.foreign_trees import disk_bytes, freed_bytes, remove_tree
 from lamina.store.paths import Paths
-from lamina.store.roots import GRACE, Roots, started
+from lamina.store.roots import GRACE, Roots, start_time
 
 TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload on its way in", "note about a push"
 _DIRECTORY = pattern(r".+\.[0-9a-f]{12}\.tmp")
@@ -90,7 +90,7 @@ def _is_of_an_older(path: str) -> bool:
     """Whether a running process of an older lamina may use this temporary file. Such a lamina took no locks, but put
     its pid into the name."""
     found = _OLDER.fullmatch(os.path.basename(path))
-    return found is not None and started(int(found[1])) is not None
+    return found is not None and start_time(int(found[1])) is not None
 
 
 def _files(paths: Paths) -> Iterator[str]:

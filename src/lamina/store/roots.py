@@ -67,7 +67,7 @@ class Roots:
         holds the root until ``remove`` or ``let_go``."""
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
         pid = os.getpid()
-        head = {"pid": pid, "started": started(pid), "boot": boot_id(), "purpose": purpose, "held": True}
+        head = {"pid": pid, "started": start_time(pid), "boot": boot_id(), "purpose": purpose, "held": True}
         if mount:
             from lamina.host import mountinfo
 
@@ -256,7 +256,7 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
             continue  # the last line, cut off when its process died
     # The lock was checked before this. A process that releases its root has mounted by then, so look for the mount
     # only now. A process of an older lamina holds no lock: then only its pid can be checked.
-    alive = held or (not locks and pid > 0 and boot == boot_id() and started(pid) == began is not None)
+    alive = held or (not locks and pid > 0 and boot == boot_id() and start_time(pid) == began is not None)
     mount = os.path.join(top, mount) if mount else ""
     if mount and not mount.startswith(f"/proc/{pid}/"):  # such a mount goes with its process
         alive = boot == boot_id() and (alive or seen.is_mounted_in(mount, space))
@@ -287,7 +287,7 @@ def boot_id() -> str:
         return ""
 
 
-def started(pid: int) -> str | None:
+def start_time(pid: int) -> str | None:
     """When a process started, as a text that can only be compared; None if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:

@@ -152,8 +152,8 @@ class Store:
     ) -> Search:
         """Find files in all images, or in ``images``, by name, attributes or content: ``for one in
         store.find("*.pem", perm="/077", ghosts=True)``. Yields ``Found`` values: an entry of a layer, and each
-        ``Place`` where an image has it. ``words``: see ``store.find.Words``; they are the options of the command.
-        Raises what ``Query.of`` and ``store.find.find`` raise."""
+        ``Occurrence`` where an image has it. ``words``: see ``store.find.Words``; they are the options of the
+        command. Raises what ``Query.of`` and ``store.find.find`` raise."""
         from lamina.spec.platform import Platform
         from lamina.store.find import Query, find
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CERT_DIRS = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 
 
-class Network:
+class RegistryAccess:
     """How this user accesses registries. ``credentials`` ("USER[:PASSWORD]"), ``token`` (a bearer token) or
     ``anonymous`` (no login) override stored credentials. ``retries`` is the number of attempts after the first for
     temporary errors; ``retry_delay`` the seconds between them."""
@@ -151,7 +151,7 @@ class WithOrigins:
     """``Reader`` of a store that also provides blobs of which the store only has the tar, from the registry that they
     came from."""
 
-    def __init__(self, store: Store, network: Network) -> None:
+    def __init__(self, store: Store, network: RegistryAccess) -> None:
         self._store = store
         self._network = network
         self._origins: dict[Digest, str] | None = None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from lamina.events import Cancel, join, started
+from lamina.events import Cancel, join, start_threads
 from lamina.host.files import first_error
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def each(items: Iterable[T], work: Callable[[T, Cancel], None], cancel: Cancel |
     count = min(len(waiting), 2 * (os.cpu_count() or 1))
     threads = [threading.Thread(target=run, name="lamina-worker", daemon=True) for _ in range(count)]
     try:
-        join(started(threads))
+        join(start_threads(threads))
     except BaseException:
         stop.set()
         deadline = time.monotonic() + PATIENCE

@@ -16,7 +16,7 @@ from lamina.spec.manifest import Index, Manifest
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.store.layers import blob_stays
-from lamina.transfer.connect import Network, blobs_of
+from lamina.transfer.connect import RegistryAccess, blobs_of
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Reader
@@ -54,7 +54,7 @@ class PullPlan:
 
 
 def plan_pull(
-    name: str, store: Store, network: Network, *, platform: Platform, all_platforms: bool = False
+    name: str, store: Store, network: RegistryAccess, *, platform: Platform, all_platforms: bool = False
 ) -> PullPlan:
     """Plan a pull: request only manifests, configs, and the last bytes of each missing layer, which tell its inflated
     size. Nothing is written. Raises as ``pull``."""

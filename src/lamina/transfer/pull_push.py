@@ -8,7 +8,7 @@ from lamina.errors import UsageError
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-from lamina.transfer.connect import Network, WithOrigins
+from lamina.transfer.connect import RegistryAccess, WithOrigins
 from lamina.transfer.copy import Copied, copy
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def pull(
     name: str,
     store: Store,
-    network: Network,
+    network: RegistryAccess,
     *,
     platform: Platform | None,
     all_platforms: bool = False,
@@ -56,7 +56,7 @@ def push(
     name: str,
     target: str,
     store: Store,
-    network: Network,
+    network: RegistryAccess,
     *,
     platform: Platform | None,
     all_platforms: bool = False,
@@ -80,7 +80,7 @@ def push(
     )[0]
 
 
-def own_name(store: Store, name: str, network: Network) -> Reference:
+def own_name(store: Store, name: str, network: RegistryAccess) -> Reference:
     """Return the full name of an image in the store. Raises ReferenceNotFound, and UsageError if it was given by its
     ID."""
     known = {stored for stored, _ in store.names()}

@@ -13,7 +13,7 @@ from lamina.errors import UsageError
 from lamina.host.files import reported
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.reference import Reference
-from lamina.transfer.connect import Network
+from lamina.transfer.connect import RegistryAccess
 
 MAX_FILE = 1 << 20
 _SERVER_KEYS = frozenset({"images", "images-by-tag-regex", "credentials", "tls-verify", "cert-dir"})
@@ -21,7 +21,7 @@ _HINT = "see docs/sync.md"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SyncRule:
     """Images of a repository to copy: these ``tags`` and digests, those that match ``pattern``, or all if neither is
     given. The path in ``repository`` may contain * and ?; then it means all matches in the registry's catalog."""
 
@@ -32,7 +32,7 @@ class Wanted:
     """Settings for this registry: "tls_verify", "cert_dir", "creds"."""
 
 
-def parse_list(raw: bytes, what: str) -> list[Wanted]:
+def parse_list(raw: bytes, what: str) -> list[SyncRule]:
     """Parse a YAML list of references, or skopeo's form: hosts with ``images`` (repository -> list of tags and
     digests) and ``images-by-tag-regex``. Raises UsageError, which names the place."""
     import yaml
@@ -50,7 +50,7 @@ def parse_list(raw: bytes, what: str) -> list[Wanted]:
     return [one for host, server in value.items() for one in _server(_text(host, what), server, what)]
 
 
-def parse_pattern(text: str) -> list[Wanted]:
+def parse_pattern(text: str) -> list[SyncRule]:
     """Parse ``host/repository:tag`` with ``*`` and ``?`` in the tag; without a tag it means all tags. Raises
     UsageError."""
     text = text.removeprefix("docker://")
@@ -58,15 +58,15 @@ def parse_pattern(text: str) -> list[Wanted]:
         head, slash, tail = text.rpartition("/")
         name, colon, tag = tail.partition(":")
         if colon and any(letter in tag for letter in "*?["):
-            return [Wanted(_repository(head + slash + name), pattern=re.compile(fnmatch.translate(tag)))]
+            return [SyncRule(_repository(head + slash + name), pattern=re.compile(fnmatch.translate(tag)))]
         if any(letter in head + name for letter in "*?["):
-            return [Wanted(_repository(head + slash + name), (tag,) if tag else ())]
+            return [SyncRule(_repository(head + slash + name), (tag,) if tag else ())]
     reference = Reference.parse(text)
     names = (str(reference.digest),) if reference.digest else (reference.tag,) if reference.tag else ()
-    return [Wanted(reference.repository, names)]
+    return [SyncRule(reference.repository, names)]
 
 
-def expand(wanted: Wanted, network: Network) -> Iterator[Reference]:
+def expand(wanted: SyncRule, network: RegistryAccess) -> Iterator[Reference]:
     """Yield the references. For a pattern or a whole repository the registry is asked for its tags. Raises NotFound,
     AccessDenied, RemoteFailure."""
     host, _, path = wanted.repository.partition("/")
@@ -163,7 +163,7 @@ def _repository(text: str) -> str:
     return text
 
 
-def _server(host: str, server: object, what: str) -> Iterator[Wanted]:
+def _server(host: str, server: object, what: str) -> Iterator[SyncRule]:
     where = f"{what}: {host}"
     if not isinstance(server, dict):
         raise UsageError(f"{where} must be a map", hint=_HINT)
@@ -178,7 +178,7 @@ def _server(host: str, server: object, what: str) -> Iterator[Wanted]:
         if not isinstance(listed, list):
             raise UsageError(f"{where}: {repository}: tags must be a list", hint=_HINT)
         name = Reference.parse(f"{host}/{repository}").repository
-        yield Wanted(name, tuple(str(tag) for tag in listed), access=access)
+        yield SyncRule(name, tuple(str(tag) for tag in listed), access=access)
     for repository, text in _map(server, "images-by-tag-regex", where).items():
         try:
             pattern = re.compile(_text(text, where))
@@ -186,7 +186,7 @@ def _server(host: str, server: object, what: str) -> Iterator[Wanted]:
             raise UsageError(
                 f"{where}: {repository}: {text!r:.100} is not a regular expression: {error}", hint=_HINT
             ) from None
-        yield Wanted(Reference.parse(f"{host}/{repository}").repository, pattern=pattern, access=access)
+        yield SyncRule(Reference.parse(f"{host}/{repository}").repository, pattern=pattern, access=access)
 
 
 def _access(server: Mapping[str, Any], where: str) -> dict[str, str]:

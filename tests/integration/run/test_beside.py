@@ -22,7 +22,7 @@ from lamina.run.container.life import create
 from lamina.run.container.life import run as run_container
 from lamina.run.container.mount import opened
 from lamina.run.container.record import stack_of
-from lamina.run.options import Wanted
+from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck
 from lamina.store.store import Store
@@ -102,7 +102,7 @@ def test_a_container_is_not_started_twice(root: Path) -> None:
     """Nor while another holds it: one of them runs it, the others are told."""
     store = Store.open(str(root))
     stack = store.stack("app", Platform.host())
-    words = Wanted(command=("sh", "-c", "echo x >> /x"), network="none")
+    words = ContainerOptions(command=("sh", "-c", "echo x >> /x"), network="none")
     made = create(store, stack, words)
     gate = threading.Barrier(4)
 

@@ -150,8 +150,9 @@ within._run = look
 from lamina.run.bubblewrap import launch
 from lamina.run.child import Streams
 launch._STARTER = {starter!r}
-code = launch.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, Streams(interactive=False))
-raise SystemExit(code)
+name = {bundle.parent.name!r}
+with launch.execute({str(bundle)!r}, name, {{'terminal': False}}, Streams(interactive=False)) as program:
+    raise SystemExit(program.wait().code)
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
@@ -198,7 +199,9 @@ def test_what_is_started_outside_can_not_be_written_to_from_inside(root: Path, t
 from lamina.run.bubblewrap import launch
 from lamina.run.child import Streams
 launch._STARTER = {starter!r}
-launch.execute({str(bundle)!r}, {bundle.parent.name!r}, {{'terminal': False}}, Streams(interactive=False))
+name = {bundle.parent.name!r}
+with launch.execute({str(bundle)!r}, name, {{'terminal': False}}, Streams(interactive=False)) as program:
+    program.wait()
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert done.stdout == f"{os.ST_RDONLY | os.ST_NOSUID}\n", done.stderr

@@ -11,13 +11,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lamina.cli import plain
-from lamina.cli.containers import launch
+from lamina.cli.containers import run_command
 from lamina.cli.containers.verbs import run
 from lamina.cli.option_table import Option
 from lamina.cli.registry import ask, look
 from lamina.cli.session import Session
 
-NAMES = sorted({name for option in launch.OPTIONS for name in option.names})
+NAMES = sorted({name for option in run_command.OPTIONS for name in option.names})
 VALUES = ["x", "", "a=b", "-", "--", "-it", "--rm", "1", "1.5", "missing", "~", "é", "run"]
 ODD = ["--", "-", "-it", "-ti", "-i", "-tx", "-ex", "-e=1", "--r", "--platform", "--view", "--help", "-h"]
 WORDS = st.one_of(
@@ -36,7 +36,7 @@ def by_click(words: list[str]) -> dict[str, Any]:
 @example(["--entrypoint", "", "app"])
 @example(["-v", "--rm", "app"])
 def test_parses_like_click(words: list[str]) -> None:
-    found = plain.parse(words, launch.OPTIONS)
+    found = plain.parse(words, run_command.OPTIONS)
     if found is None:
         return
     options, (image, *command) = found
@@ -52,7 +52,7 @@ def test_parses_like_click(words: list[str]) -> None:
     ],
 )
 def test_parses_common_command_lines(words: list[str]) -> None:
-    assert plain.parse(words, launch.OPTIONS) is not None
+    assert plain.parse(words, run_command.OPTIONS) is not None
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,14 @@ def test_parses_common_command_lines(words: list[str]) -> None:
     ],
 )
 def test_leaves_other_command_lines_to_click(words: list[str]) -> None:
-    assert plain.parse(words, launch.OPTIONS) is None
+    assert plain.parse(words, run_command.OPTIONS) is None
 
 
 def test_run_goes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(launch, "launch", lambda session, *words, **given: asked.append((session.flags, words)) or 3)
+    monkeypatch.setattr(
+        run_command, "run_container", lambda session, *words, **given: asked.append((session.flags, words)) or 3
+    )
     assert plain.answer(["--root", "/s", "run", "app", "a"]) == 3
     assert plain.answer(["--root=/s", "run", "app"]) == 3
     assert plain.answer(["run", "app"]) == 3
@@ -112,7 +114,7 @@ def test_questions_to_registries_go_this_way(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("verb", "options"),
-    [(run, launch.OPTIONS), *((getattr(look, verb), options) for verb, options in ask.OPTIONS.items())],
+    [(run, run_command.OPTIONS), *((getattr(look, verb), options) for verb, options in ask.OPTIONS.items())],
 )
 def test_click_has_the_tables_options(verb: click.Command, options: Sequence[Option]) -> None:
     known = {name: parameter for parameter in verb.params for name in parameter.opts}

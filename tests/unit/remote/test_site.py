@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lamina.errors import UsageError
 from lamina.remote.site import is_told, may_have_login, same_site
 from lamina.settings import Settings
-from lamina.transfer.connect import Network
+from lamina.transfer.connect import RegistryAccess
 
 NEEDED = [
     # registry, the host of its token server
@@ -149,11 +149,11 @@ def test_the_setting(tmp_path: Path) -> None:
     def loaded(**environ: str) -> Settings:
         return Settings.load(environ={"HOME": str(tmp_path), **environ}, system_file=str(tmp_path / "system.toml"))
 
-    assert Network(loaded()).access.told == frozenset()
+    assert RegistryAccess(loaded()).access.told == frozenset()
     (tmp_path / "system.toml").write_text('login_hosts = "Reg.example:5000=auth.other, a.example=B.other:8443"\n')
     expected = {("reg.example:5000", "auth.other"), ("a.example", "b.other:8443")}
-    assert Network(loaded()).access.told == expected
-    assert Network(loaded(LAMINA_LOGIN_HOSTS="x.example=y.other")).access.told == {("x.example", "y.other")}
+    assert RegistryAccess(loaded()).access.told == expected
+    assert RegistryAccess(loaded(LAMINA_LOGIN_HOSTS="x.example=y.other")).access.told == {("x.example", "y.other")}
     for bad in ("x.example", "=y", "x=", "x=y=z", "https://x=y", "x=https://y", "a=b,c"):
         with pytest.raises(UsageError, match=r"login_hosts: .* is not REGISTRY=HOST"):
             loaded(LAMINA_LOGIN_HOSTS=bad)

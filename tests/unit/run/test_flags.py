@@ -30,6 +30,7 @@ from lamina.run.limits import (
 )
 from lamina.run.mount_option import parse_mount
 from lamina.run.options import (
+    ContainerOptions,
     Device,
     Edits,
     Hook,
@@ -37,7 +38,6 @@ from lamina.run.options import (
     Node,
     Ulimit,
     Userns,
-    Wanted,
     argv,
     parse_env_file,
     parse_host,
@@ -49,7 +49,7 @@ from lamina.run.options import (
     parse_volume,
 )
 from lamina.run.runtime import Runtime
-from lamina.run.spec import MASKED, READ_ONLY, Place, environment, guarded, held, runtime_spec
+from lamina.run.spec import MASKED, READ_ONLY, HostResources, environment, guarded, held, runtime_spec
 from lamina.run.supported import check_flags, check_supported, lacking
 from lamina.run.user import User
 
@@ -186,14 +186,14 @@ def test_words_that_can_be_meant() -> None:
 @pytest.mark.parametrize(
     ("entrypoint", "wanted", "expected"),
     [
-        ([""], Wanted(), ("c",)),
-        ([""], Wanted(command=("x",)), ("x",)),
-        (["", ""], Wanted(), ("", "", "c")),
-        (["e"], Wanted(), ("e", "c")),
+        ([""], ContainerOptions(), ("c",)),
+        ([""], ContainerOptions(command=("x",)), ("x",)),
+        (["", ""], ContainerOptions(), ("", "", "c")),
+        (["e"], ContainerOptions(), ("e", "c")),
     ],
 )
 def test_an_entrypoint_of_one_empty_word_is_none(
-    entrypoint: list[str], wanted: Wanted, expected: tuple[str, ...]
+    entrypoint: list[str], wanted: ContainerOptions, expected: tuple[str, ...]
 ) -> None:
     assert argv(wanted, entrypoint, ["c"]) == expected
 
@@ -210,8 +210,8 @@ def test_what_resolv_conf_becomes() -> None:
 FUSE = Node("/dev/fuse", "/dev/fuse", "c", 10, 229, "rw", 0o666, 0, 0)
 
 
-def made(wanted: Wanted, **place: Any) -> dict[str, Any]:
-    return runtime_spec(wanted, ["x"], [], "/", User(0, 0), Place("/r", "h", **place))
+def made(wanted: ContainerOptions, **place: Any) -> dict[str, Any]:
+    return runtime_spec(wanted, ["x"], [], "/", User(0, 0), HostResources("/r", "h", **place))
 
 
 def mount_at(spec: dict[str, Any], target: str) -> dict[str, Any]:
@@ -226,24 +226,25 @@ def kinds(spec: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize(
     ("wanted", "path", "expected"),
     [
-        (Wanted(ulimits=(Ulimit("nofile", 1, 2), Ulimit("core", 0, 0), Ulimit("nofile", 3, 4))),
+        (ContainerOptions(ulimits=(Ulimit("nofile", 1, 2), Ulimit("core", 0, 0), Ulimit("nofile", 3, 4))),
          ("process", "rlimits"),
          [{"type": "RLIMIT_NOFILE", "soft": 3, "hard": 4}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]),
-        (Wanted(oom_score=-7), ("process", "oomScoreAdj"), -7),
-        (Wanted(apparmor="mine"), ("process", "apparmorProfile"), "mine"),
-        (Wanted(sysctls=(("net.core.somaxconn", "7"),)), ("linux", "sysctl"), {"net.core.somaxconn": "7"}),
-        (Wanted(domainname="d"), ("linux", "sysctl"), {"kernel.domainname": "d"}),
-        (Wanted(memory=5, memory_swap=-1, memory_reservation=3), ("linux", "resources", "memory"),
+        (ContainerOptions(oom_score=-7), ("process", "oomScoreAdj"), -7),
+        (ContainerOptions(apparmor="mine"), ("process", "apparmorProfile"), "mine"),
+        (ContainerOptions(sysctls=(("net.core.somaxconn", "7"),)), ("linux", "sysctl"), {"net.core.somaxconn": "7"}),
+        (ContainerOptions(domainname="d"), ("linux", "sysctl"), {"kernel.domainname": "d"}),
+        (ContainerOptions(memory=5, memory_swap=-1, memory_reservation=3), ("linux", "resources", "memory"),
          {"limit": 5, "swap": -1, "reservation": 3}),
-        (Wanted(cpus=1.5, cpu_shares=512, cpuset_cpus="0-1", cpuset_mems="0"), ("linux", "resources", "cpu"),
+        (ContainerOptions(cpus=1.5, cpu_shares=512, cpuset_cpus="0-1", cpuset_mems="0"),
+         ("linux", "resources", "cpu"),
          {"period": 100_000, "quota": 150_000, "shares": 512, "cpus": "0-1", "mems": "0"}),
-        (Wanted(masked=("/proc/mine",)), ("linux", "maskedPaths"), [*MASKED, "/proc/mine"]),
-        (Wanted(unmasked=(MASKED[0],)), ("linux", "maskedPaths"), list(MASKED[1:])),
-        (Wanted(unmasked=(READ_ONLY[0],)), ("linux", "readonlyPaths"), list(READ_ONLY[1:])),
-        (Wanted(unmask=True, masked=("/proc/mine",)), ("linux", "maskedPaths"), ["/proc/mine"]),
+        (ContainerOptions(masked=("/proc/mine",)), ("linux", "maskedPaths"), [*MASKED, "/proc/mine"]),
+        (ContainerOptions(unmasked=(MASKED[0],)), ("linux", "maskedPaths"), list(MASKED[1:])),
+        (ContainerOptions(unmasked=(READ_ONLY[0],)), ("linux", "readonlyPaths"), list(READ_ONLY[1:])),
+        (ContainerOptions(unmask=True, masked=("/proc/mine",)), ("linux", "maskedPaths"), ["/proc/mine"]),
     ],
 )  # fmt: skip
-def test_each_flag_has_its_place_in_the_spec(wanted: Wanted, path: tuple[str, ...], expected: Any) -> None:
+def test_each_flag_has_its_place_in_the_spec(wanted: ContainerOptions, path: tuple[str, ...], expected: Any) -> None:
     found: Any = made(wanted)
     for key in path:
         found = found[key]
@@ -251,7 +252,7 @@ def test_each_flag_has_its_place_in_the_spec(wanted: Wanted, path: tuple[str, ..
 
 
 def test_what_nobody_asked_for_is_not_in_the_spec() -> None:
-    found = made(Wanted())
+    found = made(ContainerOptions())
     assert "rlimits" not in found["process"]
     assert "apparmorProfile" not in found["process"]
     assert found["linux"].keys() == {"namespaces", "resources", "maskedPaths", "readonlyPaths"}
@@ -260,25 +261,25 @@ def test_what_nobody_asked_for_is_not_in_the_spec() -> None:
 
 
 def test_namespaces_that_are_the_machines() -> None:
-    assert kinds(made(Wanted())) == {"pid", "ipc", "uts", "mount", "network", "cgroup"}
-    assert "pid" not in kinds(made(Wanted(pid="host")))
-    assert "cgroup" not in kinds(made(Wanted(cgroupns="host")))
-    uts = made(Wanted(uts="host"))
+    assert kinds(made(ContainerOptions())) == {"pid", "ipc", "uts", "mount", "network", "cgroup"}
+    assert "pid" not in kinds(made(ContainerOptions(pid="host")))
+    assert "cgroup" not in kinds(made(ContainerOptions(cgroupns="host")))
+    uts = made(ContainerOptions(uts="host"))
     assert "uts" not in kinds(uts)
     assert "hostname" not in uts
-    ipc = made(Wanted(ipc="host"))
+    ipc = made(ContainerOptions(ipc="host"))
     assert "ipc" not in kinds(ipc)
     for path in ("/dev/shm", "/dev/mqueue"):
         assert (mount_at(ipc, path)["type"], mount_at(ipc, path)["source"]) == ("bind", path)
-    assert not any(mount["destination"] == "/dev/shm" for mount in made(Wanted(ipc="none"))["mounts"])
-    assert "size=65536k" in mount_at(made(Wanted()), "/dev/shm")["options"]
-    assert "size=7" in mount_at(made(Wanted(shm_size=7)), "/dev/shm")["options"]
-    assert mount_at(made(Wanted(pid="host")), "/proc")["type"] == "proc"
-    assert mount_at(made(Wanted(pid="host"), plain=True), "/proc")["type"] == "bind"
+    assert not any(mount["destination"] == "/dev/shm" for mount in made(ContainerOptions(ipc="none"))["mounts"])
+    assert "size=65536k" in mount_at(made(ContainerOptions()), "/dev/shm")["options"]
+    assert "size=7" in mount_at(made(ContainerOptions(shm_size=7)), "/dev/shm")["options"]
+    assert mount_at(made(ContainerOptions(pid="host")), "/proc")["type"] == "proc"
+    assert mount_at(made(ContainerOptions(pid="host"), plain=True), "/proc")["type"] == "bind"
 
 
 def test_devices_are_made_behind_a_cgroup_and_shown_elsewhere() -> None:
-    found = made(Wanted(), nodes=[FUSE])
+    found = made(ContainerOptions(), nodes=[FUSE])
     assert found["linux"]["devices"] == [
         {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 0, "gid": 0}
     ]
@@ -286,7 +287,7 @@ def test_devices_are_made_behind_a_cgroup_and_shown_elsewhere() -> None:
         {"allow": False, "access": "rwm"},
         {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"},
     ]
-    shown = made(Wanted(), nodes=[FUSE], bind_nodes=True, plain=True, cgroups=False, devices=False)
+    shown = made(ContainerOptions(), nodes=[FUSE], bind_nodes=True, plain=True, cgroups=False, devices=False)
     assert "devices" not in shown["linux"]
     assert "dev" in mount_at(shown, "/dev/fuse")["options"]
     words = arguments(shown, lambda path: "", {})
@@ -315,7 +316,7 @@ def test_devices_that_nothing_guards(node: Node, guarded: bool, refused: str) ->
 
 
 def test_a_privileged_container() -> None:
-    wanted = Wanted(privileged=True)
+    wanted = ContainerOptions(privileged=True)
     found = made(wanted)
     assert {"CAP_SYS_ADMIN", "CAP_MKNOD", "CAP_SYS_MODULE"} <= set(found["process"]["capabilities"]["effective"])
     assert found["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
@@ -329,7 +330,7 @@ def test_a_privileged_container() -> None:
 def test_propagation_of_mounts() -> None:
     def propagation(*words: str) -> Any:
         mounts = [Mount("bind", "/a", f"/m{number}", (word,)) for number, word in enumerate(words)]
-        found = made(Wanted(), mounts=mounts)
+        found = made(ContainerOptions(), mounts=mounts)
         assert [word in mount_at(found, f"/m{number}")["options"] for number, word in enumerate(words)] == [
             True for _ in words
         ]
@@ -338,15 +339,15 @@ def test_propagation_of_mounts() -> None:
     assert propagation("rprivate") is None
     assert propagation("rslave") == "rslave"
     assert propagation("slave", "shared") == "rshared"
-    flat = made(Wanted(), mounts=[Mount("bind", "/a", "/b", ("bind", "ro"))])
+    flat = made(ContainerOptions(), mounts=[Mount("bind", "/a", "/b", ("bind", "ro"))])
     assert mount_at(flat, "/b")["options"] == ["bind", "rprivate", "ro"]
-    whole = made(Wanted(), mounts=[Mount("bind", "/a", "/b", ("ro", "rro"))])
+    whole = made(ContainerOptions(), mounts=[Mount("bind", "/a", "/b", ("ro", "rro"))])
     assert mount_at(whole, "/b")["options"] == ["rbind", "rprivate", "ro", "rro"]
 
 
 def test_what_a_cdi_device_adds() -> None:
     edits = Edits(env=("A=cdi", "B=cdi"), hooks=(Hook("prestart", "/h", ("h",), ("X=1",), 3), Hook("poststop", "/p")))
-    wanted = Wanted(edits=edits, env=(("B", "given"),))
+    wanted = ContainerOptions(edits=edits, env=(("B", "given"),))
     assert environment(wanted, ["A=image"], "/", "h")[2:] == ["A=cdi", "B=given", "HOME=/"]
     hooks = made(wanted)["hooks"]
     assert hooks == {
@@ -364,25 +365,33 @@ def test_what_a_cdi_device_adds() -> None:
 @pytest.mark.parametrize(
     ("wanted", "flag"),
     [
-        (Wanted(), ""),
-        (Wanted(ulimits=(Ulimit("core", 0, 0),), ipc="host", uts="host", devices=(Device("/a", "/a"),)), ""),
-        (Wanted(shm_size=1, groups=("1",), oom_score=5, dns=("::1",), labels={"a": "b"}, privileged=True), ""),
-        (Wanted(pid="host"), "--pid host"),
-        (Wanted(sysctls=(("net.a", "1"),)), "--sysctl"),
-        (Wanted(domainname="d"), "--domainname"),
-        (Wanted(cgroupns="host"), "--cgroupns host"),
-        (Wanted(cpu_shares=2), "--cpu-shares"),
-        (Wanted(cpuset_cpus="0"), "--cpuset-cpus"),
-        (Wanted(memory_swap=-1), "--memory-swap"),
-        (Wanted(edits=Edits(hooks=(Hook("prestart", "/h"),))), "hooks"),
-        (Wanted(apparmor="x"), "apparmor"),
-        (Wanted(mounts=(Mount("bind", "/a", "/b", ("rshared",)),)), "rshared"),
-        (Wanted(mounts=(Mount("bind", "/a", "/b", ("bind",)),)), "alone"),
-        (Wanted(mounts=(Mount("tmpfs", "", "/b", ("suid",)),)), "suid"),
-        (Wanted(mounts=(Mount("tmpfs", "", "/b", ("rw", "ro", "noexec", "size=1m", "mode=700")),)), ""),
+        (ContainerOptions(), ""),
+        (
+            ContainerOptions(ulimits=(Ulimit("core", 0, 0),), ipc="host", uts="host", devices=(Device("/a", "/a"),)),
+            "",
+        ),
+        (
+            ContainerOptions(
+                shm_size=1, groups=("1",), oom_score=5, dns=("::1",), labels={"a": "b"}, privileged=True
+            ),
+            "",
+        ),
+        (ContainerOptions(pid="host"), "--pid host"),
+        (ContainerOptions(sysctls=(("net.a", "1"),)), "--sysctl"),
+        (ContainerOptions(domainname="d"), "--domainname"),
+        (ContainerOptions(cgroupns="host"), "--cgroupns host"),
+        (ContainerOptions(cpu_shares=2), "--cpu-shares"),
+        (ContainerOptions(cpuset_cpus="0"), "--cpuset-cpus"),
+        (ContainerOptions(memory_swap=-1), "--memory-swap"),
+        (ContainerOptions(edits=Edits(hooks=(Hook("prestart", "/h"),))), "hooks"),
+        (ContainerOptions(apparmor="x"), "apparmor"),
+        (ContainerOptions(mounts=(Mount("bind", "/a", "/b", ("rshared",)),)), "rshared"),
+        (ContainerOptions(mounts=(Mount("bind", "/a", "/b", ("bind",)),)), "alone"),
+        (ContainerOptions(mounts=(Mount("tmpfs", "", "/b", ("suid",)),)), "suid"),
+        (ContainerOptions(mounts=(Mount("tmpfs", "", "/b", ("rw", "ro", "noexec", "size=1m", "mode=700")),)), ""),
     ],
 )  # fmt: skip
-def test_what_bubblewrap_has_no_word_for(wanted: Wanted, flag: str) -> None:
+def test_what_bubblewrap_has_no_word_for(wanted: ContainerOptions, flag: str) -> None:
     assert flag in lacking(wanted)
     assert bool(lacking(wanted)) == bool(flag)
     if flag:
@@ -393,15 +402,15 @@ def test_what_bubblewrap_has_no_word_for(wanted: Wanted, flag: str) -> None:
 @pytest.mark.parametrize(
     "wanted",
     [
-        Wanted(uts="host", hostname="x"),
-        Wanted(uts="host", domainname="x"),
-        Wanted(ipc="host", shm_size=1),
-        Wanted(ipc="none", shm_size=1),
-        Wanted(memory=1, memory_reservation=2),
-        Wanted(pid="host", userns=Userns("auto")),
+        ContainerOptions(uts="host", hostname="x"),
+        ContainerOptions(uts="host", domainname="x"),
+        ContainerOptions(ipc="host", shm_size=1),
+        ContainerOptions(ipc="none", shm_size=1),
+        ContainerOptions(memory=1, memory_reservation=2),
+        ContainerOptions(pid="host", userns=Userns("auto")),
     ],
 )
-def test_flags_that_contradict_each_other(wanted: Wanted) -> None:
+def test_flags_that_contradict_each_other(wanted: ContainerOptions) -> None:
     with pytest.raises(UsageError):
         check_flags(wanted)
 
@@ -409,21 +418,23 @@ def test_flags_that_contradict_each_other(wanted: Wanted) -> None:
 @pytest.mark.parametrize(
     ("name", "wanted", "network", "refused"),
     [
-        ("net.core.somaxconn", Wanted(), "none", ""),
-        ("net/core/somaxconn", Wanted(), "none", ""),
-        ("net.core.somaxconn", Wanted(), "host", "--network host"),
-        ("kernel.shmmax", Wanted(), "none", ""),
-        ("kernel.shmmax", Wanted(ipc="host"), "none", "--ipc host"),
-        ("fs.mqueue.msg_max", Wanted(ipc="host"), "none", "--ipc host"),
-        ("kernel.domainname", Wanted(), "none", ""),
-        ("kernel.domainname", Wanted(uts="host"), "none", "--uts host"),
-        ("kernel.hostname", Wanted(), "none", "--hostname"),
-        ("vm.swappiness", Wanted(), "none", "belongs to the host"),
-        ("kernel.panic", Wanted(), "none", "belongs to the host"),
-        ("netfilter.x", Wanted(), "none", "belongs to the host"),
+        ("net.core.somaxconn", ContainerOptions(), "none", ""),
+        ("net/core/somaxconn", ContainerOptions(), "none", ""),
+        ("net.core.somaxconn", ContainerOptions(), "host", "--network host"),
+        ("kernel.shmmax", ContainerOptions(), "none", ""),
+        ("kernel.shmmax", ContainerOptions(ipc="host"), "none", "--ipc host"),
+        ("fs.mqueue.msg_max", ContainerOptions(ipc="host"), "none", "--ipc host"),
+        ("kernel.domainname", ContainerOptions(), "none", ""),
+        ("kernel.domainname", ContainerOptions(uts="host"), "none", "--uts host"),
+        ("kernel.hostname", ContainerOptions(), "none", "--hostname"),
+        ("vm.swappiness", ContainerOptions(), "none", "belongs to the host"),
+        ("kernel.panic", ContainerOptions(), "none", "belongs to the host"),
+        ("netfilter.x", ContainerOptions(), "none", "belongs to the host"),
     ],
 )
-def test_settings_that_are_not_the_containers_own(name: str, wanted: Wanted, network: str, refused: str) -> None:
+def test_settings_that_are_not_the_containers_own(
+    name: str, wanted: ContainerOptions, network: str, refused: str
+) -> None:
     asked = replace(wanted, sysctls=((name, "1"),))
     if not refused:
         check_sysctls(asked, network)
@@ -439,31 +450,31 @@ def test_what_a_plain_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(resource, "getrlimit", lambda number: (10, 20))
     runc = Runtime("/usr/sbin/runc", False, False)
     for wanted in (
-        Wanted(oom_score=100),
-        Wanted(ulimits=(Ulimit("nofile", 1, 20),)),
-        Wanted(pid="host", ipc="host", privileged=True),
+        ContainerOptions(oom_score=100),
+        ContainerOptions(ulimits=(Ulimit("nofile", 1, 20),)),
+        ContainerOptions(pid="host", ipc="host", privileged=True),
     ):
         check_supported(wanted, runc)
     for wanted, named in (
-        (Wanted(oom_score=99), "only root may go below"),
-        (Wanted(ulimits=(Ulimit("nofile", 1, 21),)), "only root may go above"),
-        (Wanted(memory=1), "can't be limited here"),
-        (Wanted(cpuset_cpus="0"), "can't be limited here"),
-        (Wanted(cgroupns="host"), "no cgroup"),
+        (ContainerOptions(oom_score=99), "only root may go below"),
+        (ContainerOptions(ulimits=(Ulimit("nofile", 1, 21),)), "only root may go above"),
+        (ContainerOptions(memory=1), "can't be limited here"),
+        (ContainerOptions(cpuset_cpus="0"), "can't be limited here"),
+        (ContainerOptions(cgroupns="host"), "no cgroup"),
     ):
         with pytest.raises(LaminaError, match=named):
             check_supported(wanted, runc)
     monkeypatch.setattr(resource, "getrlimit", lambda number: (10, resource.RLIM_INFINITY))
-    check_supported(Wanted(ulimits=(Ulimit("nofile", 1, UNLIMITED),)), runc)
+    check_supported(ContainerOptions(ulimits=(Ulimit("nofile", 1, UNLIMITED),)), runc)
 
 
 def test_a_profile_of_apparmor_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     runc = Runtime("/usr/sbin/runc", True, True)
     monkeypatch.setattr(supported, "_has_apparmor", lambda: False)
     with pytest.raises(Unsupported, match="no AppArmor"):
-        check_supported(Wanted(apparmor="docker-default"), runc)
+        check_supported(ContainerOptions(apparmor="docker-default"), runc)
     monkeypatch.setattr(supported, "_has_apparmor", lambda: True)
-    check_supported(Wanted(apparmor="docker-default"), runc)
+    check_supported(ContainerOptions(apparmor="docker-default"), runc)
 
 
 def test_a_device_that_is_not_there() -> None:
@@ -505,5 +516,5 @@ def test_a_cdi_file_that_says_what_is_not_so(kind: str, major: int, minor: int) 
 
 def test_variables_of_an_image_that_have_no_name_are_left_out() -> None:
     """The runtimes refuse them, or end."""
-    found = environment(Wanted(env=(("B", "caller"),)), ["", "=x", "A", "B=image"], "/root", "box")
+    found = environment(ContainerOptions(env=(("B", "caller"),)), ["", "=x", "A", "B=image"], "/root", "box")
     assert found[2:] == ["A=", "B=caller", "HOME=/root"]

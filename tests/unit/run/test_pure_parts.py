@@ -11,8 +11,8 @@ from lamina.run.bubblewrap.arguments import packed
 from lamina.run.capability import ALL, DEFAULT, capabilities
 from lamina.run.network import Resolver, hosts_file, resolver
 from lamina.run.options import (
+    ContainerOptions,
     Mount,
-    Wanted,
     argv,
     parse_cpus,
     parse_env,
@@ -25,7 +25,7 @@ from lamina.run.options import (
     parse_workdir,
 )
 from lamina.run.seccomp import default_profile, seccomp
-from lamina.run.spec import Place, check_words, environment, runtime_spec
+from lamina.run.spec import HostResources, check_words, environment, runtime_spec
 from lamina.run.user import User
 from lamina.view.owners import Owners
 
@@ -85,26 +85,30 @@ def test_options() -> None:
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (Wanted(), ("e", "c")),
-        (Wanted(command=("x",)), ("e", "x")),
-        (Wanted(entrypoint="y"), ("y",)),
-        (Wanted(entrypoint="y", command=("x",)), ("y", "x")),
-        (Wanted(entrypoint="", command=("x",)), ("x",)),
+        (ContainerOptions(), ("e", "c")),
+        (ContainerOptions(command=("x",)), ("e", "x")),
+        (ContainerOptions(entrypoint="y"), ("y",)),
+        (ContainerOptions(entrypoint="y", command=("x",)), ("y", "x")),
+        (ContainerOptions(entrypoint="", command=("x",)), ("x",)),
     ],
 )
-def test_what_is_run(wanted: Wanted, expected: tuple[str, ...]) -> None:
+def test_what_is_run(wanted: ContainerOptions, expected: tuple[str, ...]) -> None:
     assert argv(wanted, ("e",), ("c",)) == expected
 
 
 def test_nothing_to_run() -> None:
     with pytest.raises(NotFound):
-        argv(Wanted(entrypoint=""), ("e",), ("c",))  # it drops the image's command, as with docker and podman
+        argv(
+            ContainerOptions(entrypoint=""), ("e",), ("c",)
+        )  # it drops the image's command, as with docker and podman
     with pytest.raises(NotFound):
-        argv(Wanted(), (), ())
+        argv(ContainerOptions(), (), ())
 
 
 def test_environment_in_dockers_order() -> None:
-    found = environment(Wanted(env=(("B", "2"), ("HOSTNAME", "mine")), tty=True), ["A=1", "B=1"], "/h", "host")
+    found = environment(
+        ContainerOptions(env=(("B", "2"), ("HOSTNAME", "mine")), tty=True), ["A=1", "B=1"], "/h", "host"
+    )
     assert found[1:] == ["HOSTNAME=mine", "TERM=xterm", "A=1", "B=2", "HOME=/h"]
 
 
@@ -121,7 +125,7 @@ def test_environment_in_dockers_order() -> None:
 def test_home_is_the_users_unless_somebody_says_otherwise(
     image: list[str], given: tuple[tuple[str, str], ...], expected: str
 ) -> None:
-    found = environment(Wanted(env=given), image, "/home/web", "host")
+    found = environment(ContainerOptions(env=given), image, "/home/web", "host")
     assert [item for item in found if item.startswith("HOME=")] == [f"HOME={expected}"]
 
 
@@ -212,34 +216,34 @@ def test_a_profiles_architectures() -> None:
     assert "defaultErrnoRet" not in seccomp(named, (), "amd64")
 
 
-def made(wanted: Wanted, place: Place, user: User | None = None) -> dict[str, Any]:
+def made(wanted: ContainerOptions, place: HostResources, user: User | None = None) -> dict[str, Any]:
     return runtime_spec(wanted, ["x"], [], "/", user or User(0, 0), place)
 
 
 def test_spec_without_a_device_cgroup_makes_no_devices() -> None:
-    guarded = made(Wanted(), Place("/r", "h"))
+    guarded = made(ContainerOptions(), HostResources("/r", "h"))
     assert guarded["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
     assert "CAP_MKNOD" in guarded["process"]["capabilities"]["bounding"]
-    bare = made(Wanted(), Place("/r", "h", devices=False, cgroups=False))
+    bare = made(ContainerOptions(), HostResources("/r", "h", devices=False, cgroups=False))
     assert "CAP_MKNOD" not in bare["process"]["capabilities"]["bounding"]
     assert "resources" not in bare["linux"]
     assert not any(mount["type"] == "cgroup" for mount in bare["mounts"])
 
 
 def test_spec_of_a_plain_user_in_the_container() -> None:
-    found = made(Wanted(), Place("/r", "h"), User(33, 44))["process"]["capabilities"]
+    found = made(ContainerOptions(), HostResources("/r", "h"), User(33, 44))["process"]["capabilities"]
     assert found["effective"] == found["permitted"] == []
     assert found["bounding"]
 
 
 def test_spec_of_namespaces_and_limits() -> None:
-    def kinds(place: Place) -> set[str]:
-        return {one["type"] for one in made(Wanted(), place)["linux"]["namespaces"]}
+    def kinds(place: HostResources) -> set[str]:
+        return {one["type"] for one in made(ContainerOptions(), place)["linux"]["namespaces"]}
 
-    assert "network" in kinds(Place("/r", "h"))
-    assert "network" not in kinds(Place("/r", "h", network="host"))
-    assert "user" in kinds(Place("/r", "h", owners=Owners(((0, 1000, 1),), ((0, 1000, 1),))))
-    limits = made(Wanted(memory=5, cpus=1.5, pids=7), Place("/r", "h"))["linux"]["resources"]
+    assert "network" in kinds(HostResources("/r", "h"))
+    assert "network" not in kinds(HostResources("/r", "h", network="host"))
+    assert "user" in kinds(HostResources("/r", "h", owners=Owners(((0, 1000, 1),), ((0, 1000, 1),))))
+    limits = made(ContainerOptions(memory=5, cpus=1.5, pids=7), HostResources("/r", "h"))["linux"]["resources"]
     assert limits["memory"] == {"limit": 5}
     assert limits["cpu"] == {"period": 100_000, "quota": 150_000}
     assert limits["pids"] == {"limit": 7}
@@ -247,7 +251,7 @@ def test_spec_of_namespaces_and_limits() -> None:
 
 def test_a_mount_that_is_asked_for_takes_the_place_of_ours_and_outer_ones_come_first() -> None:
     mounts = [Mount("bind", "/h", "/etc/hosts"), Mount("bind", "/1", "/a/b"), Mount("bind", "/2", "/a")]
-    found = made(Wanted(), Place("/r", "h", files={"/etc/hosts": "/ours"}, mounts=mounts))["mounts"]
+    found = made(ContainerOptions(), HostResources("/r", "h", files={"/etc/hosts": "/ours"}, mounts=mounts))["mounts"]
     places = [mount["destination"] for mount in found]
     assert places.count("/etc/hosts") == 1
     assert places.index("/a") < places.index("/a/b")
@@ -255,7 +259,10 @@ def test_a_mount_that_is_asked_for_takes_the_place_of_ours_and_outer_ones_come_f
 
 def test_a_tmpfs_runs_nothing_for_anybody_unless_asked() -> None:
     mounts = [Mount("tmpfs", "", "/t", ("size=1m", "exec")), Mount("bind", "/h", "/b", ("ro",))]
-    found = {mount["destination"]: mount for mount in made(Wanted(), Place("/r", "h", mounts=mounts))["mounts"]}
+    found = {
+        mount["destination"]: mount
+        for mount in made(ContainerOptions(), HostResources("/r", "h", mounts=mounts))["mounts"]
+    }
     assert found["/t"]["options"] == ["nosuid", "nodev", "noexec", "size=1m", "exec"]  # the last word counts
     assert found["/b"]["options"] == ["rbind", "rprivate", "ro"]
     for place in ("/proc", "/dev/shm", "/dev/mqueue", "/sys"):
@@ -266,14 +273,14 @@ def test_a_tmpfs_runs_nothing_for_anybody_unless_asked() -> None:
 
 
 def test_a_volume_has_no_devices_where_nothing_guards_them() -> None:
-    def options(place: Place) -> list[str]:
-        (found,) = (mount for mount in made(Wanted(), place)["mounts"] if mount["destination"] == "/b")
+    def options(place: HostResources) -> list[str]:
+        (found,) = (mount for mount in made(ContainerOptions(), place)["mounts"] if mount["destination"] == "/b")
         given: list[str] = found["options"]
         return given
 
     bind = [Mount("bind", "/h", "/b")]
-    assert options(Place("/r", "h", mounts=bind, devices=False)) == ["rbind", "rprivate", "rw", "nodev"]
-    assert options(Place("/r", "h", mounts=bind, devices=False, plain=True)) == ["rbind", "rprivate", "rw"]
+    assert options(HostResources("/r", "h", mounts=bind, devices=False)) == ["rbind", "rprivate", "rw", "nodev"]
+    assert options(HostResources("/r", "h", mounts=bind, devices=False, plain=True)) == ["rbind", "rprivate", "rw"]
 
 
 def test_files_of_the_network() -> None:

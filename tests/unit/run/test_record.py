@@ -11,13 +11,13 @@ import pytest
 from lamina.errors import StoreDamaged, Unsupported
 from lamina.light import as_dict, replace
 from lamina.run.container.record import from_json, to_json, wanted_of
-from lamina.run.options import Device, Edits, Hook, Mount, Node, Ulimit, Userns, Wanted
+from lamina.run.options import ContainerOptions, Device, Edits, Hook, Mount, Node, Ulimit, Userns
 from lamina.spec.digest import Digest
 from lamina.spec.json import read_own, write_own
 from lamina.store.containers import Container
 from lamina.store.store import Store
 
-FULL = Wanted(
+FULL = ContainerOptions(
     command=("sh", "-c", "echo \udcff"),
     entrypoint="",
     env=(("A", "1"), ("B", "")),
@@ -43,8 +43,8 @@ FULL = Wanted(
 )
 
 
-@pytest.mark.parametrize("wanted", [Wanted(), FULL])
-def test_all_that_was_asked_comes_back_from_json(wanted: Wanted) -> None:
+@pytest.mark.parametrize("wanted", [ContainerOptions(), FULL])
+def test_all_that_was_asked_comes_back_from_json(wanted: ContainerOptions) -> None:
     written = json.loads(json.dumps(to_json(wanted)))
     assert written["version"] == 1
     assert set(written) == {"version", *as_dict(wanted)}

@@ -1,4 +1,4 @@
-"""The less common options of `run` as fields of ``run.options.Wanted``. Imported only if one is given."""
+"""The less common options of `run` as fields of ``run.options.ContainerOptions``. Imported only if one is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def fields(given: dict[str, Any], on_warning: Callable[[str], object]) -> dict[str, Any]:
-    """Return the fields of ``Wanted``. Raises UsageError, NotFound (a file, a CDI device), InvalidDocument,
+    """Return the fields of ``ContainerOptions``. Raises UsageError, NotFound (a file, a CDI device), InvalidDocument,
     SystemFailure."""
     return {
         **_labels(given),

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lamina.cli import say, warn
-from lamina.cli.containers import launch
-from lamina.cli.containers.later import OF_EXEC, OF_RUN, refused
+from lamina.cli.containers import run_command
+from lamina.cli.containers.unsupported import UNSUPPORTED_BY_EXEC, UNSUPPORTED_BY_RUN, unsupported_options
 from lamina.cli.format.output import emit, emit_json_list, emit_template, write
 from lamina.cli.format.record import Record
 from lamina.cli.format.rows import CONTAINER_HEADINGS, moment_text
@@ -54,8 +54,8 @@ _Thing = TypeVar("_Thing")
     "lamina run --rm -m 512m --cpus 1 --read-only --tmpfs /tmp app:1 ./test\n"
     "lamina run --rm --gpus all --shm-size 1g --ulimit memlock=-1 trainer python train.py",
 )
-@options_of(launch.OPTIONS)
-@refused(OF_RUN)
+@options_of(run_command.OPTIONS)
+@unsupported_options(UNSUPPORTED_BY_RUN)
 @view_option
 @platform_option
 @registry_options
@@ -68,7 +68,7 @@ def run(session: Session, /, image: str, words: tuple[str, ...], **given: Any) -
 
     The exit code is that of the program; 125 if the container can't be made, 126 if the program can't be started, 127
     if it was not found."""
-    return launch.launch(session, image, words, **given)
+    return run_command.run_container(session, image, words, **given)
 
 
 run.allow_interspersed_args = False
@@ -382,8 +382,8 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidf
 
 
 @command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts")
-@options_of(launch.PROCESS_OPTIONS)
-@refused(OF_EXEC)
+@options_of(run_command.PROCESS_OPTIONS)
+@unsupported_options(UNSUPPORTED_BY_EXEC)
 @click.argument("name", metavar="CONTAINER")
 @click.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
 @click.pass_obj
@@ -391,12 +391,12 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
     """Run a program in a running container. The exit code is that of the program."""
     from lamina.run.container.exec import execute
     from lamina.run.container.user_namespace import enter
-    from lamina.run.options import Wanted, parse_workdir
+    from lamina.run.options import ContainerOptions, parse_workdir
 
-    launch.check_terminal(given)
-    wanted = Wanted(
+    run_command.check_terminal(given)
+    wanted = ContainerOptions(
         command=words,
-        env=launch.environment(given),
+        env=run_command.environment(given),
         workdir=parse_workdir(given["workdir"]),
         user=given["user"],
         tty=given["tty"],
@@ -404,7 +404,8 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
     )
     container = session.store.containers.get(name)
     enter(session.store, container)
-    return execute(session.store, container, wanted)
+    with execute(session.store, container, wanted) as program:
+        return program.wait().code
 
 
 exec_.allow_interspersed_args = False

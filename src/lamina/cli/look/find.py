@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lamina.layer.entry import Entry, Kind
     from lamina.spec.digest import Digest
     from lamina.store.find import Words
-    from lamina.store.findings import Found, Place
+    from lamina.store.findings import Found, Occurrence
 
 _REMEMBERED = 1000
 
@@ -160,9 +160,9 @@ class _Groups:
 
     def __init__(self, no_trunc: bool) -> None:
         self.no_trunc = no_trunc
-        self._known: dict[int, tuple[tuple[Place, ...], list[dict[str, Any]]]] = {}
+        self._known: dict[int, tuple[tuple[Occurrence, ...], list[dict[str, Any]]]] = {}
 
-    def of(self, places: tuple[Place, ...]) -> list[dict[str, Any]]:
+    def of(self, places: tuple[Occurrence, ...]) -> list[dict[str, Any]]:
         """Return for each group the layer, the state, the images and their number."""
         known = self._known.get(id(places))  # the id stays valid because _known holds the tuple
         if known is None:
@@ -171,8 +171,8 @@ class _Groups:
             known = self._known[id(places)] = places, self._made(places)
         return known[1]
 
-    def _made(self, places: tuple[Place, ...]) -> list[dict[str, Any]]:
-        groups: dict[tuple[int, str, int | None], list[Place]] = {}
+    def _made(self, places: tuple[Occurrence, ...]) -> list[dict[str, Any]]:
+        groups: dict[tuple[int, str, int | None], list[Occurrence]] = {}
         for place in places:
             groups.setdefault((place.layer, place.state, place.by), []).append(place)
         found = []
@@ -207,7 +207,7 @@ def _found_json(found: Found) -> dict[str, Any]:
     }
 
 
-def _name(place: Place) -> str:
+def _name(place: Occurrence) -> str:
     return _familiar(place.name) if place.name else _short(place.digest)
 
 

@@ -22,7 +22,7 @@ from lamina.errors import NotFound
 def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> None:
     """Show the layers of an image, bottom first: sizes, how many entries each layer adds, replaces and hides, its
     build step, and the images that share it."""
-    from lamina.insight.layers import layer_sharers, report_layers
+    from lamina.insight.layer_report import layer_sharers, report_layers
 
     opened = session.image(image)
     try:

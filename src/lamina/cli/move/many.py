@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
     from lamina.spec.manifest import Index
-    from lamina.transfer.connect import Network
-    from lamina.transfer.sync import Named, Wanted
+    from lamina.transfer.connect import RegistryAccess
+    from lamina.transfer.sync import Named, SyncRule
 
 _LOCAL = ("oci:", "oci-archive:", "docker-archive:", "dir:")
 """Places on this machine that can hold many images."""
@@ -285,7 +285,7 @@ def _sources(
     for wanted in _wanted(source):
         network = session.network(progress, "src", wanted.access)
 
-        def found(wanted: Wanted = wanted, network: Network = network) -> Iterator[tuple[Reader, Named]]:
+        def found(wanted: SyncRule = wanted, network: RegistryAccess = network) -> Iterator[tuple[Reader, Named]]:
             from lamina.transfer.sync import Named
 
             for reference in expand(wanted, network):
@@ -321,7 +321,7 @@ def _held(session: Session, source: str) -> Iterator[tuple[Reader, Named]]:
         yield reader, image
 
 
-def _wanted(source: str) -> list[Wanted]:
+def _wanted(source: str) -> list[SyncRule]:
     """Parse the lines of a file, or one pattern."""
     from lamina.host.files import reported
     from lamina.transfer.sync import MAX_FILE, parse_list, parse_pattern

@@ -29,7 +29,7 @@ from lamina.source.abilities import lists_names
 from lamina.spec.name import ImageName, parse_name
 
 if TYPE_CHECKING:
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
     from lamina.transfer.copy import Copied
     from lamina.view.overlay.ahead import Ahead
 
@@ -119,7 +119,9 @@ def pull(
     report(done, format, quiet or progress.lists_blobs)
 
 
-def _from_place(session: Session, name: ImageName, network: Network, on_event: OnEvent, **how: bool) -> list[Copied]:
+def _from_place(
+    session: Session, name: ImageName, network: RegistryAccess, on_event: OnEvent, **how: bool
+) -> list[Copied]:
     """Load the images of a layout, a directory or an archive; if ``name`` names one, only that one."""
     from lamina.spec.reference import canonical
 

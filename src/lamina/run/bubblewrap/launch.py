@@ -26,21 +26,23 @@ from lamina import errors
 from lamina.errors import LaminaError, SystemFailure, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.bubblewrap.apart import Exposed, make_places, placed, show
 from lamina.run.bubblewrap.arguments import SYS, arguments, packed
 from lamina.run.bubblewrap.bpf import without_typing
 from lamina.run.bubblewrap.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
-from lamina.run.bubblewrap.program import held_process, kill, pid_file
+from lamina.run.bubblewrap.program import child_of, held_process, kill, pid_file
 from lamina.run.child import (
     CANNOT_RUN,
     NOT_EXECUTABLE,
     NOT_FOUND,
     ExitStatus,
+    Program,
     Streams,
     apply_limits,
     divided_limits,
     in_memory,
+    signal_below,
     spawned,
 )
 from lamina.run.mount_targets import DEVICE_LINKS, Shown, covering
@@ -98,15 +100,13 @@ class Launch(Value):
 
 
 @contextmanager
-def started(
-    launch: Launch, inside: Inside, on_warning: Callable[[str], object]
-) -> Iterator[Callable[[], ExitStatus]]:
-    """Start the container; the block gets the function that waits for its end. ``inside``: its root file system.
-    Raises SystemFailure, NotFound, Unsupported."""
+def start(launch: Launch, inside: Inside, on_warning: Callable[[str], object]) -> Iterator[Program]:
+    """Start the container; it is killed if the block ends without a wait. ``inside``: its root file system. Raises
+    SystemFailure, NotFound, Unsupported."""
     files = Shown(inside, launch.spec["mounts"])
     refused = _refused(launch.process, files)
     if refused is not None:
-        yield lambda: refused
+        yield Program(lambda: refused, _not_running)
         return
     check_targets(launch.spec["mounts"], inside)
     with ExitStack() as opened:
@@ -126,7 +126,12 @@ def started(
                 reason = f"bubblewrap could not start {name_of(launch.process)!r:.200}"
                 return ExitStatus(_unstarted(launch.process, inside), reason=reason)
 
-            yield wait
+            yield Program(wait, lambda number: kill(launch.bundle, str(number)))
+
+
+def _not_running(number: int) -> None:
+    """Raises SystemFailure."""
+    raise SystemFailure("the program was not started", hint="wait for it: its exit status says why")
 
 
 def _prepared(
@@ -299,9 +304,10 @@ _KINDS = {
 """The kinds of namespaces as /proc/PID/ns has them, and setns(2)."""
 
 
-def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Streams) -> int:
-    """Run ``process`` (of a runtime spec) in the running container; its exit code. If it can't start, a line on
-    standard error says why, and the exit code is docker's. Raises SystemFailure."""
+@contextmanager
+def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Streams) -> Iterator[Program]:
+    """Start ``process`` (of a runtime spec) in the running container; it is killed if the block ends without a wait.
+    If it can't start, a line on standard error says why, and the exit code is docker's. Raises SystemFailure."""
     import sys
 
     from lamina.run.bubblewrap import cgroup
@@ -326,7 +332,16 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Str
         package = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
         command = [sys.executable, "-I", "-S", "-c", _STARTER, package, str(described)]
         with spawned(command, streams, [described, target, *groups], lambda: _show(program, program)) as child:
-            return child.wait()
+
+            def send(number: int) -> None:
+                signal_below(child, lambda: child_of(child.pid), number)
+
+            try:
+                yield Program(lambda: ExitStatus(child.wait()), send)
+            finally:
+                if not child.has_ended:  # the end of this child would not end the program
+                    with suppress(SystemFailure):
+                        send(signal.SIGKILL)
 
 
 def _is_ours(process: int, kind: str) -> bool:

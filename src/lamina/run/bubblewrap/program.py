@@ -58,10 +58,10 @@ def process_of(bundle: str) -> int:
     itself. Raises OSError or ValueError if there is none."""
     with open(pid_file(bundle), "rb") as file:
         monitor = int(file.read())
-    number = _child_of(monitor)
+    number = child_of(monitor)
     own = _started_from(monitor)  # a process with a child runs bubblewrap already
     if _started_from(number) == own:  # it still makes mounts, or it is the one that reaps
-        number = _child_of(number)
+        number = child_of(number)
         if _started_from(number) == own:
             raise ProcessLookupError(number)
     return number
@@ -85,7 +85,7 @@ def pid_file(bundle: str) -> str:
     return os.path.join(bundle, "pid")
 
 
-def _child_of(pid: int) -> int:
+def child_of(pid: int) -> int:
     """The only child of a process. Raises ProcessLookupError."""
     try:
         with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.run.child import Streams
@@ -14,14 +16,21 @@ from lamina.run.user import resolve_user
 from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
-    from lamina.run.options import Wanted
+    from collections.abc import Iterator
+
+    from lamina.run.child import Program
+    from lamina.run.options import ContainerOptions
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
 
-def execute(store: Store, container: Container, wanted: Wanted) -> int:
-    """Run ``wanted.command`` in the running container; its exit code. It gets the container's user, environment and
-    working directory, unless ``wanted`` has others. Raises Conflict (it does not run), NotFound (no such user)."""
+@contextmanager
+def execute(
+    store: Store, container: Container, wanted: ContainerOptions, streams: Streams | None = None
+) -> Iterator[Program]:
+    """Start ``wanted.command`` in the running container; it is killed if the block ends without a wait. It gets the
+    container's user, environment and working directory, unless ``wanted`` has others. ``streams``: by default those
+    of this process. Raises Conflict (the container does not run), NotFound (no such user)."""
     check_running(store, container)
     sandbox = sandbox_of(store, container)
     path = store.containers.path(container.id, "bundle", "config.json")
@@ -38,4 +47,6 @@ def execute(store: Store, container: Container, wanted: Wanted) -> int:
     if wanted.workdir:
         process["cwd"] = wanted.workdir
     process["env"] = environment(wanted, process["env"], "/", container.id[:12])
-    return sandbox.execute(process, Streams(interactive=wanted.interactive, terminal=wanted.tty))
+    streams = streams or Streams(interactive=wanted.interactive, terminal=wanted.tty)
+    with sandbox.execute(process, streams) as program:
+        yield program

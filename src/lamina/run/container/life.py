@@ -15,7 +15,7 @@ from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, writable
-from lamina.run.bundle import Task, check_machine, described
+from lamina.run.bundle import Task, check_machine, prepare_spec
 from lamina.run.child import CANNOT_RUN, ExitStatus, Streams
 from lamina.run.container.ending import clear, remove, settle
 from lamina.run.container.mount import mounted
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lamina.run.credentials import Caller
-    from lamina.run.options import Mount, Wanted
+    from lamina.run.options import ContainerOptions, Mount
     from lamina.run.runtime import Runtime
     from lamina.scan.directory import OnWarning
     from lamina.source.stack import Stack
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def create(
     store: Store,
     stack: Stack,
-    wanted: Wanted,
+    wanted: ContainerOptions,
     *,
     image: str = "",
     running: bool = False,
@@ -72,7 +72,7 @@ def create(
     return container
 
 
-def check(wanted: Wanted, *, runtime: str = "") -> None:
+def check(wanted: ContainerOptions, *, runtime: str = "") -> None:
     """Refuse what this host's runtime can't do, before a container is made. Raises UsageError, Unsupported, NotFound
     (no runtime)."""
     check_supported(wanted, find_runtime(runtime))
@@ -153,17 +153,17 @@ class _Run:
         check_words(container.image, words)
         kind = network.choose(wanted.network, self._on_warning)
         resolver = network.machine_resolver(kind, self._on_warning)
-        task = Task(sandbox, wanted, config, container.command, network.Network(kind), caller=self._caller)
+        task = Task(sandbox, wanted, config, container.command, network.ContainerNetwork(kind), caller=self._caller)
         with Inside(rootfs) as inside:
             check_machine(task, inside)
         with network.connected(kind, resolver, sandbox.directories.bundle) as net:
             with Inside(rootfs) as inside:
                 mounts = self._mounts(inside)
-                spec, made = described(replace(task, network=net, mounts=mounts), inside)
+                spec, made = prepare_spec(replace(task, network=net, mounts=mounts), inside)
             container = replace(container, made=(*container.made, *made))
             self._store.containers.write(container, lasting=not container.remove)
             use.close()
-            starting = sandbox.started(
+            starting = sandbox.start(
                 spec,
                 Streams(interactive=wanted.interactive, terminal=wanted.tty),
                 init=wanted.init,
@@ -171,8 +171,8 @@ class _Run:
                 inherited=(self._store.containers.lock_of(container.id),),
                 on_warning=self._on_warning,
             )
-            with starting as wait:
-                return wait()
+            with starting as program:
+                return program.wait()
 
     def _mounts(self, inside: Inside) -> Sequence[Mount]:
         declared = self._stack.config.volumes
@@ -183,7 +183,7 @@ class _Run:
         return binds(self._store, self._container, self._wanted.mounts, declared, inside)
 
 
-def _owners(container: Container, wanted: Wanted, runtime: Runtime) -> tuple[Owners, Caller]:
+def _owners(container: Container, wanted: ContainerOptions, runtime: Runtime) -> tuple[Owners, Caller]:
     """The ids of the container's user namespace, and the caller's ids in there, if it asked for some. Raises
     Unsupported."""
     if not wanted.userns.kind:

@@ -1,8 +1,7 @@
 """A container's record: what was asked of it, as JSON, and what follows from it: its image, its ids, its sandbox.
 
-What was asked (``run.options.Wanted``) is kept whole, so that a container can be started again. Unknown fields are
-ignored when it is read, and survive when the record is written (``store.containers``).
-"""
+What was asked (``run.options.ContainerOptions``) is kept whole, so that a container can be started again. Unknown
+fields are ignored when it is read, and survive when the record is written (``store.containers``)."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 
 from lamina.errors import Unsupported
 from lamina.light import TYPE_CHECKING, Value, as_dict
-from lamina.run.options import Device, Edits, Hook, Mount, Node, Ulimit, Userns, Wanted, argv, parse_name
+from lamina.run.options import ContainerOptions, Device, Edits, Hook, Mount, Node, Ulimit, Userns, argv, parse_name
 from lamina.run.sandbox import Directories, Sandbox, states_of
 from lamina.spec.platform import Platform
 from lamina.store.containers import Container, damage
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _KINDS: dict[type[Value], dict[str, type[Value]]] = {
-    Wanted: {"mounts": Mount, "userns": Userns, "ulimits": Ulimit, "devices": Device, "edits": Edits},
+    ContainerOptions: {"mounts": Mount, "userns": Userns, "ulimits": Ulimit, "devices": Device, "edits": Edits},
     Edits: {"nodes": Node, "mounts": Mount, "hooks": Hook},
 }
 """The fields that hold values, or tuples of values."""
 
 
-def new_record(stack: Stack, wanted: Wanted, *, identity: str, image: str = "", top: str = "") -> Container:
+def new_record(stack: Stack, wanted: ContainerOptions, *, identity: str, image: str = "", top: str = "") -> Container:
     """The record of a new container. ``image``: what its image is called, by default as the stack is; ``top`` as
     ``writable.choose`` returns it. Raises UsageError (the name), NotFound (no command)."""
     config = stack.config
@@ -57,14 +56,14 @@ def new_record(stack: Stack, wanted: Wanted, *, identity: str, image: str = "", 
     )
 
 
-def _mounted_names(wanted: Wanted, declared: tuple[str, ...]) -> tuple[str, ...]:
+def _mounted_names(wanted: ContainerOptions, declared: tuple[str, ...]) -> tuple[str, ...]:
     """The names of volumes and the targets of all mounts, for ``ps --filter volume``."""
     targets = [mount.target for mount in wanted.mounts if mount.kind != "tmpfs"]
     names = [mount.source for mount in wanted.mounts if mount.source]
     return tuple(dict.fromkeys((*names, *targets, *declared)))
 
 
-def wanted_of(container: Container) -> Wanted:
+def wanted_of(container: Container) -> ContainerOptions:
     """What was asked of the container. Raises Unsupported (its record does not say so: an older lamina made it, or a
     newer one that writes it differently), StoreDamaged."""
     if container.wanted is None:
@@ -82,16 +81,16 @@ def wanted_of(container: Container) -> Wanted:
         raise damage(container) from None
 
 
-def to_json(wanted: Wanted) -> dict[str, Any]:
+def to_json(wanted: ContainerOptions) -> dict[str, Any]:
     """All fields, as JSON, with the version of this form (pure)."""
     return {"version": _VERSION, **_plain(wanted)}
 
 
-def from_json(value: Mapping[str, Any]) -> Wanted:
+def from_json(value: Mapping[str, Any]) -> ContainerOptions:
     """What ``to_json`` was given (pure). Raises TypeError, ValueError, AttributeError (it is malformed)."""
-    found = _valued(Wanted, value)
-    assert isinstance(found, Wanted)
-    for name, default in as_dict(Wanted()).items():
+    found = _valued(ContainerOptions, value)
+    assert isinstance(found, ContainerOptions)
+    for name, default in as_dict(ContainerOptions()).items():
         given = getattr(found, name)
         if default is None:
             if not isinstance(given, (str, int, float, type(None))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lamina.errors import SystemFailure
 from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
-from lamina.store.roots import started
+from lamina.store.roots import start_time
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container
@@ -17,7 +17,7 @@ def enter(store: Store | None = None, container: Container | None = None) -> Non
     the running ``container`` with its mounts, or a new one. Raises as ``privileges.become_root``."""
     if privileges.may_mount():
         return
-    if container is not None and started(container.pid) == container.started is not None:
+    if container is not None and start_time(container.pid) == container.started is not None:
         privileges.join(container.pid)
     elif container is not None and store is not None and store.containers.is_running(container):
         # its lamina was killed: the program is in the same user namespace, but has other mounts

@@ -17,7 +17,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
-    from lamina.run.options import Wanted
+    from lamina.run.options import ContainerOptions
     from lamina.source.stack import Stack
     from lamina.spec.image_config import Changes
     from lamina.store.containers import Container
@@ -28,7 +28,7 @@ Say = Callable[..., None]
 """Sends a value to the caller, with open files."""
 
 
-class Place(Value):
+class StoreLocation(Value):
     """How another process opens the store."""
 
     root: str
@@ -43,20 +43,20 @@ class Place(Value):
         return Store.open(self.root, create=False, max_layer=self.max_layer, keep=self.keep, view=self.view)
 
 
-class Asked(Value):
+class RunRequest(Value):
     """A container to run, of the image with the manifest ``image``; messages call it ``name``. ``kept``: it stays
     in the store when the caller ends."""
 
-    place: Place
+    location: StoreLocation
     image: Descriptor
     name: str
-    wanted: Wanted
+    wanted: ContainerOptions
     runtime: str = ""
     upper_dir: str = ""
     kept: bool = False
 
 
-def run(say: Say, asked: Asked) -> None:
+def run(say: Say, request: RunRequest) -> None:
     """Run the container to its end. Sends (CREATED, ID), with the file whose lock keeps the container for the
     caller, then (ENDED, its exit code, warnings and changes). A container that is not ``kept`` is removed when no
     process holds that lock any more. Raises ContainerFailure if its program can't be started."""
@@ -64,25 +64,25 @@ def run(say: Say, asked: Asked) -> None:
     from lamina.run.container.life import run as run_container
     from lamina.run.container.user_namespace import enter
 
-    store = asked.place.open()
-    stack = store.stack_at(asked.image, Platform.host(), asked.name)
+    store = request.location.open()
+    stack = store.stack_at(request.image, Platform.host(), request.name)
     enter()
     warnings: list[str] = []
     made = create(
         store,
         stack,
-        asked.wanted,
-        image=asked.name,
+        request.wanted,
+        image=request.name,
         running=True,
-        upper_dir=asked.upper_dir,
+        upper_dir=request.upper_dir,
         on_warning=warnings.append,
     )
     try:
-        _announce(say, store, made, kept=asked.kept)
-        ended = run_container(store, stack, made, runtime=asked.runtime, stays=True, on_warning=warnings.append)
+        _announce(say, store, made, kept=request.kept)
+        ended = run_container(store, stack, made, runtime=request.runtime, stays=True, on_warning=warnings.append)
         reason = ended.reason or ended.message
         if reason:
-            failure = ContainerFailure(f"{asked.name}: {reason}", hint="check the command and the options")
+            failure = ContainerFailure(f"{request.name}: {reason}", hint="check the command and the options")
             failure.exit_code = ended.code
             raise failure
         known = None
@@ -91,7 +91,7 @@ def run(say: Say, asked: Asked) -> None:
         # last: if the caller has gone, this fails and the container is removed
         say((ENDED, {"code": ended.code, "warnings": tuple(warnings), "changes": known}))
     except BaseException:
-        if not asked.kept:
+        if not request.kept:
             _remove(store, made)
         raise
 
@@ -104,18 +104,18 @@ def _announce(say: Say, store: Store, made: Container, *, kept: bool) -> None:
         say((CREATED, made.id), owner)
 
 
-def stop(say: Say, place: Place, identity: str) -> None:
+def stop(say: Say, location: StoreLocation, identity: str) -> None:
     """Kill the container. It has ended when this returns, unless another process runs it."""
     from lamina.run.container.ending import stop as end
 
-    store = place.open()
+    store = location.open()
     with suppress(NotFound):  # it has been removed
         end(store, store.containers.get(identity), "KILL", seconds=60)
 
 
-def changes(say: Say, place: Place, identity: str) -> list[tuple[str, bytes]]:
+def changes(say: Say, location: StoreLocation, identity: str) -> list[tuple[str, bytes]]:
     """The container's changes: A, C or D, and the path."""
-    return _changes(*_entered(place, identity))
+    return _changes(*_entered(location, identity))
 
 
 def _changes(store: Store, one: Container, stack: Stack) -> list[tuple[str, bytes]]:
@@ -126,7 +126,7 @@ def _changes(store: Store, one: Container, stack: Stack) -> list[tuple[str, byte
 
 def commit(
     say: Say,
-    place: Place,
+    location: StoreLocation,
     identity: str,
     name: str,
     comment: str,
@@ -137,16 +137,16 @@ def commit(
     """Make a new image from the container's image and its changes."""
     from lamina.run.container.commit import commit as make
 
-    store, one, stack = _entered(place, identity)
+    store, one, stack = _entered(location, identity)
     return make(store, stack, one, name, epoch=epoch, compression=compression, changes=changes, comment=comment)
 
 
-def remove(say: Say, place: Place, identity: str) -> None:
+def remove(say: Say, location: StoreLocation, identity: str) -> None:
     """Remove the container with its changes, if it still exists."""
     from lamina.run.container.ending import remove as removed
     from lamina.run.container.user_namespace import enter
 
-    store = place.open()
+    store = location.open()
     enter()
     with suppress(NotFound):
         removed(store, store.containers.get(identity, damaged=True))
@@ -159,11 +159,11 @@ def _remove(store: Store, one: Container) -> None:
         removed(store, one)
 
 
-def _entered(place: Place, identity: str) -> tuple[Store, Container, Stack]:
+def _entered(location: StoreLocation, identity: str) -> tuple[Store, Container, Stack]:
     from lamina.run.container.record import stack_of
     from lamina.run.container.user_namespace import enter
 
-    store = place.open()
+    store = location.open()
     try:
         one = store.containers.get(identity)
     except Conflict:

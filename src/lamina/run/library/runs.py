@@ -20,9 +20,9 @@ from lamina.errors import LaminaError, SystemFailure, TimedOut, UsageError
 from lamina.light import replace
 from lamina.run import options
 from lamina.run.library.helper import FAILED, Helper
-from lamina.run.library.jobs import CREATED, ENDED, Asked, Place
+from lamina.run.library.jobs import CREATED, ENDED, RunRequest, StoreLocation
 from lamina.run.library.message import receive
-from lamina.run.options import Mount, Wanted
+from lamina.run.options import ContainerOptions, Mount
 from lamina.text import counted
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Rest(TypedDict, total=False):
-    """Fields of ``Wanted`` that are passed through."""
+    """Fields of ``ContainerOptions`` that are passed through."""
 
     user: str
     network: str
@@ -52,15 +52,17 @@ class Finished:
     """A container whose program has ended. It is kept, with its changes, until ``remove``, or until this value is
     garbage-collected; ``kept`` ones stay in the store."""
 
-    def __init__(self, place: Place, identity: str, code: int, warnings: tuple[str, ...], owner: int) -> None:
-        self.place = place
+    def __init__(
+        self, location: StoreLocation, identity: str, code: int, warnings: tuple[str, ...], owner: int
+    ) -> None:
+        self.location = location
         self.identity = identity
         self.code = code
         self.warnings = warnings
         self.stdout = self.stderr = b""
         self.known: list[tuple[str, bytes]] | None = None
         """The changes, if they came with the end."""
-        self._last = weakref.finalize(self, _dropped, place, identity, owner, os.getpid()) if owner >= 0 else None
+        self._last = weakref.finalize(self, _dropped, location, identity, owner, os.getpid()) if owner >= 0 else None
 
     @property
     def is_kept(self) -> bool:
@@ -74,7 +76,7 @@ class Finished:
 
     def call(self, job: str, *arguments: object) -> Any:
         """The result of a job for this container."""
-        return call(self.place, job, self.identity, *arguments)
+        return call(self.location, job, self.identity, *arguments)
 
     def remove(self) -> None:
         """Remove the container now. Raises SystemFailure."""
@@ -86,17 +88,17 @@ class Finished:
                 os.close(last[2][2])
 
 
-def _dropped(place: Place, identity: str, owner: int, maker: int) -> None:
+def _dropped(location: StoreLocation, identity: str, owner: int, maker: int) -> None:
     """Release the container, without waiting for its removal."""
     if os.getpid() != maker:
         return  # in a fork of the process that owns it
     with suppress(LaminaError, OSError):
         if _helper is not None and _helper.is_mine:
-            _helper.start("remove", (place, identity), place.root).close()
+            _helper.start("remove", (location, identity), location.root).close()
     os.close(owner)  # the next command removes it
 
 
-def wanted(
+def container_options(
     command: Sequence[str],
     *,
     entrypoint: str | None,
@@ -111,11 +113,11 @@ def wanted(
     cap_add: Sequence[str],
     cap_drop: Sequence[str],
     **rest: Unpack[Rest],
-) -> Wanted:
+) -> ContainerOptions:
     """The options of a container, from Python values. Raises UsageError."""
     _refuse_text(command=command, env=env, mounts=mounts, tmpfs=tmpfs, cap_add=cap_add, cap_drop=cap_drop)
     variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env
-    return Wanted(
+    return ContainerOptions(
         command=tuple(map(os.fspath, command)),
         entrypoint=entrypoint,
         env=tuple(options.parse_env(variables, os.environ)),
@@ -157,9 +159,9 @@ def _absolute(source: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(os.fspath(source)))
 
 
-def call(place: Place, job: str, *arguments: object) -> Any:
+def call(location: StoreLocation, job: str, *arguments: object) -> Any:
     """Run a job, and wait for its result. Raises what the job raises, and SystemFailure."""
-    with _start(job, (place, *arguments), place.root, ()) as connection:
+    with _start(job, (location, *arguments), location.root, ()) as connection:
         try:
             (kind, value), _ = receive(connection)
         except (EOFError, OSError):
@@ -169,13 +171,15 @@ def call(place: Place, job: str, *arguments: object) -> Any:
     return value
 
 
-def run(asked: Asked, *, stdin: Input, stdout: Output, stderr: Output, timeout: float | None = None) -> Finished:
+def run(
+    request: RunRequest, *, stdin: Input, stdout: Output, stderr: Output, timeout: float | None = None
+) -> Finished:
     """Run a container to its end. ``stdin``: bytes or text for its standard input, an open file, None for none.
     ``stdout``, ``stderr``: subprocess.PIPE to capture it, DEVNULL, an open file, or a function that is called with
     each piece; ``stderr`` also STDOUT. ``timeout`` in seconds. Raises ContainerFailure (the program can't be
     started), TimedOut, UsageError, SystemFailure, and as ``run.container.life.create``."""
     with ExitStack() as opened:
-        return _Run(asked, opened, stdin, stdout, stderr, timeout).finished()
+        return _Run(request, opened, stdin, stdout, stderr, timeout).finished()
 
 
 class _Run:
@@ -183,14 +187,14 @@ class _Run:
 
     def __init__(
         self,
-        asked: Asked,
+        request: RunRequest,
         opened: ExitStack,
         stdin: Input,
         stdout: Output,
         stderr: Output,
         timeout: float | None,
     ) -> None:
-        self._asked = asked
+        self._request = request
         self._opened = opened
         self._timeout = timeout
         self._until = None if timeout is None else time.monotonic() + timeout
@@ -203,7 +207,7 @@ class _Run:
             files = [_input(stdin, given), self._output("stdout", stdout, given)]
             both = isinstance(stderr, int) and stderr == subprocess.STDOUT
             files.append(files[1] if both else self._output("stderr", stderr, given))
-            self._connection = opened.enter_context(_start("run", (asked,), asked.place.root, files))
+            self._connection = opened.enter_context(_start("run", (request,), request.location.root, files))
         self._waiting.register(self._connection, selectors.EVENT_READ, self._hear)
 
     def _output(self, name: str, wanted: Output, given: ExitStack) -> int:
@@ -242,12 +246,14 @@ class _Run:
             self._give_up()
             raise
         assert self._ended is not None
-        done = Finished(self._asked.place, self._identity, self._ended["code"], self._ended["warnings"], self._owner)
+        done = Finished(
+            self._request.location, self._identity, self._ended["code"], self._ended["warnings"], self._owner
+        )
         done.known = self._ended["changes"]
         done.stdout, done.stderr = (b"".join(self._heard[name]) for name in ("stdout", "stderr"))
         if late:
             done.remove()
-            command = " ".join(self._asked.wanted.command) or "the program"
+            command = " ".join(self._request.wanted.command) or "the program"
             error = TimedOut(
                 f"{command!r:.200} ran longer than {counted(self._timeout or 0, 'second')}, and was killed",
                 hint="give it a longer timeout",
@@ -278,14 +284,14 @@ class _Run:
         """Kill the container, as soon as it exists."""
         while not self._identity:
             self._hear()
-        call(self._asked.place, "stop", self._identity)
+        call(self._request.location, "stop", self._identity)
 
     def _give_up(self) -> None:
         """Leave nothing behind: the process that runs the container removes it if it can't send its messages."""
         self._connection.close()
         if self._identity:
             with suppress(LaminaError):
-                call(self._asked.place, "stop", self._identity)
+                call(self._request.location, "stop", self._identity)
         if self._owner >= 0:
             os.close(self._owner)
 

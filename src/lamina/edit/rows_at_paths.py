@@ -8,7 +8,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 
 
-def below(tops: Sequence[bytes]) -> Callable[[bytes], bool]:
+def at_or_below(tops: Sequence[bytes]) -> Callable[[bytes], bool]:
     """Return a function that says whether a path is one of these or below one."""
     exact = frozenset(tops)
     inside = tuple(top + b"/" for top in tops)
@@ -24,17 +24,17 @@ def stated_rows(index: LayerIndex, tops: Sequence[bytes]) -> list[int]:
     return [row for row in _rows(index, tops) if index.kind[row] not in (Kind.WHITEOUT, Kind.OPAQUE)]
 
 
-def speaks_of(index: LayerIndex, tops: Sequence[bytes]) -> bool:
+def mentions(index: LayerIndex, tops: Sequence[bytes]) -> bool:
     """Whether the layer has a row there, including whiteouts and opaque marks, or a hard link to a target there. A
     target that leads there through a symlink is not found (``union.partial.through_symlinks``)."""
-    gone = below(tops)
+    gone = at_or_below(tops)
     return bool(_rows(index, tops)) or any(
         kind == Kind.HARDLINK and gone(index.link(row)) for row, kind in enumerate(index.kind)
     )
 
 
 def _rows(index: LayerIndex, tops: Sequence[bytes]) -> list[int]:
-    gone = below(tops)
+    gone = at_or_below(tops)
     parents = {top.rpartition(b"/")[0] for top in tops}
     names = {top.rpartition(b"/")[2] for top in tops}
     inside, beside = set(), set()

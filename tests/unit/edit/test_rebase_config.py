@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamina.edit.config_drift import Drift, carried_over
+from lamina.edit.rebase_config import BaseDifference, merged_run_config
 from support import rounds
 
 
@@ -15,19 +15,19 @@ def test_the_new_bases_environment_wins_where_the_image_did_not_change_it() -> N
     old = {"Env": ["PATH=/bin", "LANG=C", "GONE=1", "KEEP=1"], "User": "root", "Entrypoint": ["/old"]}
     new = {"Env": ["PATH=/bin:/new", "LANG=C.UTF-8", "KEEP=1", "NEW=1"], "User": "app", "Entrypoint": ["/new"]}
     own = {"Env": ["PATH=/bin:/srv", "LANG=C", "GONE=1", "MINE=x"], "User": "root", "Entrypoint": ["/mine"]}
-    run, drift = carried_over(old, new, own)
+    run, drift = merged_run_config(old, new, own)
     assert run == {
         "Env": ["PATH=/bin:/srv", "LANG=C.UTF-8", "NEW=1", "MINE=x"],  # KEEP was removed by the image itself
         "User": "app",
         "Entrypoint": ["/mine"],
     }
     assert sorted(drift, key=lambda one: one.field) == [
-        Drift("Entrypoint", ["/old"], ["/new"], ["/mine"], False),
-        Drift("Env GONE", "GONE=1", None, "GONE=1", False),
-        Drift("Env LANG", "LANG=C", "LANG=C.UTF-8", "LANG=C", False),
-        Drift("Env NEW", None, "NEW=1", None, False),
-        Drift("Env PATH", "PATH=/bin", "PATH=/bin:/new", "PATH=/bin:/srv", True),
-        Drift("User", "root", "app", "root", False),
+        BaseDifference("Entrypoint", ["/old"], ["/new"], ["/mine"], False),
+        BaseDifference("Env GONE", "GONE=1", None, "GONE=1", False),
+        BaseDifference("Env LANG", "LANG=C", "LANG=C.UTF-8", "LANG=C", False),
+        BaseDifference("Env NEW", None, "NEW=1", None, False),
+        BaseDifference("Env PATH", "PATH=/bin", "PATH=/bin:/new", "PATH=/bin:/srv", True),
+        BaseDifference("User", "root", "app", "root", False),
     ]
 
 
@@ -35,7 +35,7 @@ def test_fields_that_lamina_does_not_know_and_nulls_are_carried_over() -> None:
     old = {"Healthcheck": {"Test": ["CMD", "a"]}, "Labels": {"a": "1", "b": "1"}, "Volumes": None, "Shell": ["x"]}
     new = {"Healthcheck": {"Test": ["CMD", "b"]}, "Labels": {"a": "2", "b": "2"}, "Volumes": {"/new": {}}}
     own = {**old, "Labels": {"a": "1", "b": "mine"}, "OnBuild": ["RUN x"]}
-    run, _ = carried_over(old, new, own)
+    run, _ = merged_run_config(old, new, own)
     assert run == {
         "Healthcheck": {"Test": ["CMD", "b"]},
         "Labels": {"a": "2", "b": "mine"},
@@ -63,7 +63,7 @@ def test_laws_of_the_merge(old: Any, new: Any, own: Any) -> None:
     def plain(run: Any) -> Any:
         return {key: sorted(value) if key == "Env" else value for key, value in run.items() if value}
 
-    assert plain(carried_over(old, new, old)[0]) == plain(new)  # nothing of its own: the new base's
-    assert plain(carried_over(old, old, own)[0]) == plain(own)  # the same base: as it was
-    assert carried_over(old, old, own)[1] == []
-    assert plain(carried_over(own, new, new)[0]) == plain(new)
+    assert plain(merged_run_config(old, new, old)[0]) == plain(new)  # nothing of its own: the new base's
+    assert plain(merged_run_config(old, old, own)[0]) == plain(own)  # the same base: as it was
+    assert merged_run_config(old, old, own)[1] == []
+    assert plain(merged_run_config(own, new, new)[0]) == plain(new)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.cli.session import Session
-    from lamina.run.options import Mount, Wanted
+    from lamina.run.options import ContainerOptions, Mount
     from lamina.source.stack import Stack
     from lamina.store.store import Store
 
@@ -164,19 +164,19 @@ OPTIONS = (
 )
 
 
-def launch(session: Session, image: str, words: tuple[str, ...], /, **given: Any) -> int:
+def run_container(session: Session, image: str, words: tuple[str, ...], /, **given: Any) -> int:
     """Run a container with these options; return its exit code. Raises ContainerFailure, Cancelled, LaminaError (no
     terminal)."""
     check_terminal(given)
     try:
-        return _launch(session, image, words, given)
+        return _run_container(session, image, words, given)
     except Cancelled:
         raise
     except LaminaError as error:
         raise ContainerFailure(error.message, hint=error.hint) from error
 
 
-def _launch(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> int:
+def _run_container(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> int:
     from lamina.run.container.life import check, create, run
     from lamina.run.container.user_namespace import enter
 
@@ -308,13 +308,13 @@ def _suggest_stored(error: LaminaError, name: str, store: Store) -> None:
         pass  # the error of the pull is the one to report
 
 
-def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> Wanted:
+def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> ContainerOptions:
     from lamina.run import options
 
     security = _security(given["security_opt"])
     network = given["network"]
     _check_ports(given["publish"], given["expose"], network)
-    return options.Wanted(
+    return options.ContainerOptions(
         command=words,
         entrypoint=given["entrypoint"],
         env=environment(given),
@@ -356,7 +356,7 @@ _SELDOM = (
 
 
 def _more(given: dict[str, Any]) -> dict[str, Any]:
-    """Fields of ``Wanted`` for rarely used options; ``run_flags`` is imported only if one is given."""
+    """Fields of ``ContainerOptions`` for rarely used options; ``run_flags`` is imported only if one is given."""
     if not any(given[name] for name in _SELDOM):
         return {}
     from lamina.cli.containers.run_flags import fields

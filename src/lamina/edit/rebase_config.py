@@ -15,7 +15,7 @@ Values = dict[Field, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class BaseDifference:
     """A field in which the two bases differ: its value in the old base, in the new one, and in the image before; None
     if absent. ``conflict``: an environment variable to which the image gives its own value, usually derived from the
     old base's (PATH). That value is kept, and hides the base's change."""
@@ -27,14 +27,14 @@ class Drift:
     conflict: bool
 
 
-def carried_over(
+def merged_run_config(
     old: Mapping[str, Any], new: Mapping[str, Any], own: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Drift]]:
+) -> tuple[dict[str, Any], list[BaseDifference]]:
     """Return the ``config`` object of the image on the new base, and the differences between the bases. ``old``,
     ``new`` and ``own`` are the objects of the old base, the new base and the image. Variables, labels, ports and
     volumes are merged one by one; every other field, known or not, as a whole."""
     before, after, mine = _values(old), _values(new), _values(own)
-    found: list[Drift] = []
+    found: list[BaseDifference] = []
     kept: Values = {}
     for field in [*after, *(name for name in mine if name not in after), *before]:
         if field in kept:
@@ -44,7 +44,9 @@ def carried_over(
         kept[field] = value
         if before.get(field) != after.get(field):
             conflict = field[0] == "Env" and changed and mine.get(field) != after.get(field)
-            found.append(Drift(" ".join(field), before.get(field), after.get(field), mine.get(field), conflict))
+            found.append(
+                BaseDifference(" ".join(field), before.get(field), after.get(field), mine.get(field), conflict)
+            )
     return _object({field: value for field, value in kept.items() if value is not None}), found
 
 

@@ -1,0 +1,105 @@
+"""Options of other engines that lamina does not support yet, or that ask for what lamina does anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import click
+
+from lamina.errors import ContainerFailure
+
+_BACKGROUND = "containers in the background are not supported yet"
+_NETWORKS = "networks with names and addresses are not supported yet"
+_HEALTH = "health checks need containers in the background, which are not supported yet"
+_LOGS = "a container in the foreground has no log: its output goes to this terminal"
+_FOREGROUND = "run it in the foreground, with & at the end of the command or in another terminal"
+_WITHOUT = "leave it out"
+
+
+class UnsupportedOption(NamedTuple):
+    """An option that is refused, or accepted without effect. ``fine``: values that are accepted because they ask for
+    what lamina does anyway; None: without a value; "*": any value. ``why``, ``hint``: the error for other values."""
+
+    names: tuple[str, ...]
+    why: str = ""
+    hint: str = _WITHOUT
+    fine: tuple[str | None, ...] = ()
+    flag: bool = False
+
+
+UNSUPPORTED_BY_RUN = (
+    UnsupportedOption(("-d", "--detach"), _BACKGROUND, _FOREGROUND, flag=True),
+    UnsupportedOption(
+        ("-P", "--publish-all"), "publishing ports is not supported yet", "use --network host", flag=True
+    ),
+    UnsupportedOption(("--restart",), _BACKGROUND, _WITHOUT, ("no", "")),
+    UnsupportedOption(("--network-alias",), _NETWORKS),
+    UnsupportedOption(("--ip",), _NETWORKS),
+    UnsupportedOption(("--ip6",), _NETWORKS),
+    UnsupportedOption(("--mac-address",), _NETWORKS),
+    UnsupportedOption(("--link",), _NETWORKS, "use --network host, or --add-host"),
+    UnsupportedOption(("--pod",), "pods are not supported"),
+    UnsupportedOption(("--health-cmd",), _HEALTH),
+    UnsupportedOption(("--health-interval",), _HEALTH),
+    UnsupportedOption(("--health-retries",), _HEALTH),
+    UnsupportedOption(("--health-start-period",), _HEALTH),
+    UnsupportedOption(("--health-timeout",), _HEALTH),
+    UnsupportedOption(("--log-driver",), _LOGS, _WITHOUT, ("none", "passthrough")),
+    UnsupportedOption(("--log-opt",), _LOGS),
+    UnsupportedOption(
+        ("--volumes-from",),
+        "taking the volumes of another container is not supported yet",
+        "use a named volume: -v NAME:PATH",
+    ),
+    UnsupportedOption(("--volume-driver",), "volume drivers are not supported", _WITHOUT, ("local",)),
+    UnsupportedOption(("--storage-opt",), "a limit for the writable layer is not supported yet"),
+    UnsupportedOption(
+        ("--device-cgroup-rule",), "rules for devices are not supported", "use --device for each device"
+    ),
+    UnsupportedOption(("--annotation",), "annotations are not supported", "use --label"),
+    UnsupportedOption(("--secret",), "secrets are not supported yet", "use -v FILE:PATH:ro, or --env-file"),
+    # accepted with the values of ``fine``
+    UnsupportedOption(
+        ("-a", "--attach"),
+        "connecting single streams is not supported",
+        _WITHOUT,
+        ("stdout", "stderr", "STDOUT", "STDERR"),
+    ),
+    UnsupportedOption(("--sig-proxy",), "signals are always forwarded", _WITHOUT, ("true", "1")),
+    UnsupportedOption(("--detach-keys",), fine=("*",)),
+    UnsupportedOption(("--no-healthcheck",), fine=(None,), flag=True),
+    UnsupportedOption(("--disable-content-trust",), fine=(None,), flag=True),
+    UnsupportedOption(("--log-level",), fine=("*",)),
+)
+UNSUPPORTED_BY_EXEC = (
+    UnsupportedOption(("-d", "--detach"), "programs in the background are not supported yet", _FOREGROUND, flag=True),
+    UnsupportedOption(("--detach-keys",), fine=("*",)),
+)
+
+
+def unsupported_options(table: tuple[UnsupportedOption, ...]) -> Callable[[Any], Any]:
+    """Add these options to a verb, hidden in its help."""
+
+    def decorate(function: Any) -> Any:
+        for one in table:
+            function = click.option(
+                *one.names,
+                is_flag=one.flag,
+                multiple=not one.flag,
+                hidden=True,
+                expose_value=False,
+                callback=_say(one),
+            )(function)
+        return function
+
+    return decorate
+
+
+def _say(one: UnsupportedOption) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def check(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        given = [None] if value is True else value or []
+        if "*" not in one.fine and any(item not in one.fine for item in given):
+            raise ContainerFailure(f"{one.names[-1]}: {one.why}", hint=one.hint)
+
+    return check
