@@ -30,6 +30,7 @@ sys.path.insert(0, str(HERE))
 
 from lamina.archive.layout import LayoutReader, LayoutWriter  # noqa: E402
 from lamina.edit.append import append  # noqa: E402
+from lamina.edit.publish import Packing, Revision  # noqa: E402
 from lamina.layer.entry import Entry, Kind  # noqa: E402
 from lamina.remote.client import Access  # noqa: E402
 from lamina.remote.registries import Registries  # noqa: E402
@@ -218,7 +219,8 @@ def one_step(
     elif verb == "append":
         data = chance.randbytes(9) * 100_000
         items = [(Entry(b"more", Kind.FILE, 0o644, size=len(data)), data)]
-        append(store.stack(source, Platform.host()), items, store, name, created_by=f"step {number}", epoch=0)
+        revision = Revision(f"step {number}", packing=Packing(epoch=0))
+        append(store.stack(source, Platform.host()), items, store, name, revision)
     elif verb == "tag":
         store.tag(name, store.resolve(source))
     elif verb in ("mount", "unpack"):

@@ -626,23 +626,19 @@ class Image:
         Raises PathNotFound, NotFound, UsageError, BlobNotFound, SystemFailure.
         """
         from lamina.edit.append import append, files_of
+        from lamina.edit.publish import Revision
 
         changes = _given(locals())
         _refuse_text("remove", remove)
         sources = [(fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
         owner = None if keep_owner else (0, 0)
         items = files_of(sources, map(to_bytes, remove), self.stack, owner=owner)
-        packing = self._packing(epoch)
         made = append(
             self.stack,
             items,
             self._store(),
             name,
-            created_by=step,
-            epoch=epoch,
-            compression=packing.compression,
-            level=packing.level,
-            changes=changes,
+            Revision(step, changes=changes, packing=self._packing(epoch)),
         )
         return self._new(name, made)
 
@@ -937,9 +933,11 @@ class RunResult:
         ``epoch``: seconds, as SOURCE_DATE_EPOCH; the same changes then give the same digest. The other arguments
         change the config, as in ``Image.with_config``. Raises NotFound, UsageError, SystemFailure.
         """
-        packing = self.image._packing(epoch)
-        changes = _given(locals())
-        made = self._finished.call("commit", name, comment, epoch, packing.compression, changes)
+        from lamina.edit.publish import Packing, Revision
+
+        packing = Packing(self.image._packing(epoch).compression, epoch=epoch)
+        revision = Revision(comment=comment, changes=_given(locals()), packing=packing)
+        made = self._finished.call("commit", name, revision)
         return self.image._new(name, made)
 
     def remove(self) -> None:

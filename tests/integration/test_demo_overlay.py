@@ -10,6 +10,7 @@ import pytest
 
 import lamina
 from lamina.edit.append import append
+from lamina.edit.publish import Revision
 from lamina.image import load_settings
 from lamina.layer.entry import Kind
 from lamina.scan.directory import scan
@@ -61,8 +62,8 @@ def test_an_upper_directory_becomes_a_layer_that_says_what_the_kernel_shows(
 
     settings = load_settings({"root": str(tmp_path / "store")})
     store = lamina.open_store(settings)
-    append(None, list(scan(str(lower), owner=None)), store, "base", created_by="base")
-    append(lamina.open("base", settings=settings).stack, items, store, "top", created_by="top")
+    append(None, list(scan(str(lower), owner=None)), store, "base", Revision("base"))
+    append(lamina.open("base", settings=settings).stack, items, store, "top", Revision("top"))
     lamina.open("top", settings=settings).unpack(tmp_path / "unpacked")
     assert described(tmp_path / "unpacked") == described(copied)
 

@@ -12,6 +12,7 @@ import pytest
 
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.edit.append import append
+from lamina.edit.publish import Packing, Revision
 from lamina.layer.entry import Entry, Kind
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
@@ -46,6 +47,7 @@ PASSED = {
     "prune": [*_GOING, "prune.parts-removed"],
 }
 """The fault points that each verb passes."""
+REVISION = Revision("test", packing=Packing(epoch=0))
 
 
 def do(verb: str, root: Path, image: str, layout: Path) -> None:
@@ -58,9 +60,9 @@ def do(verb: str, root: Path, image: str, layout: Path) -> None:
         copy(LayoutReader(str(layout)), store, [(name, name) for name in MANY])
     elif verb == "append":
         items = [(Entry(b"more", Kind.FILE, 0o644, size=4), b"more")]
-        append(store.stack("base", Platform.host()), items, store, "own", created_by="test", epoch=0)
+        append(store.stack("base", Platform.host()), items, store, "own", REVISION)
     elif verb == "commit":
-        commit(store, store.stack("base", Platform.host()), store.containers.get("c"), "own", epoch=0)
+        commit(store, store.stack("base", Platform.host()), store.containers.get("c"), "own", REVISION)
     elif verb == "rmi":
         delete_images(store, ["app"])
     else:

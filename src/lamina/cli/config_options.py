@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli.image_options import config_changes, json_array, working_directory
-from lamina.cli.options import TEXT
+from lamina.cli.image_options import ImageOptions, json_array, working_directory
+from lamina.cli.options import TEXT, name_and_value
 from lamina.errors import UsageError
 from lamina.spec.image_config import ImageConfig
 
@@ -68,9 +68,8 @@ def edit_options(function: Any) -> Any:
 
 def edits(old: ImageConfig, given: dict[str, Any]) -> Changes:
     """Return the changes of these options. Raises UsageError, also if something to remove does not exist."""
-    changes = config_changes(
-        old, given["env"], given["cmd"], given["entrypoint"], given["workdir"], given["user"], given["label"]
-    )
+    shared = ("env", "cmd", "entrypoint", "workdir", "user", "label")
+    changes = ImageOptions(**{name: given[name] for name in shared}).changes(old)
     if given["env_rm"]:
         env = _pairs(changes.get("env") or old.env)
         _remove(env, given["env_rm"], "environment variable")
@@ -220,11 +219,5 @@ def _assignments(text: str, line: str) -> dict[str, str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"{line!r:.200}: {error}") from None
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not name or not equals:
-            raise UsageError(f"{word!r:.100} in {line!r:.200} is not NAME=VALUE")
-        found[name] = value
-    return found
+        raise UsageError(f"{line!r:.200}: {error}", hint="quote the words as for a shell") from None
+    return dict(name_and_value(word, f"{line!r:.200}") for word in words)

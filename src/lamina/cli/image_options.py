@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import posixpath
 import shlex
+from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli.options import TEXT
+from lamina.cli.options import TEXT, name_and_value
 from lamina.errors import UsageError
 from lamina.spec.json import read_own
 
@@ -27,7 +29,7 @@ def epoch() -> int | None:
     return int(text)
 
 
-_config_options = [
+_options = [
     click.option("--env", "-e", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set an environment variable."),
     click.option("--cmd", type=TEXT, metavar="WORDS", help="Default command, words as in a shell or a JSON array."),
     click.option("--entrypoint", type=TEXT, metavar="WORDS", help="Entrypoint, words as in a shell or a JSON array."),
@@ -38,51 +40,56 @@ _config_options = [
 ]
 
 
-def config_options(function: Any) -> Any:
-    for option in reversed(_config_options):
-        function = option(function)
-    return function
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """The values of ``image_options``; None and empty: not given."""
+
+    env: tuple[str, ...] = ()
+    cmd: str | None = None
+    entrypoint: str | None = None
+    workdir: str | None = None
+    user: str | None = None
+    label: tuple[str, ...] = ()
+    compression: str | None = None
+
+    def changes(self, old: ImageConfig | None) -> Changes:
+        """Return what they change in the config ``old`` (None: a new image). Raises UsageError."""
+        changes: Changes = {}
+        if self.env:
+            merged = dict(old.environment) if old else {}
+            merged.update(name_and_value(text, "--env") for text in self.env)
+            changes["env"] = [f"{name}={value}" for name, value in merged.items()]
+        if self.label:
+            labels = dict(old.labels) if old else {}
+            labels.update(name_and_value(text, "--label") for text in self.label)
+            changes["labels"] = labels
+        if self.cmd is not None:
+            changes["cmd"] = _words(self.cmd, "--cmd")
+        if self.entrypoint is not None:
+            changes["entrypoint"] = _words(self.entrypoint, "--entrypoint")
+        if self.workdir is not None:
+            changes["working_dir"] = _directory(old.working_dir if old else "", self.workdir)
+        if self.user is not None:
+            changes["user"] = self.user
+        return changes
 
 
-def config_changes(
-    old: ImageConfig | None,
-    env: tuple[str, ...],
-    cmd: str | None,
-    entrypoint: str | None,
-    workdir: str | None,
-    user: str | None,
-    label: tuple[str, ...],
-) -> Changes:
-    changes: Changes = {}
-    if env:
-        merged = dict(old.environment) if old else {}
-        merged.update(_pairs(env, "--env"))
-        changes["env"] = [f"{name}={value}" for name, value in merged.items()]
-    if label:
-        changes["labels"] = {**(dict(old.labels) if old else {}), **_pairs(label, "--label")}
-    if cmd is not None:
-        changes["cmd"] = _words(cmd, "--cmd")
-    if entrypoint is not None:
-        changes["entrypoint"] = _words(entrypoint, "--entrypoint")
-    if workdir is not None:
-        changes["working_dir"] = _directory(old.working_dir if old else "", workdir)
-    if user is not None:
-        changes["user"] = user
-    return changes
+def image_options(function: Any) -> Any:
+    """Add the options; ``function`` gets them as one argument ``options``, an ``ImageOptions``."""
+
+    @wraps(function)
+    def with_one_argument(*arguments: Any, **given: Any) -> Any:
+        options = ImageOptions(**{name: given.pop(name) for name in ImageOptions.__dataclass_fields__})
+        return function(*arguments, options=options, **given)
+
+    decorated: Any = with_one_argument
+    for option in reversed(_options):
+        decorated = option(decorated)
+    return decorated
 
 
 def _directory(before: str, path: str) -> str:
     return working_directory(before, path) if path else ""
-
-
-def _pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise UsageError(f"{flag} {text!r:.200} is not NAME=VALUE")
-        found[name] = value
-    return found
 
 
 def json_array(text: str) -> list[str] | None:
@@ -103,7 +110,7 @@ def _words(text: str, flag: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"{flag} {text!r:.200}: {error}") from None
+        raise UsageError(f"{flag} {text!r:.200}: {error}", hint="quote the words as for a shell") from None
 
 
 def working_directory(before: str, path: str) -> str:

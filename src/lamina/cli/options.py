@@ -34,6 +34,14 @@ TEXT = _Text()
 """The type of options whose value goes into the config of an image."""
 
 
+def name_and_value(text: str, what: str) -> tuple[str, str]:
+    """Split NAME=VALUE. ``what``: the option or instruction that has it. Raises UsageError."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"{what}: {text!r:.200} is not NAME=VALUE", hint="write NAME=VALUE")
+    return name, value
+
+
 FORMATS = ("json", "table")
 
 

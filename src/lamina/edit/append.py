@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from lamina.edit.publish import (
     Layer,
-    Packing,
+    Revision,
     kept_annotations,
     made_layer,
     own_config,
@@ -37,37 +37,32 @@ def append(
     items: Sequence[Item],
     target: Writer,
     name: str,
+    revision: Revision,
     *,
-    created_by: str,
-    comment: str = "",
-    epoch: int | None = None,
-    compression: str = "gzip",
-    level: int | None = None,
-    changes: Changes | None = None,
     platform: Platform | None = None,
 ) -> Descriptor:
     """Add ``items`` as one layer on top of ``base`` (None: a new image for ``platform``), and name the result at
     ``target``, which must have the base's layers. Without items only the config changes.
 
-    ``epoch`` (SOURCE_DATE_EPOCH, seconds) makes it reproducible: the same arguments give the same digest. Returns the
-    manifest's descriptor. Raises PathNotFound (the path of a whiteout was not found), InvalidLayer (a path occurs
+    ``revision.packing.epoch`` makes it reproducible: the same arguments give the same digest. Returns the manifest's
+    descriptor. Raises PathNotFound (the path of a whiteout was not found), InvalidLayer (a path occurs
     twice), UsageError, BlobNotFound (the target lacks a layer), SystemFailure.
     """
     if base is not None:
         require_bottom(base)
     _check_whiteouts(base, items)
-    docker = base is not None and is_docker(base.manifest.media_type) and compression != "zstd"
-    created = timestamp(epoch)
-    step = History(created=created, created_by=created_by, comment=comment)
+    packing = revision.packing
+    docker = base is not None and is_docker(base.manifest.media_type) and packing.compression != "zstd"
+    created = timestamp(packing.epoch)
+    step = History(created=created, created_by=revision.created_by, comment=revision.comment)
     config = own_config(base) if base else ImageConfig.build(platform or Platform.host(), media_type=OCI_CONFIG)
     layers: list[Layer] = [handle.descriptor for handle in base.layers] if base else []
     with ExitStack() as files:
         if items:
-            packing = Packing(compression, level, epoch)
             made = files.enter_context(made_layer(items, packing, docker=docker, clamp=True))
             config = config.add_layer(made.diff_id, step)
             layers.append(made)
-        merged: Changes = {**(changes or {}), "created": created}
+        merged: Changes = {**revision.changes, "created": created}
         return publish(
             target,
             name,

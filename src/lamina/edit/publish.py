@@ -6,7 +6,7 @@ import datetime
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from lamina.errors import UsageError
@@ -17,7 +17,7 @@ from lamina.source.stack import Stack
 from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.image_config import ImageConfig
+from lamina.spec.image_config import Changes, ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.mediatype import compression, is_docker
 
@@ -34,6 +34,17 @@ class Packing:
     compression: str = "gzip"
     level: int | None = None
     epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What a new image has beside its files. ``created_by`` and ``comment``: of the new line in its history.
+    ``changes``: of its config."""
+
+    created_by: str = ""
+    comment: str = ""
+    changes: Changes = field(default_factory=Changes)
+    packing: Packing = Packing()
 
 
 @dataclass(frozen=True, slots=True)

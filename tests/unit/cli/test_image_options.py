@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.cli.image_options import config_changes
+from lamina.cli.image_options import ImageOptions
 
 
 @pytest.mark.parametrize(
@@ -20,5 +20,5 @@ from lamina.cli.image_options import config_changes
     ],
 )
 def test_a_json_array_is_one_and_all_else_is_a_shells_line(text: str, words: list[str]) -> None:
-    changes = config_changes(None, (), text, text, None, None, ())
+    changes = ImageOptions(cmd=text, entrypoint=text).changes(None)
     assert (changes["cmd"], changes["entrypoint"]) == (words, words)

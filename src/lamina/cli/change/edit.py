@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli import say, warn
-from lamina.cli.change.make import base_stack
+from lamina.cli.change.make import base_stack, packing_of
 from lamina.cli.config_options import edit_options
 from lamina.cli.format.output import emit_json, write
 from lamina.cli.format.text import clean, counted, human_size, json_path
@@ -31,7 +31,6 @@ from lamina.places import to_bytes
 
 if TYPE_CHECKING:
     from lamina.edit.erase import Erased
-    from lamina.edit.publish import Packing
     from lamina.edit.rebase import RebasePlan
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
@@ -43,15 +42,6 @@ MESSAGE = click.option(
 COMPRESSION = click.option(
     "--compression", type=click.Choice(["gzip", "zstd", "none"]), help="Compression of new layers."
 )
-
-
-def packing_of(session: Session, compression: str | None) -> Packing:
-    """Return how new layers are written: as given for this command, else as in the settings. Raises UsageError."""
-    from lamina.edit.publish import Packing
-
-    settings = session.settings
-    level = settings.compression_level if compression in (None, settings.compression) else None
-    return Packing(compression or settings.compression, level, epoch())
 
 
 def _start(session: Session, image: str, tag: str) -> Stack:

@@ -12,7 +12,7 @@ import click
 from lamina.cli import warn
 from lamina.cli.format.output import write
 from lamina.cli.format.text import clean, counted, human_size
-from lamina.cli.image_options import config_changes, config_options, epoch
+from lamina.cli.image_options import ImageOptions, epoch, image_options
 from lamina.cli.options import TEXT, image_argument, new_name_option, platform_option, quiet_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
@@ -20,9 +20,9 @@ from lamina.errors import UsageError
 from lamina.places import to_bytes
 
 if TYPE_CHECKING:
+    from lamina.edit.publish import Packing, Revision
     from lamina.layer.tar_write import Item
     from lamina.source.stack import Stack
-    from lamina.spec.image_config import Changes
 
 
 def split_pair(text: str) -> tuple[str, bytes]:
@@ -42,6 +42,15 @@ def base_stack(session: Session, name: str) -> Stack:
     return session.image(name).stack
 
 
+def packing_of(session: Session, compression: str | None) -> Packing:
+    """Return how new layers are written: as given for this command, else as in the settings. Raises UsageError."""
+    from lamina.edit.publish import Packing
+
+    settings = session.settings
+    level = settings.compression_level if compression in (None, settings.compression) else None
+    return Packing(compression or settings.compression, level, epoch())
+
+
 @command(
     "pack",
     "lamina pack sh ls cat -t tools\n"
@@ -55,7 +64,7 @@ def base_stack(session: Session, name: str) -> Stack:
 )
 @click.option("--no-stdlib", is_flag=True, help="Add a Python interpreter without its standard library.")
 @click.option("--no-accounts", is_flag=True, help="Do not add /tmp, /etc/passwd and /etc/group to a new image.")
-@config_options
+@image_options
 @quiet_option
 @click.pass_obj
 def pack(
@@ -66,13 +75,7 @@ def pack(
     files: tuple[str, ...],
     no_stdlib: bool,
     no_accounts: bool,
-    env: tuple[str, ...],
-    cmd: str | None,
-    entrypoint: str | None,
-    workdir: str | None,
-    user: str | None,
-    label: tuple[str, ...],
-    compression: str | None,
+    options: ImageOptions,
     quiet: bool,
 ) -> None:
     """Make an image from programs of this machine, with the shared libraries and files that they need.
@@ -81,19 +84,21 @@ def pack(
     image.
     """
     from lamina.edit.pack import pack_items
+    from lamina.edit.publish import Revision
 
     if not programs and not files:
         raise click.UsageError("no program and no --file given")
     stack = base_stack(session, base) if base is not None else None
     pairs = [split_pair(text) for text in files]
     items, paths = pack_items(programs, pairs, base=stack, stdlib=not no_stdlib, accounts=not no_accounts)
-    changes = config_changes(stack.config if stack else None, env, cmd, entrypoint, workdir, user, label)
-    if paths and cmd is None and entrypoint is None:
+    changes = options.changes(stack.config if stack else None)
+    if paths and options.cmd is None and options.entrypoint is None:
         changes["cmd"] = [paths[0]]
-    if stack is None and not env:
+    if stack is None and not options.env:
         changes["env"] = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
     step = "lamina pack " + " ".join([*programs, *(f"--file {text}" for text in files)])
-    _put_on(session, stack, items, tag, step, changes, compression, quiet)
+    revision = Revision(step, changes=changes, packing=packing_of(session, options.compression))
+    _put_on(session, stack, items, tag, revision, quiet)
 
 
 @command(
@@ -109,7 +114,7 @@ def pack(
 )
 @click.option("--keep-owner", is_flag=True, help="Keep the owners of the files instead of 0:0.")
 @click.option("--message", "-m", type=TEXT, metavar="TEXT", help="Text of the new build step.")
-@config_options
+@image_options
 @platform_option
 @quiet_option
 @click.pass_obj
@@ -121,18 +126,13 @@ def append(
     removed: tuple[str, ...],
     keep_owner: bool,
     message: str | None,
-    env: tuple[str, ...],
-    cmd: str | None,
-    entrypoint: str | None,
-    workdir: str | None,
-    user: str | None,
-    label: tuple[str, ...],
-    compression: str | None,
+    options: ImageOptions,
     quiet: bool,
 ) -> None:
     """Make a new image: IMAGE plus one layer with files and directories of this machine, or with whiteouts. The old
     image stays as it was. A file becomes TARGET; the content of a directory goes into TARGET."""
     from lamina.edit.append import files_of
+    from lamina.edit.publish import Revision
 
     stack = base_stack(session, image)
     items = files_of(
@@ -142,38 +142,22 @@ def append(
         owner=None if keep_owner else (0, 0),
         on_warning=warn,
     )
-    changes = config_changes(stack.config, env, cmd, entrypoint, workdir, user, label)
+    changes = options.changes(stack.config)
     if not items and not changes:
         raise click.UsageError("nothing to add: give files, --remove, or options that change the config")
     words = [*sources, *(word for path in removed for word in ("--remove", path))]
-    _put_on(session, stack, items, tag, message or "lamina append " + shlex.join(words), changes, compression, quiet)
+    step = message or "lamina append " + shlex.join(words)
+    revision = Revision(step, changes=changes, packing=packing_of(session, options.compression))
+    _put_on(session, stack, items, tag, revision, quiet)
 
 
 def _put_on(
-    session: Session,
-    stack: Stack | None,
-    items: list[Item],
-    tag: str,
-    step: str,
-    changes: Changes,
-    compression: str | None,
-    quiet: bool,
+    session: Session, stack: Stack | None, items: list[Item], tag: str, revision: Revision, quiet: bool
 ) -> None:
     """Make the new image and print its digest."""
     from lamina.edit.append import append as put_on
 
-    settings = session.settings
-    made = put_on(
-        stack,
-        items,
-        session.writable_store,
-        tag,
-        created_by=step,
-        epoch=epoch(),
-        compression=compression or settings.compression,
-        level=settings.compression_level if compression in (None, settings.compression) else None,
-        changes=changes,
-    )
+    made = put_on(stack, items, session.writable_store, tag, revision)
     if not quiet:
         click.echo(f"{clean(tag)}: one layer with {counted(len(items), 'entry', 'entries')}", err=True)
     write(str(made.digest))

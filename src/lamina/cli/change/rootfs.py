@@ -103,6 +103,7 @@ def import_(
     https), or a directory. Owners, times and xattrs are kept. With SOURCE_DATE_EPOCH, later times are set to it."""
     from lamina.cli.config_options import instructions
     from lamina.edit.append import append
+    from lamina.edit.publish import Revision
     from lamina.edit.rootfs import archive_items, directory_items
     from lamina.host.files import reported
     from lamina.remote.download import is_url, shown
@@ -118,12 +119,7 @@ def import_(
             items,
             session.writable_store,
             name,
-            created_by=f"lamina import {shown(source) if remote else source}",
-            comment=message,
-            epoch=packing.epoch,
-            compression=packing.compression,
-            level=packing.level,
-            changes=config,
+            Revision(f"lamina import {shown(source) if remote else source}", message, config, packing),
             platform=session.platform,
         )
         tell_made(made, name or str(made.digest), counted(len(items), "entry", "entries"), quiet)

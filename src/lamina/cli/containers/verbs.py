@@ -21,7 +21,7 @@ from lamina.cli.format.output import emit, emit_json_list, emit_template, write
 from lamina.cli.format.record import Record
 from lamina.cli.format.rows import CONTAINER_HEADINGS, moment_text
 from lamina.cli.format.text import ago, clean, human_size
-from lamina.cli.image_options import config_changes, config_options, epoch
+from lamina.cli.image_options import ImageOptions, epoch, image_options
 from lamina.cli.options import (
     TEXT,
     checked_name,
@@ -635,7 +635,7 @@ def _link(entry: Entry, put_below: Callable[[bytes], bytes]) -> bytes:
 )
 @click.option("-m", "--message", type=TEXT, default="", help="Comment of the new build step.")
 @click.option("-a", "--author", type=TEXT, default="", help="Author of the image.")
-@config_options
+@image_options
 @quiet_option
 @click.pass_obj
 def commit(
@@ -648,11 +648,12 @@ def commit(
     message: str,
     author: str,
     quiet: bool,
-    **given: Any,
+    options: ImageOptions,
 ) -> None:
     """Make an image from a container: the image of the container plus one layer with its changes. Volumes are not
     included. With SOURCE_DATE_EPOCH the same changes give the same digest."""
     from lamina.cli.config_options import instructions as changed
+    from lamina.edit.publish import Packing, Revision
     from lamina.run.container.commit import commit as make
     from lamina.run.container.ending import paused
     from lamina.run.container.record import stack_of
@@ -663,21 +664,12 @@ def commit(
     checked_name(image)
     enter(store, one)
     stack = stack_of(store, one)
-    compression = given.pop("compression") or "gzip"
-    changes = config_changes(stack.config, **given)
+    changes = options.changes(stack.config)
     changes = {**changes, **changed(instructions, stack.config.with_(**changes))}
     if author:
         changes["author"] = author
     with paused(store, one) if pause else nullcontext():
-        made = make(
-            store,
-            stack,
-            one,
-            image,
-            epoch=epoch(),
-            compression=compression,
-            changes=changes,
-            comment=message,
-            on_warning=warn,
-        )
+        packing = Packing(options.compression or "gzip", epoch=epoch())
+        revision = Revision(comment=message, changes=changes, packing=packing)
+        made = make(store, stack, one, image, revision, on_warning=warn)
     write(str(made.digest))

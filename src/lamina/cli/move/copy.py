@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,13 +41,30 @@ def _copy_format(ctx: click.Context, parameter: click.Parameter, value: str | No
     return check_format(value, MANIFEST_FORMATS)
 
 
-COPY_FORMAT = click.option(
+_FORMAT = click.option(
     "-f",
     "--format",
     metavar="oci|v2s2|json|table|TEMPLATE",
     callback=_copy_format,
     help="oci, v2s2: convert the manifest to the format of OCI or docker. Others: format of the report.",
 )
+
+
+def transfer_options(function: Any) -> Any:
+    """Add the options that `copy` and `sync` share: what is copied with an image, how the registries are accessed,
+    and what is printed."""
+    for option in (
+        _FORMAT,
+        quiet_option,
+        retry_options,
+        sided_options,
+        identity_options,
+        registry_options,
+        platform_option,
+        referrers_option,
+    ):
+        function = option(function)
+    return function
 
 
 @command(
@@ -73,14 +90,7 @@ COPY_FORMAT = click.option(
 @click.option("--digestfile", metavar="FILE", help="Write the digest at TARGET to this file.")
 @click.option("--preserve-digests", is_flag=True, help="Fail if the digest would change.")
 @keep_option
-@referrers_option
-@platform_option
-@registry_options
-@identity_options
-@sided_options
-@retry_options
-@quiet_option
-@COPY_FORMAT
+@transfer_options
 @click.pass_obj
 def copy(
     session: Session,

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli import warn
-from lamina.cli.access import identity_options, retry_options, sided_options
 from lamina.cli.format.output import emit, emit_json, write
 from lamina.cli.format.progress import Progress
 from lamina.cli.format.text import clean
-from lamina.cli.move.copy import COPY_FORMAT, MANIFEST_FORMATS, converted
-from lamina.cli.options import platform_option, quiet_option, referrers_option, registry_options
+from lamina.cli.move.copy import MANIFEST_FORMATS, converted, transfer_options
+from lamina.cli.options import name_and_value, quiet_option, registry_options
 from lamina.cli.place_names import source_of, target_of, whole
 from lamina.cli.session import Session
 from lamina.cli.verbs import VERBS, Command, command
@@ -50,7 +49,7 @@ def index() -> None:
 def _index_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
-            "--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Add an annotation to the index."
+            "--annotation", "annotations", multiple=True, metavar="NAME=VALUE", help="Add an annotation to the index."
         ),
         registry_options,
         quiet_option,
@@ -96,12 +95,7 @@ def _make(
 ) -> None:
     from lamina.transfer.make_index import make_index
 
-    stated = {}
-    for text in annotations:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UsageError(f"{text!r:.100} is not KEY=VALUE")
-        stated[key] = value
+    stated = dict(name_and_value(text, "--annotation") for text in annotations)
     with Progress(quiet=quiet) as progress, session.interruptible():
         network = session.network(progress)
         there = whole(parse_name(target))
@@ -152,14 +146,7 @@ _TO = ("docker", "dir", "oci")
     "--digestfile", metavar="FILE", help="Write one line per image to this file: its digest and its name at TARGET."
 )
 @click.option("--preserve-digests", is_flag=True, help="Fail if a digest would change.")
-@referrers_option
-@platform_option
-@registry_options
-@identity_options
-@sided_options
-@retry_options
-@quiet_option
-@COPY_FORMAT
+@transfer_options
 @click.pass_obj
 def sync(
     session: Session,

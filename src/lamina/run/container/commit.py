@@ -21,8 +21,8 @@ from lamina.store.containers import Container
 from lamina.view.owners import Owners, kept_mode
 
 if TYPE_CHECKING:
+    from lamina.edit.publish import Revision
     from lamina.layer.tar_write import Write
-    from lamina.spec.image_config import Changes
     from lamina.store.store import Store
 
 
@@ -46,25 +46,19 @@ def commit(
     stack: Stack,
     container: Container,
     name: str,
+    revision: Revision,
     *,
-    epoch: int | None = None,
-    compression: str = "gzip",
-    changes: Changes | None = None,
-    comment: str = "",
     on_warning: OnWarning = lambda text: None,
 ) -> Descriptor:
-    """Make an image from the container's image and its changes, named ``name``. Raises as ``edit.append``."""
+    """Make an image from the container's image and its changes, named ``name``. The history says the
+    container's command. Raises as ``edit.append``."""
     with store.containers.using(container, shared=True):  # nobody may remove it meanwhile
         return append(
             stack,
             with_parents(container_items(store, stack, container, on_warning), stack),
             store,
             name,
-            created_by=" ".join(container.command),
-            comment=comment,
-            epoch=epoch,
-            compression=compression,
-            changes=changes,
+            replace(revision, created_by=" ".join(container.command)),
         )
 
 

@@ -17,9 +17,9 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
+    from lamina.edit.publish import Revision
     from lamina.run.options import ContainerOptions
     from lamina.source.stack import Stack
-    from lamina.spec.image_config import Changes
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
@@ -124,21 +124,12 @@ def _changes(store: Store, one: Container, stack: Stack) -> list[tuple[str, byte
     return [(change.how, change.path) for change in container_changes(store, stack, one)]
 
 
-def commit(
-    say: Say,
-    location: StoreLocation,
-    identity: str,
-    name: str,
-    comment: str,
-    epoch: int | None,
-    compression: str,
-    changes: Changes,
-) -> Descriptor:
+def commit(say: Say, location: StoreLocation, identity: str, name: str, revision: Revision) -> Descriptor:
     """Make a new image from the container's image and its changes."""
     from lamina.run.container.commit import commit as make
 
     store, one, stack = _entered(location, identity)
-    return make(store, stack, one, name, epoch=epoch, compression=compression, changes=changes, comment=comment)
+    return make(store, stack, one, name, revision)
 
 
 def remove(say: Say, location: StoreLocation, identity: str) -> None:

@@ -29,9 +29,20 @@ if TYPE_CHECKING:
     import socket
 
 
-class Rest(TypedDict, total=False):
-    """Fields of ``ContainerOptions`` that are passed through."""
+class RunArguments(TypedDict):
+    """The arguments of ``Image.run`` that are options of the container."""
 
+    entrypoint: str | None
+    env: Mapping[str, str] | Sequence[str]
+    mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str]
+    tmpfs: Sequence[str]
+    workdir: str
+    hostname: str
+    memory: int | str | None
+    cpus: float | None
+    pids: int | None
+    cap_add: Sequence[str]
+    cap_drop: Sequence[str]
     user: str
     network: str
     read_only: bool
@@ -98,38 +109,31 @@ def _dropped(location: StoreLocation, identity: str, owner: int, maker: int) -> 
     os.close(owner)  # the next command removes it
 
 
-def container_options(
-    command: Sequence[str],
-    *,
-    entrypoint: str | None,
-    env: Mapping[str, str] | Sequence[str],
-    mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str],
-    tmpfs: Sequence[str],
-    workdir: str,
-    hostname: str,
-    memory: int | str | None,
-    cpus: float | None,
-    pids: int | None,
-    cap_add: Sequence[str],
-    cap_drop: Sequence[str],
-    **rest: Unpack[Rest],
-) -> ContainerOptions:
+def container_options(command: Sequence[str], **given: Unpack[RunArguments]) -> ContainerOptions:
     """The options of a container, from Python values. Raises UsageError."""
-    _refuse_text(command=command, env=env, mounts=mounts, tmpfs=tmpfs, cap_add=cap_add, cap_drop=cap_drop)
+    lists: dict[str, object] = {name: given[name] for name in ("env", "mounts", "tmpfs", "cap_add", "cap_drop")}
+    _refuse_text(command=command, **lists)
+    env, memory = given["env"], given["memory"]
     variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env
     return ContainerOptions(
         command=tuple(map(os.fspath, command)),
-        entrypoint=entrypoint,
+        entrypoint=given["entrypoint"],
         env=tuple(options.parse_env(variables, os.environ)),
-        mounts=(*_binds(mounts), *map(options.parse_tmpfs, tmpfs)),
-        workdir=options.parse_workdir(workdir),
-        hostname=options.parse_hostname(hostname),
+        mounts=(*_binds(given["mounts"]), *map(options.parse_tmpfs, given["tmpfs"])),
+        workdir=options.parse_workdir(given["workdir"]),
+        user=given["user"],
+        read_only=given["read_only"],
+        network=given["network"],
+        hostname=options.parse_hostname(given["hostname"]),
+        name=given["name"],
+        interactive=given["interactive"],
+        cap_add=tuple(given["cap_add"]),
+        cap_drop=tuple(given["cap_drop"]),
+        init=given["init"],
         memory=None if memory is None else options.parse_memory(str(memory)),
-        cpus=options.parse_cpus(cpus),
-        pids=options.parse_pids(pids),
-        cap_add=tuple(cap_add),
-        cap_drop=tuple(cap_drop),
-        **rest,
+        cpus=options.parse_cpus(given["cpus"]),
+        pids=options.parse_pids(given["pids"]),
+        remove=given["remove"],
     )
 
 
