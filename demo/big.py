@@ -85,12 +85,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep the temporary directory, and say where it is")
     parser.add_argument("--cache", type=lambda text: Path(text).absolute(), metavar="DIR",
                         help="keep the installed Debian trees there for the next run")  # fmt: skip
-    parser.add_argument("--mirror", metavar="URL", help="where Debian is (default: where apt of this machine has it)")
+    parser.add_argument("--mirror", metavar="URL", help="where Debian is (default: where apt of this host has it)")
     return parser.parse_args()
 
 
 def missing_tools(urls: dict[str, str]) -> list[str]:
-    """What this machine lacks, each with what to do."""
+    """What this host lacks, each with what to do."""
     if not sys.platform.startswith("linux"):
         return ["Linux"]
     missing = []

@@ -1,6 +1,6 @@
 """Debian trees: a base by mmdebstrap, packages on top of it by apt in an overlay.
 
-apt runs outside, with the tree as its root: names are resolved, proxies and certificates found as on this machine,
+apt runs outside, with the tree as its root: names are resolved, proxies and certificates found as on this host,
 and only dpkg and the packages' scripts run inside. Package lists and archives stay out of the layers.
 """
 
@@ -28,7 +28,7 @@ _NO_SERVICES = "#!/bin/sh\nexit 101\n"  # packages that want to start their serv
 
 
 def mirrors() -> dict[str, str]:
-    """Where apt of this machine has Debian from: label (``Debian``, ``Debian-Security``) to URL. Empty where it knows
+    """Where apt of this host has Debian from: label (``Debian``, ``Debian-Security``) to URL. Empty where it knows
     none, or was never updated."""
     # every list that apt keeps says whose it is, however its source is written
     done = subprocess.run(
@@ -84,7 +84,7 @@ def install(overlay: Overlay, scratch: Path, packages: Sequence[str], log: Path)
     services.write_text(_NO_SERVICES)
     services.chmod(0o755)
     env = {**os.environ, "APT_CONFIG": str(config), "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    env.pop("TMPDIR", None)  # packages' scripts run in the tree, which has not this machine's directories
+    env.pop("TMPDIR", None)  # packages' scripts run in the tree, which has not this host's directories
     script = 'set -e; apt-get update -qq; apt-get install -qq -y "$@"; apt-get clean'
     logged(overlay.around(["sh", "-c", script, "sh", *packages]), log, "apt-get", env=env)
     tidy(overlay.upper)
@@ -100,7 +100,7 @@ def tidy(tree: Path) -> None:
 
 
 def _acquire() -> list[str]:
-    """How apt of this machine reaches the network (proxies, certificates, retries), for another apt."""
+    """How apt of this host reaches the network (proxies, certificates, retries), for another apt."""
     done = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True)
     wanted = ("Acquire::http", "Acquire::Check-")
     return [line for line in done.stdout.splitlines() if line.startswith(wanted) and not line.endswith(' "";')]

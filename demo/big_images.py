@@ -1,6 +1,6 @@
 """The images of the big demo: a base, and on it three runtimes with an application each.
 
-Layers come into being in two ways: `lamina append` puts files of this machine on an image, and an installation in an
+Layers come into being in two ways: `lamina append` puts files of this host on an image, and an installation in an
 overlay leaves its changes in the upper directory.
 """
 
@@ -80,7 +80,7 @@ class Workshop:
         srv = overlay.upper / "srv"
         srv.mkdir()
         shutil.copy(APPS / "engines.sql", srv)
-        # who is on this machine can reach the port while the demo runs: a password, which psql finds in a file
+        # who is on this host can reach the port while the demo runs: a password, which psql finds in a file
         (srv / "pgpass").write_text(f"*:*:*:postgres:{secrets.token_hex(16)}\n")
         logged(overlay.inside(["chown", "-R", "postgres:postgres", "/srv"]), self.log, "chown")
         script = f"""
@@ -110,7 +110,7 @@ class Workshop:
         return host
 
     def _dotnet_of_wheel(self) -> Path | None:
-        """The runtime that a wheel of PyPI holds; None where there is none for this machine or it doesn't run."""
+        """The runtime that a wheel of PyPI holds; None where there is none for this host or it doesn't run."""
         try:
             runtime = self.tree("dotnet", f".NET Core of PyPI's {_WHEEL}", self._unpack_wheel)
             trial = Overlay([runtime, self.base], self.scratch / "try")

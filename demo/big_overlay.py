@@ -1,6 +1,6 @@
 """A tree changed in an overlay: commands see the union and write into the upper directory, which becomes a layer.
 
-Every command runs in a mount namespace of its own: whatever happens, no mount is left on this machine, and to remove
+Every command runs in a mount namespace of its own: whatever happens, no mount is left on this host, and to remove
 the directories never removes what was mounted on them. What builds runs in a process namespace too, which ends with
 the demo.
 """
@@ -37,7 +37,7 @@ class Overlay:
             path.chmod(0o755)  # the upper one's mode is that of the union's root
 
     def around(self, command: Sequence[str | Path]) -> list[str | Path]:
-        """``command``, of this machine, with the union at ``root`` while it runs, /proc and /dev in it."""
+        """``command``, of this host, with the union at ``root`` while it runs, /proc and /dev in it."""
         script = _MOUNT + "root=$4; shift 4" + _SYSTEM + 'exec "$@"'
         mounted: list[str | Path] = [":".join(map(str, self.lowers)), self.upper, self._work, self.root]
         return alone(["sh", "-c", script, "sh", *mounted, *command])

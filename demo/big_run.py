@@ -23,7 +23,7 @@ Output = IO[str] | int
 
 
 class Run:
-    """`lamina run` from a store, in the network of this machine."""
+    """`lamina run` from a store, in the network of this host."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
@@ -147,6 +147,6 @@ def free_port() -> int:
 
 def _started(command: Sequence[str | Path], env: dict[str, str], out: Output) -> subprocess.Popen[str]:
     error = None if out == subprocess.PIPE else out  # a program's errors are for the person who looks on
-    # PATH is for the programs of this machine too, that set the container up
+    # PATH is for the programs of this host too, that set the container up
     env = {"PATH": os.environ.get("PATH", os.defpath), **env}
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=error, env=env, text=True)

@@ -1,4 +1,4 @@
-"""The demo: images made from programs of this machine, and how their layers affect each other.
+"""The demo: images made from programs of this host, and how their layers affect each other.
 
 No network but loopback, no root, no container tool; everything happens in a temporary directory. `make demo` runs it.
 """
@@ -46,7 +46,7 @@ def make_images(scratch: Path) -> None:
     for name in ("a", "b"):
         (scratch / f"app-{name}.py").write_text(f'print("this is app-{name}")\n')
 
-    say("Four images, made from programs of this machine and the libraries that they need")
+    say("Four images, made from programs of this host and the libraries that they need")
     run("pack", "sh", "ls", "cat", "--file", f"{notes}:{CLASH}", "-t", "os", "-q")
     run("pack", PYTHON, "--base", "os", "-t", "runtime", "-q")
     command = ("--cmd", f"{PYTHON} /srv/app.py")
@@ -123,7 +123,7 @@ def attempt(*words: str) -> tuple[str, bool]:
 
 
 def runtime() -> str:
-    """Return the runtime of this machine."""
+    """Return the runtime of this host."""
     done = subprocess.run(
         [sys.executable, "-m", "lamina", "info", "--format", "json"], check=True, capture_output=True, text=True
     )

@@ -292,7 +292,7 @@ class Image:
         The options are those of `lamina run`. Without ``command`` and ``entrypoint`` the command of the image runs.
 
         - ``env``: a mapping, or words like "KEY=VALUE".
-        - ``mounts``: a path in the container for each directory or file of this machine; or words as for -v
+        - ``mounts``: a path in the container for each directory or file of this host; or words as for -v
           ("./data:/data:ro", "name:/data").
         - ``network``: pasta, none or host; default: pasta if it is installed, else none.
         - ``memory``: bytes, or text like "512m". ``cpus``: processors. ``pids``: processes.
@@ -536,7 +536,7 @@ class Image:
         """Compare this image with ``other``, file by file; nothing is unpacked.
 
         ``other``: an image, a result of ``run``, a container (``store.containers.get``), or the path of a directory
-        of this machine. ``path``: compare only files at and below it. ``ignore``: names of
+        of this host. ``path``: compare only files at and below it. ``ignore``: names of
         ``insight.compare.ASPECTS``, like "time". ``renames``: report a renamed file as one change. ``on_warning`` is
         called with a message for files of a directory that an image can't have. Raises PathNotFound, NotFound,
         UsageError, InvalidContent, SystemFailure.
@@ -619,7 +619,7 @@ class Image:
     ) -> Image:
         """Make a new image in the store with one more layer on top.
 
-        ``files``: a path in the image for each file or directory of this machine. ``remove``: paths to hide with
+        ``files``: a path in the image for each file or directory of this host. ``remove``: paths to hide with
         whiteouts. ``keep_owner``: keep the owners of the files (default: 0:0). ``step``: the text of the build step.
         ``name``: the name in the store (default: untagged). ``epoch``: seconds, as SOURCE_DATE_EPOCH. The other
         arguments change the config, as in ``with_config``. Without ``files`` and ``remove`` there is no new layer.

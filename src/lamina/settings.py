@@ -53,7 +53,7 @@ _VARIABLES = {
 _TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
 _MEANING = {
     "root": "directory of the store",
-    "platform": "platform of images to use; empty: that of this machine",
+    "platform": "platform of images to use; empty: that of this host",
     "max_layer": "maximum uncompressed size of a layer, in bytes",
     "compression": "compression of new layers: gzip, zstd or none",
     "tls_verify": "false: do not check certificates, allow plain http; empty: plain http only for loopback",
@@ -88,7 +88,7 @@ class Settings(Value):
         return Platform.parse(self.platform) if self.platform else None
 
     def wanted_platform(self) -> Platform:
-        """Return the platform that is set, else that of this machine."""
+        """Return the platform that is set, else that of this host."""
         from lamina.spec.platform import Platform
 
         return self.asked_platform() or Platform.host()

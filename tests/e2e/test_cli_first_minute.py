@@ -1,4 +1,4 @@
-"""The command line as a newcomer uses it, with images from programs of this machine and small generated images."""
+"""The command line as a newcomer uses it, with images from programs of this host and small generated images."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ STATUS = b"Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVe
 
 
 def base(version: bytes) -> list[Any]:
-    """Return the entries of a base layer. If the machine has a static busybox, the layer can be run."""
+    """Return the entries of a base layer. If the host has a static busybox, the layer can be run."""
     shell = shutil.which("busybox")
     return [
         ("bin/", None),

@@ -137,7 +137,7 @@ CASES: dict[str, Case] = {
     "no entrypoint": Case("--entrypoint=", ("pwd",), "entry"),
     "no entrypoint and no words": Case("--entrypoint=", (), "entry"),
     "an entrypoint of one empty word": Case(image="odd"),
-    # names of the machine
+    # names of the host
     "a host name": sh("hostname; cat /etc/hostname; echo $HOSTNAME", "--hostname box"),
     "a host name in short": sh("hostname", "-h box"),
     "lines of hosts": sh("grep -v 127.0.1.1 /etc/hosts", "--add-host db:10.0.0.5 --add-host six:fd00::1"),
@@ -214,14 +214,14 @@ CASES: dict[str, Case] = {
     "no size": no("-m much"),
     "who dies first": sh("cat /proc/self/oom_score_adj", "--oom-score-adj 500"),
     # namespaces
-    "the machine's processes": sh(
+    "the host's processes": sh(
         "test $$ = 1; echo $?; ls /proc | grep -c '^[0-9]' | grep -vc '^[123]$'", "--pid host"
     ),
-    "the machine's shared memory": sh("readlink /proc/self/ns/ipc | grep -c $IPC", "--ipc host -e IPC={ipc}"),
+    "the host's shared memory": sh("readlink /proc/self/ns/ipc | grep -c $IPC", "--ipc host -e IPC={ipc}"),
     "shared memory of its own": sh("readlink /proc/self/ns/ipc | grep -c $IPC", "--ipc private -e IPC={ipc}"),
     "no shared memory": sh("grep -c /dev/shm /proc/mounts", "--ipc none"),
-    "the machine's name": sh("readlink /proc/self/ns/uts | grep -c $UTS", "--uts host -e UTS={uts}"),
-    "the machine's network": sh("readlink /proc/self/ns/net | grep -c $NET", "--network host -e NET={net}"),
+    "the host's name": sh("readlink /proc/self/ns/uts | grep -c $UTS", "--uts host -e UTS={uts}"),
+    "the host's network": sh("readlink /proc/self/ns/net | grep -c $NET", "--network host -e NET={net}"),
     # processes
     "an init": sh("test $$ != 1 && echo another; sh -c 'kill -TERM $$'; echo $?", "--init"),
     "the program under an init killed": sh("kill -TERM $$", "--init"),

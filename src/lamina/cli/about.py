@@ -24,7 +24,7 @@ SHELLS = ("bash", "zsh", "fish")
 @format_option
 @click.pass_obj
 def info(session: Session, format: str | None) -> None:
-    """Show the settings, where each comes from, and what this machine supports: the runtime, views, checkpoints."""
+    """Show the settings, where each comes from, and what this host supports: the runtime, views, checkpoints."""
     from lamina.settings import meaning
     from lamina.spec.platform import Platform
 

@@ -97,7 +97,7 @@ def cli(ctx: click.Context, root: str | None) -> None:
       lamina run --rm -it debian:12 bash
       lamina ls -l debian:12 /etc
       lamina layers debian:12
-      lamina pack sh ls -t tools     (no network: an image from programs of this machine)
+      lamina pack sh ls -t tools     (no network: an image from programs of this host)
     """
     from lamina.cli.session import Session
 

@@ -201,7 +201,7 @@ def _container_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
 
 
 def _volumes(ctx: click.Context, incomplete: str) -> Iterator[str]:
-    """Yield sources for -v: names of volumes, and directories of this machine."""
+    """Yield sources for -v: names of volumes, and directories of this host."""
     if not incomplete.startswith(("/", ".")):
         try:
             store = session_of(ctx).store_if_any

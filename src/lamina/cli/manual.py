@@ -113,7 +113,7 @@ def _overview(codes: Iterable[tuple[str, str]]) -> Iterator[str]:
         for line in _item(", ".join(rf"\fB{_text(one)}\fR" for one in names), _meaning(name))
     ]
     yield from _section("Environment", variables)
-    files = ((SYSTEM_FILE, "Settings of the machine."), ("~/.config/lamina/config.toml", "Settings of the user."))
+    files = ((SYSTEM_FILE, "Settings of the host."), ("~/.config/lamina/config.toml", "Settings of the user."))
     yield from _section("Files", [line for path, text in files for line in _item(rf"\fI{_text(path)}\fR", text)])
     yield from _section("Exit status", [line for code, text in codes for line in _item(_text(code), text)])
 

@@ -101,7 +101,7 @@ platform_option: Decorator = click.option(
     metavar="OS/ARCH[/VARIANT]",
     expose_value=False,
     callback=_platform,
-    help="Use this platform of a multi-platform image (default: this machine's).",
+    help="Use this platform of a multi-platform image (default: this host's).",
 )
 
 

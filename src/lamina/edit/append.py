@@ -82,10 +82,10 @@ def files_of(
     owner: tuple[int, int] | None = (0, 0),
     on_warning: OnWarning = lambda text: None,
 ) -> list[Item]:
-    """Collect the items that ``append`` puts on ``base``: files and directories of this machine as (path here, path
+    """Collect the items that ``append`` puts on ``base``: files and directories of this host as (path here, path
     in the image), where a directory stands for its content; whiteouts of ``removed`` (symlinks on the way to such a
     path are followed, one at its end is not); missing parent directories.
-    ``owner`` is given to all items; None keeps this machine's ids. Raises NotFound, UsageError, SystemFailure."""
+    ``owner`` is given to all items; None keeps this host's ids. Raises NotFound, UsageError, SystemFailure."""
     items: list[Item] = []
     for source, target in sources:
         if os.path.isdir(source) and not os.path.islink(source):

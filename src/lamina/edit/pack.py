@@ -1,7 +1,7 @@
-"""`pack`: programs of this machine with all files that they need, as a layer.
+"""`pack`: programs of this host with all files that they need, as a layer.
 
 Files keep their paths. Symlinks on the way to them (merged /usr, python3 -> python3.11) are included as symlinks, so
-that everything is found in the image as on this machine. With a base, what the base already has is left out.
+that everything is found in the image as on this host. With a base, what the base already has is left out.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def pack_items(
 
 
 def _add_merged_links(collected: dict[bytes, Item]) -> None:
-    """Add /bin, /lib and others as symlinks if they are symlinks on this machine (merged /usr), because scripts use
+    """Add /bin, /lib and others as symlinks if they are symlinks on this host (merged /usr), because scripts use
     /bin/sh."""
     for name in (b"bin", b"sbin", b"lib", b"lib64"):
         host = b"/" + name
@@ -177,7 +177,7 @@ def _add_files(collected: dict[bytes, Item], source: str, target: bytes) -> None
 
 
 def _add_parents(collected: dict[bytes, Item]) -> None:
-    """Add parent directories with the attributes of this machine's, or with mode 0755."""
+    """Add parent directories with the attributes of this host's, or with mode 0755."""
     for path in list(collected):
         parent = path.rpartition(b"/")[0]
         while parent and parent not in collected:

@@ -76,7 +76,7 @@ def _check_whiteouts(index: LayerIndex, what: str) -> None:
 
 
 def directory_items(path: str, *, on_warning: OnWarning = lambda text: None) -> list[Item]:
-    """Scan a directory of this machine with its owners; the directory itself becomes the root. Raises NotFound,
+    """Scan a directory of this host with its owners; the directory itself becomes the root. Raises NotFound,
     SystemFailure."""
     if not os.path.isdir(path):
         raise NotFound(f"{path!r:.300} is not a directory", hint="check the path")

@@ -1,4 +1,4 @@
-"""A directory of this machine as one side of a comparison."""
+"""A directory of this host as one side of a comparison."""
 
 from __future__ import annotations
 

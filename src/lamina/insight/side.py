@@ -1,4 +1,4 @@
-"""One side of a comparison: an image, a range of its layers, a container, or a directory of this machine."""
+"""One side of a comparison: an image, a range of its layers, a container, or a directory of this host."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def check_machine(
         name = architecture(head)
         if name and name not in {one.architecture for one in machine.candidates()} and not handled(head):
             raise Unsupported(
-                f"{path} in the image is a program for {name}, and this machine is {machine.architecture}",
+                f"{path} in the image is a program for {name}, and this host is {machine.architecture}",
                 hint=f"take the image for {machine}, or register an emulator (package qemu-user-static)",
             )
 

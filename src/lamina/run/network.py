@@ -99,7 +99,7 @@ def machine_resolver(network: str, on_warning: Callable[[str], object]) -> Resol
     found = resolver(_read(_RESOLV), _read(_UPSTREAM), network)
     if found.forwarded:
         servers = ", ".join(clean(server) for server in found.forwarded)
-        on_warning(f"only this machine reaches its name server ({servers}): pasta forwards the container's queries")
+        on_warning(f"only this host reaches its name server ({servers}): pasta forwards the container's queries")
     return found
 
 

@@ -267,7 +267,7 @@ def parse_host(word: str, network: str = "") -> tuple[str, str]:
     if address == "host-gateway":
         if network != "host":
             raise UsageError(
-                f"--add-host {word!r:.100}: this machine has no address in the container's network",
+                f"--add-host {word!r:.100}: this host has no address in the container's network",
                 hint="use --network host, or give an address",
             )
         address = "127.0.0.1"

@@ -40,7 +40,7 @@ def others(taken: Runtime) -> list[dict[str, str]]:
         if name == BUBBLEWRAP:
             why = "it lacks what an OCI runtime has, so it is the last choice"
         elif name == "crun" and is_hybrid():
-            why = "it can't use the cgroups of this machine, which are of both versions (hybrid)"
+            why = "it can't use the cgroups of this host, which are of both versions (hybrid)"
         else:
             why = f"{os.path.basename(taken.program)} starts a container in less time"
         found.append({"name": name, "program": program, "why": why})
@@ -73,5 +73,5 @@ def missing(runtime: Runtime) -> list[str]:
         if privileges.is_root():
             found.append("no user ids of its own (--userns auto): install runc or crun")
     if reason := network.refusal():
-        found.append(f"no network but the machine's (--network host): {reason}")
+        found.append(f"no network but the host's (--network host): {reason}")
     return found

@@ -43,7 +43,7 @@ def _check_set(flag: str, word: str, online: str) -> None:
     there = _ranges(online)
     for first, last in _ranges(word):
         if there and not any(low <= first <= last <= high for low, high in there):
-            raise UsageError(f"{flag} {word}: this machine has {online.strip()}", hint="choose some of those")
+            raise UsageError(f"{flag} {word}: this host has {online.strip()}", hint="choose some of those")
 
 
 def _ranges(word: str) -> list[tuple[int, int]]:
@@ -72,7 +72,7 @@ def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
     check_flags(wanted)
     if os.path.basename(runtime.program) == "crun" and _read("/sys/fs/cgroup/unified/cgroup.controllers").strip():
         raise Unsupported(
-            "crun can't run here: this machine's cgroups are of both versions, with controllers in version 2",
+            "crun can't run here: this host's cgroups are of both versions, with controllers in version 2",
             hint="use --runtime runc or --runtime bwrap",
         )
     if not runtime.cgroups and wanted.limited:
@@ -91,7 +91,7 @@ def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
         if flag:
             raise Unsupported(f"bubblewrap can't do {flag}", hint="leave it out, or install runc or crun")
     if wanted.apparmor and not _has_apparmor():
-        raise Unsupported("this machine has no AppArmor", hint="leave --security-opt apparmor= out")
+        raise Unsupported("this host has no AppArmor", hint="leave --security-opt apparmor= out")
     if not privileges.is_root():
         _check_plain(wanted)
 

@@ -45,7 +45,7 @@ def choose(store: Store, identity: str, directory: str, *, remove: bool, warn: O
             "container ends",
             hint=f"take --rm, or set {_SETTING} to a directory of another file system",
         )
-    until = "it ends" if remove else "it is removed, or the machine ends"
+    until = "it ends" if remove else "it is removed, or the host reboots"
     warn(
         "the store's file system takes no writable layer: what the container writes is kept in memory until "
         f"{until}; {_SETTING} can name another place"

@@ -1,4 +1,4 @@
-"""Images whose config names an architecture: the programs in them decide, and the machine's filter is theirs."""
+"""Images whose config names an architecture: the programs in them decide, and the host's filter is theirs."""
 
 from __future__ import annotations
 

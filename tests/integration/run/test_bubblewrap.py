@@ -75,7 +75,7 @@ def test_what_it_sees(root: Path, tmp_path: Path) -> None:
     lines = done.stdout.decode().splitlines()
     assert lines[0].startswith("uid=0(root) gid=0(root)")
     assert lines[1:4] == ["/data", "image given", "box"]
-    assert lines[4] in {"from outside2", "from outside3"}  # the shell, its ls and grep: no process of the machine
+    assert lines[4] in {"from outside2", "from outside3"}  # the shell, its ls and grep: no process of the host
     assert "made" in lines
     assert "CapEff:\t00000000a00425fb" in lines  # docker's, without CAP_MKNOD
     assert b"/proc/sys/kernel/hostname: Read-only file system" in done.stderr
@@ -119,7 +119,7 @@ def test_the_filter(root: Path) -> None:
 
 
 def test_nobody_else_has_rights_in_its_namespace(root: Path) -> None:
-    """The namespace belongs to its user, but to the one of a namespace above it: not to this machine's."""
+    """The namespace belongs to its user, but to the one of a namespace above it: not to this host's."""
     words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "-u", "web", "app", "sh", "-c")
     with running(*words, "echo up; exec sleep 600", root=root) as process:
         wait_for(process, b"up\n")
@@ -135,7 +135,7 @@ def test_nobody_else_has_rights_in_its_namespace(root: Path) -> None:
 
 
 def command_lines() -> list[bytes]:
-    """Of all processes of this machine."""
+    """Of all processes of this host."""
     lines = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -443,7 +443,7 @@ def test_the_package_brings_a_bubblewrap_that_runs(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_no_link_of_the_image_leads_to_the_machine(tmp_path: Path, volumes: list[str], code: int) -> None:
-    """bubblewrap makes places for mounts while the machine's root stands beside the image's, at /oldroot."""
+    """bubblewrap makes places for mounts while the host's root stands beside the image's, at /oldroot."""
     require_root()
     require_tool("bwrap", "busybox")
     machine = tmp_path / "machine"
@@ -469,7 +469,7 @@ def test_no_link_of_the_image_leads_to_the_machine(tmp_path: Path, volumes: list
 
 @pytest.mark.parametrize("where", ["/proc/self/fd/{}", "/dev/fd/{}", "/link/{}", "/volume/up/link/{}"])
 def test_no_working_directory_is_the_machines_proc(tmp_path: Path, where: str) -> None:
-    """bubblewrap has it open when it goes to the working directory: root could set this machine's settings."""
+    """bubblewrap has it open when it goes to the working directory: root could set this host's settings."""
     require_root()
     require_tool("bwrap", "busybox")
     volume = tmp_path / "volume"
@@ -513,7 +513,7 @@ def test_programs_and_working_directories_of_volumes(tmp_path: Path, read_only: 
 
 @pytest.mark.parametrize("top", ["proc", "sys"])
 def test_a_volume_in_the_place_of_proc_has_nothing_masked(tmp_path: Path, top: str) -> None:
-    """What is masked may be a link in it, which bubblewrap would follow on this machine, and make a file there."""
+    """What is masked may be a link in it, which bubblewrap would follow on this host, and make a file there."""
     require_root()
     require_tool("bwrap", "busybox")
     machine = tmp_path / "machine"
@@ -575,7 +575,7 @@ def test_a_tmpfs_over_a_directory_has_its_mode(tmp_path: Path, runtime: str) -> 
 
 
 def test_masked_paths_are_those_of_the_container(tmp_path: Path) -> None:
-    """What the machine has in the same place says nothing of them."""
+    """What the host has in the same place says nothing of them."""
     require_root()
     require_tool("bwrap", "busybox")
     image = members(("only-here/", None), ("only-here/secret", b"secret\n"), ("link", "-> etc"))

@@ -1,5 +1,5 @@
 """A container that shares a writable volume with the one that starts: between lamina's look and bubblewrap's work it
-puts a link in the place of a directory. What bubblewrap follows then is this machine's tree."""
+puts a link in the place of a directory. What bubblewrap follows then is this host's tree."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_nothing_is_made_outside_for_a_mount(tmp_path: Path, more: str, user: st
 
 @pytest.mark.parametrize("user", ["0", "33:44", "0:44"])
 def test_no_directory_outside_can_be_written_from_the_working_directory(tmp_path: Path, user: str) -> None:
-    """bubblewrap has a /proc of this machine's open when it goes there. Its settings are root's to write."""
+    """bubblewrap has a /proc of this host's open when it goes there. Its settings are root's to write."""
     shared = tmp_path / "shared"
     setting = Path("/proc/sys/kernel/printk_ratelimit")
     before = setting.read_text()

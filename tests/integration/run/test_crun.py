@@ -116,10 +116,10 @@ def test_as_a_plain_user(userns: str) -> None:
 def test_where_cgroups_are_of_both_versions_one_line_says_so(tmp_path: Path) -> None:
     controllers = Path("/sys/fs/cgroup/unified/cgroup.controllers")
     if not (controllers.exists() and controllers.read_text().strip()):
-        pytest.skip("this machine's cgroups are of one version")
+        pytest.skip("this host's cgroups are of one version")
     store = make_store(tmp_path, [members()])
     done = lamina("run", "--rm", "--network", "none", "app", "true", root=store, LAMINA_RUNTIME="crun")
-    said = "lamina: crun can't run here: this machine's cgroups are of both versions, with controllers in version 2"
+    said = "lamina: crun can't run here: this host's cgroups are of both versions, with controllers in version 2"
     assert (done.returncode, done.stderr.decode().partition(" (")[0]) == (125, said)
     done = lamina("run", "--rm", "--runtime", "runc", "app", "true", root=store, LAMINA_RUNTIME="crun")
     assert done.returncode == 0, done.stderr

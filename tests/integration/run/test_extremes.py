@@ -68,5 +68,5 @@ def test_processors_that_are_not_here_are_named_with_those_that_are(root: Path) 
         if not place.exists():
             continue
         done = lamina("run", "--rm", "--network", "none", flag, "9999", "app", "true", root=root)
-        said = f"lamina: {flag} 9999: this machine has {place.read_text().strip()} (choose some of those)\n"
+        said = f"lamina: {flag} 9999: this host has {place.read_text().strip()} (choose some of those)\n"
         assert (done.returncode, done.stderr.decode()) == (125, said)

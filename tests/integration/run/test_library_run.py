@@ -88,7 +88,7 @@ def test_a_result_has_code_output_and_changes(image: library.Image, runtime: str
 
 
 def test_the_images_own_program_runs_with_what_the_caller_adds(image: library.Image, tmp_path: Path) -> None:
-    (tmp_path / "shown").write_text("of the machine\n")
+    (tmp_path / "shown").write_text("of the host\n")
     own = run(image, env={"B": "two words"})
     assert {"A=image", "B=two words"} <= set(own.text.splitlines())
     options: dict[str, Any] = {"workdir": "/data", "user": "web", "hostname": "box", "read_only": True}
@@ -99,9 +99,9 @@ def test_the_images_own_program_runs_with_what_the_caller_adds(image: library.Im
         tmpfs=["/t"],
         **options,
     )
-    assert result.text.splitlines() == ["/data", "33", "box", "of the machine", "t", "ro"]
+    assert result.text.splitlines() == ["/data", "33", "box", "of the host", "t", "ro"]
     assert run(image, "-n1", "/etc/passwd", entrypoint="head").text == "root:x:0:0:root:/root:/bin/sh\n"
-    assert run(image, "cat", "/x", mounts=[f"{tmp_path}/shown:/x:ro"]).text == "of the machine\n"
+    assert run(image, "cat", "/x", mounts=[f"{tmp_path}/shown:/x:ro"]).text == "of the host\n"
 
 
 def test_standard_streams_go_where_the_caller_wants_them(image: library.Image, tmp_path: Path) -> None:

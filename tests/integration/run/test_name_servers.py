@@ -37,7 +37,7 @@ def run(root: Path, before: str, *words: str) -> subprocess.CompletedProcess[byt
 
 @contextmanager
 def name_server() -> Iterator[None]:
-    """One on a loopback address of this machine, which knows one address for every name."""
+    """One on a loopback address of this host, which knows one address for every name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         try:
             one.bind((HERE, 53))
@@ -78,7 +78,7 @@ def test_pasta_forwards_where_only_the_machine_reaches_its_server(root: Path, tm
     said = done.stdout.decode()
     assert said.startswith("search lan\nnameserver 169.254.1.1\n"), done.stderr
     assert f"Address: {ANSWER}" in said
-    assert f"only this machine reaches its name server ({HERE}): pasta forwards".encode() in done.stderr
+    assert f"only this host reaches its name server ({HERE}): pasta forwards".encode() in done.stderr
 
 
 def test_the_servers_that_systemd_resolved_asks_are_the_containers(root: Path, tmp_path: Path) -> None:

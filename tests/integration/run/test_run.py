@@ -356,7 +356,7 @@ def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "out")) == ["app", "in", "renamed"]
     assert (tmp_path / "out" / "in" / "a").read_text() == "a"
     assert os.readlink(tmp_path / "out" / "in" / "link") == "/etc/passwd"
-    # links of the container lead into the container, never to this machine
+    # links of the container lead into the container, never to this host
     assert lamina("cp", "c:/up/../../etc/passwd", str(tmp_path / "passwd"), root=root).returncode == 0
     assert (tmp_path / "passwd").read_bytes() == PASSWD
     assert lamina("cp", "c:/bad", str(tmp_path / "bad"), root=root).returncode == 0

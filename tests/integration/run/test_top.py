@@ -84,7 +84,7 @@ def test_what_stays_in_memory_is_copied_told_and_committed(root: Path, tmp_path:
     assert lamina("cat", "app:2", "/tmp/again", root=root).stdout == b"x\n"
     assert lamina("ls", "app:2", "/new", root=root).returncode == 3
     assert lamina("df", root=root).returncode == 0
-    # the machine ended
+    # the host ended
     (memory,) = root.glob("containers/*/memory")
     subprocess.run(["umount", memory], check=True)
     for words in (("diff", "c"), ("cp", "c:/tmp/mine", str(tmp_path)), ("commit", "c", "app:3")):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are 
 def test_what_appears_at_the_target_meanwhile_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """It may be a device of this machine: root's `cp` would write to the disk."""
+    """It may be a device of this host: root's `cp` would write to the disk."""
     root, other = tmp_path / "root", tmp_path / "other"
     root.mkdir()
     other.write_text("other")

@@ -47,7 +47,7 @@ def no_library() -> None:
             True,
             "",
             "pasta is missing",
-            ["no network but the machine's (--network host): pasta is missing"],
+            ["no network but the host's (--network host): pasta is missing"],
         ),
         ("/x/bwrap", True, "", "", ["no filter", "no set-user-ID", "no user ids of its own"]),
         ("/x/bwrap", False, "", "", ["no limits", "no filter", "no set-user-ID"]),

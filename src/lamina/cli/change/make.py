@@ -78,7 +78,7 @@ def pack(
     options: ImageOptions,
     quiet: bool,
 ) -> None:
-    """Make an image from programs of this machine, with the shared libraries and files that they need.
+    """Make an image from programs of this host, with the shared libraries and files that they need.
 
     The libraries are found by reading the programs; no program is run. The first program becomes the command of the
     image.
@@ -129,7 +129,7 @@ def append(
     options: ImageOptions,
     quiet: bool,
 ) -> None:
-    """Make a new image: IMAGE plus one layer with files and directories of this machine, or with whiteouts. The old
+    """Make a new image: IMAGE plus one layer with files and directories of this host, or with whiteouts. The old
     image stays as it was. A file becomes TARGET; the content of a directory goes into TARGET."""
     from lamina.edit.append import files_of
     from lamina.edit.publish import Revision

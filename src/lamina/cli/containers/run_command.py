@@ -98,7 +98,7 @@ OPTIONS = (
     Option(("-h", "--hostname"), "hostname", "Host name (default: the first digits of the ID).", "NAME"),
     Option(("--domainname",), "domainname", "Domain name of the host.", "NAME"),
     Option(("--add-host",), "add_host", "Add a line to /etc/hosts.", "NAME:ADDRESS", MANY),
-    Option(("--dns",), "dns", "Use this name server instead of those of this machine.", "ADDRESS", MANY),
+    Option(("--dns",), "dns", "Use this name server instead of those of this host.", "ADDRESS", MANY),
     Option(("--dns-search",), "dns_search", "Use this search domain; . means none.", "DOMAIN", MANY),
     Option(("--dns-option", "--dns-opt"), "dns_option", "Add an option to resolv.conf.", "OPTION", MANY),
     Option(("-p", "--publish"), "publish", "Works only with --network host, where every port is open.", "PORT", MANY),
@@ -134,7 +134,7 @@ OPTIONS = (
     Option(("-m", "--memory"), "memory", "Limit the memory, like 512m.", "SIZE", default=None),
     Option(("--memory-swap",), "memory_swap", "Limit memory plus swap; -1 means no limit.", "SIZE"),
     Option(
-        ("--memory-reservation",), "memory_reservation", "Keep this much memory when the machine runs short.", "SIZE"
+        ("--memory-reservation",), "memory_reservation", "Keep this much memory when the host runs short.", "SIZE"
     ),
     Option(
         ("--oom-score-adj",),
@@ -209,7 +209,7 @@ def _run_container(session: Session, image: str, words: tuple[str, ...], given: 
 
 
 PRIVILEGED = (
-    "--privileged isolates nothing: a program in this container can do everything that you can do on this machine"
+    "--privileged isolates nothing: a program in this container can do everything that you can do on this host"
 )
 
 
@@ -383,9 +383,9 @@ def _check_ports(published: tuple[str, ...], exposed: tuple[str, ...], network: 
     if network != "host":
         raise UsageError(
             "--publish is not supported yet",
-            hint="use --network host: the container then uses the ports of this machine",
+            hint="use --network host: the container then uses the ports of this host",
         )
-    warn("--publish has no effect with --network host: the container uses the ports of this machine")
+    warn("--publish has no effect with --network host: the container uses the ports of this host")
 
 
 def environment(given: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -431,4 +431,4 @@ def _check_label(value: str) -> None:
         from lamina.errors import Unsupported
 
         raise Unsupported("SELinux labels are not supported yet", hint="use label=disable, or leave it out")
-    warn(f"this machine has no SELinux: label={value} has no effect")
+    warn(f"this host has no SELinux: label={value} has no effect")

@@ -446,8 +446,8 @@ def list_changes(session: Session, name: str, format: str | None) -> None:
 @platform_option
 @click.pass_obj
 def cp(session: Session, source: str, target: str, archive: bool, follow_link: bool, quiet: bool) -> None:
-    """Copy files between a container and this machine. The container may be running or not. SOURCE or TARGET is
-    CONTAINER:PATH, the other one is a path on this machine. DIR/. means the content of DIR. - means a tar on standard
+    """Copy files between a container and this host. The container may be running or not. SOURCE or TARGET is
+    CONTAINER:PATH, the other one is a path on this host. DIR/. means the content of DIR. - means a tar on standard
     output or input. SOURCE may also be IMAGE:PATH, a file of an image."""
     (one, inner), (other, outer) = _place(source), _place(target)
     if bool(one) == bool(other):
@@ -491,8 +491,8 @@ def cp(session: Session, source: str, target: str, archive: bool, follow_link: b
 
 
 def _place(text: str) -> tuple[str, str]:
-    """Split CONTAINER:PATH into (container, path); ("", path) for a path on this machine. A / before the first colon
-    means a path on this machine, or an image if the path in it is absolute and no such file exists here."""
+    """Split CONTAINER:PATH into (container, path); ("", path) for a path on this host. A / before the first colon
+    means a path on this host, or an image if the path in it is absolute and no such file exists here."""
     name, colon, path = text.partition(":")
     if not colon or not name or name.startswith("."):
         return "", text

@@ -31,7 +31,7 @@ def age(created: str | None, now: float) -> str:
 
 
 def moment_text(seconds: float) -> str:
-    """Format a time as docker does, in the time zone of this machine."""
+    """Format a time as docker does, in the time zone of this host."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))
     except (ValueError, OverflowError, OSError):

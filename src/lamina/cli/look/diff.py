@@ -72,7 +72,7 @@ def diff(
     format: str | None,
 ) -> int:
     """Compare A and B file by file; nothing is unpacked. A and B are images (also IMAGE~N and docker://REF),
-    containers, or directories of this machine (./DIR or /DIR). The exit code is 1 if they differ.
+    containers, or directories of this host (./DIR or /DIR). The exit code is 1 if they differ.
 
     A means added, C changed, D removed, R renamed. With PATH, only files at and below PATH are compared; without it,
     the configs and histories too. With a single container, list what it changed: A added, C changed, D deleted.

@@ -1,4 +1,4 @@
-"""The sides A and B of `diff`: an image, a container, or a directory of this machine."""
+"""The sides A and B of `diff`: an image, a container, or a directory of this host."""
 
 from __future__ import annotations
 

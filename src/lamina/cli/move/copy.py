@@ -79,7 +79,7 @@ def transfer_options(function: Any) -> Any:
 @click.option(
     "--multi-arch",
     type=click.Choice(_MULTI_ARCH),
-    help="What to copy of a multi-platform image: this machine's platform (default), all, or only the index.",
+    help="What to copy of a multi-platform image: this host's platform (default), all, or only the index.",
 )
 @click.option(
     "--to-root", metavar="DIR", help="TARGET is in the store in this directory, which is created if it is missing."

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lamina.transfer.sync import Named, SyncRule
 
 _LOCAL = ("oci:", "oci-archive:", "docker-archive:", "dir:")
-"""Places on this machine that can hold many images."""
+"""Places on this host that can hold many images."""
 
 
 @click.group("index", short_help=VERBS["index"][2])

@@ -126,7 +126,7 @@ def _from_place(
     from lamina.spec.reference import canonical
 
     reader, inside = source_of(session, name, network)
-    assert lists_names(reader)  # as all places on this machine are
+    assert lists_names(reader)  # as all places on this host are
     pairs = [(inside, canonical(inside))] if inside else all_named(reader)
     return session.copied(reader, session.writable_store, pairs, on_event, **how)
 

@@ -1,4 +1,4 @@
-"""The verb `serve`: a registry on this machine that serves the store or another place."""
+"""The verb `serve`: a registry on this host that serves the store or another place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--writable", is_flag=True, help="Allow clients to push and delete.")
 @click.pass_obj
 def serve(session: Session, source: str, host: str, port: int, writable: bool) -> None:
-    """Serve the store (or a layout or archive) as an OCI registry, on this machine only. Clients pull `app` as
+    """Serve the store (or a layout or archive) as an OCI registry, on this host only. Clients pull `app` as
     HOST:PORT/app, and ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it."""
     from lamina.places import reader_for
     from lamina.serve.server import RegistryServer

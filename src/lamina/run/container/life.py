@@ -194,7 +194,7 @@ def _owners(container: Container, wanted: ContainerOptions, runtime: Runtime) ->
         return userns.keep_id(wanted.userns)
     if not privileges.is_root():
         raise Unsupported(
-            "only the machine's root may take ids of its own", hint="use --userns keep-id, or leave it out"
+            "only the host's root may take ids of its own", hint="use --userns keep-id, or leave it out"
         )
     if runtime.is_bubblewrap:
         raise Unsupported("bubblewrap can't take ids of its own", hint="leave --userns out, or install runc or crun")

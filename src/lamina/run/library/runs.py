@@ -342,7 +342,7 @@ def _descriptor(file: int | IO[Any]) -> int:
             file.flush()
         return file.fileno()
     except (AttributeError, OSError, ValueError):
-        hint = "give an open file of this machine, a function that takes bytes, or PIPE"
+        hint = "give an open file of this host, a function that takes bytes, or PIPE"
         raise UsageError(f"{type(file).__name__} has no descriptor", hint=hint) from None
 
 
