@@ -12,7 +12,7 @@ from lamina.events import Cancel, OnEvent, ignore
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def built(
     context: str,
     options: BuildOptions,
     store: Store,
-    network: Network,
+    network: RegistryAccess,
     *,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lamina.layer.tar_write import Item
     from lamina.source.stack import Stack
     from lamina.store.store import Store
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
 
 Log = Callable[[bytes], object]
 """Takes output of a step as it comes, in pieces that need not be whole lines. It may be called from any thread."""
@@ -66,7 +66,7 @@ class Inputs(Protocol):
     def store(self) -> Store: ...
 
     @property
-    def network(self) -> Network:
+    def network(self) -> RegistryAccess:
         """Access to registries and other hosts, with the certificates and proxies of the settings."""
         ...
 
