@@ -33,7 +33,7 @@ class LaminaFileSystem(UnionFileSystem):
         super().__init__(**options)
         if stack is None:
             if image is None:
-                raise UsageError("no image named", hint='fsspec.filesystem("lamina", image="debian:12")')
+                raise UsageError("no image named", hint='write fsspec.filesystem("lamina", image="debian:12")')
             stack = _opened(image, root, platform)
         self.stack = stack
 

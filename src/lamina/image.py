@@ -963,7 +963,9 @@ def _layer_of(stack: Stack, number: int) -> Layer:
 def _refuse_text(name: str, value: object) -> None:
     """Raises UsageError if ``value`` is one string and not a list of them."""
     if isinstance(value, (str, bytes)):
-        raise UsageError(f"{name} is one text: {value!r:.100}", hint=f"give a list, like {name}=[{value!r:.100}]")
+        raise UsageError(
+            f"{name} is a string, not a list: {value!r:.100}", hint=f"give a list, like {name}=[{value!r:.100}]"
+        )
 
 
 def _given(arguments: Mapping[str, object]) -> Changes:

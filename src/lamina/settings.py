@@ -265,12 +265,12 @@ def _value(name: str, raw: object) -> Any:
     if name == "compression_level":
         text = str(raw) if type(raw) is int else _text(raw)
         if not text.lstrip("-").isdigit():
-            raise UsageError(f"not a number: {text!r:.60}")
+            raise UsageError(f"not a number: {text!r:.60}", hint="give a whole number")
         return int(text)
     if name == "tls_verify":
         truth = raw if isinstance(raw, bool) else _TRUTH.get(_text(raw).lower())
         if truth is None:
-            raise UsageError(f"{raw!r:.60} is neither true nor false")
+            raise UsageError(f"{raw!r:.60} is neither true nor false", hint="use true or false")
         return truth
     text = _text(raw)
     if name == "compression" and text not in _COMPRESSIONS:
@@ -287,7 +287,7 @@ def _value(name: str, raw: object) -> Any:
         Platform.parse(text)
     if name in ("root", "authfile", "cert_dir", "upper_dir"):
         if not text or "\0" in text:
-            raise UsageError("the path is empty or has a zero byte")
+            raise UsageError("the path is empty or has a NUL character", hint="give a path, or leave the setting out")
         return os.path.abspath(os.path.expanduser(text))
     return text
 
@@ -306,5 +306,5 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 def _text(raw: object) -> str:
     if not isinstance(raw, str):
-        raise UsageError(f"expected a string, not {raw!r:.60}")
+        raise UsageError(f"{raw!r:.60} is not a string", hint="put the value in quotes")
     return raw

@@ -189,9 +189,9 @@ def test_a_wrong_type_in_the_place_of_a_path_is_named(image: lamina.Image) -> No
     for call in calls:
         with pytest.raises(TypeError, match=r"a path is str, bytes or os\.PathLike, not (list|NoneType)"):
             call()
-    with pytest.raises(UsageError, match="remove is one text: '/etc/conf'"):
+    with pytest.raises(UsageError, match="remove is a string, not a list: '/etc/conf'"):
         image.append(remove="/etc/conf")
-    with pytest.raises(UsageError, match="ignore is one text: 'time'"):
+    with pytest.raises(UsageError, match="ignore is a string, not a list: 'time'"):
         image.diff(image, ignore="time")
     if image.name.startswith("app"):
         erased: Any = PurePosixPath("/etc/conf")

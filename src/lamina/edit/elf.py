@@ -119,7 +119,8 @@ def closure(programs: Iterable[str]) -> list[str]:
         if elf.interpreter and elf.interpreter not in found:
             if not os.path.exists(elf.interpreter):
                 raise NotFound(
-                    f"{path} needs the loader {elf.interpreter}, which was not found", hint="install the loader"
+                    f"{path} needs the loader {elf.interpreter}, which was not found",
+                    hint="install the loader, or leave the program out",
                 )
             found[elf.interpreter] = None
             pending.append((elf.interpreter, ()))
@@ -128,7 +129,9 @@ def closure(programs: Iterable[str]) -> list[str]:
         for name in elf.needed:
             library = _find(name, search, elf)
             if library is None:
-                raise NotFound(f"{path} needs {name}, which was not found", hint="install that library")
+                raise NotFound(
+                    f"{path} needs {name}, which was not found", hint="install the library, or leave the program out"
+                )
             found[library] = None
             pending.append((library, (*own, *inherited)))
     return list(found)

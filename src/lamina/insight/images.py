@@ -101,7 +101,9 @@ def select_images(
     for key, value in tests:
         if key == "dangling":
             if value not in ("true", "false", "1", "0"):
-                raise UsageError(f"dangling must be true or false, not {value!r:.60}")
+                raise UsageError(
+                    f"{value!r:.60} is not a value for dangling", hint="use dangling=true or dangling=false"
+                )
             kept = [image for image in kept if (not image.name) == (value in ("true", "1"))]
         elif key == "label":
             label, has_value, wanted = value.partition("=")
@@ -152,7 +154,7 @@ def _by_time(key: str, value: str, kept: list[ImageSummary], images: list[ImageS
     if key == "until":
         limit = parse_time(value)
         if limit is None:
-            raise UsageError(f"until must be a time like 2026-01-31T12:00:00Z, not {value!r:.60}")
+            raise UsageError(f"{value!r:.60} is not a time for until", hint="give one like 2026-01-31T12:00:00Z")
     else:
         base = next((image for image in images if _is_meant(image, value)), None)
         if base is None:

@@ -156,7 +156,10 @@ def _guarded(spec: dict[str, Any], task: Task) -> dict[str, Any]:
     if "uidMappings" not in spec["linux"]:
         shell, program = find_program("sh"), find_program("mount")
         if not (shell and program):
-            raise NotFound("crun leaves devices open here, and mount(8) is not installed", hint="install runc")
+            raise NotFound(
+                "crun can't close the host's devices to the container without mount(8)",
+                hint="install runc or mount(8)",
+            )
         return guarded(spec, shell, program)
     # a user namespace opens no device of its root file system; but a bind mount keeps the attributes of its source
     for number, mount in enumerate(spec["mounts"]):
@@ -246,7 +249,8 @@ def _seccomp(task: Task, here: int) -> dict[str, Any] | None:
                 profile = read_own(file.read().decode("utf-8-sig"))
             except ValueError:
                 raise Conflict(
-                    f"{wanted.seccomp} is not a seccomp profile", hint="write it as JSON, in docker's form"
+                    f"{wanted.seccomp} is not a seccomp profile",
+                    hint="write it as JSON, in the format of docker's profiles",
                 ) from None
     else:
         profile = default_profile()
@@ -268,4 +272,4 @@ def _init_program() -> str:
             dynamic = dynamic or found
     if dynamic:
         raise NotFound(f"{dynamic} can't run in a container: it is not a static program", hint="install catatonit")
-    raise NotFound("no init program here", hint="install tini (its tini-static) or catatonit")
+    raise NotFound("no init program was found for --init", hint="install tini (its tini-static) or catatonit")

@@ -87,5 +87,7 @@ def _full(name: str) -> str:
         return upper
     full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
     if full not in ALL:
-        raise UsageError(f"no capability {name!r:.60}", hint="write it like NET_ADMIN, or ALL; see capabilities(7)")
+        raise UsageError(
+            f"unknown capability {name!r:.60}", hint="write it like NET_ADMIN, or ALL; see capabilities(7)"
+        )
     return full

@@ -130,7 +130,9 @@ def _unknown(word: str, found: Sequence[Sequence[CdiFile]], directories: Sequenc
     known = sorted({f"{one.kind}={name}" for directory in found for one in directory for name in one.devices})
     here = f"known: {', '.join(known[:8])}" if known else "no CDI file is there"
     hint = "`nvidia-ctk cdi generate` makes one" if word.startswith(_ALL_GPUS) else "check the name, or make its file"
-    return NotFound(f"no CDI device {word!r:.100} in {' or '.join(directories)} ({here:.300})", hint=hint)
+    return NotFound(
+        f"the CDI device {word!r:.100} was not found in {' or '.join(directories)} ({here:.300})", hint=hint
+    )
 
 
 def _read_all(directories: Sequence[str]) -> tuple[list[list[CdiFile]], list[LaminaError]]:
@@ -171,7 +173,7 @@ def _load(path: str) -> object:
         return yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = " ".join(str(error).split())
-        raise InvalidDocument(f"the CDI file {path} is not YAML: {where:.200}", hint="write the file again") from None
+        raise InvalidDocument(f"the CDI file {path} is not YAML: {where:.200}", hint="correct the file") from None
 
 
 def _opened(path: str, flags: int) -> int:

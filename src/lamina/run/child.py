@@ -257,7 +257,9 @@ def signal_below(runtime: Child, program: Callable[[], int], number: int) -> Non
         except ProcessLookupError:
             break
         except OSError as error:
-            raise SystemFailure(f"signal {number} for the program: {error.strerror}") from None
+            raise SystemFailure(
+                f"signal {number} for the program: {error.strerror}", hint="check the number of the signal"
+            ) from None
         finally:
             os.close(held)
         time.sleep(_POLL)

@@ -44,7 +44,7 @@ def nodes_of(devices: Iterable[Device]) -> list[Node]:
         if os.path.isdir(place):
             below = list(_below(place, one.target, one.access))
             if not below:
-                raise NotFound(f"no device below {one.source!r:.200}", hint="check the path of --device")
+                raise NotFound(f"the directory {one.source!r:.200} has no devices", hint="check the path of --device")
             found += below
         else:
             found.append(_node(one, place))
@@ -72,7 +72,7 @@ def check_places(nodes: Iterable[Node], *, guarded: bool, plain: bool) -> None:
                 hint="leave the access out",
             )
         if plain and not os.access(node.source, os.F_OK):
-            raise NotFound(f"no device {node.source}", hint="check the path of --device")
+            raise NotFound(f"the device {node.source} was not found", hint="check the path of --device")
 
 
 def _below(top: str, target: str, access: str) -> Iterator[Node]:
@@ -85,7 +85,9 @@ def _below(top: str, target: str, access: str) -> Iterator[Node]:
             if stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode):
                 count += 1
                 if count > _MOST:
-                    raise UsageError(f"more than {_MOST} devices below {top}", hint="name fewer")
+                    raise UsageError(
+                        f"more than {_MOST} devices below {top}", hint="name a directory with fewer devices"
+                    )
                 yield _of(state, Device(path, target + path.removeprefix(top), access), path)
 
 
@@ -94,7 +96,7 @@ def _node(device: Device, place: str) -> Node:
         state = os.stat(place)
     except OSError as error:
         raise NotFound(
-            f"no device {device.source!r:.200}: {error.strerror}", hint="check the path of --device"
+            f"the device {device.source!r:.200} was not found: {error.strerror}", hint="check the path of --device"
         ) from None
     if not (stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode)):
         raise UsageError(f"{device.source!r:.200} is not a device", hint="use --volume for files and directories")

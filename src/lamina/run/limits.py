@@ -39,7 +39,7 @@ def parse_ulimit(word: str) -> Ulimit:
     name = name.lower().removeprefix("rlimit_")
     soft, colon, hard = rest.partition(":")
     if name not in ULIMITS:
-        raise UsageError(f"no limit {name!r:.60}", hint=f"choose one of {', '.join(ULIMITS)}")
+        raise UsageError(f"unknown limit {name!r:.60}", hint=f"choose one of {', '.join(ULIMITS)}")
     low = _limit(soft, word)
     high = _limit(hard, word) if colon else low
     if low > high:
@@ -62,7 +62,7 @@ def parse_memory_swap(word: str, memory: int | None) -> int | None:
     if parse_size(word) == 0:
         return None
     if memory is None:
-        raise UsageError("--memory-swap without --memory", hint="give both: it is memory and swap together")
+        raise UsageError("--memory-swap needs --memory", hint="give both: it is memory and swap together")
     size = parse_size(word)
     if size < memory:
         raise UsageError(

@@ -43,7 +43,7 @@ def parse_mount(word: str) -> Mount:
     kind = given.get("type", "volume")
     if kind not in _ONLY:
         raise UsageError(
-            f"--mount {word!r:.200}: no type {kind!r:.60}", hint="write type=bind, type=volume or type=tmpfs"
+            f"--mount {word!r:.200}: unknown type {kind!r:.60}", hint="write type=bind, type=volume or type=tmpfs"
         )
     for other, keys in _ONLY.items():
         for key in keys:
@@ -68,7 +68,7 @@ def parse_mount(word: str) -> Mount:
         options.append("bind")
     propagation = given.get("propagation", "")
     if propagation and propagation not in PROPAGATIONS:
-        raise UsageError(f"no propagation {propagation!r:.60}", hint=f"choose one of {', '.join(PROPAGATIONS)}")
+        raise UsageError(f"unknown propagation {propagation!r:.60}", hint=f"choose one of {', '.join(PROPAGATIONS)}")
     return Mount("bind", source, given["target"], (*options, *filter(None, [propagation])))
 
 
@@ -86,7 +86,7 @@ def _fields(word: str) -> dict[str, str]:
         if key in _LATER:
             raise UsageError(f"--mount {key}: {_LATER[key]}", hint="leave it out")
         if key not in _KEYS:
-            raise UsageError(f"--mount {word!r:.200}: no option {key!r:.60}", hint="see `lamina run --help`")
+            raise UsageError(f"--mount {word!r:.200}: unknown option {key!r:.60}", hint="see `lamina run --help`")
         if _KEYS[key]:
             given[_KEYS[key]] = value
     return given

@@ -40,7 +40,7 @@ def choose(wanted: str, on_warning: Callable[[str], object] = lambda text: None)
             on_warning(f"the container has no network: {reason}")
         return "none" if reason else "pasta"
     if wanted not in NETWORKS:
-        raise UsageError(f"no network {wanted!r:.60}", hint=f"choose one of {', '.join(NETWORKS)}")
+        raise UsageError(f"unknown network {wanted!r:.60}", hint=f"choose one of {', '.join(NETWORKS)}")
     if wanted == "pasta" and (reason := refusal()):
         raise NotFound(reason, hint="use --network host or none")
     return wanted

@@ -204,9 +204,9 @@ def parse_volume(word: str) -> Mount:
         given = parts.pop().split(",")
         unknown = set(given) - {"ro", "nocopy", *PROPAGATIONS, *_BY_DEFAULT}
         if unknown:
-            raise UsageError(f"no volume option {min(unknown)!r:.60}", hint="use ro or rw")
+            raise UsageError(f"unknown volume option {min(unknown)!r:.60}", hint="use ro or rw")
         if {"ro", "rw"} <= set(given):
-            raise UsageError(f"{word!r:.200} is to be both ro and rw", hint="choose one of them")
+            raise UsageError(f"{word!r:.200} has both ro and rw", hint="choose one of them")
         options = tuple(one for one in given if one not in _BY_DEFAULT)
     source, target = parts if len(parts) == 2 else ("", parts[0])
     check_target(target)
@@ -236,7 +236,7 @@ def parse_size(word: str) -> int:
         raise UsageError(f"{word!r:.60} is not a size", hint="write it like 512m or 2g")
     size = float(match[1]) * _UNITS[match[2].lower()]
     if size >= _MOST_BYTES:
-        raise UsageError(f"{word!r:.60} is more than any size", hint="write it like 512m or 2g")
+        raise UsageError(f"{word!r:.60} is too large a size", hint="write it like 512m or 2g")
     return int(size)
 
 
@@ -323,7 +323,7 @@ def parse_namespace(word: str, kind: str) -> str:
             raise UsageError(
                 f"--{kind} {word!r:.80}: containers can't share namespaces yet", hint="choose private or host"
             )
-        raise UsageError(f"no --{kind} {word!r:.60}", hint="choose private or host")
+        raise UsageError(f"unknown value for --{kind}: {word!r:.60}", hint="choose private or host")
     return found
 
 
@@ -366,13 +366,17 @@ def parse_userns(word: str) -> Userns:
     (the caller has the same ids inside, or the given ones). Raises UsageError."""
     kind, colon, rest = word.partition(":")
     if kind not in ("", "host", "auto", "keep-id") or (colon and kind != "keep-id"):
-        raise UsageError(f"no user namespace {word!r:.60}", hint="choose host (the default), auto or keep-id")
+        raise UsageError(
+            f"unknown value for --userns: {word!r:.60}", hint="choose host (the default), auto or keep-id"
+        )
     ids: dict[str, int] = {}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
         number = parse_id(value, key) if key in ("uid", "gid") else None
         if number is None:
-            raise UsageError(f"keep-id has no option {item!r:.60}", hint="write it like keep-id:uid=1000,gid=1000")
+            raise UsageError(
+                f"unknown option of keep-id: {item!r:.60}", hint="write it like keep-id:uid=1000,gid=1000"
+            )
         ids[key] = number
     return Userns("" if kind == "host" else kind, **ids)
 

@@ -30,8 +30,8 @@ _IN_ROOT, _NO_MAGICLINKS, _NO_SYMLINKS = 0x10, 0x02, 0x04
 _MAX_FILE = 16 << 20
 _MAX_LINKS = 40  # as path_resolution(7) has it
 _ATTEMPTS = 1000
-"""The kernel gives up on a path with ``..`` (EAGAIN) if anything on the host was renamed or mounted meanwhile: openat2(2)
-leaves it to the caller to try again."""
+"""The kernel gives up on a path with ``..`` (EAGAIN) if anything on the host was renamed or mounted meanwhile:
+openat2(2) leaves it to the caller to try again."""
 _WAYS = "/run/lamina-open"
 _NOBODY = 65534  # the id that a namespace shows for ids that it does not map (proc_sys_kernel(5), overflowuid)
 
@@ -128,7 +128,9 @@ class Inside:
         try:
             os.close(self.open(path, os.O_PATH | os.O_DIRECTORY))
         except OSError as error:
-            raise NotFound(f"no directory {path!r:.200} in the container: {error.strerror}") from None
+            raise NotFound(
+                f"the directory {path!r:.200} in the container: {error.strerror}", hint="check the path"
+            ) from None
 
     def is_there(self, path: str) -> bool:
         try:
@@ -181,11 +183,13 @@ class Inside:
         """A descriptor of the directory that contains ``path``, and its last name. Raises NotFound."""
         above, _, name = path.rstrip("/").rpartition("/")
         if name in ("", ".", ".."):
-            raise NotFound(f"{path!r:.200} has no name of its own", hint="name the file")
+            raise NotFound(f"{path!r:.200} names no file", hint="end the path with the name of the file")
         try:
             descriptor = self.open(above, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
-            raise NotFound(f"no directory {above!r:.200} in the container: {error.strerror}") from None
+            raise NotFound(
+                f"the directory {above!r:.200} in the container: {error.strerror}", hint="check the path"
+            ) from None
         try:
             yield descriptor, name
         finally:

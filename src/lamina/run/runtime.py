@@ -209,7 +209,7 @@ def command_for(runtime: Runtime, state: str, verb: str, identity: str, *words: 
     """Give the runtime a command for a container. Raises SystemFailure."""
     code, said = output_of([runtime.program, "--root", state, *runtime.options, verb, identity, *words])
     if code:
-        raise SystemFailure(f"{identity[:12]}: {said[:300]}")
+        raise SystemFailure(f"{verb} of the container {identity[:12]}: {said[:300]}", hint="see `lamina ps -a`")
 
 
 def _failure(log: str) -> str:

@@ -71,7 +71,7 @@ def missing(runtime: Runtime) -> list[str]:
             found.append(f"no filter of system calls: {error.hint}")
         found.append("no set-user-ID programs: bubblewrap lets no program gain rights")
         if privileges.is_root():
-            found.append("no user ids of its own (--userns auto): install runc or crun")
+            found.append("no separate IDs (--userns auto): install runc or crun")
     if reason := network.refusal():
         found.append(f"no network but the host's (--network host): {reason}")
     return found

@@ -56,7 +56,7 @@ def seccomp(profile: Mapping[str, Any], held: Collection[str], architecture: str
         found["syscalls"] = [_rule(rule) for rule in profile.get("syscalls") or () if _applies(rule, held, word)]
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidDocument(
-            f"the seccomp profile is malformed: {error!s:.100}", hint="write it in docker's form"
+            f"the seccomp profile is malformed: {error!s:.100}", hint="write it in the format of docker's profiles"
         ) from None
     return found
 

@@ -15,7 +15,7 @@ def parse_signal(word: str) -> int:
     name = word.strip().upper().removeprefix("SIG")
     number = _real_time(name) if name.startswith("RT") else _number(name)
     if number is None:
-        raise UsageError(f"no signal {word!r:.60}", hint="give a name like TERM or RTMIN+3, or a number")
+        raise UsageError(f"unknown signal {word!r:.60}", hint="give a name like TERM or RTMIN+3, or a number")
     return number
 
 

@@ -22,9 +22,9 @@ _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 def check_flags(wanted: ContainerOptions) -> None:
     """Refuse flags that contradict each other or the host. Raises UsageError."""
     if wanted.uts == "host" and (wanted.hostname or wanted.domainname):
-        raise UsageError("a host name of its own together with --uts host", hint="leave one of them out")
+        raise UsageError("--hostname can't be combined with --uts host", hint="leave one of them out")
     if wanted.ipc in ("host", "none") and wanted.shm_size is not None:
-        raise UsageError(f"--shm-size together with --ipc {wanted.ipc}", hint="leave one of them out")
+        raise UsageError(f"--shm-size can't be combined with --ipc {wanted.ipc}", hint="leave one of them out")
     for flag, word, kind in (
         ("--cpuset-cpus", wanted.cpuset_cpus, "cpu"),
         ("--cpuset-mems", wanted.cpuset_mems, "node"),
@@ -34,7 +34,7 @@ def check_flags(wanted: ContainerOptions) -> None:
     if wanted.memory_reservation and wanted.memory and wanted.memory_reservation > wanted.memory:
         raise UsageError("--memory-reservation is more than --memory", hint="give less than --memory")
     if wanted.pid == "host" and wanted.userns.kind == "auto":
-        raise UsageError("--pid host together with --userns auto", hint="leave one of them out")
+        raise UsageError("--pid host can't be combined with --userns auto", hint="leave one of them out")
 
 
 def _check_set(flag: str, word: str, online: str) -> None:
@@ -81,7 +81,9 @@ def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
             hint="leave --memory, --cpus, --pids-limit and their like out",
         )
     if not runtime.cgroups and wanted.cgroupns == "host":
-        raise Unsupported("there is no cgroup for this container here", hint="leave --cgroupns out")
+        raise Unsupported(
+            "--cgroupns: the container has no cgroup of its own on this host", hint="leave --cgroupns out"
+        )
     if wanted.sysctls:
         from lamina.run.limits import check_sysctls
 

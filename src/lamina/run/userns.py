@@ -22,7 +22,7 @@ def keep_id(wanted: Userns) -> tuple[Owners, tuple[int, int]]:
     users, groups = privileges.maps()
     if privileges.is_root() or users[0][2] != 1:
         raise Unsupported(
-            "keep-id is for plain users: root has all ids, and would keep 0", hint="leave --userns out, or use auto"
+            "keep-id is for plain users: root has all IDs already", hint="leave --userns out, or use auto"
         )
     further = [sum(count for first, _, count in ranges if first) for ranges in (users, groups)]
     if not all(further):

@@ -187,8 +187,8 @@ def test_errors_of_start_and_of_the_program_are_two_things(image: library.Image)
 @pytest.mark.parametrize(
     ("words", "more", "said"),
     [
-        ("sh -c true", {}, "command is one text"),
-        (["true"], {"env": "A=1"}, "env is one text"),
+        ("sh -c true", {}, "command is a string, not a list"),
+        (["true"], {"env": "A=1"}, "env is a string, not a list"),
         (["true"], {"env": ["=x"]}, "variable"),
         (["true"], {"mounts": {"relative": "/x"}}, "path in the container"),
         (["true"], {"memory": "much"}, "size"),

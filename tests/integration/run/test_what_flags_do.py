@@ -119,10 +119,10 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
         (("--device", "/dev/nothing-here"), "/dev/nothing-here"),
         (("--group-add", "nobody-here"), "nobody-here"),
         (("--mount", "type=bind,source=/a"), "no target"),
-        (("--stop-signal", "NONSENSE"), "no signal"),
+        (("--stop-signal", "NONSENSE"), "unknown signal"),
         (("--label-file", "/nowhere"), "/nowhere"),
         (("--security-opt", "what=ever"), "unknown --security-opt"),
-        (("--memory-swap", "1g"), "--memory-swap without --memory"),
+        (("--memory-swap", "1g"), "--memory-swap needs --memory"),
     ],
 )
 def test_what_can_not_be_had_is_one_line(root: Path, words: tuple[str, ...], named: str) -> None:

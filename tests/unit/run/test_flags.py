@@ -83,7 +83,7 @@ def test_mounts_in_dockers_words(word: str, expected: Mount) -> None:
         ("type=bind,source=/a", "no target"),
         ("type=bind,source=/a,target=b", "is not a path in the container"),
         ("type=bind,source=/a,target=/", "is not a path in the container"),
-        ("type=image,source=a,target=/b", "no type 'image'"),
+        ("type=image,source=a,target=/b", "unknown type 'image'"),
         ("type=tmpfs,source=/a,target=/b", "no source"),
         ("type=tmpfs,target=/b,tmpfs-mode=rw", "mode"),
         ("type=tmpfs,target=/b,bind-propagation=shared", "use it with type=bind"),
@@ -480,7 +480,7 @@ def test_a_profile_of_apparmor_where_there_is_none(monkeypatch: pytest.MonkeyPat
 def test_a_device_that_is_not_there() -> None:
     from lamina.run.devices import nodes_of
 
-    with pytest.raises(NotFound, match="no device '/dev/nothing-of-this-name'"):
+    with pytest.raises(NotFound, match="'/dev/nothing-of-this-name' was not found"):
         nodes_of([Device("/dev/nothing-of-this-name", "/dev/x")])
     with pytest.raises(UsageError, match="is not a device"):
         nodes_of([Device(__file__, "/dev/x")])

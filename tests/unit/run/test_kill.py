@@ -33,7 +33,7 @@ def test_a_signal_by_name_and_number(
     program.kill(str(tmp_path), "sigTERM")
     assert process.wait(10) == -signal.SIGTERM
     for word in ("NOTHING", "\u00b2", "-9", ""):
-        with pytest.raises(UsageError, match="no signal"):
+        with pytest.raises(UsageError, match="unknown signal"):
             program.kill(str(tmp_path), word)
 
 

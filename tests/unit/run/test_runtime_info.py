@@ -49,7 +49,7 @@ def no_library() -> None:
             "pasta is missing",
             ["no network but the host's (--network host): pasta is missing"],
         ),
-        ("/x/bwrap", True, "", "", ["no filter", "no set-user-ID", "no user ids of its own"]),
+        ("/x/bwrap", True, "", "", ["no filter", "no set-user-ID", "no separate IDs"]),
         ("/x/bwrap", False, "", "", ["no limits", "no filter", "no set-user-ID"]),
         ("/x/bwrap", True, "x is not writable", "", ["no limits", "no filter", "no set-user-ID", "no user ids"]),
     ],

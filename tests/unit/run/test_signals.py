@@ -47,7 +47,7 @@ def test_a_signal_is_a_number(word: str, number: int) -> None:
      "RTMIN+", "RTMIN+x", "RTMIN*3", "RTMIN+003", "RT", "T ERM", "SIGTERM\0"],
 )  # fmt: skip
 def test_what_names_no_signal_is_refused(word: str) -> None:
-    with pytest.raises(UsageError, match="no signal"):
+    with pytest.raises(UsageError, match="unknown signal"):
         parse_signal(word)
 
 

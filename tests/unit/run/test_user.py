@@ -216,7 +216,7 @@ def test_any_bytes_are_a_user_or_one_of_our_errors(passwd: bytes, group: bytes, 
 def test_ids_of_a_user_namespace() -> None:
     assert parse_userns("keep-id:uid=4294967294,gid=007") == Userns("keep-id", MAX_ID, 7)
     for word in ("keep-id:uid=", "keep-id:uid=\u00b2", "keep-id:uid=web", "keep-id:ids=1", "keep-id:uid"):
-        with pytest.raises(UsageError, match="keep-id has no option"):
+        with pytest.raises(UsageError, match="unknown option of keep-id"):
             parse_userns(word)
     assert parse_id("web", "user") is None
 

@@ -1,3 +1,3 @@
 """Verbs that make images out of images and files.
-Must not decide anything: rooms below do.
+They parse, call the packages below, and print.
 """

@@ -1,3 +1,3 @@
 """Verbs for containers, and the short way of `run` without click.
-Must not decide anything: rooms below do.
+They parse, call the packages below, and print.
 """

@@ -1,3 +1,2 @@
-"""How answers look: tables, JSON, Go templates, progress, text made safe for a terminal.
-Must not know what a verb does.
-"""
+"""Output of all verbs: tables, JSON, Go templates, progress, text made safe for a terminal. It does not import
+verbs."""

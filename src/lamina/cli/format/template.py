@@ -85,7 +85,10 @@ class _Run:
         for node in nodes:
             self._steps += 1
             if self._steps > _STEPS:
-                raise LimitExceeded(f"template {self._source!r:.200}: more than {_STEPS} steps for one value")
+                raise LimitExceeded(
+                    f"template {self._source!r:.200}: more than {_STEPS} steps for one value",
+                    hint="make the template simpler",
+                )
             if isinstance(node, Text):
                 self._write(node.text)
             elif isinstance(node, Output):
@@ -102,7 +105,10 @@ class _Run:
     def _write(self, text: str) -> None:
         self._length += len(text)
         if self._length > _LENGTH:
-            raise LimitExceeded(f"template {self._source!r:.200}: more than {_LENGTH >> 20} MiB for one value")
+            raise LimitExceeded(
+                f"template {self._source!r:.200}: more than {_LENGTH >> 20} MiB for one value",
+                hint="make the template simpler",
+            )
         self._out.append(text)
 
     def _branch(self, node: Branch, dot: Any) -> None:
@@ -122,7 +128,10 @@ class _Run:
             empty = False
             self._steps += 1
             if self._steps > _STEPS:
-                raise LimitExceeded(f"template {self._source!r:.200}: more than {_STEPS} steps for one value")
+                raise LimitExceeded(
+                    f"template {self._source!r:.200}: more than {_STEPS} steps for one value",
+                    hint="make the template simpler",
+                )
             inner = len(self._variables)
             names = node.pipe.names
             for name, one in zip(names, (key, item) if len(names) == 2 else (item,), strict=False):

@@ -1,3 +1,3 @@
 """Verbs that look into images: nothing changes.
-Must not decide anything: rooms below do.
+They parse, call the packages below, and print.
 """

@@ -223,7 +223,9 @@ def cat(session: Session, image: str, paths: tuple[str, ...]) -> None:
         union, node = stack.lookup(to_bytes(path), follow=True)
         kind = union.kind(node)
         if kind != Kind.FILE:
-            raise UsageError(f"{path!r:.200} in {image} is a {kind.name.lower()}", hint="cat prints regular files")
+            raise UsageError(
+                f"{path!r:.200} in {image} is a {kind.name.lower()}", hint="name a regular file, or use `lamina stat`"
+            )
         contents.append((path, union.stored(node)))
     write_contents((path, stack.open_stored(stored)) for path, stored in contents)
 

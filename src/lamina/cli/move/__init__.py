@@ -1,3 +1,3 @@
 """Verbs that move images between places.
-Must not decide anything: rooms below do.
+They parse, call the packages below, and print.
 """

@@ -353,6 +353,6 @@ def _there(image: Named, target: str, scoped: bool, suffix: str) -> str:
         return f"dir:{image.below(place.location, scoped=scoped, suffix=suffix)}"
     if place.transport != "oci" or place.name:
         raise UsageError(
-            f"{target!r:.200} can't hold many images", hint="expected docker://HOST[/PATH], oci:DIR or dir:DIR"
+            f"{target!r:.200} can't hold many images", hint="give docker://HOST[/PATH], oci:DIR or dir:DIR"
         )
     return f"{target}:{image.full}"

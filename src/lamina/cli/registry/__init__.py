@@ -1,3 +1,3 @@
 """Verbs that ask a registry, log in, or serve one.
-Must not decide anything: rooms below do.
+They parse, call the packages below, and print.
 """

@@ -1,3 +1,3 @@
 """Verbs for the store's images, mounts and space.
-Must not decide anything: rooms below do.
+They parse, call the packages below, and print.
 """

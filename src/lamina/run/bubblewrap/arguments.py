@@ -71,7 +71,7 @@ def packed(words: Sequence[str]) -> bytes:
     word holds a NUL: it would become two words, and the second could be an option."""
     for word in words:
         if "\0" in word:
-            raise UsageError(f"a NUL in {word!r:.100}", hint="remove it")
+            raise UsageError(f"{word!r:.100} has a NUL character", hint="remove it")
     return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 

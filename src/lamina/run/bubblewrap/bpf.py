@@ -81,14 +81,17 @@ def compiled(wanted: Mapping[str, Any]) -> bytes:
         default = _action(wanted["defaultAction"], wanted.get("defaultErrnoRet"))
         context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(default)))
         if not context:
-            raise Unsupported("libseccomp can't make a filter", hint="see the profile's defaultAction")
+            raise Unsupported(
+                "libseccomp can't create a filter with this defaultAction",
+                hint="correct defaultAction in the seccomp profile",
+            )
         try:
             return _Filter(library, context, default).export(wanted)
         finally:
             library.seccomp_release(context)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidDocument(
-            f"the seccomp profile is malformed: {error!s:.100}", hint="write it in docker's form"
+            f"the seccomp profile is malformed: {error!s:.100}", hint="write it in the format of docker's profiles"
         ) from None
 
 
@@ -155,4 +158,4 @@ class _Filter:
     @staticmethod
     def _check(code: int, what: str, *allowed: int) -> None:
         if code < 0 and -code not in allowed:
-            raise Unsupported(f"libseccomp: {what}: {os.strerror(-code)}", hint="see the seccomp profile")
+            raise Unsupported(f"libseccomp: {what}: {os.strerror(-code)}", hint="correct the seccomp profile")

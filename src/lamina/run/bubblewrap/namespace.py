@@ -18,6 +18,7 @@ _RECURSIVE, _PRIVATE = 0x4000, 0x40000  # mount(2)
 _SET_FLAGS, _UP = 0x8914, 1  # netdevice(7)
 _DEATH_SIGNAL, _DUMPABLE = 1, 4  # prctl(2)
 _NO_IDS = b"ids"
+_LIMIT = "check the kernel setting user.max_user_namespaces"
 
 
 def owned(above: int, uid: int, gid: int) -> int:
@@ -28,13 +29,11 @@ def owned(above: int, uid: int, gid: int) -> int:
             if said == _NO_IDS:
                 raise privileges.no_such_ids(uid, gid)
             if not said:
-                raise SystemFailure(
-                    "no user namespace in a user namespace", hint="check the kernel setting user.max_user_namespaces"
-                )
+                raise SystemFailure("no user namespace in a user namespace", hint=_LIMIT)
             # the process in the namespace is killed with its parent
             return os.open(f"/proc/{said.decode()}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise SystemFailure(f"no user namespace in a user namespace: {error.strerror}") from None
+        raise SystemFailure(f"no user namespace in a user namespace: {error.strerror}", hint=_LIMIT) from None
 
 
 def _make_owned(above: int, uid: int, gid: int, say: privileges.Say, wait: privileges.Wait) -> None:

@@ -17,7 +17,7 @@ def kill(bundle: str, word: str) -> None:
     try:
         number = int(word) if word.isdecimal() else signal.Signals[f"SIG{word.upper().removeprefix('SIG')}"].value
     except KeyError:
-        raise UsageError(f"no signal {word!r:.60}", hint="write it like TERM, or a number") from None
+        raise UsageError(f"unknown signal {word!r:.60}", hint="give a name like TERM, or a number") from None
     _, held = held_process(bundle)
     try:
         signal.pidfd_send_signal(held, number)

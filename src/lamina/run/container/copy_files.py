@@ -53,7 +53,7 @@ def copy_out(
         try:
             os.lstat(name, dir_fd=above)
         except FileNotFoundError:
-            raise NotFound(f"no {path!r:.200} in the container", hint="check the path") from None
+            raise NotFound(f"{path!r:.200} was not found in the container", hint="check the path") from None
         except OSError:
             pass  # the copier reports it
         into, new = (target, name) if os.path.isdir(target) else (os.path.dirname(target) or ".", target)
@@ -86,7 +86,9 @@ def copy_in(source: str, inside: Inside, path: str, *, owner: Owner = (0, 0)) ->
     except OSError:
         is_directory = False
         if path.endswith("/"):
-            raise NotFound(f"no directory {path!r:.200} in the container") from None
+            raise NotFound(
+                f"the directory {path!r:.200} was not found in the container", hint="create it first"
+            ) from None
     source = source.rstrip("/") or "/"
     if os.path.basename(source) in ("", ".", ".."):
         with reported(source):
@@ -98,7 +100,7 @@ def copy_in(source: str, inside: Inside, path: str, *, owner: Owner = (0, 0)) ->
             _Copier(there, owner).below(above, there)
         return
     if not os.path.lexists(source):
-        raise NotFound(f"no {source!r:.200}", hint="check the path")
+        raise NotFound(f"{source!r:.200} was not found", hint="check the path")
     name = os.path.basename(source)
     with _directory(os.path.dirname(source) or ".") as above:
         if is_directory:
@@ -146,7 +148,9 @@ class _Copier:
     def below(self, source: int, target: int, at: tuple[str, ...] = ()) -> None:
         """``at``: the path of ``target`` from the top."""
         if len(at) > MAX_DEPTH:
-            raise UsageError(f"directories are nested more than {MAX_DEPTH} deep")
+            raise UsageError(
+                f"directories are nested more than {MAX_DEPTH} deep", hint="copy its subdirectories one by one"
+            )
         for name in sorted(os.listdir(source)):
             self.one(source, name, target, name, at)
 
@@ -155,7 +159,7 @@ class _Copier:
             try:
                 state = os.lstat(name, dir_fd=source)
             except FileNotFoundError:
-                raise NotFound(f"no {name!r:.200} to copy", hint="check the path") from None
+                raise NotFound(f"{name!r:.200} was not found", hint="check the path") from None
             kind = stat.S_IFMT(state.st_mode)
             if kind == stat.S_IFDIR:
                 self._directory(source, name, target, new, at, state)

@@ -193,9 +193,9 @@ def _owners(container: Container, wanted: ContainerOptions, runtime: Runtime) ->
     if wanted.userns.kind == "keep-id":
         return userns.keep_id(wanted.userns)
     if not privileges.is_root():
-        raise Unsupported(
-            "only the host's root may take ids of its own", hint="use --userns keep-id, or leave it out"
-        )
+        raise Unsupported("only root of the host may use --userns auto", hint="use --userns keep-id, or leave it out")
     if runtime.is_bubblewrap:
-        raise Unsupported("bubblewrap can't take ids of its own", hint="leave --userns out, or install runc or crun")
+        raise Unsupported(
+            "bubblewrap does not support --userns auto", hint="leave --userns out, or install runc or crun"
+        )
     return userns.auto(container.id), None

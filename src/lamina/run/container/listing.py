@@ -45,7 +45,7 @@ class Filters:
                     f"{word!r:.80} is not a filter", hint=f"write KEY=VALUE, with one of {', '.join(KEYS)}"
                 )
             if key == "status" and value not in (*STATES, *_NOT_HERE):
-                raise UsageError(f"no status {value!r:.60}", hint=f"choose one of {', '.join(STATES)}")
+                raise UsageError(f"unknown status {value!r:.60}", hint=f"choose one of {', '.join(STATES)}")
             if key == "exited" and not (value.isascii() and value.isdigit() and len(value) < 10):
                 raise UsageError(f"{value!r:.60} is not an exit code", hint="give a number, like exited=0")
             if key == "name":

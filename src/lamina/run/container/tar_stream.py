@@ -52,7 +52,9 @@ class _Walk:
 
     def below(self, directory: int, at: bytes, depth: int) -> Iterator[Item]:
         if depth > MAX_DEPTH:
-            raise UsageError(f"directories are nested more than {MAX_DEPTH} deep")
+            raise UsageError(
+                f"directories are nested more than {MAX_DEPTH} deep", hint="copy its subdirectories one by one"
+            )
         for text in sorted(os.listdir(directory)):
             name = os.fsencode(text)
             yield from self.one(directory, name, at + b"/" + name if at else name, depth)
@@ -80,7 +82,7 @@ class _Walk:
             except FileNotFoundError:
                 if depth:
                     return None
-                raise NotFound(f"no {shown!r:.200} in the container", hint="check the path") from None
+                raise NotFound(f"{shown!r:.200} was not found in the container", hint="check the path") from None
             kind = _KINDS.get(stat.S_IFMT(state.st_mode))
             if kind is None:
                 self._on_warning(f"the socket {shown!r:.200} is left out")

@@ -49,7 +49,8 @@ def binds(
             source = os.path.realpath(mount.source)
             if not os.path.exists(source):
                 raise NotFound(
-                    f"no {source!r:.200} to mount at {mount.target}", hint="check the path of --volume or --mount"
+                    f"{source!r:.200}, to be mounted at {mount.target}, was not found",
+                    hint="check the path of --volume or --mount",
                 )
             if mount.read_only and "bind" not in mount.options and _has_mounts(source):
                 mount = replace(mount, options=(*mount.options, "rro"))

@@ -142,7 +142,7 @@ def _refuse_text(**given: object) -> None:
     for what, words in given.items():
         if isinstance(words, (str, bytes)):
             hint = "give a list of words, like ['sh', '-c', 'ls']"
-            raise UsageError(f"{what} is one text: {words!r:.100}", hint=hint)
+            raise UsageError(f"{what} is a string, not a list: {words!r:.100}", hint=hint)
 
 
 def _binds(mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str]) -> list[Mount]:
@@ -343,7 +343,7 @@ def _descriptor(file: int | IO[Any]) -> int:
         return file.fileno()
     except (AttributeError, OSError, ValueError):
         hint = "give an open file of this host, a function that takes bytes, or PIPE"
-        raise UsageError(f"{type(file).__name__} has no descriptor", hint=hint) from None
+        raise UsageError(f"{type(file).__name__} has no file descriptor", hint=hint) from None
 
 
 def _closed_later(descriptor: int, opened: ExitStack) -> int:
