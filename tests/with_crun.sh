@@ -9,7 +9,7 @@ run=tests/integration/run
 # the first two expect a cgroup that guards devices, as runc has it here, the last that nobody mounts anything anew
 named=(
   "$run/test_run.py::test_defaults_are_dockers"
-  "$run/test_run.py::test_all_capabilities_are_those_that_are_here"
+  "$run/test_run.py::test_cap_add_all_adds_the_capabilities_of_this_process"
   "$run/test_run.py::test_layers_with_other_owners_count_as_used"
 )
 export LAMINA_RUNTIME=crun

@@ -22,7 +22,7 @@ def loaded(where: Path, architecture: str | None, *more: object) -> Path:
 
 
 @pytest.mark.parametrize("architecture", [None, "", "x86_64", "AMD64", "386", "arm64", "unknown"])
-def test_what_the_config_names_makes_no_difference(tmp_path: Path, architecture: str | None) -> None:
+def test_the_architecture_in_the_config_makes_no_difference(tmp_path: Path, architecture: str | None) -> None:
     root = loaded(tmp_path, architecture)
     for runtime in ("runc", "bwrap"):
         done = lamina("run", "--rm", "--network", "none", "--runtime", runtime, "app", "echo", "hi", root=root)
@@ -33,7 +33,7 @@ def test_what_the_config_names_makes_no_difference(tmp_path: Path, architecture:
 
 
 @pytest.mark.parametrize("runtime", ["runc", "bwrap"])
-def test_a_program_for_another_machine_is_one_line_before_anything_starts(tmp_path: Path, runtime: str) -> None:
+def test_a_program_for_another_architecture_is_one_error_line(tmp_path: Path, runtime: str) -> None:
     root = loaded(
         tmp_path,
         "amd64",

@@ -151,7 +151,7 @@ def waits(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("verb", ["commit", "diff", "export"])
-def test_rm_waits_for_who_reads_what_the_container_wrote(root: Path, tmp_path: Path, verb: str) -> None:
+def test_rm_waits_for_readers_of_the_writable_layer(root: Path, tmp_path: Path, verb: str) -> None:
     script = "for i in 1 2 3 4 5 6 7 8 9; do mkdir /new$i; done"
     assert run(root, "--name", "c", "app", "sh", "-c", script).returncode == 0
     store = Store.open(str(root))
@@ -170,7 +170,7 @@ def test_rm_waits_for_who_reads_what_the_container_wrote(root: Path, tmp_path: P
     assert os.listdir(root / "containers") == []
 
 
-def test_what_waits_for_a_container_that_is_removed_is_told(root: Path, tmp_path: Path) -> None:
+def test_commands_that_wait_for_a_container_report_its_removal(root: Path, tmp_path: Path) -> None:
     assert run(root, "--name", "c", "app", "touch", "/x").returncode == 0
     store = Store.open(str(root))
     one = store.containers.get("c")
@@ -265,7 +265,7 @@ for turn in range(int(turns)):
 """
 
 
-def test_many_processes_beside_each_other_leave_a_whole_store(root: Path, tmp_path: Path) -> None:
+def test_many_parallel_processes_leave_an_undamaged_store(root: Path, tmp_path: Path) -> None:
     script = tmp_path / "stress.py"
     script.write_text(STRESS)
     processes = [

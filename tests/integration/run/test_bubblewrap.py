@@ -64,7 +64,7 @@ def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
     assert lamina("ps", "-aq", root=root).stdout == b""
 
 
-def test_what_it_sees(root: Path, tmp_path: Path) -> None:
+def test_a_container_of_bubblewrap_has_its_own_view_of_the_system(root: Path, tmp_path: Path) -> None:
     (tmp_path / "given").write_text("from outside")
     script = (
         "id; pwd; echo $A $B; hostname; cat /given; ls /proc | grep -c '^[0-9]'; touch /new && echo made; "
@@ -118,7 +118,7 @@ def test_the_filter(root: Path) -> None:
     assert run(root, "--security-opt", f"seccomp={root.parent}/profile", "app", "true").returncode == 125
 
 
-def test_nobody_else_has_rights_in_its_namespace(root: Path) -> None:
+def test_other_users_have_no_rights_in_its_user_namespace(root: Path) -> None:
     """The namespace belongs to its user, but to the one of a namespace above it: not to this host's."""
     words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "-u", "web", "app", "sh", "-c")
     with running(*words, "echo up; exec sleep 600", root=root) as process:
@@ -215,7 +215,7 @@ def patched(root: Path, what: str, *words: str) -> subprocess.CompletedProcess[b
     return subprocess.run(command, capture_output=True, check=False)
 
 
-def test_without_libseccomp_somebody_says_so(root: Path, tmp_path: Path) -> None:
+def test_without_libseccomp_there_is_a_warning(root: Path, tmp_path: Path) -> None:
     words = ("run", "--rm", "--network", "none", "--runtime", "bwrap")
     gone = "bpf.LIBRARY = 'libnothing.so'"
     done = patched(root, gone, *words, "app", "grep", "Seccomp:", "/proc/self/status")
@@ -232,7 +232,7 @@ def test_without_libseccomp_somebody_says_so(root: Path, tmp_path: Path) -> None
     assert b"seccomp with bubblewrap: works" in lamina("info", root=root).stdout
 
 
-def test_where_no_sysfs_can_be_mounted_the_machines_is_not_shown(root: Path) -> None:
+def test_the_hosts_sysfs_is_never_shown(root: Path) -> None:
     words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "app", "sh", "-c", "ls -R /sys; echo ran")
     done = patched(root, "launch.kernel.mount = no_sysfs", *words)
     assert (done.returncode, b"ran" in done.stdout, b"class" in done.stdout) == (0, True, False), done.stderr
@@ -260,7 +260,7 @@ def test_signals_and_stop(root: Path) -> None:
     assert lamina("rm", "c", root=root).returncode == 0
 
 
-def test_an_init_is_the_first_process_and_reaps_those_that_nobody_waits_for(root: Path) -> None:
+def test_an_init_is_the_first_process_and_reaps_orphans(root: Path) -> None:
     script = (
         "(sleep 0.01 & exec true); sleep 0.1; grep -l Z /proc/[0-9]*/status | wc -l; "
         "test $$ -ne 1 && echo child; cut -d' ' -f4 /proc/self/stat; exit 6"
@@ -273,7 +273,7 @@ def test_an_init_is_the_first_process_and_reaps_those_that_nobody_waits_for(root
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_ctrl_c_and_signals_are_the_programs(root: Path, terminal: bool) -> None:
+def test_ctrl_c_and_signals_reach_the_program(root: Path, terminal: bool) -> None:
     """Not bubblewrap's, which would end with them, and the program with it."""
     script = "trap 'echo got' INT; trap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done"
     words = ("--network", "none", "--runtime", "bwrap", *(["-t"] if terminal else []), "app", "sh", "-c", script)
@@ -314,7 +314,7 @@ def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
 @pytest.mark.parametrize(
     "call", ["privileges.nested_namespace()", "namespace.owned(privileges.nested_namespace(), 33, 44)"]
 )
-def test_who_holds_a_namespace_open_ends_with_a_killed_lamina(call: str) -> None:
+def test_the_holder_of_a_namespace_ends_with_a_killed_lamina(call: str) -> None:
     """Killed where it has just got the namespace: whoever lives on has our standard output still."""
     require_root()
     code = f"""
@@ -335,7 +335,7 @@ os.open = killed
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> None:
+def test_no_device_of_the_host_can_be_read(root: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(b"secret".ljust(1 << 20, b"\0"))
     made = subprocess.run(
         ["losetup", "--find", "--show", tmp_path / "disk"], capture_output=True, text=True, check=True
@@ -394,7 +394,7 @@ def test_as_a_plain_user(name: str) -> None:
         assert call("ps", "-aq").stdout == b""
 
 
-def test_it_is_the_last_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bubblewrap_is_the_last_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"bwrap": "/x/bwrap", "runc": "/x/runc"}
     monkeypatch.setattr(runtime, "find_program", lambda name: here.get(name, ""))
     monkeypatch.setattr(runtime, "bundled", lambda: "/package/bwrap")
@@ -442,7 +442,7 @@ def test_the_package_brings_a_bubblewrap_that_runs(monkeypatch: pytest.MonkeyPat
         (["/all"], 125),
     ],
 )
-def test_no_link_of_the_image_leads_to_the_machine(tmp_path: Path, volumes: list[str], code: int) -> None:
+def test_no_symlink_of_the_image_leads_to_the_host(tmp_path: Path, volumes: list[str], code: int) -> None:
     """bubblewrap makes places for mounts while the host's root stands beside the image's, at /oldroot."""
     require_root()
     require_tool("bwrap", "busybox")
@@ -468,7 +468,7 @@ def test_no_link_of_the_image_leads_to_the_machine(tmp_path: Path, volumes: list
 
 
 @pytest.mark.parametrize("where", ["/proc/self/fd/{}", "/dev/fd/{}", "/link/{}", "/volume/up/link/{}"])
-def test_no_working_directory_is_the_machines_proc(tmp_path: Path, where: str) -> None:
+def test_no_working_directory_is_in_the_hosts_proc(tmp_path: Path, where: str) -> None:
     """bubblewrap has it open when it goes to the working directory: root could set this host's settings."""
     require_root()
     require_tool("bwrap", "busybox")
@@ -512,7 +512,7 @@ def test_programs_and_working_directories_of_volumes(tmp_path: Path, read_only: 
 
 
 @pytest.mark.parametrize("top", ["proc", "sys"])
-def test_a_volume_in_the_place_of_proc_has_nothing_masked(tmp_path: Path, top: str) -> None:
+def test_a_volume_at_proc_has_nothing_masked(tmp_path: Path, top: str) -> None:
     """What is masked may be a link in it, which bubblewrap would follow on this host, and make a file there."""
     require_root()
     require_tool("bwrap", "busybox")
@@ -587,7 +587,7 @@ def test_masked_paths_are_those_of_the_container(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["etc", "proc", "sys", "dev"])
-def test_no_directory_of_the_image_is_the_machines(tmp_path: Path, name: str) -> None:
+def test_symlinks_of_the_image_create_nothing_on_the_host(tmp_path: Path, name: str) -> None:
     require_root()
     require_tool("bwrap", "busybox")
     machine = tmp_path / "machine"

@@ -158,7 +158,7 @@ with launch.execute({str(bundle)!r}, name, {{'terminal': False}}, Streams(intera
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
 
 
-def test_a_signal_for_exec_is_its_programs(root: Path) -> None:
+def test_a_signal_to_exec_reaches_its_program(root: Path) -> None:
     script = "trap 'exit 9' TERM; echo ready; while true; do sleep 0.05; done"
     with up(root), running("exec", "c", "sh", "-c", script, root=root) as process:
         wait_for(process, b"ready\n")
@@ -174,7 +174,7 @@ def test_exec_ends_with_its_container(root: Path) -> None:
     assert inside(root, "c", "true").returncode == 3
 
 
-def test_what_is_started_outside_can_not_be_written_to_from_inside(root: Path, tmp_path: Path) -> None:
+def test_the_files_of_running_host_programs_can_not_be_written_from_inside(root: Path, tmp_path: Path) -> None:
     """A script whose interpreter is /proc/self/exe makes a program of the container of what started it. While that
     runs the kernel refuses in any case: it is held until then."""
     own = tmp_path / "bin/bwrap"
@@ -226,7 +226,7 @@ def groups() -> list[str]:
     return [str(path) for path in Path(cgroup.TOP).glob("**/lamina/*/") if path.is_dir()]
 
 
-def test_limits_hold_and_the_cgroup_goes_with_the_container(root: Path) -> None:
+def test_limits_hold_and_the_cgroup_is_removed_with_the_container(root: Path) -> None:
     reason = cgroup.refusal()
     if reason:
         pytest.skip(reason)
@@ -276,7 +276,7 @@ def test_stop_kills_what_does_not_end(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("program", "code"), [("true", 125), ("/script", 127)])
-def test_bubblewraps_own_failure_is_no_exit_code_of_the_program(
+def test_a_failure_of_bubblewrap_is_not_reported_as_the_programs(
     root: Path, tmp_path: Path, program: str, code: int
 ) -> None:
     broken = tmp_path / "bwrap"
@@ -338,7 +338,7 @@ def test_a_bubblewrap_in_a_closed_directory_runs_other_users_too(root: Path, tmp
     assert (done.returncode, done.stdout) == (0, b"33\n"), done.stderr
 
 
-def test_a_terminal_comes_with_a_filter_that_lets_nobody_type_at_it(root: Path) -> None:
+def test_a_terminal_comes_with_a_filter_against_inserted_input(root: Path) -> None:
     """The terminal may be the caller's own, whose shell reads it next."""
     grep = ("grep", "Seccomp:", "/proc/self/status")
     with up(root, "--security-opt", "seccomp=unconfined"):

@@ -87,7 +87,7 @@ def test_no_directory_outside_can_be_written_from_the_working_directory(tmp_path
     assert setting.read_text() == before
 
 
-def test_what_was_asked_for_is_there_all_the_same(tmp_path: Path) -> None:
+def test_mounts_exist_despite_the_race(tmp_path: Path) -> None:
     shared, other = tmp_path / "shared", tmp_path / "other"
     (shared / "sub").mkdir(parents=True)
     other.mkdir()

@@ -68,7 +68,7 @@ def test_a_program_outlives_its_killed_lamina_and_has_none_of_its_descriptors(tm
 
 
 @pytest.mark.parametrize("more", [(), ("--read-only",), ("--userns", "auto"), ("--cap-add", "ALL")])
-def test_no_device_of_this_machine_can_be_read(tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_no_device_of_the_host_can_be_read(tmp_path: Path, more: tuple[str, ...]) -> None:
     """No cgroup guards them here, and crun mounts the root file system anew."""
     image = tmp_path / "disk"
     image.write_bytes(b"secret".ljust(1 << 20, b"\0"))
@@ -113,7 +113,7 @@ def test_as_a_plain_user(userns: str) -> None:
         assert len(groups.split(b",")) == (3 if userns == "keep-id" else 2)  # the caller's group stays in reach
 
 
-def test_where_cgroups_are_of_both_versions_one_line_says_so(tmp_path: Path) -> None:
+def test_hybrid_cgroups_are_one_error_line(tmp_path: Path) -> None:
     controllers = Path("/sys/fs/cgroup/unified/cgroup.controllers")
     if not (controllers.exists() and controllers.read_text().strip()):
         pytest.skip("this host's cgroups are of one version")

@@ -81,7 +81,7 @@ def names(root: Path, *words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_it_blocks_nothing_but_its_own_container(root: Path, kind: str) -> None:
+def test_a_damaged_record_blocks_only_its_own_container(root: Path, kind: str) -> None:
     directory = container(root, "bad")
     damage(directory, kind)
     assert names(root) == ["bad damaged"]
@@ -112,7 +112,7 @@ def test_it_blocks_nothing_but_its_own_container(root: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("lock", ["gone", "cut"])
-def test_where_nothing_tells_what_it_needs_no_blob_is_deleted(root: Path, lock: str) -> None:
+def test_no_blob_is_deleted_while_the_needs_of_a_container_are_unknown(root: Path, lock: str) -> None:
     directory = container(root, "bad")
     damage(directory, "cut")
     if lock == "gone":
@@ -136,7 +136,7 @@ def test_where_nothing_tells_what_it_needs_no_blob_is_deleted(root: Path, lock: 
     assert os.listdir(root / "blobs/sha256") == []
 
 
-def test_what_a_crash_of_the_machine_leaves_of_a_container_that_was_to_go_is_a_leftover(root: Path) -> None:
+def test_a_rm_container_after_a_crash_of_the_host_is_a_leftover(root: Path) -> None:
     """Nobody waited for its record to reach the disk: both files are empty then."""
     directory = container(root, "bad")
     for name in ("container.json", "lock"):
@@ -149,9 +149,7 @@ def test_what_a_crash_of_the_machine_leaves_of_a_container_that_was_to_go_is_a_l
 
 
 @pytest.mark.parametrize("content", [(), ("container.json.7.tmp",), ("rootfs", "bundle", "volumes", "upper")])
-def test_a_directory_without_a_record_in_which_nothing_was_written_is_a_leftover(
-    root: Path, content: tuple[str, ...]
-) -> None:
+def test_an_empty_container_directory_without_a_record_is_a_leftover(root: Path, content: tuple[str, ...]) -> None:
     directory = root / "containers" / ("ab" * 32)
     directory.mkdir()
     for name in content:
@@ -163,7 +161,7 @@ def test_a_directory_without_a_record_in_which_nothing_was_written_is_a_leftover
     assert not directory.exists()
 
 
-def test_rm_all_goes_on_and_tells_each_failure(root: Path) -> None:
+def test_rm_all_continues_and_reports_each_failure(root: Path) -> None:
     assert run(root, "--name", "third", "app", "sh", "-c", "echo x > /x").returncode == 0
     kept = [container(root, "bad") / "upper/written", container(root, "third") / "upper/x"]
     fixed = [path.parent.parent.name[:16] for path in kept]
@@ -186,7 +184,7 @@ def test_rm_all_goes_on_and_tells_each_failure(root: Path) -> None:
     assert (done.returncode, done.stderr.count(b"\n")) == (3, 2)
 
 
-def test_strangers_among_the_containers_are_left_alone(root: Path) -> None:
+def test_unknown_files_among_the_containers_are_left_alone(root: Path) -> None:
     (root / "containers/notes").write_text("mine")
     (root / "containers" / ("cd" * 32)).write_text("mine")
     (root / "containers/saved").mkdir()
@@ -200,7 +198,7 @@ def test_strangers_among_the_containers_are_left_alone(root: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["kept", "gone"])
-def test_what_is_written_elsewhere_is_not_taken_for_nothing(root: Path, tmp_path: Path, first: str) -> None:
+def test_changes_in_upper_dir_protect_a_damaged_container(root: Path, tmp_path: Path, first: str) -> None:
     """With upper_dir a container's own directory holds nothing that it wrote, but a link to it."""
     # on an overlayfs there is a place where containers can write
     upper = Path(os.environ.get("LAMINA_TEST_UPPER", tmp_path)) / f"upper-{first}"

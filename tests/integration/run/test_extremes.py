@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     ],
 )
 @pytest.mark.parametrize("runtime", ["runc", "bwrap"])
-def test_one_line_names_the_limit(root: Path, words: tuple[str, ...], said: str, runtime: str) -> None:
+def test_impossible_limits_are_one_error_line(root: Path, words: tuple[str, ...], said: str, runtime: str) -> None:
     require_tool(runtime)
     done = lamina("run", "--rm", "--network", "none", "--runtime", runtime, *words, "app", "true", root=root)
     assert (done.returncode, b"Traceback" in done.stderr) == (125, False), done.stderr
@@ -62,7 +62,7 @@ def test_one_process_and_six_megabytes_are_enough_for_a_small_program(root: Path
     assert (done.returncode, done.stdout) == (0, b"ran\n"), done.stderr
 
 
-def test_processors_that_are_not_here_are_named_with_those_that_are(root: Path) -> None:
+def test_missing_processors_are_named_with_the_existing_ones(root: Path) -> None:
     for flag, kind in (("--cpuset-cpus", "cpu"), ("--cpuset-mems", "node")):
         place = Path(f"/sys/devices/system/{kind}/online")
         if not place.exists():

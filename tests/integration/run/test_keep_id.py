@@ -40,7 +40,7 @@ def own_ids() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def test_the_caller_is_the_same_inside_and_the_image_its_roots(user: tuple[Path, PlainUser]) -> None:
+def test_the_caller_keeps_its_id_and_root_owns_the_image(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     (top / "mine").mkdir()
     os.chown(top / "mine", *own_ids())
@@ -98,7 +98,7 @@ def test_another_user_and_other_ids(user: tuple[Path, PlainUser]) -> None:
     assert seen("--userns", "keep-id:uid=3000000", "app")[0].startswith("uid=3000000(3000000)")
 
 
-def test_what_it_writes_is_told_copied_and_committed_with_the_images_ids(user: tuple[Path, PlainUser]) -> None:
+def test_diff_cp_and_commit_use_the_ids_of_the_image(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     uid, _ = own_ids()
     script = "echo x > /tmp/mine; mkdir /data/sub; chown 33:44 /data/sub; rm /tool"
@@ -160,7 +160,7 @@ def test_a_home_that_is_closed_to_all_but_its_owner(user: tuple[Path, PlainUser]
     assert list((top / "store/containers").iterdir()) == []
 
 
-def test_who_has_no_ids_to_spare_is_refused(tmp_path: Path) -> None:
+def test_keep_id_without_further_ids_is_refused(tmp_path: Path) -> None:
     require_root()
     require_tool("runc")
     with plain_user("59999") as (top, call):

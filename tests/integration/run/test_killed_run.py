@@ -53,7 +53,7 @@ def nothing_is_left(root: Path) -> None:
 
 
 @pytest.mark.parametrize("point", RUN_POINTS)
-def test_after_a_kill_at_each_point_the_next_command_finds_all_whole(root: Path, tmp_path: Path, point: str) -> None:
+def test_after_a_kill_at_each_point_the_next_command_clears_up(root: Path, tmp_path: Path, point: str) -> None:
     (tmp_path / "file").write_text("copied")
     sequence = [
         ("run", "--rm", "--network", "none", "-v", "vol:/data", "app", "true"),
@@ -117,7 +117,7 @@ def runtime_of(root: Path, pid: int) -> int:
 @pytest.mark.parametrize(
     "then", [("run", "--rm", "--network", "none", "app", "true"), ("prune",), ("umount", "--all")]
 )
-def test_a_program_outlives_its_killed_lamina_and_what_it_leaves_is_cleared(
+def test_a_program_outlives_its_killed_lamina_and_is_cleared_up_later(
     root: Path, remove: bool, then: tuple[str, ...]
 ) -> None:
     more = ("--rm",) if remove else ()
@@ -200,7 +200,7 @@ def test_a_container_of_another_pid_namespace_runs_for_everybody(root: Path, tmp
     nothing_is_left(root)
 
 
-def test_clocks_and_boots_say_nothing_of_what_runs(root: Path) -> None:
+def test_changed_clocks_and_boot_ids_do_not_decide_what_runs(root: Path) -> None:
     with running("run", "--name", "c", "--network", "none", *UP, root=root) as process:
         wait_for(process, b"up\n")
         (record,) = root.glob("containers/*/container.json")

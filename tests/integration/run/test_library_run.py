@@ -125,7 +125,7 @@ def test_standard_streams_go_where_the_caller_wants_them(image: library.Image, t
         assert run(image, "head", "-n1", stdin=file).stdout == b"before\n"
 
 
-def test_a_callback_hears_while_the_program_runs(image: library.Image) -> None:
+def test_a_callback_is_called_while_the_program_runs(image: library.Image) -> None:
     """The program ends only after the caller has answered what it heard."""
     reading, writing = os.pipe()
     heard: list[bytes] = []
@@ -143,7 +143,7 @@ def test_a_callback_hears_while_the_program_runs(image: library.Image) -> None:
     assert (result.exit_code, b"".join(heard)) == (0, b"ask\nanswer\n")
 
 
-def test_what_takes_too_long_is_killed(image: library.Image) -> None:
+def test_a_program_is_killed_after_its_timeout(image: library.Image) -> None:
     with pytest.raises(TimedOut, match=r"longer than 0\.2 seconds") as late:
         # started before the time is over or not: it ends in any case
         run(image, "sh", "-c", "echo up; sleep 1000", timeout=0.2)
@@ -152,7 +152,7 @@ def test_what_takes_too_long_is_killed(image: library.Image) -> None:
     assert containers(image) == []
 
 
-def test_what_was_said_before_the_end_is_in_the_error(image: library.Image) -> None:
+def test_errors_hold_the_output_so_far(image: library.Image) -> None:
     started = threading.Event()
 
     def hear(piece: bytes) -> None:
@@ -165,7 +165,7 @@ def test_what_was_said_before_the_end_is_in_the_error(image: library.Image) -> N
     until(lambda: containers(image) == [])
 
 
-def test_errors_of_start_and_of_the_program_are_two_things(image: library.Image) -> None:
+def test_a_failed_start_and_a_failed_program_are_different_errors(image: library.Image) -> None:
     with pytest.raises(ContainerFailure, match="nothing-here") as absent:
         run(image, "nothing-here")
     assert absent.value.exit_code == 127
@@ -198,7 +198,9 @@ def test_errors_of_start_and_of_the_program_are_two_things(image: library.Image)
         (["true"], {"stdin": object()}, "descriptor"),
     ],
 )
-def test_what_can_not_be_meant_is_said(image: library.Image, words: Any, more: dict[str, Any], said: str) -> None:
+def test_invalid_arguments_of_run_are_refused(
+    image: library.Image, words: Any, more: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
         image.run(words, **{"network": "none", **more})
     assert containers(image) == []
@@ -212,7 +214,7 @@ def test_only_whole_images_of_the_store_run(image: library.Image, tmp_path: Path
         library.open(f"oci:{tmp_path}/layout:app", root=tmp_path / "store2").run(["true"])
 
 
-def test_results_go_and_their_containers_with_them(image: library.Image) -> None:
+def test_a_container_is_removed_with_its_result(image: library.Image) -> None:
     with run(image, "sh", "-c", "echo x > /x") as result:
         assert containers(image) == [result.container]
         assert json.loads(lamina("ps", "-a", "--format", "json", root=image._settings.root).stdout)[0]["state"] == (  # type: ignore[union-attr]
@@ -229,7 +231,7 @@ def test_results_go_and_their_containers_with_them(image: library.Image) -> None
     until(lambda: containers(image) == [])
 
 
-def test_somebody_may_remove_the_container_before_its_result_goes(image: library.Image) -> None:
+def test_a_container_may_be_removed_before_its_result(image: library.Image) -> None:
     result = run(image, "sh", "-c", "echo x > /x")
     assert lamina("rm", "--all", root=image._settings.root).returncode == 0  # type: ignore[union-attr]
     assert containers(image) == []
@@ -260,7 +262,7 @@ def program(image: library.Image, then: str) -> list[str]:
     return [sys.executable, "-c", PROGRAM.format(root=image._settings.root, then=then)]  # type: ignore[union-attr]
 
 
-def test_what_a_killed_program_left_is_cleared_up_by_the_next(image: library.Image) -> None:
+def test_containers_of_a_killed_program_are_cleared_up_by_the_next(image: library.Image) -> None:
     then = "kept = image.run(['true'], network='none'); os.kill(os.getpid(), signal.SIGKILL)"
     assert subprocess.run(program(image, then), check=False).returncode == -signal.SIGKILL
     (left,) = containers(image)
@@ -269,7 +271,7 @@ def test_what_a_killed_program_left_is_cleared_up_by_the_next(image: library.Ima
         assert containers(image) == [result.container]
 
 
-def test_what_a_killed_program_runs_is_killed(image: library.Image) -> None:
+def test_containers_of_a_killed_program_are_killed(image: library.Image) -> None:
     then = (
         "say = lambda piece: os.kill(os.getpid(), signal.SIGKILL)\n"
         "image.run(['sh', '-c', 'echo up; sleep 1000'], network='none', stdout=say)"
@@ -278,13 +280,13 @@ def test_what_a_killed_program_runs_is_killed(image: library.Image) -> None:
     until(lambda: containers(image) == [])
 
 
-def test_a_program_that_ends_takes_its_containers_away(image: library.Image) -> None:
+def test_containers_are_removed_when_the_program_ends(image: library.Image) -> None:
     then = "kept = image.run(['true'], network='none')"
     assert subprocess.run(program(image, then), check=False).returncode == 0
     until(lambda: containers(image) == [])
 
 
-def test_the_process_itself_stays_as_it_was(image: library.Image) -> None:
+def test_running_a_container_does_not_change_the_callers_process(image: library.Image) -> None:
     """No children to wait for, no handlers, no thread."""
     then = (
         "before = {number: signal.getsignal(number) for number in signal.valid_signals()}\n"
@@ -334,7 +336,7 @@ def test_eight_threads_run_one_image_at_once(image: library.Image) -> None:
     assert containers(image) == []
 
 
-def test_the_next_run_works_when_somebody_has_killed_the_helper(image: library.Image) -> None:
+def test_the_next_run_works_after_the_helper_was_killed(image: library.Image) -> None:
     run(image, "true").remove()
     helper = runs._helper
     assert helper is not None
@@ -343,7 +345,7 @@ def test_the_next_run_works_when_somebody_has_killed_the_helper(image: library.I
     assert runs._helper is not helper
 
 
-def test_programs_are_found_by_the_environment_of_the_moment(
+def test_runtimes_are_looked_up_in_the_current_environment(
     image: library.Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run(image, "true")
@@ -383,7 +385,7 @@ print("all")
 
 
 @pytest.mark.parametrize("name", [PLAIN_USER, "59999"])
-def test_a_plain_users_process_stays_the_users(name: str) -> None:
+def test_the_process_of_a_plain_user_stays_that_users(name: str) -> None:
     require_tool("newuidmap")
     with plain_user(name) as (top, call):
         write_layout(top / "layout", "app", [members()], config={"config": {"Cmd": ["/bin/sh"]}})
@@ -399,7 +401,7 @@ def test_a_plain_users_process_stays_the_users(name: str) -> None:
         assert done.stdout == b"all\n", done.stderr.decode()
 
 
-def test_a_record_of_a_library_is_left_only_when_nobody_holds_it(image: library.Image) -> None:
+def test_a_librarys_container_is_a_leftover_only_when_no_process_holds_it(image: library.Image) -> None:
     store = Store.open(image._settings.root)  # type: ignore[union-attr]
     result = run(image, "true")
     one = store.containers.get(result.container)

@@ -32,7 +32,7 @@ def run(root: Path, runtime: str, *words: str) -> subprocess.CompletedProcess[by
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("tmpfs", [False, True])
-def test_files_of_the_network_are_there_though_the_image_links_them_into_run(
+def test_network_files_exist_even_if_the_image_has_symlinks_into_run(
     tmp_path: Path, runtime: str, tmpfs: bool
 ) -> None:
     links = {"resolv.conf": "../run/systemd/resolve/stub.conf", "hostname": "/var/run/host/name", "hosts": "/tmp/x"}
@@ -69,7 +69,7 @@ def test_targets_through_dangling_links_are_made_inside(tmp_path: Path, runtime:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_target_that_is_a_loop_is_one_line(tmp_path: Path, runtime: str) -> None:
+def test_a_mount_target_in_a_symlink_loop_is_one_error_line(tmp_path: Path, runtime: str) -> None:
     store = make_store(tmp_path, [members(("data", "-> data"))], Volumes={"/data": {}})
     done = run(store, runtime, "--rm", "app", "true")
     assert done.returncode == 125

@@ -66,7 +66,7 @@ def name_server() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("runtime", ["runc", "bwrap"])
-def test_pasta_forwards_where_only_the_machine_reaches_its_server(root: Path, tmp_path: Path, runtime: str) -> None:
+def test_pasta_forwards_to_name_servers_that_only_the_host_reaches(root: Path, tmp_path: Path, runtime: str) -> None:
     require_tool(runtime, "pasta")
     if reason := network.refusal():
         pytest.skip(reason)
@@ -81,7 +81,7 @@ def test_pasta_forwards_where_only_the_machine_reaches_its_server(root: Path, tm
     assert f"only this host reaches its name server ({HERE}): pasta forwards".encode() in done.stderr
 
 
-def test_the_servers_that_systemd_resolved_asks_are_the_containers(root: Path, tmp_path: Path) -> None:
+def test_the_container_uses_the_servers_behind_systemd_resolved(root: Path, tmp_path: Path) -> None:
     require_tool("pasta")
     if reason := network.refusal():
         pytest.skip(reason)

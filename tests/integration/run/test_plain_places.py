@@ -29,7 +29,7 @@ def user() -> Iterator[tuple[Path, PlainUser]]:
 
 
 @pytest.mark.parametrize("program", ["newuidmap", "newgidmap"])
-def test_one_program_that_fails_leaves_the_own_id_and_is_named(user: tuple[Path, PlainUser], program: str) -> None:
+def test_if_newuidmap_fails_only_the_own_id_is_mapped(user: tuple[Path, PlainUser], program: str) -> None:
     top, call = user
     assert call("load", "-i", str(top / "layout")).returncode == 0
     assert len(call(*SHOW).stdout.splitlines()) == 2
@@ -57,7 +57,9 @@ def test_one_program_that_fails_leaves_the_own_id_and_is_named(user: tuple[Path,
         ([], []),
     ],
 )
-def test_ranges_that_can_stand_in_one_map(given: list[tuple[int, int]], expected: list[tuple[int, int]]) -> None:
+def test_overlapping_ranges_of_ids_are_left_out(
+    given: list[tuple[int, int]], expected: list[tuple[int, int]]
+) -> None:
     assert privileges.without_overlaps(given, 1000) == expected
 
 
@@ -87,7 +89,7 @@ def test_settings_of_a_closed_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize("mask", ["000", "077"])
-def test_no_umask_opens_the_store_or_stands_in_the_way(user: tuple[Path, PlainUser], mask: str) -> None:
+def test_any_umask_keeps_the_store_private_and_usable(user: tuple[Path, PlainUser], mask: str) -> None:
     top, call = user
 
     def masked(*words: str) -> None:

@@ -40,7 +40,7 @@ def user(request: Any, tmp_path: Path) -> Iterator[tuple[Path, PlainUser]]:
         call("umount", "--all")
 
 
-def test_a_mount_is_held_by_a_process_and_goes_with_it(user: tuple[Path, PlainUser]) -> None:
+def test_a_mount_is_held_by_a_process_and_ends_with_it(user: tuple[Path, PlainUser]) -> None:
     _, call = user
     done = call("mount", "app")
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def test_run_as_root_of_a_namespace(user: tuple[Path, PlainUser]) -> None:
     assert list((top / "store/containers").iterdir()) == []
 
 
-def test_owners_are_the_images_where_the_user_has_further_ids() -> None:
+def test_owners_are_kept_if_the_user_has_further_ids() -> None:
     with plain_user(PLAIN_USER) as (top, call):
         require_tool("newuidmap", "runc", "busybox")
         write_layout(top / "layout", "app", [members(), TOP])
@@ -166,7 +166,7 @@ def test_exec_cp_and_stop_while_it_runs(user: tuple[Path, PlainUser]) -> None:
     assert call("rm", "long").returncode == 0
 
 
-def test_paths_of_the_machine_are_told_from_the_working_directory_while_it_runs(user: tuple[Path, PlainUser]) -> None:
+def test_cp_takes_host_paths_relative_to_the_working_directory(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     with call.started(
         "run", "--name", "long", "--network", "none", "app", "sh", "-c", "echo inner > /in; echo up; sleep 1000"
@@ -194,7 +194,7 @@ def test_paths_of_the_machine_are_told_from_the_working_directory_while_it_runs(
         assert call("stop", "--time", "0.2", "long").returncode == 0
 
 
-def test_a_container_whose_lamina_was_killed_goes_by_force(user: tuple[Path, PlainUser]) -> None:
+def test_rm_force_removes_a_container_whose_lamina_was_killed(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     with call.started(
         "run", "--name", "lost", "--network", "none", "app", "sh", "-c", "echo up; sleep 987"
@@ -214,7 +214,7 @@ def test_a_container_whose_lamina_was_killed_goes_by_force(user: tuple[Path, Pla
 
 
 @pytest.mark.parametrize("remove", [True, False])
-def test_what_a_killed_lamina_leaves_is_cleared_by_the_next_run(user: tuple[Path, PlainUser], remove: bool) -> None:
+def test_the_next_run_clears_up_after_a_killed_lamina(user: tuple[Path, PlainUser], remove: bool) -> None:
     top, call = user
     more = ["--rm"] if remove else []
     script = "mkdir -m 700 /own; echo x > /own/x; echo up; sleep 986"
@@ -233,7 +233,7 @@ def test_what_a_killed_lamina_leaves_is_cleared_by_the_next_run(user: tuple[Path
     assert list((top / "store/lamina-runtime").iterdir()) == []
 
 
-def test_what_belongs_to_other_ids_is_counted_and_removed() -> None:
+def test_files_of_other_ids_are_counted_and_removed() -> None:
     with plain_user(PLAIN_USER) as (top, call):
         require_tool("newuidmap", "runc", "busybox")
         write_layout(top / "layout", "app", [members(), TOP])
@@ -254,7 +254,7 @@ def test_what_belongs_to_other_ids_is_counted_and_removed() -> None:
         assert list((top / "store/unions").iterdir()) == []
 
 
-def test_limits_that_nobody_keeps_are_refused(user: tuple[Path, PlainUser]) -> None:
+def test_limits_without_a_cgroup_are_refused(user: tuple[Path, PlainUser]) -> None:
     _, call = user
     done = call("run", "--rm", "--network", "none", "-m", "100m", "app", "true")
     assert done.returncode == 125
@@ -262,7 +262,7 @@ def test_limits_that_nobody_keeps_are_refused(user: tuple[Path, PlainUser]) -> N
     assert call("ps", "-aq").stdout == b""
 
 
-def test_no_namespace_is_one_clear_line() -> None:
+def test_without_user_namespaces_there_is_one_error_line() -> None:
     require_tool("bwrap")
     with plain_user(PLAIN_USER) as (top, call):
         write_layout(top / "layout", "app", [[("a", b"1")]])
@@ -285,11 +285,13 @@ def test_no_namespace_is_one_clear_line() -> None:
         ([(100000, 10), (300000, 5)], [(0, 1000, 1), (1, 100000, 10), (11, 300000, 5)]),
     ],
 )
-def test_ids_are_spread(given: list[tuple[int, int]], expected: list[tuple[int, int, int]]) -> None:
+def test_ids_are_mapped_to_the_given_ranges(
+    given: list[tuple[int, int]], expected: list[tuple[int, int, int]]
+) -> None:
     assert privileges.map_ranges(given, 1000) == expected
 
 
-def test_fsck_looks_into_trees_that_are_only_their_roots(user: tuple[Path, PlainUser]) -> None:
+def test_fsck_checks_trees_that_only_their_root_can_read(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     assert call("mount", "app").returncode == 0
     assert call("umount", "--all").returncode == 0

@@ -168,7 +168,7 @@ def test_what_is_refused_makes_no_container(root: Path) -> None:
     assert mounts_of(root) == []
 
 
-def test_environment_user_and_place(root: Path, tmp_path: Path) -> None:
+def test_environment_user_and_working_directory(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_text("# a comment\nC=file\nB=file\n")
     words = ["-e", "B=given", "-e", "TAKEN", "-e", "NOT_THERE", "--env-file", str(file), "-w", "/made/here"]
@@ -222,7 +222,7 @@ def test_networks(root: Path) -> None:
     assert names == set(os.listdir("/sys/class/net"))
 
 
-def test_pasta_reaches_a_server_of_this_machine(root: Path) -> None:
+def test_pasta_reaches_a_server_of_the_host(root: Path) -> None:
     require_tool("pasta")
     done = lamina("run", "--rm", "--network", "pasta", "app", "ls", "/sys/class/net", root=root)
     assert done.returncode == 0, done.stderr
@@ -238,7 +238,7 @@ def test_pasta_works_in_a_store_whose_path_has_a_comma(tmp_path: Path) -> None:
     assert mounts_of(store) == []
 
 
-def test_pasta_leads_out_but_not_to_what_only_this_machine_serves_itself(root: Path) -> None:
+def test_pasta_does_not_reach_loopback_servers_of_the_host(root: Path) -> None:
     require_tool("pasta")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -264,13 +264,13 @@ def test_volumes_and_tmpfs(root: Path, tmp_path: Path) -> None:
     assert out(root, "app", "cat", "/data/file").encode() == LOWER
 
 
-def test_a_new_place_of_a_tmpfs_is_everybodys_and_an_old_one_stays_as_it_was(root: Path) -> None:
+def test_a_tmpfs_is_open_to_all_unless_the_image_has_the_directory(root: Path) -> None:
     script = "stat -c %a /new /data /mine"
     words = ("--tmpfs", "/new", "--tmpfs", "/data", "--tmpfs", "/mine:mode=700", "app", "sh", "-c", script)
     assert out(root, *words).split() == ["1777", "755", "700"]
 
 
-def test_all_capabilities_are_those_that_are_here(root: Path) -> None:
+def test_cap_add_all_adds_the_capabilities_of_this_process(root: Path) -> None:
     held = out(root, "--cap-add", "ALL", "app", "grep", "CapBnd", "/proc/self/status").split()[1]
     assert int(held, 16) == privileges.capabilities("CapBnd") & EVERY
 
@@ -286,7 +286,7 @@ def test_read_only(root: Path) -> None:
     ]
 
 
-def test_copy_up_leaves_the_layer_and_diff_tells(root: Path) -> None:
+def test_copy_up_keeps_the_layer_and_diff_shows_the_change(root: Path) -> None:
     tars = {path: hashlib.sha256(path.read_bytes()).digest() for path in root.glob("layers/*/*/tar")}
     script = "echo more >> /data/file; rm /srv/app; mkdir -p /new/deep; echo x > /new/deep/f; chmod 700 /etc"
     assert run(root, "--name", "c", "app", "sh", "-c", script).returncode == 0
@@ -326,7 +326,7 @@ def test_a_container_that_changes_nothing_has_no_diff(root: Path) -> None:
     assert lamina("diff", "c", root=root).stdout == b""
 
 
-def test_commit_is_what_the_container_saw_and_reproducible(root: Path) -> None:
+def test_commit_has_the_containers_files_and_is_reproducible(root: Path) -> None:
     script = "echo more >> /data/file; rm -r /srv; mkdir /srv; echo n > /srv/n; ln -s /a /link; ln /srv/n /hard"
     assert run(root, "--name", "c", "app", "sh", "-c", script).returncode == 0
     first, second = (
@@ -369,7 +369,7 @@ def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
     assert mounts_of(root) == []
 
 
-def test_what_is_copied_runs_as_nobody_else(root: Path, tmp_path: Path) -> None:
+def test_cp_drops_set_user_id_bits(root: Path, tmp_path: Path) -> None:
     """Made by anybody in the container, owned by the caller outside: it must not run as the caller."""
     script = "echo x > /tmp/a; chmod 6755 /tmp/a; mkdir /tmp/d; ln /tmp/a /tmp/d/a; chmod 7777 /tmp/d"
     assert run(root, "--name", "c", "-u", "web", "app", "sh", "-c", script).returncode == 0
@@ -480,7 +480,7 @@ def test_the_program_has_no_descriptor_of_ours(root: Path) -> None:
     assert out(root, "app", "ls", "/proc/self/fd").split() == ["0", "1", "2", "3"]
 
 
-def test_two_who_remove_a_container_are_both_right(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_removals_at_once_both_succeed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(root, "--name", "c", "app", "touch", "/x").returncode == 0
     store = Store.open(str(root))
     (one,) = store.containers
@@ -501,7 +501,7 @@ def test_two_who_remove_a_container_are_both_right(root: Path, monkeypatch: pyte
     ending.remove(store, one)  # once more: nothing is there
 
 
-def test_no_device_of_this_machine_can_be_read(root: Path, tmp_path: Path) -> None:
+def test_no_device_of_the_host_can_be_read(root: Path, tmp_path: Path) -> None:
     image = tmp_path / "disk"
     image.write_bytes(b"secret".ljust(1 << 20, b"\0"))
     made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=False)
@@ -534,7 +534,7 @@ def test_hostile_places_for_mounts_stay_inside(tmp_path: Path) -> None:
     assert lamina("ps", "-aq", root=store).stdout == b""
 
 
-def test_reading_inside_follows_no_link_out_and_waits_for_nobody(tmp_path: Path) -> None:
+def test_reading_inside_follows_no_symlink_out_and_never_blocks(tmp_path: Path) -> None:
     (tmp_path / "root" / "etc").mkdir(parents=True)
     (tmp_path / "secret").write_text("secret")
     os.mkfifo(tmp_path / "root" / "etc" / "fifo")
@@ -573,7 +573,7 @@ def test_two_containers_share_the_layers_mounts(root: Path) -> None:
     assert mounts_of(root) == []
 
 
-def test_a_user_namespace_with_ids_of_its_own(root: Path, tmp_path: Path) -> None:
+def test_userns_auto_gives_separate_ids(root: Path, tmp_path: Path) -> None:
     script = "id -u; cat /proc/self/uid_map; cat /data/file; touch /x; chown 33:44 /x; stat -c %u:%g /x /etc/passwd"
     words = ["run", "--name", "c", "--network", "none", "--userns", "auto", "app", "sh", "-c", script]
     done = lamina(*words, root=root)
@@ -637,7 +637,7 @@ def test_nobody_else_reaches_the_root_of_a_user_namespace(root: Path) -> None:
     assert not place.exists()
 
 
-def test_export_of_a_container_is_what_it_left(root: Path) -> None:
+def test_export_has_the_containers_files(root: Path) -> None:
     work = "rm /data/file; echo new > /data/new; ln -s new /data/link; mkdir /data/sub; echo x > /data/volume/kept"
     assert run(root, "--name", "web", "app", "sh", "-c", work).returncode == 0
     done = lamina("export", "web", root=root)
@@ -655,7 +655,7 @@ def test_export_of_a_container_is_what_it_left(root: Path) -> None:
     assert not {"etc/resolv.conf", "etc/hostname", "dev/null"} & found.keys()
 
 
-def test_how_it_ends_where_the_caller_lets_children_go_unnoticed(root: Path) -> None:
+def test_exit_codes_are_right_if_the_caller_ignores_sigchld(root: Path) -> None:
     """Supervisors that ignore SIGCHLD hand that on to what they start."""
     ignoring = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
     code = f"import os, signal, sys; {ignoring}; os.execv(sys.executable, sys.argv[1:])"
@@ -667,7 +667,7 @@ def test_how_it_ends_where_the_caller_lets_children_go_unnoticed(root: Path) -> 
     assert said == []  # on an overlayfs where it writes is told
 
 
-def test_exec_leaves_its_environment_nowhere_when_it_is_killed(
+def test_a_killed_exec_leaves_no_file_with_its_environment(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"

@@ -74,7 +74,7 @@ def test_rm_leaves_nothing(root: Path, view: str) -> None:
     assert mounts_of(root) == []
 
 
-def test_what_stays_in_memory_is_copied_told_and_committed(root: Path, tmp_path: Path) -> None:
+def test_cp_diff_and_commit_read_a_writable_layer_in_memory(root: Path, tmp_path: Path) -> None:
     assert lamina(*RUN, "--name", "c", "app", "sh", "-c", "echo x > /tmp/mine; rm /new", root=root).returncode == 0
     assert lamina("diff", "c", root=root).stdout == b"D /new\nC /tmp\nA /tmp/mine\n"
     assert lamina("cp", "c:/tmp/mine", str(tmp_path / "got"), root=root).returncode == 0
@@ -95,7 +95,7 @@ def test_what_stays_in_memory_is_copied_told_and_committed(root: Path, tmp_path:
     assert os.listdir(root / "containers") == []
 
 
-def test_a_taken_name_is_said_and_leaves_nothing(root: Path) -> None:
+def test_a_name_in_use_is_an_error_and_leaves_nothing(root: Path) -> None:
     assert lamina(*RUN, "--name", "c", "app", "true", root=root).returncode == 0
     before = mounts_of(root)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
@@ -107,7 +107,7 @@ def test_a_taken_name_is_said_and_leaves_nothing(root: Path) -> None:
     assert mounts_of(root) == before
 
 
-def test_a_directory_of_the_settings(root: Path) -> None:
+def test_upper_dir_is_used(root: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         done = lamina(*RUN, "--name", "c", "app", "touch", "/x", root=root, LAMINA_UPPER_DIR=elsewhere)
         assert (done.returncode, done.stderr) == (0, b"")
@@ -151,7 +151,7 @@ def test_a_plain_users_memory_ends_with_the_container(overlay: Path, name: str) 
         shutil.rmtree(place / "store", ignore_errors=True)
 
 
-def test_a_store_that_can_hold_them_does(overlay: Path) -> None:
+def test_a_store_that_supports_writable_layers_holds_them(overlay: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
         write_layout(f"{place}/layout", "app", layers())
         assert lamina("load", "-i", f"{place}/layout", root=f"{place}/s").returncode == 0
@@ -167,7 +167,7 @@ def test_info_says_where_containers_can_write(root: Path, tmp_path: Path) -> Non
     assert "upper" in views["upper"]
 
 
-def test_a_library_tells_what_a_container_in_memory_changed(root: Path) -> None:
+def test_the_library_has_the_changes_of_a_container_in_memory(root: Path) -> None:
     image = lamina_library.open("app", root=root)
     with image.run(["sh", "-c", "echo x > /tmp/mine"], network="none") as result:
         assert result.exit_code == 0
@@ -191,7 +191,7 @@ print(os.listdir(os.environ["LAMINA_ROOT"] + "/containers"))
 """
 
 
-def test_a_plain_users_library_tells_it_before_the_memory_is_gone(overlay: Path) -> None:
+def test_the_library_of_a_plain_user_reads_changes_before_the_memory_is_freed(overlay: Path) -> None:
     require_tool("newuidmap")
     with plain_user(PLAIN_USER) as (where, call):
         write_layout(where / "layout", "app", layers())

@@ -50,7 +50,7 @@ def seen(root: Path, *words: str) -> tuple[int, list[str], str]:
         ("short:", ["12", "13", "13", "/"]),
     ],
 )
-def test_a_number_is_an_id(root: Path, runtime: str, user: str, expected: list[str]) -> None:
+def test_a_numeric_user_is_an_id(root: Path, runtime: str, user: str, expected: list[str]) -> None:
     code, lines, said = seen(root, "--runtime", runtime, "-u", user)
     assert (code, lines) == (0, expected), said
 

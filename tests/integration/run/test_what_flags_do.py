@@ -46,7 +46,7 @@ SHOWN = (
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_what_a_program_sees_of_its_flags(root: Path, runtime: str) -> None:
+def test_flags_have_their_effect_in_the_container(root: Path, runtime: str) -> None:
     words = ["--runtime", runtime, "--group-add", "web", "--group-add", "77", "--ulimit", "nofile=100:200"]
     words += ["--oom-score-adj", "300", "-h", "box", "--dns", "192.0.2.1", "--dns-search", "a.example"]
     words += ["--device", "/dev/null:/dev/hole", "--shm-size", "1m"]
@@ -66,7 +66,7 @@ def test_a_terminal_where_the_caller_has_none(root: Path, runtime: str) -> None:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_program_at_a_terminal_ends_when_nobody_reads_it(root: Path, runtime: str) -> None:
+def test_a_program_ends_when_its_terminal_is_closed(root: Path, runtime: str) -> None:
     words = ("run", "--rm", "--network", "none", "--runtime", runtime, "-t", "app", "sh", "-c")
     with running(*words, "while :; do echo y; done", root=root) as process:
         wait_for(process, b"y\r\n")
@@ -76,7 +76,7 @@ def test_a_program_at_a_terminal_ends_when_nobody_reads_it(root: Path, runtime: 
     assert lamina("ps", "-aq", root=root).stdout == b""
 
 
-def test_namespaces_of_the_machine(root: Path) -> None:
+def test_host_namespaces_are_shared(root: Path) -> None:
     script = "for one in pid ipc uts cgroup; do readlink /proc/self/ns/$one; done"
     ours = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "ipc", "uts", "cgroup")]
     words = ("--pid", "host", "--ipc", "host", "--uts", "host", "--cgroupns", "host")
@@ -125,7 +125,7 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
         (("--memory-swap", "1g"), "--memory-swap needs --memory"),
     ],
 )
-def test_what_can_not_be_had_is_one_line(root: Path, words: tuple[str, ...], named: str) -> None:
+def test_unsupported_values_are_one_error_line(root: Path, words: tuple[str, ...], named: str) -> None:
     done = run(root, "--rm", *words, "app", "true")
     said = [line for line in done.stderr.decode().splitlines() if not line.startswith("lamina: warning: ")]
     assert (done.returncode, done.stdout, len(said)) == (125, b"", 1), done.stderr
@@ -133,7 +133,7 @@ def test_what_can_not_be_had_is_one_line(root: Path, words: tuple[str, ...], nam
     assert lamina("ps", "-aq", root=root).stdout == b""
 
 
-def test_what_asks_for_what_happens_anyway(root: Path) -> None:
+def test_options_without_effect_are_accepted(root: Path) -> None:
     words = ("--restart", "no", "--sig-proxy=true", "-a", "stdout", "--no-healthcheck", "--expose", "80", "-q")
     assert out(root, *words, "--security-opt", "label=disable", "app", "echo", "hi") == ["hi"]
     done = lamina("run", "--rm", "--network", "host", "-p", "80:80", "app", "echo", "hi", root=root)
@@ -141,7 +141,7 @@ def test_what_asks_for_what_happens_anyway(root: Path) -> None:
     assert b"--publish has no effect" in done.stderr
 
 
-def test_a_file_for_the_id(root: Path, tmp_path: Path) -> None:
+def test_cidfile_holds_the_id(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "id"
     assert run(root, "--name", "c", "--cidfile", str(file), "app", "true").returncode == 0
     (shown,) = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)
@@ -208,7 +208,7 @@ STOPPED = 'for n in 2 15 37; do trap "echo got $n; exit 0" $n; done; echo up; wh
         ((), (), 15),
     ],
 )
-def test_which_signal_stops(root: Path, given: tuple[str, ...], stop: tuple[str, ...], number: int) -> None:
+def test_stop_sends_the_right_signal(root: Path, given: tuple[str, ...], stop: tuple[str, ...], number: int) -> None:
     words = ("run", "--rm", "--name", "c", "--network", "none", *given, "app", "sh", "-c", STOPPED)
     with running(*words, root=root) as process:
         wait_for(process, b"up\n")

@@ -67,7 +67,7 @@ LOWER = [("d/a", b"1"), ("d/b", b"2"), ("plain", b"first line\nsecond\ttab\n")]
 UPPER = [("d/.wh.a", b""), ("d/b", b"22"), ("d/c", b"")]
 
 
-def test_keys(tmp_path: Path) -> None:
+def test_keys_of_the_explorer(tmp_path: Path) -> None:
     model = explorer(tmp_path, LOWER, UPPER)
 
     async def actions(app: ExplorerApp, pilot: Any) -> None:
@@ -285,7 +285,7 @@ def test_on_a_real_terminal(tmp_path: Path, colour: bool) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how Linux tells of a hang-up")
-def test_ends_with_a_terminal_that_is_not_its_controlling_one(tmp_path: Path) -> None:
+def test_explore_ends_with_a_terminal_that_is_not_its_controlling_one(tmp_path: Path) -> None:
     """Then there is no SIGHUP, and read returns end of file again and again."""
     write_layout(tmp_path / "l", "app", [LOWER, UPPER])
     head, end = pty.openpty()
@@ -304,7 +304,7 @@ def test_ends_with_a_terminal_that_is_not_its_controlling_one(tmp_path: Path) ->
             process.kill()
 
 
-def test_no_layers_at_all(tmp_path: Path) -> None:
+def test_explore_without_layers(tmp_path: Path) -> None:
     model = explorer(tmp_path)
 
     async def actions(app: ExplorerApp, pilot: Any) -> None:

@@ -172,7 +172,7 @@ def test_words_after_the_program_belong_to_the_program() -> None:
         (["umount", "--all"], ""),
     ],
 )
-def test_a_fresh_machine_has_empty_lists(
+def test_without_a_store_lists_are_empty(
     words: list[str], out: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert said(capfd, "--root", str(tmp_path / "none"), *words) == (0, out, "")
@@ -181,9 +181,7 @@ def test_a_fresh_machine_has_empty_lists(
     assert said(capfd, "--root", str(tmp_path / "empty"), *words) == (0, out, "")
 
 
-def test_a_foreign_directory_is_an_error_not_an_empty_store(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_directory_that_is_no_store_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letter").write_text("dear store")
     code, out, err = said(capfd, "--root", str(tmp_path), "images")
     assert (code, out) == (3, "")

@@ -69,11 +69,11 @@ def test_parses_common_command_lines(words: list[str]) -> None:
         ["--help"],
     ],
 )
-def test_leaves_other_command_lines_to_click(words: list[str]) -> None:
+def test_other_command_lines_are_left_to_click(words: list[str]) -> None:
     assert plain.parse(words, run_command.OPTIONS) is None
 
 
-def test_run_goes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_is_answered_without_click(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(
         run_command, "run_container", lambda session, *words, **given: asked.append((session.flags, words)) or 3
@@ -88,7 +88,7 @@ def test_run_goes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain.answer(["run", "app"]) is None
 
 
-def test_questions_to_registries_go_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tags_digest_and_manifest_are_answered_without_click(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setitem(
         ask.ANSWERS, "digest", lambda session, name, **given: asked.append((session.flags, name, given))

@@ -11,7 +11,7 @@ from lamina.edit.rebase_config import BaseDifference, merged_run_config
 from support import rounds
 
 
-def test_the_new_bases_environment_wins_where_the_image_did_not_change_it() -> None:
+def test_the_new_bases_environment_is_used_where_the_image_kept_the_old_bases() -> None:
     old = {"Env": ["PATH=/bin", "LANG=C", "GONE=1", "KEEP=1"], "User": "root", "Entrypoint": ["/old"]}
     new = {"Env": ["PATH=/bin:/new", "LANG=C.UTF-8", "KEEP=1", "NEW=1"], "User": "app", "Entrypoint": ["/new"]}
     own = {"Env": ["PATH=/bin:/srv", "LANG=C", "GONE=1", "MINE=x"], "User": "root", "Entrypoint": ["/mine"]}
@@ -31,7 +31,7 @@ def test_the_new_bases_environment_wins_where_the_image_did_not_change_it() -> N
     ]
 
 
-def test_fields_that_lamina_does_not_know_and_nulls_are_carried_over() -> None:
+def test_unknown_fields_and_nulls_are_kept() -> None:
     old = {"Healthcheck": {"Test": ["CMD", "a"]}, "Labels": {"a": "1", "b": "1"}, "Volumes": None, "Shell": ["x"]}
     new = {"Healthcheck": {"Test": ["CMD", "b"]}, "Labels": {"a": "2", "b": "2"}, "Volumes": {"/new": {}}}
     own = {**old, "Labels": {"a": "1", "b": "mine"}, "OnBuild": ["RUN x"]}
@@ -59,7 +59,7 @@ runs: Any = st.fixed_dictionaries(
 
 @settings(max_examples=rounds(300), deadline=None)
 @given(runs, runs, runs)
-def test_laws_of_the_merge(old: Any, new: Any, own: Any) -> None:
+def test_merging_run_configs_with_equal_sides_changes_nothing(old: Any, new: Any, own: Any) -> None:
     def plain(run: Any) -> Any:
         return {key: sorted(value) if key == "Env" else value for key, value in run.items() if value}
 

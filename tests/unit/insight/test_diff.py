@@ -85,7 +85,7 @@ def pair(common: Any, one: Any, other: Any) -> tuple[Side, Side] | None:
 
 @settings(max_examples=rounds(400), deadline=None)
 @given(layers, twins)
-def test_diff_equals_a_naive_one(common: Any, both: Any) -> None:
+def test_diff_equals_a_naive_diff(common: Any, both: Any) -> None:
     sides = pair(common, *both)
     if sides is None:
         return
@@ -102,7 +102,7 @@ def test_diff_equals_a_naive_one(common: Any, both: Any) -> None:
 
 @settings(max_examples=rounds(150), deadline=None)
 @given(layers, twins)
-def test_renames_are_pairs_of_what_went_and_came_and_none_is_left(common: Any, both: Any) -> None:
+def test_renames_pair_removed_and_added_files(common: Any, both: Any) -> None:
     sides = pair(common, *both)
     if sides is None:
         return
@@ -121,7 +121,7 @@ def test_renames_are_pairs_of_what_went_and_came_and_none_is_left(common: Any, b
 
 @settings(max_examples=rounds(150), deadline=None)
 @given(layers, twins)
-def test_what_is_ignored_is_not_told(common: Any, both: Any) -> None:
+def test_ignored_changes_are_not_reported(common: Any, both: Any) -> None:
     sides = pair(common, *both)
     if sides is None:
         return
@@ -137,7 +137,7 @@ def file(path: bytes, content: bytes, mode: int = 0o644) -> Any:
     return (Kind.FILE, path, b"", mode, content, 0, 0)
 
 
-def test_what_both_have_from_one_layer_is_not_read() -> None:
+def test_shared_layers_are_not_read() -> None:
     """Nor is what has another size; only the pair of one size is, and of the renamed ones only those of one size."""
     base = [file(b"same", b"xxxx"), file(b"grown", b"1"), file(b"edited", b"one")]
     one = Side("a", [MadeLayer(base), MadeLayer([file(b"old", b"abc"), file(b"gone", b"abcdef")])])
@@ -166,7 +166,7 @@ class DigestedLayer(MadeLayer):
         return {row: hashlib.sha256(self._data[place]).digest() for row, place in places.items()}
 
 
-def test_digests_that_a_layer_keeps_spare_the_reading() -> None:
+def test_stored_digests_are_used_instead_of_contents() -> None:
     one = [file(b"unknown", b"a"), file(b"same", b"x" * 50), file(b"other", b"y" * 50)]
     other = [file(b"unknown", b"b"), file(b"same", b"x" * 50), file(b"other", b"z" * 50), file(b"new", b"1")]
     sides = Side("a", [DigestedLayer(one)]), Side("b", [DigestedLayer(other)])
@@ -198,7 +198,7 @@ class FiledLayer(MadeLayer):
         return FileRange(str(self._path), 9 + start, size if end is None else 9 + end)
 
 
-def test_tars_that_are_files_are_opened_once_and_compared_to_the_last_byte(tmp_path: Path) -> None:
+def test_tars_are_opened_once_and_compared_completely(tmp_path: Path) -> None:
     large = b"x" * 300_000
     one = [file(b"first", b"1"), file(b"large", large), file(b"last", large), file(b"small", b"abc")]
     other = [file(b"last", large[:-1] + b"y"), file(b"small", b"abd"), file(b"first", b"1"), file(b"large", large)]
@@ -211,7 +211,7 @@ def test_tars_that_are_files_are_opened_once_and_compared_to_the_last_byte(tmp_p
         compare(Side("a", [layers[0]]), Side("b", [short]))
 
 
-def test_who_kept_its_name_is_the_one_that_was_renamed() -> None:
+def test_of_equal_files_the_one_with_the_same_name_is_the_renamed_one() -> None:
     one = side("a", [[file(b"a/x", b"same"), file(b"a/y", b"same")]])
     other = side("b", [[file(b"b/y", b"same"), file(b"c/z", b"same", 0o600)]])
     found = [change for change in compare(one, other).changes if change.how == RENAMED]

@@ -49,7 +49,7 @@ def test_histories_are_aligned() -> None:
     assert told == [("removed", "copy"), ("added", "pip")]
 
 
-def test_histories_of_many_like_steps_take_no_forever() -> None:
+def test_histories_of_many_equal_steps_are_aligned_in_little_time() -> None:
     one, other = [History(created_by="x")] * 30_000, [History(created_by=word) for word in "yx" * 15_000]
     assert len(diff_histories([History(created_by="a"), *one], [*other, History(created_by="b")])) == 60_002
 
@@ -59,7 +59,7 @@ histories = st.lists(st.builds(History, created_by=names, empty_layer=st.boolean
 
 
 @given(histories, histories)
-def test_steps_that_went_and_came_make_one_history_of_the_other(one: list[History], other: list[History]) -> None:
+def test_history_changes_turn_one_history_into_the_other(one: list[History], other: list[History]) -> None:
     found = diff_histories(one, other)
     went = [change.step for change in found if change.how == "removed"]
     came = [change.step for change in found if change.how == "added"]
@@ -117,7 +117,7 @@ def test_texts_are_compared_line_by_line() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\0", b"\xff\xfe", b"text\0"])
-def test_binary_is_no_text(data: bytes) -> None:
+def test_binary_files_have_no_text_diff(data: bytes) -> None:
     assert unified(data, b"text", ("x", "x")) is None
     assert unified(b"text", data, ("x", "x")) is None
 

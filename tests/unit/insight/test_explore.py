@@ -91,7 +91,7 @@ def test_sizes_and_what_is_touched() -> None:
     assert one.total.efficiency < 1
 
 
-def test_a_file_in_the_place_of_a_directory_is_one_row_over_what_it_removed() -> None:
+def test_a_file_that_replaces_a_directory_is_one_row_above_the_removed_paths() -> None:
     one = explorer([("x/", None), ("x/old", b"o")], [("x", b"now a file")])
     assert all_open(one, 1) == {"x": "M", "x/old": "R"}
     node = one.rows[0].node
@@ -100,7 +100,7 @@ def test_a_file_in_the_place_of_a_directory_is_one_row_over_what_it_removed() ->
     assert (before.kind, one.entry(node).kind) == (Kind.DIRECTORY, Kind.FILE)
 
 
-def test_a_directory_made_again_by_its_layer() -> None:
+def test_a_directory_that_one_layer_removes_and_makes_again() -> None:
     one = explorer(
         [("x/same", b"1"), ("x/old", b"2")], [(".wh.x", b""), ("x/", None), ("x/same", b"3"), ("x/new", b"4")]
     )
@@ -148,7 +148,7 @@ def test_filter() -> None:
     assert set(shown(one)) == {"d", "e", "keep"}  # closed again
 
 
-def test_opening_is_lazy_and_all_can_be_closed() -> None:
+def test_directories_are_opened_on_demand_and_all_can_be_closed() -> None:
     one = explorer([*LOWER, ("d/deep/x", b"")])
     assert set(shown(one)) == {"d", "d/a", "d/b", "d/deep", "e", "e/f", "keep"}  # the first level is open
     one = explorer(LOWER)

@@ -118,7 +118,7 @@ def entry(path: bytes, **more: Any) -> Entry:
 
 
 @pytest.mark.parametrize("word", HOSTILE)
-def test_nothing_hostile_survives(word: str) -> None:
+def test_hostile_names_and_texts_are_escaped_in_html(word: str) -> None:
     raw = word.encode("utf-8", "surrogateescape")
     link = Entry(raw, Kind.SYMLINK, link=raw)
     changes = [
@@ -142,12 +142,12 @@ def test_nothing_hostile_survives(word: str) -> None:
 
 
 @given(st.text(), st.binary())
-def test_no_words_break_it(text: str, raw: bytes) -> None:
+def test_any_names_and_texts_give_valid_html(text: str, raw: bytes) -> None:
     checked(diff_of([Change("added", raw, None, entry(raw))], [ConfigChange(text, text, None)], name=text))
     checked(made(text, [text]))
 
 
-def test_there_is_a_most_of_everything() -> None:
+def test_the_size_of_an_html_report_is_limited() -> None:
     many = [Change("removed", b"%d" % n, entry(b"%d" % n), None) for n in range(46_000)]
     config = [ConfigChange(f"config.Labels.{n}", None, "x" * 100_000) for n in range(50)]
     history = [StepChange("removed", History(created_by=f"step {n}")) for n in range(1000)]

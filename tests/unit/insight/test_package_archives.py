@@ -35,7 +35,7 @@ def told(data: bytes, archives: JavaArchives | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_what_maven_wrote_is_found(method: int) -> None:
+def test_maven_packages_are_found(method: int) -> None:
     jar = archive({"META-INF/MANIFEST.MF": b"Implementation-Version: 9\n", "x.class": b"x" * 99, AT: POM}, method)
     assert told(jar) == ["maven org.example:core 2.19.0"]
     assert told(b"#!/bin/sh\nexec java -jar $0\n" + jar) == ["maven org.example:core 2.19.0"]
@@ -49,7 +49,7 @@ def test_what_maven_wrote_is_found(method: int) -> None:
     assert told(archive({"a.ear": archive({"app.war": war}, method)}, method)) == []  # too deep
 
 
-def test_names_of_archives() -> None:
+def test_archives_are_recognized_by_name() -> None:
     assert [
         name for name in (b"a.jar", b"a.war", b"a.ear", b"jar", b".jar", b"a.zip", b"a.jar.gz") if is_archive(name)
     ] == [
@@ -59,7 +59,7 @@ def test_names_of_archives() -> None:
     ]
 
 
-def test_what_is_no_version_is_left_out() -> None:
+def test_malformed_maven_versions_are_left_out() -> None:
     for text in (b"", POM.replace(b"2.19.0", b"${project.version}"), POM.replace(b"groupId", b"group"), b"\xff=\xff"):
         assert told(archive({AT: text})) == []
     assert told(archive({AT: POM + bytes(1 << 20)})) == []
@@ -83,7 +83,7 @@ def test_all_archives_together_are_bounded() -> None:
     assert sum(asked) < 1 << 20
 
 
-def test_members_that_are_one_and_empty_cost_their_reads() -> None:
+def test_many_entries_for_one_archive_member_are_read_a_limited_number_of_times() -> None:
     name = b"a.jar"
     entry = struct.pack("<4s6xH8xIIHHH8xI", b"PK\1\2", 0, 0, 0, len(name), 0, 0, 0) + name
     many = 100_000

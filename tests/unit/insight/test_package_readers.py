@@ -115,7 +115,7 @@ def test_composer_lists_what_it_installed() -> None:
         assert list(composer_installed(bad)) == []
 
 
-def test_managers_name_the_files_of_their_packages() -> None:
+def test_package_managers_know_the_files_of_their_packages() -> None:
     assert dpkg_list(b"/.\n/usr\n/usr/bin/a b\n") == {b".", b"usr", b"usr/bin/a b"}
     assert dpkg_sums(b"d41d8cd98f00b204e9800998ecf8427e  usr/bin/a b\nbad\n") == {b"usr/bin/a b", b""}
     installed = b"P:x\nF:\nR:top\nF:usr/bin\nM:0:0:1777\nR:x\nR:y\n\nP:z\nF:usr/lib\nR:x\n"
@@ -188,7 +188,7 @@ def sharing(path: Path) -> bytes:
     return data
 
 
-def test_a_package_of_more_files_than_there_are_is_none() -> None:
+def test_an_rpm_package_that_claims_more_files_than_it_has_is_skipped() -> None:
     """A list of names that are empty costs a hostile database nothing."""
     rows = [(1116, 4, 0, 1 << 30), (1117, 8, 0, 1 << 30), (1118, 8, 0, 1 << 30)]
     size = 1 << 23
@@ -263,7 +263,7 @@ BUILDINFO = b"\xff Go buildinf:" + bytes([8, 2]) + bytes(16) + varint(b"go1.22")
 
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_programs_say_what_they_were_made_of(wide: bool, order: str) -> None:
+def test_modules_compiled_into_programs_are_found(wide: bool, order: str) -> None:
     data = elf(
         {b".text": b"x" * 100, b".dep-v0": zlib.compress(CRATES), b".go.buildinfo": BUILDINFO}, wide=wide, order=order
     )
@@ -315,7 +315,7 @@ def test_sections_of_one_name_are_read_once() -> None:
 
 @settings(max_examples=rounds(400), deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 120), st.binary(max_size=8))
-def test_readers_take_anything(noise: bytes, at: int, change: bytes) -> None:
+def test_package_readers_accept_any_bytes(noise: bytes, at: int, change: bytes) -> None:
     for reader in (
         dpkg_status,
         apk_installed,
@@ -479,7 +479,7 @@ def test_programs_tell_their_own_version(
         assert told(name, b"\x7fELF".ljust(start, b"\0") + text + b"\0") == expected
 
 
-def test_what_tells_no_version_is_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_without_a_version_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told("python3.12", b"\x7fELF\x003.11.2\x00") == []
     assert told("openssl", b"\x7fELFOpenSSL 3.0.22") == []  # also what a library says of what it wants
     assert told("jq", b"\x7fELF\0001.6\0...\0001.6\0") == [("binary", "jq", "1.6")]
@@ -494,7 +494,7 @@ def test_what_tells_no_version_is_no_program(monkeypatch: pytest.MonkeyPatch) ->
     assert not is_meant(b"python-config")
 
 
-def test_programs_are_read_in_pieces_and_not_for_ever() -> None:
+def test_programs_are_read_in_pieces_up_to_a_limit() -> None:
     asked: list[int] = []
 
     def read(size: int) -> bytes:

@@ -56,7 +56,7 @@ def test_each_pattern_finds_its_secret_and_hides_it(pattern: str, path: str, tex
         assert hidden not in found.masked
 
 
-def test_a_key_store_is_suspect_by_its_name() -> None:
+def test_a_key_store_is_found_by_its_file_name() -> None:
     (found,) = in_file(b"etc/own.p12", b"\0\1\2")
     assert (found.pattern, found.line, found.masked) == ("key-store", 0, "")
 
@@ -72,7 +72,7 @@ def test_a_key_store_is_suspect_by_its_name() -> None:
         "https://me:hunter22@example.org",
     ],
 )
-def test_what_looks_like_one_is_none(text: str) -> None:
+def test_text_that_only_looks_like_a_secret_is_not_reported(text: str) -> None:
     assert in_file(b"usr/share/doc/x.txt", text.encode()) == []
 
 
@@ -105,7 +105,7 @@ def test_words_of_config_and_history(text: str, pattern: str) -> None:
         "RUN git clone https://example.org/a@b",
     ],
 )
-def test_harmless_words(text: str) -> None:
+def test_words_without_secrets(text: str) -> None:
     assert in_words(text) == []
 
 
@@ -132,7 +132,7 @@ def test_binary_files_are_not_looked_into_and_findings_have_an_end() -> None:
     ),
     st.sampled_from([b"x", b".env", b".npmrc", b".pgpass", b"etc/shadow", b".kube/config", b".git-credentials"]),
 )  # fmt: skip
-def test_anything_is_looked_at_without_harm(parts: list[bytes], path: bytes) -> None:
+def test_any_bytes_can_be_searched_for_secrets(parts: list[bytes], path: bytes) -> None:
     data = b"".join(parts)
     for found in (*in_file(path, data, entropy=True), *in_words(data.decode("utf-8", "replace"), entropy=True)):
         assert 0 < found.line <= data.count(b"\n") + 1
@@ -152,7 +152,7 @@ def test_anything_is_looked_at_without_harm(parts: list[bytes], path: bytes) -> 
         max_size=6,
     )
 )
-def test_what_the_sieve_holds_back_has_no_secret(files: list[tuple[str, str, str]]) -> None:
+def test_files_that_the_sieve_stops_hold_no_secret(files: list[tuple[str, str, str]]) -> None:
     """Files that are looked at together give away what each gives away by itself."""
     texts = [(path.encode(), (before + text).encode()) for path, text, before in files]
     sieve = Sieve([text for _, text in texts if not is_binary(text)])
@@ -162,7 +162,7 @@ def test_what_the_sieve_holds_back_has_no_secret(files: list[tuple[str, str, str
             assert in_file(path, text) == []
 
 
-def test_the_sieve_holds_back() -> None:
+def test_the_sieve_passes_only_files_that_may_hold_secrets() -> None:
     secret_one = FILES[5][2].encode()
     sieve = Sieve([b"plain\n", secret_one])
     assert not sieve.passes(b"x", b"plain\n")
@@ -180,5 +180,5 @@ def test_the_sieve_holds_back() -> None:
         (b"x.docker/config.json", False), (b".env/x", False), (b"p12", False), (b"b.jks/x", False),
     ],
 )  # fmt: skip
-def test_a_name_counts_as_a_whole_wherever_it_stands(path: bytes, counts: bool) -> None:
+def test_the_sieve_passes_file_names_of_secrets_in_any_directory(path: bytes, counts: bool) -> None:
     assert Sieve([b"nothing"]).passes(path, b"nothing") == counts

@@ -110,7 +110,7 @@ def score(*stack: list[Member]) -> float:
     return efficiency(merge([layer_index(*layer) for layer in stack]))
 
 
-def test_efficiency_of_every_case() -> None:
+def test_efficiency() -> None:
     """Where dive would say something else, the comment says what."""
     assert score([]) == 1.0
     assert score([("empty", b"")]) == 1.0

@@ -58,7 +58,7 @@ def numbers() -> dict[str, int]:
     }
 
 
-def test_what_the_kernel_does(numbers: dict[str, int]) -> None:
+def test_the_kernel_applies_the_filter(numbers: dict[str, int]) -> None:
     missing = numbers["dup"], 9999  # EBADF
     program = bpf.compiled(
         {
@@ -82,7 +82,7 @@ def test_what_the_kernel_does(numbers: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_nobody_types_at_the_terminal(numbers: dict[str, int], before: bool) -> None:
+def test_the_filter_refuses_to_insert_input_into_a_terminal(numbers: dict[str, int], before: bool) -> None:
     """TIOCSTI and TIOCLINUX, whatever is in the half of the argument that the kernel drops; other requests go on."""
     filter = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("getsid", errnoRet=77)]}
     program = bpf.without_typing(bpf.compiled(filter) if before else b"")
@@ -92,7 +92,7 @@ def test_nobody_types_at_the_terminal(numbers: dict[str, int], before: bool) -> 
     assert answers == [errno.EPERM] * 3 + [errno.EBADF] * 3 + [77 if before else 0]
 
 
-def test_dockers_profile() -> None:
+def test_the_default_seccomp_profile_is_dockers() -> None:
     library = ctypes.CDLL(bpf.LIBRARY)
     number = library.seccomp_syscall_resolve_name(b"swapoff")
     dup = library.seccomp_syscall_resolve_name(b"dup")
@@ -102,7 +102,7 @@ def test_dockers_profile() -> None:
     assert refused(program, (dup, 9999), (number, 0)) in ([9, 1], [9, 38])
 
 
-def test_what_is_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_seccomp_profiles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in (
         {},
         {"defaultAction": "x"},

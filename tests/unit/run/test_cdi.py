@@ -61,7 +61,7 @@ ONE = Edits(
 )
 
 
-def test_what_a_file_says() -> None:
+def test_a_cdi_file_is_parsed() -> None:
     found = parse(SPEC, "/etc/cdi/x.json")
     assert (found.kind, found.common) == ("vendor.com/net", COMMON)
     assert dict(found.devices) == {"one": ONE, "all": Edits(env=("ALL=1",)), "0": Edits()}
@@ -131,7 +131,7 @@ devices:
 """
 
 
-def test_names_are_looked_up_in_both_directories_the_later_one_first(tmp_path: Path) -> None:
+def test_cdi_devices_are_looked_up_in_the_last_directory_first(tmp_path: Path) -> None:
     etc, run = tmp_path / "etc", tmp_path / "run"
     directories = (str(etc), str(run), str(tmp_path / "nowhere"))
     written(etc, "x.json", SPEC)
@@ -168,7 +168,9 @@ def test_names_are_looked_up_in_both_directories_the_later_one_first(tmp_path: P
         ("bad.yaml", ""),
     ],
 )
-def test_a_bad_file_stops_only_who_finds_the_device_nowhere_else(tmp_path: Path, name: str, text: str) -> None:
+def test_a_malformed_cdi_file_is_an_error_only_if_no_other_file_has_the_device(
+    tmp_path: Path, name: str, text: str
+) -> None:
     written(tmp_path / "etc", "good.json", SPEC)
     written(tmp_path / "etc", name, text)
     warned: list[str] = []
@@ -179,7 +181,7 @@ def test_a_bad_file_stops_only_who_finds_the_device_nowhere_else(tmp_path: Path,
         edits_of(["vendor.com/net=gone"], (str(tmp_path / "etc"),))
 
 
-def test_where_nothing_is_there() -> None:
+def test_without_cdi_files_no_device_is_found() -> None:
     with pytest.raises(NotFound, match="no CDI file is there"):
         edits_of(["nvidia.com/gpu=all"], ("/nowhere",))
 
@@ -197,7 +199,7 @@ def test_where_nothing_is_there() -> None:
         ("", False),
     ],
 )
-def test_which_words_are_names(word: str, expected: bool) -> None:
+def test_cdi_names_are_recognized(word: str, expected: bool) -> None:
     assert is_name(word) == expected
 
 
@@ -218,6 +220,6 @@ def test_gpus_are_cdi_devices(word: str, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("word", ["", "none", "device=", "-1", "0", "count=x", "device=a b", "12345"])
-def test_what_asks_for_no_gpu(word: str) -> None:
+def test_invalid_values_of_gpus_are_refused(word: str) -> None:
     with pytest.raises(UsageError, match="does not say which GPUs"):
         gpus(word)

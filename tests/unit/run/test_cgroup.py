@@ -33,7 +33,7 @@ def version_2(top: Path, controllers: str = "cpuset cpu io memory pids") -> Path
     return top
 
 
-def test_what_is_written_in_version_1(tmp_path: Path) -> None:
+def test_limits_are_written_for_cgroups_version_1(tmp_path: Path) -> None:
     top = version_1(tmp_path)
     assert cgroup.refusal(str(top)) == ""
     cgroup.make("abc", ALL, str(top))
@@ -46,7 +46,7 @@ def test_what_is_written_in_version_1(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_written_in_version_2(tmp_path: Path) -> None:
+def test_limits_are_written_for_cgroups_version_2(tmp_path: Path) -> None:
     top = version_2(tmp_path)
     assert cgroup.refusal(str(top)) == ""
     cgroup.make("abc", ALL, str(top))
@@ -63,7 +63,7 @@ def test_what_is_written_in_version_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make_top", [version_1, version_2])
-def test_only_the_controllers_that_are_needed(tmp_path: Path, make_top: Any) -> None:
+def test_only_needed_controllers_are_used(tmp_path: Path, make_top: Any) -> None:
     top = make_top(tmp_path)
     before = sorted(top.rglob("*"))
     cgroup.make("abc", {"devices": []}, str(top))
@@ -73,13 +73,15 @@ def test_only_the_controllers_that_are_needed(tmp_path: Path, make_top: Any) -> 
     assert [path.name for path in top.rglob("*.max")] == ["pids.max"]
 
 
-def test_why_there_are_none(tmp_path: Path) -> None:
+def test_refusal_names_the_missing_controller(tmp_path: Path) -> None:
     assert cgroup.refusal(str(tmp_path)) == f"there is no {tmp_path}/memory"
     version_2(tmp_path, "cpu pids")
     assert cgroup.refusal(str(tmp_path)) == f"the kernel's cgroups at {tmp_path} have no controller memory"
 
 
-def test_a_place_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_names_a_cgroup_directory_that_is_not_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     version_1(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("pids"))
     assert cgroup.refusal(str(tmp_path)) == f"{tmp_path}/pids is not writable"
@@ -93,7 +95,7 @@ def test_a_limit_that_can_not_be_set_says_where_and_leaves_nothing(tmp_path: Pat
     assert "--pids-limit" in (caught.value.hint or "")
 
 
-def test_who_joins_and_what_is_removed(tmp_path: Path) -> None:
+def test_descriptors_of_cgroups_and_their_removal(tmp_path: Path) -> None:
     top = version_1(tmp_path)
     for name in ("memory", "pids"):
         place = top / name / "lamina/abc"

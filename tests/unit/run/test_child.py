@@ -14,24 +14,24 @@ from lamina.run.child import Streams, output_of, spawned
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no posix_spawn")
 
 
-def test_what_it_says_and_how_it_ends() -> None:
+def test_output_of_returns_the_exit_code_and_both_outputs() -> None:
     assert output_of(["sh", "-c", "echo out; echo err >&2; exit 3"]) == (3, "out\nerr")
 
 
-def test_it_has_no_input() -> None:
+def test_output_of_gives_the_program_no_input() -> None:
     assert output_of(["cat"]) == (0, "")
 
 
-def test_much_is_read_to_its_end() -> None:
+def test_output_of_reads_all_output() -> None:
     code, said = output_of(["sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x"])
     assert (code, len(said)) == (0, 1_000_000)
 
 
-def test_a_signal_is_no_success() -> None:
+def test_output_of_returns_a_negative_code_for_a_signal() -> None:
     assert output_of(["sh", "-c", "kill -9 $$"])[0] == -9
 
 
-def test_a_program_that_is_not_there_is_named() -> None:
+def test_output_of_names_a_program_that_was_not_found() -> None:
     with pytest.raises(SystemFailure, match="no-such-program"):
         output_of(["no-such-program"])
 
@@ -55,7 +55,7 @@ def test_a_child_that_nobody_waits_for_is_killed() -> None:
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_what_is_prepared_happens_in_the_child(prepared: bool, tmp_path: Path) -> None:
+def test_prepare_is_called_in_the_child(prepared: bool, tmp_path: Path) -> None:
     prepare = (lambda: os.chdir(tmp_path)) if prepared else None
     reading, writing = os.pipe()
     with spawned(["/bin/pwd"], Streams(0, writing, 2, False), (), prepare) as child:

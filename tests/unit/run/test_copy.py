@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are 
 
 
 @pytest.mark.parametrize("kind", ["link", "name", "fifo"])
-def test_what_appears_at_the_target_meanwhile_is_not_written_to(
+def test_a_file_that_appears_at_the_target_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """It may be a device of this host: root's `cp` would write to the disk."""
@@ -47,7 +47,7 @@ def test_what_appears_at_the_target_meanwhile_is_not_written_to(
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
-def test_only_files_are_read(tmp_path: Path, kind: str) -> None:
+def test_a_source_that_is_no_longer_a_file_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "it"
     {"link": lambda: path.symlink_to("/etc/passwd"), "fifo": lambda: os.mkfifo(path), "directory": path.mkdir}[kind]()
     directory = os.open(tmp_path, os.O_RDONLY)

@@ -96,7 +96,7 @@ def test_mounts_in_dockers_words(word: str, expected: Mount) -> None:
         ("type=bind,wrong=1,target=/b", "'wrong'"),
     ],
 )
-def test_mounts_that_cannot_be_meant(word: str, named: str) -> None:
+def test_invalid_mounts_are_refused(word: str, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         parse_mount(word)
 
@@ -152,14 +152,14 @@ def test_no_limit_is_the_kernels_no_limit(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("parse", "word"), [(parse, word) for parse, words in UNREADABLE for word in words])
-def test_words_that_cannot_be_meant(parse: Callable[[str], Any], word: str) -> None:
+def test_invalid_values_are_refused(parse: Callable[[str], Any], word: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(word)
     assert error.value.hint
     assert "\n" not in str(error.value)
 
 
-def test_words_that_can_be_meant() -> None:
+def test_valid_values_are_parsed() -> None:
     assert parse_ulimit("nofile=1024") == Ulimit("nofile", 1024, 1024)
     assert parse_ulimit("NPROC=1:-1") == Ulimit("nproc", 1, UNLIMITED)
     assert parse_ulimit("core=unlimited") == Ulimit("core", UNLIMITED, UNLIMITED)
@@ -192,13 +192,13 @@ def test_words_that_can_be_meant() -> None:
         (["e"], ContainerOptions(), ("e", "c")),
     ],
 )
-def test_an_entrypoint_of_one_empty_word_is_none(
+def test_an_entrypoint_of_one_empty_word_means_no_entrypoint(
     entrypoint: list[str], wanted: ContainerOptions, expected: tuple[str, ...]
 ) -> None:
     assert argv(wanted, entrypoint, ["c"]) == expected
 
 
-def test_what_resolv_conf_becomes() -> None:
+def test_dns_options_replace_lines_of_resolv_conf() -> None:
     text = "search old\nnameserver 10.0.0.1\noptions ndots:1\n# kept\n"
     assert with_dns(text, ["1.1.1.1"], [], []) == "search old\noptions ndots:1\n# kept\nnameserver 1.1.1.1\n"
     assert with_dns(text, [], ["a", "b"], []) == "nameserver 10.0.0.1\noptions ndots:1\n# kept\nsearch a b\n"
@@ -251,7 +251,7 @@ def test_each_flag_has_its_place_in_the_spec(wanted: ContainerOptions, path: tup
     assert found == expected
 
 
-def test_what_nobody_asked_for_is_not_in_the_spec() -> None:
+def test_options_that_were_not_given_are_not_in_the_spec() -> None:
     found = made(ContainerOptions())
     assert "rlimits" not in found["process"]
     assert "apparmorProfile" not in found["process"]
@@ -260,7 +260,7 @@ def test_what_nobody_asked_for_is_not_in_the_spec() -> None:
     assert "hooks" not in found
 
 
-def test_namespaces_that_are_the_machines() -> None:
+def test_namespaces_of_the_host() -> None:
     assert kinds(made(ContainerOptions())) == {"pid", "ipc", "uts", "mount", "network", "cgroup"}
     assert "pid" not in kinds(made(ContainerOptions(pid="host")))
     assert "cgroup" not in kinds(made(ContainerOptions(cgroupns="host")))
@@ -345,7 +345,7 @@ def test_propagation_of_mounts() -> None:
     assert mount_at(whole, "/b")["options"] == ["rbind", "rprivate", "ro", "rro"]
 
 
-def test_what_a_cdi_device_adds() -> None:
+def test_edits_of_cdi_devices() -> None:
     edits = Edits(env=("A=cdi", "B=cdi"), hooks=(Hook("prestart", "/h", ("h",), ("X=1",), 3), Hook("poststop", "/p")))
     wanted = ContainerOptions(edits=edits, env=(("B", "given"),))
     assert environment(wanted, ["A=image"], "/", "h")[2:] == ["A=cdi", "B=given", "HOME=/"]
@@ -391,7 +391,7 @@ def test_what_a_cdi_device_adds() -> None:
         (ContainerOptions(mounts=(Mount("tmpfs", "", "/b", ("rw", "ro", "noexec", "size=1m", "mode=700")),)), ""),
     ],
 )  # fmt: skip
-def test_what_bubblewrap_has_no_word_for(wanted: ContainerOptions, flag: str) -> None:
+def test_options_that_bubblewrap_lacks_are_refused(wanted: ContainerOptions, flag: str) -> None:
     assert flag in lacking(wanted)
     assert bool(lacking(wanted)) == bool(flag)
     if flag:
@@ -443,7 +443,7 @@ def test_settings_that_are_not_the_containers_own(
         check_sysctls(asked, network)
 
 
-def test_what_a_plain_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_a_plain_user_may_not_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(supported, "_own_score", lambda: 100)
@@ -477,7 +477,7 @@ def test_a_profile_of_apparmor_where_there_is_none(monkeypatch: pytest.MonkeyPat
     check_supported(ContainerOptions(apparmor="docker-default"), runc)
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_a_device_must_exist_and_be_a_device() -> None:
     from lamina.run.devices import nodes_of
 
     with pytest.raises(NotFound, match="'/dev/nothing-of-this-name' was not found"):
@@ -496,7 +496,7 @@ of_linux = pytest.mark.skipif(sys.platform != "linux", reason="the numbers of de
 @of_linux
 @pytest.mark.parametrize("mode", [None, 0o600])
 @pytest.mark.parametrize(("kind", "major", "minor"), [("", 0, 0), ("c", 0, 0), ("c", 1, 3), ("", 1, 3)])
-def test_what_a_cdi_file_leaves_out_is_the_machines(kind: str, major: int, minor: int, mode: int | None) -> None:
+def test_a_cdi_file_may_leave_out_what_the_host_knows(kind: str, major: int, minor: int, mode: int | None) -> None:
     """/dev/null is 1:3; numbers are optional, with and without a type."""
     from lamina.run.devices import completed
 
@@ -507,7 +507,7 @@ def test_what_a_cdi_file_leaves_out_is_the_machines(kind: str, major: int, minor
 
 @of_linux
 @pytest.mark.parametrize(("kind", "major", "minor"), [("b", 0, 0), ("c", 1, 5), ("", 1, 5)])
-def test_a_cdi_file_that_says_what_is_not_so(kind: str, major: int, minor: int) -> None:
+def test_a_cdi_file_whose_device_numbers_differ_from_the_hosts_is_refused(kind: str, major: int, minor: int) -> None:
     from lamina.run.devices import completed
 
     with pytest.raises(LaminaError, match="another device"):

@@ -37,7 +37,7 @@ def test_a_signal_by_name_and_number(
             program.kill(str(tmp_path), word)
 
 
-def test_a_number_that_has_become_anothers_gets_no_signal(
+def test_a_reused_pid_gets_no_signal(
     process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(program, "_PATIENCE", 0)
@@ -58,7 +58,7 @@ def test_a_number_that_has_become_anothers_gets_no_signal(
 
 
 @pytest.mark.parametrize("name", ["pasta", "pasta.avx2"])
-def test_a_pasta_that_was_left_is_ended(name: str, tmp_path: Path) -> None:
+def test_a_left_over_pasta_is_ended(name: str, tmp_path: Path) -> None:
     (tmp_path / name).symlink_to("/bin/cat")
     with subprocess.Popen([tmp_path / name], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
         assert one.stdin is not None
@@ -71,7 +71,7 @@ def test_a_pasta_that_was_left_is_ended(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "nothing", "", "999999999"])
-def test_what_has_the_number_of_a_pasta_is_left_alone(
+def test_another_process_with_the_pid_of_a_pasta_is_left_alone(
     text: str, process: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "pasta.pid").write_text(text.format(process.pid))

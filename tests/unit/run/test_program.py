@@ -49,11 +49,11 @@ def test_a_program_that_names_a_loader_is_dynamic(little: bool, bits: int) -> No
 @pytest.mark.parametrize(
     "data", [b"", b"#!/bin/sh\n" + b"\3" * 99, b"\x7fELF", elf(62)[:40], b"\x7fELF\7" + bytes(99)]
 )
-def test_what_is_no_whole_elf_file_is_not_dynamic(data: bytes) -> None:
+def test_truncated_elf_files_are_not_dynamic(data: bytes) -> None:
     assert not is_dynamic(io.BytesIO(data))
 
 
-def test_programs_of_this_machine() -> None:
+def test_the_python_interpreter_is_dynamic() -> None:
     with open(sys.executable, "rb") as file:
         assert is_dynamic(file)
 
@@ -80,18 +80,18 @@ def test_programs_of_this_machine() -> None:
         (b"", ""),
     ],
 )
-def test_what_a_program_is_made_for(head: bytes, expected: str) -> None:
+def test_the_architecture_of_a_program(head: bytes, expected: str) -> None:
     assert architecture(head) == expected
 
 
-def test_what_a_script_is_run_by() -> None:
+def test_the_interpreter_of_a_script() -> None:
     assert interpreter(b"#!/bin/sh -e\nexit") == "/bin/sh"
     assert interpreter(b"#! /usr/bin/env python3") == "/usr/bin/env"
     assert interpreter(b"#!\n/bin/sh") == ""
     assert interpreter(b"#/bin/sh") == ""
 
 
-def test_where_a_program_is_looked_for() -> None:
+def test_programs_are_looked_up_in_path() -> None:
     def found(*words: str, cwd: str = "/w", env: tuple[str, ...] = ("PATH=/a::b",)) -> list[str]:
         return places({"args": list(words), "cwd": cwd, "env": ["X=1", *env]})
 
@@ -102,7 +102,7 @@ def test_where_a_program_is_looked_for() -> None:
     assert found("x", env=()) == ["/w/x"]
 
 
-def test_what_needs_no_further_look() -> None:
+def test_programs_like_our_own_need_no_further_check() -> None:
     own = elf(62)
     assert is_alike(elf(62)[:16] + b"\3" + own[17:20], own[:20])  # another type of file
     for other in (elf(183), elf(62, bits=32), elf(62, little=False), b"#!/bin/sh -euxo pipe"):
@@ -166,19 +166,19 @@ def checked(image: Path, name: str, *covered: str, machine: Platform = AMD64) ->
         ("nowhere", ""),
     ],
 )
-def test_programs_that_nobody_here_can_run_are_refused(image: Path, name: str, refused: str) -> None:
+def test_programs_for_another_architecture_are_refused(image: Path, name: str, refused: str) -> None:
     assert checked(image, name) == refused
 
 
 @linux
-def test_what_a_mount_hides_is_not_looked_at(image: Path) -> None:
+def test_a_program_under_a_mount_is_not_checked(image: Path) -> None:
     assert checked(image, "foreign", "/bin/") == ""
     assert checked(image, "foreign", "/bin/foreign") == ""
     assert checked(image, "foreign", "/bi", "/bin/other") == "/bin/foreign ELF"
 
 
 @linux
-def test_what_the_machine_also_runs(image: Path) -> None:
+def test_a_32_bit_program_runs_on_a_64_bit_host(image: Path) -> None:
     assert checked(image, "arm", machine=ARM64) == ""
 
 
@@ -200,7 +200,7 @@ print(handled(head))
 
 
 @linux
-def test_the_kernel_says_whether_somebody_takes_a_program() -> None:
+def test_the_kernel_is_asked_for_a_handler_of_a_program() -> None:
     """The handlers are those of a user namespace of the test's own (Linux 6.7)."""
     require_tool("unshare", "mount")
     head, other = elf(0xBEEF), elf(0xBEEE)

@@ -44,7 +44,7 @@ def test_capabilities() -> None:
         capabilities(["FLY"])
 
 
-def test_no_word_becomes_two_for_bubblewrap() -> None:
+def test_a_nul_in_an_argument_of_bubblewrap_is_refused() -> None:
     assert packed(["--setenv", "A", "\udcff b"]) == b"--setenv\0A\0\xff b\0"
     with pytest.raises(UsageError, match="NUL"):
         packed(["--setenv", "A", "a\0--bind\0/\0/machine"])
@@ -92,11 +92,13 @@ def test_options() -> None:
         (ContainerOptions(entrypoint="", command=("x",)), ("x",)),
     ],
 )
-def test_what_is_run(wanted: ContainerOptions, expected: tuple[str, ...]) -> None:
+def test_command_and_entrypoint_are_combined_as_in_docker(
+    wanted: ContainerOptions, expected: tuple[str, ...]
+) -> None:
     assert argv(wanted, ("e",), ("c",)) == expected
 
 
-def test_nothing_to_run() -> None:
+def test_without_a_command_nothing_runs() -> None:
     with pytest.raises(NotFound):
         argv(
             ContainerOptions(entrypoint=""), ("e",), ("c",)
@@ -122,7 +124,7 @@ def test_environment_in_dockers_order() -> None:
         (["HOME="], (), ""),  # said, and empty
     ],
 )
-def test_home_is_the_users_unless_somebody_says_otherwise(
+def test_home_is_the_users_unless_a_variable_is_given(
     image: list[str], given: tuple[tuple[str, str], ...], expected: str
 ) -> None:
     found = environment(ContainerOptions(env=given), image, "/home/web", "host")
@@ -179,7 +181,7 @@ def rules_of(name: str, held: tuple[str, ...], architecture: str = "amd64") -> l
     return [(rule["action"], rule.get("errnoRet")) for rule in found if name in rule["names"]]
 
 
-def test_which_rules_of_a_profile_apply() -> None:
+def test_rules_of_a_profile_depend_on_the_kernel_and_capabilities() -> None:
     allow, refuse = ("SCMP_ACT_ALLOW", None), ("SCMP_ACT_ERRNO", 1)
     assert rules_of("bpf", ()) == [refuse]
     assert rules_of("bpf", ("CAP_SYS_ADMIN",)) == [refuse]
@@ -193,7 +195,7 @@ def test_which_rules_of_a_profile_apply() -> None:
     assert rules_of("read", ()) == [allow]
 
 
-def test_what_a_rule_says_of_arguments_reaches_the_runtime() -> None:
+def test_arguments_of_seccomp_rules_reach_the_runtime() -> None:
     (clone,) = (rule for rule in seccomp(PROFILE, (), "arm64")["syscalls"] if "clone" in rule["names"])
     assert clone == {
         "names": ["clone"],
@@ -249,7 +251,7 @@ def test_spec_of_namespaces_and_limits() -> None:
     assert limits["pids"] == {"limit": 7}
 
 
-def test_a_mount_that_is_asked_for_takes_the_place_of_ours_and_outer_ones_come_first() -> None:
+def test_mounts_of_the_caller_replace_ours_and_outer_mounts_come_first() -> None:
     mounts = [Mount("bind", "/h", "/etc/hosts"), Mount("bind", "/1", "/a/b"), Mount("bind", "/2", "/a")]
     found = made(ContainerOptions(), HostResources("/r", "h", files={"/etc/hosts": "/ours"}, mounts=mounts))["mounts"]
     places = [mount["destination"] for mount in found]
@@ -257,7 +259,7 @@ def test_a_mount_that_is_asked_for_takes_the_place_of_ours_and_outer_ones_come_f
     assert places.index("/a") < places.index("/a/b")
 
 
-def test_a_tmpfs_runs_nothing_for_anybody_unless_asked() -> None:
+def test_a_tmpfs_is_noexec_nosuid_nodev_by_default() -> None:
     mounts = [Mount("tmpfs", "", "/t", ("size=1m", "exec")), Mount("bind", "/h", "/b", ("ro",))]
     found = {
         mount["destination"]: mount
@@ -283,7 +285,7 @@ def test_a_volume_has_no_devices_where_nothing_guards_them() -> None:
     assert options(HostResources("/r", "h", mounts=bind, devices=False, plain=True)) == ["rbind", "rprivate", "rw"]
 
 
-def test_files_of_the_network() -> None:
+def test_hosts_file_has_the_given_names() -> None:
     assert "127.0.1.1\tbox\n" in hosts_file("box", [("db", "10.0.0.5")])
     assert "10.0.0.5\tdb\n" in hosts_file("box", [("db", "10.0.0.5")])
 
@@ -304,7 +306,7 @@ LOCAL, BOTH = "search a\nnameserver 127.0.0.53\n", "search a\nnameserver 127.0.0
         ("", "", "pasta", Resolver("")),
     ],
 )
-def test_a_name_server_that_only_the_machine_reaches_is_not_the_containers(
+def test_name_servers_on_loopback_addresses_are_left_out(
     text: str, upstream: str, network: str, found: Resolver
 ) -> None:
     assert resolver(text, upstream, network) == found

@@ -44,7 +44,7 @@ FULL = ContainerOptions(
 
 
 @pytest.mark.parametrize("wanted", [ContainerOptions(), FULL])
-def test_all_that_was_asked_comes_back_from_json(wanted: ContainerOptions) -> None:
+def test_options_survive_a_round_trip_through_json(wanted: ContainerOptions) -> None:
     written = json.loads(json.dumps(to_json(wanted)))
     assert written["version"] == 1
     assert set(written) == {"version", *as_dict(wanted)}
@@ -76,7 +76,7 @@ def container(wanted: dict[str, Any] | None) -> Container:
         {"labels": []},
     ],
 )
-def test_a_malformed_wish_is_a_damaged_record(change: dict[str, Any]) -> None:
+def test_malformed_options_are_a_damaged_record(change: dict[str, Any]) -> None:
     with pytest.raises(StoreDamaged, match="the record of the container c is damaged"):
         wanted_of(container({**to_json(FULL), **change}))
 
@@ -84,7 +84,7 @@ def test_a_malformed_wish_is_a_damaged_record(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("wanted", "why"), [(None, "does not hold its options"), ({"version": 2}, "another version of lamina")]
 )
-def test_a_record_that_can_not_say_what_was_asked_starts_nothing(wanted: dict[str, Any] | None, why: str) -> None:
+def test_a_record_without_readable_options_is_unsupported(wanted: dict[str, Any] | None, why: str) -> None:
     with pytest.raises(Unsupported, match=why):
         wanted_of(container(wanted))
 

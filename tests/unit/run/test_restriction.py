@@ -18,7 +18,7 @@ SETTING = "kernel/apparmor_restrict_unprivileged_userns"
 
 
 @pytest.mark.parametrize(("value", "refused"), [("1", True), ("1", False), ("0", True), ("", True)])
-def test_a_namespace_without_rights_names_the_setting(
+def test_a_user_namespace_without_privileges_names_the_kernel_setting(
     monkeypatch: pytest.MonkeyPatch, value: str, refused: bool
 ) -> None:
     def mount(*_: object) -> int:

@@ -54,7 +54,7 @@ def no_library() -> None:
         ("/x/bwrap", True, "x is not writable", "", ["no limits", "no filter", "no set-user-ID", "no user ids"]),
     ],
 )
-def test_what_is_missing_is_told_with_its_reason(
+def test_missing_features_are_listed_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, program: str, root: bool, cgroups: str, pasta: str, starts: list[str]
 ) -> None:
     monkeypatch.setattr(privileges, "is_root", lambda: root)
@@ -74,7 +74,7 @@ def test_what_is_missing_is_told_with_its_reason(
         ("crun", False, {"runc": "crun starts a container in less time", "bwrap": "last choice"}),
     ],
 )
-def test_what_is_installed_and_not_taken_is_told_with_its_reason(
+def test_other_installed_runtimes_are_listed_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, taken: str, hybrid: bool, whys: dict[str, str]
 ) -> None:
     monkeypatch.setattr(runtime_info, "is_hybrid", lambda: hybrid)

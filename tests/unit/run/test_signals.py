@@ -46,7 +46,7 @@ def test_a_signal_is_a_number(word: str, number: int) -> None:
     ["0", "65", "-9", "9999999999", "²", "SIGSIGTERM", "_BLOCK", "_DFL", "NOTHING", "RTMIN+31", "RTMIN-1", "RTMAX+1",
      "RTMIN+", "RTMIN+x", "RTMIN*3", "RTMIN+003", "RT", "T ERM", "SIGTERM\0"],
 )  # fmt: skip
-def test_what_names_no_signal_is_refused(word: str) -> None:
+def test_unknown_signals_are_refused(word: str) -> None:
     with pytest.raises(UsageError, match="unknown signal"):
         parse_signal(word)
 
@@ -63,7 +63,7 @@ CONTAINER = Container("0" * 64, "c", "app", "", "", 0, (), 0.0)
         ("", "SIGNONSENSE", "15", "image app has an unknown StopSignal 'SIGNONSENSE'; TERM"),
     ],
 )
-def test_what_asks_a_container_to_end(asked: str, of_image: str, number: str, warned: str) -> None:
+def test_the_signal_of_stop(asked: str, of_image: str, number: str, warned: str) -> None:
     said: list[str] = []
     assert stop_signal(replace(CONTAINER, stop_signal=asked), of_image, said.append) == number
     assert [warned in text for text in said] == [True] * bool(warned)

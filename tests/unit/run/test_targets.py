@@ -58,12 +58,12 @@ def root(tmp_path: Path) -> Path:
         ("/up", ("/home",), "/run/x"),
     ],
 )
-def test_a_place_is_a_path_without_links(root: Path, path: str, covered: tuple[str, ...], found: str) -> None:
+def test_place_resolves_symlinks(root: Path, path: str, covered: tuple[str, ...], found: str) -> None:
     with Inside(str(root)) as inside:
         assert inside.place(path, covered) == found
 
 
-def test_a_link_to_itself_leads_nowhere_at_all(root: Path) -> None:
+def test_a_symlink_to_itself_is_an_error(root: Path) -> None:
     with Inside(str(root)) as inside, pytest.raises(OSError, match="symbolic links"):
         inside.place("/loop")
 
@@ -77,7 +77,7 @@ def mount(target: str, source: str = "", *options: str) -> dict[str, Any]:
     }
 
 
-def test_mounts_are_made_where_links_lead_and_files_come_last(root: Path, tmp_path: Path) -> None:
+def test_mount_targets_are_resolved_and_files_of_lamina_come_last(root: Path, tmp_path: Path) -> None:
     file, directory = tmp_path / "file", tmp_path / "directory"
     file.write_text("")
     directory.mkdir()
@@ -100,7 +100,7 @@ def test_mounts_are_made_where_links_lead_and_files_come_last(root: Path, tmp_pa
 @pytest.mark.parametrize(
     ("options", "there", "kept"), [(("rw",), False, True), (("ro",), False, False), (("ro",), True, True)]
 )
-def test_a_file_that_nobody_asked_for_needs_room_in_a_read_only_directory(
+def test_files_of_lamina_are_left_out_where_a_read_only_directory_lacks_them(
     root: Path, tmp_path: Path, options: tuple[str, ...], there: bool, kept: bool
 ) -> None:
     file, directory = tmp_path / "file", tmp_path / "etc"
@@ -117,7 +117,7 @@ def test_a_file_that_nobody_asked_for_needs_room_in_a_read_only_directory(
 
 
 @pytest.mark.parametrize("target", ["/to-root", "/loop", "/loop/below"])
-def test_a_target_without_a_place_is_refused(root: Path, target: str) -> None:
+def test_a_target_where_nothing_can_be_mounted_is_refused(root: Path, target: str) -> None:
     with Inside(str(root)) as inside, pytest.raises(Unsupported, match="nothing can be mounted at"):
         settled([mount(target)], inside, (0, 0))
 
@@ -154,7 +154,7 @@ PROC = {**mount("/proc"), "type": "proc"}
         ("/loop", ""),
     ],
 )
-def test_a_working_directory_is_told_without_links_and_is_no_open_file(
+def test_a_working_directory_has_its_symlinks_resolved_and_is_no_open_file(
     root: Path, tmp_path: Path, path: str, place: str
 ) -> None:
     volume = tmp_path / "volume"

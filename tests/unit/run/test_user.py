@@ -116,7 +116,7 @@ OUT_OF_RANGE = ["4294967295", "4294967296", "99999999999", "9" * 5000, "-1", "-3
 
 
 @pytest.mark.parametrize("number", OUT_OF_RANGE)
-def test_a_number_out_of_range_is_an_error_whatever_the_image_calls_so(number: str) -> None:
+def test_a_numeric_user_out_of_range_is_refused_even_if_the_image_has_such_a_name(number: str) -> None:
     for wanted in (number, f"{number}:0", f"web:{number}", f"33:{number}"):
         with pytest.raises(UsageError, match="out of range") as caught:
             resolve_user(wanted, PASSWD, GROUP)
@@ -127,7 +127,7 @@ def test_a_number_out_of_range_is_an_error_whatever_the_image_calls_so(number: s
 
 
 @pytest.mark.parametrize("name", ["over", "over-group"])
-def test_an_image_that_gives_an_id_out_of_range_is_told_so(name: str) -> None:
+def test_an_id_out_of_range_in_the_image_is_an_error(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name!r} of the image is out of range"):
         resolve_user(name, PASSWD, GROUP)
     with pytest.raises(UsageError, match="'over' of the image is out of range"):
@@ -164,7 +164,7 @@ def test_an_image_that_gives_an_id_out_of_range_is_told_so(name: str) -> None:
         "33:#",
     ],
 )
-def test_names_that_are_not_there(wanted: str) -> None:
+def test_unknown_users_and_groups_are_refused(wanted: str) -> None:
     with pytest.raises(NotFound, match=r"the image has no (user|group)"):
         resolve_user(wanted, PASSWD, GROUP)
 
@@ -175,7 +175,7 @@ def test_a_group_alone_is_no_user(wanted: str) -> None:
         resolve_user(wanted, PASSWD, GROUP)
 
 
-def test_without_files() -> None:
+def test_users_of_an_image_without_passwd_and_group() -> None:
     assert resolve_user("", b"", b"") == User(0, 0, (), "/root")
     assert resolve_user("0:7", b"", b"") == User(0, 7, (), "/root")
     assert resolve_user("5", b"", b"") == User(5, 0, (), "/")
@@ -196,7 +196,7 @@ def test_groups() -> None:
 
 
 @given(st.integers(0, MAX_ID), st.sampled_from(["", "+", "0", "000"]))
-def test_a_number_is_its_id_for_every_image(number: int, before: str) -> None:
+def test_a_numeric_user_is_that_id_in_any_image(number: int, before: str) -> None:
     lines = f"{before}{number}:x:0:0::/root:\nx{number}:x:{number}:9::/home:\n".encode()
     user = resolve_user(f"{before}{number}:{before}{number}", lines, b"%d:x:0:\n" % number)
     assert (user.uid, user.gid) == (number, number)
@@ -213,7 +213,7 @@ def test_any_bytes_are_a_user_or_one_of_our_errors(passwd: bytes, group: bytes, 
     assert all(0 <= number <= MAX_ID for number in (user.uid, user.gid, *user.groups))
 
 
-def test_ids_of_a_user_namespace() -> None:
+def test_ids_are_mapped_to_a_user_namespace() -> None:
     assert parse_userns("keep-id:uid=4294967294,gid=007") == Userns("keep-id", MAX_ID, 7)
     for word in ("keep-id:uid=", "keep-id:uid=\u00b2", "keep-id:uid=web", "keep-id:ids=1", "keep-id:uid"):
         with pytest.raises(UsageError, match="unknown option of keep-id"):
@@ -232,5 +232,5 @@ def test_ids_of_a_user_namespace() -> None:
         (b"044:x:0:\n+44:x:0:\n", set()),
     ],
 )
-def test_numbers_that_are_the_names_of_other_groups(table: bytes, lost: set[int]) -> None:
+def test_numeric_groups_that_the_image_uses_as_names_of_others_are_refused(table: bytes, lost: set[int]) -> None:
     assert misnamed([44, 55], table) == lost
