@@ -7,7 +7,7 @@ import click
 
 from lamina.cli import say
 from lamina.cli.access import identity_options, retry_options
-from lamina.cli.format.output import ask, tell_deleted, write
+from lamina.cli.format.output import ask, print_deleted, write
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
@@ -50,13 +50,13 @@ def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> No
 
     store = session.store_if_any
     if store is None:
-        tell_deleted(Deleted(), dry_run=False, format=None)
+        print_deleted(Deleted(), dry_run=False, format=None)
         return
     if not force:
         what = "ALL images" if all_ else "all untagged images"
         ask(f"Remove all containers that have ended and {what}?")
     failed = _remove_ended(store)
-    tell_deleted(prune(store, all=all_), dry_run=False, format=None)
+    print_deleted(prune(store, all=all_), dry_run=False, format=None)
     _fail(failed)
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 
 from lamina.insight.package_binaries import ReadAt
-from lamina.insight.package_texts import Named, maven_properties
+from lamina.insight.package_texts import NamedPackage, maven_properties
 
 MAX_DIRECTORY = 16 << 20
 MAX_TEXT = 64 << 10
@@ -39,7 +39,7 @@ class JavaArchives:
     def __init__(self, left: int) -> None:
         self.left = left
 
-    def packages(self, read: ReadAt, size: int, depth: int = 0) -> Iterator[Named]:
+    def packages(self, read: ReadAt, size: int, depth: int = 0) -> Iterator[NamedPackage]:
         """Yield the packages of an archive of this size; none if it is not an archive, or malformed."""
         directory, moved = _directory(read, size)
         self.left -= len(directory)

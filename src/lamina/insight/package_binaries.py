@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 
 from lamina.errors import InvalidContent
-from lamina.insight.package_texts import Named, cargo_audit, go_modules, named
+from lamina.insight.package_texts import NamedPackage, cargo_audit, go_modules, named_package
 
 MAX_SECTION = 8 << 20
 MAX_SECTIONS = 4096
@@ -30,7 +30,7 @@ ReadAt = Callable[[int, int], bytes]
 """Reads bytes of a file: offset, size; fewer at its end."""
 
 
-def rpm_database(data: bytes) -> Iterator[Named]:
+def rpm_database(data: bytes) -> Iterator[NamedPackage]:
     """Yield the packages in ``rpmdb.sqlite``. Raises InvalidContent if it is not such a database."""
     return (found for found in map(rpm_header, _rpm_headers(data)) if found)
 
@@ -128,7 +128,7 @@ def _rpm_fields(blob: bytes) -> tuple[bytes, list[tuple[int, int, int, int]]]:
     return blob[start : start + size], list(struct.iter_unpack(">IIII", blob[8:start]))
 
 
-def rpm_header(blob: bytes) -> Named | None:
+def rpm_header(blob: bytes) -> NamedPackage | None:
     """Parse one package's header as stored in the database: counts, then (tag, type, offset, count), then
     the data."""
     store, rows = _rpm_fields(blob)
@@ -147,10 +147,10 @@ def rpm_header(blob: bytes) -> Named | None:
     version = f"{fields[_VERSION]}-{fields[_RELEASE]}"
     if fields.get(_EPOCH, "0") != "0":
         version = f"{fields[_EPOCH]}:{version}"
-    return named("rpm", fields.get(_NAME), version, fields.get(_ARCH, ""), fields.get(_SOURCE, ""))
+    return named_package("rpm", fields.get(_NAME), version, fields.get(_ARCH, ""), fields.get(_SOURCE, ""))
 
 
-def program(read: ReadAt) -> Iterator[Named]:
+def program(read: ReadAt) -> Iterator[NamedPackage]:
     """Yield the crates and modules that an ELF program says it was built from; none if it is not ELF, or
     malformed."""
     wanted = sections(read, (b".dep-v0", b".go.buildinfo"))
@@ -165,7 +165,7 @@ def program(read: ReadAt) -> Iterator[Named]:
     if modules:
         version, lines = go_build(modules)
         release = version.partition(" ")[0]
-        library = named("golang", "stdlib", release) if release.startswith("go") else None
+        library = named_package("golang", "stdlib", release) if release.startswith("go") else None
         if library:
             yield library
             if lines.startswith("path\tcmd/go\n"):

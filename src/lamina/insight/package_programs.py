@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from lamina.insight.package_texts import Named, named
+from lamina.insight.package_texts import NamedPackage, named_package
 
 MAX_READ = 512 << 20
 """The most bytes of one file that are searched."""
@@ -169,7 +169,7 @@ def is_meant(name: bytes) -> bool:
     return _MEANT.fullmatch(name) is not None
 
 
-def programs(name: bytes, read: Read) -> Iterator[Named]:
+def programs(name: bytes, read: Read) -> Iterator[NamedPackage]:
     """Yield the program in a file with this base name; at most one."""
     start = read(_PIECE)
     if not start.startswith(_ELF):
@@ -190,7 +190,7 @@ def programs(name: bytes, read: Read) -> Iterator[Named]:
                 alone[one.name].update(match[1] for match in islice(one.version.finditer(piece, at), 2))
                 continue
             match = one.version.search(piece, at)
-            found = match and named("binary", one.name, (match[match.lastindex or 1]).decode("ascii"))
+            found = match and named_package("binary", one.name, (match[match.lastindex or 1]).decode("ascii"))
             if found:
                 yield found
                 return
@@ -199,7 +199,7 @@ def programs(name: bytes, read: Read) -> Iterator[Named]:
         at = _BEFORE  # everything before was in the previous piece, with what precedes it
     for program, versions in alone.items():
         for version in versions:
-            found = named("binary", program, version.decode("ascii"))
+            found = named_package("binary", program, version.decode("ascii"))
             if found:
                 yield found
 
@@ -217,7 +217,7 @@ def _pieces(start: bytes, read: Read) -> Iterator[bytes]:
         piece, size = piece[-_OVERLAP:] + more, size + len(more)
 
 
-def _python(release: bytes | None, pieces: Iterator[bytes]) -> Named | None:
+def _python(release: bytes | None, pieces: Iterator[bytes]) -> NamedPackage | None:
     """Return the interpreter. Its version is one of several, with those of libraries: it belongs to the release in
     the file's name, or else in the directory of its modules."""
     candidates: dict[bytes, bytes] = {}
@@ -228,5 +228,5 @@ def _python(release: bytes | None, pieces: Iterator[bytes]) -> Named | None:
             home = _PYTHON_HOME.search(piece)
             release = home[1] if home else None
         if release in candidates:
-            return named("binary", "python", candidates[release].decode("ascii"))
+            return named_package("binary", "python", candidates[release].decode("ascii"))
     return None

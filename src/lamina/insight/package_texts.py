@@ -24,7 +24,7 @@ _NAME = re.compile(r"@?[^\s@?#]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedPackage:
     """A package as its manager names it. ``architecture`` may be "". ``source`` is the source package if its name
     differs, as in Debian and Alpine."""
 
@@ -35,32 +35,36 @@ class Named:
     source: str = ""
 
 
-def named(kind: str, name: Any, version: Any, architecture: Any = "", source: Any = "") -> Named | None:
+def named_package(
+    kind: str, name: Any, version: Any, architecture: Any = "", source: Any = ""
+) -> NamedPackage | None:
     """Return a package, or None if the name or version is invalid."""
     words = (name, version, architecture, source)
     if not all(isinstance(word, str) and len(word) <= _MAX_WORD and word.isprintable() for word in words):
         return None
     if not version or not _NAME.fullmatch(name) or any(" " in word for word in words):
         return None
-    return Named(kind, *words)
+    return NamedPackage(kind, *words)
 
 
-def dpkg_status(data: bytes) -> Iterator[Named]:
+def dpkg_status(data: bytes) -> Iterator[NamedPackage]:
     """Parse ``/var/lib/dpkg/status`` (deb-control(5)), or a file in ``status.d`` of distroless images: the installed
     packages."""
     for fields in _paragraphs(data):
         state = fields.get("Status", "install ok installed").split()
         if state and state[-1] not in _GONE:
             source = fields.get("Source", "").partition(" ")[0]
-            found = named("deb", fields.get("Package"), fields.get("Version"), fields.get("Architecture", ""), source)
+            found = named_package(
+                "deb", fields.get("Package"), fields.get("Version"), fields.get("Architecture", ""), source
+            )
             if found:
                 yield found
 
 
-def apk_installed(data: bytes) -> Iterator[Named]:
+def apk_installed(data: bytes) -> Iterator[NamedPackage]:
     """Parse Alpine's ``/lib/apk/db/installed``: fields with one-letter names, an empty line between packages."""
     for fields in _paragraphs(data):
-        found = named("apk", fields.get("P"), fields.get("V"), fields.get("A", ""), fields.get("o", ""))
+        found = named_package("apk", fields.get("P"), fields.get("V"), fields.get("A", ""), fields.get("o", ""))
         if found:
             yield found
 
@@ -87,79 +91,81 @@ def apk_files(data: bytes, wanted: Set[bytes]) -> set[bytes]:
     return found
 
 
-def python_metadata(data: bytes) -> Iterator[Named]:
+def python_metadata(data: bytes) -> Iterator[NamedPackage]:
     """Parse ``*.dist-info/METADATA`` and ``*.egg-info/PKG-INFO``: the header up to the first empty line."""
     for fields in _paragraphs(data):
-        found = named("pypi", fields.get("Name"), fields.get("Version"))
+        found = named_package("pypi", fields.get("Name"), fields.get("Version"))
         if found:
             yield found
         return
 
 
-def npm_package(data: bytes) -> Iterator[Named]:
+def npm_package(data: bytes) -> Iterator[NamedPackage]:
     """Parse a ``package.json`` with a name and a version, of an installed or copied package."""
     value = _object(data)
-    found = named("npm", value.get("name"), value.get("version"))
+    found = named_package("npm", value.get("name"), value.get("version"))
     if found:
         yield found
 
 
-def gem_specification(data: bytes) -> Iterator[Named]:
+def gem_specification(data: bytes) -> Iterator[NamedPackage]:
     """Parse ``specifications/*.gemspec`` as RubyGems writes it for an installed gem: two literals in Ruby code."""
-    found = named("gem", *(word and word[1].decode("utf-8", "replace") for word in (p.search(data) for p in _GEM)))
+    found = named_package(
+        "gem", *(word and word[1].decode("utf-8", "replace") for word in (p.search(data) for p in _GEM))
+    )
     if found:
         yield found
 
 
-def composer_installed(data: bytes) -> Iterator[Named]:
+def composer_installed(data: bytes) -> Iterator[NamedPackage]:
     """Parse ``vendor/composer/installed.json``: all packages of a PHP program; before composer 2 it is only
     the list."""
     value = _value(data)
     packages = value.get("packages") if isinstance(value, dict) else value
     for item in packages if isinstance(packages, list) else ():
-        found = named("composer", item.get("name"), item.get("version")) if isinstance(item, dict) else None
+        found = named_package("composer", item.get("name"), item.get("version")) if isinstance(item, dict) else None
         if found:
             yield found
 
 
-def maven_properties(data: bytes) -> Iterator[Named]:
+def maven_properties(data: bytes) -> Iterator[NamedPackage]:
     """Parse ``pom.properties`` in a Java archive: group, artifact and version, each on a line."""
     fields = dict(line.partition("=")[::2] for line in reversed(data.decode("utf-8", "replace").splitlines()))
     words = [fields.get(key, "").strip() for key in ("groupId", "artifactId", "version")]
     if all(words) and "${" not in "".join(words):  # a variable that Maven did not replace
-        found = named("maven", f"{words[0]}:{words[1]}", words[2])
+        found = named_package("maven", f"{words[0]}:{words[1]}", words[2])
         if found:
             yield found
 
 
-def erlang_release(data: bytes) -> Iterator[Named]:
+def erlang_release(data: bytes) -> Iterator[NamedPackage]:
     """Parse ``releases/*/OTP_VERSION``, which contains only the version."""
     version = _OTP.fullmatch(data)
-    found = version and named("binary", "erlang", version[1].decode())
+    found = version and named_package("binary", "erlang", version[1].decode())
     if found:
         yield found
 
 
-def cargo_audit(data: bytes) -> Iterator[Named]:
+def cargo_audit(data: bytes) -> Iterator[NamedPackage]:
     """Parse what `cargo auditable` puts into a binary, inflated: all crates in it, without build dependencies."""
     packages = _object(data).get("packages")
     for item in packages if isinstance(packages, list) else ():
         if isinstance(item, dict) and item.get("kind") != "build":
-            found = named("cargo", item.get("name"), item.get("version"))
+            found = named_package("cargo", item.get("name"), item.get("version"))
             if found:
                 yield found
 
 
-def go_modules(text: str) -> Iterator[Named]:
+def go_modules(text: str) -> Iterator[NamedPackage]:
     """Parse the module lines that Go's linker puts into a binary (debug/buildinfo). A replaced module is reported as
     its replacement."""
-    before: Named | None = None
+    before: NamedPackage | None = None
     for line in text.split("\n"):
         words = line.split("\t")
         if words[0] in ("mod", "dep", "=>") and len(words) > 2:
             if before is not None and words[0] != "=>":
                 yield before
-            before = named("golang", words[1], words[2]) or before
+            before = named_package("golang", words[1], words[2]) or before
     if before is not None:
         yield before
 

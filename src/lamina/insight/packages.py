@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from lamina.errors import InvalidContent
 from lamina.insight import package_archives, package_binaries, package_programs, package_texts
-from lamina.insight.package_texts import Named
+from lamina.insight.package_texts import NamedPackage
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.file_content import Content
 from lamina.source.stack import Stack
@@ -27,7 +27,7 @@ MAX_PACKAGES = 200_000
 MAX_NOTES = 100
 KINDS = ("deb", "apk", "rpm", "pypi", "npm", "gem", "composer", "maven", "cargo", "golang", "binary")
 
-Reader = Callable[[bytes], Iterator[Named]]
+Reader = Callable[[bytes], Iterator[NamedPackage]]
 
 _DATABASES: dict[bytes, Reader] = {
     b"var/lib/dpkg/status": package_texts.dpkg_status,
@@ -62,7 +62,7 @@ class Package:
     """A package. ``path`` is the file that states it. ``layer`` (from 1) is where it first appears in this version;
     ``diff_id`` and ``step`` belong to that layer."""
 
-    named: Named
+    named: NamedPackage
     purl: str
     path: bytes
     layer: int
@@ -98,7 +98,7 @@ def packages(stack: Stack, *, programs: bool = True) -> Inventory:
     return _Looking(stack).run(programs)
 
 
-def purl_of(named: Named, distribution: tuple[str, str] = ("", "")) -> str:
+def purl_of(named: NamedPackage, distribution: tuple[str, str] = ("", "")) -> str:
     """Return the package URL (purl-spec), with the distribution for packages of a distribution."""
     name, namespace, qualifiers = named.name, "", {}
     if named.kind in ("deb", "apk", "rpm"):
@@ -142,8 +142,10 @@ class _Looking:
         self.stack = stack
         self.tree = stack.tree()
         self.notes: list[str] = []
-        self.found: dict[tuple[Named, bytes], int] = {}  # -> layer, from 0
-        self._own: dict[bytes, tuple[Named, int]] = {}  # programs detected by version string: path -> package, layer
+        self.found: dict[tuple[NamedPackage, bytes], int] = {}  # -> layer, from 0
+        self._own: dict[
+            bytes, tuple[NamedPackage, int]
+        ] = {}  # programs detected by version string: path -> package, layer
         self._told: set[tuple[int, int]] = set()  # (layer, row) of their files
         self._left = MAX_PROGRAMS
         self._archives = package_archives.JavaArchives(MAX_ARCHIVES)
@@ -293,7 +295,7 @@ class _Looking:
 
     def _by_states(self, path: bytes, reader: Reader, limit: int) -> None:
         """Read a file that layers rewrite: each package belongs to the layer in which it got its version."""
-        since: dict[Named, int] = {}
+        since: dict[NamedPackage, int] = {}
         for state in reversed(path_history(self.tree, path).states):
             if state.entry.kind != Kind.FILE:
                 since = {}
@@ -307,14 +309,14 @@ class _Looking:
         for named in self._read(reader, path, entry, holder, limit):
             self._add_or_ask(named, path, layer)
 
-    def _read(self, reader: Reader, path: bytes, entry: Entry, holder: int, limit: int) -> list[Named]:
+    def _read(self, reader: Reader, path: bytes, entry: Entry, holder: int, limit: int) -> list[NamedPackage]:
         shown = path.decode("utf-8", "backslashreplace")
         if entry.size > limit:
             self._note(f"/{shown}: the file is too large: {entry.size} bytes, the limit is {limit}")
             return []
         with Content(entry.size, entry.offset, entry.sparse, self.stack.layers[holder].open) as stream:
             data = stream.read()
-        found: list[Named] = []
+        found: list[NamedPackage] = []
         try:
             for named in reader(data):
                 found.append(named)
@@ -325,14 +327,14 @@ class _Looking:
             self._note(f"/{shown}: {error.message}")
         return found
 
-    def _add_or_ask(self, named: Named, path: bytes, layer: int) -> None:
+    def _add_or_ask(self, named: NamedPackage, path: bytes, layer: int) -> None:
         """Add a package; for a program, first find out whose file it is."""
         if named.kind == "binary" and len(self._own) < MAX_PACKAGES:
             self._own[path] = (named, layer)
         else:
             self._add(named, path, layer)
 
-    def _add(self, named: Named, path: bytes, layer: int) -> None:
+    def _add(self, named: NamedPackage, path: bytes, layer: int) -> None:
         if len(self.found) < MAX_PACKAGES:
             self.found.setdefault((named, path), layer)
         else:

@@ -72,7 +72,7 @@ class Side:
         is pickled."""
         if self._stack is not None and self._stack.again is not None:
             return Side.of, (self._stack,)
-        return ToldSide, (self.name, self.kind, self.config, self.digest, self.first, self.depth)
+        return PickledSide, (self.name, self.kind, self.config, self.digest, self.first, self.depth)
 
     @property
     def depth(self) -> int:
@@ -140,7 +140,7 @@ class Side:
             return stream.read(size)
 
 
-class ToldSide(Side):
+class PickledSide(Side):
     """A side that was unpickled: its description without its files."""
 
     def __init__(

@@ -12,10 +12,18 @@ from lamina.light import TYPE_CHECKING, Value
 from lamina.run import network
 from lamina.run.capability import EVERY
 from lamina.run.credentials import Caller, credentials, find_user
-from lamina.run.mount_targets import Shown, settled
+from lamina.run.mount_targets import VisibleFiles, prepare_targets
 from lamina.run.runtime import find_program
 from lamina.run.seccomp import default_profile, seccomp
-from lamina.run.spec import HostResources, environment, guarded, held, is_alike, places, runtime_spec
+from lamina.run.spec import (
+    HostResources,
+    capabilities_of,
+    environment,
+    is_same_architecture,
+    program_paths,
+    runtime_spec,
+    with_device_guard,
+)
 from lamina.spec.json import read_own
 from lamina.spec.platform import Platform
 from lamina.view import kernel
@@ -71,8 +79,8 @@ def prepare_spec(task: Task, inside: Inside) -> tuple[dict[str, Any], list[str]]
         spec["mounts"] = [one for one in spec["mounts"] if one["type"] != "bind" or os.path.exists(one["source"])]
     if not inside.is_there(cwd):
         inside.make(cwd, directory=True, owner=owners.root)
-    spec["mounts"], made = settled(spec["mounts"], inside, owners.root, host.files)
-    files = Shown(inside, spec["mounts"])
+    spec["mounts"], made = prepare_targets(spec["mounts"], inside, owners.root, host.files)
+    files = VisibleFiles(inside, spec["mounts"])
     spec["process"]["cwd"] = files.working_directory(cwd)
     if runtime.is_bubblewrap:  # other runtimes make it themselves
         files.make_directory(spec["process"]["cwd"], owners.root)
@@ -86,17 +94,19 @@ def prepare_spec(task: Task, inside: Inside) -> tuple[dict[str, Any], list[str]]
     return _guarded(spec, task), made
 
 
-def check_machine(task: Task, inside: Inside) -> None:
+def check_architecture(task: Task, inside: Inside) -> None:
     """Refuse a program that this host can't run, before anything is made for it. Raises Unsupported."""
     env = environment(task.wanted, task.config.env, "/", task.sandbox.identity[:12])
     process = {"args": task.command, "env": env, "cwd": working_directory(task.wanted, task.config)}
-    head = next(filter(None, (inside.program_head(path, _ELF_HEAD) for path in places(process))), b"")
+    head = next(filter(None, (inside.program_head(path, _ELF_HEAD) for path in program_paths(process))), b"")
     with open("/proc/self/exe", "rb", buffering=0) as own:
-        if is_alike(head, own.read(_ELF_HEAD)):
+        if is_same_architecture(head, own.read(_ELF_HEAD)):
             return
-    from lamina.run import machine
+    from lamina.run import architecture
 
-    machine.check_machine(process, inside, (*(mount.target for mount in task.wanted.mounts), *task.config.volumes))
+    architecture.check_architecture(
+        process, inside, (*(mount.target for mount in task.wanted.mounts), *task.config.volumes)
+    )
 
 
 def working_directory(wanted: ContainerOptions, config: ImageConfig) -> str:
@@ -135,15 +145,15 @@ def _nodes(task: Task) -> tuple[list[Node], bool]:
     plain = runtime.is_bubblewrap or bool(task.sandbox.owners) or not privileges.is_root()
     if not (wanted.devices or wanted.edits.nodes or wanted.privileged):
         return [], plain
-    from lamina.run.devices import check_places, completed, every_node, nodes_of
+    from lamina.run.devices import all_host_devices, check_usable, nodes_of, with_host_numbers
 
-    found = [*nodes_of(wanted.devices), *(completed(node) for node in wanted.edits.nodes)]
-    check_places(found, guarded=runtime.devices and not plain, plain=plain)
+    found = [*nodes_of(wanted.devices), *(with_host_numbers(node) for node in wanted.edits.nodes)]
+    check_usable(found, guarded=runtime.devices and not plain, plain=plain)
     if wanted.privileged:
         given = {node.path for node in found}
         found += [
             node
-            for node in every_node()
+            for node in all_host_devices()
             if node.path not in given and not (plain and not os.access(node.source, os.R_OK | os.W_OK))
         ]
     return found, plain
@@ -160,7 +170,7 @@ def _guarded(spec: dict[str, Any], task: Task) -> dict[str, Any]:
                 "crun can't close the host's devices to the container without mount(8)",
                 hint="install runc or mount(8)",
             )
-        return guarded(spec, shell, program)
+        return with_device_guard(spec, shell, program)
     # a user namespace opens no device of its root file system; but a bind mount keeps the attributes of its source
     for number, mount in enumerate(spec["mounts"]):
         if mount["type"] == "bind" and "nodev" in mount["options"] and os.path.isdir(mount["source"]):
@@ -254,13 +264,13 @@ def _seccomp(task: Task, here: int) -> dict[str, Any] | None:
                 ) from None
     else:
         profile = default_profile()
-    return seccomp(profile, held(wanted, task.sandbox.runtime.devices, here), Platform.host().architecture)
+    return seccomp(profile, capabilities_of(wanted, task.sandbox.runtime.devices, here), Platform.host().architecture)
 
 
 def _init_program() -> str:
     """The path of an init that runs in any container: a static program, as the host's libraries are not there. Raises
     NotFound."""
-    from lamina.run.machine import is_dynamic
+    from lamina.run.architecture import is_dynamic
 
     dynamic = ""
     for name in _INITS:

@@ -239,7 +239,7 @@ def _forwarded() -> list[int]:
     return [getattr(signal, name) for name in _FORWARDED]
 
 
-def signal_below(runtime: Child, program: Callable[[], int], number: int) -> None:
+def signal_child_of(runtime: Child, program: Callable[[], int], number: int) -> None:
     """Send a signal to the program that ``runtime`` has started as its child. ``program`` finds the pid; it raises
     OSError or ValueError where there is none yet. Raises SystemFailure."""
     end = time.monotonic() + _PATIENCE

@@ -29,8 +29,8 @@ def find_user(
         return resolve_user(word, passwd, group), {}
     from lamina.run import userns
 
-    name = "" if wanted.userns.uid is not None else userns.caller()
-    more = userns.with_caller(passwd, group, caller, name, home)
+    name = "" if wanted.userns.uid is not None else userns.caller_name()
+    more = userns.add_caller(passwd, group, caller, name, home)
     user = resolve_user(word or f"{caller[0]}:{caller[1]}", *more)
     if word and caller[1] != user.gid:  # as podman: the files of the caller's group stay accessible
         user = replace(user, groups=tuple(sorted({*user.groups, caller[1]})))

@@ -51,13 +51,13 @@ def nodes_of(devices: Iterable[Device]) -> list[Node]:
     return found
 
 
-def every_node() -> list[Node]:
+def all_host_devices() -> list[Node]:
     """All devices of this host that a privileged container gets."""
     own = {os.path.join(_DEV, name) for name in _OWN}
     return [node for node in _below(_DEV, _DEV, "rwm") if node.path not in own]
 
 
-def check_places(nodes: Iterable[Node], *, guarded: bool, plain: bool) -> None:
+def check_usable(nodes: Iterable[Node], *, guarded: bool, plain: bool) -> None:
     """Raise Unsupported if a device could not be used at its path. ``guarded``: a device cgroup guards devices.
     ``plain``: device files can't be made; the host's are bind-mounted, with their own permissions."""
     for node in nodes:
@@ -117,7 +117,7 @@ def _of(state: os.stat_result, device: Device, place: str) -> Node:
     )
 
 
-def completed(node: Node) -> Node:
+def with_host_numbers(node: Node) -> Node:
     """A CDI node, completed from this host's device file. Raises NotFound, UsageError, SystemFailure."""
     is_numbered = bool(node.major or node.minor)
     if node.kind and is_numbered and node.mode is not None:

@@ -29,7 +29,7 @@ DEVICE_LINKS = ("fd", "stdin", "stdout", "stderr", "core")
 """Links in /dev to a process's open files."""
 
 
-def settled(
+def prepare_targets(
     mounts: Sequence[Mapping[str, Any]], inside: Inside, owner: tuple[int, int], ours: Collection[str] = ()
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The mounts of a runtime spec with targets that have no link of the image on their way, and the mount points
@@ -81,9 +81,9 @@ def covering(places: Sequence[str], target: str) -> int:
     return found
 
 
-class Shown:
-    """The container's files as its programs will see them. ``mounts``: of a runtime spec, as ``settled`` returns
-    them. The contents of kernel file systems (a tmpfs, /proc, /sys) do not exist yet."""
+class VisibleFiles:
+    """The container's files as its programs will see them. ``mounts``: of a runtime spec, as ``prepare_targets``
+    returns them. The contents of kernel file systems (a tmpfs, /proc, /sys) do not exist yet."""
 
     def __init__(self, inside: Inside, mounts: Sequence[Mapping[str, Any]]) -> None:
         self._inside = inside

@@ -94,7 +94,7 @@ def _is_local(server: str) -> bool:
     return server.startswith(_LOCAL)
 
 
-def machine_resolver(network: str, on_warning: Callable[[str], object]) -> Resolver:
+def host_resolver(network: str, on_warning: Callable[[str], object]) -> Resolver:
     """The resolv.conf of a container on this host. A warning says if pasta forwards queries."""
     found = resolver(_read(_RESOLV), _read(_UPSTREAM), network)
     if found.forwarded:

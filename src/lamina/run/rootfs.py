@@ -4,8 +4,8 @@ a user namespace.
 No symlink and no ``..`` leads out of it (openat2 with RESOLVE_IN_ROOT, Linux 5.6 and later).
 
 The root of a container's user namespace is an unprivileged user on the host. The store is closed to that user, and a
-directory above the store may be too: ``open_way`` then mounts the root file system where that user can reach it.
-"""
+directory above the store may be too: ``make_reachable`` then mounts the root file system where that user can reach
+it."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def _is_below(names: list[str], places: set[str]) -> bool:
     return any("/" + "/".join(names[:end]) in places for end in range(1, len(names) + 1))
 
 
-def open_way(identity: str, owners: Owners, rootfs: str) -> str:
+def make_reachable(identity: str, owners: Owners, rootfs: str) -> str:
     """Return a path at which the root of ``owners`` reaches what is mounted at ``rootfs``; mount it there if need be.
     Raises SystemFailure."""
     if not owners:
@@ -259,8 +259,9 @@ def open_way(identity: str, owners: Owners, rootfs: str) -> str:
     return place or rootfs
 
 
-def close_way(identity: str, way: str = "") -> None:
-    """Unmount and remove what ``open_way`` made, if it made anything. ``way``: what it returned, if that is known."""
+def undo_reachable(identity: str, way: str = "") -> None:
+    """Unmount and remove what ``make_reachable`` made, if it made anything. ``way``: what it returned, if that is
+    known."""
     if way in UNNEEDED:
         kernel.unmount(way)
     place = _way(identity)

@@ -17,7 +17,7 @@ from lamina.run.child import (
     Program,
     in_memory,
     output_of,
-    signal_below,
+    signal_child_of,
     spawned,
 )
 from lamina.spec.json import read_own
@@ -180,7 +180,7 @@ def execute(
             return ExitStatus(_code_of(message), reason=message) if message else ExitStatus(code)
 
         def send(number: int) -> None:
-            signal_below(child, lambda: _number_in(pid), number)
+            signal_child_of(child, lambda: _number_in(pid), number)
 
         try:
             yield Program(wait, send)

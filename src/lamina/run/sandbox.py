@@ -15,7 +15,7 @@ from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value
 from lamina.run import network, runtime
-from lamina.run.rootfs import Inside, close_way, open_way
+from lamina.run.rootfs import Inside, make_reachable, undo_reachable
 from lamina.run.runtime import BUBBLEWRAP, Runtime, find_runtime
 from lamina.spec.json import write_own
 from lamina.store.fault import point
@@ -102,13 +102,13 @@ class Sandbox:
         )
         return mount_union(store, stack, self.directories.rootfs, view=view, top=top)
 
-    def open_way(self) -> None:
+    def make_reachable(self) -> None:
         """Make the mounted root file system reachable for the sandbox's root, at ``way``. Raises SystemFailure."""
-        self.way = open_way(self.identity, self.owners, self.directories.rootfs)
+        self.way = make_reachable(self.identity, self.owners, self.directories.rootfs)
 
     def unmount(self) -> None:
         """Raises SystemFailure."""
-        close_way(self.identity, self.way)
+        undo_reachable(self.identity, self.way)
         kernel.unmount(self.directories.rootfs)
         unmap(self.directories.bundle)
 
@@ -204,7 +204,7 @@ class Sandbox:
             from lamina.run.bubblewrap import cgroup
 
             cgroup.remove(self.identity)
-        close_way(self.identity)
+        undo_reachable(self.identity)
         unmap(bundle)
         was_mounted = False
         while os.path.ismount(rootfs):

@@ -88,28 +88,28 @@ def environment(wanted: ContainerOptions, image: Sequence[str], home: str, hostn
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def name_of(process: Mapping[str, Any]) -> str:
+def program_name(process: Mapping[str, Any]) -> str:
     """The program of a runtime spec's process, as it was given (pure)."""
     words: list[str] = process["args"]
     return words[words.index("--") + 1] if words[0] == INIT else words[0]
 
 
-def places(process: Mapping[str, Any]) -> list[str]:
+def program_paths(process: Mapping[str, Any]) -> list[str]:
     """The paths in the image at which the program of a runtime spec's process is looked up, in order (pure)."""
-    name = name_of(process)
+    name = program_name(process)
     if "/" in name:
         return [os.path.join(process["cwd"], name)]
     search = next((item[5:] for item in process["env"] if item.startswith("PATH=")), "")
     return [os.path.join(directory or process["cwd"], name) for directory in search.split(":")]
 
 
-def is_alike(head: bytes, own: bytes) -> bool:
+def is_same_architecture(head: bytes, own: bytes) -> bool:
     """Whether two ELF files with these first bytes are for the same machine: class, byte order and e_machine
     (pure). Most programs are for that of this Python, and need no further check."""
     return head[:4] == b"\x7fELF" and (head[:6], head[18:20]) == (own[:6], own[18:20])
 
 
-def guarded(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]:
+def with_device_guard(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]:
     """The spec with a hook that mounts the root file system with nodev again: crun loses that option. ``shell``,
     ``program``: the paths of sh(1) and mount(8)."""
     options = ["remount", "bind", "nodev", *(["ro"] if spec["root"]["readonly"] else [])]
@@ -120,7 +120,7 @@ def guarded(spec: Mapping[str, Any], shell: str, program: str) -> dict[str, Any]
     return {**spec, "hooks": {**hooks, "createContainer": [*hooks.get("createContainer", ()), hook]}}
 
 
-def held(wanted: ContainerOptions, devices: bool, here: int = EVERY) -> tuple[str, ...]:
+def capabilities_of(wanted: ContainerOptions, devices: bool, here: int = EVERY) -> tuple[str, ...]:
     """The capabilities. Without a device cgroup MKNOD is dropped, unless the container is privileged. ``here`` as
     ``capabilities`` takes it."""
     if wanted.privileged:
@@ -133,12 +133,12 @@ def runtime_spec(
     wanted: ContainerOptions, words: Sequence[str], env: Sequence[str], cwd: str, user: User, host: HostResources
 ) -> dict[str, Any]:
     """``config.json`` of the bundle."""
-    caps = list(held(wanted, host.devices, host.capabilities))
+    caps = list(capabilities_of(wanted, host.devices, host.capabilities))
     # users other than root start with none; files may give them those of the bounding set
     mine = caps if user.uid == 0 else []
     process: dict[str, Any] = {
         "terminal": wanted.tty,
-        "user": user_of(user),
+        "user": user_json(user),
         "args": [INIT, "--", *words] if host.init else list(words),
         "env": list(env),
         "cwd": cwd,
@@ -168,7 +168,7 @@ def runtime_spec(
     return found
 
 
-def user_of(user: User) -> dict[str, Any]:
+def user_json(user: User) -> dict[str, Any]:
     """The ``user`` of a runtime spec's process."""
     return {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
 

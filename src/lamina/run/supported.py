@@ -59,7 +59,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def tight(wanted: ContainerOptions) -> str:
+def limits_as_flags(wanted: ContainerOptions) -> str:
     """The limits, as flags, that may have prevented a container from starting; "" for none (pure)."""
     words = [f"--ulimit {one.name}={one.soft}" for one in wanted.ulimits]
     words += [f"--memory {wanted.memory}"] if wanted.memory is not None else []
@@ -89,7 +89,7 @@ def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
 
         check_sysctls(wanted, wanted.network)
     if runtime.is_bubblewrap:
-        flag = lacking(wanted)
+        flag = first_unsupported(wanted)
         if flag:
             raise Unsupported(f"bubblewrap can't do {flag}", hint="leave it out, or install runc or crun")
     if wanted.apparmor and not _has_apparmor():
@@ -98,7 +98,7 @@ def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
         _check_plain(wanted)
 
 
-def lacking(wanted: ContainerOptions) -> str:
+def first_unsupported(wanted: ContainerOptions) -> str:
     """The first flag that bubblewrap has no option for, "" if there is none (pure)."""
     asked = {
         "--pid host": wanted.pid == "host",

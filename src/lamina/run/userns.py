@@ -31,17 +31,17 @@ def keep_id(wanted: Userns) -> tuple[Owners, tuple[int, int]]:
             hint="add lines to /etc/subuid and /etc/subgid, and install newuidmap (package uidmap)",
         )
     me = (users[0][1] if wanted.uid is None else wanted.uid, groups[0][1] if wanted.gid is None else wanted.gid)
-    return Owners(kept(me[0], further[0]), kept(me[1], further[1])), me
+    return Owners(keep_id_ranges(me[0], further[0]), keep_id_ranges(me[1], further[1])), me
 
 
-def kept(own: int, further: int) -> tuple[privileges.Range, ...]:
+def keep_id_ranges(own: int, further: int) -> tuple[privileges.Range, ...]:
     """Map ``own`` to the caller, which is 0 in its namespace, and the ids below and above to the ``further`` ids,
     in order (pure)."""
     found = [(0, 1, min(own, further)), (own, 0, 1), (own + 1, own + 1, further - own)]
     return tuple(one for one in found if one[2] > 0)
 
 
-def with_caller(passwd: bytes, group: bytes, me: tuple[int, int], name: str, home: str) -> tuple[bytes, bytes]:
+def add_caller(passwd: bytes, group: bytes, me: tuple[int, int], name: str, home: str) -> tuple[bytes, bytes]:
     """passwd and group of an image, with a line for the caller (called ``name``) if they have none (pure)."""
     uid, gid = me
     taken = {line.partition(b":")[0] for line in passwd.split(b"\n")}
@@ -54,7 +54,7 @@ def with_caller(passwd: bytes, group: bytes, me: tuple[int, int], name: str, hom
     return passwd, group
 
 
-def caller() -> str:
+def caller_name() -> str:
     """The name of the user who made this namespace, "" if it has none."""
     import pwd
 

@@ -133,7 +133,7 @@ def test_exec_loads_nothing_from_the_container(root: Path, tmp_path: Path) -> No
     starter = f"""
 import os
 import re
-from lamina.run.bubblewrap import within
+from lamina.run.bubblewrap import exec_process
 def look(order):
     assert os.path.exists("{package}/planted.py")
     try:
@@ -141,7 +141,7 @@ def look(order):
     except ImportError:
         return 4
     return 5
-within._run = look
+exec_process._run = look
 """
     starter = launch._STARTER.replace("main(int", f"{starter}main(int")
     with up(root, "-v", f"{tmp_path}:{package}"):

@@ -20,7 +20,7 @@ from lamina.errors import InvalidContent
 from lamina.insight.package_binaries import _rpm_paths, go_build, program, rpm_database, rpm_header, sections
 from lamina.insight.package_programs import MAX_READ, is_meant, programs
 from lamina.insight.package_texts import (
-    Named,
+    NamedPackage,
     apk_files,
     apk_installed,
     composer_installed,
@@ -30,7 +30,7 @@ from lamina.insight.package_texts import (
     erlang_release,
     gem_specification,
     go_modules,
-    named,
+    named_package,
     npm_package,
     os_release,
     python_metadata,
@@ -63,10 +63,10 @@ Version: 1
 
 def test_dpkg_tells_what_has_files() -> None:
     assert list(dpkg_status(STATUS)) == [
-        Named("deb", "libc6", "2.36-9+deb12u4", "amd64", "glibc"),
-        Named("deb", "half", "2:1.0", "all"),
+        NamedPackage("deb", "libc6", "2.36-9+deb12u4", "amd64", "glibc"),
+        NamedPackage("deb", "half", "2:1.0", "all"),
     ]
-    assert list(dpkg_status(b"Package: base-files\nVersion: 12\r\n")) == [Named("deb", "base-files", "12")]
+    assert list(dpkg_status(b"Package: base-files\nVersion: 12\r\n")) == [NamedPackage("deb", "base-files", "12")]
 
 
 def test_apk_python_npm_and_os_release() -> None:
@@ -76,8 +76,8 @@ def test_apk_python_npm_and_os_release() -> None:
         ("zlib", "1.3-r0", ""),
     ]
     metadata = b"Metadata-Version: 2.1\nName: Foo_Bar\nVersion: 1.0\n\nName: not this\nVersion: 2\n"
-    assert list(python_metadata(metadata)) == [Named("pypi", "Foo_Bar", "1.0")]
-    assert list(npm_package(b'{"name": "@a/b", "version": "1.0.0"}')) == [Named("npm", "@a/b", "1.0.0")]
+    assert list(python_metadata(metadata)) == [NamedPackage("pypi", "Foo_Bar", "1.0")]
+    assert list(npm_package(b'{"name": "@a/b", "version": "1.0.0"}')) == [NamedPackage("npm", "@a/b", "1.0.0")]
     for bad in (b"", b"[]", b'{"name": 3}', b'{"name": "x"}', b"[" * 100_000, b"\xff", b'{"version":' + b"9" * 9999):
         assert list(npm_package(bad)) == []
     assert os_release(b'ID=debian\nVERSION_ID="12"\n# x\nbad line\n') == {"ID": "debian", "VERSION_ID": "12"}
@@ -97,17 +97,20 @@ end
 
 
 def test_gems_and_erlang() -> None:
-    assert list(gem_specification(GEMSPEC)) == [Named("gem", "rake", "13.0.6")]
+    assert list(gem_specification(GEMSPEC)) == [NamedPackage("gem", "rake", "13.0.6")]
     assert list(gem_specification(GEMSPEC.replace(b"s.version = ", b"s.version = Rake::VERSION #"))) == []
-    assert list(erlang_release(b"25.2.3\n")) == [Named("binary", "erlang", "25.2.3")]
-    assert list(erlang_release(b"27.0-rc1")) == [Named("binary", "erlang", "27.0-rc1")]
+    assert list(erlang_release(b"25.2.3\n")) == [NamedPackage("binary", "erlang", "25.2.3")]
+    assert list(erlang_release(b"27.0-rc1")) == [NamedPackage("binary", "erlang", "27.0-rc1")]
     for bad in (b"", b"25.2.3**\n", b"latest", b"25\n26"):
         assert list(erlang_release(bad)) == []
 
 
 def test_composer_lists_what_it_installed() -> None:
     both = b'[{"name": "Asm89/stack-cors", "version": "1.3.0"}, {"name": "behat/mink", "version": "v1.8.1"}]'
-    expected = [Named("composer", "Asm89/stack-cors", "1.3.0"), Named("composer", "behat/mink", "v1.8.1")]
+    expected = [
+        NamedPackage("composer", "Asm89/stack-cors", "1.3.0"),
+        NamedPackage("composer", "behat/mink", "v1.8.1"),
+    ]
     assert list(composer_installed(both)) == expected  # composer 1
     assert list(composer_installed(b'{"packages": ' + both + b', "dev": true}')) == expected
     assert purl_of(expected[0]) == "pkg:composer/asm89/stack-cors@1.3.0"
@@ -156,8 +159,8 @@ def test_rpm_s_database_is_read_though_it_has_a_log(tmp_path: Path) -> None:
     data = database(tmp_path / "rpmdb.sqlite", blobs)
     assert data[18:20] == b"\2\2"  # a write-ahead log
     assert list(rpm_database(data)) == [
-        Named("rpm", "bash", "5.2-1.fc40", "x86_64", "bash-5.2-1.fc40.src.rpm"),
-        Named("rpm", "dbus", "1:1.14-3", "x86_64"),
+        NamedPackage("rpm", "bash", "5.2-1.fc40", "x86_64", "bash-5.2-1.fc40.src.rpm"),
+        NamedPackage("rpm", "dbus", "1:1.14-3", "x86_64"),
     ]
 
 
@@ -285,8 +288,8 @@ def test_the_go_command_is_a_program_of_its_own() -> None:
     info = b"\xff Go buildinf:" + bytes([8, 2]) + bytes(16) + varint(b"go1.22.3") + varint(lines)
     data = elf({b".go.buildinfo": info})
     assert list(program(lambda at, size: data[at : at + size])) == [
-        Named("golang", "stdlib", "go1.22.3"),
-        Named("binary", "go", "1.22.3"),
+        NamedPackage("golang", "stdlib", "go1.22.3"),
+        NamedPackage("binary", "go", "1.22.3"),
     ]
 
 
@@ -343,7 +346,7 @@ def test_package_readers_accept_any_bytes(noise: bytes, at: int, change: bytes) 
     st.text(st.sampled_from("0123.:+~-a%"), min_size=1, max_size=10),
 )
 def test_package_urls_are_those_of_the_library(kind: str, name: str, version: str) -> None:
-    one = named(kind, name, version, "amd64" if kind in ("deb", "apk", "rpm") else "")
+    one = named_package(kind, name, version, "amd64" if kind in ("deb", "apk", "rpm") else "")
     if one is None or (kind == "rpm" and ":" in version):  # an epoch is told apart from the version
         return
     written = purl_of(one, ("debian", "12"))
@@ -356,18 +359,18 @@ def test_package_urls_are_those_of_the_library(kind: str, name: str, version: st
 
 def test_package_urls_by_example() -> None:
     for one, url in (
-        (Named("deb", "libc6", "1:2.36", "amd64"), "pkg:deb/debian/libc6@1:2.36?arch=amd64&distro=debian-12"),
-        (Named("npm", "@babel/core", "7.0.0"), "pkg:npm/%40babel/core@7.0.0"),
-        (Named("pypi", "Foo_Bar", "1.0"), "pkg:pypi/foo-bar@1.0"),
-        (Named("golang", "stdlib", "go1.22.3"), "pkg:golang/stdlib@1.22.3"),
-        (Named("binary", "node", "18.20.4"), "pkg:generic/node@18.20.4"),
-        (Named("binary", "openjdk", "17.0.21+2"), "pkg:generic/openjdk@17.0.21%2B2"),
-        (Named("gem", "rake", "13.0.6"), "pkg:gem/rake@13.0.6"),
-        (Named("maven", "org.slf4j:slf4j-api", "1.7.32"), "pkg:maven/org.slf4j/slf4j-api@1.7.32"),
-        (Named("golang", "example.com/cmd", "(devel)"), "pkg:golang/example.com/cmd"),
-        (Named("golang", "golang.org/x/sys", "v0.1.0"), "pkg:golang/golang.org/x/sys@v0.1.0"),
+        (NamedPackage("deb", "libc6", "1:2.36", "amd64"), "pkg:deb/debian/libc6@1:2.36?arch=amd64&distro=debian-12"),
+        (NamedPackage("npm", "@babel/core", "7.0.0"), "pkg:npm/%40babel/core@7.0.0"),
+        (NamedPackage("pypi", "Foo_Bar", "1.0"), "pkg:pypi/foo-bar@1.0"),
+        (NamedPackage("golang", "stdlib", "go1.22.3"), "pkg:golang/stdlib@1.22.3"),
+        (NamedPackage("binary", "node", "18.20.4"), "pkg:generic/node@18.20.4"),
+        (NamedPackage("binary", "openjdk", "17.0.21+2"), "pkg:generic/openjdk@17.0.21%2B2"),
+        (NamedPackage("gem", "rake", "13.0.6"), "pkg:gem/rake@13.0.6"),
+        (NamedPackage("maven", "org.slf4j:slf4j-api", "1.7.32"), "pkg:maven/org.slf4j/slf4j-api@1.7.32"),
+        (NamedPackage("golang", "example.com/cmd", "(devel)"), "pkg:golang/example.com/cmd"),
+        (NamedPackage("golang", "golang.org/x/sys", "v0.1.0"), "pkg:golang/golang.org/x/sys@v0.1.0"),
         (
-            Named("rpm", "dbus", "1:1.14-3", "x86_64"),
+            NamedPackage("rpm", "dbus", "1:1.14-3", "x86_64"),
             "pkg:rpm/debian/dbus@1.14-3?arch=x86_64&distro=debian-12&epoch=1",
         ),
     ):

@@ -85,7 +85,7 @@ def test_the_kernel_applies_the_filter(numbers: dict[str, int]) -> None:
 def test_the_filter_refuses_to_insert_input_into_a_terminal(numbers: dict[str, int], before: bool) -> None:
     """TIOCSTI and TIOCLINUX, whatever is in the half of the argument that the kernel drops; other requests go on."""
     filter = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("getsid", errnoRet=77)]}
-    program = bpf.without_typing(bpf.compiled(filter) if before else b"")
+    program = bpf.without_terminal_input(bpf.compiled(filter) if before else b"")
     ioctl = ctypes.CDLL(bpf.LIBRARY).seccomp_syscall_resolve_name(b"ioctl")
     calls = [(ioctl, 9999, request) for request in (0x5412, 0x541C, 0x1_0000_5412, 0x5413, 0x5401)]
     answers = refused(program, *calls, (numbers["dup"], 0x5412, 0x5412), (numbers["getsid"], 0))

@@ -15,7 +15,7 @@ from lamina.host import privileges
 from lamina.run import supported
 from lamina.run.bubblewrap.arguments import arguments
 from lamina.run.child import apply_limits
-from lamina.run.devices import check_places, parse_device
+from lamina.run.devices import check_usable, parse_device
 from lamina.run.dns import parse_server, parse_word, with_dns
 from lamina.run.limits import (
     UNLIMITED,
@@ -49,8 +49,16 @@ from lamina.run.options import (
     parse_volume,
 )
 from lamina.run.runtime import Runtime
-from lamina.run.spec import MASKED, READ_ONLY, HostResources, environment, guarded, held, runtime_spec
-from lamina.run.supported import check_flags, check_supported, lacking
+from lamina.run.spec import (
+    MASKED,
+    READ_ONLY,
+    HostResources,
+    capabilities_of,
+    environment,
+    runtime_spec,
+    with_device_guard,
+)
+from lamina.run.supported import check_flags, check_supported, first_unsupported
 from lamina.run.user import User
 
 
@@ -309,10 +317,10 @@ def test_devices_are_made_behind_a_cgroup_and_shown_elsewhere() -> None:
 )  # fmt: skip
 def test_devices_that_nothing_guards(node: Node, guarded: bool, refused: str) -> None:
     if not refused:
-        check_places([node], guarded=guarded, plain=False)
+        check_usable([node], guarded=guarded, plain=False)
         return
     with pytest.raises(Unsupported, match=refused):
-        check_places([node], guarded=guarded, plain=False)
+        check_usable([node], guarded=guarded, plain=False)
 
 
 def test_a_privileged_container() -> None:
@@ -323,8 +331,8 @@ def test_a_privileged_container() -> None:
     assert not {"maskedPaths", "readonlyPaths"} & found["linux"].keys()
     assert "ro" not in mount_at(found, "/sys")["options"]
     assert "ro" not in mount_at(found, "/sys/fs/cgroup")["options"]
-    assert "CAP_MKNOD" in held(wanted, devices=False)
-    assert "CAP_SYS_ADMIN" not in held(replace(wanted, cap_drop=("SYS_ADMIN",)), devices=True)
+    assert "CAP_MKNOD" in capabilities_of(wanted, devices=False)
+    assert "CAP_SYS_ADMIN" not in capabilities_of(replace(wanted, cap_drop=("SYS_ADMIN",)), devices=True)
 
 
 def test_propagation_of_mounts() -> None:
@@ -355,7 +363,7 @@ def test_edits_of_cdi_devices() -> None:
         "poststop": [{"path": "/p"}],
     }
     created = {"createContainer": [{"path": "/first"}]}
-    both = guarded(
+    both = with_device_guard(
         {"root": {"readonly": False, "path": "/r"}, "hooks": {**hooks, **created}}, "/bin/sh", "/bin/mount"
     )
     assert both["hooks"]["prestart"] == hooks["prestart"]
@@ -392,8 +400,8 @@ def test_edits_of_cdi_devices() -> None:
     ],
 )  # fmt: skip
 def test_options_that_bubblewrap_lacks_are_refused(wanted: ContainerOptions, flag: str) -> None:
-    assert flag in lacking(wanted)
-    assert bool(lacking(wanted)) == bool(flag)
+    assert flag in first_unsupported(wanted)
+    assert bool(first_unsupported(wanted)) == bool(flag)
     if flag:
         with pytest.raises(Unsupported, match="bubblewrap can't do"):
             check_supported(replace(wanted, network="none"), Runtime("/usr/bin/bwrap", True, False))
@@ -498,9 +506,9 @@ of_linux = pytest.mark.skipif(sys.platform != "linux", reason="the numbers of de
 @pytest.mark.parametrize(("kind", "major", "minor"), [("", 0, 0), ("c", 0, 0), ("c", 1, 3), ("", 1, 3)])
 def test_a_cdi_file_may_leave_out_what_the_host_knows(kind: str, major: int, minor: int, mode: int | None) -> None:
     """/dev/null is 1:3; numbers are optional, with and without a type."""
-    from lamina.run.devices import completed
+    from lamina.run.devices import with_host_numbers
 
-    found = completed(Node("/dev/x", "/dev/null", kind, major, minor, "rw", mode))
+    found = with_host_numbers(Node("/dev/x", "/dev/null", kind, major, minor, "rw", mode))
     assert (found.path, found.kind, found.major, found.minor, found.access) == ("/dev/x", "c", 1, 3, "rw")
     assert found.mode == (os.stat("/dev/null").st_mode & 0o7777 if mode is None else mode)
 
@@ -508,10 +516,10 @@ def test_a_cdi_file_may_leave_out_what_the_host_knows(kind: str, major: int, min
 @of_linux
 @pytest.mark.parametrize(("kind", "major", "minor"), [("b", 0, 0), ("c", 1, 5), ("", 1, 5)])
 def test_a_cdi_file_whose_device_numbers_differ_from_the_hosts_is_refused(kind: str, major: int, minor: int) -> None:
-    from lamina.run.devices import completed
+    from lamina.run.devices import with_host_numbers
 
     with pytest.raises(LaminaError, match="another device"):
-        completed(Node("/dev/x", "/dev/null", kind, major, minor))
+        with_host_numbers(Node("/dev/x", "/dev/null", kind, major, minor))
 
 
 def test_variables_of_an_image_that_have_no_name_are_left_out() -> None:

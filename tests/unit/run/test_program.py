@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Unsupported
-from lamina.run.machine import architecture, check_machine, handled, interpreter, is_dynamic
+from lamina.run.architecture import architecture, check_architecture, has_handler, interpreter, is_dynamic
 from lamina.run.rootfs import Inside
-from lamina.run.spec import INIT, is_alike, places
+from lamina.run.spec import INIT, is_same_architecture, program_paths
 from lamina.spec.platform import Platform
 from support import require_tool
 
@@ -93,7 +93,7 @@ def test_the_interpreter_of_a_script() -> None:
 
 def test_programs_are_looked_up_in_path() -> None:
     def found(*words: str, cwd: str = "/w", env: tuple[str, ...] = ("PATH=/a::b",)) -> list[str]:
-        return places({"args": list(words), "cwd": cwd, "env": ["X=1", *env]})
+        return program_paths({"args": list(words), "cwd": cwd, "env": ["X=1", *env]})
 
     assert found("x") == ["/a/x", "/w/x", "b/x"]
     assert found("./x") == ["/w/./x"]
@@ -104,11 +104,11 @@ def test_programs_are_looked_up_in_path() -> None:
 
 def test_programs_like_our_own_need_no_further_check() -> None:
     own = elf(62)
-    assert is_alike(elf(62)[:16] + b"\3" + own[17:20], own[:20])  # another type of file
+    assert is_same_architecture(elf(62)[:16] + b"\3" + own[17:20], own[:20])  # another type of file
     for other in (elf(183), elf(62, bits=32), elf(62, little=False), b"#!/bin/sh -euxo pipe"):
-        assert not is_alike(other, own[:20])
-        assert not is_alike(other[:20], other[:18])
-    assert not is_alike(b"", b"")
+        assert not is_same_architecture(other, own[:20])
+        assert not is_same_architecture(other[:20], other[:18])
+    assert not is_same_architecture(b"", b"")
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def checked(image: Path, name: str, *covered: str, machine: Platform = AMD64) ->
     process = {"args": [name], "cwd": "/", "env": ["PATH=/first:/bin"]}
     with Inside(str(image)) as inside:
         try:
-            check_machine(process, inside, covered, machine)
+            check_architecture(process, inside, covered, machine)
         except Unsupported as error:
             words = error.message.split()
             return f"{words[0]} {words[words.index('for') + 1]}".rstrip(",")
@@ -184,7 +184,7 @@ def test_a_32_bit_program_runs_on_a_64_bit_host(image: Path) -> None:
 
 REGISTERED = r"""
 import subprocess, sys
-from lamina.run.machine import handled
+from lamina.run.architecture import has_handler
 head, other = map(bytes.fromhex, sys.argv[1:])
 place = "/proc/sys/fs/binfmt_misc"
 if subprocess.run(["mount", "-t", "binfmt_misc", "none", place], capture_output=True).returncode:
@@ -192,10 +192,10 @@ if subprocess.run(["mount", "-t", "binfmt_misc", "none", place], capture_output=
     sys.exit()
 with open(f"{place}/register", "w") as file:
     file.write(":lamina-test:M::" + "".join(f"\\x{byte:02x}" for byte in head[:20]) + "::/bin/false:")
-print(handled(head), handled(other))
+print(has_handler(head), handled(other))
 with open(f"{place}/lamina-test", "w") as file:
     file.write("0")
-print(handled(head))
+print(has_handler(head))
 """
 
 
@@ -204,7 +204,7 @@ def test_the_kernel_is_asked_for_a_handler_of_a_program() -> None:
     """The handlers are those of a user namespace of the test's own (Linux 6.7)."""
     require_tool("unshare", "mount")
     head, other = elf(0xBEEF), elf(0xBEEE)
-    assert not handled(head)
+    assert not has_handler(head)
     command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", REGISTERED, head.hex()]
     done = subprocess.run([*command, other.hex()], capture_output=True, text=True, check=False)
     if "unshare:" in done.stderr or done.stdout == "skip\n":

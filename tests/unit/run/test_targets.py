@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import Unsupported
-from lamina.run.mount_targets import Shown, settled
+from lamina.run.mount_targets import VisibleFiles, prepare_targets
 from lamina.run.rootfs import Inside
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
@@ -88,7 +88,7 @@ def test_mount_targets_are_resolved_and_files_of_lamina_come_last(root: Path, tm
         mount("/home/data"),
     ]
     with Inside(str(root)) as inside:
-        found, made = settled(mounts, inside, (os.getuid(), os.getgid()))
+        found, made = prepare_targets(mounts, inside, (os.getuid(), os.getgid()))
     targets = [one["destination"] for one in found]
     assert targets == ["/run/there", "/run/nothing", "/srv/data", "/run/nothing/here"]
     # nothing is made for a file that stands in a mount
@@ -110,8 +110,8 @@ def test_files_of_lamina_are_left_out_where_a_read_only_directory_lacks_them(
         (directory / "hosts").write_text("")
     mounts = [mount("/etc/hosts", str(file)), mount("/etc", str(directory), *options)]
     with Inside(str(root)) as inside:
-        found, _ = settled(mounts, inside, (os.getuid(), os.getgid()), ("/etc/hosts",))
-        asked, _ = settled(mounts, inside, (os.getuid(), os.getgid()))
+        found, _ = prepare_targets(mounts, inside, (os.getuid(), os.getgid()), ("/etc/hosts",))
+        asked, _ = prepare_targets(mounts, inside, (os.getuid(), os.getgid()))
     assert [one["destination"] for one in found] == ["/etc", *(["/etc/hosts"] if kept else [])]
     assert len(asked) == 2
 
@@ -119,14 +119,14 @@ def test_files_of_lamina_are_left_out_where_a_read_only_directory_lacks_them(
 @pytest.mark.parametrize("target", ["/to-root", "/loop", "/loop/below"])
 def test_a_target_where_nothing_can_be_mounted_is_refused(root: Path, target: str) -> None:
     with Inside(str(root)) as inside, pytest.raises(Unsupported, match="nothing can be mounted at"):
-        settled([mount(target)], inside, (0, 0))
+        prepare_targets([mount(target)], inside, (0, 0))
 
 
 def test_the_kernels_file_systems_stay_where_they_are_named(root: Path) -> None:
     """The runtimes look whether these are links: what they mask stands below them."""
     (root / "proc").symlink_to("/run/proc")
     with Inside(str(root)) as inside:
-        found, _ = settled([{**mount("/proc"), "type": "proc"}], inside, (os.getuid(), os.getgid()))
+        found, _ = prepare_targets([{**mount("/proc"), "type": "proc"}], inside, (os.getuid(), os.getgid()))
     assert found[0]["destination"] == "/proc"
 
 
@@ -164,7 +164,7 @@ def test_a_working_directory_has_its_symlinks_resolved_and_is_no_open_file(
     (root / "to-fd").symlink_to("proc/self/fd")
     mounts = [PROC, DEVICES, mount("/volume", str(volume)), {**mount("/memory"), "type": "tmpfs"}]
     with Inside(str(root)) as inside:
-        shown = Shown(inside, mounts)
+        shown = VisibleFiles(inside, mounts)
         if place:
             assert shown.working_directory(path) == place
         else:

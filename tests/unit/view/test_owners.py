@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.host.privileges import MAX_ID
-from lamina.run.userns import auto, kept, with_caller
+from lamina.run.userns import add_caller, auto, keep_id_ranges
 from lamina.view.owners import AS_STATED, Owners, kept_mode
 
 
@@ -21,12 +21,12 @@ from lamina.view.owners import AS_STATED, Owners, kept_mode
     ],
 )
 def test_the_callers_id_is_kept(own: int, further: int, expected: object) -> None:
-    assert kept(own, further) == expected
+    assert keep_id_ranges(own, further) == expected
 
 
 @given(st.integers(0, 300), st.integers(1, 300))
 def test_every_id_has_one_place(own: int, further: int) -> None:
-    ranges = kept(own, further)
+    ranges = keep_id_ranges(own, further)
     pairs = [(inside + n, outside + n) for inside, outside, count in ranges for n in range(count)]
     assert sorted(outside for _, outside in pairs) == list(range(further + 1))
     assert len({inside for inside, _ in pairs}) == further + 1
@@ -78,11 +78,11 @@ def test_ids_of_its_own_are_high_up() -> None:
 
 def test_the_caller_gets_a_line() -> None:
     passwd, group = b"root:x:0:0::/root:/bin/sh\nann:x:7:8::/:/bin/sh", b"root:x:0:\n"
-    assert with_caller(passwd, group, (1000, 100), "bob", "/w") == (
+    assert add_caller(passwd, group, (1000, 100), "bob", "/w") == (
         passwd + b"\nbob:*:1000:100::/w:/bin/sh\n",
         group + b"bob:*:100:\n",
     )
-    assert with_caller(passwd, group, (7, 0), "bob", "/") == (passwd, group)
+    assert add_caller(passwd, group, (7, 0), "bob", "/") == (passwd, group)
     # the name is somebody else's in the image
-    assert with_caller(passwd, group, (1000, 100), "ann", "/")[0].endswith(b"1000:*:1000:100::/:/bin/sh\n")
-    assert with_caller(b"", b"", (1, 1), "", "/") == (b"1:*:1:1::/:/bin/sh\n", b"1:*:1:\n")
+    assert add_caller(passwd, group, (1000, 100), "ann", "/")[0].endswith(b"1000:*:1000:100::/:/bin/sh\n")
+    assert add_caller(b"", b"", (1, 1), "", "/") == (b"1:*:1:1::/:/bin/sh\n", b"1:*:1:\n")

@@ -49,7 +49,7 @@ def _start(session: Session, image: str, tag: str) -> Stack:
     return base_stack(session, image)
 
 
-def tell_made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
+def print_made(made: Descriptor, tag: str, text: str, quiet: bool) -> None:
     """Print the digest of the new image to standard output, and a description to standard error."""
     if not quiet:
         click.echo(f"{clean(tag)}: {text}", err=True)
@@ -105,7 +105,7 @@ def config(
         comment=message,
         epoch=epoch(),
     )
-    tell_made(made, tag, "the same layers, another config", quiet)
+    print_made(made, tag, "the same layers, another config", quiet)
 
 
 def _print_config(session: Session, reference: str, local: bool) -> None:
@@ -161,7 +161,7 @@ def squash(
         comment=message,
         packing=packing_of(session, compression),
     )
-    tell_made(made, tag, f"layers {low} to {high} joined into one", quiet)
+    print_made(made, tag, f"layers {low} to {high} joined into one", quiet)
 
 
 @command("flatten", "lamina flatten my/app -t my/app:flat")
@@ -185,7 +185,7 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
         comment=message,
         packing=packing_of(session, compression),
     )
-    tell_made(made, tag, f"{counted(len(stack.layers), 'layer')} joined into one", quiet)
+    print_made(made, tag, f"{counted(len(stack.layers), 'layer')} joined into one", quiet)
 
 
 @command(
@@ -343,7 +343,7 @@ def erase(
     still have the paths are listed."""
     from lamina.edit.erase import erase as make
     from lamina.edit.erase import plan_erase
-    from lamina.edit.holders import holders
+    from lamina.edit.erased_content import images_with_content
 
     stack = _start(session, image, tag)
     plan = plan_erase(stack, [to_bytes(path) for path in paths])
@@ -358,7 +358,7 @@ def erase(
         comment=message,
         packing=packing_of(session, compression),
     )
-    still = holders(store, stack, plan.paths)
+    still = images_with_content(store, stack, plan.paths)
     if format == "json":
         emit_json(
             {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli import warn
-from lamina.cli.change.edit import COMPRESSION, MESSAGE, packing_of, tell_made
+from lamina.cli.change.edit import COMPRESSION, MESSAGE, packing_of, print_made
 from lamina.cli.format.text import clean, counted
 from lamina.cli.options import TEXT, checked_name, platform_option, quiet_option, web_options
 from lamina.cli.session import Session
@@ -122,7 +122,7 @@ def import_(
             Revision(f"lamina import {shown(source) if remote else source}", message, config, packing),
             platform=session.platform,
         )
-        tell_made(made, name or str(made.digest), counted(len(items), "entry", "entries"), quiet)
+        print_made(made, name or str(made.digest), counted(len(items), "entry", "entries"), quiet)
 
     if not remote and source != "-" and os.path.isdir(source):
         put(directory_items(source, on_warning=warn))

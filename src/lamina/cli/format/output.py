@@ -180,7 +180,7 @@ def table_template(format: str) -> tuple[bool, str]:
     return False, format
 
 
-def tell_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:
+def print_deleted(done: Deleted, *, dry_run: bool, format: str | None) -> None:
     """Print what `rmi` or `prune` has removed, or would remove."""
     if format == "json":
         emit_json(

@@ -16,8 +16,8 @@ from lamina.places import to_bytes
 from lamina.spec.name import parse_name
 
 if TYPE_CHECKING:
-    from lamina.insight.exposed import Exposed, Search
     from lamina.insight.ghosts import Ghost
+    from lamina.insight.secret_search import FoundSecret, SecretSearch
     from lamina.source.stack import Stack
 
 FOUND = 1
@@ -75,15 +75,15 @@ def ghosts(
         return 0
     if words:
         raise UsageError("a path needs --recover", hint="see `lamina ghosts --help`")
-    from lamina.insight.exposed import Search, search_secrets
     from lamina.insight.ghosts import ghosts as find_ghosts
+    from lamina.insight.secret_search import SecretSearch, search_secrets
     from lamina.run.options import parse_size
 
     limit = parse_size(max_file)
     with session.interruptible():
         stack = session.image(image).stack
         hidden = [] if no_hidden else find_ghosts(stack, each=each)
-        search = Search() if no_secrets else search_secrets(stack, entropy=entropy, max_file=limit)
+        search = SecretSearch() if no_secrets else search_secrets(stack, entropy=entropy, max_file=limit)
     if format == "json":
         emit_json(_json(stack, hidden, search))
     elif format not in (None, "table"):
@@ -153,7 +153,7 @@ def _layers(numbers: tuple[int, ...]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
 
 
-def _tell_secrets(search: Search) -> None:
+def _tell_secrets(search: SecretSearch) -> None:
     if search.found:
         rows = [[one.suspect.pattern, _state(one), _place(one), one.suspect.masked] for one in search.found]
         table(rows, ("SUSPECTED", "STATE", "WHERE", "SECRET"))
@@ -163,7 +163,7 @@ def _tell_secrets(search: Search) -> None:
     )
 
 
-def _state(one: Exposed) -> str:
+def _state(one: FoundSecret) -> str:
     if one.where != "file":
         return "in the config"
     if one.hidden_by is None:
@@ -171,13 +171,13 @@ def _state(one: Exposed) -> str:
     return f"layer {one.layer}, hidden by {one.hidden_by}"
 
 
-def _place(one: Exposed) -> str:
+def _place(one: FoundSecret) -> str:
     if one.where == "file":
         return f"/{clean(one.path)}" + (f":{one.suspect.line}" if one.suspect.line else "")
     return f"{one.where} {clean(one.name)}".rstrip()
 
 
-def _json(stack: Stack, hidden: list[Ghost], search: Search) -> dict[str, Any]:
+def _json(stack: Stack, hidden: list[Ghost], search: SecretSearch) -> dict[str, Any]:
     return {
         "image": stack.name,
         "digest": str(stack.manifest.descriptor.digest),

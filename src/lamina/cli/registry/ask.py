@@ -34,7 +34,7 @@ def print_tags(session: Session, name: str) -> None:
 
 def print_digest(session: Session, reference: str, *, local: bool, full_ref: bool) -> None:
     """Print the digest of a reference; with --platform, the digest of the manifest for that platform."""
-    reader, name = place(session, reference, local)
+    reader, name = reader_of(session, reference, local)
     if "platform" in session.flags:
         from lamina.source.select import find_manifest
 
@@ -52,7 +52,7 @@ def print_digest(session: Session, reference: str, *, local: bool, full_ref: boo
 
 def print_manifest(session: Session, reference: str, *, local: bool) -> None:
     """Print the bytes of a manifest or index; with --platform, the manifest for that platform."""
-    reader, name = place(session, reference, local)
+    reader, name = reader_of(session, reference, local)
     top = reader.resolve(name)
     if "platform" in session.flags:
         from lamina.source.select import find_manifest
@@ -70,7 +70,7 @@ def print_bytes(name: str, data: bytes) -> None:
     write_contents([(name, io.BytesIO(data))])
 
 
-def place(session: Session, text: str, local: bool = False) -> tuple[Reader, str]:
+def reader_of(session: Session, text: str, local: bool = False) -> tuple[Reader, str]:
     """Return the place of an image and its name there. A plain name means the registry, or with ``local`` the store.
     Raises UsageError."""
     from lamina.places import reader_for

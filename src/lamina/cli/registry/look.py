@@ -81,7 +81,7 @@ def print_config(session: Session, reference: str, local: bool) -> None:
     """Print the exact bytes of an image's config in its registry, or with ``local`` in the store."""
     from lamina.source.select import find_manifest, read_document
 
-    reader, name = ask.place(session, reference, local)
+    reader, name = ask.reader_of(session, reference, local)
     found = find_manifest(reader, reader.resolve(name), session.platform, reference)
     raw = read_document(reader, found.config, reference)
     if found.is_image:
@@ -109,7 +109,7 @@ def blob(session: Session, reference: str, local: bool, output: str, quiet: bool
 
     if output == "-" and sys.stdout.isatty():
         raise UsageError("blob does not write to a terminal", hint="name a file with -o, or pipe it")
-    reader, name = ask.place(session, reference, local)
+    reader, name = ask.reader_of(session, reference, local)
     wanted = Reference.parse(name).digest
     if wanted is None:
         raise UsageError(f"{reference!r:.200} has no digest", hint="write it like REPOSITORY@sha256:...")
@@ -206,11 +206,11 @@ def validate(
     from lamina.transfer.validate import validate as prove
 
     try:
-        reader, name = ask.place(session, reference, not remote)
+        reader, name = ask.reader_of(session, reference, not remote)
         if not parse_name(reference).transport and not remote:
             reader.resolve(name)
     except NotFound:
-        reader, name = ask.place(session, reference)
+        reader, name = ask.reader_of(session, reference)
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
         checked = prove(
             reader,

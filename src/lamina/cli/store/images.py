@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli.format.output import emit, tell_deleted, write
+from lamina.cli.format.output import emit, print_deleted, write
 from lamina.cli.format.rows import HEADINGS, IMAGE_HEADINGS, age, created_text, image_record, shortened
 from lamina.cli.format.text import clean, human_size
 from lamina.cli.options import (
@@ -200,4 +200,4 @@ def rmi(
         if force and error.exit_code == 3:
             return
         raise
-    tell_deleted(done, dry_run=dry_run, format=format)
+    print_deleted(done, dry_run=dry_run, format=format)

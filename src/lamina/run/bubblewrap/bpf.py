@@ -95,7 +95,7 @@ def compiled(wanted: Mapping[str, Any]) -> bytes:
         ) from None
 
 
-def without_typing(program: bytes) -> bytes:
+def without_terminal_input(program: bytes) -> bytes:
     """The filter ``program`` (b"": none), extended for a program at its caller's terminal: it may not insert
     characters into the terminal's input, which the caller's shell would run as commands afterwards (CVE-2017-5226)
     (pure)."""

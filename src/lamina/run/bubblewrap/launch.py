@@ -27,10 +27,18 @@ from lamina.errors import LaminaError, SystemFailure, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value, signal
-from lamina.run.bubblewrap.apart import Exposed, make_places, placed, show
 from lamina.run.bubblewrap.arguments import SYS, arguments, packed
-from lamina.run.bubblewrap.bpf import without_typing
-from lamina.run.bubblewrap.namespace import alone, become, enter, enter_network, new_mounts, new_network, owned
+from lamina.run.bubblewrap.bpf import without_terminal_input
+from lamina.run.bubblewrap.host_view import Exposed, expose, make_mount_points, with_exposed_sources
+from lamina.run.bubblewrap.namespace import (
+    become,
+    become_first_process,
+    enter,
+    enter_network,
+    new_mounts,
+    new_network,
+    user_namespace_of,
+)
 from lamina.run.bubblewrap.program import child_of, held_process, kill, pid_file
 from lamina.run.child import (
     CANNOT_RUN,
@@ -42,12 +50,12 @@ from lamina.run.child import (
     apply_limits,
     divided_limits,
     in_memory,
-    signal_below,
+    signal_child_of,
     spawned,
 )
-from lamina.run.mount_targets import DEVICE_LINKS, Shown, covering
+from lamina.run.mount_targets import DEVICE_LINKS, VisibleFiles, covering
 from lamina.run.rootfs import Inside
-from lamina.run.spec import name_of, places
+from lamina.run.spec import program_paths
 from lamina.spec.json import write_own
 from lamina.view import kernel
 from lamina.view.overlay.lower import unneeded
@@ -103,7 +111,7 @@ class Launch(Value):
 def start(launch: Launch, inside: Inside, on_warning: Callable[[str], object]) -> Iterator[Program]:
     """Start the container; it is killed if the block ends without a wait. ``inside``: its root file system. Raises
     SystemFailure, NotFound, Unsupported."""
-    files = Shown(inside, launch.spec["mounts"])
+    files = VisibleFiles(inside, launch.spec["mounts"])
     refused = _refused(launch.process, files)
     if refused is not None:
         yield Program(lambda: refused, _not_running)
@@ -123,7 +131,7 @@ def start(launch: Launch, inside: Inside, on_warning: Callable[[str], object]) -
                 code = child.wait(on_signal)
                 if not 0 < code < _KILLED or _was_started(launch.bundle):
                     return ExitStatus(code)
-                reason = f"bubblewrap could not start {name_of(launch.process)!r:.200}"
+                reason = f"bubblewrap could not start {program_name(launch.process)!r:.200}"
                 return ExitStatus(_unstarted(launch.process, inside), reason=reason)
 
             yield Program(wait, lambda number: kill(launch.bundle, str(number)))
@@ -135,7 +143,7 @@ def _not_running(number: int) -> None:
 
 
 def _prepared(
-    launch: Launch, files: Shown, opened: ExitStack, on_warning: Callable[[str], object]
+    launch: Launch, files: VisibleFiles, opened: ExitStack, on_warning: Callable[[str], object]
 ) -> tuple[list[str], list[int], Callable[[], None]]:
     """The command, the descriptors that it inherits, and what to call in its process first. ``opened`` closes the
     descriptors."""
@@ -157,12 +165,12 @@ def _prepared(
     def kind_of(path: str) -> str:
         return _kind_of(path) if path.startswith(_KERNELS) else files.kind(path)
 
-    told, apart = placed(_without_links(launch.spec, files), launch.bundle)
-    make_places(apart)
+    exposing, exposed = with_exposed_sources(_without_links(launch.spec, files), launch.bundle)
+    make_mount_points(exposed)
     # not as words of the command, which every user of this host may read: the environment holds secrets
-    words = keep(in_memory(packed(arguments(told, kind_of, given, launch.sysfs, init=launch.init))))
+    words = keep(in_memory(packed(arguments(exposing, kind_of, given, launch.sysfs, init=launch.init))))
     command = [program, "--args", str(words), "--", *launch.process["args"]]
-    prepare = _preparation(launch, above, shown, apart, limits, on_warning)
+    prepare = _preparation(launch, above, shown, exposed, limits, on_warning)
     return command, [*given.values(), words], prepare
 
 
@@ -174,11 +182,11 @@ def _options(
     given = {"--json-status-fd": status}
     if not launch.is_root:
         user = launch.process["user"]
-        given["--userns"] = keep(owned(above, user["uid"], user["gid"]))
+        given["--userns"] = keep(user_namespace_of(above, user["uid"], user["gid"]))
     data = _filter(launch.spec["linux"].get("seccomp"), launch.must_filter, on_warning)
     _write(_filter_of(launch.bundle), data)
     if launch.process["terminal"]:
-        data = without_typing(data)
+        data = without_terminal_input(data)
     if data:
         given["--seccomp"] = keep(in_memory(data))
     return given
@@ -203,7 +211,7 @@ def _preparation(
     launch: Launch,
     above: int,
     shown: tuple[str, str],
-    apart: Sequence[Exposed],
+    exposed: Sequence[Exposed],
     limits: Sequence[int],
     on_warning: Callable[[str], object],
 ) -> Callable[[], None]:
@@ -215,7 +223,7 @@ def _preparation(
     ours = os.getpid()
 
     def prepare() -> None:
-        alone(pid_file(launch.bundle), ours)
+        become_first_process(pid_file(launch.bundle), ours)
         apply_limits(soon)
         for one in limits:
             os.write(one, b"0")
@@ -227,7 +235,7 @@ def _preparation(
         if network and "path" not in network:
             new_network()
             _own_sysfs(launch.sysfs, launch.spec, on_warning)
-        show(apart, launch.bundle)
+        expose(exposed, launch.bundle)
         if changes:
             become(user["uid"], user["gid"], user["additionalGids"])
         apply_limits(late)
@@ -276,9 +284,9 @@ def _was_started(bundle: str) -> bool:
 
 def _unstarted(process: Mapping[str, Any], inside: Inside) -> int:
     """docker's exit code if bubblewrap could not start the container or its program, and has printed why."""
-    from lamina.run.machine import HEAD, architecture, interpreter
+    from lamina.run.architecture import HEAD, architecture, interpreter
 
-    head = next(filter(None, (inside.program_head(place, HEAD) for place in places(process))), None)
+    head = next(filter(None, (inside.program_head(place, HEAD) for place in program_paths(process))), None)
     if head is None:  # it is in a mount
         return CANNOT_RUN
     if interpreter(head):
@@ -289,7 +297,7 @@ def _unstarted(process: Mapping[str, Any], inside: Inside) -> int:
 _STARTER = """\
 import sys
 sys.path.insert(0, sys.argv[1])
-from lamina.run.bubblewrap.within import main
+from lamina.run.bubblewrap.exec_process import main
 main(int(sys.argv[2]))
 """
 _KINDS = {
@@ -325,7 +333,7 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Str
             "target": target,
             "kinds": sum(flag for name, flag in _KINDS.items() if not _is_ours(number, name)),
             "groups": groups,
-            "filter": (without_typing(steps) if process["terminal"] else steps).hex(),
+            "filter": (without_terminal_input(steps) if process["terminal"] else steps).hex(),
         }
         described = in_memory(write_own(order).encode())
         opened.callback(os.close, described)
@@ -334,7 +342,7 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Str
         with spawned(command, streams, [described, target, *groups], lambda: _show(program, program)) as child:
 
             def send(number: int) -> None:
-                signal_below(child, lambda: child_of(child.pid), number)
+                signal_child_of(child, lambda: child_of(child.pid), number)
 
             try:
                 yield Program(lambda: ExitStatus(child.wait()), send)
@@ -385,7 +393,7 @@ def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
                 raise Unsupported(f"bubblewrap can't mount at {target}: {error.strerror}", hint=_OTHER) from None
 
 
-def _without_links(spec: Mapping[str, Any], files: Shown) -> dict[str, Any]:
+def _without_links(spec: Mapping[str, Any], files: VisibleFiles) -> dict[str, Any]:
     """The spec with symlinks resolved in the paths that are to be masked or read-only. Paths in /proc and /sys are
     left out if a volume is mounted there: it may hold symlinks that bubblewrap would follow on the host."""
     linux = dict(spec["linux"])
@@ -449,7 +457,7 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _refused(process: Mapping[str, Any], shown: Shown) -> ExitStatus | None:
+def _refused(process: Mapping[str, Any], shown: VisibleFiles) -> ExitStatus | None:
     """The exit status by docker's rules if the program can't be started: bubblewrap has no such exit codes."""
     try:
         if not shown.is_kernels(process["cwd"]):
@@ -457,7 +465,7 @@ def _refused(process: Mapping[str, Any], shown: Shown) -> ExitStatus | None:
     except OSError as error:
         return ExitStatus(CANNOT_RUN, f"{process['cwd']}: {error.strerror}")
     there = ""
-    for place in places(process):
+    for place in program_paths(process):
         try:
             descriptor = shown.open(place, os.O_PATH)
         except OSError:
@@ -469,4 +477,4 @@ def _refused(process: Mapping[str, Any], shown: Shown) -> ExitStatus | None:
         there = place
     if there:
         return ExitStatus(NOT_EXECUTABLE, f"{there}: permission denied")
-    return ExitStatus(NOT_FOUND, f"{name_of(process)}: not found in the image")
+    return ExitStatus(NOT_FOUND, f"{program_name(process)}: not found in the image")

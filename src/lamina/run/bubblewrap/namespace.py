@@ -21,7 +21,7 @@ _NO_IDS = b"ids"
 _LIMIT = "check the kernel setting user.max_user_namespaces"
 
 
-def owned(above: int, uid: int, gid: int) -> int:
+def user_namespace_of(above: int, uid: int, gid: int) -> int:
     """A descriptor of a new user namespace below that of the descriptor ``above``, with the same ids. It belongs
     to ``uid``, who has all capabilities in it. Raises Unsupported (no such ids), SystemFailure."""
     try:
@@ -67,7 +67,7 @@ def enter(namespace: int) -> None:
     _set(namespace, _USER)
 
 
-def alone(record: str, parent: int) -> None:
+def become_first_process(record: str, parent: int) -> None:
     """Continue in a child process that is the first of a new pid namespace: signals without a handler have no
     effect on it, even from a terminal. Its pid outside is written to the file ``record``. This process waits for
     the child and exits with its exit code; the child is killed with this process, or with its ``parent``."""

@@ -11,7 +11,7 @@ from lamina.run.container.ending import check_running
 from lamina.run.container.record import owners_of, sandbox_of
 from lamina.run.credentials import credentials
 from lamina.run.rootfs import Inside
-from lamina.run.spec import environment, user_of
+from lamina.run.spec import environment, user_json
 from lamina.run.user import resolve_user
 from lamina.spec.json import read_own
 
@@ -41,7 +41,7 @@ def execute(
         with Inside(sandbox.directories.rootfs) as inside:
             user = resolve_user(wanted.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
             user = credentials(user, inside, owners_of(container), sandbox.runtime)
-        process["user"] = user_of(user)
+        process["user"] = user_json(user)
         mine = process["capabilities"]["bounding"] if user.uid == 0 else []
         process["capabilities"] |= {"effective": mine, "permitted": mine}
     if wanted.workdir:

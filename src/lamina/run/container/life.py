@@ -15,7 +15,7 @@ from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, writable
-from lamina.run.bundle import Task, check_machine, prepare_spec
+from lamina.run.bundle import Task, check_architecture, prepare_spec
 from lamina.run.child import CANNOT_RUN, ExitStatus, Streams
 from lamina.run.container.ending import clear, remove, settle
 from lamina.run.container.mount import mounted
@@ -23,7 +23,7 @@ from lamina.run.container.record import new_record, sandbox_of, wanted_of
 from lamina.run.rootfs import Inside
 from lamina.run.runtime import find_runtime
 from lamina.run.spec import check_words
-from lamina.run.supported import check_supported, tight
+from lamina.run.supported import check_supported, limits_as_flags
 from lamina.store.containers import EXITED, Container, Use
 from lamina.store.fault import point
 from lamina.view.owners import AS_STATED, Owners
@@ -139,7 +139,7 @@ class _Run:
         with mounted(self._store, self._stack, self._container, self._sandbox, view) as (used, use):
             self._container = replace(self._container, runtime=self._sandbox.runtime.program, view=used)
             ended = self._run(use)
-            limits = tight(self._wanted)
+            limits = limits_as_flags(self._wanted)
             if (ended.reason or ended.message) and ended.code == CANNOT_RUN and limits:
                 self._on_warning(f"the container did not start, perhaps because of its limits: {limits}")
             point("container.ended")
@@ -152,10 +152,10 @@ class _Run:
         words = (*container.command, *config.env, *config.volumes, config.working_dir, config.user)
         check_words(container.image, words)
         kind = network.choose(wanted.network, self._on_warning)
-        resolver = network.machine_resolver(kind, self._on_warning)
+        resolver = network.host_resolver(kind, self._on_warning)
         task = Task(sandbox, wanted, config, container.command, network.ContainerNetwork(kind), caller=self._caller)
         with Inside(rootfs) as inside:
-            check_machine(task, inside)
+            check_architecture(task, inside)
         with network.connected(kind, resolver, sandbox.directories.bundle) as net:
             with Inside(rootfs) as inside:
                 mounts = self._mounts(inside)

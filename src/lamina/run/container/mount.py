@@ -37,7 +37,7 @@ def mounted(
         )
         try:
             point("container.mounted")
-            sandbox.open_way()
+            sandbox.make_reachable()
             yield used, use
         finally:
             use.close()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Sign = tuple[bytes, int, int, int, int, bytes]
 
 
-def holders(store: Store, erased: Stack, paths: Sequence[bytes]) -> list[str]:
+def images_with_content(store: Store, erased: Stack, paths: Sequence[bytes]) -> list[str]:
     """Return the names of images that, for any platform in the store, have an entry which ``erased`` has at or below
     these paths; an image without a name is given by its digest. Common directories don't count unless there is
     nothing else. Unreadable images are skipped."""

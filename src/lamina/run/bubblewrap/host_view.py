@@ -33,7 +33,7 @@ class Exposed(Value):
     options: tuple[str, ...] = ()
 
 
-def placed(spec: Mapping[str, Any], directory: str) -> tuple[dict[str, Any], list[Exposed]]:
+def with_exposed_sources(spec: Mapping[str, Any], directory: str) -> tuple[dict[str, Any], list[Exposed]]:
     """The runtime spec with places in ``directory`` as its sources, and what is to be mounted there (pure)."""
     shown = [Exposed(os.path.join(directory, "shown-root"), spec["root"]["path"])]
     mounts = []
@@ -48,7 +48,7 @@ def placed(spec: Mapping[str, Any], directory: str) -> tuple[dict[str, Any], lis
     return {**spec, "root": {**spec["root"], "path": shown[0].place}, "mounts": mounts}, shown
 
 
-def make_places(shown: Sequence[Exposed]) -> None:
+def make_mount_points(shown: Sequence[Exposed]) -> None:
     """Raises SystemFailure."""
     for one in shown:
         with reported(one.place):
@@ -58,7 +58,7 @@ def make_places(shown: Sequence[Exposed]) -> None:
                 os.makedirs(one.place, mode=0o700, exist_ok=True)
 
 
-def show(shown: Sequence[Exposed], directory: str) -> None:
+def expose(shown: Sequence[Exposed], directory: str) -> None:
     """Enter a new mount namespace with all of ``shown`` mounted, and the rest read-only. For good. Raises OSError,
     SystemFailure, Unsupported."""
     new_mounts()
@@ -71,11 +71,11 @@ def show(shown: Sequence[Exposed], directory: str) -> None:
         if copy >= 0:
             kernel.place(copy, one.place)
         else:
-            options, attributes = memory(one.options)
+            options, attributes = tmpfs_options(one.options)
             kernel.mount("tmpfs", options, one.place, attributes=attributes)
 
 
-def memory(options: Sequence[str]) -> tuple[list[tuple[str, str | None]], int]:
+def tmpfs_options(options: Sequence[str]) -> tuple[list[tuple[str, str | None]], int]:
     """The options of a tmpfs for its file system, and the attributes of its mount (pure); of contradicting options
     the last counts. It is made read-only later, when all mount points in it exist."""
     found: dict[str, str] = {}

@@ -20,7 +20,7 @@ from lamina.host.libc import failed, libc
 from lamina.light import TYPE_CHECKING
 from lamina.run.capability import ALL
 from lamina.run.child import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, apply_limits, held_signals, wait_for
-from lamina.run.spec import name_of, places
+from lamina.run.spec import program_paths
 from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _execute(process: Mapping[str, Any]) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     refused: OSError | None = None
-    for path in places(process):
+    for path in program_paths(process):
         try:
             os.execve(path, process["args"], environment)
         except OSError as error:
@@ -142,9 +142,9 @@ def _execute(process: Mapping[str, Any]) -> None:
     if refused is None or refused.errno in _MISSING:
         there = refused is not None and os.path.exists(refused.filename)
         why = "its interpreter is not found" if there else "not found in the container"
-        _say(f"{name_of(process)}: {why}")
+        _say(f"{program_name(process)}: {why}")
         os._exit(NOT_FOUND)
-    _say(f"{name_of(process)}: {refused.strerror}")
+    _say(f"{program_name(process)}: {refused.strerror}")
     os._exit(NOT_EXECUTABLE)
 
 

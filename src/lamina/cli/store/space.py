@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lamina.cli.format.output import ask, emit, emit_json, table, tell_deleted, write
+from lamina.cli.format.output import ask, emit, emit_json, print_deleted, table, write
 from lamina.cli.format.text import clean, counted, human_size, some
 from lamina.cli.options import format_option, report_option
 from lamina.cli.session import Session
@@ -130,7 +130,7 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
     store = session.store_if_any
     failed: list[LaminaError] = []
     if store is None:
-        tell_deleted(Deleted(), dry_run=dry_run, format=format)
+        print_deleted(Deleted(), dry_run=dry_run, format=format)
         return
     if all_ and not (force or dry_run):
         ask("Delete ALL images of the store?")
@@ -145,6 +145,6 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
         kept = apply_keep(store, keep or store.keep, remade_only=keep is None, dry_run=dry_run)
         deleted, notes = (*done.deleted, *kept.removed), (*done.notes, *kept.notes)
         done = Deleted(done.untagged, deleted, done.freed + kept.freed, notes)
-    tell_deleted(done, dry_run=dry_run, format=format)
+    print_deleted(done, dry_run=dry_run, format=format)
     if failed:
         raise failed[0]

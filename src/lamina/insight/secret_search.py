@@ -21,7 +21,7 @@ _FILE = int(Kind.FILE)
 
 
 @dataclass(frozen=True, slots=True)
-class Exposed:
+class FoundSecret:
     """A finding. ``where`` is "file", "env", "label", "history", or a field of the config; ``name`` is the variable,
     the label, or the number of the step (from 1). ``layer`` (from 1) contains it. ``hidden_by`` is the layer that
     hides the file, None if it is visible."""
@@ -35,27 +35,27 @@ class Exposed:
 
 
 @dataclass
-class Search:
+class SecretSearch:
     """The result of a search: ``files`` were searched, ``size`` bytes of them; ``binary`` were not text, ``cut`` were
     searched only up to ``MAX_FILE``."""
 
-    found: list[Exposed] = field(default_factory=list)
+    found: list[FoundSecret] = field(default_factory=list)
     files: int = 0
     size: int = 0
     binary: int = 0
     cut: int = 0
 
 
-def search_secrets(stack: Stack, *, entropy: bool = False, max_file: int = MAX_FILE) -> Search:
+def search_secrets(stack: Stack, *, entropy: bool = False, max_file: int = MAX_FILE) -> SecretSearch:
     """Search an image; hidden files come first. Raises InvalidContent, SystemFailure."""
-    search = Search()
+    search = SecretSearch()
     _search_files(stack, search, entropy, max_file)
     search.found.sort(key=lambda one: (one.hidden_by is None, one.path, one.suspect.line))
     search.found[:0] = _search_words(stack, entropy)
     return search
 
 
-def _search_files(stack: Stack, search: Search, entropy: bool, max_file: int) -> None:
+def _search_files(stack: Stack, search: SecretSearch, entropy: bool, max_file: int) -> None:
     side = Side.of(stack)
     tree = side.tree
     names: dict[int, int] = {}  # inode -> a visible name
@@ -93,7 +93,7 @@ def _search_files(stack: Stack, search: Search, entropy: bool, max_file: int) ->
             ending = tree.ending(name)
             by = None if ending is None else stack.first + ending.layer
             for suspect in in_file(path, data, entropy=entropy):
-                search.found.append(Exposed(suspect, "file", "", path, stack.first + layer, by))
+                search.found.append(FoundSecret(suspect, "file", "", path, stack.first + layer, by))
 
 
 def _batches(side: Side, max_file: int) -> Iterator[list[tuple[int, int, bytes]]]:
@@ -123,12 +123,12 @@ def _batches(side: Side, max_file: int) -> Iterator[list[tuple[int, int, bytes]]
     yield batch
 
 
-def _search_words(stack: Stack, entropy: bool) -> list[Exposed]:
+def _search_words(stack: Stack, entropy: bool) -> list[FoundSecret]:
     config = stack.config
-    found: list[Exposed] = []
+    found: list[FoundSecret] = []
 
     def look(text: str, where: str, name: str, layer: int | None = None) -> None:
-        found.extend(Exposed(suspect, where, name, layer=layer) for suspect in in_words(text, entropy=entropy))
+        found.extend(FoundSecret(suspect, where, name, layer=layer) for suspect in in_words(text, entropy=entropy))
 
     for line in config.env:
         look(line, "env", line.partition("=")[0])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from lamina.errors import Unsupported
 from lamina.light import TYPE_CHECKING
-from lamina.run.spec import places
+from lamina.run.spec import program_paths
 from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
@@ -73,28 +73,28 @@ def interpreter(head: bytes) -> str:
     return os.fsdecode(words[0]) if words else ""
 
 
-def check_machine(
-    process: Mapping[str, Any], inside: Inside, covered: Iterable[str] = (), machine: Platform | None = None
+def check_architecture(
+    process: Mapping[str, Any], inside: Inside, covered: Iterable[str] = (), host: Platform | None = None
 ) -> None:
     """Refuse a program of another architecture that no handler of this host's kernel (binfmt_misc) runs. The
     program decides, not the image's config, which is often wrong. A program that is not found, or that is in a
     mount (``covered``: their targets), is left to the runtime. Raises Unsupported."""
-    machine = machine or Platform.host()
+    host = host or Platform.host()
     covers = [os.path.normpath(target) for target in covered]
     for path, head in _programs(process, inside):
         if any(path == target or path.startswith(target + "/") for target in covers):
             return
         name = architecture(head)
-        if name and name not in {one.architecture for one in machine.candidates()} and not handled(head):
+        if name and name not in {one.architecture for one in host.candidates()} and not has_handler(head):
             raise Unsupported(
-                f"{path} in the image is a program for {name}, and this host is {machine.architecture}",
-                hint=f"take the image for {machine}, or register an emulator (package qemu-user-static)",
+                f"{path} in the image is a program for {name}, and this host is {host.architecture}",
+                hint=f"take the image for {host}, or register an emulator (package qemu-user-static)",
             )
 
 
 def _programs(process: Mapping[str, Any], inside: Inside) -> Iterator[tuple[str, bytes]]:
     """The program and, where it is a script, its interpreters: their paths and first bytes."""
-    for path in places(process):
+    for path in program_paths(process):
         head = inside.program_head(path, HEAD)
         if head is None:
             continue
@@ -109,7 +109,7 @@ def _programs(process: Mapping[str, Any], inside: Inside) -> Iterator[tuple[str,
         return
 
 
-def handled(head: bytes) -> bool:
+def has_handler(head: bytes) -> bool:
     """Whether this host's kernel has a handler for a program with these first bytes. It executes a file that is
     closed with the call: a handler can't open that (ENOENT), so nothing runs; without a handler the error is
     ENOEXEC."""
