@@ -19,6 +19,7 @@ from big_overlay import Overlay, upper_items
 from big_shell import Failed, logged, tell, timed
 from big_shell import lamina as run_lamina
 from lamina.edit.append import append
+from lamina.edit.publish import Packing, Revision
 from lamina.layer.tar_write import Item
 from lamina.places import load_settings
 from lamina.scan.directory import scan
@@ -192,10 +193,8 @@ class Workshop:
         settings = load_settings({"root": str(self.store)})
         stack = lamina.open(base, settings=settings).stack if base else None
         with timed(f"the layer of {name!r}"):
-            append(
-                stack, list(items), lamina.open_store(settings), name,
-                created_by=step, compression=settings.compression, changes=changes,
-            )  # fmt: skip
+            revision = Revision(step, changes=changes, packing=Packing(settings.compression))
+            append(stack, list(items), lamina.open_store(settings), name, revision)
 
 
 def _no_cluster(overlay: Overlay) -> None:

@@ -14,4 +14,4 @@ named=(
 )
 export LAMINA_RUNTIME=crun
 exec unshare --mount sh -ec 'umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "$@"' sh \
-  "$python" -m pytest -q -n auto "$run/test_run.py" "$run/test_users.py" "${named[@]/#/--deselect=}" "$@"
+  "$python" -m pytest -q -n auto "$run/test_run.py" "$run/test_users.py" "$run/test_sandbox.py" "${named[@]/#/--deselect=}" "$@"

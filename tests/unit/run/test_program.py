@@ -192,7 +192,7 @@ if subprocess.run(["mount", "-t", "binfmt_misc", "none", place], capture_output=
     sys.exit()
 with open(f"{place}/register", "w") as file:
     file.write(":lamina-test:M::" + "".join(f"\\x{byte:02x}" for byte in head[:20]) + "::/bin/false:")
-print(has_handler(head), handled(other))
+print(has_handler(head), has_handler(other))
 with open(f"{place}/lamina-test", "w") as file:
     file.write("0")
 print(has_handler(head))

@@ -51,7 +51,7 @@ def no_library() -> None:
         ),
         ("/x/bwrap", True, "", "", ["no filter", "no set-user-ID", "no separate IDs"]),
         ("/x/bwrap", False, "", "", ["no limits", "no filter", "no set-user-ID"]),
-        ("/x/bwrap", True, "x is not writable", "", ["no limits", "no filter", "no set-user-ID", "no user ids"]),
+        ("/x/bwrap", True, "x is not writable", "", ["no limits", "no filter", "no set-user-ID", "no separate IDs"]),
     ],
 )
 def test_missing_features_are_listed_with_the_reason(

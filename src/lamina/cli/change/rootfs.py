@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli import warn
-from lamina.cli.change.edit import COMPRESSION, MESSAGE, packing_of, print_made
+from lamina.cli.change.edit import COMPRESSION, MESSAGE, print_made
+from lamina.cli.change.make import packing_of
 from lamina.cli.format.text import clean, counted
 from lamina.cli.options import TEXT, checked_name, platform_option, quiet_option, web_options
 from lamina.cli.session import Session

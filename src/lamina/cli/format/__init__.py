@@ -1,2 +1,2 @@
-"""Output of all verbs: tables, JSON, Go templates, progress, text made safe for a terminal. It does not import
-verbs."""
+"""Output of all verbs: tables, JSON, Go templates, progress, text made safe for a terminal. Must not know what a verb
+does."""

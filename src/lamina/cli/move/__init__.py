@@ -1,3 +1,3 @@
 """Verbs that move images between places.
-They parse, call the packages below, and print.
+They parse, call and print. They must not contain logic that users of the library need too.
 """

@@ -20,7 +20,7 @@ from lamina.host.libc import failed, libc
 from lamina.light import TYPE_CHECKING
 from lamina.run.capability import ALL
 from lamina.run.child import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, apply_limits, held_signals, wait_for
-from lamina.run.spec import program_paths
+from lamina.run.spec import program_name, program_paths
 from lamina.spec.json import read_own
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ from lamina.run.child import (
 )
 from lamina.run.mount_targets import DEVICE_LINKS, VisibleFiles, covering
 from lamina.run.rootfs import Inside
-from lamina.run.spec import program_paths
+from lamina.run.spec import program_name, program_paths
 from lamina.spec.json import write_own
 from lamina.view import kernel
 from lamina.view.overlay.lower import unneeded
