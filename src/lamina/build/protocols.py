@@ -47,7 +47,7 @@ class OpenContext(Protocol):
         place: str,
         *,
         store: Store,
-        network: Network,
+        network: RegistryAccess,
         cancel: Cancel,
         stdin: BinaryIO | None = None,
         dockerfile: str = "",
