@@ -62,7 +62,7 @@ def append(
             made = files.enter_context(made_layer(items, packing, docker=docker, clamp=True))
             config = config.add_layer(made.diff_id, step)
             layers.append(made)
-        merged: Changes = {**revision.changes, "created": created}
+        merged: Changes = {**(revision.changes or {}), "created": created}
         return publish(
             target,
             name,

@@ -6,7 +6,7 @@ import datetime
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from lamina.errors import UsageError
@@ -17,12 +17,13 @@ from lamina.source.stack import Stack
 from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.image_config import Changes, ImageConfig
+from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.mediatype import compression, is_docker
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Writer
+    from lamina.spec.image_config import Changes
 
 BASE_NAME, BASE_DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
 
@@ -43,7 +44,7 @@ class Revision:
 
     created_by: str = ""
     comment: str = ""
-    changes: Changes = field(default_factory=Changes)
+    changes: Changes | None = None
     packing: Packing = Packing()
 
 
