@@ -45,7 +45,8 @@ _INITS = ("tini", "docker-init", "tini-static", "catatonit", "dumb-init")
 
 class Task(Value):
     """A program for a sandbox. ``wanted``: what was asked. ``config``: of the image. ``command``: the words of the
-    command line. ``mounts``: binds with absolute sources, and tmpfs. ``caller`` as in ``credentials``."""
+    command line. ``mounts``: binds with absolute sources, and tmpfs. ``caller`` as in ``credentials``. ``files``: the
+    names in /etc of the files that describe the host and the network."""
 
     sandbox: Sandbox
     wanted: ContainerOptions
@@ -54,6 +55,7 @@ class Task(Value):
     network: ContainerNetwork
     mounts: Sequence[Mount] = ()
     caller: Caller = None
+    files: tuple[str, ...] = ("hosts", "hostname", "resolv.conf")
 
     @property
     def hostname(self) -> str:
@@ -229,10 +231,9 @@ def _files(task: Task, tables: dict[str, bytes]) -> dict[str, str]:
         "hosts": network.hosts_file(names, wanted.add_hosts).encode(),
         "hostname": task.hostname.encode() + b"\n",
         "resolv.conf": resolv.encode(),
-        **tables,
     }
     found = {}
-    for name, text in texts.items():
+    for name, text in {**{name: texts[name] for name in task.files}, **tables}.items():
         file = os.path.join(task.path, name)
         _write(file, text, task.sandbox.owners.root)
         found[f"/etc/{name}"] = file

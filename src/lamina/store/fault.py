@@ -63,6 +63,15 @@ RUN_POINTS = (
     "container.removed",
 )
 """Points that `run`, `cp` and `rm` pass."""
+BUILD_POINTS = (
+    "step.made",
+    "step.mounted",
+    "step.ran",
+    "step.unmounted",
+    "step.ended",
+    "cache-mount.filled",
+)
+"""Points that RUN steps of a build pass, and the end of those of a killed build."""
 _CHOSEN = os.environ.get("LAMINA_FAULT", "")
 
 

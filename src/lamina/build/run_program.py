@@ -1,0 +1,251 @@
+"""A RUN step: its program in a sandbox on the layers below, and what it changed as the items of a layer.
+
+The program has the rights of a program of `run`, and no terminal. It writes into an upper directory. What is mounted
+for it (contexts, caches, secrets, hosts) is not part of the layer, and neither are the mount points that were made
+for that.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from lamina.build.errors import ProgramFailed
+from lamina.build.step_directory import StepDirectory, step_directory
+from lamina.build.step_mounts import Given, given
+from lamina.build.steps import RunStep
+from lamina.edit.changes import real_items
+from lamina.errors import LaminaError, UsageError
+from lamina.events import Cancel
+from lamina.layer.entry import Kind
+from lamina.layer.tar_write import Item
+from lamina.light import TYPE_CHECKING
+from lamina.run import network
+from lamina.run.bundle import Task, check_machine, described
+from lamina.run.child import CANNOT_RUN, NOT_FOUND, ExitStatus, Streams
+from lamina.run.options import Wanted
+from lamina.run.rootfs import Inside
+from lamina.run.runtime import Runtime, find_runtime
+from lamina.run.sandbox import Sandbox
+from lamina.run.supported import check_supported
+from lamina.scan.overlay_upper import scan_upper
+from lamina.source.stack import Stack
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.manifest import build_manifest
+from lamina.store.fault import point
+from lamina.union.partial import PartialMerge
+from lamina.union.tree import Tree
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.build.protocols import Inputs, Log
+
+HOSTNAME = "buildkitsandbox"
+"""The host name of each program, as with BuildKit: a random one could end up in an image."""
+_PIECE = 64 << 10
+_AGAIN = 0.05  # seconds
+_NOT_RUN = (CANNOT_RUN, NOT_FOUND)
+
+
+@contextmanager
+def ran(step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Iterable[Item]]:
+    """As ``protocols.RunProgram``. Call it outside of the main thread: there the program would get Ctrl-C, and this
+    process would not."""
+
+    def warn(text: str) -> None:
+        log(f"warning: {text}\n".encode("utf-8", "backslashreplace"))
+
+    _check_words(step)
+    inputs.cancel.check()
+    runtime = find_runtime(inputs.runtime)
+    runtime.check_path(inputs.store.paths.root)
+    stack = below if below is not None else _empty(step)
+    with step_directory(inputs.store) as directory:
+        directory.make(inputs.upper_dir, runtime, warn)
+        made = _run(step, stack, directory, runtime, inputs, log, warn)
+        items = list(scan_upper(directory.upper, on_warning=warn))
+        yield _changed(stack, items, {os.fsencode(path.strip("/")) for path in made})
+
+
+def _run(
+    step: RunStep,
+    stack: Stack,
+    directory: StepDirectory,
+    runtime: Runtime,
+    inputs: Inputs,
+    log: Log,
+    warn: Any,
+) -> Collection[str]:
+    """Run the program to its end, and unmount; returns the mount points that were made. Raises ProgramFailed."""
+    sandbox = directory.sandbox(runtime)
+    with given(step, directory, inputs, log) as seen:
+        wanted = _wanted(step, seen)
+        check_supported(wanted, runtime)
+        sandbox.mount(inputs.store, stack, directory.upper, directory.work, devices=runtime.devices, volatile=True)
+        try:
+            point("step.mounted")
+            kind = network.choose(wanted.network, warn)
+            resolver = network.machine_resolver(kind, warn)
+            with network.connected(kind, resolver, directory.network) as net:
+                task = Task(
+                    sandbox,
+                    wanted,
+                    ImageConfig.build(step.platform),
+                    step.words,
+                    net,
+                    mounts=seen.mounts,
+                    files=("hosts", "resolv.conf"),
+                )
+                with Inside(directory.rootfs) as inside:
+                    check_machine(task, inside)
+                    spec, made = described(task, inside)
+                ended = _ended(sandbox, _own(spec, step, task), inputs.cancel, log, warn)
+            point("step.ran")
+        finally:
+            sandbox.unmount()
+        point("step.unmounted")
+    inputs.cancel.check()
+    if ended.code or ended.message or ended.reason:
+        raise _failed(step, ended)
+    return made
+
+
+def _wanted(step: RunStep, seen: Given) -> Wanted:
+    return Wanted(
+        command=step.words,
+        env=tuple({**dict(step.env), **dict(step.hidden), **seen.variables}.items()),
+        mounts=seen.mounts,
+        workdir=posixpath.join("/", step.workdir),
+        user=step.user,
+        network=step.network,
+        hostname=HOSTNAME,
+        privileged=step.insecure,
+        add_hosts=step.add_hosts,
+        ulimits=step.ulimits,
+        shm_size=step.shm_size,
+    )
+
+
+def _own(spec: dict[str, Any], step: RunStep, task: Task) -> dict[str, Any]:
+    """The spec by BuildKit's rules: no variable with the host name, and files that describe the host are
+    read-only."""
+    if not any(name == "HOSTNAME" for name, _ in task.wanted.env):
+        spec["process"]["env"] = [one for one in spec["process"]["env"] if not one.startswith("HOSTNAME=")]
+    ours = {os.path.join(task.path, name) for name in task.files}
+    for mount in spec["mounts"]:
+        if mount["source"] in ours:
+            mount["options"] = [*mount["options"], "ro"]
+    return spec
+
+
+def _ended(sandbox: Sandbox, spec: dict[str, Any], cancel: Cancel, log: Log, warn: Any) -> ExitStatus:
+    """Run the program to its end. When the build is cancelled, the whole sandbox is killed."""
+    reading, writing = os.pipe()
+    reader = threading.Thread(target=_read, args=(reading, log), daemon=True)
+    over = threading.Event()
+    try:
+        reader.start()
+        try:
+            starting = sandbox.started(
+                spec, Streams(stdout=writing, stderr=writing, interactive=False), on_warning=warn
+            )
+            with starting as wait:
+                os.close(writing)
+                writing = -1
+                with cancel.calling(lambda: _kill_soon(sandbox, over)):
+                    return wait()
+        finally:
+            over.set()
+    finally:
+        if writing >= 0:
+            os.close(writing)
+        reader.join()
+
+
+def _read(descriptor: int, log: Log) -> None:
+    with open(descriptor, "rb", buffering=0) as file:
+        while data := file.read(_PIECE):
+            log(data)
+
+
+def _kill_soon(sandbox: Sandbox, over: threading.Event) -> None:
+    """Kill the first program, and with it all others of its sandbox. It may not have started yet."""
+    threading.Thread(target=_kill, args=(sandbox, over), daemon=True).start()
+
+
+def _kill(sandbox: Sandbox, over: threading.Event) -> None:
+    while not over.is_set():
+        with suppress(LaminaError):
+            sandbox.signal(9)
+        over.wait(_AGAIN)
+
+
+def _failed(step: RunStep, ended: ExitStatus) -> ProgramFailed:
+    shown = " ".join(step.words)
+    why = ended.message or ended.reason
+    if why and ended.code in _NOT_RUN:
+        return ProgramFailed(
+            f"{step.words[0]!r:.200} could not be started: {why}",
+            code=ended.code,
+            hint="check that the image has the program: a stage from scratch has no shell",
+        )
+    return ProgramFailed(
+        f'process "{shown:.2000}" did not complete successfully: exit code: {ended.code}', code=ended.code
+    )
+
+
+def _check_words(step: RunStep) -> None:
+    """Refuse a NUL: it ends a word, and the rest would be another word. Raises UsageError."""
+    if not step.words:
+        raise UsageError("RUN has no command", hint="write the command after RUN")
+    variables = (f"{name}={value}" for name, value in (*step.env, *step.hidden))
+    for word in (*step.words, *variables, step.user, step.workdir):
+        if "\0" in word:
+            raise UsageError(f"a NUL in {word!r:.100}", hint="remove it")
+
+
+def _empty(step: RunStep) -> Stack:
+    """A union without layers."""
+    config = ImageConfig.build(step.platform)
+    return Stack("scratch", build_manifest(config.descriptor, []), config, ())
+
+
+def _changed(stack: Stack, items: Sequence[Item], made: Collection[bytes]) -> list[Item]:
+    """The items that change something. ``made``: the mount points that were made."""
+    if not items:
+        return []
+    return _without_stubs(real_items(_tree(stack, items), items), made)
+
+
+def _tree(stack: Stack, items: Sequence[Item]) -> Tree:
+    """The union below, at least where it matters for ``real_items``."""
+    known = stack.merged()
+    if known is not None:
+        return known
+    paths = [entry.path for entry, _ in items if entry.kind == Kind.DIRECTORY]
+    opaque = [entry.path for entry, _ in items if entry.kind == Kind.OPAQUE]
+    return PartialMerge().tree([layer.index() for layer in stack.layers], paths, inside=opaque)
+
+
+def _without_stubs(items: Sequence[Item], made: Collection[bytes]) -> list[Item]:
+    """Leave out mount points that are still as they were made: empty. A program may have put something there, or in a
+    directory above."""
+    if not made:
+        return list(items)
+    kept: list[Item] = []
+    needed: set[bytes] = set()
+    # what is in a directory comes before the directory
+    for entry, content in sorted(items, key=lambda item: item[0].path, reverse=True):
+        if entry.path in made and entry.path not in needed:
+            if entry.kind in (Kind.OPAQUE, Kind.DIRECTORY) or (entry.kind == Kind.FILE and not entry.size):
+                continue
+        kept.append((entry, content))
+        above = entry.path
+        while above:
+            above = above.rpartition(b"/")[0]
+            needed.add(above)
+    return kept[::-1]
