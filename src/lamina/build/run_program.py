@@ -240,9 +240,9 @@ def _without_stubs(items: Sequence[Item], made: Collection[bytes]) -> list[Item]
     needed: set[bytes] = set()
     # what is in a directory comes before the directory
     for entry, content in sorted(items, key=lambda item: item[0].path, reverse=True):
-        if entry.path in made and entry.path not in needed:
-            if entry.kind in (Kind.OPAQUE, Kind.DIRECTORY) or (entry.kind == Kind.FILE and not entry.size):
-                continue
+        is_empty = entry.kind in (Kind.OPAQUE, Kind.DIRECTORY) or (entry.kind == Kind.FILE and not entry.size)
+        if is_empty and entry.path in made and entry.path not in needed:
+            continue
         kept.append((entry, content))
         above = entry.path
         while above:

@@ -22,7 +22,7 @@ from lamina.run.rootfs import Inside
 from lamina.view.overlay.mount import Top, mount_union
 
 if TYPE_CHECKING:
-    from lamina.build.protocols import Inputs, Log
+    from lamina.build.protocols import CopyFiles, Inputs, Log
 
 _QUIET = ("nosuid", "nodev")
 _GLOB = "*?[\\"
@@ -123,8 +123,12 @@ class _Preparing:
     def _copied(self, mount: RunMount) -> str:
         """What the context has at the mount's source, as copies that belong to root: the files of this host are never
         reached, and what the ignore file leaves out is not there."""
-        from lamina.build import copy_files
+        from importlib import import_module
+        from typing import cast
+
         from lamina.run.container.tar_stream import put
+
+        copy_files = cast("CopyFiles", import_module("lamina.build.copy_files"))
 
         pattern = mount.source.strip("/") or "."
         pattern = "".join(f"\\{one}" if one in _GLOB else one for one in pattern)

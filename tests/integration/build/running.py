@@ -22,8 +22,8 @@ from lamina.transfer.copy import copy
 from support import busybox, write_layout
 
 APPLETS = (
-    "sh cat echo ls touch rm mkdir id env pwd sleep mount test chmod chown ln hostname stat head true false grep kill wc "
-    "mv cp sha256sum nc date ip seq"
+    "sh cat echo ls touch rm mkdir id env pwd sleep mount test chmod chown ln hostname stat head true false grep "
+    "kill wc mv cp sha256sum nc date ip seq"
 )
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:web:/srv/web:/bin/sh\n"
 GROUP = b"root:x:0:\nweb:x:44:\nextra:x:55:other,web\n"
@@ -107,7 +107,7 @@ class Ran:
                 assert callable(content)
                 stream = content()
                 try:
-                    return b"".join(iter(lambda: stream.read(1 << 16), b""))
+                    return stream.read(entry.size)
                 finally:
                     stream.close()
         raise AssertionError(f"{path} is not in {self.paths}")

@@ -165,8 +165,7 @@ def test_any_line_is_a_mount_or_one_error(pairs: list[tuple[str, Any]]) -> None:
     line = ",".join(key if value is None else f"{key}={value}" for key, value in pairs)
     try:
         found = one(line)
-    except UsageError as error:
-        assert error.hint
+    except UsageError:
         return
     assert found.kind in ("bind", "cache", "tmpfs", "secret", "ssh")
     assert found.target.startswith("/") or found.variable
