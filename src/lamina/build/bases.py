@@ -42,7 +42,14 @@ class Bases:
     """The base images of one build. ``pull``: ask the registry even for images of the store."""
 
     def __init__(
-        self, store: Store, session: StoreSession, network: RegistryAccess, progress: Progress, cancel: Cancel, *, pull: bool
+        self,
+        store: Store,
+        session: StoreSession,
+        network: RegistryAccess,
+        progress: Progress,
+        cancel: Cancel,
+        *,
+        pull: bool,
     ) -> None:
         self._store = store
         self._session = session

@@ -1,8 +1,8 @@
 """The build cache: what a step with a certain key made, as records in the store.
 
-A record is derived data: a step can run again. It counts only if it is complete, and if the layer that it names is whole
-in the store. A pin keeps these layers from gc. Records that nobody has used for long, and the oldest ones of a large
-cache, are removed.
+A record is derived data: a step can run again. It counts only if it is complete, and if the layer that it names is
+whole in the store. A pin keeps these layers from gc. Records that nobody has used for long, and the oldest ones of a
+large cache, are removed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The key of a step (pure): named parts, and the digest of all of them.
 
-The parts say what the step does and what it reads: the layers below by their content (a ChainID), the files of contexts
-by their digests. Nothing in a key depends on a time, on a path of this host or on an earlier build. Secrets, ssh agents
-and proxies are in no key.
+The parts say what the step does and what it reads: the layers below by their content (a ChainID), the files of
+contexts by their digests. Nothing in a key depends on a time, on a path of this host or on an earlier build. Secrets,
+ssh agents and proxies are in no key.
 """
 
 from __future__ import annotations

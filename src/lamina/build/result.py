@@ -21,7 +21,9 @@ from lamina.spec.platform import Platform
 if TYPE_CHECKING:
     from lamina.source.protocols import Session
 
-_ANNOTATION = re.compile(r"(?:(manifest|index|manifest-descriptor|index-descriptor)(?:\[([^\]]+)\])?:)?(.+)", re.DOTALL)
+_ANNOTATION = re.compile(
+    r"(?:(manifest|index|manifest-descriptor|index-descriptor)(?:\[([^\]]+)\])?:)?(.+)", re.DOTALL
+)
 _TYPES = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
 

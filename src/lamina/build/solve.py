@@ -1,8 +1,8 @@
 """Execution of planned builds: each step that the targets need is solved once, independent ones at the same time.
 
 A step is solved from the cache if there is a record of its key whose layer is whole in the store; else it is run, its
-layer is written in the session of the build, and a record is made. A build that is interrupted leaves the records of all
-steps that it finished.
+layer is written in the session of the build, and a record is made. A build that is interrupted leaves the records of
+all steps that it finished.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lamina.build.keys import Parts, differences, key_of, parts_of
 from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, Planned, RunStep, Step
 from lamina.edit.publish import Packing, made_layer, put_layer, timestamp
 from lamina.errors import Cancelled, LaminaError
-from lamina.events import Cancel, join, started
+from lamina.events import Cancel, join
 from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig, chain_ids
@@ -29,9 +29,9 @@ from lamina.spec.manifest import build_manifest
 
 if TYPE_CHECKING:
     from lamina.build.bases import Bases
-    from lamina.build.progress import Progress, Vertex
-    from lamina.build.protocols import Context, CopyFiles, Inputs, RunProgram
     from lamina.build.options import BuildOptions, Secret, SshAgent
+    from lamina.build.progress import Progress, Vertex
+    from lamina.build.protocols import Context, CopyFiles, RunProgram
     from lamina.layer.tar_write import Item
     from lamina.spec.platform import Platform
     from lamina.store.session import StoreSession
@@ -43,8 +43,8 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is there after a step: all layers, bottom first. ``made``: whether the step itself made the top one (or, of
-    a base, all)."""
+    """What is there after a step: all layers, bottom first. ``made``: whether the step itself made the top one (or,
+    of a base, all)."""
 
     layers: tuple[Made, ...] = ()
     made: bool = False
@@ -61,11 +61,10 @@ EMPTY = Result()
 
 @dataclass(frozen=True, slots=True)
 class Executors:
-    """Who does the work: the modules ``copy_files`` and ``run_program``, and who opens a context by its name."""
+    """Who does the work: the modules ``copy_files`` and ``run_program``."""
 
     copy_files: CopyFiles
     run_program: RunProgram
-    open_context: Callable[[str, Vertex], Context]
 
 
 class BuildInputs:
@@ -78,14 +77,13 @@ class BuildInputs:
         options: BuildOptions,
         cancel: Cancel,
         progress: Progress,
-        open_context: Callable[[str, Vertex], Context],
-        *,
-        epoch: int | None,
+        open_context: Callable[[str], Context],
     ) -> None:
+        """``open_context`` opens a context by its name. Set ``epoch`` before a step runs."""
         self.store = store
         self.network = network
         self.cancel = cancel
-        self.epoch = epoch
+        self.epoch: int | None = None
         self.runtime = options.runtime
         self.upper_dir = options.upper_dir
         self.secrets: Mapping[str, Secret] = {secret.id: secret for secret in options.secrets}
@@ -105,8 +103,8 @@ class BuildInputs:
             found = self._contexts.get(name)
             if found is None:
                 label = f"[context {name}] load" if name else "[internal] load build context"
-                with self._progress.vertex(label) as vertex:
-                    found = self._contexts[name] = self._open(name, vertex)
+                with self._progress.vertex(label):
+                    found = self._contexts[name] = self._open(name)
             return found
 
     def add_context(self, name: str, context: Context) -> None:
@@ -229,9 +227,7 @@ class Solver:
             return None
         return Result((record.made,), True)
 
-    def _fresh(
-        self, step: Step, below: Result, key: str, parts: Parts, vertex: Vertex, position: int
-    ) -> Result:
+    def _fresh(self, step: Step, below: Result, key: str, parts: Parts, vertex: Vertex, position: int) -> Result:
         with self._cache.locked(key, self._inputs.cancel):
             if not step.no_cache:
                 made = self._recorded(key)  # another process may have solved it meanwhile
@@ -330,11 +326,14 @@ class _Schedule:
 
     def run(self) -> None:
         """Raises the first error, after all threads have ended."""
-        threads = [threading.Thread(target=self._run, name=f"lamina-step-{n}", daemon=True) for n in range(self._jobs)]
+        threads = [
+            threading.Thread(target=self._run, name=f"lamina-step-{n}", daemon=True) for n in range(self._jobs)
+        ]
         try:
             with self._cancel.calling(self._wake):
-                running = started(threads)
-                join(running)
+                for thread in threads:
+                    thread.start()
+                join(threads)
         except BaseException:
             self._cancel.set()
             join(thread for thread in threads if thread.ident is not None)
@@ -348,6 +347,13 @@ class _Schedule:
         with self._changed:
             self._changed.notify_all()
 
+    def _fail(self, error: BaseException) -> None:
+        """Keep the first error; those that only say that it was cancelled come last."""
+        with self._changed:
+            if self._error is None or isinstance(self._error, Cancelled):
+                self._error = error
+        self._cancel.set()
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -358,12 +364,8 @@ class _Schedule:
                 step = self._ready.pop(0)
             try:
                 self._work(step)
-            except BaseException as error:  # noqa: BLE001  (the first one is raised by run)
-                with self._changed:
-                    if self._error is None or (isinstance(self._error, Cancelled) and not isinstance(error, Cancelled)):
-                        self._error = error
-                    self._changed.notify_all()
-                self._cancel.set()
+            except BaseException as error:  # noqa: BLE001  (``run`` raises it)
+                self._fail(error)
                 return
             with self._changed:
                 self._left -= 1
