@@ -2,7 +2,7 @@
 # Builds the clients and servers that lamina's tests talk to and Debian has not (or only old), from the Go module
 # proxy at pinned versions, into DIRECTORY/bin.
 #
-#   tests/peers.sh DIRECTORY [NAME...]     NAME: conformance crane regctl oras registry; none = all
+#   tests/peers.sh DIRECTORY [NAME...]     NAME: conformance crane regctl oras registry oracle; none = all
 #
 # What is there at its pinned version is left alone. Needs Go. A build that fails is named with the end of its log,
 # the others are built all the same, and the exit code is 1.
@@ -13,21 +13,28 @@ crane=github.com/google/go-containerregistry@v0.22.1
 regctl=github.com/regclient/regclient@v0.11.7
 oras=oras.land/oras@v1.3.6
 registry=github.com/distribution/distribution/v3@v3.1.2
-declare -A package=([conformance]=. [crane]=./cmd/crane [regctl]=./cmd/regctl [oras]=./cmd/oras [registry]=./cmd/registry)
+buildkit=github.com/moby/buildkit@v0.34.2
+# our own program over BuildKit's packages: how it reads Dockerfiles (tests/oracle/main.go)
+oracle=$buildkit
+declare -A package=([conformance]=. [crane]=./cmd/crane [regctl]=./cmd/regctl [oras]=./cmd/oras [registry]=./cmd/registry
+  [oracle]=./cmd/oracle)
+declare -A own=([oracle]=$(dirname "$(realpath "$0")")/oracle/main.go)
 
 [ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
 command -v go >/dev/null || { echo "peers.sh: go is not installed" >&2; exit 1; }
 mkdir -p "$1/bin" "$1/stamps"
 target=$(cd "$1" && pwd)
 shift
-[ $# -gt 0 ] || set -- conformance crane regctl oras registry
+[ $# -gt 0 ] || set -- conformance crane regctl oras registry oracle
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=mod"
 failed=0
 for name; do
   module=${!name}
-  if [ "$(cat "$target/stamps/$name" 2>/dev/null)" = "$module" ] && [ -x "$target/bin/$name" ]; then continue; fi
+  stamp=$module
+  if [ -n "${own[$name]:-}" ]; then stamp="$module $(sha256sum <"${own[$name]}")"; fi
+  if [ "$(cat "$target/stamps/$name" 2>/dev/null)" = "$stamp" ] && [ -x "$target/bin/$name" ]; then continue; fi
   echo "peers.sh: building $name ($module)" >&2
   if (
     set -e
@@ -36,10 +43,14 @@ for name; do
     cp -r "$directory" "$work/$name"
     chmod -R u+w "$work/$name"
     cd "$work/$name"
+    if [ -n "${own[$name]:-}" ]; then
+      mkdir -p "${package[$name]}"
+      cp "${own[$name]}" "${package[$name]}"
+    fi
     go build -ldflags "-s -w" -o "$work/out-$name" "${package[$name]}"
   ) >"$work/$name.log" 2>&1; then
     mv "$work/out-$name" "$target/bin/$name"
-    echo "$module" >"$target/stamps/$name"
+    echo "$stamp" >"$target/stamps/$name"
   else
     echo "peers.sh: $name was not built:" >&2
     tail -n 15 "$work/$name.log" >&2

@@ -1,6 +1,6 @@
 """The text of a Dockerfile as values (pure): directives, comments, continuations, here-documents, flags, JSON forms.
 
-BuildKit's parser is the reference, and a test compares the two (``tests/integration/build/test_language_oracle.py``).
+BuildKit's parser is the reference, and a test compares the two (``tests/interop/test_dockerfile_oracle.py``).
 What BuildKit builds is read here too. These differ on purpose: characters that are not ASCII stay whole in flags, ARG
 and STOPSIGNAL refuse flags instead of dropping them, a NUL or bytes that are not UTF-8 in an instruction are refused.
 """
@@ -379,14 +379,16 @@ def _first_argument(text: str) -> int:
     return found.end() if found else start
 
 
-def _statement(text: str, start: int, escape: str) -> _Statement:
-    """Split ``text`` from ``start`` on. Raises _Bad."""
+def _statement(text: str, start: int, escape: str, *, is_trigger: bool = False) -> _Statement:
+    """Split ``text`` from ``start`` on. A trigger may be unknown here: the build that it is for will say so. Raises
+    _Bad."""
     line = text[start:].strip(SPACES)
     start += len(text) - start - len(text[start:].lstrip(SPACES))
     blank = _BLANK.search(line)
     word = line[: blank.start()] if blank else line
     name = word.upper()
-    if name not in _KINDS:
+    kind = _KINDS.get(name)
+    if kind is None and not is_trigger:
         near = nearest(name, _KINDS)
         hint = f"write {near[0]}" if near else "begin the line with an instruction, such as FROM, RUN or COPY"
         raise _Bad(f"unknown instruction {clean(word)[:60]}", start, hint)
@@ -395,7 +397,8 @@ def _statement(text: str, start: int, escape: str) -> _Statement:
     rest = text[rest_at:].strip(SPACES)
     rest_at += len(text) - rest_at - len(text[rest_at:].lstrip(SPACES))
     statement = _Statement(text, word, name, start, flags, rest, rest_at, escape)
-    _KINDS[name].grammar(statement)
+    if kind:
+        kind.grammar(statement)
     return statement
 
 
@@ -540,7 +543,7 @@ def _health(statement: _Statement) -> None:
 
 def _inner(statement: _Statement) -> None:
     if statement.rest:
-        statement.inner = _statement(statement.text, statement.rest_at, statement.escape)
+        statement.inner = _statement(statement.text, statement.rest_at, statement.escape, is_trigger=True)
 
 
 def _json(statement: _Statement, text: str) -> bool:

@@ -81,8 +81,10 @@ def expand_known(text: str, lookup: Lookup, escape: str = "\\") -> str:
 
 def raw_words(text: str, *, keep_quotes: bool = True, keep_escapes: bool = True) -> list[str]:
     """Split at spaces that are not quoted; variables stay, and so do quotes and escapes unless told otherwise.
-    ``<< NAME`` is one word. Raises BadExpansion."""
+    ``<< NAME`` is one word. What stands before ``${x:-y}`` in the same word is lost, as in BuildKit: so
+    ``$((1 <<${x:-2}))`` is no here-document. Raises BadExpansion."""
     lexer = _Lexer(text, _unset, "\\", keep_quotes=keep_quotes, keep_escapes=keep_escapes, keep_unset=True)
+    lexer.forgets = True
     return list(lexer.run().words)
 
 
@@ -112,7 +114,11 @@ class _Words:
     def end(self) -> None:
         if self._parts:
             self.words.append("".join(self._parts))
-            self._parts.clear()
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop the word that is not at its end yet."""
+        self._parts.clear()
 
 
 class _Parts:
@@ -156,17 +162,18 @@ class _Lexer:
         )
         self.at = 1 if text.startswith("\ufeff") else 0  # as Go's scanner does
         self.depth = 0
+        self.words = _Words()
+        self.forgets = False
         self.found: set[str] = set()
         self.missing: set[str] = set()
 
     def run(self) -> Expansion:
-        words = _Words()
         try:
-            text = self.until("", self.keep_escapes, words=words)
+            text = self.until("", self.keep_escapes)
         except BadExpansion as error:
             shown = self.text if len(self.text) <= 100 else self.text[:100] + "..."
             raise BadExpansion(f"{error.message} in {shown!r}", hint=error.hint) from None
-        return Expansion(text, tuple(words.words), frozenset(self.found), frozenset(self.missing))
+        return Expansion(text, tuple(self.words.words), frozenset(self.found), frozenset(self.missing))
 
     @property
     def here(self) -> str:
@@ -178,11 +185,13 @@ class _Lexer:
         self.at += len(character)
         return character
 
-    def until(self, stop: str, keep_escapes: bool, *, pattern: bool = False, words: _Words | None = None) -> str:
+    def until(self, stop: str, keep_escapes: bool, *, pattern: bool = False) -> str:
         """The text up to ``stop`` ("": the end), which is consumed. ``pattern``: it is read as a pattern afterwards,
         so an escape character in quotes is doubled."""
         outside, self.keep_escapes = self.keep_escapes, keep_escapes
-        result, collect = _Parts(), words or _Words()
+        result, collect = _Parts(), _Words() if stop else self.words
+        if self.forgets:
+            self.words.forget()
         plain = _plain(self.escape, stop, self.quotes)
         while self.at < len(self.text):
             run = plain.match(self.text, self.at)

@@ -1,0 +1,283 @@
+// The oracle answers how BuildKit reads Dockerfiles, words and lint rules, and how moby reads ignore files.
+//
+// It reads requests as JSON, one a line, and writes one answer a line. tests/peers.sh builds it inside a copy of
+// BuildKit's module, so that its version stands in one place.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"github.com/moby/buildkit/frontend/dockerui"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+type request struct {
+	Kind   string
+	Data   []byte // base64 in JSON: it may be any bytes
+	Text   string
+	Escape string
+	Env    map[string]string
+	// Images: for each name the environment of its config
+	Images   map[string][]string
+	Patterns []string
+	Paths    []string
+}
+
+type answer map[string]any
+
+func main() {
+	in := bufio.NewReaderSize(os.Stdin, 1<<20)
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	write := json.NewEncoder(out)
+	write.SetEscapeHTML(false)
+	kinds := map[string]func(request) (answer, error){
+		"parse": parse, "trigger": trigger, "word": word, "words": words, "document": document, "lint": lint,
+		"ignorefile": ignoreFile, "matches": matches,
+	}
+	for {
+		line, err := in.ReadBytes('\n')
+		if len(line) > 0 {
+			var asked request
+			if bad := json.Unmarshal(line, &asked); bad != nil {
+				fail(bad)
+			}
+			found, problem := safely(kinds[asked.Kind], asked)
+			if problem != nil {
+				found = answer{"error": problem.Error()}
+			}
+			if bad := write.Encode(found); bad != nil {
+				fail(bad)
+			}
+			out.Flush()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "oracle:", err)
+	os.Exit(1)
+}
+
+func safely(ask func(request) (answer, error), asked request) (found answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return ask(asked)
+}
+
+func instruction(c any) answer {
+	fields, err := json.Marshal(c)
+	if err != nil {
+		fail(err)
+	}
+	found := answer{}
+	if err := json.Unmarshal(fields, &found); err != nil {
+		fail(err)
+	}
+	if located, ok := c.(instructions.Command); ok {
+		found["Location"] = located.Location()
+		found["Comments"] = located.Comments()
+		found["Instruction"] = strings.ToUpper(located.Name())
+	}
+	if text, ok := c.(fmt.Stringer); ok {
+		found["Text"] = text.String()
+	}
+	if run, ok := c.(*instructions.RunCommand); ok {
+		found["Network"] = instructions.GetNetwork(run)
+		found["Security"] = instructions.GetSecurity(run)
+		found["Mounts"] = len(instructions.GetMounts(run))
+		found["Script"] = len(run.Files) > 0 && parser.MustParseHeredoc(run.CmdLine[0]) != nil
+	}
+	return found
+}
+
+func parse(asked request) (answer, error) {
+	file, err := parser.Parse(bytes.NewReader(asked.Data))
+	if err != nil {
+		return nil, err
+	}
+	stages, arguments, err := instructions.Parse(file.AST, nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(stages) == 0 {
+		return nil, errors.New("no stages")
+	}
+	found := answer{"Escape": string(file.EscapeToken), "Blanks": file.Warnings}
+	var all []answer
+	for i := range arguments {
+		all = append(all, instruction(&arguments[i]))
+	}
+	for _, stage := range stages {
+		from := instruction(stage)
+		delete(from, "Commands")
+		from["Instruction"] = "FROM"
+		all = append(all, from)
+		for _, c := range stage.Commands {
+			all = append(all, instruction(c))
+		}
+	}
+	found["Instructions"] = all
+	return found, nil
+}
+
+func trigger(asked request) (answer, error) {
+	file, err := parser.Parse(bytes.NewReader(asked.Data))
+	if err != nil {
+		return nil, err
+	}
+	if len(file.AST.Children) != 1 {
+		return nil, errors.New("not one instruction")
+	}
+	c, err := instructions.ParseCommand(file.AST.Children[0])
+	if err != nil {
+		return nil, err
+	}
+	return answer{"Instructions": []answer{instruction(c)}}, nil
+}
+
+type environment map[string]string
+
+func (e environment) Get(name string) (string, bool) {
+	value, ok := e[name]
+	return value, ok
+}
+
+func (e environment) Keys() []string {
+	var keys []string
+	for key := range e {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func lexer(asked request) *shell.Lex {
+	return shell.NewLex([]rune(asked.Escape)[0])
+}
+
+func names(set map[string]struct{}) []string {
+	found := []string{}
+	for name := range set {
+		found = append(found, name)
+	}
+	slices.Sort(found)
+	return found
+}
+
+func process(lex *shell.Lex, asked request) (answer, error) {
+	result, err := lex.ProcessWordWithMatches(asked.Text, environment(asked.Env))
+	if err != nil {
+		return nil, err
+	}
+	return answer{"Text": result.Result, "Found": names(result.Matched), "Missing": names(result.Unmatched)}, nil
+}
+
+func word(asked request) (answer, error) {
+	return process(lexer(asked), asked)
+}
+
+func document(asked request) (answer, error) {
+	lex := shell.NewLex('\\')
+	lex.SkipProcessQuotes = true
+	return process(lex, asked)
+}
+
+func words(asked request) (answer, error) {
+	found, err := lexer(asked).ProcessWords(asked.Text, environment(asked.Env))
+	return answer{"Words": found}, err
+}
+
+type images map[string][]string
+
+func (m images) ResolveImageConfig(
+	_ context.Context, ref string, opt sourceresolver.Opt,
+) (string, digest.Digest, []byte, error) {
+	env, ok := m[ref]
+	if !ok {
+		return "", "", nil, fmt.Errorf("no image %s", ref)
+	}
+	image := dockerspec.DockerOCIImage{Image: ocispecs.Image{Platform: *opt.ImageOpt.Platform}}
+	image.Config.Env = env
+	data, err := json.Marshal(image)
+	return ref, digest.FromBytes(data), data, err
+}
+
+func lint(asked request) (answer, error) {
+	type warning struct {
+		Rule, Text  string
+		First, Last int
+	}
+	warnings := []warning{}
+	platform := ocispecs.Platform{OS: "linux", Architecture: "amd64"}
+	options := dockerfile2llb.ConvertOpt{
+		Config:         dockerui.Config{BuildArgs: asked.Env, BuildPlatforms: []ocispecs.Platform{platform}},
+		SourceMap:      llb.NewSourceMap(nil, "Dockerfile", "Dockerfile", asked.Data),
+		TargetPlatform: &platform,
+		MetaResolver:   images(asked.Images),
+		AllStages:      true,
+		Warn: func(rule, _, _, text string, location []parser.Range) {
+			found := warning{Rule: rule, Text: text}
+			if len(location) > 0 {
+				found.First, found.Last = location[0].Start.Line, location[len(location)-1].End.Line
+			}
+			warnings = append(warnings, found)
+		},
+	}
+	_, err := dockerfile2llb.Dockerfile2LLB(context.Background(), asked.Data, options)
+	sort.Slice(warnings, func(i, j int) bool {
+		return fmt.Sprint(warnings[i]) < fmt.Sprint(warnings[j])
+	})
+	found := answer{"Warnings": warnings}
+	if err != nil {
+		found["error"] = err.Error()
+	}
+	return found, nil
+}
+
+func ignoreFile(asked request) (answer, error) {
+	patterns, err := ignorefile.ReadAll(bytes.NewReader(asked.Data))
+	return answer{"Patterns": patterns}, err
+}
+
+func matches(asked request) (answer, error) {
+	matcher, err := patternmatcher.New(asked.Patterns)
+	if err != nil {
+		return nil, err
+	}
+	found := []any{}
+	for _, path := range asked.Paths {
+		matched, err := matcher.MatchesOrParentMatches(path)
+		if err != nil {
+			found = append(found, err.Error())
+			continue
+		}
+		found = append(found, matched)
+	}
+	return answer{"Matches": found}, nil
+}
