@@ -106,7 +106,6 @@ CHANGES = {
 ELSEWHERE = {
     *(
         "blob",
-        "build",
         "completion",
         "delete",
         "explore",

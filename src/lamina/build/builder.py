@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from lamina.build.errors import StepFailed
 from lamina.build.options import BuildOptions, Built
-from lamina.errors import Unsupported
-from lamina.events import Cancel, OnEvent, ignore
+from lamina.errors import NotFound, PathNotFound, UsageError
+from lamina.events import Cancel, OnEvent, Warned, ignore
+from lamina.host.files import reported
 
 if TYPE_CHECKING:
+    from lamina.build.instructions import Dockerfile
+    from lamina.build.protocols import Context
+    from lamina.build.solve import BuildInputs
+    from lamina.spec.platform import Platform
     from lamina.store.store import Store
     from lamina.transfer.connect import RegistryAccess
+
+NAMES = ("Dockerfile", "Containerfile")
+"""The Dockerfile's names in a context, the first that is there."""
+MAX_DOCKERFILE = 16 << 20
 
 
 @contextmanager
@@ -25,7 +38,8 @@ def built(
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> Iterator[Built]:
-    """Build an image into the store. ``context``: a directory, an address, a git repository, a tar, or "-" for stdin.
+    """Build an image into the store. ``context``: a directory, an address, a git repository, a tar, "-" for stdin, or
+    "" for none.
 
     The block gets the image. It has its names already, and while the block runs it is protected even without one:
     what else is to be made of it (an archive, a push) is made from the store in the block. ``on_event`` gets
@@ -34,5 +48,161 @@ def built(
     Raises ``build.errors.StepFailed`` (a step failed), UsageError (the Dockerfile, an option), NotFound, Cancelled,
     and what pulls raise.
     """
-    raise Unsupported("builds do not work yet")
-    yield Built(None, ())  # type: ignore[unreachable]
+    from lamina.build import run_program
+    from lamina.build.bases import Bases
+    from lamina.build.cache import Cache
+    from lamina.build.plan import plan
+    from lamina.build.progress import Progress
+    from lamina.build.result import write_image, write_index
+    from lamina.build.solve import BuildInputs, Executors, Solver
+    from lamina.build.syntax import parse
+
+    options = _completed(options)
+    progress = Progress(on_event)
+    stop = Cancel(cancel)
+    cache = Cache(store, lambda text: progress.tell(Warned(text)))
+    with ExitStack() as stack:
+        stack.callback(stop.close)
+        session = stack.enter_context(store.session("build"))
+        opener = _Opener(context, options, store, network, stop)
+        inputs = BuildInputs(store, network, options, stop, progress, opener.open)
+        stack.callback(inputs.close)
+        with progress.vertex("[internal] load build definition") as vertex:
+            name, text = opener.dockerfile(inputs)
+            vertex.log(f"transferring dockerfile: {len(text)}B\n".encode())
+            dockerfile = parse(text, name)
+        bases = Bases(store, session, network, progress, stop, pull=options.pull)
+        platforms: tuple[Platform | None, ...] = options.platforms or (None,)
+        planned = [plan(dockerfile, options, bases.resolve, platform=one) for one in platforms]
+        inputs.epoch = planned[0].epoch
+        copy_files: Any = import_module("lamina.build.copy_files")
+        executors = Executors(copy_files, run_program.ran)
+        place = f"{os.path.abspath(context) if os.path.isdir(context) else context}\n{name}"
+        solver = Solver(session, inputs, executors, bases, cache, progress, options, place)
+        try:
+            solver.solve(planned)
+            with progress.vertex("exporting to image") as vertex:
+                images = tuple(write_image(session, one, inputs.results, options) for one in planned)
+                top = write_index(session, images, options) if len(images) > 1 else images[0].descriptor
+                for tag in options.tags or ("",) * options.keep:
+                    session.tag(tag, top)
+                    vertex.log(f"naming to {tag}\n".encode() if tag else b"")
+        except StepFailed as error:
+            error.source = text.decode("utf-8", "replace")
+            raise
+        finally:
+            cache.keep()
+        notes = tuple(dict.fromkeys(note for one in planned for note in one.notes))
+        yield Built(top, images, tuple(solver.ran.values()), notes)
+
+
+def load_dockerfile(
+    context: str, options: BuildOptions, store: Store, network: RegistryAccess, *, cancel: Cancel | None = None
+) -> Dockerfile:
+    """Read and parse the Dockerfile, as `--check` needs it; nothing is built. Raises UsageError, NotFound."""
+    from lamina.build.progress import Progress
+    from lamina.build.solve import BuildInputs
+    from lamina.build.syntax import parse
+
+    stop = Cancel(cancel)
+    opener = _Opener(context, options, store, network, stop)
+    inputs = BuildInputs(store, network, options, stop, Progress(ignore), opener.open)
+    try:
+        name, text = opener.dockerfile(inputs)
+    finally:
+        inputs.close()
+        stop.close()
+    return parse(text, name)
+
+
+def _completed(options: BuildOptions) -> BuildOptions:
+    """The options with what the environment of this process says. Raises UsageError."""
+    arguments = {}
+    for name, value in options.arguments.items():
+        value = os.environ.get(name) if value is None else value
+        if value is not None:
+            arguments[name] = value
+    if options.network not in ("default", "none", "host"):
+        raise UsageError(f"no network {options.network!r:.60} for a build", hint="use default, none or host")
+    return replace(options, arguments=arguments)
+
+
+class _Opener:
+    """Opens the contexts of a build, and finds its Dockerfile.
+
+    As docker has it: a Dockerfile that is named for a directory of this host is a path of this host, which may be
+    outside of the context; for any other context it is a path inside.
+    """
+
+    def __init__(
+        self, place: str, options: BuildOptions, store: Store, network: RegistryAccess, cancel: Cancel
+    ) -> None:
+        self._place = place
+        self._options = options
+        self._store = store
+        self._network = network
+        self._cancel = cancel
+        self._is_local = os.path.isdir(place)
+        self._inside = "" if self._is_local and options.file else options.file
+        """Where the Dockerfile is in the context."""
+        self._ignore: bytes | None = None
+
+    def open(self, name: str) -> Context:
+        """Open the context ``name``; "" is the build's own. Raises NotFound, and what ``open_context`` raises."""
+        options = self._options
+        opened: Context = import_module("lamina.build.contexts").open_context(
+            options.contexts[name] if name else self._place,
+            store=self._store,
+            network=self._network,
+            cancel=self._cancel,
+            stdin=None if name or options.file == "-" else options.stdin,
+            dockerfile="" if name else self._inside,
+            ignore=None if name else self._ignore,
+        )
+        return opened
+
+    def dockerfile(self, inputs: BuildInputs) -> tuple[str, bytes]:
+        """The name and the text of the Dockerfile. Raises NotFound, UsageError."""
+        options = self._options
+        if options.dockerfile is not None:
+            return options.file or NAMES[0], options.dockerfile
+        if options.file == "-":
+            if options.stdin is None:
+                raise UsageError("there is no stdin to read a Dockerfile from", hint="name a file with --file")
+            return NAMES[0], options.stdin.read(MAX_DOCKERFILE + 1)
+        if self._is_local:
+            return self._of_host(options.file)
+        for name in (options.file,) if options.file else NAMES:
+            try:
+                return os.path.basename(name), inputs.context("").read(name)
+            except PathNotFound:
+                continue
+        raise _missing(options.file)
+
+    def _of_host(self, file: str) -> tuple[str, bytes]:
+        names = (file,) if file else tuple(os.path.join(self._place, name) for name in NAMES)
+        for path in names:
+            text = _read(path)
+            if text is None and file and not os.path.isabs(file):
+                path = os.path.join(self._place, file)  # podman's rule, after docker's
+                text = _read(path)
+            if text is not None:
+                self._ignore = _read(f"{path}.dockerignore")
+                return os.path.basename(path), text
+        raise _missing(file)
+
+
+def _read(path: str) -> bytes | None:
+    """The content of a file of this host; None if there is none."""
+    with reported(path):
+        try:
+            with open(path, "rb") as file:
+                return file.read(MAX_DOCKERFILE + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _missing(file: str) -> NotFound:
+    if file:
+        return NotFound(f"no Dockerfile {file!r:.300}", hint="check the path of --file")
+    return NotFound(f"no {' or '.join(NAMES)} in the context", hint="name it with --file")

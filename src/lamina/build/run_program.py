@@ -24,9 +24,9 @@ from lamina.layer.entry import Kind
 from lamina.layer.tar_write import Item
 from lamina.light import TYPE_CHECKING
 from lamina.run import network
-from lamina.run.bundle import Task, check_machine, described
-from lamina.run.child import CANNOT_RUN, NOT_FOUND, ExitStatus, Streams
-from lamina.run.options import Wanted
+from lamina.run.bundle import Task, check_architecture, prepare_spec
+from lamina.run.child import CANNOT_RUN, NOT_FOUND, ExitStatus, Program, Streams
+from lamina.run.options import ContainerOptions
 from lamina.run.rootfs import Inside
 from lamina.run.runtime import Runtime, find_runtime
 from lamina.run.sandbox import Sandbox
@@ -89,7 +89,7 @@ def _run(
         try:
             point("step.mounted")
             kind = network.choose(wanted.network, warn)
-            resolver = network.machine_resolver(kind, warn)
+            resolver = network.host_resolver(kind, warn)
             with network.connected(kind, resolver, directory.network) as net:
                 task = Task(
                     sandbox,
@@ -101,8 +101,8 @@ def _run(
                     files=("hosts", "resolv.conf"),
                 )
                 with Inside(directory.rootfs) as inside:
-                    check_machine(task, inside)
-                    spec, made = described(task, inside)
+                    check_architecture(task, inside)
+                    spec, made = prepare_spec(task, inside)
                 ended = _ended(sandbox, _own(spec, step, task), inputs.cancel, log, warn)
             point("step.ran")
         finally:
@@ -114,8 +114,8 @@ def _run(
     return made
 
 
-def _wanted(step: RunStep, seen: Given) -> Wanted:
-    return Wanted(
+def _wanted(step: RunStep, seen: Given) -> ContainerOptions:
+    return ContainerOptions(
         command=step.words,
         env=tuple({**dict(step.env), **dict(step.hidden), **seen.variables}.items()),
         mounts=seen.mounts,
@@ -150,14 +150,14 @@ def _ended(sandbox: Sandbox, spec: dict[str, Any], cancel: Cancel, log: Log, war
     try:
         reader.start()
         try:
-            starting = sandbox.started(
+            starting = sandbox.start(
                 spec, Streams(stdout=writing, stderr=writing, interactive=False), on_warning=warn
             )
-            with starting as wait:
+            with starting as program:
                 os.close(writing)
                 writing = -1
-                with cancel.calling(lambda: _kill_soon(sandbox, over)):
-                    return wait()
+                with cancel.calling(lambda: _kill_soon(program, over)):
+                    return program.wait()
         finally:
             over.set()
     finally:
@@ -172,15 +172,15 @@ def _read(descriptor: int, log: Log) -> None:
             log(data)
 
 
-def _kill_soon(sandbox: Sandbox, over: threading.Event) -> None:
+def _kill_soon(program: Program, over: threading.Event) -> None:
     """Kill the first program, and with it all others of its sandbox. It may not have started yet."""
-    threading.Thread(target=_kill, args=(sandbox, over), daemon=True).start()
+    threading.Thread(target=_kill, args=(program, over), daemon=True).start()
 
 
-def _kill(sandbox: Sandbox, over: threading.Event) -> None:
+def _kill(program: Program, over: threading.Event) -> None:
     while not over.is_set():
         with suppress(LaminaError):
-            sandbox.signal(9)
+            program.signal(9)
         over.wait(_AGAIN)
 
 

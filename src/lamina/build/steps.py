@@ -181,6 +181,24 @@ class RunStep(Step):
                 yield mount.origin
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class WheelStep(Step):
+    """The files of one Python wheel. The layer does not depend on what is below. ``file``: the wheel's name. ``url``:
+    where it is. ``sha256``: hex digits; ``size`` in bytes, None if it is not known. ``python``: the version, like
+    3.12.4. ``executable``, ``site``, ``scripts``, ``data``: as ``build.wheels.target.PythonTarget``."""
+
+    name: str
+    file: str
+    url: str
+    sha256: str
+    size: int | None = None
+    python: str
+    executable: str
+    site: str
+    scripts: str
+    data: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Planned:
     """One stage for one platform, planned. ``step``: its last step that makes a layer; None: the image is empty.

@@ -22,7 +22,8 @@ from lamina.spec.manifest import build_manifest
 from lamina.spec.mediatype import compression, is_docker
 
 if TYPE_CHECKING:
-    from lamina.source.protocols import Writer
+    from lamina.events import Cancel
+    from lamina.source.protocols import Session, Writer
     from lamina.spec.image_config import Changes
 
 BASE_NAME, BASE_DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
@@ -110,13 +111,19 @@ def publish(
         for layer in layers:
             if isinstance(layer, Descriptor):
                 session.has(layer)  # protects it; put_manifest says which one is missing
-            elif not session.has(layer.descriptor):
-                session.put_blob(layer.descriptor, _FileBlob(layer), diff_id=layer.diff_id)
+            else:
+                put_layer(session, layer)
         if not session.has(config.descriptor):
             session.put_blob(config.descriptor, BytesBlob(config.descriptor, config.raw))
         session.put_manifest(manifest.descriptor, manifest.raw)
         session.tag(name, manifest.descriptor)
     return manifest.descriptor
+
+
+def put_layer(session: Session, layer: MadeLayer, *, cancel: Cancel | None = None) -> None:
+    """Write a new layer, unless it is there. Raises SystemFailure."""
+    if not session.has(layer.descriptor, layer.diff_id):
+        session.put_blob(layer.descriptor, _FileBlob(layer), diff_id=layer.diff_id, cancel=cancel)
 
 
 def require_bottom(stack: Stack) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import ModuleType
 
@@ -43,12 +43,16 @@ def locked(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked_for_now(path: str) -> Iterator[None]:
-    """Hold an exclusive lock on a file that exists only while somebody holds it or waits for it. Raises OSError."""
+def locked_for_now(path: str, pause: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on a file that exists only while somebody holds it or waits for it. ``pause``: called
+    again and again while somebody else holds it; without it, the kernel waits. Raises OSError, and what ``pause``
+    raises."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            acquire(descriptor, path)
+            while not acquire(descriptor, path, wait=pause is None):
+                if pause is not None:
+                    pause()
             if is_same(descriptor, path):
                 break
         except BaseException:

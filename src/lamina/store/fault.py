@@ -72,6 +72,12 @@ BUILD_POINTS = (
     "cache-mount.filled",
 )
 """Points that RUN steps of a build pass, and the end of those of a killed build."""
+CACHE_POINTS = (
+    "build.record-written",
+    "build.record-renamed",
+    "build.records-removed",
+)
+"""Points that the records of the build cache pass."""
 _CHOSEN = os.environ.get("LAMINA_FAULT", "")
 
 

@@ -19,6 +19,7 @@ from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
+from lamina.view.overlay.lower import sweep
 from support import busybox, write_layout
 
 APPLETS = (
@@ -128,10 +129,13 @@ def said(inputs: GivenInputs, step: RunStep) -> str:
 
 
 def left_in(store: Store) -> list[str]:
-    """What steps have left in the store: mounts below it, and directories of steps."""
+    """What steps have left: mounts below the store, and directories of steps. A build unmounts the layers at its end,
+    as this does first."""
+    sweep(store)
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     running = Path(store.paths.build, "running")
-    return [one for one in mounts if one.startswith(str(running))] + (os.listdir(running) if running.is_dir() else [])
+    left = os.listdir(running) if running.is_dir() else []
+    return [one for one in mounts if one.startswith(store.paths.root)] + left
 
 
 def bytes_in(directory: Path) -> Iterator[tuple[Path, bytes]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from lamina.errors import ContainerFailure, LaminaError
+from lamina.errors import ContainerFailure
 
 _BACKGROUND = "containers in the background are not supported yet"
 _NETWORKS = "networks with names and addresses are not supported yet"
@@ -78,10 +78,8 @@ UNSUPPORTED_BY_EXEC = (
 )
 
 
-def unsupported_options(
-    table: tuple[UnsupportedOption, ...], failure: type[LaminaError] = ContainerFailure
-) -> Callable[[Any], Any]:
-    """Add these options to a verb, hidden in its help. ``failure``: the error for the refused ones."""
+def unsupported_options(table: tuple[UnsupportedOption, ...]) -> Callable[[Any], Any]:
+    """Add these options to a verb, hidden in its help."""
 
     def decorate(function: Any) -> Any:
         for one in table:
@@ -91,17 +89,17 @@ def unsupported_options(
                 multiple=not one.flag,
                 hidden=True,
                 expose_value=False,
-                callback=_say(one, failure),
+                callback=_say(one),
             )(function)
         return function
 
     return decorate
 
 
-def _say(one: UnsupportedOption, failure: type[LaminaError]) -> Callable[[click.Context, click.Parameter, Any], None]:
+def _say(one: UnsupportedOption) -> Callable[[click.Context, click.Parameter, Any], None]:
     def check(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
         given = [None] if value is True else value or []
         if "*" not in one.fine and any(item not in one.fine for item in given):
-            raise failure(f"{one.names[-1]}: {one.why}", hint=one.hint)
+            raise ContainerFailure(f"{one.names[-1]}: {one.why}", hint=one.hint)
 
     return check

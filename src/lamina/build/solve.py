@@ -1,0 +1,411 @@
+"""Execution of planned builds: each step that the targets need is solved once, independent ones at the same time.
+
+A step is solved from the cache if there is a record of its key whose layer is whole in the store; else it is run, its
+layer is written in the session of the build, and a record is made. A build that is interrupted leaves the records of
+all steps that it finished.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lamina.build.cache import Cache, Made, Record
+from lamina.build.errors import ProgramFailed, StepFailed
+from lamina.build.events import Ran
+from lamina.build.keys import Parts, differences, key_of, parts_of
+from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, Planned, RunStep, Step
+from lamina.edit.publish import Packing, made_layer, put_layer, timestamp
+from lamina.errors import Cancelled, LaminaError
+from lamina.events import Cancel, join
+from lamina.source.stack import Stack
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import ImageConfig, chain_ids
+from lamina.spec.manifest import build_manifest
+
+if TYPE_CHECKING:
+    from lamina.build.bases import Bases
+    from lamina.build.options import BuildOptions, Secret, SshAgent
+    from lamina.build.progress import Progress, Vertex
+    from lamina.build.protocols import Context, CopyFiles, RunProgram
+    from lamina.layer.tar_write import Item
+    from lamina.spec.platform import Platform
+    from lamina.store.session import StoreSession
+    from lamina.store.store import Store
+    from lamina.transfer.connect import RegistryAccess
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is there after a step: all layers, bottom first. ``made``: whether the step itself made the top one (or,
+    of a base, all)."""
+
+    layers: tuple[Made, ...] = ()
+    made: bool = False
+
+    @property
+    def chain(self) -> str:
+        """The ChainID, "" without layers."""
+        chain = chain_ids([layer.diff_id for layer in self.layers])
+        return str(chain[-1]) if chain else ""
+
+
+EMPTY = Result()
+
+
+@dataclass(frozen=True, slots=True)
+class Executors:
+    """Who does the work: the modules ``copy_files`` and ``run_program``."""
+
+    copy_files: CopyFiles
+    run_program: RunProgram
+
+
+class BuildInputs:
+    """``protocols.Inputs``."""
+
+    def __init__(
+        self,
+        store: Store,
+        network: RegistryAccess,
+        options: BuildOptions,
+        cancel: Cancel,
+        progress: Progress,
+        open_context: Callable[[str], Context],
+    ) -> None:
+        """``open_context`` opens a context by its name. Set ``epoch`` before a step runs."""
+        self.store = store
+        self.network = network
+        self.cancel = cancel
+        self.epoch: int | None = None
+        self.runtime = options.runtime
+        self.upper_dir = options.upper_dir
+        self.secrets: Mapping[str, Secret] = {secret.id: secret for secret in options.secrets}
+        self.ssh: Mapping[str, SshAgent] = {agent.id: agent for agent in options.ssh}
+        self._progress = progress
+        self._open = open_context
+        self._contexts: dict[str, Context] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self.results: dict[Step, Result] = {}
+        self._stacks: dict[str, Stack] = {}
+
+    def context(self, name: str) -> Context:
+        with self._guard:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
+            found = self._contexts.get(name)
+            if found is None:
+                label = f"[context {name}] load" if name else "[internal] load build context"
+                with self._progress.vertex(label):
+                    found = self._contexts[name] = self._open(name)
+            return found
+
+    def add_context(self, name: str, context: Context) -> None:
+        """A context that is open already; it is closed with the others."""
+        self._contexts[name] = context
+
+    def stack(self, step: Step | None) -> Stack | None:
+        result = EMPTY if step is None else self.results[step]
+        return self.stack_of(result, step.platform) if step is not None else None
+
+    def stack_of(self, result: Result, platform: Platform) -> Stack | None:
+        """The union of the layers; the same object for the same layers, so that it is merged once."""
+        if not result.layers:
+            return None
+        chain = result.chain
+        with self._guard:
+            found = self._stacks.get(chain)
+            if found is None:
+                found = self._stacks[chain] = self._made(result, platform)
+        return found
+
+    def _made(self, result: Result, platform: Platform) -> Stack:
+        config = ImageConfig.build(platform, diff_ids=[layer.diff_id for layer in result.layers])
+        manifest = build_manifest(config.descriptor, [layer.descriptor for layer in result.layers])
+        layers = tuple(self.store.layers.get(layer.descriptor, layer.diff_id) for layer in result.layers)
+        return Stack("the build", manifest, config, layers, config.steps())
+
+    def close(self) -> None:
+        """Close all contexts."""
+        for context in self._contexts.values():
+            context.close()
+        self._contexts.clear()
+
+
+class Solver:
+    """Solves the steps of one build, for all its platforms."""
+
+    def __init__(
+        self,
+        session: StoreSession,
+        inputs: BuildInputs,
+        executors: Executors,
+        bases: Bases,
+        cache: Cache,
+        progress: Progress,
+        options: BuildOptions,
+        place: str,
+    ) -> None:
+        """``place``: what this build is of, for ``--why``: steps at the same place of it are compared."""
+        self._session = session
+        self._inputs = inputs
+        self._executors = executors
+        self._bases = bases
+        self._cache = cache
+        self._progress = progress
+        self._packing = Packing(options.compression, options.level, inputs.epoch)
+        self._jobs = max(options.jobs or 0, 0) or max(4, os.cpu_count() or 1)
+        self._place = place
+        self._solved: dict[str, Result] = {}
+        self._keys: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self.ran: dict[Step, Ran] = {}
+
+    def solve(self, targets: Sequence[Planned]) -> None:
+        """Solve what the targets need; the results are in ``inputs.results``. Raises StepFailed, Cancelled, and what
+        pulls raise."""
+        steps = ordered([planned.step for planned in targets if planned.step is not None])
+        positions = _positions(steps)
+        _Schedule(steps, self._jobs, self._inputs.cancel, lambda step: self._step(step, positions[step])).run()
+
+    def _step(self, step: Step, position: int) -> None:
+        below = EMPTY if step.below is None else self._inputs.results[step.below]
+        if isinstance(step, BaseStep):
+            result = self._base(step)
+        else:
+            with _explained(step):
+                result = self._other(step, below, position)
+        self._inputs.results[step] = result
+
+    def _base(self, step: BaseStep) -> Result:
+        if not step.digest:
+            return EMPTY
+        with self._progress.vertex(step.label or step.text, step.at) as vertex:
+            stack = self._bases.stack(step, vertex)
+        created = (entry.created if entry else None for entry in stack.steps)
+        layers = zip(stack.layers, created, strict=True)
+        return Result(tuple(Made(layer.descriptor, layer.diff_id, time or "") for layer, time in layers), True)
+
+    def _other(self, step: Step, below: Result, position: int) -> Result:
+        origins = {one: self._inputs.results[one].chain for one in step.inputs() if one is not step.below}
+        parts = parts_of(step, below.chain, self._digests(step), origins, epoch=self._inputs.epoch)
+        key = key_of(parts)
+        with self._guard:
+            lock = self._keys.setdefault(key, threading.Lock())
+        with self._progress.vertex(step.label, step.at) as vertex, lock:
+            self._inputs.cancel.check()
+            made = self._known(step, key)
+            vertex.cached = made is not None
+            if made is None:
+                made = self._fresh(step, below, key, parts, vertex, position)
+            else:
+                self.ran[step] = Ran(step.label, step.at, key, True)
+            with self._guard:
+                self._solved[key] = made
+        return Result((*below.layers, *made.layers), made.made)
+
+    def _known(self, step: Step, key: str) -> Result | None:
+        """The layer of a step that was solved before: in this build, or by an earlier one."""
+        with self._guard:
+            found = self._solved.get(key)
+        return found if found is not None or step.no_cache else self._recorded(key)
+
+    def _recorded(self, key: str) -> Result | None:
+        record = self._cache.find(key)
+        if record is None:
+            return None
+        if record.made is None:
+            return EMPTY
+        if not self._session.has(record.made.descriptor, record.made.diff_id):
+            return None
+        return Result((record.made,), True)
+
+    def _fresh(self, step: Step, below: Result, key: str, parts: Parts, vertex: Vertex, position: int) -> Result:
+        with self._cache.locked(key, self._inputs.cancel):
+            if not step.no_cache:
+                made = self._recorded(key)  # another process may have solved it meanwhile
+                if made is not None:
+                    vertex.cached = True
+                    self.ran[step] = Ran(step.label, step.at, key, True)
+                    return made
+            places = _places(self._place, step, position)
+            self.ran[step] = self._why(step, key, parts, places)
+            layer = self._layer(step, below, vertex)
+            self._cache.put(Record(key, parts, layer, places, step.label))
+            return EMPTY if layer is None else Result((layer,), True)
+
+    def _why(self, step: Step, key: str, parts: Parts, places: Sequence[str]) -> Ran:
+        ran = Ran(step.label, step.at, key, False)
+        if step.no_cache:
+            return replace(ran, reason="the cache was not asked")
+        before = self._cache.earlier(places)
+        if before is None:
+            return replace(ran, reason="nothing is recorded of this step")
+        found = differences(before.parts, parts)
+        if not found:
+            return replace(ran, reason="its layer is not in the store any more")
+        return replace(ran, reason=f"{', '.join(name for name, _, _ in found)} changed", differs=found)
+
+    def _digests(self, step: Step) -> Mapping[str, str]:
+        if isinstance(step, CopyStep):
+            return self._executors.copy_files.digests(step, self._inputs)
+        if isinstance(step, RunStep):
+            found = {}
+            for number, mount in enumerate(step.mounts):
+                if mount.kind in ("bind", "cache") and not isinstance(mount.origin, Step):
+                    name = mount.origin
+                    if name is None and mount.kind == "cache":
+                        continue
+                    digest = self._inputs.context(name or "").digest((mount.source or "/",))
+                    found[f"context of mount {number + 1}: {mount.source or '/'}"] = digest
+            return found
+        return {}
+
+    def _layer(self, step: Step, below: Result, vertex: Vertex) -> Made | None:
+        """Do the work of a step, and write its layer."""
+        union = self._inputs.stack_of(below, step.platform)
+        if isinstance(step, DirectoryStep):
+            return self._written(self._executors.copy_files.made(step, union))
+        if isinstance(step, CopyStep):
+            with self._executors.copy_files.copied(step, union, self._inputs, vertex.log) as items:
+                return self._written(items)
+        if isinstance(step, RunStep):
+            with self._executors.run_program(step, union, self._inputs, vertex.log) as items:
+                return self._written(items)
+        raise TypeError(f"nobody can run a {type(step).__name__}")
+
+    def _written(self, items: Iterable[Item]) -> Made | None:
+        items = list(items)
+        if not items:
+            return None
+        with made_layer(items, self._packing, docker=False, clamp=True) as made:
+            self._inputs.cancel.check()
+            put_layer(self._session, made, cancel=self._inputs.cancel)
+        return Made(made.descriptor, made.diff_id, timestamp(self._inputs.epoch))
+
+
+def ordered(targets: Iterable[Step]) -> list[Step]:
+    """All steps that the targets need, each after those that it needs."""
+    found: dict[Step, None] = {}
+    waiting: list[tuple[Step, bool]] = [(step, False) for step in targets]
+    while waiting:
+        step, is_ready = waiting.pop()
+        if step in found:
+            continue
+        if is_ready:
+            found[step] = None
+            continue
+        waiting.append((step, True))
+        waiting += [(one, False) for one in step.inputs() if one not in found]
+    return list(found)
+
+
+class _Schedule:
+    """Runs each step after those that it needs, several at the same time."""
+
+    def __init__(self, steps: Sequence[Step], jobs: int, cancel: Cancel, work: Callable[[Step], None]) -> None:
+        self._cancel = cancel
+        self._work = work
+        self._missing = {step: len(set(step.inputs())) for step in steps}
+        self._users: dict[Step, list[Step]] = {step: [] for step in steps}
+        for step in steps:
+            for one in set(step.inputs()):
+                self._users[one].append(step)
+        self._ready = [step for step in steps if not self._missing[step]]
+        self._left = len(steps)
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._jobs = min(jobs, len(steps))
+
+    def run(self) -> None:
+        """Raises the first error, after all threads have ended."""
+        threads = [
+            threading.Thread(target=self._run, name=f"lamina-step-{n}", daemon=True) for n in range(self._jobs)
+        ]
+        try:
+            with self._cancel.calling(self._wake):
+                for thread in threads:
+                    thread.start()
+                join(threads)
+        except BaseException:
+            self._cancel.set()
+            join(thread for thread in threads if thread.ident is not None)
+            if self._error is None or isinstance(self._error, Cancelled):
+                raise
+        if self._error is not None:
+            raise self._error
+        self._cancel.check()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep the first error; those that only say that it was cancelled come last."""
+        with self._changed:
+            if self._error is None or isinstance(self._error, Cancelled):
+                self._error = error
+        self._cancel.set()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._ready and self._left and self._error is None and not self._cancel.is_set:
+                    self._changed.wait()
+                if not self._ready or self._error is not None or self._cancel.is_set:
+                    return
+                step = self._ready.pop(0)
+            try:
+                self._work(step)
+            except BaseException as error:  # noqa: BLE001  (``run`` raises it)
+                self._fail(error)
+                return
+            with self._changed:
+                self._left -= 1
+                for user in self._users[step]:
+                    self._missing[user] -= 1
+                    if not self._missing[user]:
+                        self._ready.append(user)
+                self._changed.notify_all()
+
+
+def _positions(steps: Sequence[Step]) -> dict[Step, int]:
+    """The number of each step in its stage."""
+    found: dict[Step, int] = {}
+    for step in steps:
+        same = step.below is not None and step.below.stage == step.stage
+        found[step] = found[step.below] + 1 if same and step.below is not None else 0
+    return found
+
+
+def _places(build: str, step: Step, position: int) -> tuple[str, ...]:
+    """Names of the places of a step: by its text, then by its number in the stage."""
+    stage = f"{build}\n{step.stage}\n{step.platform}"
+    return tuple(Digest.of(f"{stage}\n{what}".encode()).encoded for what in (step.text, str(position)))
+
+
+@contextmanager
+def _explained(step: Step) -> Iterator[None]:
+    """Say in an error which step it came from."""
+    try:
+        yield
+    except (StepFailed, Cancelled):
+        raise
+    except LaminaError as error:
+        code = error.code if isinstance(error, ProgramFailed) else None
+        failed = StepFailed(
+            f"{step.at.file}:{step.at.line}: {step.label}: {error.message}",
+            at=step.at,
+            label=step.label,
+            code=code,
+            hint=error.hint,
+        )
+        failed.exit_code = error.exit_code
+        raise failed from error
