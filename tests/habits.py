@@ -553,8 +553,6 @@ _LATER = [
             "logs -f --tail 100 web",
             "attach web",
             "wait web",
-            "build -t mine:1 .",
-            "buildx build --platform linux/arm64 -t mine:1 .",
             "volume ls",
             "volume create data",
             "network ls",

@@ -106,6 +106,7 @@ CHANGES = {
 ELSEWHERE = {
     *(
         "blob",
+        "build",
         "completion",
         "delete",
         "explore",

@@ -12,6 +12,7 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
     "image": (
         "Images in the store.",
         {
+            "build": "build",
             "cp": "copy",
             "diff": "diff",
             "exists": ":image_exists",
@@ -60,6 +61,14 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
         "The store and this host.",
         {"check": "fsck", "df": "df", "info": "info", "prune": ":system_prune"},
     ),
+    "builder": (
+        "The build cache (`lamina build` builds).",
+        {"build": "build", "du": "df", "prune": ":builder_prune"},
+    ),
+    "buildx": (
+        "docker buildx: builds and their cache.",
+        {"b": "build", "build": "build", "du": "df", "prune": ":builder_prune"},
+    ),
     "manifest": (
         "Manifests and indexes (`lamina manifest REF` prints one).",
         {
@@ -93,7 +102,13 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
 }
 
 
-OTHERS: Verbs = {"catalog": "search", "list-tags": ":list_tags", "mutate": "config", "unmount": "umount"}
+OTHERS: Verbs = {
+    "bud": "build",
+    "catalog": "search",
+    "list-tags": ":list_tags",
+    "mutate": "config",
+    "unmount": "umount",
+}
 """Verbs of podman, skopeo and crane that have another name in lamina."""
 
 
@@ -104,7 +119,7 @@ INSTEAD: Verbs = {"auth": "`lamina login` and `lamina logout`", "context": "`--r
 _DETACHED = "containers run in the foreground, and `lamina run` ends when the program ends"
 
 
-_BUILDING = "use `lamina append`, `commit` or `import` to make an image"
+_BUILDING = "use `lamina build` for each image"
 
 
 _NETWORKS = "use `lamina run --network pasta|none|host`"
@@ -115,9 +130,6 @@ ABSENT: dict[str, str] = {
     "attach": _DETACHED,
     "auto-update": "use `lamina pull` to get the newest image",
     "bake": _BUILDING,
-    "build": _BUILDING,
-    "builder": _BUILDING,
-    "buildx": _BUILDING,
     "cache": "use `lamina prune` to delete what no image needs",
     "checkpoint": _DETACHED,
     "compose": "start each container with `lamina run`",

@@ -61,6 +61,33 @@ def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> No
 
 
 @command(
+    "prune",
+    "lamina builder prune\nlamina builder prune -af --keep-storage 10gb",
+    short_help="Delete the build cache.",
+)
+@click.option("-a", "--all", "all_", is_flag=True, help="Accepted as in docker; the whole cache is always meant.")
+@click.option("--filter", "filters", multiple=True, metavar="until=AGE", help="Only what is older, like until=24h.")
+@click.option(
+    "--keep-storage",
+    "--reserved-space",
+    "--max-used-space",
+    "room",
+    metavar="SIZE",
+    help="Keep the newest steps up to this size.",
+)
+@click.option("--builder", hidden=True, expose_value=False)
+@click.option("--verbose", is_flag=True, hidden=True, expose_value=False)
+@_FORCE
+@click.pass_obj
+def builder_prune(session: Session, all_: bool, filters: tuple[str, ...], room: str | None, force: bool) -> None:
+    """Delete the steps that builds have kept, and the cache mounts of RUN. Images stay. The next build runs these
+    steps again."""
+    from lamina.errors import Unsupported
+
+    raise Unsupported("the build cache does not exist yet")
+
+
+@command(
     "exists", "lamina image exists debian:12 || lamina pull debian:12", short_help="Check whether an image exists."
 )
 @image_argument("name")

@@ -15,6 +15,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "append": ("change.make", "append", "Put a layer on top of an image."),
     "blame": ("look.files", "blame", "Show which layer and build step put a path there, and what it replaced."),
     "blob": ("registry.look", "blob", "Print a blob of a registry, with its digest checked."),
+    "build": ("build.build", "build", "Build an image from a Dockerfile."),
     "cat": ("look.files", "cat", "Print files of an image."),
     "commit": ("containers.verbs", "commit", "Make an image from a container and its changes."),
     "completion": ("about", "completion", "Print the completion script for a shell."),

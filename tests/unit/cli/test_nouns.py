@@ -65,7 +65,7 @@ def test_an_unsupported_verb_says_so_in_one_line(verb: str, capfd: pytest.Captur
         (["auth", "login"], "`lamina login`"),
         (["imags"], "did you mean images"),
         (["help", "imags"], "did you mean images"),
-        (["bulid", "."], "unknown verb 'bulid'; did you mean build? lamina does not support it yet: "),
+        (["bulid", "."], "unknown verb 'bulid'; did you mean build?"),
         (["container", "losg"], "of 'container'; did you mean logs? lamina does not support it yet: the output of "),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from lamina.errors import ContainerFailure
+from lamina.errors import ContainerFailure, LaminaError
 
 _BACKGROUND = "containers in the background are not supported yet"
 _NETWORKS = "networks with names and addresses are not supported yet"
@@ -78,8 +78,10 @@ UNSUPPORTED_BY_EXEC = (
 )
 
 
-def unsupported_options(table: tuple[UnsupportedOption, ...]) -> Callable[[Any], Any]:
-    """Add these options to a verb, hidden in its help."""
+def unsupported_options(
+    table: tuple[UnsupportedOption, ...], failure: type[LaminaError] = ContainerFailure
+) -> Callable[[Any], Any]:
+    """Add these options to a verb, hidden in its help. ``failure``: the error for the refused ones."""
 
     def decorate(function: Any) -> Any:
         for one in table:
@@ -89,17 +91,17 @@ def unsupported_options(table: tuple[UnsupportedOption, ...]) -> Callable[[Any],
                 multiple=not one.flag,
                 hidden=True,
                 expose_value=False,
-                callback=_say(one),
+                callback=_say(one, failure),
             )(function)
         return function
 
     return decorate
 
 
-def _say(one: UnsupportedOption) -> Callable[[click.Context, click.Parameter, Any], None]:
+def _say(one: UnsupportedOption, failure: type[LaminaError]) -> Callable[[click.Context, click.Parameter, Any], None]:
     def check(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
         given = [None] if value is True else value or []
         if "*" not in one.fine and any(item not in one.fine for item in given):
-            raise ContainerFailure(f"{one.names[-1]}: {one.why}", hint=one.hint)
+            raise failure(f"{one.names[-1]}: {one.why}", hint=one.hint)
 
     return check

@@ -1,0 +1,101 @@
+"""`build --call`: what a Dockerfile offers, and its checks, instead of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lamina.build.describe import Needed, Outline, Target, outline, targets
+from lamina.cli.format.output import emit_json, write
+from lamina.cli.format.text import clean
+from lamina.errors import Unsupported
+
+if TYPE_CHECKING:
+    from lamina.build.instructions import At, Dockerfile
+    from lamina.build.options import BuildOptions
+    from lamina.cli.build.values import Call
+    from lamina.cli.session import Session
+
+
+def answer(session: Session, context: str, options: BuildOptions, call: Call) -> int:
+    """Print the answer to a call; return the exit code."""
+    dockerfile = _read(session, context, options)
+    if call.name == "targets":
+        _tell_targets(targets(dockerfile), call.format)
+    elif call.name == "outline":
+        _tell_outline(outline(dockerfile, options.target, options.arguments), call.format)
+    else:
+        raise Unsupported("--check does not work yet")
+    return 0
+
+
+def _read(session: Session, context: str, options: BuildOptions) -> Dockerfile:
+    raise Unsupported("--call does not work yet")
+
+
+def _tell_targets(found: list[Target], format: str) -> None:
+    if format == "json":
+        emit_json({"targets": [_target(one) for one in found]})
+        return
+    rows = [("TARGET", "DESCRIPTION")]
+    for one in found:
+        mark = "(default)" if one.is_default else ""
+        rows.append((" ".join(filter(None, (clean(one.name), mark))), clean(one.description)))
+    _table(rows, 1)
+
+
+def _tell_outline(found: Outline, format: str) -> None:
+    if format == "json":
+        emit_json(
+            {
+                **_given(name=found.name, description=found.description),
+                "args": [
+                    {"name": one.name, **_given(description=one.description, value=one.value), **_location(one.at)}
+                    for one in found.arguments
+                ],
+                **_given(secrets=[*map(_needed, found.secrets)], ssh=[*map(_needed, found.agents)]),
+            }
+        )
+        return
+    head = [("TARGET:", clean(found.name) or "(default)")]
+    if found.description:
+        head.append(("DESCRIPTION:", clean(found.description)))
+    if found.name or found.description:
+        _table(head, 1)
+        write("")
+    if found.arguments:
+        rows = [(clean(one.name), clean(one.value), clean(one.description)) for one in found.arguments]
+        _table([("BUILD ARG", "VALUE", "DESCRIPTION"), *rows], 3)
+        write("")
+    for title, needed in (("SECRET", found.secrets), ("SSH", found.agents)):
+        if needed:
+            _table([(title, "REQUIRED"), *((clean(one.id), "true" if one.required else "") for one in needed)], 3)
+            write("")
+
+
+def _table(rows: Sequence[tuple[str, ...]], space: int) -> None:
+    """Print aligned columns as BuildKit does."""
+    widths = [max(map(len, column)) + space for column in zip(*rows, strict=True)]
+    for row in rows:
+        write("".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _target(one: Target) -> dict[str, Any]:
+    return {
+        **_given(
+            name=one.name, default=one.is_default, description=one.description, base=one.base, platform=one.platform
+        ),
+        **_location(one.at),
+    }
+
+
+def _needed(one: Needed) -> dict[str, Any]:
+    return {"name": one.id, **_given(required=one.required), **_location(one.at)}
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}
+
+
+def _location(at: At) -> dict[str, Any]:
+    return {"location": {"ranges": [{"start": {"line": at.line}, "end": {"line": at.last}}]}}
