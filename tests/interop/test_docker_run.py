@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lamina.cli.containers.launch import OPTIONS
+from lamina.cli.containers.run_command import OPTIONS
 
 from docker_engine import Docker
 from support import busybox, lamina, require_tool, write_layout
