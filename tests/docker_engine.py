@@ -92,7 +92,7 @@ def docker_daemon(*options: str) -> Iterator[Docker]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_us,  # noqa: PLW1509
+                preexec_fn=die_with_us,  # noqa: PLW1509
             )
         try:
             _wait(process, address, f"{top}/log")
@@ -102,7 +102,8 @@ def docker_daemon(*options: str) -> Iterator[Docker]:
             process.wait()
 
 
-def _die_with_us() -> None:
+def die_with_us() -> None:
+    """For ``preexec_fn``: when the process that started this one dies, the kernel kills it."""
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 

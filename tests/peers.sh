@@ -2,22 +2,25 @@
 # Builds the clients and servers that lamina's tests talk to and Debian has not (or only old), from the Go module
 # proxy at pinned versions, into DIRECTORY/bin.
 #
-#   tests/peers.sh DIRECTORY [NAME...]     NAME: conformance crane regctl oras registry oracle; none = all
+#   tests/peers.sh DIRECTORY [NAME...]     NAME: see ALL below; none = all
 #
 # What is there at its pinned version is left alone. Needs Go. A build that fails is named with the end of its log,
 # the others are built all the same, and the exit code is 1.
 set -euo pipefail
 
+ALL=(conformance crane regctl oras registry buildkitd buildctl oracle)
 conformance=github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
 crane=github.com/google/go-containerregistry@v0.22.1
 regctl=github.com/regclient/regclient@v0.11.7
 oras=oras.land/oras@v1.3.6
 registry=github.com/distribution/distribution/v3@v3.1.2
 buildkit=github.com/moby/buildkit@v0.34.2
+buildkitd=$buildkit
+buildctl=$buildkit
 # our own program over BuildKit's packages: how it reads Dockerfiles (tests/oracle/main.go)
 oracle=$buildkit
 declare -A package=([conformance]=. [crane]=./cmd/crane [regctl]=./cmd/regctl [oras]=./cmd/oras [registry]=./cmd/registry
-  [oracle]=./cmd/oracle)
+  [buildkitd]=./cmd/buildkitd [buildctl]=./cmd/buildctl [oracle]=./cmd/oracle)
 declare -A own=([oracle]=$(dirname "$(realpath "$0")")/oracle/main.go)
 
 [ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
@@ -25,7 +28,7 @@ command -v go >/dev/null || { echo "peers.sh: go is not installed" >&2; exit 1; 
 mkdir -p "$1/bin" "$1/stamps"
 target=$(cd "$1" && pwd)
 shift
-[ $# -gt 0 ] || set -- conformance crane regctl oras registry oracle
+[ $# -gt 0 ] || set -- "${ALL[@]}"
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=mod"
