@@ -24,6 +24,7 @@ import lamina
 from lamina.archive.layout import LayoutReader
 from lamina.edit.elf import parse_elf
 from lamina.edit.find_base import find_base
+from lamina.edit.publish import Packing, Revision
 from lamina.errors import Conflict, InvalidLayer, NotFound, PathNotFound, UsageError
 from lamina.image import load_settings, open_store
 from lamina.layer.entry import Kind
@@ -510,7 +511,7 @@ def test_export_of_a_container_is_its_image_and_what_it_changed(root: Path, tmp_
     image = {os.fsdecode(stack.tree().path(node)) for node in stack.tree().walk() if node}
     gone = {path for path in image if os.geteuid() == 0 and path.partition("/")[0] == "etc"}
     assert {name for name in found if name not in ("", ".")} == image - gone | {"made", "made/new"}
-    commit(store, stack, store.containers.get("base"), "committed", epoch=0)
+    commit(store, stack, store.containers.get("base"), "committed", Revision(packing=Packing(epoch=0)))
     again = cli("export", "committed", root=root).stdout
     assert cli("import", "-", "back", root=root, input=out.stdout).returncode == 0
     assert cli("diff", "back", "committed", "--ignore", "config,history,time", root=root).stdout == b""
@@ -544,7 +545,7 @@ def test_a_layer_on_top_keeps_the_annotations(root: Path, tmp_path: Path) -> Non
     assert old.manifest.descriptor.digest == base.digest
     store = open_store(load_settings({"root": str(root)}))
     container = create(store, image.stack, ContainerOptions(name="noted", command=("x",)))
-    commit(store, image.stack, container, "committed", epoch=0)
+    commit(store, image.stack, container, "committed", Revision(packing=Packing(epoch=0)))
     assert lamina.open("committed", root=root).manifest.annotations == notes
     assert image[:1].append({"/f": tmp_path / "f"}).manifest.annotations == {"example.team": "blue"}
 

@@ -286,6 +286,7 @@ class _Planner:
         if context is not None and not context.is_image:
             stage.image = ImageSettings(None, stage.platform, epoch=self._epoch)
             stage.step = self._whole_context(context.name, stage.platform, stage.at)
+            stage.image.note(f"FROM {context.name}", layer=True)
         elif (context.image if context else name) == SCRATCH:
             stage.image = ImageSettings(None, stage.platform, epoch=self._epoch)
         else:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from integration.run.test_run import LOWER, make_store, members, mounts_of, out, run, wait_for
+from lamina.edit.publish import Packing, Revision
 from lamina.errors import Conflict
 from lamina.run.container.commit import commit, container_changes
 from lamina.run.container.copy_files import copy_in, copy_out
@@ -84,7 +85,7 @@ def test_threads_of_one_process_work_in_one_container(root: Path, tmp_path: Path
         with opened(store, stack, one) as inside:
             copy_in(str(tmp_path / "file"), inside, f"/new{number}")
         if number % 2:
-            commit(store, stack, one, f"made:{number}", epoch=0)
+            commit(store, stack, one, f"made:{number}", Revision(packing=Packing(epoch=0)))
         with opened(store, stack, one) as inside:
             copy_out(inside, f"/new{number}", str(tmp_path / f"out{number}"))
         return [os.fsdecode(change.path) for change in container_changes(store, stack, one)]
