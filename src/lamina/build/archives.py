@@ -1,0 +1,229 @@
+"""Archives that ADD unpacks: a tar, plain or compressed. They are known by their content, not by their name.
+
+Nothing is unpacked to a disk: the archive is indexed, and its files become items of the layer. Paths are resolved inside
+the target directory as if that were the root, as moby's archiver does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from lamina.build.target import Path, Rule, Target
+from lamina.build.trees import FileTree, hashed
+from lamina.errors import InvalidLayer, LimitExceeded, UsageError
+from lamina.host.files import CHUNK, SharedRange
+from lamina.host.spool import Spool
+from lamina.layer.archive_codec import archive_decoder
+from lamina.layer.codec import check_inflated
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.file_content import SMALL, FileContents, open_content
+from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.layer.tar import TarParser
+from lamina.layer.tarheader import BLOCK, is_header
+
+if TYPE_CHECKING:
+    from lamina.build.protocols import Log
+    from lamina.layer.tar_write import Content
+
+MAX_ARCHIVE = 64 << 30  # bytes of an unpacked archive
+
+
+class Archive:
+    """An indexed tar in an open file."""
+
+    def __init__(self, file: IO[bytes], what: str) -> None:
+        """Raises UsageError (damaged), LimitExceeded."""
+        self._file = file
+        self.what = what
+        self.index = _indexed(file, what)
+        self._contents = FileContents(self.index, self._range)
+
+    def content(self, row: int) -> Content:
+        index = self.index
+        if index.size[row] <= SMALL and index.sparse(row) is None:
+            with self._contents.open(row) as stream:
+                return stream.read()
+        return lambda: open_content(index, row, self._range)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _range(self, start: int, end: int) -> SharedRange:
+        return SharedRange(self, self._file.fileno(), start, end)
+
+
+class ArchiveFiles:
+    """The rows of an archive as nodes of a tree, for ``Target``."""
+
+    keeps_owners = True
+    root = 0
+
+    def __init__(self, archive: Archive) -> None:
+        self.what = archive.what
+        self._archive = archive
+        self._index = archive.index
+
+    def child(self, node: int, name: bytes) -> int | None:
+        return None
+
+    def children(self, node: int) -> Sequence[tuple[bytes, int]]:
+        return ()
+
+    def kind(self, node: int) -> Kind:
+        return Kind(self._index.kind[node])
+
+    def link(self, node: int) -> bytes:
+        return self._index.link(node)
+
+    def entry(self, node: int, path: bytes) -> Entry:
+        return self._index.entry(node, path)
+
+    def content(self, node: int) -> Content:
+        return self._archive.content(node)
+
+    def inode(self, node: int) -> Hashable | None:
+        return node  # each row is a file of its own; hard links are put with the row of their target
+
+    def digest(self, node: int) -> bytes:
+        content = self._archive.content(node)
+        import hashlib
+
+        return hashlib.sha256(content).digest() if isinstance(content, bytes) else hashed(content)  # type: ignore[arg-type]
+
+
+def opened(tree: FileTree[Any], node: Any) -> Archive | None:
+    """Open a regular file as an archive; None if it is none. Raises UsageError (damaged), LimitExceeded."""
+    entry = tree.entry(node, b"")
+    if entry.size < BLOCK // 4:
+        return None
+    content = tree.content(node)
+    what = f"an archive in {tree.what}"
+    return opened_content(content, what)
+
+
+def opened_content(content: Content, what: str) -> Archive | None:
+    """As ``opened``, for content."""
+    from io import BytesIO
+
+    stream: Any = BytesIO(content) if isinstance(content, bytes) else content() if content is not None else BytesIO()
+    try:
+        start = _read(stream, CHUNK)
+        if not _is_tar(start):
+            return None
+        file = _inflated(stream, start, what)
+    finally:
+        stream.close()
+    try:
+        return Archive(file, what)
+    except BaseException:
+        file.close()
+        raise
+
+
+def is_archive(start: bytes) -> bool:
+    """Whether a file that begins like this is a tar, plain or compressed (pure)."""
+    return _is_tar(start)
+
+
+def unpack(archive: Archive, target: Target, top: Path, rule: Rule, log: Log) -> None:
+    """Write the files of an archive into the directory ``top``. Raises UsageError."""
+    index, files = archive.index, ArchiveFiles(archive)
+    skipped = 0
+    for row in range(len(index)):
+        kind = index.kind[row]
+        path = index.path(row)
+        if kind in (Kind.WHITEOUT, Kind.OPAQUE):
+            skipped += 1
+            continue
+        above, _, name = path.rpartition(b"/")
+        if not name:
+            continue  # the directory itself: it keeps its attributes
+        parent = _directory(target, top, above)
+        if kind == Kind.DIRECTORY:
+            target.put_directory(parent, name, files, row, rule, force=True)
+        elif kind == Kind.HARDLINK:
+            link = index.link(row)
+            found, missing = target.resolve(link.rpartition(b"/")[0], within=top)
+            place = None if missing else target.child(found, link.rpartition(b"/")[2])
+            if place is None or place.is_directory:
+                raise UsageError(
+                    f"{archive.what}: {path!r:.200} is a hard link to {link!r:.200}, which is not there",
+                    hint="check the archive",
+                )
+            target.put_link(parent, name, [*found, (link.rpartition(b"/")[2], place)])
+        else:
+            target.put(parent, name, files, row, rule, force=True)
+    if skipped:
+        log(f"{archive.what}: {skipped} names that begin with .wh. are left out\n".encode())
+
+
+def _directory(target: Target, top: Path, path: bytes) -> Path:
+    found, missing = target.resolve(path, within=top)
+    return target.directories(found, missing, 0o755, (0, 0), 0)
+
+
+def _is_tar(start: bytes) -> bool:
+    if len(start) >= BLOCK and is_header(start[:BLOCK]):
+        return True
+    decoder = archive_decoder(start[:BLOCK])
+    if decoder.compression == "none":
+        return False
+    head = b""
+    try:
+        for piece in decoder.feed(start):
+            head += piece
+            if len(head) >= BLOCK:
+                break
+    except InvalidLayer:
+        return False
+    return len(head) >= BLOCK and is_header(head[:BLOCK])
+
+
+def _inflated(stream: Any, start: bytes, what: str) -> IO[bytes]:
+    """The plain tar in a temporary file."""
+    decoder = archive_decoder(start[:BLOCK])
+    spool = Spool(what)
+    try:
+        fed = written = 0
+        data = start
+        while data:
+            fed += len(data)
+            for piece in decoder.feed(data):
+                written += len(piece)
+                check_inflated(decoder.compression, written, fed, MAX_ARCHIVE)
+                spool.write(piece)
+            data = stream.read(CHUNK)
+        decoder.finish()
+        spool.finish()
+    except LimitExceeded as error:
+        spool.file.close()
+        raise LimitExceeded(f"{what}: {error.message}", hint=error.hint) from None
+    except InvalidLayer as error:
+        spool.file.close()
+        raise UsageError(f"{what}: {error.message}", hint="check whether it is complete") from None
+    except BaseException:
+        spool.file.close()
+        raise
+    return spool.file
+
+
+def _indexed(file: IO[bytes], what: str) -> LayerIndex:
+    builder = IndexBuilder()
+    parser = TarParser(builder)
+    file.seek(0)
+    try:
+        while data := file.read(CHUNK):
+            parser.feed(data)
+        parser.finish()
+    except InvalidLayer as error:
+        raise UsageError(f"{what}: {error.message}", hint="check the archive") from None
+    return builder.finish(parser.position)
+
+
+def _read(stream: Any, size: int) -> bytes:
+    pieces, left = [], size
+    while left > 0 and (data := stream.read(left)):
+        pieces.append(data)
+        left -= len(data)
+    return b"".join(pieces)
