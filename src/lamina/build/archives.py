@@ -1,12 +1,15 @@
 """Archives that ADD unpacks: a tar, plain or compressed. They are known by their content, not by their name.
 
-Nothing is unpacked to a disk: the archive is indexed, and its files become items of the layer. Paths are resolved inside
-the target directory as if that were the root, as moby's archiver does it.
+Nothing is unpacked to a disk: the archive is indexed, and its files become items of the layer. Paths are resolved
+inside the target directory as if that were the root, as moby's archiver does it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
 from lamina.build.target import Path, Rule, Target
@@ -86,10 +89,50 @@ class ArchiveFiles:
         return node  # each row is a file of its own; hard links are put with the row of their target
 
     def digest(self, node: int) -> bytes:
-        content = self._archive.content(node)
-        import hashlib
+        return _digest(self._archive.content(node))
 
-        return hashlib.sha256(content).digest() if isinstance(content, bytes) else hashed(content)  # type: ignore[arg-type]
+
+class ArchiveTree:
+    """An archive as a tree: later members replace earlier ones, hard links are resolved. Names that would be
+    whiteouts are left out. Owners are not kept: it is a context."""
+
+    keeps_owners = False
+    root = 0
+
+    def __init__(self, archive: Archive) -> None:
+        """Raises UsageError."""
+        from lamina.union.merge import merge
+
+        self.what = archive.what
+        self._archive = archive
+        try:
+            self._tree = merge([archive.index])
+        except InvalidLayer as error:
+            raise UsageError(f"{archive.what}: {error.message}", hint="check the archive") from None
+
+    def child(self, node: int, name: bytes) -> int | None:
+        return self._tree.child(node, name)
+
+    def children(self, node: int) -> Sequence[tuple[bytes, int]]:
+        return sorted(self._tree.children(node).items())
+
+    def kind(self, node: int) -> Kind:
+        return self._tree.kind(node)
+
+    def link(self, node: int) -> bytes:
+        return self._tree.link_target(node)
+
+    def entry(self, node: int, path: bytes) -> Entry:
+        return replace(self._tree.entry(node), path=path, uid=0, gid=0, offset=0)
+
+    def content(self, node: int) -> Content:
+        return self._archive.content(self._tree.content(node)[1])
+
+    def inode(self, node: int) -> Hashable | None:
+        return self._tree.inode(node) if self._tree.links(node) > 1 else None
+
+    def digest(self, node: int) -> bytes:
+        return _digest(self.content(node))
 
 
 def opened(tree: FileTree[Any], node: Any) -> Archive | None:
@@ -104,26 +147,23 @@ def opened(tree: FileTree[Any], node: Any) -> Archive | None:
 
 def opened_content(content: Content, what: str) -> Archive | None:
     """As ``opened``, for content."""
-    from io import BytesIO
-
     stream: Any = BytesIO(content) if isinstance(content, bytes) else content() if content is not None else BytesIO()
     try:
-        start = _read(stream, CHUNK)
-        if not _is_tar(start):
-            return None
-        file = _inflated(stream, start, what)
+        return opened_stream(stream, read_exactly(stream, CHUNK), what)
     finally:
         stream.close()
+
+
+def opened_stream(stream: Any, start: bytes, what: str) -> Archive | None:
+    """As ``opened``, for a stream of which ``start`` was read already."""
+    if not is_tar(start):
+        return None
+    file = _inflated(stream, start, what)
     try:
         return Archive(file, what)
     except BaseException:
         file.close()
         raise
-
-
-def is_archive(start: bytes) -> bool:
-    """Whether a file that begins like this is a tar, plain or compressed (pure)."""
-    return _is_tar(start)
 
 
 def unpack(archive: Archive, target: Target, top: Path, rule: Rule, log: Log) -> None:
@@ -163,7 +203,8 @@ def _directory(target: Target, top: Path, path: bytes) -> Path:
     return target.directories(found, missing, 0o755, (0, 0), 0)
 
 
-def _is_tar(start: bytes) -> bool:
+def is_tar(start: bytes) -> bool:
+    """Whether a file that begins like this is a tar, plain or compressed (pure)."""
     if len(start) >= BLOCK and is_header(start[:BLOCK]):
         return True
     decoder = archive_decoder(start[:BLOCK])
@@ -178,6 +219,10 @@ def _is_tar(start: bytes) -> bool:
     except InvalidLayer:
         return False
     return len(head) >= BLOCK and is_header(head[:BLOCK])
+
+
+def _digest(content: Content) -> bytes:
+    return hashed(content) if callable(content) else hashlib.sha256(content or b"").digest()
 
 
 def _inflated(stream: Any, start: bytes, what: str) -> IO[bytes]:
@@ -221,7 +266,8 @@ def _indexed(file: IO[bytes], what: str) -> LayerIndex:
     return builder.finish(parser.position)
 
 
-def _read(stream: Any, size: int) -> bytes:
+def read_exactly(stream: Any, size: int) -> bytes:
+    """Read ``size`` bytes; fewer only at the end."""
     pieces, left = [], size
     while left > 0 and (data := stream.read(left)):
         pieces.append(data)

@@ -6,7 +6,6 @@ missing above it is made (0755, and the owner of ``--chown``). A directory as so
 
 from __future__ import annotations
 
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -83,8 +82,8 @@ def copied(step: CopyStep, below: Stack | None, inputs: Inputs, log: Log) -> Ite
 
 
 def made(step: DirectoryStep, below: Stack | None) -> list[Item]:
-    """WORKDIR: the directories that are missing; [] where all exist. Their time is that of the directory above. Raises
-    UsageError (a file is there)."""
+    """WORKDIR: the directories that are missing; [] where all exist. Their time is that of the directory above.
+    Raises UsageError (a file is there)."""
     target = Target(below)
     path, missing = target.resolve(_bytes(step.path))
     owner = resolved_owner(step.owner, below) if step.owner else (0, 0)
@@ -244,5 +243,3 @@ class _Copy:
 
 def _bytes(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape").strip(b"/")
-
-

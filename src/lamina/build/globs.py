@@ -1,5 +1,5 @@
-"""Paths and patterns as Go's package path/filepath has them (pure): ``clean``, ``Glob`` (filepath.Match), and which parts
-of a path are patterns. BuildKit uses them for the sources of COPY and ADD, and for ignore files."""
+"""Paths and patterns as Go's package path/filepath has them (pure): ``clean``, ``Glob`` (filepath.Match), and which
+parts of a path are patterns. BuildKit uses them for the sources of COPY and ADD, and for ignore files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SPECIAL = frozenset("*?[\\")
 
 
 def clean(path: str) -> str:
-    """The shortest equal path: no ``.``, no double or ending slash; ``..`` only at the beginning of a relative path. An
-    empty path is ``.``."""
+    """The shortest equal path: no ``.``, no double or ending slash; ``..`` only at the beginning of a relative path.
+    An empty path is ``.``."""
     found = posixpath.normpath(path)
     return "/" + found.lstrip("/") if found.startswith("//") else found
 
@@ -33,8 +33,8 @@ def has_wildcards(name: str) -> bool:
 
 
 def split(path: str) -> tuple[str, str]:
-    """Split an absolute path before its first part that is a pattern: (literal directory, pattern relative to it). The
-    pattern is "" if no part is one."""
+    """Split an absolute path before its first part that is a pattern: (literal directory, pattern relative to it).
+    The pattern is "" if no part is one."""
     literal: list[str] = []
     parts = clean(path).strip("/").split("/")
     for number, part in enumerate(parts):
@@ -45,8 +45,8 @@ def split(path: str) -> tuple[str, str]:
 
 
 class Glob:
-    """A pattern of filepath.Match: ``*`` and ``?`` match no slash; ``[a-z]``, ``[^a]``; a backslash escapes. It matches
-    whole paths. Raises UsageError for a pattern that Go refuses."""
+    """A pattern of filepath.Match: ``*`` and ``?`` match no slash; ``[a-z]``, ``[^a]``; a backslash escapes. It
+    matches whole paths. Raises UsageError for a pattern that Go refuses."""
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
@@ -190,4 +190,6 @@ def _in_set(char: str) -> str:
 
 
 def _bad(pattern: str) -> UsageError:
-    return UsageError(f"{pattern!r:.200} is not a pattern", hint="close each [ with ]; write \\[ for the character itself")
+    return UsageError(
+        f"{pattern!r:.200} is not a pattern", hint="close each [ with ]; write \\[ for the character itself"
+    )

@@ -1,7 +1,7 @@
 """Regular expressions of Go in Python's form (pure), as far as patterns of ignore files lead to them.
 
-moby's matcher writes a pattern as an expression, and passes on sets, braces, bars and escapes as they were written. So
-``[[:alpha:]]*``, ``a{2}*`` and ``\\d*`` mean what Go's regexp makes of them.
+moby's matcher writes a pattern as an expression, and passes on sets, braces, bars and escapes as they were written.
+So ``[[:alpha:]]*``, ``a{2}*`` and ``\\d*`` mean what Go's regexp makes of them.
 """
 
 from __future__ import annotations

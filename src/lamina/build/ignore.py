@@ -1,6 +1,6 @@
-"""Patterns of .dockerignore (pure), exactly as moby/patternmatcher has them: the last pattern that matches a path, or a
-directory above it, decides; ``!`` includes again; ``**`` matches any number of directories. COPY's ``--exclude`` and
-``--parents`` use the same patterns.
+"""Patterns of .dockerignore (pure), exactly as moby/patternmatcher has them: the last pattern that matches a path, or
+a directory above it, decides; ``!`` includes again; ``**`` matches any number of directories. COPY's ``--exclude``
+and ``--parents`` use the same patterns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lamina.errors import LimitExceeded, UsageError
 MAX_LINE = 64 << 10
 _BOM = "\ufeff"
 # Go's strings.TrimSpace; Python's strip() also takes the separators U+001C to U+001F
-_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _ESCAPED = frozenset(".+()$")  # moby means {, | and } too, but a shift loses them
 _MAGIC = frozenset("*[]?^\\")
 
@@ -118,8 +118,8 @@ class Patterns:
 
 
 class _Pattern:
-    """One pattern. ``includes``: it begins with ``!``. It is compiled when it is first used, as moby does it: only then
-    a bad one is an error."""
+    """One pattern. ``includes``: it begins with ``!``. It is compiled when it is first used, as moby does it: only
+    then a bad one is an error."""
 
     def __init__(self, text: str) -> None:
         self._given = text
@@ -205,8 +205,8 @@ def _regexp(given: str, text: str) -> Callable[[str], object]:
 
 
 def _any_of(patterns: Sequence[_Pattern]) -> Callable[[str], bool] | None:
-    """One test for a list without exceptions: whether any pattern matches. None where the patterns must be tried one by
-    one, because one of them is an error only if it is tried."""
+    """One test for a list without exceptions: whether any pattern matches. None where the patterns must be tried one
+    by one, because one of them is an error only if it is tried."""
     exact: set[str] = set()
     prefixes: list[str] = []
     suffixes: list[str] = []

@@ -174,8 +174,8 @@ class LocalTree:
         return data
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """The content of a small file, whether it is ignored or not; None if there is none. Symlinks are not followed.
-        Raises UsageError (it is larger than ``limit`` bytes), SystemFailure."""
+        """The content of a small file, whether it is ignored or not; None if there is none. Symlinks are not
+        followed. Raises UsageError (it is larger than ``limit`` bytes), SystemFailure."""
         descriptor = os.dup(self._top)
         try:
             *above, name = path.split("/")

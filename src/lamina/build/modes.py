@@ -1,4 +1,5 @@
-"""The modes of ``--chmod`` (pure): octal, or symbolic as chmod(1) of BSD has it (``u=rwX,go-w``), which BuildKit uses."""
+"""The modes of ``--chmod`` (pure): octal, or symbolic as chmod(1) of BSD has it (``u=rwX,go-w``), which BuildKit
+uses."""
 
 from __future__ import annotations
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from lamina.build.options import Secret, SshAgent
     from lamina.build.steps import CopyStep, DirectoryStep, RunStep, Step
+    from lamina.build.trees import FileTree
     from lamina.events import Cancel
     from lamina.layer.tar_write import Item
     from lamina.source.stack import Stack
@@ -26,6 +27,11 @@ Log = Callable[[bytes], object]
 
 class Context(Protocol):
     """A context, open for one build (``contexts.open_context``). Its ignore file is applied already."""
+
+    @property
+    def tree(self) -> FileTree[Any]:
+        """Its files."""
+        ...
 
     def digest(self, patterns: Sequence[str], *, exclude: Sequence[str] = (), parents: bool = False) -> str:
         """The digest of what COPY with these words reads: names (as they will be in the target), kinds, modes and

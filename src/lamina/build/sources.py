@@ -19,8 +19,8 @@ _PIVOT = "/./"
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One file or directory that a word names. ``name``: its last name, as it was written (a symlink's own). ``include``:
-    of a directory, only what matches (``--parents``)."""
+    """One file or directory that a word names. ``name``: its last name, as it was written (a symlink's own).
+    ``include``: of a directory, only what matches (``--parents``)."""
 
     node: Any
     name: bytes
@@ -48,9 +48,7 @@ def matches(tree: FileTree[Any], word: str, *, parents: bool = False) -> list[Ma
     return found
 
 
-def digest(
-    tree: FileTree[Any], words: Iterable[str], *, exclude: Sequence[str] = (), parents: bool = False
-) -> str:
+def digest(tree: FileTree[Any], words: Iterable[str], *, exclude: Sequence[str] = (), parents: bool = False) -> str:
     """The digest of what COPY with these words reads: names, kinds, modes, content and extended attributes; neither
     times nor owners. Raises PathNotFound, UsageError."""
     hasher = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""What COPY and ADD write (pure but for reading the union below): a tree over the union, where new files replace old ones
-and directories are merged. In the end only what is new is in it, as the items of a layer.
+"""What COPY and ADD write (pure but for reading the union below): a tree over the union, where new files replace old
+ones and directories are merged. In the end only what is new is in it, as the items of a layer.
 
-It behaves as BuildKit's copy into a mounted image: symlinks in the target are followed inside the image, but only in the
-path that the instruction names; below it, a symlink is replaced.
+It behaves as BuildKit's copy into a mounted image: symlinks in the target are followed inside the image, but only in
+the path that the instruction names; below it, a symlink is replaced.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Rule:
 
 
 class Place:
-    """A path of the target. ``entry``, or ``tree`` with ``node`` and ``rule``: what the new layer states here; neither:
-    nothing. ``below``: where the union below has it. ``link``: a hard link to this path of the union below."""
+    """A path of the target. ``entry``, or ``tree`` with ``node`` and ``rule``: what the new layer states here;
+    neither: nothing. ``below``: where the union below has it. ``link``: a hard link to this path of the union
+    below."""
 
     __slots__ = ("below", "entry", "kids", "link", "loaded", "node", "rule", "tree")
 
@@ -98,8 +99,8 @@ class Target:
         return None if place.kids is None else place.kids.get(name)
 
     def resolve(self, path: bytes, *, within: Path | None = None) -> tuple[Path, list[bytes]]:
-        """Follow a path: what exists of it, and the names that are missing. Symlinks are followed inside the image, or
-        inside the directory ``within``. Raises UsageError (symlinks without end)."""
+        """Follow a path: what exists of it, and the names that are missing. Symlinks are followed inside the image,
+        or inside the directory ``within``. Raises UsageError (symlinks without end)."""
         top = list(within or ())
         at = list(top)
         pending = path.split(b"/")[::-1]
@@ -144,7 +145,9 @@ class Target:
             path.append((name, place))
         return path
 
-    def put(self, path: Path, name: bytes, tree: FileTree[Any], node: Any, rule: Rule, *, force: bool = False) -> None:
+    def put(
+        self, path: Path, name: bytes, tree: FileTree[Any], node: Any, rule: Rule, *, force: bool = False
+    ) -> None:
         """Write a file, symlink or device. ``force``: it may replace a directory. Raises UsageError (a directory)."""
         known = self.child(path, name)
         if known is not None and known.is_directory and not force:
@@ -169,8 +172,8 @@ class Target:
         self, path: Path, name: bytes, tree: FileTree[Any], node: Any, rule: Rule, *, implied: bool = False,
         force: bool = False,
     ) -> Place:  # fmt: skip
-        """Write a directory with its attributes; if there is one, it is merged. ``implied``: of one that is there only
-        its mode is changed. ``force``: it may replace a file. Raises UsageError (a file is there)."""
+        """Write a directory with its attributes; if there is one, it is merged. ``implied``: of one that is there
+        only its mode is changed. ``force``: it may replace a file. Raises UsageError (a file is there)."""
         known = self.child(path, name)
         if known is not None and not known.is_directory:
             if not force:

@@ -1,17 +1,19 @@
 """Trees of files that COPY and ADD read: one protocol for a directory, a tar, a stage or an image, and single files.
 
-A node is opaque: only its tree understands it. Names are bytes, and symlinks are followed inside the tree (``found``).
+A node is opaque: only its tree understands it. Names are bytes, and symlinks are followed inside the tree
+(``found``).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.file_content import SMALL, FileContents
+from lamina.layer.file_content import SMALL
 
 if TYPE_CHECKING:
     from lamina.build.ignore import Above, Patterns
@@ -71,8 +73,8 @@ class FileTree(Protocol[N]):
 
 
 def found(tree: FileTree[N], path: bytes, *, follow: bool = True) -> N | None:
-    """The node at a path; symlinks on the way are followed inside the tree, the last one only with ``follow``. None if
-    there is none. Raises UsageError (symlinks without end)."""
+    """The node at a path; symlinks on the way are followed inside the tree, the last one only with ``follow``. None
+    if there is none. Raises UsageError (symlinks without end)."""
     pending = path.split(b"/")[::-1]
     stack = [tree.root]
     links = 0
@@ -120,9 +122,9 @@ def missing(tree: FileTree[N], path: bytes) -> PathNotFound:
 def picked(
     tree: FileTree[N], top: N, include: Patterns | None = None, exclude: Patterns | None = None
 ) -> Iterator[tuple[int, bytes, N, bool]]:
-    """Yield what is in a directory: (depth from 0, name, node, implied), parents first, names sorted. With ``include``
-    only what matches, and with ``exclude`` only what does not. ``implied``: a directory that is there only for what is
-    in it."""
+    """Yield what is in a directory: (depth from 0, name, node, implied), parents first, names sorted. With
+    ``include`` only what matches, and with ``exclude`` only what does not. ``implied``: a directory that is there
+    only for what is in it."""
     walk: list[tuple[Iterator[tuple[bytes, N]], str, Above | None, Above | None]]
     walk = [(iter(tree.children(top)), "", None, None)]
     waiting: list[tuple[int, bytes, N]] = []
@@ -155,13 +157,13 @@ def picked(
                 yield at, its_name, its_node, True
             waiting.clear()
             yield depth, name, node, False
-        elif not is_directory:
-            continue
-        elif refused and exclude is not None and not exclude.may_except_below(path):
-            continue
-        elif not wanted and include is not None and not include.may_match_below(path):
-            continue
         else:
+            if not is_directory:
+                continue
+            if refused and exclude is not None and not exclude.may_except_below(path):
+                continue
+            if not wanted and include is not None and not include.may_match_below(path):
+                continue
             waiting.append((depth, name, node))
         if is_directory:
             walk.append((iter(tree.children(node)), f"{path}/", included, excluded))
@@ -219,7 +221,6 @@ class UnionTree:
         self.what = what
         self._stack = stack
         self._union: Union | None = None if stack is None else stack.union()
-        self._files: dict[int, FileContents] = {}
 
     def child(self, node: int, name: bytes) -> int | None:
         return None if self._union is None else self._union.child(node, name)
@@ -236,8 +237,6 @@ class UnionTree:
     def entry(self, node: int, path: bytes) -> Entry:
         if self._union is None:
             return Entry(path, Kind.DIRECTORY, 0o755)
-        from dataclasses import replace
-
         return replace(self._union.entry(node), path=path, offset=0)
 
     def content(self, node: int) -> Content:
@@ -258,10 +257,7 @@ class UnionTree:
 
     def digest(self, node: int) -> bytes:
         content = self.content(node)
-        if isinstance(content, bytes):
-            return hashlib.sha256(content).digest()
-        assert content is not None
-        return hashed(content)
+        return hashed(content) if callable(content) else hashlib.sha256(content or b"").digest()
 
 
 def hashed(content: Callable[[], object]) -> bytes:

@@ -38,13 +38,15 @@ def shown(url: str) -> str:
 
 class Download:
     """The bytes at ``url`` as a stream, read once. More than ``limit`` bytes are an error, and so are fewer than the
-    server announced. Redirects are followed, except from https to http.
+    server announced. Redirects are followed, except from https to http. ``etag``: of a copy that the caller has
+    already; if the file is still the same, ``is_same`` is true and nothing is sent. ``pages``: a web page is a file
+    too.
 
     Opening it raises UsageError (invalid URL), Unsupported (neither http nor https), NotFound, AccessDenied,
     RemoteFailure, Cancelled.
     """
 
-    def __init__(self, url: str, access: Access, *, limit: int) -> None:
+    def __init__(self, url: str, access: Access, *, limit: int, etag: str = "", pages: bool = False) -> None:
         self._what = shown(url)
         parts = _checked(url)
         self._limit = limit
@@ -53,19 +55,29 @@ class Download:
         self._server = _Server(base, parts.netloc, access)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         # the whole URL: a path that begins with two slashes would be taken for a host
-        self._answer = self._server.request("GET", base + target, what=self._what)
+        asked = {"If-None-Match": etag} if etag else {}
+        ok = (200, 304) if etag else (200,)
+        self._answer = self._server.request("GET", base + target, headers=asked, ok=ok, what=self._what)
+        self.is_same = self._answer.status == 304
         try:
-            if essence(self._answer.headers.get("Content-Type", "")) in ("text/html", "application/xhtml+xml"):
+            if not pages and essence(self._answer.headers.get("Content-Type", "")) in (
+                "text/html",
+                "application/xhtml+xml",
+            ):
                 raise RemoteFailure(
                     f"{self._what}: {self._server.host} sends a web page",
                     hint="check the URL: it must be that of the file itself",
                 )
-            self._size = digits(self._answer.headers.get("Content-Length"))
+            self._size = 0 if self.is_same else digits(self._answer.headers.get("Content-Length"))
             self._check_limit(self._size or 0)
         except LaminaError:
             self.close()
             raise
         self._at = 0
+
+    def header(self, name: str) -> str:
+        """A header of the answer; "" if it has none."""
+        return self._answer.headers.get(name, "")
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to ``size`` bytes. Raises LimitExceeded, RemoteFailure (cut off), Cancelled."""
