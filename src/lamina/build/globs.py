@@ -50,8 +50,8 @@ class Glob:
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
-        self._chunks = _chunks(pattern)
-        simple = all(_is_simple(token) for _, tokens in self._chunks for token in tokens)
+        self._chunks = [(star, tokens) for star, tokens in _chunks(pattern) if tokens is not None or _raise(pattern)]
+        simple = all(_is_simple(token) for _, tokens in self._chunks for token in tokens or ())
         self._fits: Callable[[str], object] = self._compiled().fullmatch if simple else self._slow
         self.parts = pattern.count("/") + 1 if simple and "\\/" not in pattern else None
         """How many components a path has that matches; None if it can't be told."""
@@ -63,7 +63,7 @@ class Glob:
         text = ""
         for star, tokens in self._chunks:
             text += "[^/]*" if star else ""
-            for token in tokens:
+            for token in tokens or ():
                 if token is None:
                     text += "[^/]"
                 elif isinstance(token, str):
@@ -75,61 +75,81 @@ class Glob:
         return re.compile(text, re.DOTALL)
 
     def _slow(self, path: str) -> bool:
-        """Go's algorithm: each chunk takes the first place where it fits. It differs from a regular expression only
-        for sets that contain a slash."""
-        rest = path
-        for number, (star, tokens) in enumerate(self._chunks):
-            last = number == len(self._chunks) - 1
-            if star and not tokens:
-                return "/" not in rest
-            left = _chunk_matches(tokens, rest)
-            if left is not None and (not left or not last):
-                rest = left
-                continue
-            found = None
-            for at in range(len(rest)) if star else ():
-                if rest[at] == "/":
-                    break
-                left = _chunk_matches(tokens, rest[at + 1 :])
-                if left is not None and (not left or not last):
-                    found = left
-                    break
-            if found is None:
-                return False
-            rest = found
-        return not rest
+        return _matches(self._chunks, path, self.pattern)
+
+
+def check(pattern: str) -> None:
+    """Raise UsageError for a pattern that filepath.Match refuses for the path ``.``: what it does not come to, it does
+    not check."""
+    _matches(_chunks(pattern), ".", pattern)
 
 
 _Set = tuple[bool, tuple[tuple[str, str], ...]]
 _Token = str | _Set | None  # a character, a set (negated, ranges), or any character
+_Chunk = tuple[bool, list[_Token] | None]
 
 
-def _chunks(pattern: str) -> list[tuple[bool, list[_Token]]]:
-    """The pattern as chunks, each with whether a star stands before it."""
-    found: list[tuple[bool, list[_Token]]] = []
+def _matches(chunks: list[_Chunk], path: str, pattern: str) -> bool:
+    """Go's algorithm: each chunk takes the first place where it fits. A regular expression says the same, except for
+    sets that contain a slash."""
+    rest = path
+    for number, (star, tokens) in enumerate(chunks):
+        if tokens is None:
+            raise _bad(pattern)
+        last = number == len(chunks) - 1
+        if star and not tokens:
+            return "/" not in rest
+        left = _chunk_matches(tokens, rest)
+        if left is not None and (not left or not last):
+            rest = left
+            continue
+        found = None
+        for at in range(len(rest)) if star else ():
+            if rest[at] == "/":
+                break
+            left = _chunk_matches(tokens, rest[at + 1 :])
+            if left is not None and (not left or not last):
+                found = left
+                break
+        if found is None:
+            return False
+        rest = found
+    return not rest
+
+
+def _chunks(pattern: str) -> list[_Chunk]:
+    """The pattern as chunks, each with whether a star stands before it. A chunk that is malformed is None, and the
+    last one."""
+    found: list[_Chunk] = []
     at = 0
     while at < len(pattern):
         star = pattern[at] == "*"
         while at < len(pattern) and pattern[at] == "*":
             at += 1
         tokens: list[_Token] = []
-        while at < len(pattern) and pattern[at] != "*":
-            char = pattern[at]
-            if char == "[":
-                at, token = _parsed_set(pattern, at + 1)
+        try:
+            while at < len(pattern) and pattern[at] != "*":
+                at, token = _parsed(pattern, at)
                 tokens.append(token)
-                continue
-            if char == "\\":
-                at += 1
-                if at == len(pattern):
-                    raise _bad(pattern)
-                char = pattern[at]
-                tokens.append(char)
-            else:
-                tokens.append(None if char == "?" else char)
-            at += 1
+        except UsageError:
+            return [*found, (star, None)]
         found.append((star, tokens))
     return found
+
+
+def _parsed(pattern: str, at: int) -> tuple[int, _Token]:
+    char = pattern[at]
+    if char == "[":
+        return _parsed_set(pattern, at + 1)
+    if char == "\\":
+        if at + 1 == len(pattern):
+            raise _bad(pattern)
+        return at + 2, pattern[at + 1]
+    return at + 1, None if char == "?" else char
+
+
+def _raise(pattern: str) -> bool:
+    raise _bad(pattern)
 
 
 def _parsed_set(pattern: str, at: int) -> tuple[int, _Set]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from lamina.build.globs import Glob, clean
+from lamina.build.globs import check, clean
 from lamina.build.go_regexp import translated
 from lamina.errors import LimitExceeded, UsageError
 
@@ -16,6 +16,7 @@ MAX_LINE = 64 << 10
 _BOM = "\ufeff"
 # Go's strings.TrimSpace; Python's strip() also takes the separators U+001C to U+001F
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+_NEVER = "\0"  # in no path: moby cuts a byte order mark in the middle
 _ESCAPED = frozenset(".+()$")  # moby means {, | and } too, but a shift loses them
 _MAGIC = frozenset("*[]?^\\")
 
@@ -129,7 +130,7 @@ class _Pattern:
             text = text[1:]
             if not text:
                 raise UsageError("'!' is not a pattern", hint="name the path to include after the !")
-        Glob(text)
+        check(text)
         self.text = text
         self._fits: Callable[[str], object] | None = None
 
@@ -178,7 +179,7 @@ class _Pattern:
         return {
             "exact": ("exact", whole),
             "prefix": ("prefix", whole[:-2]),
-            "suffix": ("suffix", whole[2:]),
+            "suffix": ("suffix", whole[2:] if whole.startswith("**") else f"{_NEVER}{whole}"),
             "regexp": ("regexp", f"{out}$"),
         }[kind]
 
