@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lamina.events import Cancel
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
 
 MAX_READ = 16 << 20
 """Bytes of a file that is read as a whole: a Dockerfile, an ignore file."""
@@ -75,7 +75,7 @@ def open_context(
     place: str,
     *,
     store: Store,
-    network: Network,
+    network: RegistryAccess,
     cancel: Cancel,
     stdin: BinaryIO | None = None,
     dockerfile: str = "",
@@ -97,7 +97,7 @@ def _opened(
     place: str,
     opened: ExitStack,
     store: Store,
-    network: Network,
+    network: RegistryAccess,
     cancel: Cancel,
     stdin: BinaryIO | None,
     dockerfile: str,
@@ -189,7 +189,7 @@ def _of_stream(stream: Any, what: str, opened: ExitStack, *, only_tar: bool = Fa
     return OpenedContext(UnionTree(None, "the empty context"), opened, dockerfile=start + rest)
 
 
-def _image(place: str, store: Store, network: Network, platform: Platform | None) -> Any:
+def _image(place: str, store: Store, network: RegistryAccess, platform: Platform | None) -> Any:
     from lamina.spec.platform import Platform as Known
 
     wanted = platform or Known.host()

@@ -6,6 +6,7 @@ missing above it is made (0755, and the owner of ``--chown``). A directory as so
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from lamina.build.target import Path, Rule, Target
 from lamina.build.trees import FileTree, OneFile, UnionTree, picked
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Kind
+from lamina.layer.whiteout import PREFIX
 
 if TYPE_CHECKING:
     from lamina.build.protocols import Inputs, Log
@@ -74,7 +76,7 @@ def copied(step: CopyStep, below: Stack | None, inputs: Inputs, log: Log) -> Ite
     while the block runs. Raises PathNotFound, UsageError, NotFound (no such user), and what fetching raises."""
     base = None if step.link else below
     owner = None if not step.owner else resolved_owner(step.owner, base, is_linked=step.link)
-    copy = _Copy(step, Target(base), owner)
+    copy = _Copy(step, Target(base), owner, log)
     with ExitStack() as opened:
         for source in step.sources:
             _add(copy, source, inputs, log, opened)
@@ -164,10 +166,11 @@ def _add(copy: _Copy, source: Source, inputs: Inputs, log: Log, opened: ExitStac
 class _Copy:
     """One COPY or ADD: writes its sources into the target, one after the other."""
 
-    def __init__(self, step: CopyStep, target: Target, owner: tuple[int, int] | None) -> None:
+    def __init__(self, step: CopyStep, target: Target, owner: tuple[int, int] | None, log: Log) -> None:
         self.step = step
         self.target = target
         self.owner = owner
+        self._log = log
         self.change = modes.change(step.mode) if step.mode else None
         number = modes.octal(step.mode) if step.mode else None
         self._parent_mode = 0o755 if number is None else number & 0o777
@@ -211,6 +214,10 @@ class _Copy:
         if not missing:
             missing = [path.pop()[0]]
         *above, last = missing
+        if last.startswith(PREFIX):
+            raise UsageError(
+                f"{os.fsdecode(last)!r:.200} can't be in a layer: this name hides a file", hint="rename the file"
+            )
         path = target.directories(path, above, self._parent_mode, owner, mtime)
         target.put(path, last, tree, node, rule)
 
@@ -231,9 +238,17 @@ class _Copy:
     def _content(self, tree: FileTree[Any], node: Any, top: Path, rule: Rule, include: Any) -> None:
         target = self.target
         paths = [top]  # by depth
+        left_out = -1  # the depth of a directory that is left out, with what is in it
         for depth, name, child, implied in picked(tree, node, include, self._exclude):
+            if 0 <= left_out < depth:
+                continue
+            left_out = -1
             del paths[depth + 1 :]
             above = paths[depth]
+            if name.startswith(PREFIX):
+                left_out = depth
+                self._log(f"{os.fsdecode(name)!r:.200} is left out: in a layer this name hides a file\n".encode())
+                continue
             if tree.kind(child) == Kind.DIRECTORY:
                 place = target.put_directory(above, name, tree, child, rule, implied=implied)
                 paths.append([*above, (name, place)])

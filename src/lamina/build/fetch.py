@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lamina.build.steps import Remote
     from lamina.remote.download import Download
     from lamina.store.paths import Paths
-    from lamina.transfer.connect import Network
+    from lamina.transfer.connect import RegistryAccess
 
 _MODE = 0o600
 _SECOND = 1_000_000_000
@@ -89,7 +89,7 @@ def fetched(source: Remote, inputs: Inputs) -> Iterator[RemoteFile]:
 
 
 @contextmanager
-def stream(url: str, network: Network) -> Iterator[Download]:
+def stream(url: str, network: RegistryAccess) -> Iterator[Download]:
     """The bytes at an address, read once. Raises as ``Download``."""
     with network.download(url, pages=True) as download:
         yield download

@@ -79,8 +79,8 @@ class Glob:
 
 
 def check(pattern: str) -> None:
-    """Raise UsageError for a pattern that filepath.Match refuses for the path ``.``: what it does not come to, it does
-    not check."""
+    """Raise UsageError for a pattern that filepath.Match refuses for the path ``.``: what it does not come to, it
+    does not check."""
     _matches(_chunks(pattern), ".", pattern)
 
 
