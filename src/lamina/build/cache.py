@@ -23,12 +23,12 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store import clock
 from lamina.store.fault import pieces, point
+from lamina.store.roots import BUILD_PIN
 
 if TYPE_CHECKING:
     from lamina.events import Cancel
     from lamina.store.store import Store
 
-PIN = "build-cache"
 PURPOSE = "build cache"
 MAX_AGE = 30 * 24 * 3600.0
 """In seconds: a record that nobody used for so long is removed."""
@@ -152,6 +152,8 @@ class Cache:
                 kept, gone = self._chosen(max_age, max_size)
                 for record in gone:
                     remove(os.path.join(self._records, record.key))
+                if gone:
+                    self._drop_places({record.key for record in gone})
                 point("build.records-removed")
                 self._pin(kept)
         left = {one.made.descriptor.digest for one in kept if one.made}
@@ -180,15 +182,23 @@ class Cache:
                 seen.add(made.descriptor.digest)
         return kept, gone
 
+    def _drop_places(self, keys: set[str]) -> None:
+        """Remove the places that name these keys."""
+        for name in names_of_files(self._places) if os.path.isdir(self._places) else ():
+            path = os.path.join(self._places, name)
+            with suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
+                if file.read(65) in keys:
+                    remove(path)
+
     def _pin(self, kept: Iterable[Record]) -> None:
         digests: dict[Digest, None] = {}
         for record in kept:
             if record.made is not None:
                 digests |= {record.made.descriptor.digest: None, record.made.diff_id: None}
         if digests:
-            self._store.roots.pin(PIN, PURPOSE, digests)
+            self._store.roots.pin(BUILD_PIN, PURPOSE, digests)
         else:
-            self._store.roots.unpin(PIN)
+            self._store.roots.unpin(BUILD_PIN)
 
     def _read(self, key: str) -> Record | None:
         path = os.path.join(self._records, key)

@@ -11,7 +11,7 @@ from lamina.cli.format.output import ask, print_deleted, write
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
-from lamina.errors import LaminaError, NotFound
+from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.store.store import Store
 
 _FORCE = click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
@@ -39,7 +39,7 @@ def container_prune(session: Session, force: bool) -> None:
     "lamina system prune\nlamina system prune -af",
     short_help="Remove ended containers, and delete what no image needs.",
 )
-@click.option("-a", "--all", "all_", is_flag=True, help="Also delete images that have a name.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Also delete images that have a name, and the build cache.")
 @click.option("--volumes", is_flag=True, help="Accepted as in docker; named volumes stay.")
 @_FORCE
 @click.pass_obj
@@ -53,10 +53,15 @@ def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> No
         print_deleted(Deleted(), dry_run=False, format=None)
         return
     if not force:
-        what = "ALL images" if all_ else "all untagged images"
+        what = "ALL images and the build cache" if all_ else "all untagged images"
         ask(f"Remove all containers that have ended and {what}?")
     failed = _remove_ended(store)
-    print_deleted(prune(store, all=all_), dry_run=False, format=None)
+    cached = Deleted()
+    if all_:
+        from lamina.build.storage import has_any, prune_cache
+
+        cached = prune_cache(store) if has_any(store) else cached
+    print_deleted(cached + prune(store, all=all_), dry_run=False, format=None)
     _fail(failed)
 
 
@@ -82,9 +87,29 @@ def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> No
 def builder_prune(session: Session, all_: bool, filters: tuple[str, ...], room: str | None, force: bool) -> None:
     """Delete the steps that builds have kept, and the cache mounts of RUN. Images stay. The next build runs these
     steps again."""
-    from lamina.errors import Unsupported
+    from lamina.build.storage import prune_cache
+    from lamina.run.options import parse_size
+    from lamina.store.gc import Deleted
 
-    raise Unsupported("the build cache does not exist yet")
+    age = max((_age(word) for word in filters), default=0.0)
+    size = parse_size(room) if room is not None else None
+    store = session.store_if_any
+    if store is None:
+        print_deleted(Deleted(), dry_run=False, format=None)
+        return
+    if not force:
+        ask("Delete the build cache?")
+    print_deleted(prune_cache(store, age=age, size=size), dry_run=False, format=None)
+
+
+def _age(word: str) -> float:
+    """The seconds of the filter ``until=24h`` (or ``unused-for=24h``). Raises UsageError."""
+    from lamina.cli.config_options import duration
+
+    name, _, value = word.partition("=")
+    if name not in ("until", "unused-for") or not value:
+        raise UsageError(f"--filter {word!r:.60} is unknown", hint="use until=24h")
+    return (duration(value, "--filter until") or 0) / 1_000_000_000
 
 
 @command(

@@ -44,6 +44,15 @@ class Deleted:
     freed: int = 0
     notes: tuple[str, ...] = ()
 
+    def __add__(self, other: Deleted) -> Deleted:
+        """Both together."""
+        return Deleted(
+            self.untagged + other.untagged,
+            self.deleted + other.deleted,
+            self.freed + other.freed,
+            self.notes + other.notes,
+        )
+
 
 def delete_images(
     store: Store, names: Sequence[str], *, dry_run: bool = False, force: bool = False, keep_untagged: bool = False

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lamina.host import mountinfo
 
 GRACE = 3600.0  # seconds
+BUILD_PIN = "build-cache"
+"""The name of the pin for the layers of the build cache."""
 _VIEW = "view "
 _STANDS = "stands "
 _PIN = "pin-"

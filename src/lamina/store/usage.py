@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from lamina.host.files import names_of_files
 from lamina.spec.digest import Digest
 from lamina.store.foreign_trees import disk_bytes, tree_bytes
-from lamina.store.mark import Marked, Memory, mark, of_containers, of_names, of_roots
+from lamina.store.mark import PIN, Marked, Memory, mark, of_containers, of_names, of_roots
 from lamina.store.refs import name_of
-from lamina.store.roots import GRACE
+from lamina.store.roots import BUILD_PIN, GRACE
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -37,13 +37,15 @@ class ImageUsage:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Bytes on disk: ``images`` (needed by an image), ``held`` (needed by no image, but by a container, or by a
-    command that runs or ended less than an hour ago), ``unneeded`` (what prune deletes), ``ingest``, ``containers``,
-    ``frame`` (index.json, roots and the like). They add up to ``total``. The first three can also be split into
-    ``blobs`` (including uncompressed layers), ``tars`` and ``indexes`` (including checkpoints)."""
+    command that runs or ended less than an hour ago), ``build`` (what builds keep: layers that nothing else needs,
+    records, cache mounts), ``unneeded`` (what prune deletes), ``ingest``, ``containers``, ``frame`` (index.json,
+    roots and the like). They add up to ``total``. The layers of the first four can also be split into ``blobs``
+    (including uncompressed layers), ``tars`` and ``indexes`` (including checkpoints)."""
 
     per_image: tuple[ImageUsage, ...]
     images: int
     held: int
+    build: int
     unneeded: int
     ingest: int
     containers: int
@@ -54,10 +56,10 @@ class Usage:
 
     @property
     def total(self) -> int:
-        return self.images + self.held + self.unneeded + self.ingest + self.containers + self.frame
+        return sum((self.images, self.held, self.build, self.unneeded, self.ingest, self.containers, self.frame))
 
 
-NOTHING = Usage((), 0, 0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = Usage((), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """The usage of a store that does not exist yet."""
 
 
@@ -81,24 +83,30 @@ def usage(store: Store) -> Usage:
     for digest, needed in needs.items():
         size = sum(sizes[file] for file in needed)
         unique = sum(sizes[file] for file in needed if users[file] == 1)
-        held = tuple(sorted(filter(None, names[digest])))
-        per_image.append(ImageUsage(digest, held, size, size - unique, unique))
+        own = tuple(sorted(filter(None, names[digest])))
+        per_image.append(ImageUsage(digest, own, size, size - unique, unique))
     needed_all = sum(sizes[file] for file in users)
-    others = mark(store, [*of_containers(store), *of_roots(store, GRACE)], memory=memory, strict=False)
-    held_all = sum(sizes[file] for file in _needed(others, owners) - users.keys())
+    roots = of_roots(store, GRACE)
+    of_builds = [one for one in roots if one.kind == PIN and one.name == BUILD_PIN]
+    others = [*of_containers(store), *(one for one in roots if one not in of_builds)]
+    held = _needed(mark(store, others, memory=memory, strict=False), owners) - users.keys()
+    cached = _needed(mark(store, of_builds, memory=memory, strict=False), owners) - users.keys() - held
+    held_all, cached_all = sum(sizes[file] for file in held), sum(sizes[file] for file in cached)
     everything = sum(sizes[file] for file in {file for files in owners.values() for file in files})
     root = store.paths.root
     ingest = tree_bytes(store.paths.ingest)
     containers = sum(tree_bytes(os.path.join(root, name)) for name in ("containers", "volumes"))
+    build = tree_bytes(store.paths.build)
     total = tree_bytes(root)
-    frame = total - everything - ingest - containers
+    frame = total - everything - ingest - containers - build
     per_image.sort(key=lambda image: (-image.size, image.names))
     blobs, tars = _by_kind(store, sizes)
     return Usage(
         tuple(per_image),
         needed_all,
         held_all,
-        everything - needed_all - held_all,
+        cached_all + build,
+        everything - needed_all - held_all - cached_all,
         ingest,
         containers,
         frame,

@@ -61,9 +61,7 @@ ACCEPTED = (
     _Option(("--all-platforms",), "the platforms must be named", "use --platform linux/amd64,linux/arm64", flag=True),
     _Option(("--squash-all",), "the layers of the base stay", "use --squash, or `lamina flatten`", flag=True),
     _Option(("--omit-history",), "images keep their history", _NOTHING, flag=True),
-    _Option(
-        ("--cache-ttl",), "the age of cached steps can't be limited", "use --no-cache, or `prune --build`"
-    ),
+    _Option(("--cache-ttl",), "the age of cached steps can't be limited", "use --no-cache, or `prune --build`"),
     _Option(("--logfile",), "progress goes to standard error", "redirect it: 2>FILE"),
     _Option(("--sign-by",), "signatures are not supported yet", _NOTHING),
     _Option(("--decryption-key",), "encrypted images are not supported", _NOTHING),

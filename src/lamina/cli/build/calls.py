@@ -30,7 +30,10 @@ def answer(session: Session, context: str, options: BuildOptions, call: Call) ->
 
 
 def _read(session: Session, context: str, options: BuildOptions) -> Dockerfile:
-    raise Unsupported("--call does not work yet")
+    from lamina.build.builder import load_dockerfile
+
+    with session.interruptible():
+        return load_dockerfile(context, options, session.writable_store, session.network(), cancel=session.cancel)
 
 
 def _tell_targets(found: list[Target], format: str) -> None:

@@ -28,6 +28,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
     parts = {
         "images": used.images,
         "held": used.held,
+        "build": used.build,
         "unneeded": used.unneeded,
         "ingest": used.ingest,
         "containers": used.containers,
@@ -58,6 +59,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         words = {
             "images": "needed by images",
             "held": "needed by containers and commands",
+            "build": "build cache",
             "unneeded": "not needed (see prune)",
             "ingest": "partial downloads",
             "containers": "containers, volumes",
@@ -104,7 +106,7 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
     return 1 if bad else 0
 
 
-@command("prune", "lamina prune\nlamina prune --all --dry-run")
+@command("prune", "lamina prune\nlamina prune --all --dry-run\nlamina prune --build")
 @click.option(
     "-a",
     "--all",
@@ -112,6 +114,7 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
     is_flag=True,
     help="Also delete images that have a name, and the parts of interrupted downloads.",
 )
+@click.option("--build", is_flag=True, help="Also delete the build cache: finished steps, and cache mounts of RUN.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be deleted and how many bytes that frees.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
@@ -119,7 +122,9 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
 )
 @report_option
 @click.pass_obj
-def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | None, format: str | None) -> None:
+def prune(
+    session: Session, all_: bool, build: bool, dry_run: bool, force: bool, keep: str | None, format: str | None
+) -> None:
     """Delete untagged images, and blobs and derived files that no image needs. Files that a running command needs are
     kept. Also clean up after containers whose lamina was killed, and remove those of `run --rm`.
 
@@ -138,13 +143,17 @@ def prune(session: Session, all_: bool, dry_run: bool, force: bool, keep: str | 
         from lamina.run.container.ending import clear_all
 
         failed = clear_all(store)
-    done = sweep(store, all=all_, dry_run=dry_run)
+    cached = Deleted()
+    if build:
+        from lamina.build.storage import prune_cache
+
+        cached = prune_cache(store, dry_run=dry_run)
+    done = cached + sweep(store, all=all_, dry_run=dry_run)
     if keep is not None or store.keep == "blob":
         from lamina.store.retention import apply_keep
 
         kept = apply_keep(store, keep or store.keep, remade_only=keep is None, dry_run=dry_run)
-        deleted, notes = (*done.deleted, *kept.removed), (*done.notes, *kept.notes)
-        done = Deleted(done.untagged, deleted, done.freed + kept.freed, notes)
+        done += Deleted((), kept.removed, kept.freed, kept.notes)
     print_deleted(done, dry_run=dry_run, format=format)
     if failed:
         raise failed[0]
