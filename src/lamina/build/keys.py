@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromStep, Inline, RunMount, RunStep, Step
 
@@ -17,6 +17,7 @@ VERSION = "1"
 """Raise it when the same parts give another layer."""
 
 Parts = dict[str, str]
+Origins = Callable[["FromStep | RunMount"], str]
 
 
 def key_of(parts: Mapping[str, str]) -> str:
@@ -25,12 +26,12 @@ def key_of(parts: Mapping[str, str]) -> str:
 
 
 def parts_of(
-    step: Step, below: str, inputs: Mapping[str, str], origins: Mapping[Step, str], *, epoch: int | None = None
+    step: Step, below: str, inputs: Mapping[str, str], origins: Origins, *, epoch: int | None = None
 ) -> Parts:
     """The parts of the key of a step that is not a base.
 
     ``below``: the ChainID of the layers below, "" if there are none. ``inputs``: the digests of what it reads from
-    contexts and other hosts. ``origins``: what identifies the content of each other step that it reads from.
+    contexts and other hosts. ``origins``: what identifies what it reads from another step.
     """
     parts: Parts = {"version": VERSION}
     if epoch is not None:
@@ -55,13 +56,13 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[tupl
     return tuple((name, old, new) for name, old, new in found if old != new)
 
 
-def _copy(parts: Parts, step: CopyStep, origins: Mapping[Step, str]) -> None:
+def _copy(parts: Parts, step: CopyStep, origins: Origins) -> None:
     parts["instruction"] = "ADD" if step.is_add else "COPY"
     sources: list[object] = []
     for source in step.sources:
         if isinstance(source, FromStep):
-            sources.append(["from", origins[source.step], *source.patterns])
-            parts[f"from {_name(source.step)}"] = origins[source.step]
+            sources.append(["from", *source.patterns])
+            parts[f"from {_name(source.step)}"] = origins(source)
         elif isinstance(source, Inline):
             sources.append(["document", source.name])
             parts[f"<<{source.name}"] = hashlib.sha256(source.content).hexdigest()
@@ -81,7 +82,7 @@ def _copy(parts: Parts, step: CopyStep, origins: Mapping[Step, str]) -> None:
     )
 
 
-def _run(parts: Parts, step: RunStep, origins: Mapping[Step, str]) -> None:
+def _run(parts: Parts, step: RunStep, origins: Origins) -> None:
     parts["instruction"] = "RUN"
     parts["command"] = _packed(list(step.words))
     parts["platform"] = str(step.platform)
@@ -105,9 +106,9 @@ def _run(parts: Parts, step: RunStep, origins: Mapping[Step, str]) -> None:
     )
 
 
-def _mount(mount: RunMount, origins: Mapping[Step, str]) -> str:
+def _mount(mount: RunMount, origins: Origins) -> str:
     """A secret counts by its id, and a cache by its place: never by their content."""
-    origin = origins[mount.origin] if isinstance(mount.origin, Step) else mount.origin
+    origin = origins(mount) if isinstance(mount.origin, Step) else mount.origin
     return _packed(
         {
             "kind": mount.kind,

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from lamina.build.cache import Cache, Made, Record
 from lamina.build.errors import ProgramFailed, StepFailed
 from lamina.build.events import Ran
-from lamina.build.keys import Parts, differences, key_of, parts_of
-from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, Planned, RunStep, Step
+from lamina.build.keys import Origins, Parts, differences, key_of, parts_of
+from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromStep, Planned, RunMount, RunStep, Step
 from lamina.edit.publish import Packing, made_layer, put_layer, timestamp
 from lamina.errors import Cancelled, LaminaError
 from lamina.events import Cancel, join
@@ -61,10 +61,12 @@ EMPTY = Result()
 
 @dataclass(frozen=True, slots=True)
 class Executors:
-    """Who does the work: the modules ``copy_files`` and ``run_program``."""
+    """Who does the work: the modules ``copy_files`` and ``run_program``. ``content``: the digest of what is read from
+    the union of another step; without it, a step that reads from a step which made other layers is run again."""
 
     copy_files: CopyFiles
     run_program: RunProgram
+    content: Callable[[FromStep | RunMount, Stack | None], str] | None = None
 
 
 class BuildInputs:
@@ -139,6 +141,24 @@ class BuildInputs:
         self._contexts.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A step, what is below, its number in the stage, and what it reads from contexts."""
+
+    step: Step
+    below: Result
+    position: int
+    digests: Mapping[str, str]
+    epoch: int | None
+
+    def parts(self, origins: Origins) -> Parts:
+        return parts_of(self.step, self.below.chain, self.digests, origins, epoch=self.epoch)
+
+    @property
+    def reads_steps(self) -> bool:
+        return any(one is not self.step.below for one in self.step.inputs())
+
+
 class Solver:
     """Solves the steps of one build, for all its platforms."""
 
@@ -167,13 +187,17 @@ class Solver:
         self._keys: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
         self.ran: dict[Step, Ran] = {}
+        """What was done for each step; after ``solve`` in the order of the steps."""
 
     def solve(self, targets: Sequence[Planned]) -> None:
         """Solve what the targets need; the results are in ``inputs.results``. Raises StepFailed, Cancelled, and what
         pulls raise."""
         steps = ordered([planned.step for planned in targets if planned.step is not None])
         positions = _positions(steps)
-        _Schedule(steps, self._jobs, self._inputs.cancel, lambda step: self._step(step, positions[step])).run()
+        try:
+            _Schedule(steps, self._jobs, self._inputs.cancel, lambda step: self._step(step, positions[step])).run()
+        finally:
+            self.ran = {step: self.ran[step] for step in steps if step in self.ran}
 
     def _step(self, step: Step, position: int) -> None:
         below = EMPTY if step.below is None else self._inputs.results[step.below]
@@ -194,8 +218,8 @@ class Solver:
         return Result(tuple(Made(layer.descriptor, layer.diff_id, time or "") for layer, time in layers), True)
 
     def _other(self, step: Step, below: Result, position: int) -> Result:
-        origins = {one: self._inputs.results[one].chain for one in step.inputs() if one is not step.below}
-        parts = parts_of(step, below.chain, self._digests(step), origins, epoch=self._inputs.epoch)
+        work = _Work(step, below, position, self._digests(step), self._inputs.epoch)
+        parts = work.parts(self._chain_of)
         key = key_of(parts)
         with self._guard:
             lock = self._keys.setdefault(key, threading.Lock())
@@ -204,12 +228,25 @@ class Solver:
             made = self._known(step, key)
             vertex.cached = made is not None
             if made is None:
-                made = self._fresh(step, below, key, parts, vertex, position)
+                made = self._missed(work, key, parts, vertex)
             else:
                 self.ran[step] = Ran(step.label, step.at, key, True)
             with self._guard:
                 self._solved[key] = made
         return Result((*below.layers, *made.layers), made.made)
+
+    def _chain_of(self, source: FromStep | RunMount) -> str:
+        """What a step reads from another one, by all layers of that: it needs no file to be read."""
+        step = source.step if isinstance(source, FromStep) else source.origin
+        assert isinstance(step, Step)
+        return self._inputs.results[step].chain
+
+    def _content_of(self, source: FromStep | RunMount) -> str:
+        """What a step reads from another one, by the content of the files that it reads."""
+        step = source.step if isinstance(source, FromStep) else source.origin
+        assert isinstance(step, Step)
+        assert self._executors.content is not None
+        return self._executors.content(source, self._inputs.stack(step))
 
     def _known(self, step: Step, key: str) -> Result | None:
         """The layer of a step that was solved before: in this build, or by an earlier one."""
@@ -227,19 +264,39 @@ class Solver:
             return None
         return Result((record.made,), True)
 
-    def _fresh(self, step: Step, below: Result, key: str, parts: Parts, vertex: Vertex, position: int) -> Result:
+    def _missed(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result:
+        """There is no record of the key: look for one of what the step reads, else run the step."""
+        step = work.step
         with self._cache.locked(key, self._inputs.cancel):
-            if not step.no_cache:
-                made = self._recorded(key)  # another process may have solved it meanwhile
-                if made is not None:
-                    vertex.cached = True
-                    self.ran[step] = Ran(step.label, step.at, key, True)
-                    return made
-            places = _places(self._place, step, position)
-            self.ran[step] = self._why(step, key, parts, places)
-            layer = self._layer(step, below, vertex)
-            self._cache.put(Record(key, parts, layer, places, step.label))
-            return EMPTY if layer is None else Result((layer,), True)
+            made = None if step.no_cache else self._recorded(key)  # another process may have solved it meanwhile
+            if made is None and not step.no_cache and work.reads_steps and self._executors.content is not None:
+                content = work.parts(self._content_of)
+                with self._cache.locked(key_of(content), self._inputs.cancel):
+                    made = self._recorded(key_of(content))
+                    if made is not None:
+                        self._record(work, key, parts, made)
+                    else:
+                        made = self._run(work, key, parts, vertex)
+                        self._record(work, key_of(content), content, made)
+                        return made
+            if made is None:
+                return self._run(work, key, parts, vertex)
+        vertex.cached = True
+        self.ran[step] = Ran(step.label, step.at, key, True)
+        return made
+
+    def _run(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result:
+        """Run the step, and record it."""
+        self.ran[work.step] = self._why(work.step, key, parts, _places(self._place, work.step, work.position))
+        layer = self._layer(work.step, work.below, vertex)
+        made = EMPTY if layer is None else Result((layer,), True)
+        self._record(work, key, parts, made)
+        return made
+
+    def _record(self, work: _Work, key: str, parts: Parts, made: Result) -> None:
+        layer = made.layers[-1] if made.made else None
+        places = _places(self._place, work.step, work.position)
+        self._cache.put(Record(key, parts, layer, places, work.step.label))
 
     def _why(self, step: Step, key: str, parts: Parts, places: Sequence[str]) -> Ran:
         ran = Ran(step.label, step.at, key, False)
