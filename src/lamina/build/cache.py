@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lamina.build.keys import Parts, key_of
-from lamina.errors import LaminaError
+from lamina.errors import InvalidContent, UsageError
 from lamina.host.files import make_directory, names_of_files, remove, replace_file, reported
 from lamina.host.lock import locked, locked_for_now
 from lamina.host.temporary import is_temporary
@@ -36,6 +36,7 @@ MAX_SHARE = 0.2
 """The largest part of the file system that the layers of the cache may take."""
 _MAX_RECORD = 4 << 20
 _POLL = 0.05
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidContent, UsageError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,18 @@ class Cache:
                     return record
         return None
 
+    def damaged(self) -> list[str]:
+        """The paths of records that can't be read, for fsck; none is removed. Raises SystemFailure."""
+        found = []
+        with reported(self._records):
+            for name in names_of_files(self._records) if os.path.isdir(self._records) else ():
+                try:
+                    if not is_temporary(name):
+                        self._parsed(name)
+                except _DAMAGE:
+                    found.append(os.path.join(self._records, name))
+        return found
+
     def locked(self, key: str, cancel: Cancel) -> AbstractContextManager[None]:
         """Hold the key, so that no other process works on the same step. Raises Cancelled, SystemFailure."""
         with reported(self._locks):
@@ -201,6 +214,16 @@ class Cache:
             self._store.roots.unpin(BUILD_PIN)
 
     def _read(self, key: str) -> Record | None:
+        try:
+            return self._parsed(key)
+        except _DAMAGE:
+            self._warn(f"the record {key[:12]} of the build cache is damaged, and was removed")
+            with suppress(OSError):
+                remove(os.path.join(self._records, key))
+            return None
+
+    def _parsed(self, key: str) -> Record | None:
+        """Raises one of ``_DAMAGE`` for what is not a record; SystemFailure."""
         path = os.path.join(self._records, key)
         with reported(path):
             try:
@@ -209,10 +232,4 @@ class Cache:
                     data = file.read(_MAX_RECORD + 1)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
-        try:
-            return replace(Record.from_json(key, json.loads(data)), used=used)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, LaminaError):
-            self._warn(f"the record {key[:12]} of the build cache is damaged, and was removed")
-            with suppress(OSError):
-                remove(path)
-            return None
+        return replace(Record.from_json(key, json.loads(data)), used=used)

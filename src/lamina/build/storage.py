@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lamina.build.cache import Cache
 from lamina.build.cache_mounts import CacheMount, cache_mounts, remove_cache_mount, unused_since
 from lamina.build.step_directory import clear
+from lamina.host.files import remove
+from lamina.store.fsck import Finding
 from lamina.store.gc import Deleted, collect
 from lamina.store.usage import usage
 
@@ -41,6 +44,16 @@ def prune_cache(store: Store, *, age: float = 0, size: int | None = None, dry_ru
         cache.clear()
     done = collect(store)
     return Deleted((), done.deleted, done.freed + freed, (*done.notes, *map(_note, failed)))
+
+
+def check_cache(store: Store, *, repair: bool = False) -> Iterator[Finding]:
+    """Check the records of finished steps, for fsck. A damaged one is removed with ``repair``: its step then runs
+    again. Raises SystemFailure."""
+    for path in Cache(store).damaged():
+        if repair:
+            remove(path)
+        what = f"the record {os.path.basename(path)[:12]!r} of the build cache is damaged"
+        yield Finding("derived", what, repair)
 
 
 def _old_mounts(store: Store, age: float, size: int | None) -> list[CacheMount]:

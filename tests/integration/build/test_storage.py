@@ -139,6 +139,21 @@ def test_the_build_cache_has_a_line_in_df(store: Store, capfd: pytest.CaptureFix
     assert "build cache" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 100_000, b'{"parts": {}, "layer": null}', b"\xff"])
+def test_fsck_finds_a_damaged_record(store: Store, content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    fsck = ["--root", store.paths.root, "fsck"]
+    assert run(fsck) == 0
+    path = Path(store.paths.build, "records", sorted(os.listdir(os.path.join(store.paths.build, "records")))[0])
+    path.write_bytes(content)
+    assert run(fsck) == 1
+    assert "of the build cache is damaged" in capfd.readouterr().out
+    assert path.exists()
+    assert run([*fsck, "--repair"]) == 0
+    assert not path.exists()
+    assert run(fsck) == 0
+    assert len(list(Cache(store))) == 1
+
+
 @pytest.mark.parametrize("words", [("--filter", "label=x"), ("--filter", "until=x"), ("--keep-storage", "much")])
 def test_bad_limits_are_refused(store: Store, words: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["--root", store.paths.root, "builder", "prune", "-f", *words]) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from lamina.cli.format.output import ask, emit, emit_json, print_deleted, table, write
@@ -89,6 +91,10 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
 
     findings = check(session.store, repair=repair, on_blob=looked_at)
     findings += check_unions(session.store, repair=repair)
+    if os.path.isdir(session.store.paths.build):
+        from lamina.build.storage import check_cache
+
+        findings += check_cache(session.store, repair=repair)
     bad = [f for f in findings if f.severity == "error" or (f.severity == "derived" and not f.repaired)]
     if format == "json":
         emit_json(
