@@ -17,7 +17,7 @@ def exposed_ports(words: Iterable[str]) -> list[str]:
 
 
 def _ports(word: str) -> Iterator[str]:
-    address, host, inside = _split(word)
+    address, host, inside = split_port(word)
     ports, _, protocol = inside.partition("/")
     protocol = protocol or "tcp"
     if not ports or protocol.lower() not in ("tcp", "udp", "sctp"):
@@ -36,7 +36,8 @@ def _ports(word: str) -> Iterator[str]:
         yield f"{port}/{protocol.lower()}"
 
 
-def _split(word: str) -> tuple[str, str, str]:
+def split_port(word: str) -> tuple[str, str, str]:
+    """The address, the port of the host, and the port with its protocol."""
     parts = word.split(":")
     if len(parts) < 3:
         return "", parts[0] if len(parts) == 2 else "", parts[-1]
