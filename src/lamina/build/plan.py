@@ -16,6 +16,7 @@ from typing import ClassVar, NoReturn, TypedDict
 
 from lamina.build import instructions as i
 from lamina.build.addresses import git_repository, is_address, without_credentials
+from lamina.build.arguments import declare, platform_arguments
 from lamina.build.errors import DockerfileError
 from lamina.build.image_settings import ImageSettings
 from lamina.build.options import BuildOptions
@@ -49,7 +50,6 @@ PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _NOT_IN_ENV = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
 _INDEX = re.compile(r"[+-]?[0-9]+")
 _IMAGES = ("docker-image://", "oci-layout://")
-_DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,29 +389,10 @@ class _Planner:
     # --- arguments and words
 
     def _global_arguments(self, build: Platform) -> dict[str, str]:
-        target = self._target
-        stages = self._dockerfile.stages
-        found = {
-            "BUILDPLATFORM": str(build),
-            "BUILDOS": build.os,
-            "BUILDOSVERSION": build.os_version,
-            "BUILDARCH": build.architecture,
-            "BUILDVARIANT": build.variant,
-            "TARGETPLATFORM": str(target),
-            "TARGETOS": target.os,
-            "TARGETOSVERSION": target.os_version,
-            "TARGETARCH": target.architecture,
-            "TARGETVARIANT": target.variant,
-            "TARGETSTAGE": self._options.target or stages[-1].base.name or _DEFAULT,
-        }
-        found = {key: self._arguments.get(key, value) for key, value in found.items()}
-        for instruction in self._dockerfile.arguments:
-            with _located(instruction.at):
-                for key, default in instruction.items:
-                    if key in self._arguments:
-                        found[key] = self._arguments[key]
-                    elif default is not None:
-                        found[key] = self._expanded(default, found)
+        found = platform_arguments(self._dockerfile, self._options.target, self._target, build, self._arguments)
+        for arg in self._dockerfile.arguments:
+            with _located(arg.at):
+                declare(found, arg, self._arguments, self._escape)
         return found
 
     def _epoch_text(self) -> str | None:
@@ -643,7 +624,7 @@ class _Planner:
             return stage.image.with_shell(text), (), ""
         lines = first.content.strip().splitlines() or [""]
         hint = f" ({lines[0]}{'...' if len(lines) > 1 else ''})"
-        if first.content.startswith("#!"):
+        if (first.content if first.written is None else first.written).startswith("#!"):  # no tab before it
             path = f"/dev/pipes/{first.name}"
             return stage.image.with_shell(path), ((path, _bytes(first.content)),), hint
         return stage.image.with_shell(first.content), (), hint
