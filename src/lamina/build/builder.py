@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lamina.build.errors import StepFailed
 from lamina.build.options import BuildOptions, Built
@@ -48,13 +47,14 @@ def built(
     Raises ``build.errors.StepFailed`` (a step failed), UsageError (the Dockerfile, an option), NotFound, Cancelled,
     and what pulls raise.
     """
-    from lamina.build import run_program
+    from lamina.build import copy_files, run_program
     from lamina.build.bases import Bases
     from lamina.build.cache import Cache
     from lamina.build.plan import plan
     from lamina.build.progress import Progress
     from lamina.build.result import write_image, write_index
     from lamina.build.solve import BuildInputs, Executors, Solver
+    from lamina.build.stage_content import content_digest
     from lamina.build.syntax import parse
 
     options = _completed(options)
@@ -75,8 +75,7 @@ def built(
         platforms: tuple[Platform | None, ...] = options.platforms or (None,)
         planned = [plan(dockerfile, options, bases.resolve, platform=one) for one in platforms]
         inputs.epoch = planned[0].epoch
-        copy_files: Any = import_module("lamina.build.copy_files")
-        executors = Executors(copy_files, run_program.ran)
+        executors = Executors(copy_files, run_program.ran, content_digest)
         place = f"{os.path.abspath(context) if os.path.isdir(context) else context}\n{name}"
         solver = Solver(session, inputs, executors, bases, cache, progress, options, place)
         try:
@@ -149,8 +148,10 @@ class _Opener:
 
     def open(self, name: str) -> Context:
         """Open the context ``name``; "" is the build's own. Raises NotFound, and what ``open_context`` raises."""
+        from lamina.build.contexts import open_context
+
         options = self._options
-        opened: Context = import_module("lamina.build.contexts").open_context(
+        return open_context(
             options.contexts[name] if name else self._place,
             store=self._store,
             network=self._network,
@@ -159,7 +160,6 @@ class _Opener:
             dockerfile="" if name else self._inside,
             ignore=None if name else self._ignore,
         )
-        return opened
 
     def dockerfile(self, inputs: BuildInputs) -> tuple[str, bytes]:
         """The name and the text of the Dockerfile. Raises NotFound, UsageError."""

@@ -7,7 +7,7 @@ in one pass, and records the layer. They never write to the store themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -114,6 +114,14 @@ class Inputs(Protocol):
         ...
 
 
+class Items(Protocol):
+    """The items of a layer, read once. ``len`` tells whether there are any."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item]: ...
+
+
 class CopyFiles(Protocol):
     """The module ``copy_files`` offers these functions."""
 
@@ -122,11 +130,10 @@ class CopyFiles(Protocol):
         of a ``Remote`` (without credentials; its content's digest or etag) or of a ``Repository`` (its commit)."""
         ...
 
-    def copied(
-        self, step: CopyStep, below: Stack | None, inputs: Inputs, log: Log
-    ) -> AbstractContextManager[Iterable[Item]]:
-        """The items of the layer, with the parent directories that are missing. What the items open exists while the
-        block runs. A file that changes after ``digests`` is an error. Raises PathNotFound, UsageError."""
+    def copied(self, step: CopyStep, below: Stack | None, inputs: Inputs, log: Log) -> AbstractContextManager[Items]:
+        """The items of the layer in its order (``write_layer``), with the parent directories that are missing. What
+        the items open exists while the block runs. A file that changes after ``digests`` is an error. Raises
+        PathNotFound, UsageError."""
         ...
 
     def made(self, step: DirectoryStep, below: Stack | None) -> list[Item]:
@@ -137,9 +144,7 @@ class CopyFiles(Protocol):
 class RunProgram(Protocol):
     """The function ``run_program.ran``."""
 
-    def __call__(
-        self, step: RunStep, below: Stack | None, inputs: Inputs, log: Log
-    ) -> AbstractContextManager[Iterable[Item]]:
+    def __call__(self, step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> AbstractContextManager[Items]:
         """Run the program when the block is entered. The block gets what it changed, as items of a layer ([] where it
         changed nothing), while the upper directory exists; when the block ends, nothing is left.
 

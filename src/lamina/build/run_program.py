@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from lamina.build.errors import ProgramFailed
@@ -52,7 +52,7 @@ _NOT_RUN = (CANNOT_RUN, NOT_FOUND)
 
 
 @contextmanager
-def ran(step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Iterable[Item]]:
+def ran(step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Collection[Item]]:
     """As ``protocols.RunProgram``. Call it outside of the main thread: there the program would get Ctrl-C, and this
     process would not."""
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lamina.build.cache import Cache, Made, Record
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from lamina.build.bases import Bases
     from lamina.build.options import BuildOptions, Secret, SshAgent
     from lamina.build.progress import Progress, Vertex
-    from lamina.build.protocols import Context, CopyFiles, RunProgram
-    from lamina.layer.tar_write import Item
+    from lamina.build.protocols import Context, CopyFiles, Items, RunProgram
     from lamina.spec.platform import Platform
     from lamina.store.session import StoreSession
     from lamina.store.store import Store
@@ -61,12 +61,12 @@ EMPTY = Result()
 
 @dataclass(frozen=True, slots=True)
 class Executors:
-    """Who does the work: the modules ``copy_files`` and ``run_program``. ``content``: the digest of what is read from
-    the union of another step; without it, a step that reads from a step which made other layers is run again."""
+    """Who does the work: the modules ``copy_files`` and ``run_program``. ``content``: the digest of what a step reads
+    from the union of another step (``stage_content``)."""
 
     copy_files: CopyFiles
     run_program: RunProgram
-    content: Callable[[FromStep | RunMount, Stack | None], str] | None = None
+    content: Callable[[Step, FromStep | RunMount, Stack | None], str]
 
 
 class BuildInputs:
@@ -241,12 +241,11 @@ class Solver:
         assert isinstance(step, Step)
         return self._inputs.results[step].chain
 
-    def _content_of(self, source: FromStep | RunMount) -> str:
+    def _content_of(self, step: Step, source: FromStep | RunMount) -> str:
         """What a step reads from another one, by the content of the files that it reads."""
-        step = source.step if isinstance(source, FromStep) else source.origin
-        assert isinstance(step, Step)
-        assert self._executors.content is not None
-        return self._executors.content(source, self._inputs.stack(step))
+        other = source.step if isinstance(source, FromStep) else source.origin
+        assert isinstance(other, Step)
+        return self._executors.content(step, source, self._inputs.stack(other))
 
     def _known(self, step: Step, key: str) -> Result | None:
         """The layer of a step that was solved before: in this build, or by an earlier one."""
@@ -269,8 +268,8 @@ class Solver:
         step = work.step
         with self._cache.locked(key, self._inputs.cancel):
             made = None if step.no_cache else self._recorded(key)  # another process may have solved it meanwhile
-            if made is None and not step.no_cache and work.reads_steps and self._executors.content is not None:
-                content = work.parts(self._content_of)
+            if made is None and not step.no_cache and work.reads_steps:
+                content = work.parts(partial(self._content_of, step))
                 with self._cache.locked(key_of(content), self._inputs.cancel):
                     made = self._recorded(key_of(content))
                     if made is not None:
@@ -332,17 +331,16 @@ class Solver:
             return self._written(self._executors.copy_files.made(step, union))
         if isinstance(step, CopyStep):
             with self._executors.copy_files.copied(step, union, self._inputs, vertex.log) as items:
-                return self._written(items)
+                return self._written(items, ordered=True)
         if isinstance(step, RunStep):
             with self._executors.run_program(step, union, self._inputs, vertex.log) as items:
                 return self._written(items)
         raise TypeError(f"nobody can run a {type(step).__name__}")
 
-    def _written(self, items: Iterable[Item]) -> Made | None:
-        items = list(items)
-        if not items:
+    def _written(self, items: Items, *, ordered: bool = False) -> Made | None:
+        if not len(items):
             return None
-        with made_layer(items, self._packing, docker=False, clamp=True) as made:
+        with made_layer(items, self._packing, docker=False, clamp=True, ordered=ordered) as made:
             self._inputs.cancel.check()
             put_layer(self._session, made, cancel=self._inputs.cancel)
         return Made(made.descriptor, made.diff_id, timestamp(self._inputs.epoch))

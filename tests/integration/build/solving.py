@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,7 +55,7 @@ class Workers:
         self._work = work
         self._lock = threading.Lock()
 
-    def executors(self, content: Any = None) -> Executors:
+    def executors(self, content: Any) -> Executors:
         return Executors(self, self.run_program, content)
 
     def digests(self, step: CopyStep, inputs: Inputs) -> dict[str, str]:
@@ -65,14 +65,14 @@ class Workers:
         }
 
     @contextmanager
-    def copied(self, step: CopyStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Iterable[Item]]:
+    def copied(self, step: CopyStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[list[Item]]:
         yield self._ran(step, below, log)
 
     def made(self, step: DirectoryStep, below: Stack | None) -> list[Item]:
         return self._ran(step, below, lambda data: None)
 
     @contextmanager
-    def run_program(self, step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Iterable[Item]]:
+    def run_program(self, step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[list[Item]]:
         yield self._ran(step, below, log)
 
     def _ran(self, step: Step, below: Stack | None, log: Log) -> list[Item]:
@@ -123,7 +123,7 @@ class Build:
         self.warnings: list[str] = []
         self.ran: list[Ran] = []
         self.options = BuildOptions(**{"epoch": 1_700_000_000, **options})
-        self.content: Any = None
+        self.content: Any = lambda step, source, stack: "content"
 
     def solve(self, *steps: Step, keep: bool = True) -> list[Result]:
         """Solve the steps; their results."""

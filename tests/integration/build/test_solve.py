@@ -276,7 +276,7 @@ def test_records_that_nobody_uses_are_removed_and_so_are_the_oldest_of_too_many(
     assert store.roots.pins() == []
 
 
-def content_of(source: FromStep | RunMount, stack: Stack | None) -> str:
+def content_of(step: Step, source: FromStep | RunMount, stack: Stack | None) -> str:
     assert stack is not None
     tree = stack.tree()
     patterns = source.patterns if isinstance(source, FromStep) else (source.source.strip("/"),)

@@ -1,0 +1,28 @@
+"""The digest of what a step reads from the union of another step, for its key: the same files in other layers give
+the same digest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lamina.build import sources
+from lamina.build.steps import CopyStep, FromStep, RunMount, Step
+from lamina.build.trees import UnionTree
+
+if TYPE_CHECKING:
+    from lamina.source.stack import Stack
+
+
+def content_digest(step: Step, source: FromStep | RunMount, stack: Stack | None) -> str:
+    """``stack``: the layers of the step that ``source`` names. Raises PathNotFound, UsageError."""
+    tree = UnionTree(stack, "the stage")
+    if isinstance(source, RunMount):
+        return sources.digest(tree, [_literal(source.source or "/")])
+    exclude, parents = (step.exclude, step.parents) if isinstance(step, CopyStep) else ((), False)
+    return sources.digest(tree, source.patterns, exclude=exclude, parents=parents)
+
+
+def _literal(path: str) -> str:
+    """A pattern that matches this path only."""
+    return "".join(f"\\{letter}" if letter in "*?[\\" else letter for letter in path)
