@@ -67,6 +67,7 @@ def built(
         opener = _Opener(context, options, store, network, stop)
         inputs = BuildInputs(store, network, options, stop, progress, opener.open)
         stack.callback(inputs.close)
+        stack.enter_context(run_program.run_programs(store, lambda text: progress.tell(Warned(text))))
         with progress.vertex("[internal] load build definition") as vertex:
             name, text = opener.dockerfile(inputs)
             vertex.log(f"transferring dockerfile: {len(text)}B\n".encode())

@@ -11,10 +11,10 @@ import os
 import posixpath
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from lamina.build.errors import ProgramFailed
-from lamina.build.step_directory import StepDirectory, step_directory
+from lamina.build.step_directory import StepDirectory, clear, running, step_directory
 from lamina.build.step_mounts import Given, given
 from lamina.build.steps import RunStep
 from lamina.edit.changes import real_items
@@ -38,17 +38,36 @@ from lamina.spec.manifest import build_manifest
 from lamina.store.fault import point
 from lamina.union.partial import PartialMerge
 from lamina.union.tree import Tree
+from lamina.view.overlay.lower import sweep
 
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.build.protocols import Inputs, Log
+    from lamina.scan.directory import OnWarning
+    from lamina.store.store import Store
 
 HOSTNAME = "buildkitsandbox"
 """The host name of each program, as with BuildKit: a random one could end up in an image."""
 _PIECE = 64 << 10
 _AGAIN = 0.05  # seconds
 _NOT_RUN = (CANNOT_RUN, NOT_FOUND)
+_STARTING = threading.Lock()
+"""Held while a program starts: a process that another step starts at that moment would keep a copy of the pipe, and
+its end would not be seen."""
+
+
+@contextmanager
+def run_programs(store: Store, on_warning: OnWarning) -> Iterator[None]:
+    """The RUN steps of one build run in this block. First it ends what killed builds have left. The layers of a step
+    stay mounted for the next ones, and are unmounted at the end."""
+    for error in clear(store):
+        on_warning(error.message)
+    try:
+        yield
+    finally:
+        if os.path.isdir(running(store)):  # else no step ever ran
+            sweep(store)
 
 
 @contextmanager
@@ -78,7 +97,7 @@ def _run(
     runtime: Runtime,
     inputs: Inputs,
     log: Log,
-    warn: Any,
+    warn: OnWarning,
 ) -> Collection[str]:
     """Run the program to its end, and unmount; returns the mount points that were made. Raises ProgramFailed."""
     sandbox = directory.sandbox(runtime)
@@ -142,28 +161,23 @@ def _own(spec: dict[str, Any], step: RunStep, task: Task) -> dict[str, Any]:
     return spec
 
 
-def _ended(sandbox: Sandbox, spec: dict[str, Any], cancel: Cancel, log: Log, warn: Any) -> ExitStatus:
+def _ended(sandbox: Sandbox, spec: dict[str, Any], cancel: Cancel, log: Log, warn: OnWarning) -> ExitStatus:
     """Run the program to its end. When the build is cancelled, the whole sandbox is killed."""
-    reading, writing = os.pipe()
-    reader = threading.Thread(target=_read, args=(reading, log), daemon=True)
     over = threading.Event()
-    try:
-        reader.start()
-        try:
-            starting = sandbox.start(
-                spec, Streams(stdout=writing, stderr=writing, interactive=False), on_warning=warn
-            )
-            with starting as program:
+    with ExitStack() as last, ExitStack() as opened:
+        with _STARTING:
+            reading, writing = os.pipe()
+            reader = threading.Thread(target=_read, args=(reading, log), daemon=True)
+            try:
+                reader.start()
+                last.callback(reader.join)  # when nobody has the other end of the pipe any more
+                streams = Streams(stdout=writing, stderr=writing, interactive=False)
+                program = opened.enter_context(sandbox.start(spec, streams, on_warning=warn))
+            finally:
                 os.close(writing)
-                writing = -1
-                with cancel.calling(lambda: _kill_soon(program, over)):
-                    return program.wait()
-        finally:
-            over.set()
-    finally:
-        if writing >= 0:
-            os.close(writing)
-        reader.join()
+        opened.callback(over.set)
+        with cancel.calling(lambda: _kill_soon(program, over)):
+            return program.wait()
 
 
 def _read(descriptor: int, log: Log) -> None:

@@ -9,6 +9,7 @@ build: its program is ended, its mounts are unmounted, and it is removed.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -21,8 +22,10 @@ from lamina.light import TYPE_CHECKING
 from lamina.run.network import Pasta
 from lamina.run.runtime import Runtime
 from lamina.run.sandbox import Directories, Sandbox, states_of
+from lamina.store.containers import pid_namespace
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
+from lamina.store.roots import start_time
 from lamina.view import kernel
 from lamina.view.overlay.lower import sweep
 from lamina.view.upper_check import refusal
@@ -32,8 +35,8 @@ if TYPE_CHECKING:
 
     from lamina.store.store import Store
 
-_MEMORY, _TOP, _RUNTIME = "memory", "top", "runtime"
-_PATIENCE = 10.0  # seconds
+_MEMORY, _TOP, _RUNTIME, _OWNER = "memory", "top", "runtime", "owner"
+_PATIENCE, _POLL = 10.0, 0.02  # seconds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -100,14 +103,33 @@ class StepDirectory:
 
     def make(self, upper_dir: str, runtime: Runtime, warn: Callable[[str], object]) -> None:
         """Raises Unsupported (``upper_dir`` takes no writable layer), SystemFailure."""
+        self._note(_OWNER, _own_process())
         for name in (_MEMORY, "rootfs", "network"):
             self.directory(name)
         kernel.mount("tmpfs", [("mode", "0700")], self.at(_MEMORY), attributes=kernel.NO_DEVICES | kernel.NO_SETUID)
         self.directory(_MEMORY, "bundle")
         self._make_top(upper_dir, warn)
-        with reported(self.at(_RUNTIME)), open(self.at(_RUNTIME), "w", encoding="utf-8") as file:
-            file.write(runtime.program)
+        self._note(_RUNTIME, runtime.program)
         point("step.made")
+
+    def _note(self, name: str, text: str) -> None:
+        with reported(self.at(name)), open(self.at(name), "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+
+    def _noted(self, name: str) -> str:
+        try:
+            with open(self.at(name), encoding="utf-8", errors="surrogateescape") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether the process that made it is known to have ended. Its lock may still be held for a moment, by a
+        process that is ending too."""
+        pid, _, rest = self._noted(_OWNER).partition(" ")
+        begun, _, namespace = rest.partition(" ")
+        return pid.isdigit() and namespace == str(pid_namespace()) and start_time(int(pid)) != begun
 
     def _make_top(self, upper_dir: str, warn: Callable[[str], object]) -> None:
         top = self.at(_TOP)
@@ -144,13 +166,10 @@ class StepDirectory:
     def end(self) -> None:
         """End the program of a killed build, and remove everything. The caller holds the lock. Raises
         SystemFailure."""
-        runtime = ""
-        with suppress(OSError), open(self.at(_RUNTIME), encoding="utf-8") as file:
-            runtime = file.read()
         if not privileges.is_root():
             _kill_in_other_namespaces(self.path)
         Pasta.close_left(self.network)
-        self.sandbox(runtime).end()
+        self.sandbox(self._noted(_RUNTIME)).end()
         point("step.ended")
         self.remove()
 
@@ -201,9 +220,15 @@ def _cleared(store: Store, path: str) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             return False
         try:
-            if not acquire(descriptor, path, wait=False) or not is_same(descriptor, path):
+            directory = StepDirectory(store, path)
+            end = time.monotonic() + _PATIENCE
+            while not acquire(descriptor, path, wait=False):
+                if not directory.is_orphan or time.monotonic() > end:
+                    return False
+                time.sleep(_POLL)
+            if not is_same(descriptor, path):
                 return False
-            StepDirectory(store, path).end()
+            directory.end()
         finally:
             os.close(descriptor)
     return True
@@ -254,6 +279,10 @@ def _wait(process: int) -> None:
     import select
 
     select.select([process], [], [], _PATIENCE)
+
+
+def _own_process() -> str:
+    return f"{os.getpid()} {start_time(os.getpid())} {pid_namespace()}"
 
 
 def _private(path: str, flags: int) -> int:

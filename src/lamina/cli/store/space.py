@@ -132,7 +132,7 @@ def prune(
     session: Session, all_: bool, build: bool, dry_run: bool, force: bool, keep: str | None, format: str | None
 ) -> None:
     """Delete untagged images, and blobs and derived files that no image needs. Files that a running command needs are
-    kept. Also clean up after containers whose lamina was killed, and remove those of `run --rm`.
+    kept. Also clean up after containers and builds whose lamina was killed, and remove those of `run --rm`.
 
     With the setting keep = blob, also delete tars that were made for a mount and that no mount uses now."""
     from lamina.store.gc import Deleted
@@ -146,9 +146,10 @@ def prune(
     if all_ and not (force or dry_run):
         ask("Delete ALL images of the store?")
     if not dry_run:
+        from lamina.build.step_directory import clear
         from lamina.run.container.ending import clear_all
 
-        failed = clear_all(store)
+        failed = [*clear(store), *clear_all(store)]
     cached = Deleted()
     if build:
         from lamina.build.storage import prune_cache

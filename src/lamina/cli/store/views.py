@@ -48,7 +48,7 @@ def mount(session: Session, image: str, target: str, view: str | None) -> None:
 def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
     """Unmount images. TARGET is the directory that `mount` was given or has printed; IMAGE means all mounts of that
     image. A process that still uses a mount keeps it until the process ends. --all also removes the mounts of
-    containers whose lamina was killed."""
+    containers and builds whose lamina was killed."""
     from lamina.view.overlay.mount import mounts as listed
     from lamina.view.overlay.mount import unmount
 
@@ -60,10 +60,11 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
         return
     failed: list[LaminaError] = []
     if all_:
+        from lamina.build.step_directory import clear
         from lamina.run.container.ending import clear_all
 
         try:
-            failed = clear_all(session.store)
+            failed = [*clear(session.store), *clear_all(session.store)]
         except LaminaError as error:  # unmount the images all the same
             failed.append(error)
     for target in [one.target for one in listed(session.store)] if all_ else _places(session, targets):

@@ -1,0 +1,154 @@
+"""A build that is killed while a program of it runs: the next build, or `prune`, ends what it has left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.build.running import GivenInputs, left_in, make_store, members, run_step, said
+from lamina.build.run_program import run_programs
+from lamina.build.step_directory import clear, step_directory
+from lamina.store.fault import BUILD_POINTS
+from lamina.store.store import Store
+from support import lamina, made_once, require_root, require_tool
+
+RUNTIMES = ("runc", "bwrap")
+TESTS = Path(__file__).parents[2]
+BUILD = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+from integration.build.running import *
+from lamina.build.run_program import run_programs
+from lamina.build.steps import RunMount
+root, runtime, script, network = sys.argv[1:]
+store = Store.open(root)
+mounts = (RunMount("cache", "/cache", "/", id="c"), RunMount("bind", "/base", "/", base(), read_only=True))
+mounts += (RunMount("secret", "", id="s", variable="S"), RunMount("tmpfs", "/t"))
+inputs = GivenInputs(store, runtime=runtime, secrets={{"s": Secret("s", value=b"hidden")}})
+step = run_step(script, mounts=mounts, network=network)
+with run_programs(store, print), ran(step, inputs.stack(step.below), inputs, lambda data: os.write(1, data)) as items:
+    print(len(list(items)))
+"""
+
+
+def make(top: Path) -> None:
+    make_store(top, [members()])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    require_root()
+    require_tool("runc", "bwrap", "busybox")
+    made_once(make, tmp_path)
+    store = Store.open(str(tmp_path / "store"))
+    yield store
+    assert left_in(store) == []
+
+
+def build(
+    store: Store, runtime: str, script: str, *, network: str = "none", fault: str = ""
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", BUILD, store.paths.root, runtime, script, network]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "LAMINA_FAULT": fault})
+
+
+def killed_in_the_middle(store: Store, runtime: str, network: str = "none") -> str:
+    """A build that is killed while its program runs; how long the program sleeps."""
+    mark = f"8{os.getpid()}"
+    with build(store, runtime, f"sleep {mark} & echo up; sleep {mark}", network=network) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        until(lambda: len(sleeping(mark)) == 2)
+        process.kill()
+    return mark
+
+
+def sleeping(mark: str) -> list[str]:
+    """The processes that sleep for so long."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[:2] == [b"sleep", mark.encode()]:
+            found.append(name)
+    return found
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_next_build_ends_what_a_killed_one_left(store: Store, runtime: str) -> None:
+    mark = killed_in_the_middle(store, runtime)
+    assert os.listdir(Path(store.paths.build, "running")) != []
+    with run_programs(store, print):
+        until(lambda: not sleeping(mark))  # bubblewrap's program is ended by the kernel, a moment later
+        assert os.listdir(Path(store.paths.build, "running")) == []
+        assert said(GivenInputs(store, runtime=runtime), run_step("echo fine")) == "fine\n"
+
+
+def test_prune_and_umount_end_what_a_killed_build_left(store: Store) -> None:
+    for words in (("prune",), ("umount", "--all")):
+        mark = killed_in_the_middle(store, "runc")
+        assert sleeping(mark) != []
+        assert lamina(*words, root=store.paths.root).returncode == 0
+        assert sleeping(mark) == []
+        assert left_in(store) == []
+
+
+def test_the_network_of_a_killed_build_is_ended(store: Store) -> None:
+    require_tool("pasta")
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("no /dev/net/tun")
+    killed_in_the_middle(store, "runc", network="")
+    (place,) = Path(store.paths.build, "running").iterdir()
+    number = int((place / "network" / "pasta.pid").read_text())
+    assert clear(store) == []
+    until(lambda: not os.path.exists(f"/proc/{number}"))
+
+
+def test_what_a_running_build_uses_is_left_alone(store: Store) -> None:
+    with build(store, "runc", "echo up; cat /proc/mounts > /dev/null; sleep 0.5; ls /base/bin/sh") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        assert clear(store) == []
+        assert lamina("prune", root=store.paths.root).returncode == 0
+        assert process.stdout.read() == "/base/bin/sh\n0\n"
+    with step_directory(store) as directory:
+        assert clear(store) == []
+        assert os.path.isdir(directory.path)
+
+
+@pytest.mark.parametrize("point", [point for point in BUILD_POINTS if point != "step.ended"])
+def test_wherever_a_build_is_killed_the_next_one_works(store: Store, point: str) -> None:
+    with build(store, "runc", "echo x > /cache/x", fault=point) as process:
+        assert process.wait() == -9
+    assert clear(store) == []
+    assert left_in(store) == []
+    with build(store, "runc", "echo y > /made; ls /cache") as process:
+        output, _ = process.communicate()
+        assert output in ("1\n", "x\n1\n")
+        assert process.returncode == 0
+
+
+def test_an_end_that_is_killed_is_ended_later(store: Store) -> None:
+    killed_in_the_middle(store, "runc")
+    code = (
+        "import sys; from lamina.build.step_directory import clear; from lamina.store.store import Store; "
+        "clear(Store.open(sys.argv[1]))"
+    )
+    env = {**os.environ, "LAMINA_FAULT": "step.ended"}
+    assert subprocess.run([sys.executable, "-c", code, store.paths.root], env=env, check=False).returncode == -9
+    assert clear(store) == []
