@@ -66,6 +66,11 @@ class ArchiveFiles:
         self.what = archive.what
         self._archive = archive
         self._index = archive.index
+        self._stated: dict[int, int] = {}
+
+    def state(self, node: int, link: int) -> None:
+        """A hard link states the attributes of its file again: archivers write them, and moby's applies them."""
+        self._stated[node] = link
 
     def child(self, node: int, name: bytes) -> int | None:
         return None
@@ -80,7 +85,12 @@ class ArchiveFiles:
         return self._index.link(node)
 
     def entry(self, node: int, path: bytes) -> Entry:
-        return self._index.entry(node, path)
+        entry = self._index.entry(node, path)
+        link = self._stated.get(node)
+        if link is None:
+            return entry
+        after = self._index.entry(link)
+        return replace(entry, mode=after.mode, uid=after.uid, gid=after.gid, mtime=after.mtime)
 
     def content(self, node: int) -> Content:
         return self._archive.content(node)
@@ -191,6 +201,8 @@ def unpack(archive: Archive, target: Target, top: Path, rule: Rule, log: Log) ->
                     f"{archive.what}: {path!r:.200} is a hard link to {link!r:.200}, which is not there",
                     hint="check the archive",
                 )
+            if place.tree is files:
+                files.state(place.node, row)
             target.put_link(parent, name, [*found, (link.rpartition(b"/")[2], place)])
         else:
             target.put(parent, name, files, row, rule, force=True)
@@ -205,7 +217,7 @@ def _directory(target: Target, top: Path, path: bytes) -> Path:
 
 def is_tar(start: bytes) -> bool:
     """Whether a file that begins like this is a tar, plain or compressed (pure)."""
-    if len(start) >= BLOCK and is_header(start[:BLOCK]):
+    if _begins_tar(start):
         return True
     decoder = archive_decoder(start[:BLOCK])
     if decoder.compression == "none":
@@ -218,7 +230,12 @@ def is_tar(start: bytes) -> bool:
                 break
     except InvalidLayer:
         return False
-    return len(head) >= BLOCK and is_header(head[:BLOCK])
+    return _begins_tar(head)
+
+
+def _begins_tar(start: bytes) -> bool:
+    """Whether a member begins here; the zeros of an empty archive do not count."""
+    return len(start) >= BLOCK and any(start[:BLOCK]) and is_header(start[:BLOCK])
 
 
 def _digest(content: Content) -> bytes:

@@ -74,8 +74,9 @@ def digests(step: CopyStep, inputs: Inputs) -> dict[str, str]:
 def copied(step: CopyStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Items]:
     """The items of the layer of COPY or ADD, with the directories that are missing above. What the items open exists
     while the block runs. Raises PathNotFound, UsageError, NotFound (no such user), and what fetching raises."""
-    base = None if step.link else below
-    owner = None if not step.owner else resolved_owner(step.owner, base, is_linked=step.link)
+    linked = step.link and not step.mode  # BuildKit ignores --link where there is --chmod
+    base = None if linked else below
+    owner = None if not step.owner else resolved_owner(step.owner, base, is_linked=linked)
     copy = _Copy(step, Target(base), owner, log)
     with ExitStack() as opened:
         for source in step.sources:
@@ -102,10 +103,10 @@ def resolved_owner(text: str, below: Stack | None, *, is_linked: bool = False) -
     UsageError."""
     from lamina.run.user import parse_id, resolve_group, resolve_user
 
-    user, colon, group = text.partition(":")
+    user, _, group = text.partition(":")
     uid = 0 if user in ("", "root") else parse_id(user, "user")
     gid = uid
-    if is_linked and (uid is None or (colon and group not in ("", "root") and parse_id(group, "group") is None)):
+    if is_linked and (uid is None or (group not in ("", "root") and parse_id(group, "group") is None)):
         raise UsageError(
             f"--chown={text:.100}: names can't be resolved with --link, which does not depend on the image",
             hint="give numbers",
@@ -113,7 +114,7 @@ def resolved_owner(text: str, below: Stack | None, *, is_linked: bool = False) -
     if uid is None:
         account = resolve_user(user, _account_file(below, b"etc/passwd"), b"")
         uid, gid = account.uid, account.gid
-    if colon:
+    if group:
         gid = 0 if group in ("", "root") else resolve_group(group, _account_file(below, b"etc/group"))
     return uid, uid if gid is None else gid
 

@@ -349,7 +349,7 @@ class LocalTree:
         return UsageError(f"{path!r:.300} changed while it was read", hint="try again when nothing writes to it")
 
     def _xattrs(self, node: LocalNode) -> dict[bytes, bytes]:
-        if not node.has_xattrs:
+        if not node.has_xattrs or stat.S_IFMT(node.state.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             return {}
         try:
             with self._guard:
