@@ -74,9 +74,8 @@ def digests(step: CopyStep, inputs: Inputs) -> dict[str, str]:
 def copied(step: CopyStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Items]:
     """The items of the layer of COPY or ADD, with the directories that are missing above. What the items open exists
     while the block runs. Raises PathNotFound, UsageError, NotFound (no such user), and what fetching raises."""
-    linked = step.link and not step.mode  # BuildKit ignores --link where there is --chmod
-    base = None if linked else below
-    owner = None if not step.owner else resolved_owner(step.owner, base, is_linked=linked)
+    base = None if step.link else below
+    owner = None if not step.owner else resolved_owner(step.owner, base, is_linked=step.link)
     copy = _Copy(step, Target(base), owner, log)
     with ExitStack() as opened:
         for source in step.sources:

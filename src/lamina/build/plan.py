@@ -523,7 +523,7 @@ class _Planner:
             target=_below(stage.image.workdir, target),
             owner=owner,
             mode=mode,
-            link=copy.link,
+            link=copy.link and not mode,  # as in BuildKit: --chmod makes it an ordinary copy
             parents=parents,
             exclude=copy.exclude,
             unpack=copy.unpack if isinstance(copy, i.Add) else False,

@@ -32,11 +32,14 @@ def excluding(patterns: Sequence[str]) -> Patterns | None:
     return Patterns(patterns) if patterns else None
 
 
-def matches(tree: FileTree[Any], word: str, *, parents: bool = False) -> list[Match]:
-    """What a word names, in order; [] if it is a pattern that nothing matches. Symlinks are followed inside the tree.
-    Raises PathNotFound, UsageError (a bad pattern)."""
+def matches(tree: FileTree[Any], word: str, *, parents: bool = False, is_path: bool = False) -> list[Match]:
+    """What a word names, in order; [] if it is a pattern that nothing matches. ``is_path``: it is no pattern.
+    Symlinks are followed inside the tree. Raises PathNotFound, UsageError (a bad pattern)."""
     if parents:
         return _with_parents(tree, word)
+    if is_path:
+        path = os.fsencode(globs.clean(f"/{word}"))
+        return [Match(get(tree, path), path.rpartition(b"/")[2])]
     literal, pattern = globs.split("/" + word)
     top = os.fsencode(literal)
     if not pattern:
@@ -48,14 +51,21 @@ def matches(tree: FileTree[Any], word: str, *, parents: bool = False) -> list[Ma
     return found
 
 
-def digest(tree: FileTree[Any], words: Iterable[str], *, exclude: Sequence[str] = (), parents: bool = False) -> str:
-    """The digest of what COPY with these words reads: names, kinds, modes, content and extended attributes; neither
-    times nor owners. Raises PathNotFound, UsageError."""
+def digest(
+    tree: FileTree[Any],
+    words: Iterable[str],
+    *,
+    exclude: Sequence[str] = (),
+    parents: bool = False,
+    is_path: bool = False,
+) -> str:
+    """The digest of what COPY with these words reads: names, kinds, modes, content and extended attributes; no times,
+    and owners only where they are copied. ``is_path``: the words are no patterns. Raises PathNotFound, UsageError."""
     hasher = hashlib.sha256()
     without = excluding(exclude)
     for word in words:
         hasher.update(b"\nword\n")
-        for match in matches(tree, word, parents=parents):
+        for match in matches(tree, word, parents=parents, is_path=is_path):
             hasher.update(b"match %s\0" % match.name)
             if tree.kind(match.node) != Kind.DIRECTORY:
                 hasher.update(_described(tree, match.node))

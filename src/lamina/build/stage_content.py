@@ -18,11 +18,6 @@ def content_digest(step: Step, source: FromStep | RunMount, stack: Stack | None)
     """``stack``: the layers of the step that ``source`` names. Raises PathNotFound, UsageError."""
     tree = UnionTree(stack, "the stage")
     if isinstance(source, RunMount):
-        return sources.digest(tree, [_literal(source.source or "/")])
+        return sources.digest(tree, [source.source or "/"], is_path=True)
     exclude, parents = (step.exclude, step.parents) if isinstance(step, CopyStep) else ((), False)
     return sources.digest(tree, source.patterns, exclude=exclude, parents=parents)
-
-
-def _literal(path: str) -> str:
-    """A pattern that matches this path only."""
-    return "".join(f"\\{letter}" if letter in "*?[\\" else letter for letter in path)
