@@ -23,6 +23,7 @@ from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromStep, Plan
 from lamina.edit.publish import Packing, made_layer, put_layer, timestamp
 from lamina.errors import Cancelled, LaminaError
 from lamina.events import Cancel, join
+from lamina.layer.tar_write import write_layer
 from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig, chain_ids
@@ -340,10 +341,18 @@ class Solver:
     def _written(self, items: Items, *, ordered: bool = False) -> Made | None:
         if not len(items):
             return None
-        with made_layer(items, self._packing, docker=False, clamp=True, ordered=ordered) as made:
-            self._inputs.cancel.check()
-            put_layer(self._session, made, cancel=self._inputs.cancel)
-        return Made(made.descriptor, made.diff_id, timestamp(self._inputs.epoch))
+        packing, cancel = self._packing, self._inputs.cancel
+        built = self._session.make_layer(
+            lambda write: write_layer(items, write, epoch=packing.epoch, ordered=ordered),
+            compression=packing.compression,
+            level=packing.level,
+            cancel=cancel,
+        )
+        if built is None:
+            with made_layer(items, packing, docker=False, clamp=True, ordered=ordered) as made:
+                put_layer(self._session, made, cancel=cancel)
+                built = made.built
+        return Made(built.descriptor, built.diff_id, timestamp(self._inputs.epoch))
 
 
 def ordered(targets: Iterable[Step]) -> list[Step]:

@@ -36,6 +36,7 @@ from lamina.store.session_blobs import SessionBlobs
 from lamina.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
+    from lamina.layer.build import BuiltLayer
     from lamina.source.protocols import Blob
     from lamina.store.gather import Gathering
     from lamina.store.same_image import ImagesByConfig
@@ -245,6 +246,40 @@ class StoreSession:
                 on_event(Warned("keep=tar: blobs stay that no registry is known to have"))
             return None
         return lambda: self._layers.note_origin(descriptor, diff_id, origin)
+
+    def make_layer(
+        self,
+        fill: Callable[[Callable[[bytes], object]], object],
+        *,
+        compression: str,
+        level: int | None = None,
+        docker: bool = False,
+        cancel: Cancel | None = None,
+    ) -> BuiltLayer | None:
+        """Write a new layer in one pass: ``fill`` gets a function that takes the tar as it is made. None, and nothing
+        is read, where the store keeps no tars. Raises what ``fill`` raises, InvalidLayer, SystemFailure,
+        Cancelled."""
+        if self._parts.keep == "blob":
+            return None
+        from lamina.store.ingest import is_mounted
+        from lamina.store.new_layer import NewLayer
+
+        with reported(self._parts.paths.root):
+            layer = NewLayer(
+                self._parts.paths,
+                compression=compression,
+                level=level,
+                docker=docker,
+                max_layer=self._parts.max_layer,
+                cached=not is_mounted(self._parts.view),
+                cancel=cancel,
+            )
+            with layer:
+                fill(layer.write)
+                built = layer.finish()
+                if not self.has(built.descriptor, built.diff_id):
+                    layer.keep()
+        return built
 
     def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
         """Like ``put_blob``, from the bytes of an upload: its file is verified and becomes the blob. The upload is
