@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from buildkit_oracle import Oracle, running_oracle
 from lamina.build import instructions as i
-from lamina.build.syntax import InvalidDockerfile, parse, parse_instruction
+from lamina.build.errors import DockerfileError
+from lamina.build.syntax import parse, parse_instruction
 from lamina.build.words import BadExpansion, document_expansion, expand_words, expansion
 from support import THOROUGH
 
@@ -341,7 +342,7 @@ Read = tuple[str, list[list[Any]]] | None
 def mine(data: bytes) -> Read:
     try:
         found = parse(data)
-    except InvalidDockerfile:
+    except DockerfileError:
         return None
     every: list[i.Instruction] = [*found.arguments]
     for stage in found.stages:
@@ -576,7 +577,7 @@ TRIGGERS = [
 def test_a_trigger_is_read_as_buildkit_reads_it(oracle: Oracle, text: str) -> None:
     try:
         found: Any = [described(parse_instruction(text))]
-    except InvalidDockerfile:
+    except DockerfileError:
         found = None
     answer = oracle("trigger", data=text.encode())
     assert found == (None if "error" in answer else [theirs(one) for one in answer["Instructions"]])

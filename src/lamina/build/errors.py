@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from lamina.build.instructions import At
 from lamina.errors import LaminaError, UsageError
+from lamina.text import clean
+
+_LONGEST = 120
 
 
 class ProgramFailed(LaminaError):
@@ -38,8 +41,22 @@ class StepFailed(LaminaError):
 
 
 class DockerfileError(UsageError):
-    """A Dockerfile can't be built as it is written. ``at``: the instruction."""
+    """A Dockerfile can't be read, or can't be built as it is written. ``problem``: what is wrong. ``at``: the
+    instruction. ``column``: where in the line, from 1; 0: not known."""
 
-    def __init__(self, message: str, *, at: At, hint: str | Callable[[], str] | None = None) -> None:
-        super().__init__(f"{at.file}:{at.line}: {message}", hint=hint)
-        self.at = at
+    def __init__(
+        self, problem: str, *, at: At, column: int = 0, line: str = "", hint: str | Callable[[], str] | None = None
+    ) -> None:
+        place = f"{clean(at.file)}:{at.line}:{column}" if column else f"{clean(at.file)}:{at.line}"
+        super().__init__(f"{place}: {problem}", hint=hint)
+        self.problem, self.at, self.column = problem, at, column
+        self._has_line = False
+        self.add_line(line)
+
+    def add_line(self, line: str) -> None:
+        """Show the line of the file, unless that was done."""
+        shown = clean(line.strip())
+        if shown and not self._has_line:
+            self._has_line = True
+            self.message += f"; the line is: {shown if len(shown) <= _LONGEST else shown[:_LONGEST] + '...'}"
+            self.args = (self.message,)

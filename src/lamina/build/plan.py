@@ -80,7 +80,13 @@ def plan(
     Raises DockerfileError (an instruction can't be planned), UsageError (no such target), and what ``resolve``
     raises.
     """
-    return _Planner(dockerfile, options, resolve, platform, build_platform or Platform.host()).planned()
+    try:
+        return _Planner(dockerfile, options, resolve, platform, build_platform or Platform.host()).planned()
+    except DockerfileError as error:
+        lines = dockerfile.source.split("\n")
+        if error.at.line <= len(lines):
+            error.add_line(without_any_credentials(lines[error.at.line - 1].rstrip("\r")))
+        raise
 
 
 class _Stage:

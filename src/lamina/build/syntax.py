@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lamina.build.durations import nanoseconds
+from lamina.build.errors import DockerfileError
 from lamina.build.instructions import (
     Add,
     Arg,
@@ -60,20 +61,8 @@ _STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 _DIRECTIVES = ("syntax", "escape", "check")
 
 
-class InvalidDockerfile(UsageError):
-    """A Dockerfile that can't be read. ``at`` and ``column`` (from 1): where. ``line``: the whole line."""
-
-    def __init__(self, problem: str, *, at: At, column: int = 1, line: str = "", hint: str | None = None) -> None:
-        shown = clean(line.strip())
-        if len(shown) > 120:
-            shown = shown[:120] + "..."
-        message = f"{clean(at.file)}:{at.line}:{column}: {problem}"
-        super().__init__(f"{message}; the line is: {shown}" if shown else message, hint=hint)
-        self.problem, self.at, self.column, self.line = problem, at, column, line
-
-
 def parse(data: bytes, file: str = "Dockerfile") -> Dockerfile:
-    """Parse a Dockerfile. ``file``: its name in messages. Raises InvalidDockerfile."""
+    """Parse a Dockerfile. ``file``: its name in messages. Raises DockerfileError."""
     source = _Source(data, file)
     arguments: list[Arg] = []
     stages: list[tuple[From, list[Instruction]]] = []
@@ -110,7 +99,7 @@ def parse(data: bytes, file: str = "Dockerfile") -> Dockerfile:
 
 def parse_instruction(text: str, at: At | None = None) -> Instruction:
     """Parse one instruction: the ONBUILD trigger of a base image. ``at``: the place that the result gets, such as the
-    place of the FROM. Raises InvalidDockerfile."""
+    place of the FROM. Raises DockerfileError."""
     source = _Source(text.encode("utf-8", "surrogatepass"), "ONBUILD trigger")
     found = list(source.instructions())
     if len(found) != 1:
@@ -163,9 +152,9 @@ class _Source:
             self.lines.pop()
         self.next = 0
 
-    def error(self, problem: str, line: int, column: int = 1, hint: str | None = None) -> InvalidDockerfile:
+    def error(self, problem: str, line: int, column: int = 1, hint: str | None = None) -> DockerfileError:
         text = self.lines[line - 1].rstrip("\r") if 0 < line <= len(self.lines) else ""
-        return InvalidDockerfile(problem, at=At(self.file, line, line), column=column, line=text, hint=hint)
+        return DockerfileError(problem, at=At(self.file, line, line), column=column, line=text, hint=hint)
 
     def take(self) -> str | None:
         """The next line without its end; None at the end."""
