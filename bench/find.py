@@ -109,7 +109,7 @@ def main() -> None:
     root = Path(sys.argv[1] if sys.argv[1:] else os.path.join(cache, "lamina-bench", "find"))
     root.parent.mkdir(parents=True, exist_ok=True)
     make(root)
-    members = Path(Store.open(str(root), create=False).paths.members)
+    members = Path(Store.open(str(root), create=False).paths.layer_map)
     members.unlink(missing_ok=True)
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "lamina", "--root", str(root), "find", "none"], check=True)

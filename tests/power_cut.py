@@ -39,7 +39,8 @@ from lamina.source.stack import Stack  # noqa: E402
 from lamina.spec.digest import Digest  # noqa: E402
 from lamina.spec.platform import Platform  # noqa: E402
 from lamina.store.fsck import fsck  # noqa: E402
-from lamina.store.gc import delete_images, prune  # noqa: E402
+from lamina.store.prune import prune  # noqa: E402
+from lamina.store.remove import remove_images  # noqa: E402
 from lamina.store.retention import apply_keep  # noqa: E402
 from lamina.store.store import Store  # noqa: E402
 from lamina.transfer.copy import copy  # noqa: E402
@@ -226,7 +227,7 @@ def one_step(
     elif verb in ("mount", "unpack"):
         show(store, store.stack(source, Platform.host()), verb)
     elif verb == "rmi":
-        delete_images(store, [name])
+        remove_images(store, [name])
     else:
         prune(store, grace=0)
         if keep == "tar":

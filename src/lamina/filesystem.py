@@ -9,12 +9,11 @@ from typing import Any
 from lamina.errors import ReferenceNotFound, UsageError
 from lamina.places import open_named, options_of, settings_of
 from lamina.source.stack import Stack
-from lamina.spec.name import ARCHIVES
+from lamina.spec.transport import BY_NAME, IN_FILES, REGISTRY
 from lamina.view.fs import UnionFileSystem
 from lamina.view.path import shown, uri_of
 
 SCHEME = "lamina://"
-_REGISTRY = "docker://"
 _HINT = "in a URL, write two slashes after the image: lamina://IMAGE//PATH"
 
 
@@ -102,10 +101,11 @@ def split_url(url: str) -> tuple[str, str]:
     rest = url.removeprefix(SCHEME)
     if rest.startswith("/"):
         return "", rest
-    transport = _REGISTRY if rest.startswith(_REGISTRY) else ""
+    registry = BY_NAME[REGISTRY].prefix
+    transport = registry if rest.startswith(registry) else ""
     rest = rest.removeprefix(transport)
     image, two, path = rest.partition("//")
-    if two or rest.startswith(tuple(f"{one}:" for one in ARCHIVES)):
+    if two or rest.startswith(tuple(one.prefix for one in IN_FILES)):
         return transport + image, path
     parts = rest.split("/")
     ends = (number for number, part in enumerate(parts) if _ends_image(part, first=number == 0))

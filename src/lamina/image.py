@@ -477,7 +477,7 @@ class Image:
     @property
     def _is_elsewhere(self) -> bool:
         """Whether the image was opened from a registry, a layout or an archive."""
-        return self.stack.again is not None and bool(self.stack.again[1][0])
+        return self.stack.reopened_by is not None and bool(self.stack.reopened_by[1][0])
 
     @property
     def _known_settings(self) -> Settings:
@@ -500,14 +500,14 @@ class Image:
     def _source(self, network: RegistryAccess, *, by_name: bool) -> tuple[Reader, str]:
         """Return the place of the image and its name there. ``by_name``: the name, so that its index is used."""
         from lamina.spec.name import parse_name
-        from lamina.transfer.connect import WithOrigins
+        from lamina.transfer.connect import StoreAndRegistries
 
         if self._is_range:
             raise UsageError(f"{self.name} is a range of layers", hint="use the whole image")
         if not self._is_elsewhere:
-            return WithOrigins(self._store_of_image(), network), self.name if by_name else str(self.digest)
-        assert self.stack.again is not None
-        parsed = parse_name(str(self.stack.again[1][0]))
+            return StoreAndRegistries(self._store_of_image(), network), self.name if by_name else str(self.digest)
+        assert self.stack.reopened_by is not None
+        parsed = parse_name(str(self.stack.reopened_by[1][0]))
         return reader_for(parsed, network), str(
             network.full(parsed.name)
         ) if parsed.transport == "docker" else parsed.name
@@ -977,7 +977,6 @@ def _given(arguments: Mapping[str, object]) -> Changes:
 
 
 def _archive(kind: str, path: str) -> Writer:
-    transport = {"docker-archive": "docker-archive", "oci-archive": "oci-archive", "oci-dir": "oci"}.get(kind)
-    if transport is None:
-        raise UsageError(f"unknown kind of archive {kind!r:.60}", hint="use docker-archive, oci-archive or oci-dir")
-    return writer_for(transport, path)
+    from lamina.spec.transport import transport_of_type
+
+    return writer_for(transport_of_type(kind).name, path)

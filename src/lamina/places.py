@@ -11,6 +11,7 @@ from lamina.errors import NoStore, NotFound, ReferenceNotFound, UsageError
 from lamina.light import TYPE_CHECKING, replace
 from lamina.source.stack import Stack
 from lamina.spec.name import ImageName, parse_name
+from lamina.spec.transport import BY_NAME, IN_FILES, REGISTRY, TRANSPORTS, or_list
 
 if TYPE_CHECKING:
     from lamina.settings import Settings
@@ -62,50 +63,24 @@ def open_store(settings: Settings | None = None, *, create: bool = True) -> Stor
 
 
 def reader_for(name: ImageName, network: RegistryAccess) -> Reader:
-    """Open the place of an image for reading: a registry, layout, directory or archive. Raises UsageError,
-    NotFound."""
-    if name.transport == "docker":
+    """Open the place of an image for reading: a registry, layout, directory or archive. Raises UsageError (unknown
+    transport), NotFound, InvalidDocument, SystemFailure."""
+    if name.transport == REGISTRY:
         return network.repository(name.name)
-    if name.transport == "oci":
-        from lamina.archive.layout import LayoutReader
-
-        return LayoutReader(name.location)
-    if name.transport == "dir":
-        from lamina.archive.dir_layout import DirectoryReader
-
-        return DirectoryReader(name.location)
-    if name.transport == "oci-archive":
-        from lamina.archive.oci import OciArchiveReader
-
-        return OciArchiveReader(name.location)
-    if name.transport == "docker-archive":
-        from lamina.archive.docker import DockerArchiveReader
-
-        return DockerArchiveReader(name.location)
-    raise UsageError(
-        f"can't read from {name.transport!r:.60}", hint="use docker, oci, dir, oci-archive or docker-archive"
-    )
+    transport = BY_NAME.get(name.transport)
+    if transport is None:
+        hint = f"use {or_list(one.name for one in TRANSPORTS)}"
+        raise UsageError(f"can't read from {name.transport!r:.60}: unknown transport", hint=hint)
+    return transport.reader_class()(name.location)  # type: ignore[no-any-return]
 
 
 def writer_for(transport: str, location: str) -> Writer:
     """Open a layout, directory or archive for writing. Raises UsageError (another transport), SystemFailure."""
-    if transport == "oci":
-        from lamina.archive.layout import LayoutWriter
-
-        return LayoutWriter(location)
-    if transport == "dir":
-        from lamina.archive.dir_layout import DirectoryWriter
-
-        return DirectoryWriter(location)
-    if transport == "oci-archive":
-        from lamina.archive.oci import OciArchiveWriter
-
-        return OciArchiveWriter(location)
-    if transport == "docker-archive":
-        from lamina.archive.docker import DockerArchiveWriter
-
-        return DockerArchiveWriter(location)
-    raise UsageError(f"can't write to {transport!r:.60}", hint="use oci, dir, oci-archive or docker-archive")
+    found = BY_NAME.get(transport)
+    if found is None or not found.writer:
+        hint = f"use {or_list(one.name for one in IN_FILES)}"
+        raise UsageError(f"can't write to {transport!r:.60}: it is not a transport for files", hint=hint)
+    return found.writer_class()(location)  # type: ignore[no-any-return]
 
 
 def open_named(name: str, settings: Settings, network: RegistryAccess | None = None) -> Stack:
@@ -128,12 +103,12 @@ def _elsewhere(
 
     network = network or RegistryAccess(settings)
     reader = reader_for(parsed, network)
-    inside = str(network.full(parsed.name)) if parsed.transport == "docker" else parsed.name
+    inside = str(network.full(parsed.name)) if parsed.transport == REGISTRY else parsed.name
     whole = replace(parsed, low=1, high=None)
     stack = open_stack(reader, inside, platform, str(whole), max_layer=settings.max_layer)
     if whole.location:  # another process may have another working directory
         whole = replace(whole, location=os.path.abspath(whole.location))
-    return replace(stack, again=(reopen, (str(whole), settings, stack.manifest.descriptor, stack.name)))
+    return replace(stack, reopened_by=(reopen, (str(whole), settings, stack.manifest.descriptor, stack.name)))
 
 
 def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
@@ -158,7 +133,9 @@ def _stored(settings: Settings, name: str, platform: Platform) -> Stack:
 def of_store(store: Store, stack: Stack, settings: Settings) -> Stack:
     """Return the stack of an image in the store with faster ways to its union; it can be pickled."""
     again = (reopen, ("", settings, stack.manifest.descriptor, stack.name))
-    return replace(stack, look=partial(_look, store), kept=partial(_kept, store), again=again)
+    return replace(
+        stack, open_union=partial(_open_union, store), stored_union=partial(_stored_union, store), reopened_by=again
+    )
 
 
 def reopen(source: str, settings: Settings, descriptor: Descriptor, name: str) -> Stack:
@@ -183,23 +160,23 @@ def reopen(source: str, settings: Settings, descriptor: Descriptor, name: str) -
 
 def options_of(stack: Stack) -> dict[str, str]:
     """Return the root and platform with which ``open_named`` finds the image of an opened stack."""
-    if stack.again is None:
+    if stack.reopened_by is None:
         return {}
-    source, settings = stack.again[1][:2]
+    source, settings = stack.reopened_by[1][:2]
     root = {} if source else {"root": settings.root}  # type: ignore[attr-defined]
     return {**root, "platform": str(stack.config.platform)}
 
 
-def _look(store: Store, stack: Stack) -> Union:
-    from lamina.view.erofs.open_stored import look
+def _open_union(store: Store, stack: Stack) -> Union:
+    from lamina.view.erofs.open_stored import open_union
 
-    return look(store, stack)
+    return open_union(store, stack)
 
 
-def _kept(store: Store, stack: Stack) -> Union | None:
-    from lamina.view.erofs.open_stored import kept
+def _stored_union(store: Store, stack: Stack) -> Union | None:
+    from lamina.view.erofs.open_stored import stored_union
 
-    return kept(store, stack)
+    return stored_union(store, stack)
 
 
 def to_bytes(path: str | os.PathLike[str]) -> bytes:

@@ -386,7 +386,7 @@ def test_one_damaged_file_is_reported_and_the_rest_works(world: World, what: str
     store = Store.open(str(world.root))
     (box,) = store.containers
     root = store.roots.create("a test")
-    store.roots.let_go(root)
+    store.roots.release(root)
     path = world.root / what.replace("BOX", box.id).replace("ROOT", root)
     aside = world.root.parent / "aside"
     if path.exists():

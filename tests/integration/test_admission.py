@@ -1,8 +1,9 @@
-"""What may move is decided between planning and moving: dry runs, policies, signatures are functions."""
+"""Admission: a function decides about each image after planning and before copying (dry runs, policies)."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,8 +15,13 @@ from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_manifest
+from lamina.spec.platform import Platform
+from lamina.spec.reference import Reference
 from lamina.store.store import Store
+from lamina.transfer.connect import RegistryAccess
 from lamina.transfer.copy import Proposal, copy
+from lamina.transfer.make_index import make_index
+from lamina.transfer.plan import plan_pull
 from support import write_layout
 
 LAYERS = [[("etc", None), ("etc/conf", b"one")], [("usr", None), ("usr/file", b"two" * 1000)]]
@@ -45,7 +51,7 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "s"))
 
 
-def test_a_dry_run_is_told_what_would_move_and_nothing_moves(source: Counting, store: Store) -> None:
+def test_a_dry_run_gets_the_list_of_what_would_be_copied_and_copies_nothing(source: Counting, store: Store) -> None:
     told: list[tuple[str, str, list[str], list[Digest]]] = []
 
     def only_tell(proposal: Proposal) -> bool:
@@ -67,7 +73,7 @@ def test_a_dry_run_is_told_what_would_move_and_nothing_moves(source: Counting, s
     assert len(told[0][3]) == 2  # the lower layer is here
 
 
-def test_a_policy_that_refuses_ends_the_copy_and_nothing_is_named(source: Counting, store: Store) -> None:
+def test_an_error_of_a_policy_ends_the_copy_and_writes_no_name(source: Counting, store: Store) -> None:
     def policy(proposal: Proposal) -> bool:
         if proposal.name == "other":
             raise AccessDenied(f"{proposal.name} is not allowed here", hint="ask for it")
@@ -82,7 +88,7 @@ def test_a_policy_that_refuses_ends_the_copy_and_nothing_is_named(source: Counti
     assert {moved.what for moved in done.blobs} == {"manifest", "config", "layer"}
 
 
-def test_only_what_is_signed_moves(source: Counting, store: Store) -> None:
+def test_only_signed_images_are_copied(source: Counting, store: Store) -> None:
     top = source.resolve("app")
     data = b'{"signature": "of app"}'
     config = Descriptor.of("application/vnd.oci.empty.v1+json", b"{}")
@@ -107,7 +113,7 @@ def test_only_what_is_signed_moves(source: Counting, store: Store) -> None:
     assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]
 
 
-def test_each_referrer_is_asked_for_too(source: Counting, tmp_path: Path) -> None:
+def test_admit_is_called_for_each_referrer_too(source: Counting, tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "from"))
     copy(source, store, [("app", "app")])
     empty = Descriptor.of("application/vnd.oci.empty.v1+json", b"{}")
@@ -125,7 +131,9 @@ def test_each_referrer_is_asked_for_too(source: Counting, tmp_path: Path) -> Non
     assert not target.blobs.has(referrers[0].descriptor)
 
 
-def test_a_name_for_an_image_that_is_here_is_asked_for_too(source: Counting, store: Store, tmp_path: Path) -> None:
+def test_admit_is_called_for_another_name_of_a_stored_image_too(
+    source: Counting, store: Store, tmp_path: Path
+) -> None:
     copy(source, store, [("app", "app")])
     copy(store, DockerArchiveWriter(str(tmp_path / "d.tar")), [("app", "app")])
     asked: list[Proposal] = []
@@ -140,3 +148,64 @@ def test_a_name_for_an_image_that_is_here_is_asked_for_too(source: Counting, sto
         ("second", store.resolve("app").digest, ())
     ]
     assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]
+
+
+class OneRepository:
+    """A network in which every name leads to the same place."""
+
+    def __init__(self, source: Counting) -> None:
+        self._source = source
+
+    def repository(self, name: str) -> Counting:
+        return self._source
+
+    def full(self, name: str) -> Reference:
+        return Reference.parse(name).with_default_tag()
+
+
+def test_the_plan_of_a_pull_is_a_copy_that_admits_nothing_and_writes_nothing(
+    source: Counting, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy(source, store, [("app", "app")])
+    stored = sorted(map(str, store.blobs))
+
+    def no_session(*_: object) -> None:
+        raise AssertionError("a session writes a root file")
+
+    monkeypatch.setattr(Store, "session", no_session)
+    plan = plan_pull("other", store, cast(RegistryAccess, OneRepository(source)), platform=Platform.host())
+    assert plan.name == "docker.io/library/other:latest"
+    assert plan.descriptor.digest == source.resolve("other").digest
+    assert [(blob.what, blob.state) for blob in plan.blobs] == [
+        ("manifest", "to fetch"),
+        ("config", "to fetch"),
+        ("layer", "already here"),
+        ("layer", "to fetch"),
+    ]
+    assert plan.blobs[2].shared == ("app:latest",)
+    assert sorted(map(str, store.blobs)) == stored
+    assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]
+
+
+def test_an_image_that_is_not_admitted_is_left_out_of_an_index(source: Counting, store: Store) -> None:
+    images = [(source, "app"), (source, "other")]
+    app, other = (source.resolve(name).digest for _, name in images)
+    asked: list[tuple[str, str]] = []
+
+    def admit(proposal: Proposal) -> bool:
+        asked.append((proposal.name, proposal.documents[-1][2]))
+        return proposal.name != "other"
+
+    index = make_index(images, store, "both:1", admit=admit)
+    assert index is not None
+    assert asked == [("app", "manifest"), ("other", "manifest"), ("both:1", "index")]
+    assert [entry.digest for entry in index.manifests] == [app]
+    assert store.resolve("both:1").digest == index.descriptor.digest
+    assert store.blobs.size(other) is None
+
+
+def test_an_index_that_is_not_admitted_gets_no_name(source: Counting, store: Store) -> None:
+    refuse_all = make_index([(source, "app")], store, "both:1", admit=lambda proposal: False)
+    assert refuse_all is None
+    assert list(store.names()) == []
+    assert list(store.blobs) == []

@@ -17,7 +17,7 @@ import pytest
 from lamina.errors import SystemFailure
 from lamina.host.files import WRITE_FLAGS
 from lamina.store.direct_io import BLOCK, Appender
-from lamina.store.unfinished import Pace
+from lamina.store.unfinished import DiskDelay
 from support import require_root
 
 
@@ -164,10 +164,10 @@ def test_what_need_not_last_leaves_a_slow_disk_to_the_rest(
 ) -> None:
     """1 MiB in 20 ms is behind: from then on the file goes through the cache, and so does the session's next one."""
     disk: Any = SlowDisk(monkeypatch, seconds, busy)
-    pace = Pace()
+    delay = DiskDelay()
     whole = os.urandom((40 << 20) + 77)
     descriptor = os.open(tmp_path / "file", WRITE_FLAGS, 0o600)
-    file = Appender(descriptor, cached=False, lasting=lasting, pace=pace, hasher=disk)
+    file = Appender(descriptor, cached=False, lasting=lasting, delay=delay, hasher=disk)
     for at in range(0, len(whole), 700_000):
         file.write(whole[at : at + 700_000])
     file.finish()
@@ -176,9 +176,9 @@ def test_what_need_not_last_leaves_a_slow_disk_to_the_rest(
     os.close(descriptor)
     assert (tmp_path / "file").read_bytes() == whole
     assert disk.hasher.digest() == hashlib.sha256(whole).digest()
-    assert pace.behind == (around == "some")
+    assert delay.noticed == (around == "some")
     assert disk.writes == 41 if around == "all" else disk.writes == 3
     if around == "some":
         other = os.open(tmp_path / "other", WRITE_FLAGS, 0o600)
-        assert not Appender(other, cached=False, lasting=False, pace=pace)._direct
+        assert not Appender(other, cached=False, lasting=False, delay=delay)._direct
         os.close(other)

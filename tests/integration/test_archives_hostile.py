@@ -187,7 +187,7 @@ def test_xz_that_asks_for_much_memory_is_not_called_damaged(tmp_path: Path, monk
     import lzma
 
     (tmp_path / "a.tar.xz").write_bytes(lzma.compress(tar_of([("a", b"one")])))
-    monkeypatch.setattr("lamina.layer.streams._MOST_MEMORY", 1 << 20)
+    monkeypatch.setattr("lamina.layer.bzip2_xz._MOST_MEMORY", 1 << 20)
     with pytest.raises(LimitExceeded, match="more than 1 MiB of memory"):
         open_any(str(tmp_path / "a.tar.xz"))
 

@@ -100,7 +100,7 @@ def test_a_tar_that_is_all_that_is_kept_is_on_the_disk_before_its_name_and_befor
         origins = calls.named(store.paths.origins(layer.diff_id))
         assert any(at < origins for at in calls.synced(calls.inode(origins)))
         assert origins < removed
-        assert derived.trust(store.paths.tar(layer.diff_id)) == derived.ON_DISK
+        assert derived.trust_level(store.paths.tar(layer.diff_id)) == derived.ON_DISK
 
 
 def test_prune_keep_tar_waits_for_the_tar_before_the_blob_goes(
@@ -110,12 +110,12 @@ def test_prune_keep_tar_waits_for_the_tar_before_the_blob_goes(
         store = pulled(server, tmp_path / "s")
     layer = store.stack("app", Platform.host()).layers[0]
     tar, blob = store.paths.tar(layer.diff_id), store.blobs.path(layer.descriptor.digest)
-    assert derived.trust(tar) == derived.IN_THIS_BOOT
+    assert derived.trust_level(tar) == derived.IN_THIS_BOOT
     calls = Calls(monkeypatch)
     assert len(apply_keep(store, "tar", grace=0).removed) == 2
     monkeypatch.undo()
     assert any(at < calls.removed(blob) for at in calls.synced(os.stat(tar).st_ino))
-    assert derived.trust(tar) == derived.ON_DISK
+    assert derived.trust_level(tar) == derived.ON_DISK
 
 
 def test_a_disk_that_fails_to_take_the_tar_keeps_the_blob(
@@ -244,7 +244,7 @@ def test_where_there_are_no_hard_links_the_tar_is_a_copy(
     tar = store.paths.tar(layer.diff_id)
     assert Path(tar).read_bytes() == Path(store.blobs.path(layer.descriptor.digest)).read_bytes()
     assert bool(calls.synced(os.stat(tar).st_ino)) == (not boot)
-    assert derived.trust(tar) == (derived.IN_THIS_BOOT if boot else derived.ON_DISK)
+    assert derived.trust_level(tar) == (derived.IN_THIS_BOOT if boot else derived.ON_DISK)
 
 
 def failing(_: object) -> None:
@@ -287,7 +287,7 @@ def test_after_a_crash_a_tar_is_compared_with_its_digest_before_it_is_used(
     with store.stack("app", Platform.host()).layers[0].open() as stream:
         assert Digest.of(stream.read()) == layer.diff_id
     assert (os.stat(tar).st_ino == inode) == (damage is unharmed)  # what was whole is not made again
-    assert derived.trust(tar) == (derived.ON_DISK if damage is unharmed else derived.IN_THIS_BOOT)
+    assert derived.trust_level(tar) == (derived.ON_DISK if damage is unharmed else derived.IN_THIS_BOOT)
 
 
 def test_a_tar_of_this_boot_is_not_hashed(layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +303,7 @@ def test_a_note_of_another_file_is_not_believed(layout: Path, tmp_path: Path) ->
     data = Path(tar).read_bytes()
     os.unlink(tar)
     Path(tar).write_bytes(data)
-    assert derived.trust(tar) == derived.DOUBTFUL
+    assert derived.trust_level(tar) == derived.DOUBTFUL
 
 
 def long_ago(path: str) -> None:
@@ -325,11 +325,11 @@ def test_a_later_command_notes_that_the_tar_is_on_the_disk(
             pass
 
     read()
-    assert (synced, derived.trust(tar)) == ([], derived.IN_THIS_BOOT)
+    assert (synced, derived.trust_level(tar)) == ([], derived.IN_THIS_BOOT)
     long_ago(tar)
     read()
     read()
-    assert (synced, derived.trust(tar)) == ([tar], derived.ON_DISK)
+    assert (synced, derived.trust_level(tar)) == ([tar], derived.ON_DISK)
 
 
 def test_a_later_sync_that_fails_takes_the_tar_away_and_says_so(
@@ -358,14 +358,14 @@ def test_where_nothing_tells_one_boot_from_another_tars_are_waited_for(
     for diff_id in store.layers.diff_ids():
         named = calls.named(store.paths.tar(diff_id))
         assert min(calls.synced(calls.inode(named)), default=named) < named
-        assert derived.trust(store.paths.tar(diff_id)) == derived.ON_DISK
+        assert derived.trust_level(store.paths.tar(diff_id)) == derived.ON_DISK
 
 
 def test_the_tar_of_an_uncompressed_layer_is_its_blob_and_lasts_with_it(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [LAYER], compress=False)
     store = loaded(tmp_path / "l", tmp_path / "s")
     (layer,) = store.stack("app", Platform.host()).layers
-    assert derived.trust(store.paths.tar(layer.diff_id)) == derived.ON_DISK
+    assert derived.trust_level(store.paths.tar(layer.diff_id)) == derived.ON_DISK
 
 
 class Cut(BytesBlob):

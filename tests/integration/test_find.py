@@ -22,7 +22,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.find import Query, _Search
 from lamina.store.fsck import fsck
-from lamina.store.layer_map import Members
+from lamina.store.layer_map import LayerMap
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.union.merge import merge
@@ -274,7 +274,7 @@ def places_are_those_of_the_whole_merge(stack: Any) -> None:
     except InvalidLayer:
         return
     ids = [Digest.of(b"%d" % number) for number in range(len(layers))]
-    known = Members(ids, {tuple(range(top + 1)): [(f"i{top}", str(ids[0]))] for top in range(len(layers))})
+    known = LayerMap(ids, {tuple(range(top + 1)): [(f"i{top}", str(ids[0]))] for top in range(len(layers))})
     by_id = dict(zip(ids, layers, strict=True))
     store: Any = SimpleNamespace(layers=SimpleNamespace(kept_index=by_id.__getitem__))
     # where all names are asked for, all layers matter; where one is, most don't

@@ -33,8 +33,10 @@ from lamina.store import clock, gc, leftovers, refs
 from lamina.store import session as session_module
 from lamina.store.containers import Container
 from lamina.store.fsck import fsck
-from lamina.store.gc import collect, delete_images, prune
-from lamina.store.mark import Holder, Memory, Needs, mark, of_names, state_of
+from lamina.store.gc import collect
+from lamina.store.mark import Holder, Memory, Needs, image_holders, mark, state_of
+from lamina.store.prune import prune
+from lamina.store.remove import remove_images
 from lamina.store.roots import Roots
 from lamina.store.store import Store
 from lamina.store.usage import usage
@@ -128,9 +130,9 @@ def test_only_what_was_read_whole_is_remembered(layout: Path, tmp_path: Path) ->
     layer = manifest.layers[0].digest
     large = Descriptor.of("application/octet-stream", bytes(5 << 20))  # more than a document may have: not read
     store.blobs.write(large, bytes(5 << 20))
-    loose = Holder("process", "pull", loose=(layer, large.digest, Digest.of(b"nowhere")))
+    process = Holder("process", "pull", may_exist=(layer, large.digest, Digest.of(b"nowhere")))
     memory: Memory = {}
-    marked = mark(store, [*of_names(store.refs.entries()), loose], memory=memory, strict=False)
+    marked = mark(store, [*image_holders(store.refs.entries()), process], memory=memory, strict=False)
     assert set(memory) == {sound, layer}
     assert {layer, large.digest} <= marked.blobs & marked.diff_ids
 
@@ -140,11 +142,12 @@ def test_a_name_that_points_to_no_document_stops_gc(layout: Path, tmp_path: Path
     store = store_with(layout, tmp_path / "s", "app")
     layer = manifest_of(store, "app").layers[0]
     store.refs.update(lambda entries: [*entries, Descriptor(mediatype.OCI_MANIFEST, layer.digest, layer.size)])
-    said = f"the manifest {layer.digest} of the untagged image {layer.digest.short} is no document that lamina reads"
+    what = f"the manifest {layer.digest} of the untagged image {layer.digest.short}"
+    said = f"{what} is not a document that lamina can read"
     with pytest.raises(StoreDamaged, match=said) as caught:
         collect(store)
-    assert (caught.value.hint or "").startswith(f"`lamina rmi {layer.digest}` removes it; to keep it,")
-    delete_images(store, [str(layer.digest)])
+    assert (caught.value.hint or "").startswith(f"remove it with `lamina rmi {layer.digest}`, or run `lamina fsck")
+    remove_images(store, [str(layer.digest)])
     collect(store)
 
 
@@ -163,9 +166,9 @@ def test_nothing_is_deleted_while_an_image_is_damaged_but_the_image_can_go(
     done = lamina("prune", root=tmp_path / "s")
     assert done.returncode == 6
     assert len(done.stderr.splitlines()) == 1
-    state = "lost" if how == "lost" else "damaged"
+    state = "missing" if how == "lost" else "damaged"
     assert f"nothing was deleted: the {part} {digest} of the image app:latest is {state}" in done.stderr.decode()
-    assert "`lamina rmi app:latest` removes it" in done.stderr.decode()
+    assert "remove it with `lamina rmi app:latest`" in done.stderr.decode()
     assert everything(store) == before
     dry = json.loads(lamina("rmi", "-n", "app", "--format", "json", root=tmp_path / "s").stdout)
     gone = json.loads(lamina("rmi", "app", "--format", "json", root=tmp_path / "s").stdout)
@@ -292,7 +295,7 @@ def test_an_image_whose_config_is_none_needs_its_blobs_and_stops_nothing(tmp_pat
         session.put_manifest(manifest.descriptor, manifest.raw)
         session.tag("odd", manifest.descriptor)
     assert collect(store).deleted == ()
-    assert set(delete_images(store, ["odd"]).deleted) == {
+    assert set(remove_images(store, ["odd"]).deleted) == {
         *(one.digest for one in descriptors),
         manifest.descriptor.digest,
     }
@@ -312,7 +315,7 @@ def test_what_an_index_lists_beside_documents_stops_nothing(layout: Path, tmp_pa
     store.untag("docker.io/library/app:latest")
     assert prune(store).deleted == ()
     assert whole(store)
-    assert delete_images(store, ["multi"]).freed > 0
+    assert remove_images(store, ["multi"]).freed > 0
     assert list(store.blobs) == []
 
 
@@ -367,17 +370,17 @@ def test_rmi_by_id_takes_all_names_of_an_image_but_several_only_by_force(layout:
     store.tag("other", top)
     for word in (top.digest.short, str(top.digest), manifest_of(store, "app").config.digest.short):
         with pytest.raises(Conflict, match="has several names"):
-            delete_images(store, [word])
-    assert delete_images(store, ["app", "other"], dry_run=True).freed > 0
-    assert delete_images(store, ["app", "app"]).untagged == ("docker.io/library/app:latest",)
-    assert delete_images(store, [top.digest.short]).untagged == ("docker.io/library/other:latest",)
+            remove_images(store, [word])
+    assert remove_images(store, ["app", "other"], dry_run=True).freed > 0
+    assert remove_images(store, ["app", "app"]).untagged == ("docker.io/library/app:latest",)
+    assert remove_images(store, [top.digest.short]).untagged == ("docker.io/library/other:latest",)
     assert set(store.blobs) == {
         manifest_of(store, "app2").descriptor.digest,
         manifest_of(store, "app2").config.digest,
         *(layer.digest for layer in manifest_of(store, "app2").layers),
     }
     store.tag("third", store.resolve("app2"))
-    done = delete_images(store, [store.resolve("app2").digest.short], force=True)
+    done = remove_images(store, [store.resolve("app2").digest.short], force=True)
     assert set(done.untagged) == {"docker.io/library/app2:latest", "docker.io/library/third:latest"}
     assert everything(store) == set()
 
@@ -386,12 +389,12 @@ def test_rmi_without_prune_leaves_an_untagged_image_that_can_go_by_its_id(layout
     store = store_with(layout, tmp_path / "s", "app")
     store.tag("other", store.resolve("app"))
     top = store.resolve("app")
-    delete_images(store, ["app"], keep_untagged=True)
+    remove_images(store, ["app"], keep_untagged=True)
     assert [name for name, _ in store.names()] == ["docker.io/library/other:latest"]  # it has a name still
-    delete_images(store, ["other"], keep_untagged=True)
+    remove_images(store, ["other"], keep_untagged=True)
     assert [(name, one.digest) for name, one in store.names()] == [("", top.digest)]
     assert len(list(store.blobs)) == 4
-    assert delete_images(store, [str(top.digest)]).untagged == ()
+    assert remove_images(store, [str(top.digest)]).untagged == ()
     assert everything(store) == set()
 
 
@@ -399,7 +402,7 @@ def test_rmi_leaves_other_images_without_a_name(layout: Path, tmp_path: Path) ->
     store = store_with(layout, tmp_path / "s", "app", "app2")
     store.untag("docker.io/library/app2:latest")
     before = everything(store)
-    delete_images(store, ["app"])
+    remove_images(store, ["app"])
     assert [name for name, _ in store.names()] == [""]
     assert everything(store) < before
     assert len(list(store.blobs)) == 4
@@ -452,7 +455,7 @@ def test_derived_data_that_somebody_makes_meanwhile_goes_with_the_next_gc(
         return freed
 
     monkeypatch.setattr(gc, "_unlink", makes)
-    delete_images(store, ["app"])
+    remove_images(store, ["app"])
     assert everything(store) == set(made)
     monkeypatch.undo()
     collect(store)
@@ -490,7 +493,7 @@ def test_documents_are_told_from_other_blobs(layout: Path, tmp_path: Path) -> No
     index = build_index([one.descriptor for one in manifests])
     with store.session("test") as session:
         session.put_manifest(index.descriptor, index.raw)
-    garbage = gc._garbage(store, [], 0)
+    garbage = gc.find_garbage(store, [], 0)
     assert set(garbage.documents) == {index.descriptor.digest, *(one.descriptor.digest for one in manifests)}
     assert set(garbage.blobs) == set(store.blobs) - set(garbage.documents)
     assert set(garbage.layers) == set(store.layers.diff_ids())
@@ -515,7 +518,7 @@ def test_a_tag_beside_an_rmi_names_nothing_that_is_gone(
     @contextmanager
     def removed_first(path: str) -> Iterator[None]:
         monkeypatch.setattr(refs, "locked", before)
-        delete_images(theirs, ["app"])
+        remove_images(theirs, ["app"])
         with before(path):
             yield
 
@@ -546,8 +549,8 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
         os.makedirs(store.paths.union(key))
         Path(store.paths.union(key), "layers").write_text("".join(f"{one}\n" for one in named))
     before = usage(store).total
-    dry = delete_images(store, ["plain"], dry_run=True)
-    done = delete_images(store, ["plain"])
+    dry = remove_images(store, ["plain"], dry_run=True)
+    done = remove_images(store, ["plain"])
     assert dry.freed == done.freed == before - usage(store).total
     assert 100_000 < done.freed < 150_000
     assert os.listdir(store.paths.unions) == ["b" * 64]  # app2 has its only layer; of the other one layer is gone
@@ -626,7 +629,7 @@ def test_a_part_stays_for_an_hour_and_is_said_to_but_goes_with_all(
         os.utime(part, (date, date))
     (said,) = [one.what for one in fsck(store)]
     assert ("kept for an hour" in said) == stays
-    assert ("`lamina prune` removes it" in said) != stays
+    assert ("run `lamina prune`" in said) != stays
     done = lamina("prune", root=tmp_path / "s")
     assert part.exists() == stays
     assert (b"4096 bytes of interrupted downloads" in done.stderr) == stays
@@ -702,7 +705,7 @@ def test_strange_things_in_the_stores_directories_stop_nothing_and_stay(layout: 
     with store.session("pull"):
         pass
     assert whole(store)
-    assert delete_images(store, ["app"]).freed > 0
+    assert remove_images(store, ["app"]).freed > 0
     prune(store, all=True)
     assert all(os.path.lexists(path) for path in strange)
     assert (tmp_path / "precious").read_text() == "mine"
@@ -775,7 +778,7 @@ def test_a_root_lives_as_long_as_it_is_held_whatever_its_number_and_date_say(lay
         os.utime(path, (date, date))
         assert prune(store, all=True).deleted == ()
         assert [root.alive for root in store.roots] == [True]
-    store.roots.let_go(name)
+    store.roots.release(name)
     assert [root.alive for root in Roots(store.paths)] == [False]
     os.utime(path, (2**32, 2**32))
     assert len(collect(store).deleted) == 6  # four blobs, two layers
@@ -805,7 +808,7 @@ def test_prune_removes_roots_that_no_longer_count_and_a_dry_run_does_not(tmp_pat
     store = Store.open(str(tmp_path / "s"))
     names = [store.roots.create("work") for _ in range(3)]
     for name in names[1:]:
-        store.roots.let_go(name)
+        store.roots.release(name)
     os.utime(Path(store.paths.roots, names[1]), (1, 1))
     prune(store, dry_run=True)
     assert {root.name for root in store.roots} == set(names)
@@ -820,10 +823,10 @@ def test_a_file_that_is_gone_before_gc_comes_to_it_frees_nothing(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_with(layout, tmp_path / "s", "app")
-    expected = delete_images(store, ["app"], dry_run=True).freed
+    expected = remove_images(store, ["app"], dry_run=True).freed
     before = gc._files
     monkeypatch.setattr(gc, "_files", lambda store, digest: [*before(store, digest), "/nowhere"])
-    assert delete_images(store, ["app"]).freed == expected
+    assert remove_images(store, ["app"]).freed == expected
 
 
 def test_a_root_in_the_making_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -932,13 +935,13 @@ def test_what_goes_first_on_a_full_disk(
         if len(asked) <= fails:
             raise failure(OSError(errno.ENOSPC, "full"), store.paths.index)
         assert not part.exists()
-        assert not os.path.exists(store.paths.members)
+        assert not os.path.exists(store.paths.layer_map)
         assert store.blobs.size(loose.digest) is None
         assert whole(store) == (fails == 1)
         before(change)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store.refs, "update", full)
-    assert delete_images(store, ["app"]).freed > 0
+    assert remove_images(store, ["app"]).freed > 0
     assert asked == [True] * (fails + 1)  # only of the image that goes
     assert whole(store)
     assert [name for name, _ in store.names()] == ["docker.io/library/app2:latest"]
@@ -970,9 +973,9 @@ def test_where_nothing_can_be_freed_prune_does_not_advise_prune(
     monkeypatch.setattr(store.refs, "update", full)
     with pytest.raises(DiskFull, match="the disk is full") as caught:
         prune(store, all=True)
-    assert "outside of the store" in (caught.value.hint or "")
+    assert "outside the store" in (caught.value.hint or "")
     with pytest.raises(DiskFull) as caught:
-        delete_images(store, ["app"])
+        remove_images(store, ["app"])
     assert "lamina prune" not in (caught.value.hint or "")
     assert {one.severity for one in fsck(store)} <= {"derived"}  # made again on need
     assert [name for name, _ in store.names()] == ["docker.io/library/app:latest"]

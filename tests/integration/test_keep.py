@@ -36,7 +36,9 @@ from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
 from lamina.store.fault import KEEP_POINTS
 from lamina.store.fsck import fsck
-from lamina.store.gc import collect, delete_images, prune
+from lamina.store.gc import collect
+from lamina.store.prune import prune
+from lamina.store.remove import remove_images
 from lamina.store.retention import apply_keep
 from lamina.store.store import Store
 from lamina.store.usage import usage
@@ -271,7 +273,7 @@ def test_a_blob_that_no_registry_has_stays(layout: Path, tmp_path: Path) -> None
     store = loaded(layout, tmp_path / "s", "tar", events)
     assert what_is_kept(store) == {"tar", "blob"}
     assert [e.message for e in events if isinstance(e, Warned)] == [
-        "keep=tar: blobs stay that no registry is known to have"
+        "keep=tar: blobs are kept that no registry is known to have"
     ]
     done = lamina("prune", "--keep", "tar", root=tmp_path / "s")
     assert done.returncode == 0
@@ -294,9 +296,9 @@ def test_fsck_tells_not_kept_from_lost(registry: Unruly, tmp_path: Path) -> None
         file.seek(5000)
         file.write(b"!")
     assert [f.severity for f in fsck(store) if f.severity != "elsewhere"] == ["derived"]
-    assert any("`lamina pull` brings it" in f.what for f in fsck(store, repair=True) if f.severity == "error")
+    assert any("run `lamina pull` to fetch it" in f.what for f in fsck(store, repair=True) if f.severity == "error")
     assert not tar.exists()  # what is wrong is no longer read, and does not keep the next pull from fetching it
-    assert any("is lost" in f.what and f"{registry.name}/app had it" in f.what for f in fsck(store))
+    assert any("is missing" in f.what and f"{registry.name}/app had it" in f.what for f in fsck(store))
     with pytest.raises(BlobNotFound):
         store.stack("", Platform.host()).layers[0].open()
     check_content(pulled(registry, tmp_path / "tar", "tar"))  # and the next pull brings it back
@@ -305,7 +307,7 @@ def test_fsck_tells_not_kept_from_lost(registry: Unruly, tmp_path: Path) -> None
     store = pulled(registry, tmp_path / "both", "blob+tar")
     Path(store.blobs.path(store.stack("", Platform.host()).layers[0].descriptor.digest)).unlink()
     assert [f.severity for f in fsck(store)] == ["error"]
-    assert f"which is lost; {registry.name}/app had it" in fsck(store)[0].what
+    assert f"which is missing; {registry.name}/app had it" in fsck(store)[0].what
 
 
 @pytest.mark.parametrize("place", [30, 300, -30])
@@ -334,17 +336,17 @@ def test_damaged_checkpoints_are_made_again(layout: Path, tmp_path: Path, place:
 
 
 def test_checkpoints_of_another_blob_are_found_by_fsck(layout: Path, tmp_path: Path) -> None:
+    from lamina.layer.checkpoints.checkpoint import Checkpoint
     from lamina.layer.checkpoints.file import SeekIndex, dump
-    from lamina.layer.checkpoints.marks import Mark
 
     store = loaded(layout, tmp_path / "s", "blob")
     path = Path(store.paths.seek(store.stack("", Platform.host()).layers[0].diff_id))
     index = SeekIndex.load(str(path))
-    marks = list(index.marks())
-    assert len(marks) >= 3
-    marks[1] = Mark(marks[1].bits + 3, marks[1].at, marks[1].window)
+    checkpoints = list(index.checkpoints())
+    assert len(checkpoints) >= 3
+    checkpoints[1] = Checkpoint(checkpoints[1].bits + 3, checkpoints[1].at, checkpoints[1].window)
     path.unlink()
-    path.write_bytes(b"".join(dump(index.blob, "gzip", index.tar_size, marks)))
+    path.write_bytes(b"".join(dump(index.blob, "gzip", index.tar_size, checkpoints)))
     assert ["checkpoints" in f.what for f in fsck(store, repair=True)] == [True]
     assert fsck(store) == []
     check_content(store)
@@ -424,7 +426,7 @@ def test_gc_takes_nothing_from_who_reads(registry: Unruly, tmp_path: Path, keep:
     stack = store.stack("", Platform.host())
     with stack.open_file(stack.tree().lookup(b"big")) as stream:
         start = stream.read(100_000)
-        delete_images(store, [registry.image])
+        remove_images(store, [registry.image])
         assert list((tmp_path / "s/layers/sha256").iterdir()) == []
         assert start + stream.read() == BIG
 
@@ -467,7 +469,7 @@ def test_a_tar_that_another_image_lives_on_stays(registry: Unruly, tmp_path: Pat
         kept = apply_keep(store, "blob", grace=0)
         assert kept.removed == ()
         assert what_is_kept(store, other.image) == {"tar"}
-        delete_images(store, [registry.image])
+        remove_images(store, [registry.image])
         check_content(store, other.image)
         assert problems(store) == []
         pulled(registry, tmp_path / "s", "blob")
@@ -504,7 +506,7 @@ def test_zstd_is_read_by_its_frames(tmp_path: Path) -> None:
     store = loaded(packed_otherwise(tmp_path / "l"), tmp_path / "s", "blob")
     assert what_is_kept(store) == {"blob", "seek"}
     index = SeekIndex.load(store.paths.seek(store.stack("", Platform.host()).layers[0].diff_id))
-    assert [mark.at for mark in index.marks()] == [1 << 20, 2 << 20, 3 << 20, 4 << 20]
+    assert [mark.at for mark in index.checkpoints()] == [1 << 20, 2 << 20, 3 << 20, 4 << 20]
     check_content(store)
     assert fsck(store) == []
 
@@ -530,7 +532,7 @@ def test_without_libz_files_are_read_from_the_start(
     monkeypatch.setattr(libz, "_library", lambda: None)
     store = loaded(layout, tmp_path / "s", "blob")
     index = SeekIndex.load(store.paths.seek(store.stack("", Platform.host()).layers[0].diff_id))
-    assert list(index.marks()) == []
+    assert list(index.checkpoints()) == []
     check_content(store)
     assert fsck(store) == []
 

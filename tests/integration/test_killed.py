@@ -25,7 +25,8 @@ from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.store.fault import POINTS
 from lamina.store.fsck import fsck
-from lamina.store.gc import delete_images, prune
+from lamina.store.prune import prune
+from lamina.store.remove import remove_images
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import require_root, write_layout
@@ -35,7 +36,7 @@ BASE = [("etc/", None), ("etc/conf", b"one\n" * 5000)]
 TOP = [("etc/conf", b"two\n"), ("new", b"new\n")]
 MANY = ("app", "two", "plain")
 _COMING = [point for point in POINTS if point.startswith(("ingest.", "manifest.", "root.", "refs."))]
-_TOGETHER = [point for point in POINTS if point.startswith(("gather.", "ingest.index", "ingest.tar"))]
+_TOGETHER = [point for point in POINTS if point.startswith(("batch.", "ingest.index", "ingest.tar"))]
 _GOING = [point for point in POINTS if point.startswith(("gc.", "prune.refs", "refs."))]
 PASSED = {
     "pull": _COMING,
@@ -64,7 +65,7 @@ def do(verb: str, root: Path, image: str, layout: Path) -> None:
     elif verb == "commit":
         commit(store, store.stack("base", Platform.host()), store.containers.get("c"), "own", REVISION)
     elif verb == "rmi":
-        delete_images(store, ["app"])
+        remove_images(store, ["app"])
     else:
         prune(store, all=True, grace=0)
 

@@ -32,13 +32,13 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
-from lamina.store import derived, gather
-from lamina.store.completeness import fetched
+from lamina.store import batch, derived
+from lamina.store.completeness import fetched_children
 from lamina.store.fsck import fsck
-from lamina.store.gc import prune
 from lamina.store.leftovers import leftovers
+from lamina.store.prune import prune
 from lamina.store.store import Store
-from lamina.transfer.copy import Into, copy
+from lamina.transfer.copy import SessionWriter, copy
 from support import Calls, lamina, make_tar, write_layout
 from unruly import Unruly
 
@@ -106,7 +106,7 @@ def test_blobs_are_on_the_disk_before_their_places_and_these_before_the_names(
     assert own < tars
     waited = {calls.inode(at) for at, (what, _, _) in enumerate(calls.seen) if what == "sync"}
     assert waited & (tars - own) == set()  # what can be made again is not waited for
-    assert {derived.trust(store.paths.tar(one)) for one in plain} == {derived.ON_DISK}
+    assert {derived.trust_level(store.paths.tar(one)) for one in plain} == {derived.ON_DISK}
 
 
 @pytest.mark.parametrize("limit", ["of its own", "of the process"])
@@ -114,7 +114,7 @@ def test_files_that_wait_are_few_and_images_of_more_come_in(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     if limit == "of its own":
-        monkeypatch.setattr(gather, "MOST", 3)
+        monkeypatch.setattr(batch, "MOST", 3)
     else:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (15, 15))  # as `ulimit -n` has it
     open_files: list[int] = []
@@ -125,8 +125,8 @@ def test_files_that_wait_are_few_and_images_of_more_come_in(
 
 
 def test_names_are_given_as_time_passes(layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "EVERY", 0.0)
-    monkeypatch.setattr(gather, "_SHARE", 0)
+    monkeypatch.setattr(batch, "EVERY", 0.0)
+    monkeypatch.setattr(batch, "_SHARE", 0)
     seen: list[list[str]] = []
 
     def told(event: Event) -> None:
@@ -138,7 +138,7 @@ def test_names_are_given_as_time_passes(layout: Path, store: Store, monkeypatch:
 
 
 def test_a_large_blob_waits_for_none(layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "SMALL", 0)
+    monkeypatch.setattr(batch, "SMALL", 0)
     load(layout, store)
     assert named(store) == NAMES
     check_whole(store)
@@ -150,8 +150,8 @@ def test_what_is_kept_of_a_layer_is_kept_of_many(layout: Path, tmp_path: Path, k
     with Unruly(layout, NAMES[0]) as server:
         name = server.image
         repository = Repository(name, Access(first_wait=0.001), Registries())
-        with store.session("test") as session, session.gathering():
-            copy(repository, Into(session), [(name, "one"), (name, "two")])
+        with store.session("test") as session, session.batch():
+            copy(repository, SessionWriter(session), [(name, "one"), (name, "two")])
     assert named(store) == ["one", "two"]
     check_whole(store)
     for layer in store.stack("one", Platform.host()).layers:
@@ -163,7 +163,7 @@ def test_what_is_kept_of_a_layer_is_kept_of_many(layout: Path, tmp_path: Path, k
 def test_a_tar_that_another_process_put_in_place_meanwhile_is_not_noted_as_synced(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced = gather.sync_together
+    synced = batch.sync_together
     replaced: list[str] = []
 
     def then_replaced(descriptors: Sequence[int]) -> None:
@@ -176,10 +176,10 @@ def test_a_tar_that_another_process_put_in_place_meanwhile_is_not_noted_as_synce
                 new.replace(tar)
                 replaced.append(str(tar))
 
-    monkeypatch.setattr(gather, "sync_together", then_replaced)
+    monkeypatch.setattr(batch, "sync_together", then_replaced)
     load(layout, store)
     assert replaced
-    assert {derived.trust(tar) for tar in replaced} == {derived.DOUBTFUL}
+    assert {derived.trust_level(tar) for tar in replaced} == {derived.DOUBTFUL}
     check_whole(store)
 
 
@@ -191,7 +191,7 @@ def test_where_there_are_no_hard_links_a_tar_beside_its_blob_is_not_noted_as_syn
 
     monkeypatch.setattr(os, "link", refused)
     load(layout, store)
-    assert {derived.trust(store.paths.tar(one)) for one in store.layers.diff_ids()} == {derived.IN_THIS_BOOT}
+    assert {derived.trust_level(store.paths.tar(one)) for one in store.layers.diff_ids()} == {derived.IN_THIS_BOOT}
     check_whole(store)
 
 
@@ -203,7 +203,7 @@ def test_images_get_their_names_where_a_note_about_a_tar_can_not_be_written(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(gather, "note", full)
+    monkeypatch.setattr(batch, "note_written", full)
     load(layout, store)
     assert named(store) == NAMES
     check_whole(store)
@@ -261,7 +261,7 @@ def test_what_the_disk_did_not_take_gets_no_name_and_is_not_asked_for_again(
 
         monkeypatch.setattr(os, "fsync", once)
     else:
-        monkeypatch.setattr(gather, "sync_directory", failing)
+        monkeypatch.setattr(batch, "sync_directory", failing)
     with pytest.raises(SystemFailure, match="input/output error"):
         load(layout, store)
     monkeypatch.undo()
@@ -279,7 +279,7 @@ def test_an_image_that_can_not_be_named_leaves_those_before_it_named(layout: Pat
     with pytest.raises(LaminaError, match="not in the store"):
         store.refs.set_all(
             [("a", first), ("b", nowhere), ("c", second)],
-            lambda top, known: fetched(top, known, store.blobs, store.layers),
+            lambda top, known: fetched_children(top, known, store.blobs, store.layers),
         )
     assert named(store) == [*NAMES[:2], "a"]
 
@@ -308,7 +308,7 @@ def test_a_blob_that_waits_is_read_and_its_layer_is_made_of_it(store: Store) -> 
     tar = make_tar([("file", b"x")])
     data = gzip.compress(tar)
     descriptor, diff_id = Descriptor.of(OCI_LAYER_GZIP, data), Digest.of(tar)
-    with store.session("test") as session, session.gathering():
+    with store.session("test") as session, session.batch():
         assert session.put_blob(descriptor, BytesBlob(descriptor, data))  # as something unknown
         assert session.has(descriptor)
         assert not os.path.exists(store.blobs.path(descriptor.digest))
@@ -457,13 +457,17 @@ def test_what_comes_after_the_disk_failed_is_refused(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `sync --keep-going` the next image begins all the same."""
-    monkeypatch.setattr(gather, "sync_directory", failing)
-    with pytest.raises(SystemFailure, match="failed to take"), store.session("test") as session, session.gathering():
+    monkeypatch.setattr(batch, "sync_directory", failing)
+    with (
+        pytest.raises(SystemFailure, match="failed to store images of this batch"),
+        store.session("test") as session,
+        session.batch(),
+    ):
         with pytest.raises(SystemFailure, match="input/output error"):
-            load(layout, Into(session), NAMES[:1])
-            session.give_names()
+            load(layout, SessionWriter(session), NAMES[:1])
+            session.commit_names()
         monkeypatch.undo()
-        load(layout, Into(session), NAMES[1:])
+        load(layout, SessionWriter(session), NAMES[1:])
     assert named(store) == []
     assert os.listdir(store.paths.ingest) == []
 

@@ -113,7 +113,7 @@ def test_413_falls_back_to_chunks(layout: Path) -> None:
 
 def test_proxy_that_takes_nothing(layout: Path) -> None:
     with Unruly(rule=lambda server, seen: Answer(413) if seen.method == "PATCH" else None) as server:
-        with pytest.raises(RemoteFailure, match="does not even accept 1048576 bytes"):
+        with pytest.raises(RemoteFailure, match="does not accept 1048576 bytes in one request"):
             give(layout, server)
 
 

@@ -17,7 +17,7 @@ from lamina.host import mountinfo
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store import roots
-from lamina.store.gc import prune
+from lamina.store.prune import prune
 from lamina.store.roots import Root, boot_id, start_time
 from lamina.store.store import Store
 
@@ -111,14 +111,14 @@ def test_a_root_counts_while_it_is_held_or_for_the_grace_time(store: Store) -> N
     other = store.roots.create("other")
     store.roots.extend(other, [TWO])
     assert store.roots.protected(grace=0) == {ONE, TWO}
-    store.roots.let_go(other)
+    store.roots.release(other)
     assert store.roots.protected(grace=0) == {ONE}
     assert store.roots.protected() == {ONE, TWO}
-    assert [root.name for root in store.roots.dead(grace=0)] == [other]
-    assert store.roots.dead() == []
-    assert store.roots.drop_dead(grace=0) == 1
+    assert [root.name for root in store.roots.ended(grace=0)] == [other]
+    assert store.roots.ended() == []
+    assert store.roots.remove_ended(grace=0) == 1
     assert [root.name for root in store.roots] == [name]
-    assert store.roots.drop_dead(grace=0) == 0
+    assert store.roots.remove_ended(grace=0) == 0
     store.roots.remove(name)
     assert os.listdir(store.paths.roots) == []
 
@@ -234,7 +234,7 @@ def test_a_pin_counts_while_it_is_used_often_enough(
         assert store.roots.use("cache")
     assert bool(store.roots.protected()) == counts
     assert [root.alive for root in store.roots] == [counts]
-    assert store.roots.drop_dead() == (not counts)
+    assert store.roots.remove_ended() == (not counts)
     assert path.exists() == counts
     assert store.roots.use("cache") == counts
 

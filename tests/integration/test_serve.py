@@ -23,7 +23,8 @@ from lamina.serve.server import RegistryServer
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import build_index, build_manifest
-from lamina.store.gc import collect, delete_images
+from lamina.store.gc import collect
+from lamina.store.remove import remove_images
 from lamina.store.roots import Roots
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -281,7 +282,7 @@ def test_gc_takes_what_had_a_name_while_the_server_goes_on(writable: RegistrySer
     assert [[digest.encoded for digest in root.digests] for root in store.roots] == [[waiting]]
     collect(store)
     assert len(list(store.blobs)) == 4
-    delete_images(store, [name for name, _ in store.names()])
+    remove_images(store, [name for name, _ in store.names()])
     assert [digest.encoded for digest in store.blobs] == [waiting]
     assert lamina("push", "-q", "app", target, root=tmp_path / "mine").returncode == 0
     assert len(list(store.blobs)) == 4

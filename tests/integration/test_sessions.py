@@ -19,11 +19,12 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.mediatype import OCI_LAYER_GZIP
 from lamina.spec.platform import Platform
-from lamina.store import gather
+from lamina.store import batch
 from lamina.store.fsck import fsck
-from lamina.store.gc import collect, prune
+from lamina.store.gc import collect
+from lamina.store.prune import prune
 from lamina.store.store import Store
-from lamina.transfer.copy import Into, copy
+from lamina.transfer.copy import SessionWriter, copy
 from support import make_tar, write_layout
 
 LAYERS = [[("etc", None), ("etc/conf", b"one")], [("usr", None), ("usr/file", b"two" * 1000)]]
@@ -67,7 +68,7 @@ def test_a_session_that_has_ended_writes_nothing(store: Store) -> None:
 def test_what_waits_in_one_session_is_not_seen_by_another(store: Store) -> None:
     descriptor, data = blob(b"waits")
     with store.session("one") as one, store.session("two") as two:
-        with one.gathering():
+        with one.batch():
             one.put_blob(descriptor, data)
             assert one.has(descriptor)
             assert not two.has(descriptor)
@@ -79,11 +80,11 @@ def test_what_waits_in_one_session_is_not_seen_by_another(store: Store) -> None:
 def test_the_files_that_wait_in_all_sessions_are_no_more_than_one_may_have(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "MOST", 6)
+    monkeypatch.setattr(batch, "MOST", 6)
     with ExitStack() as stack:
         sessions = [stack.enter_context(store.session(f"number {number}")) for number in range(3)]
         for session in sessions:
-            stack.enter_context(session.gathering())
+            stack.enter_context(session.batch())
         for turn in range(5):
             for number, session in enumerate(sessions):
                 session.put_blob(*blob(b"%d of %d" % (turn, number)))
@@ -96,7 +97,7 @@ def test_an_error_in_one_session_leaves_the_other_alone(store: Store) -> None:
     descriptor, data = blob(b"good")
     other = Descriptor.of("application/octet-stream", b"other")
     with store.session("good") as good:
-        with pytest.raises(LaminaError), store.session("bad") as bad, bad.gathering():
+        with pytest.raises(LaminaError), store.session("bad") as bad, bad.batch():
             bad.put_blob(other, BytesBlob(other, b"wrong"))
         good.put_blob(descriptor, data)
     assert store.blobs.read(descriptor) == b"good"
@@ -169,7 +170,7 @@ def test_copies_into_a_session_are_kept_by_it(tmp_path: Path, store: Store) -> N
     write_layout(tmp_path / "l", "app", LAYERS)
     reader = LayoutReader(str(tmp_path / "l"))
     with store.session("build") as session:
-        writer: Writer = Into(session)
+        writer: Writer = SessionWriter(session)
         copy(reader, writer, [("app", "")])
         store.delete(reader.resolve("app"))
         prune(store, all=True)

@@ -22,13 +22,16 @@ from lamina.spec.manifest import build_index, build_manifest
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.store import clock, gc, leftovers, roots
+from lamina.store import remove as remove_module
 from lamina.store.blobs import Blobs
 from lamina.store.fsck import fsck
-from lamina.store.gc import collect, delete_images, prune
+from lamina.store.gc import collect
 from lamina.store.layers import Layers
 from lamina.store.mark import Needs, state_of
 from lamina.store.paths import Paths
+from lamina.store.prune import prune
 from lamina.store.refs import FETCHED
+from lamina.store.remove import remove_images
 from lamina.store.retention import apply_keep
 from lamina.store.store import Store
 from lamina.store.usage import usage
@@ -105,7 +108,7 @@ def test_rmi_by_id_leaves_a_name_that_was_given_to_another_image_meanwhile(
 ) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
     old, new = store.resolve("app"), store.resolve("app2")
-    before = gc._rename
+    before = remove_module.change_names
 
     def rename(*words: object, **more: object) -> None:
         other = Store.open(str(tmp_path / "s"))
@@ -113,8 +116,8 @@ def test_rmi_by_id_leaves_a_name_that_was_given_to_another_image_meanwhile(
         other.refs.unset([OTHER_NAME], keep_untagged=False)
         before(*words, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gc, "_rename", rename)
-    delete_images(store, [str(old.digest)])
+    monkeypatch.setattr(remove_module, "change_names", rename)
+    remove_images(store, [str(old.digest)])
     assert [(name, entry.digest) for name, entry in store.names()] == [(NAME, new.digest)]
     assert fsck(store) == []
     assert not store.blobs.has(old)
@@ -159,7 +162,7 @@ def test_a_child_that_came_in_as_a_layer_was_not_fetched_and_stops_nothing(
     assert store.resolve("evil").annotations[FETCHED] == str(outer.descriptor.digest)
     assert [one.what for one in fsck(store) if one.severity == "error"] == []
     assert prune(store).deleted == ()
-    gone = delete_images(store, ["app2"])
+    gone = remove_images(store, ["app2"])
     assert gone.notes == ()
     assert manifest_of(store_with(layout, tmp_path / "other", "app2"), "app2").descriptor.digest in gone.deleted
 
@@ -218,16 +221,16 @@ def test_a_dry_run_that_meets_an_rmi_says_what_is_so_then(
     """It holds no lock: what it finds lost was removed with its name meanwhile."""
     store, other = store_with(layout, tmp_path / "s", "app", "app2"), Store.open(str(tmp_path / "s"))
     gone = store.resolve("app").digest
-    before = gc._garbage
+    before = gc.find_garbage
     met: list[bool] = []
 
     def garbage(*words: object, **more: object) -> object:
         if not met:
             met.append(True)
-            delete_images(other, ["app"])
+            remove_images(other, ["app"])
         return before(*words, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gc, "_garbage", garbage)
+    monkeypatch.setattr(gc, "find_garbage", garbage)
     assert prune(store, dry_run=True).deleted == ()
     assert not store.blobs.size(gone)
 
@@ -242,16 +245,16 @@ def test_keep_goes_on_where_an_image_is_removed_while_its_layers_are_prepared(
         store.layers.note_origin(layer, Digest.parse(diff_id), "example.org/app", kept=True)
         if keep != "blob":
             Path(store.paths.tar(Digest.parse(diff_id))).unlink()
-    before = Layers.make
+    before = Layers.make_derived
     gone: list[bool] = []
 
     def make(self: Layers, *words: object, **more: object) -> None:
         if not gone:
             gone.append(True)
-            delete_images(other, ["app", "app2"])
+            remove_images(other, ["app", "app2"])
         before(self, *words, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Layers, "make", make)
+    monkeypatch.setattr(Layers, "make_derived", make)
     done = apply_keep(store, keep, grace=0)
     assert (gone, done.removed) == ([True], ())
     assert list(store.blobs) == list(store.layers.diff_ids()) == []
@@ -260,7 +263,7 @@ def test_keep_goes_on_where_an_image_is_removed_while_its_layers_are_prepared(
 def test_where_a_name_stays_and_its_image_is_lost_a_dry_run_says_so(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app")
     Path(store.blobs.path(store.resolve("app").digest)).unlink()
-    with pytest.raises(StoreDamaged, match="lost"):
+    with pytest.raises(StoreDamaged, match="missing"):
         prune(store, dry_run=True)
 
 
@@ -311,7 +314,7 @@ def test_a_root_whose_process_is_killed_while_gc_looks_is_not_old(
     store = store_with(layout, tmp_path / "s", "app")
     name = store.roots.create("pull")
     store.roots.extend(name, [store.resolve("app").digest])
-    store.roots.let_go(name)
+    store.roots.release(name)
     before = roots.names_of_files
 
     def names(directory: str) -> list[str]:
@@ -321,4 +324,4 @@ def test_a_root_whose_process_is_killed_while_gc_looks_is_not_old(
 
     monkeypatch.setattr(roots, "names_of_files", names)
     assert store.roots.protected()
-    assert store.roots.dead() == []
+    assert store.roots.ended() == []

@@ -43,7 +43,8 @@ from lamina.store.blobs import DAMAGED
 from lamina.store.direct_io import Appender
 from lamina.store.fault import POINTS
 from lamina.store.fsck import fsck
-from lamina.store.gc import collect, prune
+from lamina.store.gc import collect
+from lamina.store.prune import prune
 from lamina.store.session import StoreSession
 from lamina.store.store import Store
 from lamina.store.unfinished import Unfinished
@@ -77,14 +78,15 @@ SCRIPT = """
 import sys
 from lamina.archive.layout import LayoutReader
 from lamina.store.store import Store
-from lamina.store.gc import delete_images, prune
+from lamina.store.prune import prune
+from lamina.store.remove import remove_images
 from lamina.transfer.copy import copy
 store = Store.open(sys.argv[2])
 copy(LayoutReader(sys.argv[1]), store, [("app", "app")])
 copy(LayoutReader(sys.argv[1]), store, [("app2", "app2"), ("app3", "app3")])  # many: they wait for each other
 store.find(digest="sha256:" + "0" * 64)  # which makes what stands beside the indexes
 store.roots.pin("cache", "build cache", [store.resolve("app2").digest], lasts=3600)
-delete_images(store, ["app2", "app3"])
+remove_images(store, ["app2", "app3"])
 store.roots.unpin("cache")
 prune(store)
 print("done")
@@ -127,9 +129,9 @@ def test_eight_processes_lose_nothing_and_write_each_blob_once(layout: Path, tmp
         "from lamina.store.store import Store\n"
         "from lamina.store import ingest\n"
         "from lamina.transfer.copy import copy\n"
-        "keep = ingest.Ingest._keep\n"
+        "keep = ingest.Ingest._move_into_place\n"
         "def counted(self, *a): print('wrote', self._descriptor.digest); keep(self, *a)\n"
-        "ingest.Ingest._keep = counted\n"
+        "ingest.Ingest._move_into_place = counted\n"
         "copy(LayoutReader(sys.argv[1]), Store.open(sys.argv[2]), [('app', 'app')])\n"
         "copy(LayoutReader(sys.argv[1]), Store.open(sys.argv[2]), [('app2', 'n' + sys.argv[3])])\n"
     )
@@ -424,10 +426,10 @@ def test_names_move_and_what_they_named_stays_untagged(layout: Path, tmp_path: P
     assert [d.digest for n, d in store.names() if not n] == [first.digest]
     assert store.resolve(first.digest.short).digest == first.digest
     assert store.resolve(str(first.digest)).digest == first.digest
-    from lamina.store.gc import delete_images
+    from lamina.store.remove import remove_images
 
     with pytest.raises(Conflict, match="several names"):
-        delete_images(store, [second.digest.short])
+        remove_images(store, [second.digest.short])
     prune(store, grace=0)
     with pytest.raises(NotFound):
         store.resolve(first.digest.short)

@@ -351,7 +351,7 @@ def test_an_image_is_tagged_saved_exported_and_told(stored: lamina.Image, tmp_pa
     assert lamina.open(f"oci-archive:{tmp_path}/b.tar:x:1").digest == stored.digest
     stored.save(tmp_path / "c", kind="oci-dir", name="")
     assert lamina.open(f"oci:{tmp_path}/c").digest == stored.digest
-    with pytest.raises(UsageError, match="unknown kind of archive"):
+    with pytest.raises(UsageError, match="unknown type of archive"):
         stored.save(tmp_path / "d", kind="zip")
     entries = stored.export(tmp_path / "union.tar")
     with tarfile.open(tmp_path / "union.tar") as tar:

@@ -7,7 +7,18 @@ import pytest
 from lamina.errors import BlobNotFound, DigestMismatch, InvalidDocument, SystemFailure, Unsupported
 from lamina.source.protocols import Blob
 from lamina.source.select import MAX_NESTING
-from lamina.source.walk import Absent, Damaged, Found, Known, Unread, below, listed, look, looking, walk
+from lamina.source.walk import (
+    Absent,
+    Classified,
+    Damaged,
+    Known,
+    Unrecognized,
+    classifier,
+    classify,
+    listed_documents,
+    reachable,
+    walk,
+)
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -51,7 +62,7 @@ class Place:
 
 
 def order(place: Place, *tops: Descriptor, children_first: bool = False) -> list[Digest]:
-    found = walk(looking(place), tops, into=listed, children_first=children_first)
+    found = walk(classifier(place), tops, children=listed_documents, children_first=children_first)
     return [one.descriptor.digest for one in found]
 
 
@@ -80,28 +91,28 @@ def test_a_shared_child_comes_before_all_that_list_it() -> None:
 def test_what_is_told_apart() -> None:
     place = Place()
     image = place.image("image")
-    assert look(place.manifest, image) == Known(
+    assert classify(place.manifest, image) == Known(
         image, build_manifest(Descriptor.of(mediatype.OCI_CONFIG, b"image"), [LAYER, LAYER])
     )
-    cases: list[tuple[Descriptor, bytes | Exception | None, type[Found]]] = [
+    cases: list[tuple[Descriptor, bytes | Exception | None, type[Classified]]] = [
         (Descriptor.of(mediatype.OCI_MANIFEST, b"nowhere"), None, Absent),
         (Descriptor.of(mediatype.OCI_MANIFEST, b"other bytes"), b"OTHER bytes", Damaged),
         (Descriptor.of(mediatype.OCI_MANIFEST, b"fewer"), b"few", Damaged),
         (Descriptor.of(mediatype.OCI_MANIFEST, b"disk"), SystemFailure("input/output error"), Damaged),
-        (Descriptor.of(mediatype.OCI_MANIFEST, b"no document"), b"no document", Unread),
-        (Descriptor(mediatype.OCI_MANIFEST, Digest("sha999", "a"), 1), Unsupported("unknown digest"), Unread),
+        (Descriptor.of(mediatype.OCI_MANIFEST, b"no document"), b"no document", Unrecognized),
+        (Descriptor(mediatype.OCI_MANIFEST, Digest("sha999", "a"), 1), Unsupported("unknown digest"), Unrecognized),
     ]
     for descriptor, data, kind in cases:
         if data is not None:
             place.data[descriptor.digest] = data
-        found = look(place.manifest, descriptor)
+        found = classify(place.manifest, descriptor)
         assert type(found) is kind
         assert found.descriptor == descriptor
     for what, said in (("", str(cases[4][0].digest)), ("app:1", "app:1")):
-        unread = look(place.manifest, cases[4][0], what=what)
-        assert isinstance(unread, Unread)
+        unread = classify(place.manifest, cases[4][0], what=what)
+        assert isinstance(unread, Unrecognized)
         assert unread.error.message.startswith(said)
-    error = look(place.manifest, cases[1][0])
+    error = classify(place.manifest, cases[1][0])
     assert isinstance(error, Damaged)
     assert isinstance(error.error, DigestMismatch)
 
@@ -110,8 +121,8 @@ def test_a_document_announced_as_another_is_read_only_where_that_does_not_count(
     place = Place()
     image = place.image("image")
     other = Descriptor(mediatype.OCI_INDEX, image.digest, image.size)
-    assert isinstance(look(place.manifest, other), Unread)
-    assert isinstance(look(place.manifest, other, announced=False), Known)
+    assert isinstance(classify(place.manifest, other), Unrecognized)
+    assert isinstance(classify(place.manifest, other, check_media_type=False), Known)
 
 
 def test_layers_in_an_index_are_not_read_as_documents() -> None:
@@ -119,7 +130,7 @@ def test_layers_in_an_index_are_not_read_as_documents() -> None:
     image = place.image("image")
     top = place.index(LAYER, image)
     assert order(place, top) == [top.digest, image.digest]
-    assert {one.digest for one in below(place, top)} == {
+    assert {one.digest for one in reachable(place, top)} == {
         top.digest,
         image.digest,
         LAYER.digest,
@@ -135,15 +146,15 @@ def test_nesting_has_a_limit_and_what_is_not_there_leads_nowhere() -> None:
     assert len(order(place, top)) == MAX_NESTING + 1
     deeper = place.index(top)
     with pytest.raises(InvalidDocument, match="app: indexes are nested more than 8 deep"):
-        list(walk(looking(place), [deeper], into=listed, what="app"))
-    assert len(list(walk(looking(place), [deeper], into=listed, deepest=None))) == MAX_NESTING + 2
+        list(walk(classifier(place), [deeper], children=listed_documents, what="app"))
+    assert len(list(walk(classifier(place), [deeper], children=listed_documents, max_depth=None))) == MAX_NESTING + 2
     del place.data[top.digest]
-    assert [type(one) for one in walk(looking(place), [deeper], into=listed)] == [Known, Absent]
+    assert [type(one) for one in walk(classifier(place), [deeper], children=listed_documents)] == [Known, Absent]
 
 
 def test_nothing_is_read_ahead_of_who_takes_it() -> None:
     place = Place()
     image = place.image("image")
-    found = walk(looking(place), [place.index(image)], into=listed)
+    found = walk(classifier(place), [place.index(image)], children=listed_documents)
     next(found)
     assert image.digest not in place.asked

@@ -11,8 +11,8 @@ import pytest
 from lamina import cli
 from lamina.errors import SystemFailure
 from lamina.events import Cancel
-from lamina.store.flush import sync_together
-from lamina.transfer.parallel import each
+from lamina.store.writeback import sync_together
+from lamina.transfer.parallel import for_each
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def few(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None
 @pytest.mark.parametrize("few", [1], indirect=True)
 def test_the_threads_that_run_do_all_the_work(few: None) -> None:
     done: list[int] = []
-    each(range(9), lambda item, _: done.append(item), Cancel())
+    for_each(range(9), lambda item, _: done.append(item), Cancel())
     assert sorted(done) == list(range(9))
 
 
 @pytest.mark.parametrize("few", [0], indirect=True)
 def test_work_that_no_thread_does_is_refused(few: None) -> None:
     with pytest.raises(SystemFailure, match="no more threads"):
-        each(range(9), lambda *_: None, Cancel())
+        for_each(range(9), lambda *_: None, Cancel())
 
 
 @pytest.mark.parametrize("few", [0, 1], indirect=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from lamina.archive.docker import DockerArchiveReader
 from lamina.archive.layout import LayoutReader
-from lamina.archive.oci import OciArchiveReader
 from lamina.archive.tar_members import Members
 from lamina.errors import InvalidDocument
+from lamina.spec.transport import TRANSPORTS, or_list
 
-AnyReader = LayoutReader | OciArchiveReader | DockerArchiveReader
+if TYPE_CHECKING:
+    from lamina.source.served import Readable
 
 
-def open_any(path: str) -> AnyReader:
+def open_any(path: str) -> Readable:
     """Open the layout directory or archive at ``path``; ``-`` is an archive on standard input.
 
     Raises NotFound; InvalidDocument if it is neither.
@@ -21,12 +22,12 @@ def open_any(path: str) -> AnyReader:
     if path != "-" and os.path.isdir(path):
         return LayoutReader(path)
     members = Members(path)
-    if "manifest.json" in members:
-        return DockerArchiveReader(path, members)
-    if "index.json" in members:
-        return OciArchiveReader(path, members)
+    tars = [one for one in TRANSPORTS if one.tar_member]
+    for transport in tars:
+        if transport.tar_member in members:
+            return transport.reader_class()(path, members)  # type: ignore[no-any-return]
     shown = "standard input" if path == "-" else path
     raise InvalidDocument(
-        f"{shown} is neither a docker-archive nor an oci-archive",
-        hint="check the file: it has no manifest.json and no index.json",
+        f"{shown} is not an archive of images: it has no {or_list(one.tar_member for one in tars)}",
+        hint=f"give a {or_list(one.name for one in tars)}, or a directory with an OCI layout",
     )

@@ -57,7 +57,7 @@ class DockerArchiveReader:
         self._made: dict[int, Descriptor] = {}
         self._numbers: dict[str, int] | None = None  # this and the next are made on first need
         self._digests: dict[str, Descriptor] | None = None
-        self._own: _Own | None = None
+        self._layout_manifests: _LayoutManifests | None = None
 
     def resolve(self, name: str) -> Descriptor:
         if not name:
@@ -92,12 +92,14 @@ class DockerArchiveReader:
         raw = self._documents.get(descriptor.digest)
         if raw is None:
             if self._oci is None:
-                raise BlobNotFound(f"{self.location} has no manifest {descriptor.digest}")
+                raise BlobNotFound(
+                    f"manifest {descriptor.digest} was not found in {self.location}", hint="get the archive again"
+                )
             return self._oci.manifest(descriptor)
         descriptor.check(raw)
         return raw
 
-    def makes(self, descriptor: Descriptor) -> bool:
+    def has_made(self, descriptor: Descriptor) -> bool:
         return descriptor.digest in self._documents
 
     def blob(self, descriptor: Descriptor) -> Blob:
@@ -109,7 +111,8 @@ class DockerArchiveReader:
         if self._oci is not None:
             return self._oci.blob(descriptor)
         raise BlobNotFound(
-            f"{self.location} has no blob {descriptor.digest}", hint="get the archive again: it is not complete"
+            f"blob {descriptor.digest} was not found in {self.location}",
+            hint="get the archive again: it is incomplete",
         )
 
     def names(self) -> Iterator[tuple[str, Descriptor]]:
@@ -132,16 +135,16 @@ class DockerArchiveReader:
     def _image(self, number: int) -> Descriptor:
         made = self._made.get(number)
         if made is None:
-            made = self._made[number] = self._own_manifest(number) or self._make(number)
+            made = self._made[number] = self._layout_manifest(number) or self._make(number)
         return made
 
-    def _own_manifest(self, number: int) -> Descriptor | None:
+    def _layout_manifest(self, number: int) -> Descriptor | None:
         """Return the manifest with this config, in an archive that is an OCI layout as well."""
         if self._oci is None:
             return None
-        if self._own is None:
-            self._own = _Own(self._oci)
-        return self._own.of(self._images[number])
+        if self._layout_manifests is None:
+            self._layout_manifests = _LayoutManifests(self._oci)
+        return self._layout_manifests.of(self._images[number])
 
     def _make(self, number: int) -> Descriptor:
         """Make a manifest from the config and the layers in the archive."""
@@ -221,7 +224,7 @@ class DockerArchiveReader:
         return "name one of: " + ", ".join(names[:20]) if names else "name one by position: @0, @1, ..."
 
 
-class _Own:
+class _LayoutManifests:
     """Maps each image of docker's list to a manifest of the layout. It uses dictionaries, because both lists may have
     thousands of entries."""
 

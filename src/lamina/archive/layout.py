@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from lamina.archive.names import annotated, exactly, find, names_of
+from lamina.archive.names import annotated, by_exact_name, find, names_of
 from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
@@ -49,15 +49,15 @@ class IndexedReader:
 
     location: str
     index: Index
-    _exactly: dict[str, Descriptor] | None = None  # made on first need: an archive may hold thousands of images
+    _by_exact_name: dict[str, Descriptor] | None = None  # made on first need: an archive may hold thousands of images
 
     def blob(self, descriptor: Descriptor) -> Blob:
         raise NotImplementedError
 
     def resolve(self, name: str) -> Descriptor:
-        if self._exactly is None:
-            self._exactly = exactly(self.index.manifests)
-        return self._exactly.get(name) or find(self.index.manifests, name, self.location)
+        if self._by_exact_name is None:
+            self._by_exact_name = by_exact_name(self.index.manifests)
+        return self._by_exact_name.get(name) or find(self.index.manifests, name, self.location)
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         with self.blob(descriptor).open() as stream:
@@ -98,7 +98,9 @@ def read_document(directory: str, name: str, limit: int, kind: str) -> bytes:
     with reported(path), open(path, "rb") as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
-        raise InvalidDocument(f"{path} is too large: more than {limit} bytes", hint="check the file")
+        raise InvalidDocument(
+            f"{path} is too large: more than {limit} bytes", hint=f"check the path: this may not be an {kind}"
+        )
     return raw
 
 
@@ -117,7 +119,10 @@ class LayoutBlob:
                 return FileRange(self._path, start, end)
         except (FileNotFoundError, NotADirectoryError):
             pass
-        raise BlobNotFound(f"blob {self.descriptor.digest} was not found ({self._path})", hint="check the layout")
+        raise BlobNotFound(
+            f"blob {self.descriptor.digest} was not found ({self._path})",
+            hint="get the layout again: it is incomplete",
+        )
 
 
 class LayoutWriter:

@@ -19,7 +19,7 @@ def names_of(entry: Descriptor) -> list[str]:
     return [name for name in dict.fromkeys(found) if name]
 
 
-def exactly(entries: Sequence[Descriptor]) -> dict[str, Descriptor]:
+def by_exact_name(entries: Sequence[Descriptor]) -> dict[str, Descriptor]:
     """Map each name as written, and each digest, to its entry; the first of several."""
     found: dict[str, Descriptor] = {}
     for entry in entries:

@@ -37,7 +37,7 @@ class Members:
         except InvalidLayer as error:
             self._file.close()
             raise InvalidDocument(
-                f"{path} is not a tar archive: {error.message}", hint="check whether it is truncated"
+                f"{path} is not a tar archive: {error.message}", hint="check the file: it may be truncated"
             ) from None
         except BaseException:
             self._file.close()
@@ -72,7 +72,8 @@ class Members:
         """Read a small member completely. Raises KeyError, LimitExceeded."""
         if self.size(name) > _MAX_DOCUMENT:
             raise LimitExceeded(
-                f"{self.path}: {name!r:.100} is too large: {self.size(name)} bytes", hint="check the archive"
+                f"{self.path}: {name!r:.100} is too large: {self.size(name)} bytes",
+                hint="check the file: it may not be an archive of images",
             )
         return self.open(name).read()
 
@@ -118,7 +119,10 @@ class Members:
                     parser.skipped(jump)
         size = self._file.seek(0, os.SEEK_END)
         if parser.position > size:
-            raise InvalidLayer(f"it is truncated: it ends after {size} bytes, in the middle of a member")
+            raise InvalidLayer(
+                f"it is truncated: it ends after {size} bytes, in the middle of a member",
+                hint="get the archive again",
+            )
         parser.finish()
         return builder.finish(parser.position)
 

@@ -15,7 +15,7 @@ from lamina.source.select import find_manifest, not_as_asked, read_config
 from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-from lamina.transfer.copy import Into, copy
+from lamina.transfer.copy import SessionWriter, copy
 
 if TYPE_CHECKING:
     from lamina.events import Cancel
@@ -86,7 +86,7 @@ class Bases:
                 assert found.reader is not None
                 copy(
                     found.reader,
-                    Into(self._session),
+                    SessionWriter(self._session),
                     [(found.inside, found.name)],
                     platform=found.platform,
                     on_event=vertex.event,

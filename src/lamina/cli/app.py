@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli.verbs import VERBS, load
+from lamina.spec.transport import TRANSPORTS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -69,9 +70,10 @@ def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
     invoke_without_command=True,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="IMAGE is a name, ID or digest in the store; docker://REF is an image in a registry; oci:DIR[:REF], "
-    "oci-archive:FILE[:REF], docker-archive:FILE[:REF] and dir:DIR are images in files. IMAGE~N means the lowest N "
-    "layers of the image, IMAGE~N:M its layers N to M. The store is the directory where lamina keeps images.",
+    epilog="IMAGE is a name, ID or digest in the store; "
+    + "; ".join(f"{one.usage} is {one.what}" for one in TRANSPORTS)
+    + ". IMAGE~N means the lowest N layers of the image, IMAGE~N:M its layers N to M. The store is the directory "
+    "where lamina keeps images.",
 )
 @click.option(
     "--root",

@@ -46,7 +46,8 @@ def container_prune(session: Session, force: bool) -> None:
 def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> None:
     """Remove all containers that are not running, untagged images, and everything that no image needs. Named volumes
     stay."""
-    from lamina.store.gc import Deleted, prune
+    from lamina.store.gc import Deleted
+    from lamina.store.prune import prune
 
     store = session.store_if_any
     if store is None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import NotFound, UsageError
 from lamina.spec.name import ImageName
+from lamina.spec.transport import REGISTRY
 
 if TYPE_CHECKING:
     from lamina.cli.session import Session
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 def source_of(session: Session, name: ImageName, network: RegistryAccess) -> tuple[Reader, str]:
     """Return the place to read from, and the name of the image there."""
     from lamina.places import reader_for
-    from lamina.transfer.connect import WithOrigins
+    from lamina.transfer.connect import StoreAndRegistries
 
     if not name.transport:
-        return WithOrigins(session.store, network), name.name
-    inside = str(network.full(name.name)) if name.transport == "docker" else name.name
+        return StoreAndRegistries(session.store, network), name.name
+    inside = str(network.full(name.name)) if name.transport == REGISTRY else name.name
     return reader_for(name, network), inside
 
 
@@ -28,7 +29,7 @@ def target_of(session: Session, name: ImageName, network: RegistryAccess) -> tup
     """Return the place to write to, and the name of the image there. Raises UsageError for a range of layers."""
     if not name.whole:
         raise UsageError(f"{name} is a range of layers", hint="give a name without ~ as TARGET")
-    if name.transport == "docker":
+    if name.transport == REGISTRY:
         try:
             store = session.store
         except NotFound:  # without a store, uploads can't be resumed

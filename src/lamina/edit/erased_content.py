@@ -12,7 +12,7 @@ from lamina.errors import LaminaError
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.source.select import read_config
-from lamina.source.walk import Found, Known, listed, looking, walk
+from lamina.source.walk import Classified, Known, classifier, listed_documents, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, is_selectable
@@ -55,10 +55,10 @@ def _signs(index: LayerIndex, paths: Sequence[bytes]) -> set[Sign]:
 
 
 def _layers(store: Store, top: Descriptor) -> Iterator[tuple[Descriptor, Digest]]:
-    def images(found: Found) -> list[Descriptor]:
-        return [child for child in listed(found) if is_selectable(child)]
+    def images(found: Classified) -> list[Descriptor]:
+        return [child for child in listed_documents(found) if is_selectable(child)]
 
-    for found in walk(looking(store), [top], into=images, deepest=None):
+    for found in walk(classifier(store), [top], children=images, max_depth=None):
         if isinstance(found, Known) and isinstance(found.document, Manifest):
             with suppress(LaminaError):
                 diff_ids = read_config(store, found.document, str(found.descriptor.digest)).diff_ids

@@ -47,7 +47,7 @@ def failure(error: OSError, path: str | bytes | None = None) -> SystemFailure:
     """Translate an OSError to SystemFailure (DiskFull for a full disk or quota). ``path`` is the file that was worked
     on."""
     what = path if path is not None else error.filename
-    text, hint = _HINTS.get(error.errno or 0, (error.strerror or str(error), "see the operating system's message"))
+    text, hint = _HINTS.get(error.errno or 0, (error.strerror or str(error), "check the system log"))
     kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else SystemFailure
     return kind(f"{_shown(what)}: {text}" if what else text, hint=hint)
 
@@ -192,7 +192,7 @@ def replace_file(
     file, syncs it, renames it, and syncs the directory.
 
     ``within`` is the directory of the temporary file (on the same file system; default: that of the file). Without
-    ``lasting`` nothing is synced: after a crash of the machine the file may be empty or missing. Raises OSError.
+    ``lasting`` nothing is synced: after a crash of the host the file may be empty or missing. Raises OSError.
     """
     directory, name = os.path.split(path)
     with Temporary(within or directory or ".", name) as file:

@@ -106,7 +106,7 @@ def namespace(process: int | str = "self") -> str:
 
 
 def sees_all_processes() -> bool:
-    """Whether /proc shows every process of the machine. If so, a namespace without a process in /proc has no process
+    """Whether /proc shows every process of the host. If so, a namespace without a process in /proc has no process
     at all."""
     try:
         return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE

@@ -1,4 +1,4 @@
-"""Privileges of this process: root of the machine, or root of a user namespace that an unprivileged user creates
+"""Privileges of this process: root of the host, or root of a user namespace that an unprivileged user creates
 (Linux).
 
 ``become_root`` moves the process into such a namespace: with the ids of /etc/subuid and /etc/subgid if newuidmap and
@@ -37,7 +37,7 @@ _lacking = ""
 
 @cache
 def is_root() -> bool:
-    """Whether this process is root of the machine, not of a user namespace."""
+    """Whether this process is root of the host, not of a user namespace."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return False
     found = _map_of("self", "uid_map")
@@ -45,7 +45,7 @@ def is_root() -> bool:
 
 
 def may_mount() -> bool:
-    """Whether this process is root, of the machine or of a user namespace."""
+    """Whether this process is root, of the host or of a user namespace."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -98,7 +98,7 @@ def become_root() -> None:
     """Enter a new user and mount namespace as its root (this user on the outside) for the rest of this process. Does
     nothing if the process is root already.
 
-    Raises Unsupported (not Linux), SystemFailure (refused by the kernel or a setting of the machine), UsageError (the
+    Raises Unsupported (not Linux), SystemFailure (refused by the kernel or a setting of the host), UsageError (the
     process has several threads).
     """
     if may_mount():
@@ -458,21 +458,21 @@ def _unshare(flags: int) -> None:
 def _refused(number: int) -> LaminaError:
     what = f"can't create a user namespace: {os.strerror(number)}"
     if number == errno.EINVAL:
-        return UsageError(what, hint="call it from a process with one thread")
+        return UsageError(what, hint="call it before the process starts threads")
     if number == errno.ENOSPC:  # unshare(2): not a disk
-        return SystemFailure(what, hint="raise the machine's setting user.max_user_namespaces")
+        return SystemFailure(what, hint="raise the host's setting user.max_user_namespaces")
     return SystemFailure(what, hint=_setting())
 
 
 def _setting() -> str:
-    """Return a hint with the setting of the machine that most likely forbids user namespaces."""
+    """Return a hint with the setting of the host that most likely forbids user namespaces."""
     for name, bad in (
         ("kernel/unprivileged_userns_clone", "0"),
         (_APPARMOR, "1"),
         ("user/max_user_namespaces", "0"),
     ):
         if _value_of(name) == bad:
-            return f"change the machine's setting {name.replace('/', '.')}: it is {bad}"
+            return f"change the host's setting {name.replace('/', '.')}: it is {bad}"
     return "allow user namespaces: the kernel, or the container around this process, forbids them"
 
 

@@ -1,5 +1,5 @@
 """Checks of the free disk space while writing, and temporary files for data whose size is unknown until it is
-inflated. Some space always stays free, because a full disk harms everybody on the machine."""
+inflated. Some space always stays free, because a full disk harms everybody on the host."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Side:
     def __reduce__(self) -> tuple[Callable[..., Side], tuple[object, ...]]:
         """Pickle the side. An image is opened again by its name; of a container or a directory only the description
         is pickled."""
-        if self._stack is not None and self._stack.again is not None:
+        if self._stack is not None and self._stack.reopened_by is not None:
             return Side.of, (self._stack,)
         return PickledSide, (self.name, self.kind, self.config, self.digest, self.first, self.depth)
 

@@ -1,5 +1,5 @@
 """Compression of layers: gzip (several members), zstd (several frames), none. bzip2 and xz are read too
-(``streams``), as docker and podman do, because old archives contain them, with any media type.
+(``bzip2_xz``), as docker and podman do, because old archives contain them, with any media type.
 
 A decoder yields pieces of at most 1 MiB, so that a bomb is never in memory as a whole. Encoders write neither name
 nor time: the output depends only on the input and the library's version.
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from lamina.errors import InvalidLayer, LimitExceeded, Unsupported, UsageError
 from lamina.layer import tarheader
-from lamina.layer.pieces import PIECE, ManyPieces
+from lamina.layer.pieces import PIECE, WindowedDecoder
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -65,8 +65,8 @@ def check_inflated(compression: str, inflated: int, fed: int, most: int) -> None
     """
     if inflated > most or (compression in ("gzip", "none") and inflated > fed * 1032 + (1 << 20)):
         raise LimitExceeded(
-            f"it unpacks to more than {inflated} bytes from {fed}",
-            hint="raise max_layer if the layer is meant to be that large; otherwise it is a bomb",
+            f"its {fed} bytes decompress to more than {inflated} bytes",
+            hint="raise the setting max_layer if you trust the image; the layer may be a decompression bomb",
         )
 
 
@@ -97,11 +97,11 @@ def decoder(compression: str) -> Decoder:
     if compression == "none":
         return PlainDecoder()
     if compression in READ_ONLY:
-        from lamina.layer import streams
+        from lamina.layer import bzip2_xz
 
-        return streams.decoder(compression)
+        return bzip2_xz.decoder(compression)
     known = ", ".join(COMPRESSIONS + READ_ONLY)
-    raise Unsupported(f"compression {compression!r:.60} is not known", hint=f"known: {known}")
+    raise Unsupported(f"unknown compression {compression!r:.60}", hint=f"use {known}")
 
 
 def encoder(compression: str, level: int | None = None) -> Encoder:
@@ -111,7 +111,7 @@ def encoder(compression: str, level: int | None = None) -> Encoder:
         from isal import isal_zlib
 
         if level is not None and not 0 <= level <= 3:
-            raise UsageError(f"gzip level {level} is not known", hint="use 0 (fast) to 3 (small)")
+            raise UsageError(f"gzip level {level} is not supported", hint="use 0 (fast) to 3 (small)")
         gzip_with_empty_header = 31
         made: Encoder = isal_zlib.compressobj(
             1 if level is None else level, isal_zlib.DEFLATED, gzip_with_empty_header
@@ -119,12 +119,12 @@ def encoder(compression: str, level: int | None = None) -> Encoder:
         return made
     if compression == "zstd":
         if level is not None and not -7 <= level <= 19:
-            raise UsageError(f"zstd level {level} is not known", hint="use -7 (fast) to 19 (small)")
+            raise UsageError(f"zstd level {level} is not supported", hint="use -7 (fast) to 19 (small)")
         packed: Encoder = zstd().ZstdCompressor(level=3 if level is None else level)
         return packed
     if compression == "none":
         return _PlainEncoder()
-    raise Unsupported(f"compression {compression!r:.60} is not known", hint="known: " + ", ".join(COMPRESSIONS))
+    raise Unsupported(f"unknown compression {compression!r:.60}", hint="use " + ", ".join(COMPRESSIONS))
 
 
 def layer_decoder(layer: Descriptor, diff_id: Digest | None) -> Decoder:
@@ -153,7 +153,7 @@ class _PlainEncoder:
         return b""
 
 
-class GzipDecoder(ManyPieces):
+class GzipDecoder(WindowedDecoder):
     """A decoder for gzip (RFC 1952). Members follow each other; zeros after the last are padding, anything else is an
     error."""
 
@@ -206,7 +206,7 @@ class GzipDecoder(ManyPieces):
             raise InvalidLayer("the gzip data ends too early", hint="fetch the blob again: it is truncated")
 
 
-class ZstdDecoder(ManyPieces):
+class ZstdDecoder(WindowedDecoder):
     """A decoder for zstd (RFC 8878). Frames follow each other, skippable ones among them. Skippable frames are parsed
     here: a decompressor for each would cost five times as much as a gzip member."""
 

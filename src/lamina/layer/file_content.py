@@ -130,7 +130,7 @@ class Content:
             self._stream, self._stream_at, self._stream_end = self._open_tar(position, end), position, end
         data = self._stream.read(min(size, end - position))
         if not data:
-            raise InvalidLayer("a layer's tar is shorter than its index says", hint="run `lamina fsck --repair`")
+            raise InvalidLayer("a layer's tar is shorter than its index states", hint="run `lamina fsck --repair`")
         self._stream_at += len(data)
         return data
 

@@ -129,5 +129,5 @@ def _hashed(index: LayerIndex, open_tar: Callable[[int, int], _Stream]) -> Itera
 def _some(stream: _Stream, size: int) -> bytes:
     data = stream.read(size)
     if not data:
-        raise InvalidLayer("a layer's tar is shorter than its index says", hint="run `lamina fsck --repair`")
+        raise InvalidLayer("a layer's tar is shorter than its index states", hint="run `lamina fsck --repair`")
     return data

@@ -2,7 +2,7 @@
 
 It has fixed-width columns (54 bytes an entry), a heap of base names, a table of directories (parent and name, so that
 each directory's path is stored once), and a heap of link targets, sparse maps and xattrs. It is built in one pass
-while the layer streams; an ``Entry`` is only made on access. The file is derived data in this machine's byte order: a
+while the layer streams; an ``Entry`` is only made on access. The file is derived data in the host's byte order: a
 damaged one raises ``StoreDamaged`` and is made again from the blob.
 """
 

@@ -11,7 +11,7 @@ _WINDOW = 1 << 14
 the input, so that a million tiny members would otherwise take quadratic time."""
 
 
-class ManyPieces:
+class WindowedDecoder:
     """A decoder that passes its input to ``_decode`` window by window."""
 
     _seen = 0  # members or frames that have begun

@@ -190,7 +190,7 @@ def _ordered(items: list[Item]) -> Iterator[Item]:
     for entry, _ in items:
         if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
             if entry.path in seen:
-                raise InvalidLayer(f"{entry.path!r:.200} occurs twice", hint="state each path once in a layer")
+                raise InvalidLayer(f"{entry.path!r:.200} occurs twice in the layer", hint="add each path only once")
             seen.add(entry.path)
     later: list[Item] = []
     written: set[bytes] = set()

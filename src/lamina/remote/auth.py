@@ -17,7 +17,7 @@ from lamina.errors import AccessDenied, RemoteFailure
 from lamina.remote.challenge import Challenge, Token, check_realm, merge_scopes, parse_token
 from lamina.remote.credentials import Credential
 from lamina.remote.http import MOVED, Answer, joined
-from lamina.remote.site import how_to_tell, may_have_login
+from lamina.remote.site import login_hosts_setting, may_have_login
 
 MARGIN = 10.0  # seconds before its expiry from which a token is not used any more
 _CLIENT_ID = "lamina"
@@ -32,8 +32,8 @@ class Exchange(Protocol):
 
 class Authorizer:
     """Authorizes requests to one host. ``find`` returns the credential for the host and is called once; ``plain``
-    says whether the host is accessed by plain http. ``told`` are (registry, host) pairs where the user allows logins
-    to be sent."""
+    says whether the host is accessed by plain http. ``login_hosts`` are (registry, host) pairs where the user allows
+    logins to be sent."""
 
     def __init__(
         self,
@@ -42,14 +42,14 @@ class Authorizer:
         exchange: Exchange,
         *,
         plain: bool,
-        told: Collection[tuple[str, str]] = (),
+        login_hosts: Collection[tuple[str, str]] = (),
         bearer: str = "",
     ) -> None:
         self._host = host
         self._find = find
         self._exchange = exchange
         self._plain = plain
-        self._told = told
+        self._login_hosts = login_hosts
         self._bearer = bearer
         self._guard = threading.Lock()
         self._tokens: dict[frozenset[str], Token] = {}
@@ -113,10 +113,10 @@ class Authorizer:
             raw = answer.read_all(1 << 20, place)
             if answer.status in (401, 403):
                 raise AccessDenied(
-                    f"{place} access denied: {place} refuses the credential for {self._host}"
+                    f"access denied: {place} refuses the credential for {self._host}"
                     if credential is not None
                     else f"{place} gives no anonymous token for {self._host}",
-                    hint=f"run `lamina login {self._host}`",
+                    hint=f"check the name: it may not exist; if it is private, run `lamina login {self._host}`",
                 )
             if not 200 <= answer.status < 300:
                 raise RemoteFailure(
@@ -167,10 +167,11 @@ class Authorizer:
         """Check that a token may be requested from ``url``. Raises InvalidContent, AccessDenied."""
         check_realm(url, self._host, self._plain)
         place = urlsplit(url).netloc
-        if self.credential is not None and not may_have_login(self._host, place, self._told):
+        if self.credential is not None and not may_have_login(self._host, place, self._login_hosts):
             raise AccessDenied(
                 f"{self._host} asks for its login to be sent to {place[:200]}, which is another site",
-                hint=f"if you trust it, set {how_to_tell(self._host, place)}; else `lamina logout {self._host}`",
+                hint=f"if you trust it, set {login_hosts_setting(self._host, place)}; "
+                f"if not, run `lamina logout {self._host}`",
             )
 
 

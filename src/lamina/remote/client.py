@@ -20,10 +20,10 @@ from lamina.light import Value, field, pattern
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import parse_challenges
 from lamina.remote.credentials import Credential
-from lamina.remote.http import MOVED, Answer, Broken, Transport, absolute, digits, joined
+from lamina.remote.http import MOVED, Answer, RequestFailed, Transport, absolute, digits, joined
 from lamina.remote.loopback import is_loopback
 from lamina.remote.registries import api_host
-from lamina.remote.site import how_to_tell, is_told
+from lamina.remote.site import is_login_host, login_hosts_setting
 from lamina.spec.json import load
 from lamina.spec.mediatype import essence
 
@@ -42,8 +42,8 @@ class Access(Value):
     """How to access registries.
 
     ``credential`` finds the credential for (host, repository). ``given`` is only for the registry itself, not for
-    mirrors or redirect targets; so is ``token``, a bearer token that replaces any login. ``told`` are (registry,
-    host) pairs on other sites that may get the login of a registry: token servers and redirect targets.
+    mirrors or redirect targets; so is ``token``, a bearer token that replaces any login. ``login_hosts`` are
+    (registry, host) pairs on other sites that may get the login of a registry: token servers and redirect targets.
     ``tls_verify``: None means true, but plain http is allowed for loopback hosts. ``attempts`` limits tries after
     temporary errors; ``every_wait`` is the pause between them in seconds, instead of growing pauses.
     """
@@ -51,7 +51,7 @@ class Access(Value):
     credential: Callable[[str, str], Credential | None] = lambda host, path: None
     given: Credential | None = None
     token: str = ""
-    told: frozenset[tuple[str, str]] = frozenset()
+    login_hosts: frozenset[tuple[str, str]] = frozenset()
     tls_verify: bool | None = None
     cert_dirs: tuple[str, ...] = ()
     cert_dir: str | None = None
@@ -98,12 +98,12 @@ class Client:
         if not plain_allowed:
             return "https"
         order = ("http", "https") if self._loopback else ("https", "http")
-        failed: Broken | None = None
+        failed: RequestFailed | None = None
         refused = ""  # answers, but perhaps only to say that it wants the other scheme
         for scheme in order:
             try:
                 answer = self._transport.send("GET", f"{scheme}://{self._api}/v2/", {}, cancel=self._access.cancel)
-            except Broken as error:
+            except RequestFailed as error:
                 failed = failed or error
                 if error.fatal and not error.tls:
                     break  # nobody listens: another scheme does not help
@@ -166,7 +166,7 @@ class Client:
                     )
                 try:
                     return answer, answer.read_all(limit, f"{what} at {self.host}")
-                except Broken as error:
+                except RequestFailed as error:
                     if number >= self._access.attempts:
                         raise RemoteFailure(f"{what}: {error}", hint=_REACH) from None
             self.pause(number, None, None)
@@ -175,19 +175,20 @@ class Client:
     def failure(self, answer: Answer, what: str) -> LaminaError:
         """Return the error for an answer that is not ok; the answer is consumed."""
         with answer:
-            codes, said = _said(answer)
+            codes, said = _error_text(answer)
             said = f": {said}" if said else ""
             status = answer.status
             wait = retry_after(answer.headers)
         if status == 401 and self._without_login and urlsplit(answer.url).netloc == self._without_login:
             return AccessDenied(
-                f"{what}: {self.host} sends us to {self._without_login}, which wants a login{said}",
-                hint=f"to send it a login, set {how_to_tell(self.host, self._without_login)}",
+                f"{what}: access denied: {self.host} redirects to {self._without_login}, "
+                f"which requires a login{said}",
+                hint=f"to send it a login, set {login_hosts_setting(self.host, self._without_login)}",
             )
         if status in (401, 403):
             return AccessDenied(
                 f"{what}: {self.host} denies access{said or f' (status {status})'}",
-                hint=f"run `lamina login {self.host}`",
+                hint=f"check the name: it may not exist; if it is private, run `lamina login {self.host}`",
             )
         if status == 404:
             return NotFound(
@@ -206,7 +207,7 @@ class Client:
             )
         if status in MOVED:
             return RemoteFailure(
-                f"{what}: {self.host} redirects without end or to nowhere",
+                f"{what}: {self.host} sends a redirect that can't be followed",
                 hint="report it to the registry's operator",
             )
         return RemoteFailure(
@@ -222,7 +223,7 @@ class Client:
     def attempts(self) -> int:
         return self._access.attempts
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Send an event to the listener."""
         self._access.on_event(event)
 
@@ -240,7 +241,7 @@ class Client:
         for number in count(1):
             try:
                 answer = attempt()
-            except Broken as error:
+            except RequestFailed as error:
                 restarts = error.refused and self._reached  # it was reached before, so it may come back in a moment
                 if (error.fatal and not restarts) or number >= attempts:
                     # an unreachable or untrusted host fails for every blob of an image
@@ -292,17 +293,17 @@ class Client:
                 return answer
             answer.release()
             url = self._redirected(url, target)
-        raise Broken(f"{self.host} redirects without end", fatal=True)
+        raise RequestFailed(f"{self.host} redirects without end", fatal=True)
 
     def _redirected(self, url: str, target: str) -> str:
         new = joined(url, target)
         parts = urlsplit(new)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise Broken(f"{self.host} redirects to {new[:200]!r}", fatal=True)
+            raise RequestFailed(f"{self.host} redirects to {new[:200]!r}", fatal=True)
         if parts.scheme == "http" and urlsplit(url).scheme == "https" and not self._insecure:
-            raise Broken(f"{self.host} redirects from https to plain http", fatal=True)
+            raise RequestFailed(f"{self.host} redirects from https to plain http", fatal=True)
         if parts.username is not None:
-            raise Broken(f"{self.host} redirects to an address with a password in it", fatal=True)
+            raise RequestFailed(f"{self.host} redirects to an address with a password in it", fatal=True)
         return new
 
     def _authorizer(self, url: str) -> Authorizer:
@@ -318,7 +319,7 @@ class Client:
     def _new_authorizer(self, url: str, own: bool) -> Authorizer:
         """Make an authorizer. ``own``: ``url`` belongs to this registry. The target of a redirect gets no login, not
         even the one that the user has for that host, because the registry chooses the target. The user can allow it
-        (``told``)."""
+        (``login_hosts``)."""
         access, netloc = self._access, urlsplit(url).netloc
         # the user allowed plain http to this registry, not to the target of a redirect
         open_wire = not own and url.startswith("http:") and not is_loopback(urlsplit(url).hostname or "")
@@ -329,22 +330,22 @@ class Client:
         def theirs() -> Credential | None:
             if open_wire:
                 return None
-            if is_told(self.host, netloc, access.told):
+            if is_login_host(self.host, netloc, access.login_hosts):
                 return access.credential(netloc, "") or mine()
             self._without_login = netloc
             return None
 
-        told = (
-            access.told
+        login_hosts = (
+            access.login_hosts
             if own
-            else {(netloc, host) for registry, host in access.told if registry == self.host.lower()}
+            else {(netloc, host) for registry, host in access.login_hosts if registry == self.host.lower()}
         )
         return Authorizer(
             self.host if own else netloc,
             mine if own else theirs,
             self._exchange,
             plain=own and url.startswith("http:"),
-            told=told,
+            login_hosts=login_hosts,
             bearer=access.token if own else "",
         )
 
@@ -389,11 +390,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _said(answer: Answer) -> tuple[set[str], str]:
+def _error_text(answer: Answer) -> tuple[set[str], str]:
     """Return the registry's error codes, and its messages in one short line (distribution-spec, "Error Codes")."""
     try:
         raw = answer.read_all(MAX_ERROR, "error")
-    except (Broken, InvalidContent, Unsupported):
+    except (RequestFailed, InvalidContent, Unsupported):
         return set(), ""
     try:
         value: Any = load(raw, "error", known=frozenset())

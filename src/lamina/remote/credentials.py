@@ -135,7 +135,7 @@ def erase(
     if failed is not None:
         raise failed
     if not places and not everything:
-        raise NotFound(f"not logged in to {host}", hint="check the host: nothing was changed")
+        raise NotFound(f"not logged in to {host}", hint="check the name of the host")
     return list(dict.fromkeys(places))
 
 

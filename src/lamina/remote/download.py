@@ -19,7 +19,7 @@ from lamina.light import pattern, replace
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import Challenge
 from lamina.remote.client import Access, Client
-from lamina.remote.http import Answer, Broken, digits
+from lamina.remote.http import Answer, RequestFailed, digits
 from lamina.spec.mediatype import essence
 
 _LIKE = "use a URL like https://HOST/rootfs.tar.gz, percent-encoded if needed"
@@ -94,7 +94,7 @@ class Download:
         try:
             with self._cancel.calling(self._answer.abort):
                 data = self._answer.read1(size)
-        except Broken as error:
+        except RequestFailed as error:
             self._cancel.check()
             raise RemoteFailure(
                 f"{self._what} broke off at byte {self._at}: {error}", hint="try again: nothing was stored"
@@ -163,10 +163,10 @@ class _Server(Client):
         return RemoteFailure(f"{what}: {self.host} answers with status {status}", hint="try again later")
 
     def _authorizer(self, url: str) -> Authorizer:
-        return _Nobody()
+        return _NoLogin()
 
 
-class _Nobody(Authorizer):
+class _NoLogin(Authorizer):
     """An authorizer without credentials and tokens."""
 
     def __init__(self) -> None:

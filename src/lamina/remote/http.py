@@ -33,7 +33,8 @@ _DRAIN = 64 << 10  # bytes of an unread body that are read to keep the connectio
 
 
 def decoded(data: bytes, encoding: str, limit: int, what: str) -> bytes:
-    """Decode a body with a Content-Encoding. Raises LimitExceeded above ``limit`` bytes, Unsupported, Broken."""
+    """Decode a body with a Content-Encoding. Raises LimitExceeded above ``limit`` bytes, Unsupported,
+    RequestFailed."""
     from lamina.errors import InvalidLayer
 
     pieces, size = [], 0
@@ -48,7 +49,7 @@ def decoded(data: bytes, encoding: str, limit: int, what: str) -> bytes:
             pieces.append(piece)
         decoder.finish()
     except InvalidLayer as error:
-        raise Broken(f"{what}: {error.message}") from None
+        raise RequestFailed(f"{what}: {error.message}") from None
     return b"".join(pieces)
 
 
@@ -63,7 +64,7 @@ MOVED = frozenset({301, 302, 303, 307, 308})
 """Statuses of redirects."""
 
 
-class Broken(Exception):
+class RequestFailed(Exception):
     """A request got no answer, or the answer was cut off. ``fatal``: a retry does not help. ``tls``: TLS failed.
     ``untrusted``: TLS works, but the certificate is not trusted. ``refused``: connection refused."""
 
@@ -102,8 +103,8 @@ class Answer:
         return values
 
     def read1(self, size: int) -> bytes:
-        """Read some bytes as they come; b"" at the end. Raises Broken."""
-        with _broken(self.url):
+        """Read some bytes as they come; b"" at the end. Raises RequestFailed."""
+        with _failures_of(self.url):
             return self._raw.read1(size)
 
     @property
@@ -113,7 +114,7 @@ class Answer:
 
     def read_all(self, limit: int, what: str) -> bytes:
         """Read the whole body of a document and decode its Content-Encoding. Raises LimitExceeded above ``limit``
-        bytes, Unsupported (encoding), Broken (also if it comes so slowly that it would never end)."""
+        bytes, Unsupported (encoding), RequestFailed (also if it comes so slowly that it would never end)."""
         raw = self._read_all(limit, what)
         return decoded(raw, self.encoding, limit, f"{what} from {_host(self.url)}") if self.encoding else raw
 
@@ -131,7 +132,7 @@ class Answer:
             size += len(data)
             if time.monotonic() > deadline:
                 self.close()
-                raise Broken(f"{_host(self.url)} sends too slowly")
+                raise RequestFailed(f"{_host(self.url)} sends too slowly")
         self.close()
         raise LimitExceeded(
             f"{what}: the answer has more than {limit} bytes", hint="check that the host is a registry"
@@ -195,10 +196,11 @@ class Transport:
         cancel: Cancel | None = None,
         timeout: float = READ_TIMEOUT,
     ) -> Answer:
-        """Send one request; the body of the answer is not read yet. Raises Broken, Cancelled, SystemFailure."""
+        """Send one request; the body of the answer is not read yet. Raises RequestFailed, Cancelled,
+        SystemFailure."""
         manager = self._manager(url)
         mine = _Exchange()
-        with cancel.calling(mine.abort) if cancel is not None else nullcontext(), _broken(url):
+        with cancel.calling(mine.abort) if cancel is not None else nullcontext(), _failures_of(url):
             slot.connection, slot.target = None, target_of(url)
             mine.slot_of(slot)
             try:
@@ -303,8 +305,8 @@ def _shut(connected: Any) -> None:
             connected.shutdown(socket.SHUT_RDWR)
 
 
-class _broken:  # noqa: N801  (a context manager by use, not by kind)
-    """Turns errors of urllib3 and the system into Broken, with the reason in words."""
+class _failures_of:  # noqa: N801  (a context manager by use, not by kind)
+    """Turns errors of urllib3 and the system into RequestFailed, with the reason in words."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -333,7 +335,7 @@ def absolute(base: str, target: str) -> str:
 
 
 def joined(base: str, target: str) -> str:
-    """Resolve a URL that a registry gave. Raises Broken if it is invalid."""
+    """Resolve a URL that a registry gave. Raises RequestFailed if it is invalid."""
     try:
         url = absolute(base, target)
         parts = urlsplit(url)
@@ -342,7 +344,7 @@ def joined(base: str, target: str) -> str:
         parts = None
     # HTTP clients end the host at a backslash, but urlsplit, which judges it, does not
     if parts is None or not url.isascii() or not url.isprintable() or " " in url or "\\" in parts.netloc:
-        raise Broken(f"{_host(base)} gives an invalid URL: {target[:200]!r}", fatal=True)
+        raise RequestFailed(f"{_host(base)} gives an invalid URL: {target[:200]!r}", fatal=True)
     return url
 
 
@@ -350,29 +352,31 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2] or url
 
 
-def _in_words(error: BaseException, url: str) -> Broken:
+def _in_words(error: BaseException, url: str) -> RequestFailed:
     host = _host(url)
     exceptions = urllib3.exceptions
     if isinstance(error, exceptions.ProxyError):
-        return Broken(f"{host}: the proxy fails: {_reason(error)}")
+        return RequestFailed(f"{host}: the proxy fails: {_reason(error)}")
     if isinstance(error, exceptions.NameResolutionError):
-        return Broken(f"{host}: host not found", fatal=True)
+        return RequestFailed(f"{host}: host not found", fatal=True)
     if isinstance(error, (exceptions.SSLError, ssl.SSLError)):
         text = _reason(error)
         untrusted = isinstance(_innermost(error), ssl.SSLCertVerificationError)
         if untrusted:
             text = f"its certificate is not trusted: {text}"
-        return Broken(f"{host}: {text}", fatal=True, tls=True, untrusted=untrusted)
+        return RequestFailed(f"{host}: {text}", fatal=True, tls=True, untrusted=untrusted)
     if isinstance(error, exceptions.NewConnectionError):
         nobody_listens = isinstance(_innermost(error), ConnectionRefusedError)
-        return Broken(f"{host} can't be reached: {_reason(error)}", fatal=nobody_listens, refused=nobody_listens)
+        return RequestFailed(
+            f"{host} can't be reached: {_reason(error)}", fatal=nobody_listens, refused=nobody_listens
+        )
     if isinstance(error, exceptions.ConnectTimeoutError):
-        return Broken(f"{host} can't be reached: no answer within {CONNECT_TIMEOUT:.0f} s")
+        return RequestFailed(f"{host} can't be reached: no answer within {CONNECT_TIMEOUT:.0f} s")
     if isinstance(error, exceptions.ReadTimeoutError):
-        return Broken(f"{host} stopped sending data")
+        return RequestFailed(f"{host} stopped sending data")
     if isinstance(error, exceptions.IncompleteRead):
-        return Broken(f"{host} cut the connection off")
-    return Broken(f"{host}: the connection broke: {_reason(error)}")
+        return RequestFailed(f"{host} cut the connection off")
+    return RequestFailed(f"{host}: the connection broke: {_reason(error)}")
 
 
 def _innermost(error: BaseException) -> BaseException:

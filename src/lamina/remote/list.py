@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 
 from lamina.errors import InvalidDocument, LimitExceeded, NotFound, ReferenceNotFound, RemoteFailure
 from lamina.remote.client import Client
-from lamina.remote.http import Broken, joined, target_of
+from lamina.remote.http import RequestFailed, joined, target_of
 from lamina.remote.link import next_page
 from lamina.remote.read import RemoteReader
 from lamina.spec.descriptor import Descriptor
@@ -97,7 +97,7 @@ def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterat
             return
         try:
             url = client.base + target_of(joined(url, found))
-        except Broken as error:
+        except RequestFailed as error:
             raise RemoteFailure(
                 f"{what}: the next page: {error}", hint="report it to the registry's operator"
             ) from None

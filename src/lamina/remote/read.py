@@ -31,7 +31,7 @@ from lamina.light import pattern
 from lamina.remote.challenge import scope
 from lamina.remote.client import Client
 from lamina.remote.encoding import decoder_for
-from lamina.remote.http import Answer, Broken, digits
+from lamina.remote.http import Answer, RequestFailed, digits
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -179,7 +179,7 @@ class RemoteReader:
                 return ask(site)
             except (NotFound, RemoteFailure, AccessDenied, Unsupported) as error:
                 if not isinstance(error, NotFound):
-                    site.client.tell(Warned(f"mirror {site.client.host}: {error.message}; asking the next"))
+                    site.client.emit(Warned(f"mirror {site.client.host}: {error.message}; asking the next"))
         return ask(sites[-1])
 
 
@@ -323,10 +323,10 @@ class RemoteStream:
                     self._answer = self._ask()
                 data = (self._encoded or self._answer).read1(want)
                 if not data:
-                    raise Broken(f"{self._site.client.host} cut the connection off")
+                    raise RequestFailed(f"{self._site.client.host} cut the connection off")
                 self._watch_speed()
                 return data
-            except Broken as error:
+            except RequestFailed as error:
                 try:
                     self._cut(error)
                 except RemoteFailure as failure:
@@ -339,13 +339,13 @@ class RemoteStream:
         if not self._others:
             raise error
         if not isinstance(error, NotFound):
-            self._site.client.tell(Warned(f"mirror {self._site.client.host}: {error.message}; asking the next"))
+            self._site.client.emit(Warned(f"mirror {self._site.client.host}: {error.message}; asking the next"))
         self._close_answer()
         self._site = self._others.pop(0)
         self._failures, self._last_cut = 0, self._at
         self._whole = False
 
-    def _cut(self, error: Broken) -> None:
+    def _cut(self, error: RequestFailed) -> None:
         if self._cancel.is_set:
             raise Cancelled("cancelled")
         self._close_answer()
@@ -358,7 +358,7 @@ class RemoteStream:
                 f"{self._failures} times: {error}",
                 hint="try again: the received bytes are kept",
             )
-        client.tell(
+        client.emit(
             Warned(
                 f"{self._what}: {error} at byte {self._at} of {self._descriptor.size}; "
                 + ("starting over" if self._whole else "resuming there")
@@ -377,7 +377,7 @@ class RemoteStream:
         now = time.monotonic()
         if now - since >= SLOW_WINDOW:
             if self._at - at < SLOW_BYTES:
-                raise Broken(f"{self._site.client.host} sends too slowly")
+                raise RequestFailed(f"{self._site.client.host} sends too slowly")
             self._window = (now, self._at)
 
     def _ask(self) -> Answer:
@@ -419,9 +419,9 @@ class RemoteStream:
             found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
             if answer.encoding and (found is None or length != int(found[2]) - int(found[1]) + 1):
                 self._whole = True
-                raise Broken(f"{host} sends a range of encoded bytes")
+                raise RequestFailed(f"{host} sends a range of encoded bytes")
             if found is None or int(found[1]) != self._at:
-                raise Broken(f"{host} sends another range than requested")
+                raise RequestFailed(f"{host} sends another range than requested")
             if found[3] != "*" and int(found[3]) != size:
                 raise self._other_size(found[3])
             return
@@ -432,7 +432,7 @@ class RemoteStream:
             if self._whole or self._at == self._start:
                 raise self._other_size("fewer")
             self._whole = True  # it gave bytes of the blob before: start over and skip these
-            raise Broken(f"{host} refuses the rest")
+            raise RequestFailed(f"{host} refuses the rest")
         if answer.encoding and length != size:  # else the header describes the blob itself
             self._encoded = _Encoded(answer, self._what, size)
             self._skip(self._encoded, self._at)
@@ -447,12 +447,12 @@ class RemoteStream:
         while size > 0:
             data = answer.read1(min(size, PIECE))
             if not data:
-                raise Broken(f"{self._site.client.host} cut the connection off")
+                raise RequestFailed(f"{self._site.client.host} cut the connection off")
             size -= len(data)
             got += len(data)
             if time.monotonic() - since >= SLOW_WINDOW:
                 if got < SLOW_BYTES:
-                    raise Broken(f"{self._site.client.host} sends too slowly")
+                    raise RequestFailed(f"{self._site.client.host} sends too slowly")
                 since, got = time.monotonic(), 0
 
     def _other_size(self, found: str) -> SizeMismatch:
@@ -494,7 +494,7 @@ class _Encoded:
         self._piece = b""
 
     def read1(self, size: int) -> bytes:
-        """Read some decoded bytes. Raises Broken."""
+        """Read some decoded bytes. Raises RequestFailed."""
         try:
             while not self._piece:
                 self._piece = next(self._pieces, b"")
@@ -506,6 +506,6 @@ class _Encoded:
                     return b""
                 self._pieces = self._decoder.feed(data)
         except InvalidLayer as error:
-            raise Broken(error.message) from None
+            raise RequestFailed(error.message) from None
         data, self._piece = self._piece[:size], self._piece[size:]
         return data

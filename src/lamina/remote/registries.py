@@ -77,7 +77,7 @@ class Registries(Value):
         if rule is None:
             return (Endpoint(reference.domain, reference.path),)
         if rule.blocked:
-            raise UsageError(f"{name} is blocked", hint=f"see {rule.file}")
+            raise UsageError(f"{name} is blocked by {rule.file}", hint="use another registry, or change that file")
         # a wildcard stands for the host; with a prefix that has a tag, the name is the whole repository
         wild = rule.prefix.startswith("*.")
         rest = f"/{reference.path}" if wild else name.removeprefix(_split_tag(rule.prefix)[0])
@@ -182,7 +182,9 @@ def _rule(table: Mapping[str, Any], what: str, file: str) -> _Rule:
             raise UsageError(f"{which} has no location", hint="see containers-registries.conf(5)")
         pull = _text(entry, "pull-from-mirror", which) or ("digest-only" if only_digest else "all")
         if pull not in _PULL_FROM:
-            raise UsageError(f"{which}: pull-from-mirror {pull!r:.60}", hint="known: " + ", ".join(_PULL_FROM))
+            raise UsageError(
+                f"{which}: unknown value of pull-from-mirror: {pull!r:.60}", hint="use " + ", ".join(_PULL_FROM)
+            )
         mirrors.append(_Mirror(place, _flag(entry, "insecure", which), pull))
     return _Rule(
         prefix,

@@ -19,13 +19,13 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_STRANGE = pattern(r"[^a-z0-9._:%-]|^[^:]*%")  # programs disagree about where such a host ends
+_AMBIGUOUS = pattern(r"[^a-z0-9._:%-]|^[^:]*%")  # programs disagree about where such a host ends
 _SECOND_LEVELS = _names(
     "ac biz co com ed edu fin firm gen go gob gouv gov govt gv id ind inf info jus kr lg ltd mil ne net nhs nic nom "
     "or org plc police priv pro res sch tm web"
 )
 """Second levels of two-letter country domains that are not sites: co.uk, com.au, or.jp."""
-_SHARED = _names(
+_PUBLIC_SUFFIXES = _names(
     # pages and applications of users
     "github.io gitlab.io bitbucket.io codeberg.page pages.dev workers.dev netlify.app vercel.app now.sh surge.sh "
     "readthedocs.io web.app firebaseapp.com blogspot.com wordpress.com github.dev githubpreview.dev herokuapp.com "
@@ -40,7 +40,7 @@ _SHARED = _names(
     "za.com gb.net hu.net in.net jp.net se.net uk.net com.de service.gov.uk"
 )
 """Everybody can get a name below these."""
-_APART = _names(
+_CUSTOMER_SUFFIXES = _names(
     "amazonaws.com amazonaws.com.cn cloudfront.net elasticbeanstalk.com awsapprunner.com on.aws "
     "azurecr.io azurecr.cn azurewebsites.net azure-api.net azurecontainer.io azurecontainerapps.io azureedge.net "
     "azurefd.net azurestaticapps.net cloudapp.net cloudapp.azure.com windows.net trafficmanager.net "
@@ -50,7 +50,7 @@ _APART = _names(
     "jfrog.io cloudsmith.io nip.io sslip.io xip.io"
 )
 """Machines and services of many customers are below these, at any depth: each host is a site."""
-_TOGETHER = (
+_TOKEN_SERVERS = (
     ({"docker.io", "docker.com", "dhi.io"}, "auth.docker.io"),
     ({"scw.cloud"}, "api.scaleway.com"),
 )
@@ -66,26 +66,26 @@ def same_site(host: str, other: str) -> bool:
         return False
     if mine == theirs or (is_loopback(mine) and is_loopback(theirs)):
         return True
-    if any(theirs == server and any(_is_below(mine, zone) for zone in zones) for zones, server in _TOGETHER):
+    if any(theirs == server and any(_is_below(mine, zone) for zone in zones) for zones, server in _TOKEN_SERVERS):
         return True
     site = _site(mine)
     return bool(site) and site == _site(theirs)
 
 
-def may_have_login(host: str, other: str, told: Collection[tuple[str, str]]) -> bool:
+def may_have_login(host: str, other: str, login_hosts: Collection[tuple[str, str]]) -> bool:
     """Whether the login of the registry ``host`` may be sent to ``other`` (a host, with its port if any): on the same
-    site, or allowed by the user in ``told``, as (registry, host)."""
-    return same_site(host, other) or is_told(host, other, told)
+    site, or allowed by the user in ``login_hosts``, as (registry, host)."""
+    return same_site(host, other) or is_login_host(host, other, login_hosts)
 
 
-def is_told(host: str, other: str, told: Collection[tuple[str, str]]) -> bool:
+def is_login_host(host: str, other: str, login_hosts: Collection[tuple[str, str]]) -> bool:
     """Whether the user allowed the login of ``host`` to be sent to ``other``. A host without a port means
     all ports."""
     host, other = host.lower(), other.lower()
-    return bool(other) and ((host, other) in told or (host, _name(other)) in told)
+    return bool(other) and ((host, other) in login_hosts or (host, _name(other)) in login_hosts)
 
 
-def how_to_tell(host: str, other: str) -> str:
+def login_hosts_setting(host: str, other: str) -> str:
     """Return the setting with which the user can allow it."""
     return f"login_hosts = '{host}={other[:200]}'"
 
@@ -96,7 +96,7 @@ def _name(host: str) -> str:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
-    return "" if _STRANGE.search(name) else name.removesuffix(".")
+    return "" if _AMBIGUOUS.search(name) else name.removesuffix(".")
 
 
 def _site(name: str) -> str:
@@ -105,10 +105,10 @@ def _site(name: str) -> str:
     if len(labels) < 2 or not all(labels) or ":" in name or labels[-1].isdigit():
         return ""
     above = [".".join(labels[start:]) for start in range(len(labels))]
-    if not _APART.isdisjoint(above):
+    if not _CUSTOMER_SUFFIXES.isdisjoint(above):
         return ""
     for start, suffix in enumerate(above):
-        if suffix in _SHARED:
+        if suffix in _PUBLIC_SUFFIXES:
             return above[start - 1] if start else ""
     size = 3 if len(labels[-1]) == 2 and labels[-2] in _SECOND_LEVELS else 2
     return ".".join(labels[-size:]) if len(labels) >= size else ""

@@ -19,7 +19,7 @@ from lamina.host.files import CHUNK
 from lamina.light import pattern
 from lamina.remote.challenge import scope
 from lamina.remote.client import MAX_WAIT, TEMPORARY, retry_after
-from lamina.remote.http import Answer, Broken, digits, joined
+from lamina.remote.http import Answer, RequestFailed, digits, joined
 from lamina.remote.read import Site
 from lamina.source.verify import verified
 from lamina.spec.descriptor import Descriptor
@@ -264,8 +264,8 @@ class Upload:
         smaller = min(FIRST_CHUNK, self._descriptor.size // 2) if not self._chunk else self._chunk // 4
         if self._chunk and self._chunk <= least:
             raise RemoteFailure(
-                f"{self._what}: {self._client.host} does not even accept {self._chunk} bytes at once: {problem}",
-                hint="raise the limit of the proxy before the registry",
+                f"{self._what}: {self._client.host} does not accept {self._chunk} bytes in one request: {problem}",
+                hint="raise the limit of request sizes in the proxy before the registry",
             )
         self._chunk = max(smaller, least)
 
@@ -344,7 +344,7 @@ class Upload:
             return
         try:
             url = joined(answer.url, location)
-        except Broken as error:
+        except RequestFailed as error:
             raise RemoteFailure(f"{self._what}: {error}", hint="report it to the registry's operator") from None
         parts, home = urlsplit(url), urlsplit(self._client.base)
         if parts.scheme not in ("http", "https") or parts.username is not None:

@@ -95,7 +95,10 @@ class RemoteSession:
         under its digest."""
         reference = self._repository.reference(name) if name else None
         if reference is not None and reference.digest not in (None, descriptor.digest):
-            raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave out the digest of the target")
+            raise Conflict(
+                f"{reference} can't be a name of {descriptor.digest}: it contains another digest",
+                hint="leave out the digest",
+            )
         if reference is None or reference.tag is None:
             self.flush()
             return

@@ -1,1 +1,1 @@
-"""Files of this machine as entries of a layer. Symlinks are never followed. Must not know images."""
+"""Files of the host as entries of a layer. Symlinks are never followed. Must not know images."""

@@ -1,4 +1,4 @@
-"""Files of this machine as a layer that is never written: its index is in memory, its contents stay in place."""
+"""Files of the host as a layer that is never written: its index is in memory, its contents stay in place."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lamina.serve.http_message import (
 from lamina.serve.ranges import Unsatisfiable, parse_range
 from lamina.serve.routes import ApiError, page
 from lamina.source.abilities import takes_pushes
-from lamina.source.walk import Known, below, listed, looking, walk
+from lamina.source.walk import Known, classifier, listed_documents, reachable, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -105,7 +105,9 @@ class ReadApi:
         for _, descriptor in own:
             if descriptor.digest == digest:
                 return descriptor
-        for found in walk(looking(self._source), [entry for _, entry in own], into=listed, deepest=None):
+        for found in walk(
+            classifier(self._source), [entry for _, entry in own], children=listed_documents, max_depth=None
+        ):
             if isinstance(found, Known) and found.descriptor.digest == digest:
                 return found.descriptor
         raise no_manifest(name)
@@ -122,7 +124,7 @@ class ReadApi:
         if takes_pushes(self._source):  # it has blobs by their digests
             return self._source.blobs.size(digest)
         for _, top in self._source.names():
-            for known in below(self._source, top):
+            for known in reachable(self._source, top):
                 if known.digest == digest:
                     return known.size
         return None

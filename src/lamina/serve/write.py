@@ -11,7 +11,7 @@ from lamina.serve.http_message import Request, Response, digest_of, digest_or_no
 from lamina.serve.ranges import parse_chunk
 from lamina.serve.read import ReadApi
 from lamina.serve.routes import ApiError
-from lamina.source.walk import below, blobs
+from lamina.source.walk import manifest_blobs, reachable
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -141,7 +141,7 @@ class WriteApi(ReadApi):
             descriptor = Descriptor(document.media_type, digest, len(raw))
             descriptor.check(raw)
             # a client may have found blobs here, and not sent them
-            named = blobs(document) if isinstance(document, Manifest) else []
+            named = manifest_blobs(document) if isinstance(document, Manifest) else []
             for one in (descriptor, *named):
                 self._note(repository, one.digest)
             session.put_manifest(descriptor, raw)
@@ -157,7 +157,7 @@ class WriteApi(ReadApi):
         pinned = f"{repository.repository}@{digest}"
         for full in [f"{repository.repository}:{tag}" for tag in tags] or [pinned]:
             session.tag(full, descriptor)
-        self._named(session, repository, [digest, *(one.digest for one in below(place, descriptor))])
+        self._named(session, repository, [digest, *(one.digest for one in reachable(place, descriptor))])
         headers = {
             "Location": f"{request.target}/manifests/{digest}{ns_of(request.route)}",
             "Docker-Content-Digest": str(digest),

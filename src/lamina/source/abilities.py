@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from lamina.source.protocols import (
         Abortable,
-        Gatherer,
-        Knower,
+        BatchWriter,
         Lister,
-        Maker,
+        ManifestMaker,
         Referrers,
+        SameImageFinder,
         TarReader,
         TarWriter,
     )
@@ -42,19 +42,19 @@ def takes_tars(place: object) -> TypeIs[TarWriter]:
     return hasattr(place, "put_tar")
 
 
-def makes_manifests(place: object) -> TypeIs[Maker]:
+def makes_manifests(place: object) -> TypeIs[ManifestMaker]:
     """Whether the place makes manifests for images that have none."""
-    return hasattr(place, "makes")
+    return hasattr(place, "has_made")
 
 
-def knows_images(place: object) -> TypeIs[Knower]:
+def finds_same_image(place: object) -> TypeIs[SameImageFinder]:
     """Whether the place finds an image by its config."""
     return hasattr(place, "same_image")
 
 
-def gathers(place: object) -> TypeIs[Gatherer]:
+def writes_batches(place: object) -> TypeIs[BatchWriter]:
     """Whether the place writes many images faster together."""
-    return hasattr(place, "gathering") and hasattr(place, "give_names")
+    return hasattr(place, "batch") and hasattr(place, "commit_names")
 
 
 def lists_names(place: object) -> TypeIs[Lister]:

@@ -173,15 +173,15 @@ class Session(Protocol):
         ...
 
 
-class Maker(Protocol):
+class ManifestMaker(Protocol):
     """A place that has no manifests of its own, and makes them for what it holds."""
 
-    def makes(self, descriptor: Descriptor) -> bool:
+    def has_made(self, descriptor: Descriptor) -> bool:
         """Whether this manifest was made here."""
         ...
 
 
-class Knower(Protocol):
+class SameImageFinder(Protocol):
     """A session of a place that recognizes an image by its config, whatever its manifest."""
 
     def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
@@ -191,17 +191,17 @@ class Knower(Protocol):
         ...
 
 
-class Gatherer(Protocol):
+class BatchWriter(Protocol):
     """A session that brings in many images faster if an image may become visible later than the call returns."""
 
-    def gathering(self) -> AbstractContextManager[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """What is put and named in the block may become durable and visible to others later than each call returns,
         but at the latest when the block ends. If the block ends with an exception, the images that were named before
         still get their names."""
         ...
 
-    def give_names(self) -> None:
-        """Bring what waits to its place, before something that may take long."""
+    def commit_names(self) -> None:
+        """Make what waits durable and visible now, before something that may take long."""
         ...
 
 

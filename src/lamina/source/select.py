@@ -89,7 +89,7 @@ def read_config(reader: Reader, manifest: Manifest, what: str) -> ImageConfig:
     if not manifest.is_image:
         raise Unsupported(
             f"{what} is an artifact, not an image: {manifest.artifact_type or manifest.config.media_type!r:.100}",
-            hint="copy it with `lamina copy`: it has no layers to read",
+            hint="use `lamina copy` to copy it: it has no files to read",
         )
     raw = read_document(reader, manifest.config, what)
     config = ImageConfig.parse(raw, f"the config of {what}", manifest.config_type)
@@ -101,7 +101,10 @@ def read_document(reader: Reader, descriptor: Descriptor, what: str) -> bytes:
     """Read a config or another small blob completely and verify it. Raises LimitExceeded (4 MiB), BlobNotFound,
     InvalidContent."""
     if descriptor.size > MAX_DOCUMENT:
-        raise LimitExceeded(f"{what}: the config is too large: {descriptor.size} bytes, the limit is 4 MiB")
+        raise LimitExceeded(
+            f"{what}: the config is too large: {descriptor.size} bytes, the limit is 4 MiB",
+            hint="report it to the publisher of the image",
+        )
     if descriptor.data is not None:
         return descriptor.data
     return b"".join(verified(reader.blob(descriptor)))

@@ -30,11 +30,11 @@ class Stack(Value):
     layers: tuple[LayerHandle, ...]
     steps: tuple[History | None, ...] = ()
     first: int = 1
-    look: Callable[[Stack], Union] | None = None
+    open_union: Callable[[Stack], Union] | None = None
     """A faster way to ``union``, if there is one."""
-    kept: Callable[[Stack], Union | None] | None = None
+    stored_union: Callable[[Stack], Union | None] | None = None
     """Returns the union if an earlier call merged it and stored it; it never merges."""
-    again: tuple[Callable[..., Stack], tuple[object, ...]] | None = field(
+    reopened_by: tuple[Callable[..., Stack], tuple[object, ...]] | None = field(
         default_factory=lambda: None, repr=False, compare=False
     )
     """How another process opens the whole image: a function and its arguments."""
@@ -43,9 +43,9 @@ class Stack(Value):
     def __reduce__(self) -> tuple[Callable[..., Stack], tuple[object, ...]]:
         """Pickle the stack by its name, because layers hold open files. Raises TypeError if it was not opened by a
         name."""
-        if self.again is None:
+        if self.reopened_by is None:
             raise TypeError(f"the image {self.name} can't be pickled: it was not opened by a name")
-        return _opened_again, (*self.again, self.first, len(self.layers))
+        return _opened_again, (*self.reopened_by, self.first, len(self.layers))
 
     def __copy__(self) -> Stack:
         return self
@@ -95,10 +95,10 @@ class Stack(Value):
         self._cache["tree"] = tree
 
     def union(self) -> Union:
-        """Return the union for a few lookups: ``look`` may provide it without a merge."""
+        """Return the union for a few lookups: ``open_union`` may provide it without a merge."""
         found = self._known()
         if found is None:
-            found = self._cache["union"] = self.look(self) if self.look else self.tree()
+            found = self._cache["union"] = self.open_union(self) if self.open_union else self.tree()
         return found
 
     def _known(self) -> Union | None:
@@ -149,8 +149,8 @@ class Stack(Value):
     def _ready(self) -> Union | None:
         """Return the whole union if it is merged or stored, or if so many lookups came that a merge is cheaper."""
         union = self._known()
-        if union is None and self.kept is not None:
-            union = self._cache["union"] = self.kept(self)
+        if union is None and self.stored_union is not None:
+            union = self._cache["union"] = self.stored_union(self)
         if union is None:
             asked: int = self._cache.get("asked", 0) + 1  # type: ignore[operator]
             self._cache["asked"] = asked

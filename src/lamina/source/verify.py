@@ -136,5 +136,5 @@ def prove_diff_id(layer: Digest, stated: Digest, actual: Digest) -> None:
     if actual != stated:
         raise DigestMismatch(
             f"layer {layer} unpacks to {actual}, but the config states {stated}",
-            hint="fetch the image again: config and layer don't belong together",
+            hint="fetch the image again; if that fails, report it to its publisher",
         )

@@ -1,8 +1,8 @@
 """The only walk over the graph of documents: indexes, the documents they list, and manifests.
 
-It returns one of four types for each document: ``Known``; ``Absent``; ``Damaged`` (its bytes do not match its digest
-or can't be read); ``Unread`` (its bytes are intact, but lamina can't read them as a document). The caller decides
-what follows from each.
+Each document is classified as one of four types: ``Known``; ``Absent``; ``Damaged`` (its bytes do not match its
+digest or can't be read); ``Unrecognized`` (its bytes are intact, but not a document that lamina can read). The caller
+decides what follows from each.
 """
 
 from __future__ import annotations
@@ -51,22 +51,23 @@ class Damaged:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
-    """The bytes are intact, but not a document that lamina reads: a layer, an unknown type, a malformed manifest."""
+class Unrecognized:
+    """The bytes are intact, but not a document that lamina can read: a layer, an unknown type, or a malformed
+    manifest."""
 
     descriptor: Descriptor
     error: LaminaError
 
 
-Found = Known | Absent | Damaged | Unread
-Look = Callable[[Descriptor], Found]
+Classified = Known | Absent | Damaged | Unrecognized
+Classifier = Callable[[Descriptor], Classified]
 
 
-def look(
-    read: Callable[[Descriptor], bytes], descriptor: Descriptor, *, what: str = "", announced: bool = True
-) -> Found:
+def classify(
+    read: Callable[[Descriptor], bytes], descriptor: Descriptor, *, what: str = "", check_media_type: bool = True
+) -> Classified:
     """Read and classify one document. ``read`` returns its verified bytes, as ``Reader.manifest`` does.
-    ``announced``: the media type must agree with the descriptor's. Raises what ``read`` raises besides
+    ``check_media_type``: the media type must agree with the descriptor's. Raises what ``read`` raises besides
     (RemoteFailure, AccessDenied)."""
     try:
         raw = read(descriptor)
@@ -75,20 +76,20 @@ def look(
     except (InvalidContent, SystemFailure) as error:
         return Damaged(descriptor, error)
     except Unsupported as error:  # the digest's algorithm can't be computed here
-        return Unread(descriptor, error)
+        return Unrecognized(descriptor, error)
     try:
-        document = parse(raw, descriptor.media_type if announced else None, what or str(descriptor.digest))
+        document = parse(raw, descriptor.media_type if check_media_type else None, what or str(descriptor.digest))
     except (InvalidContent, Unsupported) as error:
-        return Unread(descriptor, error)
+        return Unrecognized(descriptor, error)
     return Known(descriptor, document)
 
 
-def looking(reader: Reader, what: str = "") -> Look:
-    """Return ``look`` bound to a place; ``what`` names the image in errors."""
-    return lambda descriptor: look(reader.manifest, descriptor, what=what)
+def classifier(reader: Reader, what: str = "") -> Classifier:
+    """Return ``classify`` bound to a place; ``what`` names the image in errors."""
+    return lambda descriptor: classify(reader.manifest, descriptor, what=what)
 
 
-def listed(found: Found) -> Iterable[Descriptor]:
+def listed_documents(found: Classified) -> Iterable[Descriptor]:
     """Return the documents that an index lists. Layers and unknown types, which a hostile index may list, are left
     out."""
     if isinstance(found, Known) and isinstance(found.document, Index):
@@ -97,19 +98,19 @@ def listed(found: Found) -> Iterable[Descriptor]:
 
 
 def walk(
-    look: Callable[[Descriptor], T],
+    classify: Callable[[Descriptor], T],
     tops: Iterable[Descriptor],
     *,
-    into: Callable[[T], Iterable[Descriptor]],
-    deepest: int | None = MAX_NESTING,
+    children: Callable[[T], Iterable[Descriptor]],
+    max_depth: int | None = MAX_NESTING,
     children_first: bool = False,
     what: str = "",
 ) -> Iterator[T]:
-    """Yield what ``look`` returns for each document reachable from ``tops``: each document once, depth first, in the
-    order of the indexes. ``into`` returns the documents to visit next (``listed``: all). An index comes before the
-    documents it lists; with ``children_first``, after them.
+    """Yield what ``classify`` returns for each document reachable from ``tops``: each document once, depth first, in
+    the order of the indexes. ``children`` returns the documents to visit next (``listed_documents``: all that an
+    index lists). An index comes before the documents it lists; with ``children_first``, after them.
 
-    Raises InvalidDocument if indexes are nested more than ``deepest`` levels. None means no limit: a loop is
+    Raises InvalidDocument if indexes are nested more than ``max_depth`` levels. None means no limit: a loop is
     impossible, and a local place has few levels.
     """
     seen: set[Digest] = set()
@@ -123,17 +124,17 @@ def walk(
         if step.descriptor.digest in seen:
             continue
         seen.add(step.descriptor.digest)
-        found = look(step.descriptor)
-        children = [_Step(child, step.depth + 1) for child in into(found)]
-        if children and deepest is not None and step.depth >= deepest:
+        found = classify(step.descriptor)
+        below = [_Step(child, step.depth + 1) for child in children(found)]
+        if below and max_depth is not None and step.depth >= max_depth:
             raise InvalidDocument(
-                f"{what or step.descriptor.digest}: indexes are nested more than {deepest} deep",
+                f"{what or step.descriptor.digest}: indexes are nested more than {max_depth} deep",
                 hint="report it to the publisher of the image",
             )
         if children_first:
             left.append(found)
             pending.append(_Step(step.descriptor, step.depth, leaves=True))
-        pending += children[::-1]
+        pending += below[::-1]
         if not children_first:
             yield found
 
@@ -145,19 +146,19 @@ class _Step:
         self.descriptor, self.depth, self.leaves = descriptor, depth, leaves
 
 
-def below(reader: Reader, top: Descriptor) -> Iterator[Descriptor]:
+def reachable(reader: Reader, top: Descriptor) -> Iterator[Descriptor]:
     """Yield everything reachable from a document that is present, including itself: documents, configs and layers."""
     seen: set[Digest] = set()
-    for found in walk(looking(reader), [top], into=listed, deepest=None):
+    for found in walk(classifier(reader), [top], children=listed_documents, max_depth=None):
         named = [found.descriptor]
         if isinstance(found, Known):
-            named += found.document.manifests if isinstance(found.document, Index) else blobs(found.document)
+            named += found.document.manifests if isinstance(found.document, Index) else manifest_blobs(found.document)
         for one in named:
             if one.digest not in seen:
                 seen.add(one.digest)
                 yield one
 
 
-def blobs(manifest: Manifest) -> list[Descriptor]:
+def manifest_blobs(manifest: Manifest) -> list[Descriptor]:
     """List the blobs of a manifest: its config, then its layers."""
     return [manifest.config, *manifest.layers]

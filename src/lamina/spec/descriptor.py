@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lamina.errors import DigestMismatch, InvalidDocument, SizeMismatch, UsageError
 from lamina.light import TYPE_CHECKING, Value, field, replace
 from lamina.spec.digest import Digest
-from lamina.spec.json import kind_of, refuse_twins
+from lamina.spec.json import kind_of, refuse_case_variants
 from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Descriptor(Value):
         if type(value) is not dict:
             raise _invalid(what, "descriptor", "an object", value)
         if not value.keys() <= KNOWN_KEYS:
-            refuse_twins(value, KNOWN_KEYS, what)
+            refuse_case_variants(value, KNOWN_KEYS, what)
         size = value.get("size")
         if type(size) is not int or not 0 <= size <= MAX_SIZE:
             shown = size if type(size) is int else kind_of(size)

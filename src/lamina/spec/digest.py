@@ -42,13 +42,11 @@ class Digest(Value):
         if isinstance(text, str) and len(text) == 71 and text[:7] == "sha256:" and not text[7:].strip(_DIGITS):
             return cls(CANONICAL, text[7:])  # fast path: nearly all digests
         if not isinstance(text, str) or len(text) > 512 or not _GRAMMAR.fullmatch(text):
-            raise UsageError(f"not a digest: {text!r:.200}", hint="expected like sha256:<64 hex digits>")
+            raise UsageError(f"not a digest: {text!r:.200}", hint="write it like sha256:<64 hex digits>")
         algorithm, encoded = text.split(":", 1)
         length = _HEX_LENGTH.get(algorithm)
         if length is not None and (len(encoded) != length or not _HEX.fullmatch(encoded)):
-            raise UsageError(
-                f"not a {algorithm} digest: {text!r:.200}", hint=f"expected {length} lower-case hex digits"
-            )
+            raise UsageError(f"not a {algorithm} digest: {text!r:.200}", hint=f"give {length} lower-case hex digits")
         return cls(algorithm, encoded)
 
     @classmethod
@@ -60,7 +58,7 @@ class Digest(Value):
 
     @property
     def supported(self) -> bool:
-        """Whether this machine can compute digests of this algorithm."""
+        """Whether this host can compute digests of this algorithm."""
         return self.algorithm in _HEX_LENGTH
 
     def hasher(self, size: int | None = None) -> Hasher:
@@ -90,7 +88,7 @@ def new_hasher(algorithm: str = CANONICAL, size: int | None = None) -> Hasher:
     loaded. Raises Unsupported for an algorithm that can't be computed here."""
     if algorithm not in _HEX_LENGTH:
         raise Unsupported(
-            f"digest algorithm {algorithm!r:.60} can't be verified", hint="known: " + ", ".join(sorted(_HEX_LENGTH))
+            f"digest algorithm {algorithm!r:.60} can't be verified", hint="use " + ", ".join(sorted(_HEX_LENGTH))
         )
     if algorithm == CANONICAL and size is not None and size <= _FEW and "hashlib" not in sys.modules:
         own = _own_sha256()

@@ -14,7 +14,7 @@ from lamina.light import TYPE_CHECKING, Value
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.json import dump, kind_of, load, refuse_twins
+from lamina.spec.json import dump, kind_of, load, refuse_case_variants
 from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class History(Value):
         """Read one step from a decoded JSON value. Raises InvalidDocument, which names ``what``."""
         if type(value) is not dict:
             raise _invalid(what, "a step", "an object", value)
-        refuse_twins(value, _HISTORY_KNOWN, what)
+        refuse_case_variants(value, _HISTORY_KNOWN, what)
         empty = value.get("empty_layer")
         if empty is not None and type(empty) is not bool:
             raise _invalid(what, "empty_layer", "true or false", empty)
@@ -153,7 +153,7 @@ class ImageConfig:
             for number, step in enumerate(_list(value, "history", what))
         )
         run = _object(value, "config", what)
-        refuse_twins(run, _RUN_KNOWN, f"{what}: config")
+        refuse_case_variants(run, _RUN_KNOWN, f"{what}: config")
         what = f"{what}: config"
         self.user = _text(run, "User", what) or ""
         self.working_dir = _text(run, "WorkingDir", what) or ""
@@ -291,7 +291,7 @@ class ImageConfig:
         if count != len(self.diff_ids):
             raise InvalidDocument(
                 f"{what}: the manifest has {count} layers, but the config names {len(self.diff_ids)} diff_ids",
-                hint="manifest and config don't belong together",
+                hint="report it to the publisher of the image: its config does not fit its layers",
             )
 
     def _edited(self, value: dict[str, Any]) -> ImageConfig:
@@ -331,7 +331,7 @@ def _changed(value: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
     given: dict[str, Any] = dict(changes)
     unknown = given.keys() - _TOP_KEYS.keys() - _RUN_KEYS.keys()
     if unknown:
-        raise UsageError(f"an image config has no field {min(unknown)!r}")
+        raise UsageError(f"an image config has no field {min(unknown)!r}", hint=f"use {', '.join(CHANGEABLE)}")
     result = dict(value)
     for name, key in _TOP_KEYS.items():
         if name in given:
@@ -348,7 +348,9 @@ def _changed(value: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
 def _written(name: str, value: Any) -> Any:
     if value is None or isinstance(value, str):
         if name in ("env", "cmd", "entrypoint", "exposed_ports", "volumes", "labels") and value is not None:
-            raise UsageError(f"{name} must be a list, not the text {value!r:.80}")
+            raise UsageError(
+                f"{name} must be a list, not the text {value!r:.80}", hint=f"write it as [{value!r:.80}]"
+            )
         return value
     if name in ("exposed_ports", "volumes"):
         return {item: {} for item in sorted(value)}
@@ -365,7 +367,7 @@ def _put(value: dict[str, Any], key: str, new: Any) -> None:
 def _diff_ids(rootfs: object, what: str) -> tuple[Digest, ...]:
     if type(rootfs) is not dict:
         raise _invalid(what, "rootfs", "an object", rootfs)
-    refuse_twins(rootfs, frozenset({"type", "diff_ids"}), f"{what}: rootfs")
+    refuse_case_variants(rootfs, frozenset({"type", "diff_ids"}), f"{what}: rootfs")
     kind = _text(rootfs, "type", f"{what}: rootfs")
     if kind not in (None, "layers"):
         raise InvalidDocument(f"{what}: rootfs.type is {kind!r:.60}, expected 'layers'", hint=_HINT)

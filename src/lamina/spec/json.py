@@ -68,7 +68,7 @@ def load(data: bytes, what: str, *, known: frozenset[str] = frozenset(), limit: 
             dump(value)
         except InvalidDocument as error:
             _refuse(what, "a string holds half a surrogate pair", error)
-    refuse_twins(value, known, what)
+    refuse_case_variants(value, known, what)
     return value
 
 
@@ -139,7 +139,7 @@ def write_own(value: object) -> str:
     return "".join(encode(value, 0))
 
 
-def refuse_twins(value: Iterable[str], known: frozenset[str], what: str) -> None:
+def refuse_case_variants(value: Iterable[str], known: frozenset[str], what: str) -> None:
     """Raise InvalidDocument if a key differs from a known key only in case."""
     strange = [key for key in value if key not in known]
     if strange and known:

@@ -142,7 +142,7 @@ def parse(
         return Manifest(raw, value, effective, what)
     raise Unsupported(
         f"{what} is of type {effective!r:.100}, which is not an image manifest or index",
-        hint="lamina reads OCI manifests and indexes, and docker's version 2 schema 2",
+        hint="use an OCI manifest or index, or docker's version 2 schema 2",
     )
 
 

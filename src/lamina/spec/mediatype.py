@@ -116,7 +116,7 @@ def layer_type(compression: str, docker: bool = False, *, foreign: bool = False)
         raise Unsupported(
             f"docker's manifest format has no {compression} layers", hint="write OCI, or compress with gzip"
         )
-    raise UsageError(f"unknown compression {compression!r:.60}", hint="known: " + ", ".join(oci))
+    raise UsageError(f"unknown compression {compression!r:.60}", hint="use " + ", ".join(oci))
 
 
 def essence(content_type: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lamina.errors import Unsupported, UsageError
 from lamina.light import Value, pattern, replace
 from lamina.spec.reference import Reference
+from lamina.spec.transport import BY_NAME, REGISTRY
 
-ARCHIVES = ("oci", "oci-archive", "docker-archive", "dir")
 _REFUSED = {
     "containers-storage": "save it with podman or skopeo to an oci: layout first",
     "docker-daemon": "run `docker save` and use docker-archive:FILE",
@@ -18,9 +18,9 @@ _RANGE = pattern(r"~(\d{1,9})(?::(\d{1,9}))?$")
 
 
 class ImageName(Value):
-    """The parts of an image name. ``transport`` is "" for the store (then a registry), "docker" for a registry, or
-    one of ``ARCHIVES``; then ``location`` is the path of the archive. Layers ``low`` to ``high`` count from 1 at the
-    bottom; None is the top."""
+    """The parts of an image name. ``transport`` is "" for the store (then a registry), or a name of
+    ``spec.transport``: ``REGISTRY``, or one with the path of a file or directory in ``location``. Layers ``low`` to
+    ``high`` count from 1 at the bottom; None is the top."""
 
     transport: str
     location: str
@@ -40,7 +40,7 @@ class ImageName(Value):
 
     def __str__(self) -> str:
         text = self.name
-        if self.transport == "docker":
+        if self.transport == REGISTRY:
             text = f"docker://{self.name}"
         elif self.transport:
             text = f"{self.transport}:{self.location}" + (f":{self.name}" if self.name else "")
@@ -53,13 +53,14 @@ def parse_stored(text: str) -> ImageName:
     """Parse the name of an image in the store: ``docker://REF`` means REF here, as in podman. Raises as
     ``parse_name``."""
     name = parse_name(text)
-    return replace(name, transport="") if name.transport == "docker" else name
+    return replace(name, transport="") if name.transport == REGISTRY else name
 
 
 def parse_name(text: str) -> ImageName:
     """Parse an image name. Raises UsageError; Unsupported for a transport of other tools that lamina lacks."""
     if not text or "\0" in text:
-        raise UsageError("an empty image name" if not text else "an image name can't contain a zero byte")
+        what = "the image name contains a zero byte" if text else "the image name is empty"
+        raise UsageError(what, hint="name an image, like debian:12")
     low, high = 1, None
     found = _RANGE.search(text) if "~" in text else None
     if found:
@@ -74,12 +75,15 @@ def parse_name(text: str) -> ImageName:
     transport, colon, rest = text.partition(":")
     if colon and transport in _REFUSED:
         raise Unsupported(f"the transport {transport}: is not supported", hint=_REFUSED[transport])
-    if colon and transport == "docker" and rest.startswith("//"):
-        return ImageName("docker", "", rest[2:], low, high)
-    if colon and transport in ARCHIVES:
-        # a directory holds one image, and `skopeo sync` puts the tag into the directory's name
-        location, _, name = (rest, "", "") if transport == "dir" else rest.partition(":")
-        if not location:
-            raise UsageError(f"{text!r:.200} has no path", hint=f"expected {transport}:PATH[:REFERENCE]")
-        return ImageName(transport, location, name, low, high)
-    return ImageName("", "", text, low, high)
+    known = BY_NAME.get(transport) if colon else None
+    if known is None:
+        return ImageName("", "", text, low, high)
+    if transport == REGISTRY:
+        if rest.startswith("//"):
+            return ImageName(REGISTRY, "", rest[2:], low, high)
+        return ImageName("", "", text, low, high)  # a repository with the name docker, and a tag
+    # `skopeo sync` puts the tag into the name of a directory with one image
+    location, _, name = rest.partition(":") if known.holds_many else (rest, "", "")
+    if not location:
+        raise UsageError(f"{text!r:.200} has no path", hint=f"write it as {known.usage}")
+    return ImageName(transport, location, name, low, high)

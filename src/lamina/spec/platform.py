@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from lamina.errors import InvalidDocument, UsageError
 from lamina.light import TYPE_CHECKING, Value, pattern, replace
-from lamina.spec.json import kind_of, refuse_twins
+from lamina.spec.json import kind_of, refuse_case_variants
 
 if TYPE_CHECKING:
     from typing import Any
@@ -94,7 +94,7 @@ class Platform(Value):
         parts = text.split("/")
         match = _OS_PART.fullmatch(parts[0])
         if match is None or len(parts) > 3 or not all(_PART.fullmatch(part) for part in parts[1:]):
-            raise UsageError(f"not a platform: {text!r:.100}", hint="expected like linux/amd64 or linux/arm/v7")
+            raise UsageError(f"not a platform: {text!r:.100}", hint="write it like linux/amd64 or linux/arm/v7")
         name, version = match[1], match[2] or ""
         if len(parts) > 1:
             variant = parts[2] if len(parts) == 3 else ""
@@ -104,11 +104,11 @@ class Platform(Value):
             return cls(name, host.architecture, host.variant, version).normalized()
         if name.lower() in _ARCHITECTURES and not version:
             return cls("linux", name).normalized()
-        raise UsageError(f"unknown operating system or architecture: {text!r:.100}", hint="expected like linux/amd64")
+        raise UsageError(f"unknown operating system or architecture: {text!r:.100}", hint="write it like linux/amd64")
 
     @classmethod
     def host(cls) -> Platform:
-        """Return this machine's platform. The operating system is always ``linux``: images are made for it."""
+        """Return the host's platform. The operating system is always ``linux``: images are made for it."""
         if hasattr(os, "uname"):
             machine = os.uname().machine
         else:
@@ -123,7 +123,7 @@ class Platform(Value):
         if type(value) is not dict:
             raise _invalid(what, "platform", "an object", value)
         if not value.keys() <= KNOWN_KEYS:
-            refuse_twins(value, KNOWN_KEYS, f"{what}: platform")
+            refuse_case_variants(value, KNOWN_KEYS, f"{what}: platform")
         features = value.get("os.features")
         if features is None:
             features = []

@@ -34,7 +34,7 @@ class Reference(Value):
     def parse(cls, text: str) -> Reference:
         """Parse a reference. Raises UsageError for what docker would refuse."""
         if not text:
-            raise UsageError("an empty reference", hint="expected like debian:12 or host:5000/path/name:tag")
+            raise UsageError("the image name is empty", hint="write it like debian:12 or host:5000/path/name:tag")
         if _is_id(text):
             raise _bad(text, "64 hex digits can't be a repository name: they are taken for an ID")
         if "://" in text:
@@ -154,4 +154,4 @@ def _split_domain(name: str) -> tuple[str, str]:
 
 
 def _bad(text: str, why: str) -> UsageError:
-    return UsageError(f"not a reference: {text!r:.300}: {why}", hint="expected like debian:12 or host:5000/path:tag")
+    return UsageError(f"not a reference: {text!r:.300}: {why}", hint="write it like debian:12 or host:5000/path:tag")

@@ -1,4 +1,4 @@
-"""The time of the store's file system, which may differ from the clock of this machine.
+"""The time of the store's file system, which may differ from the clock of the host.
 
 The age of a file is measured with the clock that set its date. A date in the future (from a wrong clock) counts as
 old.
@@ -14,7 +14,7 @@ from lamina.store.paths import Paths
 
 def now(paths: Paths) -> int:
     """The time, in nanoseconds since 1970, that the store's file system gives to a file that changes now. Needs no
-    free space. If the store can't be written to, the time is that of this machine's clock."""
+    free space. If the store can't be written to, the time is that of the host's clock."""
     try:
         os.utime(paths.lock)
         return os.stat(paths.lock).st_mtime_ns

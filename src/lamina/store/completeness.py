@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from lamina.store.layers import Layers
 
 
-def lacking(manifest: Manifest, blobs: Blobs, layers: Layers) -> Descriptor | None:
+def first_missing(manifest: Manifest, blobs: Blobs, layers: Layers) -> Descriptor | None:
     """The first object that the manifest names and that is neither here nor known to be elsewhere; None if there is
     none."""
-    from lamina.source.walk import blobs as named  # imported late: reading does not need it
+    from lamina.source.walk import manifest_blobs  # imported late: reading does not need it
 
     elsewhere: Mapping[Digest, str] | None = None
-    for needed in named(manifest):
+    for needed in manifest_blobs(manifest):
         if blobs.has(needed) or is_foreign(needed.media_type):
             continue
         elsewhere = layers.origins() if elsewhere is None else elsewhere
@@ -31,20 +31,20 @@ def lacking(manifest: Manifest, blobs: Blobs, layers: Layers) -> Descriptor | No
     return None
 
 
-def fetched(top: Descriptor, known: frozenset[str], blobs: Blobs, layers: Layers) -> str:
+def fetched_children(top: Descriptor, known: frozenset[str], blobs: Blobs, layers: Layers) -> str:
     """The children of an index that were fetched: those here with everything that they need, at any depth, and those
     here that are ``known`` to have been fetched. Digests, comma-separated. A child that another image brought in as a
     layer was not fetched. Raises BlobNotFound if the index itself is not here, InvalidContent if it is damaged."""
-    from lamina.source.walk import Absent, Known, listed, look, walk
+    from lamina.source.walk import Absent, Known, classify, listed_documents, walk
 
-    found = list(walk(lambda one: look(blobs.read, one), [top], into=listed, deepest=None))
+    found = list(walk(lambda one: classify(blobs.read, one), [top], children=listed_documents, max_depth=None))
     if isinstance(found[0], Absent):
-        raise BlobNotFound(f"{top.digest} is not in the store", hint="write it before you name it")
+        raise BlobNotFound(f"{top.digest} is not in the store", hint="write the document before its name")
     if not isinstance(found[0], Known):
         raise found[0].error
 
-    def is_whole(document: Manifest | Index) -> bool:
-        return not isinstance(document, Manifest) or lacking(document, blobs, layers) is None
+    def is_complete(document: Manifest | Index) -> bool:
+        return not isinstance(document, Manifest) or first_missing(document, blobs, layers) is None
 
     here = [(str(one.descriptor.digest), one.document) for one in found[1:] if isinstance(one, Known)]
-    return ",".join(digest for digest, document in here if digest in known or is_whole(document))
+    return ",".join(digest for digest, document in here if digest in known or is_complete(document))

@@ -4,7 +4,7 @@ A record protects its image from gc for as long as the container exists. It is a
 file, rename). Two locks in a container's directory tell which processes work with it. They work across pid
 namespaces, and they do not depend on the clock:
 
-- ``lock`` (a file): held by the process that looks after the running container, and by the runtime that it started.
+- ``lock`` (a file): held by the process that supervises the running container, and by the runtime that it started.
   So a container still counts as running after its lamina was killed. The file holds the first record, so that gc and
   ``rm`` know what a container with a damaged record needs.
 - the directory itself: held shared by processes that read what the container wrote, and exclusively by processes that
@@ -43,7 +43,7 @@ CREATED, RUNNING, EXITED, DAMAGED = "created", "running", "exited", "damaged"
 _RECORD, _LOCK, _OWNER = "container.json", "lock", "owner"
 _WRITTEN = ("upper", "volumes", "memory")
 _STEM = 16  # length of an ID in a temporary name
-_LEFT = object()
+_ABANDONED = object()
 _MAX_RECORD = 16 << 20
 _LATEST = 1 << 37  # seconds: some thousand years
 
@@ -55,7 +55,7 @@ class Container(Value):
     ids of its user namespace (inside, outside, count); empty: those of the image. ``top``: the directory that holds
     its upper directory, "" for its own (``run.writable``). ``volumes``: names of its volumes, and its mount points.
     ``stop_signal``, ``stop_timeout`` (seconds): as requested; "" and None mean the image's value and the default.
-    ``pid``, ``started`` and ``namespace`` (pid namespace) identify the process that looks after it; the lock tells
+    ``pid``, ``started`` and ``namespace`` (pid namespace) identify the process that supervises it; the lock tells
     whether that process lives. ``remove``: remove it when it ends. ``status`` DAMAGED: its record can't be read, and
     the other fields come from its first record, if that can be read. ``wanted``: the options that it was created with
     (``run.container.record``); None in records of an older lamina. ``unknown``: fields that only a newer lamina
@@ -105,8 +105,8 @@ class Container(Value):
         """Whether it runs in another pid namespace; then its pid means nothing here."""
         return self.namespace not in (0, pid_namespace())
 
-    def looked_after(self) -> Container:
-        """A copy that names this process as the one that looks after the container."""
+    def supervised_here(self) -> Container:
+        """A copy that names this process as the one that supervises the container."""
         pid = os.getpid()
         return replace(self, status=RUNNING, pid=pid, started=start_time(pid), namespace=pid_namespace(), view="")
 
@@ -129,7 +129,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 class Containers:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._held: dict[str, int] = {}  # locks of the containers that this process looks after
+        self._held: dict[str, int] = {}  # locks of the containers that this process supervises
 
     def path(self, identity: str, *names: str) -> str:
         """A path in the container's directory. ``identity``: hex digits, as ``create`` gave them."""
@@ -150,7 +150,7 @@ class Containers:
     ) -> Iterator[str]:
         """Yield a directory with this record, for the block to fill. It gets its final name when the block ends, and
         protects the image from then on: a gc takes the lock before it deletes, and reads all records again. This
-        process looks after a RUNNING container.
+        process supervises a RUNNING container.
 
         ``known``: the containers that existed before. ``lasting``: as in ``write``. ``undo``: called with the
         directory if it does not get its final name; removes what the block made outside of it, or mounted.
@@ -183,7 +183,10 @@ class Containers:
                     with locked(self._paths.lock):
                         self._check_name(container, names)
                         if not os.path.exists(self._paths.blob(Digest.parse(container.manifest))):
-                            raise NotFound(f"the image {container.image} was deleted just now", hint="pull it again")
+                            raise NotFound(
+                                f"the image {container.image} was deleted while the container was created",
+                                hint="pull it again",
+                            )
                         made.put(self.path(container.id))
                 except BaseException:
                     undo(directory)
@@ -192,7 +195,7 @@ class Containers:
                 if lasting:
                     sync_directory(self._top)
             except BaseException:
-                self.let_go(container.id)
+                self.stop_supervising(container.id)
                 raise
 
     def _check_name(self, container: Container, names: dict[str, str]) -> None:
@@ -204,7 +207,7 @@ class Containers:
             if name == container.name:
                 raise Conflict(
                     f"the name {container.name!r:.100} is taken by the container {identity[:12]}",
-                    hint=f"`lamina rm {name}`, or choose another name",
+                    hint=f"remove it with `lamina rm {name}`, or choose another name",
                 )
 
     def write(self, container: Container, *, lasting: bool = True) -> None:
@@ -213,8 +216,8 @@ class Containers:
         text = pieces([_record(container)], "container.record-rewritten")
         replace_file(self.path(container.id, _RECORD), text, lasting=lasting)
 
-    def look_after(self, container: Container) -> Container:
-        """Make this process look after the container. Raises Conflict (it runs), NotFound (it was removed)."""
+    def supervise(self, container: Container) -> Container:
+        """Make this process supervise the container. Raises Conflict (it runs), NotFound (it was removed)."""
         path = self.path(container.id, _LOCK)
         with reported(path):
             try:
@@ -227,29 +230,32 @@ class Containers:
                 while not acquire(descriptor, path, wait=False):
                     with unheld(path) as free:  # if it is free, a process only tested the lock
                         if not free:
-                            raise Conflict(f"the container {container.name} runs", hint="see `lamina ps`")
+                            raise Conflict(
+                                f"the container {container.name} is running",
+                                hint="stop it first with `lamina stop {container.name}`",
+                            )
                 if not is_same(descriptor, path):
                     raise _gone(container.name)
             except BaseException:
                 os.close(descriptor)
                 raise
         self._held[container.id] = descriptor
-        return container.looked_after()
+        return container.supervised_here()
 
     def lock_of(self, identity: str) -> int:
-        """The descriptor of the container's lock, to pass to its runtime; -1 if this process does not look after
+        """The descriptor of the container's lock, to pass to its runtime; -1 if this process does not supervise
         it."""
         return self._held.get(identity, -1)
 
-    def let_go(self, identity: str) -> None:
-        """Stop looking after the container: its runtime has ended."""
+    def stop_supervising(self, identity: str) -> None:
+        """Stop supervising the container: its runtime has ended."""
         descriptor = self._held.pop(identity, -1)
         if descriptor >= 0:
             release(descriptor, self.path(identity, _LOCK))  # a forked process may have a copy of the descriptor
             os.close(descriptor)
 
     def is_running(self, container: Container) -> bool:
-        """Whether a process looks after it: a lamina, or the runtime that a killed lamina had started."""
+        """Whether a process supervises it: a lamina, or the runtime that a killed lamina had started."""
         path = self.path(container.id, _LOCK)
         if not os.path.exists(path):  # of an older lamina: only its pid can be checked
             pid = container.pid
@@ -270,7 +276,7 @@ class Containers:
             finally:
                 os.close(descriptor)
 
-    def is_left(self, container: Container) -> bool:
+    def is_abandoned(self, container: Container) -> bool:
         """Whether the container has ended, is to be removed, and no process keeps it."""
         if not container.remove or container.status != EXITED:
             return False
@@ -309,9 +315,9 @@ class Containers:
 
     def every(self) -> list[Container]:
         """All containers, oldest first; those whose records can't be read are DAMAGED."""
-        return self.look()[0]
+        return self.scan()[0]
 
-    def look(self) -> tuple[list[Container], list[str]]:
+    def scan(self) -> tuple[list[Container], list[str]]:
         """Like ``every``; also the absolute paths of directories that were left when making or removing a container
         was killed."""
         found, left = [], []
@@ -322,13 +328,13 @@ class Containers:
                 one = self._get(name)
                 if isinstance(one, Container):
                     found.append(one)
-                elif one is _LEFT:
+                elif one is _ABANDONED:
                     left.append(os.path.join(self._top, name))
         found.sort(key=lambda one: (one.created, one.id))
         return found, left
 
-    def known_of(self, directory: str) -> Container | None:
-        """The record in a directory that ``look`` found; the first record if that can't be read; None if neither
+    def record_in(self, directory: str) -> Container | None:
+        """The record in a directory that ``scan`` found; the first record if that can't be read; None if neither
         can."""
         for name in (_RECORD, _LOCK):
             with suppress(FileNotFoundError, _Unreadable):
@@ -336,10 +342,10 @@ class Containers:
         return None
 
     def killed(self, known: Iterable[Container]) -> Iterator[Container]:
-        """The containers of ``known`` that run by their records, but that no process looks after."""
+        """The containers of ``known`` that run by their records, but that no process supervises."""
         return (one for one in known if one.status == RUNNING and not self.is_running(one))
 
-    def strangers(self) -> Iterator[str]:
+    def unknown_paths(self) -> Iterator[str]:
         """Absolute paths of everything among the containers that is not a container."""
         for name in self._names():
             path = os.path.join(self._top, name)
@@ -365,7 +371,10 @@ class Containers:
                 return one
         found = [one for one in every if word and one.id.startswith(word)]
         if len(found) > 1:
-            raise Conflict(f"{len(found)} containers begin with {word!r:.70}", hint="give more digits")
+            raise Conflict(
+                f"{word!r:.70} is ambiguous: the IDs of {len(found)} containers begin with it",
+                hint="give more digits",
+            )
         if not found:
             raise NotFound(f"no container {word!r:.100}", hint="see `lamina ps -a`")
         return found[0]
@@ -377,9 +386,9 @@ class Containers:
         for one in self.every():
             if not one.manifest:
                 raise StoreDamaged(
-                    f"nothing was deleted: the record of the container {one.id[:12]} is damaged, and which image it "
-                    "needs can't be known",
-                    hint=f"`lamina rm {one.id[:12]}` removes the container with what it wrote",
+                    f"nothing was deleted: the record of the container {one.id[:12]} is damaged, so the image "
+                    "that it needs is not known",
+                    hint=f"run `lamina rm {one.id[:12]}` to remove the container and its changes",
                 )
             for text in (one.manifest, *one.layers):
                 found.add(Digest.parse(text))
@@ -390,7 +399,7 @@ class Containers:
             return sorted(os.listdir(self._top))
 
     def _get(self, identity: str) -> Container | object | None:
-        """The container; _LEFT if making or removing it was killed; None if there is none."""
+        """The container; _ABANDONED if making or removing it was killed; None if there is none."""
         try:
             return _parsed(self.path(identity, _RECORD), identity)
         except (FileNotFoundError, _Unreadable):
@@ -402,9 +411,9 @@ class Containers:
         except (FileNotFoundError, _Unreadable):
             state = os.stat(self.path(identity))
             found = Container(identity, identity[:12], "", "", "", 0, (), state.st_mtime, status=DAMAGED)
-        return _LEFT if self._is_left(found) else found
+        return _ABANDONED if self._holds_no_data(found) else found
 
-    def _is_left(self, container: Container) -> bool:
+    def _holds_no_data(self, container: Container) -> bool:
         """Whether a directory without a readable record holds no user data: the container was to be removed at its
         end (its record was then never synced, so a crash may lose it), or wrote nothing."""
         lock = self.path(container.id, _LOCK)
@@ -426,7 +435,9 @@ class Use:
             try:
                 self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 if not (share(self._descriptor) if shared else acquire(self._descriptor, path, wait=wait)):
-                    raise Conflict(f"somebody works with the container {name}", hint="try again")
+                    raise Conflict(
+                        f"the container {name} is in use by another process", hint="try again when that has ended"
+                    )
                 if not is_same(self._descriptor, path):
                     raise FileNotFoundError(path)
             except (FileNotFoundError, NotADirectoryError):
@@ -459,12 +470,12 @@ class _Unreadable(Exception):
 def damage(container: Container) -> StoreDamaged:
     return StoreDamaged(
         f"the record of the container {container.name} is damaged",
-        hint=f"`lamina rm {container.id[:12]}` removes the container with what it wrote",
+        hint=f"run `lamina rm {container.id[:12]}` to remove the container and its changes",
     )
 
 
 def _gone(name: str) -> NotFound:
-    return NotFound(f"the container {name} was removed just now", hint="see `lamina ps -a`")
+    return NotFound(f"the container {name} was not found: another process has removed it", hint="see `lamina ps -a`")
 
 
 def _new(path: str, text: bytes, lasting: bool) -> int:

@@ -1,6 +1,6 @@
 """Notes about derived files and trees: each tells how far a file can be trusted, so that nothing waits for the disk.
 
-A tar or an unpacked tree can be made again, so no command waits until the disk has it. If the machine crashes before
+A tar or an unpacked tree can be made again, so no command waits until the disk has it. If the host crashes before
 that, the file may keep its name and lose its bytes. Therefore a note beside it (``PATH.written``) identifies the file
 (inode, size, time) and tells how long to trust it: during the boot in which it was written, or always, because it was
 synced. A file without a matching note is doubtful: compare it with its digest, or make it again. Because doubt is the
@@ -20,7 +20,7 @@ from contextlib import suppress
 from lamina.host.files import CHUNK, READ_FLAGS, FileRange, remove, replace_file, sync_directory, sync_files
 from lamina.store.roots import boot_id
 
-SURE = 60.0
+WRITTEN_BACK_AFTER = 60.0
 """Seconds after which the kernel has written a file to the disk (Linux: data older than 30 s)."""
 ON_DISK, IN_THIS_BOOT, DOUBTFUL = "on the disk", "in this boot", "doubtful"
 _SUFFIX = ".written"
@@ -32,7 +32,7 @@ def must_wait() -> bool:
     return not boot_id()
 
 
-def note(path: str, *, within: str, on_disk: bool = False, state: os.stat_result | None = None) -> None:
+def note_written(path: str, *, within: str, on_disk: bool = False, state: os.stat_result | None = None) -> None:
     """Note that ``path`` was written in this boot, or (``on_disk``) that it was synced. ``within``: the directory for
     the temporary file. ``state``: of the open file that will get this name. Raises OSError."""
     state = os.stat(path, follow_symlinks=False) if state is None else state
@@ -41,20 +41,20 @@ def note(path: str, *, within: str, on_disk: bool = False, state: os.stat_result
     replace_file(path + _SUFFIX, [text.encode()], within=within, lasting=False)
 
 
-def trust(path: str) -> str:
+def trust_level(path: str) -> str:
     """How far to trust ``path``: ON_DISK, IN_THIS_BOOT or DOUBTFUL. Raises OSError if it does not exist."""
     return _read(path)[0]
 
 
-def is_due(path: str) -> bool:
+def is_written_back(path: str) -> bool:
     """Whether ``path`` was written in this boot, and so long ago that a sync takes no time."""
     how, age = _read(path)
-    return how == IN_THIS_BOOT and age > SURE
+    return how == IN_THIS_BOOT and age > WRITTEN_BACK_AFTER
 
 
-def settle(path: str, *, within: str) -> None:
-    """Wait until the file or tree ``path`` is on the disk, and note that (see ``note``). Raises OSError if the disk
-    failed to store it; then it is doubtful."""
+def sync_and_note(path: str, *, within: str) -> None:
+    """Wait until the file or tree ``path`` is on the disk, and note that (see ``note_written``). Raises OSError if
+    the disk failed to store it; then it is doubtful."""
     try:
         if os.path.isdir(path):
             sync_files(path)
@@ -62,10 +62,10 @@ def settle(path: str, *, within: str) -> None:
             sync_file(path)
             sync_directory(os.path.dirname(path))
     except OSError:
-        forget(path)
+        drop_note(path)
         raise
     with suppress(OSError):  # the store may be read-only
-        note(path, within=within, on_disk=True)
+        note_written(path, within=within, on_disk=True)
 
 
 def sync_file(path: str) -> None:
@@ -77,7 +77,7 @@ def sync_file(path: str) -> None:
         os.close(descriptor)
 
 
-def forget(path: str) -> None:
+def drop_note(path: str) -> None:
     """Remove the note: ``path`` is doubtful from now on."""
     remove(path + _SUFFIX)
 
@@ -115,7 +115,7 @@ def _read(path: str) -> tuple[str, float]:
 
 def _identity(state: os.stat_result) -> str:
     """The identity of a file, as three words. Without the device, whose number may change with each boot, and without
-    ctime, which a new hard link changes. For a tree only the inode: code that makes a tree again calls ``forget``
+    ctime, which a new hard link changes. For a tree only the inode: code that makes a tree again calls ``drop_note``
     first."""
     if stat.S_ISDIR(state.st_mode):
         return f"{state.st_ino} - -"

@@ -22,8 +22,8 @@ import time
 from lamina.events import start_threads
 from lamina.host.files import write_all
 from lamina.light import TYPE_CHECKING
-from lamina.store.flush import EVERY, start_writing
-from lamina.store.unfinished import Pace
+from lamina.store.unfinished import DiskDelay
+from lamina.store.writeback import EVERY, start_writing
 
 if TYPE_CHECKING:
     from lamina.spec.digest import Hasher
@@ -55,12 +55,12 @@ class Appender:
         at: int = 0,
         lasting: bool = True,
         hasher: Hasher | None = None,
-        pace: Pace | None = None,
+        delay: DiskDelay | None = None,
     ) -> None:
         """``descriptor``: an open file; the caller closes it. ``cached``: whether the bytes stay in the page cache
         for the next reader. ``at``: the offset of the first byte, a multiple of ``BLOCK``. ``lasting``: whether the
         bytes must be on the disk soon. ``hasher``: also gets the bytes; it has all of them after ``finish``.
-        ``pace``: of the session that this file belongs to."""
+        ``delay``: shared by all files of the session."""
         self.written = 0
         """Bytes written so far, without holes."""
         self._descriptor = descriptor
@@ -68,9 +68,9 @@ class Appender:
         self._hasher = hasher
         self._start = self._size = at
         self._at = self._flushed = at  # end of what was written; end of what the disk was told to take
-        self._pace = pace or Pace()
+        self._delay = delay or DiskDelay()
         self._watched = (0, 0.0, 0.0)  # count of writes while others waited; seconds hashing, seconds writing
-        cached = cached or (self._pace.behind and not lasting)
+        cached = cached or (self._delay.noticed and not lasting)
         self._around = self._direct = not cached and _go_around(descriptor, True)  # next pieces; file now
         self._free: queue.Queue[mmap.mmap] = queue.Queue()
         for _ in range(_BUFFERS if self._around else 0):
@@ -88,7 +88,7 @@ class Appender:
         view = memoryview(data)
         while view:
             if self._buffer is None:
-                if self._pace.behind and not self._lasting:
+                if self._delay.noticed and not self._lasting:
                     self._around = False
                 if not self._around:
                     self._hand_on(data if len(view) == len(data) else bytes(view), len(view))
@@ -157,7 +157,7 @@ class Appender:
             began = time.monotonic()
             if self._hasher is not None:
                 self._hasher.update(view[:size])
-            if isinstance(piece, mmap.mmap) and (self._lasting or not self._pace.behind):
+            if isinstance(piece, mmap.mmap) and (self._lasting or not self._delay.noticed):
                 hashed = time.monotonic()
                 self._write_around(view, size)
                 self._watch(hashed - began, time.monotonic() - hashed)
@@ -179,7 +179,7 @@ class Appender:
         count, hashed, written = count + 1, hashed + hashing, written + writing
         if count == _WATCHED:
             late = count * _BUFFER * _LATE
-            self._pace.behind = self._pace.behind or written > max(late, hashed * _LATE_FACTOR)
+            self._delay.noticed = self._delay.noticed or written > max(late, hashed * _LATE_FACTOR)
             count, hashed, written = 0, 0.0, 0.0
         self._watched = (count, hashed, written)
 

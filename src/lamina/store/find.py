@@ -19,8 +19,17 @@ from lamina.source.select import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
-from lamina.store.findings import VISIBLE, Findings, Found, LayerHits, Member, Sighting, Special, Stories
-from lamina.store.layer_map import Members, members
+from lamina.store.findings import (
+    VISIBLE,
+    DependentHit,
+    Findings,
+    Found,
+    GroupPlace,
+    LayerHits,
+    PlaceLists,
+    StackImages,
+)
+from lamina.store.layer_map import LayerMap, layer_map
 from lamina.store.refs import name_of
 from lamina.union.merge import merge
 from lamina.union.partial import MANY, PartialMerge, through_symlinks
@@ -82,13 +91,16 @@ class Query:
         regex, digest, owner = words.get("regex", False), words.get("digest"), words.get("owner")
         wanted = Digest.parse(digest) if digest else None
         if wanted is not None and wanted.algorithm != "sha256":
-            raise Unsupported(f"contents are known by sha256, not by {wanted.algorithm!r:.60}", hint="give a sha256")
+            raise Unsupported(
+                f"can't search for a {wanted.algorithm!r:.60} digest: contents are recorded by sha256",
+                hint="give a sha256 digest",
+            )
         uid, gid = parse_owner(owner) if owner else (None, None)
         found = None
         if pattern is not None:
             found = (expression if regex else glob)(os.fsencode(pattern))
         elif regex:
-            raise UsageError("-E needs a pattern", hint="like -E '^lib.*\\.so$'")
+            raise UsageError("-E needs a pattern", hint="add a regular expression: -E '^lib.*\\.so$'")
         kinds, size, perm = words.get("type"), words.get("size"), words.get("perm")
         return cls(
             found,
@@ -124,16 +136,16 @@ def find(store: StoreReader, query: Query, platform: Platform, images: Sequence[
     (index.json), SystemFailure.
     """
     chosen = [store.resolve(name) for name in images]
-    known = members(store, platform, chosen if images else None)
+    known = layer_map(store, platform, chosen if images else None)
     for name, descriptor in zip(images, chosen, strict=True):
-        _check_looked_into(store, known, platform, name, descriptor)
+        _check_searched(store, known, platform, name, descriptor)
     search = _Search(store, query, platform, known)
     found = search.run()
     return Search(found, (*known.unread, *search.unread))
 
 
-def _check_looked_into(
-    store: StoreReader, known: Members, platform: Platform, name: str, descriptor: Descriptor
+def _check_searched(
+    store: StoreReader, known: LayerMap, platform: Platform, name: str, descriptor: Descriptor
 ) -> None:
     """Raise an error if an image that was named can't be searched, because it is an artifact. In a search of all
     images, artifacts are skipped."""
@@ -142,7 +154,7 @@ def _check_looked_into(
         read_config(store, find_manifest(store, descriptor, platform, name), name)
 
 
-class _Concern:
+class _RelevantLayers:
     """Which layers of a stack can affect the hits in it: layers with hits, and layers that state or hide the path of
     a hit, replace a directory above it, or go through it. All other layers leave these paths unchanged. If a hit is a
     hardlink, or a directory that no layer states, all layers matter."""
@@ -150,7 +162,7 @@ class _Concern:
     def __init__(self, opened: Callable[[int], LayerIndex], hits: Mapping[int, LayerHits]) -> None:
         self._opened = opened
         self._hits = hits
-        self._ways: dict[frozenset[int], _Ways | None] = {}
+        self._paths: dict[frozenset[int], _PathsAndParents | None] = {}
         self._matters: dict[tuple[int, frozenset[int]], bool] = {}
 
     def of(self, stack: Sequence[int]) -> Sequence[int]:
@@ -158,27 +170,29 @@ class _Concern:
         having = frozenset(number for number in stack if number in self._hits)
         if having.issuperset(stack):
             return range(len(stack))
-        if having not in self._ways:
-            self._ways[having] = self._ways_of(having)
-        ways = self._ways[having]
-        if ways is None:
+        if having not in self._paths:
+            self._paths[having] = self._paths_of_hits(having)
+        paths = self._paths[having]
+        if paths is None:
             return range(len(stack))
-        return [place for place, number in enumerate(stack) if number in having or self._does(number, having, ways)]
+        return [
+            place for place, number in enumerate(stack) if number in having or self._affects(number, having, paths)
+        ]
 
-    def _ways_of(self, having: frozenset[int]) -> _Ways | None:
+    def _paths_of_hits(self, having: frozenset[int]) -> _PathsAndParents | None:
         hits = [self._hits[number] for number in having]
-        if not all(found.stand_alone for found in hits):
+        if not all(found.are_independent for found in hits):
             return None
-        return _Ways({path for found in hits for path in found.paths})
+        return _PathsAndParents({path for found in hits for path in found.paths})
 
-    def _does(self, number: int, having: frozenset[int], ways: _Ways) -> bool:
+    def _affects(self, number: int, having: frozenset[int], paths: _PathsAndParents) -> bool:
         key = (number, having)
         if key not in self._matters:
-            self._matters[key] = ways.meet(self._opened(number))
+            self._matters[key] = paths.is_touched_by(self._opened(number))
         return self._matters[key]
 
 
-class _Ways:
+class _PathsAndParents:
     """A set of paths and of all directories above them."""
 
     def __init__(self, paths: set[bytes]) -> None:
@@ -190,7 +204,7 @@ class _Ways:
                 path = path.rpartition(b"/")[0]
         self._names = {path.rpartition(b"/")[2] for path in self._all}  # b"" is also the name of opaque marks
 
-    def meet(self, index: LayerIndex) -> bool:
+    def is_touched_by(self, index: LayerIndex) -> bool:
         names, kinds = self._names, index.kind
         for row, name in enumerate(index.each_basename()):
             if name in names:
@@ -204,7 +218,7 @@ class _Ways:
 
 
 class _Search:
-    def __init__(self, store: StoreReader, query: Query, platform: Platform, known: Members) -> None:
+    def __init__(self, store: StoreReader, query: Query, platform: Platform, known: LayerMap) -> None:
         self._store = store
         self._query = query
         self._platform = platform
@@ -212,16 +226,16 @@ class _Search:
         self._stacks = known.stacks
         self._indexes: dict[int, LayerIndex] = {}
         self._partial_merge = PartialMerge()
-        self._stories = Stories()
-        self._special: dict[tuple[int, int, tuple[int, int]], Special] = {}
+        self._place_lists = PlaceLists()
+        self._dependent: dict[tuple[int, int, tuple[int, int]], DependentHit] = {}
         self._at_hand = 0
         self.unread: list[tuple[str, str]] = []
 
     def run(self) -> Findings:
         hits, broken = self._hits()
-        groups: dict[tuple[int, ...], list[Member]] = {}
+        groups: dict[tuple[int, ...], list[StackImages]] = {}
         concerned = hits.keys() | broken.keys()
-        concern = _Concern(self._open, hits)
+        relevant = _RelevantLayers(self._open, hits)
         for stack, names in self._stacks.items():
             if concerned.isdisjoint(stack):
                 continue
@@ -230,11 +244,11 @@ class _Search:
                 self.unread += [(name or digest, why) for name, digest in names]
                 continue
             images = [(name, Digest.parse(digest)) for name, digest in names]
-            numbers = concern.of(stack)
+            numbers = relevant.of(stack)
             groups.setdefault(tuple(stack[number] for number in numbers), []).append((numbers, images))
         for stack, alike in groups.items():  # images that differ only in other layers are handled together
-            self._tell(stack, alike, hits)
-        return Findings(self._layers, hits, tuple(self._special.values()), self._stories)
+            self._add_places(stack, alike, hits)
+        return Findings(self._layers, hits, tuple(self._dependent.values()), self._place_lists)
 
     def _hits(self) -> tuple[dict[int, LayerHits], dict[int, str]]:
         """The hits in each distinct layer, before images are considered; and the layers that can't be read."""
@@ -294,7 +308,9 @@ class _Search:
             return False
         return self._query.digest is None or self._digests(number, index).of(row) == self._query.digest.encoded
 
-    def _tell(self, stack: tuple[int, ...], members: Sequence[Member], hits: Mapping[int, LayerHits]) -> None:
+    def _add_places(
+        self, stack: tuple[int, ...], images: Sequence[StackImages], hits: Mapping[int, LayerHits]
+    ) -> None:
         """Record for each hit in a stack of layers whether it is visible there, or what hides it."""
         if len(self._indexes) > _MANY_OPEN:
             self._indexes.clear()
@@ -307,19 +323,19 @@ class _Search:
             tree = self._partial_merge.tree(
                 layers, {path for found in having if found is not None for path in found.paths}
             )
-        sightings: dict[tuple[int, int, int], Sighting] = {}
+        places: dict[tuple[int, int, int], GroupPlace] = {}
 
-        def seen(story: int, node: int, layer: int) -> int:
-            """The story of a hit at this node; 0 if it was not asked for."""
+        def seen(place_list: int, node: int, layer: int) -> int:
+            """The list of places of a hit at this node; 0 if it was not asked for."""
             ending = tree.ending(node)
             if ending is not None and not self._query.ghosts:
-                return story
+                return place_list
             key = (layer, 0, 0) if ending is None else (layer, ending.how, ending.layer)
-            sighting = sightings.get(key)
-            if sighting is None:
+            place = places.get(key)
+            if place is None:
                 state, by = (VISIBLE, None) if ending is None else (ending.how.name.lower(), ending.layer)
-                sighting = sightings[key] = Sighting(members, layer, state, by)
-            return self._stories.after(story, sighting)
+                place = places[key] = GroupPlace(images, layer, state, by)
+            return self._place_lists.after(place_list, place)
 
         for node, (layer, row) in enumerate(zip(tree.origin_layers, tree.rows, strict=True)):
             # A row without a node is a directory that is stated twice, or a link to itself: the other row is
@@ -332,10 +348,10 @@ class _Search:
                 if found.targets[position] is None and not self._fits(stack[holder], layers[holder], row):
                     continue
                 entry = replace(tree.entry(node), link=layers[layer].link(found.rows[position]))
-                self._tell_special((stack[layer], position, (stack[holder], row)), entry, seen, node, layer)
+                self._add_dependent((stack[layer], position, (stack[holder], row)), entry, seen, node, layer)
                 continue
-            story = found.stories[position] = seen(found.stories[position], node, layer)
-            if story:
+            place_list = found.place_lists[position] = seen(found.place_lists[position], node, layer)
+            if place_list:
                 found.keep(position, layers[layer])
         for layer, found in enumerate(having):
             if found is None:
@@ -344,9 +360,9 @@ class _Search:
                 implied = tree.find(found.paths[position])
                 if implied is not None and (tree.origin_layers[implied], tree.rows[implied]) == (layer, UNSTATED):
                     key = (stack[layer], position, (stack[layer], UNSTATED))
-                    self._tell_special(key, tree.entry(implied), seen, implied, layer)
+                    self._add_dependent(key, tree.entry(implied), seen, implied, layer)
 
-    def _tell_special(
+    def _add_dependent(
         self,
         key: tuple[int, int, tuple[int, int]],
         entry: Entry,
@@ -354,12 +370,12 @@ class _Search:
         node: int,
         layer: int,
     ) -> None:
-        special = self._special.get(key)
-        story = seen(0 if special is None else special.story, node, layer)
-        if special is not None:
-            special.story = story
-        elif story:
-            self._special[key] = Special(entry, self._layers[key[0]], story)
+        dependent = self._dependent.get(key)
+        place_list = seen(0 if dependent is None else dependent.place_list, node, layer)
+        if dependent is not None:
+            dependent.place_list = place_list
+        elif place_list:
+            self._dependent[key] = DependentHit(entry, self._layers[key[0]], place_list)
 
     def _open(self, number: int, *, keep: bool = False) -> LayerIndex:
         index = self._indexes.get(number)

@@ -1,8 +1,8 @@
 """Findings: the results of a search, stored in columns with a few numbers for each hit (pure). Values are made on
 demand, so that hundreds of thousands of hits can be printed one by one.
 
-Many hits have the same places, for example all files of a layer that fifty images share. A *story* is a number for a
-list of places; when a hit is seen once more, it gets the story with that place added.
+Many hits have the same places, for example all files of a layer that fifty images share. So each list of places has a
+number (``place_list``); when a hit is seen once more, it gets the number of the list with that place added.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
 
 VISIBLE = "visible"
-_OF_THEIR_OWN = 0xFFFFFFFF
-"""Used as the layer's number for a hit that is in ``Findings.special``."""
+_DEPENDENT = 0xFFFFFFFF
+"""Used as the layer's number for a hit that is in ``Findings._dependent``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class LayerHits:
         self.paths = paths
         self.targets = targets
         self.implied = implied
-        self.stories = array("I", bytes(4 * len(rows)))
+        self.place_lists = array("I", bytes(4 * len(rows)))
         self.entries: dict[int, Entry] = {}
         self.position: Callable[[int], int] = self._sought
         """The position of a row; -1 if it is not a hit."""
@@ -83,7 +83,7 @@ class LayerHits:
         return len(self.paths)
 
     @property
-    def stand_alone(self) -> bool:
+    def are_independent(self) -> bool:
         """Whether the entries of these hits do not depend on other layers."""
         return not self.targets and not self.implied
 
@@ -103,65 +103,65 @@ class LayerHits:
         return self._index.entry(self.rows[position], self.paths[position])
 
 
-Member = tuple[Sequence[int], Sequence[tuple[str, Digest]]]
+StackImages = tuple[Sequence[int], Sequence[tuple[str, Digest]]]
 """The layers of a stack that matter (numbers from 0, bottom first), and the names and digests of the images that have
 this stack."""
 
 
-class Sighting:
-    """One place of a hit, for a group of images. ``members``: stacks and their images; among the layers of each stack
+class GroupPlace:
+    """One place of a hit, for a group of images. ``stacks``: stacks and their images; among the layers of each stack
     that matter, the hit is in number ``layer`` (from 0), in this ``state``, hidden by number ``by``."""
 
-    def __init__(self, members: Sequence[Member], layer: int, state: str, by: int | None) -> None:
-        self._members = members
+    def __init__(self, stacks: Sequence[StackImages], layer: int, state: str, by: int | None) -> None:
+        self._stacks = stacks
         self._layer = layer
         self._state = state
         self._by = by
         self.following: dict[int, int] = {}
-        """From a story to the story with this sighting added."""
+        """From the number of a list to the number of the list with this place added."""
 
     def places(self) -> Iterator[Occurrence]:
-        for numbers, images in self._members:
+        for numbers, images in self._stacks:
             layer, by = numbers[self._layer] + 1, None if self._by is None else numbers[self._by] + 1
             for name, digest in images:
                 yield Occurrence(name, digest, layer, self._state, by)
 
 
-class Stories:
+class PlaceLists:
     """All lists of places, by number; number 0 is the empty list."""
 
     def __init__(self) -> None:
         self._before = array("I", [0])
-        self._sightings: list[Sighting | None] = [None]
+        self._added: list[GroupPlace | None] = [None]
         self.places = lru_cache(maxsize=1000)(self._places)
-        """The places of a story, sorted by name, digest and layer."""
+        """The places of a list, sorted by name, digest and layer."""
 
-    def after(self, story: int, sighting: Sighting) -> int:
-        """The story with this sighting added."""
-        following = sighting.following.get(story)
+    def after(self, place_list: int, place: GroupPlace) -> int:
+        """The number of the list with this place added."""
+        following = place.following.get(place_list)
         if following is None:
-            following = sighting.following[story] = len(self._before)
-            self._before.append(story)
-            self._sightings.append(sighting)
+            following = place.following[place_list] = len(self._before)
+            self._before.append(place_list)
+            self._added.append(place)
         return following
 
-    def _places(self, story: int) -> tuple[Occurrence, ...]:
+    def _places(self, place_list: int) -> tuple[Occurrence, ...]:
         found: list[Occurrence] = []
-        while sighting := self._sightings[story]:
-            found += sighting.places()
-            story = self._before[story]
+        while place := self._added[place_list]:
+            found += place.places()
+            place_list = self._before[place_list]
         found.sort(key=lambda place: (place.name, str(place.digest), place.layer))
         return tuple(found)
 
 
 @dataclass(slots=True)
-class Special:
+class DependentHit:
     """A hit whose entry depends on other layers: a hardlink, or a directory that no layer states. One hit may have
     several of these."""
 
     entry: Entry
     diff_id: Digest
-    story: int = 0
+    place_list: int = 0
 
 
 class Findings(Sequence[Found]):
@@ -171,14 +171,14 @@ class Findings(Sequence[Found]):
         self,
         diff_ids: Sequence[Digest],
         hits: Mapping[int, LayerHits],
-        special: Sequence[Special],
-        nodes_by_path: Stories,
+        dependent: Sequence[DependentHit],
+        place_lists: PlaceLists,
     ) -> None:
         """``hits``: by the position of the layer in ``diff_ids``."""
         self._diff_ids = diff_ids
         self._hits = hits
-        self._special = special
-        self._stories = nodes_by_path
+        self._dependent = dependent
+        self._place_lists = place_lists
         self._order = self._ordered()
 
     def __len__(self) -> int:
@@ -203,11 +203,13 @@ class Findings(Sequence[Found]):
 
     def _found(self, which: int) -> Found:
         number, position = which >> 32, which & 0xFFFFFFFF
-        if number == _OF_THEIR_OWN:
-            special = self._special[position]
-            return Found(special.entry, special.diff_id, self._stories.places(special.story))
+        if number == _DEPENDENT:
+            dependent = self._dependent[position]
+            return Found(dependent.entry, dependent.diff_id, self._place_lists.places(dependent.place_list))
         hits = self._hits[number]
-        return Found(hits.entry(position), self._diff_ids[number], self._stories.places(hits.stories[position]))
+        return Found(
+            hits.entry(position), self._diff_ids[number], self._place_lists.places(hits.place_lists[position])
+        )
 
     def _ordered(self) -> array[int]:
         """All hits that an image has, in order. Each is one number: the layer's number, and the position of the
@@ -215,11 +217,11 @@ class Findings(Sequence[Found]):
         which = array("Q")
         paths: list[bytes] = []
         for number, hits in self._hits.items():
-            seen = [position for position, story in enumerate(hits.stories) if story]
+            seen = [position for position, place_list in enumerate(hits.place_lists) if place_list]
             which.extend([number << 32 | position for position in seen])
             paths += map(hits.paths.__getitem__, seen)
-        which.extend(_OF_THEIR_OWN << 32 | position for position in range(len(self._special)))
-        paths += [special.entry.path for special in self._special]
+        which.extend(_DEPENDENT << 32 | position for position in range(len(self._dependent)))
+        paths += [dependent.entry.path for dependent in self._dependent]
         ordered = array("Q")
         for _, group in groupby(sorted(range(len(paths)), key=paths.__getitem__), key=paths.__getitem__):
             same = [which[place] for place in group]
@@ -231,8 +233,8 @@ class Findings(Sequence[Found]):
     def _rank(self, which: int) -> tuple[int, str]:
         """The sort key of a hit among the hits with the same path."""
         number, position = which >> 32, which & 0xFFFFFFFF
-        if number == _OF_THEIR_OWN:
-            diff_id, story = self._special[position].diff_id, self._special[position].story
+        if number == _DEPENDENT:
+            diff_id, place_list = self._dependent[position].diff_id, self._dependent[position].place_list
         else:
-            diff_id, story = self._diff_ids[number], self._hits[number].stories[position]
-        return min(place.layer for place in self._stories.places(story)), str(diff_id)
+            diff_id, place_list = self._diff_ids[number], self._hits[number].place_lists[position]
+        return min(place.layer for place in self._place_lists.places(place_list)), str(diff_id)

@@ -15,14 +15,14 @@ from lamina.host.files import CHUNK, FileRange, make_directory, remove, reported
 from lamina.host.temporary import is_temporary
 from lamina.layer.index import LayerIndex
 from lamina.source.select import read_config
-from lamina.source.walk import Absent, Damaged, Found, Unread, listed, look, walk
+from lamina.source.walk import Absent, Classified, Damaged, Unrecognized, classify, listed_documents, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
-from lamina.store.completeness import lacking
+from lamina.store.completeness import first_missing
 from lamina.store.derived import hash_of
-from lamina.store.layer_map import members_right
+from lamina.store.layer_map import layer_map_is_right
 from lamina.store.leftovers import leftovers
 from lamina.store.refs import FETCHED
 
@@ -72,7 +72,7 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
     for algorithm in sorted(os.listdir(store.paths.blobs)):
         directory = os.path.join(store.paths.blobs, algorithm)
         if os.path.islink(directory) or not os.path.isdir(directory):
-            yield Finding("leftover", f"{directory} is not a directory of blobs")
+            yield Finding("leftover", f"{directory} is not a directory, and holds no blobs")
             continue
         for encoded in sorted(os.listdir(directory)):
             try:
@@ -90,7 +90,7 @@ def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Ite
             if hash_of(path, digest.algorithm) != digest.encoded:
                 if repair:
                     _move_aside(store, path)
-                yield Finding("error", f"blob {digest} has other bytes than its digest says", repair, digest)
+                yield Finding("error", f"blob {digest} does not match its digest", repair, digest)
             elif repair and os.stat(path).st_mode & 0o222:
                 os.chmod(path, 0o444)
 
@@ -112,23 +112,25 @@ def _image(
     """Check what one name needs. Children of an index that were never fetched are not reported."""
     fetched = set(top.annotations.get(FETCHED, "").split(","))
 
-    def wanted(found: Found) -> list[Descriptor]:
+    def wanted(found: Classified) -> list[Descriptor]:
         return [
-            one for one in listed(found) if str(one.digest) in fetched or store.blobs.size(one.digest) is not None
+            one
+            for one in listed_documents(found)
+            if str(one.digest) in fetched or store.blobs.size(one.digest) is not None
         ]
 
-    for found in walk(lambda one: look(store.blobs.read, one), [top], into=wanted, deepest=None):
+    for found in walk(lambda one: classify(store.blobs.read, one), [top], children=wanted, max_depth=None):
         digest = found.descriptor.digest
         if isinstance(found, Absent):
-            yield Finding("error", f"image {name} needs {digest}, which is lost")
+            yield Finding("error", f"image {name} needs {digest}, which is missing")
         elif digest in broken or isinstance(found, Damaged):
             yield Finding("error", f"image {name} needs {digest}, which is damaged")
-        elif isinstance(found, Unread):
+        elif isinstance(found, Unrecognized):
             if digest == top.digest or str(digest) in fetched:
                 yield Finding("error", f"image {name}: {found.error.message}")
         elif isinstance(found.document, Manifest):
             whole = digest == top.digest or str(digest) in fetched
-            if not whole and lacking(found.document, store.blobs, store.layers) is not None:
+            if not whole and first_missing(found.document, store.blobs, store.layers) is not None:
                 continue  # it is here for another reason, and was not fetched as a child
             yield from _manifest(store, name, found.document, broken, layers, elsewhere)
 
@@ -142,7 +144,7 @@ def _manifest(
     elsewhere: Mapping[Digest, str],
 ) -> Iterator[Finding]:
     whole = True
-    had: dict[Digest, str] = {}
+    origins: dict[Digest, str] = {}
     for needed in (manifest.config, *manifest.layers):
         if needed.digest in broken or not store.blobs.has(needed):
             if needed.digest in elsewhere and needed.digest not in broken:
@@ -152,10 +154,10 @@ def _manifest(
                 continue
             if mediatype.is_foreign(needed.media_type) and not store.blobs.has(needed):
                 continue
-            how = "damaged" if needed.digest in broken else "lost"
-            had = had or store.layers.origins(kept=True)
-            hint = f"; {had[needed.digest]} had it" if needed.digest in had else ""
-            yield Finding("error", f"image {name} needs blob {needed.digest}, which is {how}{hint}")
+            problem = "damaged" if needed.digest in broken else "missing"
+            origins = origins or store.layers.origins(kept=True)
+            where_it_was = f"; {origins[needed.digest]} had it" if needed.digest in origins else ""
+            yield Finding("error", f"image {name} needs blob {needed.digest}, which is {problem}{where_it_was}")
             whole = False
     if whole and manifest.is_image:
         try:
@@ -174,21 +176,23 @@ def _derived(store: Store, layers: dict[Digest, Descriptor], repair: bool) -> It
             continue  # no image has it: prune removes it
         problem = _layer_problem(store, descriptor, diff_id)
         if problem:
-            yield _mended(store, descriptor, diff_id, problem, repair)
-        elif not _digests_right(store, descriptor, diff_id):
-            yield _dropped(store.paths.digests(diff_id), f"the content digests of layer {diff_id} are wrong", repair)
-    if not members_right(store.reader):
-        yield _dropped(store.paths.members, "the record of the images' layers is wrong", repair)
+            yield _repaired(store, descriptor, diff_id, problem, repair)
+        elif not _digests_match(store, descriptor, diff_id):
+            yield _removed(
+                store.paths.digests(diff_id), f"the content digests of layer {diff_id} do not match its tar", repair
+            )
+    if not layer_map_is_right(store.reader):
+        yield _removed(store.paths.layer_map, "the map from images to layers does not match the images", repair)
 
 
-def _dropped(path: str, problem: str, repair: bool) -> Finding:
+def _removed(path: str, problem: str, repair: bool) -> Finding:
     """Report a damaged file that is made again on its next use; with ``repair`` also remove it."""
     if repair:
         remove(path)
     return Finding("derived", problem, repair)
 
 
-def _digests_right(store: Store, descriptor: Descriptor, diff_id: Digest) -> bool:
+def _digests_match(store: Store, descriptor: Descriptor, diff_id: Digest) -> bool:
     """Whether the kept content digests agree with the layer's tar, or were never made."""
     from lamina.layer.file_digests import LayerDigests
 
@@ -204,17 +208,17 @@ def _digests_right(store: Store, descriptor: Descriptor, diff_id: Digest) -> boo
 def _layer_problem(store: Store, descriptor: Descriptor, diff_id: Digest) -> str:
     tar = store.paths.tar(diff_id)
     try:
-        if not store.layers.has_tar(diff_id) and store.layers.without_tar(descriptor, diff_id):
+        if not store.layers.has_tar(diff_id) and store.layers.is_without_tar(descriptor, diff_id):
             return _problem_without_tar(store, descriptor, diff_id)
         index = LayerIndex.load(store.paths.layer_index(diff_id))
         if os.stat(tar).st_size != index.tar_size:
-            return f"the tar of layer {diff_id} has not the length that its index says"
+            return f"the tar of layer {diff_id} is not as long as its index states"
         if hash_of(tar, diff_id.algorithm) != diff_id.encoded:
-            return f"the tar of layer {diff_id} is not what it was"
-        if _remade_index(tar) != bytes(index.buffer):
-            return f"the index of layer {diff_id} is not that of its tar"
+            return f"the tar of layer {diff_id} does not match its diff_id"
+        if _index_made_again(tar) != bytes(index.buffer):
+            return f"the index of layer {diff_id} does not match its tar"
     except FileNotFoundError:
-        return f"derived data of layer {diff_id} is not complete"
+        return f"the derived files of layer {diff_id} are incomplete"
     except LaminaError as error:
         return f"layer {diff_id}: {error.message}"
     return ""
@@ -222,26 +226,26 @@ def _layer_problem(store: Store, descriptor: Descriptor, diff_id: Digest) -> str
 
 def _problem_without_tar(store: Store, descriptor: Descriptor, diff_id: Digest) -> str:
     """Check a layer without a tar: decompress its blob once more, and compare."""
-    from lamina.layer.checkpoints.file import SeekIndex, SniffingMarks
+    from lamina.layer.checkpoints.file import SeekIndex, SniffingCheckpoints
     from lamina.layer.decode import LayerReader
 
     index, seek = LayerIndex.load(store.paths.layer_index(diff_id)), SeekIndex.load(store.paths.seek(diff_id))
     if not store.blobs.has(descriptor):
-        return ""  # reported as lost
-    inflate = SniffingMarks(mediatype.compression(descriptor.media_type) or "none", descriptor.size)
+        return ""  # reported as missing
+    inflate = SniffingCheckpoints(mediatype.compression(descriptor.media_type) or "none", descriptor.size)
     reader = LayerReader(max_layer=store.max_layer, what=f"layer {diff_id}", inflate=inflate)
     with store.blobs.get(descriptor).open() as stream:
         while data := stream.read(CHUNK):
             for _ in reader.feed(data):
                 pass
     if b"".join(reader.finish().chunks()) != bytes(index.buffer):
-        return f"the index of layer {diff_id} is not that of its tar"
-    if seek.blob == descriptor.digest and list(seek.marks()) != inflate.marks:
-        return f"the checkpoints of layer {diff_id} are not those of its blob"
+        return f"the index of layer {diff_id} does not match its tar"
+    if seek.blob == descriptor.digest and list(seek.checkpoints()) != inflate.checkpoints:
+        return f"the checkpoints of layer {diff_id} do not match its blob"
     return ""
 
 
-def _remade_index(tar: str) -> bytes:
+def _index_made_again(tar: str) -> bytes:
     from lamina.layer.index import IndexBuilder
     from lamina.layer.tar import TarParser
 
@@ -254,46 +258,48 @@ def _remade_index(tar: str) -> bytes:
     return b"".join(builder.chunks(parser.position))
 
 
-def _mended(store: Store, descriptor: Descriptor, diff_id: Digest, problem: str, repair: bool) -> Finding:
+def _repaired(store: Store, descriptor: Descriptor, diff_id: Digest, problem: str, repair: bool) -> Finding:
     if not repair:
         return Finding("derived", problem)
     try:
-        store.layers.make_again(descriptor, diff_id)
+        store.layers.make_derived_again(descriptor, diff_id)
     except LaminaError as error:
         if not store.blobs.has(descriptor) and store.layers.has_tar(diff_id):
             # The tar was the only copy. Once it is moved aside, the next pull fetches the layer again.
             _move_aside(store, store.paths.tar(diff_id), f"{diff_id.encoded}.tar")
             return Finding(
-                "error", f"{problem}, and can't be made again: its blob is not here, `lamina pull` brings it"
+                "error", f"{problem}, and can't be made again without its blob: run `lamina pull` to fetch it"
             )
         return Finding("error", f"layer {diff_id} can't be made again: {error.message}")
     return Finding("derived", problem, True)
 
 
 def _containers(store: Store) -> Iterator[Finding]:
-    found, left = store.containers.look()
+    found, left = store.containers.scan()
     for one in found:
         if one.is_damaged:
-            how = f"`lamina rm {one.id[:12]}` removes the container with what it wrote"
-            yield Finding("error", f"the record of the container {one.name} is damaged: {how}")
+            hint = f"run `lamina rm {one.id[:12]}` to remove the container and its changes"
+            yield Finding("error", f"the record of the container {one.name} is damaged: {hint}")
     for one in store.containers.killed(found):
-        yield Finding("leftover", f"the container {one.name} of a lamina that was killed: `lamina prune` clears up")
-    for path in [*left, *store.containers.strangers()]:
-        how = "`lamina prune` removes it" if path in left else "it is not a container"
-        yield Finding("leftover", f"{os.path.relpath(path, store.paths.root)}: {how}")
+        yield Finding(
+            "leftover", f"the container {one.name} was left by a process that was killed: run `lamina prune`"
+        )
+    for path in [*left, *store.containers.unknown_paths()]:
+        what = "left by interrupted work: run `lamina prune`" if path in left else "not a container"
+        yield Finding("leftover", f"{os.path.relpath(path, store.paths.root)}: {what}")
     for name in sorted(os.listdir(os.path.join(store.paths.root, "volumes"))):
         if is_temporary(name):
-            yield Finding("leftover", f"volumes/{name} of interrupted work: `lamina prune` removes it")
+            yield Finding("leftover", f"volumes/{name}: left by interrupted work: run `lamina prune`")
 
 
 def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:
-    counting = {root.name for root in store.roots.counting()}
+    effective = {root.name for root in store.roots.effective()}
     for root in store.roots:
         if not root.alive:
-            what = f"root {root.name} ({root.purpose}) of a process that is gone"
+            what = f"root {root.name} ({root.purpose}) of a process that has ended"
             if root.pin:
-                what = f"pin {root.pin} ({root.purpose}), which nobody has used for its time"
-            if root.name in counting:
+                what = f"pin {root.pin} ({root.purpose}), which was not used for as long as it lasts"
+            if root.name in effective:
                 yield Finding(
                     "leftover",
                     f"{what}: the objects that it lists are kept for an hour, so that the next pull can resume",
@@ -301,12 +307,13 @@ def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:
             else:
                 yield Finding("leftover", what, repair)
     if repair:
-        store.roots.drop_dead()
+        store.roots.remove_ended()
     for left in leftovers(store.paths, take=repair):
         what = f"{os.path.relpath(left.path, store.paths.root)}: {left.kind}, {left.size} bytes"
         if left.due:
-            yield Finding("leftover", f"{what}, of interrupted work: `lamina prune` removes it", repair)
+            yield Finding("leftover", f"{what}, left by interrupted work: run `lamina prune`", repair)
         else:
             yield Finding(
-                "leftover", f"{what}, of an interrupted command: kept for an hour, so that the next pull can resume"
+                "leftover",
+                f"{what}, left by an interrupted command: kept for an hour, so that the next pull can resume",
             )

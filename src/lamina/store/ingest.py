@@ -29,16 +29,16 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.blobs import Blobs
-from lamina.store.derived import must_wait, note, sync_file
+from lamina.store.derived import must_wait, note_written, sync_file
 from lamina.store.direct_io import BLOCK, Appender
 from lamina.store.fault import point
 from lamina.store.paths import READ_ONLY, Paths
-from lamina.store.unfinished import Pace, Unfinished
+from lamina.store.unfinished import DiskDelay, Unfinished
 
 if TYPE_CHECKING:
-    from lamina.layer.checkpoints.marks import Marking
+    from lamina.layer.checkpoints.checkpoint import CheckpointDecoder
     from lamina.source.protocols import Blob, Stream
-    from lamina.store.gather import Gathering
+    from lamina.store.batch import Batch
 
 _QUEUED = 4  # chunks between the threads
 _LARGE = 8 << 20  # bytes; from this size on, writing a blob around the page cache pays
@@ -59,25 +59,25 @@ class Ingest:
         cancel: Cancel | None,
         tar: bool = True,
         view: str = "",
-        known: bool = False,
-        unkept: Callable[[], None] | None = None,
+        has_tar: bool = False,
+        note_origin: Callable[[], None] | None = None,
         unfinished: Unfinished | None = None,
     ) -> None:
         """``tar``: whether the layer's tar is kept. ``view``: how the layer will be shown, "" for the best view that
-        works here. ``known``: the layer's tar is in the store and correct, so the blob is only hashed. ``unkept``:
-        the blob itself is not kept; this function notes where it can be fetched. ``unfinished``: records the files
-        that are being made."""
+        works here. ``has_tar``: the layer's tar is in the store and correct, so the blob is only hashed.
+        ``note_origin``: given if the blob itself is not kept; it notes where the blob can be fetched. ``unfinished``:
+        records the files that are being made."""
         self._unfinished = unfinished or Unfinished()
         self._paths = paths
         self._descriptor = descriptor
-        self._diff_id = None if known else diff_id
+        self._diff_id = None if has_tar else diff_id
         self._keeps_tar = tar
         self._view = view
-        self._unkept = unkept
+        self._note_origin = note_origin
         apart = (
             tar and diff_id is not None and not is_plain(descriptor, diff_id)
         )  # later reads use the tar, not the blob
-        self._cached = unkept is not None or not apart or descriptor.size < _LARGE
+        self._cached = note_origin is not None or not apart or descriptor.size < _LARGE
         self._max_layer = max_layer
         self._on_event = on_event
         self._cancel = cancel
@@ -100,7 +100,7 @@ class Ingest:
                 point("ingest.part-created")
                 try:
                     with reported(path):
-                        layer = self._received(blob, part)
+                        layer = self._resume_or_start(blob, part)
                 except BaseException as error:
                     # Remove the part file if the next run can't use it: its bytes are wrong, the disk is full or
                     # fails, or the source can be read again at no cost.
@@ -108,7 +108,7 @@ class Ingest:
                     if useless or not os.fstat(part).st_size:
                         remove(path)
                     raise
-                self._keep(part, path, layer)
+                self._move_into_place(part, path, layer)
             finally:
                 os.close(part)
         self._unfinished.parts.discard(path)
@@ -123,7 +123,7 @@ class Ingest:
                 return descriptor
             os.close(descriptor)
 
-    def _received(self, blob: Blob, part: int) -> LayerFiles | None:
+    def _resume_or_start(self, blob: Blob, part: int) -> LayerFiles | None:
         """Resume from the bytes that an earlier run left. If they are wrong (a power cut can damage files), start
         over."""
         had = os.fstat(part).st_size
@@ -133,7 +133,7 @@ class Ingest:
             os.ftruncate(part, had // BLOCK * BLOCK)
         if os.fstat(part).st_size:
             try:
-                return self._receive(Resumed(blob, part), part)
+                return self._receive(ResumedBlob(blob, part), part)
             except InvalidContent:
                 os.ftruncate(part, 0)
         return self._receive(blob, part)
@@ -147,14 +147,14 @@ class Ingest:
                 self._diff_id,
                 self._max_layer,
                 tar=self._keeps_tar,
-                cached=not is_mounted(self._view),
-                lasting=self._unkept is not None,
-                pace=self._unfinished.pace,
+                cached=not tars_are_mounted(self._view),
+                lasting=self._note_origin is not None,
+                delay=self._unfinished.delay,
             )
         try:
             self._pump(blob, part, layer)
             point("ingest.part-written")
-            if self._unkept is None:
+            if self._note_origin is None:
                 os.fsync(part)  # the other thread still works meanwhile
             point("ingest.part-synced")
             if layer is not None:
@@ -181,8 +181,8 @@ class Ingest:
                         part,
                         cached=self._cached,
                         at=had,
-                        lasting=self._unkept is None,
-                        pace=self._unfinished.pace,
+                        lasting=self._note_origin is None,
+                        delay=self._unfinished.delay,
                     )
                     file.write(data)
                 if layer is not None:
@@ -198,15 +198,15 @@ class Ingest:
                 finally:
                     file.close()
 
-    def _keep(self, part: int, path: str, layer: LayerFiles | None) -> None:
+    def _move_into_place(self, part: int, path: str, layer: LayerFiles | None) -> None:
         """Move the files to their final names after all of them were verified; the blob comes last."""
         target = self._paths.blob(self._descriptor.digest)
         Blobs(self._paths).make_directory(self._descriptor.digest)
         if layer is not None:
-            layer.keep(blob=path)
+            layer.move_into_place(blob=path)
             self._unfinished.tars.discard(layer.tar_path)
-        if self._unkept is not None:
-            self._unkept()
+        if self._note_origin is not None:
+            self._note_origin()
             point("ingest.origin-noted")
             remove(path)
             return
@@ -217,8 +217,8 @@ class Ingest:
         sync_directory(os.path.dirname(target))
 
 
-def gather(
-    gathering: Gathering,
+def add_to_batch(
+    batch: Batch,
     paths: Paths,
     blob: Blob,
     diff_id: Digest | None,
@@ -238,7 +238,7 @@ def gather(
     check_free_space(paths.root, descriptor.size)
     data = b"".join(verified(blob, on_event=on_event, cancel=cancel))
     if diff_id is None:
-        with gathering.taking(descriptor.digest, data):
+        with batch.adding(descriptor.digest, data):
             return
     layer = LayerFiles(paths, descriptor, diff_id, max_layer, tar=tar, threaded=False)
     try:
@@ -247,15 +247,15 @@ def gather(
         layer.feed(data)
         layer.finish()
         linked = paths.tar(diff_id) if layer.is_link else ""
-        with gathering.taking(descriptor.digest, data, linked) as path:
-            layer.keep(blob=path, noted=not linked)
+        with batch.adding(descriptor.digest, data, linked) as path:
+            layer.move_into_place(blob=path, noted=not linked)
             unfinished.tars.discard(layer.tar_path)
     except BaseException:
         layer.discard()
         raise
 
 
-class Resumed:
+class ResumedBlob:
     """A ``Blob`` whose first bytes are already in the part file: only the rest is read from its source."""
 
     def __init__(self, blob: Blob, part: int) -> None:
@@ -315,8 +315,8 @@ class LayerFiles:
     """Make the derived files of one layer from the blob's bytes as they arrive: the index, and the tar or (if ``tar``
     is False) checkpoints.
 
-    Call ``start``, then ``feed`` for each chunk, then ``finish`` (which verifies diff_id), then ``keep`` or
-    ``discard``.
+    Call ``start``, then ``feed`` for each chunk, then ``finish`` (which verifies diff_id), then ``move_into_place``
+    or ``discard``.
     """
 
     def __init__(
@@ -329,31 +329,33 @@ class LayerFiles:
         tar: bool = True,
         cached: bool = True,
         lasting: bool = False,
-        pace: Pace | None = None,
+        delay: DiskDelay | None = None,
         threaded: bool = True,
     ) -> None:
         """``tar``: whether a tar is made. ``cached``: whether the tar will soon be read through the page cache.
         ``lasting``: the blob is not kept, so the tar must be on the disk before it gets its name. ``threaded``:
         whether a separate thread takes the bytes; for a small layer a thread costs more time than it saves."""
         self._lasting = lasting or must_wait()
-        self._pace = pace
+        self._delay = delay
         self._paths = paths
         self._diff_id = diff_id
         self._digest = descriptor.digest
         self._plain = is_plain(descriptor, diff_id)
         self._cached = cached
-        self._marking: Marking | None = None
+        self._checkpoint_decoder: CheckpointDecoder | None = None
         if not tar and not self._plain:
-            from lamina.layer.checkpoints.file import SniffingMarks
+            from lamina.layer.checkpoints.file import SniffingCheckpoints
 
             said = mediatype.compression(descriptor.media_type) or "none"
-            self._marking = SniffingMarks(said, descriptor.size)
-        self._makes_tar = not self._plain and self._marking is None  # else the blob is the tar, or there is none
+            self._checkpoint_decoder = SniffingCheckpoints(said, descriptor.size)
+        self._makes_tar = (
+            not self._plain and self._checkpoint_decoder is None
+        )  # else the blob is the tar, or there is none
         self._reader = LayerReader(
             max_layer=max_layer,
             what=f"layer {descriptor.digest}",
             algorithm=diff_id.algorithm,
-            inflate=self._marking or layer_decoder(descriptor, diff_id),
+            inflate=self._checkpoint_decoder or layer_decoder(descriptor, diff_id),
             hashes=not self._makes_tar,
         )
         self.tar_path = ""
@@ -378,7 +380,7 @@ class LayerFiles:
                 cached=self._cached,
                 hasher=self._reader.hasher,
                 lasting=self._lasting,
-                pace=self._pace,
+                delay=self._delay,
             )
         if self._thread is not None:
             start_threads([self._thread])
@@ -404,11 +406,16 @@ class LayerFiles:
         summary = self._reader.finish()
         prove_diff_id(self._digest, self._diff_id, summary.diff_id)
         self._index = summary.chunks()
-        if self._marking is not None:
+        if self._checkpoint_decoder is not None:
             from lamina.layer.checkpoints.file import dump
 
-            self._seek = dump(self._digest, self._marking.compression, summary.tar_size, self._marking.marks)
-            self._marking.marks.clear()
+            self._seek = dump(
+                self._digest,
+                self._checkpoint_decoder.compression,
+                summary.tar_size,
+                self._checkpoint_decoder.checkpoints,
+            )
+            self._checkpoint_decoder.checkpoints.clear()
         if self._file is not None:
             if hasattr(os, "fchmod"):
                 os.fchmod(self._file.descriptor, READ_ONLY)
@@ -420,7 +427,7 @@ class LayerFiles:
         """Whether the tar will be a hard link to the blob."""
         return self._plain
 
-    def keep(self, *, blob: str, noted: bool = True) -> None:
+    def move_into_place(self, *, blob: str, noted: bool = True) -> None:
         """Give the tar and the index their final names.
 
         ``blob``: the file that an uncompressed tar is a hard link to. ``noted``: False if that file is not on the
@@ -433,7 +440,7 @@ class LayerFiles:
         replace_file(index, self._index, mode=READ_ONLY, within=within, lasting=False)
         self._index = []
         point("ingest.index-renamed")
-        if self._marking is not None:
+        if self._checkpoint_decoder is not None:
             seek = self._paths.seek(self._diff_id)
             replace_file(seek, self._seek, mode=READ_ONLY, within=within, lasting=False)
             self._seek = []
@@ -444,10 +451,10 @@ class LayerFiles:
             if self._lasting and not linked:
                 sync_file(tar)
             if noted or not linked:
-                note(tar, within=within, on_disk=linked or self._lasting)
+                note_written(tar, within=within, on_disk=linked or self._lasting)
             point("ingest.tar-noted")
         else:
-            note(tar, within=within, on_disk=self._lasting, state=os.fstat(self._file.descriptor))
+            note_written(tar, within=within, on_disk=self._lasting, state=os.fstat(self._file.descriptor))
             point("ingest.tar-noted")
             self._file.put(tar)
             self._close()
@@ -491,7 +498,7 @@ class LayerFiles:
                     check_free_space(self._paths.root, 0)
 
 
-def is_mounted(view: str) -> bool:
+def tars_are_mounted(view: str) -> bool:
     """Whether tars are likely to be mounted (view/erofs/attach). A mount reads them around the page cache; all other
     views soon read them through it."""
     if view not in ("", "erofs", "erofs-merged"):

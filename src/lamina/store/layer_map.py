@@ -37,7 +37,7 @@ Name = tuple[str, str]
 
 
 @dataclass
-class Members:
+class LayerMap:
     """``layers``: distinct diff_ids. ``stacks``: for each stack of layers (their numbers, bottom first) the names of
     the images that have it. ``unread``: images that can't be read, as (name or digest, reason). Artifacts, and images
     of which nothing was fetched for the platform, are in neither."""
@@ -47,33 +47,33 @@ class Members:
     unread: list[tuple[str, str]] = field(default_factory=list)
 
 
-def members(store: StoreReader, platform: Platform, only: Sequence[Descriptor] | None = None) -> Members:
+def layer_map(store: StoreReader, platform: Platform, only: Sequence[Descriptor] | None = None) -> LayerMap:
     """The layers of all named and untagged images, or of these entries of index.json, for this platform. Raises
     StoreDamaged (index.json), SystemFailure."""
-    kept = _load(store.paths.members)
+    kept = _load(store.paths.layer_map)
     before = kept["platforms"].get(str(platform), {})
     if only is None:
         with reported(store.paths.index), open(store.paths.index, "rb") as file:
             state = hashlib.sha256(file.read()).hexdigest()
         if before.get("index") == state:
-            return _told(kept["layers"], before["images"])
+            return _layer_map_of(kept["layers"], before["images"])
     records = {digest: numbers for _, digest, numbers in before.get("images", ())}
     reading = _Reading(store, platform, kept["layers"], records)
     images = reading.all(store.refs.entries() if only is None else only)
     if only is None:
         kept["platforms"][str(platform)] = {"index": "" if reading.unread else state, "images": images}
         _write(store, _packed(kept))
-    found = _told(kept["layers"], images)
+    found = _layer_map_of(kept["layers"], images)
     found.unread = reading.unread
     return found
 
 
-def members_right(store: StoreReader) -> bool:
+def layer_map_is_right(store: StoreReader) -> bool:
     """Whether the kept file agrees with manifests and configs, or does not exist. Raises StoreDamaged (index.json),
     SystemFailure."""
-    if not os.path.exists(store.paths.members):
+    if not os.path.exists(store.paths.layer_map):
         return True
-    kept = _load(store.paths.members)
+    kept = _load(store.paths.layer_map)
     if not kept["platforms"]:
         return False
     entries = store.refs.entries()
@@ -134,8 +134,8 @@ class _Reading:
         return number
 
 
-def _told(layers: list[str], images: Sequence[Sequence[Any]]) -> Members:
-    found = Members([Digest(*text.split(":", 1)) for text in layers])
+def _layer_map_of(layers: list[str], images: Sequence[Sequence[Any]]) -> LayerMap:
+    found = LayerMap([Digest(*text.split(":", 1)) for text in layers])
     for name, digest, numbers in images:
         found.stacks.setdefault(tuple(numbers), []).append((name, digest))
     return found
@@ -175,9 +175,9 @@ def _write(store: StoreReader, value: dict[str, Any]) -> None:
     body = json.dumps(value, separators=(",", ":")).encode()
     head = b"%s%08x\n" % (_HEAD, zlib.crc32(body))
     try:
-        with reported(store.paths.members):
-            data = pieces([head, body], "members.written")
-            replace_file(store.paths.members, data, within=store.paths.ingest, lasting=False)
-        point("members.renamed")
+        with reported(store.paths.layer_map):
+            data = pieces([head, body], "layer-map.written")
+            replace_file(store.paths.layer_map, data, within=store.paths.ingest, lasting=False)
+        point("layer-map.renamed")
     except SystemFailure as error:  # the store may be read-only: the search works without the file
         _log.debug("%s", error)

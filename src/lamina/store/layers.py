@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
     from lamina.source.protocols import Stream
-    from lamina.store.seekable import Through
+    from lamina.store.seekable import SeekableTar
 
 
 def blob_stays(form: Descriptor, diff_id: Digest) -> bool:
@@ -71,7 +71,7 @@ class StoredLayer:
         self.diff_id = diff_id
         self._layers = layers
         self._index: LayerIndex | None = None
-        self._through: Through | None = None
+        self._seekable: SeekableTar | None = None
 
     def presence(self) -> Presence:
         return self._layers.presence(self.descriptor, self.diff_id)
@@ -84,16 +84,16 @@ class StoredLayer:
     def open(self, start: int = 0, end: int | None = None) -> Stream:
         """Bytes of the uncompressed tar: from its file or, if only the blob is kept, through the blob."""
         layers = self._layers
-        if layers.has_tar(self.diff_id) or not layers.without_tar(self.descriptor, self.diff_id):
+        if layers.has_tar(self.diff_id) or not layers.is_without_tar(self.descriptor, self.diff_id):
             return layers.open_tar(self.descriptor, self.diff_id, start, end)
-        if self._through is None:
-            self._through = layers.through(self.descriptor, self.diff_id)
+        if self._seekable is None:
+            self._seekable = layers.seekable_tar(self.descriptor, self.diff_id)
         try:
-            return self._through.open(start, end)
+            return self._seekable.open(start, end)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
-            self._through = layers.through(self.descriptor, self.diff_id, anew=True)
+            self._seekable = layers.seekable_tar(self.descriptor, self.diff_id, anew=True)
         with reported(layers.path(self.diff_id)):
-            return self._through.open(start, end)
+            return self._seekable.open(start, end)
 
     def digests(self) -> LayerDigests:
         """The content digests of the regular files; made on first use. Raises what ``index`` raises."""
@@ -110,7 +110,7 @@ class Layers:
         self._max_layer = max_layer
         self._keep = keep
         self._view = view
-        self._believed: set[Digest] = set()
+        self._verified: set[Digest] = set()
         self.index_source: IndexSource = lambda descriptor, diff_id: None
         """Called for the index of a layer whose bytes are elsewhere."""
 
@@ -133,7 +133,7 @@ class Layers:
             return _load(path)
         except (FileNotFoundError, NotADirectoryError, StoreDamaged):
             if not self._index_from_elsewhere(descriptor, diff_id):
-                self.make_again(descriptor, diff_id)
+                self.make_derived_again(descriptor, diff_id)
         with reported(path):
             return _load(path)
 
@@ -172,94 +172,94 @@ class Layers:
     def has_tar(self, diff_id: Digest) -> bool:
         return os.path.exists(self._paths.tar(diff_id))
 
-    def is_sound(self, diff_id: Digest) -> bool:
+    def has_sound_tar(self, diff_id: Digest) -> bool:
         """Whether the tar exists and can be trusted: it was written in this boot, or is known to be on the disk, or
         its digest, computed now, is correct. Raises SystemFailure if the disk failed to store it."""
-        from lamina.store.derived import DOUBTFUL, is_due, settle, trust
+        from lamina.store.derived import DOUBTFUL, is_written_back, sync_and_note, trust_level
 
         path = self._paths.tar(diff_id)
-        if diff_id in self._believed:
+        if diff_id in self._verified:
             return os.path.exists(path)
 
         try:
-            how = trust(path)
-            if how == DOUBTFUL:
+            level = trust_level(path)
+            if level == DOUBTFUL:
                 if not _has_digest(path, diff_id):
                     return False
                 with suppress(OSError):
-                    settle(path, within=self._paths.ingest)
-            elif is_due(path):
-                self.settle(diff_id)
+                    sync_and_note(path, within=self._paths.ingest)
+            elif is_written_back(path):
+                self.sync_tar(diff_id)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        self._believed.add(diff_id)
+        self._verified.add(diff_id)
         return True
 
-    def settle(self, diff_id: Digest) -> None:
+    def sync_tar(self, diff_id: Digest) -> None:
         """Wait until the tar is on the disk; return at once if that is known. Raises SystemFailure if the disk failed
         to store it, and removes it then; FileNotFoundError."""
-        from lamina.store.derived import ON_DISK, settle, trust
+        from lamina.store.derived import ON_DISK, sync_and_note, trust_level
 
         path = self._paths.tar(diff_id)
-        if trust(path) == ON_DISK:
+        if trust_level(path) == ON_DISK:
             return
         try:
-            settle(path, within=self._paths.ingest)
+            sync_and_note(path, within=self._paths.ingest)
         except FileNotFoundError:
             raise
         except OSError as error:
-            self._believed.discard(diff_id)
+            self._verified.discard(diff_id)
             remove(path)
             raise SystemFailure(
                 f"{path}: the disk failed to store the tar of layer {diff_id}: {error.strerror}; it was removed",
-                hint="check the system log; the next command makes it again from the blob",
+                hint="check the system log, then try again: the tar is made again from the blob",
             ) from error
 
-    def is_on_disk(self, diff_id: Digest) -> bool:
+    def tar_is_on_disk(self, diff_id: Digest) -> bool:
         """Whether the tar exists and is known to survive a crash."""
-        from lamina.store.derived import ON_DISK, trust
+        from lamina.store.derived import ON_DISK, trust_level
 
         try:
-            return trust(self._paths.tar(diff_id)) == ON_DISK
+            return trust_level(self._paths.tar(diff_id)) == ON_DISK
         except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def need_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
+    def ensure_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
         """Make the tar if it is missing or damaged: mounts point into it. Raises what ``index`` raises."""
-        if not self.is_sound(diff_id):
-            self.make(descriptor, diff_id)
+        if not self.has_sound_tar(diff_id):
+            self.make_derived(descriptor, diff_id)
 
-    def without_tar(self, descriptor: Descriptor, diff_id: Digest) -> bool:
+    def is_without_tar(self, descriptor: Descriptor, diff_id: Digest) -> bool:
         """Whether a layer is meant to have no tar: it came in as a blob only, or the setting says so."""
         if is_plain(descriptor, diff_id):
             return False
         return self._keep == "blob" or os.path.exists(self._paths.seek(diff_id))
 
-    def through(self, descriptor: Descriptor, diff_id: Digest, *, anew: bool = False) -> Through:
+    def seekable_tar(self, descriptor: Descriptor, diff_id: Digest, *, anew: bool = False) -> SeekableTar:
         """The tar, read through a blob that is here. Makes the checkpoints if they are missing or (``anew``) were
         found to be wrong. Raises what ``index`` raises."""
         from lamina.layer.checkpoints.file import SeekIndex
-        from lamina.store.seekable import Through
+        from lamina.store.seekable import SeekableTar
 
         path = self._paths.seek(diff_id)
         if not anew:
             try:
                 index = SeekIndex.load(path)
                 if os.path.exists(self._paths.blob(index.blob)):
-                    return Through(index, self._paths.blob(index.blob))
+                    return SeekableTar(index, self._paths.blob(index.blob))
             except (FileNotFoundError, NotADirectoryError, StoreDamaged):
                 pass  # make them again, like any derived data
-        self.make(descriptor, diff_id, tar=False)
+        self.make_derived(descriptor, diff_id, tar=False)
         with reported(path):
-            return Through(SeekIndex.load(path), self._paths.blob(descriptor.digest))
+            return SeekableTar(SeekIndex.load(path), self._paths.blob(descriptor.digest))
 
     def open_tar(self, descriptor: Descriptor, diff_id: Digest, start: int = 0, end: int | None = None) -> FileRange:
         path = self._paths.tar(diff_id)
-        self.need_tar(descriptor, diff_id)
+        self.ensure_tar(descriptor, diff_id)
         try:
             return FileRange(path, start, end)
         except (FileNotFoundError, NotADirectoryError):
-            self.make(descriptor, diff_id)
+            self.make_derived(descriptor, diff_id)
         with reported(path):
             return FileRange(path, start, end)
 
@@ -297,7 +297,7 @@ class Layers:
         except OSError as error:
             raise failure(error, path) from error
 
-    def make_again(self, descriptor: Descriptor, diff_id: Digest) -> None:
+    def make_derived_again(self, descriptor: Descriptor, diff_id: Digest) -> None:
         """Make the derived files of the layer that are to be kept, verified. Raises what ``index`` raises."""
         if self.has_tar(diff_id):
             try:
@@ -306,7 +306,9 @@ class Layers:
             except (InvalidContent, SystemFailure):
                 if not Blobs(self._paths).has(descriptor):
                     raise
-        self.make(descriptor, diff_id, tar=self.has_tar(diff_id) or not self.without_tar(descriptor, diff_id))
+        self.make_derived(
+            descriptor, diff_id, tar=self.has_tar(diff_id) or not self.is_without_tar(descriptor, diff_id)
+        )
 
     def _index_of_tar(self, descriptor: Descriptor, diff_id: Digest) -> None:
         from lamina.layer.decode import LayerReader
@@ -324,17 +326,17 @@ class Layers:
             index = self._paths.layer_index(diff_id)
             replace_file(index, summary.chunks(), mode=0o444, within=self._paths.ingest, lasting=False)
 
-    def make(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
+    def make_derived(self, descriptor: Descriptor, diff_id: Digest, *, tar: bool = True) -> None:
         """Make the index, and the tar or (if ``tar`` is False) checkpoints, from the blob, verified. Raises what
         ``index`` raises."""
         from lamina.host.spool import check_free_space
-        from lamina.store.ingest import LayerFiles, is_mounted
+        from lamina.store.ingest import LayerFiles, tars_are_mounted
 
         blob = self._paths.blob(descriptor.digest)
         with reported(self._paths.root):
             check_free_space(self._paths.root, descriptor.size)
             files = LayerFiles(
-                self._paths, descriptor, diff_id, self._max_layer, tar=tar, cached=not is_mounted(self._view)
+                self._paths, descriptor, diff_id, self._max_layer, tar=tar, cached=not tars_are_mounted(self._view)
             )
             stored = Blobs(self._paths).get(descriptor)
             try:
@@ -346,10 +348,10 @@ class Layers:
             except BaseException:
                 files.discard()
                 raise
-            files.keep(blob=blob)
-            self._believed.add(diff_id)
+            files.move_into_place(blob=blob)
+            self._verified.add(diff_id)
 
-    def there(self, diff_id: Digest) -> bool:
+    def has_derived_files(self, diff_id: Digest) -> bool:
         """Whether both derived files exist. Does not check that they are correct: fsck does."""
         return os.path.exists(self._paths.layer_index(diff_id)) and os.path.exists(self._paths.tar(diff_id))
 

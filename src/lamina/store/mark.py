@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import DigestMismatch, InvalidContent, LimitExceeded, NotFound, StoreDamaged, SystemFailure
 from lamina.light import replace
-from lamina.source.walk import Absent, Damaged, Known, Unread, blobs, look, walk
+from lamina.source.walk import Absent, Damaged, Known, Unrecognized, classify, manifest_blobs, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 IMAGE, CONTAINER, PROCESS, PIN = "image", "container", "process", "pin"
-ANY = "application/octet-stream"
+ANY_TYPE = "application/octet-stream"
 
 
 @dataclass
@@ -47,15 +47,15 @@ class Marked:
 class Holder:
     """Something that needs objects: an IMAGE (``name`` is canonical, "" for none), a CONTAINER, a PROCESS or a PIN.
 
-    ``tops``: its documents. ``promised``: the documents that must exist. ``loose``: digests of any kind, which need
-    not exist.
+    ``documents``: what it names. ``must_exist``: these documents may not be missing. ``may_exist``: digests of any
+    kind, which need not exist.
     """
 
     kind: str
     name: str
-    tops: tuple[Digest, ...] = ()
-    promised: frozenset[Digest] = frozenset()
-    loose: tuple[Digest, ...] = ()
+    documents: tuple[Digest, ...] = ()
+    must_exist: frozenset[Digest] = frozenset()
+    may_exist: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ class Needs:
     flaw: Absent | Damaged | None = None
 
 
-State = Needs | Absent | Damaged | Unread
-Memory = dict[Digest, Needs | Unread]
+State = Needs | Absent | Damaged | Unrecognized
+Memory = dict[Digest, Needs | Unrecognized]
 """Documents that were read completely. The second mark, under the lock, reads only what is new."""
 
 
-def of_names(entries: Entries) -> list[Holder]:
-    """One holder per entry of index.json. The documents that an entry records as fetched must exist."""
+def image_holders(entries: Entries) -> list[Holder]:
+    """One holder for each entry of index.json. The documents that an entry records as fetched must exist."""
     found = []
     for entry in entries:
         fetched = entry.annotations.get(FETCHED, "")
@@ -84,22 +84,22 @@ def of_names(entries: Entries) -> list[Holder]:
     return found
 
 
-def of_containers(store: Store) -> list[Holder]:
+def container_holders(store: Store) -> list[Holder]:
     """Each container needs its manifest; it also needs its layers, whatever the manifest says."""
     manifests = [(one.name, Digest.parse(one.manifest)) for one in store.containers.every() if one.manifest]
     found = [Holder(CONTAINER, name, (digest,), frozenset([digest])) for name, digest in manifests]
-    return [*found, Holder(CONTAINER, "", loose=tuple(store.containers.digests()))]
+    return [*found, Holder(CONTAINER, "", may_exist=tuple(store.containers.digests()))]
 
 
-def of_roots(store: Store, grace: float) -> list[Holder]:
-    """One holder per pin, and per process that uses the store or was killed less than ``grace`` seconds ago."""
+def root_holders(store: Store, grace: float) -> list[Holder]:
+    """One holder for each pin, and for each process that uses the store or ended less than ``grace`` seconds ago."""
     return [
-        Holder(PIN if root.pin else PROCESS, root.pin or root.purpose, loose=tuple(root.digests))
-        for root in store.roots.counting(grace=grace)
+        Holder(PIN if root.pin else PROCESS, root.pin or root.purpose, may_exist=tuple(root.digests))
+        for root in store.roots.effective(grace=grace)
     ]
 
 
-def steady(store: Store, work: Callable[[Entries], T]) -> T:
+def retry_if_names_change(store: Store, work: Callable[[Entries], T]) -> T:
     """Call ``work`` with the names, without the lock. If it finds something damaged or missing, and the names have
     changed meanwhile, call it again: another process may have removed that image. Raises what ``work`` raises if the
     names did not change."""
@@ -119,47 +119,47 @@ def mark(store: Store, holders: Iterable[Holder], *, memory: Memory | None = Non
     If ``strict`` is False, a damaged or lost document needs nothing.
     """
     marked, memory = Marked(), {} if memory is None else memory
-    parts: set[Digest] = set()  # blobs that manifests name: these are not documents
-    doubtful: list[tuple[Holder, Damaged]] = []
+    named_blobs: set[Digest] = set()  # blobs that manifests name: these are not documents
+    damaged_documents: list[tuple[Holder, Damaged]] = []
     for holder in holders:
-        loose = set(holder.loose)
-        marked.diff_ids |= loose  # a layer that is being pulled has derived data before a manifest names it
-        tops = [Descriptor(ANY, digest, 0) for digest in (*holder.tops, *sorted(loose))]
-        for digest, state in walk(_Looking(store, memory), tops, into=_children, deepest=None):
+        may_exist = set(holder.may_exist)
+        marked.diff_ids |= may_exist  # a layer that is being pulled has derived data before a manifest names it
+        tops = [Descriptor(ANY_TYPE, digest, 0) for digest in (*holder.documents, *sorted(may_exist))]
+        for digest, state in walk(_CachedState(store, memory), tops, children=_children, max_depth=None):
             marked.blobs.add(digest)
             if isinstance(state, Needs):
                 marked.blobs.update(state.blobs)
                 marked.diff_ids.update(state.diff_ids)
-                parts.update(state.blobs)
+                named_blobs.update(state.blobs)
                 flaw = state.flaw
-                if strict and flaw is not None and (isinstance(flaw, Damaged) or digest in holder.promised):
-                    raise _refused(holder, "config", flaw)
-            elif strict and digest in holder.promised:
-                raise _refused(holder, "manifest", state)
+                if strict and flaw is not None and (isinstance(flaw, Damaged) or digest in holder.must_exist):
+                    raise _cannot_delete(holder, "config", flaw)
+            elif strict and digest in holder.must_exist:
+                raise _cannot_delete(holder, "manifest", state)
             elif isinstance(state, Damaged):
-                doubtful.append((holder, state))
-    for holder, damaged in doubtful if strict else ():
-        if damaged.descriptor.digest not in parts:
-            raise _refused(holder, "manifest", damaged)
+                damaged_documents.append((holder, state))
+    for holder, damaged in damaged_documents if strict else ():
+        if damaged.descriptor.digest not in named_blobs:
+            raise _cannot_delete(holder, "manifest", damaged)
     return marked
 
 
 def state_of(store: Store, digest: Digest) -> State:
     """Read and verify a blob as a document. Raises SystemFailure."""
     size = store.blobs.size(digest)
-    descriptor = Descriptor(ANY, digest, size or 0)
+    descriptor = Descriptor(ANY_TYPE, digest, size or 0)
     if size is None:
         return Absent(descriptor, NotFound(f"{digest} is not in the store", hint="load or pull the image again"))
     if size > MAX_DOCUMENT:
         error = LimitExceeded(f"{digest} has {size} bytes, more than a document may", hint="the limit is 4 MiB")
-        return Unread(descriptor, error)
-    found = look(store.blobs.read, descriptor, announced=False)
+        return Unrecognized(descriptor, error)
+    found = classify(store.blobs.read, descriptor, check_media_type=False)
     if not isinstance(found, Known):
         return found
     document = found.document
     if isinstance(document, Index):
-        return Needs(documents=tuple(Descriptor(ANY, child.digest, 0) for child in document.manifests))
-    named = tuple(blob.digest for blob in blobs(document))
+        return Needs(documents=tuple(Descriptor(ANY_TYPE, child.digest, 0) for child in document.manifests))
+    named = tuple(blob.digest for blob in manifest_blobs(document))
     if not document.is_image:
         return Needs(blobs=named)
     try:
@@ -181,11 +181,13 @@ def _config(store: Store, descriptor: Descriptor) -> bytes:
     if size is None or size <= MAX_DOCUMENT:
         return store.blobs.read(replace(descriptor, size=size or 0))
     if hash_of(store.blobs.path(descriptor.digest), descriptor.digest.algorithm) != descriptor.digest.encoded:
-        raise DigestMismatch(f"{descriptor.digest} has other bytes than its digest says", hint=DAMAGED)
+        raise DigestMismatch(f"{descriptor.digest} does not match its digest", hint=DAMAGED)
     return b""
 
 
-class _Looking:
+class _CachedState:
+    """``state_of``, remembered where that is safe."""
+
     def __init__(self, store: Store, memory: Memory) -> None:
         self._store, self._memory = store, memory
 
@@ -195,15 +197,15 @@ class _Looking:
         if known is not None:
             return digest, known
         state = state_of(self._store, digest)
-        if _is_whole(state):
+        if _may_be_remembered(state):
             self._memory[digest] = state
         return digest, state
 
 
-def _is_whole(state: State) -> TypeGuard[Needs | Unread]:
+def _may_be_remembered(state: State) -> TypeGuard[Needs | Unrecognized]:
     if isinstance(state, Needs):
         return state.flaw is None
-    return isinstance(state, Unread) and not isinstance(state.error, LimitExceeded)  # it was not read
+    return isinstance(state, Unrecognized) and not isinstance(state.error, LimitExceeded)  # it was not read
 
 
 def _children(found: tuple[Digest, State]) -> tuple[Descriptor, ...]:
@@ -211,23 +213,23 @@ def _children(found: tuple[Digest, State]) -> tuple[Descriptor, ...]:
     return state.documents if isinstance(state, Needs) else ()
 
 
-def _refused(holder: Holder, what: str, found: State) -> StoreDamaged:
+def _cannot_delete(holder: Holder, what: str, found: State) -> StoreDamaged:
     assert not isinstance(found, Needs)
     digest = found.descriptor.digest
-    how = "lost" if isinstance(found, Absent) else "damaged"
-    if isinstance(found, Unread) and not isinstance(found.error, LimitExceeded):
-        how = "no document that lamina reads"
+    problem = "missing" if isinstance(found, Absent) else "damaged"
+    if isinstance(found, Unrecognized) and not isinstance(found.error, LimitExceeded):
+        problem = "not a document that lamina can read"
     if holder.kind == PROCESS:
         who, hint = f"a running process ({holder.name})", "wait for it to end, then run `lamina fsck --repair`"
     elif holder.kind == PIN:
         who, hint = f"the pin {holder.name}", "run `lamina fsck --repair`"
     elif holder.kind == CONTAINER:
         who = f"the container {holder.name}" if holder.name else "a container"
-        hint = f"`lamina rm {holder.name or 'CONTAINER'}` removes it"
+        hint = f"remove it with `lamina rm {holder.name or 'CONTAINER'}`"
     else:
         name = Reference.parse(holder.name).familiar if holder.name else str(digest)
         who = f"the image {name}" if holder.name else f"the untagged image {digest.short}"
-        hint = f"`lamina rmi {name}` removes it"
+        hint = f"remove it with `lamina rmi {name}`"
     if holder.kind in (IMAGE, CONTAINER):
-        hint += "; to keep it, run `lamina fsck --repair` and pull it again"
-    return StoreDamaged(f"nothing was deleted: the {what} {digest} of {who} is {how}", hint=hint)
+        hint += ", or run `lamina fsck --repair` and pull it again"
+    return StoreDamaged(f"nothing was deleted: the {what} {digest} of {who} is {problem}", hint=hint)

@@ -27,7 +27,7 @@ class Paths:
     def __init__(self, root: str) -> None:
         self.root = root
         self.index = os.path.join(root, "index.json")
-        self.members = os.path.join(root, "members")
+        self.layer_map = os.path.join(root, "members")
         self.lock = os.path.join(root, "lock")
         self.reserve = os.path.join(root, "reserve")
         self.ingest = os.path.join(root, "ingest")
@@ -68,7 +68,7 @@ class Paths:
         return os.path.join(self.layer(diff_id), "index")
 
 
-def open_frame(root: str, *, create: bool) -> Paths:
+def open_root(root: str, *, create: bool) -> Paths:
     """The frame of the store; made if it is missing and ``create`` is True.
 
     Raises NotFound (no store there), Unsupported (another format), StoreDamaged, SystemFailure.
@@ -83,8 +83,10 @@ def open_frame(root: str, *, create: bool) -> Paths:
                 _raise_format(paths)
         except (FileNotFoundError, NotADirectoryError):
             if not create:
-                kind = NotFound if _strangers(root) else NoStore
-                raise kind(f"no store at {root}", hint="`lamina pull`, `load` or `pack` makes one") from None
+                kind = NotFound if _unknown_names(root) else NoStore
+                raise kind(
+                    f"no store at {root}", hint="make one with `lamina pull`, `lamina load` or `lamina pack`"
+                ) from None
             _make(paths)
     return paths
 
@@ -107,12 +109,12 @@ def _check_owner(root: str) -> None:
         if is_root():
             name = _name_of(owner)
             raise SystemFailure(
-                f"the store {root} belongs to {name}, and root has other ids than {name}'s containers",
-                hint=f"`runuser -u {name} -- lamina ...`, or another store with --root",
+                f"root can't use the store {root}: it belongs to {name}, whose containers have other ids",
+                hint=f"run `runuser -u {name} -- lamina ...`, or choose another store with --root",
             )
     elif not os.access(root, os.R_OK | os.X_OK):
         raise SystemFailure(
-            f"the store {root} belongs to {_name_of(owner)}, who lets nobody else in",
+            f"the store {root} can't be opened: permission denied; it belongs to {_name_of(owner)}",
             hint=f"run it as {_name_of(owner)}, or choose another store with --root",
         )
 
@@ -136,11 +138,15 @@ def _raise_format(paths: Paths) -> None:
 def _checked_format(text: bytes, root: str) -> int:
     stripped = text.strip()
     if not stripped.isdigit():
-        raise StoreDamaged(f"{root}/format is not what lamina wrote", hint="is this a lamina store?")
+        raise StoreDamaged(f"{root}/format is not a format number", hint="check the path: it may not be a store")
     if int(stripped) > FORMAT:
-        raise Unsupported(f"the store {root} has format {int(stripped)}", hint="a newer lamina made it: update yours")
+        raise Unsupported(
+            f"the store {root} has the unknown format {int(stripped)}", hint="update lamina: a newer version made it"
+        )
     if int(stripped) < 1:
-        raise Unsupported(f"the store {root} has format {int(stripped)}, which never was", hint="make a new one")
+        raise Unsupported(
+            f"the store {root} has the invalid format {int(stripped)}", hint="choose another store with --root"
+        )
     return int(stripped)
 
 
@@ -149,10 +155,10 @@ def _make(paths: Paths) -> None:
     root = paths.root
     os.makedirs(os.path.dirname(root), exist_ok=True)
     make_directory(root)
-    strangers = _strangers(root)
-    if strangers:
+    unknown = _unknown_names(root)
+    if unknown:
         raise StoreDamaged(
-            f"{root} holds {strangers[0]!r:.100} and more, but no store",
+            f"{root} is not a store and not empty: {unknown[0]!r:.100} is in it",
             hint="choose an empty directory for the store",
         )
     for name in _DIRECTORIES:
@@ -165,7 +171,7 @@ def _make(paths: Paths) -> None:
     replace_file(os.path.join(root, "format"), [b"%d\n" % FORMAT])
 
 
-def _strangers(root: str) -> list[str]:
+def _unknown_names(root: str) -> list[str]:
     """What is at the place of a store and does not belong to one. What a killed ``_make`` left does belong. Raises
     OSError."""
     try:

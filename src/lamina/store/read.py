@@ -47,7 +47,9 @@ class StoreReader:
         if not name:
             if len({entry.digest for entry in entries}) == 1:
                 return entries[0]
-            raise ReferenceNotFound(f"{self.location} has {len(entries)} images", hint="name one of them")
+            raise ReferenceNotFound(
+                f"no image was named, and {self.location} has {len(entries)} images", hint="name one of them"
+            )
         reference, error = _reference(name)
         if reference is not None:
             for entry in entries:
@@ -73,7 +75,7 @@ class StoreReader:
 
     def tar(self, layer: Descriptor, diff_id: Digest) -> StoredBlob | None:
         """The layer's tar, if it is here and correct."""
-        if is_plain(layer, diff_id) or not self.layers.is_sound(diff_id):
+        if is_plain(layer, diff_id) or not self.layers.has_sound_tar(diff_id):
             return None
         path = self.layers.tar_path(diff_id)
         try:
@@ -126,7 +128,9 @@ class StoreReader:
                 found.setdefault(entry.digest, entry)
         if len(found) > 1:
             listed = ", ".join(digest.short for digest in found)
-            raise UsageError(f"several images begin with {digits}: {listed}", hint="give more digits, or a name")
+            raise UsageError(
+                f"{digits} is ambiguous, several images begin with it: {listed}", hint="give more digits, or a name"
+            )
         return next(iter(found.values()), None)
 
 

@@ -44,7 +44,9 @@ class Refs:
         try:
             document = parse(raw, mediatype.OCI_INDEX, path, limit=_MAX_INDEX)
         except LaminaError as error:
-            raise StoreDamaged(error.message, hint="restore index.json; the blobs are still there") from None
+            raise StoreDamaged(
+                error.message, hint="restore index.json from a backup, or use a new store; the blobs are still there"
+            ) from None
         assert isinstance(document, Index)
         return list(document.manifests)
 
@@ -216,7 +218,10 @@ def name_for(name: str, descriptor: Descriptor) -> str:
         return ""
     reference = Reference.parse(name).with_default_tag()
     if reference.digest not in (None, descriptor.digest):
-        raise Conflict(f"{reference} can't name {descriptor.digest}", hint="leave the digest out of the target")
+        raise Conflict(
+            f"{reference} can't be a name of {descriptor.digest}: it contains another digest",
+            hint="leave out the digest",
+        )
     return str(reference)
 
 

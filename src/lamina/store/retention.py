@@ -19,7 +19,7 @@ from lamina.layer.checkpoints.file import SeekIndex
 from lamina.light import TYPE_CHECKING, replace
 from lamina.source.select import read_config
 from lamina.source.verify import is_plain
-from lamina.source.walk import Found, Known, listed, look, walk
+from lamina.source.walk import Classified, Known, classify, listed_documents, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
@@ -27,7 +27,7 @@ from lamina.store.derived import hash_of
 from lamina.store.fault import point
 from lamina.store.foreign_trees import disk_bytes
 from lamina.store.layers import blob_stays
-from lamina.store.mark import ANY, mark, of_containers, of_names, steady
+from lamina.store.mark import ANY_TYPE, container_holders, image_holders, mark, retry_if_names_change
 from lamina.store.roots import GRACE
 from lamina.text import counted
 
@@ -60,43 +60,47 @@ def apply_keep(
     """Change every layer to what ``keep`` says, as far as possible. ``remade_only``: only remove tars that a mount
     has made for layers without one. With ``dry_run`` nothing changes. Raises StoreDamaged, InvalidContent (a blob is
     damaged), SystemFailure."""
-    work = _Work(store, grace)
+    work = _Retention(store, grace)
     with reported(store.paths.root):
         if keep == "blob":
-            return work.take_tars(remade_only, dry_run)
+            return work.remove_tars(remade_only, dry_run)
         if keep == "tar":
-            return work.take_blobs(dry_run)
-        return work.complete(dry_run)
+            return work.remove_blobs(dry_run)
+        return work.make_missing_tars(dry_run)
 
 
-class _Work:
+class _Retention:
     def __init__(self, store: Store, grace: float) -> None:
         self.store = store
         self.grace = grace
         self.removed: list[Digest] = []
         self.freed = 0
 
-    def take_tars(self, remade_only: bool, dry_run: bool) -> Kept:
+    def remove_tars(self, remade_only: bool, dry_run: bool) -> Kept:
         store = self.store
 
-        def ready(diff_id: Digest) -> bool:
-            return _has_seek(store, diff_id)
+        def has_checkpoints(diff_id: Digest) -> bool:
+            return _has_checkpoints(store, diff_id)
 
-        wanted = [(diff_id, forms) for diff_id, forms in self._without_tar() if ready(diff_id) or not remade_only]
+        wanted = [
+            (diff_id, forms)
+            for diff_id, forms in self._removable_tars()
+            if has_checkpoints(diff_id) or not remade_only
+        ]
         if not dry_run:
             for diff_id, forms in wanted:
-                if not ready(diff_id):
-                    with _taken_meanwhile():
-                        store.layers.make(next(iter(forms.values())), diff_id, tar=False)
+                if not has_checkpoints(diff_id):
+                    with _missing_ignored():
+                        store.layers.make_derived(next(iter(forms.values())), diff_id, tar=False)
         ours = {diff_id for diff_id, _ in wanted}
         with locked(store.paths.lock):
-            for diff_id, _ in self._without_tar():
-                if diff_id in ours and (dry_run or ready(diff_id)):
-                    self._take(diff_id, store.paths.tar(diff_id), dry_run)
+            for diff_id, _ in self._removable_tars():
+                if diff_id in ours and (dry_run or has_checkpoints(diff_id)):
+                    self._remove(diff_id, store.paths.tar(diff_id), dry_run)
                     point("keep.tar-removed")
-        return self._done(self._tars_that_stay())
+        return self._result(self._notes_about_kept_tars())
 
-    def _tars_that_stay(self) -> list[str]:
+    def _notes_about_kept_tars(self) -> list[str]:
         store = self.store
         count = 0
         for diff_id, forms in needed_layers(store).layers.items():
@@ -104,8 +108,8 @@ class _Work:
             count += not whole and store.layers.has_tar(diff_id)
         return [f"kept: {counted(count, 'tar')} with a blob that is in a registry only"] if count else []
 
-    def _without_tar(self) -> Iterator[tuple[Digest, dict[Digest, Descriptor]]]:
-        """The layers whose tar can go now: all blobs that name them are here, and no process uses them."""
+    def _removable_tars(self) -> Iterator[tuple[Digest, dict[Digest, Descriptor]]]:
+        """The layers whose tar can be removed now: all their blobs are here, and no process uses them."""
         store, protected = self.store, self._protected()
         for diff_id, forms in needed_layers(store).layers.items():
             plain = any(is_plain(form, diff_id) for form in forms.values())
@@ -114,28 +118,28 @@ class _Work:
             if all(store.blobs.has(form) for form in forms.values()):
                 yield diff_id, forms
 
-    def take_blobs(self, dry_run: bool) -> Kept:
+    def remove_blobs(self, dry_run: bool) -> Kept:
         store = self.store
         checked = []
-        for diff_id, form, _ in self._without_blob():
+        for diff_id, form, _ in self._removable_blobs():
             if not dry_run and diff_id not in checked:
-                with _taken_meanwhile():
-                    self._sound_tar(diff_id, form)
+                with _missing_ignored():
+                    self._ensure_tar(diff_id, form)
             checked.append(diff_id)
         with locked(store.paths.lock):
-            for diff_id, form, origin in list(self._without_blob()):
-                if diff_id not in checked or not (dry_run or store.layers.is_on_disk(diff_id)):
+            for diff_id, form, origin in list(self._removable_blobs()):
+                if diff_id not in checked or not (dry_run or store.layers.tar_is_on_disk(diff_id)):
                     continue
                 if not dry_run:
                     store.layers.note_origin_locked(form, diff_id, origin, kept=False)
-                self._take(form.digest, store.blobs.path(form.digest), dry_run)
+                self._remove(form.digest, store.blobs.path(form.digest), dry_run)
                 point("keep.blob-removed")
                 if not dry_run:
-                    self._drop_seek(diff_id)
-        return self._done(self._blobs_that_stay())
+                    self._remove_checkpoints(diff_id)
+        return self._result(self._notes_about_kept_blobs())
 
-    def _without_blob(self) -> Iterator[tuple[Digest, Descriptor, str]]:
-        """The blobs of layers that a registry has, and which one."""
+    def _removable_blobs(self) -> Iterator[tuple[Digest, Descriptor, str]]:
+        """The blobs of layers that can be removed now because a registry has them, with its repository."""
         store, protected, needed = self.store, self._protected(), needed_layers(self.store)
         for diff_id, forms in needed.layers.items():
             for digest, form in forms.items():
@@ -147,7 +151,7 @@ class _Work:
                 if origin:
                     yield diff_id, form, origin
 
-    def _blobs_that_stay(self) -> list[str]:
+    def _notes_about_kept_blobs(self) -> list[str]:
         store = self.store
         count = size = 0
         for diff_id, forms in needed_layers(store).layers.items():
@@ -156,15 +160,15 @@ class _Work:
                     count, size = count + 1, size + form.size
         return [f"{count} blobs ({size} bytes) stay: no registry is known to have them"] if count else []
 
-    def _sound_tar(self, diff_id: Digest, form: Descriptor) -> None:
-        """Before the blob goes: make sure that the tar exists, is correct, and is on the disk."""
+    def _ensure_tar(self, diff_id: Digest, form: Descriptor) -> None:
+        """Before the blob is removed: make sure that the tar exists, is correct, and is on the disk."""
         store = self.store
         path = store.paths.tar(diff_id)
         if not store.layers.has_tar(diff_id) or hash_of(path, diff_id.algorithm) != diff_id.encoded:
-            store.layers.make(form, diff_id)
-        store.layers.settle(diff_id)
+            store.layers.make_derived(form, diff_id)
+        store.layers.sync_tar(diff_id)
 
-    def complete(self, dry_run: bool) -> Kept:
+    def make_missing_tars(self, dry_run: bool) -> Kept:
         """Make the missing tars. Missing blobs are not fetched: `rmi` and then `pull` does that."""
         store = self.store
         missing = 0
@@ -172,14 +176,14 @@ class _Work:
             here = [form for form in forms.values() if store.blobs.has(form)]
             missing += len(forms) - len(here)
             if here and not dry_run:
-                with _taken_meanwhile():
-                    store.layers.need_tar(here[0], diff_id)
-                    self._drop_seek(diff_id)
+                with _missing_ignored():
+                    store.layers.ensure_tar(here[0], diff_id)
+                    self._remove_checkpoints(diff_id)
         gone = f"in registries only: {counted(missing, 'blob')}; `lamina push` and `save` get them from there"
 
-        return self._done([gone] if missing else [])
+        return self._result([gone] if missing else [])
 
-    def _drop_seek(self, diff_id: Digest) -> None:
+    def _remove_checkpoints(self, diff_id: Digest) -> None:
         path = self.store.paths.seek(diff_id)
         if os.path.exists(path) and self.store.layers.has_tar(diff_id):
             self.freed += _unlink(path)
@@ -187,16 +191,16 @@ class _Work:
     def _protected(self) -> frozenset[Digest]:
         return self.store.roots.protected(grace=self.grace) | self.store.containers.digests()
 
-    def _take(self, digest: Digest, path: str, dry_run: bool) -> None:
+    def _remove(self, digest: Digest, path: str, dry_run: bool) -> None:
         self.freed += disk_bytes(os.lstat(path)) if dry_run else _unlink(path)
         self.removed.append(digest)
 
-    def _done(self, notes: list[str] | None = None) -> Kept:
+    def _result(self, notes: list[str] | None = None) -> Kept:
         return Kept(tuple(self.removed), self.freed, tuple(notes or ()))
 
 
 @contextmanager
-def _taken_meanwhile() -> Iterator[None]:
+def _missing_ignored() -> Iterator[None]:
     """Ignore missing files. A layer is prepared without the lock, so an `rmi` or another `prune` may remove its blob
     or its tar. The decision what to remove is made under the lock, where everything is checked again."""
     with suppress(BlobNotFound, FileNotFoundError):
@@ -206,20 +210,24 @@ def _taken_meanwhile() -> Iterator[None]:
 def needed_layers(store: Store) -> _Needed:
     """The layers of all named and untagged images, and of containers. Raises StoreDamaged (what an image needs can't
     be read), SystemFailure."""
-    return steady(store, lambda entries: _needed_layers(store, entries))
+    return retry_if_names_change(store, lambda entries: _needed_layers(store, entries))
 
 
 def _needed_layers(store: Store, entries: Entries) -> _Needed:
     found = _Needed()
-    holders = [*of_names(entries), *of_containers(store)]
+    holders = [*image_holders(entries), *container_holders(store)]
     mark(store, holders)  # proves that all documents can be read
-    tops = {digest: Descriptor(ANY, digest, store.blobs.size(digest) or 0) for one in holders for digest in one.tops}
+    tops = {
+        digest: Descriptor(ANY_TYPE, digest, store.blobs.size(digest) or 0)
+        for one in holders
+        for digest in one.documents
+    }
 
-    def read(descriptor: Descriptor) -> Found:
+    def read(descriptor: Descriptor) -> Classified:
         size = store.blobs.size(descriptor.digest)
-        return look(store.blobs.read, replace(descriptor, size=size or 0), announced=False)
+        return classify(store.blobs.read, replace(descriptor, size=size or 0), check_media_type=False)
 
-    for one in walk(read, tops.values(), into=listed, deepest=None):
+    for one in walk(read, tops.values(), children=listed_documents, max_depth=None):
         if isinstance(one, Known) and isinstance(one.document, Manifest):
             _add(store, one.document, found)
     return found
@@ -236,7 +244,7 @@ def _add(store: Store, manifest: Manifest, found: _Needed) -> None:
         found.layers.setdefault(diff_id, {})[layer.digest] = layer
 
 
-def _has_seek(store: Store, diff_id: Digest) -> bool:
+def _has_checkpoints(store: Store, diff_id: Digest) -> bool:
     try:
         return store.blobs.size(SeekIndex.load(store.paths.seek(diff_id)).blob) is not None
     except (FileNotFoundError, NotADirectoryError, StoreDamaged):

@@ -34,7 +34,7 @@ GRACE = 3600.0  # seconds
 BUILD_PIN = "build-cache"
 """The name of the pin for the layers of the build cache."""
 _VIEW = "view "
-_STANDS = "stands "
+_MOUNT_IDENTITY = "stands "
 _PIN = "pin-"
 _PIN_NAME = pattern(r"[a-z0-9][a-z0-9_-]{0,99}")
 
@@ -42,9 +42,9 @@ _PIN_NAME = pattern(r"[a-z0-9][a-z0-9_-]{0,99}")
 class Root(Value):
     """``alive``: its process holds it, or its mount exists. ``changed``: nanoseconds since 1970, by the clock of the
     store's file system. ``mount``: set if the root lives as long as this mount, and not as long as a process;
-    ``view``: what was mounted there; ``stands``: how to tell that from a later mount over it ("" if nothing was
-    noted). ``pin``: the name of a pin, "" for other roots; ``lasts``: the seconds without use after which it no
-    longer counts (None: it always counts)."""
+    ``view``: what was mounted there; ``mount_identity``: how to tell that from a later mount over it ("" if nothing
+    was noted). ``pin``: the name of a pin, "" for other roots; ``lasts``: the seconds without use after which it is
+    no longer effective (None: it always is)."""
 
     name: str
     pid: int
@@ -54,7 +54,7 @@ class Root(Value):
     digests: frozenset[Digest]
     mount: str = ""
     view: str = ""
-    stands: str = ""
+    mount_identity: str = ""
     pin: str = ""
     lasts: float | None = None
 
@@ -66,7 +66,7 @@ class Roots:
 
     def create(self, purpose: str, *, mount: str = "") -> str:
         """Create a root of this process, or of what will be mounted at ``mount``; returns its name. This process
-        holds the root until ``remove`` or ``let_go``."""
+        holds the root until ``remove`` or ``release``."""
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
         pid = os.getpid()
         head = {"pid": pid, "started": start_time(pid), "boot": boot_id(), "purpose": purpose, "held": True}
@@ -100,7 +100,7 @@ class Roots:
         if mount.startswith(f"/proc/{os.getpid()}/"):  # the mount lives as long as this process, also after an exec
             os.set_inheritable(self._held[name].descriptor, True)
         else:
-            self.let_go(name)
+            self.release(name)
 
     def pin(self, name: str, purpose: str, digests: Iterable[Digest], *, lasts: float | None = None) -> None:
         """Protect these digests, and no others, under this name: until ``unpin``, or until nobody has used the pin
@@ -130,7 +130,7 @@ class Roots:
         """The pins with this purpose ("" for all), including those that no longer count. Raises OSError."""
         return [root for root in self if root.pin and purpose in ("", root.purpose)]
 
-    def let_go(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Release the lock of the root: from now on it counts like the root of a process that has ended."""
         held = self._held.pop(name, None)
         if held is not None:
@@ -153,9 +153,9 @@ class Roots:
             self._append(name, "".join(f"{digest}\n" for digest in digests))
         point("root.extended")
 
-    def note_view(self, name: str, view: str, stands: str = "") -> None:
+    def note_view(self, name: str, view: str, mount_identity: str = "") -> None:
         """Record which view is mounted at the root's mount."""
-        self._append(name, f"{_VIEW}{view}\n{_STANDS}{stands}\n")
+        self._append(name, f"{_VIEW}{view}\n{_MOUNT_IDENTITY}{mount_identity}\n")
 
     def _append(self, name: str, text: str) -> None:
         descriptor = os.open(self._path(name), os.O_WRONLY | os.O_APPEND)
@@ -166,7 +166,7 @@ class Roots:
 
     def remove(self, name: str) -> None:
         remove(self._path(name))
-        self.let_go(name)
+        self.release(name)
         point("root.removed")
 
     def __iter__(self) -> Iterator[Root]:
@@ -201,27 +201,27 @@ class Roots:
         except FileNotFoundError:
             return None
 
-    def counting(self, *, grace: float = GRACE) -> list[Root]:
+    def effective(self, *, grace: float = GRACE) -> list[Root]:
         """The roots that protect objects now: of running processes and mounts, of those that ended less than
         ``grace`` seconds ago, and pins (the grace time does not apply to pins)."""
         roots, now = list(self), clock.now(self._paths)  # in this order, so that no root changed after now
-        return [root for root in roots if _counts(root, grace, now)]
+        return [root for root in roots if _is_effective(root, grace, now)]
 
     def protected(self, *, grace: float = GRACE) -> frozenset[Digest]:
-        """All digests that the counting roots list."""
-        return frozenset().union(*(root.digests for root in self.counting(grace=grace)))
+        """All digests that the effective roots list."""
+        return frozenset().union(*(root.digests for root in self.effective(grace=grace)))
 
-    def dead(self, *, grace: float = GRACE) -> list[Root]:
+    def ended(self, *, grace: float = GRACE) -> list[Root]:
         """The roots that no longer count."""
         roots, now = list(self), clock.now(self._paths)
-        return [root for root in roots if not _counts(root, grace, now)]
+        return [root for root in roots if not _is_effective(root, grace, now)]
 
-    def drop_dead(self, *, grace: float = GRACE) -> int:
+    def remove_ended(self, *, grace: float = GRACE) -> int:
         """Remove the roots that no longer count; returns how many."""
-        dead = self.dead(grace=grace)
-        for root in dead:
+        ended = self.ended(grace=grace)
+        for root in ended:
             self.remove(root.name)
-        return len(dead)
+        return len(ended)
 
     def _within(self, mount: str) -> str:
         """Return a path inside the store relative to the store's top directory (the store may be moved); other paths
@@ -244,13 +244,13 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         pid, began, boot, purpose, mount, space, locks = 0, None, None, "unreadable", "", "", False
         pin, lasts = "", None
-    digests, view, stands = set(), "", ""
+    digests, view, mount_identity = set(), "", ""
     for line in lines[1:]:
         if line.startswith(_VIEW):
             view = line.removeprefix(_VIEW)
             continue
-        if line.startswith(_STANDS):
-            stands = line.removeprefix(_STANDS)
+        if line.startswith(_MOUNT_IDENTITY):
+            mount_identity = line.removeprefix(_MOUNT_IDENTITY)
             continue
         try:
             digests.add(Digest.parse(line))
@@ -264,10 +264,12 @@ def _parse(name: str, lines: list[str], changed: int, held: bool, top: str, seen
         alive = boot == boot_id() and (alive or seen.is_mounted_in(mount, space))
     if pin and name != _PIN + pin:
         pin, lasts = "", None  # nobody could remove it by that name
-    return Root(name, pid, purpose, alive or bool(pin), changed, frozenset(digests), mount, view, stands, pin, lasts)
+    return Root(
+        name, pid, purpose, alive or bool(pin), changed, frozenset(digests), mount, view, mount_identity, pin, lasts
+    )
 
 
-def _counts(root: Root, grace: float, now: int) -> bool:
+def _is_effective(root: Root, grace: float, now: int) -> bool:
     return root.alive or (not root.pin and clock.is_younger(root.changed, grace, now))
 
 
@@ -275,13 +277,13 @@ def _pinned(name: str) -> str:
     """The file name of the root of a pin. Raises UsageError."""
     if not _PIN_NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r:.150} is not a name of a pin", hint="use small letters, digits, - and _, at most 100"
+            f"{name!r:.150} is not a valid name for a pin", hint="use small letters, digits, - and _, at most 100"
         )
     return _PIN + name
 
 
 def boot_id() -> str:
-    """An identifier of this boot of the machine; "" if the system has none."""
+    """An identifier of this boot of the host; "" if the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lamina.light import TYPE_CHECKING
-from lamina.source.walk import Known, listed, look, walk
+from lamina.source.walk import Known, classify, listed_documents, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest
@@ -30,7 +30,9 @@ class ImagesByConfig:
 
     def note(self, name: str, top: Descriptor) -> None:
         """Record that ``name`` ("" for none) points to ``top``."""
-        for found in walk(lambda one: look(self._blobs.read, one), [top], into=listed, deepest=None):
+        for found in walk(
+            lambda one: classify(self._blobs.read, one), [top], children=listed_documents, max_depth=None
+        ):
             if isinstance(found, Known) and isinstance(found.document, Manifest) and found.document.is_image:
                 self._images.setdefault(found.document.config.digest, []).append((name, top, found.descriptor))
 

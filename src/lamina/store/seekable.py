@@ -19,7 +19,7 @@ _FEED = 1 << 16  # bytes of the blob read at a time: a small file needs little
 _IDLE = 2  # idle readers kept per layer, for a read that continues there
 
 
-class Through:
+class SeekableTar:
     """The tar of one layer. A read that continues where another one stopped costs nothing extra, so reading from
     front to back takes one pass."""
 
@@ -28,15 +28,15 @@ class Through:
         self.tar_size = index.tar_size
         self._index = index
         self._blob = blob
-        self._idle: list[_Reading] = []
+        self._idle: list[_Decoding] = []
         self._guard = threading.Lock()
 
-    def open(self, start: int = 0, end: int | None = None) -> ThroughRange:
+    def open(self, start: int = 0, end: int | None = None) -> SeekableStream:
         """Open a range of the tar. Raises OSError (no such blob), StoreDamaged."""
         end = self.tar_size if end is None else end
-        return ThroughRange(self, self._taken(start), start, end)
+        return SeekableStream(self, self._nearest(start), start, end)
 
-    def _taken(self, start: int) -> _Reading:
+    def _nearest(self, start: int) -> _Decoding:
         nearest = self._index.before(start)
         with self._guard:
             fit = [one for one in self._idle if nearest <= one.at <= start]
@@ -44,43 +44,43 @@ class Through:
                 best = max(fit, key=lambda one: one.at)
                 self._idle.remove(best)
                 return best
-        return _Reading(self._index, self._blob, nearest)
+        return _Decoding(self._index, self._blob, nearest)
 
-    def give_back(self, reading: _Reading) -> None:
+    def give_back(self, decoding: _Decoding) -> None:
         with self._guard:
-            self._idle.append(reading)
+            self._idle.append(decoding)
             dropped = self._idle.pop(0) if len(self._idle) > _IDLE else None
         if dropped is not None:
             dropped.close()
 
 
-class ThroughRange:
+class SeekableStream:
     """The bytes from ``start`` to ``end`` of the tar; a ``Stream``."""
 
-    def __init__(self, owner: Through, reading: _Reading, start: int, end: int) -> None:
+    def __init__(self, owner: SeekableTar, decoding: _Decoding, start: int, end: int) -> None:
         self._owner = owner
-        self._reading: _Reading | None = reading
+        self._decoding: _Decoding | None = decoding
         self._at, self._end = start, end
 
     def read(self, size: int = -1, /) -> bytes:
         """Read the next bytes. Raises InvalidLayer, StoreDamaged."""
         left = self._end - self._at
         size = left if size < 0 else min(size, left)
-        if size <= 0 or self._reading is None:
+        if size <= 0 or self._decoding is None:
             return b""
-        reading, self._reading = self._reading, None  # after a failure this decoder is not used again
+        decoding, self._decoding = self._decoding, None  # after a failure this decoder is not used again
         try:
-            data = reading.read(self._at, size)
+            data = decoding.read(self._at, size)
         except InvalidLayer as error:
-            raise InvalidLayer(f"{reading.path}: {error.message}", hint=DAMAGED) from None
-        self._reading = reading
+            raise InvalidLayer(f"{decoding.path}: {error.message}", hint=DAMAGED) from None
+        self._decoding = decoding
         self._at += len(data)
         return data
 
     def close(self) -> None:
-        reading, self._reading = self._reading, None
-        if reading is not None:
-            self._owner.give_back(reading)
+        decoding, self._decoding = self._decoding, None
+        if decoding is not None:
+            self._owner.give_back(decoding)
 
     def __enter__(self) -> Self:
         return self
@@ -89,12 +89,12 @@ class ThroughRange:
         self.close()
 
 
-class _Reading:
+class _Decoding:
     """A decoder in use; ``at`` is the offset in the tar of the next byte."""
 
     def __init__(self, index: SeekIndex, blob: str, nearest: int) -> None:
-        mark = index.mark(nearest)
-        self._decoder, place = resumed(index.compression, mark)
+        checkpoint = index.checkpoint(nearest)
+        self._decoder, place = resumed(index.compression, checkpoint)
         self._file = FileRange(blob, place)
         self.path = blob
         self._pieces: Iterator[bytes] = iter(())
@@ -108,7 +108,7 @@ class _Reading:
         parts: list[memoryview] = []
         while size > 0:
             if not self._piece and not self._more():
-                raise InvalidLayer("the blob is shorter than its index says")
+                raise InvalidLayer("the blob is shorter than its checkpoints state")
             part, self._piece = self._piece[:size], self._piece[size:]
             parts.append(part)
             self.at += len(part)

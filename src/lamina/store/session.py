@@ -25,7 +25,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import Reference
-from lamina.store.completeness import fetched, lacking
+from lamina.store.completeness import fetched_children, first_missing
 from lamina.store.fault import point
 from lamina.store.layers import Layers, blob_stays
 from lamina.store.paths import Paths
@@ -38,7 +38,7 @@ from lamina.store.unfinished import Unfinished
 if TYPE_CHECKING:
     from lamina.layer.build import BuiltLayer
     from lamina.source.protocols import Blob
-    from lamina.store.gather import Gathering
+    from lamina.store.batch import Batch
     from lamina.store.same_image import ImagesByConfig
 
 TAKES = Takes()
@@ -93,9 +93,9 @@ class StoreSession:
         """It also finds the blobs that still wait for the disk."""
         self.location = self.reader.location
         self.unfinished = Unfinished()
-        self._gathering: Gathering | None = None
+        self._batch: Batch | None = None
         self._images: ImagesByConfig | None = None
-        self._told_of_unkept = False
+        self._warned_of_kept_blobs = False
         self._listing = threading.Lock()
         self._listed: set[Digest] = set()
         self._root: str | None = parts.roots.create(purpose)
@@ -108,38 +108,38 @@ class StoreSession:
             self._parts.roots.remove(name)
 
     @contextmanager
-    def gathering(self) -> Iterator[None]:
+    def batch(self) -> Iterator[None]:
         """Bring the small blobs, documents and names of this block to the disk many at a time, the last ones when the
         block ends (also with an exception). Until then only this session sees them."""
-        if self._gathering is not None:
+        if self._batch is not None:
             yield
             return
-        from lamina.store.gather import Gathering
+        from lamina.store.batch import Batch
 
-        def give(names: list[tuple[str, Descriptor]]) -> None:
+        def write_names(names: list[tuple[str, Descriptor]]) -> None:
             self._parts.refs.set_all(names, self._fetched)
 
         ingest = self._parts.paths.ingest
-        gathering = self._gathering = self._blobs.waiting = Gathering(self._parts.paths, give)
+        batch = self._batch = self._blobs.batch = Batch(self._parts.paths, write_names)
         try:
             try:
                 yield
             except BaseException:
                 with suppress(LaminaError, OSError):
-                    gathering.flush()  # complete images get their names, as they do without gathering
+                    batch.commit_names()  # complete images get their names, as they do without a batch
                 raise
             with reported(ingest):
-                gathering.flush()
+                batch.commit_names()
         finally:
-            self._gathering = self._blobs.waiting = None
+            self._batch = self._blobs.batch = None
             with reported(ingest):
-                gathering.close()
+                batch.close()
 
-    def give_names(self) -> None:
+    def commit_names(self) -> None:
         """Write the names that wait, before something that may take long."""
-        if self._gathering is not None:
+        if self._batch is not None:
             with reported(self._parts.paths.ingest):
-                self._gathering.flush()
+                self._batch.commit_names()
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
         """Protect the blob first, then check whether it is here."""
@@ -150,7 +150,7 @@ class StoreSession:
 
     def _has_derived(self, descriptor: Descriptor, diff_id: Digest) -> bool:
         """Whether the layer's derived files are here too: its tar, or what replaces the tar."""
-        return self._layers.there(diff_id) or self._layers.without_tar(descriptor, diff_id)
+        return self._layers.has_derived_files(diff_id) or self._layers.is_without_tar(descriptor, diff_id)
 
     def put_blob(
         self,
@@ -167,45 +167,47 @@ class StoreSession:
         self._protect(descriptor.digest, *([diff_id] if diff_id else []))
         if self._blobs.has(descriptor):
             if diff_id is not None and not self._has_derived(descriptor, diff_id):
-                self._settle()  # the derived files are made from the blob in its place
-                self._layers.make_again(descriptor, diff_id)
+                self._sync_batch()  # the derived files are made from the blob in its place
+                self._layers.make_derived_again(descriptor, diff_id)
             return False
-        known = diff_id is not None and self._parts.keep != "blob" and not is_plain(descriptor, diff_id)
-        known = known and diff_id is not None and self._layers.is_sound(diff_id)
-        unkept = self._unkept(descriptor, diff_id, blob, on_event) if diff_id and self._parts.keep == "tar" else None
-        if known and unkept is not None and diff_id is not None:
+        has_tar = diff_id is not None and self._parts.keep != "blob" and not is_plain(descriptor, diff_id)
+        has_tar = has_tar and diff_id is not None and self._layers.has_sound_tar(diff_id)
+        note_origin = None
+        if diff_id is not None and self._parts.keep == "tar":
+            note_origin = self._origin_note(descriptor, diff_id, blob, on_event)
+        if has_tar and note_origin is not None and diff_id is not None:
             with reported(self._layers.path(diff_id)):
-                self._layers.settle(diff_id)  # the tar is the only copy that is kept
-            unkept()
+                self._layers.sync_tar(diff_id)  # the tar is the only copy that is kept
+            note_origin()
             return False
-        new = self._taken(descriptor, blob, diff_id, known, unkept, on_event, cancel)
-        if diff_id is not None and blob.origin and unkept is None:
+        new = self._ingest(descriptor, blob, diff_id, has_tar, note_origin, on_event, cancel)
+        if diff_id is not None and blob.origin and note_origin is None:
             self._layers.note_origin(descriptor, diff_id, blob.origin, kept=True)
         return new
 
-    def _taken(
+    def _ingest(
         self,
         descriptor: Descriptor,
         blob: Blob,
         diff_id: Digest | None,
-        known: bool,
-        unkept: Callable[[], None] | None,
+        has_tar: bool,
+        note_origin: Callable[[], None] | None,
         on_event: OnEvent,
         cancel: Cancel | None,
     ) -> bool:
         """Bring the blob in, alone or together with others. Returns False if another process brought it in."""
-        from lamina.store.ingest import Ingest, gather
+        from lamina.store.ingest import Ingest, add_to_batch
 
-        if self._gathering is not None and unkept is None:
-            from lamina.store.gather import SMALL
+        if self._batch is not None and note_origin is None:
+            from lamina.store.batch import SMALL
 
             if descriptor.size <= SMALL:
                 with reported(self._parts.paths.ingest):
-                    gather(
-                        self._gathering,
+                    add_to_batch(
+                        self._batch,
                         self._parts.paths,
                         blob,
-                        None if known else diff_id,
+                        None if has_tar else diff_id,
                         max_layer=self._parts.max_layer,
                         on_event=on_event,
                         cancel=cancel,
@@ -222,17 +224,17 @@ class StoreSession:
             cancel=cancel,
             tar=self._parts.keep != "blob",
             view=self._parts.view,
-            known=known,
-            unkept=unkept,
+            has_tar=has_tar,
+            note_origin=note_origin,
             unfinished=self.unfinished,
         ).run(blob)
 
-    def _settle(self) -> None:
-        if self._gathering is not None:
+    def _sync_batch(self) -> None:
+        if self._batch is not None:
             with reported(self._parts.paths.ingest):
-                self._gathering.settle()
+                self._batch.sync_and_move()
 
-    def _unkept(
+    def _origin_note(
         self, descriptor: Descriptor, diff_id: Digest, blob: Blob, on_event: OnEvent
     ) -> Callable[[], None] | None:
         """Return a function that notes where a blob that is not kept can be fetched; None if the blob must be
@@ -241,9 +243,9 @@ class StoreSession:
             return None
         origin = blob.origin or self._layers.origin(descriptor, diff_id)
         if not origin:
-            if not self._told_of_unkept:
-                self._told_of_unkept = True
-                on_event(Warned("keep=tar: blobs stay that no registry is known to have"))
+            if not self._warned_of_kept_blobs:
+                self._warned_of_kept_blobs = True
+                on_event(Warned("keep=tar: blobs are kept that no registry is known to have"))
             return None
         return lambda: self._layers.note_origin(descriptor, diff_id, origin)
 
@@ -302,19 +304,19 @@ class StoreSession:
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Store a manifest. Raises InvalidContent; BlobNotFound if the config or a layer is missing."""
         descriptor.check(raw)
-        from lamina.source.walk import blobs
+        from lamina.source.walk import manifest_blobs
 
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
         if isinstance(document, Manifest):
             # A client of the registry may skip blobs that it found here: nothing has protected those yet.
-            self._protect(descriptor.digest, *(one.digest for one in blobs(document)))
+            self._protect(descriptor.digest, *(one.digest for one in manifest_blobs(document)))
             if not all(map(self._blobs.has, document.layers)):
                 self._protect_tars(document)
-            missing = self._lacking(document)
+            missing = self._first_missing(document)
             if missing is not None:
                 raise BlobNotFound(
                     f"manifest {descriptor.digest} needs blob {missing.digest}, which is not in the store",
-                    hint="blobs are written before the manifest",
+                    hint="push the blob before the manifest",
                 )
         else:
             self._protect(descriptor.digest)
@@ -334,7 +336,7 @@ class StoreSession:
     def same_image(self, manifest: Manifest, name: str) -> Descriptor | None:
         """Find the image of the store that ``docker save`` has written as this manifest, so that it is not stored a
         second time."""
-        from lamina.source.walk import Known, blobs, look
+        from lamina.source.walk import Known, classify, manifest_blobs
         from lamina.store.same_image import ImagesByConfig
 
         self._protect(manifest.config.digest)
@@ -345,18 +347,18 @@ class StoreSession:
         reference = str(Reference.parse(name).with_default_tag()) if name else ""
         for known, top, descriptor in self._images.having(manifest.config.digest, reference):
             self._protect(top.digest, descriptor.digest)
-            found = look(self._blobs.read, descriptor)  # the document may have been removed meanwhile
+            found = classify(self._blobs.read, descriptor)  # the document may have been removed meanwhile
             if not isinstance(found, Known) or not isinstance(found.document, Manifest) or not self._blobs.has(top):
                 continue
             document = found.document
-            self._protect(*(one.digest for one in blobs(document)))
+            self._protect(*(one.digest for one in manifest_blobs(document)))
             self._protect_tars(document)
-            if len(document.layers) == len(manifest.layers) and self._lacking(document) is None:
+            if len(document.layers) == len(manifest.layers) and self._first_missing(document) is None:
                 return top if known == reference else descriptor
         return None
 
-    def _lacking(self, manifest: Manifest) -> Descriptor | None:
-        return lacking(manifest, self._blobs, self._layers)
+    def _first_missing(self, manifest: Manifest) -> Descriptor | None:
+        return first_missing(manifest, self._blobs, self._layers)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """Give the document a name, in any form that docker accepts. Raises UsageError, Conflict (the name contains
@@ -364,15 +366,15 @@ class StoreSession:
         full = name_for(name, descriptor)
         if self._images is not None:
             self._images.note(full, descriptor)
-        if self._gathering is not None:
+        if self._batch is not None:
             with reported(self._parts.paths.ingest):
-                self._gathering.name(full, descriptor)
+                self._batch.queue_name(full, descriptor)
             return
         # Checked under the lock: another process may have removed the image since it was found.
         self._parts.refs.set(full, descriptor, self._fetched)
 
     def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
-        return fetched(top, known, self._blobs, self._layers)
+        return fetched_children(top, known, self._blobs, self._layers)
 
     def protect_only(self, digests: Iterable[Digest]) -> None:
         """Replace the session's root by one that lists only these digests: all others have a name by now, or are

@@ -12,35 +12,35 @@ from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Blob
-    from lamina.store.gather import Gathering
+    from lamina.store.batch import Batch
 
 
 class SessionBlobs(Blobs):
-    """Blobs in the store, and those in ``waiting``, which do not have their place yet."""
+    """Blobs in the store, and those in ``batch``, which are not in their place yet."""
 
     def __init__(self, paths: Paths) -> None:
         super().__init__(paths)
-        self.waiting: Gathering | None = None
+        self.batch: Batch | None = None
 
     def size(self, digest: Digest) -> int | None:
-        waiting = self.waiting  # read once: another thread may end the gathering meanwhile
-        size = None if waiting is None else waiting.size(digest)
+        batch = self.batch  # read once: another thread may end the batch meanwhile
+        size = None if batch is None else batch.size(digest)
         return super().size(digest) if size is None else size
 
     def get(self, descriptor: Descriptor) -> Blob:
-        waiting = self.waiting
-        if waiting is not None:
+        batch = self.batch
+        if batch is not None:
             with reported(self._paths.ingest):
-                data = waiting.read(descriptor.digest)
+                data = batch.read(descriptor.digest)
             if data is not None:
                 return BytesBlob(descriptor, data)
         return super().get(descriptor)
 
     def write(self, descriptor: Descriptor, data: bytes) -> None:
-        waiting = self.waiting
-        if waiting is None:
+        batch = self.batch
+        if batch is None:
             super().write(descriptor, data)
             return
         descriptor.check(data)
-        with reported(self.path(descriptor.digest)), waiting.taking(descriptor.digest, data):
+        with reported(self.path(descriptor.digest)), batch.adding(descriptor.digest, data):
             pass

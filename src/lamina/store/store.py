@@ -10,9 +10,8 @@ from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP, MAX_LAYER
 from lamina.source.takes import Takes
 from lamina.store.blobs import Blobs
-from lamina.store.delete import StoreDeleter
 from lamina.store.layers import Layers
-from lamina.store.paths import Paths, open_frame
+from lamina.store.paths import Paths, open_root
 from lamina.store.read import StoreReader
 from lamina.store.refs import Refs
 from lamina.store.roots import Roots
@@ -55,7 +54,6 @@ class Store:
         self.layers = Layers(paths, max_layer, keep, view)
         self.roots = Roots(paths)
         self.reader = StoreReader(paths, self.blobs, self.refs, self.layers)
-        self.deleter = StoreDeleter(self.refs)
         self.location = self.reader.location
 
     @property
@@ -136,11 +134,11 @@ class Store:
 
     def untag(self, name: str) -> Descriptor:
         """As ``Deleter.untag``."""
-        return self.deleter.untag(name)
+        return self.tags.untag(name)
 
     def delete(self, descriptor: Descriptor) -> None:
         """As ``Deleter.delete``."""
-        self.deleter.delete(descriptor)
+        self.tags.delete(descriptor)
 
     def find(
         self,
@@ -173,4 +171,4 @@ class Store:
         """Open the store at ``root``; make it if ``create``. ``keep``: what is kept of new layers (``config.KEEPS``).
         ``view``: how unions are mounted (``config.VIEWS``), "" for the first that works. Raises NotFound, Unsupported
         (another format), StoreDamaged, SystemFailure."""
-        return cls(open_frame(os.path.abspath(root), create=create), max_layer=max_layer, keep=keep, view=view)
+        return cls(open_root(os.path.abspath(root), create=create), max_layer=max_layer, keep=keep, view=view)

@@ -1,11 +1,12 @@
-"""Changing the names of the store: give, compare and swap, forget."""
+"""Changing the names of the store: give, compare and swap, forget, remove. gc deletes what nothing names any more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lamina.errors import BlobNotFound
 from lamina.light import TYPE_CHECKING
-from lamina.store.completeness import fetched
+from lamina.store.completeness import fetched_children
 from lamina.store.refs import Refs, name_for
 
 if TYPE_CHECKING:
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from lamina.spec.digest import Digest
     from lamina.store.blobs import Blobs
     from lamina.store.layers import Layers
+    from lamina.store.refs import Entries
 
 
 class Tags:
-    """``TagPlace`` of the store."""
+    """``TagPlace`` and ``Deleter`` of the store."""
 
     def __init__(self, refs: Refs, blobs: Blobs, layers: Layers) -> None:
         self._refs = refs
@@ -41,5 +43,22 @@ class Tags:
         """As ``TagPlace.forget``."""
         self._refs.unset(names, keep_untagged=False, untagged=digest)
 
+    def untag(self, name: str) -> Descriptor:
+        """As ``Deleter.untag``."""
+        descriptor = self._refs.get(name)
+        self._refs.unset([name], keep_untagged=True)
+        return descriptor
+
+    def delete(self, descriptor: Descriptor) -> None:
+        """As ``Deleter.delete``."""
+
+        def change(entries: Entries) -> Entries:
+            kept = [entry for entry in entries if entry.digest != descriptor.digest]
+            if len(kept) == len(entries):
+                raise BlobNotFound(f"no image {descriptor.digest} in the store", hint="see `lamina images`")
+            return kept
+
+        self._refs.update(change)
+
     def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
-        return fetched(top, known, self._blobs, self._layers)
+        return fetched_children(top, known, self._blobs, self._layers)

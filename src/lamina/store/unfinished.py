@@ -6,11 +6,12 @@ from lamina.host.files import remove
 from lamina.host.lock import unheld
 
 
-class Pace:
-    """Whether the disk keeps up with the writes of a session: the first file that notices a delay sets ``behind``."""
+class DiskDelay:
+    """Whether the disk is slower than the writes of a session: the first file that waits too long sets
+    ``noticed``."""
 
     def __init__(self) -> None:
-        self.behind = False
+        self.noticed = False
 
 
 class Unfinished:
@@ -20,7 +21,7 @@ class Unfinished:
     def __init__(self) -> None:
         self.tars: set[str] = set()
         self.parts: set[str] = set()
-        self.pace = Pace()
+        self.delay = DiskDelay()
 
     def drop(self, *, parts: bool) -> None:
         """Remove the tars; with ``parts`` also the part files (which a later run could resume), unless another

@@ -25,7 +25,7 @@ from lamina.store.paths import Paths
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
-OWN_PLACE = "union-"
+MOUNT_POINT_PREFIX = "union-"
 """The prefix of mount points in a union's directory."""
 _DIGITS = frozenset("0123456789abcdef")
 _UNIONS = "/unions/"
@@ -70,7 +70,7 @@ def collect_unions(store: Store, needed: set[Digest], *, dry_run: bool) -> int:
             freed += _remove_leftovers(store, directory, dry_run)
             continue
         if shown is None:
-            shown = _shown(store.paths)
+            shown = _shown_by_overlays(store.paths)
         freed += _remove(directory, shown, dry_run)
     return freed
 
@@ -83,7 +83,11 @@ def _remove_leftovers(store: Store, directory: str, dry_run: bool) -> int:
         if is_temporary(name):
             with unheld(path) as free:
                 freed += _remove_any(path, dry_run) if free else 0
-        elif name.startswith(OWN_PLACE) and not dry_run and not any(root.mount == path for root in store.roots):
+        elif (
+            name.startswith(MOUNT_POINT_PREFIX)
+            and not dry_run
+            and not any(root.mount == path for root in store.roots)
+        ):
             with suppress(OSError):  # it is a mount point, or contains one
                 os.rmdir(path)
     return freed
@@ -129,11 +133,11 @@ def _remove(directory: str, shown: set[str], dry_run: bool) -> int:
 
 def is_shown(paths: Paths, directory: str) -> bool:
     """Whether a mount in any namespace uses this directory of a union, or may use it."""
-    shown = _shown(paths)
+    shown = _shown_by_overlays(paths)
     return _UNKNOWN in shown or os.sep.join(directory.split(os.sep)[-2:]) in shown
 
 
-def _shown(paths: Paths) -> set[str]:
+def _shown_by_overlays(paths: Paths) -> set[str]:
     """The directories of unions, as KEY/NAME, that a mount in any namespace uses, or may use. An overlay reports its
     lower directories by the paths that they had when it was mounted; the store may have been moved since."""
     found: set[str] = set()
@@ -146,12 +150,12 @@ def _shown(paths: Paths) -> set[str]:
                 key, name = path.split(os.sep)[-2:] if path.count(os.sep) > 1 else ("", "")
                 if path.startswith(_UNKNOWN):
                     found.add(_UNKNOWN)
-                elif _is_key(key) and _may_be(process, place, os.path.join(paths.union(key), name)):
+                elif _is_key(key) and _may_be_lower(process, place, os.path.join(paths.union(key), name)):
                     found.add(f"{key}/{name}")
     return found
 
 
-def _may_be(process: str, place: str, ours: str) -> bool:
+def _may_be_lower(process: str, place: str, ours: str) -> bool:
     """Whether what a process sees at ``place`` is this directory, as far as that can be known."""
     try:
         own = os.lstat(ours)

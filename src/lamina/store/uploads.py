@@ -95,8 +95,8 @@ class Received:
     def open(self, start: int = 0, end: int | None = None) -> Stream:
         if self.descriptor.size == 0:
             return io.BytesIO()
-        raise BlobNotFound(f"what was sent is not {self.descriptor.digest}", hint="send it again")
+        raise BlobNotFound(f"the upload does not match the digest {self.descriptor.digest}", hint="send it again")
 
 
 def _unknown(ident: str) -> NotFound:
-    return NotFound(f"no upload {ident[:64]!r}", hint="begin another one")
+    return NotFound(f"upload {ident[:64]!r} not found", hint="begin a new upload")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lamina.host.files import names_of_files
 from lamina.spec.digest import Digest
 from lamina.store.foreign_trees import disk_bytes, tree_bytes
-from lamina.store.mark import PIN, Marked, Memory, mark, of_containers, of_names, of_roots
+from lamina.store.mark import PIN, Marked, Memory, mark, container_holders, image_holders, root_holders
 from lamina.store.refs import name_of
 from lamina.store.roots import BUILD_PIN, GRACE
 
@@ -72,7 +72,7 @@ def usage(store: Store) -> Usage:
     sizes, owners = _files(store)
     memory: Memory = {}
     needs = {
-        entry.digest: _needed(mark(store, of_names([entry]), memory=memory, strict=False), owners)
+        entry.digest: _needed(mark(store, image_holders([entry]), memory=memory, strict=False), owners)
         for entry in {entry.digest: entry for entry in entries}.values()
     }
     users: dict[tuple[int, int], int] = {}
@@ -86,9 +86,9 @@ def usage(store: Store) -> Usage:
         own = tuple(sorted(filter(None, names[digest])))
         per_image.append(ImageUsage(digest, own, size, size - unique, unique))
     needed_all = sum(sizes[file] for file in users)
-    roots = of_roots(store, GRACE)
+    roots = root_holders(store, GRACE)
     of_builds = [one for one in roots if one.kind == PIN and one.name == BUILD_PIN]
-    others = [*of_containers(store), *(one for one in roots if one not in of_builds)]
+    others = [*container_holders(store), *(one for one in roots if one not in of_builds)]
     held = _needed(mark(store, others, memory=memory, strict=False), owners) - users.keys()
     cached = _needed(mark(store, of_builds, memory=memory, strict=False), owners) - users.keys() - held
     held_all, cached_all = sum(sizes[file] for file in held), sum(sizes[file] for file in cached)

@@ -50,7 +50,10 @@ class RegistryAccess:
         self._settings = settings
         self._credentials = credentials
         if not token.isascii() or not token.isprintable() or " " in token:  # it is sent in a header
-            raise UsageError("the registry token contains spaces, control characters or non-ASCII characters")
+            raise UsageError(
+                "the registry token contains spaces, control characters or non-ASCII characters",
+                hint="check the token",
+            )
         self._token = token
         self._anonymous = anonymous
         self._retries = retries
@@ -70,7 +73,7 @@ class RegistryAccess:
             credential=self._stored,
             given=self._given(),
             token=self._token,
-            told=self._settings.login_hosts,
+            login_hosts=self._settings.login_hosts,
             tls_verify=self._tls_verify,
             cert_dirs=(home, *CERT_DIRS),
             cert_dir=self._settings.cert_dir,
@@ -124,7 +127,7 @@ class RegistryAccess:
         from lamina.remote.client import Client
 
         if "/" in host:
-            raise UsageError(f"{host!r:.200} is not a host name", hint="expected like ghcr.io or localhost:5000")
+            raise UsageError(f"{host!r:.200} is not a host name", hint="write it like ghcr.io or localhost:5000")
         return Client(
             Reference.parse(f"{host}/x").domain if host != "docker.io" else host,
             self.access,
@@ -147,7 +150,7 @@ class RegistryAccess:
         return find(host, path, authfile=self._settings.authfile)
 
 
-class WithOrigins:
+class StoreAndRegistries:
     """``Reader`` of a store that also provides blobs of which the store only has the tar, from the registry that they
     came from."""
 
@@ -206,10 +209,10 @@ def mounts(store: Store, target: Reference) -> Callable[[Descriptor], Sequence[s
 
 def blobs_of(store: Reader, top: Descriptor) -> set[Digest]:
     """Return the configs and layers of an image, for all its platforms that are present."""
-    from lamina.source.walk import Known, blobs, listed, looking, walk
+    from lamina.source.walk import Known, classifier, listed_documents, manifest_blobs, walk
 
     found: set[Digest] = set()
-    for one in walk(looking(store), [top], into=listed, deepest=None):
+    for one in walk(classifier(store), [top], children=listed_documents, max_depth=None):
         if isinstance(one, Known) and isinstance(one.document, Manifest):
-            found.update(blob.digest for blob in blobs(one.document))
+            found.update(blob.digest for blob in manifest_blobs(one.document))
     return found  # absent or damaged documents are skipped

@@ -70,7 +70,7 @@ class Converted:
             return top
         if self._preserve:
             raise Conflict(
-                f"{what} would get another digest in the other format",
+                f"{what} can't be converted with --preserve-digests: its digest would change",
                 hint="leave out --format or --preserve-digests",
             )
         self._documents[made.descriptor.digest] = made.raw

@@ -14,9 +14,16 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import AccessDenied, BlobNotFound, Conflict, InvalidDocument, NotFound, RemoteFailure, UsageError
 from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
-from lamina.source.abilities import gathers, gives_tars, knows_images, lists_referrers, makes_manifests, takes_tars
+from lamina.source.abilities import (
+    finds_same_image,
+    gives_tars,
+    lists_referrers,
+    makes_manifests,
+    takes_tars,
+    writes_batches,
+)
 from lamina.source.select import choose, not_as_asked, read_config
-from lamina.source.walk import Absent, Found, Known, Look, listed, look, walk
+from lamina.source.walk import Absent, Classified, Classifier, Known, classify, listed_documents, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -25,7 +32,7 @@ from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest, is_selectable, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-from lamina.transfer.parallel import each
+from lamina.transfer.parallel import for_each
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Reader, Session, Writer
@@ -88,7 +95,8 @@ Admission = Callable[[Proposal], bool]
 exception ends the copy; a policy raises AccessDenied."""
 
 
-def _all(proposal: Proposal) -> bool:
+def admit_all(proposal: Proposal) -> bool:
+    """The default: everything is copied."""
     return True
 
 
@@ -101,13 +109,13 @@ def copy(
     all_platforms: bool = False,
     index_only: bool = False,
     referrers: bool = False,
-    admit: Admission = _all,
+    admit: Admission = admit_all,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
 ) -> list[Copied]:
     """Copy each pair (name at the source, name at the target).
 
-    Of an index, the manifest of the platform is copied (``platform``, or this machine's), with ``all_platforms``
+    Of an index, the manifest of the platform is copied (``platform``, or the host's), with ``all_platforms``
     every manifest, with ``index_only`` none. If the target can hold an index, the name keeps the digest of the index.
     An image for another platform than ``platform`` is copied with a warning. ``referrers``: also copy what refers to
     the image (signatures, attestations, SBOMs). ``admit`` decides which images are copied; the others are not in the
@@ -121,7 +129,7 @@ def copy(
     copied: list[Copied] = []
     try:
         tops = [source.resolve(name) for name, _ in pairs]  # before the target is made: a name may not exist
-        with target.session(f"copy from {source.location}") as session, _gathering(source, session, tops):
+        with target.session(f"copy from {source.location}") as session, _batch(source, session, tops):
             for top, (name, target_name) in zip(tops, pairs, strict=True):
                 what = name or source.location
                 job = Job(source, session, wanted, all_platforms, what, on_event, stop)
@@ -134,7 +142,7 @@ def copy(
     return copied
 
 
-class Into:
+class SessionWriter:
     """A ``Writer`` that returns one open session again and again, so that several copies write together."""
 
     def __init__(self, session: Session) -> None:
@@ -146,16 +154,16 @@ class Into:
         return nullcontext(self._session)
 
 
-def _gathering(source: Reader, target: Session, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
-    """Gather if several images come from this machine. From a registry, one image may take minutes, and the others
-    should not wait for it to get their names."""
-    if len(tops) > 1 and gathers(target) and _is_here(source, tops[0]):
-        return target.gathering()
+def _batch(source: Reader, target: Session, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
+    """Write them as a batch if several images come from this host. From a registry, one image may take minutes, and
+    the others should not wait for it to get their names."""
+    if len(tops) > 1 and writes_batches(target) and _is_here(source, tops[0]):
+        return target.batch()
     return nullcontext()
 
 
 def _is_here(source: Reader, *blobs: Descriptor) -> bool:
-    """Whether the blobs are on this machine."""
+    """Whether the blobs are on this host."""
     with suppress(NotFound):  # the copy reports what is missing; an archive makes its manifests
         return not any(source.blob(blob).origin for blob in blobs)
     return True
@@ -195,7 +203,7 @@ def _same_image(job: Job, top: Descriptor, target_name: str) -> Descriptor | Non
     """The same image at the target, if it is there and the source has only made its manifest: an archive of `docker
     save` must not become a second image."""
     source, target = job.source, job.target
-    if not makes_manifests(source) or not knows_images(target) or not source.makes(top):
+    if not makes_manifests(source) or not finds_same_image(target) or not source.has_made(top):
         return None
     manifest = parse(source.manifest(top), top.media_type, job.what)
     if not isinstance(manifest, Manifest):
@@ -277,7 +285,7 @@ class Job:
     cancel: Cancel
     asked: bool = False  # whether the caller asked for the platform
     index_only: bool = False  # copy the index without the manifests that it lists
-    admit: Admission = _all
+    admit: Admission = admit_all
 
     def admits(self, plan: Plan, name: str, target_name: str) -> bool:
         """Whether the image may be copied."""
@@ -296,9 +304,9 @@ class Job:
         return [moved[digest] for digest in order if digest in moved]
 
     def planned(self, top: Descriptor) -> Plan:
-        look_once = cache(self._look)
-        plan = Plan(self._single(top, look_once))
-        for found in walk(look_once, [plan.top], into=self._wanted, children_first=True, what=self.what):
+        classify_once = cache(self._classify)
+        plan = Plan(self._single(top, classify_once))
+        for found in walk(classify_once, [plan.top], children=self._wanted, children_first=True, what=self.what):
             if isinstance(found, Absent) and self.all_platforms and found.descriptor != plan.top:
                 # A sparse index: what the source does not have can't be copied.
                 if self.target.takes.sparse or self.target.has(found.descriptor):
@@ -312,34 +320,37 @@ class Job:
             self._add_document(plan, found)
         return plan
 
-    def _look(self, descriptor: Descriptor) -> Found:
-        return look(self.source.manifest, descriptor, what=self.what)
+    def _classify(self, descriptor: Descriptor) -> Classified:
+        return classify(self.source.manifest, descriptor, what=self.what)
 
-    def _single(self, top: Descriptor, look: Look) -> Descriptor:
+    def _single(self, top: Descriptor, classify: Classifier) -> Descriptor:
         """``top``; or one manifest of it, if the target takes no index, or does not take this one: a registry refuses
         an index that lists manifests which it lacks."""
         if self.target.takes.indexes and (self.target.takes.sparse or self.all_platforms or self.index_only):
             return top
 
-        def chosen(found: Found) -> tuple[Descriptor, ...]:
+        def chosen(found: Classified) -> tuple[Descriptor, ...]:
             if not (isinstance(found, Known) and isinstance(found.document, Index)):
                 return ()
             if self.target.takes.indexes and not any(map(is_selectable, found.document.manifests)):
                 return ()  # an index of artifacts: copy all of it
             if self.all_platforms:
                 raise Conflict(
-                    f"{self.target.location} holds one platform an image", hint="write an oci-archive instead"
+                    f"{self.target.location} can hold only one platform of an image",
+                    hint="write an oci-archive, or leave --all-platforms out",
                 )
             return (choose(self.source, found.document, self.platform, self.what),)
 
-        first, *below = walk(look, [top], into=chosen, what=self.what)
+        first, *below = walk(classify, [top], children=chosen, what=self.what)
         if not below:
             return top
         one = below[-1].descriptor
         if self.target.takes.indexes:
-            if all(child.digest == one.digest or self.target.has(child) for child in listed(first)):
+            if all(child.digest == one.digest or self.target.has(child) for child in listed_documents(first)):
                 return top
-            self.on_event(Warned(f"{self.what}: only its image for {self.platform} is copied; --all-platforms: all"))
+            self.on_event(
+                Warned(f"{self.what}: only its image for {self.platform} is copied; use --all-platforms to copy all")
+            )
         return one
 
     def _add_document(self, plan: Plan, found: Known) -> None:
@@ -365,12 +376,12 @@ class Job:
         if warning:
             self.on_event(Warned(f"{self.what}: {warning}"))
 
-    def _wanted(self, found: Found) -> Iterable[Descriptor]:
+    def _wanted(self, found: Classified) -> Iterable[Descriptor]:
         """The documents of an index to copy: all, or that of the platform; all if the index is not an image
         (artifacts, referrers)."""
         if self.index_only:
             return ()
-        documents = listed(found)
+        documents = listed_documents(found)
         if self.all_platforms or not isinstance(found, Known) or not isinstance(found.document, Index):
             return documents
         if any(is_selectable(entry) for entry in documents):
@@ -381,7 +392,7 @@ class Job:
         """Read the config, which lists the diff_ids of the layers. If the target can be read, copy the config there
         first: then it is fetched once, however many processes want it."""
         descriptor = manifest.config
-        reader = self.target.reader if self.admit is _all else None  # nothing is copied before it is admitted
+        reader = self.target.reader if self.admit is admit_all else None  # nothing is copied before it is admitted
         if reader is not None and descriptor.size <= MAX_DOCUMENT:
             moved = _move(self, descriptor, "config", None, self.cancel)
             if moved is not None:
@@ -398,17 +409,19 @@ def _add_blob(plan: Plan, descriptor: Descriptor, kind: str, diff_id: Digest | N
     if known[0].size != descriptor.size:
         raise InvalidDocument(
             f"{what} states two sizes for {descriptor.digest}: {known[0].size} and {descriptor.size}",
-            hint="the manifest is malformed",
+            hint="report it to the publisher of the image: the manifest is malformed",
         )
     if diff_id is None or known[2] == diff_id:
         return
     if known[2] is not None:
         raise InvalidDocument(
-            f"{what} states two diff_ids for {descriptor.digest}", hint="config and layers don't belong together"
+            f"{what} states two diff_ids for {descriptor.digest}",
+            hint="report it to the publisher of the image: its config does not fit its layers",
         )
     if known[1] == "config":
         raise InvalidDocument(
-            f"{what} states {descriptor.digest} as its config and as a layer", hint="the manifest is malformed"
+            f"{what} states {descriptor.digest} as its config and as a layer",
+            hint="report it to the publisher of the image: the manifest is malformed",
         )
     plan.blobs[descriptor.digest] = (descriptor, kind, diff_id)  # it was named before with an unknown type
 
@@ -429,14 +442,14 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
             job.cancel.check()
             work(blob, job.cancel)
         return moved
-    if gathers(job.target):
-        job.target.give_names()
-    each(sorted(waiting, key=lambda blob: -blob[0].size), work, job.cancel)
+    if writes_batches(job.target):
+        job.target.commit_names()
+    for_each(sorted(waiting, key=lambda blob: -blob[0].size), work, job.cancel)
     return moved
 
 
 def _is_at_hand(job: Job, blobs: Sequence[Descriptor]) -> bool:
-    """Whether the blobs are so few bytes, and all on this machine, that starting threads would take longer than the
+    """Whether the blobs are so few bytes, and all on this host, that starting threads would take longer than the
     copy."""
     return job.target.reader is not None and sum(blob.size for blob in blobs) <= _FEW and _is_here(job.source, *blobs)
 
@@ -444,7 +457,9 @@ def _is_at_hand(job: Job, blobs: Sequence[Descriptor]) -> bool:
 def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
     on_event = job.on_event
     if mediatype.is_foreign(descriptor.media_type) and not job.target.takes.foreign:
-        on_event(Warned(f"layer {descriptor.digest} is not distributable: {job.target.location} goes without it"))
+        on_event(
+            Warned(f"layer {descriptor.digest} may not be distributed: it is not written to {job.target.location}")
+        )
         return None
     if job.target.has(descriptor, diff_id):
         on_event(BlobDone(descriptor.digest, descriptor.size, kind, reused=True))
@@ -459,7 +474,8 @@ def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, c
     except BlobNotFound:
         if not mediatype.is_foreign(descriptor.media_type):
             raise
-        on_event(Warned(f"layer {descriptor.digest} is not distributable and not at {job.source.location}: left out"))
+        what = f"layer {descriptor.digest} may not be distributed and was not found at {job.source.location}"
+        on_event(Warned(f"{what}: it is left out"))
         return None
     on_event(BlobDone(descriptor.digest, descriptor.size, kind, reused=not new))
     return Moved(descriptor, kind, not new)

@@ -10,7 +10,7 @@ from lamina.source.select import read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, parse
 from lamina.spec.platform import Platform
-from lamina.transfer.copy import Job
+from lamina.transfer.copy import Admission, Job, Proposal, admit_all
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Reader, Writer
@@ -23,13 +23,16 @@ def make_index(
     *,
     known: Index | None = None,
     annotations: Mapping[str, str] | None = None,
+    admit: Admission = admit_all,
     on_event: OnEvent = ignore,
     cancel: Cancel | None = None,
-) -> Index:
+) -> Index | None:
     """Make an index of these images, with everything that it names, at ``target`` under ``name``. If a source is an
     index, its entries are used. An image replaces the one of the same platform in ``known`` (the index to add to).
 
-    Raises what ``copy`` raises, ReferenceNotFound.
+    ``admit`` decides about each image, then about the index. An image that is not admitted is left out of the index.
+    Returns None if the index was not admitted; then no name is written. Raises what ``copy`` raises,
+    ReferenceNotFound.
     """
     stop = Cancel(cancel)
     old = list(known.manifests) if known is not None else []
@@ -38,13 +41,19 @@ def make_index(
         with target.session(f"index {name}") as session:
             for reader, inside in sources:
                 top = reader.resolve(inside)
-                job = Job(reader, session, Platform.host(), True, inside, on_event, stop)
-                job.run(job.planned(top))
+                job = Job(reader, session, Platform.host(), True, inside, on_event, stop, admit=admit)
+                plan = job.planned(top)
+                if not job.admits(plan, inside, name):
+                    continue
+                job.run(plan)
                 for entry in _entries(reader, top, inside):
                     old = [known_entry for known_entry in old if not _same_place(known_entry, entry)]
                     new = [*(other for other in new if other.digest != entry.digest), entry]
             stated = {**(known.annotations if known is not None else {}), **(annotations or {})}
             index = build_index([*old, *new], annotations=stated or None)
+            document = (index.descriptor, index.raw, "index")
+            if not admit(Proposal(sources[0][0], name, session, name, index.descriptor, (document,), ())):
+                return None
             session.put_manifest(index.descriptor, index.raw)
             on_event(BlobDone(index.descriptor.digest, index.descriptor.size, "index"))
             session.tag(name, index.descriptor)

@@ -15,7 +15,7 @@ T = TypeVar("T")
 PATIENCE = 0.7  # seconds that workers have to stop after an interrupt
 
 
-def each(items: Iterable[T], work: Callable[[T, Cancel], None], cancel: Cancel | None) -> None:
+def for_each(items: Iterable[T], work: Callable[[T, Cancel], None], cancel: Cancel | None) -> None:
     """Call ``work`` for every item, in at most twice as many threads as there are cores. The first error sets the
     Cancel that all calls got; it is raised when they have ended."""
     waiting = list(items)[::-1]

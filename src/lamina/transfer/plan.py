@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
-from lamina.source.select import choose, read_config
-from lamina.source.walk import Found, Known, listed, looking, walk
+from lamina.events import Cancel, OnEvent, ignore
+from lamina.source.presence import Presence, here_if
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Index, Manifest
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 from lamina.store.layers import blob_stays
 from lamina.transfer.connect import RegistryAccess, blobs_of
+from lamina.transfer.copy import Proposal, copy
 
 if TYPE_CHECKING:
-    from lamina.source.protocols import Reader
+    from lamina.source.protocols import Blob, Reader, Session
     from lamina.store.store import Store
 
 FETCH, HERE, KNOWN = "to fetch", "already here", "known by diff_id"
@@ -56,62 +56,91 @@ class PullPlan:
 def plan_pull(
     name: str, store: Store, network: RegistryAccess, *, platform: Platform, all_platforms: bool = False
 ) -> PullPlan:
-    """Plan a pull: request only manifests, configs, and the last bytes of each missing layer, which tell its inflated
-    size. Nothing is written. Raises as ``pull``."""
+    """Plan a pull: a copy into the store that admits nothing. Only manifests, configs, and the last bytes of each
+    missing layer (which tell its uncompressed size) are requested. Nothing is written. Raises as ``pull``."""
     repository = network.repository(name)
-    reference = network.full(name)
-    top = repository.resolve(str(reference))
+    reference = str(network.full(name))
+    plans: list[PullPlan] = []
+
+    def only_plan(proposal: Proposal) -> bool:
+        plans.append(_planned(proposal, store))
+        return False
+
+    copy(
+        repository,
+        _ReadOnlyTarget(store),
+        [(reference, reference)],
+        platform=platform,
+        all_platforms=all_platforms,
+        admit=only_plan,
+    )
+    return plans[0]
+
+
+def _planned(proposal: Proposal, store: Store) -> PullPlan:
+    """What a copy of this proposal would bring into the store."""
     shared = _shared(store)
     blobs: dict[Digest, PlannedBlob] = {}
     disk, estimated = 0, False
-    for descriptor, document in _documents(repository, top, platform, all_platforms, str(reference)):
-        what = "manifest" if isinstance(document, Manifest) else "index"
+    for descriptor, _, what in reversed(proposal.documents):
         blobs[descriptor.digest] = _small(store, descriptor, what, shared)
-        if not isinstance(document, Manifest):
+    for blob, what, diff_id in proposal.blobs:
+        if what == "config":
+            blobs[blob.digest] = _small(store, blob, what, shared)
             continue
-        diff_ids: tuple[Digest | None, ...] = (None,) * len(document.layers)
-        if document.is_image:
-            diff_ids = read_config(repository, document, str(reference)).diff_ids
-        blobs.setdefault(document.config.digest, _small(store, document.config, "config", shared))
-        for layer, diff_id in zip(document.layers, diff_ids, strict=True):
-            if layer.digest in blobs:
-                continue
-            state, tar_size = FETCH, None
-            derived = diff_id is not None and store.layers.there(diff_id)
-            if store.blobs.has(layer):
-                state = HERE
-            elif derived and store.keep == "tar" and diff_id is not None and not blob_stays(layer, diff_id):
-                state = KNOWN
-            if diff_id is not None and state == FETCH and not derived:
-                tar_size, exact = _unpacked(repository, layer)
-                estimated = estimated or not exact
-                disk += 0 if store.keep == "blob" else tar_size
-            elif diff_id is not None:
-                tar_size = store.layers.index(layer, diff_id).tar_size
-            blobs[layer.digest] = PlannedBlob(
-                layer, "layer" if diff_id else "blob", state, tar_size, shared.get(layer.digest, ())
-            )
+        state, tar_size = FETCH, None
+        derived = diff_id is not None and store.layers.has_derived_files(diff_id)
+        if store.blobs.has(blob):
+            state = HERE
+        elif derived and store.keep == "tar" and diff_id is not None and not blob_stays(blob, diff_id):
+            state = KNOWN
+        if diff_id is not None and state == FETCH and not derived:
+            tar_size, exact = _uncompressed_size(proposal.source, blob)
+            estimated = estimated or not exact
+            disk += 0 if store.keep == "blob" else tar_size
+        elif diff_id is not None:
+            tar_size = store.layers.index(blob, diff_id).tar_size
+        blobs[blob.digest] = PlannedBlob(blob, what, state, tar_size, shared.get(blob.digest, ()))
     fetch = sum(blob.descriptor.size for blob in blobs.values() if blob.state == FETCH)
     here = sum(blob.descriptor.size for blob in blobs.values() if blob.state != FETCH)
-    unkept = [blob for blob in blobs.values() if store.keep == "tar" and blob.what == "layer" and blob.state == FETCH]
-    disk += fetch - sum(blob.descriptor.size for blob in unkept)
-    return PullPlan(str(reference), top, tuple(blobs.values()), fetch, here, disk, estimated)
+    not_kept = [one for one in blobs.values() if store.keep == "tar" and one.what == "layer" and one.state == FETCH]
+    disk += fetch - sum(blob.descriptor.size for blob in not_kept)
+    return PullPlan(proposal.target_name, proposal.top, tuple(blobs.values()), fetch, here, disk, estimated)
 
 
-def _documents(
-    reader: Reader, top: Descriptor, platform: Platform, all_platforms: bool, what: str
-) -> list[tuple[Descriptor, Manifest | Index]]:
-    def wanted(found: Found) -> Iterable[Descriptor]:
-        if all_platforms or not (isinstance(found, Known) and isinstance(found.document, Index)):
-            return listed(found)
-        return (choose(reader, found.document, platform, what),)
+class _ReadOnlyTarget:
+    """The store as the target of a copy that is only planned: it takes what the store takes, and writes nothing. So a
+    plan also works in a store that this user may only read."""
 
-    documents: list[tuple[Descriptor, Manifest | Index]] = []
-    for found in walk(looking(reader, what), [top], into=wanted, what=what):
-        if not isinstance(found, Known):
-            raise found.error
-        documents.append((found.descriptor, found.document))
-    return documents
+    reader = None
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.location = store.location
+        self.takes = store.takes
+
+    def session(self, purpose: str) -> AbstractContextManager[Session]:
+        return nullcontext(self)
+
+    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        return here_if(self._store.blobs.has(descriptor))
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        blob: Blob,
+        *,
+        diff_id: Digest | None = None,
+        on_event: OnEvent = ignore,
+        cancel: Cancel | None = None,
+    ) -> bool:
+        raise AssertionError("a plan writes nothing")
+
+    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
+        raise AssertionError("a plan writes nothing")
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        raise AssertionError("a plan writes nothing")
 
 
 def _small(store: Store, descriptor: Descriptor, what: str, shared: dict[Digest, tuple[str, ...]]) -> PlannedBlob:
@@ -129,7 +158,7 @@ def _shared(store: Store) -> dict[Digest, tuple[str, ...]]:
     return {digest: tuple(sorted(names)) for digest, names in found.items()}
 
 
-def _unpacked(reader: Reader, layer: Descriptor) -> tuple[int, bool]:
+def _uncompressed_size(reader: Reader, layer: Descriptor) -> tuple[int, bool]:
     """Return the tar size of a layer in bytes, and whether it is exact. A gzip file with one member ends with its
     length modulo 2**32: used if plausible, never relied on."""
     compression = mediatype.compression(layer.media_type)

@@ -8,7 +8,7 @@ from lamina.errors import UsageError
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-from lamina.transfer.connect import RegistryAccess, WithOrigins
+from lamina.transfer.connect import RegistryAccess, StoreAndRegistries
 from lamina.transfer.copy import Copied, copy
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def pull(
     cancel: Cancel | None = None,
 ) -> list[Copied]:
     """Copy an image into the store under its full name: the manifest first, then what is missing. ``platform`` None
-    means this machine's.
+    means the host's.
 
     Raises ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent, SystemFailure, Cancelled.
     """
@@ -69,7 +69,7 @@ def push(
     reference = network.full(target) if target else own_name(store, name, network)
     repository = network.repository(str(reference), store=store)
     return copy(
-        WithOrigins(store, network),
+        StoreAndRegistries(store, network),
         repository,
         [(name, str(reference))],
         platform=platform,

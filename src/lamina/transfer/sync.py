@@ -159,7 +159,7 @@ def _repository(text: str) -> str:
         return Reference.parse(text).repository
     Reference.parse(f"{host}/x")
     if not path or not ("." in host or ":" in host or host == "localhost"):
-        raise UsageError(f"{text!r:.200}: a pattern of repositories begins with a host", hint=_HINT)
+        raise UsageError(f"{text!r:.200}: a pattern of repositories must begin with a host", hint=_HINT)
     return text
 
 
@@ -198,7 +198,7 @@ def _access(server: Mapping[str, Any], where: str) -> dict[str, str]:
     credentials = server.get("credentials")
     if credentials is not None:
         if not isinstance(credentials, dict) or set(credentials) != {"username", "password"}:
-            raise UsageError(f"{where}: credentials are username and password", hint=_HINT)
+            raise UsageError(f"{where}: credentials must be a map of username and password", hint=_HINT)
         access["creds"] = f"{credentials['username']}:{credentials['password']}"
     return access
 

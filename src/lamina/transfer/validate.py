@@ -13,13 +13,13 @@ from lamina.light import TYPE_CHECKING
 from lamina.settings import MAX_LAYER
 from lamina.source.select import choose, read_config
 from lamina.source.verify import prove_diff_id, verified
-from lamina.source.walk import Absent, Found, Known, Unread, looking, walk
+from lamina.source.walk import Absent, Classified, Known, Unrecognized, classifier, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest
 from lamina.spec.platform import Platform
-from lamina.transfer.parallel import each
+from lamina.transfer.parallel import for_each
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Reader
@@ -68,7 +68,7 @@ def validate(
     def work(blob: tuple[Descriptor, str, Digest | None], stop: Cancel) -> None:
         results[blob[0].digest] = _one(reader, *blob, max_layer, on_event, stop)
 
-    each(sorted(blobs.values(), key=lambda blob: -blob[0].size), work, cancel)
+    for_each(sorted(blobs.values(), key=lambda blob: -blob[0].size), work, cancel)
     return checked + [results[digest] for digest in blobs]
 
 
@@ -77,7 +77,7 @@ def _documents(
 ) -> Iterator[tuple[Descriptor, Manifest | Index | None, str]]:
     unmet: dict[Descriptor, str] = {}  # indexes without an entry for the platform
 
-    def wanted(found: Found) -> Iterable[Descriptor]:
+    def wanted(found: Classified) -> Iterable[Descriptor]:
         if not (isinstance(found, Known) and isinstance(found.document, Index)):
             return ()
         if all_platforms:
@@ -88,13 +88,13 @@ def _documents(
             unmet[found.descriptor] = error.message
             return ()
 
-    for found in walk(looking(reader), [top], into=wanted):
+    for found in walk(classifier(reader), [top], children=wanted):
         descriptor = found.descriptor
         if isinstance(found, Known):
             yield descriptor, None if descriptor in unmet else found.document, unmet.get(descriptor, "")
         elif isinstance(found, Absent) and all_platforms and descriptor != top:
             continue  # an index may list images that were never fetched
-        elif not isinstance(found, Unread) or mediatype.is_known_document(descriptor.media_type):
+        elif not isinstance(found, Unrecognized) or mediatype.is_known_document(descriptor.media_type):
             yield descriptor, None, found.error.message
 
 

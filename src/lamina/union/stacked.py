@@ -64,7 +64,7 @@ def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
             LayerMerge(own, number, index).apply(names)
         except InvalidLayer as error:
             raise Unsupported(
-                f"layer {number + 1} has a hard link to a file of a lower layer", hint="use the merged form"
+                f"layer {number + 1} has a hard link to a file of a lower layer", hint="use --view erofs-merged"
             ) from error
         found.append(_Layer(union, own, number, [] if number == bottom else union.endings[before:]).finish())
     return found

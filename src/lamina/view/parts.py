@@ -114,9 +114,9 @@ def place_of(store: Store, stack: Stack) -> str:
 
 def own_place(store: Store, stack: Stack) -> str:
     """Return a new mount point in the directory of the stack; it is not created."""
-    from lamina.store.unions import OWN_PLACE
+    from lamina.store.unions import MOUNT_POINT_PREFIX
 
-    return os.path.join(store.paths.union(_stack_key(stack)), f"{OWN_PLACE}{os.urandom(6).hex()}")
+    return os.path.join(store.paths.union(_stack_key(stack)), f"{MOUNT_POINT_PREFIX}{os.urandom(6).hex()}")
 
 
 def merged_part(stack: Stack) -> Part:

@@ -46,7 +46,7 @@ _shown: WeakValueDictionary[str, Stack] = WeakValueDictionary()
 
 def uri_of(stack: Stack) -> str:
     """Return the name in a URL of exactly this image or range of layers: by digest if it is in the store."""
-    source = stack.again[1][0] if stack.again is not None else ""
+    source = stack.reopened_by[1][0] if stack.reopened_by is not None else ""
     name = str(source or stack.manifest.descriptor.digest)
     top = stack.first + len(stack.layers) - 1
     whole = (stack.first, top) == (1, len(stack.manifest.layers))
@@ -59,7 +59,7 @@ def shown(uri: str) -> Stack | None:
 
 
 class ImagePath:
-    """``image.path("/etc/os-release")``: an absolute path in an image, for reading; never a path of this machine.
+    """``image.path("/etc/os-release")``: an absolute path in an image, for reading; never a path of the host.
 
     The methods are those of ``pathlib.Path``; those that write raise ReadOnly (EROFS). Symlinks are followed inside
     the image; ``..`` works as in the kernel and never leads above the root. Paths are equal if image, range of layers
@@ -206,7 +206,7 @@ class ImagePath:
         return f"lamina://{uri_of(self._stack)}/{self}"
 
     def __fspath__(self) -> str:
-        """Return the URL, for libraries that accept URLs. Those that accept only paths of this machine don't find
+        """Return the URL, for libraries that accept URLs. Those that accept only paths of the host don't find
         such a file."""
         _shown[uri_of(self._stack)] = self._stack
         return self.as_uri()

@@ -1,4 +1,4 @@
-"""Tests which views work on this machine for this user, by mounting in a directory; one line for each refusal."""
+"""Tests which views work on this host for this user, by mounting in a directory; one line for each refusal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lamina.errors import LaminaError
 from lamina.host import privileges
 from lamina.view import kernel
 from lamina.view.erofs.attach import FILES, LOOPS, mount_erofs
-from lamina.view.upper_check import attempt, tried
+from lamina.view.upper_check import failure_of, try_overlay
 
 
 def probe(directory: str) -> dict[str, str]:
@@ -20,18 +20,18 @@ def probe(directory: str) -> dict[str, str]:
     def mounts() -> dict[str, str]:
         ways = {"erofs": FILES, "erofs-loop": LOOPS}
         if privileges.is_root():
-            found = {name: tried(partial(_erofs, source=source), directory) for name, source in ways.items()}
+            found = {name: failure_of(partial(_erofs, source=source), directory) for name, source in ways.items()}
         else:
-            found = dict.fromkeys(ways, "only root of the machine may mount it")
-        writable = attempt(directory)
+            found = dict.fromkeys(ways, "only root of the host may mount it")
+        writable = try_overlay(directory)
         # if layers can't be stacked, one tree of all of them is used
-        return {**found, "overlay": writable and attempt(directory, writable=False), "upper": writable}
+        return {**found, "overlay": writable and try_overlay(directory, writable=False), "upper": writable}
 
     try:
         found: dict[str, str] = privileges.as_root(mounts)
     except LaminaError as error:
         found = dict.fromkeys(("erofs", "erofs-loop", "overlay", "upper"), f"{error.message} ({error.hint})")
-    return {**found, "fuse": tried(_fuse, directory)}
+    return {**found, "fuse": failure_of(_fuse, directory)}
 
 
 def _erofs(scratch: str, source: str) -> None:

@@ -14,25 +14,25 @@ from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.view import kernel
 
-_SURE = (0xEF53, 0x58465342, 0x9123683E)  # ext4, XFS, btrfs (f_type of statfs(2)): no test is needed
+_KNOWN_GOOD = (0xEF53, 0x58465342, 0x9123683E)  # ext4, XFS, btrfs (f_type of statfs(2)): no test is needed
 
 
 @cache
 def refusal(directory: str) -> str:
-    """Return why ``directory`` can't hold an upper directory; "" if it can. For root, of the machine or of a
+    """Return why ``directory`` can't hold an upper directory; "" if it can. For root, of the host or of a
     namespace. Raises SystemFailure if it can't be tested."""
-    if kernel.kind_of(directory) in _SURE:
+    if kernel.kind_of(directory) in _KNOWN_GOOD:
         return ""
-    return attempt(directory)
+    return try_overlay(directory)
 
 
-def attempt(directory: str, *, writable: bool = True) -> str:
+def try_overlay(directory: str, *, writable: bool = True) -> str:
     """Return why no overlay can be mounted in the directory, by trying; "" if it can. With ``writable`` False, a
     read-only one."""
-    return tried(partial(_overlay, writable=writable), directory)
+    return failure_of(partial(_overlay, writable=writable), directory)
 
 
-def tried(work: Callable[[str], object], directory: str) -> str:
+def failure_of(work: Callable[[str], object], directory: str) -> str:
     """Return why ``work`` fails in a temporary directory below ``directory``; "" if it works."""
     import tempfile
 

@@ -405,10 +405,10 @@ def test_a_librarys_container_is_a_leftover_only_when_no_process_holds_it(image:
     store = Store.open(image._settings.root)  # type: ignore[union-attr]
     result = run(image, "true")
     one = store.containers.get(result.container)
-    assert (one.status, one.remove, store.containers.is_left(one)) == ("exited", True, False)
+    assert (one.status, one.remove, store.containers.is_abandoned(one)) == ("exited", True, False)
     result._finished._last.detach()  # type: ignore[union-attr]
     with store.containers.using(one):
         os.unlink(store.containers.path(one.id, "owner"))
-    assert store.containers.is_left(one)
+    assert store.containers.is_abandoned(one)
     with pytest.raises(LaminaError):
         store.containers.get("none")

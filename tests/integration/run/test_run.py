@@ -453,13 +453,13 @@ class Ending:
     def __init__(self, root: Path, remove: bool) -> None:
         self.store, self.remove = Store.open(str(root)), remove
         (one,) = self.store.containers
-        self.container = replace(self.store.containers.look_after(one), runtime="runc")
+        self.container = replace(self.store.containers.supervise(one), runtime="runc")
         self.store.containers.write(self.container)
 
     def end(self, *_: object) -> None:
         if self.remove:
             ending.remove(self.store, self.container)
-        self.store.containers.let_go(self.container.id)
+        self.store.containers.stop_supervising(self.container.id)
 
 
 @pytest.mark.parametrize("removes_itself", [True, False])

@@ -17,8 +17,8 @@ import pytest
 
 from integration.view.test_mount import check_view, loaded, stack_of
 from lamina.errors import SystemFailure, Unsupported
-from lamina.store.derived import note, sync_file
-from lamina.store.flush import unwritten
+from lamina.store.derived import note_written, sync_file
+from lamina.store.writeback import unwritten
 from lamina.view.erofs import attach, loop
 from lamina.view.overlay.lower import sweep, write_images
 from lamina.view.overlay.mount import Top, mount, mount_union, unmount
@@ -118,7 +118,7 @@ def test_a_tar_that_the_disk_does_not_have_yet_is_read_through_its_page_cache(
             data = Path(tar).read_bytes()
             os.unlink(tar)  # what is written in place of an old file, the kernel writes at once
             Path(tar).write_bytes(data)
-            note(tar, within=store.paths.ingest)
+            note_written(tar, within=store.paths.ingest)
             if synced:
                 sync_file(tar)
         assert [unwritten(tar) > 0 for tar in tars] == [not synced] * 2

@@ -72,7 +72,9 @@ def large(store: Store, stack: Stack) -> Stack:
     with open(store.paths.layer_index(diff_id), "wb") as index:
         for piece in builder.chunks(end):
             index.write(piece)
-    derived.note(store.paths.tar(diff_id), within=store.paths.ingest)  # no blob proves it: it was written just now
+    derived.note_written(
+        store.paths.tar(diff_id), within=store.paths.ingest
+    )  # no blob proves it: it was written just now
     descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", diff_id, end)
     return replace(stack, layers=(*stack.layers, store.layers.get(descriptor, diff_id)), steps=(), _cache={})
 

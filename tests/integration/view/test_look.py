@@ -23,7 +23,7 @@ from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.union.merge import merge
 from lamina.union.tree import Tree, Union
-from lamina.view.erofs.open_stored import DEEPEST, look, write_merged
+from lamina.view.erofs.open_stored import DEEPEST, open_union, write_merged
 from lamina.view.erofs.read import ErofsImage
 from lamina.view.erofs.stored_union import StoredUnion
 from lamina.view.erofs.write import DEEP, write_erofs
@@ -126,7 +126,7 @@ def test_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_written_after_a_long_merge_and_gone_with_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, stack = stored(tmp_path)
     path = image_of(store, merged_part(stack))
-    asked = replace(stack, look=partial(look, store), _cache={})
+    asked = replace(stack, open_union=partial(open_union, store), _cache={})
     assert isinstance(asked.union(), Tree)
     assert not os.path.exists(path)  # a short one is merged each time
     monkeypatch.setattr("lamina.view.erofs.open_stored.MANY", 5)
@@ -143,7 +143,7 @@ def test_written_after_a_long_merge_and_gone_with_the_image(tmp_path: Path, monk
 def test_a_deep_stack_is_merged_each_time(tmp_path: Path) -> None:
     assert DEEPEST == DEEP
     store, stack = stored(tmp_path)
-    deep = replace(stack, layers=stack.layers[:2] * 150, look=partial(look, store), _cache={})
+    deep = replace(stack, layers=stack.layers[:2] * 150, open_union=partial(open_union, store), _cache={})
     write_merged(store, deep, deep.tree())
     assert isinstance(replace(deep, _cache={}).union(), Tree)
 
@@ -158,7 +158,7 @@ def test_a_damaged_image_is_not_believed(tmp_path: Path, damage: str, monkeypatc
     data[2100] ^= 1
     Path(path).write_bytes({"cut": data[:2048], "changed": bytes(data), "empty": b""}[damage])
     monkeypatch.setattr("lamina.view.erofs.open_stored.MANY", 5)
-    asked = replace(stack, look=partial(look, store), _cache={})
+    asked = replace(stack, open_union=partial(open_union, store), _cache={})
     assert isinstance(asked.union(), Tree)
     assert isinstance(replace(asked, _cache={}).union(), StoredUnion)  # made again
 
@@ -168,4 +168,4 @@ def test_what_can_not_be_kept_is_answered_all_the_same(tmp_path: Path, monkeypat
     monkeypatch.setattr("lamina.view.erofs.open_stored.MANY", 5)
     os.rmdir(store.paths.unions)
     Path(store.paths.unions).touch()
-    assert isinstance(look(store, stack), Tree)
+    assert isinstance(open_union(store, stack), Tree)

@@ -570,7 +570,7 @@ def test_a_process_with_the_number_of_a_holder_that_is_gone_is_let_live(tmp_path
     with subprocess.Popen(["sleep", "infinity"]) as other:
         try:
             name = store.roots.create("mount of app", mount=f"/proc/{other.pid}/root/proc")
-            store.roots.let_go(name)  # as where the holder is gone
+            store.roots.release(name)  # as where the holder is gone
             record = Path(store.paths.roots, name)
             head = {**json.loads(record.read_text()), "pid": other.pid, "started": "1"}
             record.write_text(json.dumps(head) + "\n")
@@ -646,7 +646,7 @@ def test_what_is_no_directory_is_no_place_for_a_mount(tmp_path: Path, kind: str)
     (tmp_path / "link").symlink_to("file")
     done = lamina("mount", "app", str(tmp_path / kind), root=tmp_path / "s")
     assert (done.returncode, done.stdout) == (5, b"")
-    assert b"file is not a directory (mount at an empty directory, or at a new one)" in done.stderr
+    assert b"file: it is not a directory (choose an empty directory, or a new one)" in done.stderr
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 

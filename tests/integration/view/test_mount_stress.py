@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lamina.host.mountinfo import mounts as mountinfo
-from lamina.store.gc import prune
+from lamina.store.prune import prune
 from lamina.store.store import Store
 from lamina.view.overlay.mount import mounts
 from support import lamina, require_root, rounds, write_layout
@@ -48,14 +48,15 @@ print(*failed, sep="\\n", end="")
 SWEEP = """
 import sys
 from lamina.archive.layout import LayoutReader
-from lamina.store.gc import delete_images, prune
+from lamina.store.prune import prune
+from lamina.store.remove import remove_images
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 root, layout, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = Store.open(root)
 for at in range(rounds):
     prune(store, grace=0)
-    delete_images(store, ["c"])
+    remove_images(store, ["c"])
     copy(LayoutReader(layout), store, [("c", "c")])
 """
 

@@ -16,7 +16,8 @@ import pytest
 from lamina.archive.layout import LayoutReader
 from lamina.host import mountinfo
 from lamina.spec.platform import Platform
-from lamina.store.gc import collect, prune
+from lamina.store.gc import collect
+from lamina.store.prune import prune
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.view.overlay.mount import mounts, unmount

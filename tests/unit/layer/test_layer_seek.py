@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from lamina.errors import InvalidLayer, StoreDamaged
 from lamina.layer.checkpoints import libz
-from lamina.layer.checkpoints.file import SeekIndex, dump, marking_decoder
-from lamina.layer.checkpoints.libz import MarkingGzip
-from lamina.layer.checkpoints.marks import Mark, MarkingZstd
+from lamina.layer.checkpoints.checkpoint import Checkpoint, CheckpointZstd
+from lamina.layer.checkpoints.file import SeekIndex, checkpoint_decoder, dump
+from lamina.layer.checkpoints.libz import CheckpointGzip
 from lamina.layer.checkpoints.resume import align_bits, resumed
 from lamina.layer.codec import PIECE, decoder, encoder
 from lamina.spec.digest import Digest
@@ -37,15 +37,15 @@ def gzip(data: bytes, level: int = 6, strategy: int = zlib.Z_DEFAULT_STRATEGY, m
     return made.compress(data) + made.flush()
 
 
-def marked(blob: bytes, step: int, spacing: int = SPACING) -> tuple[bytes, list[Mark]]:
-    reader = MarkingGzip(spacing)
+def marked(blob: bytes, step: int, spacing: int = SPACING) -> tuple[bytes, list[Checkpoint]]:
+    reader = CheckpointGzip(spacing)
     pieces = [piece for at in range(0, len(blob), step) for piece in reader.feed(blob[at : at + step])]
     reader.finish()
     assert max(map(len, pieces), default=0) <= PIECE
-    return b"".join(pieces), reader.marks
+    return b"".join(pieces), reader.checkpoints
 
 
-def from_mark(blob: bytes, mark: Mark, compression: str = "gzip", step: int = 777) -> bytes:
+def from_mark(blob: bytes, mark: Checkpoint, compression: str = "gzip", step: int = 777) -> bytes:
     reader, start = resumed(compression, mark)
     return b"".join(piece for at in range(start, len(blob), step) for piece in reader.feed(blob[at : at + step]))
 
@@ -71,22 +71,22 @@ BLOBS = {
 def test_every_checkpoint_leads_to_the_rest(how: str, step: int) -> None:
     data = words(400_000)
     blob = BLOBS[how](data)
-    out, marks = marked(blob, step)
+    out, checkpoints = marked(blob, step)
     assert out == data
     if how not in ("long blocks", "lamina's own"):
-        assert len(marks) >= 6
-    for mark in marks:
+        assert len(checkpoints) >= 6
+    for mark in checkpoints:
         assert mark.window == data[max(0, mark.at - len(mark.window)) : mark.at]
         assert from_mark(blob, mark) == data[mark.at :]
-    assert marked(blob, 1 << 20)[1] == marks  # how it arrived makes no difference
+    assert marked(blob, 1 << 20)[1] == checkpoints  # how it arrived makes no difference
 
 
 def test_blocks_end_at_every_bit() -> None:
     data = words(3_000_000)
     blob = gzip(data)
-    _, marks = marked(blob, 1 << 20)
-    assert {mark.bits % 8 for mark in marks} == set(range(8))
-    for mark in marks:
+    _, checkpoints = marked(blob, 1 << 20)
+    assert {mark.bits % 8 for mark in checkpoints} == set(range(8))
+    for mark in checkpoints:
         assert from_mark(blob, mark, step=1 << 16)[:5000] == data[mark.at : mark.at + 5000]
 
 
@@ -104,9 +104,9 @@ def test_empty_blocks_in_front_change_nothing(shift: int) -> None:
 def test_any_members_any_cut(parts: list[bytes], step: int, spacing: int, level: int) -> None:
     data = b"".join(part * 20 for part in parts)
     blob = b"".join(gzip(part * 20, level) for part in parts) or gzip(b"")
-    out, marks = marked(blob, step, spacing)
+    out, checkpoints = marked(blob, step, spacing)
     assert out == data
-    for mark in marks:
+    for mark in checkpoints:
         assert from_mark(blob, mark) == data[mark.at :]
 
 
@@ -122,8 +122,8 @@ def test_garbage_and_truncation_are_seen(members: int) -> None:
 def test_many_tiny_blocks_are_few_checkpoints() -> None:
     made = zlib.compressobj(6, zlib.DEFLATED, 31)
     blob = b"".join(made.compress(b"x") + made.flush(zlib.Z_FULL_FLUSH) for _ in range(3000)) + made.flush()
-    out, marks = marked(blob, 1 << 20, 1000)
-    assert (len(out), len(marks)) == (3000, 2)
+    out, checkpoints = marked(blob, 1 << 20, 1000)
+    assert (len(out), len(checkpoints)) == (3000, 2)
 
 
 def test_zstd_frames() -> None:
@@ -132,36 +132,36 @@ def test_zstd_frames() -> None:
     for at in range(0, len(data), frame):
         blob += own("zstd", data[at : at + frame]) + b"\x50\x2a\x4d\x18\x03\0\0\0abc"
     for step in (100, 1 << 20):
-        reader = MarkingZstd(frame)
+        reader = CheckpointZstd(frame)
         assert b"".join(p for at in range(0, len(blob), step) for p in reader.feed(blob[at : at + step])) == data
-        assert [mark.at for mark in reader.marks] == list(range(frame, len(data) + 1, frame))
-        for mark in reader.marks:
+        assert [mark.at for mark in reader.checkpoints] == list(range(frame, len(data) + 1, frame))
+        for mark in reader.checkpoints:
             assert from_mark(blob, mark, "zstd") == data[mark.at :]
 
 
 def test_the_file_gives_back_what_was_noted(tmp_path: Path) -> None:
     data = words(400_000)
-    _, marks = marked(gzip(data), 1 << 20)
+    _, checkpoints = marked(gzip(data), 1 << 20)
     path = tmp_path / "seek"
-    path.write_bytes(b"".join(dump(BLOB, "gzip", len(data), marks)))
+    path.write_bytes(b"".join(dump(BLOB, "gzip", len(data), checkpoints)))
     index = SeekIndex.load(str(path))
     assert (index.blob, index.compression, index.tar_size) == (BLOB, "gzip", len(data))
-    assert list(index.marks()) == marks
-    for at in (0, 1, marks[0].at - 1, marks[0].at, marks[3].at + 5, len(data)):
-        assert index.before(at) == max([0, *(mark.at for mark in marks if mark.at <= at)])
+    assert list(index.checkpoints()) == checkpoints
+    for at in (0, 1, checkpoints[0].at - 1, checkpoints[0].at, checkpoints[3].at + 5, len(data)):
+        assert index.before(at) == max([0, *(mark.at for mark in checkpoints if mark.at <= at)])
 
 
 def test_damage_of_the_file_is_seen_wherever_it_is(tmp_path: Path) -> None:
-    _, marks = marked(gzip(words(100_000)), 1 << 20)
-    good = b"".join(dump(BLOB, "gzip", 100_000, marks))
+    _, checkpoints = marked(gzip(words(100_000)), 1 << 20)
+    good = b"".join(dump(BLOB, "gzip", 100_000, checkpoints))
     path = tmp_path / "seek"
     for at in range(0, len(good), 97):
         path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
         with pytest.raises(StoreDamaged):
-            list(SeekIndex.load(str(path)).marks())
+            list(SeekIndex.load(str(path)).checkpoints())
         path.write_bytes(good[:at])
         with pytest.raises(StoreDamaged):
-            list(SeekIndex.load(str(path)).marks())
+            list(SeekIndex.load(str(path)).checkpoints())
 
 
 def test_without_libz_there_are_no_checkpoints_and_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +169,8 @@ def test_without_libz_there_are_no_checkpoints_and_the_same_bytes(monkeypatch: p
     assert "libz" in libz.refusal()
     data = words(3_000_000)
     blob = gzip(data)
-    reader = marking_decoder("gzip", len(blob))
+    reader = checkpoint_decoder("gzip", len(blob))
     assert b"".join(reader.feed(blob)) == data
     reader.finish()
-    assert reader.marks == []
+    assert reader.checkpoints == []
     assert b"".join(decoder("gzip").feed(blob)) == data

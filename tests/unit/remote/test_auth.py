@@ -109,7 +109,9 @@ class TestRealms:
         self, monkeypatch: pytest.MonkeyPatch, credential: Credential
     ) -> None:
         web = Web(reg_example_com=registry("https://auth.other.org/token"), auth_other_org=token_server)
-        one = client(web, monkeypatch, given=credential, told=frozenset({("reg.example.com", "auth.other.org")}))
+        one = client(
+            web, monkeypatch, given=credential, login_hosts=frozenset({("reg.example.com", "auth.other.org")})
+        )
         assert one.request("GET", "/v2/x", scopes=PULL).status == 200
         ((method, url, headers, body),) = [item for item in web.seen if "auth.other.org" in item[1]]
         if credential is ME:
@@ -133,9 +135,9 @@ class TestRealms:
         self, monkeypatch: pytest.MonkeyPatch, credential: Credential | None
     ) -> None:
         web = Web(reg_example_com=registry("http://auth.example.com/token"), auth_example_com=token_server)
-        told = frozenset({("reg.example.com", "auth.example.com")})
+        login_hosts = frozenset({("reg.example.com", "auth.example.com")})
         with pytest.raises(InvalidContent, match="only sent by https"):
-            client(web, monkeypatch, given=credential, told=told).request("GET", "/v2/x", scopes=PULL)
+            client(web, monkeypatch, given=credential, login_hosts=login_hosts).request("GET", "/v2/x", scopes=PULL)
         assert web.sent("auth.example.com") == []
 
     @pytest.mark.parametrize("status", [404, 405])
@@ -253,7 +255,7 @@ class TestRedirects:
                 **{"reg.example.com": leads_to(f"https://{target}/v2/x"), target: needs_login},
             )
             one = client(web, monkeypatch, credential=logins("reg.example.com", target))
-            with pytest.raises(AccessDenied, match=f"sends us to {target}, which wants a login") as caught:
+            with pytest.raises(AccessDenied, match=f"redirects to {target}, which requires a login") as caught:
                 one.request("GET", "/v2/x", scopes=PULL)
             assert f"login_hosts = 'reg.example.com={target}'" in str(caught.value)
             assert web.sent(target) == [""]
@@ -263,14 +265,14 @@ class TestRedirects:
         self, monkeypatch: pytest.MonkeyPatch, stored: tuple[str, ...]
     ) -> None:
         web = Web(reg_example_com=leads_to("https://cdn.other.org/v2/x"), cdn_other_org=needs_login)
-        told = frozenset({("reg.example.com", "cdn.other.org")})
+        login_hosts = frozenset({("reg.example.com", "cdn.other.org")})
         asked: list[str] = []
 
         def credential(host: str, path: str) -> Credential | None:
             asked.append(host)
             return ME if host == stored[-1] else None
 
-        one = client(web, monkeypatch, credential=credential, told=told)
+        one = client(web, monkeypatch, credential=credential, login_hosts=login_hosts)
         assert one.request("GET", "/v2/x", scopes=PULL).status == 200
         assert web.sent("cdn.other.org") == ["", BASIC]
         assert asked[0] == "cdn.other.org"
@@ -284,11 +286,11 @@ class TestRedirects:
         first = ("reg.example.com", "cdn.other.org")
         web = Web(**hosts)
         with pytest.raises(AccessDenied, match=r"sent to auth\.third\.net"):
-            client(web, monkeypatch, given=ME, told=frozenset({first})).request("GET", "/v2/x")
+            client(web, monkeypatch, given=ME, login_hosts=frozenset({first})).request("GET", "/v2/x")
         assert web.sent("auth.third.net") == []
         web = Web(**hosts)
         both = frozenset({first, ("reg.example.com", "auth.third.net")})
-        assert client(web, monkeypatch, given=ME, told=both).request("GET", "/v2/x").status == 200
+        assert client(web, monkeypatch, given=ME, login_hosts=both).request("GET", "/v2/x").status == 200
         assert web.sent("auth.third.net") == [BASIC]
         web = Web(**hosts)  # and without any login, it is asked like every other one
         assert client(web, monkeypatch).request("GET", "/v2/x").status == 200

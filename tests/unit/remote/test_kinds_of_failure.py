@@ -11,7 +11,7 @@ from urllib3 import exceptions
 
 from lamina.errors import LaminaError, RemoteFailure, Unsupported
 from lamina.remote import http
-from lamina.remote.http import Answer, Broken, joined
+from lamina.remote.http import Answer, RequestFailed, joined
 from unit.remote.test_auth import Web, answer, client
 
 HOST = "reg.example.com"
@@ -42,7 +42,7 @@ def test_what_a_registry_does_not_do(
 
 def broken(**kinds: bool) -> Callable[[str, str, Mapping[str, str]], Answer]:
     def fails(method: str, url: str, headers: Mapping[str, str]) -> Answer:
-        raise Broken("broken", **kinds)
+        raise RequestFailed("broken", **kinds)
 
     return fails
 
@@ -146,7 +146,7 @@ def test_why_a_connection_broke(error: Exception, fatal: bool, tls: bool, untrus
 
 @pytest.mark.parametrize("target", ["https://zebra.example\\.registry.example/", "http://zebra.example\\.localhost/"])
 def test_an_address_whose_host_has_two_readings_is_not_followed(target: str) -> None:
-    with pytest.raises(Broken, match="gives an invalid URL") as error:
+    with pytest.raises(RequestFailed, match="gives an invalid URL") as error:
         joined("https://registry.example/v2/", target)
     assert error.value.fatal
     assert joined("https://registry.example/v2/", "/a\\b") == "https://registry.example/a\\b"

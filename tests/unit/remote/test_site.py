@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import UsageError
-from lamina.remote.site import is_told, may_have_login, same_site
+from lamina.remote.site import is_login_host, may_have_login, same_site
 from lamina.settings import Settings
 from lamina.transfer.connect import RegistryAccess
 
@@ -130,13 +130,13 @@ def test_no_host_gets_nothing() -> None:
 
 
 def test_what_the_user_says_is_of_one_registry_and_of_a_port_where_it_names_one() -> None:
-    told = {("reg.example:5000", "auth.other"), ("reg.example", "auth.other:8443")}
-    assert is_told("reg.example:5000", "auth.other", told)
-    assert is_told("reg.example:5000", "Auth.Other:99", told)
-    assert is_told("reg.example", "auth.other:8443", told)
-    assert not is_told("reg.example", "auth.other", told)
-    assert not is_told("reg.example", "auth.other:8444", told)
-    assert not is_told("other", "auth.other", told)
+    login_hosts = {("reg.example:5000", "auth.other"), ("reg.example", "auth.other:8443")}
+    assert is_login_host("reg.example:5000", "auth.other", login_hosts)
+    assert is_login_host("reg.example:5000", "Auth.Other:99", login_hosts)
+    assert is_login_host("reg.example", "auth.other:8443", login_hosts)
+    assert not is_login_host("reg.example", "auth.other", login_hosts)
+    assert not is_login_host("reg.example", "auth.other:8444", login_hosts)
+    assert not is_login_host("other", "auth.other", login_hosts)
 
 
 @given(st.lists(st.sampled_from(["a", "b", "co", "uk", "github", "io", "com"]), min_size=1, max_size=4).map(".".join))
@@ -149,11 +149,13 @@ def test_the_setting(tmp_path: Path) -> None:
     def loaded(**environ: str) -> Settings:
         return Settings.load(environ={"HOME": str(tmp_path), **environ}, system_file=str(tmp_path / "system.toml"))
 
-    assert RegistryAccess(loaded()).access.told == frozenset()
+    assert RegistryAccess(loaded()).access.login_hosts == frozenset()
     (tmp_path / "system.toml").write_text('login_hosts = "Reg.example:5000=auth.other, a.example=B.other:8443"\n')
     expected = {("reg.example:5000", "auth.other"), ("a.example", "b.other:8443")}
-    assert RegistryAccess(loaded()).access.told == expected
-    assert RegistryAccess(loaded(LAMINA_LOGIN_HOSTS="x.example=y.other")).access.told == {("x.example", "y.other")}
+    assert RegistryAccess(loaded()).access.login_hosts == expected
+    assert RegistryAccess(loaded(LAMINA_LOGIN_HOSTS="x.example=y.other")).access.login_hosts == {
+        ("x.example", "y.other")
+    }
     for bad in ("x.example", "=y", "x=", "x=y=z", "https://x=y", "x=https://y", "a=b,c"):
         with pytest.raises(UsageError, match=r"login_hosts: .* is not REGISTRY=HOST"):
             loaded(LAMINA_LOGIN_HOSTS=bad)

@@ -32,4 +32,4 @@ def test_a_user_namespace_without_privileges_names_the_kernel_setting(
         return
     with pytest.raises(SystemFailure, match="no rights in a user namespace: Permission denied") as caught:
         privileges._check_restriction()
-    assert caught.value.hint == "change the machine's setting kernel.apparmor_restrict_unprivileged_userns: it is 1"
+    assert caught.value.hint == "change the host's setting kernel.apparmor_restrict_unprivileged_userns: it is 1"

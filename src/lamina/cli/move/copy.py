@@ -26,6 +26,7 @@ from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import Unsupported, UsageError
 from lamina.spec.name import ImageName, parse_name
+from lamina.spec.transport import SAVE_TYPES, transport_of_type
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Reader, Writer
@@ -183,7 +184,7 @@ def write_digest(path: str | None, copied: Copied) -> None:
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(["docker-archive", "oci-archive", "oci-dir"]),
+    type=click.Choice(sorted(SAVE_TYPES)),
     default="docker-archive",
     show_default=True,
     help="Format. docker-archive is for `docker load`; oci-archive keeps digests and platforms.",
@@ -201,7 +202,7 @@ def save(session: Session, images: tuple[str, ...], output: str, kind: str, all_
     if kind == "oci-dir" and output == "-":
         raise UsageError("oci-dir needs a directory", hint="name it with -o")
     names = [whole(parse_name(image)) for image in images]
-    transport = "oci" if kind == "oci-dir" else kind
+    transport = transport_of_type(kind).name
     with Progress(quiet=quiet or output == "-", moved="written") as progress:
         network = session.network(progress)
         reader, first = source_of(session, names[0], network)

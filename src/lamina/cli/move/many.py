@@ -20,6 +20,7 @@ from lamina.cli.session import Session
 from lamina.cli.verbs import VERBS, Command, command
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.spec.name import parse_name
+from lamina.spec.transport import IN_FILES, REGISTRY, TRANSPORTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from lamina.transfer.connect import RegistryAccess
     from lamina.transfer.sync import Named, SyncRule
 
-_LOCAL = ("oci:", "oci-archive:", "docker-archive:", "dir:")
-"""Places on this host that can hold many images."""
+_LOCAL = tuple(one.prefix for one in IN_FILES)
+"""What names of places in files begin with."""
 
 
 @click.group("index", short_help=VERBS["index"][2])
@@ -105,6 +106,7 @@ def _make(
         made = make_index(
             sources, writer, name, known=known, annotations=stated, on_event=progress, cancel=session.cancel
         )
+    assert made is not None  # nothing was refused: no ``admit`` was given
     write(str(made.descriptor.digest))
 
 
@@ -120,8 +122,8 @@ def _known(session: Session, target: str) -> Index:
     return document
 
 
-_FROM = ("docker", "dir", "yaml", "oci", "oci-archive", "docker-archive")
-_TO = ("docker", "dir", "oci")
+_FROM = (*(one.name for one in TRANSPORTS), "yaml")
+_TO = tuple(one.name for one in TRANSPORTS if one.can_grow)
 
 
 @command(
@@ -170,7 +172,7 @@ def sync(
     its images. TARGET is docker://HOST[/PATH], oci:DIR or dir:DIR; without TARGET the images go into the store."""
     from lamina.host.files import replace_file, reported
     from lamina.spec.reference import canonical
-    from lamina.transfer.copy import Into
+    from lamina.transfer.copy import SessionWriter
 
     if target_kind and not target:
         raise UsageError(f"--dest {target_kind} needs a TARGET", hint="add it, or leave --dest out")
@@ -184,8 +186,8 @@ def sync(
         known: dict[str, Digest] | None = None  # digests by name, if one session brings in all
         if not target and not dry_run and source.startswith(_LOCAL):
             writing = held.enter_context(session.writable_store.session(f"sync {source}"))
-            held.enter_context(writing.gathering())
-            together = Into(writing)
+            held.enter_context(writing.batch())
+            together = SessionWriter(writing)
             known = {name: top.digest for name, top in session.store.names()}
 
         def move(reader: Reader, image: Named, there: str) -> str:
@@ -248,11 +250,10 @@ def _typed(place: str, kind: str | None) -> str:
     """A place in skopeo's two words as one of ours. Raises UsageError where the two contradict each other."""
     if kind in (None, "yaml"):
         return place
-    start = "docker://" if kind == "docker" else f"{kind}:"
-    known = ("docker://", *(f"{one}:" for one in _FROM if one != "docker"))
+    start = next(one.prefix for one in TRANSPORTS if one.name == kind)
     if place.startswith(start):
         return place
-    if place.startswith(known):
+    if place.startswith((*(one.prefix for one in TRANSPORTS), "yaml:")):
         raise UsageError(
             f"{place!r:.200} does not begin with {start}", hint=f"leave the option out, or write {start}..."
         )
@@ -347,7 +348,7 @@ def _there(image: Named, target: str, scoped: bool, suffix: str) -> str:
     if not target:
         return image.full
     place = parse_name(target)
-    if place.transport == "docker":
+    if place.transport == REGISTRY:
         return f"docker://{image.below(place.name, scoped=scoped, suffix=suffix)}"
     if place.transport == "dir":
         return f"dir:{image.below(place.location, scoped=scoped, suffix=suffix)}"

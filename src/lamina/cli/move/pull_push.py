@@ -31,7 +31,7 @@ from lamina.spec.name import ImageName, parse_name
 if TYPE_CHECKING:
     from lamina.transfer.connect import RegistryAccess
     from lamina.transfer.copy import Copied
-    from lamina.view.overlay.ahead import Ahead
+    from lamina.view.overlay.unpack_ahead import UnpackAhead
 
 
 def _registry_name(text: str) -> str:
@@ -131,11 +131,11 @@ def _from_place(
     return session.copied(reader, session.writable_store, pairs, on_event, **how)
 
 
-def _ahead(session: Session) -> Ahead:
+def _ahead(session: Session) -> UnpackAhead:
     """Return a listener that unpacks layers while the pull goes on."""
-    from lamina.view.overlay.ahead import Ahead
+    from lamina.view.overlay.unpack_ahead import UnpackAhead
 
-    return Ahead(session.writable_store)
+    return UnpackAhead(session.writable_store)
 
 
 def _unpack(session: Session, names: list[str]) -> None:

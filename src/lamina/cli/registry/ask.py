@@ -81,9 +81,9 @@ def reader_of(session: Session, text: str, local: bool = False) -> tuple[Reader,
     network = session.network()
     if name.transport in ("", "docker"):
         if local and not name.transport:
-            from lamina.transfer.connect import WithOrigins
+            from lamina.transfer.connect import StoreAndRegistries
 
-            return WithOrigins(session.store, network), name.name
+            return StoreAndRegistries(session.store, network), name.name
         return network.repository(name.name), str(network.full(name.name))
     return reader_for(name, network), name.name
 

@@ -53,9 +53,9 @@ def serve(session: Session, source: str, host: str, port: int, writable: bool) -
         if (
             not writable and store.layers.origins()
         ):  # blobs that the store does not keep are fetched from their registry
-            from lamina.transfer.connect import WithOrigins
+            from lamina.transfer.connect import StoreAndRegistries
 
-            place = cast("Readable", WithOrigins(store, session.network()))
+            place = cast("Readable", StoreAndRegistries(store, session.network()))
     done = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -191,11 +191,11 @@ def rmi(
     """Remove images from the store: the name; and with the last name the image, and the layers that no other image
     uses."""
     from lamina.spec.name import parse_stored
-    from lamina.store.gc import delete_images
+    from lamina.store.remove import remove_images
 
     names = tuple(str(parse_stored(name)) if name.startswith("docker://") else name for name in names)
     try:
-        done = delete_images(session.writable_store, names, dry_run=dry_run, force=force, keep_untagged=no_prune)
+        done = remove_images(session.writable_store, names, dry_run=dry_run, force=force, keep_untagged=no_prune)
     except LaminaError as error:
         if force and error.exit_code == 3:
             return

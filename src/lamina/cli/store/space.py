@@ -136,7 +136,7 @@ def prune(
 
     With the setting keep = blob, also delete tars that were made for a mount and that no mount uses now."""
     from lamina.store.gc import Deleted
-    from lamina.store.gc import prune as sweep
+    from lamina.store.prune import prune as sweep
 
     store = session.store_if_any
     failed: list[LaminaError] = []

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 
 from lamina.errors import StoreDamaged, UsageError
 from lamina.host.files import FileRange
-from lamina.layer.checkpoints.marks import Mark, Marking, MarkingZstd, Unmarked, spacing_for
+from lamina.layer.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointDecoder,
+    CheckpointZstd,
+    NoCheckpoints,
+    spacing_for,
+)
 from lamina.layer.codec import COMPRESSIONS, READ_ONLY, SniffingDecoder, zstd
 from lamina.spec.digest import Digest
 
@@ -23,41 +29,41 @@ _CHECK = struct.Struct("<I")
 _LINE = 512  # the longest first line in bytes
 
 
-def marking_decoder(compression: str, size: int) -> Marking:
+def checkpoint_decoder(compression: str, size: int) -> CheckpointDecoder:
     """Return a decoder for a blob of ``size`` bytes that records checkpoints. Without libz only zstd blobs
     get any."""
     if compression == "zstd":
-        return MarkingZstd(spacing_for(size))
+        return CheckpointZstd(spacing_for(size))
     if compression == "gzip":
-        from lamina.layer.checkpoints.libz import MarkingGzip, refusal
+        from lamina.layer.checkpoints.libz import CheckpointGzip, refusal
 
         if not refusal():
-            return MarkingGzip(spacing_for(size))
-    return Unmarked(compression)
+            return CheckpointGzip(spacing_for(size))
+    return NoCheckpoints(compression)
 
 
-class SniffingMarks(SniffingDecoder):
-    """A ``marking_decoder`` that detects the compression itself; ``said`` is the one from the media type."""
+class SniffingCheckpoints(SniffingDecoder):
+    """A ``checkpoint_decoder`` that detects the compression itself; ``said`` is the one from the media type."""
 
     def __init__(self, said: str, size: int) -> None:
-        super().__init__(said, lambda compression: marking_decoder(compression, size))
+        super().__init__(said, lambda compression: checkpoint_decoder(compression, size))
 
     @property
-    def marks(self) -> list[Mark]:
-        found: list[Mark] = getattr(self.chosen, "marks", [])
+    def checkpoints(self) -> list[Checkpoint]:
+        found: list[Checkpoint] = getattr(self.chosen, "checkpoints", [])
         return found
 
 
-def dump(blob: Digest, compression: str, tar_size: int, marks: list[Mark]) -> list[bytes]:
+def dump(blob: Digest, compression: str, tar_size: int, checkpoints: list[Checkpoint]) -> list[bytes]:
     """Return the content of a checkpoint file, in pieces."""
     rows, windows, place = [], [], 0
     compress = zstd().compress
-    for mark in marks:
-        stored = compress(mark.window) if mark.window else b""
-        rows.append(_ROW.pack(mark.bits, mark.at, place, len(stored), zlib.crc32(stored)))
+    for checkpoint in checkpoints:
+        stored = compress(checkpoint.window) if checkpoint.window else b""
+        rows.append(_ROW.pack(checkpoint.bits, checkpoint.at, place, len(stored), zlib.crc32(stored)))
         windows.append(stored)
         place += len(stored)
-    head = b"%s %s %s %d %d\n" % (_MAGIC, compression.encode(), str(blob).encode(), tar_size, len(marks))
+    head = b"%s %s %s %d %d\n" % (_MAGIC, compression.encode(), str(blob).encode(), tar_size, len(checkpoints))
     table = head + b"".join(rows)
     return [table + _CHECK.pack(zlib.crc32(table)), *windows]
 
@@ -103,19 +109,19 @@ class SeekIndex:
         number = bisect_right(self._ats, at)
         return self._ats[number - 1] if number else 0
 
-    def mark(self, at: int) -> Mark:
+    def checkpoint(self, at: int) -> Checkpoint:
         """Return the checkpoint exactly at ``at``, an offset from ``before``. Raises StoreDamaged, OSError."""
         if at == 0:
-            return Mark(0, 0, b"")
+            return Checkpoint(0, 0, b"")
         bits, at, place, length, check = self._rows[bisect_right(self._ats, at) - 1]
         if not length:
-            return Mark(bits, at, b"")
+            return Checkpoint(bits, at, b"")
         with FileRange(self.path, self._windows + place, self._windows + place + length) as file:
             stored = file.read(length)
         if len(stored) != length or zlib.crc32(stored) != check:
             raise StoreDamaged(f"{self.path} is damaged", hint="run `lamina fsck --repair`")
-        return Mark(bits, at, zstd().decompress(stored))
+        return Checkpoint(bits, at, zstd().decompress(stored))
 
-    def marks(self) -> Iterator[Mark]:
-        """Yield all checkpoints. Raises as ``mark``."""
-        return (self.mark(at) for at in self._ats)
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """Yield all checkpoints. Raises as ``checkpoint``."""
+        return (self.checkpoint(at) for at in self._ats)

@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from typing import Any
 
-from lamina.layer.checkpoints.marks import Mark
+from lamina.layer.checkpoints.checkpoint import Checkpoint
 from lamina.layer.codec import GzipDecoder
 
 _NAMES = ("libz.1.dylib", "libz.dylib") if sys.platform == "darwin" else ("libz.so.1",)
@@ -57,7 +57,7 @@ def _library() -> Any:
 
 
 def refusal() -> str:
-    """Return why gzip layers can't have checkpoints on this machine; "" if they can."""
+    """Return why gzip layers can't have checkpoints on this host; "" if they can."""
     if _library() is not None:
         return ""
     return f"{_NAMES[0]} was not found: each file is inflated from the start of its layer"
@@ -67,7 +67,7 @@ class _Broken(Exception):
     pass
 
 
-class MarkingGzip(GzipDecoder):
+class CheckpointGzip(GzipDecoder):
     """A ``GzipDecoder`` that also records a checkpoint at a block border about every ``spacing`` bytes of output. To
     the loop of its base class it acts as both the zlib module and the decompressor of a member."""
 
@@ -75,7 +75,7 @@ class MarkingGzip(GzipDecoder):
         super().__init__()
         self._zlib = self
         self._error = _Broken
-        self.marks: list[Mark] = []
+        self.checkpoints: list[Checkpoint] = []
         self.eof = False
         self.unconsumed_tail = self.unused_data = b""
         self._spacing = spacing
@@ -94,7 +94,7 @@ class MarkingGzip(GzipDecoder):
         if getattr(self, "_libz", None) is not None:
             self._libz.inflateEnd(ctypes.byref(self._state))
 
-    def decompressobj(self, _: int) -> MarkingGzip:
+    def decompressobj(self, _: int) -> CheckpointGzip:
         """Prepare for the next gzip member."""
         self._libz.inflateReset(ctypes.byref(self._state))
         self.eof = False
@@ -123,17 +123,17 @@ class MarkingGzip(GzipDecoder):
             if code != _OK:
                 raise _Broken((state.msg or b"it needs a dictionary").decode("ascii", "replace"))
             if due and state.data_type & 128 and not state.data_type & 64:
-                self._mark()
+                self._add_checkpoint()
             elif not state.avail_in and state.avail_out:
                 break
         left = data[len(data) - state.avail_in :] if state.avail_in else b""
         self.unconsumed_tail, self.unused_data = (b"", left) if self.eof else (left, b"")
         return ctypes.string_at(self._room, out)
 
-    def _mark(self) -> None:
+    def _add_checkpoint(self) -> None:
         """Record a checkpoint: the decoder is between two blocks."""
         length = ctypes.c_uint(0)
         self._libz.inflateGetDictionary(ctypes.byref(self._state), self._window, ctypes.byref(length))
         bits = self.position(self._state.avail_in) * 8 - (self._state.data_type & 7)
-        self.marks.append(Mark(bits, self._out, ctypes.string_at(self._window, length.value)))
+        self.checkpoints.append(Checkpoint(bits, self._out, ctypes.string_at(self._window, length.value)))
         self._since = 0

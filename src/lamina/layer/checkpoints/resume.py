@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from lamina.errors import StoreDamaged
-from lamina.layer.checkpoints.marks import Mark
+from lamina.layer.checkpoints.checkpoint import Checkpoint
 from lamina.layer.codec import Decoder, GzipDecoder, decoder
 from lamina.layer.pieces import PIECE
 
 
-def resumed(compression: str, mark: Mark) -> tuple[Decoder, int]:
+def resumed(compression: str, checkpoint: Checkpoint) -> tuple[Decoder, int]:
     """Return a decoder that starts at the checkpoint, and the offset in the blob from which to feed it."""
-    if mark.at == 0 or compression != "gzip":
-        return decoder(compression), mark.bits // 8
-    return ResumedGzip(mark), mark.bits // 8
+    if checkpoint.at == 0 or compression != "gzip":
+        return decoder(compression), checkpoint.bits // 8
+    return ResumedGzip(checkpoint), checkpoint.bits // 8
 
 
 class ResumedGzip:
@@ -24,12 +24,16 @@ class ResumedGzip:
 
     compression = "gzip"
 
-    def __init__(self, mark: Mark) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         from isal import isal_zlib
 
         self._error: Any = isal_zlib.error
-        self._raw = isal_zlib.decompressobj(-15, zdict=mark.window) if mark.window else isal_zlib.decompressobj(-15)
-        self._shift = mark.bits % 8
+        self._raw = (
+            isal_zlib.decompressobj(-15, zdict=checkpoint.window)
+            if checkpoint.window
+            else isal_zlib.decompressobj(-15)
+        )
+        self._shift = checkpoint.bits % 8
         self._lead = True
         self._trailer = 8
         self._members = GzipDecoder()
@@ -60,13 +64,13 @@ def align_bits(shift: int, data: bytes) -> bytes:
     before; the empty blocks end at that bit, because inflate can only start at a whole byte."""
     if not shift:
         return data
-    bits, length = _LEADS[shift]
+    bits, length = _EMPTY_BLOCKS[shift]
     whole = length // 8
     split = (bits >> (whole * 8)) | (data[0] >> shift << shift)
     return (bits & ((1 << whole * 8) - 1)).to_bytes(whole, "little") + bytes([split]) + data[1:]
 
 
-def _leads() -> dict[int, tuple[int, int]]:
+def _empty_blocks() -> dict[int, tuple[int, int]]:
     """Return empty deflate blocks for each bit length modulo 8 from 1 to 7: as a number, lowest bit first, and its
     length in bits."""
     fixed, fixed_length = 0b010, 10  # not final, type 1, end of block (7 zeros)
@@ -92,4 +96,4 @@ def _leads() -> dict[int, tuple[int, int]]:
     return found
 
 
-_LEADS = _leads()
+_EMPTY_BLOCKS = _empty_blocks()

@@ -1,6 +1,6 @@
 """How containers end: signals, removal, and clearing up after a killed lamina.
 
-A running container is not removed. A lock says whether it runs: the lamina that looks after a container holds it, and
+A running container is not removed. A lock says whether it runs: the lamina that supervises a container holds it, and
 so does its runtime (``store.containers``). If both were killed, the runtime is told to end what is left.
 """
 
@@ -70,14 +70,14 @@ def _discard(store: Store, directory: str, container: Container | None) -> None:
 def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) -> list[LaminaError]:
     """Clear up after containers whose lamina and program were killed: remove `--rm` ones; unmount others and write
     their end into the record. Also unmount what a killed `cp` has mounted, and remove what a killed creation or
-    removal has left. Containers that another process uses are left alone. ``found``: what ``Containers.look`` has
+    removal has left. Containers that another process uses are left alone. ``found``: what ``Containers.scan`` has
     just returned. Returns the errors."""
     failed: list[LaminaError] = []
-    every, leftovers = found or store.containers.look()
+    every, leftovers = found or store.containers.scan()
     for one in every:
         try:
             left = one.status == RUNNING or os.path.ismount(store.containers.path(one.id, "rootfs"))
-            if (left or store.containers.is_left(one)) and not store.containers.is_running(one):
+            if (left or store.containers.is_abandoned(one)) and not store.containers.is_running(one):
                 with store.containers.using(one, wait=False):
                     _clear(store, one)
         except LaminaError as error:
@@ -85,7 +85,7 @@ def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) 
     for directory in leftovers:
         try:
             with Use(directory, os.path.basename(directory), wait=False):
-                _discard(store, directory, store.containers.known_of(directory))
+                _discard(store, directory, store.containers.record_in(directory))
         except LaminaError as error:
             failed.append(error)
     failed += _clear_volumes(os.path.join(store.paths.root, "volumes"))
@@ -118,7 +118,7 @@ def _clear(store: Store, seen: Container) -> None:
     if store.containers.is_running(one):
         return
     settle(store, one)
-    if store.containers.is_left(one):
+    if store.containers.is_abandoned(one):
         _discard(store, store.containers.set_aside(one), one)
     if one.status != RUNNING:
         return
@@ -153,7 +153,7 @@ def _kill(store: Store, container: Container, signal: str) -> None:
 
 
 def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
-    """Send a signal and wait until no process looks after the container. The signal is sent again while the
+    """Send a signal and wait until no process supervises the container. The signal is sent again while the
     runtime does not know the container: it is about to start, or about to end. Raises SystemFailure, Conflict."""
     is_running = store.containers.is_running
     if container.is_elsewhere and is_running(container):
@@ -212,6 +212,6 @@ def _refused(store: Store, container: Container, signal: str) -> SystemFailure |
 
 def settle(store: Store, container: Container) -> None:
     """Clear up what a killed run has left mounted in the container's directory, or elsewhere. Call it in a block of
-    ``using``, when no process looks after the container."""
+    ``using``, when no process supervises the container."""
     if sandbox_of(store, container).end():
         sweep(store)

@@ -56,8 +56,8 @@ def create(
     top = writable.choose(store, identity, upper_dir, remove=wanted.remove, warn=on_warning)
     container = new_record(stack, wanted, identity=identity, image=image, top=top)
     if running:
-        container = container.looked_after()
-    found = store.containers.look()
+        container = container.supervised_here()
+    found = store.containers.scan()
     clear(store, found)  # `prune` reports what can't be cleared
 
     def undo(directory: str) -> None:
@@ -94,7 +94,7 @@ def run(
         raise Unsupported("only Linux runs containers", hint="look into the image with ls, cat, unpack")
     ended = ExitStatus(CANNOT_RUN)
     if store.containers.lock_of(container.id) < 0:
-        container = store.containers.look_after(container)
+        container = store.containers.supervise(container)
         store.containers.write(container, lasting=not container.remove)
         with store.containers.using(container):
             settle(store, container)
@@ -107,7 +107,7 @@ def run(
             else:
                 _note_end(store, container, ended)
         finally:
-            store.containers.let_go(container.id)
+            store.containers.stop_supervising(container.id)
     return ended
 
 

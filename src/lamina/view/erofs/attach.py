@@ -46,7 +46,7 @@ def reads_directly(tar: str) -> bool:
     sectors), because files in tars begin at multiples of 512. Raises OSError."""
     import mmap
 
-    from lamina.store.flush import unwritten
+    from lamina.store.writeback import unwritten
 
     if unwritten(tar) > os.path.getsize(tar) // _PART:
         return False

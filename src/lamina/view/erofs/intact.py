@@ -2,7 +2,7 @@
 when it is read.
 
 The whole image is checked, which takes a millisecond for each MB. A note beside it records that this was done since
-the last boot, with the identity of the file's inode: only a crash of the machine leaves truncated files.
+the last boot, with the identity of the file's inode: only a crash of the host leaves truncated files.
 """
 
 from __future__ import annotations

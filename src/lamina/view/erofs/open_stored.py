@@ -24,14 +24,14 @@ MANY = 30_000
 """The number of paths above which a merge takes longer than 50 ms, so that its result is stored."""
 
 
-def look(store: Store, stack: Stack) -> Union:
+def open_union(store: Store, stack: Stack) -> Union:
     """Return the stack's union: from its image if there is one, else merged. After a long merge the image is written
     for the next time, if possible. Raises as ``Stack.tree``."""
-    found = kept(store, stack)
+    found = stored_union(store, stack)
     if found is not None:
         return found
     tree = stack.tree()
-    if len(tree.names) > MANY and _may_be_kept(stack):
+    if len(tree.names) > MANY and _may_be_stored(stack):
         try:
             write_merged(store, stack, tree)
         except LaminaError as error:  # no permission or no space: the union is returned all the same
@@ -39,9 +39,9 @@ def look(store: Store, stack: Stack) -> Union:
     return tree
 
 
-def kept(store: Store, stack: Stack) -> Union | None:
+def stored_union(store: Store, stack: Stack) -> Union | None:
     """Return the stack's union from its image; None if it was not written or is damaged."""
-    if not _may_be_kept(stack):
+    if not _may_be_stored(stack):
         return None
     path = image_of(store, merged_part(stack))
     if not os.path.exists(path):
@@ -56,7 +56,7 @@ def kept(store: Store, stack: Stack) -> Union | None:
         return None
 
 
-def _may_be_kept(stack: Stack) -> bool:
+def _may_be_stored(stack: Stack) -> bool:
     return 1 < len(stack.layers) < DEEPEST
 
 

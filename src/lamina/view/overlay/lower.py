@@ -43,9 +43,9 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
         wanted = lengths(image_of(store, part)) or _written(store, part)
         for diff_id, sizes in zip(part.layers, wanted, strict=True):
             layer = layers[diff_id]
-            store.layers.need_tar(layer.descriptor, diff_id)
+            store.layers.ensure_tar(layer.descriptor, diff_id)
             if os.stat(store.paths.tar(diff_id)).st_size not in sizes:
-                store.layers.make(layer.descriptor, diff_id)
+                store.layers.make_derived(layer.descriptor, diff_id)
 
 
 def _written(store: Store, part: Part) -> list[range]:
@@ -112,24 +112,24 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
                 there = os.path.isdir(target)
                 if there and is_shown(store.paths, target):  # made by an older lamina, without a note, and in use
                     return target
-                derived.forget(target)
+                derived.drop_note(target)
                 if there:
                     remove_tree(target)
                 tree, opaque, _ = part.made()
                 unpack(tree, stack.layers, os.fsencode(target), opaque=opaque, mapped=owners)
                 if derived.must_wait():
-                    derived.settle(target, within=store.paths.ingest)
+                    derived.sync_and_note(target, within=store.paths.ingest)
                 else:
-                    derived.note(target, within=store.paths.ingest)
+                    derived.note_written(target, within=store.paths.ingest)
     return target
 
 
 def _is_whole(store: Store, tree: str) -> bool:
     """Whether the tree exists and is complete. Raises OSError if writing it to disk has failed."""
-    if not os.path.isdir(tree) or derived.trust(tree) == derived.DOUBTFUL:
+    if not os.path.isdir(tree) or derived.trust_level(tree) == derived.DOUBTFUL:
         return False
-    if derived.is_due(tree):
-        derived.settle(tree, within=store.paths.ingest)
+    if derived.is_written_back(tree):
+        derived.sync_and_note(tree, within=store.paths.ingest)
     return True
 
 

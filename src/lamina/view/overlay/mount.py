@@ -21,7 +21,7 @@ from lamina.light import TYPE_CHECKING, Value, as_dict, pattern, replace
 from lamina.settings import VIEWS
 from lamina.source.stack import Stack
 from lamina.store.layers import StoredLayer
-from lamina.store.unions import OWN_PLACE
+from lamina.store.unions import MOUNT_POINT_PREFIX
 from lamina.view import kernel
 from lamina.view.overlay.lower import (
     MAPPED,
@@ -72,7 +72,7 @@ class Top(Value):
     """The writable layer of a mount.
 
     ``upper`` takes all changes; ``work`` is for the kernel, on the same file system. ``devices``: device nodes work.
-    ``volatile``: changes need not survive a crash of the machine. ``owners`` maps the image's ids for a user
+    ``volatile``: changes need not survive a crash of the host. ``owners`` maps the image's ids for a user
     namespace that runs on this mount; what is written has the mapped ids too. ``scratch`` is a directory that root
     needs for such a mapping.
     """
@@ -127,7 +127,10 @@ def _mount_unrecorded(store: Store, stack: Stack, target: str, name: str, view: 
     from lamina.view.fuse import fuse_mount
 
     if view not in ("", "fuse"):
-        raise SystemFailure(f"{store.location} can't be written to", hint="leave out --view, or use --view fuse")
+        raise SystemFailure(
+            f"{store.location} is read-only, and this view must write to it",
+            hint="leave out --view, or use --view fuse",
+        )
     if not target:
         import tempfile
 
@@ -166,13 +169,15 @@ def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, see
             with _new_directory(target, 0o700 if _is_own(store, target) else 0o777):
                 _check_empty(target)
                 view = mount_union(store, stack, target, view=view)
-                store.roots.note_view(root, view, _stands_at(target))
+                store.roots.note_view(root, view, _mount_identity(target))
     return Mounted(name, seen_at + target, root, view)
 
 
 def _check_free(target: str) -> None:
     if os.path.lexists(target) and not os.path.isdir(target):
-        raise Conflict(f"{target} is not a directory", hint="mount at an empty directory, or at a new one")
+        raise Conflict(
+            f"can't mount at {target}: it is not a directory", hint="choose an empty directory, or a new one"
+        )
     if is_mount(target):
         raise Conflict(f"{target} is already mounted", hint="run `lamina umount`, or choose another directory")
 
@@ -184,7 +189,7 @@ def _check_empty(target: str) -> None:
 
 def _is_own(store: Store, target: str) -> bool:
     """Whether this is a mount point in the store that is removed with its mount."""
-    return os.path.basename(target).startswith(OWN_PLACE) and target.startswith(store.paths.unions + os.sep)
+    return os.path.basename(target).startswith(MOUNT_POINT_PREFIX) and target.startswith(store.paths.unions + os.sep)
 
 
 @contextmanager
@@ -247,7 +252,7 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
         fuse_mount.mount(stack, target)
         return
     if view != "overlay" and not privileges.is_root():
-        raise Unsupported("only root of the machine may mount EROFS", hint="use --view overlay")
+        raise Unsupported("only root of the host may mount EROFS", hint="use --view overlay")
     empty = os.path.join(place_of(store, stack), "empty")  # an overlay needs at least two directories
     with suppress(FileExistsError):
         os.mkdir(empty, 0o700)
@@ -381,7 +386,7 @@ def _forget(store: Store, mounted: Mounted) -> None:
             os.rmdir(here)
 
 
-def _stands_at(target: str) -> str:
+def _mount_identity(target: str) -> str:
     """Return what identifies the topmost mount at ``target``: its device, and its root inode unless it is a FUSE
     mount, whose server may have died. "" if nothing is mounted. Raises OSError."""
     top = _topmost(target)
@@ -399,10 +404,10 @@ def _check_ours(store: Store, mounted: Mounted) -> None:
     top = _topmost(mounted.target)
     if top is None:
         return  # another process has unmounted it
-    noted = next((root.stands for root in store.roots if root.name == mounted.root), "")
+    noted = next((root.mount_identity for root in store.roots if root.name == mounted.root), "")
     if noted:
         # compare the device first: another file system may not answer
-        ours = noted.split(" ")[0] == top.device and _stands_at(mounted.target) == noted
+        ours = noted.split(" ")[0] == top.device and _mount_identity(mounted.target) == noted
     elif mounted.view == "fuse":
         ours = top.kind == "fuse.lamina"
     else:  # an older lamina recorded nothing
@@ -451,7 +456,7 @@ def mounts(store: Store) -> list[Mounted]:
     """List the mounts of this store that are visible in this mount namespace. Raises SystemFailure."""
     with reported(store.paths.roots):
         seen = mountinfo.MountCache()
-        roots = [root for root in store.roots if root.mount and root.alive and _stands(root.mount, seen)]
+        roots = [root for root in store.roots if root.mount and root.alive and _is_still_mounted(root.mount, seen)]
     # the latest root file of a mount point made the mount; earlier ones are from killed processes
     last = {root.mount: root for root in sorted(roots, key=lambda root: root.changed)}
     recorded = [
@@ -469,5 +474,5 @@ def _unrecorded(store: Store) -> Iterator[Mounted]:
             yield Mounted(name, one.target, "", "fuse", is_dead(one.target))
 
 
-def _stands(target: str, seen: mountinfo.MountCache) -> bool:
+def _is_still_mounted(target: str, seen: mountinfo.MountCache) -> bool:
     return os.path.ismount(target) if _HELD.match(target) else seen.is_mounted(target)

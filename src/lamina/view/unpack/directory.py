@@ -23,8 +23,8 @@ from lamina.layer.entry import Kind
 from lamina.union.tree import UNSTATED
 from lamina.view.owners import AS_STATED, Owners
 from lamina.view.unpack.copy_content import ContentCopier
-from lamina.view.unpack.files import Attributes, Given, Maker, UnpackReport
-from lamina.view.unpack.opened import Opened
+from lamina.view.unpack.files import Attributes, DefaultAttributes, NodeWriter, UnpackReport
+from lamina.view.unpack.open_directories import OpenDirectories
 from lamina.view.unpack.workers import shared
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def unpack_tree(
 ) -> UnpackReport:
     """Write any tree as ``unpack`` does; ``layers`` correspond to ``tree.layers``. For a lower layer of an overlay,
     nodes of Kind.WHITEOUT become its whiteouts and ``opaque`` directories are marked, with the xattrs of
-    ``userxattr`` mounts if that is set (default: unless this is root of the machine). ``mapped`` maps the stated
+    ``userxattr`` mounts if that is set (default: unless this is root of the host). ``mapped`` maps the stated
     owners to ids outside the user namespace that the tree is for."""
     if os.open not in os.supports_dir_fd:
         raise UsageError("this platform can't unpack safely", hint="read the image with ls, cat or the fs view")
@@ -122,13 +122,13 @@ class _Unpack:
         self.report = UnpackReport()
 
     def run(self, top: bytes) -> UnpackReport:
-        given, layers = Given.look(top), self.tree.layers
-        with Opened(self.tree, top) as opened:
+        given, layers = DefaultAttributes.probe(top), self.tree.layers
+        with OpenDirectories(self.tree, top) as opened:
             directories = self._directories(opened)
             others = in_tar_order(self.tree)
             used = {layer for layer, row in map(self.tree.content, others) if layers[layer].kind[row] == _FILE}
             with ContentCopier(self.tree, self.layers, sorted(used)) as contents:
-                maker = Maker(
+                maker = NodeWriter(
                     self.tree, opened, contents, given, owners=self.owners, devices=self.root, mapped=self.mapped
                 )
                 self._others(maker, others)
@@ -143,7 +143,7 @@ class _Unpack:
         self.report.add(0, 0, maker.report.warnings)
         return self.report
 
-    def _directories(self, opened: Opened) -> list[tuple[int, int]]:
+    def _directories(self, opened: OpenDirectories) -> list[tuple[int, int]]:
         """Create all directories, with write permission for now. Returns (node, mode) of each, parents first."""
         tree = self.tree
         kids, names = tree.kids, tree.names
@@ -170,7 +170,7 @@ class _Unpack:
                 pending.append(node)
         return made
 
-    def _others(self, maker: Maker, nodes: array[int]) -> None:
+    def _others(self, maker: NodeWriter, nodes: array[int]) -> None:
         pieces = list(self._pieces(nodes))
 
         def work(numbers: Iterator[int]) -> Any:
@@ -207,7 +207,7 @@ class _Unpack:
         size: int = index.size[row]
         return _ENTRY_COST + size if index.kind[row] == _FILE else _ENTRY_COST
 
-    def _tell_owners(self, given: Given, directories: list[tuple[int, int]], others: array[int]) -> None:
+    def _tell_owners(self, given: DefaultAttributes, directories: list[tuple[int, int]], others: array[int]) -> None:
         """Warn once if owners are lost although nobody asked for that."""
         if self.owners or self.owners_told:
             return

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.union.tree import Tree
     from lamina.view.owners import Owners
     from lamina.view.unpack.copy_content import ContentCopier
-    from lamina.view.unpack.opened import Opened
+    from lamina.view.unpack.open_directories import OpenDirectories
 
 _MAX_WARNINGS = 100
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -53,7 +53,7 @@ class UnpackReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class DefaultAttributes:
     """The attributes that a new file gets by default: its owner, and which of the requested mode bits it keeps."""
 
     uid: int
@@ -61,7 +61,7 @@ class Given:
     kept: int
 
     @classmethod
-    def look(cls, top: bytes) -> Given:
+    def probe(cls, top: bytes) -> DefaultAttributes:
         """Probe the defaults by creating a file in ``top``. Raises OSError."""
         path = os.path.join(top, b".lamina-probe")
         descriptor = os.open(path, _NEW_FILE, 0o777)
@@ -94,15 +94,15 @@ class Attributes(NamedTuple):
         return cls(index.mode[row], index.uid[row], index.gid[row], time, xattrs)
 
 
-class Maker:
+class NodeWriter:
     """Creates nodes of the tree. ``owners``: give them the owners that the image states, mapped by ``mapped``."""
 
     def __init__(
         self,
         tree: Tree,
-        opened: Opened,
+        opened: OpenDirectories,
         contents: ContentCopier,
-        given: Given,
+        given: DefaultAttributes,
         *,
         owners: bool,
         devices: bool,

@@ -12,7 +12,7 @@ DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLO
 _MOST = 200  # descriptors at once: a tree may be deeper than the limit of open files
 
 
-class Opened:
+class OpenDirectories:
     """A cache of directory descriptors below ``top``, by node. It keeps the last one and its parents open."""
 
     def __init__(self, tree: Tree, top: bytes) -> None:

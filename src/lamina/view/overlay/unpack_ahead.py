@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _END = b"end"
 
 
-class Ahead:
+class UnpackAhead:
     """A listener for a pull's events and a context manager around the pull. Enter it before any thread is started.
     Does nothing if this process can't be forked."""
 
@@ -134,7 +134,7 @@ class _Image:
             if is_deep(len(diff_ids)):
                 return
             there = 0
-            while there < len(diff_ids) and self._store.layers.there(diff_ids[there]):
+            while there < len(diff_ids) and self._store.layers.has_derived_files(diff_ids[there]):
                 there += 1
             if there > self._done:
                 self._done = there

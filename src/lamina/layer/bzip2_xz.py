@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from lamina.errors import InvalidLayer, LimitExceeded
-from lamina.layer.pieces import PIECE, ManyPieces
+from lamina.layer.pieces import PIECE, WindowedDecoder
 
 BZIP2 = b"BZh"
 XZ = b"\xfd7zXZ\0"
@@ -29,9 +29,9 @@ def decoder(name: str) -> LibraryDecoder:
     return LibraryDecoder(name, XZ if name == "xz" else LZMA, lambda: lzma.LZMADecompressor(form, _MOST_MEMORY))
 
 
-class LibraryDecoder(ManyPieces):
-    """A decoder for compressions of the standard library. Streams follow each other; zeros after the last are
-    padding."""
+class LibraryDecoder(WindowedDecoder):
+    """A decoder for compressions of the standard library. Several streams may follow each other; zeros after the last
+    one are padding."""
 
     def __init__(self, compression: str, magic: bytes, make: Any) -> None:
         import lzma

@@ -18,7 +18,7 @@ _MOST = 4096  # approximate limit of checkpoints in a layer
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Checkpoint:
     """A checkpoint: from bit ``bits`` of the blob on, it inflates to the tar from byte ``at`` on. ``window`` is the
     tar content before ``at``."""
 
@@ -27,11 +27,11 @@ class Mark:
     window: bytes
 
 
-class Marking(Decoder, Protocol):
+class CheckpointDecoder(Decoder, Protocol):
     """A decoder that records checkpoints."""
 
     @property
-    def marks(self) -> list[Mark]: ...
+    def checkpoints(self) -> list[Checkpoint]: ...
 
 
 def spacing_for(size: int) -> int:
@@ -39,24 +39,24 @@ def spacing_for(size: int) -> int:
     return max(SPACING, size * 3 // _MOST)
 
 
-class Unmarked:
+class NoCheckpoints:
     """A decoder without checkpoints: its blob can only be read from the start."""
 
     def __init__(self, compression: str) -> None:
         self.compression = compression
-        self.marks: list[Mark] = []
+        self.checkpoints: list[Checkpoint] = []
         self._decoder = decoder(compression)
         self.feed, self.finish = self._decoder.feed, self._decoder.finish
 
 
-class MarkingZstd(ZstdDecoder):
+class CheckpointZstd(ZstdDecoder):
     """A zstd decoder that records where frames begin: zstd:chunked, the seekable format and pzstd have many."""
 
     def __init__(self, spacing: int) -> None:
         super().__init__()
-        self.marks: list[Mark] = []
+        self.checkpoints: list[Checkpoint] = []
         self._spacing = spacing
-        self._out = self._marked = 0
+        self._out = self._last = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         for piece in super().feed(data):
@@ -64,6 +64,6 @@ class MarkingZstd(ZstdDecoder):
             yield piece
 
     def _begins(self, left: int) -> None:
-        if self._out - self._marked >= self._spacing:
-            self.marks.append(Mark(self.position(left) * 8, self._out, b""))
-            self._marked = self._out
+        if self._out - self._last >= self._spacing:
+            self.checkpoints.append(Checkpoint(self.position(left) * 8, self._out, b""))
+            self._last = self._out

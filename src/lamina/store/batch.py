@@ -1,11 +1,11 @@
-"""Gathering: small blobs, documents and names of many images, brought to the disk together
+"""A batch: small blobs, documents and names of many images, which become durable together
 (docs/decisions/0028-many-images.md).
 
 A fsync after each file costs milliseconds, whatever its size; one sync of 200 files costs hardly more. So a small
-blob or document is verified, written to a directory in ``ingest/`` and kept there, outside ``blobs/``. ``settle``
-syncs all of these files, moves them to their places and syncs the directories; only then ``flush`` writes the names
-of their images into index.json. Whenever the process or the machine stops, a name either exists with all of its
-bytes, or does not exist.
+blob or document is verified, written to a directory in ``ingest/`` and kept there, outside ``blobs/``.
+``sync_and_move`` syncs all of these files, moves them to their places and syncs the directories; only then
+``commit_names`` writes the names of their images into index.json. Whenever the process or the host stops, a name
+either exists with all of its bytes, or does not exist.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lamina.host.lock import is_same
 from lamina.host.temporary import TemporaryDirectory
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.store.derived import note
+from lamina.store.derived import note_written
 from lamina.store.fault import point
-from lamina.store.flush import sync_together
 from lamina.store.paths import READ_ONLY, Paths
+from lamina.store.writeback import sync_together
 
 SMALL = 1 << 20
-"""Size in bytes of the largest blob that is gathered; the sync of a larger blob takes time of its own."""
+"""Size in bytes of the largest blob that joins a batch; the sync of a larger blob takes time of its own."""
 MOST = 192
 """Number of files that wait at once, in all sessions of the process. Each is kept open, because the kernel reports a
 failed write only to those who have the file open."""
@@ -55,19 +55,19 @@ class _File:
     tar: str
 
 
-class Gathering:
+class Batch:
     """The blobs, documents and names of one session that are not on the disk yet. Thread-safe."""
 
-    def __init__(self, paths: Paths, give: Callable[[Names], None]) -> None:
-        """``give`` writes names into index.json."""
+    def __init__(self, paths: Paths, write_names: Callable[[Names], None]) -> None:
+        """``write_names`` writes names into index.json."""
         self._paths = paths
-        self._give = give
+        self._write_names = write_names
         self._files: dict[Digest, _File] = {}
         self._moved_to: set[str] = set()  # directories that are not synced yet
         self._names: Names = []
         self._directory: TemporaryDirectory | None = None
         self._count = 0
-        self._due = time.monotonic() + EVERY
+        self._next_commit = time.monotonic() + EVERY
         self._closed = False
         self.failed = False
         """Whether the disk failed to store a file that waited: from then on no name is written."""
@@ -92,7 +92,7 @@ class Gathering:
             return b"".join(pieces)
 
     @contextmanager
-    def taking(self, digest: Digest, data: bytes, tar: str = "") -> Iterator[str]:
+    def adding(self, digest: Digest, data: bytes, tar: str = "") -> Iterator[str]:
         """Write a verified blob to a file that waits for the disk, and yield its path. The file is removed if the
         block fails. ``tar``: the hard link to it that the block makes. Raises OSError."""
         path = self._new_path(digest)
@@ -101,7 +101,7 @@ class Gathering:
             write_all(descriptor, data)
             if hasattr(os, "fchmod"):
                 os.fchmod(descriptor, READ_ONLY)
-            point("gather.written")
+            point("batch.written")
             yield path
         except BaseException:
             os.close(descriptor)
@@ -113,10 +113,10 @@ class Gathering:
                 remove(path)
                 return
             self._files[digest] = _File(descriptor, path, len(data), tar)
-            if len(self._files) >= _most():
-                self.settle()
+            if len(self._files) >= _most_waiting():
+                self.sync_and_move()
 
-    def settle(self) -> None:
+    def sync_and_move(self) -> None:
         """Sync all files that wait, and move them to their places in ``blobs/``.
 
         Raises OSError if that fails, and SystemFailure at each later call: a second sync would not report what the
@@ -125,56 +125,57 @@ class Gathering:
         with self._guard:
             if self.failed:
                 raise SystemFailure(
-                    "the disk failed to take images that came in before",
-                    hint="check the system log, and load them again",
+                    "the disk failed to store images of this batch that were written before",
+                    hint="check the system log for errors of the disk, then load the images again",
                 )
             if not (self._files or self._moved_to):
                 return
             self.failed = True
             sync_together([file.descriptor for file in self._files.values()])
-            point("gather.synced")
+            point("batch.synced")
             for digest, file in list(self._files.items()):
-                self._put(digest, file)
+                self._move(digest, file)
             for directory in sorted(self._moved_to):
                 sync_directory(directory)
             self._moved_to.clear()
             self.failed = False
-            point("gather.settled")
+            point("batch.moved")
 
-    def _put(self, digest: Digest, file: _File) -> None:
+    def _move(self, digest: Digest, file: _File) -> None:
         target = self._paths.blob(digest)
         directory = os.path.dirname(target)
         if directory not in self._moved_to:
             make_directory(directory)
             self._moved_to.add(directory)
         os.replace(file.path, target)
-        point("gather.blob-renamed")
+        point("batch.blob-renamed")
         del self._files[digest]
         try:
             with suppress(OSError):  # without the note the tar is doubtful: it is compared with its digest
                 # Another process may have put its own tar there meanwhile, and nobody has synced that one.
                 if file.tar and is_same(file.descriptor, file.tar):
-                    note(file.tar, within=self._paths.ingest, on_disk=True)
+                    note_written(file.tar, within=self._paths.ingest, on_disk=True)
         finally:
             os.close(file.descriptor)
 
-    def name(self, name: str, descriptor: Descriptor) -> None:
+    def queue_name(self, name: str, descriptor: Descriptor) -> None:
         """Queue ``name`` for a document that waits or is in its place. Names are written soon, and in the order of
-        the calls. Raises what ``flush`` raises."""
+        the calls. Raises what ``commit_names`` raises."""
         self._names.append((name, descriptor))
-        if time.monotonic() >= self._due:
-            self.flush()
+        if time.monotonic() >= self._next_commit:
+            self.commit_names()
 
-    def flush(self) -> None:
-        """Settle, then write all queued names. Raises what ``settle`` and ``give`` raise."""
-        self.settle()
+    def commit_names(self) -> None:
+        """Sync and move all files that wait, then write the queued names. Raises what ``sync_and_move`` and
+        ``write_names`` raise."""
+        self.sync_and_move()
         if not self._names:
             return
         began = time.monotonic()
-        self._give(self._names)
+        self._write_names(self._names)
         self._names = []
         ended = time.monotonic()
-        self._due = ended + max(EVERY, _SHARE * (ended - began))
+        self._next_commit = ended + max(EVERY, _SHARE * (ended - began))
 
     def close(self) -> None:
         """Drop the files that still wait."""
@@ -198,12 +199,12 @@ class Gathering:
             return os.path.join(self._directory.path, f"{self._count}-{digest.encoded}")
 
 
-_open: set[Gathering] = set()
-"""All gatherings of this process: they share the number of files that it may have open."""
+_open: set[Batch] = set()
+"""All batches of this process: they share the number of files that it may have open."""
 
 
-def _most() -> int:
-    """The number of files that may wait at once in one gathering."""
+def _most_waiting() -> int:
+    """The number of files that may wait at once in one batch."""
     try:
         import resource
     except ImportError:  # Windows

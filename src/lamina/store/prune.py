@@ -1,0 +1,61 @@
+"""prune: delete untagged images, what nothing needs, and the leftovers of interrupted work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lamina.errors import StoreDamaged
+from lamina.host.files import reported
+from lamina.store.change_names import change_names
+from lamina.store.fault import point
+from lamina.store.gc import Deleted, collect, planned
+from lamina.store.leftovers import leftovers
+from lamina.store.refs import Entries, name_of
+from lamina.store.roots import GRACE
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
+
+
+def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: float = GRACE) -> Deleted:
+    """Delete untagged images (``all``: also every named one), blobs and derived data that nothing needs, and the
+    leftovers of interrupted work. Temporary files are removed at once; leftovers that can be resumed are removed
+    after ``grace`` seconds (``all``: at once). What a container or a running process needs stays.
+
+    Raises StoreDamaged (what an image needs can't be read; only leftovers were removed), DiskFull.
+    """
+    grace = 0 if all else grace
+    entries = store.refs.entries()
+
+    def change(entries: Entries) -> Entries:
+        return [] if all else [entry for entry in entries if name_of(entry)]
+
+    names = tuple(name_of(entry) for entry in entries if name_of(entry)) if all else ()
+    with reported(store.paths.root):
+        if not dry_run:
+            store.roots.remove_ended(grace=grace)
+        found = list(leftovers(store.paths, grace=grace, take=not dry_run))
+        freed = sum(one.size for one in found if one.due)
+        notes = _note_about_leftovers(store, sum(one.size for one in found if not one.due), grace)
+    point("prune.parts-removed")
+    if dry_run:
+        done = planned(store, change, grace)
+    else:
+        change_names(store, change, grace=grace)
+        point("prune.refs-removed")
+        try:
+            done = collect(store, grace=grace)
+        except StoreDamaged as error:
+            if not freed:
+                raise
+            what = f"{error.message}; {freed} bytes of interrupted work were removed"
+            raise StoreDamaged(what, hint=error.hint) from None
+    return Deleted(names, done.deleted, done.freed + freed, notes)
+
+
+def _note_about_leftovers(store: Store, size: int, grace: float) -> tuple[str, ...]:
+    """The note about interrupted work that can still be resumed; none if there is none."""
+    ended = sum(not root.alive for root in store.roots.effective(grace=grace))
+    what = [f"{size} bytes of interrupted downloads"] * bool(size)
+    what += [f"the objects of interrupted commands ({ended})"] * bool(ended)
+    return (f"kept for an hour, so that the next pull can resume: {' and '.join(what)}",) if what else ()
