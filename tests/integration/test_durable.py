@@ -342,7 +342,7 @@ def test_a_later_sync_that_fails_takes_the_tar_away_and_says_so(
     monkeypatch.setattr("lamina.store.derived.sync_file", failing)
     with pytest.raises(SystemFailure, match=f"{layer.diff_id}.*it was removed") as raised:
         store.layers.open_tar(layer.descriptor, layer.diff_id)
-    assert "makes it again" in (raised.value.hint or "")
+    assert "is made again" in (raised.value.hint or "")
     assert not os.path.exists(tar)
     monkeypatch.undo()
     with store.layers.open_tar(layer.descriptor, layer.diff_id) as stream:

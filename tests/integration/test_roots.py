@@ -249,7 +249,7 @@ def test_a_pin_that_is_made_again_lists_only_what_it_is_given(store: Store) -> N
 @pytest.mark.parametrize("name", ["", "../x", "A", "a.b", "-a", "a/b", "x" * 101])
 def test_a_strange_name_of_a_pin_is_refused(store: Store, name: str) -> None:
     for ask in (store.roots.use, store.roots.unpin, lambda name: store.roots.pin(name, "test", [])):
-        with pytest.raises(UsageError, match="name of a pin"):
+        with pytest.raises(UsageError, match="name for a pin"):
             ask(name)
     assert list(store.roots) == []
 
