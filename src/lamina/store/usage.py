@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lamina.host.files import names_of_files
 from lamina.spec.digest import Digest
 from lamina.store.foreign_trees import disk_bytes, tree_bytes
-from lamina.store.mark import PIN, Marked, Memory, mark, container_holders, image_holders, root_holders
+from lamina.store.mark import PIN, Marked, Memory, container_holders, image_holders, mark, root_holders
 from lamina.store.refs import name_of
 from lamina.store.roots import BUILD_PIN, GRACE
 

@@ -16,7 +16,7 @@ from lamina.build.events import VertexDone, VertexLog
 from lamina.build.steps import FromStep, RunMount, RunStep, Step
 from lamina.errors import Cancelled, NotFound
 from lamina.source.stack import Stack
-from lamina.store.gc import prune
+from lamina.store.prune import prune
 from lamina.store.store import Store
 
 

@@ -16,7 +16,8 @@ from lamina.build.storage import prune_cache
 from lamina.cli import run
 from lamina.events import Cancel
 from lamina.spec.platform import Platform
-from lamina.store.gc import delete_images, prune
+from lamina.store.prune import prune
+from lamina.store.remove import remove_images
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from support import store_with, write_layout
@@ -38,7 +39,7 @@ def store(tmp_path: Path) -> Store:
         cache.put(Record(key_of(parts), parts, made, (f"place-{name}",), f"RUN {name}"))
         os.utime(tmp_path / "s/build/records" / key_of(parts), (time.time() - 7200 * (2 - number),) * 2)
     cache.keep()
-    delete_images(store, NAMES)
+    remove_images(store, NAMES)
     return store
 
 
