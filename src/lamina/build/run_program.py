@@ -12,15 +12,17 @@ import posixpath
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 
 from lamina.build.errors import ProgramFailed
 from lamina.build.step_directory import StepDirectory, clear, running, step_directory
 from lamina.build.step_mounts import Given, given
 from lamina.build.steps import RunStep
 from lamina.edit.changes import real_items
-from lamina.errors import LaminaError, UsageError
+from lamina.errors import LaminaError, Unsupported, UsageError
 from lamina.events import Cancel
-from lamina.layer.entry import Kind
+from lamina.host import privileges
+from lamina.layer.entry import Entry, Kind
 from lamina.layer.tar_write import Item
 from lamina.light import TYPE_CHECKING
 from lamina.run import network
@@ -80,6 +82,11 @@ def ran(step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterato
 
     _check_words(step)
     inputs.cancel.check()
+    if not privileges.may_mount():
+        raise Unsupported(
+            f"programs can't run in a build here: {privileges.refusal() or 'this process is not root'}",
+            hint="run it as root, or allow user namespaces for this user",
+        )
     runtime = find_runtime(inputs.runtime)
     runtime.check_path(inputs.store.paths.root)
     stack = below if below is not None else _empty(step)
@@ -232,7 +239,22 @@ def _changed(stack: Stack, items: Sequence[Item], made: Collection[bytes]) -> li
     """The items that change something. ``made``: the mount points that were made."""
     if not items:
         return []
-    return _without_stubs(real_items(_tree(stack, items), items), made)
+    tree = _tree(stack, items)
+    return _without_stubs(real_items(tree, [(_with_owner(entry, tree), content) for entry, content in items]), made)
+
+
+def _with_owner(entry: Entry, tree: Tree) -> Entry:
+    """The entry of a directory with the owner that it has below, if this user has no such id: the tree that the
+    program saw has root in its place."""
+    if entry.kind != Kind.DIRECTORY or privileges.is_root():
+        return entry
+    node = tree.find(entry.path)
+    if node is None or not tree.is_directory(node):
+        return entry
+    below = tree.entry(node)
+    uid = entry.uid if entry.uid or privileges.has_id(below.uid) else below.uid
+    gid = entry.gid if entry.gid or privileges.has_id(below.gid, group=True) else below.gid
+    return entry if (uid, gid) == (entry.uid, entry.gid) else replace(entry, uid=uid, gid=gid)
 
 
 def _tree(stack: Stack, items: Sequence[Item]) -> Tree:

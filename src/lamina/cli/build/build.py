@@ -26,7 +26,8 @@ from lamina.cli.option_table import FLAG, MANY, WHOLE, Option
 from lamina.cli.options import TEXT, Switch, checked_name, options_of, registry_options
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
-from lamina.errors import Unsupported, UsageError
+from lamina.errors import LaminaError, Unsupported, UsageError
+from lamina.host import privileges
 
 if TYPE_CHECKING:
     from lamina.build.options import Built
@@ -152,6 +153,8 @@ def _build(
         with suppress(FileNotFoundError):  # no stale ID if the build fails
             os.unlink(given["iidfile"])
     store, cancel = session.writable_store, session.cancel
+    with suppress(LaminaError):  # it is only needed for RUN, which says why it is refused
+        privileges.become_root()  # before there are threads
     try:
         with (
             shown as progress,
