@@ -22,7 +22,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
 from lamina.spec.mediatype import layer_type
 from lamina.store.blobs import Blobs
-from lamina.store.derived import must_wait, note
+from lamina.store.derived import must_wait, note_written
 from lamina.store.direct_io import Appender
 from lamina.store.fault import point
 from lamina.store.ingest import link_or_copy
@@ -141,9 +141,9 @@ class NewLayer:
         Blobs(paths).make_directory(built.descriptor.digest)
         if self._blob is self._tar:
             linked = link_or_copy(self._tar.path, tar, within=within)
-            note(tar, within=within, on_disk=linked)
+            note_written(tar, within=within, on_disk=linked)
         else:
-            note(tar, within=within, on_disk=self._lasting, state=os.fstat(self._tar.descriptor))
+            note_written(tar, within=within, on_disk=self._lasting, state=os.fstat(self._tar.descriptor))
             self._tar.put(tar)
         if self._lasting:
             sync_directory(directory)

@@ -263,7 +263,7 @@ class StoreSession:
         Cancelled."""
         if self._parts.keep == "blob":
             return None
-        from lamina.store.ingest import is_mounted
+        from lamina.store.ingest import tars_are_mounted
         from lamina.store.new_layer import NewLayer
 
         with reported(self._parts.paths.root):
@@ -273,7 +273,7 @@ class StoreSession:
                 level=level,
                 docker=docker,
                 max_layer=self._parts.max_layer,
-                cached=not is_mounted(self._parts.view),
+                cached=not tars_are_mounted(self._parts.view),
                 cancel=cancel,
             )
             with layer:
